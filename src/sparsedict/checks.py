@@ -1,0 +1,74 @@
+"""Validators of arguments: each raises an error that names the argument, what it must be and what it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def at_least(name: str, value: int, least: int) -> int:
+    """Returns ``value`` if it is an integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` must be an integer, got {value!r} of type {type(value).__name__}.")
+    if value < least:
+        raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+    return value
+
+
+def in_range(name: str, value: float, low: float, high: float = math.inf, *, open_low: bool = False) -> float:
+    """Returns ``value`` if it is a finite number within ``[low, high]`` (``(low, high]`` with ``open_low``)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"`{name}` must be a number, got {value!r} of type {type(value).__name__}.")
+    inside = (value > low if open_low else value >= low) and value <= high
+    if not (inside and math.isfinite(value)):
+        left = f"({low}" if open_low else f"[{low}"
+        right = ", inf)" if high == math.inf else f", {high}]"
+        raise ValueError(f"`{name}` must lie in {left}{right}, got {value}.")
+    return value
+
+
+def one_of(name: str, value: str, allowed: Iterable[str]) -> str:
+    """Returns ``value`` if it is one of ``allowed``."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+    return value
+
+
+def activations(name: str, value: Tensor, width: int) -> Tensor:
+    """Returns ``value`` if it is a floating-point tensor whose last dimension is ``width``."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"`{name}` must be a tensor of activations [..., {width}], got {type(value).__name__}.")
+    if not value.is_floating_point():
+        raise TypeError(
+            f"`{name}` must hold floating-point activations [..., {width}], got a tensor of {value.dtype}. "
+            "Tokens go to `Site.capture` or `ActivationStream`, which turn them into activations."
+        )
+    if value.ndim == 0 or value.shape[-1] != width:
+        raise ValueError(f"The last dimension of `{name}` must be {width}, got shape {tuple(value.shape)}.")
+    return value
+
+
+def same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
+    """Refuses two tensors that would broadcast in silence."""
+    if a.shape != b.shape:
+        raise ValueError(f"`{name_a}` and `{name_b}` must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}.")
+
+
+def latent_vector(name: str, value: Tensor, n_latents: int) -> Tensor:
+    """Returns ``value`` if it is a tensor ``[n_latents]``."""
+    if not isinstance(value, Tensor) or tuple(value.shape) != (n_latents,):
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"`{name}` must be a tensor of shape ({n_latents},), one entry for each latent, got {shape}.")
+    return value
+
+
+def finite(name: str, value: Tensor, remedy: str) -> Tensor:
+    """Returns ``value`` if every entry is finite. Reads from the device, so not for the training loop."""
+    if not bool(torch.isfinite(value).all()):
+        n_bad = int((~torch.isfinite(value)).sum())
+        raise ValueError(f"`{name}` must be finite, got {n_bad} NaN or infinite of {value.numel()} entries. {remedy}")
+    return value
