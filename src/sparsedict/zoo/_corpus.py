@@ -60,7 +60,7 @@ def source_files(split: Split, stdlib: Path | None = None) -> list[SourceFile]:
     if split not in ("train", "evaluation"):
         raise ValueError(f"`split` must be 'train' or 'evaluation', got {split!r}.")
     root = Path(sysconfig.get_paths()["stdlib"]) if stdlib is None else Path(stdlib)
-    files = [file for file in map(lambda path: _read(path, root), sorted(root.rglob("*.py"))) if file is not None]
+    files = [file for path in sorted(root.rglob("*.py")) if (file := _read(path, root)) is not None]
     if not files:
         raise FileNotFoundError(
             f"No Python source found in the standard library folder {str(root)!r}. The embedded model's text is "

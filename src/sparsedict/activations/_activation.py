@@ -1,0 +1,68 @@
+"""The interface of activations: pre-activations -> latents."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict.latents import Support
+
+State = Mapping[str, Tensor]
+"""What an activation keeps in its dictionary, by name: a scalar or one value per latent."""
+
+
+class Activation(ABC):
+    """How pre-activations become latents.
+
+    An activation is an immutable value: make it a frozen dataclass, and it is compared, printed and saved by its
+    arguments. What it learns or measures (a threshold) lives in the dictionary: it says what to keep in
+    :meth:`initial_state` and receives it back as ``state``.
+
+    A subclass implements :meth:`values`. It also overrides :meth:`support` if its latents are mostly zero: training
+    then touches the stored entries alone, with the same gradients.
+    """
+
+    elementwise: ClassVar[bool] = True
+    """Whether a latent depends on its own pre-activation alone (for TopK it doesn't)."""
+
+    non_negative: ClassVar[bool] = True
+    """Whether latents are never negative (a square-root penalty needs that)."""
+
+    @abstractmethod
+    def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
+        """Returns the latents of entries on the support, differentiable.
+
+        Args:
+            pre: Pre-activations: of the stored entries, or of all, ``[n_tokens, n_latents]``.
+            state: The kept tensors, aligned with ``pre``.
+        """
+
+    def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support | None:
+        """Returns the entries whose value or gradient may not be zero; ``None`` (the default) means all.
+
+        Args:
+            pre: All pre-activations of the batch, without history.
+            state: The kept tensors, as they are in the dictionary.
+            training: Whether gradients are wanted (an activation may store more entries then, or select differently).
+        """
+        return None
+
+    def initial_state(self, n_latents: int) -> dict[str, Tensor]:
+        """Returns what to keep in a new dictionary: ``nn.Parameter`` for what is learned, else plain tensors."""
+        return {}
+
+    def firing(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
+        """Returns 1 where a latent fires and else 0, with whatever gradient the activation gives this step."""
+        return (self.values(pre, state) > 0).to(pre.dtype)
+
+    @torch.no_grad()
+    def after_step_(self, values: Float[Tensor, "*entries"], state: State) -> None:
+        """Updates the kept tensors in place after a training step (default: nothing to update)."""
+
+    def check(self, n_latents: int) -> None:
+        """Raises ``ValueError`` where the activation can't serve a dictionary of ``n_latents``."""

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from sparsedict import checks
+from sparsedict.activations._activation import Activation, State
+from sparsedict.latents import Support
+
+
+@dataclass(frozen=True)
+class JumpReLU(Activation):
+    """``p`` where ``p`` exceeds the latent's own learned threshold, else 0.
+
+    The jump has no true derivative in the threshold. A straight-through estimator gives one: a box of width
+    ``bandwidth`` around the threshold, so inactive latents just below it receive a gradient too. Train it with
+    the penalty :class:`sparsedict.L0`.
+
+    Args:
+        threshold: Threshold of every latent at the start.
+        bandwidth: Width of the box, in units of the pre-activations.
+
+    Source: Rajamanoharan et al., "Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU Sparse
+    Autoencoders", 2024.
+    """
+
+    threshold: float = 0.001
+    bandwidth: float = 0.001
+
+    def __post_init__(self) -> None:
+        checks.in_range("threshold", self.threshold, 0.0, open_low=True)
+        checks.in_range("bandwidth", self.bandwidth, 0.0, open_low=True)
+
+    def initial_state(self, n_latents: int) -> dict[str, Tensor]:
+        return {"log_threshold": nn.Parameter(torch.full((n_latents,), math.log(self.threshold)))}
+
+    def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
+        return _Jump.apply(pre, state["log_threshold"].exp(), self.bandwidth)
+
+    def firing(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
+        return _Step.apply(pre, state["log_threshold"].exp(), self.bandwidth)
+
+    def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
+        margin = self.bandwidth / 2 if training else 0.0
+        threshold = state["log_threshold"].detach().exp()
+        if training:
+            return Support.from_mask((pre > threshold - margin) & (pre > -margin))
+        return Support.from_mask((pre > threshold) & (pre > 0))
+
+
+class _Jump(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return pre * ((pre > threshold) & (pre > 0))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        pre, threshold = ctx.saved_tensors
+        box = ((pre - threshold).abs() < ctx.bandwidth / 2).to(grad.dtype) / ctx.bandwidth
+        return grad * ((pre > threshold) & (pre > 0)), _reduce(-threshold * box * grad, threshold), None
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return ((pre > threshold) & (pre > 0)).to(pre.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        pre, threshold = ctx.saved_tensors
+        box = ((pre - threshold).abs() < ctx.bandwidth / 2).to(grad.dtype) / ctx.bandwidth
+        return None, _reduce(-box * grad, threshold), None
+
+
+def _reduce(grad: Tensor, threshold: Tensor) -> Tensor:
+    return grad.sum_to_size(threshold.shape).to(threshold.dtype)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.activations._activation import Activation, State
+from sparsedict.latents import Support
+
+
+@dataclass(frozen=True)
+class TopK(Activation):
+    """The ``k`` largest of ``max(p, 0)`` for each token; of equal ones, those of lowest index.
+
+    Args:
+        k: Latents that may be active on a token. Fewer are where fewer pre-activations are positive.
+
+    Source: Gao et al., "Scaling and evaluating sparse autoencoders", 2024.
+
+    Example:
+        >>> import torch
+        >>> TopK(1).support(torch.tensor([[0.5, 2.0, 2.0]]), {}, training=False).latents
+        tensor([1])
+    """
+
+    k: int
+
+    elementwise = False
+
+    def __post_init__(self) -> None:
+        checks.at_least("k", self.k, 1)
+
+    def check(self, n_latents: int) -> None:
+        _check_k(self.k, n_latents)
+
+    def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
+        return pre.relu()
+
+    def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
+        return Support.from_indices(largest(pre, self.k, break_ties=not training), pre.shape[-1])
+
+
+@dataclass(frozen=True)
+class BatchTopK(Activation):
+    """The ``k * n_tokens`` largest of ``max(p, 0)`` in the whole batch while training; a threshold afterwards.
+
+    The threshold is a running mean of the smallest positive latent kept in a training step. Afterwards a latent
+    fires where its pre-activation exceeds the threshold, so a token's latents don't depend on its batch.
+
+    Args:
+        k: Latents active on a token, on average over the batch.
+        momentum: Weight of the past in the running mean of the threshold.
+
+    Source: Bussmann, Leask and Nanda, "BatchTopK Sparse Autoencoders", 2024.
+    """
+
+    k: int
+    momentum: float = 0.99
+
+    elementwise = False
+
+    def __post_init__(self) -> None:
+        checks.at_least("k", self.k, 1)
+        checks.in_range("momentum", self.momentum, 0.0, 1.0)
+
+    def check(self, n_latents: int) -> None:
+        _check_k(self.k, n_latents)
+
+    def initial_state(self, n_latents: int) -> dict[str, Tensor]:
+        return {"threshold": torch.tensor(torch.nan)}
+
+    def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
+        return pre.relu()
+
+    def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
+        n_tokens, n_latents = pre.shape
+        if training:
+            flat = pre.reshape(-1).topk(min(self.k * n_tokens, pre.numel()), sorted=False).indices
+            return Support.from_flat(flat.sort().values, n_tokens, n_latents)
+        threshold = state["threshold"]
+        if bool(threshold.isnan()):
+            raise RuntimeError(
+                "BatchTopK has no threshold yet: it is measured while training. Train the dictionary with `fit`, load "
+                "a trained one, or set `dictionary.activation_state.threshold` yourself."
+            )
+        return Support.from_mask((pre > threshold) & (pre > 0))
+
+    @torch.no_grad()
+    def after_step_(self, values: Float[Tensor, "*entries"], state: State) -> None:
+        threshold = state["threshold"]
+        smallest = torch.where(values > 0, values, torch.inf).min().to(threshold.dtype)
+        blended = torch.where(threshold.isnan(), smallest, torch.lerp(smallest, threshold, self.momentum))
+        threshold.copy_(torch.where(smallest.isinf(), threshold, blended))
+
+
+def largest(pre: Float[Tensor, "n_tokens n_latents"], k: int, *, break_ties: bool) -> Int[Tensor, "n_tokens k"]:
+    """Returns the latents of the ``k`` largest pre-activations of each token.
+
+    Args:
+        pre: All pre-activations.
+        k: How many latents to return for each token.
+        break_ties: Return the lowest indices of equal pre-activations. Where it is off, equal ones are chosen as the
+            device likes, and no result is read from the device.
+    """
+    n_latents = pre.shape[-1]
+    if not break_ties or k == n_latents:
+        return pre.topk(k, dim=-1, sorted=False).indices
+    values, indices = pre.topk(k + 1, dim=-1)
+    # A tie matters where it straddles the boundary and its latents are not zero anyway.
+    tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > 0)
+    chosen = indices[:, :k]
+    if bool(tied.any()):
+        chosen = chosen.clone()
+        chosen[tied] = pre[tied].sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    return chosen
+
+
+def _check_k(k: int, n_latents: int) -> None:
+    if k > n_latents:
+        raise ValueError(f"`k` must be at most `n_latents`, got k={k} for {n_latents} latents. Lower k or add latents.")

@@ -1,0 +1,7 @@
+"""Dictionaries: sparse distillers (transcoders) and sparse autoencoders behind one interface."""
+
+from sparsedict.dictionaries._autoencoder import SparseAutoencoder
+from sparsedict.dictionaries._dictionary import DENSE_SHARE, Dictionary
+from sparsedict.dictionaries._distiller import SparseDistiller
+
+__all__ = ["DENSE_SHARE", "Dictionary", "SparseAutoencoder", "SparseDistiller"]

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparsedict import checks
+from sparsedict.activations import Activation
+from sparsedict.dictionaries._dictionary import Dictionary
+from sparsedict.kernels import matmul
+from sparsedict.latents import SparseLatents
+from sparsedict.norms import DecoderNorm
+from sparsedict.types import Role
+
+InputOffset = Literal["decoder_bias", "own", "none"]
+
+
+class SparseAutoencoder(Dictionary):
+    """Reproduces one activation vector through sparse latents.
+
+    ``latents = activation((x + offset) @ encoder.T + encoder_bias)``; ``y = latents @ decoder + decoder_bias``.
+
+    Args:
+        d_in: Width of the activations.
+        n_latents: Number of latents.
+        activation: How pre-activations become latents.
+        decoder_norm: The constraint on decoder rows.
+        reads: Which of a site's activations it reproduces: the MLP's ``"outputs"``, ``"inputs"`` or ``"neurons"``.
+        input_offset: What is added to the input: ``"decoder_bias"`` subtracts the decoder's bias, ``"own"`` adds a
+            learned vector, ``"none"`` nothing.
+        device: Where the weights are made.
+        dtype: Their type.
+        generator: Source of the random weights.
+
+    Source: Bricken et al., "Towards Monosemanticity", 2023; Cunningham et al., "Sparse Autoencoders Find Highly
+    Interpretable Features in Language Models", 2023.
+
+    Example:
+        >>> import torch, sparsedict as sd
+        >>> coder = sd.SparseAutoencoder(8, 32, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
+        >>> coder.encode(torch.randn(5, 8)).shape
+        torch.Size([5, 32])
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        n_latents: int,
+        *,
+        activation: Activation,
+        decoder_norm: DecoderNorm,
+        reads: Role = "outputs",
+        input_offset: InputOffset = "decoder_bias",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        checks.one_of("reads", reads, ("inputs", "outputs", "neurons"))
+        checks.one_of("input_offset", input_offset, ("decoder_bias", "own", "none"))
+        super().__init__(
+            d_in,
+            d_in,
+            n_latents,
+            activation=activation,
+            decoder_norm=decoder_norm,
+            device=device,
+            dtype=dtype,
+            generator=generator,
+        )
+        self.reads = self.writes = reads
+        self.input_offset: InputOffset = input_offset
+        own = input_offset == "own"
+        self.input_bias = nn.Parameter(torch.zeros(d_in, device=device, dtype=dtype)) if own else None
+
+    def _initial_encoder(self, decoder: Tensor, d_in: int, generator: torch.Generator | None) -> Tensor:
+        return decoder.clone()
+
+    def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        if self.input_bias is not None:
+            return x + self.input_bias
+        return x - self.decoder_bias if self.input_offset == "decoder_bias" else x
+
+    def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        return functional.linear(self.encoder_inputs(x), self.encoder, self.encoder_bias)
+
+    def decode(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> Float[Tensor, "*batch d_in"]:
+        return matmul(latents, self.decoder) + self.decoder_bias
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "d_in": self.d_in,
+            "n_latents": self.n_latents,
+            "reads": self.reads,
+            "input_offset": self.input_offset,
+        }

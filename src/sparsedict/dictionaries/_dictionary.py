@@ -1,0 +1,215 @@
+"""The interface of dictionaries, and all that the kinds share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sparsedict import checks
+from sparsedict.activations import Activation
+from sparsedict.dictionaries._state import ActivationState
+from sparsedict.forward_pass import Encoding, ForwardPass
+from sparsedict.kernels import affine_at
+from sparsedict.latents import SparseLatents, Support, flat_tokens
+from sparsedict.norms import DecoderNorm
+from sparsedict.types import ActivationBatch, DictionaryOutput, Role
+
+DENSE_SHARE = 1 / 16
+"""Share of active entries above which training multiplies dense arrays (see ``benchmarks.density``)."""
+
+
+class Dictionary(nn.Module, ABC):
+    """An encoder, an activation and a decoder under a norm constraint.
+
+    A kind implements :meth:`pre_activations` and :meth:`decode`; it overrides :meth:`reconstruct` where the output
+    also depends on the input, and :meth:`encoder_inputs` where its encoder is affine, so that training may touch the
+    active entries alone. All weights are latent-major. A new dictionary is in evaluation mode; ``fit`` switches.
+
+    Attributes:
+        encoder: ``[n_latents, d_in]``.
+        encoder_bias: ``[n_latents]``.
+        decoder: ``[n_latents, d_out]``.
+        decoder_bias: ``[d_out]``.
+        activation: How pre-activations become latents.
+        activation_state: What the activation learned or measured here.
+        decoder_norm: The constraint on decoder rows.
+        reads: Which activations of a site it takes: ``"inputs"``, ``"outputs"`` or ``"neurons"``.
+        writes: Which it gives.
+    """
+
+    reads: Role
+    writes: Role
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        n_latents: int,
+        *,
+        activation: Activation,
+        decoder_norm: DecoderNorm,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("d_in", d_in), ("d_out", d_out), ("n_latents", n_latents)):
+            checks.at_least(name, value, 1)
+        _check_part("activation", activation, Activation, "sd.TopK(k=32)")
+        _check_part("decoder_norm", decoder_norm, DecoderNorm, "sd.UnitNorm()")
+        activation.check(n_latents)
+        self.activation = activation
+        self.decoder_norm = decoder_norm
+        self.activation_state = ActivationState(activation, n_latents, device, dtype)
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        decoder = _unit_rows(n_latents, d_out, generator).to(**place)
+        decoder_norm.constrain_(decoder)
+        self.encoder = nn.Parameter(self._initial_encoder(decoder, d_in, generator).to(**place))
+        self.encoder_bias = nn.Parameter(torch.zeros(n_latents, **place))
+        self.decoder = nn.Parameter(decoder)
+        self.decoder_bias = nn.Parameter(torch.zeros(d_out, **place))
+        self.eval()
+
+    def _initial_encoder(self, decoder: Tensor, d_in: int, generator: torch.Generator | None) -> Tensor:
+        """Returns the encoder to start from, ``[n_latents, d_in]``: random directions unless a kind knows better."""
+        return _unit_rows(len(decoder), d_in, generator)
+
+    @property
+    def d_in(self) -> int:
+        return self.encoder.shape[1]
+
+    @property
+    def d_out(self) -> int:
+        return self.decoder.shape[1]
+
+    @property
+    def n_latents(self) -> int:
+        return self.encoder.shape[0]
+
+    @abstractmethod
+    def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        """Returns what the activation is applied to."""
+
+    @abstractmethod
+    def decode(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> Float[Tensor, "*batch d_out"]:
+        """Returns the decoder's output, the part that depends on the latents alone."""
+
+    def reconstruct(
+        self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]
+    ) -> Float[Tensor, "*batch d_out"]:
+        """Returns the whole output, from latents and, where a kind needs them, the inputs."""
+        return self.decode(latents)
+
+    def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"] | None:
+        """Returns ``v`` where ``pre_activations(x) == v @ encoder.T + encoder_bias``; ``None`` if not of that form."""
+        return None
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns the constructor's arguments that aren't parts, so that a saved dictionary can be made again."""
+        return {"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents}
+
+    def select(self, batch: ActivationBatch) -> tuple[Float[Tensor, "n_tokens d_in"], Float[Tensor, "n_tokens d_out"]]:
+        """Returns what this dictionary reads and what it should give, from a site's activations."""
+        return batch.of(self.reads), batch.of(self.writes)
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        """Returns all latents.
+
+        Args:
+            x: Activations with any leading dimensions.
+
+        Raises:
+            TypeError: If ``x`` holds tokens rather than activations.
+            ValueError: If its width isn't ``d_in``.
+        """
+        flat, batch_shape = flat_tokens("x", x, self.d_in)
+        latents = self._encode_rows(flat).latents()
+        dense = latents.to_dense() if isinstance(latents, SparseLatents) else latents
+        return dense.view(*batch_shape, self.n_latents)
+
+    def encode_sparse(self, x: Float[Tensor, "*batch d_in"]) -> SparseLatents:
+        """Returns the active latents only. ``encode(x)`` equals ``encode_sparse(x).to_dense()``."""
+        flat, batch_shape = flat_tokens("x", x, self.d_in)
+        encoding = self._encode_rows(flat, sparse=True)
+        support = encoding.support or _full_support(encoding.values)
+        return SparseLatents(encoding.values.reshape(-1), support, batch_shape)
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> DictionaryOutput:
+        """Returns latents and reconstruction."""
+        flat, batch_shape = flat_tokens("x", x, self.d_in)
+        latents = self._encode_rows(flat).latents()
+        reconstruction = self.reconstruct(latents, flat)
+        dense = latents.to_dense() if isinstance(latents, SparseLatents) else latents
+        return DictionaryOutput(dense.view(*batch_shape, self.n_latents), reconstruction.view(*batch_shape, self.d_out))
+
+    def forward_pass(
+        self,
+        inputs: Float[Tensor, "n_tokens d_in"],
+        targets: Float[Tensor, "n_tokens d_out"],
+        *,
+        step: int = 0,
+        idle: Int[Tensor, " n_latents"] | None = None,
+    ) -> ForwardPass:
+        """Evaluates a batch for training: the carrier that losses, penalties and upkeep receive."""
+        encoding = self._encode_rows(inputs)
+        reconstruction = self.reconstruct(encoding.latents(), inputs)
+        idle = torch.zeros(self.n_latents, dtype=torch.int64, device=inputs.device) if idle is None else idle
+        return ForwardPass(self, inputs, targets, reconstruction, encoding, step, idle)
+
+    def _encode_rows(self, x: Tensor, *, sparse: bool = False) -> Encoding:
+        """Encodes rows; ``sparse`` asks for the stored entries even where there are many."""
+        pre = self.pre_activations(x)
+        support = self._support(pre.detach(), sparse)
+        if support is None:
+            return Encoding(pre, self.activation.values(pre, self.activation_state.entries()), None, pre.detach())
+        entries = self._pre_activations_at(x, pre, support)
+        values = self.activation.values(entries, self.activation_state.entries(support.latents))
+        return Encoding(entries, values, support, pre.detach())
+
+    def _support(self, pre: Tensor, sparse: bool) -> Support | None:
+        # Counting a mask's entries waits for the device, so only the CPU looks before it chooses.
+        elementwise = self.activation.elementwise and not sparse
+        training = self.training and torch.is_grad_enabled()
+        if elementwise and training and pre.device.type != "cpu":
+            return None
+        support = self.activation.support(pre, self.activation_state.entries(), training=self.training)
+        if support is not None and elementwise and support.n_entries > DENSE_SHARE * pre.numel():
+            return None
+        return support
+
+    def _pre_activations_at(self, x: Tensor, pre: Tensor, support: Support) -> Tensor:
+        if not pre.requires_grad:
+            return pre[support.tokens, support.latents]
+        inputs = self.encoder_inputs(x)
+        if inputs is None:
+            return pre[support.tokens, support.latents]
+        known = pre.detach()[support.tokens, support.latents].to(inputs.dtype)
+        return affine_at(inputs, self.encoder, self.encoder_bias, support, known)
+
+    def extra_repr(self) -> str:
+        return (
+            f"d_in={self.d_in}, d_out={self.d_out}, n_latents={self.n_latents}, "
+            f"activation={self.activation}, decoder_norm={self.decoder_norm}"
+        )
+
+
+def _check_part(name: str, value: object, kind: type, example: str) -> None:
+    if not isinstance(value, kind):
+        hint = " (pass an instance, not the class)" if isinstance(value, type) else ""
+        raise TypeError(f"`{name}` must be a {kind.__name__} such as `{example}`, got {value!r}{hint}.")
+
+
+def _unit_rows(n_rows: int, width: int, generator: torch.Generator | None) -> Tensor:
+    device = None if generator is None else generator.device
+    rows = torch.randn(n_rows, width, generator=generator, device=device)
+    return torch.nn.functional.normalize(rows, dim=-1)
+
+
+def _full_support(values: Tensor) -> Support:
+    n_tokens, n_latents = values.shape
+    indices = torch.arange(n_latents, device=values.device).expand(n_tokens, n_latents)
+    return Support.from_indices(indices, n_latents)

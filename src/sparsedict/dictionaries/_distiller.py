@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparsedict.activations import GELU, Activation, ReLU, SiLU
+from sparsedict.dictionaries._dictionary import Dictionary
+from sparsedict.kernels import matmul
+from sparsedict.latents import SparseLatents
+from sparsedict.norms import DecoderNorm, Free
+from sparsedict.types import Role
+
+
+class SparseDistiller(Dictionary):
+    """A wide sparse student of one MLP, also called a transcoder: reads what the MLP reads, gives what it writes.
+
+    ``latents = activation((x + input_bias) @ encoder.T + encoder_bias)``;
+    ``y = latents @ decoder + decoder_bias (+ x @ skip.T)``.
+
+    Args:
+        d_in: Width of the MLP's input.
+        d_out: Width of the MLP's output.
+        n_latents: Number of latents.
+        activation: How pre-activations become latents.
+        decoder_norm: The constraint on decoder rows.
+        input_bias: Whether a learned vector is added to the input.
+        skip: Whether a learned linear map of the input, zero at the start, is added to the output.
+        device: Where the weights are made.
+        dtype: Their type.
+        generator: Source of the random weights.
+
+    Source: the idea in the report this library began with; "transcoder" in Dunefsky, Chlenski and Nanda,
+    "Transcoders Find Interpretable LLM Feature Circuits", 2024; the skip in Paulo, Shabalin and Belrose,
+    "Transcoders Beat Sparse Autoencoders for Interpretability", 2025.
+
+    Example:
+        >>> import torch, sparsedict as sd
+        >>> student = sd.SparseDistiller(8, 8, 32, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
+        >>> latents, output = student(torch.randn(2, 5, 8))
+        >>> latents.shape, output.shape
+        (torch.Size([2, 5, 32]), torch.Size([2, 5, 8]))
+    """
+
+    reads: Role = "inputs"
+    writes: Role = "outputs"
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        n_latents: int,
+        *,
+        activation: Activation,
+        decoder_norm: DecoderNorm,
+        input_bias: bool = False,
+        skip: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            d_in,
+            d_out,
+            n_latents,
+            activation=activation,
+            decoder_norm=decoder_norm,
+            device=device,
+            dtype=dtype,
+            generator=generator,
+        )
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.input_bias = nn.Parameter(torch.zeros(d_in, **place)) if input_bias else None
+        self.skip = nn.Parameter(torch.zeros(d_out, d_in, **place)) if skip else None
+
+    def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        return x if self.input_bias is None else x + self.input_bias
+
+    def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        return functional.linear(self.encoder_inputs(x), self.encoder, self.encoder_bias)
+
+    def decode(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> Float[Tensor, "*batch d_out"]:
+        return matmul(latents, self.decoder) + self.decoder_bias
+
+    def reconstruct(
+        self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]
+    ) -> Float[Tensor, "*batch d_out"]:
+        decoded = self.decode(latents)
+        return decoded if self.skip is None else decoded + functional.linear(inputs, self.skip)
+
+    def arguments(self) -> dict[str, Any]:
+        return super().arguments() | {"input_bias": self.input_bias is not None, "skip": self.skip is not None}
+
+    @classmethod
+    def from_neurons(cls, neurons: Any) -> SparseDistiller:
+        """Returns the distiller that computes exactly what an ungated MLP computes: one latent for each neuron.
+
+        Args:
+            neurons: The MLP's own neurons, such as ``site.neurons``.
+
+        Raises:
+            ValueError: If the MLP is gated, or its activation function is neither ReLU, GELU nor SiLU.
+        """
+        if getattr(neurons, "gate", None) is not None:
+            raise ValueError(
+                "`neurons` must belong to an ungated MLP, got a gated one: its neurons are products of two maps of "
+                "the input, which no distiller computes. Use `site.replaced(site.neurons)` to run them as they are."
+            )
+        n_latents, d_in = neurons.encoder.shape
+        distiller = cls(
+            d_in,
+            neurons.decoder.shape[1],
+            n_latents,
+            activation=_matching_activation(neurons.activation),
+            decoder_norm=Free(),
+            device=neurons.encoder.device,
+            dtype=neurons.encoder.dtype,
+        )
+        with torch.no_grad():
+            for name in ("encoder", "encoder_bias", "decoder", "decoder_bias"):
+                value = getattr(neurons, name)
+                if value is not None:
+                    getattr(distiller, name).copy_(value)
+        return distiller
+
+
+def _matching_activation(function: Any) -> Activation:
+    """Finds the part that computes the same function, by its values on a grid."""
+    grid = torch.linspace(-6, 6, 241, dtype=torch.float64)
+    try:
+        wanted = function(grid)
+    except RuntimeError:
+        grid = grid.float()
+        wanted = function(grid)
+    for part in (ReLU(), GELU(), GELU(approximate="tanh"), SiLU()):
+        if torch.allclose(part.values(grid, {}), wanted, rtol=0, atol=1e-6):
+            return part
+    raise ValueError(
+        f"`neurons.activation` must be ReLU, GELU or SiLU for a distiller to copy it, got {function!r}. "
+        "Use `site.replaced(site.neurons)` to run the neurons as they are."
+    )

@@ -1,0 +1,110 @@
+"""The carrier that training hands to losses, penalties and upkeep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sparsedict.activations import Activation, State
+from sparsedict.latents import SparseLatents, Support, per_entry
+
+if TYPE_CHECKING:
+    from sparsedict.dictionaries import Dictionary
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """Latents of a batch of rows, on their support.
+
+    Attributes:
+        pre_activations: Before the activation: ``[n_entries]`` with a support, else ``[n_tokens, n_latents]``.
+        values: After the activation, the same shape.
+        support: Which entries are stored; ``None`` where all are.
+        all_pre_activations: Of all latents, without history, ``[n_tokens, n_latents]``.
+    """
+
+    pre_activations: Float[Tensor, "*entries"]
+    values: Float[Tensor, "*entries"]
+    support: Support | None
+    all_pre_activations: Float[Tensor, "n_tokens n_latents"]
+
+    def latents(self) -> Tensor | SparseLatents:
+        """Returns the latents as rows, sparse where they are stored so."""
+        if self.support is None:
+            return self.values
+        return SparseLatents(self.values, self.support, torch.Size((self.support.n_tokens,)))
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardPass:
+    """Everything evaluated in one training step.
+
+    Entries are either the stored ones, ``[n_entries]``, or all, ``[n_tokens, n_latents]``: write elementwise
+    formulas, align what there is per latent by :meth:`aligned`, sum, divide by :attr:`n_tokens`.
+
+    Attributes:
+        dictionary: The dictionary in training.
+        inputs: What it read, ``[n_tokens, d_in]``.
+        targets: What it should give, ``[n_tokens, d_out]``.
+        reconstruction: What it gave, ``[n_tokens, d_out]``.
+        encoding: Pre-activations and latents on the support.
+        step: Optimiser steps done before this one.
+        idle: For each latent, tokens seen since it last fired, ``[n_latents]``.
+    """
+
+    dictionary: Dictionary
+    inputs: Float[Tensor, "n_tokens d_in"]
+    targets: Float[Tensor, "n_tokens d_out"]
+    reconstruction: Float[Tensor, "n_tokens d_out"]
+    encoding: Encoding
+    step: int
+    idle: Int[Tensor, " n_latents"]
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def activation(self) -> Activation:
+        return self.dictionary.activation
+
+    @property
+    def values(self) -> Float[Tensor, "*entries"]:
+        """Latents of the entries, differentiable."""
+        return self.encoding.values
+
+    @property
+    def pre_activations(self) -> Float[Tensor, "*entries"]:
+        """Pre-activations of the entries, differentiable."""
+        return self.encoding.pre_activations
+
+    @property
+    def support(self) -> Support | None:
+        """Which entries are stored; ``None`` where all are."""
+        return self.encoding.support
+
+    @property
+    def state(self) -> State:
+        """What the activation keeps, aligned with the entries."""
+        return self.dictionary.activation_state.entries(None if self.support is None else self.support.latents)
+
+    @cached_property
+    def decoder_norms(self) -> Float[Tensor, " n_latents"]:
+        """Norm of each decoder row, differentiable."""
+        return torch.linalg.vector_norm(self.dictionary.decoder, dim=-1)
+
+    def aligned(self, vector: Float[Tensor, " n_latents"]) -> Float[Tensor, "*entries"]:
+        """Returns a value per latent, aligned with the entries."""
+        return per_entry(vector, None if self.support is None else self.support.latents)
+
+    def firing_counts(self) -> Int[Tensor, " n_latents"]:
+        """Returns on how many tokens each latent fired."""
+        latents = self.encoding.latents()
+        if isinstance(latents, SparseLatents):
+            return latents.firing_counts()
+        return (latents > 0).sum(0)

@@ -1,0 +1,6 @@
+"""Exact products of sparse latents with dense matrices."""
+
+from sparsedict.kernels._autograd import affine_at, matmul
+from sparsedict.kernels._products import sampled_product, sum_by_latent, weighted_rows, weighted_tokens
+
+__all__ = ["affine_at", "matmul", "sampled_product", "sum_by_latent", "weighted_rows", "weighted_tokens"]

@@ -1,0 +1,85 @@
+"""Differentiable forms of the sparse products, their gradients exact and as sparse as the products."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sparsedict.kernels import _products as products
+from sparsedict.latents import SparseLatents, Support
+
+
+def matmul(latents: Tensor | SparseLatents, rows: Float[Tensor, "n_latents d"]) -> Float[Tensor, "*batch d"]:
+    """Returns ``latents @ rows`` for dense or sparse latents, differentiable in both.
+
+    Args:
+        latents: ``[*batch, n_latents]``.
+        rows: One row for each latent, such as a decoder.
+    """
+    if isinstance(latents, SparseLatents):
+        flat = _Decode.apply(latents.values, rows, latents.support)
+        return flat.view(*latents.batch_shape, rows.shape[-1])
+    return latents @ rows
+
+
+def affine_at(
+    inputs: Float[Tensor, "n_tokens d"],
+    rows: Float[Tensor, "n_latents d"],
+    bias: Float[Tensor, " n_latents"],
+    support: Support,
+    known: Float[Tensor, " n_entries"] | None = None,
+) -> Float[Tensor, " n_entries"]:
+    """Returns ``inputs @ rows.T + bias`` at the stored entries, differentiable in inputs, rows and bias.
+
+    Args:
+        inputs: One vector for each token.
+        rows: One row for each latent, such as an encoder.
+        bias: One number for each latent.
+        support: The entries wanted.
+        known: Their values, where the whole product was already made to select the support.
+    """
+    return _AffineAt.apply(inputs, rows, bias, support, known)
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor, rows: Tensor, support: Support) -> Tensor:
+        ctx.save_for_backward(values, rows)
+        ctx.support = support
+        return products.weighted_rows(values, support, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        values, rows = ctx.saved_tensors
+        grad_values = grad_rows = None
+        if ctx.needs_input_grad[0]:
+            grad_values = products.sampled_product(grad, rows, ctx.support).to(values.dtype)
+        if ctx.needs_input_grad[1]:
+            grad_rows = products.weighted_tokens(values, ctx.support, grad).to(rows.dtype)
+        return grad_values, grad_rows, None
+
+
+class _AffineAt(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs: Tensor, rows: Tensor, bias: Tensor, support: Support, known: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, rows)
+        ctx.support = support
+        if known is None:
+            return products.sampled_product(inputs, rows, support) + bias[support.latents]
+        return known.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        inputs, rows = ctx.saved_tensors
+        grad_inputs = grad_rows = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_inputs = products.weighted_rows(grad, ctx.support, rows).to(inputs.dtype)
+        if ctx.needs_input_grad[1]:
+            grad_rows = products.weighted_tokens(grad, ctx.support, inputs).to(rows.dtype)
+        if ctx.needs_input_grad[2]:
+            grad_bias = products.sum_by_latent(grad, ctx.support).to(rows.dtype)
+        return grad_inputs, grad_rows, grad_bias, None, None

@@ -1,0 +1,167 @@
+"""The active entries of a batch of latents: which they are (`Support`) and their values (`SparseLatents`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sparsedict import checks
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """Which latents are stored for each token, in the layout of compressed sparse rows.
+
+    Attributes:
+        latents: Index of the latent of each entry, ``[n_entries]``; within a token in no promised order.
+        offsets: Token ``t`` owns the entries ``offsets[t]:offsets[t + 1]``, ``[n_tokens + 1]``.
+        n_latents: Width of the dictionary.
+    """
+
+    latents: Int[Tensor, " n_entries"]
+    offsets: Int[Tensor, " n_tokens_and_one"]
+    n_latents: int
+
+    @classmethod
+    def from_mask(cls, mask: Bool[Tensor, "n_tokens n_latents"]) -> Support:
+        """Stores the true entries of a mask; their number is read from the device."""
+        tokens, latents = mask.nonzero(as_tuple=True)
+        counts = torch.bincount(tokens, minlength=len(mask))
+        return cls(latents, _offsets(counts), mask.shape[-1])
+
+    @classmethod
+    def from_indices(cls, indices: Int[Tensor, "n_tokens k"], n_latents: int) -> Support:
+        """Stores ``k`` given latents for every token."""
+        n_tokens, k = indices.shape
+        offsets = torch.arange(0, n_tokens * k + 1, k, device=indices.device) if k else indices.new_zeros(n_tokens + 1)
+        return cls(indices.flatten(), offsets, n_latents)
+
+    @classmethod
+    def from_flat(cls, flat: Int[Tensor, " n_entries"], n_tokens: int, n_latents: int) -> Support:
+        """Stores the entries at positions ``token * n_latents + latent``, given in ascending order."""
+        tokens = torch.div(flat, n_latents, rounding_mode="floor")
+        counts = torch.zeros(n_tokens, dtype=torch.int64, device=flat.device)
+        counts.index_add_(0, tokens, torch.ones_like(tokens))
+        return cls(flat - tokens * n_latents, _offsets(counts), n_latents)
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def n_entries(self) -> int:
+        return len(self.latents)
+
+    @cached_property
+    def tokens(self) -> Int[Tensor, " n_entries"]:
+        """Index of the token of each entry."""
+        rows = torch.arange(self.n_tokens, device=self.offsets.device)
+        return torch.repeat_interleave(rows, self.offsets.diff(), output_size=self.n_entries)
+
+    @cached_property
+    def by_latent(self) -> TransposedSupport:
+        """The same entries, ordered by latent."""
+        order = torch.argsort(self.latents, stable=True)
+        counts = torch.zeros(self.n_latents, dtype=torch.int64, device=self.latents.device)
+        counts.index_add_(0, self.latents, torch.ones_like(self.latents))
+        return TransposedSupport(order, self.tokens[order], _offsets(counts))
+
+
+@dataclass(frozen=True, eq=False)
+class TransposedSupport:
+    """A support ordered by latent: entry ``i`` here is entry ``order[i]`` there."""
+
+    order: Int[Tensor, " n_entries"]
+    tokens: Int[Tensor, " n_entries"]
+    offsets: Int[Tensor, " n_latents_and_one"]
+
+
+@dataclass(frozen=True, eq=False)
+class SparseLatents:
+    """Latents of a batch, only the stored entries; all others are exactly zero.
+
+    A stored value may be zero too: an entry is stored wherever its value *or its gradient* isn't zero.
+
+    Attributes:
+        values: Value of each entry, differentiable, ``[n_entries]``.
+        support: Which entries these are.
+        batch_shape: Leading dimensions of the batch; their product is the number of tokens.
+
+    Example:
+        >>> import torch
+        >>> sparse = SparseLatents.from_dense(torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
+        >>> sparse.values, sparse.latents, sparse.offsets
+        (tensor([2.]), tensor([1]), tensor([0, 1, 1]))
+    """
+
+    values: Float[Tensor, " n_entries"]
+    support: Support
+    batch_shape: torch.Size
+
+    @classmethod
+    def from_dense(cls, latents: Float[Tensor, "*batch n_latents"]) -> SparseLatents:
+        """Stores the entries that aren't zero."""
+        if not isinstance(latents, Tensor) or not latents.is_floating_point() or latents.ndim == 0:
+            kind = f"{latents.dtype} {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
+            raise TypeError(f"`latents` must be a floating-point tensor [*batch, n_latents], got {kind}.")
+        flat = latents.reshape(-1, latents.shape[-1])
+        support = Support.from_mask(flat != 0)
+        return cls(flat[support.tokens, support.latents], support, latents.shape[:-1])
+
+    @property
+    def latents(self) -> Int[Tensor, " n_entries"]:
+        """Index of the latent of each entry."""
+        return self.support.latents
+
+    @property
+    def offsets(self) -> Int[Tensor, " n_tokens_and_one"]:
+        """Token ``t`` owns the entries ``offsets[t]:offsets[t + 1]``."""
+        return self.support.offsets
+
+    @property
+    def n_latents(self) -> int:
+        return self.support.n_latents
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the dense tensor."""
+        return torch.Size((*self.batch_shape, self.n_latents))
+
+    def to_dense(self) -> Float[Tensor, "*batch n_latents"]:
+        """Returns the latents with all their zeros, differentiable in the values."""
+        flat = self.values.new_zeros(self.support.n_tokens, self.n_latents)
+        return flat.index_put((self.support.tokens, self.support.latents), self.values).view(self.shape)
+
+    def detach(self) -> SparseLatents:
+        """Returns the same latents without their history."""
+        return SparseLatents(self.values.detach(), self.support, self.batch_shape)
+
+    def firing_counts(self) -> Int[Tensor, " n_latents"]:
+        """Returns on how many tokens each latent is greater than zero."""
+        counts = torch.zeros(self.n_latents, dtype=torch.int64, device=self.values.device)
+        return counts.index_add_(0, self.latents, (self.values > 0).to(torch.int64))
+
+    def l0(self) -> Float[Tensor, ""]:
+        """Returns how many latents are greater than zero, mean over tokens."""
+        return (self.values > 0).sum() / max(self.support.n_tokens, 1)
+
+
+def per_entry(vector: Tensor, latents: Tensor | None) -> Tensor:
+    """Aligns a value per latent with entries: gathered for stored entries, broadcast for dense latents."""
+    if vector.ndim == 0 or latents is None:
+        return vector
+    return vector[latents]
+
+
+def flat_tokens(name: str, x: Tensor, width: int) -> tuple[Tensor, torch.Size]:
+    """Returns activations as rows ``[n_tokens, width]`` with the leading dimensions they came in."""
+    checks.activations(name, x, width)
+    return x.reshape(-1, width), x.shape[:-1]
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))

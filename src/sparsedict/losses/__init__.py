@@ -1,0 +1,6 @@
+"""Losses: how far the reconstruction is from the target."""
+
+from sparsedict.losses._loss import Loss
+from sparsedict.losses._squared_error import SquaredError
+
+__all__ = ["Loss", "SquaredError"]

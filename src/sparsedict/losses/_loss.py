@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sparsedict.dictionaries import Dictionary
+    from sparsedict.forward_pass import ForwardPass
+
+
+class Loss(ABC):
+    """What training minimises besides the penalties."""
+
+    @abstractmethod
+    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
+        """Returns the loss of one step, differentiable."""
+
+    def check(self, dictionary: Dictionary) -> None:
+        """Raises ``ValueError``, naming both and the remedy, where the loss can't serve the dictionary."""

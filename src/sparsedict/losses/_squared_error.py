@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.losses._loss import Loss
+
+if TYPE_CHECKING:
+    from sparsedict.forward_pass import ForwardPass
+
+
+@dataclass(frozen=True)
+class SquaredError(Loss):
+    """``|reconstruction - target|^2``, summed over ``d_out``, mean over tokens."""
+
+    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
+        checks.same_shape("reconstruction", passed.reconstruction, "targets", passed.targets)
+        return (passed.reconstruction - passed.targets).square().sum(-1).mean()

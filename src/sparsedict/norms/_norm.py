@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict import checks
+
+
+class DecoderNorm(ABC):
+    """A constraint on decoder rows: immutable, applied in place around each optimiser step.
+
+    A subclass implements :meth:`constrain_`, and :meth:`project_gradient_` where part of a gradient would only be
+    undone by the constraint.
+    """
+
+    bounded: bool = True
+    """Whether row norms are bounded. If not, shrinking latents and growing rows cheats a plain L1 penalty."""
+
+    @abstractmethod
+    def constrain_(self, decoder: Float[Tensor, "n_latents d_out"]) -> None:
+        """Moves rows onto the allowed set, in place."""
+
+    def project_gradient_(
+        self, decoder: Float[Tensor, "n_latents d_out"], gradient: Float[Tensor, "n_latents d_out"]
+    ) -> None:
+        """Removes from the gradient, in place, what the constraint would undo (default: nothing)."""
+
+
+@dataclass(frozen=True)
+class Free(DecoderNorm):
+    """No constraint."""
+
+    bounded = False
+
+    def constrain_(self, decoder: Float[Tensor, "n_latents d_out"]) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class UnitNorm(DecoderNorm):
+    """Every row has norm 1; the gradient's part parallel to the row is removed.
+
+    Source: Bricken et al., "Towards Monosemanticity", 2023.
+
+    Example:
+        >>> import torch
+        >>> decoder = torch.tensor([[3.0, 4.0]])
+        >>> UnitNorm().constrain_(decoder)
+        >>> decoder
+        tensor([[0.6000, 0.8000]])
+    """
+
+    @torch.no_grad()
+    def constrain_(self, decoder: Float[Tensor, "n_latents d_out"]) -> None:
+        norms = torch.linalg.vector_norm(decoder, dim=-1, keepdim=True)
+        decoder.div_(norms.clamp_min(torch.finfo(decoder.dtype).tiny))
+
+    @torch.no_grad()
+    def project_gradient_(
+        self, decoder: Float[Tensor, "n_latents d_out"], gradient: Float[Tensor, "n_latents d_out"]
+    ) -> None:
+        parallel = torch.linalg.vecdot(gradient, decoder)[:, None]
+        gradient.addcmul_(parallel, decoder, value=-1)
+
+
+@dataclass(frozen=True)
+class MaxNorm(DecoderNorm):
+    """Every row has norm at most ``maximum``; longer rows are shortened after the step (the report's constraint)."""
+
+    maximum: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.in_range("maximum", self.maximum, 0.0, open_low=True)
+
+    @torch.no_grad()
+    def constrain_(self, decoder: Float[Tensor, "n_latents d_out"]) -> None:
+        norms = torch.linalg.vector_norm(decoder, dim=-1, keepdim=True)
+        decoder.mul_((self.maximum / norms.clamp_min(torch.finfo(decoder.dtype).tiny)).clamp_max(1.0))

@@ -1,0 +1,79 @@
+"""The interface of penalties: what presses latents to be sparse while training."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict import checks
+
+if TYPE_CHECKING:
+    from sparsedict.dictionaries import Dictionary
+    from sparsedict.forward_pass import ForwardPass
+
+Coefficient = float | Tensor
+"""One number, or one per latent, ``[n_latents]``."""
+
+
+class Penalty(ABC):
+    """A term of the loss that depends on the latents: summed over latents, mean over tokens."""
+
+    @abstractmethod
+    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
+        """Returns the penalty of one step, differentiable."""
+
+    def check(self, dictionary: Dictionary) -> None:
+        """Raises ``ValueError``, naming both and the remedy, where the penalty can't serve the dictionary."""
+
+
+class LatentPenalty(Penalty):
+    """A penalty that is a sum of one cost per latent. A subclass gives the cost, :meth:`cost`.
+
+    Args:
+        coefficient: Weight of the cost: a number, or one per latent ``[n_latents]``.
+    """
+
+    coefficient: Coefficient
+
+    @abstractmethod
+    def cost(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+        """Returns the cost of each latent; it must be zero where a latent is zero."""
+
+    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
+        return self.of(passed, passed.values)
+
+    def of(self, passed: ForwardPass, values: Float[Tensor, "*entries"]) -> Float[Tensor, ""]:
+        """Returns the penalty of given values instead of the latents' own."""
+        cost = self.cost(values)
+        if isinstance(self.coefficient, Tensor):
+            return (passed.aligned(self.coefficient.to(cost)) * cost).sum() / passed.n_tokens
+        return cost.sum() * (self.coefficient / passed.n_tokens)
+
+    def check(self, dictionary: Dictionary) -> None:
+        self.check_cost(dictionary)
+        if not dictionary.decoder_norm.bounded:
+            name = type(self).__name__
+            warnings.warn(
+                f"{name} with decoder_norm={dictionary.decoder_norm} can be shrunk away: latents get smaller while "
+                f"decoder rows grow. Use UnitNorm() or MaxNorm(1.0), or NormWeighted({name}(...)).",
+                stacklevel=2,
+            )
+
+    def check_cost(self, dictionary: Dictionary) -> None:
+        """Raises ``ValueError`` where the cost can't be computed for the dictionary's latents."""
+        if isinstance(self.coefficient, Tensor):
+            checks.latent_vector("coefficient", self.coefficient, dictionary.n_latents)
+
+
+def check_coefficient(value: Coefficient) -> None:
+    """Refuses coefficients that are negative or not finite."""
+    if isinstance(value, Tensor):
+        if not bool((torch.isfinite(value) & (value >= 0)).all()):
+            raise ValueError("`coefficient` must be finite and not negative for every latent.")
+    else:
+        checks.in_range("coefficient", value, 0.0)

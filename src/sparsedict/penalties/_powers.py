@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.penalties._penalty import Coefficient, LatentPenalty, check_coefficient
+
+if TYPE_CHECKING:
+    from sparsedict.dictionaries import Dictionary
+
+
+@dataclass(frozen=True, eq=False)
+class L1(LatentPenalty):
+    """``coefficient * sum |a|``, mean over tokens.
+
+    A coefficient summed over a batch of B tokens, as in the report, is B times larger here.
+
+    Args:
+        coefficient: A number, or one per latent.
+
+    Example:
+        >>> import sparsedict as sd
+        >>> sd.L1(0.2)
+        L1(coefficient=0.2)
+    """
+
+    coefficient: Coefficient
+
+    def __post_init__(self) -> None:
+        check_coefficient(self.coefficient)
+
+    def cost(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+        return values.abs()
+
+
+@dataclass(frozen=True, eq=False)
+class Sqrt(LatentPenalty):
+    """``coefficient * sum (sqrt(a + eps) - sqrt(eps))``, mean over tokens; for latents that are never negative.
+
+    Args:
+        coefficient: A number, or one per latent.
+        eps: Keeps the slope finite at zero: it is ``1 / (2 sqrt(eps))`` there.
+    """
+
+    coefficient: Coefficient
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_coefficient(self.coefficient)
+        checks.in_range("eps", self.eps, 0.0, open_low=True)
+
+    def cost(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+        return (values + self.eps).sqrt() - self.eps**0.5
+
+    def check_cost(self, dictionary: Dictionary) -> None:
+        super().check_cost(dictionary)
+        _refuse_negative_latents(self, dictionary)
+
+
+@dataclass(frozen=True, eq=False)
+class Lp(LatentPenalty):
+    """``coefficient * sum ((a + eps)^p - eps^p)``, mean over tokens; for latents that are never negative.
+
+    Args:
+        coefficient: A number, or one per latent.
+        p: The power, in (0, 1].
+        eps: Keeps the slope finite at zero.
+    """
+
+    coefficient: Coefficient
+    p: float
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_coefficient(self.coefficient)
+        checks.in_range("p", self.p, 0.0, 1.0, open_low=True)
+        checks.in_range("eps", self.eps, 0.0, open_low=True)
+
+    def cost(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+        return (values + self.eps) ** self.p - self.eps**self.p
+
+    def check_cost(self, dictionary: Dictionary) -> None:
+        super().check_cost(dictionary)
+        _refuse_negative_latents(self, dictionary)
+
+
+def _refuse_negative_latents(penalty: LatentPenalty, dictionary: Dictionary) -> None:
+    if not dictionary.activation.non_negative:
+        raise ValueError(
+            f"{type(penalty).__name__} needs latents that are never negative, but activation={dictionary.activation} "
+            "gives negative ones. Use L1, or a ReLU, TopK or JumpReLU activation."
+        )

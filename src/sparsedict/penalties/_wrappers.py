@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.penalties._penalty import LatentPenalty, Penalty
+
+if TYPE_CHECKING:
+    from sparsedict.dictionaries import Dictionary
+    from sparsedict.forward_pass import ForwardPass
+
+
+@dataclass(frozen=True, eq=False)
+class NormWeighted(Penalty):
+    """A penalty on ``a * |decoder row|`` instead of ``a``, so that it can't be shrunk away under any norm.
+
+    Args:
+        penalty: The penalty to weigh.
+
+    Source: Conerly et al., "Update on how we train SAEs", Transformer Circuits, April 2024.
+
+    Example:
+        >>> import sparsedict as sd
+        >>> sd.NormWeighted(sd.L1(0.2))
+        NormWeighted(penalty=L1(coefficient=0.2))
+    """
+
+    penalty: LatentPenalty
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.penalty, LatentPenalty):
+            raise TypeError(f"`penalty` must be a LatentPenalty such as `sd.L1(0.2)`, got {self.penalty!r}.")
+
+    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
+        return self.penalty.of(passed, passed.values * passed.aligned(passed.decoder_norms))
+
+    def check(self, dictionary: Dictionary) -> None:
+        self.penalty.check_cost(dictionary)
+
+
+@dataclass(frozen=True, eq=False)
+class WarmUp(Penalty):
+    """A penalty that grows linearly from 0 to its full weight over the first steps.
+
+    Args:
+        penalty: The penalty to warm up.
+        n_steps: Optimiser steps until the full weight.
+    """
+
+    penalty: Penalty
+    n_steps: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.penalty, Penalty):
+            raise TypeError(f"`penalty` must be a Penalty such as `sd.L1(0.2)`, got {self.penalty!r}.")
+        checks.at_least("n_steps", self.n_steps, 1)
+
+    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
+        return self.penalty(passed) * min(1.0, (passed.step + 1) / self.n_steps)
+
+    def check(self, dictionary: Dictionary) -> None:
+        self.penalty.check(dictionary)
