@@ -62,7 +62,8 @@ class _Jump(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, *grads: Tensor):
+        (grad,) = grads
         pre, threshold = ctx.saved_tensors
         box = ((pre - threshold).abs() < ctx.bandwidth / 2).to(grad.dtype) / ctx.bandwidth
         return grad * ((pre > threshold) & (pre > 0)), _reduce(-threshold * box * grad, threshold), None
@@ -77,7 +78,8 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, *grads: Tensor):
+        (grad,) = grads
         pre, threshold = ctx.saved_tensors
         box = ((pre - threshold).abs() < ctx.bandwidth / 2).to(grad.dtype) / ctx.bandwidth
         return None, _reduce(-box * grad, threshold), None

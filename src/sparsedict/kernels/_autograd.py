@@ -52,7 +52,8 @@ class _Decode(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, *grads: Tensor):
+        (grad,) = grads
         values, rows = ctx.saved_tensors
         grad_values = grad_rows = None
         if ctx.needs_input_grad[0]:
@@ -73,7 +74,8 @@ class _AffineAt(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, *grads: Tensor):
+        (grad,) = grads
         inputs, rows = ctx.saved_tensors
         grad_inputs = grad_rows = grad_bias = None
         if ctx.needs_input_grad[0]:
