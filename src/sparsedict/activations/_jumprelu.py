@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -55,15 +56,15 @@ class JumpReLU(Activation):
 
 class _Jump(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(pre, threshold)
         ctx.bandwidth = bandwidth
         return pre * ((pre > threshold) & (pre > 0))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads: Tensor):
-        (grad,) = grads
+    def backward(ctx: Any, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (grad,) = grad_outputs
         pre, threshold = ctx.saved_tensors
         box = ((pre - threshold).abs() < ctx.bandwidth / 2).to(grad.dtype) / ctx.bandwidth
         return grad * ((pre > threshold) & (pre > 0)), _reduce(-threshold * box * grad, threshold), None
@@ -71,15 +72,15 @@ class _Jump(torch.autograd.Function):
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(pre, threshold)
         ctx.bandwidth = bandwidth
         return ((pre > threshold) & (pre > 0)).to(pre.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads: Tensor):
-        (grad,) = grads
+    def backward(ctx: Any, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (grad,) = grad_outputs
         pre, threshold = ctx.saved_tensors
         box = ((pre - threshold).abs() < ctx.bandwidth / 2).to(grad.dtype) / ctx.bandwidth
         return None, _reduce(-box * grad, threshold), None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -45,15 +47,15 @@ def affine_at(
 
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values: Tensor, rows: Tensor, support: Support) -> Tensor:
+    def forward(ctx: Any, values: Tensor, rows: Tensor, support: Support) -> Tensor:
         ctx.save_for_backward(values, rows)
         ctx.support = support
         return products.weighted_rows(values, support, rows)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads: Tensor):
-        (grad,) = grads
+    def backward(ctx: Any, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (grad,) = grad_outputs
         values, rows = ctx.saved_tensors
         grad_values = grad_rows = None
         if ctx.needs_input_grad[0]:
@@ -65,7 +67,7 @@ class _Decode(torch.autograd.Function):
 
 class _AffineAt(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, inputs: Tensor, rows: Tensor, bias: Tensor, support: Support, known: Tensor | None) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, rows: Tensor, bias: Tensor, support: Support, known: Tensor | None) -> Tensor:
         ctx.save_for_backward(inputs, rows)
         ctx.support = support
         if known is None:
@@ -74,8 +76,8 @@ class _AffineAt(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads: Tensor):
-        (grad,) = grads
+    def backward(ctx: Any, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (grad,) = grad_outputs
         inputs, rows = ctx.saved_tensors
         grad_inputs = grad_rows = grad_bias = None
         if ctx.needs_input_grad[0]:
