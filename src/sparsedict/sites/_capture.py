@@ -1,0 +1,115 @@
+"""Activations of one or several sites from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from sparsedict.sites._points import Point
+from sparsedict.sites._tokens import Call, Seen, Tokens, prepare
+from sparsedict.types import SiteActivations
+
+if TYPE_CHECKING:
+    from sparsedict.sites._site import Site
+
+
+class _EnoughError(Exception):
+    """Leaves the forward pass once everything asked for has been seen."""
+
+
+def capture_sites(
+    sites: Mapping[str, Site], tokens: Tokens, *, neurons: bool | Iterable[str] = False
+) -> dict[str, SiteActivations]:
+    """Returns the activations of several sites of one model, from one forward pass that stops after the last of them.
+
+    Args:
+        sites: Sites by name, all of the same model.
+        tokens: Token ids ``[n_sequences, n_positions]``, or a mapping of the model's keyword arguments.
+        neurons: Whether to capture the hidden activations too, or the names of the sites where to.
+
+    Raises:
+        ValueError: If there are no sites, or they lie in different models.
+    """
+    if not sites:
+        raise ValueError("`sites` must name at least one site, got an empty mapping.")
+    model = next(iter(sites.values())).model
+    other = next((name for name, site in sites.items() if site.model is not model), None)
+    if other is not None:
+        raise ValueError(f"`sites` must lie in one model, but {other!r} lies in another than {next(iter(sites))!r}.")
+    wanted = set(sites) if neurons is True else set(neurons or ())
+    points: dict[Point, None] = {}
+    for name, site in sites.items():
+        hidden = site.hidden if name in wanted else None
+        points.update(dict.fromkeys(p for p in (site.reads, hidden, site.writes) if p is not None))
+    call = prepare(model, tokens, cache=False)
+    values = record(model, call, points)
+    return {name: _activations(site, values, call.seen, name in wanted) for name, site in sites.items()}
+
+
+@torch.no_grad()
+def record(model: nn.Module, call: Call, points: Iterable[Point]) -> dict[Point, Tensor]:
+    """Returns the activation at each point, the first time that it is reached.
+
+    Raises:
+        RuntimeError: If the forward pass ends without reaching a point.
+    """
+    points = tuple(points)
+    values = _run(model, call, points, lambda value: value)
+    # A model may go on to work in place on what was captured, which the version counter shows.
+    if any(value.is_inference() or value._version != version for value, version in values.values()):
+        values = _run(model, call, points, torch.clone)
+    return {point: value for point, (value, _) in values.items()}
+
+
+def _run(
+    model: nn.Module, call: Call, points: tuple[Point, ...], keep: Callable[[Tensor], Tensor]
+) -> dict[Point, tuple[Tensor, int]]:
+    values: dict[Point, tuple[Tensor, int]] = {}
+
+    def watch(point: Point) -> Callable[[Tensor], None]:
+        def callback(value: Tensor) -> None:
+            if point not in values:
+                value = keep(value)
+                values[point] = (value, 0 if value.is_inference() else value._version)
+                if len(values) == len(points):
+                    raise _EnoughError
+
+        return callback
+
+    handles = [point.attach(watch(point)) for point in points]
+    try:
+        model(*call.args, **call.kwargs)
+    except _EnoughError:
+        return values
+    finally:
+        for handle in handles:
+            handle.remove()
+    missing = ", ".join(f"`{point}`" for point in points if point not in values)
+    raise RuntimeError(
+        f"The forward pass of the {type(model).__name__} never reached {missing}. The module may not be called at "
+        "all, or not in this mode of the model: name a point that is."
+    )
+
+
+def _activations(site: Site, values: Mapping[Point, Tensor], seen: Seen, neurons: bool) -> SiteActivations:
+    inputs, outputs = values[site.reads], values[site.writes]
+    shape = outputs.shape[:-1]
+    # Some models flatten sequences before the MLP; the tokens' own shape is what users count in.
+    if seen.ids is not None and seen.ids.numel() == shape.numel():
+        shape = seen.ids.shape
+    if inputs.shape[:-1].numel() != shape.numel():
+        raise ValueError(
+            f"`reads` and `writes` must see the same positions, got {tuple(inputs.shape)} at `{site.reads}` and "
+            f"{tuple(outputs.shape)} at `{site.writes}`."
+        )
+    hidden = None
+    if neurons:
+        hidden = site.neurons.encode(inputs) if site.hidden is None else values[site.hidden]
+        hidden = hidden.reshape(*shape, -1)
+    mask = seen.kept(shape, site.exclusion, outputs.device)
+    if mask is None:
+        mask = torch.ones(shape, dtype=torch.bool, device=outputs.device)
+    return SiteActivations(inputs.reshape(*shape, -1), outputs.reshape(*shape, -1), hidden, mask, shape)

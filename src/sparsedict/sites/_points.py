@@ -1,0 +1,148 @@
+"""Points of a model where activations are read or replaced."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+Side = Literal["in", "out"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One side of one module: what it takes (``"in"``) or what it returns (``"out"``).
+
+    A TransformerLens hook point passes its input through, so its two sides are one and are written ``"out"``.
+    """
+
+    module: nn.Module
+    side: Side
+    path: str = field(compare=False)
+
+    def __str__(self) -> str:
+        return self.path if is_hook_point(self.module) else f"{self.path}:{self.side}"
+
+    def attach(self, callback: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+        """Calls ``callback`` with the activation of every forward pass; a tensor it returns takes its place."""
+        if self.side == "in":
+
+            def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                where, key, value = _first_tensor(self, args, kwargs)
+                new = callback(value)
+                if new is None:
+                    return None
+                if where == "args":
+                    return (*args[:key], new, *args[key + 1 :]), kwargs
+                return args, {**kwargs, key: new}
+
+            return self.module.register_forward_pre_hook(before, with_kwargs=True)
+
+        def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+            if isinstance(output, Tensor):
+                return callback(output)
+            if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
+                new = callback(output[0])
+                return None if new is None else (new, *output[1:])
+            raise TypeError(
+                f"`{self}` must return a tensor or a tuple that begins with one, got {type(output).__name__}. "
+                "Name a module further inside."
+            )
+
+        return self.module.register_forward_hook(after)
+
+
+def _first_tensor(point: Point, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any, Tensor]:
+    for index, value in enumerate(args):
+        if isinstance(value, Tensor):
+            return "args", index, value
+    for key in ("hidden_states", "x", "input", *kwargs):
+        if isinstance(kwargs.get(key), Tensor):
+            return "kwargs", key, kwargs[key]
+    raise TypeError(f"`{point}` must be called with a tensor, got {len(args)} other arguments and {sorted(kwargs)}.")
+
+
+def is_hook_point(module: object) -> bool:
+    """Whether this is a TransformerLens hook point, told by its class name so that nothing is imported."""
+    return any(kind.__name__ == "HookPoint" for kind in type(module).__mro__)
+
+
+def resolve_point(model: nn.Module, name: str, argument: str) -> Point:
+    """Returns the point that a name stands for: ``"module.path:in"``, ``"module.path:out"`` or a hook's name.
+
+    Raises:
+        ValueError: If there is no such module, or a plain module is named without a side.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"`{argument}` must be a string such as 'h.0.mlp:in', got {type(name).__name__}.")
+    path, _, side = name.partition(":")
+    module = resolve_module(model, path, argument)
+    if side not in ("", "in", "out"):
+        raise ValueError(f"`{argument}` must end in ':in' or ':out', got {name!r}.")
+    if is_hook_point(module):
+        return Point(module, "out", _canonical(model, module, path))
+    if side == "":
+        raise ValueError(
+            f"`{argument}` must say which side of the module is meant, got {name!r}: write '{path}:in' for what it "
+            f"takes or '{path}:out' for what it returns."
+        )
+    return Point(module, "in" if side == "in" else "out", path)
+
+
+def _canonical(model: nn.Module, module: nn.Module, path: str) -> str:
+    """The hook's own name where that leads to the same hook: aliases such as ``hook_mlp_out`` lie elsewhere."""
+    own = getattr(module, "name", None)
+    return own if isinstance(own, str) and find_module(model, own) is module else path
+
+
+def find_module(model: nn.Module, path: str) -> nn.Module | None:
+    """Returns the module at a dotted path, or None."""
+    current: object = model
+    for part in path.split("."):
+        current = getattr(current, part, None) if part else None
+    if isinstance(current, nn.Module):
+        return current
+    # Hook names that exist only in TransformerLens' table, such as those of its compatibility mode.
+    hook = _hooks(model).get(path)
+    return hook if isinstance(hook, nn.Module) else None
+
+
+def resolve_module(model: nn.Module, path: str, argument: str = "path") -> nn.Module:
+    """Returns the module at a dotted path.
+
+    Raises:
+        ValueError: If there is none; the message lists near names.
+    """
+    module = find_module(model, path)
+    if module is None:
+        names = sorted(set(module_names(model)))
+        near = difflib.get_close_matches(path, names, n=5, cutoff=0.5)
+        mlps = [name for name in names if name.rpartition(".")[2] in ("mlp", "ffn", "feed_forward", "intermediate")]
+        hints = [f"Near names: {', '.join(map(repr, near))}."] if near else []
+        if mlps:
+            hints.append(f"MLPs in this model: {', '.join(map(repr, mlps[:3]))}{', ...' if len(mlps) > 3 else ''}.")
+        if not hints:
+            hints.append(f"It begins: {', '.join(map(repr, names[:5]))}.")
+        raise ValueError(
+            f"`{argument}` must name a module of the {type(model).__name__}, got {path!r}. {' '.join(hints)}"
+        )
+    return module
+
+
+def module_names(model: nn.Module) -> Iterator[str]:
+    """Names by which the model's modules are known to users, without the insides of TransformerLens' wrappers."""
+    for name in _hooks(model):
+        yield name
+        yield name.rpartition(".")[0]
+    for name, _ in model.named_modules():
+        if name and "_original_component" not in name:
+            yield name
+
+
+def _hooks(model: nn.Module) -> dict[str, Any]:
+    table = getattr(model, "hook_dict", None)
+    return table if isinstance(table, dict) else {}

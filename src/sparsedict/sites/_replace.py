@@ -1,0 +1,165 @@
+"""Running a model with a dictionary in an MLP's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sparsedict import checks
+from sparsedict.sites._tokens import Seen, watched
+from sparsedict.types import Role
+
+if TYPE_CHECKING:
+    from sparsedict.sites._site import Site
+
+ROLES: tuple[Role, ...] = ("inputs", "outputs", "neurons")
+Intervention = Callable[[Tensor], Tensor]
+"""From dense latents ``[*batch, n_latents]`` to dense latents, such as `Ablation`, `Clamp` and `Steer`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A vector in an activation's place, whatever the input: zero and mean ablation.
+
+    It encodes into no latents at all and decodes into the vector.
+
+    Args:
+        value: ``[d]``.
+        writes: Which activation it takes the place of.
+
+    Example:
+        >>> import torch
+        >>> constant = Constant(torch.tensor([1.0, 2.0]))
+        >>> constant.decode(constant.encode(torch.zeros(3, 2))).shape
+        torch.Size([3, 2])
+    """
+
+    value: Float[Tensor, " d"]
+    writes: Role = "outputs"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.value, Tensor) or self.value.ndim != 1 or not self.value.is_floating_point():
+            got = tuple(self.value.shape) if isinstance(self.value, Tensor) else type(self.value).__name__
+            raise ValueError(f"`value` must be a floating-point vector [d], got {got}.")
+        checks.one_of("writes", self.writes, ROLES)
+
+    @property
+    def reads(self) -> Role:
+        """It reads where it writes, and disregards what it reads."""
+        return self.writes
+
+    def encode(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch 0"]:
+        """Returns no latents."""
+        return x[..., :0]
+
+    def decode(self, latents: Float[Tensor, "*batch 0"]) -> Float[Tensor, "*batch d"]:
+        """Returns the vector for every position."""
+        return self.value.to(latents.device).expand(*latents.shape[:-1], -1)
+
+
+@contextmanager
+def replaced(
+    site: Site, x: Any, ablate: Intervention | None, error_term: bool, reads: Role | None, writes: Role | None
+) -> Iterator[None]:
+    """See `Site.replaced`."""
+    source, target = _roles(x, reads, writes)
+    if ablate is not None and not callable(ablate):
+        raise TypeError(f"`ablate` must be callable on dense latents, got {type(ablate).__name__}.")
+    from_point, to_point = site.point(source), site.point(target)
+    held: dict[str, Tensor] = {}
+
+    def read(value: Tensor) -> None:
+        held["source"] = value
+
+    def write(original: Tensor) -> Tensor:
+        value = held.pop("source", None)
+        if value is None:
+            raise RuntimeError(
+                f"The replacement reads at `{from_point}`, which this forward pass must reach before `{to_point}`."
+            )
+        new = _reconstruction(x, value, original, ablate, error_term)
+        kept = seen.kept(original.shape[:-1], site.exclusion, original.device)
+        return new if kept is None else torch.where(kept.unsqueeze(-1), new, original)
+
+    with watched(site.model) as seen:
+        assert isinstance(seen, Seen)
+        handles = [from_point.attach(read), to_point.attach(write)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _roles(x: Any, reads: Role | None, writes: Role | None) -> tuple[Role, Role]:
+    for name in ("encode", "decode"):
+        if not callable(getattr(x, name, None)):
+            raise TypeError(
+                f"`x` must be a dictionary, `Neurons` or an object with `encode` and `decode`, got "
+                f"{type(x).__name__}, which has no `{name}`."
+            )
+    source, target = _role(x, "reads", reads), _role(x, "writes", writes)
+    if source is None:
+        raise ValueError(
+            f"`reads` must say which activations a {type(x).__name__} takes: 'inputs' (it computes the MLP's output "
+            "from its input) or 'outputs' (it reproduces the output)."
+        )
+    return source, target or ("neurons" if source == "neurons" else "outputs")
+
+
+def _role(x: Any, name: str, given: Role | None) -> Role | None:
+    own: Role | None = next((role for role in ROLES if role == getattr(x, name, None)), None)
+    if given is not None:
+        checks.one_of(name, given, ROLES)
+        if own is not None and own != given:
+            raise ValueError(f"`{name}` must be {own!r} for this {type(x).__name__}, got {given!r}. Leave it out.")
+    return own or given
+
+
+def _reconstruction(
+    x: Any, source: Tensor, original: Tensor, ablate: Intervention | None, error_term: bool
+) -> Float[Tensor, "*batch d"]:
+    inputs = _fitted(x, source)
+    latents = x.encode(inputs)
+
+    def decode(h: Tensor) -> Tensor:
+        return x.reconstruct(h, inputs) if hasattr(x, "reconstruct") else x.decode(h)
+
+    plain = decode(latents) if ablate is None or error_term else None
+    result = plain
+    if ablate is not None:
+        changed = ablate(latents)
+        checks.same_shape("ablate(latents)", changed, "latents", latents)
+        result = decode(changed)
+    assert result is not None
+    if result.shape != original.shape:
+        raise ValueError(
+            f"`x` must give activations {tuple(original.shape)} at this site, got {tuple(result.shape)} from "
+            f"{type(x).__name__}."
+        )
+    if error_term:
+        assert plain is not None
+        # Written as the original plus a difference, so that it is exact where nothing is ablated.
+        result = original.detach() + (result - plain.detach()).to(original.dtype)
+    return result.to(original.dtype)
+
+
+def _fitted(x: Any, source: Tensor) -> Tensor:
+    """The activations in the dictionary's own precision."""
+    d_in = getattr(x, "d_in", None)
+    if isinstance(d_in, int) and d_in != source.shape[-1]:
+        raise ValueError(f"`x` takes activations of width {d_in}, but the site gives {tuple(source.shape)}.")
+    weight = getattr(x, "encoder", None)
+    if not isinstance(weight, Tensor):
+        weight = next((p for p in x.parameters() if p.is_floating_point()), None) if isinstance(x, nn.Module) else None
+    if weight is None:
+        return source
+    if weight.device != source.device:
+        raise ValueError(f"`x` must be on the site's device {source.device}, got {weight.device}. Move it with `.to`.")
+    return source.to(weight.dtype)

@@ -1,0 +1,262 @@
+"""One place in one model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sparsedict import checks
+from sparsedict.sites._capture import capture_sites
+from sparsedict.sites._find import find, probe, reading
+from sparsedict.sites._neurons import Neurons
+from sparsedict.sites._points import Point, is_hook_point, resolve_module, resolve_point
+from sparsedict.sites._replace import Constant, Intervention, replaced
+from sparsedict.sites._tokens import Exclusion, Tokens, prepare
+from sparsedict.types import EncoderDecoder, Role, SiteActivations
+
+
+class Site:
+    """One place in one model: where an MLP reads, where it writes, and its own neurons.
+
+    ``Site(model, path)`` is one module. An MLP that is spread over modules has its two ends named: a point is a
+    module's path with ``:in`` or ``:out``, or the name of a TransformerLens hook. Both ends may be the same point
+    (a residual stream).
+
+    Args:
+        model: Any `torch.nn.Module`: of Hugging Face, TransformerLens or one's own. It isn't changed.
+        path: Dotted path of the MLP's module, such as ``"transformer.h.1.mlp"`` or ``"blocks.1.mlp"``.
+        reads: The point where the MLP takes its input, instead of ``path``.
+        writes: The point where its output is.
+        neurons: The MLP's units, or a function that makes them of the module at ``path`` (of the innermost module
+            that holds both points), for an architecture that isn't known here.
+        exclude_tokens: Ids whose positions are left out, such as those of BOS and padding.
+        exclude_first: How many positions at the beginning of each sequence are left out. Where there is an
+            ``attention_mask``, padding is always left out and isn't counted.
+
+    Raises:
+        ValueError: If a path leads nowhere (the message lists near names) or the two forms are mixed.
+
+    Example:
+        >>> import torch
+        >>> mlp = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.GELU(), torch.nn.Linear(16, 4))
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(10, 4), mlp, torch.nn.Linear(4, 10))
+        >>> site = Site(model, "1")
+        >>> site.neurons
+        Neurons(n=16, d_in=4, d_out=4, activation=GELU)
+        >>> site.capture(torch.tensor([[1, 2, 3]])).outputs.shape
+        torch.Size([1, 3, 4])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        path: str | None = None,
+        *,
+        reads: str | None = None,
+        writes: str | None = None,
+        neurons: Neurons | Callable[[nn.Module], Neurons] | None = None,
+        exclude_tokens: Sequence[int] = (),
+        exclude_first: int = 0,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+        if neurons is not None and not callable(neurons) and not isinstance(neurons, Neurons):
+            raise TypeError(f"`neurons` must be `Neurons` or a function that makes them, got {type(neurons).__name__}.")
+        self.model = model
+        self.reads, self.writes = _points(model, path, reads, writes)
+        same = self.reads == self.writes
+        self.name: str = path or (str(self.reads) if same else f"{self.reads} -> {self.writes}")
+        tokens = tuple(checks.at_least("exclude_tokens", int(token), 0) for token in exclude_tokens)
+        self.exclusion = Exclusion(tokens, checks.at_least("exclude_first", exclude_first, 0))
+        self._given = neurons
+        self._reading: int | None = None
+        self._widths: tuple[int, int] | None = None
+
+    def __repr__(self) -> str:
+        parts = [type(self.model).__name__, repr(self.name)]
+        if self.exclusion.tokens:
+            parts.append(f"exclude_tokens={self.exclusion.tokens}")
+        if self.exclusion.n_first:
+            parts.append(f"exclude_first={self.exclusion.n_first}")
+        return f"Site({', '.join(parts)})"
+
+    @property
+    def d_in(self) -> int:
+        """Width of what the MLP reads."""
+        return self._find_widths()[0]
+
+    @property
+    def d_out(self) -> int:
+        """Width of what the MLP writes."""
+        return self._find_widths()[1]
+
+    @property
+    def neurons(self) -> Neurons:
+        """The MLP's own units.
+
+        What is found in the module is compared with what the module computes before it is given out. Where the site
+        reads TransformerLens' ``hook_normalized``, the norm's scale and shift are folded in, with a warning.
+
+        Raises:
+            ValueError: If the MLP's matrices can't be found; the message says how to give them by hand.
+        """
+        if isinstance(self._given, Neurons):
+            return self._given
+        if self._given is not None:
+            found = self._given(self._holder())
+            if not isinstance(found, Neurons):
+                raise TypeError(f"`neurons` must be a function that returns `Neurons`, got {type(found).__name__}.")
+            return found
+        # Only which reading is remembered: the weights themselves may be moved or trained in the meantime.
+        if self._reading is None:
+            self._reading = find(self)
+        return reading(self, self._reading)[0].neurons
+
+    @property
+    def hidden(self) -> Point | None:
+        """Where the neurons' activations enter the decoder, if the model has such a point."""
+        if self._given is not None:
+            return None
+        _ = self.neurons
+        assert self._reading is not None
+        return reading(self, self._reading)[0].hidden
+
+    def point(self, role: Role) -> Point:
+        """Returns where the activations of a role are.
+
+        Raises:
+            ValueError: If the model has no point at which its neurons' activations pass.
+        """
+        if role == "neurons":
+            hidden = self.hidden
+            if hidden is None:
+                raise ValueError(
+                    f"The neurons of {self!r} pass no known point of the model: replace its inputs or outputs."
+                )
+            return hidden
+        return self.reads if role == "inputs" else self.writes
+
+    def capture(self, tokens: Tokens, *, neurons: bool = False) -> SiteActivations:
+        """Returns what the MLP reads and writes for these tokens, without gradients.
+
+        The forward pass stops after the site. The model's mode (training or evaluation) is left as it is.
+
+        Args:
+            tokens: Token ids ``[n_sequences, n_positions]``, a mapping of the model's keyword arguments (padding is
+                told by its ``attention_mask``), or, for a module that takes activations, those.
+            neurons: Whether to capture the MLP's hidden activations too.
+
+        Raises:
+            TypeError: If ``tokens`` are of the wrong type.
+        """
+        captured = capture_sites({"": self}, tokens, neurons=neurons)[""]
+        self._widths = (captured.inputs.shape[-1], captured.outputs.shape[-1])
+        return captured
+
+    def replaced(
+        self,
+        x: EncoderDecoder | Any,
+        *,
+        ablate: Intervention | None = None,
+        error_term: bool = False,
+        reads: Role | None = None,
+        writes: Role | None = None,
+    ) -> AbstractContextManager[None]:
+        r"""Returns a context in which the model runs with ``x`` in the MLP's place.
+
+        .. math::
+            y' = R(a(f)), \qquad \text{with the error kept: } y' = R(a(f)) + (y - R(f)), \qquad f = \mathrm{encode}(x)
+
+        Positions that the site leaves out pass through unchanged. Gradients flow, except through the error, which is
+        constant. Several sites can be replaced at once, one context inside the other.
+
+        Args:
+            x: A dictionary, `Neurons`, `Constant`, or any object with ``encode`` and ``decode``.
+            ablate: $a$, from dense latents to dense latents: `Ablation`, `Clamp`, `Steer` or a function.
+            error_term: Whether to add what the reconstruction misses of the original.
+            reads: Which activations ``x`` takes, where it doesn't say so itself.
+            writes: Which it gives; by default the outputs, or the neurons' for one that reads these.
+
+        Raises:
+            ValueError: If it isn't known which activations ``x`` takes, or the widths don't fit.
+        """
+        return replaced(self, x, ablate, error_term, reads, writes)
+
+    def ablated(self, mean: Float[Tensor, " d_out"] | None = None) -> AbstractContextManager[None]:
+        """Returns a context in which the MLP writes zero, or its ``mean`` ``[d_out]``, wherever positions count."""
+        value = torch.zeros(self.d_out) if mean is None else checks.latent_vector("mean", mean, self.d_out)
+        return self.replaced(Constant(value))
+
+    def logits(self, tokens: Tokens) -> Float[Tensor, "*shape n_vocabulary"]:
+        """Returns the model's logits ``[n_sequences, n_positions, n_vocabulary]``, with gradients where these are on.
+
+        Raises:
+            TypeError: If the model gives none.
+        """
+        call = prepare(self.model, tokens)
+        output = self.model(*call.args, **call.kwargs)
+        if isinstance(output, Tensor):
+            return output
+        logits = getattr(output, "logits", None)
+        if logits is None and isinstance(output, tuple) and output:
+            logits = output[0]
+        if not isinstance(logits, Tensor):
+            raise TypeError(
+                f"`model` must return logits, got {type(output).__name__} from {type(self.model).__name__}. Load it "
+                "with its language-model head."
+            )
+        return logits
+
+    def _holder(self) -> nn.Module:
+        from sparsedict.sites._find import _holders
+
+        path = _holders(self)[0]
+        return resolve_module(self.model, path) if path else self.model
+
+    def _find_widths(self) -> tuple[int, int]:
+        if self._widths is None:
+            pair = probe(self)
+            if pair is not None:
+                self._widths = (pair[0].shape[-1], pair[1].shape[-1])
+            elif self.reads == self.writes:
+                raise ValueError(
+                    f"The widths of {self!r} are unknown, for the model can't run on bare tokens. Call `capture` once."
+                )
+            else:
+                neurons = self.neurons
+                self._widths = (neurons.d_in, neurons.d_out)
+        return self._widths
+
+
+def _points(model: nn.Module, path: str | None, reads: str | None, writes: str | None) -> tuple[Point, Point]:
+    if path is not None:
+        if reads is not None or writes is not None:
+            raise ValueError(
+                f"`path` must be left out where `reads` and `writes` are given, got path={path!r}, reads={reads!r}, "
+                f"writes={writes!r}."
+            )
+        return _points_of_module(model, path)
+    if reads is None or writes is None:
+        raise ValueError(
+            f"A site must have a `path`, or both `reads` and `writes`, got reads={reads!r}, writes={writes!r}."
+        )
+    return resolve_point(model, reads, "reads"), resolve_point(model, writes, "writes")
+
+
+def _points_of_module(model: nn.Module, path: str) -> tuple[Point, Point]:
+    if not isinstance(path, str):
+        raise TypeError(f"`path` must be a string such as 'blocks.1.mlp', got {type(path).__name__}.")
+    module = resolve_module(model, path)
+    hooks = [getattr(module, name, None) for name in ("hook_in", "hook_out")]
+    if is_hook_point(module):
+        point = resolve_point(model, path, "path")
+        return point, point
+    # A TransformerLens wrapper's hooks: they also exist where its MLP has no module of its own.
+    if all(is_hook_point(hook) for hook in hooks):
+        return resolve_point(model, f"{path}.hook_in", "path"), resolve_point(model, f"{path}.hook_out", "path")
+    return Point(module, "in", path), Point(module, "out", path)

@@ -1,0 +1,32 @@
+"""Where an MLP keeps its matrices: one file per family of models.
+
+A family is a function that looks at a module and yields every way in which it may be an MLP of that family, the
+likeliest first, or nothing. Which one is right is settled by comparing numbers, not names: see `find`.
+
+| file | MLPs |
+|---|---|
+| `_two_layer.py` | two linear layers and an activation: GPT-2, GPT-Neo, GPT-NeoX, DistilBERT, OPT, `nn.Sequential` |
+| `_gated.py` | three linear layers: Llama, Mistral, Qwen, Gemma, T5 v1.1; two where the first is fused: Phi-3, GLM |
+| `_spread.py` | layers in separate modules: BERT, RoBERTa, ViT |
+| `_lens.py` | TransformerLens 4 (`TransformerBridge`) and 3 (`HookedTransformer`) |
+"""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from sparsedict.sites.families._found import Family, Found
+from sparsedict.sites.families._gated import fused_gate, gated
+from sparsedict.sites.families._lens import bridge, hooked
+from sparsedict.sites.families._spread import spread
+from sparsedict.sites.families._two_layer import two_layer
+
+FAMILIES: tuple[Family, ...] = (bridge, hooked, two_layer, gated, fused_gate, spread)
+
+__all__ = ["FAMILIES", "Family", "Found", "candidates"]
+
+
+def candidates(module: nn.Module) -> Iterator[Found]:
+    """Yields every way in which the module may be an MLP."""
+    for family in FAMILIES:
+        yield from family(module)

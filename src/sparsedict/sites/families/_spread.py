@@ -1,0 +1,18 @@
+"""MLPs whose two linear layers lie in separate modules, as in BERT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from sparsedict.sites.families._found import Found
+from sparsedict.sites.families._two_layer import between
+
+
+def spread(module: nn.Module) -> Iterator[Found]:
+    """Yields the readings of a layer with ``intermediate.dense`` and ``output.dense``."""
+    intermediate, output = getattr(module, "intermediate", None), getattr(module, "output", None)
+    encoder, decoder = getattr(intermediate, "dense", None), getattr(output, "dense", None)
+    if isinstance(intermediate, nn.Module) and isinstance(encoder, nn.Module) and isinstance(decoder, nn.Module):
+        yield from between(encoder, decoder, intermediate)

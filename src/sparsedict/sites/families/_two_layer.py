@@ -1,0 +1,36 @@
+"""MLPs of two linear layers with an activation between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from sparsedict.sites._neurons import Neurons
+from sparsedict.sites._points import Point
+from sparsedict.sites.families._found import Found, activations, linear_layers, matrix
+
+
+def two_layer(module: nn.Module) -> Iterator[Found]:
+    """Yields the readings of a module with two linear layers; the first one registered is likelier to encode."""
+    layers = linear_layers(module)
+    if len(layers) != 2:
+        return
+    for first, second in (layers, layers[::-1]):
+        yield from between(first, second, module)
+
+
+def between(encoder: nn.Module, decoder: nn.Module, *holders: nn.Module) -> Iterator[Found]:
+    """Yields the readings of two linear layers whose activation is kept in one of the ``holders``."""
+    first, second = matrix(encoder), matrix(decoder)
+    if first is None or second is None or first[0].shape[0] != second[0].shape[1]:
+        return
+    for activation, sure in activations(*holders):
+        neurons = Neurons(
+            encoder=first[0],
+            decoder=second[0].T,
+            activation=activation,
+            encoder_bias=first[1],  # pyright: ignore[reportArgumentType]
+            decoder_bias=second[1],  # pyright: ignore[reportArgumentType]
+        )
+        yield Found(neurons, Point(decoder, "in", "decoder"), sure)
