@@ -1,0 +1,103 @@
+"""Loads the embedded model, its tokenizer and its text."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.zoo._corpus import Split, source_files
+
+if TYPE_CHECKING:
+    from transformers import GPTNeoForCausalLM, PreTrainedTokenizerFast
+
+NAME = "stdlib_neo"
+BOS = "<|endoftext|>"
+N_CONTEXT = 256
+
+
+def load_model() -> GPTNeoForCausalLM:
+    """Loads the embedded model as a Hugging Face model, float32, in evaluation mode.
+
+    A GPT-Neo of four layers, ``d_model`` 128, ``d_mlp`` 512 (GELU), vocabulary 4,096, context 256, trained on the
+    Python standard library's source. ``python -m sparsedict.zoo.build`` rebuilds it.
+
+    Raises:
+        ImportError: If transformers isn't installed (``pip install 'sparsedict[demo]'``).
+    """
+    from safetensors.torch import load_file
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    with as_file(files("sparsedict.zoo") / NAME) as folder:
+        config = GPTNeoConfig(**json.loads((folder / "config.json").read_text()))
+        state = load_file(folder / "model.safetensors")
+    model = GPTNeoForCausalLM(config)
+    keys = model.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
+    model.tie_weights()
+    absent = [name for name in keys.missing_keys if not name.endswith(("lm_head.weight", "attn.attention.bias"))]
+    if absent or keys.unexpected_keys:
+        raise RuntimeError(f"The embedded model doesn't fit this transformers: {absent}, {keys.unexpected_keys}.")
+    return model.eval()
+
+
+def load_bridge(*, compatibility_mode: bool = False) -> Any:
+    """Loads the embedded model as a ``TransformerBridge`` of TransformerLens.
+
+    Args:
+        compatibility_mode: Fold and centre weights as ``HookedTransformer`` did, and name hooks as it did.
+
+    Raises:
+        ImportError: If transformer_lens isn't installed (``pip install 'sparsedict[lens]'``).
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    bridge = TransformerBridge.boot_transformers(NAME, hf_model=load_model(), tokenizer=load_tokenizer())
+    if compatibility_mode:
+        bridge.enable_compatibility_mode()
+    return bridge
+
+
+def load_tokenizer() -> PreTrainedTokenizerFast:
+    """Loads the embedded model's byte-level BPE as a Hugging Face tokenizer; token 0 is BOS."""
+    from transformers import PreTrainedTokenizerFast
+
+    with as_file(files("sparsedict.zoo") / NAME / "tokenizer.json") as path:
+        return PreTrainedTokenizerFast(
+            tokenizer_file=str(path), name_or_path=NAME, bos_token=BOS, eos_token=BOS, pad_token=BOS, add_bos_token=True
+        )
+
+
+def tokens(
+    split: Split, *, n_tokens: int | None = None, stdlib: Path | None = None
+) -> Int[Tensor, "n_sequences n_positions"]:
+    """Tokenises one side of the standard library's source into sequences that begin with BOS.
+
+    Modules follow each other with a BOS between them; every sequence of 256 begins with a BOS of its own.
+
+    Args:
+        split: ``"train"`` or ``"evaluation"``.
+        n_tokens: Upper bound of the tokens returned, to the whole sequence; ``None`` for all (about 2.5 million for
+            training, 0.2 million for evaluation).
+        stdlib: Library folder to read instead of the running interpreter's.
+
+    Raises:
+        FileNotFoundError: If the standard library's source isn't installed.
+    """
+    from tokenizers import Tokenizer
+
+    if n_tokens is not None:
+        checks.at_least("n_tokens", n_tokens, N_CONTEXT)
+    tokenizer = Tokenizer.from_str((files("sparsedict.zoo") / NAME / "tokenizer.json").read_text(encoding="utf-8"))
+    encoded = tokenizer.encode_batch_fast([file.text for file in source_files(split, stdlib)], add_special_tokens=False)
+    joined = torch.tensor([token for item in encoded for token in (0, *item.ids)])
+    width = N_CONTEXT - 1
+    rows = joined[: len(joined) // width * width].view(-1, width)
+    if n_tokens is not None:
+        rows = rows[: n_tokens // N_CONTEXT]
+    return torch.nn.functional.pad(rows, (1, 0), value=0)
