@@ -1,0 +1,221 @@
+"""Activations that are in memory already, or come in batches from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.data._batches import AnyBatch, Batches, Chunk, Position, RowSource
+from sparsedict.data._layout import Layout
+from sparsedict.data._seeds import permutation
+from sparsedict.types import ActivationBatch
+
+Pair = tuple[Float[Tensor, "n_tokens d_in"], Float[Tensor, "n_tokens d_out"]]
+
+DEFAULT_BATCH_SIZE = 4096
+DEFAULT_SEED = 0
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """Data that has a batch size and a seed of its own, such as an `ActivationStream`."""
+
+    def batches(self, *, repeat: bool = True) -> Batches: ...
+
+
+def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = None, repeat: bool = True) -> Batches:
+    """Returns batches of any form of data, starting anew.
+
+    Args:
+        data: An `ActivationStream`; a tensor ``[n_tokens, d]``, whose batches have it as inputs and as outputs; a
+            tuple of two tensors, inputs and outputs; an `ActivationBatch` of everything; any iterable of these as
+            batches; or, for several sites, a dict of tensors, tuples or `ActivationBatch` by name.
+        batch_size: Tokens per batch, 4,096 by default. Data that comes in batches has its own.
+        seed: Of the shuffle, 0 by default. A stream has its own.
+        repeat: Whether to go on with another pass, shuffled anew, after the last token.
+
+    Raises:
+        TypeError: If ``data`` is none of these, or holds integers where activations belong.
+        ValueError: If it is empty, holds NaN, or has a batch size or seed of its own and is given another.
+
+    Example:
+        >>> import torch
+        >>> batches = as_batches(torch.randn(10, 3), batch_size=4)
+        >>> batches.pairs, batches.n_tokens, len(batches.next_batch())
+        (False, 10, 4)
+    """
+    if isinstance(data, Batched):
+        _refuse(batch_size, "batch_size", data, "the stream")
+        _refuse(seed, "seed", data, "the stream")
+        return data.batches(repeat=repeat)
+    held = _held(data)
+    if held is not None:
+        size = checks.at_least("batch_size", DEFAULT_BATCH_SIZE if batch_size is None else batch_size, 1)
+        used_seed = checks.at_least("seed", DEFAULT_SEED if seed is None else seed, 0)
+        return Batches(_HeldRows(held, used_seed), batch_size=size, seed=used_seed, repeat=repeat)
+    if not isinstance(data, Iterable) or isinstance(data, str | bytes):
+        raise TypeError(
+            "`data` must be an ActivationStream, a tensor [n_tokens, d], a tuple of two tensors (inputs, outputs), an "
+            f"ActivationBatch, a dict of these by site, or an iterable of batches, got {type(data).__name__}."
+        )
+    _refuse(batch_size, "batch_size", data, "whoever makes the batches")
+    shuffled = isinstance(data, Sequence)
+    used_seed = checks.at_least("seed", DEFAULT_SEED if seed is None else seed, 0) if shuffled else None
+    return Batches(_GivenBatches(data, used_seed), batch_size=None, seed=used_seed, repeat=repeat)
+
+
+def _refuse(value: int | None, name: str, data: object, owner: str) -> None:
+    if value is not None:
+        raise ValueError(
+            f"`{name}` must be left out for data that has its own, got {name}={value} with {type(data).__name__}: "
+            f"give it to {owner} only."
+        )
+
+
+def _held(data: Any) -> AnyBatch | None:
+    """Returns everything as one batch, or None where ``data`` comes in batches."""
+    if isinstance(data, Mapping):
+        if not data:
+            raise ValueError("`data` must name at least one site, got an empty mapping.")
+        return {str(name): _whole(f"data[{name!r}]", value) for name, value in data.items()}
+    if isinstance(data, ActivationBatch | Tensor | np.ndarray | tuple):
+        return _whole("data", data)
+    return None
+
+
+def _whole(name: str, value: Any) -> ActivationBatch:
+    batch = _as_batch(name, value)
+    if not len(batch):
+        raise ValueError(f"`{name}` must hold at least one token, got none: shape {tuple(batch.inputs.shape)}.")
+    for part in {id(t): t for t in (batch.inputs, batch.outputs, batch.neurons) if t is not None}.values():
+        checks.finite(name, part, "Look where they come from before training on the rest.")
+    return batch
+
+
+def _as_batch(name: str, value: Any) -> ActivationBatch:
+    if isinstance(value, ActivationBatch):
+        return value
+    parts = list(value) if isinstance(value, tuple | list) else [value]
+    if len(parts) not in (1, 2) or not all(isinstance(part, Tensor | np.ndarray) for part in parts):
+        raise TypeError(
+            f"`{name}` must be an ActivationBatch, a tensor [n_tokens, d] or a tuple of two (inputs, outputs), "
+            f"got {_kind(value)}."
+        )
+    tensors = [_activations(name, part) for part in parts]
+    if len(tensors[0]) != len(tensors[-1]):
+        raise ValueError(
+            f"`{name}` must hold inputs and outputs of the same tokens, got {len(tensors[0])} and {len(tensors[1])}."
+        )
+    return ActivationBatch(tensors[0], tensors[-1])
+
+
+def _activations(name: str, value: Tensor | np.ndarray) -> Tensor:
+    tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    if not tensor.is_floating_point():
+        raise TypeError(
+            f"`{name}` must hold floating-point activations [n_tokens, d], got a tensor of {tensor.dtype}. Tokens go "
+            "to `ActivationStream(site, tokens)`, which turns them into activations."
+        )
+    if tensor.ndim != 2:
+        raise ValueError(f"`{name}` must have the shape [n_tokens, d], got {tuple(tensor.shape)}.")
+    return tensor
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return f"{type(value).__name__} of {len(value)} ({', '.join(sorted({type(part).__name__ for part in value}))})"
+    return type(value).__name__
+
+
+class _HeldRows(RowSource):
+    """Rows in memory: each pass serves all of them in a new order."""
+
+    def __init__(self, batch: AnyBatch, seed: int) -> None:
+        self._seed = seed
+        self._layout, self._columns = Layout.of(batch)
+        self.names = self._layout.names
+        self.pairs = self._layout.pairs
+        sizes = {len(column) for column in self._columns}
+        if len(sizes) > 1:
+            raise ValueError(f"`data` must hold the same tokens for all sites, got {sorted(sizes)} tokens.")
+        self.n_tokens = len(self._columns[0])
+        self.origin = f"{self.n_tokens:,} tokens in memory, shuffled anew for each pass"
+
+    def chunks(self, epoch: int, start: Position) -> Iterator[Chunk]:
+        if start[0] == 0:
+            order = permutation(self.n_tokens or 0, self._seed, epoch).to(self._columns[0].device)
+            yield Chunk(self._columns, order, (0, 0), (1, 0))
+
+    def batch(self, columns: tuple[Tensor, ...]) -> AnyBatch:
+        return self._layout.batch(columns)
+
+
+class _GivenBatches(RowSource):
+    """Batches that somebody else has cut: a sequence in its order and then reshuffled, any other iterable as it is."""
+
+    grouped = True
+
+    def __init__(self, data: Iterable[Any], seed: int | None) -> None:
+        self._seed = seed
+        self._items = data
+        self._once = iter(data) is data
+        self._n_read = 0
+        iterator = iter(data)
+        first = next(iterator, None)
+        if first is None:
+            raise ValueError(f"`data` must give at least one batch, got an empty {type(data).__name__}.")
+        if self._once:
+            self._items = chain([first], iterator)
+        layout, _ = Layout.of(self._checked(first))
+        self.names, self.pairs, self._layout = layout.names, layout.pairs, layout
+        later = (
+            "an iterator that can be read once"
+            if self._once
+            else "later passes as it gives them"
+            if seed is None
+            else "reshuffled after the first pass"
+        )
+        self.origin = f"batches from a {type(data).__name__}, {later}"
+
+    def chunks(self, epoch: int, start: Position) -> Iterator[Chunk]:
+        for index, item in enumerate(self._pass(epoch, start[0]), start[0]):
+            layout, columns = Layout.of(self._checked(item))
+            if layout.names != self.names:
+                raise ValueError(f"`data` must give the same sites in each batch, got {layout.names} and {self.names}.")
+            self._layout = layout
+            yield Chunk(columns, None, (index, 0), (index + 1, 0))
+
+    def _pass(self, epoch: int, start: int) -> Iterator[Any]:
+        if self._seed is not None:
+            items = cast(Sequence[Any], self._items)
+            order = permutation(len(items), self._seed, epoch).tolist() if epoch else range(len(items))
+            return (items[index] for index in order[start:])
+        if not self._once:
+            return islice(iter(self._items), start, None)
+        if epoch or start < self._n_read:
+            raise ValueError(
+                f"`data` ran out after {self._n_read} batches and can't be read again, for it is an iterator. Give an "
+                "object whose iter() starts anew, such as a list or a DataLoader, or ask for fewer tokens."
+            )
+        return self._counted(start)
+
+    def _counted(self, start: int) -> Iterator[Any]:
+        for item in self._items:
+            self._n_read += 1
+            if self._n_read > start:
+                yield item
+
+    def _checked(self, item: Any) -> AnyBatch:
+        if isinstance(item, Mapping):
+            return {str(name): _as_batch(f"a batch's {name!r}", value) for name, value in item.items()}
+        return _as_batch("a batch", item)
+
+    def batch(self, columns: tuple[Tensor, ...]) -> AnyBatch:
+        return self._layout.batch(columns)

@@ -1,0 +1,71 @@
+"""Batches as plain columns and back: what is one tensor in several places is stored and served once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sparsedict.data._batches import AnyBatch
+from sparsedict.types import ActivationBatch
+
+Places = tuple[int, int, int | None]
+"""Columns of inputs, outputs and neurons."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which column holds what.
+
+    Attributes:
+        places: For each site its columns; the key of a single site without a name is ``None``.
+    """
+
+    places: dict[str | None, Places]
+
+    @classmethod
+    def of(cls, batch: AnyBatch) -> tuple[Layout, tuple[Tensor, ...]]:
+        """Returns the layout of a batch, and its distinct tensors."""
+        columns: dict[object, Tensor] = {}
+
+        def place(tensor: Tensor) -> int:
+            key = _identity(tensor)
+            columns.setdefault(key, tensor)
+            return list(columns).index(key)
+
+        def one(batch: ActivationBatch) -> Places:
+            neurons = None if batch.neurons is None else place(batch.neurons)
+            return place(batch.inputs), place(batch.outputs), neurons
+
+        by_name: dict[str | None, ActivationBatch] = {**batch} if isinstance(batch, dict) else {None: batch}
+        places = {name: one(batch) for name, batch in by_name.items()}
+        return cls(places), tuple(columns.values())
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Sites by name; ``None`` for one without."""
+        names = tuple(name for name in self.places if name is not None)
+        return names or None
+
+    @property
+    def pairs(self) -> bool:
+        """Whether every site has outputs that aren't its inputs."""
+        return all(inputs != outputs for inputs, outputs, _ in self.places.values())
+
+    def batch(self, columns: tuple[Tensor, ...]) -> AnyBatch:
+        """Puts columns together as the batch that they came from."""
+
+        def one(places: Places) -> ActivationBatch:
+            inputs, outputs, neurons = places
+            return ActivationBatch(columns[inputs], columns[outputs], None if neurons is None else columns[neurons])
+
+        if self.names is None:
+            return one(self.places[None])
+        return {name: one(places) for name, places in self.places.items() if name is not None}
+
+
+def _identity(tensor: Tensor) -> object:
+    """What two tensors share if they are views of the same numbers. Empty ones have no address to tell them by."""
+    if not tensor.numel():
+        return id(tensor)
+    return tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride()
