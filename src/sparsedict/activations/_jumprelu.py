@@ -47,11 +47,8 @@ class JumpReLU(Activation):
         return _Step.apply(pre, state["log_threshold"].exp(), self.bandwidth)
 
     def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
-        margin = self.bandwidth / 2 if training else 0.0
-        threshold = state["log_threshold"].detach().exp()
-        if training:
-            return Support.from_mask((pre > threshold - margin) & (pre > -margin))
-        return Support.from_mask((pre > threshold) & (pre > 0))
+        excess = pre - state["log_threshold"].detach().exp()
+        return Support.from_mask(~(excess <= (-self.bandwidth / 2 if training else 0.0)))
 
 
 class _Jump(torch.autograd.Function):
@@ -59,7 +56,7 @@ class _Jump(torch.autograd.Function):
     def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(pre, threshold)
         ctx.bandwidth = bandwidth
-        return pre * ((pre > threshold) & (pre > 0))
+        return torch.where(pre <= threshold, 0.0, pre)
 
     @staticmethod
     @once_differentiable
@@ -67,7 +64,7 @@ class _Jump(torch.autograd.Function):
         (grad,) = grad_outputs
         pre, threshold = ctx.saved_tensors
         box = ((pre - threshold).abs() < ctx.bandwidth / 2).to(grad.dtype) / ctx.bandwidth
-        return grad * ((pre > threshold) & (pre > 0)), _reduce(-threshold * box * grad, threshold), None
+        return torch.where(pre <= threshold, 0.0, grad), _reduce(-threshold * box * grad, threshold), None
 
 
 class _Step(torch.autograd.Function):
@@ -75,7 +72,7 @@ class _Step(torch.autograd.Function):
     def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(pre, threshold)
         ctx.bandwidth = bandwidth
-        return ((pre > threshold) & (pre > 0)).to(pre.dtype)
+        return (pre > threshold).to(pre.dtype)
 
     @staticmethod
     @once_differentiable

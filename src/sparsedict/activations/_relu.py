@@ -23,4 +23,5 @@ class ReLU(Activation):
         return pre.relu()
 
     def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
-        return Support.from_mask(pre > 0)
+        # Written so that NaN counts as active: left out, it would turn into silence that nobody notices.
+        return Support.from_mask(~(pre <= 0))

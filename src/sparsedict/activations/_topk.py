@@ -86,7 +86,7 @@ class BatchTopK(Activation):
                 "BatchTopK has no threshold yet: it is measured while training. Train the dictionary with `fit`, load "
                 "a trained one, or set `dictionary.activation_state.threshold` yourself."
             )
-        return Support.from_mask((pre > threshold) & (pre > 0))
+        return Support.from_mask(~((pre <= threshold) | (pre <= 0)))
 
     @torch.no_grad()
     def after_step_(self, values: Float[Tensor, "*entries"], state: State) -> None:

@@ -154,7 +154,25 @@ class Dictionary(nn.Module, ABC):
         step: int = 0,
         idle: Int[Tensor, " n_latents"] | None = None,
     ) -> ForwardPass:
-        """Evaluates a batch for training: the carrier that losses, penalties and upkeep receive."""
+        """Evaluates a batch for training: the carrier that losses, penalties and upkeep receive.
+
+        Args:
+            inputs: What the dictionary reads, one row for each token.
+            targets: What it should give for each of them.
+            step: Optimiser steps done before.
+            idle: For each latent, tokens seen since it last fired; zeros where left out.
+
+        Raises:
+            TypeError: If inputs or targets aren't floating-point tensors.
+            ValueError: If their widths aren't the dictionary's, or they don't hold the same tokens, at least one.
+        """
+        checks.activations("inputs", inputs, self.d_in)
+        checks.activations("targets", targets, self.d_out)
+        if inputs.ndim != 2 or targets.shape[:-1] != inputs.shape[:-1] or not len(inputs):
+            raise ValueError(
+                "`inputs` and `targets` must be rows of the same tokens, at least one, "
+                f"got shapes {tuple(inputs.shape)} and {tuple(targets.shape)}."
+            )
         encoding = self._encode_rows(inputs)
         reconstruction = self.reconstruct(encoding.latents(), inputs)
         idle = torch.zeros(self.n_latents, dtype=torch.int64, device=inputs.device) if idle is None else idle

@@ -136,7 +136,7 @@ def _matching_activation(function: Any) -> Activation:
         grid = grid.float()
         wanted = function(grid)
     for part in (ReLU(), GELU(), GELU(approximate="tanh"), SiLU()):
-        if torch.allclose(part.values(grid, {}), wanted, rtol=0, atol=1e-6):
+        if torch.allclose(part.values(grid, {}), wanted, rtol=0, atol=1e-5):
             return part
     raise ValueError(
         f"`neurons.activation` must be ReLU, GELU or SiLU for a distiller to copy it, got {function!r}. "

@@ -19,7 +19,15 @@ def matmul(latents: Tensor | SparseLatents, rows: Float[Tensor, "n_latents d"]) 
     Args:
         latents: ``[*batch, n_latents]``.
         rows: One row for each latent, such as a decoder.
+
+    Raises:
+        ValueError: If there are not as many latents as rows.
     """
+    if latents.shape[-1:] != rows.shape[:1]:
+        raise ValueError(
+            f"The last dimension of `latents` must be {len(rows)}, one entry for each row, "
+            f"got shape {tuple(latents.shape)}."
+        )
     if isinstance(latents, SparseLatents):
         flat = _Decode.apply(latents.values, rows, latents.support)
         return flat.view(*latents.batch_shape, rows.shape[-1])

@@ -41,7 +41,10 @@ def sampled_product(
 
 def sum_by_latent(values: Float[Tensor, " n_entries"], support: Support) -> Float[Tensor, " n_latents"]:
     """Returns the sum of each latent's entries."""
-    return values.new_zeros(support.n_latents).index_add_(0, support.latents, values)
+    # Many entries fall on one latent: half precision would drop most of them.
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    sums = torch.zeros(support.n_latents, dtype=dtype, device=values.device)
+    return sums.index_add_(0, support.latents, values.to(dtype)).to(values.dtype)
 
 
 _SUM = 0  # the code of embedding bag's mode

@@ -54,7 +54,8 @@ class Sqrt(LatentPenalty):
         checks.in_range("eps", self.eps, 0.0, open_low=True)
 
     def cost(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
-        return (values + self.eps).sqrt() - self.eps**0.5
+        # The same as sqrt(a + eps) - sqrt(eps), but exactly zero at zero in every precision.
+        return values / ((values + self.eps).sqrt() + self.eps**0.5)
 
     def check_cost(self, dictionary: Dictionary) -> None:
         super().check_cost(dictionary)
@@ -81,7 +82,8 @@ class Lp(LatentPenalty):
         checks.in_range("eps", self.eps, 0.0, open_low=True)
 
     def cost(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
-        return (values + self.eps) ** self.p - self.eps**self.p
+        # The same as (a + eps)^p - eps^p, but exactly zero at zero in every precision.
+        return self.eps**self.p * (self.p * (values / self.eps).log1p()).expm1()
 
     def check_cost(self, dictionary: Dictionary) -> None:
         super().check_cost(dictionary)

@@ -1,0 +1,39 @@
+"""Every test runs seeded, and with the types and shapes in the library's signatures enforced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+import torch
+
+_hook = jaxtyping.install_import_hook("sparsedict", "checked.check")
+import sparsedict  # noqa: E402
+
+_ = sparsedict
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "as_installed: runs without the runtime type checks, as the library does for users; for errors of its own",
+    )
+
+
+@pytest.fixture(autouse=True)
+def _type_checks(request: pytest.FixtureRequest) -> Iterator[None]:
+    off = request.node.get_closest_marker("as_installed") is not None
+    jaxtyping.config.update("jaxtyping_disable", off)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
