@@ -135,7 +135,8 @@ class _Reference:
         pair = self._pair(found)
         if pair is None or pair[0].shape[-1] != found.neurons.d_in or pair[1].shape[-1] != found.neurons.d_out:
             return None
-        inputs, outputs = pair
+        # Some models flatten sequences somewhere inside, so only rows are compared.
+        inputs, outputs = (activations.flatten(0, -2) for activations in pair)
         try:
             latents = found.neurons.encode(inputs.to(found.neurons.encoder.dtype))
             given = found.neurons.decode(latents)

@@ -15,7 +15,7 @@ from sparsedict import checks
 from sparsedict.types import Role
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class Neurons:
     r"""The neurons of one MLP: they encode and decode like a dictionary, so they can stand in for one.
 
@@ -46,25 +46,40 @@ class Neurons:
     encoder: Float[Tensor, "n d_in"]
     decoder: Float[Tensor, "n d_out"]
     activation: Callable[[Any], Any]
-    encoder_bias: Float[Tensor, " n"] = None  # pyright: ignore[reportAssignmentType]
-    decoder_bias: Float[Tensor, " d_out"] = None  # pyright: ignore[reportAssignmentType]
-    gate: Float[Tensor, "n d_in"] | None = None
-    gate_bias: Float[Tensor, " n"] | None = None
+    encoder_bias: Float[Tensor, " n"]
+    decoder_bias: Float[Tensor, " d_out"]
+    gate: Float[Tensor, "n d_in"] | None
+    gate_bias: Float[Tensor, " n"] | None
 
-    def __post_init__(self) -> None:
-        for name in ("encoder", "decoder"):
-            weight = getattr(self, name)
+    def __init__(
+        self,
+        encoder: Tensor,
+        decoder: Tensor,
+        activation: Callable[[Any], Any],
+        encoder_bias: Tensor | None = None,
+        decoder_bias: Tensor | None = None,
+        gate: Tensor | None = None,
+        gate_bias: Tensor | None = None,
+    ) -> None:
+        for name, weight in (("encoder", encoder), ("decoder", decoder)):
             if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
                 got = f"{weight.dtype} {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
                 raise ValueError(f"`{name}` must be a floating-point matrix with a row for each neuron, got {got}.")
-        if not callable(self.activation):
-            raise TypeError(f"`activation` must be callable, got {type(self.activation).__name__}.")
-        if self.gate_bias is not None and self.gate is None:
+        if not callable(activation):
+            raise TypeError(f"`activation` must be callable, got {type(activation).__name__}.")
+        if gate_bias is not None and gate is None:
             raise ValueError("`gate_bias` must be None where there is no `gate`.")
-        defaults = {"encoder_bias": self.encoder.new_zeros(self.n), "decoder_bias": self.decoder.new_zeros(self.d_out)}
-        for name, default in defaults.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)
+        fields = {
+            "encoder": encoder,
+            "decoder": decoder,
+            "activation": activation,
+            "encoder_bias": encoder.new_zeros(len(encoder)) if encoder_bias is None else encoder_bias,
+            "decoder_bias": decoder.new_zeros(decoder.shape[1]) if decoder_bias is None else decoder_bias,
+            "gate": gate,
+            "gate_bias": gate_bias,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
         self._check_shapes()
 
     def _check_shapes(self) -> None:
@@ -148,7 +163,7 @@ class Neurons:
                 encoder=self.encoder * scale,
                 decoder=self.decoder,
                 activation=self.activation,
-                encoder_bias=bias(self.encoder, self.encoder_bias),  # pyright: ignore[reportArgumentType]
+                encoder_bias=bias(self.encoder, self.encoder_bias),
                 decoder_bias=self.decoder_bias,
                 gate=None if self.gate is None else self.gate * scale,
                 gate_bias=None if self.gate is None else bias(self.gate, self.gate_bias),

@@ -138,6 +138,10 @@ def _reconstruction(
         checks.same_shape("ablate(latents)", changed, "latents", latents)
         result = decode(changed)
     assert result is not None
+    if result.ndim == source.ndim and result.shape[:-1].numel() == original.shape[:-1].numel():
+        # Some models flatten sequences between the two points.
+        result = result.reshape(*original.shape[:-1], -1)
+        plain = None if plain is None else plain.reshape(result.shape)
     if result.shape != original.shape:
         raise ValueError(
             f"`x` must give activations {tuple(original.shape)} at this site, got {tuple(result.shape)} from "

@@ -48,8 +48,8 @@ def of_matrices(gate: Matrix, up: Matrix, down: Matrix, hidden: Point, *holders:
             encoder=up[0],
             decoder=down[0].T,
             activation=activation,
-            encoder_bias=up[1],  # pyright: ignore[reportArgumentType]
-            decoder_bias=down[1],  # pyright: ignore[reportArgumentType]
+            encoder_bias=up[1],
+            decoder_bias=down[1],
             gate=gate[0],
             gate_bias=gate[1],
         )

@@ -30,7 +30,7 @@ def between(encoder: nn.Module, decoder: nn.Module, *holders: nn.Module) -> Iter
             encoder=first[0],
             decoder=second[0].T,
             activation=activation,
-            encoder_bias=first[1],  # pyright: ignore[reportArgumentType]
-            decoder_bias=second[1],  # pyright: ignore[reportArgumentType]
+            encoder_bias=first[1],
+            decoder_bias=second[1],
         )
         yield Found(neurons, Point(decoder, "in", "decoder"), sure)
