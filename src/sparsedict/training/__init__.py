@@ -1,0 +1,25 @@
+"""Training: `fit`, `fit_many`, schedules, upkeep, callbacks and the history they return."""
+
+from sparsedict.training import callbacks
+from sparsedict.training._fit import fit, fit_many
+from sparsedict.training._history import History, Record
+from sparsedict.training._learner import NonFiniteLossError
+from sparsedict.training._trainee import Trainee
+from sparsedict.training._upkeep import Resample, Upkeep
+from sparsedict.training.schedules import Constant, Cosine, Linear, Schedule
+
+__all__ = [
+    "Constant",
+    "Cosine",
+    "History",
+    "Linear",
+    "NonFiniteLossError",
+    "Record",
+    "Resample",
+    "Schedule",
+    "Trainee",
+    "Upkeep",
+    "callbacks",
+    "fit",
+    "fit_many",
+]

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured since the record before, at one logging step.
+
+    Attributes:
+        step: Optimiser steps done.
+        n_tokens: Tokens trained on so far in this run.
+        objective: Loss and penalties together, mean over steps.
+        loss: The loss alone, mean over steps.
+        penalties: Each penalty by name, mean over steps.
+        fvu: Fraction of the targets' variance left unexplained, over all tokens since the last record.
+        l0: Latents greater than zero, mean over tokens.
+        dead: Share of latents that haven't fired for ``dead_after`` tokens.
+        lr: Learning rate of the last step.
+        seconds: Since the run began.
+    """
+
+    step: int
+    n_tokens: int
+    objective: float
+    loss: float
+    penalties: dict[str, float]
+    fvu: float
+    l0: float
+    dead: float
+    lr: float
+    seconds: float
+
+
+@dataclass
+class History:
+    """The records of one dictionary's training, in order.
+
+    Attributes:
+        n_tokens: Tokens trained on.
+        n_steps: Optimiser steps done.
+        seconds: Duration of the run.
+        records: One :class:`Record` for each logging step.
+    """
+
+    n_tokens: int = 0
+    n_steps: int = 0
+    seconds: float = 0.0
+    records: list[Record] = field(default_factory=list)
+
+    @property
+    def last(self) -> Record:
+        """The most recent record.
+
+        Raises:
+            IndexError: If nothing has been recorded.
+        """
+        return self.records[-1]
+
+    def column(self, name: str) -> list[Any]:
+        """Returns one attribute of all records, such as ``"fvu"``."""
+        return [getattr(record, name) for record in self.records]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as plain numbers, for JSON."""
+        return asdict(self)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __repr__(self) -> str:
+        tail = ""
+        if self.records:
+            last = self.last
+            tail = f", fvu={last.fvu:.4f}, l0={last.l0:.1f}, dead={last.dead:.1%}"
+        return f"History(n_tokens={self.n_tokens:,}, n_steps={self.n_steps:,}, seconds={self.seconds:.1f}{tail})"

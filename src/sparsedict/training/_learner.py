@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from sparsedict.forward_pass import ForwardPass
+from sparsedict.penalties import Penalty
+from sparsedict.training._history import History, Record
+from sparsedict.training._meter import Meter
+from sparsedict.training._trainee import Trainee
+from sparsedict.types import ActivationBatch
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became NaN or infinite. The dictionary holds the last state known to be good."""
+
+
+class Learner:
+    """One trainee while it is being trained: takes batches, keeps its optimiser, history and counters.
+
+    Args:
+        name: For messages.
+        trainee: What is trained, and how.
+        n_steps: Steps that the run is planned for.
+        dead_after: Tokens without firing after which a latent counts as dead.
+        autocast: Type in which products are computed, or ``None``.
+    """
+
+    def __init__(
+        self, name: str, trainee: Trainee, *, n_steps: int, dead_after: int, autocast: torch.dtype | None
+    ) -> None:
+        self.name = name
+        self.trainee = trainee
+        self.history = History()
+        dictionary = trainee.dictionary
+        self._dictionary = dictionary
+        self._optimizer = trainee.make_optimizer()
+        self._peaks = [group["lr"] for group in self._optimizer.param_groups]
+        self._n_steps = n_steps
+        self._dead_after = dead_after
+        self._autocast = autocast
+        weight = dictionary.decoder
+        self._idle = torch.zeros(dictionary.n_latents, dtype=torch.int64, device=weight.device)
+        self._penalty_names = penalty_names(trainee.penalties)
+        self._meter = Meter(self._penalty_names, dictionary.d_out, weight.device)
+        self._good: tuple[int, dict[str, Tensor]] = (0, {})
+        self._step = 0
+        self._begin = time.perf_counter()
+        self._keep()
+
+    def learn(self, batch: ActivationBatch) -> None:
+        """Makes one optimiser step."""
+        dictionary, trainee = self._dictionary, self.trainee
+        weight = dictionary.decoder
+        inputs, targets = (part.to(weight.device, weight.dtype) for part in dictionary.select(batch))
+        self._set_rate()
+        with self._precision(weight.device):
+            passed = dictionary.forward_pass(inputs, targets, step=self._step, idle=self._idle)
+            parts = [trainee.loss(passed), *(penalty(passed) for penalty in trainee.penalties)]
+            objective = torch.stack(parts).sum()
+        self._optimizer.zero_grad()
+        objective.backward()
+        self._meter.add(passed, [objective, *parts])
+        self._update_weights()
+        self._after_step(passed)
+        self._step += 1
+        self.history.n_steps = self._step
+        self.history.n_tokens += len(inputs)
+
+    def record(self) -> Record:
+        """Reads what was measured since the last record, the only place that waits for the device.
+
+        Raises:
+            NonFiniteLossError: If the loss or a weight isn't finite; the last good state is put back first.
+        """
+        means, first_bad = self._meter.read()
+        if first_bad is not None or not self._weights_are_finite():
+            self._fail(first_bad)
+        self._keep()
+        record = Record(
+            step=self._step,
+            n_tokens=self.history.n_tokens,
+            objective=means["objective"],
+            loss=means["loss"],
+            penalties={name: means[f"penalty:{name}"] for name in self._penalty_names},
+            fvu=means["fvu"],
+            l0=means["l0"],
+            dead=(self._idle >= self._dead_after).double().mean().item(),
+            lr=self._optimizer.param_groups[0]["lr"],
+            seconds=time.perf_counter() - self._begin,
+        )
+        self.history.records.append(record)
+        self.history.seconds = record.seconds
+        return record
+
+    def _set_rate(self) -> None:
+        factor = self.trainee.schedule.factor(self._step, self._n_steps)
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+
+    def _precision(self, device: torch.device):
+        if self._autocast is None:
+            return nullcontext()
+        return torch.autocast(device.type, self._autocast)
+
+    def _update_weights(self) -> None:
+        decoder, norm = self._dictionary.decoder, self._dictionary.decoder_norm
+        if decoder.grad is not None:
+            norm.project_gradient_(decoder, decoder.grad)
+        if self.trainee.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._dictionary.parameters(), self.trainee.clip_norm)
+        self._optimizer.step()
+        norm.constrain_(decoder)
+
+    def _after_step(self, passed: ForwardPass) -> None:
+        self._dictionary.activation.after_step_(passed.values.detach(), self._dictionary.activation_state.entries())
+        fired = passed.firing_counts() > 0
+        torch.where(fired, torch.zeros_like(self._idle), self._idle + passed.n_tokens, out=self._idle)
+        for upkeep in self.trainee.upkeep:
+            upkeep(passed, self._optimizer)
+
+    def _weights_are_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self._dictionary.parameters())
+
+    def _keep(self) -> None:
+        self._good = (self._step, {k: v.detach().clone() for k, v in self._dictionary.state_dict().items()})
+
+    def _fail(self, first_bad: int | None) -> None:
+        good_step, state = self._good
+        self._dictionary.load_state_dict(state)
+        where = f"at step {first_bad}" if first_bad is not None else f"between steps {good_step} and {self._step}"
+        what = "The loss" if first_bad is not None else "A weight"
+        raise NonFiniteLossError(
+            f"{what} of dictionary {self.name!r} became NaN or infinite {where}. The dictionary was put back to its "
+            f"state after step {good_step}, the last one known to be good. Lower `lr` (it was {self.trainee.lr}), set "
+            "`clip_norm`, or look for outliers in the activations."
+        )
+
+
+def penalty_names(penalties: Sequence[Penalty]) -> list[str]:
+    """Names penalties by their class, numbered where one class occurs several times."""
+    names = [type(penalty).__name__ for penalty in penalties]
+    totals, seen = Counter(names), Counter()
+    for i, name in enumerate(names):
+        if totals[name] > 1:
+            seen[name] += 1
+            names[i] = f"{name} {seen[name]}"
+    return names

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsedict.forward_pass import ForwardPass
+
+
+class Meter:
+    """Sums what one dictionary's steps measure, on the device, and reads it only when asked.
+
+    Args:
+        names: Names of the penalties.
+        d_out: Width of the targets.
+        device: Where the sums are kept.
+    """
+
+    def __init__(self, names: list[str], d_out: int, device: torch.device) -> None:
+        self._names = names
+        self._terms = torch.zeros(2 + len(names), dtype=torch.float64, device=device)
+        self._counts = torch.zeros(3, dtype=torch.float64, device=device)
+        self._target_sum = torch.zeros(d_out, dtype=torch.float64, device=device)
+        self._n_steps = 0
+        self._n_tokens = 0
+        # The first step whose objective wasn't finite; the largest integer means none.
+        self._first_bad = torch.full((), torch.iinfo(torch.int64).max, device=device)
+
+    @torch.no_grad()
+    def add(self, passed: ForwardPass, terms: list[Tensor]) -> None:
+        """Adds a step: its objective, loss and penalties, and the sums that FVU and L0 need."""
+        stacked = torch.stack([term.detach().double() for term in terms])
+        bad = torch.where(torch.isfinite(stacked[0]), torch.iinfo(torch.int64).max, passed.step)
+        self._first_bad = torch.minimum(self._first_bad, bad)
+        self._terms += stacked
+        targets = passed.targets.detach()
+        error = (passed.reconstruction.detach() - targets).square().sum().double()
+        active = (passed.values.detach() > 0).sum().double()
+        self._counts += torch.stack([error, targets.square().sum().double(), active])
+        self._target_sum += targets.sum(0).double()
+        self._n_steps += 1
+        self._n_tokens += passed.n_tokens
+
+    def read(self) -> tuple[dict[str, float], int | None]:
+        """Returns the means since the last reading, and the first step that wasn't finite; starts anew."""
+        variance = self._counts[1] - self._target_sum.square().sum() / self._n_tokens
+        numbers = torch.cat([self._terms, self._counts, variance[None], self._first_bad.double()[None]]).tolist()
+        n_terms = len(self._terms)
+        terms = [value / self._n_steps for value in numbers[:n_terms]]
+        error, _, active, spread, first_bad = numbers[n_terms:]
+        means = {
+            "objective": terms[0],
+            "loss": terms[1],
+            "fvu": error / spread if spread > 0 else float("nan"),
+            "l0": active / self._n_tokens,
+        }
+        means |= {f"penalty:{name}": value for name, value in zip(self._names, terms[2:], strict=True)}
+        for total in (self._terms, self._counts, self._target_sum):
+            total.zero_()
+        self._n_steps = self._n_tokens = 0
+        return means, None if first_bad >= 2**62 else int(first_bad)

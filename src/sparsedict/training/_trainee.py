@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.dictionaries import Dictionary
+from sparsedict.losses import Loss, SquaredError
+from sparsedict.penalties import Penalty
+from sparsedict.training._upkeep import Upkeep
+from sparsedict.training.schedules import Cosine, Schedule
+
+OptimizerFactory = Callable[..., torch.optim.Optimizer]
+"""Called as ``factory(parameters, lr=lr)``: an optimiser class, or a ``functools.partial`` of one."""
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """One dictionary and how it is to be trained.
+
+    Args:
+        dictionary: Trained in place.
+        penalties: What presses its latents to be sparse, added to the loss.
+        loss: How far its reconstruction is from the target.
+        upkeep: What is done to it between steps.
+        lr: Peak learning rate.
+        schedule: The learning rate's course over the run.
+        optimizer: An optimiser class or a partial of one, called with the parameters and ``lr``; Adam by default.
+        clip_norm: Largest norm of all gradients together; longer ones are shortened. ``None`` leaves them.
+        site: Name of the site whose activations it is trained on, where the data has several.
+    """
+
+    dictionary: Dictionary
+    penalties: Sequence[Penalty] = ()
+    loss: Loss = field(default_factory=SquaredError)
+    upkeep: Sequence[Upkeep] = ()
+    lr: float = 5e-4
+    schedule: Schedule = field(default_factory=Cosine)
+    optimizer: OptimizerFactory | None = None
+    clip_norm: float | None = None
+    site: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dictionary, Dictionary):
+            raise TypeError(
+                "`dictionary` must be a sparsedict.Dictionary such as SparseDistiller(...), "
+                f"got {type(self.dictionary).__name__}."
+            )
+        _check_parts("penalties", self.penalties, Penalty, "[sd.L1(0.2)]")
+        _check_parts("upkeep", self.upkeep, Upkeep, "[sd.Resample(every=1000)]")
+        if not isinstance(self.loss, Loss):
+            raise TypeError(f"`loss` must be a Loss such as sd.SquaredError(), got {self.loss!r}.")
+        if not isinstance(self.schedule, Schedule):
+            raise TypeError(f"`schedule` must be a Schedule such as sd.Cosine(), got {self.schedule!r}.")
+        checks.in_range("lr", self.lr, 0.0, open_low=True)
+        if self.clip_norm is not None:
+            checks.in_range("clip_norm", self.clip_norm, 0.0, open_low=True)
+        if self.optimizer is not None and not callable(self.optimizer):
+            raise TypeError(
+                "`optimizer` must be a class or partial such as torch.optim.AdamW, called with the parameters and "
+                f"`lr`, got {type(self.optimizer).__name__}."
+            )
+        for part in (*self.penalties, *self.upkeep, self.loss):
+            part.check(self.dictionary)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Returns a new optimiser over all parameters that are to be trained."""
+        parameters = [p for p in self.dictionary.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError("`dictionary` has no parameter to train: every one has requires_grad=False.")
+        factory = self.optimizer or partial(torch.optim.Adam, fused=_can_fuse(parameters))
+        optimizer = factory(parameters, lr=self.lr)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"`optimizer` must make a torch.optim.Optimizer, it made {type(optimizer).__name__}.")
+        return optimizer
+
+
+def _check_parts(name: str, value: Any, kind: type, example: str) -> None:
+    if isinstance(value, kind) or not isinstance(value, Iterable):
+        raise TypeError(f"`{name}` must be a list such as {example}, got {value!r}.")
+    for part in value:
+        if not isinstance(part, kind):
+            raise TypeError(f"`{name}` must hold {kind.__name__} objects such as {example}, got {part!r}.")
+
+
+def _can_fuse(parameters: Sequence[Tensor]) -> bool:
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)

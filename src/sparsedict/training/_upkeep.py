@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.dictionaries import Dictionary
+from sparsedict.forward_pass import ForwardPass
+
+
+class Upkeep(ABC):
+    """What is done to a dictionary between training steps, besides the optimiser."""
+
+    @abstractmethod
+    def __call__(self, passed: ForwardPass, optimizer: torch.optim.Optimizer) -> None:
+        """Changes ``passed.dictionary`` in place, after the step that ``passed`` describes."""
+
+    def check(self, dictionary: Dictionary) -> None:
+        """Raises ``ValueError`` where this upkeep can't serve the dictionary."""
+
+
+@dataclass(frozen=True)
+class Resample(Upkeep):
+    """Points silent latents at inputs that are badly reconstructed, every so many steps.
+
+    A silent latent gets the input of a token drawn with probability proportional to its squared error as encoder
+    row (a fifth of the mean norm of the live rows), the token's error as decoder row, a zero bias, and an optimiser
+    that has forgotten it.
+
+    Args:
+        every: Steps from one resampling to the next.
+        idle_tokens: A latent is silent after this many tokens without firing.
+        seed: Seed of the draw.
+
+    Source: Bricken et al., "Towards Monosemanticity", 2023.
+    """
+
+    every: int
+    idle_tokens: int = 500_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks.at_least("every", self.every, 1)
+        checks.at_least("idle_tokens", self.idle_tokens, 1)
+
+    def check(self, dictionary: Dictionary) -> None:
+        if type(dictionary).encoder_inputs is Dictionary.encoder_inputs:
+            raise ValueError(
+                f"Resample points encoder rows at inputs, but {type(dictionary).__name__} has no affine encoder. "
+                "Use sd.AuxK() among the penalties instead."
+            )
+
+    @torch.no_grad()
+    def __call__(self, passed: ForwardPass, optimizer: torch.optim.Optimizer) -> None:
+        if (passed.step + 1) % self.every:
+            return
+        dictionary = passed.dictionary
+        silent = (passed.idle >= self.idle_tokens).nonzero().flatten()
+        if not len(silent):
+            return
+        errors = passed.targets - passed.reconstruction
+        generator = torch.Generator(errors.device).manual_seed(self.seed + passed.step)
+        drawn = torch.multinomial(errors.square().sum(-1).float(), len(silent), replacement=True, generator=generator)
+        inputs = dictionary.encoder_inputs(passed.inputs[drawn])
+        assert inputs is not None  # `check` refused kinds without an affine encoder
+        live = passed.idle < self.idle_tokens
+        scale = dictionary.encoder[live].norm(dim=-1).mean() / 5 if bool(live.any()) else torch.ones(())
+        dictionary.encoder[silent] = torch.nn.functional.normalize(inputs, dim=-1) * scale.to(inputs)
+        dictionary.encoder_bias[silent] = 0.0
+        dictionary.decoder[silent] = torch.nn.functional.normalize(errors[drawn], dim=-1)
+        dictionary.decoder_norm.constrain_(dictionary.decoder)
+        passed.idle[silent] = 0
+        _forget(optimizer, (dictionary.encoder, dictionary.encoder_bias, dictionary.decoder), silent)
+
+
+def _forget(optimizer: torch.optim.Optimizer, parameters: tuple[Tensor, ...], latents: Tensor) -> None:
+    for parameter in parameters:
+        for value in optimizer.state.get(parameter, {}).values():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                value[latents] = 0
