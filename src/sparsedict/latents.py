@@ -38,7 +38,7 @@ class Support:
         """Stores ``k`` given latents for every token."""
         n_tokens, k = indices.shape
         offsets = torch.arange(0, n_tokens * k + 1, k, device=indices.device) if k else indices.new_zeros(n_tokens + 1)
-        return cls(indices.flatten(), offsets, n_latents)
+        return cls(indices.flatten().contiguous(), offsets, n_latents)
 
     @classmethod
     def from_flat(cls, flat: Int[Tensor, " n_entries"], n_tokens: int, n_latents: int) -> Support:

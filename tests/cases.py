@@ -1,0 +1,206 @@
+"""One case for every variant of every noun: a new variant adds its entry here, and the contract suites run it.
+
+Beside each variant stands what it should compute, written densely and for plain autograd, by other means than the
+library's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import sparsedict as sd
+
+D_IN, D_OUT, N_LATENTS = 6, 5, 12
+K = 3
+THRESHOLD, BANDWIDTH = 0.4, 0.5
+
+State = Mapping[str, Tensor]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Activations
+
+
+@dataclass(frozen=True)
+class ActivationCase:
+    """An activation and its dense reference, ``(pre, state, training) -> latents``."""
+
+    activation: sd.Activation
+    reference: Callable[[Tensor, State, bool], Tensor]
+
+
+def _keep(pre: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, pre.clamp_min(0), torch.zeros_like(pre))
+
+
+def _top_k(k: int) -> Callable[[Tensor, State, bool], Tensor]:
+    def reference(pre: Tensor, state: State, training: bool) -> Tensor:
+        # A latent is kept if fewer than k others precede it: larger, or equal and of lower index.
+        larger = (pre[:, None, :] > pre[:, :, None]).sum(-1)
+        earlier = torch.ones(pre.shape[-1], pre.shape[-1], dtype=torch.bool).tril(-1)
+        equal = ((pre[:, None, :] == pre[:, :, None]) & earlier).sum(-1)
+        return _keep(pre, larger + equal < k)
+
+    return reference
+
+
+def _batch_top_k(pre: Tensor, state: State, training: bool) -> Tensor:
+    if not training:
+        return _keep(pre, pre > state["threshold"])
+    bound = pre.flatten().sort(descending=True).values[K * len(pre) - 1] if len(pre) else 0.0
+    return _keep(pre, pre >= bound)
+
+
+def _jump_relu(pre: Tensor, state: State, training: bool) -> Tensor:
+    threshold = state["log_threshold"].exp()
+    constant = threshold.detach()
+    box = ((pre - constant).abs() < BANDWIDTH / 2).to(pre.dtype).detach()
+    # Zero in value; its slope in the threshold is the straight-through estimator's.
+    slope = -constant / BANDWIDTH * box * (threshold - constant)
+    return pre * (pre > constant).to(pre.dtype) + slope
+
+
+ACTIVATIONS = {
+    "relu": ActivationCase(sd.ReLU(), lambda pre, state, training: functional.relu(pre)),
+    "gelu": ActivationCase(sd.GELU(), lambda pre, state, training: pre * (1 + torch.erf(pre / 2**0.5)) / 2),
+    "gelu_tanh": ActivationCase(
+        sd.GELU(approximate="tanh"),
+        lambda pre, state, training: pre * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (pre + 0.044715 * pre**3))) / 2,
+    ),
+    "silu": ActivationCase(sd.SiLU(), lambda pre, state, training: pre / (1 + torch.exp(-pre))),
+    "top_1": ActivationCase(sd.TopK(1), _top_k(1)),
+    "top_k": ActivationCase(sd.TopK(K), _top_k(K)),
+    "top_all": ActivationCase(sd.TopK(N_LATENTS), _top_k(N_LATENTS)),
+    "batch_top_k": ActivationCase(sd.BatchTopK(K), _batch_top_k),
+    "jump_relu": ActivationCase(sd.JumpReLU(threshold=THRESHOLD, bandwidth=BANDWIDTH), _jump_relu),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Norms
+
+NORMS = {"free": sd.Free(), "unit": sd.UnitNorm(), "max": sd.MaxNorm(0.7)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kinds of dictionaries
+
+
+@dataclass(frozen=True)
+class KindCase:
+    """How to make a kind, what reaches its encoder's matrix, and what it adds to the decoded latents."""
+
+    make: Callable[..., sd.Dictionary]
+    encoder_inputs: Callable[[Mapping[str, Tensor], Tensor], Tensor]
+    skipped: Callable[[Mapping[str, Tensor], Tensor], Tensor | float] = lambda weights, x: 0.0
+
+    def pre_activations(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        inputs = self.encoder_inputs(weights, x)
+        return torch.einsum("td,ld->tl", inputs, weights["encoder"]) + weights["encoder_bias"]
+
+    def output(self, weights: Mapping[str, Tensor], latents: Tensor, x: Tensor) -> Tensor:
+        decoded = torch.einsum("tl,ld->td", latents, weights["decoder"]) + weights["decoder_bias"]
+        return decoded + self.skipped(weights, x)
+
+
+def _distiller(**arguments: bool) -> Callable[..., sd.Dictionary]:
+    return lambda **parts: sd.SparseDistiller(D_IN, D_OUT, N_LATENTS, **arguments, **parts)
+
+
+def _autoencoder(**arguments: str) -> Callable[..., sd.Dictionary]:
+    return lambda **parts: sd.SparseAutoencoder(D_IN, N_LATENTS, **arguments, **parts)
+
+
+KINDS = {
+    "distiller": KindCase(_distiller(), lambda weights, x: x),
+    "distiller_bias_skip": KindCase(
+        _distiller(input_bias=True, skip=True),
+        lambda weights, x: x + weights["input_bias"],
+        lambda weights, x: torch.einsum("td,od->to", x, weights["skip"]),
+    ),
+    "autoencoder": KindCase(_autoencoder(), lambda weights, x: x - weights["decoder_bias"]),
+    "autoencoder_own": KindCase(
+        _autoencoder(input_offset="own", reads="neurons"), lambda weights, x: x + weights["input_bias"]
+    ),
+    "autoencoder_none": KindCase(_autoencoder(input_offset="none", reads="inputs"), lambda weights, x: x),
+}
+
+
+def make(
+    kind: str = "distiller", activation: str = "relu", norm: str = "unit", *, dtype: torch.dtype = torch.float64
+) -> sd.Dictionary:
+    """Returns a dictionary with nothing left at zero, whose latents fire on some tokens and not on others."""
+    generator = torch.Generator().manual_seed(1)
+    dictionary = KINDS[kind].make(
+        activation=ACTIVATIONS[activation].activation, decoder_norm=NORMS[norm], dtype=dtype, generator=generator
+    )
+    with torch.no_grad():
+        for name, weight in dictionary.named_parameters():
+            if name not in ("encoder", "decoder"):
+                weight.add_(torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(dtype), alpha=0.2)
+        # Along the first direction all latents agree, so that a token can turn all of them on or off.
+        dictionary.encoder[:, 0].abs_().add_(0.5)
+        for name, buffer in dictionary.named_buffers():
+            if name == "activation_state.threshold":
+                buffer.fill_(THRESHOLD)
+    return dictionary
+
+
+def tokens(n_tokens: int, *, dtype: torch.dtype = torch.float64, seed: int = 2) -> Tensor:
+    """Returns activations ``[n_tokens, D_IN]``; the first turns all latents off, the second all of them on."""
+    x = torch.randn(n_tokens, D_IN, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for row, sign in ((0, -1), (1, 1)):
+        if n_tokens > 2:
+            x[row] = 0
+            x[row, 0] = 20 * sign
+    return x.to(dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Penalties
+
+
+@dataclass(frozen=True)
+class PenaltyCase:
+    """A penalty, its formula ``(dense latents, decoder) -> number``, and activations that it serves."""
+
+    penalty: sd.Penalty
+    formula: Callable[[Tensor, Tensor], Tensor]
+    activations: tuple[str, ...] = ("relu", "top_k", "batch_top_k", "jump_relu")
+
+
+def _norms(decoder: Tensor) -> Tensor:
+    return decoder.square().sum(-1).sqrt()
+
+
+_WEIGHTS = torch.linspace(0.1, 1.2, N_LATENTS, dtype=torch.float64)
+_ANY = ("relu", "gelu", "silu", "top_k", "batch_top_k", "jump_relu")
+
+PENALTIES = {
+    "l1": PenaltyCase(sd.L1(0.3), lambda a, decoder: 0.3 * a.abs().sum(-1).mean(), _ANY),
+    "l1_each": PenaltyCase(sd.L1(_WEIGHTS), lambda a, decoder: (_WEIGHTS.to(a) * a.abs()).sum(-1).mean(), _ANY),
+    "sqrt": PenaltyCase(sd.Sqrt(0.3, eps=1e-2), lambda a, decoder: 0.3 * ((a + 1e-2).sqrt() - 0.1).sum(-1).mean()),
+    "sqrt_each": PenaltyCase(
+        sd.Sqrt(_WEIGHTS, eps=1e-2), lambda a, decoder: (_WEIGHTS.to(a) * ((a + 1e-2).sqrt() - 0.1)).sum(-1).mean()
+    ),
+    "lp": PenaltyCase(
+        sd.Lp(0.3, p=0.7, eps=1e-2), lambda a, decoder: 0.3 * ((a + 1e-2) ** 0.7 - 1e-2**0.7).sum(-1).mean()
+    ),
+    "l1_weighted": PenaltyCase(
+        sd.NormWeighted(sd.L1(0.3)), lambda a, decoder: 0.3 * (a.abs() * _norms(decoder)).sum(-1).mean(), _ANY
+    ),
+    "sqrt_weighted": PenaltyCase(
+        sd.NormWeighted(sd.Sqrt(_WEIGHTS, eps=1e-2)),
+        lambda a, decoder: (_WEIGHTS.to(a) * ((a * _norms(decoder) + 1e-2).sqrt() - 0.1)).sum(-1).mean(),
+    ),
+    "l1_warm": PenaltyCase(sd.WarmUp(sd.L1(0.3), 10), lambda a, decoder: 0.3 / 10 * a.abs().sum(-1).mean(), _ANY),
+    "l0": PenaltyCase(sd.L0(0.3), lambda a, decoder: 0.3 * (a > 0).to(a).sum(-1).mean(), ("jump_relu",)),
+    "target_l0": PenaltyCase(
+        sd.TargetL0(2.0, 0.3), lambda a, decoder: 0.3 * ((a > 0).to(a).sum(-1).mean() / 2 - 1) ** 2, ("jump_relu",)
+    ),
+}

@@ -1,0 +1,244 @@
+"""What every kind of dictionary keeps with every activation under every norm."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import cases
+import pytest
+import torch
+from torch import Tensor
+
+import sparsedict as sd
+from sparsedict.dictionaries import _dictionary
+
+every_kind = pytest.mark.parametrize("kind", cases.KINDS)
+every_activation = pytest.mark.parametrize("activation", cases.ACTIVATIONS)
+every_norm = pytest.mark.parametrize("norm", cases.NORMS)
+ALL_DENSE, ALL_SPARSE = 0.0, 1.0
+
+
+def training_gradients(dictionary: sd.Dictionary, x: Tensor, mix: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Reconstruction of a training step and the gradients of a loss that touches reconstruction and latents."""
+    x = x.clone().requires_grad_()
+    passed = dictionary.forward_pass(x, torch.zeros(len(x), dictionary.d_out, dtype=x.dtype))
+    loss = (passed.reconstruction * mix).sum() + passed.values.square().sum()
+    return passed.reconstruction.detach(), _gradients(loss, dict(dictionary.named_parameters()) | {"x": x})
+
+
+def reference_gradients(kind: str, activation: str, dictionary: sd.Dictionary, x: Tensor, mix: Tensor):
+    """The same by the dense formulas of the cases and plain autograd."""
+    weights = {name: value.detach().clone() for name, value in dictionary.state_dict().items()}
+    for name, _ in dictionary.named_parameters():
+        weights[name].requires_grad_()
+    x = x.clone().requires_grad_()
+    state = {name.rpartition(".")[2]: value for name, value in weights.items() if name.startswith("activation_state")}
+    pre = cases.KINDS[kind].pre_activations(weights, x)
+    latents = cases.ACTIVATIONS[activation].reference(pre, state, dictionary.training)
+    reconstruction = cases.KINDS[kind].output(weights, latents, x)
+    loss = (reconstruction * mix).sum() + latents.square().sum()
+    trained = {name: value for name, value in weights.items() if value.requires_grad}
+    return reconstruction.detach(), _gradients(loss, trained | {"x": x})
+
+
+def _gradients(loss: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    pairs = zip(leaves.items(), gradients, strict=True)
+    return {name: torch.zeros_like(leaf) if gradient is None else gradient for (name, leaf), gradient in pairs}
+
+
+def assert_equal(actual: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:
+    scale = max(1.0, float(wanted.abs().max())) if wanted.numel() else 1.0
+    torch.testing.assert_close(actual, wanted, rtol=0, atol=tolerance * scale, msg=lambda text: f"{what}: {text}")
+
+
+@every_kind
+@every_activation
+@every_norm
+def test_training_step_equals_the_dense_reference(
+    kind: str, activation: str, norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dictionary = cases.make(kind, activation, norm).train()
+    for dense_share in (ALL_DENSE, ALL_SPARSE):
+        monkeypatch.setattr(_dictionary, "DENSE_SHARE", dense_share)
+        assert_step_equals_reference(kind, activation, dictionary, cases.tokens(9), 1e-10)
+
+
+@every_kind
+@every_activation
+def test_training_step_in_single_precision_and_of_one_token(
+    kind: str, activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_dictionary, "DENSE_SHARE", ALL_SPARSE)
+    dictionary = cases.make(kind, activation, dtype=torch.float32).train()
+    assert_step_equals_reference(kind, activation, dictionary, cases.tokens(9, dtype=torch.float32), 1e-5)
+    assert_step_equals_reference(kind, activation, dictionary, cases.tokens(1, dtype=torch.float32), 1e-5)
+
+
+def assert_step_equals_reference(
+    kind: str, activation: str, dictionary: sd.Dictionary, x: Tensor, tolerance: float
+) -> None:
+    mix = torch.randn(len(x), dictionary.d_out, dtype=x.dtype)
+    wanted, wanted_gradients = reference_gradients(kind, activation, dictionary, x, mix)
+    actual, gradients = training_gradients(dictionary, x, mix)
+    assert_equal(actual, wanted, tolerance, "reconstruction")
+    for name, gradient in wanted_gradients.items():
+        assert_equal(gradients[name], gradient, tolerance, f"gradient of {name}")
+
+
+@every_kind
+@every_activation
+def test_gradients_flow_through_an_evaluated_dictionary(kind: str, activation: str) -> None:
+    dictionary = cases.make(kind, activation)
+    x = cases.tokens(9)
+    mix = torch.randn(9, dictionary.d_out, dtype=x.dtype)
+    wanted, wanted_gradients = reference_gradients(kind, activation, dictionary, x, mix)
+    actual, gradients = training_gradients(dictionary, x, mix)
+    assert_equal(actual, wanted, 1e-10, "reconstruction")
+    for name, gradient in wanted_gradients.items():
+        if name != "activation_state.log_threshold":  # outside training the threshold is taken as given
+            assert_equal(gradients[name], gradient, 1e-10, f"gradient of {name}")
+
+
+@every_kind
+@every_activation
+def test_all_gradients_are_there_when_no_latent_fires(kind: str, activation: str) -> None:
+    dictionary = cases.make(kind, activation).train()
+    x = cases.tokens(3)[:1].expand(4, -1)
+    mix = torch.randn(4, dictionary.d_out, dtype=x.dtype)
+    _, wanted = reference_gradients(kind, activation, dictionary, x, mix)
+    _, gradients = training_gradients(dictionary, x, mix)
+    for name, gradient in wanted.items():
+        assert_equal(gradients[name], gradient, 1e-10, f"gradient of {name}")
+
+
+@every_kind
+@every_activation
+@pytest.mark.parametrize("training", [False, True])
+def test_encode_is_encode_sparse_made_dense(
+    kind: str, activation: str, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dictionary = cases.make(kind, activation).train(training)
+    for dense_share, shape in ((ALL_DENSE, (9,)), (ALL_SPARSE, (3, 3)), (ALL_DENSE, ()), (ALL_SPARSE, (1, 1))):
+        monkeypatch.setattr(_dictionary, "DENSE_SHARE", dense_share)
+        x = cases.tokens(9)[3:].repeat(2, 1)[: max(1, torch.Size(shape).numel())].reshape(*shape, cases.D_IN)
+        sparse = dictionary.encode_sparse(x)
+        latents = dictionary.encode(x)
+        assert sparse.batch_shape == torch.Size(shape)
+        assert torch.equal(sparse.to_dense(), latents)
+        assert torch.equal(dictionary(x).latents, latents)
+
+
+@every_kind
+@every_activation
+def test_leading_dimensions_are_free(kind: str, activation: str) -> None:
+    dictionary = cases.make(kind, activation)
+    x = cases.tokens(12)
+    rows = dictionary(x)
+    for shape in ((3, 4), (2, 3, 2), (12, 1)):
+        shaped = dictionary(x.reshape(*shape, -1))
+        assert shaped.latents.shape == (*shape, cases.N_LATENTS)
+        assert shaped.reconstruction.shape == (*shape, dictionary.d_out)
+        torch.testing.assert_close(shaped.latents.flatten(0, -2), rows.latents)
+        torch.testing.assert_close(shaped.reconstruction.flatten(0, -2), rows.reconstruction)
+    one = dictionary(x[4])
+    torch.testing.assert_close(one.latents, rows.latents[4])
+    torch.testing.assert_close(one.reconstruction, rows.reconstruction[4])
+
+
+@every_kind
+@every_activation
+@pytest.mark.parametrize("training", [False, True])
+def test_an_empty_batch_gives_empty_results(kind: str, activation: str, training: bool) -> None:
+    dictionary = cases.make(kind, activation).train(training)
+    for shape in ((0,), (2, 0), (0, 3)):
+        x = torch.zeros(*shape, cases.D_IN, dtype=torch.float64, requires_grad=True)
+        output = dictionary(x)
+        assert output.latents.shape == (*shape, cases.N_LATENTS)
+        assert output.reconstruction.shape == (*shape, dictionary.d_out)
+        assert dictionary.encode_sparse(x).shape == (*shape, cases.N_LATENTS)
+        output.reconstruction.sum().backward()
+        assert all(weight.grad is None or not weight.grad.any() for weight in dictionary.parameters())
+
+
+@every_kind
+@every_activation
+def test_reconstruct_takes_dense_and_sparse_latents_alike(kind: str, activation: str) -> None:
+    dictionary = cases.make(kind, activation)
+    x = cases.tokens(6).reshape(2, 3, -1)
+    sparse = dictionary.encode_sparse(x)
+    from_sparse = dictionary.reconstruct(sparse, x)
+    torch.testing.assert_close(dictionary.reconstruct(sparse.to_dense(), x), from_sparse)
+    torch.testing.assert_close(dictionary(x).reconstruction, from_sparse)
+    torch.testing.assert_close(dictionary.decode(sparse.to_dense()), dictionary.decode(sparse))
+
+
+@every_kind
+@every_activation
+def test_the_encoder_is_affine_in_what_the_kind_says(kind: str, activation: str) -> None:
+    dictionary = cases.make(kind, activation)
+    x = cases.tokens(5)
+    inputs = dictionary.encoder_inputs(x)
+    assert inputs is not None
+    affine = inputs @ dictionary.encoder.T + dictionary.encoder_bias
+    torch.testing.assert_close(dictionary.pre_activations(x), affine)
+
+
+@every_kind
+@every_activation
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_trains_a_step_near_the_full_one(kind: str, activation: str, dtype: torch.dtype) -> None:
+    dictionary = cases.make(kind, activation, dtype=dtype).train()
+    x = cases.tokens(9, dtype=dtype)[3:]
+    mix = torch.randn(len(x), dictionary.d_out, dtype=dtype)
+    full = copy.deepcopy(dictionary).double()
+    actual, gradients = training_gradients(dictionary, x, mix)
+    wanted, _ = training_gradients(full, x.double(), mix.double())
+    assert actual.dtype == dtype
+    assert all(gradient.dtype == dtype and gradient.isfinite().all() for gradient in gradients.values())
+    # Loose, because rounding may change which latents are the k largest.
+    assert (actual - wanted).square().mean() < 0.2 * wanted.square().mean()
+
+
+@every_kind
+@every_activation
+@every_norm
+def test_a_new_dictionary_keeps_its_norm_and_what_it_was_asked_for(kind: str, activation: str, norm: str) -> None:
+    make = cases.KINDS[kind].make
+    parts = {"activation": cases.ACTIVATIONS[activation].activation, "decoder_norm": cases.NORMS[norm]}
+    dictionary = make(**parts, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    constrained = dictionary.decoder.detach().clone()
+    dictionary.decoder_norm.constrain_(constrained)
+    torch.testing.assert_close(constrained, dictionary.decoder.detach())
+    assert not dictionary.training
+    assert {weight.dtype for weight in dictionary.state_dict().values()} == {torch.float64}
+    assert (dictionary.d_in, dictionary.n_latents) == (cases.D_IN, cases.N_LATENTS)
+    same = make(**parts, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    for name, weight in dictionary.named_parameters():
+        assert torch.equal(weight, same.get_parameter(name)), name
+
+
+@every_kind
+@every_activation
+def test_the_arguments_make_the_same_dictionary_again(kind: str, activation: str) -> None:
+    dictionary = cases.make(kind, activation)
+    again = type(dictionary)(
+        **dictionary.arguments(), activation=dictionary.activation, decoder_norm=dictionary.decoder_norm
+    )
+    assert again.arguments() == dictionary.arguments()
+    assert (again.reads, again.writes) == (dictionary.reads, dictionary.writes)
+    again.double().load_state_dict(dictionary.state_dict())
+    x = cases.tokens(4)
+    assert torch.equal(again(x).reconstruction, dictionary(x).reconstruction)
+
+
+@every_kind
+def test_nan_never_turns_into_silence(kind: str) -> None:
+    for activation in cases.ACTIVATIONS:
+        for training in (False, True):
+            dictionary = cases.make(kind, activation).train(training)
+            x = cases.tokens(9)
+            x[4, 2] = torch.nan
+            assert dictionary(x).reconstruction[4].isnan().all(), (activation, training)
+            assert dictionary.encode_sparse(x).values.isnan().any(), (activation, training)
