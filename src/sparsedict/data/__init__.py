@@ -10,5 +10,7 @@ Whatever somebody trains on becomes `Batches` by `as_batches`: an endless iterat
 
 from sparsedict.data._batches import AnyBatch, Batches
 from sparsedict.data._given import as_batches
+from sparsedict.data._items import pack
+from sparsedict.data._stream import ActivationStream
 
-__all__ = ["AnyBatch", "Batches", "as_batches"]
+__all__ = ["ActivationStream", "AnyBatch", "Batches", "as_batches", "pack"]

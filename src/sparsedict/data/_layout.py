@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -26,6 +27,11 @@ class Layout:
     @classmethod
     def of(cls, batch: AnyBatch) -> tuple[Layout, tuple[Tensor, ...]]:
         """Returns the layout of a batch, and its distinct tensors."""
+        return cls.of_places({**batch} if isinstance(batch, dict) else {None: batch})
+
+    @classmethod
+    def of_places(cls, by_name: Mapping[str | None, ActivationBatch]) -> tuple[Layout, tuple[Tensor, ...]]:
+        """As `of`, with the batch of a single site under ``None``."""
         columns: dict[object, Tensor] = {}
 
         def place(tensor: Tensor) -> int:
@@ -37,7 +43,6 @@ class Layout:
             neurons = None if batch.neurons is None else place(batch.neurons)
             return place(batch.inputs), place(batch.outputs), neurons
 
-        by_name: dict[str | None, ActivationBatch] = {**batch} if isinstance(batch, dict) else {None: batch}
         places = {name: one(batch) for name, batch in by_name.items()}
         return cls(places), tuple(columns.values())
 

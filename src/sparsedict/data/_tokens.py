@@ -1,0 +1,201 @@
+"""Tokens from any form to blocks that a model runs on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from sparsedict.data._batches import Position
+from sparsedict.data._seeds import permutation
+
+DEFAULT_CONTEXT = 256
+
+Order = tuple[int, int, int]
+"""Key of a permutation: the seed, the pass, and what is permuted."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Sequences for one forward pass.
+
+    Attributes:
+        tokens: ``[n_sequences, n_positions]``, on the CPU.
+        attention_mask: False at padding; ``None`` where there is none.
+        end: Where the source stands after these.
+    """
+
+    tokens: Int[Tensor, "n_sequences n_positions"]
+    attention_mask: Bool[Tensor, "n_sequences n_positions"] | None
+    end: Position
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence, with the position of the source after it."""
+
+    tokens: Int[Tensor, " n_positions"]
+    attention_mask: Bool[Tensor, " n_positions"] | None
+    end: Position
+
+
+@dataclass(frozen=True)
+class BlockSize:
+    """How much goes into one forward pass.
+
+    Attributes:
+        n_sequences: At most so many sequences; ``None`` leaves it to ``target``.
+        target: Positions to aim at where ``n_sequences`` is ``None``.
+        limit: Positions, padding included, that a block may never exceed.
+        pads: Whether sequences of different lengths may share a block.
+    """
+
+    n_sequences: int | None
+    target: int
+    limit: int
+    pads: bool
+
+    def sequences(self, width: int) -> int:
+        """Returns how many sequences of ``width`` positions a block holds.
+
+        Raises:
+            ValueError: If even one is too many.
+        """
+        if width > self.limit:
+            raise ValueError(
+                f"`buffer_size` must hold at least one sequence, got {self.limit} tokens for a sequence of {width}."
+            )
+        wanted = max(1, self.target // width) if self.n_sequences is None else self.n_sequences
+        return min(wanted, self.limit // width)
+
+
+class TokenSource(ABC):
+    """Sequences of tokens, pass after pass.
+
+    Attributes:
+        origin: What they are, for people.
+        n_positions: Tokens of one pass, those left out included, where known.
+        seeks: Whether any place can be gone to, and passes have orders of their own.
+    """
+
+    origin: str
+    n_positions: int | None = None
+    seeks: bool = True
+
+    @abstractmethod
+    def blocks(self, order: Order | None, epoch: int, start: Position, size: BlockSize) -> Iterator[Block]:
+        """Serves a pass from ``start`` on.
+
+        Args:
+            order: Key of the shuffle of sequences (or documents), or ``None`` for their own order.
+            epoch: Number of the pass.
+            start: The ``end`` of an earlier block of the same pass, or ``(0, 0)``.
+            size: How much goes into a block.
+        """
+
+
+def stacked(rows: Iterable[Row], size: BlockSize) -> Iterator[Block]:
+    """Puts sequences that follow one another together, padded on the right where lengths differ."""
+    held: list[Row] = []
+    for row in rows:
+        widest = max(len(row.tokens), *(len(other.tokens) for other in held)) if held else len(row.tokens)
+        ragged = bool(held) and len(row.tokens) != len(held[0].tokens)
+        if held and (len(held) >= size.sequences(widest) or (ragged and not size.pads)):
+            yield _block(held)
+            held = []
+        size.sequences(len(row.tokens))
+        held.append(row)
+    if held:
+        yield _block(held)
+
+
+def _block(rows: list[Row]) -> Block:
+    end = rows[-1].end
+    lengths = {len(row.tokens) for row in rows}
+    if len(lengths) == 1 and all(row.attention_mask is None for row in rows):
+        return Block(torch.stack([row.tokens for row in rows]), None, end)
+    tokens = torch.zeros(len(rows), max(lengths), dtype=torch.int64)
+    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        n = len(row.tokens)
+        tokens[index, :n] = row.tokens
+        mask[index, :n] = True if row.attention_mask is None else row.attention_mask
+    return Block(tokens, mask, end)
+
+
+class RowArray(TokenSource):
+    """An array of tokens: rows as they are, or one long row that is cut into sequences of ``context``."""
+
+    def __init__(self, tokens: Tensor | np.ndarray, mask: Tensor | None, context: int | None) -> None:
+        _check_array(tokens, mask, context)
+        self._tail: Tensor | None = None
+        self._mask = None if mask is None else mask.cpu() != 0
+        if tokens.ndim == 1:
+            width = min(context or DEFAULT_CONTEXT, len(tokens))
+            n_rows = len(tokens) // width
+            self._tail = _integers(tokens[n_rows * width :])
+            tokens = tokens[: n_rows * width].reshape(n_rows, width)
+        self._rows = tokens
+        self.n_positions = int(np.prod(tokens.shape)) + (0 if self._tail is None else len(self._tail))
+        self.origin = f"{self.n_positions:,} tokens in {len(tokens):,} sequences of {tokens.shape[1]:,}"
+
+    def blocks(self, order: Order | None, epoch: int, start: Position, size: BlockSize) -> Iterator[Block]:
+        n_rows, width = self._rows.shape
+        index = torch.arange(n_rows) if order is None else permutation(n_rows, *order)
+        step = size.sequences(width)
+        for low in range(start[0], n_rows, step):
+            chosen = index[low : low + step]
+            mask = None if self._mask is None else self._mask[chosen]
+            yield Block(_taken(self._rows, chosen), mask, (min(low + step, n_rows), 0))
+        if self._tail is not None and len(self._tail) and start[0] <= n_rows:
+            yield Block(self._tail[None], None, (n_rows + 1, 0))
+
+    def all(self) -> Iterator[Block]:
+        """Serves everything in its own order, in large blocks."""
+        limit = max(self._rows.shape[1], 2**20)
+        return self.blocks(None, 0, (0, 0), BlockSize(None, limit, limit, pads=False))
+
+
+def _taken(rows: Tensor | np.ndarray, index: Tensor) -> Tensor:
+    if isinstance(rows, np.ndarray):
+        return _integers(rows[index.numpy()])
+    return _integers(rows[index.to(rows.device)])
+
+
+def _integers(tokens: Tensor | np.ndarray) -> Tensor:
+    if isinstance(tokens, np.ndarray):
+        return torch.from_numpy(np.array(tokens, dtype=np.int64))
+    return tokens.to("cpu", torch.int64)
+
+
+def _check_array(tokens: Tensor | np.ndarray, mask: Tensor | None, context: int | None) -> None:
+    shape = tuple(tokens.shape)
+    integral = tokens.dtype.kind in "iu" if isinstance(tokens, np.ndarray) else is_integral(tokens)
+    if not integral:
+        raise TypeError(
+            f"`tokens` must hold integer token ids, got an array of {tokens.dtype} {shape}. Activations need no "
+            "stream: give them to `fit` as they are."
+        )
+    if len(shape) not in (1, 2):
+        raise ValueError(f"`tokens` must be [n_sequences, context] or one long row, got shape {shape}.")
+    if 0 in shape:
+        raise ValueError(f"`tokens` must hold at least one token, got an empty array of shape {shape}.")
+    if len(shape) == 2 and context is not None and context != shape[1]:
+        raise ValueError(
+            f"`context` must be left out where tokens are rows already, got {context} for rows of {shape[1]}. "
+            "Flatten them to have them cut anew."
+        )
+    if mask is not None and tuple(mask.shape) != shape:
+        raise ValueError(f"`attention_mask` must have the shape of the tokens, {shape}, got {tuple(mask.shape)}.")
+    if mask is not None and len(shape) == 1:
+        raise ValueError("`attention_mask` must come with rows of tokens, got one long row.")
+
+
+def is_integral(tensor: Tensor) -> bool:
+    """Whether a tensor may hold token ids."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
