@@ -2,7 +2,7 @@
 
 from sparsedict import activations, dictionaries, kernels, losses, norms, penalties
 from sparsedict.activations import GELU, Activation, BatchTopK, JumpReLU, ReLU, SiLU, TopK
-from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
+from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller, load
 from sparsedict.forward_pass import ForwardPass
 from sparsedict.interventions import Ablation, Clamp, Steer
 from sparsedict.latents import SparseLatents, Support
@@ -51,6 +51,7 @@ __all__ = [
     "activations",
     "dictionaries",
     "kernels",
+    "load",
     "losses",
     "norms",
     "penalties",

@@ -3,5 +3,6 @@
 from sparsedict.dictionaries._autoencoder import SparseAutoencoder
 from sparsedict.dictionaries._dictionary import DENSE_SHARE, Dictionary
 from sparsedict.dictionaries._distiller import SparseDistiller
+from sparsedict.dictionaries._load import load
 
-__all__ = ["DENSE_SHARE", "Dictionary", "SparseAutoencoder", "SparseDistiller"]
+__all__ = ["DENSE_SHARE", "Dictionary", "SparseAutoencoder", "SparseDistiller", "load"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from sparsedict.forward_pass import Encoding, ForwardPass
 from sparsedict.kernels import affine_at
 from sparsedict.latents import SparseLatents, Support, flat_tokens
 from sparsedict.norms import DecoderNorm
+from sparsedict.storage import Description, Named, write_dictionary
 from sparsedict.types import ActivationBatch, DictionaryOutput, Role
 
 DENSE_SHARE = 1 / 16
@@ -39,6 +42,7 @@ class Dictionary(nn.Module, ABC):
         decoder_norm: The constraint on decoder rows.
         reads: Which activations of a site it takes: ``"inputs"``, ``"outputs"`` or ``"neurons"``.
         writes: Which it gives.
+        trained_on: Where it was trained, as training noted it; saved with it, so what it holds must fit into JSON.
     """
 
     reads: Role
@@ -64,6 +68,7 @@ class Dictionary(nn.Module, ABC):
         activation.check(n_latents)
         self.activation = activation
         self.decoder_norm = decoder_norm
+        self.trained_on: dict[str, Any] = {}
         self.activation_state = ActivationState(activation, n_latents, device, dtype)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         decoder = _unit_rows(n_latents, d_out, generator).to(**place)
@@ -207,6 +212,29 @@ class Dictionary(nn.Module, ABC):
             return pre[support.tokens, support.latents]
         known = pre.detach()[support.tokens, support.latents].to(inputs.dtype)
         return affine_at(inputs, self.encoder, self.encoder_bias, support, known)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Saves the dictionary to a folder: ``dictionary.safetensors`` and ``dictionary.json``, never pickle.
+
+        A dictionary that was saved there before is replaced as a whole: an interrupted save leaves the old one or the
+        new one. Load it again by :func:`sparsedict.load`.
+
+        Args:
+            path: The folder; it is made where it doesn't exist.
+
+        Raises:
+            TypeError: If a part holds what can't be saved, such as a tensor among its fields.
+            NotADirectoryError: If the path is a file.
+        """
+        description = Description(
+            kind=Named.of(type(self), self.arguments()),
+            activation=Named.of_part(self.activation),
+            decoder_norm=Named.of_part(self.decoder_norm),
+            widths={"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents},
+            dtype=str(self.encoder.dtype).removeprefix("torch."),
+            trained_on=self.trained_on,
+        )
+        write_dictionary(Path(path), description, self.state_dict())
 
     def extra_repr(self) -> str:
         return (
