@@ -1,0 +1,44 @@
+"""What the latents are and how well they serve: pure functions of a dictionary, its site and data.
+
+They take a `Dictionary`, and where it makes sense bare tensors or another library's object with ``encode`` and
+``decode``. None of them trains anything or draws anything.
+"""
+
+from sparsedict.analysis._ablated_error import AblatedError, ReconstructionError, ablated_error
+from sparsedict.analysis._clusters import Clusters, clusters
+from sparsedict.analysis._correlation import SimulatorCorrelation, simulator_correlation
+from sparsedict.analysis._dictionary_match import DictionaryMatch, match_dictionaries
+from sparsedict.analysis._evaluate import Evaluation, evaluate
+from sparsedict.analysis._firing import DeadLatents, FiringFrequencies, dead_latents, firing_frequencies, latent_means
+from sparsedict.analysis._latent_types import LatentTypes, latent_types
+from sparsedict.analysis._loss_recovered import LossRecovered, loss_recovered
+from sparsedict.analysis._neuron_match import NeuronMatch, match_neurons
+from sparsedict.analysis._top_examples import Example, TopExamples, top_examples
+
+__all__ = [
+    "AblatedError",
+    "Clusters",
+    "DeadLatents",
+    "DictionaryMatch",
+    "Evaluation",
+    "Example",
+    "FiringFrequencies",
+    "LatentTypes",
+    "LossRecovered",
+    "NeuronMatch",
+    "ReconstructionError",
+    "SimulatorCorrelation",
+    "TopExamples",
+    "ablated_error",
+    "clusters",
+    "dead_latents",
+    "evaluate",
+    "firing_frequencies",
+    "latent_means",
+    "latent_types",
+    "loss_recovered",
+    "match_dictionaries",
+    "match_neurons",
+    "simulator_correlation",
+    "top_examples",
+]

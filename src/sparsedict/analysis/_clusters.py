@@ -1,0 +1,115 @@
+"""Groups of latents that point the same way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.analysis._cosines import N_COSINES, decoder_of, encoder_of, unit
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """Groups of near-parallel latents: two are together if a chain of near-parallel ones joins them.
+
+    Attributes:
+        labels: Number of each latent's group, -1 for a latent alone or not asked for, ``[n_latents]``.
+        members: Latents of each group of two or more, in ascending order; the largest group first.
+        threshold: Signed cosine above which two latents are near-parallel.
+    """
+
+    labels: Int[Tensor, " n_latents"]
+    members: tuple[Int[Tensor, " n_members"], ...]
+    threshold: float
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Latents in each group."""
+        return tuple(map(len, self.members))
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+
+def clusters(
+    dictionary: Any,
+    threshold: float = 0.8,
+    *,
+    latents: Bool[Tensor, " n_latents"] | None = None,
+    side: str = "decoder",
+) -> Clusters:
+    """Groups latents whose rows have a signed cosine above a threshold, as connected components.
+
+    Args:
+        dictionary: A `Dictionary`, a matrix of rows ``[n_latents, d]``, or another library's object (see
+            `match_neurons`).
+        threshold: Signed cosine above which two latents are near-parallel.
+        latents: Which latents to group, a mask, such as ``latent_types(match).simulators``; by default all.
+        side: Whether ``"decoder"`` or ``"encoder"`` rows are compared.
+
+    Raises:
+        ValueError: If there are no such rows, or the mask doesn't fit.
+
+    Source: appendix B of the report this library began with: simulators come in pairs and triplets.
+
+    Example:
+        >>> import torch
+        >>> found = clusters(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1]]))
+        >>> found.labels, found.sizes
+        (tensor([ 0, -1,  0]), (2,))
+    """
+    checks.one_of("side", side, ("decoder", "encoder"))
+    checks.in_range("threshold", threshold, -1.0, 1.0)
+    encoder_side = side == "encoder" and not isinstance(dictionary, Tensor)
+    rows = encoder_of("dictionary", dictionary) if encoder_side else decoder_of("dictionary", dictionary)
+    if rows is None:
+        raise ValueError(
+            f"`dictionary` must have an encoder, got a {type(dictionary).__name__} without. Give its rows."
+        )
+    n_latents = len(rows)
+    mask = rows.new_ones(n_latents, dtype=torch.bool) if latents is None else latents.to(rows.device)
+    chosen = checks.latent_vector("latents", mask, n_latents).nonzero().squeeze(1)
+    roots = _components(unit(rows[chosen]), threshold)
+    return _grouped(chosen.cpu(), roots, n_latents, threshold)
+
+
+def _components(rows: Tensor, threshold: float) -> Tensor:
+    """Returns for each row the first row of its component."""
+    n = len(rows)
+    parents = list(range(n))
+    size = max(1, N_COSINES // max(n, 1))
+    for start in range(0, n, size):
+        block = rows[start : start + size]
+        # Each pair once: a block meets itself and what comes after it.
+        near = (block @ rows[start:].T > threshold).triu(1)
+        pairs = near.nonzero().cpu() + start
+        # Pairs already joined say nothing new, and there may be very many of them.
+        known = torch.tensor([_root(parents, i) for i in range(start, n)])
+        joined = torch.unique(known[pairs - start], dim=0) if len(pairs) else pairs
+        for a, b in joined.tolist():
+            a, b = _root(parents, a), _root(parents, b)
+            parents[max(a, b)] = min(a, b)
+    return torch.tensor([_root(parents, i) for i in range(n)], dtype=torch.int64)
+
+
+def _root(parents: list[int], i: int) -> int:
+    while parents[i] != i:
+        parents[i] = parents[parents[i]]
+        i = parents[i]
+    return i
+
+
+def _grouped(chosen: Tensor, roots: Tensor, n_latents: int, threshold: float) -> Clusters:
+    order = torch.argsort(roots, stable=True)
+    counts = torch.unique_consecutive(roots[order], return_counts=True)[1].tolist()
+    groups = [chosen[part] for part in order.split(counts) if len(part) > 1]
+    groups.sort(key=lambda group: (-len(group), int(group[0])))
+    labels = torch.full((n_latents,), -1, dtype=torch.int64)
+    for label, group in enumerate(groups):
+        labels[group] = label
+    return Clusters(labels, tuple(groups), threshold)

@@ -1,0 +1,89 @@
+"""How closely latents follow neurons, on real data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.analysis._coder import Coder, evaluation_mode
+from sparsedict.analysis._neuron_match import NeuronMatch
+from sparsedict.metrics import RunningCorrelation
+from sparsedict.types import ActivationBatch, Role
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatorCorrelation:
+    """Pearson's correlation of latents with their neurons.
+
+    Attributes:
+        latents: The chosen latents, ``[n_chosen]``.
+        neurons: The neuron of each, ``[n_chosen]``.
+        correlation: Over tokens, NaN where either never varies, ``[n_chosen]``.
+        n_tokens: Tokens seen.
+    """
+
+    latents: Int[Tensor, " n_chosen"]
+    neurons: Int[Tensor, " n_chosen"]
+    correlation: Float[Tensor, " n_chosen"]
+    n_tokens: int
+
+
+def simulator_correlation(
+    dictionary: Any,
+    match: NeuronMatch,
+    data: Any,
+    *,
+    latents: Bool[Tensor, " n_latents"] | None = None,
+    neurons: Any = None,
+    n_tokens: int | None = None,
+    reads: Role | None = None,
+) -> SimulatorCorrelation:
+    """Correlates the activations of latents with those of the neurons whose decoder rows are nearest.
+
+    Args:
+        dictionary: A `Dictionary`, or any object with ``encode``.
+        match: What `match_neurons` found for it.
+        data: An `ActivationStream` or another form that ``fit`` takes, with the neurons' activations unless ``neurons``
+            are given.
+        latents: Which latents, a mask, such as ``latent_types(match).simulators``; by default all.
+        neurons: The MLP's own neurons, to be computed from its inputs where the data doesn't hold their activations.
+        n_tokens: Tokens to use; by default, and at most, one pass over the data.
+        reads: Which activations another library's object takes.
+
+    Raises:
+        ValueError: If the data holds no neuron activations and no neurons are given, or no latent is chosen.
+
+    Source: figure 8 of the report this library began with.
+    """
+    coder = Coder(dictionary, reads)
+    if latents is None:
+        chosen = match.decoder_neuron.new_ones(match.n_latents).nonzero().squeeze(1)
+    else:
+        chosen = checks.latent_vector("latents", latents, match.n_latents).nonzero().squeeze(1)
+    if len(chosen) == 0:
+        raise ValueError("`latents` must choose at least one latent, got a mask without any.")
+    partners = match.decoder_neuron[chosen.to(match.decoder_neuron.device)]
+    running = RunningCorrelation()
+    with evaluation_mode(dictionary):
+        for inputs, batch in coder.blocks(data, n_tokens):
+            theirs = _neuron_activations(batch, neurons)
+            ours = coder.dense(inputs)
+            theirs = theirs[:, partners.to(theirs.device)].to(ours.device)
+            running.update_(ours[:, chosen.to(ours.device)], theirs)
+    return SimulatorCorrelation(chosen, partners, running.value, running.n_tokens)
+
+
+def _neuron_activations(batch: ActivationBatch, neurons: Any) -> Tensor:
+    if batch.neurons is None and neurons is not None:
+        own = Coder(neurons, "inputs")
+        return own.dense(own.fitted(batch.inputs))
+    if batch.neurons is None:
+        raise ValueError(
+            "`data` must hold the neurons' activations, got none: capture them (`neurons=True`), or give "
+            "`neurons=site.neurons` to compute them from the inputs."
+        )
+    return batch.neurons

@@ -1,0 +1,110 @@
+"""Cosines of many rows with many others, a block at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+N_COSINES = 2**24
+"""Cosines made at once: 64 MiB in float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """For each row the row of another matrix with the largest signed cosine.
+
+    Attributes:
+        cosine: ``[n_rows]``; 0 for a row of zeros.
+        index: Which row that is, the first of equals, ``[n_rows]``.
+    """
+
+    cosine: Float[Tensor, " n_rows"]
+    index: Int[Tensor, " n_rows"]
+
+
+def nearest(rows: Float[Tensor, "n_rows d"], others: Float[Tensor, "n_others d"] | None) -> Nearest:
+    """Finds for each row the other row of largest signed cosine; ``None`` stands for the axes."""
+    rows = unit(rows)
+    if others is None:
+        return Nearest(*rows.max(1))
+    others = unit(others).to(rows.device)
+    size = max(1, N_COSINES // len(others))
+    best = [(block @ others.T).max(1) for block in rows.split(size)]
+    return Nearest(torch.cat([b.values for b in best]).clamp(-1, 1), torch.cat([b.indices for b in best]))
+
+
+def random_nearest(rows: Tensor, others: Tensor | None, seed: int) -> Float[Tensor, " n_rows"]:
+    """Returns the largest cosines of as many random directions as there are rows, the null to compare theirs with."""
+    # Drawn on the CPU, so that a seed gives the same directions on every device.
+    random = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
+    return nearest(random.to(rows.device), others).cosine
+
+
+def unit(rows: Float[Tensor, "n_rows d"]) -> Float[Tensor, "n_rows d"]:
+    """Returns rows of length one, in float32 at least; zero stays zero."""
+    rows = rows.detach()
+    rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+    # Scaled first, or the norm of a tiny row would count as zero.
+    return normalize(rows / rows.abs().amax(1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny), dim=1)
+
+
+def decoder_of(name: str, value: Any) -> Float[Tensor, "n_latents d_out"]:
+    """Returns decoder rows: a matrix itself, or an object's ``decoder`` (a matrix or linear layer) or ``W_dec``.
+
+    Raises:
+        TypeError: If there are none to be found.
+    """
+    if isinstance(value, Tensor):
+        return _matrix(name, value)
+    found = getattr(value, "decoder", None)
+    if isinstance(found, nn.Linear):
+        found = found.weight.T
+    if not isinstance(found, Tensor):
+        found = getattr(value, "W_dec", None)
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            f"`{name}` must be a matrix of decoder rows [n, d], a tuple (encoder, decoder) of such matrices, or an "
+            f"object with a `decoder`, got {type(value).__name__}. Give its rows as a tensor."
+        )
+    return _matrix(f"{name}.decoder", found)
+
+
+def encoder_of(name: str, value: Any) -> Float[Tensor, "n_latents d_in"] | None:
+    """Returns encoder rows, found as `decoder_of` finds the decoder's, or None where there are none."""
+    found = getattr(value, "encoder", None)
+    if isinstance(found, nn.Linear):
+        found = found.weight
+    if not isinstance(found, Tensor):
+        found = getattr(value, "W_enc", None)
+        found = found.T if isinstance(found, Tensor) else None
+    return None if found is None else _matrix(f"{name}.encoder", found)
+
+
+def directions(name: str, value: Any) -> tuple[Tensor | None, Tensor]:
+    """Returns encoder rows, where there are any, and decoder rows.
+
+    Raises:
+        TypeError: If there are no decoder rows to be found.
+        ValueError: If they don't belong together.
+    """
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, Tensor) for part in value):
+        encoder, decoder = _matrix(f"{name}[0]", value[0]), _matrix(f"{name}[1]", value[1])
+    else:
+        encoder, decoder = None if isinstance(value, Tensor) else encoder_of(name, value), decoder_of(name, value)
+    if encoder is not None and len(encoder) != len(decoder):
+        raise ValueError(
+            f"`{name}` must have an encoder row for each decoder row, got {tuple(encoder.shape)} and "
+            f"{tuple(decoder.shape)}: both are [n, d]."
+        )
+    return encoder, decoder
+
+
+def _matrix(name: str, value: Tensor) -> Tensor:
+    if value.ndim != 2 or not value.is_floating_point() or 0 in value.shape:
+        raise ValueError(f"`{name}` must be a floating-point matrix [n, d], got {value.dtype} {tuple(value.shape)}.")
+    return value.detach()

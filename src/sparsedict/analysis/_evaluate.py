@@ -1,0 +1,162 @@
+"""How good a dictionary is, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedict.analysis._coder import Coder, evaluation_mode
+from sparsedict.analysis._firing import DeadLatents
+from sparsedict.analysis._loss_recovered import (
+    LossRecovered,
+    ModelLoss,
+    NoLossError,
+    RunningMean,
+    captures,
+    measure_losses,
+)
+from sparsedict.analysis._token_batches import Tokens
+from sparsedict.latents import SparseLatents
+from sparsedict.metrics import RunningError, RunningL0
+from sparsedict.sites import Site
+from sparsedict.types import Role
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How good a dictionary is on tokens that it wasn't trained on.
+
+    Attributes:
+        fvu: Fraction of variance unexplained, over all tokens.
+        squared_error: Summed over ``d_out``, mean over tokens.
+        l0: Latents greater than zero, mean over tokens.
+        dead: Latents that never fired on these tokens.
+        n_tokens: Tokens seen.
+        losses: The model's losses with the dictionary in the MLP's place; ``None`` where it has none.
+        note: Why there are no losses.
+    """
+
+    fvu: float
+    squared_error: float
+    l0: float
+    dead: DeadLatents
+    n_tokens: int
+    losses: LossRecovered | None
+    note: str | None = None
+
+    @property
+    def n_latents(self) -> int:
+        return len(self.dead.mask)
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Returns the numbers by name, for tables and JSON."""
+        losses = self.losses
+        return {
+            "fvu": self.fvu,
+            "squared_error": self.squared_error,
+            "l0": self.l0,
+            "n_latents": self.n_latents,
+            "n_dead": self.dead.n_dead,
+            "n_tokens": self.n_tokens,
+            "loss_recovered_zero": None if losses is None else losses.zero,
+            "loss_recovered_mean": None if losses is None else losses.mean,
+            "kl": None if losses is None else losses.kl,
+            "loss_base": None if losses is None else losses.base,
+            "loss_replaced": None if losses is None else losses.replaced,
+            "loss_zero_ablated": None if losses is None else losses.zero_ablated,
+            "loss_mean_ablated": None if losses is None else losses.mean_ablated,
+        }
+
+    def __str__(self) -> str:
+        rows = [
+            ("FVU", f"{self.fvu:.4f}", ""),
+            ("L0", f"{self.l0:.1f}", f"of {self.n_latents:,} latents"),
+            ("dead", f"{self.dead.n_dead:,}", f"{self.dead.share:.1%}, on {self.n_tokens:,} tokens"),
+        ]
+        losses = self.losses
+        if losses is not None:
+            ablated = ("loss with zero", losses.zero_ablated), ("loss with the mean", losses.mean_ablated)
+            rows += [
+                ("loss recovered, zero", f"{losses.zero:.4f}", "1 is all, 0 no better than writing zero"),
+                ("loss recovered, mean", f"{losses.mean:.4f}", "the same against the mean output"),
+                *([] if losses.kl is None else [("KL to the model", f"{losses.kl:.4f}", "nats per token")]),
+                ("loss", f"{losses.base:.4f}", "of the model as it is"),
+                ("loss replaced", f"{losses.replaced:.4f}", ""),
+                *((name, f"{value:.4f}", "") for name, value in ablated),
+            ]
+        names, values = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)
+        lines = [f"{name:<{names}}  {value:>{values}}  {remark}".rstrip() for name, value, remark in rows]
+        return "\n".join(lines if self.note is None else [*lines, f"no losses: {self.note}"])
+
+
+def evaluate(
+    site: Site,
+    dictionary: Any,
+    tokens: Tokens | Iterable[Tokens],
+    *,
+    batch_size: int = 16,
+    n_tokens: int | None = None,
+    loss: ModelLoss | None = None,
+    reads: Role | None = None,
+    writes: Role | None = None,
+) -> Evaluation:
+    """Measures reconstruction, sparsity, dead latents, and what the model loses with the dictionary in its MLP's place.
+
+    Args:
+        site: Where the MLP is.
+        dictionary: A `Dictionary`, `Neurons`, or any object with ``encode`` and ``decode``.
+        tokens: Ids ``[n_sequences, n_positions]``, a mapping of the model's keyword arguments, or an iterable of
+            these as batches; of text that the dictionary wasn't trained on.
+        batch_size: Sequences in one forward pass.
+        n_tokens: Stop after the batch in which so many positions that count have been seen; by default use all.
+        loss: A loss of one's own, see `loss_recovered`.
+        reads: Which activations another library's object takes.
+        writes: Which it gives; by default the outputs, or the neurons' for one that reads these.
+
+    Raises:
+        ValueError: If the tokens are empty, or the dictionary doesn't fit the site.
+
+    Example:
+        >>> import torch, sparsedict as sd
+        >>> mlp = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(10, 4), mlp, torch.nn.Linear(4, 10))
+        >>> site = sd.Site(model, "1")
+        >>> result = evaluate(site, sd.SparseDistiller.from_neurons(site.neurons), torch.randint(10, (4, 8)))
+        >>> round(result.losses.zero, 3), result.n_tokens
+        (1.0, 32)
+    """
+    coder = Coder(dictionary, reads, writes)
+    error, sparsity, mean = RunningError(), RunningL0(), RunningMean()
+    fired: Tensor | None = None
+    batches: list[tuple[Tokens, Tensor]] = []
+    with evaluation_mode(site.model, dictionary):
+        for batch, seen in captures(site, coder, tokens, batch_size, n_tokens):
+            batches.append((batch, seen.mask))
+            activations = seen.batch()
+            targets = coder.targets(activations)
+            mean.update_(targets)
+            counts = _measure(coder, coder.inputs(activations), targets, error, sparsity)
+            fired = counts if fired is None else fired + counts
+        assert fired is not None
+        losses, note = None, None
+        try:
+            losses = measure_losses(site, coder, batches, mean.value, loss)
+        except NoLossError as missing:
+            note = str(missing)
+    dead = DeadLatents(fired == 0, error.n_tokens)
+    return Evaluation(error.fvu, error.squared_error, sparsity.value, dead, error.n_tokens, losses, note)
+
+
+def _measure(coder: Coder, inputs: Tensor, targets: Tensor, error: RunningError, sparsity: RunningL0) -> Tensor:
+    """Takes in a batch, in blocks that can be encoded at once; returns how often each latent fired."""
+    counts: list[Tensor] = []
+    for x, y in zip(coder.fitted(inputs).split(coder.n_rows), targets.split(coder.n_rows), strict=True):
+        latents = coder.encode(x)
+        error.update_(coder.reconstruct(latents, x), y.to(x.device))
+        sparsity.update_(latents)
+        counts.append(latents.firing_counts() if isinstance(latents, SparseLatents) else (latents > 0).sum(0))
+    return torch.stack(counts).sum(0)

@@ -1,0 +1,158 @@
+"""How often latents fire, which never do, and what they are on average."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sparsedict.analysis._coder import Coder, evaluation_mode
+from sparsedict.latents import SparseLatents
+from sparsedict.types import Role
+
+
+@dataclass(frozen=True, eq=False)
+class FiringFrequencies:
+    """On how many tokens each latent is greater than zero.
+
+    Attributes:
+        counts: ``[n_latents]``.
+        n_tokens: Tokens seen.
+    """
+
+    counts: Int[Tensor, " n_latents"]
+    n_tokens: int
+
+    @property
+    def frequency(self) -> Float[Tensor, " n_latents"]:
+        """Share of tokens on which each latent fires."""
+        return self.counts.double() / self.n_tokens
+
+    @property
+    def log10(self) -> Float[Tensor, " n_latents"]:
+        """Decimal logarithm of the frequency, minus infinity for a latent that never fired."""
+        return self.frequency.log10()
+
+    @property
+    def dead(self) -> DeadLatents:
+        """The latents that never fired on these tokens."""
+        return DeadLatents(self.counts == 0, self.n_tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class DeadLatents:
+    """Latents that never fired, and on how many tokens that is known.
+
+    Attributes:
+        mask: ``[n_latents]``.
+        n_tokens: Tokens seen. On more, some may turn out alive.
+    """
+
+    mask: Bool[Tensor, " n_latents"]
+    n_tokens: int
+
+    @property
+    def n_dead(self) -> int:
+        return int(self.mask.sum())
+
+    @property
+    def share(self) -> float:
+        """Dead latents, share of all."""
+        return self.n_dead / len(self.mask)
+
+    def __str__(self) -> str:
+        return f"{self.n_dead:,} of {len(self.mask):,} latents never fired on {self.n_tokens:,} tokens"
+
+
+def firing_frequencies(
+    dictionary: Any, data: Any, *, n_tokens: int | None = None, reads: Role | None = None
+) -> FiringFrequencies:
+    """Counts on how many tokens each latent is greater than zero.
+
+    Args:
+        dictionary: A `Dictionary`, or any object with ``encode``.
+        data: An `ActivationStream`, a tensor of what the dictionary reads, or any other form that ``fit`` takes.
+        n_tokens: Tokens to use; by default, and at most, one pass over the data.
+        reads: Which activations another library's object takes: ``"inputs"``, ``"outputs"`` or ``"neurons"``.
+
+    Raises:
+        ValueError: If the data is empty, holds NaN, or doesn't fit the dictionary.
+
+    Example:
+        >>> import torch, sparsedict as sd
+        >>> coder = sd.SparseAutoencoder(4, 8, activation=sd.TopK(2), decoder_norm=sd.UnitNorm())
+        >>> frequencies = firing_frequencies(coder, torch.randn(100, 4), n_tokens=50)
+        >>> frequencies.n_tokens, frequencies.counts.shape
+        (50, torch.Size([8]))
+    """
+    coder = Coder(dictionary, reads)
+    counts: Tensor | int = 0
+    n_seen = 0
+    with evaluation_mode(dictionary):
+        for inputs, _ in coder.blocks(data, n_tokens):
+            latents = coder.encode(inputs)
+            counts = counts + (latents.firing_counts() if isinstance(latents, SparseLatents) else (latents > 0).sum(0))
+            n_seen += len(inputs)
+    assert isinstance(counts, Tensor)
+    return FiringFrequencies(counts, n_seen)
+
+
+def dead_latents(dictionary: Any, data: Any, *, n_tokens: int | None = None, reads: Role | None = None) -> DeadLatents:
+    """Finds the latents that never fire.
+
+    Args:
+        dictionary: A `Dictionary`, or any object with ``encode``.
+        data: As for `firing_frequencies`.
+        n_tokens: Tokens to use; by default, and at most, one pass over the data.
+        reads: Which activations another library's object takes.
+
+    Raises:
+        ValueError: If the data is empty, holds NaN, or doesn't fit the dictionary.
+    """
+    return firing_frequencies(dictionary, data, n_tokens=n_tokens, reads=reads).dead
+
+
+def latent_means(
+    dictionary: Any, data: Any, *, n_tokens: int | None = None, reads: Role | None = None
+) -> Float[Tensor, " n_latents"]:
+    """Returns each latent's mean over all tokens, those on which it is zero included: what mean ablation puts in.
+
+    Args:
+        dictionary: A `Dictionary`, or any object with ``encode``.
+        data: As for `firing_frequencies`.
+        n_tokens: Tokens to use; by default, and at most, one pass over the data.
+        reads: Which activations another library's object takes.
+
+    Raises:
+        ValueError: If the data is empty, holds NaN, or doesn't fit the dictionary.
+
+    Example:
+        >>> import torch, sparsedict as sd
+        >>> coder = sd.SparseAutoencoder(4, 8, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
+        >>> x = torch.randn(100, 4)
+        >>> torch.allclose(latent_means(coder, x), coder.encode(x).mean(0))
+        True
+    """
+    coder = Coder(dictionary, reads)
+    sums: Tensor | None = None
+    n_seen = 0
+    dtype = torch.float32
+    with evaluation_mode(dictionary):
+        for inputs, _ in coder.blocks(data, n_tokens):
+            latents = coder.encode(inputs)
+            dtype = latents.values.dtype if isinstance(latents, SparseLatents) else latents.dtype
+            new = _sums(latents)
+            sums = new if sums is None else sums + new
+            n_seen += len(inputs)
+    assert sums is not None
+    return (sums / n_seen).to(dtype)
+
+
+def _sums(latents: Tensor | SparseLatents) -> Tensor:
+    if not isinstance(latents, SparseLatents):
+        return latents.sum(0, dtype=torch.float64)
+    sums = torch.zeros(latents.n_latents, dtype=torch.float64, device=latents.values.device)
+    return sums.index_add_(0, latents.latents, latents.values.double())
