@@ -12,5 +12,6 @@ from sparsedict.data._batches import AnyBatch, Batches
 from sparsedict.data._given import as_batches
 from sparsedict.data._items import pack
 from sparsedict.data._stream import ActivationStream
+from sparsedict.data.synthetic import SyntheticFeatures
 
-__all__ = ["ActivationStream", "AnyBatch", "Batches", "as_batches", "pack"]
+__all__ = ["ActivationStream", "AnyBatch", "Batches", "SyntheticFeatures", "as_batches", "pack"]

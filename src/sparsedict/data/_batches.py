@@ -176,7 +176,12 @@ class Batches(Iterator[AnyBatch]):
                 self._chunk = None
             if self._chunks is None:
                 self._chunks = self._source.chunks(self.epoch, self._start)
-            self._chunk = next(self._chunks, None)
+            try:
+                self._chunk = next(self._chunks, None)
+            except BaseException:
+                # A generator that has raised looks like one at its end, which would pass for the end of the data.
+                self._chunks = None
+                raise
             if self._chunk is None:
                 return None
             self._start = self._chunk.start
