@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
-import cases
 import pytest
 import torch
 from torch import Tensor
 
+import cases
 import sparsedict as sd
 from sparsedict.dictionaries import _dictionary
 

@@ -124,7 +124,7 @@ def _write_tensors(file: Path, tensors: dict[str, Tensor], digest: str) -> None:
     file.touch()
     mode = file.stat().st_mode
     try:
-        save_file(tensors, file, metadata={"format": "pt", "digest": digest})
+        save_file(tensors, file, metadata={"digest": digest})
         file.chmod(mode)  # as files are made here, not for their owner alone
     except SafetensorError as error:
         raise OSError(f"The weights could not be written to {file.parent}: {error}.") from None

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparsedict import storage
+
+
+def test_a_file_is_made_and_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    for text in ("first", "second"):
+        storage.replace_file(file, lambda path, text=text: path.write_text(text) and None)
+        assert file.read_text() == text
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("first")
+
+    def half(path: Path) -> None:
+        path.write_text("sec")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        storage.replace_file(file, half)
+    assert file.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [file]

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sparsedict as sd
+from sparsedict.storage import FORMAT_VERSION, Description, Named, StorageError
+
+DIGEST = "0123456789abcdef" * 4
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | finite | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def description(**changes: Any) -> Description:
+    return Description(
+        **{
+            "kind": Named("SparseDistiller", "sparsedict", {"d_in": 3, "skip": False}),
+            "activation": Named.of_part(sd.TopK(2)),
+            "decoder_norm": Named.of_part(sd.MaxNorm(0.1)),
+            "widths": {"d_in": 3, "d_out": 2, "n_latents": 4},
+            "dtype": "float32",
+            "trained_on": {},
+            **changes,
+        }
+    )
+
+
+def document(**changes: Any) -> bytes:
+    plain = json.loads(description().to_json(DIGEST))
+    plain.update(changes)
+    return json.dumps({key: value for key, value in plain.items() if value is not ...}).encode()
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=4))
+def test_what_training_noted_comes_back_as_it_was(trained_on: dict[str, Any]) -> None:
+    wanted = description(trained_on=trained_on)
+    assert Description.from_json(wanted.to_json(DIGEST), "file") == (wanted, DIGEST)
+
+
+@given(finite, st.integers(-(2**60), 2**60), st.text(), st.lists(st.tuples(st.integers(0, 9), finite), max_size=3))
+def test_arguments_come_back_as_they_were(
+    number: float, integer: int, text: str, pairs: list[tuple[int, float]]
+) -> None:
+    @dataclass(frozen=True)
+    class Part:
+        number: float
+        integer: int
+        text: str
+        pairs: tuple[tuple[int, float], ...]
+        sum: int = field(default=0, init=False)
+
+    part = Part(number, integer, text, tuple(pairs))
+    read, _ = Description.from_json(description(activation=Named.of_part(part)).to_json(DIGEST), "file")
+    assert Part(**read.activation.arguments) == part
+    assert (read.activation.name, read.activation.package) == ("Part", __name__)
+
+
+def test_a_part_that_holds_a_tensor_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Scaled:
+        scale: torch.Tensor
+
+    with pytest.raises(TypeError, match=r"Scaled can't be saved: `scale` holds a Tensor.*initial_state"):
+        Named.of_part(Scaled(torch.ones(2)))
+
+
+def test_a_part_that_is_no_dataclass_is_refused() -> None:
+    class Plain:
+        pass
+
+    with pytest.raises(TypeError, match="Plain can't be saved: make it a frozen dataclass"):
+        Named.of_part(Plain())
+
+
+@pytest.mark.parametrize(("value", "error"), [(torch.ones(1), TypeError), (float("nan"), ValueError)])
+def test_notes_that_json_can_not_hold_are_refused(value: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="`trained_on`"):
+        description(trained_on={"loss": value}).to_json(DIGEST)
+
+
+def test_notes_that_could_not_be_read_again_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"`trained_on` must fit into 4,194,304 bytes"):
+        description(trained_on={"log": "x" * 2**22}).to_json(DIGEST)
+
+
+@pytest.mark.parametrize(
+    ("encoded", "message"),
+    [
+        (b"", "isn't valid JSON"),
+        (b"{", "isn't valid JSON"),
+        (b"\xff\xfe\xff", "isn't valid JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"format": ' + b"9" * 5000 + b"}", "an integer of 5000 digits"),
+        (b'{"format": NaN}', "NaN is not a JSON number"),
+        (b'{"format": 1, "format": 2}', "one key twice"),
+        (b"[]", "doesn't describe a sparsedict dictionary"),
+        (document(format="something else"), "doesn't describe a sparsedict dictionary"),
+        (document(format_version=FORMAT_VERSION + 1), r"format version 2, .* Upgrade sparsedict"),
+        (document(format_version=0), "`format_version` must be a positive integer, got 0"),
+        (document(format_version=True), "`format_version` must be a positive integer, got True"),
+        (document(weights="../../etc/passwd"), "`weights` must be a digest"),
+        (document(weights=...), "lacks the key `weights`"),
+        (document(kind=...), "lacks the key `kind`"),
+        (document(kind="SparseDistiller"), "`kind` must be an object, got 'SparseDistiller'"),
+        (document(activation={"name": "ReLU", "package": "sparsedict"}), "`activation` lacks the key `arguments`"),
+        (
+            document(activation={"name": "ReLU", "package": "sparsedict", "arguments": {}, "run": "rm"}),
+            "`activation` has unexpected keys: 'run'",
+        ),
+        (document(widths={"d_in": 3, "d_out": 2}), "`widths` lacks the key `n_latents`"),
+        (document(widths={"d_in": 3, "d_out": 2, "n_latents": True}), "`n_latents` must be an integer, got 'True'"),
+        (document(trained_on=[]), "`trained_on` must be an object"),
+        (document(pickle="gASV"), "has unexpected keys: 'pickle'"),
+    ],
+)
+def test_broken_json_is_named(encoded: bytes, message: str) -> None:
+    with pytest.raises(StorageError, match=message) as caught:
+        Description.from_json(encoded, "folder/dictionary.json")
+    assert "folder/dictionary.json" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_refused_with_a_storage_error(encoded: bytes) -> None:
+    with pytest.raises(StorageError, match="file"):
+        Description.from_json(encoded, "file")
+
+
+@given(st.sampled_from(sorted(json.loads(document()))), json_values)
+def test_any_change_of_a_key_is_read_or_refused(key: str, value: object) -> None:
+    with suppress(StorageError):
+        Description.from_json(document(**{key: value}), "file")
