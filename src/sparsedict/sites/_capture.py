@@ -96,6 +96,7 @@ def _run(
 
 def _activations(site: Site, values: Mapping[Point, Tensor], seen: Seen, neurons: bool) -> SiteActivations:
     inputs, outputs = values[site.reads], values[site.writes]
+    site.note_widths(inputs.shape[-1], outputs.shape[-1])
     shape = outputs.shape[:-1]
     # Some models flatten sequences before the MLP; the tokens' own shape is what users count in.
     if seen.ids is not None and seen.ids.numel() == shape.numel():

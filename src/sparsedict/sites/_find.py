@@ -77,7 +77,7 @@ def readings(site: Site) -> Iterator[Reading]:
 def _plain_readings(site: Site) -> Iterator[Found]:
     if site.reads == site.writes:
         return
-    paths = _holders(site)
+    paths = holder_paths(site)
     holders = [module for path in paths if (module := find_module(site.model, path) if path else site.model)]
     for module in holders:
         yield from candidates(module)
@@ -85,7 +85,7 @@ def _plain_readings(site: Site) -> Iterator[Found]:
         yield from between(site.reads.module, site.writes.module, *holders)
 
 
-def _holders(site: Site) -> list[str]:
+def holder_paths(site: Site) -> list[str]:
     """Paths of the modules that may hold the MLP: what both points share, then what lies below it on either side."""
     ends = []
     for point in (site.writes, site.reads):
@@ -209,7 +209,7 @@ def _message(site: Site, n_tried: int) -> str:
     )
     if site.reads == site.writes:
         return f"`neurons` needs a site that reads before an MLP and writes after it, not only `{site.reads}`. {remedy}"
-    holder = find_module(site.model, _holders(site)[0])
+    holder = find_module(site.model, holder_paths(site)[0])
     children = ", ".join(f"{name}: {type(child).__name__}" for name, child in (holder or site.model).named_children())
     looked = (
         "two linear layers and an activation, three linear layers (gated), a fused gate, BERT's "

@@ -133,6 +133,43 @@ def resolve_module(model: nn.Module, path: str, argument: str = "path") -> nn.Mo
     return module
 
 
+def resolve_ends(model: nn.Module, path: str | None, reads: str | None, writes: str | None) -> tuple[Point, Point]:
+    """Returns where a site reads and where it writes.
+
+    Raises:
+        ValueError: If neither a path nor both ends are given, or more than that.
+    """
+    if path is not None:
+        if reads is not None or writes is not None:
+            raise ValueError(
+                f"`path` must be left out where `reads` and `writes` are given, got path={path!r}, reads={reads!r}, "
+                f"writes={writes!r}."
+            )
+        return _ends_of_module(model, path)
+    if reads is None or writes is None:
+        raise ValueError(
+            f"A site must have a `path`, or both `reads` and `writes`, got reads={reads!r}, writes={writes!r}."
+        )
+    return resolve_point(model, reads, "reads"), resolve_point(model, writes, "writes")
+
+
+def _ends_of_module(model: nn.Module, path: str) -> tuple[Point, Point]:
+    if not isinstance(path, str):
+        raise TypeError(f"`path` must be a string such as 'blocks.1.mlp', got {type(path).__name__}.")
+    module = resolve_module(model, path)
+    hooks = [getattr(module, name, None) for name in ("hook_in", "hook_out")]
+    if is_hook_point(module):
+        point = resolve_point(model, path, "path")
+        return point, point
+    if all(is_hook_point(hook) for hook in hooks):
+        ends = (f"{path}.hook_in", f"{path}.hook_out")
+        # A wrapper without a name has no module of its own, so it isn't called itself; version 3 drops edits there.
+        if getattr(module, "name", "") is None and hasattr(module, "in") and hasattr(module, "out"):
+            ends = (f"{path}.in.hook_in", f"{path}.out.hook_out")
+        return resolve_point(model, ends[0], "path"), resolve_point(model, ends[1], "path")
+    return Point(module, "in", path), Point(module, "out", path)
+
+
 def module_names(model: nn.Module) -> Iterator[str]:
     """Names by which the model's modules are known to users, without the insides of TransformerLens' wrappers."""
     for name in _hooks(model):

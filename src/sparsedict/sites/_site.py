@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from sparsedict import checks
 from sparsedict.sites._capture import capture_sites
-from sparsedict.sites._find import find, probe, reading
+from sparsedict.sites._find import find, holder_paths, probe, reading
 from sparsedict.sites._neurons import Neurons
-from sparsedict.sites._points import Point, is_hook_point, resolve_module, resolve_point
+from sparsedict.sites._points import Point, resolve_ends, resolve_module
 from sparsedict.sites._replace import Constant, Intervention, replaced
 from sparsedict.sites._tokens import Exclusion, Tokens, prepare
 from sparsedict.types import EncoderDecoder, Role, SiteActivations
@@ -68,7 +68,7 @@ class Site:
         if neurons is not None and not callable(neurons) and not isinstance(neurons, Neurons):
             raise TypeError(f"`neurons` must be `Neurons` or a function that makes them, got {type(neurons).__name__}.")
         self.model = model
-        self.reads, self.writes = _points(model, path, reads, writes)
+        self.reads, self.writes = resolve_ends(model, path, reads, writes)
         same = self.reads == self.writes
         self.name: str = path or (str(self.reads) if same else f"{self.reads} -> {self.writes}")
         tokens = tuple(checks.at_least("exclude_tokens", int(token), 0) for token in exclude_tokens)
@@ -154,9 +154,7 @@ class Site:
         Raises:
             TypeError: If ``tokens`` are of the wrong type.
         """
-        captured = capture_sites({"": self}, tokens, neurons=neurons)[""]
-        self._widths = (captured.inputs.shape[-1], captured.outputs.shape[-1])
-        return captured
+        return capture_sites({self.name: self}, tokens, neurons=neurons)[self.name]
 
     def replaced(
         self,
@@ -212,10 +210,12 @@ class Site:
             )
         return logits
 
-    def _holder(self) -> nn.Module:
-        from sparsedict.sites._find import _holders
+    def note_widths(self, d_in: int, d_out: int) -> None:
+        """Remembers the widths that a capture has seen, so that they need no probing."""
+        self._widths = (d_in, d_out)
 
-        path = _holders(self)[0]
+    def _holder(self) -> nn.Module:
+        path = holder_paths(self)[0]
         return resolve_module(self.model, path) if path else self.model
 
     def _find_widths(self) -> tuple[int, int]:
@@ -223,40 +223,12 @@ class Site:
             pair = probe(self)
             if pair is not None:
                 self._widths = (pair[0].shape[-1], pair[1].shape[-1])
-            elif self.reads == self.writes:
+                return self._widths
+            try:
+                neurons = self.neurons
+            except ValueError as error:
                 raise ValueError(
                     f"The widths of {self!r} are unknown, for the model can't run on bare tokens. Call `capture` once."
-                )
-            else:
-                neurons = self.neurons
-                self._widths = (neurons.d_in, neurons.d_out)
+                ) from error
+            self._widths = (neurons.d_in, neurons.d_out)
         return self._widths
-
-
-def _points(model: nn.Module, path: str | None, reads: str | None, writes: str | None) -> tuple[Point, Point]:
-    if path is not None:
-        if reads is not None or writes is not None:
-            raise ValueError(
-                f"`path` must be left out where `reads` and `writes` are given, got path={path!r}, reads={reads!r}, "
-                f"writes={writes!r}."
-            )
-        return _points_of_module(model, path)
-    if reads is None or writes is None:
-        raise ValueError(
-            f"A site must have a `path`, or both `reads` and `writes`, got reads={reads!r}, writes={writes!r}."
-        )
-    return resolve_point(model, reads, "reads"), resolve_point(model, writes, "writes")
-
-
-def _points_of_module(model: nn.Module, path: str) -> tuple[Point, Point]:
-    if not isinstance(path, str):
-        raise TypeError(f"`path` must be a string such as 'blocks.1.mlp', got {type(path).__name__}.")
-    module = resolve_module(model, path)
-    hooks = [getattr(module, name, None) for name in ("hook_in", "hook_out")]
-    if is_hook_point(module):
-        point = resolve_point(model, path, "path")
-        return point, point
-    # A TransformerLens wrapper's hooks: they also exist where its MLP has no module of its own.
-    if all(is_hook_point(hook) for hook in hooks):
-        return resolve_point(model, f"{path}.hook_in", "path"), resolve_point(model, f"{path}.hook_out", "path")
-    return Point(module, "in", path), Point(module, "out", path)

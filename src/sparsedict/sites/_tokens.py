@@ -32,6 +32,11 @@ class Seen:
     attention_mask: Tensor | None = None
     n_past: int = 0
 
+    def clear(self) -> None:
+        """Forgets the tokens, at the end of a forward pass."""
+        self.ids = self.attention_mask = None
+        self.n_past = 0
+
     def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Takes over what a module was called with; what isn't named there stays as it was."""
         named = (kwargs.get(key) for key in ("input_ids", "input", "tokens", "idx"))
@@ -163,7 +168,7 @@ def watched(model: nn.Module) -> Iterator[Seen]:
     seen = Seen()
 
     def start(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.__init__()
+        seen.clear()
         seen.read(args, kwargs)
 
     def refine(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -174,7 +179,7 @@ def watched(model: nn.Module) -> Iterator[Seen]:
             seen.read(args, kwargs)
 
     def end(*_: object) -> None:
-        seen.__init__()
+        seen.clear()
 
     # TransformerLens calls `forward` itself when it runs with hooks, past the hooks of the outermost module; then
     # the wrapped model or the embedding still tells the tokens.

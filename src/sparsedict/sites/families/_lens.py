@@ -14,9 +14,13 @@ from sparsedict.sites.families._gated import of_matrices
 
 
 def bridge(module: nn.Module) -> Iterator[Found]:
-    """Yields the readings of a `TransformerBridge` MLP, whose layers are ``in``, ``out`` and, if gated, ``gate``."""
-    encoder, decoder, gate = (getattr(module, name, None) for name in ("in", "out", "gate"))
-    hidden, original = getattr(decoder, "hook_in", None), getattr(module, "original_component", None)
+    """Yields the readings of a `TransformerBridge` MLP, or of a block that holds one.
+
+    Its layers are ``in``, ``out`` and, if it is gated, ``gate``.
+    """
+    inner = getattr(module, "mlp", module)
+    encoder, decoder, gate = (getattr(inner, name, None) for name in ("in", "out", "gate"))
+    hidden, original = getattr(decoder, "hook_in", None), getattr(inner, "original_component", None)
     first, second, third = matrix(encoder), matrix(decoder), matrix(gate)
     if not (is_hook_point(hidden) and isinstance(original, nn.Module)) or first is None or second is None:
         return
