@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import sparsedict
+
+EXTRAS = {"transformer_lens", "transformers", "datasets", "matplotlib", "wandb", "tokenizers", "huggingface_hub"}
+
+
+def test_importing_the_package_imports_no_extra() -> None:
+    code = "import json, sys, sparsedict; print(json.dumps(sorted(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in json.loads(ran.stdout)}
+    assert not loaded & EXTRAS
+    assert ran.stderr == ""
+
+
+def test_public_names_exist_and_are_sorted() -> None:
+    assert all(hasattr(sparsedict, name) for name in sparsedict.__all__)
+    assert len(set(sparsedict.__all__)) == len(sparsedict.__all__)
+    assert list(sparsedict.__all__) == sorted(sparsedict.__all__)
+
+
+@pytest.mark.parametrize("room", [name for name in sparsedict.__all__ if name.islower()])
+def test_public_names_of_rooms_exist(room: str) -> None:
+    names = getattr(getattr(sparsedict, room), "__all__", [])
+    assert all(hasattr(getattr(sparsedict, room), name) for name in names)
+
+
+@pytest.mark.parametrize("name", [name for name in sparsedict.__all__ if not name.islower()])
+def test_public_names_are_documented(name: str) -> None:
+    assert getattr(sparsedict, name).__doc__
