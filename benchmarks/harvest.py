@@ -1,0 +1,119 @@
+"""Harvesting against the bare forward pass up to the same layer: ``python -m benchmarks.harvest``.
+
+Both run on the embedded model in float32, with the same sequences in each forward pass, in turn: what else the
+machine is doing then weighs on both. The bare pass stops at the MLP's output and keeps nothing. The ratio of tokens
+per second is given for each size of forward pass; the one with the fastest bare pass counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from sparsedict import zoo
+from sparsedict.data import ActivationStream
+from sparsedict.sites import Site
+
+
+class _ArrivedError(Exception):
+    pass
+
+
+def _arrive(*_: object) -> None:
+    raise _ArrivedError
+
+
+@torch.no_grad()
+def bare(model: nn.Module, path: str, tokens: Tensor, n_sequences: int) -> None:
+    """Runs the model up to the end of one module."""
+    handle = model.get_submodule(path).register_forward_hook(_arrive)
+    try:
+        for block in tokens.split(n_sequences):
+            try:
+                model(block, use_cache=False)
+            except _ArrivedError:
+                continue
+    finally:
+        handle.remove()
+
+
+def harvest(site: Site, tokens: Tensor, n_sequences: int, batch_size: int, buffer_size: int) -> None:
+    """Serves one pass of a stream."""
+    stream = ActivationStream(
+        site, tokens, batch_size=batch_size, model_batch_size=n_sequences, buffer_size=buffer_size
+    )
+    n_served = sum(map(len, stream))
+    assert n_served == stream.n_tokens
+
+
+def seconds(run: Callable[[], None]) -> float:
+    """Returns how long a call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def measure(arguments: argparse.Namespace) -> list[dict[str, float]]:
+    """Returns tokens per second and their ratio, for each size of forward pass."""
+    model = zoo.load_model()
+    path = f"transformer.h.{arguments.layer}.mlp"
+    site = Site(model, path, exclude_first=1)
+    all_tokens = zoo.tokens("train")[: arguments.n_sequences]
+    pieces = all_tokens.split(len(all_tokens) // arguments.rounds)[: arguments.rounds]
+    buffer_size = max(arguments.batch_size, pieces[0].numel() // 2)
+    results: list[dict[str, float]] = []
+    for n_sequences in arguments.model_batch_size:
+        bare(model, path, pieces[0][: 2 * n_sequences], n_sequences)
+        times: list[tuple[float, float]] = []
+        for index, piece in enumerate(pieces):
+            runs = (
+                partial(bare, model, path, piece, n_sequences),
+                partial(harvest, site, piece, n_sequences, arguments.batch_size, buffer_size),
+            )
+            # Each goes first half of the time.
+            first = index % 2
+            spent = {first: seconds(runs[first])}
+            spent[1 - first] = seconds(runs[1 - first])
+            times.append((spent[0], spent[1]))
+        ratios = sorted(forward / whole for forward, whole in times)
+        results.append(
+            {
+                "model_batch_size": n_sequences,
+                "bare_tokens_per_s": round(pieces[0].numel() / median(forward for forward, _ in times)),
+                "harvest_tokens_per_s": round(pieces[0].numel() / median(whole for _, whole in times)),
+                "ratio_min": round(ratios[0], 3),
+                "ratio_median": round(median(ratios), 3),
+                "ratio_max": round(ratios[-1], 3),
+            }
+        )
+        print(json.dumps(results[-1]), flush=True)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layer", type=int, default=1, help="layer of the MLP (default 1)")
+    parser.add_argument("--rounds", type=int, default=8, help="measurements of each kind (default 8)")
+    parser.add_argument("--n-sequences", type=int, default=1024, help="sequences over all rounds (default 1024)")
+    parser.add_argument("--batch-size", type=int, default=4096, help="tokens per batch served (default 4096)")
+    parser.add_argument(
+        "--model-batch-size", type=int, nargs="+", default=[8, 16, 32], help="sequences per forward pass"
+    )
+    parser.add_argument("--threads", type=int, default=None, help="threads of torch (default: torch's own)")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    results = measure(arguments)
+    best = max(results, key=lambda result: result["bare_tokens_per_s"])
+    print(f"best forward pass: {best['model_batch_size']} sequences, ratio {best['ratio_median']} (median)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
+
+from sparsedict.data import ActivationStream, Batches, as_batches
+from sparsedict.types import ActivationBatch
+
+from ._models import site, unique
+
+
+def rows(n: int, width: int = 2) -> torch.Tensor:
+    return torch.arange(n, dtype=torch.float32)[:, None].repeat(1, width)
+
+
+def served(batches: Any) -> list[int]:
+    return [int(value) for batch in batches for value in batch.inputs[:, 0]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 5), st.integers(0, 20))
+def test_rows_in_memory_are_served_once_a_pass_and_taken_up_anywhere(n: int, size: int, seed: int, stop: int) -> None:
+    assert sorted(served(as_batches(rows(n), batch_size=size, seed=seed, repeat=False))) == list(range(n))
+    whole, resumed = (as_batches(rows(n), batch_size=size, seed=seed) for _ in range(2))
+    for _ in islice(whole, stop):
+        pass
+    resumed.load_state_dict(whole.state_dict())
+    assert served(islice(whole, 5)) == served(islice(resumed, 5))
+    assert whole.n_served == resumed.n_served == (stop + 5) * min(n, size)
+
+
+def test_seeds_and_passes_have_shuffles_of_their_own() -> None:
+    def serve(seed: int) -> list[int]:
+        return served(islice(as_batches(rows(64), batch_size=64, seed=seed), 2))
+
+    first = serve(0)
+    assert first == serve(0) != serve(1)
+    assert first[:64] != first[64:]
+
+
+def test_a_tensor_is_inputs_and_outputs_and_says_that_it_is_no_pair() -> None:
+    batches = as_batches(rows(8), batch_size=4)
+    batch = batches.next_batch()
+    assert isinstance(batch, ActivationBatch)
+    assert batch.inputs is batch.outputs
+    assert (batches.pairs, batches.n_tokens, batches.names) == (False, 8, None)
+    assert "8 tokens in memory, shuffled anew for each pass; batches of 4, seed 0; repeated" in batches.description
+
+
+@pytest.mark.parametrize("form", ["tuple", "arrays", "batch", "site", "list", "lists", "loader", "iterator"])
+def test_pairs_stay_aligned_in_every_form(form: str) -> None:
+    x, y = rows(12, 3), -rows(12, 2)
+    cut = list(zip(x.split(5), y.split(5), strict=True))
+    data: Any = {
+        "tuple": (x, y),
+        "arrays": (x.numpy(), y.numpy()),
+        "batch": ActivationBatch(x, y),
+        "site": {"a": (x, y), "b": ActivationBatch(y, x)},
+        "list": [ActivationBatch(*pair) for pair in cut],
+        "lists": [list(pair) for pair in cut],
+        "loader": DataLoader(TensorDataset(x, y), batch_size=5),
+        "iterator": iter(cut),
+    }[form]
+    batches = as_batches(data, repeat=False)
+    assert batches.pairs
+    total = []
+    for batch in batches:
+        if isinstance(batch, dict):
+            assert batches.names == ("a", "b")
+            assert torch.equal(batch["a"].inputs, batch["b"].outputs)
+            batch = batch["a"]
+        assert torch.equal(batch.inputs[:, :2], -batch.outputs)
+        total += batch.inputs[:, 0].int().tolist()
+    assert sorted(total) == list(range(12))
+
+
+def test_given_batches_keep_their_order_and_are_reshuffled_afterwards() -> None:
+    data = list(rows(40).split(4))
+    batches = as_batches(data, seed=3)
+    passes = [served(islice(batches, 10)) for _ in range(3)]
+    assert passes[0] == list(range(40))
+    assert passes[1] != passes[0] != passes[2] != passes[1]
+    assert all(sorted(one) == passes[0] for one in passes)
+    assert "reshuffled after the first pass" in batches.description
+
+
+@pytest.mark.parametrize("kind", ["list", "loader"])
+def test_given_batches_are_taken_up_where_they_stopped(kind: str) -> None:
+    parts = list(rows(20).split(4))
+    data: Any = parts if kind == "list" else DataLoader(TensorDataset(rows(20)), batch_size=4)
+    whole, resumed = as_batches(data), as_batches(data)
+    for _ in islice(whole, 8):
+        pass
+    resumed.load_state_dict(whole.state_dict())
+    assert served(islice(whole, 9)) == served(islice(resumed, 9))
+
+
+def test_an_iterator_is_read_once() -> None:
+    batches = as_batches(iter(rows(8).split(4)))
+    assert served(islice(batches, 2)) == list(range(8))
+    with pytest.raises(ValueError, match="ran out after 2 batches and can't be read again"):
+        batches.next_batch()
+
+
+def test_a_stream_owns_its_batch_size_and_seed() -> None:
+    stream = ActivationStream(site(), unique(4, 4), batch_size=6)
+    assert as_batches(stream).batch_size == 6
+    assert as_batches(stream).pairs
+    for name in ("batch_size", "seed"):
+        with pytest.raises(ValueError, match=f"`{name}` must be left out .* ActivationStream"):
+            as_batches(stream, **{name: 1})
+    with pytest.raises(ValueError, match="`batch_size` must be left out"):
+        as_batches([rows(2)], batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (torch.ones(3, 2, dtype=torch.int64), TypeError, "floating-point activations .*ActivationStream"),
+        (torch.ones(3), ValueError, r"shape \[n_tokens, d\], got \(3,\)"),
+        (torch.ones(0, 2), ValueError, "at least one token"),
+        ((torch.ones(3, 2), torch.ones(2, 2)), ValueError, "the same tokens, got 3 and 2"),
+        ((torch.ones(3, 2),) * 3, TypeError, "got tuple of 3"),
+        (torch.tensor([[1.0, float("nan")]]), ValueError, "1 NaN or infinite of 2"),
+        ({"a": torch.ones(3, 2), "b": torch.ones(4, 2)}, ValueError, "same tokens for all sites"),
+        ({}, ValueError, "at least one site"),
+        ([], ValueError, "at least one batch, got an empty list"),
+        (["x"], TypeError, "got str"),
+        ("x", TypeError, "must be an ActivationStream.* got str"),
+        (3, TypeError, "got int"),
+        (np.ones((2, 2), dtype=np.int32), TypeError, "floating-point"),
+    ],
+)
+def test_bad_data_is_refused(data: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        as_batches(data)
+
+
+def test_ready_made_batches_of_no_rows_are_passed_over() -> None:
+    batches = as_batches([rows(2), rows(0), rows(3)], repeat=False)
+    assert isinstance(batches, Batches)
+    assert [len(batch) for batch in batches if len(batch)] == [2, 3]
