@@ -35,7 +35,7 @@ class ActivationCase:
 
 
 def _keep(pre: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, pre.clamp_min(0), torch.zeros_like(pre))
+    return torch.where(mask, pre.relu(), torch.zeros_like(pre))
 
 
 def _top_k(k: int) -> Callable[[Tensor, State, bool], Tensor]:

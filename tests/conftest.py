@@ -7,11 +7,16 @@ from collections.abc import Iterator
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
 
 _hook = jaxtyping.install_import_hook("sparsedict", "checked.check")
 import sparsedict  # noqa: E402
 
 _ = sparsedict
+
+# The same examples in every run, and no deadline: a busy machine is not an error of the library.
+settings.register_profile("repository", max_examples=40, derandomize=True, deadline=None)
+settings.load_profile("repository")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -185,7 +185,7 @@ def test_wrong_weights_are_named(
         sd.load(rewritten(saved, change))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.data())
 def test_any_damage_to_the_header_of_the_weights_is_refused_or_harmless(saved: Path, data: st.DataObject) -> None:
     damaged = saved.parent / "damaged"

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import sparsedict as sd
+
+
+def gradients(output: torch.Tensor, threshold: torch.Tensor, pre: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    found = torch.autograd.grad(output.sum(), (threshold, pre), allow_unused=True, retain_graph=True)
+    return tuple(torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, (threshold, pre), strict=True))
+
+
+def test_values_and_straight_through_gradients() -> None:
+    activation = sd.JumpReLU(threshold=0.5, bandwidth=0.2)
+    pre = torch.tensor([-1.0, 0.0, 0.39, 0.45, 0.5, 0.55, 0.61, 2.0], dtype=torch.float64, requires_grad=True)
+    log_threshold = torch.full((8,), math.log(0.5), dtype=torch.float64, requires_grad=True)
+    state = {"log_threshold": log_threshold}
+    near = torch.tensor([0, 0, 0, 1, 1, 1, 0, 0]).double()
+    above = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1]).double()
+    above[4] = float(pre.detach()[4] > log_threshold.detach()[4].exp())
+    values = activation.values(pre, state)
+    torch.testing.assert_close(values, pre * above)
+    to_threshold, to_pre = gradients(values, log_threshold, pre)
+    # d/d theta = -theta / width within the box; theta = exp(log theta) gives another theta.
+    torch.testing.assert_close(to_threshold, -near * 0.5 / 0.2 * 0.5)
+    torch.testing.assert_close(to_pre, above)
+    fires = activation.firing(pre, state)
+    assert torch.equal(fires, above)
+    to_threshold, to_pre = gradients(fires, log_threshold, pre)
+    torch.testing.assert_close(to_threshold, -near / 0.2 * 0.5)
+    assert not to_pre.any()
+
+
+def test_the_l0_gradient_estimates_the_slope_of_the_expected_count() -> None:
+    activation = sd.JumpReLU(threshold=0.5, bandwidth=0.1)
+    pre = torch.randn(400_000, 1)
+    log_threshold = torch.full((1,), math.log(0.5), requires_grad=True)
+    count = activation.firing(pre, {"log_threshold": log_threshold}).sum() / len(pre)
+    (slope,) = torch.autograd.grad(count, log_threshold)
+    density = math.exp(-(0.5**2) / 2) / math.sqrt(2 * math.pi)
+    assert float(slope) == pytest.approx(-density * 0.5, rel=0.05)
+
+
+def test_training_stores_latents_just_below_the_threshold() -> None:
+    activation = sd.JumpReLU(threshold=0.5, bandwidth=0.2)
+    state = activation.initial_state(5)
+    pre = torch.tensor([[0.3, 0.45, 0.55, 0.7, -2.0]])
+    assert activation.support(pre, state, training=True).latents.tolist() == [1, 2, 3]
+    assert activation.support(pre, state, training=False).latents.tolist() == [2, 3]
+
+
+def test_minus_infinity_is_silent() -> None:
+    activation = sd.JumpReLU()
+    assert activation.values(torch.tensor([-math.inf]), activation.initial_state(1)).tolist() == [0]
+
+
+def test_every_latent_starts_at_the_given_threshold() -> None:
+    state = sd.JumpReLU(threshold=0.03).initial_state(4)
+    assert isinstance(state["log_threshold"], torch.nn.Parameter)
+    torch.testing.assert_close(state["log_threshold"].detach().exp(), torch.full((4,), 0.03))
+
+
+@pytest.mark.as_installed
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(ValueError, match=r"`threshold` must lie in \(0\.0, inf\), got 0"):
+        sd.JumpReLU(threshold=0)
+    with pytest.raises(ValueError, match=r"`bandwidth` must lie in \(0\.0, inf\), got -1"):
+        sd.JumpReLU(bandwidth=-1)

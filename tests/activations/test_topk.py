@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cases
+import sparsedict as sd
+from sparsedict.activations._topk import largest
+
+
+@given(st.integers(0, 5), st.integers(1, 8), st.integers(1, 8), st.booleans(), st.integers(0, 2**20))
+def test_at_most_k_are_active_and_they_are_the_largest(
+    n_tokens: int, n_latents: int, k: int, training: bool, seed: int
+) -> None:
+    k = min(k, n_latents)
+    pre = torch.randint(-3, 4, (n_tokens, n_latents), generator=torch.Generator().manual_seed(seed)).double()
+    activation = sd.TopK(k)
+    support = activation.support(pre, {}, training=training)
+    values = activation.values(pre[support.tokens, support.latents], {})
+    latents = sd.SparseLatents(values, support, torch.Size((n_tokens,))).to_dense()
+    active = latents > 0
+    assert (active.sum(-1) <= k).all()
+    assert (active.sum(-1) == (pre > 0).sum(-1).clamp_max(k)).all()
+    assert torch.equal(latents.sort(dim=-1).values[:, -k:], pre.relu().sort(dim=-1).values[:, -k:])
+    if not training:
+        assert torch.equal(latents, cases._top_k(k)(pre, {}, False))
+
+
+def test_ties_go_to_the_lowest_index() -> None:
+    pre = torch.tensor([[1.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0, 5.0], [3.0, 3.0, 3.0, 3.0], [-1.0, 4.0, -1.0, 4.0]])
+    chosen = largest(pre, 2, break_ties=True).sort(dim=-1).values
+    assert chosen[[0, 2, 3]].tolist() == [[1, 2], [0, 1], [1, 3]]
+    assert 3 in chosen[1].tolist()
+
+
+def test_a_tie_between_latents_of_a_dictionary_goes_to_the_lowest_index() -> None:
+    dictionary = sd.SparseDistiller(2, 2, 6, activation=sd.TopK(3), decoder_norm=sd.UnitNorm())
+    with torch.no_grad():
+        dictionary.encoder.copy_(torch.tensor([[1.0, 0.0]]).expand(6, 2))
+    latents = dictionary.encode(torch.tensor([[2.0, 7.0], [-2.0, 0.0]]))
+    assert latents.tolist() == [[2, 2, 2, 0, 0, 0], [0] * 6]
+
+
+def test_batch_top_k_shares_its_latents_among_the_tokens() -> None:
+    dictionary = cases.make("distiller", "batch_top_k").train()
+    latents = dictionary.encode(cases.tokens(9))
+    counts = (latents > 0).sum(-1)
+    assert counts.sum() == 9 * cases.K
+    assert counts[0] == 0
+    assert counts[1] == cases.N_LATENTS
+
+
+def test_batch_top_k_after_training_does_not_depend_on_the_batch() -> None:
+    dictionary = cases.make("distiller", "batch_top_k")
+    x = cases.tokens(9)
+    together = dictionary.encode(x)
+    torch.testing.assert_close(together, torch.stack([dictionary.encode(row) for row in x]))
+    torch.testing.assert_close(together[:4], dictionary.encode(x[:4]))
+    assert (together[together > 0] > cases.THRESHOLD).all()
+
+
+def test_batch_top_k_refuses_to_guess_its_threshold() -> None:
+    dictionary = sd.SparseDistiller(6, 5, 12, activation=sd.BatchTopK(3), decoder_norm=sd.UnitNorm())
+    with pytest.raises(RuntimeError, match=r"no threshold yet.*`fit`.*`dictionary\.activation_state\.threshold`"):
+        dictionary.encode(torch.zeros(2, 6))
+    dictionary.train().encode(torch.zeros(2, 6))
+
+
+def test_batch_top_k_follows_the_smallest_latent_kept() -> None:
+    activation = sd.BatchTopK(2, momentum=0.75)
+    state = activation.initial_state(4)
+    assert state["threshold"].isnan()
+    activation.after_step_(torch.tensor([0.0, 0.0]), state)
+    assert state["threshold"].isnan()
+    activation.after_step_(torch.tensor([3.0, 2.0, 0.0]), state)
+    assert float(state["threshold"]) == 2
+    activation.after_step_(torch.tensor([6.0]), state)
+    assert float(state["threshold"]) == 0.75 * 2 + 0.25 * 6
+    activation.after_step_(torch.tensor([0.0]), state)
+    assert float(state["threshold"]) == 3
+
+
+def test_the_threshold_reaches_the_dictionary() -> None:
+    dictionary = sd.SparseDistiller(6, 5, 12, activation=sd.BatchTopK(3, momentum=0.0), decoder_norm=sd.UnitNorm())
+    x = torch.randn(50, 6)
+    passed = dictionary.train().forward_pass(x, torch.zeros(50, 5))
+    dictionary.activation.after_step_(passed.values.detach(), passed.state)
+    smallest = passed.values[passed.values > 0].min()
+    assert torch.equal(dictionary.activation_state.threshold, smallest.detach())
+    counts = (dictionary.eval().encode(x) > 0).sum()
+    assert 50 * 3 - 1 <= counts <= 50 * 3
+
+
+@pytest.mark.as_installed
+@pytest.mark.parametrize("kind", [sd.TopK, sd.BatchTopK])
+def test_bad_arguments_are_named(kind: type) -> None:
+    with pytest.raises(ValueError, match=r"`k` must be at least 1, got 0\."):
+        kind(0)
+    with pytest.raises(TypeError, match=r"`k` must be an integer, got 2\.5 of type float"):
+        kind(2.5)
+    with pytest.raises(ValueError, match=r"`k` must be at most `n_latents`, got k=13 for 12 latents\. Lower k"):
+        sd.SparseDistiller(6, 5, 12, activation=kind(13), decoder_norm=sd.UnitNorm())
+    with pytest.raises(ValueError, match=r"`momentum` must lie in \[0\.0, 1\.0\], got 1\.5"):
+        sd.BatchTopK(3, momentum=1.5)

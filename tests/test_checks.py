@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsedict import checks
+
+pytestmark = pytest.mark.as_installed
+
+
+@given(st.integers(), st.integers())
+def test_at_least(value: int, least: int) -> None:
+    if value >= least:
+        assert checks.at_least("k", value, least) == value
+    else:
+        with pytest.raises(ValueError, match=rf"`k` must be at least {least}, got {value}\."):
+            checks.at_least("k", value, least)
+
+
+@pytest.mark.parametrize("value", [True, 1.0, "1", None])
+def test_at_least_takes_integers(value: object) -> None:
+    with pytest.raises(TypeError, match=rf"`k` must be an integer, got {value!r} of type"):
+        checks.at_least("k", value, 1)
+
+
+@given(st.floats(), st.floats(-5, 5), st.floats(0, 5), st.booleans())
+def test_in_range(value: float, low: float, width: float, open_low: bool) -> None:
+    high = low + width
+    inside = math.isfinite(value) and low <= value <= high and not (open_low and value == low)
+    if inside:
+        assert checks.in_range("p", value, low, high, open_low=open_low) == value
+    else:
+        with pytest.raises(ValueError, match=r"`p` must lie in [\[(].*, got"):
+            checks.in_range("p", value, low, high, open_low=open_low)
+
+
+def test_in_range_names_its_bounds() -> None:
+    with pytest.raises(ValueError, match=r"`lr` must lie in \(0, inf\), got 0\."):
+        checks.in_range("lr", 0, 0, open_low=True)
+    with pytest.raises(ValueError, match=r"`lr` must lie in \[0.0, 1.0\], got nan\."):
+        checks.in_range("lr", math.nan, 0.0, 1.0)
+    with pytest.raises(ValueError, match="got inf"):
+        checks.in_range("lr", math.inf, 0.0)
+    for value in ("1", None, True, torch.ones(())):
+        with pytest.raises(TypeError, match="`lr` must be a number"):
+            checks.in_range("lr", value, 0.0)
+
+
+def test_one_of() -> None:
+    assert checks.one_of("reads", "inputs", ["inputs", "outputs"]) == "inputs"
+    for value in ("input", None, 1, []):
+        with pytest.raises(ValueError, match=r"`reads` must be one of 'inputs', 'outputs', got"):
+            checks.one_of("reads", value, iter(["inputs", "outputs"]))
+
+
+def test_activations() -> None:
+    for shape in ((4,), (2, 4), (0, 4), (2, 3, 4)):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+            x = torch.zeros(shape, dtype=dtype)
+            assert checks.activations("x", x, 4) is x
+    with pytest.raises(TypeError, match=r"`x` must be a tensor of activations \[\.\.\., 4\], got list"):
+        checks.activations("x", [[0.0] * 4], 4)
+    with pytest.raises(TypeError, match=r"`x` must hold floating-point .*torch\.int64.*Tokens go to `Site\.capture`"):
+        checks.activations("x", torch.zeros(2, 4, dtype=torch.int64), 4)
+    with pytest.raises(ValueError, match=r"last dimension of `x` must be 4, got shape \(4, 2\)"):
+        checks.activations("x", torch.zeros(4, 2), 4)
+    with pytest.raises(ValueError, match=r"last dimension of `x` must be 4, got shape \(\)"):
+        checks.activations("x", torch.zeros(()), 4)
+
+
+def test_same_shape() -> None:
+    checks.same_shape("a", torch.zeros(2, 3), "b", torch.ones(2, 3))
+    with pytest.raises(ValueError, match=r"`a` and `b` must have one shape, got \(2, 3\) and \(2, 1\)"):
+        checks.same_shape("a", torch.zeros(2, 3), "b", torch.zeros(2, 1))
+
+
+def test_latent_vector() -> None:
+    vector = torch.zeros(3)
+    assert checks.latent_vector("means", vector, 3) is vector
+    for value, got in ((torch.zeros(4), r"\(4,\)"), (torch.zeros(1, 3), r"\(1, 3\)"), ([0.0] * 3, "list")):
+        with pytest.raises(ValueError, match=rf"`means` must be a tensor of shape \(3,\).*got {got}"):
+            checks.latent_vector("means", value, 3)
+
+
+def test_finite() -> None:
+    x = torch.tensor([1.0, math.nan, math.inf, -math.inf])
+    assert checks.finite("x", x[:1], "") is not None
+    with pytest.raises(ValueError, match=r"`x` must be finite, got 3 NaN or infinite of 4 entries\. Look upstream\."):
+        checks.finite("x", x, "Look upstream.")
