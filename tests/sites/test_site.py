@@ -12,7 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sparsedict.activations import ReLU
+from sparsedict.dictionaries import SparseAutoencoder, SparseDistiller
 from sparsedict.interventions import Ablation
+from sparsedict.norms import Free
 from sparsedict.sites import Constant, Neurons, Site, capture_sites
 
 from . import _models
@@ -162,6 +165,25 @@ def test_a_dictionary_reconstructs_with_its_skip(site: Site, tokens: Tensor) -> 
             torch.testing.assert_close(site.logits(tokens), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_own_dictionaries_stand_in(site: Site, tokens: Tensor, dtype: torch.dtype) -> None:
+    parts = {"activation": ReLU(), "decoder_norm": Free(), "dtype": dtype}
+    captured = site.capture(tokens)
+    distiller = SparseDistiller(site.d_in, site.d_out, 24, skip=True, **parts)
+    torch.nn.init.normal_(distiller.skip)
+    for dictionary in (
+        distiller,
+        SparseAutoencoder(site.d_out, 24, **parts),
+        SparseAutoencoder(site.d_in, 24, reads="inputs", **parts),
+    ):
+        inputs, _ = dictionary.select(captured.batch())
+        expected = dictionary(inputs.to(dtype)).reconstruction.view(captured.outputs.shape).float()
+        with torch.no_grad(), site.replaced(dictionary):
+            seen = Site(site.model, "mlp").capture(tokens)
+        given = seen.inputs if dictionary.writes == "inputs" else seen.outputs
+        torch.testing.assert_close(given, expected)
+
+
 @pytest.mark.parametrize("role", ["inputs", "outputs", "neurons"])
 def test_every_role_can_be_replaced(site: Site, tokens: Tensor, role: str) -> None:
     with torch.no_grad():
@@ -292,18 +314,24 @@ def test_transformer_lens_takes_the_tokenizer_s_mapping(tmp_path: Path) -> None:
     torch.testing.assert_close(site.logits(given), model(tokens, attention_mask=mask))
 
 
+@pytest.mark.filterwarnings("ignore:.*folded into its encoder")
 @pytest.mark.parametrize("compatible", [False, True])
-def test_gradients_flow_through_transformer_lens(tmp_path: Path, compatible: bool) -> None:
-    model = _models.bridge("gpt2", tmp_path)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_gradients_flow_through_transformer_lens(tmp_path: Path, family: str, compatible: bool) -> None:
+    model = _models.bridge(family, tmp_path)
     if compatible:
         model.enable_compatibility_mode(disable_warnings=True)
     tokens = _models.tokens()
-    parameter = model.blocks[0].mlp.out.original_component.weight
+    parameter = model.embed.original_component.weight
     (expected,) = torch.autograd.grad(model(tokens).square().sum(), parameter)
-    site = Site(model, "blocks.1.mlp")
-    with site.replaced(site.neurons):
-        (gradient,) = torch.autograd.grad(model(tokens).square().sum(), parameter)
-    torch.testing.assert_close(gradient, expected, atol=1e-3, rtol=1e-3)
+    own_hooks = n_hooks(model)  # TransformerLens adds some of its own in its first forward pass
+    before = Site(model, reads="blocks.1.ln2.hook_normalized", writes="blocks.1.mlp.hook_out")
+    for site in (Site(model, "blocks.1.mlp"), before):
+        with site.replaced(site.neurons):
+            (gradient,) = torch.autograd.grad(model(tokens).square().sum(), parameter)
+        torch.testing.assert_close(gradient, expected, atol=1e-3, rtol=1e-3)
+    assert n_hooks(model) == own_hooks
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
 
 
 def test_half_precision() -> None:

@@ -5,12 +5,35 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 Side = Literal["in", "out"]
+
+
+@runtime_checkable
+class Removable(Protocol):
+    """What attaching a callback gives back."""
+
+    def remove(self) -> None: ...
+
+
+class _LensHook:
+    """A callback at a TransformerLens hook point.
+
+    It is added through the hook point's own list: TransformerLens computes some activations, and lets gradients
+    through them, only where that list isn't empty. It is permanent, so that `reset_hooks` leaves it to `remove`.
+    """
+
+    def __init__(self, point: Any, callback: Callable[[Tensor], Tensor | None]) -> None:
+        point.add_hook(lambda value, hook: callback(value), is_permanent=True)
+        self._point = point
+        self._handle = point.fwd_hooks[-1]
+
+    def remove(self) -> None:
+        self._handle.hook.remove()
+        self._point.fwd_hooks[:] = [handle for handle in self._point.fwd_hooks if handle is not self._handle]
 
 
 @dataclass(frozen=True)
@@ -27,8 +50,10 @@ class Point:
     def __str__(self) -> str:
         return self.path if is_hook_point(self.module) else f"{self.path}:{self.side}"
 
-    def attach(self, callback: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    def attach(self, callback: Callable[[Tensor], Tensor | None]) -> Removable:
         """Calls ``callback`` with the activation of every forward pass; a tensor it returns takes its place."""
+        if is_hook_point(self.module):
+            return _LensHook(self.module, callback)
         if self.side == "in":
 
             def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

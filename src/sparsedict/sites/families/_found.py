@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class Found:
     sure: bool
 
 
+@runtime_checkable
 class Family(Protocol):
     """Yields every way in which a module may be an MLP of this family."""
 
