@@ -28,6 +28,8 @@ class Ablation:
     means: Float[Tensor, " n_latents"] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.latents, Tensor):
+            raise TypeError(f"`latents` must be a mask, a tensor of dtype bool, got {type(self.latents).__name__}.")
         if self.latents.dtype != torch.bool or self.latents.ndim != 1:
             raise ValueError(
                 "`latents` must be a mask of dtype bool and shape [n_latents], "

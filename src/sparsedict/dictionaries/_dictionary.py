@@ -245,8 +245,9 @@ class Dictionary(nn.Module, ABC):
 
 def _check_part(name: str, value: object, kind: type, example: str) -> None:
     if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
         hint = " (pass an instance, not the class)" if isinstance(value, type) else ""
-        raise TypeError(f"`{name}` must be a {kind.__name__} such as `{example}`, got {value!r}{hint}.")
+        raise TypeError(f"`{name}` must be {article} {kind.__name__} such as `{example}`, got {value!r}{hint}.")
 
 
 def _unit_rows(n_rows: int, width: int, generator: torch.Generator | None) -> Tensor:

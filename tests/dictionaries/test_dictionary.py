@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import cases
+import sparsedict as sd
+
+every_kind = pytest.mark.parametrize("kind", cases.KINDS)
+
+
+def distiller(**changes: object) -> sd.Dictionary:
+    arguments = {"d_in": 6, "d_out": 5, "n_latents": 12, "activation": sd.ReLU(), "decoder_norm": sd.UnitNorm()}
+    return sd.SparseDistiller(**{**arguments, **changes})
+
+
+@pytest.mark.as_installed
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"d_in": 0}, ValueError, "`d_in` must be at least 1, got 0"),
+        ({"d_out": -3}, ValueError, "`d_out` must be at least 1, got -3"),
+        ({"n_latents": 0}, ValueError, "`n_latents` must be at least 1, got 0"),
+        ({"n_latents": 12.0}, TypeError, r"`n_latents` must be an integer, got 12\.0 of type float"),
+        ({"n_latents": torch.tensor(12)}, TypeError, "`n_latents` must be an integer"),
+        ({"activation": sd.TopK}, TypeError, r"`activation` must be an Activation.*pass an instance, not the class"),
+        (
+            {"activation": "relu"},
+            TypeError,
+            r"`activation` must be an Activation such as `sd\.TopK.*, got 'relu'",
+        ),
+        ({"activation": torch.relu}, TypeError, r"`activation` must be an Activation such as"),
+        ({"activation": sd.UnitNorm()}, TypeError, r"`activation` must be .*got UnitNorm\(\)"),
+        ({"decoder_norm": sd.UnitNorm}, TypeError, r"`decoder_norm` must be a DecoderNorm.*not the class"),
+        (
+            {"decoder_norm": None},
+            TypeError,
+            r"`decoder_norm` must be a DecoderNorm such as `sd\.Unit.*, got None",
+        ),
+        ({"activation": sd.TopK(13)}, ValueError, "got k=13 for 12 latents"),
+    ],
+)
+def test_bad_arguments_are_named(changes: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        distiller(**changes)
+
+
+@pytest.mark.as_installed
+@every_kind
+@pytest.mark.parametrize("method", ["encode", "encode_sparse", "__call__"])
+def test_bad_activations_are_named(kind: str, method: str) -> None:
+    call = getattr(cases.make(kind), method)
+    with pytest.raises(ValueError, match=r"last dimension of `x` must be 6, got shape \(2, 7\)"):
+        call(torch.zeros(2, 7, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"last dimension of `x` must be 6, got shape \(6, 2\)"):
+        call(torch.zeros(6, 2, dtype=torch.float64))
+    with pytest.raises(TypeError, match=r"`x` must hold floating-point activations .*torch\.int64.*Tokens go to"):
+        call(torch.zeros(2, 6, dtype=torch.int64))
+    with pytest.raises(TypeError, match=r"`x` must be a tensor of activations \[\.\.\., 6\], got list"):
+        call([[0.0] * 6])
+
+
+@pytest.mark.as_installed
+@every_kind
+def test_bad_latents_are_named(kind: str) -> None:
+    dictionary = cases.make(kind)
+    with pytest.raises(ValueError, match=r"last dimension of `latents` must be 12, .*got shape \(2, 11\)"):
+        dictionary.decode(torch.zeros(2, 11, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"last dimension of `latents` must be 12, .*got shape \(2, 11\)"):
+        dictionary.decode(sd.SparseLatents.from_dense(torch.zeros(2, 11, dtype=torch.float64)))
+
+
+@pytest.mark.as_installed
+def test_bad_training_batches_are_named() -> None:
+    dictionary = cases.make("distiller")
+    inputs, targets = torch.zeros(3, 6, dtype=torch.float64), torch.zeros(3, 5, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"last dimension of `inputs` must be 6, got shape \(3, 5\)"):
+        dictionary.forward_pass(targets, targets)
+    with pytest.raises(ValueError, match=r"last dimension of `targets` must be 5, got shape \(3, 6\)"):
+        dictionary.forward_pass(inputs, inputs)
+    with pytest.raises(TypeError, match="`inputs` must hold floating-point activations"):
+        dictionary.forward_pass(inputs.long(), targets)
+    same = r"`inputs` and `targets` must be rows of the same tokens, at least one, got shapes"
+    with pytest.raises(ValueError, match=same + r" \(3, 6\) and \(1, 5\)"):
+        dictionary.forward_pass(inputs, targets[:1])
+    with pytest.raises(ValueError, match=same + r" \(1, 3, 6\) and \(1, 3, 5\)"):
+        dictionary.forward_pass(inputs[None], targets[None])
+    with pytest.raises(ValueError, match=same + r" \(0, 6\) and \(0, 5\)"):
+        dictionary.forward_pass(inputs[:0], targets[:0])
+
+
+@every_kind
+def test_a_dictionary_takes_what_it_says(kind: str) -> None:
+    dictionary = cases.make(kind)
+    inputs, outputs, neurons = torch.zeros(3, 1), torch.zeros(3, 2), torch.zeros(3, 4)
+    named = {"inputs": inputs, "outputs": outputs, "neurons": neurons}
+    selected = dictionary.select(sd.ActivationBatch(inputs, outputs, neurons))
+    assert selected[0] is named[dictionary.reads]
+    assert selected[1] is named[dictionary.writes]
+
+
+@every_kind
+def test_rows_are_latents_and_lie_together(kind: str) -> None:
+    dictionary = cases.make(kind)
+    shapes = {
+        "encoder": (12, dictionary.d_in),
+        "encoder_bias": (12,),
+        "decoder": (12, dictionary.d_out),
+        "decoder_bias": (dictionary.d_out,),
+    }
+    for name, shape in shapes.items():
+        weight = dictionary.get_parameter(name)
+        assert tuple(weight.shape) == shape
+        assert weight.is_contiguous()
+        assert weight.requires_grad
+
+
+def test_biases_start_at_zero_and_directions_are_spread() -> None:
+    dictionary = sd.SparseDistiller(64, 64, 1000, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
+    assert not dictionary.encoder_bias.any()
+    assert not dictionary.decoder_bias.any()
+    for rows in (dictionary.encoder, dictionary.decoder):
+        torch.testing.assert_close(rows.norm(dim=-1), torch.ones(1000))
+        assert rows.mean(0).norm() < 0.1
+
+
+def test_new_weights_follow_torchs_seed_and_the_generator() -> None:
+    torch.manual_seed(5)
+    first = distiller()
+    torch.manual_seed(5)
+    assert torch.equal(distiller().encoder, first.encoder)
+    assert not torch.equal(distiller().encoder, first.encoder)
+    state = torch.get_rng_state()
+    distiller(generator=torch.Generator().manual_seed(1))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_dictionary_can_be_made_on_any_device() -> None:
+    meta = distiller(device="meta", activation=sd.BatchTopK(3), skip=True, input_bias=True)
+    assert all(tensor.is_meta for tensor in (*meta.parameters(), *meta.buffers()))
+
+
+@every_kind
+@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
+def test_state_dict_and_deepcopy_keep_everything(kind: str, activation: str) -> None:
+    dictionary = cases.make(kind, activation)
+    x = cases.tokens(5)
+    copied = copy.deepcopy(dictionary)
+    other = cases.KINDS[kind].make(
+        activation=dictionary.activation, decoder_norm=dictionary.decoder_norm, dtype=torch.float64
+    )
+    other.load_state_dict(dictionary.state_dict())
+    for again in (copied, other):
+        assert torch.equal(again(x).reconstruction, dictionary(x).reconstruction)
+
+
+def test_what_a_dictionary_is_can_be_read_from_its_printing() -> None:
+    text = repr(distiller(activation=sd.TopK(3)))
+    assert "SparseDistiller(\n  d_in=6, d_out=5, n_latents=12, activation=TopK(k=3), decoder_norm=UnitNorm()" in text

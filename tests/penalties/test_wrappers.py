@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import cases
+import sparsedict as sd
+
+TARGETS = torch.zeros(9, cases.D_OUT, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("activation", ["relu", "top_k", "batch_top_k"])
+@pytest.mark.parametrize("penalty", [sd.L1(0.3), sd.Sqrt(0.3), sd.Lp(0.3, p=0.7)])
+def test_norm_weighting_can_not_be_cheated_by_rescaling(penalty: sd.L1, activation: str) -> None:
+    dictionary = cases.make("distiller", activation, "free").train()
+    rescaled = copy.deepcopy(dictionary)
+    scale = torch.tensor(7.0)
+    with torch.no_grad():
+        rescaled.encoder.div_(scale)
+        rescaled.encoder_bias.div_(scale)
+        rescaled.decoder.mul_(scale)
+    x = cases.tokens(9)
+    before, after = dictionary.forward_pass(x, TARGETS), rescaled.forward_pass(x, TARGETS)
+    torch.testing.assert_close(after.reconstruction, before.reconstruction)
+    torch.testing.assert_close(sd.NormWeighted(penalty)(after), sd.NormWeighted(penalty)(before))
+    assert penalty(after) < 0.9 * penalty(before)
+
+
+def test_norm_weighting_presses_on_the_decoder_too() -> None:
+    passed = cases.make("distiller", "relu", "free").train().forward_pass(cases.tokens(9), TARGETS)
+    (slope,) = torch.autograd.grad(sd.NormWeighted(sd.L1(1.0))(passed), passed.dictionary.decoder)
+    assert (slope * passed.dictionary.decoder).sum() > 0
+
+
+@pytest.mark.parametrize(("step", "share"), [(0, 0.1), (4, 0.5), (9, 1.0), (10, 1.0), (10**6, 1.0)])
+def test_warm_up_grows_linearly(step: int, share: float) -> None:
+    passed = cases.make("distiller").train().forward_pass(cases.tokens(9), TARGETS, step=step)
+    torch.testing.assert_close(sd.WarmUp(sd.L1(0.3), 10)(passed), share * sd.L1(0.3)(passed))
+
+
+def test_warm_up_passes_the_checks_of_what_it_warms_up() -> None:
+    with pytest.warns(UserWarning, match="L1 with decoder_norm=Free"):
+        sd.WarmUp(sd.L1(0.1), 5).check(cases.make("distiller", "relu", "free"))
+
+
+@pytest.mark.as_installed
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(TypeError, match=r"`penalty` must be a LatentPenalty such as `sd\.L1\(0\.2\)`, got L0"):
+        sd.NormWeighted(sd.L0(0.1))
+    with pytest.raises(TypeError, match=r"`penalty` must be a Penalty such as `sd\.L1\(0\.2\)`, got 0\.1"):
+        sd.WarmUp(0.1, 5)
+    with pytest.raises(ValueError, match="`n_steps` must be at least 1, got 0"):
+        sd.WarmUp(sd.L1(0.1), 0)

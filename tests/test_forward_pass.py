@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import cases
+
+
+@pytest.mark.parametrize("kind", cases.KINDS)
+@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
+@pytest.mark.parametrize("dense_share", [0.0, 1.0])
+def test_the_carrier_holds_what_was_evaluated(
+    kind: str, activation: str, dense_share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsedict.dictionaries._dictionary.DENSE_SHARE", dense_share)
+    dictionary = cases.make(kind, activation).train()
+    x = cases.tokens(9)
+    targets = torch.randn(9, dictionary.d_out, dtype=torch.float64)
+    idle = torch.arange(cases.N_LATENTS)
+    passed = dictionary.forward_pass(x, targets, step=4, idle=idle)
+    output = dictionary(x)
+    torch.testing.assert_close(passed.reconstruction, output.reconstruction)
+    assert (passed.n_tokens, passed.step) == (9, 4)
+    assert passed.dictionary is dictionary
+    assert passed.activation is dictionary.activation
+    assert passed.targets is targets
+    assert passed.idle is idle
+    pre = dictionary.pre_activations(x)
+    torch.testing.assert_close(passed.encoding.all_pre_activations, pre)
+    assert not passed.encoding.all_pre_activations.requires_grad
+    assert torch.equal(passed.firing_counts(), (output.latents > 0).sum(0))
+    torch.testing.assert_close(passed.decoder_norms, dictionary.decoder.norm(dim=-1))
+    assert passed.decoder_norms.requires_grad
+    where = (...,) if passed.support is None else (passed.support.tokens, passed.support.latents)
+    torch.testing.assert_close(passed.pre_activations, pre[where])
+    torch.testing.assert_close(passed.values, output.latents[where])
+    assert torch.equal(passed.aligned(idle.double()).expand_as(passed.values), idle.double().expand_as(pre)[where])
+    for name, value in passed.state.items():
+        whole = dictionary.activation_state.entries()[name]
+        aligned = whole if whole.ndim == 0 else passed.aligned(whole)
+        assert torch.equal(value, aligned), name
