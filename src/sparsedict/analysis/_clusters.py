@@ -24,7 +24,7 @@ class Clusters:
     """
 
     labels: Int[Tensor, " n_latents"]
-    members: tuple[Int[Tensor, " n_members"], ...]
+    members: tuple[Int[Tensor, " _"], ...]
     threshold: float
 
     @property
@@ -81,27 +81,19 @@ def clusters(
 def _components(rows: Tensor, threshold: float) -> Tensor:
     """Returns for each row the first row of its component."""
     n = len(rows)
-    parents = list(range(n))
-    size = max(1, N_COSINES // max(n, 1))
-    for start in range(0, n, size):
-        block = rows[start : start + size]
+    labels = torch.arange(n)
+    for start in range(0, n, max(1, N_COSINES // max(n, 1))):
+        block = rows[start : start + max(1, N_COSINES // n)]
         # Each pair once: a block meets itself and what comes after it.
         near = (block @ rows[start:].T > threshold).triu(1)
-        pairs = near.nonzero().cpu() + start
-        # Pairs already joined say nothing new, and there may be very many of them.
-        known = torch.tensor([_root(parents, i) for i in range(start, n)])
-        joined = torch.unique(known[pairs - start], dim=0) if len(pairs) else pairs
-        for a, b in joined.tolist():
-            a, b = _root(parents, a), _root(parents, b)
-            parents[max(a, b)] = min(a, b)
-    return torch.tensor([_root(parents, i) for i in range(n)], dtype=torch.int64)
-
-
-def _root(parents: list[int], i: int) -> int:
-    while parents[i] != i:
-        parents[i] = parents[parents[i]]
-        i = parents[i]
-    return i
+        joined = near.any(1).nonzero().squeeze(1)
+        for row, others in zip(joined.tolist(), near[joined].cpu(), strict=True):
+            theirs = labels[start:][others]
+            own = labels[start + row]
+            if bool((theirs != own).any()):
+                merged = torch.cat([theirs, own[None]]).unique()
+                labels[torch.isin(labels, merged)] = merged[0]
+    return labels
 
 
 def _grouped(chosen: Tensor, roots: Tensor, n_latents: int, threshold: float) -> Clusters:

@@ -119,8 +119,8 @@ class Coder:
                 part = _cut(batch, slice(start, min(start + size, start + n_left)))
                 if not batches.pairs and part.neurons is None:
                     # A bare tensor is whatever the source reads.
-                    part = ActivationBatch(part.inputs, part.inputs, part.inputs)
                     inputs = part.inputs
+                    part = ActivationBatch(inputs, inputs, inputs if self.reads == "neurons" else None)
                 else:
                     inputs = self.inputs(part)
                 checks.finite("data", inputs, "Leave the broken tokens out.")

@@ -10,6 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from sparsedict.data._seeds import generator
+
+_NULL = int.from_bytes(b"null", "big")
 N_COSINES = 2**24
 """Cosines made at once: 64 MiB in float32."""
 
@@ -40,8 +43,9 @@ def nearest(rows: Float[Tensor, "n_rows d"], others: Float[Tensor, "n_others d"]
 
 def random_nearest(rows: Tensor, others: Tensor | None, seed: int) -> Float[Tensor, " n_rows"]:
     """Returns the largest cosines of as many random directions as there are rows, the null to compare theirs with."""
-    # Drawn on the CPU, so that a seed gives the same directions on every device.
-    random = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
+    # A key of its own, or the seed that made the weights would draw their first values once more. On the CPU, so that
+    # a seed gives the same directions on every device.
+    random = torch.randn(rows.shape, generator=generator(seed, _NULL))
     return nearest(random.to(rows.device), others).cosine
 
 

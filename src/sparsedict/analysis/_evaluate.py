@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +95,7 @@ class Evaluation:
 def evaluate(
     site: Site,
     dictionary: Any,
-    tokens: Tokens | Iterable[Tokens],
+    tokens: Any,
     *,
     batch_size: int = 16,
     n_tokens: int | None = None,
@@ -109,8 +108,8 @@ def evaluate(
     Args:
         site: Where the MLP is.
         dictionary: A `Dictionary`, `Neurons`, or any object with ``encode`` and ``decode``.
-        tokens: Ids ``[n_sequences, n_positions]``, a mapping of the model's keyword arguments, or an iterable of
-            these as batches; of text that the dictionary wasn't trained on.
+        tokens: Ids ``[n_sequences, n_positions]``, a mapping of the model's keyword arguments, or any other form that
+            an `ActivationStream` takes; of text that the dictionary wasn't trained on.
         batch_size: Sequences in one forward pass.
         n_tokens: Stop after the batch in which so many positions that count have been seen; by default use all.
         loss: A loss of one's own, see `loss_recovered`.

@@ -56,7 +56,7 @@ class LossRecovered:
 def loss_recovered(
     site: Site,
     dictionary: Any,
-    tokens: Tokens | Iterable[Tokens],
+    tokens: Any,
     *,
     batch_size: int = 16,
     n_tokens: int | None = None,
@@ -73,8 +73,8 @@ def loss_recovered(
     Args:
         site: Where the MLP is.
         dictionary: A `Dictionary`, `Neurons`, or any object with ``encode`` and ``decode``.
-        tokens: Ids ``[n_sequences, n_positions]``, a mapping of the model's keyword arguments, or an iterable of
-            these as batches.
+        tokens: Ids ``[n_sequences, n_positions]``, a mapping of the model's keyword arguments, or any other form that
+            an `ActivationStream` takes.
         batch_size: Sequences in one forward pass.
         n_tokens: Stop after the batch in which so many positions that count have been seen; by default use all.
         mean: The MLP's mean output, ``[d_out]``; by default measured over the same tokens in a pass of its own.
@@ -103,11 +103,11 @@ def loss_recovered(
 
 
 def captures(
-    site: Site, coder: Coder, tokens: Tokens | Iterable[Tokens], batch_size: int, n_tokens: int | None
+    site: Site, coder: Coder, tokens: Any, batch_size: int, n_tokens: int | None
 ) -> Iterator[tuple[Tokens, SiteActivations]]:
     """Yields batches of tokens with their activations, until so many kept positions have been seen."""
     n_left = 2**62 if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
-    for batch in token_batches(tokens, batch_size):
+    for batch in token_batches(tokens, batch_size, site.model):
         seen = site.capture(batch, neurons="neurons" in coder.roles)
         yield batch, seen
         n_left -= int(seen.mask.sum())

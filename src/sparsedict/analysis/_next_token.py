@@ -37,7 +37,7 @@ class NextToken:
             # What follows padding on the left is predicted from padding.
             counts[:, 1:] &= attention.to(counts.device)[:, :-1] != 0
         self._counts = counts[:, 1:].to(output.device)
-        self._next = ids.to(output.device).long()[:, 1:]
+        self._next = ids.to(output.device)[:, 1:]
 
     def __call__(self, output: Tensor, batch: Tokens, mask: Tensor) -> Tensor:
         # Sequence by sequence, for a vocabulary in float32 is large.

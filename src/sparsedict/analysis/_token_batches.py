@@ -1,46 +1,47 @@
-"""Tokens cut into batches of sequences."""
+"""Tokens of any form, as batches that a model runs on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsedict import checks
+from sparsedict.data._harvest import takes_mask
+from sparsedict.data._items import token_source
+from sparsedict.data._tokens import BlockSize
 
 Tokens = Tensor | Mapping[str, Any]
 """Token ids ``[n_sequences, n_positions]``, or the model's keyword arguments, such as a tokenizer gives."""
 
 
-def token_batches(tokens: Tokens | Iterable[Tokens], batch_size: int) -> list[Tokens]:
-    """Returns batches that a model takes, each of at most ``batch_size`` sequences unless it came ready-made.
+def token_batches(tokens: Any, batch_size: int, model: nn.Module) -> Iterator[Tokens]:
+    """Yields batches of at most ``batch_size`` sequences, in order.
 
     Args:
-        tokens: Ids ``[n_sequences, n_positions]``; a mapping of the model's keyword arguments, whose tensors are cut
-            alike; or an iterable of either, as batches.
+        tokens: Any form that an `ActivationStream` takes; also a mapping of all the model's keyword arguments, whose
+            tensors are cut alike, a list of such mappings, and, for a module that takes activations, those.
         batch_size: Sequences per batch.
+        model: What will run on them.
 
     Raises:
         TypeError: If ``tokens`` are none of these.
         ValueError: If there are none.
     """
     checks.at_least("batch_size", batch_size, 1)
-    if isinstance(tokens, Tensor | Mapping):
-        batches = list(_cut(cast(Tokens, tokens), batch_size))
-    elif isinstance(tokens, Iterable) and not isinstance(tokens, str | bytes):
-        batches = [part for batch in tokens for part in _checked(batch)]
-    else:
-        raise TypeError(f"`tokens` must be {_WANTED}, got {type(tokens).__name__}.")
-    if not batches:
-        raise ValueError("`tokens` must hold at least one sequence, got none.")
-    return batches
-
-
-_WANTED = (
-    "a tensor of token ids [n_sequences, n_positions], a mapping of the model's keyword arguments, or an iterable of "
-    "these as batches"
-)
+    parts = list(tokens) if isinstance(tokens, list | tuple) else [tokens]
+    if parts and all(_ready(part) for part in parts):
+        if not any(map(_n_sequences, parts)):
+            raise ValueError("`tokens` must hold at least one sequence, got none.")
+        return (cut for part in parts for cut in _cut(part, batch_size))
+    source = token_source(tokens, getattr(model, "tokenizer", None), None)
+    size = BlockSize(batch_size, 2**62, 2**62, pads=takes_mask(model))
+    blocks = source.blocks(None, 0, (0, 0), size)
+    return (
+        b.tokens if b.attention_mask is None else {"input_ids": b.tokens, "attention_mask": b.attention_mask.long()}
+        for b in blocks
+    )
 
 
 def token_ids(tokens: Tokens) -> Tensor | None:
@@ -49,29 +50,34 @@ def token_ids(tokens: Tokens) -> Tensor | None:
         tokens = next((tokens[key] for key in ("input_ids", "input", "tokens", "idx") if key in tokens), tokens)
     if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.ndim != 2:
         return None
-    return tokens
+    return tokens.long()
 
 
-def _checked(batch: Any) -> Iterator[Tokens]:
-    if not isinstance(batch, Tensor | Mapping):
-        raise TypeError(f"`tokens` must be {_WANTED}, got an iterable of {type(batch).__name__}.")
-    return _cut(batch, 2**62)
+def _ready(tokens: object) -> TypeGuard[Tokens]:
+    """Whether a model takes these as they are."""
+    if isinstance(tokens, Mapping):
+        return any(isinstance(value, Tensor) and value.ndim > 1 for value in tokens.values())
+    return isinstance(tokens, Tensor) and tokens.ndim > 1
 
 
-def _cut(tokens: Tokens, size: int) -> Iterator[Tokens]:
+def _n_sequences(tokens: Tokens) -> int:
+    """Returns how many sequences there are.
+
+    Raises:
+        ValueError: If the tensors of a mapping don't agree.
+    """
     if isinstance(tokens, Tensor):
-        if tokens.ndim < 2:
-            raise ValueError(
-                f"`tokens` must have the shape [n_sequences, n_positions], got {tuple(tokens.shape)}. "
-                "Cut a long text with `tokens.reshape(-1, n_positions)`."
-            )
-        yield from (part for part in tokens.split(min(size, max(len(tokens), 1))) if part.numel())
-        return
+        return len(tokens)
     lengths = {len(value) for value in tokens.values() if isinstance(value, Tensor) and value.ndim > 1}
     if len(lengths) != 1:
         raise ValueError(f"The tensors of `tokens` must hold the same number of sequences, got {sorted(lengths)}.")
-    n = lengths.pop()
-    for start in range(0, n, size):
-        stop = min(start + size, n)
-        cut = {k: v[start:stop] if isinstance(v, Tensor) and v.ndim > 1 else v for k, v in tokens.items()}
-        yield cut
+    return lengths.pop()
+
+
+def _cut(tokens: Tokens, size: int) -> Iterator[Tokens]:
+    for start in range(0, _n_sequences(tokens), size):
+        rows = slice(start, start + size)
+        if isinstance(tokens, Tensor):
+            yield tokens[rows]
+        else:
+            yield {key: v[rows] if isinstance(v, Tensor) and v.ndim > 1 else v for key, v in tokens.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ class TopExamples:
 def top_examples(
     site: Site,
     dictionary: Any,
-    tokens: Tokens | Iterable[Tokens],
+    tokens: Any,
     *,
     latents: Sequence[int] | Tensor | None = None,
     n_examples: int = 10,
@@ -80,8 +80,8 @@ def top_examples(
     Args:
         site: Where the dictionary belongs.
         dictionary: A `Dictionary`, or any object with ``encode``.
-        tokens: Ids ``[n_sequences, n_positions]``, a mapping of the model's keyword arguments, or an iterable of
-            these as batches.
+        tokens: Ids ``[n_sequences, n_positions]``, a mapping of the model's keyword arguments, or any other form that
+            an `ActivationStream` takes.
         latents: Which latents: indices or a mask ``[n_latents]``; by default all.
         n_examples: Examples of each.
         context: Tokens shown before and after the peak, where the sequence has them: one number, or two.
@@ -100,7 +100,7 @@ def top_examples(
     window = torch.arange(-checks.at_least("context", before, 0), checks.at_least("context", after, 0) + 1)
     board: Board | None = None
     with evaluation_mode(site.model, dictionary):
-        for batch in token_batches(tokens, batch_size):
+        for batch in token_batches(tokens, batch_size, site.model):
             captured = site.capture(batch, neurons=coder.roles[0] == "neurons")
             ids = token_ids(batch)
             if ids is None or ids.shape != captured.shape:
@@ -151,7 +151,7 @@ def _chosen(latents: Sequence[int] | Tensor | None, n_latents: int) -> Tensor:
 def _shown(batch: Tokens, ids: Tensor) -> Tensor:
     """The token ids, -1 at padding."""
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    ids = ids.cpu().long()
+    ids = ids.cpu()
     return ids.masked_fill(mask.cpu() == 0, -1) if isinstance(mask, Tensor) and mask.shape == ids.shape else ids
 
 
