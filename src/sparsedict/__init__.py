@@ -1,7 +1,22 @@
 """Take a transformer's MLP apart into sparse, readable units."""
 
-from sparsedict import activations, dictionaries, kernels, losses, norms, penalties
+from sparsedict import (
+    activations,
+    analysis,
+    data,
+    dictionaries,
+    kernels,
+    losses,
+    metrics,
+    norms,
+    penalties,
+    sites,
+    training,
+    zoo,
+)
 from sparsedict.activations import GELU, Activation, BatchTopK, JumpReLU, ReLU, SiLU, TopK
+from sparsedict.analysis import Evaluation, evaluate
+from sparsedict.data import ActivationStream
 from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller, load
 from sparsedict.forward_pass import ForwardPass
 from sparsedict.interventions import Ablation, Clamp, Steer
@@ -9,6 +24,19 @@ from sparsedict.latents import SparseLatents, Support
 from sparsedict.losses import Loss, SquaredError
 from sparsedict.norms import DecoderNorm, Free, MaxNorm, UnitNorm
 from sparsedict.penalties import L0, L1, AuxK, Lp, NormWeighted, Penalty, Sqrt, TargetL0, WarmUp
+from sparsedict.sites import Neurons, Site
+from sparsedict.training import (
+    Cosine,
+    History,
+    Linear,
+    NonFiniteLossError,
+    Resample,
+    Schedule,
+    Trainee,
+    Upkeep,
+    fit,
+    fit_many,
+)
 from sparsedict.types import ActivationBatch, DictionaryOutput, SiteActivations
 
 __version__ = "0.1.0"
@@ -17,25 +45,35 @@ __all__ = [
     "Ablation",
     "Activation",
     "ActivationBatch",
+    "ActivationStream",
     "AuxK",
     "BatchTopK",
     "Clamp",
+    "Cosine",
     "DecoderNorm",
     "Dictionary",
     "DictionaryOutput",
+    "Evaluation",
     "ForwardPass",
     "Free",
     "GELU",
+    "History",
     "JumpReLU",
     "L0",
     "L1",
+    "Linear",
     "Loss",
     "Lp",
     "MaxNorm",
+    "Neurons",
+    "NonFiniteLossError",
     "NormWeighted",
     "Penalty",
     "ReLU",
+    "Resample",
+    "Schedule",
     "SiLU",
+    "Site",
     "SiteActivations",
     "SparseAutoencoder",
     "SparseDistiller",
@@ -46,13 +84,24 @@ __all__ = [
     "Support",
     "TargetL0",
     "TopK",
+    "Trainee",
     "UnitNorm",
+    "Upkeep",
     "WarmUp",
     "activations",
+    "analysis",
+    "data",
     "dictionaries",
+    "evaluate",
+    "fit",
+    "fit_many",
     "kernels",
     "load",
     "losses",
+    "metrics",
     "norms",
     "penalties",
+    "sites",
+    "training",
+    "zoo",
 ]
