@@ -242,3 +242,51 @@ def test_nan_never_turns_into_silence(kind: str) -> None:
             x[4, 2] = torch.nan
             assert dictionary(x).reconstruction[4].isnan().all(), (activation, training)
             assert dictionary.encode_sparse(x).values.isnan().any(), (activation, training)
+
+
+@every_kind
+@every_activation
+def test_autocast_trains_a_step_near_the_full_one(kind: str, activation: str) -> None:
+    dictionary = cases.make(kind, activation, dtype=torch.float32).train()
+    x = cases.tokens(9, dtype=torch.float32)[3:]
+    mix = torch.randn(len(x), dictionary.d_out)
+    wanted, _ = training_gradients(dictionary, x, mix)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual, gradients = training_gradients(dictionary, x, mix)
+        dictionary.eval()(x)
+        dictionary.encode_sparse(x)
+    assert all(gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in gradients.values())
+    assert (actual - wanted).square().mean() < 0.2 * wanted.square().mean()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_kind
+@every_activation
+def test_a_gpu_computes_the_same(kind: str, activation: str) -> None:
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
+        dictionary = cases.make(kind, activation, dtype=dtype)
+        for training, n_tokens in ((False, 200), (True, 1), (True, 200)):
+            dictionary.train(training)
+            on_gpu = copy.deepcopy(dictionary).cuda()
+            x = cases.tokens(n_tokens, dtype=dtype)
+            mix = torch.randn(n_tokens, dictionary.d_out, dtype=dtype)
+            wanted, wanted_gradients = training_gradients(dictionary, x, mix)
+            actual, gradients = training_gradients(on_gpu, x.cuda(), mix.cuda())
+            assert_equal(actual.cpu(), wanted, tolerance, "reconstruction")
+            for name, gradient in wanted_gradients.items():
+                assert_equal(gradients[name].cpu(), gradient, tolerance, f"gradient of {name}")
+            assert_equal(on_gpu.encode_sparse(x.cuda()).to_dense().cpu(), dictionary.encode(x), tolerance, "latents")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_kind
+@every_activation
+def test_a_gpu_takes_half_precision_and_empty_batches(kind: str, activation: str) -> None:
+    dictionary = cases.make(kind, activation, dtype=torch.bfloat16).cuda().train()
+    x = cases.tokens(9, dtype=torch.bfloat16).cuda()
+    mix = torch.randn(9, dictionary.d_out, dtype=torch.bfloat16, device="cuda")
+    assert all(gradient.isfinite().all() for gradient in training_gradients(dictionary, x, mix)[1].values())
+    for training in (False, True):
+        dictionary.train(training)
+        assert dictionary(x[:0]).reconstruction.shape == (0, dictionary.d_out)
+        assert dictionary.encode_sparse(x[:0]).shape == (0, cases.N_LATENTS)
