@@ -58,7 +58,7 @@ def same(a: Any, b: Any) -> bool:
     return torch.equal(a.inputs, b.inputs) and torch.equal(a.outputs, b.outputs)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**SIZES, form=st.sampled_from(["array", "rows", "iterable"]), epoch=st.integers(0, 2))
 def test_each_kept_token_is_served_once_in_a_pass(
     n_sequences: int, context: int, form: str, epoch: int, **sizes: int
@@ -73,7 +73,7 @@ def test_each_kept_token_is_served_once_in_a_pass(
         assert data.n_batches == len(batches)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(**SIZES, form=st.sampled_from(["array", "rows", "iterable"]), stop=st.integers(0, 30), repeat=st.booleans())
 def test_what_follows_a_state_is_equal_bit_for_bit(
     n_sequences: int, context: int, form: str, stop: int, repeat: bool, **sizes: int
@@ -92,7 +92,7 @@ def test_what_follows_a_state_is_equal_bit_for_bit(
     assert resumed.state_dict() == whole.state_dict()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**SIZES, stop=st.integers(0, 12))
 def test_a_stream_goes_on_from_its_own_state(n_sequences: int, context: int, stop: int, **sizes: int) -> None:
     tokens, model = unique(n_sequences, context), Counted()
@@ -106,7 +106,7 @@ def test_a_stream_goes_on_from_its_own_state(n_sequences: int, context: int, sto
     assert all(map(same, batches, list(second)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**SIZES)
 def test_no_more_is_harvested_than_the_buffer_holds(n_sequences: int, context: int, **sizes: int) -> None:
     model = Counted()
@@ -119,7 +119,7 @@ def test_no_more_is_harvested_than_the_buffer_holds(n_sequences: int, context: i
     assert model.n_positions == n_served
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**SIZES, exclude_first=st.integers(0, 3))
 def test_sites_are_served_the_same_tokens_in_the_same_order(
     n_sequences: int, context: int, exclude_first: int, **sizes: int

@@ -42,6 +42,11 @@ class Harvester:
     def model(self) -> nn.Module:
         return next(iter(self.sites.values())).model
 
+    @property
+    def by_token(self) -> bool:
+        """Whether some positions are left out for the token that they hold."""
+        return any(site.exclusion.tokens for site in self.sites.values())
+
     def kept(self, block: Block) -> Tensor | None:
         """Returns which positions every site keeps, as flat indices on the CPU; ``None`` if all are kept."""
         seen = Seen(block.tokens, block.attention_mask)
@@ -115,6 +120,10 @@ class HarvestedRows(RowSource):
 
     Sequences (or documents) come in an order of each pass's own, where the source can be gone through in any order;
     the buffer then mixes the positions of sequences. A source that fits into the buffer is harvested once.
+
+    Filling again when half is served would mix as a buffer of 1.5 times the size does (the chance that two rows of a
+    batch are of one sequence falls by a third). But then some rows outlive many fillings, and a place in the pass
+    could be taken up again only by storing activations or by harvesting many buffers. Emptied each time, it takes one.
     """
 
     def __init__(
@@ -134,6 +143,7 @@ class HarvestedRows(RowSource):
         # Chunks of one size mix better than full ones with a small one at the end.
         n_chunks = 1 if n_positions is None else -(-n_positions // buffer_size)
         self._target = self._capacity if n_positions is None else -(-n_positions // n_chunks)
+        self._kept_of_shape: dict[torch.Size, Tensor | None] = {}
         self._columns: tuple[Tensor, ...] = ()
         self._layout: Layout | None = None
         self._whole: Chunk | None = None
@@ -179,7 +189,7 @@ class HarvestedRows(RowSource):
     def _append(self, block: Block, n_rows: int, bad: list[Tensor]) -> int:
         """Captures a block, puts its kept rows into the buffer, and returns how many it holds then."""
         self._check_ids(block)
-        kept = self._harvester.kept(block)
+        kept = self._kept(block)
         if kept is not None and not len(kept):
             return n_rows
         layout, captured = self._harvester.capture(block)
@@ -189,13 +199,21 @@ class HarvestedRows(RowSource):
         stop = n_rows + (block.tokens.numel() if kept is None else len(kept))
         # Sums are checked instead of entries: one pass over the rows, without another tensor of their size.
         sums = [_put(column[n_rows:stop], value, kept) for column, value in zip(self._columns, captured, strict=True)]
-        wrong = torch.stack([~total.isfinite() for total in sums]).any()
+        wrong = ~torch.stack(sums).sum().isfinite()
         if wrong.device.type != "cpu":
             # Read once for each filling of the buffer, for reading waits for the device.
             bad.append(wrong)
         elif bool(wrong):
             self._refuse(n_rows, stop)
         return stop
+
+    def _kept(self, block: Block) -> Tensor | None:
+        if block.attention_mask is not None or self._harvester.by_token:
+            return self._harvester.kept(block)
+        # Then it is a matter of the shape alone.
+        if block.tokens.shape not in self._kept_of_shape:
+            self._kept_of_shape = {block.tokens.shape: self._harvester.kept(block)}
+        return self._kept_of_shape[block.tokens.shape]
 
     def _allocated(self, column: Tensor) -> Tensor:
         harvester = self._harvester

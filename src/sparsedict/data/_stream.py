@@ -18,8 +18,12 @@ from sparsedict.sites import Site
 
 BUFFER_BYTES = 2**30
 MOST_BUFFERED = 2**18
-FORWARD_POSITIONS = 8192
-"""Positions in one forward pass where the number of sequences is left open (see ``benchmarks.harvest``)."""
+FORWARD_POSITIONS = {"cpu": 1024}
+MOST_FORWARD_POSITIONS = 16384
+"""Positions in one forward pass where the number of sequences is left open, on the CPU and elsewhere.
+
+On the CPU, where small passes stay in its caches, as measured by ``benchmarks.harvest``.
+"""
 
 
 class ActivationStream(Iterable[AnyBatch]):
@@ -51,7 +55,8 @@ class ActivationStream(Iterable[AnyBatch]):
         context: Tokens per sequence for texts and for one long row, 256 by default; longer items are cut.
         buffer_size: Tokens in the buffer; by default as many as 1 GiB holds, at most 262,144 and at least four
             batches.
-        model_batch_size: Sequences per forward pass; by default as many as make up about 8,192 tokens.
+        model_batch_size: Sequences per forward pass; by default as many as make up about 1,024 tokens on the CPU and
+            16,384 elsewhere.
         neurons: Whether to serve the MLP's hidden activations too, or the names of the sites where to.
         dtype: Of the activations served; by default the model's.
         device: Where the buffer is and batches are served; by default the model's.
@@ -99,7 +104,9 @@ class ActivationStream(Iterable[AnyBatch]):
         self.buffer_size = self._checked_buffer(buffer_size)
         if model_batch_size is not None:
             checks.at_least("model_batch_size", model_batch_size, 1)
-        self._block_size = BlockSize(model_batch_size, FORWARD_POSITIONS, self.buffer_size, takes_mask(model))
+        where = next((parameter.device.type for parameter in model.parameters()), "cpu")
+        target = FORWARD_POSITIONS.get(where, MOST_FORWARD_POSITIONS)
+        self._block_size = BlockSize(model_batch_size, target, self.buffer_size, takes_mask(model))
         self._counted: int | None = None
         self._state: Mapping[str, Any] | None = None
         self._latest: Batches | None = None
