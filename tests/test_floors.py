@@ -21,7 +21,7 @@ FLOORS = {
     **dict.fromkeys(("studies",), 6.0),
     **dict.fromkeys(("cli", "__main__"), 7.0),
 }
-WITHIN_A_FLOOR = {("latents", "checks"), ("types", "checks"), ("analysis", "metrics")}
+WITHIN_A_FLOOR = {("latents", "checks"), ("types", "checks"), ("analysis", "metrics"), ("analysis", "data")}
 """Rooms of one floor that may use each other, in this direction."""
 
 PACKAGE = Path(sparsedict.__path__[0])
