@@ -1,0 +1,96 @@
+"""Settings of the documentation: ``sphinx-build -W -b html docs docs/_build/html``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import typing
+from typing import Any
+
+# Tells jaxtyping to print its annotations as they are written in the source.
+typing.GENERATING_DOCUMENTATION = "sparsedict"  # pyright: ignore[reportAttributeAccessIssue]
+
+import sparsedict  # noqa: E402
+
+project = "sparsedict"
+author = "The sparsedict developers"
+version = release = sparsedict.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = f"sparsedict {release}"
+html_static_path: list[str] = []
+
+add_module_names = False
+python_use_unqualified_type_names = True
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_class_signature = "mixed"
+autodoc_preserve_defaults = True
+autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+# Names in single backticks become links where they name something of ours.
+default_role = "py:obj"
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:obj", r".*"),
+    # What belongs to other packages, to typing, or to the shapes in jaxtyping's annotations.
+    ("py:.*", r"(?!sparsedict\.)(?!sd\.).*"),
+]
+
+
+def _public_names() -> dict[str, str]:
+    """Maps where each public object is defined, and how users write it, to where it is documented."""
+    places: dict[str, str] = {}
+    for found in pkgutil.walk_packages(sparsedict.__path__, "sparsedict."):
+        if any(part.startswith("_") for part in found.name.split(".")) or found.name.endswith(".build"):
+            continue
+        room = importlib.import_module(found.name)
+        for name in getattr(room, "__all__", [n for n, v in vars(room).items() if _is_own(v, found.name)]):
+            value = getattr(room, name)
+            where = f"{found.name}.{name}"
+            if inspect.isclass(value) or inspect.isfunction(value):
+                places.setdefault(f"{value.__module__}.{value.__qualname__}", where)
+            for alias in (name, f"sd.{name}", f"sparsedict.{name}", f"sd.{where.partition('.')[2]}"):
+                places.setdefault(alias, where)
+    return places
+
+
+def _is_own(value: object, module: str) -> bool:
+    own = inspect.isclass(value) or inspect.isfunction(value)
+    return own and getattr(value, "__module__", "") == module and not getattr(value, "__name__", "_").startswith("_")
+
+
+_PLACES = _public_names()
+
+
+def _resolve(app: Any, env: Any, node: Any, contnode: Any) -> Any:
+    """Finds what is named by a private module, by ``sd.``, or by its bare name."""
+    if node.get("refdomain") != "py":
+        return None
+    target = node["reftarget"]
+    owner, _, attribute = target.rpartition(".")
+    found = _PLACES.get(target) or (f"{_PLACES[owner]}.{attribute}" if owner in _PLACES else None)
+    if found is None or found == target:
+        return None
+    domain = env.get_domain("py")
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", found, node, contnode)
+
+
+def _mathematics(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Lets docstrings write formulas between dollars."""
+    lines[:] = [re.sub(r"(?<![\\`$])\$([^$`]+)\$", r":math:`\1`", line) for line in lines]
+
+
+def setup(app: Any) -> None:
+    app.connect("missing-reference", _resolve)
+    app.connect("autodoc-process-docstring", _mathematics)

@@ -1,0 +1,47 @@
+"""Sites outside any library's naming: a model of one's own, and a Hugging Face GPT-2 made from its configuration."""
+
+import torch
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import sparsedict as sd
+
+torch.manual_seed(0)
+
+
+class Recurrent(nn.Module):
+    """A GRU with an MLP behind it, whose activation is called by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(100, 24)
+        self.gru = nn.GRU(24, 24, batch_first=True)
+        self.up, self.down = nn.Linear(24, 96), nn.Linear(96, 24)
+        self.head = nn.Linear(24, 100)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.gru(self.embedding(ids))[0]
+        return self.head(x + self.down(torch.nn.functional.silu(self.up(x))))
+
+
+def check(site: sd.Site, tokens: Tensor) -> None:
+    """Captures, finds the neurons, puts them in the MLP's place, and distils for a moment."""
+    seen = site.capture(tokens, neurons=True)
+    print(site, site.neurons, "captured", tuple(seen.outputs.shape))
+    with torch.no_grad():
+        wanted = site.logits(tokens)
+        with site.replaced(site.neurons):
+            print("  largest change of a logit:", float((site.logits(tokens) - wanted).abs().max()))
+    student = sd.SparseDistiller(
+        site.d_in, site.d_out, 2 * site.neurons.n, activation=sd.TopK(8), decoder_norm=sd.UnitNorm()
+    )
+    stream = sd.ActivationStream(site, tokens, batch_size=256)
+    print("  ", sd.fit(student, stream, n_tokens=20_000, lr=3e-3, progress=False))
+
+
+tokens = torch.randint(2, 100, (64, 32), generator=torch.Generator().manual_seed(0))
+# No module holds this MLP: its two ends are named, each by a module and the side of it that is meant.
+check(sd.Site(Recurrent().eval(), reads="up:in", writes="down:out"), tokens)
+
+config = GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=0, eos_token_id=0)
+check(sd.Site(GPT2LMHeadModel(config).eval(), "transformer.h.1.mlp"), tokens)

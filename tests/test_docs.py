@@ -1,0 +1,42 @@
+"""The documentation's code runs: the blocks of each page in order, in one namespace."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import sparsedict as sd
+
+REPOSITORY = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = [
+    page
+    for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md")))
+    if "_build" not in page.parts and BLOCK.search(page.read_text(encoding="utf-8"))
+]
+ROOMS = [name for name in sd.__all__ if name.islower() and hasattr(getattr(sd, name), "__all__")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    # The module's name is what a saved dictionary calls the owner of parts that a page defines.
+    namespace: dict[str, object] = {"__name__": "page"}
+    for block in BLOCK.finditer(text):
+        first_line = text.count("\n", 0, block.start(1))
+        exec(compile("\n" * first_line + block.group(1), str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_name_has_a_place_in_the_reference(room: str) -> None:
+    reference = "\n".join(page.read_text(encoding="utf-8") for page in (REPOSITORY / "docs" / "api").glob("*.md"))
+    assert re.search(rf"automodule:: sparsedict\.{room}$", reference, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [name for name in sd.__all__ if not name.islower()])
+def test_the_glossary_of_names_is_complete(name: str) -> None:
+    index = (REPOSITORY / "docs" / "api" / "index.md").read_text(encoding="utf-8")
+    assert re.search(rf"`~sparsedict\.[a-z_.]+\.{name}`", index), f"add `{name}` to the table in docs/api/index.md"
