@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,11 +10,15 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     """Replaces a file by what ``write`` puts into a file beside it: whoever looks sees the old one or the new one.
 
     Args:
-        path: The file to replace; it needn't exist.
+        path: The file to replace; it needn't exist. What a killed writer left beside it goes with the next write.
         write: Writes the new content to the path that it is given.
     """
-    beside = path.with_name(f"{path.name}.tmp")
+    # A folder, so that what a killed writer leaves is found by its name, whatever files it makes itself.
+    scratch = path.with_name(f".{path.name}.writing")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
     try:
+        beside = scratch / path.name
         write(beside)
         # Renamed before it lies on the disk, the file could be empty after a power cut.
         descriptor = os.open(beside, os.O_RDWR)
@@ -22,9 +27,8 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         finally:
             os.close(descriptor)
         os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     sync_folder(path.parent)
 
 

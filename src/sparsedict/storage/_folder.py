@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from sparsedict.storage._description import MAX_BYTES, Description, StorageError
 DESCRIPTION = "dictionary.json"
 WEIGHTS = "dictionary.safetensors"
 
-_LEFT_BEHIND = re.compile(re.escape(WEIGHTS) + r"\.[0-9a-f]{64}(\.tmp)?")
+_LEFT_BEHIND = re.compile(rf"\.?{re.escape(WEIGHTS)}\.[0-9a-f]{{64}}(\.writing)?")
 
 
 def write_dictionary(folder: Path, description: Description, weights: Mapping[str, Tensor]) -> None:
@@ -48,7 +49,7 @@ def write_dictionary(folder: Path, description: Description, weights: Mapping[st
     # What earlier saves left behind when they were interrupted.
     for file in folder.iterdir():
         if _LEFT_BEHIND.fullmatch(file.name):
-            file.unlink(missing_ok=True)
+            shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
 
 
 def read_description(folder: Path) -> tuple[Description, str]:
