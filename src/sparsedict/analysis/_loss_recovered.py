@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
@@ -118,7 +118,7 @@ def captures(
 def measure_losses(
     site: Site,
     coder: Coder,
-    batches: Iterable[tuple[Tokens, Bool[Tensor, "*shape"]]],
+    batches: Iterable[tuple[Tokens, Tensor]],
     mean: Float[Tensor, " d_out"],
     loss: ModelLoss | None,
 ) -> LossRecovered:
