@@ -1,0 +1,20 @@
+"""Figures: functions that take results and, if wanted, matplotlib Axes, draw on them and return them.
+
+Without Axes a figure of one column's width (3.3 inches) is made; matplotlib's global state is never touched, so
+nothing is shown and nothing has to be closed. `save` writes what they return.
+"""
+
+from sparsedict.figures._firing import firing_frequency
+from sparsedict.figures._save import save
+from sparsedict.figures._similarity import decoder_similarity, encoder_similarity
+from sparsedict.figures._training import training_curves
+from sparsedict.figures.palette import Palette
+
+__all__ = [
+    "Palette",
+    "decoder_similarity",
+    "encoder_similarity",
+    "firing_frequency",
+    "save",
+    "training_curves",
+]

@@ -1,0 +1,57 @@
+"""Axes that are legible at paper width, made without matplotlib's global state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLUMN_WIDTH = 3.3
+"""Inches: one column of a paper."""
+HEIGHT = 2.5
+LABEL_SIZE = 8.0
+SMALL_SIZE = 7.0
+"""Points: the smallest text in any figure."""
+
+
+def own_axes(ax: Axes | None) -> Axes:
+    """Returns the Axes given, or those of a new figure of one column's width.
+
+    Raises:
+        ImportError: If matplotlib isn't installed.
+        TypeError: If ``ax`` is something else.
+    """
+    try:
+        from matplotlib.axes import Axes
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("Figures need matplotlib: pip install 'sparsedict[demo]'.") from error
+
+    if ax is None:
+        return Figure(figsize=(COLUMN_WIDTH, HEIGHT), layout="constrained").subplots()
+    if not isinstance(ax, Axes):
+        raise TypeError(f"`ax` must be matplotlib Axes, got {type(ax).__name__}.")
+    return ax
+
+
+def finish(ax: Axes, x_label: str, y_label: str, *, n_legend_columns: int | None = 1) -> Axes:
+    """Labels Axes and puts the legend above them, where it can't cover data; ``None`` columns leave it out."""
+    ax.set_xlabel(x_label, fontsize=LABEL_SIZE)
+    ax.set_ylabel(y_label, fontsize=LABEL_SIZE)
+    ax.tick_params(which="both", labelsize=SMALL_SIZE)
+    for text in (ax.xaxis.get_offset_text(), ax.yaxis.get_offset_text()):
+        text.set_fontsize(SMALL_SIZE)
+    ax.spines[["top", "right"]].set_visible(False)
+    if n_legend_columns is not None:
+        ax.legend(
+            loc="lower left",
+            bbox_to_anchor=(0.0, 1.01),
+            ncols=n_legend_columns,
+            fontsize=SMALL_SIZE,
+            frameon=False,
+            borderaxespad=0.0,
+            handlelength=1.2,
+            columnspacing=1.2,
+        )
+    return ax

@@ -1,0 +1,46 @@
+"""Figures to files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 200
+
+
+def save(figure: Axes | Figure, path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Writes a figure as PNG and SVG, the same bytes for the same figure.
+
+    Args:
+        figure: A figure, or Axes in one.
+        path: Without the ending, or with either of the two.
+
+    Returns:
+        The two files.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    owner = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
+    if not isinstance(owner, Figure):
+        raise TypeError(f"`figure` must be a matplotlib Figure or Axes, got {type(figure).__name__}.")
+    base = Path(path)
+    base = base.with_suffix("") if base.suffix in (".png", ".svg") else base
+    base.parent.mkdir(parents=True, exist_ok=True)
+    png, svg = (base.with_name(base.name + ending) for ending in (".png", ".svg"))
+    # SVG ids are random and both formats carry a date or version unless told otherwise.
+    with matplotlib.rc_context({"svg.hashsalt": "sparsedict", "svg.fonttype": "path"}):
+        FigureCanvasAgg(owner).print_figure(png, dpi=DOTS_PER_INCH, metadata={"Software": None})
+        FigureCanvasSVG(owner).print_figure(svg, metadata={"Date": None, "Creator": None})
+    return png, svg

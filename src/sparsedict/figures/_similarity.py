@@ -1,0 +1,87 @@
+"""How near latents are to neurons."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.analysis import LatentTypes, NeuronMatch
+from sparsedict.figures._axes import finish, own_axes
+from sparsedict.figures._stacks import Group, draw_stack, live_groups
+from sparsedict.figures.palette import Palette
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def decoder_similarity(
+    match: NeuronMatch, types: LatentTypes | None = None, *, ax: Axes | None = None, n_bins: int = 50
+) -> Axes:
+    """Draws how near each latent's decoder row is to the nearest neuron's, beside what random directions reach.
+
+    Args:
+        match: Of the latents with the neurons.
+        types: Colours the latents by type and draws the threshold.
+        ax: Where to draw; a new figure by default.
+        n_bins: Bins.
+
+    Source: figure 2 of the report this library began with.
+
+    Example:
+        >>> import torch, sparsedict as sd
+        >>> match = sd.analysis.match_neurons(torch.randn(64, 8), torch.randn(16, 8))
+        >>> decoder_similarity(match, sd.analysis.latent_types(match)).get_ylabel()
+        'latents'
+    """
+    ax = _draw(match.decoder_cosine, match.null_decoder, types, ax, n_bins)
+    if types is not None:
+        ax.axvline(types.threshold, color=Palette.NULL, linewidth=0.6, linestyle=":", label="threshold")
+    return finish(ax, "decoder cosine with the nearest neuron", "latents", n_legend_columns=2)
+
+
+def encoder_similarity(
+    match: NeuronMatch, types: LatentTypes | None = None, *, ax: Axes | None = None, n_bins: int = 50
+) -> Axes:
+    """Draws how near each latent's encoder row is to the nearest neuron's, beside what random directions reach.
+
+    Args:
+        match: Of the latents with the neurons.
+        types: Colours the latents by type, which is decided by their *decoder*.
+        ax: Where to draw; a new figure by default.
+        n_bins: Bins.
+
+    Raises:
+        ValueError: If the match knows of no encoder.
+
+    Source: figure 3 of the report this library began with.
+    """
+    if match.encoder_cosine is None or match.null_encoder is None:
+        raise ValueError("`match` must hold encoder cosines, got none: match a dictionary that has an encoder.")
+    ax = _draw(match.encoder_cosine, match.null_encoder, types, ax, n_bins)
+    return finish(ax, "encoder cosine with the nearest neuron", "latents", n_legend_columns=2)
+
+
+def _draw(
+    cosine: Float[Tensor, " n_latents"],
+    null: Float[Tensor, " n_latents"],
+    types: LatentTypes | None,
+    ax: Axes | None,
+    n_bins: int,
+) -> Axes:
+    checks.at_least("n_bins", n_bins, 1)
+    ax = own_axes(ax)
+    low = min(0.0, float(cosine.min()), float(null.min()))
+    edges = np.linspace(low, 1.0, n_bins + 1)
+    dead = torch.zeros(len(cosine), dtype=torch.bool)
+    if types is not None and types.dead is not None:
+        dead = types.dead.cpu()
+    draw_stack(ax, cosine, [*live_groups(types, dead), Group("dead", Palette.DEAD, dead)], edges)
+    counts, _ = np.histogram(null.detach().cpu().numpy(), edges)
+    ax.stairs(counts, edges, color=Palette.NULL, linewidth=0.9, label="random directions")
+    ax.set_xlim(low, 1.0)
+    return ax

@@ -1,0 +1,64 @@
+"""Histograms of latents stacked by type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sparsedict.analysis import LatentTypes
+from sparsedict.figures.palette import Palette
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Latents of one type.
+
+    Attributes:
+        name: For the legend.
+        colour: As in the palette.
+        mask: Which latents, ``[n_latents]``.
+    """
+
+    name: str
+    colour: str
+    mask: Bool[Tensor, " n_latents"]
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({int(self.mask.sum()):,})"
+
+
+def live_groups(types: LatentTypes | None, dead: Bool[Tensor, " n_latents"]) -> list[Group]:
+    """Divides the latents that aren't dead by type.
+
+    Raises:
+        ValueError: If the types are those of another dictionary.
+    """
+    if types is None:
+        return [Group("latents", Palette.LATENTS, ~dead)]
+    if types.n_latents != len(dead):
+        raise ValueError(f"`types` must be of the same {len(dead)} latents, got {types.n_latents}.")
+    return [
+        Group("simulators", Palette.SIMULATORS, types.simulators.cpu() & ~dead),
+        Group("sparse latents", Palette.SPARSE, types.sparse.cpu() & ~dead),
+    ]
+
+
+def draw_stack(ax: Axes, values: Float[Tensor, " n_latents"], parts: list[Group], edges: np.ndarray) -> None:
+    """Draws one bar per bin, divided by group; groups without latents are left out."""
+    values = values.detach().cpu()
+    shown = [part for part in parts if bool(part.mask.any())]
+    ax.hist(
+        [values[part.mask].numpy() for part in shown],
+        bins=edges,  # pyright: ignore[reportArgumentType]
+        stacked=True,
+        color=[part.colour for part in shown],
+        label=[part.label for part in shown],
+    )

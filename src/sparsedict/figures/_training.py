@@ -1,0 +1,57 @@
+"""What training measured along the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from sparsedict import checks
+from sparsedict.figures._axes import finish, own_axes
+from sparsedict.figures.palette import Palette
+from sparsedict.training import History
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LABELS = {
+    "fvu": "variance unexplained (FVU)",
+    "loss": "squared error per token",
+    "objective": "loss with penalties per token",
+    "l0": "active latents per token (L0)",
+    "dead": "share of dead latents",
+    "lr": "learning rate",
+    "seconds": "seconds",
+}
+ON_LOG_SCALE = ("fvu", "loss", "objective")
+
+
+def training_curves(histories: History | Mapping[str, History], column: str = "fvu", *, ax: Axes | None = None) -> Axes:
+    """Draws one column of training records against the tokens seen, one curve for each dictionary.
+
+    Args:
+        histories: What ``fit`` or ``fit_many`` returned.
+        column: Which of a record's numbers: fvu, loss, objective, l0, dead, lr or seconds.
+        ax: Where to draw; a new figure by default.
+
+    Raises:
+        ValueError: If nothing was recorded, or there is no such column.
+    """
+    checks.one_of("column", column, LABELS)
+    named = {"": histories} if isinstance(histories, History) else histories
+    if not named or not all(len(history) for history in named.values()):
+        raise ValueError("`histories` must hold at least one record each, got none. Train with a smaller `log_every`.")
+    ax = own_axes(ax)
+    from matplotlib.ticker import LogFormatter
+
+    for index, (name, history) in enumerate(named.items()):
+        colour = Palette.SERIES[index % len(Palette.SERIES)]
+        style = ("-", "--", ":")[index // len(Palette.SERIES) % 3]
+        millions = [n / 1e6 for n in history.column("n_tokens")]
+        ax.plot(millions, history.column(column), color=colour, linestyle=style, linewidth=1.0, label=name or None)
+    if column in ON_LOG_SCALE:
+        ax.set_yscale("log")
+        for axis_format in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            axis_format(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+    ax.set_xlim(left=0)
+    n_columns = None if list(named) == [""] else min(len(named), 2)
+    return finish(ax, "training tokens (millions)", LABELS[column], n_legend_columns=n_columns)

@@ -1,0 +1,22 @@
+"""One colour for each thing, the same in every figure and on every page."""
+
+from __future__ import annotations
+
+from typing import Final
+
+
+class Palette:
+    """Colours that people with any common form of colour blindness can tell apart, on white and in grey.
+
+    Source: Okabe and Ito, "Color Universal Design", 2008.
+    """
+
+    SIMULATORS: Final = "#D55E00"
+    SPARSE: Final = "#0072B2"
+    DEAD: Final = "#A6A6A6"
+    LATENTS: Final = "#56708A"
+    """Latents whose type isn't known."""
+    NULL: Final = "#222222"
+    """What chance gives."""
+    SERIES: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
+    """Things without a colour of their own, such as dictionaries: in this order."""

@@ -1,0 +1,16 @@
+"""Pages to open in a browser: one file each, without scripts or anything from elsewhere, light and dark."""
+
+from sparsedict.pages._cards import LatentCard, latent_cards
+from sparsedict.pages._examples import write_examples
+from sparsedict.pages._overview import Section, write_overview
+from sparsedict.pages._strings import TokenStrings, token_strings
+
+__all__ = [
+    "LatentCard",
+    "Section",
+    "TokenStrings",
+    "latent_cards",
+    "token_strings",
+    "write_examples",
+    "write_overview",
+]

@@ -1,0 +1,97 @@
+"""A page that shows results and links to the rest."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sparsedict.pages._html import escape, write_document
+
+STYLE = """
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1.2rem; margin: 1rem 0; }
+figure { margin: 0; }
+figure img { width: 100%; background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: .5rem; }
+figcaption { font-size: .85rem; color: var(--soft); margin-top: .35rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.4rem; font-size: .88rem; margin: .5rem 0; }
+dt { color: var(--soft); }
+dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+ul { padding-left: 1.2rem; }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of an overview.
+
+    Attributes:
+        heading: Its heading.
+        text: A paragraph.
+        table: Text in columns, kept as it is.
+        figures: Captions by SVG or PNG file; the picture itself goes into the page.
+        links: What lies behind each relative address.
+        facts: Names and values.
+    """
+
+    heading: str
+    text: str = ""
+    table: str = ""
+    figures: Mapping[Path, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+def write_overview(path: str | os.PathLike[str], sections: Sequence[Section], *, title: str, lead: str = "") -> Path:
+    """Writes one page of results, its figures within it.
+
+    Args:
+        path: The HTML file.
+        sections: In the order of the page.
+        title: Of the page.
+        lead: A sentence below the title.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: If a figure doesn't exist.
+    """
+    path = Path(path)
+    parts = [f"<h1>{escape(title)}</h1>", f'<p class="lead">{escape(lead)}</p>' if lead else ""]
+    parts += [_section(section) for section in sections]
+    write_document(path, title, STYLE, "\n".join(filter(None, parts)))
+    return path
+
+
+def _section(section: Section) -> str:
+    parts = [f"<h2>{escape(section.heading)}</h2>"]
+    if section.text:
+        parts.append(f"<p>{escape(section.text)}</p>")
+    if section.table:
+        parts.append(f"<pre>{escape(section.table)}</pre>")
+    if section.figures:
+        figures = "\n".join(_figure(file, caption) for file, caption in section.figures.items())
+        parts.append(f'<div class="figures">\n{figures}\n</div>')
+    if section.links:
+        items = "\n".join(
+            f'<li><a href="{escape(address)}">{escape(address)}</a> <span class="soft">{escape(what)}</span></li>'
+            for address, what in section.links.items()
+        )
+        parts.append(f"<ul>\n{items}\n</ul>")
+    if section.facts:
+        items = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in section.facts.items())
+        parts.append(f"<dl>\n{items}\n</dl>")
+    return "\n".join(parts)
+
+
+def _figure(file: Path, caption: str) -> str:
+    kind = {".svg": "image/svg+xml", ".png": "image/png"}.get(file.suffix)
+    if kind is None:
+        raise ValueError(f"`figures` must be .svg or .png files, got {file.name!r}.")
+    data = base64.b64encode(file.read_bytes()).decode()
+    return (
+        f'<figure><img src="data:{kind};base64,{data}" alt="{escape(caption)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )

@@ -1,0 +1,78 @@
+"""Token ids to the text that each stands for, and to marks that make white space visible."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+TokenStrings = Callable[[Sequence[int]], list[str]]
+"""Returns the text of each token id."""
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+MOST_DOTS = 12
+
+
+def token_strings(source: Any = None) -> TokenStrings:
+    """Returns a function from token ids to what each of them reads.
+
+    Args:
+        source: A Hugging Face tokenizer, the strings of a vocabulary in the order of ids, or ``None``, for which
+            tokens are shown by number.
+
+    Raises:
+        TypeError: If it is none of these.
+
+    Example:
+        >>> token_strings(["a", "<0x0A>"])([1, 0, 7])
+        ['\\n', 'a', '[7]']
+    """
+    if source is None:
+        return lambda ids: [f"[{token}]" for token in ids]
+    if hasattr(source, "convert_ids_to_tokens") and hasattr(source, "decode"):
+        return lambda ids: [_decoded(source, int(token)) for token in ids]
+    if isinstance(source, Sequence) and not isinstance(source, str) and all(isinstance(item, str) for item in source):
+        vocabulary = [_from_byte(item) for item in source]
+        return lambda ids: [vocabulary[i] if 0 <= i < len(vocabulary) else f"[{i}]" for i in ids]
+    raise TypeError(
+        f"`source` must be a tokenizer, a list of strings by token id, or None, got {type(source).__name__}."
+    )
+
+
+def visible(text: str) -> str:
+    """Marks what couldn't be seen: line breaks, tabs, other control characters and tokens of spaces alone.
+
+    Example:
+        >>> visible("\\n    "), visible(" the"), visible("")
+        ('↵····', ' the', '∅')
+    """
+    if not text:
+        return "∅"
+    shown = "".join(_MARKS.get(character, character) for character in text)
+    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
+    # A space at a word's beginning is seen by the gap it makes; a token's last or only spaces are not.
+    return re.sub(r" +$|(?<=[↵→]) +", lambda spaces: _dots(len(spaces[0])), shown)
+
+
+_MARKS = {"\n": "↵", "\t": "→", "\r": "␍", "\N{NO-BREAK SPACE}": "⍽"}
+
+
+def _dots(n: int) -> str:
+    return "·" * n if n <= MOST_DOTS else f"·\N{MULTIPLICATION SIGN}{n}"
+
+
+def _from_byte(token: str) -> str:
+    byte = _BYTE.fullmatch(token)
+    return chr(int(byte[1], 16)) if byte and int(byte[1], 16) < 128 else token
+
+
+def _decoded(tokenizer: Any, token: int) -> str:
+    raw = tokenizer.convert_ids_to_tokens(token)
+    if not isinstance(raw, str):
+        return f"[{token}]"
+    text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        # Part of a character: its bytes, as the tokenizer writes them, say more than a question mark.
+        return _from_byte(raw)
+    # Decoding a lone token drops the space that SentencePiece keeps at a word's beginning.
+    return f" {text}" if raw.startswith("▁") and not text.startswith(" ") else text

@@ -1,0 +1,131 @@
+"""The files of a result."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsedict import figures, pages
+
+if TYPE_CHECKING:
+    from sparsedict.studies._taken_apart import DictionaryResult, TakenApart
+
+Draw = Callable[[], Any]
+
+
+def write_report(taken: TakenApart, folder: Path, strings: pages.TokenStrings | None) -> dict[str, Path]:
+    """Writes everything to an empty folder.
+
+    Returns:
+        Path relative to the folder of what was written, by what it is; the page to open first.
+    """
+    captions = _write_figures(taken, folder)
+    for name, result in taken.results.items():
+        result.dictionary.save(folder / name)
+    (folder / "table.txt").write_text(taken.table() + "\n", encoding="utf-8")
+    numbers = json.dumps(_finite(taken.to_dict()), indent=1, allow_nan=False)
+    (folder / "results.json").write_text(numbers + "\n", encoding="utf-8")
+    _write_examples(taken, folder, strings)
+    _write_index(taken, folder, captions)
+    return {
+        "page": Path("index.html"),
+        "examples": Path("examples.html"),
+        "numbers": Path("results.json"),
+        "table": Path("table.txt"),
+        "figures": Path("figures"),
+        **{name: Path(name) for name in taken.results},
+    }
+
+
+def _write_figures(taken: TakenApart, folder: Path) -> dict[Path, str]:
+    """Returns the captions by SVG file."""
+    captions: dict[Path, str] = {}
+    for name, result in taken.results.items():
+        for file, (draw, caption) in _figures(name, result).items():
+            captions[figures.save(draw(), folder / "figures" / file)[1]] = caption
+    histories = {name: result.history for name, result in taken.results.items()}
+    if all(len(history) for history in histories.values()):
+        file = figures.save(figures.training_curves(histories), folder / "figures" / "training")[1]
+        captions[file] = "Variance left unexplained while training."
+    return captions
+
+
+def _figures(name: str, result: DictionaryResult) -> dict[str, tuple[Draw, str]]:
+    match, types, firing = result.match, result.types, result.firing
+    drawn: dict[str, tuple[Draw, str]] = {}
+    if match is not None:
+        drawn[f"{name}-decoder-similarity"] = (
+            lambda: figures.decoder_similarity(match, types),
+            f"How near each decoder row of the {name} is to a neuron's. The line is what as many random directions "
+            "reach.",
+        )
+        if match.encoder_cosine is not None and name == "distiller":
+            drawn[f"{name}-encoder-similarity"] = (
+                lambda: figures.encoder_similarity(match, types),
+                f"The same for the encoder rows of the {name}; the type is decided by the decoder.",
+            )
+    drawn[f"{name}-firing-frequency"] = (
+        lambda: figures.firing_frequency(firing, types),
+        f"How often the latents of the {name} fire.",
+    )
+    return drawn
+
+
+def _write_examples(taken: TakenApart, folder: Path, strings: pages.TokenStrings | None) -> None:
+    groups = {
+        name: pages.latent_cards(result.examples, firing=result.firing, match=result.match, types=result.types)
+        for name, result in taken.results.items()
+    }
+    inspection = taken.settings["inspection"]
+    kind = "latents" if taken.note else "sparse latents"
+    lead = (
+        f"{taken.settings['site']} of {taken.settings['model']}: up to {inspection['n_shown']} {kind} of each "
+        f"dictionary, drawn at random among those that fire on at least {inspection['least_firings']} held-out tokens "
+        f"and at most {inspection['most_frequent']:.0%} of them."
+    )
+    pages.write_examples(folder / "examples.html", groups, strings=strings, lead=lead)
+
+
+def _write_index(taken: TakenApart, folder: Path, captions: dict[Path, str]) -> None:
+    settings = taken.settings
+    links = {
+        "examples.html": "top activating examples of some latents",
+        "results.json": "every number and setting",
+        "table.txt": "the table above",
+        **{f"{name}/dictionary.json": f"the {name}: sparsedict.load({name!r})" for name in taken.results},
+    }
+    plain = {name: value for name, value in settings.items() if name not in ("recipe", "inspection")}
+    facts = {**plain, **settings["recipe"], **settings["inspection"]}
+    times = {name: f"{seconds:.1f} s" for name, seconds in taken.seconds.items()}
+    sections = [
+        pages.Section("What was found", table=taken.table()),
+        pages.Section("Figures", figures=captions),
+        pages.Section("Files", links=links),
+        pages.Section("Settings", facts={_words(name): _listed(value) for name, value in facts.items()}),
+        pages.Section("Time", facts=times),
+    ]
+    lead = f"{settings['n_latents']:,} latents each, trained on {settings['n_tokens']:,} tokens."
+    title = f"{settings['site']} of {settings['model']}, taken apart"
+    pages.write_overview(folder / "index.html", sections, title=title, lead=lead)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for what couldn't be measured."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

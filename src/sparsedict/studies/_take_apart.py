@@ -1,0 +1,199 @@
+"""The main job: one MLP, a distiller and an autoencoder of it, and what their latents are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from sparsedict.analysis import (
+    FiringFrequencies,
+    TopExamples,
+    evaluate,
+    firing_frequencies,
+    latent_types,
+    match_neurons,
+    top_examples,
+)
+from sparsedict.data import ActivationStream
+from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
+from sparsedict.sites import Neurons, Site
+from sparsedict.studies._phases import Phases
+from sparsedict.studies._recipe import Inspection, Recipe
+from sparsedict.studies._taken_apart import DictionaryResult, TakenApart
+from sparsedict.training import History, Trainee, fit_many
+
+Kind = Literal["distiller", "autoencoder"]
+KINDS: tuple[Kind, ...] = ("distiller", "autoencoder")
+RECIPE = Recipe()
+INSPECTION = Inspection()
+
+
+def take_apart(
+    site: Site,
+    train_tokens: Any,
+    held_out_tokens: Tensor,
+    *,
+    n_latents: int,
+    n_tokens: int,
+    recipe: Recipe = RECIPE,
+    inspection: Inspection = INSPECTION,
+    kinds: Sequence[Kind] = KINDS,
+    tokenizer: Any = None,
+    context: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    progress: bool = True,
+) -> TakenApart:
+    """Trains a sparse distiller and an autoencoder of one MLP in one pass, and finds out what they are.
+
+    Args:
+        site: Where the MLP is.
+        train_tokens: What to train on, in any form that an `ActivationStream` takes.
+        held_out_tokens: Ids ``[n_sequences, n_positions]`` to measure on, of text that isn't trained on; see
+            `sparsedict.data.pack` for texts.
+        n_latents: Of each dictionary.
+        n_tokens: Tokens to train on; text that holds fewer is repeated.
+        recipe: What the dictionaries are made of, and how they are trained.
+        inspection: What is measured, and on how many tokens.
+        kinds: Which dictionaries: ``"distiller"``, ``"autoencoder"``.
+        tokenizer: Of texts to train on.
+        context: Tokens per sequence to train on, for texts and for one long row.
+        seed: Of the initial weights, the shuffle and the latents shown.
+        dtype: Of the dictionaries.
+        progress: Whether to show progress on the standard error stream.
+
+    Raises:
+        ValueError: If there is no kind to train, or the held-out tokens aren't rows of ids.
+    """
+    _check(kinds, held_out_tokens)
+    phases = Phases(progress)
+    place = {"dtype": dtype, "device": next((p.device for p in site.model.parameters()), None)}
+    with phases("finding the neurons", f"finding the neurons of {site!r}"):
+        neurons, note = _neurons(site)
+    dictionaries = {kind: _make(kind, site, n_latents, recipe, seed, place) for kind in kinds}
+    with phases("training", f"harvesting and training on {n_tokens:,} tokens"):
+        stream = ActivationStream(
+            site,
+            train_tokens,
+            batch_size=recipe.batch_size,
+            seed=seed,
+            tokenizer=tokenizer,
+            context=context,
+            dtype=dtype,
+        )
+        histories = _train(dictionaries, stream, recipe, n_tokens, progress)
+    results: dict[str, DictionaryResult] = {}
+    for kind, dictionary in dictionaries.items():
+        with phases(f"measuring the {kind}", f"measuring the {kind} on held-out tokens"):
+            results[kind] = _inspect(site, dictionary, histories[kind], held_out_tokens, neurons, inspection, seed)
+    settings = _settings(
+        site, recipe, inspection, dictionaries, n_tokens=n_tokens, seed=seed, dtype=str(dtype).removeprefix("torch.")
+    )
+    for kind, dictionary in dictionaries.items():
+        dictionary.trained_on = {**settings, "kind": kind}
+    return TakenApart(results, settings, phases.seconds, note)
+
+
+def drawn(
+    firing: FiringFrequencies, among: Bool[Tensor, " n_latents"] | None, inspection: Inspection, seed: int
+) -> list[int]:
+    """Draws latents to show, in ascending order: among those allowed, those that fire often enough but not too often.
+
+    Args:
+        firing: How often each fires.
+        among: Those allowed; ``None`` for all.
+        inspection: How many to draw, and what counts as often.
+        seed: Of the draw.
+    """
+    counts = firing.counts.cpu()
+    suited = (counts >= inspection.least_firings) & (counts <= inspection.most_frequent * firing.n_tokens)
+    if among is not None:
+        suited &= among.cpu()
+    found = suited.nonzero().squeeze(1)
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
+    return found[order[: inspection.n_shown]].sort().values.tolist()
+
+
+def _check(kinds: Sequence[str], held_out_tokens: Tensor) -> None:
+    if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
+        raise ValueError(f"`kinds` must name some of {', '.join(map(repr, KINDS))}, each once, got {kinds!r}.")
+    if held_out_tokens.ndim != 2 or not len(held_out_tokens) or held_out_tokens.is_floating_point():
+        raise ValueError(
+            "`held_out_tokens` must be integer ids [n_sequences, n_positions], at least one sequence, got "
+            f"{held_out_tokens.dtype} {tuple(held_out_tokens.shape)}."
+        )
+
+
+def _neurons(site: Site) -> tuple[Neurons | None, str | None]:
+    """Returns the MLP's own neurons, or why they aren't known."""
+    try:
+        return site.neurons, None
+    except ValueError as error:
+        return None, str(error)
+
+
+def _make(kind: Kind, site: Site, n_latents: int, recipe: Recipe, seed: int, place: dict[str, Any]) -> Dictionary:
+    parts: dict[str, Any] = {
+        "activation": recipe.activation,
+        "decoder_norm": recipe.decoder_norm,
+        "generator": torch.Generator().manual_seed(seed),
+        **place,
+    }
+    if kind == "distiller":
+        return SparseDistiller(site.d_in, site.d_out, n_latents, skip=recipe.skip, **parts)
+    return SparseAutoencoder(site.d_out, n_latents, **parts)
+
+
+def _train(
+    dictionaries: dict[Kind, Dictionary], stream: ActivationStream, recipe: Recipe, n_tokens: int, progress: bool
+) -> dict[str, History]:
+    trainees = {
+        kind: Trainee(dictionary, recipe.penalties, lr=recipe.lr, schedule=recipe.schedule)
+        for kind, dictionary in dictionaries.items()
+    }
+    n_steps = math.ceil(n_tokens / recipe.batch_size)
+    # About a hundred records make a curve, however short the run is.
+    return fit_many(trainees, stream, n_tokens=n_tokens, progress=progress, log_every=max(1, min(100, n_steps // 100)))
+
+
+def _inspect(
+    site: Site,
+    dictionary: Dictionary,
+    history: History,
+    tokens: Tensor,
+    neurons: Neurons | None,
+    inspection: Inspection,
+    seed: int,
+) -> DictionaryResult:
+    held_out = ActivationStream(site, tokens, seed=seed)
+    firing = firing_frequencies(dictionary, held_out, n_tokens=inspection.n_firing_tokens)
+    match = None if neurons is None else match_neurons(dictionary, neurons, seed=seed)
+    types = None if match is None else latent_types(match, inspection.threshold, dead=firing.dead)
+    evaluation = evaluate(site, dictionary, tokens, n_tokens=inspection.n_evaluation_tokens)
+    shown = drawn(firing, None if types is None else types.sparse, inspection, seed)
+    examples: dict[int, TopExamples] = {}
+    if shown:
+        searched = tokens[: math.ceil(inspection.n_firing_tokens / tokens.shape[1])]
+        examples = top_examples(site, dictionary, searched, latents=shown, n_examples=inspection.n_examples)
+    return DictionaryResult(dictionary, history, evaluation, firing, match, types, examples)
+
+
+def _settings(
+    site: Site, recipe: Recipe, inspection: Inspection, dictionaries: dict[Kind, Dictionary], **others: Any
+) -> dict[str, Any]:
+    config = getattr(site.model, "config", None)
+    first = next(iter(dictionaries.values()))
+    return {
+        "model": getattr(config, "name_or_path", "") or type(site.model).__name__,
+        "site": site.name,
+        "left_out_tokens": list(site.exclusion.tokens),
+        "n_latents": first.n_latents,
+        **others,
+        "recipe": recipe.to_dict(),
+        "inspection": inspection.to_dict(),
+    }

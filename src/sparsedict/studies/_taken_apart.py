@@ -1,0 +1,160 @@
+"""What taking an MLP apart has found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsedict.analysis import Evaluation, FiringFrequencies, LatentTypes, NeuronMatch, TopExamples
+from sparsedict.dictionaries import Dictionary
+from sparsedict.pages import TokenStrings
+from sparsedict.studies._folder import filled
+from sparsedict.studies._report import write_report
+from sparsedict.studies._table import Cells, aligned
+from sparsedict.training import History
+
+COLUMNS = ("FVU", "L0", "recovered (zero)", "recovered (mean)", "KL", "dead", "simulators", "seconds")
+
+
+@dataclass(frozen=True, eq=False)
+class DictionaryResult:
+    """One trained dictionary and what was found out about it.
+
+    Attributes:
+        dictionary: Trained.
+        history: Of its training.
+        evaluation: On held-out tokens.
+        firing: On held-out tokens.
+        match: With the MLP's neurons, where these are known.
+        types: By that match.
+        examples: Top examples of some latents.
+    """
+
+    dictionary: Dictionary
+    history: History
+    evaluation: Evaluation
+    firing: FiringFrequencies
+    match: NeuronMatch | None
+    types: LatentTypes | None
+    examples: Mapping[int, TopExamples]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all numbers, those of each latent as lists, for JSON."""
+        dead = self.firing.dead
+        return {
+            **self.evaluation.to_dict(),
+            "n_evaluation_tokens": self.evaluation.n_tokens,
+            "n_dead": dead.n_dead,
+            "n_firing_tokens": dead.n_tokens,
+            "n_simulators": None if self.types is None else self.types.n_simulators,
+            "seconds": self.history.seconds,
+            "latents": {
+                "firing_counts": self.firing.counts.tolist(),
+                "decoder_cosine": _rounded(self.match and self.match.decoder_cosine),
+                "decoder_neuron": None if self.match is None else self.match.decoder_neuron.tolist(),
+                "encoder_cosine": _rounded(self.match and self.match.encoder_cosine),
+                "shown": sorted(self.examples),
+            },
+            "history": self.history.to_dict(),
+        }
+
+    def cells(self) -> Cells:
+        """Returns what the table says of it, by column."""
+        losses, types = self.evaluation.losses, self.types
+        return {
+            "FVU": f"{self.evaluation.fvu:.4f}",
+            "L0": f"{self.evaluation.l0:.1f}",
+            "recovered (zero)": "-" if losses is None else f"{losses.zero:.1%}",
+            "recovered (mean)": "-" if losses is None else f"{losses.mean:.1%}",
+            "KL": "-" if losses is None or losses.kl is None else f"{losses.kl:.4f}",
+            "dead": f"{self.firing.dead.n_dead:,} ({self.firing.dead.share:.1%})",
+            "simulators": "-" if types is None else f"{types.n_simulators:,} ({types.share:.1%})",
+            "seconds": f"{self.history.seconds:.0f}",
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class TakenApart:
+    """What `take_apart` found.
+
+    Attributes:
+        results: By kind: ``"distiller"``, ``"autoencoder"``.
+        settings: All that the run was asked to do.
+        seconds: Time by phase.
+        note: Why the MLP's neurons aren't known, where they aren't.
+    """
+
+    results: Mapping[str, DictionaryResult]
+    settings: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    note: str | None = None
+
+    def table(self) -> str:
+        """Returns one row for each dictionary, in aligned columns, and what the columns mean."""
+        rows = {name: result.cells() for name, result in self.results.items()}
+        return "\n".join([aligned(rows, COLUMNS), "", *self._remarks()])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all numbers and all settings, for JSON."""
+        return {
+            "settings": dict(self.settings),
+            "results": {name: result.to_dict() for name, result in self.results.items()},
+            "seconds": dict(self.seconds),
+            "note": self.note,
+        }
+
+    def write(
+        self, path: str | os.PathLike[str], *, strings: TokenStrings | None = None, force: bool = False
+    ) -> dict[str, Path]:
+        """Writes everything to a folder: dictionaries, numbers, figures and pages.
+
+        All files are made first and then put in place. Those of an earlier result are replaced; what else lies in the
+        folder stays.
+
+        Args:
+            path: The folder; it is made where it doesn't exist.
+            strings: From token ids to text, for the examples.
+            force: Whether to write into a folder that holds other things than an earlier result.
+
+        Returns:
+            What was written, by what it is.
+
+        Raises:
+            FileExistsError: If the folder holds other things and ``force`` isn't set.
+            ImportError: If matplotlib isn't installed.
+        """
+        with filled(Path(path), force=force) as folder:
+            files = write_report(self, folder, strings)
+        return {what: Path(path) / file for what, file in files.items()}
+
+    def _remarks(self) -> list[str]:
+        first = next(iter(self.results.values()))
+        losses, inspection = first.evaluation.losses, self.settings["inspection"]
+        lines = [
+            "FVU: share of the output's variance left unexplained; L0: latents active on a token. "
+            f"Both, and losses, on {first.evaluation.n_tokens:,} held-out tokens."
+        ]
+        if losses is None:
+            lines.append(f"No losses: {first.evaluation.note}")
+        else:
+            lines.append(
+                f"The model's loss is {losses.base:.4f} nats per token, {losses.zero_ablated:.4f} with this MLP "
+                f"zeroed, {losses.mean_ablated:.4f} with its mean: recovered is how much of that gap is closed."
+            )
+        lines.append(
+            f"Dead: of {first.evaluation.n_latents:,}, never fired on {first.firing.n_tokens:,} held-out tokens."
+        )
+        if self.note is None:
+            lines.append(f"Simulators: decoder cosine with one of the MLP's neurons above {inspection['threshold']}.")
+        else:
+            lines.append(f"Simulators are not known: {self.note}")
+        if len(self.results) > 1:
+            lines.append("Seconds: of training; both were trained in one pass.")
+        return lines
+
+
+def _rounded(values: Any) -> list[float] | None:
+    return None if values is None else [round(value, 6) for value in values.tolist()]
