@@ -36,6 +36,8 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+# Types of attributes stand in the signature; inside the list their shapes would be read as markup.
+napoleon_attr_annotations = False
 napoleon_use_rtype = False
 
 # Names in single backticks become links where they name something of ours.
@@ -43,8 +45,9 @@ default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", r".*"),
-    # What belongs to other packages, to typing, or to the shapes in jaxtyping's annotations.
+    # What belongs to other packages, to typing, or to the shapes in jaxtyping's annotations; and what is private.
     ("py:.*", r"(?!sparsedict\.)(?!sd\.).*"),
+    ("py:class", r"sparsedict\..*\._.*"),
 ]
 
 

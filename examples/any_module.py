@@ -25,18 +25,15 @@ class Recurrent(nn.Module):
 
 
 def check(site: sd.Site, tokens: Tensor) -> None:
-    """Captures, finds the neurons, puts them in the MLP's place, and distils for a moment."""
+    """Captures, finds the neurons, puts them in the MLP's place, and measures the distiller that equals them."""
     seen = site.capture(tokens, neurons=True)
     print(site, site.neurons, "captured", tuple(seen.outputs.shape))
     with torch.no_grad():
         wanted = site.logits(tokens)
         with site.replaced(site.neurons):
             print("  largest change of a logit:", float((site.logits(tokens) - wanted).abs().max()))
-    student = sd.SparseDistiller(
-        site.d_in, site.d_out, 2 * site.neurons.n, activation=sd.TopK(8), decoder_norm=sd.UnitNorm()
-    )
-    stream = sd.ActivationStream(site, tokens, batch_size=256)
-    print("  ", sd.fit(student, stream, n_tokens=20_000, lr=3e-3, progress=False))
+    exact = sd.SparseDistiller.from_neurons(site.neurons)
+    print("  fraction of variance unexplained:", sd.evaluate(site, exact, tokens).fvu)
 
 
 tokens = torch.randint(2, 100, (64, 32), generator=torch.Generator().manual_seed(0))
@@ -45,3 +42,10 @@ check(sd.Site(Recurrent().eval(), reads="up:in", writes="down:out"), tokens)
 
 config = GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=0, eos_token_id=0)
 check(sd.Site(GPT2LMHeadModel(config).eval(), "transformer.h.1.mlp"), tokens)
+
+# Two ends of one point make a residual stream a site: an autoencoder of it learns from whatever passes there.
+model = GPT2LMHeadModel(config).eval()
+stream = sd.Site(model, reads="transformer.h.0:out", writes="transformer.h.0:out")
+coder = sd.SparseAutoencoder(stream.d_out, 128, activation=sd.TopK(8), decoder_norm=sd.UnitNorm())
+data = sd.ActivationStream(stream, tokens, batch_size=256)
+print(stream, sd.fit(coder, data, n_tokens=40_000, lr=3e-3, progress=False))

@@ -5,20 +5,21 @@ import torch
 import sparsedict as sd
 
 model, tokenizer = sd.zoo.load_model(), sd.zoo.load_tokenizer()
-tokens = sd.zoo.tokens("train", n_tokens=150_000)
+tokens = sd.zoo.tokens("train", n_tokens=100_000)
 site = sd.Site(model, "transformer.h.2.mlp", exclude_tokens=[0])
-student = sd.SparseDistiller(site.d_in, site.d_out, 1024, activation=sd.TopK(16), decoder_norm=sd.UnitNorm())
-print(sd.fit(student, sd.ActivationStream(site, tokens), n_tokens=150_000, lr=2e-3, progress=False))
+student = sd.SparseDistiller(site.d_in, site.d_out, 512, activation=sd.TopK(16), decoder_norm=sd.UnitNorm())
+data = sd.ActivationStream(site, tokens, batch_size=512)
+print(sd.fit(student, data, n_tokens=100_000, lr=2e-3, progress=False))
 
 # The latent whose direction changes the prediction of one token most, by the model's output matrix.
 word = tokenizer(" None", add_special_tokens=False)["input_ids"][0]
 direction = model.lm_head.weight[word].detach()
 latent = int((student.decoder.detach() @ direction).argmax())
-shown = sd.analysis.top_examples(site, student, tokens[:200], latents=[latent], n_examples=3, context=(8, 2))
+shown = sd.analysis.top_examples(site, student, tokens[:100], latents=[latent], n_examples=3, context=(8, 2))
 for example in shown[latent].examples:
     print(f"{example.max:6.2f}  {tokenizer.decode(example.tokens)!r}")
 
-prompt = torch.tensor([[0, *tokenizer("def __init__(self, name=", add_special_tokens=False)["input_ids"]]])
+prompt = torch.tensor([[0, *tokenizer("        return", add_special_tokens=False)["input_ids"]]])
 
 
 @torch.no_grad()
@@ -32,6 +33,6 @@ with torch.no_grad():
     untouched = float(site.logits(prompt)[0, -1].softmax(-1)[word])
 # With the error term, a replacement that changes no latent gives back the model's own activations.
 assert abs(probability() - untouched) < 1e-6
-print(f"probability of ' None': {untouched:.4f} as it is")
+print(f"probability of ' None': {untouched:.2%} as it is")
 for value in (0.0, 5.0, 10.0, 20.0):
-    print(f"  latent {latent} at {value:4.1f}: {probability(ablate=sd.Clamp({latent: value})):.4f}")
+    print(f"  latent {latent} at {value:4.1f}: {probability(ablate=sd.Clamp({latent: value})):.2%}")
