@@ -102,7 +102,7 @@ def ablated_error(
     coder = Coder(dictionary, reads, writes)
     named = _named(ablations)
     if means is None and any(isinstance(value, Tensor) for value in named.values()):
-        if iter_once(data):
+        if _read_once(data):
             raise ValueError(
                 f"`means` must be given for a {type(data).__name__}, which can be read only once: see `latent_means`."
             )
@@ -119,7 +119,7 @@ def ablated_error(
     return AblatedError(_read(full), {name: _read(error) for name, error in errors.items()}, full.n_tokens)
 
 
-def iter_once(data: Any) -> bool:
+def _read_once(data: Any) -> bool:
     """Whether data is an iterator, which can't be begun anew."""
     return hasattr(data, "__next__")
 
