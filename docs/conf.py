@@ -12,19 +12,23 @@ from typing import Any
 # Tells jaxtyping to print its annotations as they are written in the source.
 typing.GENERATING_DOCUMENTATION = "sparsedict"  # pyright: ignore[reportAttributeAccessIssue]
 
+import latex2mathml.converter  # noqa: E402
+from docutils.nodes import SkipNode  # noqa: E402
+
 import sparsedict  # noqa: E402
 
 project = "sparsedict"
 author = "The sparsedict developers"
 version = release = sparsedict.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "images"]
 
 html_theme = "furo"
 html_title = f"sparsedict {release}"
 html_static_path: list[str] = []
+html_math_renderer = "mathml"
 
 add_module_names = False
 python_use_unqualified_type_names = True
@@ -94,6 +98,19 @@ def _mathematics(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
     lines[:] = [re.sub(r"(?<![\\`$])\$([^$`]+)\$", r":math:`\1`", line) for line in lines]
 
 
+def _inline(translator: Any, node: Any) -> None:
+    translator.body.append(latex2mathml.converter.convert(node.astext()))
+    raise SkipNode
+
+
+def _display(translator: Any, node: Any) -> None:
+    formula = latex2mathml.converter.convert(node.astext(), display="block")
+    translator.body.append(f'<div class="math">{formula}</div>')
+    raise SkipNode
+
+
 def setup(app: Any) -> None:
+    # Formulas become MathML, which browsers show without a script: the pages need no network to be read.
+    app.add_html_math_renderer("mathml", inline_renderers=(_inline, None), block_renderers=(_display, None))
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-process-docstring", _mathematics)

@@ -3,7 +3,7 @@
 import sparsedict as sd
 
 model = sd.zoo.load_model()
-tokens = sd.zoo.tokens("train", n_tokens=100_000)
+tokens = sd.zoo.tokens("train", n_tokens=60_000)
 held_out = sd.zoo.tokens("evaluation", n_tokens=10_000)
 
 site = sd.Site(model, "transformer.h.1.mlp", exclude_tokens=[0])
@@ -18,7 +18,7 @@ coder = sd.SparseAutoencoder(
 histories = sd.fit_many(
     {"distiller": sd.Trainee(student, lr=2e-3), "autoencoder": sd.Trainee(coder, lr=2e-3)},
     data,
-    n_tokens=100_000,
+    n_tokens=60_000,
     progress=False,
 )
 for name, dictionary in (("distiller", student), ("autoencoder", coder)):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import sparsedict as sd
+
+pytestmark = pytest.mark.as_installed  # as users run it, whose errors these are
 
 REPOSITORY = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -23,11 +27,13 @@ ROOMS = [name for name in sd.__all__ if name.islower() and hasattr(getattr(sd, n
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
-    # The module's name is what a saved dictionary calls the owner of parts that a page defines.
-    namespace: dict[str, object] = {"__name__": "page"}
+    # A module of its own, for dataclasses look theirs up, and saved dictionaries name it as the owner of their parts.
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
     for block in BLOCK.finditer(text):
         first_line = text.count("\n", 0, block.start(1))
-        exec(compile("\n" * first_line + block.group(1), str(page), "exec"), namespace)
+        code = compile("\n" * first_line + block.group(1), str(page), "exec", dont_inherit=True)
+        exec(code, vars(module))
 
 
 @pytest.mark.parametrize("room", ROOMS)
