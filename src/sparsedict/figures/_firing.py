@@ -59,7 +59,7 @@ def firing_frequency(
 
 def _draw_spike(ax: Axes, n_dead: int, lowest: float, width: float) -> float:
     """Draws dead latents as one bar no higher than the rest, whose number is written on it; returns its left end."""
-    highest = ax.get_ylim()[1]
+    highest = ax.get_ylim()[1] if ax.patches else n_dead
     ax.set_ylim(0, highest * 1.08)
     height = min(n_dead, highest)
     ax.bar(lowest - GAP, height, width * 2, color=Palette.DEAD, label=f"dead, never fired ({n_dead:,})")
@@ -72,5 +72,4 @@ def _draw_spike(ax: Axes, n_dead: int, lowest: float, width: float) -> float:
         ha="left" if cut else "center",
         fontsize=SMALL_SIZE,
     )
-    ax.axvline(lowest - GAP / 3, color=Palette.NULL, linewidth=0.5, linestyle=(0, (2, 2)))
     return lowest - 2 * GAP

@@ -55,6 +55,8 @@ def draw_stack(ax: Axes, values: Float[Tensor, " n_latents"], parts: list[Group]
     """Draws one bar per bin, divided by group; groups without latents are left out."""
     values = values.detach().cpu()
     shown = [part for part in parts if bool(part.mask.any())]
+    if not shown:
+        return
     ax.hist(
         [values[part.mask].numpy() for part in shown],
         bins=edges,  # pyright: ignore[reportArgumentType]

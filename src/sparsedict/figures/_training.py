@@ -41,7 +41,7 @@ def training_curves(histories: History | Mapping[str, History], column: str = "f
     if not named or not all(len(history) for history in named.values()):
         raise ValueError("`histories` must hold at least one record each, got none. Train with a smaller `log_every`.")
     ax = own_axes(ax)
-    from matplotlib.ticker import LogFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for index, (name, history) in enumerate(named.items()):
         colour = Palette.SERIES[index % len(Palette.SERIES)]
@@ -50,8 +50,9 @@ def training_curves(histories: History | Mapping[str, History], column: str = "f
         ax.plot(millions, history.column(column), color=colour, linestyle=style, linewidth=1.0, label=name or None)
     if column in ON_LOG_SCALE:
         ax.set_yscale("log")
-        for axis_format in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-            axis_format(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(left=0)
     n_columns = None if list(named) == [""] else min(len(named), 2)
     return finish(ax, "training tokens (millions)", LABELS[column], n_legend_columns=n_columns)

@@ -11,13 +11,15 @@ from pathlib import Path
 from sparsedict.pages._html import escape, write_document
 
 STYLE = """
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1.2rem; margin: 1rem 0; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1.6rem 1.2rem;
+  margin: 1rem 0; }
 figure { margin: 0; }
 figure img { width: 100%; background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: .5rem; }
 figcaption { font-size: .85rem; color: var(--soft); margin-top: .35rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.4rem; font-size: .88rem; margin: .5rem 0; }
 dt { color: var(--soft); }
 dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.note { font-size: .88rem; color: var(--soft); margin: .25rem 0; max-width: 54rem; }
 ul { padding-left: 1.2rem; }
 """
 
@@ -30,6 +32,7 @@ class Section:
         heading: Its heading.
         text: A paragraph.
         table: Text in columns, kept as it is.
+        notes: What is to be said below it.
         figures: Captions by SVG or PNG file; the picture itself goes into the page.
         links: What lies behind each relative address.
         facts: Names and values.
@@ -38,6 +41,7 @@ class Section:
     heading: str
     text: str = ""
     table: str = ""
+    notes: Sequence[str] = ()
     figures: Mapping[Path, str] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
@@ -71,6 +75,7 @@ def _section(section: Section) -> str:
         parts.append(f"<p>{escape(section.text)}</p>")
     if section.table:
         parts.append(f"<pre>{escape(section.table)}</pre>")
+    parts += [f'<p class="note">{escape(note)}</p>' for note in section.notes]
     if section.figures:
         figures = "\n".join(_figure(file, caption) for file, caption in section.figures.items())
         parts.append(f'<div class="figures">\n{figures}\n</div>')

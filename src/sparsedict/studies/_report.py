@@ -25,7 +25,7 @@ def write_report(taken: TakenApart, folder: Path, strings: pages.TokenStrings | 
     captions = _write_figures(taken, folder)
     for name, result in taken.results.items():
         result.dictionary.save(folder / name)
-    (folder / "table.txt").write_text(taken.table() + "\n", encoding="utf-8")
+    (folder / "table.txt").write_text(f"{taken}\n", encoding="utf-8")
     numbers = json.dumps(_finite(taken.to_dict()), indent=1, allow_nan=False)
     (folder / "results.json").write_text(numbers + "\n", encoding="utf-8")
     _write_examples(taken, folder, strings)
@@ -94,14 +94,14 @@ def _write_index(taken: TakenApart, folder: Path, captions: dict[Path, str]) -> 
     links = {
         "examples.html": "top activating examples of some latents",
         "results.json": "every number and setting",
-        "table.txt": "the table above",
+        "table.txt": "the table above, as text",
         **{f"{name}/dictionary.json": f"the {name}: sparsedict.load({name!r})" for name in taken.results},
     }
     plain = {name: value for name, value in settings.items() if name not in ("recipe", "inspection")}
     facts = {**plain, **settings["recipe"], **settings["inspection"]}
     times = {name: f"{seconds:.1f} s" for name, seconds in taken.seconds.items()}
     sections = [
-        pages.Section("What was found", table=taken.table()),
+        pages.Section("What was found", table=taken.table(), notes=taken.notes()),
         pages.Section("Figures", figures=captions),
         pages.Section("Files", links=links),
         pages.Section("Settings", facts={_words(name): _listed(value) for name, value in facts.items()}),

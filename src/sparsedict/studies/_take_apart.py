@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -45,6 +45,7 @@ def take_apart(
     kinds: Sequence[Kind] = KINDS,
     tokenizer: Any = None,
     context: int | None = None,
+    model_name: str | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     progress: bool = True,
@@ -63,6 +64,7 @@ def take_apart(
         kinds: Which dictionaries: ``"distiller"``, ``"autoencoder"``.
         tokenizer: Of texts to train on.
         context: Tokens per sequence to train on, for texts and for one long row.
+        model_name: What to call the model in the results; by default what it calls itself.
         seed: Of the initial weights, the shuffle and the latents shown.
         dtype: Of the dictionaries.
         progress: Whether to show progress on the standard error stream.
@@ -91,9 +93,8 @@ def take_apart(
     for kind, dictionary in dictionaries.items():
         with phases(f"measuring the {kind}", f"measuring the {kind} on held-out tokens"):
             results[kind] = _inspect(site, dictionary, histories[kind], held_out_tokens, neurons, inspection, seed)
-    settings = _settings(
-        site, recipe, inspection, dictionaries, n_tokens=n_tokens, seed=seed, dtype=str(dtype).removeprefix("torch.")
-    )
+    run = {"n_latents": n_latents, "n_tokens": n_tokens, "seed": seed, "dtype": str(dtype).removeprefix("torch.")}
+    settings = _settings(site, model_name, recipe, inspection, run)
     for kind, dictionary in dictionaries.items():
         dictionary.trained_on = {**settings, "kind": kind}
     return TakenApart(results, settings, phases.seconds, note)
@@ -150,7 +151,7 @@ def _make(kind: Kind, site: Site, n_latents: int, recipe: Recipe, seed: int, pla
 
 
 def _train(
-    dictionaries: dict[Kind, Dictionary], stream: ActivationStream, recipe: Recipe, n_tokens: int, progress: bool
+    dictionaries: Mapping[str, Dictionary], stream: ActivationStream, recipe: Recipe, n_tokens: int, progress: bool
 ) -> dict[str, History]:
     trainees = {
         kind: Trainee(dictionary, recipe.penalties, lr=recipe.lr, schedule=recipe.schedule)
@@ -184,16 +185,14 @@ def _inspect(
 
 
 def _settings(
-    site: Site, recipe: Recipe, inspection: Inspection, dictionaries: dict[Kind, Dictionary], **others: Any
+    site: Site, model_name: str | None, recipe: Recipe, inspection: Inspection, run: dict[str, Any]
 ) -> dict[str, Any]:
     config = getattr(site.model, "config", None)
-    first = next(iter(dictionaries.values()))
     return {
-        "model": getattr(config, "name_or_path", "") or type(site.model).__name__,
+        "model": model_name or getattr(config, "name_or_path", "") or type(site.model).__name__,
         "site": site.name,
         "left_out_tokens": list(site.exclusion.tokens),
-        "n_latents": first.n_latents,
-        **others,
+        **run,
         "recipe": recipe.to_dict(),
         "inspection": inspection.to_dict(),
     }

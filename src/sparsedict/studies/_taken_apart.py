@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from sparsedict.studies._table import Cells, aligned
 from sparsedict.training import History
 
 COLUMNS = ("FVU", "L0", "recovered (zero)", "recovered (mean)", "KL", "dead", "simulators", "seconds")
+WIDTH = 100
+"""Characters to a line of text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +96,12 @@ class TakenApart:
     note: str | None = None
 
     def table(self) -> str:
-        """Returns one row for each dictionary, in aligned columns, and what the columns mean."""
-        rows = {name: result.cells() for name, result in self.results.items()}
-        return "\n".join([aligned(rows, COLUMNS), "", *self._remarks()])
+        """Returns one row for each dictionary, in aligned columns."""
+        return aligned({name: result.cells() for name, result in self.results.items()}, COLUMNS)
+
+    def __str__(self) -> str:
+        notes = [textwrap.fill(note, WIDTH) for note in self.notes()]
+        return "\n".join([self.table(), "", *notes])
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all numbers and all settings, for JSON."""
@@ -130,7 +136,8 @@ class TakenApart:
             files = write_report(self, folder, strings)
         return {what: Path(path) / file for what, file in files.items()}
 
-    def _remarks(self) -> list[str]:
+    def notes(self) -> list[str]:
+        """Returns what the table's columns mean, and on how many tokens they were measured."""
         first = next(iter(self.results.values()))
         losses, inspection = first.evaluation.losses, self.settings["inspection"]
         lines = [

@@ -1,0 +1,145 @@
+"""The options of `sparsedict train`, in groups."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sparsedict.cli._model import DTYPES
+from sparsedict.cli._options import add_machine, add_out, count
+from sparsedict.studies import Recipe
+
+RECIPE = Recipe()
+N_TOKENS = 2_000_000
+K = 32
+EXPANSION = 4
+CONTEXT = 256
+HELD_OUT = 0.05
+L1_COEFFICIENT = 0.2
+L0_COEFFICIENT = 0.01
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds all options."""
+    _add_what(parser)
+    _add_data(parser)
+    _add_dictionaries(parser)
+    _add_training(parser)
+    _add_run(parser)
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what and where")
+    group.add_argument("model", metavar="MODEL", help="a local folder in Hugging Face layout, or a name on the hub")
+    group.add_argument(
+        "--site",
+        required=True,
+        metavar="PATH",
+        help="the MLP's module, such as transformer.h.2.mlp; near names are listed where there is none",
+    )
+    group.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="a .txt file, a folder of them, a .jsonl file, token ids as .npy "
+        "([n] or [n_sequences, context]), or a data set on the hub",
+    )
+    add_out(group)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument("--split", default="train", help="of a data set on the hub (default: train)")
+    group.add_argument(
+        "--text-column", default="text", metavar="NAME", help="column or .jsonl field with the text (default: text)"
+    )
+    group.add_argument(
+        "--context", type=count, metavar="N", help=f"tokens per sequence (default: {CONTEXT}, or what the model takes)"
+    )
+    group.add_argument(
+        "--held-out",
+        default=str(HELD_OUT),
+        metavar="SHARE|DATA",
+        help=f"what to measure on: a share of the sequences, the last ones, or other data (default: {HELD_OUT})",
+    )
+    group.add_argument(
+        "--exclude-tokens",
+        type=int,
+        nargs="*",
+        metavar="ID",
+        help="ids at which nothing is trained, measured or replaced (default: the model's BOS and padding)",
+    )
+    group.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="FILE",
+        help="JSON with the strings of the tokens, for the examples, where the model has no tokenizer",
+    )
+
+
+def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("dictionaries")
+    group.add_argument(
+        "--kind", choices=("distiller", "autoencoder", "both"), default="both", help="what to train (default: both)"
+    )
+    size = group.add_mutually_exclusive_group()
+    size.add_argument("--n-latents", type=count, metavar="N", help="latents of each dictionary")
+    size.add_argument(
+        "--expansion",
+        type=float,
+        default=float(EXPANSION),
+        metavar="X",
+        help=f"latents per neuron of the MLP, instead (default: {EXPANSION})",
+    )
+    group.add_argument(
+        "--activation",
+        choices=("topk", "batchtopk", "relu", "jumprelu"),
+        default="topk",
+        help="what makes latents sparse (default: topk)",
+    )
+    group.add_argument("--k", type=count, metavar="N", help=f"active latents per token, for (batch)topk (default: {K})")
+    group.add_argument(
+        "--l1",
+        type=float,
+        metavar="C",
+        help=f"weight of the sum of activations, for relu, in units of squared error (default: {L1_COEFFICIENT})",
+    )
+    group.add_argument(
+        "--l0",
+        type=float,
+        metavar="C",
+        help=f"cost of one active latent, for jumprelu, in units of squared error (default: {L0_COEFFICIENT})",
+    )
+    group.add_argument("--skip", action="store_true", help="give the distiller a linear path beside its latents")
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument(
+        "--n-tokens",
+        type=count,
+        default=N_TOKENS,
+        metavar="N",
+        help=f"tokens to train on; shorter data is repeated (default: {N_TOKENS:,}; 2_000_000, 2M and 2e6 are one)",
+    )
+    group.add_argument(
+        "--batch-size",
+        type=count,
+        default=RECIPE.batch_size,
+        metavar="N",
+        help=f"tokens per step (default: {RECIPE.batch_size:,})",
+    )
+    group.add_argument(
+        "--lr", type=float, default=RECIPE.lr, metavar="X", help=f"peak learning rate of Adam (default: {RECIPE.lr:g})"
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    group = add_machine(parser)
+    group.add_argument("--device", default="cpu", metavar="NAME", help="such as cpu, cuda, cuda:1, mps (default: cpu)")
+    group.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="of the model; the dictionaries are float32 (default: float32)",
+    )

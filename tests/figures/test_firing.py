@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparsedict.analysis import FiringFrequencies, LatentTypes, latent_types
+from sparsedict.figures import firing_frequency
+
+from ._looks import check_looks, legend_of
+from .conftest import N_DEAD
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_looks(typed: bool, firing: FiringFrequencies, types: LatentTypes) -> None:
+    ax = firing_frequency(firing, types if typed else None)
+    check_looks(ax)
+    assert "1,000 tokens" in ax.get_xlabel()
+
+
+def test_the_dead_stand_apart_with_their_number(firing: FiringFrequencies, types: LatentTypes) -> None:
+    ax = firing_frequency(firing, types)
+    assert any(text.get_text().startswith(str(N_DEAD)) for text in ax.texts)
+    assert f"dead, never fired ({N_DEAD})" in legend_of(ax)
+    assert "dead" in [label.get_text() for label in ax.get_xticklabels()]
+
+
+def test_a_spike_that_would_hide_the_rest_is_cut_and_says_so() -> None:
+    firing = FiringFrequencies(torch.cat([torch.zeros(500, dtype=torch.int64), torch.arange(1, 50)]), 100)
+    ax = firing_frequency(firing)
+    assert any(text.get_text() == "500 (bar cut)" for text in ax.texts)
+    assert ax.get_ylim()[1] < 100
+    check_looks(ax)
+
+
+def test_without_dead_latents_there_is_no_spike() -> None:
+    ax = firing_frequency(FiringFrequencies(torch.arange(1, 50), 100))
+    assert "dead" not in [label.get_text() for label in ax.get_xticklabels()]
+
+
+def test_all_dead_is_drawn_too() -> None:
+    check_looks(firing_frequency(FiringFrequencies(torch.zeros(9, dtype=torch.int64), 100)))
+
+
+def test_refuses_types_of_another_dictionary(firing: FiringFrequencies) -> None:
+    with pytest.raises(ValueError, match=r"`types` must be of the same"):
+        firing_frequency(firing, latent_types(torch.rand(3)))

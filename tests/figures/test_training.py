@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from sparsedict.figures import training_curves
+from sparsedict.figures._training import LABELS
+from sparsedict.training import History, Record
+
+from ._looks import check_looks, legend_of
+
+
+def history(n: int) -> History:
+    records = [Record(i, i * 1000, 2.0, 1.0, {}, 0.5 / i, 32.0, 0.1, 1e-3, 1.0 * i) for i in range(1, n + 1)]
+    return History(n * 1000, n, float(n), records)
+
+
+@pytest.mark.parametrize("column", LABELS)
+def test_looks(column: str) -> None:
+    ax = training_curves({"a": history(5), "b": history(9)}, column)
+    check_looks(ax)
+    assert legend_of(ax) == ["a", "b"]
+    assert ax.lines[1].get_xdata()[-1] == pytest.approx(0.009)
+
+
+def test_one_history_needs_no_legend() -> None:
+    assert training_curves(history(3)).get_legend() is None
+
+
+def test_refuses_what_was_not_recorded() -> None:
+    with pytest.raises(ValueError, match=r"`histories` must hold at least one record"):
+        training_curves({"a": History()})
+    with pytest.raises(ValueError, match=r"`column` must be one of"):
+        training_curves(history(2), "accuracy")
