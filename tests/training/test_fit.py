@@ -106,8 +106,10 @@ def test_records_measure_what_they_say():
         schedule=Constant(),
     )
     [record] = history.records
+    reference = coder()
+    reference.initialise_(x, x)
     with torch.no_grad():
-        latents, reconstruction = coder()(x)
+        latents, reconstruction = reference(x)
     error = (reconstruction - x).square().sum(-1).mean()
     l1 = latents.sum(-1).mean()
     assert record.loss == pytest.approx(float(error), rel=1e-4)
@@ -136,11 +138,49 @@ def test_dead_share_counts_tokens_without_firing():
     assert shares[-1] >= 6 / N_LATENTS
 
 
+def test_new_weights_are_fitted_to_the_first_batch_and_edited_ones_are_left():
+    x = rows(1024)
+    still = {"n_tokens": 1024, "batch_size": 1024, "lr": 1e-9}
+    new, edited, loaded = coder(), coder(), coder()
+    assert new.is_untouched
+    with torch.no_grad():
+        edited.encoder[3] = -edited.encoder[3]
+    loaded.load_state_dict(coder(seed=1).state_dict())
+    weights = {name: dictionary.encoder.clone() for name, dictionary in (("edited", edited), ("loaded", loaded))}
+    for dictionary in (new, edited, loaded):
+        quick(dictionary, x, **still)
+        assert not dictionary.is_untouched
+        assert dictionary.trained_on["n_tokens"] == 1024
+    assert torch.allclose(new.decoder_bias, x.mean(0), atol=1e-5)
+    assert torch.allclose(edited.encoder, weights["edited"], atol=1e-6)
+    assert torch.allclose(loaded.encoder, weights["loaded"], atol=1e-6)
+
+
+def test_an_autoencoder_starts_tied_and_a_distiller_along_the_linear_response():
+    x = rows(1024)
+    tied = coder()
+    tied.initialise_(x, x)
+    cosines = nn.functional.cosine_similarity(tied.encoder, tied.decoder, dim=-1)
+    assert cosines.min() > 0.95
+    turn = torch.linalg.qr(torch.randn(D, D))[0]
+    student = distiller()
+    student.initialise_(x, x @ turn + 1.0)
+    assert nn.functional.cosine_similarity(student.encoder @ turn, student.decoder, dim=-1).min() > 0.95
+    assert torch.allclose(student.decoder_bias, (x @ turn + 1.0).mean(0), atol=1e-5)
+    assert torch.allclose(student.pre_activations(x).mean(0), torch.zeros(N_LATENTS), atol=1e-4)
+
+
+def test_moving_a_new_dictionary_to_another_type_leaves_it_new():
+    assert coder().to(torch.bfloat16).is_untouched
+    assert coder().double().is_untouched
+
+
 def test_any_optimizer_and_clipping():
     dictionary = coder()
     quick(dictionary, rows(), batch_size=256, optimizer=functools.partial(torch.optim.SGD, momentum=0.9), lr=1e-3)
-    start = coder()
-    moved = coder()
+    start, moved = coder(), coder()
+    for dictionary in (start, moved):
+        dictionary.initialise_(rows(), rows())
     sd.fit(
         moved, rows(), n_tokens=256, batch_size=256, optimizer=torch.optim.SGD, lr=1.0, clip_norm=1e-4, progress=False
     )
@@ -210,7 +250,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state():
 
 
 def test_resampled_latents_come_back():
-    dictionary = coder()
+    dictionary = coder(sd.ReLU())
     with torch.no_grad():
         dictionary.encoder_bias[:8] = -100.0
     resample = sd.Resample(every=20, idle_tokens=2000)
@@ -224,7 +264,7 @@ def test_auxk_brings_silent_latents_back():
     for penalties in ([], [sd.AuxK(idle_tokens=1000, coefficient=1.0)]):
         dictionary = coder()
         with torch.no_grad():
-            dictionary.encoder_bias[:8] = -2.0
+            dictionary.encoder[:8] *= 0.01
         history = quick(dictionary, rows(), batch_size=256, penalties=penalties, dead_after=2000)
         shares.append(history.last.dead)
     assert shares[1] < shares[0]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sparsedict import checks
 from sparsedict.activations import Activation
@@ -23,6 +24,10 @@ from sparsedict.types import ActivationBatch, DictionaryOutput, Role
 
 DENSE_SHARE = 1 / 16
 """Share of active entries above which training multiplies dense arrays (see ``benchmarks.density``)."""
+
+
+INITIAL_NORM = 0.1
+"""Norm of new encoder rows, chosen by measurement (see ``benchmarks.initialisation``): short rows turn quickly."""
 
 
 class Dictionary(nn.Module, ABC):
@@ -73,15 +78,60 @@ class Dictionary(nn.Module, ABC):
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         decoder = _unit_rows(n_latents, d_out, generator).to(**place)
         decoder_norm.constrain_(decoder)
-        self.encoder = nn.Parameter(self._initial_encoder(decoder, d_in, generator).to(**place))
+        self.encoder = nn.Parameter((self._initial_encoder(decoder, d_in, generator) * INITIAL_NORM).to(**place))
         self.encoder_bias = nn.Parameter(torch.zeros(n_latents, **place))
         self.decoder = nn.Parameter(decoder)
         self.decoder_bias = nn.Parameter(torch.zeros(d_out, **place))
+        self._drawn = (self.encoder.dtype, self._sums())
         self.eval()
 
     def _initial_encoder(self, decoder: Tensor, d_in: int, generator: torch.Generator | None) -> Tensor:
-        """Returns the encoder to start from, ``[n_latents, d_in]``: random directions unless a kind knows better."""
+        """Returns unit rows to start the encoder from, ``[n_latents, d_in]``: random unless a kind knows better."""
         return _unit_rows(len(decoder), d_in, generator)
+
+    @torch.no_grad()
+    def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
+        """Fits the weights of a new dictionary to a sample of its data; `fit` does so with its first batch.
+
+        The decoder bias becomes the mean target. Each encoder row becomes the direction in which the input predicts
+        the target along the latent's decoder row (ridge regression; for an autoencoder that is the decoder row), short,
+        as large as the targets ask for, and with a bias that centres it.
+
+        Args:
+            inputs: What the dictionary reads.
+            targets: What it should give.
+        """
+        dtype = self.encoder.dtype
+        inputs, targets = inputs.float(), targets.float()
+        mean = targets.mean(0)
+        self.decoder_bias.copy_(mean)
+        encoded = self.encoder_inputs(inputs.to(dtype))
+        if encoded is None:
+            return
+        encoded = encoded.float()
+        centred = encoded - encoded.mean(0)
+        rows = self.decoder.float() @ _ridge(centred, targets - mean).T
+        scale = (targets - mean).square().mean().sqrt() / centred.square().mean().sqrt().clamp_min(1e-12)
+        encoder = functional.normalize(rows, dim=-1) * (INITIAL_NORM * scale)
+        self.encoder.copy_(encoder)
+        self.encoder_bias.copy_(-(encoder @ encoded.mean(0)))
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the weights are still those that the constructor drew: not trained, loaded or edited."""
+        dtype, drawn = self._drawn
+        # Conversion to another type moves the sums a little; otherwise any edit shows in one of them.
+        tolerance = 1e-9 if self.encoder.dtype == dtype else 1e-2
+        return not self.trained_on and torch.allclose(self._sums(), drawn, rtol=tolerance, atol=tolerance)
+
+    @torch.no_grad()
+    def _sums(self) -> Float[Tensor, " n_sums"]:
+        weights = (self.encoder, self.encoder_bias, self.decoder, self.decoder_bias)
+        if self.encoder.is_meta:
+            return torch.full((2 * len(weights),), torch.nan)
+        sums = [w.sum(dtype=torch.float64) for w in weights]
+        norms = [torch.linalg.vector_norm(w, dtype=torch.float64) for w in weights]
+        return torch.stack(sums + norms).cpu()
 
     @property
     def d_in(self) -> int:
@@ -254,6 +304,14 @@ def _unit_rows(n_rows: int, width: int, generator: torch.Generator | None) -> Te
     device = None if generator is None else generator.device
     rows = torch.randn(n_rows, width, generator=generator, device=device)
     return torch.nn.functional.normalize(rows, dim=-1)
+
+
+def _ridge(inputs: Tensor, targets: Tensor) -> Tensor:
+    """Returns the linear map ``[d_in, d_out]`` that best predicts centred targets, shrunk where tokens are few."""
+    gram = inputs.T @ inputs
+    strength = 0.01 * gram.diagonal().mean().clamp_min(1e-12)
+    gram.diagonal().add_(strength)
+    return torch.linalg.solve(gram, inputs.T @ targets)
 
 
 def _full_support(values: Tensor) -> Support:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparsedict import checks
@@ -42,17 +42,28 @@ class AuxK(Penalty):
 
     def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
         dictionary = passed.dictionary
-        k = min(self.k or dictionary.d_out // 2 or 1, dictionary.n_latents)
         silent = passed.idle >= self.idle_tokens
-        pre = passed.encoding.all_pre_activations.masked_fill(~silent, -torch.inf)
-        support = Support.from_indices(pre.topk(k, dim=-1, sorted=False).indices, dictionary.n_latents)
-        # Latents that aren't silent can fill a row that has too few silent ones: they count as zero.
-        chosen = silent[support.latents]
-        values = self._pre_activations(passed, support).relu() * chosen
-        latents = SparseLatents(values, support, torch.Size((passed.n_tokens,)))
         missing = (passed.targets - passed.reconstruction).detach()
+        # Asking whether there is any makes an accelerator wait; the CPU knows.
+        if silent.device.type == "cpu" and not bool(silent.any()):
+            return dictionary.encoder_bias[0] * 0.0
+        support = self._candidates(passed, silent)
+        # Latents that aren't silent can fill a row that has too few silent ones: they count as zero.
+        values = self._pre_activations(passed, support).relu() * silent[support.latents]
+        latents = SparseLatents(values, support, torch.Size((passed.n_tokens,)))
         error = (missing - matmul(latents, dictionary.decoder)).square().sum(-1).mean()
         return torch.where(silent.any(), error * self.coefficient, torch.zeros_like(error))
+
+    def _candidates(self, passed: ForwardPass, silent: Bool[Tensor, " n_latents"]) -> Support:
+        n_latents = passed.dictionary.n_latents
+        k = self.k or passed.dictionary.d_out // 2 or 1
+        pre = passed.encoding.all_pre_activations
+        if silent.device.type == "cpu":
+            among = silent.nonzero().flatten()
+            chosen = pre[:, among].topk(min(k, len(among)), dim=-1, sorted=False).indices
+            return Support.from_indices(among[chosen], n_latents)
+        masked = pre.masked_fill(~silent, -torch.inf)
+        return Support.from_indices(masked.topk(min(k, n_latents), dim=-1, sorted=False).indices, n_latents)
 
     def _pre_activations(self, passed: ForwardPass, support: Support) -> Tensor:
         dictionary = passed.dictionary

@@ -49,6 +49,9 @@ def fit(
 ) -> History:
     """Trains a dictionary in place. A loaded or already trained one goes on training.
 
+    A dictionary whose weights are still those that its constructor drew is first fitted to the mean and the linear
+    response of the first batch (:meth:`Dictionary.initialise_`); weights that you set yourself are left as they are.
+
     Args:
         dictionary: What to train.
         data: An ``ActivationStream``; a tensor of activations ``[n_tokens, d]`` (for autoencoders); a tuple of two
@@ -140,6 +143,8 @@ def fit_many(
     first = batches.next_batch()
     for name, trainee in trainees.items():
         _check_widths(name, trainee, _of_site(first, trainee, batches))
+    for trainee in trainees.values():
+        _initialise_(trainee.dictionary, _of_site(first, trainee, batches))
     n_steps = math.ceil(n_tokens / len(_any_site(first)))
     learners = [
         Learner(name, trainee, n_steps=n_steps, dead_after=dead_after, autocast=autocast)
@@ -152,6 +157,8 @@ def fit_many(
     finally:
         bar.close()
         _set_mode(trainees, training=False)
+        for learner in learners:
+            _note_training(learner, batches)
     return {learner.name: learner.history for learner in learners}
 
 
@@ -181,6 +188,22 @@ def _train(
         if done:
             return
         batch = batches.next_batch()
+
+
+def _initialise_(dictionary: Dictionary, batch: ActivationBatch) -> None:
+    if dictionary.is_untouched:
+        weight = dictionary.decoder
+        inputs, targets = (part.to(weight.device, weight.dtype) for part in dictionary.select(batch))
+        dictionary.initialise_(inputs, targets)
+
+
+def _note_training(learner: Learner, batches: Batches) -> None:
+    trainee = learner.trainee
+    trained_on = trainee.dictionary.trained_on
+    trained_on["n_tokens"] = trained_on.get("n_tokens", 0) + learner.history.n_tokens
+    trained_on["data"] = batches.description
+    trained_on["lr"] = trainee.lr
+    trained_on["penalties"] = [repr(penalty) for penalty in trainee.penalties]
 
 
 def _summary(records: list[Record]) -> str:
