@@ -7,7 +7,7 @@ tokens = sd.zoo.tokens("train", n_tokens=60_000)
 held_out = sd.zoo.tokens("evaluation", n_tokens=10_000)
 
 site = sd.Site(model, "transformer.h.1.mlp", exclude_tokens=[0])
-data = sd.ActivationStream(site, tokens, batch_size=512, seed=0)
+data = sd.ActivationStream(site, tokens, batch_size=1024, seed=0)
 
 student = sd.SparseDistiller(
     site.d_in, site.d_out, n_latents=4 * site.neurons.n, activation=sd.TopK(k=32), decoder_norm=sd.UnitNorm()
@@ -16,7 +16,7 @@ coder = sd.SparseAutoencoder(
     site.d_out, n_latents=4 * site.neurons.n, activation=sd.TopK(k=32), decoder_norm=sd.UnitNorm()
 )
 histories = sd.fit_many(
-    {"distiller": sd.Trainee(student, lr=2e-3), "autoencoder": sd.Trainee(coder, lr=2e-3)},
+    {"distiller": sd.Trainee(student, lr=1e-2), "autoencoder": sd.Trainee(coder, lr=1e-2)},
     data,
     n_tokens=60_000,
     progress=False,

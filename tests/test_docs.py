@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ PAGES = [
     for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md")))
     if "_build" not in page.parts and BLOCK.search(page.read_text(encoding="utf-8"))
 ]
-ROOMS = [name for name in sd.__all__ if name.islower() and hasattr(getattr(sd, name), "__all__")]
+ROOMS = [room.name for room in pkgutil.iter_modules(sd.__path__) if room.name not in ("cli", "__main__")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
