@@ -60,7 +60,8 @@ class Inspection:
 
     Attributes:
         n_evaluation_tokens: Tokens for reconstruction errors and the model's losses, rounded up to whole batches.
-        n_firing_tokens: Tokens on which firing is counted and examples are sought.
+        n_firing_tokens: Tokens on which firing is counted.
+        n_example_tokens: Tokens among which examples are sought, rounded up to whole sequences.
         threshold: Decoder cosine with a neuron above which a latent is a simulator.
         n_shown: Latents whose top examples are kept, drawn among the sparse ones that fire neither hardly ever nor
             nearly always.
@@ -69,8 +70,9 @@ class Inspection:
         most_frequent: Share of tokens above which it isn't drawn.
     """
 
-    n_evaluation_tokens: int = 65_536
+    n_evaluation_tokens: int = 32_768
     n_firing_tokens: int = 200_000
+    n_example_tokens: int = 100_000
     threshold: float = 0.8
     n_shown: int = 20
     n_examples: int = 8
@@ -78,7 +80,7 @@ class Inspection:
     most_frequent: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("n_evaluation_tokens", "n_firing_tokens", "n_examples", "least_firings"):
+        for name in ("n_evaluation_tokens", "n_firing_tokens", "n_example_tokens", "n_examples", "least_firings"):
             checks.at_least(name, getattr(self, name), 1)
         checks.at_least("n_shown", self.n_shown, 0)
         checks.in_range("threshold", self.threshold, -1.0, 1.0)

@@ -75,8 +75,7 @@ def take_apart(
     _check(kinds, held_out_tokens)
     phases = Phases(progress)
     place = {"dtype": dtype, "device": next((p.device for p in site.model.parameters()), None)}
-    with phases("finding the neurons", f"finding the neurons of {site!r}"):
-        neurons, note = _neurons(site)
+    neurons, note = _neurons(site)
     dictionaries = {kind: _make(kind, site, n_latents, recipe, seed, place) for kind in kinds}
     with phases("training", f"harvesting and training on {n_tokens:,} tokens"):
         stream = ActivationStream(
@@ -89,10 +88,13 @@ def take_apart(
             dtype=dtype,
         )
         histories = _train(dictionaries, stream, recipe, n_tokens, progress)
+    with phases("counting", "counting on which held-out tokens each latent fires"):
+        firing = _firing(site, dictionaries, held_out_tokens, inspection)
     results: dict[str, DictionaryResult] = {}
     for kind, dictionary in dictionaries.items():
         with phases(f"measuring the {kind}", f"measuring the {kind} on held-out tokens"):
-            results[kind] = _inspect(site, dictionary, histories[kind], held_out_tokens, neurons, inspection, seed)
+            found = _inspect(site, dictionary, firing[kind], held_out_tokens, neurons, inspection, seed)
+            results[kind] = DictionaryResult(dictionary, histories[kind], firing=firing[kind], **found)
     run = {"n_latents": n_latents, "n_tokens": n_tokens, "seed": seed, "dtype": str(dtype).removeprefix("torch.")}
     settings = _settings(site, model_name, recipe, inspection, run)
     for kind, dictionary in dictionaries.items():
@@ -162,26 +164,40 @@ def _train(
     return fit_many(trainees, stream, n_tokens=n_tokens, progress=progress, log_every=max(1, min(100, n_steps // 100)))
 
 
+def _firing(
+    site: Site, dictionaries: Mapping[str, Dictionary], tokens: Tensor, inspection: Inspection
+) -> dict[str, FiringFrequencies]:
+    """Counts for all dictionaries in one pass."""
+    counts: dict[str, Tensor | int] = dict.fromkeys(dictionaries, 0)
+    n_left = inspection.n_firing_tokens
+    for batch in ActivationStream(site, tokens):
+        for name, dictionary in dictionaries.items():
+            counts[name] = counts[name] + firing_frequencies(dictionary, [batch], n_tokens=n_left).counts
+        n_left -= min(n_left, len(batch))
+        if n_left == 0:
+            break
+    n_seen = inspection.n_firing_tokens - n_left
+    return {name: FiringFrequencies(torch.as_tensor(found), n_seen) for name, found in counts.items()}
+
+
 def _inspect(
     site: Site,
     dictionary: Dictionary,
-    history: History,
+    firing: FiringFrequencies,
     tokens: Tensor,
     neurons: Neurons | None,
     inspection: Inspection,
     seed: int,
-) -> DictionaryResult:
-    held_out = ActivationStream(site, tokens, seed=seed)
-    firing = firing_frequencies(dictionary, held_out, n_tokens=inspection.n_firing_tokens)
+) -> dict[str, Any]:
     match = None if neurons is None else match_neurons(dictionary, neurons, seed=seed)
     types = None if match is None else latent_types(match, inspection.threshold, dead=firing.dead)
     evaluation = evaluate(site, dictionary, tokens, n_tokens=inspection.n_evaluation_tokens)
     shown = drawn(firing, None if types is None else types.sparse, inspection, seed)
     examples: dict[int, TopExamples] = {}
     if shown:
-        searched = tokens[: math.ceil(inspection.n_firing_tokens / tokens.shape[1])]
+        searched = tokens[: math.ceil(inspection.n_example_tokens / tokens.shape[1])]
         examples = top_examples(site, dictionary, searched, latents=shown, n_examples=inspection.n_examples)
-    return DictionaryResult(dictionary, history, evaluation, firing, match, types, examples)
+    return {"evaluation": evaluation, "match": match, "types": types, "examples": examples}
 
 
 def _settings(

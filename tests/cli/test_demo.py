@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsedict import zoo
+
+from .conftest import Run
+
+
+def test_demo_in_small(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Any tokens will do here, and tokenising the standard library takes long.
+    tokens = torch.randint(1, 4096, (8, 256))
+    tokens[:, 0] = 0
+    monkeypatch.setattr(zoo, "tokens", lambda split: tokens)
+    status, out, err = command("demo", "--out", tmp_path / "run", "--n-tokens", "2k", "--layer", "1", "--seed", "3")
+    assert status == 0
+    assert "harvesting and training on 2,000 tokens" in err
+    assert f"Open {tmp_path / 'run' / 'index.html'} in a browser." in out
+    settings = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["settings"]
+    assert (settings["site"], settings["n_latents"], settings["seed"]) == ("transformer.h.1.mlp", 2048, 3)
+
+
+def test_refuses_a_folder_with_other_things_at_once(command: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("")
+    status, _, err = command("demo", "--out", tmp_path)
+    assert status == 2
+    assert "holds other things (mine)" in err

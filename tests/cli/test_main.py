@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+import sparsedict.cli
+from sparsedict.training import NonFiniteLossError
+
+from .conftest import Run
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["train", "--help"]])
+def test_help_is_worth_reading(arguments: list[str], command: Run) -> None:
+    status, out, _ = command(*arguments)
+    assert status == 0
+    assert max(map(len, out.splitlines())) <= 120
+    if arguments[0] != "--help":
+        assert out.count("  sparsedict ") >= 3
+        assert "(default: " in out
+
+
+def test_version(command: Run) -> None:
+    assert command("--version")[1].strip() == f"sparsedict {sparsedict.__version__}"
+
+
+@pytest.mark.parametrize("arguments", [[], ["dmeo"], ["demo"], ["demo", "--out", "x", "--layer", "9"]])
+def test_wrong_usage_is_status_2_without_a_traceback(arguments: list[str], command: Run) -> None:
+    status, _, err = command(*arguments)
+    assert status == 2
+    assert "error:" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("a\nb"), 2),
+        (TypeError("a b"), 2),
+        (FileNotFoundError("a b"), 2),
+        (ImportError("a b"), 2),
+        (NonFiniteLossError("a b"), 1),
+    ],
+)
+def test_errors_are_one_line(error: Exception, status: int, command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: argparse.Namespace) -> None:
+        raise error
+
+    monkeypatch.setattr("sparsedict.cli.demo.run", fail)
+    assert command("demo", "--out", "x") == (status, "", "sparsedict: error: a b\n")
+    with pytest.raises(type(error)):
+        command("demo", "--out", "x", "--traceback")
+
+
+def test_an_interruption_is_no_error(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: argparse.Namespace) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparsedict.cli.demo.run", stop)
+    status, _, err = command("demo", "--out", "x")
+    assert status == 130
+    assert "nothing was written" in err
+
+
+def test_the_entry_point_is_installed() -> None:
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="sparsedict")
+    assert entry.value == "sparsedict.cli:main"
+
+
+def test_importing_it_imports_no_extra() -> None:
+    code = (
+        "import sys, sparsedict.cli; print([m for m in ('transformers', 'matplotlib', 'datasets') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

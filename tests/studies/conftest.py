@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparsedict import Site, TopK
+from sparsedict.studies import Inspection, Recipe, TakenApart, take_apart
+
+RECIPE = Recipe(activation=TopK(4), batch_size=64)
+INSPECTION = Inspection(n_evaluation_tokens=64, n_firing_tokens=300, n_example_tokens=200, n_shown=3, n_examples=2)
+
+
+def model_of() -> torch.nn.Module:
+    torch.manual_seed(0)
+    mlp = torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.GELU(), torch.nn.Linear(12, 6))
+    return torch.nn.Sequential(torch.nn.Embedding(20, 6), mlp, torch.nn.Linear(6, 20)).eval()
+
+
+@pytest.fixture(scope="session")
+def site() -> Site:
+    return Site(model_of(), "1")
+
+
+@pytest.fixture(scope="session")
+def tokens() -> torch.Tensor:
+    return torch.randint(20, (60, 16), generator=torch.Generator().manual_seed(0))
+
+
+def run(site: Site, tokens: torch.Tensor, **options: object) -> TakenApart:
+    given = {"n_latents": 24, "n_tokens": 640, "recipe": RECIPE, "inspection": INSPECTION, "progress": False, **options}
+    return take_apart(site, tokens[:40], tokens[40:], **given)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(scope="session")
+def taken(site: Site, tokens: torch.Tensor) -> TakenApart:
+    return run(site, tokens)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparsedict import ActivationStream, Site, SparseAutoencoder, SparseDistiller
+from sparsedict.analysis import FiringFrequencies, firing_frequencies
+from sparsedict.studies import Inspection, TakenApart
+from sparsedict.studies._take_apart import drawn
+
+from .conftest import INSPECTION, model_of, run
+
+
+def test_trains_and_measures_both_kinds(taken: TakenApart) -> None:
+    assert list(taken.results) == ["distiller", "autoencoder"]
+    kinds = [type(result.dictionary) for result in taken.results.values()]
+    assert kinds == [SparseDistiller, SparseAutoencoder]
+    for name, result in taken.results.items():
+        assert result.history.n_tokens == 640
+        assert result.firing.n_tokens == INSPECTION.n_firing_tokens
+        assert result.evaluation.losses is not None
+        assert result.types is not None
+        assert torch.equal(result.types.dead, result.firing.dead.mask)  # pyright: ignore[reportArgumentType]
+        assert result.dictionary.trained_on["kind"] == name
+        assert not result.dictionary.training
+
+
+def test_firing_is_what_the_analysis_counts(taken: TakenApart, site: Site, tokens: torch.Tensor) -> None:
+    for result in taken.results.values():
+        alone = firing_frequencies(result.dictionary, ActivationStream(site, tokens[40:]), n_tokens=300)
+        assert torch.equal(alone.counts, result.firing.counts)
+
+
+def test_the_same_seed_gives_the_same_results(taken: TakenApart, site: Site, tokens: torch.Tensor) -> None:
+    again, other = run(site, tokens), run(site, tokens, seed=1)
+    for name, result in taken.results.items():
+        assert torch.equal(result.dictionary.decoder, again.results[name].dictionary.decoder)
+        assert list(result.examples) == list(again.results[name].examples)
+        assert not torch.equal(result.dictionary.decoder, other.results[name].dictionary.decoder)
+
+
+def test_one_kind_alone(site: Site, tokens: torch.Tensor) -> None:
+    assert list(run(site, tokens, kinds=["autoencoder"]).results) == ["autoencoder"]
+
+
+def test_an_mlp_without_known_neurons_is_taken_apart_all_the_same(tokens: torch.Tensor) -> None:
+    model = model_of()
+    model[1] = torch.nn.Bilinear(6, 6, 6)  # pyright: ignore[reportIndexIssue]
+    model[1].forward = lambda x: torch.sin(x)  # pyright: ignore[reportIndexIssue]
+    taken = run(Site(model, "1"), tokens)
+    result = taken.results["distiller"]
+    assert (result.match, result.types) == (None, None)
+    assert taken.note
+    assert "Simulators are not known" in str(taken)
+    assert result.cells()["simulators"] == "-"
+
+
+@pytest.mark.as_installed
+@pytest.mark.parametrize("kinds", [[], ["coder"], ["distiller", "distiller"]])
+def test_refuses_unknown_kinds(kinds: list[str], site: Site, tokens: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"`kinds` must name some of 'distiller', 'autoencoder'") as caught:
+        run(site, tokens, kinds=kinds)
+    assert repr(kinds) in str(caught.value)
+
+
+@pytest.mark.parametrize("held_out", [torch.rand(2, 3), torch.zeros(0, 3, dtype=torch.int64), torch.arange(5)])
+def test_refuses_held_out_tokens_that_are_no_rows(held_out: torch.Tensor, site: Site) -> None:
+    with pytest.raises(ValueError, match=r"`held_out_tokens` must be integer ids"):
+        run(site, torch.cat([torch.zeros(40, *held_out.shape[1:]).to(held_out), held_out]))
+
+
+def test_draws_among_those_that_fire_neither_hardly_ever_nor_nearly_always() -> None:
+    counts = torch.tensor([0, 3, 10, 30, 50, 51, 1000, 40, 20])
+    firing, inspection = FiringFrequencies(counts, 1000), Inspection(n_shown=9)
+    assert drawn(firing, None, inspection, 0) == [2, 3, 4, 7, 8]
+    assert drawn(firing, counts != 40, inspection, 0) == [2, 3, 4, 8]
+    few = [drawn(firing, None, Inspection(n_shown=2), seed) for seed in range(8)]
+    assert all(len(latents) == 2 for latents in few)
+    assert len({tuple(latents) for latents in few}) > 1
