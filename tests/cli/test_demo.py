@@ -13,12 +13,12 @@ from .conftest import Run
 
 def test_demo_in_small(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Any tokens will do here, and tokenising the standard library takes long.
-    tokens = torch.randint(1, 4096, (8, 256))
+    tokens = torch.randint(1, 4096, (6, 48))
     tokens[:, 0] = 0
     monkeypatch.setattr(zoo, "tokens", lambda split: tokens)
-    status, out, err = command("demo", "--out", tmp_path / "run", "--n-tokens", "2k", "--layer", "1", "--seed", "3")
+    status, out, err = command("demo", "--out", tmp_path / "run", "--n-tokens", "1k", "--layer", "1", "--seed", "3")
     assert status == 0
-    assert "harvesting and training on 2,000 tokens" in err
+    assert "harvesting and training on 1,000 tokens" in err
     assert f"Open {tmp_path / 'run' / 'index.html'} in a browser." in out
     settings = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["settings"]
     assert (settings["site"], settings["n_latents"], settings["seed"]) == ("transformer.h.1.mlp", 2048, 3)

@@ -19,7 +19,13 @@ def test_looks(column: str) -> None:
     ax = training_curves({"a": history(5), "b": history(9)}, column)
     check_looks(ax)
     assert legend_of(ax) == ["a", "b"]
-    assert ax.lines[1].get_xdata()[-1] == pytest.approx(0.009)
+    assert ax.lines[1].get_xdata()[-1] == 9000
+    assert ax.get_xlabel() == "training tokens"
+
+
+@pytest.mark.parametrize(("n", "unit"), [(9, ""), (10, " (thousands)"), (1000, " (millions)")])
+def test_the_axis_has_a_unit_that_suits_the_run(n: int, unit: str) -> None:
+    assert training_curves(history(n)).get_xlabel() == f"training tokens{unit}"
 
 
 def test_one_history_needs_no_legend() -> None:

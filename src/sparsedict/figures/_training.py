@@ -41,18 +41,27 @@ def training_curves(histories: History | Mapping[str, History], column: str = "f
     if not named or not all(len(history) for history in named.values()):
         raise ValueError("`histories` must hold at least one record each, got none. Train with a smaller `log_every`.")
     ax = own_axes(ax)
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+    unit, scale = _unit(max(history.n_tokens for history in named.values()))
     for index, (name, history) in enumerate(named.items()):
         colour = Palette.SERIES[index % len(Palette.SERIES)]
         style = ("-", "--", ":")[index // len(Palette.SERIES) % 3]
-        millions = [n / 1e6 for n in history.column("n_tokens")]
-        ax.plot(millions, history.column(column), color=colour, linestyle=style, linewidth=1.0, label=name or None)
+        n_tokens = [n / scale for n in history.column("n_tokens")]
+        ax.plot(n_tokens, history.column(column), color=colour, linestyle=style, linewidth=1.0, label=name or None)
     if column in ON_LOG_SCALE:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(left=0)
+    ax.xaxis.set_major_locator(MaxNLocator(6))
     n_columns = None if list(named) == [""] else min(len(named), 2)
-    return finish(ax, "training tokens (millions)", LABELS[column], n_legend_columns=n_columns)
+    return finish(ax, f"training tokens{unit}", LABELS[column], n_legend_columns=n_columns)
+
+
+def _unit(n_tokens: int) -> tuple[str, float]:
+    """Returns the words for an axis's unit, and how many tokens it is."""
+    if n_tokens >= 1_000_000:
+        return " (millions)", 1e6
+    return (" (thousands)", 1e3) if n_tokens >= 10_000 else ("", 1.0)

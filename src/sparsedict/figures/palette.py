@@ -18,5 +18,5 @@ class Palette:
     """Latents whose type isn't known."""
     NULL: Final = "#222222"
     """What chance gives."""
-    SERIES: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
-    """Things without a colour of their own, such as dictionaries: in this order."""
+    SERIES: Final = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
+    """Things that are no type of latents, such as dictionaries: in this order, and in no type's colour."""

@@ -152,7 +152,7 @@ class TakenApart:
                 f"zeroed, {losses.mean_ablated:.4f} with its mean: recovered is how much of that gap is closed."
             )
         lines.append(
-            f"Dead: of {first.evaluation.n_latents:,}, never fired on {first.firing.n_tokens:,} held-out tokens."
+            f"Dead: never fired on {first.firing.n_tokens:,} held-out tokens, of {first.evaluation.n_latents:,} latents."
         )
         if self.note is None:
             lines.append(f"Simulators: decoder cosine with one of the MLP's neurons above {inspection['threshold']}.")
