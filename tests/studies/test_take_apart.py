@@ -15,13 +15,14 @@ def test_trains_and_measures_both_kinds(taken: TakenApart) -> None:
     assert list(taken.results) == ["distiller", "autoencoder"]
     kinds = [type(result.dictionary) for result in taken.results.values()]
     assert kinds == [SparseDistiller, SparseAutoencoder]
-    for name, result in taken.results.items():
+    for result in taken.results.values():
         assert result.history.n_tokens == 640
         assert result.firing.n_tokens == INSPECTION.n_firing_tokens
         assert result.evaluation.losses is not None
         assert result.types is not None
         assert torch.equal(result.types.dead, result.firing.dead.mask)  # pyright: ignore[reportArgumentType]
-        assert result.dictionary.trained_on["kind"] == name
+        assert result.dictionary.trained_on["site"] == "1"
+        assert result.dictionary.trained_on["n_tokens"] == 640
         assert not result.dictionary.training
 
 

@@ -97,8 +97,8 @@ def take_apart(
             results[kind] = DictionaryResult(dictionary, histories[kind], firing=firing[kind], **found)
     run = {"n_latents": n_latents, "n_tokens": n_tokens, "seed": seed, "dtype": str(dtype).removeprefix("torch.")}
     settings = _settings(site, model_name, recipe, inspection, run)
-    for kind, dictionary in dictionaries.items():
-        dictionary.trained_on = {**settings, "kind": kind}
+    for dictionary in dictionaries.values():
+        dictionary.trained_on.update({name: settings[name] for name in ("model", "site", "left_out_tokens", "seed")})
     return TakenApart(results, settings, phases.seconds, note)
 
 

@@ -151,9 +151,8 @@ class TakenApart:
                 f"The model's loss is {losses.base:.4f} nats per token, {losses.zero_ablated:.4f} with this MLP "
                 f"zeroed, {losses.mean_ablated:.4f} with its mean: recovered is how much of that gap is closed."
             )
-        lines.append(
-            f"Dead: never fired on {first.firing.n_tokens:,} held-out tokens, of {first.evaluation.n_latents:,} latents."
-        )
+        n_latents, n_tokens = self.settings["n_latents"], first.firing.n_tokens
+        lines.append(f"Dead: of {n_latents:,} latents, those that never fired on {n_tokens:,} held-out tokens.")
         if self.note is None:
             lines.append(f"Simulators: decoder cosine with one of the MLP's neurons above {inspection['threshold']}.")
         else:
