@@ -94,7 +94,10 @@ def test_the_norm_constraint_holds_after_training():
 
 
 def test_records_measure_what_they_say():
-    dictionary, x = coder(), rows(1024)
+    dictionary, reference, x = coder(), coder(), rows(1024)
+    with torch.no_grad():
+        for edited in (dictionary, reference):
+            edited.encoder *= 2
     history = sd.fit(
         dictionary,
         x,
@@ -106,8 +109,6 @@ def test_records_measure_what_they_say():
         schedule=Constant(),
     )
     [record] = history.records
-    reference = coder()
-    reference.initialise_(x, x)
     with torch.no_grad():
         latents, reconstruction = reference(x)
     error = (reconstruction - x).square().sum(-1).mean()
@@ -156,18 +157,28 @@ def test_new_weights_are_fitted_to_the_first_batch_and_edited_ones_are_left():
     assert torch.allclose(loaded.encoder, weights["loaded"], atol=1e-6)
 
 
-def test_an_autoencoder_starts_tied_and_a_distiller_along_the_linear_response():
-    x = rows(1024)
-    tied = coder()
-    tied.initialise_(x, x)
-    cosines = nn.functional.cosine_similarity(tied.encoder, tied.decoder, dim=-1)
-    assert cosines.min() > 0.95
-    turn = torch.linalg.qr(torch.randn(D, D))[0]
-    student = distiller()
-    student.initialise_(x, x @ turn + 1.0)
-    assert nn.functional.cosine_similarity(student.encoder @ turn, student.decoder, dim=-1).min() > 0.95
-    assert torch.allclose(student.decoder_bias, (x @ turn + 1.0).mean(0), atol=1e-5)
-    assert torch.allclose(student.pre_activations(x).mean(0), torch.zeros(N_LATENTS), atol=1e-4)
+def test_each_latent_starts_at_a_token():
+    x = rows(N_LATENTS * 4)
+    student = distiller(decoder_norm=sd.UnitNorm())
+    y = x.relu() + 1.0
+    student.initialise_(x, y)
+    centred = nn.functional.normalize(y - y.mean(0), dim=-1)[:N_LATENTS]
+    assert torch.allclose(student.decoder, centred, atol=1e-5)
+    assert torch.allclose(student.decoder_bias, y.mean(0), atol=1e-5)
+    assert torch.allclose(student.pre_activations(x).mean(0), torch.zeros(N_LATENTS), atol=1e-5)
+    # Whitened rows: a latent answers to its own token more than to others.
+    own = student.pre_activations(x)[:N_LATENTS].diagonal()
+    assert (own > 0).all()
+
+
+def test_few_tokens_still_give_distinct_latents():
+    for x in (rows(5), torch.ones(5, D)):
+        tied = coder()
+        tied.initialise_(x, x)
+        gram = tied.decoder @ tied.decoder.T - torch.eye(N_LATENTS)
+        assert gram.max() < 0.999
+        assert torch.allclose(tied.decoder.norm(dim=-1), torch.ones(N_LATENTS), atol=1e-5)
+        assert all(torch.isfinite(p).all() for p in tied.parameters())
 
 
 def test_moving_a_new_dictionary_to_another_type_leaves_it_new():

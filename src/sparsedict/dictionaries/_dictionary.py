@@ -27,7 +27,10 @@ DENSE_SHARE = 1 / 16
 
 
 INITIAL_NORM = 0.1
-"""Norm of new encoder rows, chosen by measurement (see ``benchmarks.initialisation``): short rows turn quickly."""
+"""Norm of encoder rows that start from data, as a multiple of the targets' scale over the inputs'.
+
+Short rows turn quickly under Adam; ``benchmarks.initialisation`` compares.
+"""
 
 
 class Dictionary(nn.Module, ABC):
@@ -78,7 +81,7 @@ class Dictionary(nn.Module, ABC):
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         decoder = _unit_rows(n_latents, d_out, generator).to(**place)
         decoder_norm.constrain_(decoder)
-        self.encoder = nn.Parameter((self._initial_encoder(decoder, d_in, generator) * INITIAL_NORM).to(**place))
+        self.encoder = nn.Parameter(self._initial_encoder(decoder, d_in, generator).to(**place))
         self.encoder_bias = nn.Parameter(torch.zeros(n_latents, **place))
         self.decoder = nn.Parameter(decoder)
         self.decoder_bias = nn.Parameter(torch.zeros(d_out, **place))
@@ -91,34 +94,40 @@ class Dictionary(nn.Module, ABC):
 
     @torch.no_grad()
     def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
-        """Fits the weights of a new dictionary to a sample of its data; `fit` does so with its first batch.
+        """Starts the weights of a new dictionary from a sample of its data; `fit` does so with its first batches.
 
-        The decoder bias becomes the mean target. Each encoder row becomes the direction in which the input predicts
-        the target along the latent's decoder row (ridge regression; for an autoencoder that is the decoder row), short,
-        as large as the targets ask for, and with a bias that centres it.
+        Each latent is pointed at one token: its decoder row at the token's target, less the mean target; its encoder
+        row at the token's input, less the mean input and whitened, short and with a bias that centres it. The decoder
+        bias becomes the mean target. Every latent thus starts near something that occurs, so that few die.
 
         Args:
-            inputs: What the dictionary reads.
+            inputs: What the dictionary reads; best as many tokens as there are latents, or more.
             targets: What it should give.
         """
-        dtype = self.encoder.dtype
-        inputs, targets = inputs.float(), targets.float()
         mean = targets.mean(0)
         self.decoder_bias.copy_(mean)
-        encoded = self.encoder_inputs(inputs.to(dtype))
+        encoded = self.encoder_inputs(inputs)
         if encoded is None:
             return
-        encoded = encoded.float()
-        centred = encoded - encoded.mean(0)
-        rows = self.decoder.float() @ _ridge(centred, targets - mean).T
+        latents = torch.arange(self.n_latents, device=inputs.device)
+        tokens = latents % len(inputs)
+        rows = functional.normalize((targets - mean)[tokens], dim=-1)
+        # A token serves a second latent with a random direction mixed in; one that is the mean itself serves none.
+        random = functional.normalize(self.decoder, dim=-1)
+        taken = (latents >= len(inputs)) | ~rows.any(dim=-1)
+        self.decoder.copy_(functional.normalize(rows + random * taken[:, None], dim=-1))
+        self.decoder_norm.constrain_(self.decoder)
+        centred = (encoded - encoded.mean(0)).float()
         scale = (targets - mean).square().mean().sqrt() / centred.square().mean().sqrt().clamp_min(1e-12)
-        encoder = functional.normalize(rows, dim=-1) * (INITIAL_NORM * scale)
+        encoder = functional.normalize(_whitened(centred)[tokens], dim=-1) * (INITIAL_NORM * scale)
         self.encoder.copy_(encoder)
-        self.encoder_bias.copy_(-(encoder @ encoded.mean(0)))
+        self.encoder_bias.copy_(-(encoder @ encoded.mean(0).float()))
 
     @property
     def is_untouched(self) -> bool:
-        """Whether the weights are still those that the constructor drew: not trained, loaded or edited."""
+        """Whether the weights are still those that the constructor drew: not trained, loaded, edited or frozen."""
+        if not all(w.requires_grad for w in (self.encoder, self.encoder_bias, self.decoder, self.decoder_bias)):
+            return False
         dtype, drawn = self._drawn
         # Conversion to another type moves the sums a little; otherwise any edit shows in one of them.
         tolerance = 1e-9 if self.encoder.dtype == dtype else 1e-2
@@ -306,12 +315,11 @@ def _unit_rows(n_rows: int, width: int, generator: torch.Generator | None) -> Te
     return torch.nn.functional.normalize(rows, dim=-1)
 
 
-def _ridge(inputs: Tensor, targets: Tensor) -> Tensor:
-    """Returns the linear map ``[d_in, d_out]`` that best predicts centred targets, shrunk where tokens are few."""
-    gram = inputs.T @ inputs
-    strength = 0.01 * gram.diagonal().mean().clamp_min(1e-12)
-    gram.diagonal().add_(strength)
-    return torch.linalg.solve(gram, inputs.T @ targets)
+def _whitened(rows: Tensor) -> Tensor:
+    """Returns centred rows times the inverse of their covariance, which a tenth of its mean variance steadies."""
+    covariance = rows.T @ rows / len(rows)
+    covariance.diagonal().add_(0.1 * covariance.diagonal().mean().clamp_min(1e-12))
+    return torch.linalg.solve(covariance, rows.T).T
 
 
 def _full_support(values: Tensor) -> Support:

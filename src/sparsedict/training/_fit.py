@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,8 +24,10 @@ from sparsedict.training.callbacks import Callback
 from sparsedict.training.schedules import Cosine, Schedule
 from sparsedict.types import ActivationBatch
 
-COSINE = Cosine()
+COSINE = Cosine(warm_up=0.2)
 SQUARED_ERROR = SquaredError()
+MOST_INITIAL_TOKENS = 32_768
+"""Most tokens that a new dictionary is started from: they are held in memory together."""
 
 
 def fit(
@@ -32,7 +35,7 @@ def fit(
     data: Any,
     *,
     n_tokens: int,
-    lr: float = 5e-4,
+    lr: float = 1e-3,
     batch_size: int | None = None,
     penalties: Sequence[Penalty] = (),
     loss: Loss = SQUARED_ERROR,
@@ -49,8 +52,8 @@ def fit(
 ) -> History:
     """Trains a dictionary in place. A loaded or already trained one goes on training.
 
-    A dictionary whose weights are still those that its constructor drew is first fitted to the mean and the linear
-    response of the first batch (:meth:`Dictionary.initialise_`); weights that you set yourself are left as they are.
+    A dictionary whose weights are still those that its constructor drew is first started from the first batches
+    (:meth:`Dictionary.initialise_`); weights that you set yourself are left as they are.
 
     Args:
         dictionary: What to train.
@@ -143,8 +146,7 @@ def fit_many(
     first = batches.next_batch()
     for name, trainee in trainees.items():
         _check_widths(name, trainee, _of_site(first, trainee, batches))
-    for trainee in trainees.values():
-        _initialise_(trainee.dictionary, _of_site(first, trainee, batches))
+    waiting = _initialise_(trainees, batches, first, n_tokens)
     n_steps = math.ceil(n_tokens / len(_any_site(first)))
     learners = [
         Learner(name, trainee, n_steps=n_steps, dead_after=dead_after, autocast=autocast)
@@ -153,7 +155,7 @@ def fit_many(
     bar = tqdm(total=n_tokens, unit="tok", unit_scale=True, disable=not progress, desc="fit")
     try:
         _set_mode(trainees, training=True)
-        _train(learners, batches, first, n_tokens, log_every, callbacks, bar)
+        _train(learners, batches, waiting, n_tokens, log_every, callbacks, bar)
     finally:
         bar.close()
         _set_mode(trainees, training=False)
@@ -165,7 +167,7 @@ def fit_many(
 def _train(
     learners: list[Learner],
     batches: Batches,
-    batch: AnyBatch,
+    waiting: deque[AnyBatch],
     n_tokens: int,
     log_every: int,
     callbacks: Sequence[Callback],
@@ -173,6 +175,7 @@ def _train(
 ) -> None:
     n_seen = n_steps = 0
     while True:
+        batch = waiting.popleft() if waiting else batches.next_batch()
         for learner in learners:
             learner.learn(_of_site(batch, learner.trainee, batches))
         n_steps += 1
@@ -187,14 +190,24 @@ def _train(
                     callback(learner.name, record, learner.trainee.dictionary)
         if done:
             return
-        batch = batches.next_batch()
 
 
-def _initialise_(dictionary: Dictionary, batch: ActivationBatch) -> None:
-    if dictionary.is_untouched:
+def _initialise_(trainees: Mapping[str, Trainee], batches: Batches, first: AnyBatch, n_tokens: int) -> deque[AnyBatch]:
+    """Starts new dictionaries from the first batches, one token for each latent; returns these, to be trained on."""
+    untouched = [trainee for trainee in trainees.values() if trainee.dictionary.is_untouched]
+    waiting = deque([first])
+    n_wanted = max((trainee.dictionary.n_latents for trainee in untouched), default=0)
+    n_held = len(_any_site(first))
+    while n_held < min(n_wanted, MOST_INITIAL_TOKENS, n_tokens):
+        waiting.append(batches.next_batch())
+        n_held += len(_any_site(waiting[-1]))
+    for trainee in untouched:
+        dictionary = trainee.dictionary
         weight = dictionary.decoder
-        inputs, targets = (part.to(weight.device, weight.dtype) for part in dictionary.select(batch))
+        selected = [dictionary.select(_of_site(batch, trainee, batches)) for batch in waiting]
+        inputs, targets = (torch.cat(parts).to(weight.device, weight.dtype) for parts in zip(*selected, strict=True))
         dictionary.initialise_(inputs, targets)
+    return waiting
 
 
 def _note_training(learner: Learner, batches: Batches) -> None:

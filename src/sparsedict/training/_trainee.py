@@ -39,8 +39,8 @@ class Trainee:
     penalties: Sequence[Penalty] = ()
     loss: Loss = field(default_factory=SquaredError)
     upkeep: Sequence[Upkeep] = ()
-    lr: float = 5e-4
-    schedule: Schedule = field(default_factory=Cosine)
+    lr: float = 1e-3
+    schedule: Schedule = field(default_factory=partial(Cosine, warm_up=0.2))
     optimizer: OptimizerFactory | None = None
     clip_norm: float | None = None
     site: str | None = None
