@@ -14,7 +14,7 @@ from sparsedict.training import Cosine, Schedule
 ACTIVATION = TopK(32)
 DECODER_NORM = UnitNorm()
 PENALTIES = (AuxK(idle_tokens=100_000),)
-SCHEDULE = Cosine()
+SCHEDULE = Cosine(warm_up=0.2)
 
 
 @dataclass(frozen=True)
