@@ -71,8 +71,8 @@ class Inspection:
     """
 
     n_evaluation_tokens: int = 32_768
-    n_firing_tokens: int = 200_000
-    n_example_tokens: int = 100_000
+    n_firing_tokens: int = 100_000
+    n_example_tokens: int = 65_536
     threshold: float = 0.8
     n_shown: int = 20
     n_examples: int = 8

@@ -32,6 +32,9 @@ KINDS: tuple[Kind, ...] = ("distiller", "autoencoder")
 RECIPE = Recipe()
 INSPECTION = Inspection()
 
+COUNTED_AT_ONCE = 1024
+"""Tokens encoded together when firing is counted."""
+
 
 def take_apart(
     site: Site,
@@ -170,7 +173,8 @@ def _firing(
     """Counts for all dictionaries in one pass."""
     counts: dict[str, Tensor | int] = dict.fromkeys(dictionaries, 0)
     n_left = inspection.n_firing_tokens
-    for batch in ActivationStream(site, tokens):
+    # Small batches: what encoding one makes then stays in the processor's caches.
+    for batch in ActivationStream(site, tokens, batch_size=COUNTED_AT_ONCE):
         for name, dictionary in dictionaries.items():
             counts[name] = counts[name] + firing_frequencies(dictionary, [batch], n_tokens=n_left).counts
         n_left -= min(n_left, len(batch))
