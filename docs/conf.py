@@ -46,6 +46,8 @@ napoleon_use_rtype = False
 
 # Names in single backticks become links where they name something of ours.
 default_role = "py:obj"
+# A word such as `latents` may name several attributes: it then stays a word.
+suppress_warnings = ["ref.python"]
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", r".*"),

@@ -17,7 +17,7 @@ CHECKS = {
     "lint": ("ruff", "check", "."),
     "format": ("ruff", "format", "--check", "."),
     "types": ("pyright", "--pythonpath", sys.executable),
-    "docs": ("sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"),
+    "docs": ("sphinx", "-E", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"),
     "tests": ("pytest", "-q", "-n", "2", "--dist", "loadfile"),
 }
 
