@@ -21,7 +21,13 @@ FLOORS = {
     **dict.fromkeys(("studies",), 6.0),
     **dict.fromkeys(("cli", "__main__"), 7.0),
 }
-WITHIN_A_FLOOR = {("latents", "checks"), ("types", "checks"), ("analysis", "metrics"), ("analysis", "data")}
+WITHIN_A_FLOOR = {
+    ("latents", "checks"),
+    ("types", "checks"),
+    ("analysis", "metrics"),
+    ("analysis", "data"),
+    ("__main__", "cli"),
+}
 """Rooms of one floor that may use each other, in this direction."""
 
 PACKAGE = Path(sparsedict.__path__[0])

@@ -21,8 +21,8 @@ from sparsedict.storage import Description, Named, StorageError
 
 _LIBRARY = {
     Dictionary: (SparseAutoencoder, SparseDistiller),
-    Activation: tuple(vars(activations).values()),
-    DecoderNorm: tuple(vars(norms).values()),
+    Activation: tuple(getattr(activations, name) for name in activations.__all__ if name != "State"),
+    DecoderNorm: tuple(getattr(norms, name) for name in norms.__all__),
 }
 _NOT_ARGUMENTS = {"activation", "decoder_norm", "device", "dtype", "generator"}
 
@@ -92,10 +92,7 @@ def _find(base: type, role: str, named: Named, own: list[type], file: str) -> ty
     found = [
         known_class
         for known_class in known
-        if isinstance(known_class, type)
-        and issubclass(known_class, base)
-        and not inspect.isabstract(known_class)
-        and known_class.__name__ == named.name
+        if issubclass(known_class, base) and not inspect.isabstract(known_class) and known_class.__name__ == named.name
     ]
     if len(found) > 1:
         raise StorageError(
@@ -104,7 +101,7 @@ def _find(base: type, role: str, named: Named, own: list[type], file: str) -> ty
     if found:
         return found[0]
     if named.package == "sparsedict":
-        names = sorted({c.__name__ for c in known if isinstance(c, type) and issubclass(c, base)} - {base.__name__})
+        names = sorted({c.__name__ for c in known if not inspect.isabstract(c)})
         raise StorageError(f"{file}: {role} {named.name!r} isn't one of sparsedict's: {', '.join(names)}.")
     raise StorageError(
         f"{file}: the {role} is {named.name!r} from {named.package!r}, which isn't part of sparsedict. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 NAME = "stdlib_neo"
 BOS = "<|endoftext|>"
 N_CONTEXT = 256
+FILES_AT_ONCE = 32
 
 
 def load_model() -> GPTNeoForCausalLM:
@@ -94,10 +96,16 @@ def tokens(
     if n_tokens is not None:
         checks.at_least("n_tokens", n_tokens, N_CONTEXT)
     tokenizer = Tokenizer.from_str((files("sparsedict.zoo") / NAME / "tokenizer.json").read_text(encoding="utf-8"))
-    encoded = tokenizer.encode_batch_fast([file.text for file in source_files(split, stdlib)], add_special_tokens=False)
-    joined = torch.tensor([token for item in encoded for token in (0, *item.ids)])
+    wanted = math.inf if n_tokens is None else n_tokens
+    texts = [file.text for file in source_files(split, stdlib)]
+    joined: list[int] = []
+    for start in range(0, len(texts), FILES_AT_ONCE):
+        if len(joined) >= wanted:
+            break
+        for item in tokenizer.encode_batch_fast(texts[start : start + FILES_AT_ONCE], add_special_tokens=False):
+            joined += (0, *item.ids)
     width = N_CONTEXT - 1
-    rows = joined[: len(joined) // width * width].view(-1, width)
+    rows = torch.tensor(joined[: len(joined) // width * width]).view(-1, width)
     if n_tokens is not None:
         rows = rows[: n_tokens // N_CONTEXT]
     return torch.nn.functional.pad(rows, (1, 0), value=0)
