@@ -88,8 +88,12 @@ def test_skip_is_part_of_the_reconstruction(site: Site) -> None:
 
 def test_dictionary_of_another_width_is_refused(site: Site) -> None:
     student = sd.SparseDistiller(5, 6, 12, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(ValueError, match=r"`dictionary.d_in` must equal .*, got 5"):
         evaluate(site, student, tokens())
+    seen = site.capture(tokens())
+    wide = sd.SparseDistiller(seen.inputs.shape[-1], 77, 12, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
+    with pytest.raises(ValueError, match=r"`dictionary.d_out` must equal .*, got 77"):
+        evaluate(site, wide, tokens())
 
 
 @pytest.mark.slow

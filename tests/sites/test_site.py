@@ -77,6 +77,13 @@ def test_capture_is_what_the_module_sees(model: _models.Plain, site: Site, token
     assert len(captured.batch()) == tokens.numel()
 
 
+def test_capture_of_nothing_is_empty(site: Site, tokens: Tensor) -> None:
+    captured = site.capture(tokens[:0], neurons=True)
+    assert captured.neurons is not None
+    assert captured.outputs.shape == (*tokens[:0].shape, site.d_out)
+    assert captured.neurons.shape == (*tokens[:0].shape, site.neurons.n)
+
+
 def test_capture_stops_after_the_site(model: _models.Plain, site: Site, tokens: Tensor) -> None:
     site.capture(tokens)
     assert (model.first.n_calls, model.last.n_calls) == (1, 0)

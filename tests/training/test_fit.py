@@ -270,6 +270,27 @@ def test_resampled_latents_come_back():
     assert history.last.dead < 3 / N_LATENTS
 
 
+def test_resampling_leaves_divergence_to_the_loop():
+    dictionary = coder(sd.ReLU(), decoder_norm=sd.Free())
+    with pytest.raises(sd.NonFiniteLossError):
+        quick(dictionary, rows() * 1e3, batch_size=256, lr=1e30, upkeep=[sd.Resample(every=1, idle_tokens=1)])
+    assert all(weight.isfinite().all() for weight in dictionary.parameters())
+
+
+def test_resampling_where_everything_is_reconstructed():
+    dictionary = coder()
+    quick(dictionary, torch.zeros(512, D), n_tokens=1024, upkeep=[sd.Resample(every=1, idle_tokens=1)])
+    assert all(weight.isfinite().all() for weight in dictionary.parameters())
+
+
+def test_new_dictionaries_do_not_start_from_nan():
+    dictionary, batch = coder(), rows(64).clone()
+    batch[3, 2] = torch.nan
+    with pytest.raises(ValueError, match="`data` must be finite, got 1 NaN"):
+        quick(dictionary, [batch])
+    assert dictionary.is_untouched
+
+
 def test_auxk_brings_silent_latents_back():
     shares = []
     for penalties in ([], [sd.AuxK(idle_tokens=1000, coefficient=1.0)]):

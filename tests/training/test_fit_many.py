@@ -55,6 +55,18 @@ def test_several_sites_are_served_in_one_pass():
     assert torch.allclose(one.encoder, trainees["second"].dictionary.encoder, atol=1e-6)
 
 
+def test_a_residual_stream_beside_an_mlp():
+    model, sites = three_layers()
+    both = {"stream": sd.Site(model, reads="0:out", writes="0:out"), "mlp": sites["second"]}
+    data = sd.ActivationStream(both, torch.randint(30, (16, 16)), batch_size=64)
+    student = sd.SparseDistiller(D, D, 24, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
+    trainees = {"coder": sd.Trainee(coder(), site="stream"), "student": sd.Trainee(student, site="mlp")}
+    histories = sd.fit_many(trainees, data, n_tokens=128, progress=False)
+    assert all(history.n_tokens == 128 for history in histories.values())
+    with pytest.raises(TypeError, match="`data` must hold inputs and outputs"):
+        sd.fit_many({"student": sd.Trainee(student, site="stream")}, data, n_tokens=128, progress=False)
+
+
 def test_names_reach_callbacks_and_errors():
     x = torch.randn(512, D)
     seen = set()

@@ -142,6 +142,16 @@ class Coder:
                 "other, got one tensor. Give a tuple (inputs, outputs), an ActivationBatch or an ActivationStream."
             )
 
+    def check_widths(self, inputs: Tensor, targets: Tensor) -> None:
+        """Raises ``ValueError`` where the source says of itself that it is for activations of other widths."""
+        for name, part, what in (("d_in", inputs, "reads"), ("d_out", targets, "gives")):
+            width = getattr(self.source, name, None)
+            if isinstance(width, int) and width != part.shape[-1]:
+                raise ValueError(
+                    f"`dictionary.{name}` must equal the width of what it {what} at this site, {part.shape[-1]}, got "
+                    f"{width}."
+                )
+
     def inputs(self, batch: ActivationBatch) -> Tensor:
         """Returns what the source reads of a batch."""
         return self.source.select(batch)[0] if isinstance(self.source, Dictionary) else batch.of(self.roles[0])

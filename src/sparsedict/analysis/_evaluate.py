@@ -137,8 +137,10 @@ def evaluate(
             batches.append((batch, seen.mask))
             activations = seen.batch()
             targets = coder.targets(activations)
+            inputs = coder.inputs(activations)
+            coder.check_widths(inputs, targets)
             mean.update_(targets)
-            counts = _measure(coder, coder.inputs(activations), targets, error, sparsity)
+            counts = _measure(coder, inputs, targets, error, sparsity)
             fired = counts if fired is None else fired + counts
         assert fired is not None
         losses, note = None, None

@@ -53,14 +53,15 @@ class RowSource(ABC):
 
     Attributes:
         names: Sites by name, or ``None`` for one site without a name.
-        pairs: Whether inputs and outputs are two things; false for a bare tensor, which has no pairs to distil.
+        single: Sites whose inputs and outputs are one thing, such as a bare tensor: they have no pairs to distil. The
+            key of a site without a name is ``None``.
         n_tokens: Tokens of one pass, where known before it has been made.
         grouped: Whether each chunk is a batch that somebody else has cut.
         origin: What the tokens come from and how later passes differ, for people.
     """
 
     names: tuple[str, ...] | None = None
-    pairs: bool = True
+    single: frozenset[str | None] = frozenset()
     n_tokens: int | None = None
     grouped: bool = False
     origin: str
@@ -88,7 +89,7 @@ class Batches(Iterator[AnyBatch]):
     Attributes:
         batch_size: Tokens per batch; ``None`` where the batches came ready-made.
         names: Sites by name, or ``None`` for one site without a name; batches are dicts if there are names.
-        pairs: Whether inputs and outputs are two things; false for a bare tensor.
+        pairs: Whether inputs and outputs are two things, at every site; false for a bare tensor.
         n_tokens: Tokens of one pass, where known in advance.
         epoch: Number of the pass that the next row comes from.
         n_served: Tokens served so far, over all passes.
@@ -109,7 +110,11 @@ class Batches(Iterator[AnyBatch]):
 
     @property
     def pairs(self) -> bool:
-        return self._source.pairs
+        return not self._source.single
+
+    def has_pairs(self, site: str | None) -> bool:
+        """Whether inputs and outputs are two things at one site; ``None`` for the first or only one."""
+        return (self.names[0] if site is None and self.names else site) not in self._source.single
 
     @property
     def n_tokens(self) -> int | None:

@@ -141,7 +141,7 @@ class _HeldRows(RowSource):
         self._seed = seed
         self._layout, self._columns = Layout.of(batch)
         self.names = self._layout.names
-        self.pairs = self._layout.pairs
+        self.single = self._layout.single
         sizes = {len(column) for column in self._columns}
         if len(sizes) > 1:
             raise ValueError(f"`data` must hold the same tokens for all sites, got {sorted(sizes)} tokens.")
@@ -174,7 +174,7 @@ class _GivenBatches(RowSource):
         if self._once:
             self._items = chain([first], iterator)
         layout, _ = Layout.of(self._checked(first))
-        self.names, self.pairs, self._layout = layout.names, layout.pairs, layout
+        self.names, self.single, self._layout = layout.names, layout.single, layout
         later = (
             "an iterator that can be read once"
             if self._once

@@ -130,7 +130,7 @@ class HarvestedRows(RowSource):
         self, harvester: Harvester, tokens: TokenSource, *, buffer_size: int, block_size: BlockSize, seed: int
     ) -> None:
         self.names = tuple(name for name in harvester.sites if name is not None) or None
-        self.pairs = all(site.reads != site.writes for site in harvester.sites.values())
+        self.single = frozenset(name for name, site in harvester.sites.items() if site.reads == site.writes)
         self.origin = tokens.origin
         self._harvester = harvester
         self._tokens = tokens

@@ -53,9 +53,9 @@ class Layout:
         return names or None
 
     @property
-    def pairs(self) -> bool:
-        """Whether every site has outputs that aren't its inputs."""
-        return all(inputs != outputs for inputs, outputs, _ in self.places.values())
+    def single(self) -> frozenset[str | None]:
+        """Sites whose outputs are their inputs."""
+        return frozenset(name for name, (inputs, outputs, _) in self.places.items() if inputs == outputs)
 
     def batch(self, columns: tuple[Tensor, ...]) -> AnyBatch:
         """Puts columns together as the batch that they came from."""

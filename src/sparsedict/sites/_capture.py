@@ -109,8 +109,10 @@ def _activations(site: Site, values: Mapping[Point, Tensor], seen: Seen, neurons
     hidden = None
     if neurons:
         hidden = site.neurons.encode(inputs) if site.hidden is None else values[site.hidden]
-        hidden = hidden.reshape(*shape, -1)
+        hidden = hidden.reshape(*shape, hidden.shape[-1])
     mask = seen.kept(shape, site.exclusion, outputs.device)
     if mask is None:
         mask = torch.ones(shape, dtype=torch.bool, device=outputs.device)
-    return SiteActivations(inputs.reshape(*shape, -1), outputs.reshape(*shape, -1), hidden, mask, shape)
+    # The widths are named, for without a token they can't be inferred.
+    inputs, outputs = (value.reshape(*shape, value.shape[-1]) for value in (inputs, outputs))
+    return SiteActivations(inputs, outputs, hidden, mask, shape)

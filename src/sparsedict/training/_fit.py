@@ -206,6 +206,9 @@ def _initialise_(trainees: Mapping[str, Trainee], batches: Batches, first: AnyBa
         weight = dictionary.decoder
         selected = [dictionary.select(_of_site(batch, trainee, batches)) for batch in waiting]
         inputs, targets = (torch.cat(parts).to(weight.device, weight.dtype) for parts in zip(*selected, strict=True))
+        # A dictionary that starts from NaN has no good state to be put back to.
+        for part in (inputs, targets):
+            checks.finite("data", part, "Look where they come from before training on the rest.")
         dictionary.initialise_(inputs, targets)
     return waiting
 
@@ -240,7 +243,7 @@ def _any_site(batch: AnyBatch) -> ActivationBatch:
 def _of_site(batch: AnyBatch, trainee: Trainee, batches: Batches) -> ActivationBatch:
     chosen = batch[trainee.site] if isinstance(batch, dict) and trainee.site is not None else _any_site(batch)
     # A bare tensor is whatever the autoencoder reads, neurons' activations included.
-    return chosen if batches.pairs else replace(chosen, neurons=chosen.inputs)
+    return chosen if batches.has_pairs(trainee.site) else replace(chosen, neurons=chosen.inputs)
 
 
 def _check_trainees(trainees: Mapping[str, Trainee]) -> None:
@@ -265,7 +268,7 @@ def _check_sites(trainees: Mapping[str, Trainee], batches: Batches) -> None:
         if batches.names is not None and trainee.site is not None and trainee.site not in batches.names:
             raise ValueError(f"`{label}` must be one of the data's sites {list(batches.names)}, got {trainee.site!r}.")
         dictionary = trainee.dictionary
-        if not batches.pairs and dictionary.reads != dictionary.writes:
+        if not batches.has_pairs(trainee.site) and dictionary.reads != dictionary.writes:
             raise TypeError(
                 f"`data` must hold inputs and outputs for a {type(dictionary).__name__}, which reads an MLP's "
                 f"{dictionary.reads} and gives its {dictionary.writes}, got one tensor. Pass a tuple of two tensors or "

@@ -62,8 +62,12 @@ class Resample(Upkeep):
         if not len(silent):
             return
         errors = passed.targets - passed.reconstruction
+        chances = errors.square().sum(-1).float()
+        # Nothing to draw where all is reconstructed; a loss that isn't finite is the record's to report.
+        if not (chances.isfinite().all() and chances.any()):
+            return
         generator = torch.Generator(errors.device).manual_seed(self.seed + passed.step)
-        drawn = torch.multinomial(errors.square().sum(-1).float(), len(silent), replacement=True, generator=generator)
+        drawn = torch.multinomial(chances, len(silent), replacement=True, generator=generator)
         inputs = dictionary.encoder_inputs(passed.inputs[drawn])
         assert inputs is not None  # `check` refused kinds without an affine encoder
         live = passed.idle < self.idle_tokens
