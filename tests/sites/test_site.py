@@ -437,6 +437,13 @@ def test_bad_arguments_are_refused_at_the_door(model: _models.Plain, site: Site,
 
 
 @pytest.mark.as_installed
+@pytest.mark.parametrize("tokens", [0, [None], ["a"]])
+def test_exclude_tokens_must_be_ids(model: _models.Plain, tokens: object) -> None:
+    with pytest.raises(TypeError, match="`exclude_tokens` must be a list of token ids"):
+        Site(model, "mlp", exclude_tokens=tokens)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.as_installed
 def test_bad_types_are_refused_at_the_door(model: _models.Plain, site: Site) -> None:
     with pytest.raises(TypeError, match="`model` must be"):
         Site("gpt2", "mlp")  # pyright: ignore[reportArgumentType]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from operator import index
 from typing import Any
 
 import torch
@@ -71,8 +72,7 @@ class Site:
         self.reads, self.writes = resolve_ends(model, path, reads, writes)
         same = self.reads == self.writes
         self.name: str = path or (str(self.reads) if same else f"{self.reads} -> {self.writes}")
-        tokens = tuple(checks.at_least("exclude_tokens", int(token), 0) for token in exclude_tokens)
-        self.exclusion = Exclusion(tokens, checks.at_least("exclude_first", exclude_first, 0))
+        self.exclusion = Exclusion(_token_ids(exclude_tokens), checks.at_least("exclude_first", exclude_first, 0))
         self._given = neurons
         self._reading: int | None = None
         self._widths: tuple[int, int] | None = None
@@ -232,3 +232,11 @@ class Site:
                 ) from error
             self._widths = (neurons.d_in, neurons.d_out)
         return self._widths
+
+
+def _token_ids(tokens: Sequence[int]) -> tuple[int, ...]:
+    try:
+        ids = tuple(index(token) for token in tokens)
+    except TypeError as error:
+        raise TypeError(f"`exclude_tokens` must be a list of token ids such as [0], got {tokens!r}.") from error
+    return tuple(checks.at_least("exclude_tokens", token, 0) for token in ids)
