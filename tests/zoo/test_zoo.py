@@ -1,0 +1,103 @@
+"""The embedded model, its text and the script that builds it."""
+
+import json
+import warnings
+
+import pytest
+import torch
+
+from sparsedict import zoo
+from sparsedict.zoo import build
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def held_out() -> torch.Tensor:
+    return zoo.tokens("evaluation", n_tokens=16_384)
+
+
+def loss(model, tokens: torch.Tensor) -> float:
+    with torch.no_grad():
+        return float(build.token_loss(model, tokens))
+
+
+def test_model_predicts_source_that_it_was_not_trained_on(held_out):
+    model = zoo.load_model()
+    assert not model.training
+    assert model.config.num_layers == 4
+    # Nothing learned would be log(4096) = 8.3 nats.
+    assert loss(model, held_out) < 3.2
+
+
+def test_model_uses_its_mlps(held_out):
+    model = zoo.load_model()
+    whole = loss(model, held_out)
+    for block in model.transformer.h:
+        handle = block.mlp.register_forward_hook(lambda module, args, output: output * 0)
+        assert loss(model, held_out) > whole + 0.15
+        handle.remove()
+
+
+def test_sequences_begin_with_bos_and_are_the_start_of_all_tokens(held_out):
+    assert held_out.shape == (64, 256)
+    assert held_out.dtype == torch.int64
+    assert (held_out[:, 0] == 0).all()
+    assert held_out.max() < 4096
+    assert torch.equal(zoo.tokens("evaluation", n_tokens=1024), held_out[:4])
+
+
+def test_tokenizer_reads_back_what_it_wrote():
+    tokenizer = zoo.load_tokenizer()
+    text = "def f(x):\n    return x + 1  # é\n"
+    assert tokenizer(text).input_ids[0] == 0
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
+
+
+def test_a_module_lies_on_one_side_whatever_its_content():
+    old, new = zoo.SourceFile("json/decoder.py", "a"), zoo.SourceFile("json/decoder.py", "b")
+    assert old.split == new.split
+    files = {split: zoo.source_files(split) for split in ("train", "evaluation")}
+    assert not {f.path for f in files["train"]} & {f.path for f in files["evaluation"]}
+    share = len(files["evaluation"]) / sum(map(len, files.values()))
+    assert 0.05 < share < 0.2
+    assert not any("test" in f.path.split("/") for f in files["train"])
+
+
+def test_absent_source_and_wrong_names_are_clear_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No Python source found .* install it"):
+        zoo.source_files("train", tmp_path)
+    with pytest.raises(ValueError, match="`n_tokens` must be at least 256, got 10"):
+        zoo.tokens("train", n_tokens=10)
+
+
+@pytest.mark.as_installed
+def test_an_unknown_split_is_refused():
+    with pytest.raises(ValueError, match="`split` must be 'train' or 'evaluation', got 'test'"):
+        zoo.source_files("test")
+
+
+@pytest.mark.parametrize("compatibility_mode", [False, True])
+def test_bridge_computes_what_the_model_computes(compatibility_mode, held_out):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("transformer_lens.model_bridge")
+        bridge = zoo.load_bridge(compatibility_mode=compatibility_mode)
+    with torch.no_grad():
+        ours, theirs = zoo.load_model()(held_out[:2]).logits, bridge(held_out[:2])
+    # Compatibility mode centres the logits: probabilities are what stays.
+    assert torch.allclose(ours.log_softmax(-1), theirs.log_softmax(-1), atol=2e-3)
+
+
+def test_the_script_builds_a_model_of_the_same_layout(tmp_path, monkeypatch, capsys):
+    library = tmp_path / "library"
+    library.mkdir()
+    for i in range(40):
+        (library / f"module_{i}.py").write_text(f"def function_{i}(value):\n    return value + {i}\n" * 40)
+    out = tmp_path / "model"
+    arguments = ["build", "--out", str(out), "--stdlib", str(library), "--epochs", "0.5", "--batch-size", "2"]
+    monkeypatch.setattr("sys.argv", arguments)
+    build.main()
+    assert json.loads((out / "facts.json").read_text())["evaluation_loss"] < 8.5
+    assert {path.name for path in out.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert "training tokens" in capsys.readouterr().out
