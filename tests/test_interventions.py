@@ -82,3 +82,11 @@ def test_bad_input_is_named() -> None:
             intervention(torch.zeros(2, 5))
     with pytest.raises(IndexError, match="got -1"):
         sd.Clamp({-1: 1.0})(torch.zeros(2, 5))
+
+
+@pytest.mark.as_installed
+def test_what_is_not_given_by_latent_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"`values` must map indices of latents to numbers, .* got \[1\]"):
+        sd.Clamp([1])
+    with pytest.raises(TypeError, match="`amounts` must map indices of latents to numbers"):
+        sd.Steer([1])

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 import sparsedict as sd
-from sparsedict.latents import flat_tokens, per_entry
+from sparsedict.latents import per_entry
 
 
 @st.composite
@@ -105,11 +105,3 @@ def test_a_value_per_latent_is_aligned_with_entries() -> None:
     assert per_entry(vector, None) is vector
     scalar = torch.tensor(1.0)
     assert per_entry(scalar, torch.tensor([2, 0])) is scalar
-
-
-@settings(max_examples=20)
-@given(st.lists(st.integers(0, 3), max_size=3))
-def test_activations_become_rows(shape: list[int]) -> None:
-    rows, batch_shape = flat_tokens("x", torch.zeros(*shape, 5), 5)
-    assert rows.shape == (torch.Size(shape).numel(), 5)
-    assert batch_shape == torch.Size(shape)

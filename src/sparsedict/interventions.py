@@ -62,6 +62,9 @@ class Clamp:
 
     values: Mapping[int, float]
 
+    def __post_init__(self) -> None:
+        _check_by_latent("values", self.values)
+
     def __call__(self, latents: Float[Tensor, "*batch n_latents"]) -> Float[Tensor, "*batch n_latents"]:
         changed = latents.clone()
         for latent, value in self.values.items():
@@ -80,6 +83,9 @@ class Steer:
 
     amounts: Mapping[int, float]
 
+    def __post_init__(self) -> None:
+        _check_by_latent("amounts", self.amounts)
+
     def __call__(self, latents: Float[Tensor, "*batch n_latents"]) -> Float[Tensor, "*batch n_latents"]:
         changed = latents.clone()
         for latent, amount in self.amounts.items():
@@ -96,3 +102,8 @@ def _check_width(latents: Tensor, n_latents: int) -> None:
 def _check_index(latents: Tensor, latent: int) -> None:
     if not 0 <= latent < latents.shape[-1]:
         raise IndexError(f"`latent` must lie in [0, {latents.shape[-1]}), got {latent}.")
+
+
+def _check_by_latent(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"`{name}` must map indices of latents to numbers, such as {{17: 5.0}}, got {value!r}.")

@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sparsedict import checks
-
 
 @dataclass(frozen=True, eq=False)
 class Support:
@@ -155,12 +153,6 @@ def per_entry(vector: Tensor, latents: Tensor | None) -> Tensor:
     if vector.ndim == 0 or latents is None:
         return vector
     return vector[latents]
-
-
-def flat_tokens(name: str, x: Tensor, width: int) -> tuple[Tensor, torch.Size]:
-    """Returns activations as rows ``[n_tokens, width]`` with the leading dimensions they came in."""
-    checks.activations(name, x, width)
-    return x.reshape(-1, width), x.shape[:-1]
 
 
 def _offsets(counts: Tensor) -> Tensor:

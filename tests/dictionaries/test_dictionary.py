@@ -159,3 +159,13 @@ def test_state_dict_and_deepcopy_keep_everything(kind: str, activation: str) -> 
 def test_what_a_dictionary_is_can_be_read_from_its_printing() -> None:
     text = repr(distiller(activation=sd.TopK(3)))
     assert "SparseDistiller(\n  d_in=6, d_out=5, n_latents=12, activation=TopK(k=3), decoder_norm=UnitNorm()" in text
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_activations_of_another_type_are_converted(kind: str, dtype: torch.dtype) -> None:
+    dictionary = cases.make(kind).float()
+    x = cases.tokens(7).to(dtype)
+    latents, reconstruction = dictionary(x)
+    assert latents.dtype == reconstruction.dtype == torch.float32
+    torch.testing.assert_close(latents, dictionary.encode(x.float()))

@@ -8,7 +8,7 @@ from typing import Any
 from sparsedict.cli._options import Formatter, add_machine, add_out, count, set_threads
 from sparsedict.cli._results import conclude
 
-N_TOKENS = 1_000_000
+N_TOKENS = 2_000_000
 N_LAYERS = 4
 LAYER = 2
 EXPANSION = 4
@@ -19,7 +19,7 @@ DESCRIPTION = """\
 Takes one MLP of the embedded model apart: trains a sparse distiller (which computes what the MLP computes) and a
 sparse autoencoder (which reproduces what it writes), at four times the MLP's width, on the source text of Python's
 standard library; says how good each is, which latents copy one neuron, and which are dead; and writes figures and a
-page of the texts on which some sparse latents are most active. Takes about three minutes on two cores.
+page of the texts on which some sparse latents are most active. Takes two to three minutes on two cores.
 """
 
 EPILOG = """\

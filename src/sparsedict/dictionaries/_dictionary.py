@@ -17,7 +17,7 @@ from sparsedict.activations import Activation
 from sparsedict.dictionaries._state import ActivationState
 from sparsedict.forward_pass import Encoding, ForwardPass
 from sparsedict.kernels import affine_at
-from sparsedict.latents import SparseLatents, Support, flat_tokens
+from sparsedict.latents import SparseLatents, Support
 from sparsedict.norms import DecoderNorm
 from sparsedict.storage import Description, Named, write_dictionary
 from sparsedict.types import ActivationBatch, DictionaryOutput, Role
@@ -184,31 +184,36 @@ class Dictionary(nn.Module, ABC):
         """Returns all latents.
 
         Args:
-            x: Activations with any leading dimensions.
+            x: Activations with any leading dimensions, of any floating-point type.
 
         Raises:
             TypeError: If ``x`` holds tokens rather than activations.
             ValueError: If its width isn't ``d_in``.
         """
-        flat, batch_shape = flat_tokens("x", x, self.d_in)
+        flat, batch_shape = self._rows(x)
         latents = self._encode_rows(flat).latents()
         dense = latents.to_dense() if isinstance(latents, SparseLatents) else latents
         return dense.view(*batch_shape, self.n_latents)
 
     def encode_sparse(self, x: Float[Tensor, "*batch d_in"]) -> SparseLatents:
         """Returns the active latents only. ``encode(x)`` equals ``encode_sparse(x).to_dense()``."""
-        flat, batch_shape = flat_tokens("x", x, self.d_in)
+        flat, batch_shape = self._rows(x)
         encoding = self._encode_rows(flat, sparse=True)
         support = encoding.support or _full_support(encoding.values)
         return SparseLatents(encoding.values.reshape(-1), support, batch_shape)
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> DictionaryOutput:
         """Returns latents and reconstruction."""
-        flat, batch_shape = flat_tokens("x", x, self.d_in)
+        flat, batch_shape = self._rows(x)
         latents = self._encode_rows(flat).latents()
         reconstruction = self.reconstruct(latents, flat)
         dense = latents.to_dense() if isinstance(latents, SparseLatents) else latents
         return DictionaryOutput(dense.view(*batch_shape, self.n_latents), reconstruction.view(*batch_shape, self.d_out))
+
+    def _rows(self, x: Tensor) -> tuple[Tensor, torch.Size]:
+        """Returns activations as rows in the weights' type, and the leading dimensions they came in."""
+        checks.activations("x", x, self.d_in)
+        return x.reshape(-1, self.d_in).to(self.encoder.dtype), x.shape[:-1]
 
     def forward_pass(
         self,

@@ -135,8 +135,9 @@ class Learner:
         self._dictionary.load_state_dict(state)
         where = f"at step {first_bad}" if first_bad is not None else f"between steps {good_step} and {self._step}"
         what = "The loss" if first_bad is not None else "A weight"
+        owner = f"dictionary {self.name!r}" if self.name else "the dictionary"
         raise NonFiniteLossError(
-            f"{what} of dictionary {self.name!r} became NaN or infinite {where}. The dictionary was put back to its "
+            f"{what} of {owner} became NaN or infinite {where}. The dictionary was put back to its "
             f"state after step {good_step}, the last one known to be good. Lower `lr` (it was {self.trainee.lr}), set "
             "`clip_norm`, or look for outliers in the activations."
         )
