@@ -8,7 +8,7 @@ from typing import Any
 from sparsedict.cli._options import Formatter, add_machine, add_out, count, set_threads
 from sparsedict.cli._results import conclude
 
-N_TOKENS = 2_000_000
+N_TOKENS = 1_500_000
 N_LAYERS = 4
 LAYER = 2
 EXPANSION = 4
