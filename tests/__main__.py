@@ -17,6 +17,7 @@ CHECKS = {
     "lint": ("ruff", "check", "."),
     "format": ("ruff", "format", "--check", "."),
     "types": ("pyright", "--pythonpath", sys.executable),
+    "public types": ("pyright", "--ignoreexternal", "--verifytypes", "sparsedict"),
     "docs": ("sphinx", "-E", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"),
     "tests": ("pytest", "-q", "-n", "2", "--dist", "loadfile"),
 }
@@ -24,7 +25,14 @@ CHECKS = {
 
 def main(arguments: list[str]) -> int:
     # One thread for each of pytest's workers: two workers that share two cores by threads hold each other up.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # Verifying the public types looks for the package as an installed one, by the first Python on the path.
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY / "src"), os.environ.get("PYTHONPATH")))),
+    }
     failed = []
     for name, command in CHECKS.items():
         extra = arguments if name == "tests" else []

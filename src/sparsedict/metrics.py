@@ -124,7 +124,7 @@ class RunningL0:
     """
 
     def __init__(self) -> None:
-        self.n_tokens = 0
+        self.n_tokens: int = 0
         self._n_active: Tensor | int = 0
 
     def update_(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> None:

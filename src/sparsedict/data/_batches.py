@@ -97,8 +97,8 @@ class Batches(Iterator[AnyBatch]):
 
     def __init__(self, source: RowSource, *, batch_size: int | None, seed: int | None, repeat: bool) -> None:
         self.batch_size = batch_size
-        self.n_served = 0
-        self.epoch = 0
+        self.n_served: int = 0
+        self.epoch: int = 0
         self._source = source
         self._seed = seed
         self._repeat = repeat

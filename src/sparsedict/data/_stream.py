@@ -91,8 +91,8 @@ class ActivationStream(Iterable[AnyBatch]):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        self.batch_size = checks.at_least("batch_size", batch_size, 1)
-        self.seed = checks.at_least("seed", seed, 0)
+        self.batch_size: int = checks.at_least("batch_size", batch_size, 1)
+        self.seed: int = checks.at_least("seed", seed, 0)
         by_name = _by_name(sites)
         if dtype is not None and not dtype.is_floating_point:
             raise ValueError(f"`dtype` must be a floating-point type, got {dtype}.")
@@ -100,8 +100,8 @@ class ActivationStream(Iterable[AnyBatch]):
         self._harvester = Harvester(by_name, _chosen(by_name, neurons), dtype, device)
         model = self._harvester.model
         self._tokens = token_source(tokens, tokenizer or getattr(model, "tokenizer", None), context)
-        self.bytes_per_token = _bytes_per_token(self._harvester)
-        self.buffer_size = self._checked_buffer(buffer_size)
+        self.bytes_per_token: int = _bytes_per_token(self._harvester)
+        self.buffer_size: int = self._checked_buffer(buffer_size)
         if model_batch_size is not None:
             checks.at_least("model_batch_size", model_batch_size, 1)
         where = next((parameter.device.type for parameter in model.parameters()), "cpu")

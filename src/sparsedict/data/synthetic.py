@@ -45,8 +45,8 @@ class SyntheticFeatures:
     def __init__(self, d: int, n_features: int, l0: float, seed: int = 0, *, noise: float = 0.0) -> None:
         checks.at_least("d", d, 1)
         checks.at_least("n_features", n_features, 1)
-        self.l0 = checks.in_range("l0", l0, 0, n_features, open_low=True)
-        self.noise = checks.in_range("noise", noise, 0)
+        self.l0: float = checks.in_range("l0", l0, 0, n_features, open_low=True)
+        self.noise: float = checks.in_range("noise", noise, 0)
         generator = torch.Generator().manual_seed(checks.at_least("seed", seed, 0))
         directions = torch.randn(2, n_features, d, generator=generator)
         self.reads: Float[Tensor, "n_features d"]

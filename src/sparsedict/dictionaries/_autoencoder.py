@@ -70,10 +70,13 @@ class SparseAutoencoder(Dictionary):
             dtype=dtype,
             generator=generator,
         )
-        self.reads = self.writes = reads
+        self.reads: Role = reads
+        self.writes: Role = reads
         self.input_offset: InputOffset = input_offset
         own = input_offset == "own"
-        self.input_bias = nn.Parameter(torch.zeros(d_in, device=device, dtype=dtype)) if own else None
+        self.input_bias: nn.Parameter | None = (
+            nn.Parameter(torch.zeros(d_in, device=device, dtype=dtype)) if own else None
+        )
 
     def _initial_encoder(self, decoder: Tensor, d_in: int, generator: torch.Generator | None) -> Tensor:
         return decoder.clone()

@@ -77,14 +77,14 @@ class Dictionary(nn.Module, ABC):
         self.activation = activation
         self.decoder_norm = decoder_norm
         self.trained_on: dict[str, Any] = {}
-        self.activation_state = ActivationState(activation, n_latents, device, dtype)
+        self.activation_state: ActivationState = ActivationState(activation, n_latents, device, dtype)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         decoder = _unit_rows(n_latents, d_out, generator).to(**place)
         decoder_norm.constrain_(decoder)
-        self.encoder = nn.Parameter(self._initial_encoder(decoder, d_in, generator).to(**place))
-        self.encoder_bias = nn.Parameter(torch.zeros(n_latents, **place))
-        self.decoder = nn.Parameter(decoder)
-        self.decoder_bias = nn.Parameter(torch.zeros(d_out, **place))
+        self.encoder: nn.Parameter = nn.Parameter(self._initial_encoder(decoder, d_in, generator).to(**place))
+        self.encoder_bias: nn.Parameter = nn.Parameter(torch.zeros(n_latents, **place))
+        self.decoder: nn.Parameter = nn.Parameter(decoder)
+        self.decoder_bias: nn.Parameter = nn.Parameter(torch.zeros(d_out, **place))
         self._drawn = (self.encoder.dtype, self._sums())
         self.eval()
 

@@ -73,8 +73,8 @@ class SparseDistiller(Dictionary):
             generator=generator,
         )
         place: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.input_bias = nn.Parameter(torch.zeros(d_in, **place)) if input_bias else None
-        self.skip = nn.Parameter(torch.zeros(d_out, d_in, **place)) if skip else None
+        self.input_bias: nn.Parameter | None = nn.Parameter(torch.zeros(d_in, **place)) if input_bias else None
+        self.skip: nn.Parameter | None = nn.Parameter(torch.zeros(d_out, d_in, **place)) if skip else None
 
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         return x if self.input_bias is None else x + self.input_bias

@@ -69,10 +69,14 @@ class Site:
         if neurons is not None and not callable(neurons) and not isinstance(neurons, Neurons):
             raise TypeError(f"`neurons` must be `Neurons` or a function that makes them, got {type(neurons).__name__}.")
         self.model = model
-        self.reads, self.writes = resolve_ends(model, path, reads, writes)
+        ends: tuple[Point, Point] = resolve_ends(model, path, reads, writes)
+        self.reads: Point = ends[0]
+        self.writes: Point = ends[1]
         same = self.reads == self.writes
         self.name: str = path or (str(self.reads) if same else f"{self.reads} -> {self.writes}")
-        self.exclusion = Exclusion(_token_ids(exclude_tokens), checks.at_least("exclude_first", exclude_first, 0))
+        self.exclusion: Exclusion = Exclusion(
+            _token_ids(exclude_tokens), checks.at_least("exclude_first", exclude_first, 0)
+        )
         self._given = neurons
         self._reading: int | None = None
         self._widths: tuple[int, int] | None = None

@@ -13,11 +13,16 @@ import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sparsedict.zoo._corpus import SourceFile, source_files
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import GPTNeoForCausalLM
 
 BOS = "<|endoftext|>"
 N_VOCABULARY = 4096
@@ -26,7 +31,7 @@ N_LAYERS = 4
 N_CONTEXT = 256
 
 
-def train_tokenizer(files: list[SourceFile]):
+def train_tokenizer(files: list[SourceFile]) -> Tokenizer:
     """Trains a byte-level BPE whose token 0 is the beginning of a sequence."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -43,7 +48,7 @@ def train_tokenizer(files: list[SourceFile]):
     return tokenizer
 
 
-def pack(tokenizer, files: list[SourceFile]) -> Tensor:
+def pack(tokenizer: Tokenizer, files: list[SourceFile]) -> Tensor:
     """Joins all files into one row of tokens, each file begun by BOS."""
     bos = tokenizer.token_to_id(BOS)
     encoded = tokenizer.encode_batch([file.text for file in files])
@@ -65,7 +70,7 @@ def sequences(tokens: Tensor, generator: torch.Generator, batch_size: int) -> It
             yield rows[chosen]
 
 
-def new_model(dropout: float):
+def new_model(dropout: float) -> GPTNeoForCausalLM:
     """A GPT-Neo of the embedded model's shape, its weights random."""
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
@@ -87,14 +92,14 @@ def new_model(dropout: float):
     return GPTNeoForCausalLM(config)
 
 
-def token_loss(model, batch: Tensor) -> Tensor:
+def token_loss(model: GPTNeoForCausalLM, batch: Tensor) -> Tensor:
     """Mean cross-entropy in nats per predicted token."""
     logits = model(batch, use_cache=False).logits[:, :-1]
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
 
 
 @torch.no_grad()
-def evaluation_loss(model, tokens: Tensor, n_sequences: int = 512) -> float:
+def evaluation_loss(model: GPTNeoForCausalLM, tokens: Tensor, n_sequences: int = 512) -> float:
     """Loss on the first ``n_sequences`` sequences of ``tokens``."""
     model.eval()
     rows = tokens[: len(tokens) // (N_CONTEXT - 1) * (N_CONTEXT - 1)].view(-1, N_CONTEXT - 1)[:n_sequences]
@@ -104,7 +109,7 @@ def evaluation_loss(model, tokens: Tensor, n_sequences: int = 512) -> float:
     return sum(losses) / len(rows)
 
 
-def optimizers(model, lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
+def optimizers(model: GPTNeoForCausalLM, lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for embeddings, norms and biases."""
     inner = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
     chosen = {id(p) for p in inner}
@@ -115,7 +120,7 @@ def optimizers(model, lr: float, weight_decay: float) -> list[torch.optim.Optimi
     ]
 
 
-def train(model, tokens: Tensor, held_out: Tensor, args: argparse.Namespace) -> None:
+def train(model: GPTNeoForCausalLM, tokens: Tensor, held_out: Tensor, args: argparse.Namespace) -> None:
     """Trains in place with a linear warm-up and a linear decay to zero, in bfloat16 autocast."""
     generator = torch.Generator().manual_seed(args.seed)
     batches = sequences(tokens, generator, args.batch_size)
@@ -142,7 +147,7 @@ def train(model, tokens: Tensor, held_out: Tensor, args: argparse.Namespace) -> 
             raise RuntimeError(f"The loss became {loss.item()} at step {step}; lower --lr (it was {args.lr}).")
 
 
-def save(model, tokenizer, out: Path, facts: dict[str, object]) -> None:
+def save(model: GPTNeoForCausalLM, tokenizer: Tokenizer, out: Path, facts: dict[str, object]) -> None:
     """Writes weights (float16, embeddings once), configuration, tokenizer and the facts of the run."""
     from safetensors.torch import save_file
 
