@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layer", type=int, default=1, help="layer of the MLP (default 1)")
     parser.add_argument("--rounds", type=int, default=8, help="measurements of each kind (default 8)")
-    parser.add_argument("--n-sequences", type=int, default=1024, help="over all rounds (default 1024)")
+    parser.add_argument("--n-sequences", type=int, default=8192, help="over all rounds (default 8192)")
     parser.add_argument("--batch-size", type=int, default=4096, help="tokens per batch served (default 4096)")
     parser.add_argument(
         "--model-batch-size", type=int, nargs="+", default=[2, 4, 8, 16], help="sequences per forward pass"
