@@ -98,7 +98,7 @@ class Dictionary(nn.Module, ABC):
 
         Each latent is pointed at one token: its decoder row at the token's target, less the mean target; its encoder
         row at the token's input, less the mean input and whitened, short and with a bias that centres it. The decoder
-        bias becomes the mean target. Every latent thus starts near something that occurs, so that few die.
+        bias becomes the mean target. Every latent thus starts near something that occurs.
 
         Args:
             inputs: What the dictionary reads; best as many tokens as there are latents, or more.
