@@ -13,10 +13,12 @@ import sparsedict
 FLOORS = {
     **dict.fromkeys(("checks", "types", "latents"), 0.0),
     **dict.fromkeys(("activations", "norms", "storage", "kernels"), 1.0),
+    **dict.fromkeys(("hub",), 1.2),
     **dict.fromkeys(("forward_pass", "interventions"), 1.5),
     **dict.fromkeys(("dictionaries", "penalties", "losses", "sites"), 2.0),
     **dict.fromkeys(("data", "metrics", "analysis"), 3.0),
-    **dict.fromkeys(("training", "formats", "hub"), 4.0),
+    **dict.fromkeys(("training", "formats"), 4.0),
+    **dict.fromkeys(("loading",), 4.5),
     **dict.fromkeys(("zoo", "figures", "pages", "demo"), 5.0),
     **dict.fromkeys(("studies",), 6.0),
     **dict.fromkeys(("cli", "__main__"), 7.0),

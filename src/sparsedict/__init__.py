@@ -17,10 +17,11 @@ from sparsedict import (
 from sparsedict.activations import GELU, Activation, BatchTopK, JumpReLU, ReLU, SiLU, TopK
 from sparsedict.analysis import Evaluation, evaluate
 from sparsedict.data import ActivationStream
-from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller, load
+from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
 from sparsedict.forward_pass import ForwardPass
 from sparsedict.interventions import Ablation, Clamp, Steer
 from sparsedict.latents import SparseLatents, Support
+from sparsedict.loading import load
 from sparsedict.losses import Loss, SquaredError
 from sparsedict.norms import DecoderNorm, Free, MaxNorm, UnitNorm
 from sparsedict.penalties import L0, L1, AuxK, Lp, NormWeighted, Penalty, Sqrt, TargetL0, WarmUp

@@ -3,6 +3,6 @@
 from sparsedict.dictionaries._autoencoder import SparseAutoencoder
 from sparsedict.dictionaries._dictionary import DENSE_SHARE, Dictionary
 from sparsedict.dictionaries._distiller import SparseDistiller
-from sparsedict.dictionaries._load import load
+from sparsedict.dictionaries._read import read
 
-__all__ = ["DENSE_SHARE", "Dictionary", "SparseAutoencoder", "SparseDistiller", "load"]
+__all__ = ["DENSE_SHARE", "Dictionary", "SparseAutoencoder", "SparseDistiller", "read"]

@@ -27,14 +27,14 @@ _LIBRARY = {
 _NOT_ARGUMENTS = {"activation", "decoder_norm", "device", "dtype", "generator"}
 
 
-def load(
+def read(
     path: str | os.PathLike[str],
     *,
     parts: Iterable[type] = (),
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
-    """Loads a dictionary that was saved by :meth:`Dictionary.save`, in evaluation mode.
+    """Reads a folder of the library's own format; :func:`sparsedict.load` does so, and reads other things too.
 
     Nothing that the files name is imported or run: a class that isn't the library's own is taken from ``parts``.
 
@@ -47,15 +47,6 @@ def load(
     Raises:
         FileNotFoundError: If the folder or a file in it is missing.
         StorageError: If a file is broken or from a newer version, or a class isn't known. It is a ``ValueError``.
-
-    Example:
-        >>> import tempfile, sparsedict as sd
-        >>> coder = sd.SparseAutoencoder(8, 32, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     coder.save(folder)
-        ...     same = sd.load(folder)
-        >>> bool((same.encoder == coder.encoder).all())
-        True
     """
     folder = Path(path)
     own = _own_classes(parts)
