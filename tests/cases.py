@@ -65,6 +65,21 @@ def _jump_relu(pre: Tensor, state: State, training: bool) -> Tensor:
     return pre * (pre > constant).to(pre.dtype) + slope
 
 
+def _abs_top_k(pre: Tensor, state: State, training: bool) -> Tensor:
+    chosen = pre.abs().sort(dim=-1, descending=True, stable=True).indices[:, :K]
+    return torch.where(torch.zeros_like(pre).scatter(-1, chosen, 1.0) * pre.detach() != 0, pre, 0.0)
+
+
+def _group_max(pre: Tensor, state: State, training: bool) -> Tensor:
+    groups = pre.reshape(len(pre), K, -1).relu()
+    return torch.where(groups == groups.amax(-1, keepdim=True), groups, 0.0).flatten(1)
+
+
+def _gated(pre: Tensor, state: State, training: bool) -> Tensor:
+    gate = (pre + state["gate_bias"] > 0).to(pre.dtype)
+    return gate * functional.relu(state["log_scale"].exp() * pre + state["magnitude_bias"])
+
+
 ACTIVATIONS = {
     "relu": ActivationCase(sd.ReLU(), lambda pre, state, training: functional.relu(pre)),
     "gelu": ActivationCase(sd.GELU(), lambda pre, state, training: pre * (1 + torch.erf(pre / 2**0.5)) / 2),
@@ -76,6 +91,9 @@ ACTIVATIONS = {
     "top_1": ActivationCase(sd.TopK(1), _top_k(1)),
     "top_k": ActivationCase(sd.TopK(K), _top_k(K)),
     "top_all": ActivationCase(sd.TopK(N_LATENTS), _top_k(N_LATENTS)),
+    "abs_top_k": ActivationCase(sd.AbsTopK(K), _abs_top_k),
+    "group_max": ActivationCase(sd.GroupMax(K), _group_max),
+    "gated": ActivationCase(sd.Gated(), _gated),
     "batch_top_k": ActivationCase(sd.BatchTopK(K), _batch_top_k),
     "jump_relu": ActivationCase(sd.JumpReLU(threshold=THRESHOLD, bandwidth=BANDWIDTH), _jump_relu),
 }
@@ -98,6 +116,7 @@ class KindCase:
     make: Callable[..., sd.Dictionary]
     encoder_inputs: Callable[[Mapping[str, Tensor], Tensor], Tensor]
     skipped: Callable[[Mapping[str, Tensor], Tensor], Tensor | float] = lambda weights, x: 0.0
+    restored: Callable[[Tensor, Tensor], Tensor] = lambda decoded, x: decoded
 
     def pre_activations(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
         inputs = self.encoder_inputs(weights, x)
@@ -105,14 +124,31 @@ class KindCase:
 
     def output(self, weights: Mapping[str, Tensor], latents: Tensor, x: Tensor) -> Tensor:
         decoded = torch.einsum("tl,ld->td", latents, weights["decoder"]) + weights["decoder_bias"]
-        return decoded + self.skipped(weights, x)
+        return self.restored(decoded, x) + self.skipped(weights, x)
 
 
-def _distiller(**arguments: bool) -> Callable[..., sd.Dictionary]:
+SCALE = 1.7
+
+
+def _layer_normed(x: Tensor) -> Tensor:
+    centred = x - x.sum(-1, keepdim=True) / D_IN
+    return centred / ((centred.square().sum(-1, keepdim=True) / (D_IN - 1)).sqrt() + 1e-5)
+
+
+def _layer_restored(y: Tensor, x: Tensor) -> Tensor:
+    mean = x.sum(-1, keepdim=True) / D_IN
+    return y * ((x - mean).square().sum(-1, keepdim=True) / (D_IN - 1)).sqrt() + mean
+
+
+def _norms_over_root(x: Tensor) -> Tensor:
+    return x.square().sum(-1, keepdim=True).sqrt() / D_IN**0.5
+
+
+def _distiller(**arguments: bool | sd.InputNorm) -> Callable[..., sd.Dictionary]:
     return lambda **parts: sd.SparseDistiller(D_IN, D_OUT, N_LATENTS, **arguments, **parts)
 
 
-def _autoencoder(**arguments: str) -> Callable[..., sd.Dictionary]:
+def _autoencoder(**arguments: str | sd.InputNorm) -> Callable[..., sd.Dictionary]:
     return lambda **parts: sd.SparseAutoencoder(D_IN, N_LATENTS, **arguments, **parts)
 
 
@@ -128,6 +164,26 @@ KINDS = {
         _autoencoder(input_offset="own", reads="neurons"), lambda weights, x: x + weights["input_bias"]
     ),
     "autoencoder_none": KindCase(_autoencoder(input_offset="none", reads="inputs"), lambda weights, x: x),
+    "distiller_layer_norm": KindCase(
+        _distiller(skip=True, input_norm=sd.InputLayerNorm()),
+        lambda weights, x: _layer_normed(x),
+        lambda weights, x: torch.einsum("td,od->to", x, weights["skip"]),
+    ),
+    "autoencoder_layer_norm": KindCase(
+        _autoencoder(input_norm=sd.InputLayerNorm()),
+        lambda weights, x: _layer_normed(x) - weights["decoder_bias"],
+        restored=_layer_restored,
+    ),
+    "autoencoder_rms_norm": KindCase(
+        _autoencoder(input_offset="none", input_norm=sd.InputRMSNorm()),
+        lambda weights, x: x / _norms_over_root(x),
+        restored=lambda decoded, x: decoded * _norms_over_root(x),
+    ),
+    "autoencoder_scale": KindCase(
+        _autoencoder(input_offset="own", input_norm=sd.InputScale(SCALE)),
+        lambda weights, x: SCALE * x + weights["input_bias"],
+        restored=lambda decoded, x: decoded / SCALE,
+    ),
 }
 
 

@@ -14,7 +14,18 @@ from sparsedict import (
     training,
     zoo,
 )
-from sparsedict.activations import GELU, Activation, BatchTopK, JumpReLU, ReLU, SiLU, TopK
+from sparsedict.activations import (
+    GELU,
+    AbsTopK,
+    Activation,
+    BatchTopK,
+    Gated,
+    GroupMax,
+    JumpReLU,
+    ReLU,
+    SiLU,
+    TopK,
+)
 from sparsedict.analysis import Evaluation, evaluate
 from sparsedict.data import ActivationStream
 from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
@@ -23,7 +34,7 @@ from sparsedict.interventions import Ablation, Clamp, Steer
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.loading import load
 from sparsedict.losses import Loss, SquaredError
-from sparsedict.norms import DecoderNorm, Free, MaxNorm, UnitNorm
+from sparsedict.norms import DecoderNorm, Free, InputLayerNorm, InputNorm, InputRMSNorm, InputScale, MaxNorm, UnitNorm
 from sparsedict.penalties import L0, L1, AuxK, Lp, NormWeighted, Penalty, Sqrt, TargetL0, WarmUp
 from sparsedict.sites import Neurons, Site
 from sparsedict.training import (
@@ -44,6 +55,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Ablation",
+    "AbsTopK",
     "Activation",
     "ActivationBatch",
     "ActivationStream",
@@ -58,7 +70,13 @@ __all__ = [
     "ForwardPass",
     "Free",
     "GELU",
+    "Gated",
+    "GroupMax",
     "History",
+    "InputLayerNorm",
+    "InputNorm",
+    "InputRMSNorm",
+    "InputScale",
     "JumpReLU",
     "L0",
     "L1",

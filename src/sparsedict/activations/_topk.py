@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -36,11 +36,51 @@ class TopK(Activation):
     def check(self, n_latents: int) -> None:
         _check_k(self.k, n_latents)
 
+    def among(self, n_latents: int) -> TopK:
+        # A latent that fires among all fires among some, for at most as many are larger.
+        return replace(self, k=min(self.k, n_latents))
+
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return pre.relu()
 
     def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
         return Support.from_indices(largest(pre, self.k, break_ties=not training), pre.shape[-1])
+
+
+@dataclass(frozen=True)
+class AbsTopK(Activation):
+    """The ``k`` pre-activations of largest magnitude for each token, with their signs; of equal ones, the first.
+
+    Latents may be negative: one direction serves a concept and its opposite. Counts of firing, such as L0, are of
+    positive latents alone.
+
+    Args:
+        k: Latents that are active on a token.
+
+    Source: Zhu et al., "AbsTopK: Rethinking Sparse Autoencoders For Bidirectional Features", 2025.
+
+    Example:
+        >>> import torch
+        >>> AbsTopK(1).support(torch.tensor([[0.5, -2.0, 1.0]]), {}, training=False).latents
+        tensor([1])
+    """
+
+    k: int
+
+    elementwise = False
+    non_negative = False
+
+    def __post_init__(self) -> None:
+        checks.at_least("k", self.k, 1)
+
+    def check(self, n_latents: int) -> None:
+        _check_k(self.k, n_latents)
+
+    def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
+        return pre
+
+    def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
+        return Support.from_indices(largest(pre.abs(), self.k, break_ties=not training), pre.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -68,6 +108,10 @@ class BatchTopK(Activation):
 
     def check(self, n_latents: int) -> None:
         _check_k(self.k, n_latents)
+
+    def among(self, n_latents: int) -> BatchTopK:
+        # By the threshold each latent fires as it does among all; k counts while training only.
+        return replace(self, k=min(self.k, n_latents))
 
     def initial_state(self, n_latents: int) -> dict[str, Tensor]:
         return {"threshold": torch.tensor(torch.nan)}

@@ -10,9 +10,10 @@ from torch.nn import functional
 from sparsedict import checks
 from sparsedict.activations import Activation
 from sparsedict.dictionaries._dictionary import Dictionary
+from sparsedict.dictionaries._input_norm import checked_input_norm, without_scale
 from sparsedict.kernels import matmul
 from sparsedict.latents import SparseLatents
-from sparsedict.norms import DecoderNorm
+from sparsedict.norms import DecoderNorm, InputNorm
 from sparsedict.types import Role
 
 InputOffset = Literal["decoder_bias", "own", "none"]
@@ -21,7 +22,8 @@ InputOffset = Literal["decoder_bias", "own", "none"]
 class SparseAutoencoder(Dictionary):
     """Reproduces one activation vector through sparse latents.
 
-    ``latents = activation((x + offset) @ encoder.T + encoder_bias)``; ``y = latents @ decoder + decoder_bias``.
+    ``latents = activation((x + offset) @ encoder.T + encoder_bias)``; ``y = latents @ decoder + decoder_bias``. With an
+    ``input_norm``, the normalised input stands for ``x``, and ``y`` is put back into the input's own scale.
 
     Args:
         d_in: Width of the activations.
@@ -31,6 +33,7 @@ class SparseAutoencoder(Dictionary):
         reads: Which of a site's activations it reproduces: the MLP's ``"outputs"``, ``"inputs"`` or ``"neurons"``.
         input_offset: What is added to the input: ``"decoder_bias"`` subtracts the decoder's bias, ``"own"`` adds a
             learned vector, ``"none"`` nothing.
+        input_norm: How the input is normalised before the offset; ``None`` leaves it as it is.
         device: Where the weights are made.
         dtype: Their type.
         generator: Source of the random weights.
@@ -54,6 +57,7 @@ class SparseAutoencoder(Dictionary):
         decoder_norm: DecoderNorm,
         reads: Role = "outputs",
         input_offset: InputOffset = "decoder_bias",
+        input_norm: InputNorm | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
@@ -73,6 +77,7 @@ class SparseAutoencoder(Dictionary):
         self.reads: Role = reads
         self.writes: Role = reads
         self.input_offset: InputOffset = input_offset
+        self.input_norm: InputNorm | None = checked_input_norm(input_norm, d_in)
         own = input_offset == "own"
         self.input_bias: nn.Parameter | None = (
             nn.Parameter(torch.zeros(d_in, device=device, dtype=dtype)) if own else None
@@ -81,7 +86,12 @@ class SparseAutoencoder(Dictionary):
     def _initial_encoder(self, decoder: Tensor, d_in: int, generator: torch.Generator | None) -> Tensor:
         return decoder.clone()
 
+    def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
+        # The decoder gives what is normalised, so that is what its rows start from.
+        super().initialise_(inputs, targets if self.input_norm is None else self.input_norm.normalise(targets))
+
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        x = x if self.input_norm is None else self.input_norm.normalise(x)
         if self.input_bias is not None:
             return x + self.input_bias
         return x - self.decoder_bias if self.input_offset == "decoder_bias" else x
@@ -92,10 +102,24 @@ class SparseAutoencoder(Dictionary):
     def decode(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> Float[Tensor, "*batch d_in"]:
         return matmul(latents, self.decoder) + self.decoder_bias
 
+    def reconstruct(
+        self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]
+    ) -> Float[Tensor, "*batch d_in"]:
+        decoded = self.decode(latents)
+        return decoded if self.input_norm is None else self.input_norm.restore(decoded, inputs)
+
+    def folded(self) -> SparseAutoencoder:
+        folded, factor = without_scale(self)
+        with torch.no_grad():
+            folded.decoder.div_(factor)
+            folded.decoder_bias.div_(factor)
+        return folded
+
     def arguments(self) -> dict[str, Any]:
         return {
             "d_in": self.d_in,
             "n_latents": self.n_latents,
             "reads": self.reads,
             "input_offset": self.input_offset,
+            "input_norm": self.input_norm,
         }

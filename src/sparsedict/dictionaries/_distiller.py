@@ -9,9 +9,10 @@ from torch.nn import functional
 
 from sparsedict.activations import GELU, Activation, ReLU, SiLU
 from sparsedict.dictionaries._dictionary import Dictionary
+from sparsedict.dictionaries._input_norm import checked_input_norm, without_scale
 from sparsedict.kernels import matmul
 from sparsedict.latents import SparseLatents
-from sparsedict.norms import DecoderNorm, Free
+from sparsedict.norms import DecoderNorm, Free, InputNorm
 from sparsedict.types import Role
 
 
@@ -19,7 +20,8 @@ class SparseDistiller(Dictionary):
     """A wide sparse student of one MLP, also called a transcoder: reads what the MLP reads, gives what it writes.
 
     ``latents = activation((x + input_bias) @ encoder.T + encoder_bias)``;
-    ``y = latents @ decoder + decoder_bias (+ x @ skip.T)``.
+    ``y = latents @ decoder + decoder_bias (+ x @ skip.T)``. With an ``input_norm``, the encoder reads the normalised
+    input; the skip reads the input as it is.
 
     Args:
         d_in: Width of the MLP's input.
@@ -29,6 +31,7 @@ class SparseDistiller(Dictionary):
         decoder_norm: The constraint on decoder rows.
         input_bias: Whether a learned vector is added to the input.
         skip: Whether a learned linear map of the input, zero at the start, is added to the output.
+        input_norm: How the input is normalised before the bias; ``None`` leaves it as it is.
         device: Where the weights are made.
         dtype: Their type.
         generator: Source of the random weights.
@@ -58,6 +61,7 @@ class SparseDistiller(Dictionary):
         decoder_norm: DecoderNorm,
         input_bias: bool = False,
         skip: bool = False,
+        input_norm: InputNorm | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
@@ -72,11 +76,13 @@ class SparseDistiller(Dictionary):
             dtype=dtype,
             generator=generator,
         )
+        self.input_norm: InputNorm | None = checked_input_norm(input_norm, d_in)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.input_bias: nn.Parameter | None = nn.Parameter(torch.zeros(d_in, **place)) if input_bias else None
         self.skip: nn.Parameter | None = nn.Parameter(torch.zeros(d_out, d_in, **place)) if skip else None
 
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        x = x if self.input_norm is None else self.input_norm.normalise(x)
         return x if self.input_bias is None else x + self.input_bias
 
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
@@ -91,8 +97,15 @@ class SparseDistiller(Dictionary):
         decoded = self.decode(latents)
         return decoded if self.skip is None else decoded + functional.linear(inputs, self.skip)
 
+    def folded(self) -> SparseDistiller:
+        return without_scale(self)[0]
+
     def arguments(self) -> dict[str, Any]:
-        return super().arguments() | {"input_bias": self.input_bias is not None, "skip": self.skip is not None}
+        return super().arguments() | {
+            "input_bias": self.input_bias is not None,
+            "skip": self.skip is not None,
+            "input_norm": self.input_norm,
+        }
 
     @classmethod
     def from_neurons(cls, neurons: Any) -> SparseDistiller:

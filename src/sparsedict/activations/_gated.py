@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sparsedict.activations._activation import Activation, State
+from sparsedict.latents import Support
+
+
+@dataclass(frozen=True)
+class Gated(Activation):
+    """``max(exp(s) * p + m, 0)`` where ``p + g > 0``, else 0: one path says whether a latent fires, one how strongly.
+
+    Scale ``s``, magnitude bias ``m`` and gate bias ``g`` are learned, one number for each latent and zero at the
+    start, so that a new dictionary begins as with ReLU. Both paths share the encoder. The step of the gate has no
+    gradient: ``fit`` trains the magnitudes, and the gate through the encoder and its bias.
+
+    Source: Rajamanoharan et al., "Improving Dictionary Learning with Gated Sparse Autoencoders", 2024.
+
+    Example:
+        >>> import torch
+        >>> gate, scale, magnitude = torch.tensor([-1.0, 0.0, 2.0])
+        >>> state = {"gate_bias": gate, "log_scale": scale, "magnitude_bias": magnitude}
+        >>> Gated().values(torch.tensor([0.5, 1.5]), state)
+        tensor([0.0000, 3.5000])
+    """
+
+    def initial_state(self, n_latents: int) -> dict[str, Tensor]:
+        names = ("gate_bias", "log_scale", "magnitude_bias")
+        return {name: nn.Parameter(torch.zeros(n_latents)) for name in names}
+
+    def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
+        return torch.where(pre + state["gate_bias"] <= 0, 0.0, _magnitude(pre, state).relu())
+
+    def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
+        kept = {name: value.detach() for name, value in state.items()}
+        # Written so that NaN counts as active.
+        return Support.from_mask(~((pre + kept["gate_bias"] <= 0) | (_magnitude(pre, kept) <= 0)))
+
+
+def _magnitude(pre: Tensor, state: State) -> Tensor:
+    return pre * state["log_scale"].exp() + state["magnitude_bias"]

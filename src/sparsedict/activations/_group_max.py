@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.activations._activation import Activation, State
+from sparsedict.latents import Support
+
+
+@dataclass(frozen=True)
+class GroupMax(Activation):
+    """The largest of ``max(p, 0)`` in each of ``k`` groups of neighbouring latents; of equal ones, the first.
+
+    Much cheaper to select than the largest of all, for no sort is needed.
+
+    Args:
+        k: Number of groups, and of latents that may be active on a token. It must divide ``n_latents``.
+
+    Source: the activation ``groupmax`` of EleutherAI's sparsify, 2025.
+
+    Example:
+        >>> import torch
+        >>> GroupMax(2).support(torch.tensor([[1.0, 3.0, 2.0, 0.5]]), {}, training=False).latents
+        tensor([1, 2])
+    """
+
+    k: int
+
+    elementwise = False
+
+    def __post_init__(self) -> None:
+        checks.at_least("k", self.k, 1)
+
+    def check(self, n_latents: int) -> None:
+        if n_latents % self.k:
+            raise ValueError(f"`k` must divide `n_latents` into groups of one size, got k={self.k} for {n_latents}.")
+
+    def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
+        return pre.relu()
+
+    def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
+        n_latents = pre.shape[-1]
+        within = pre.unflatten(-1, (self.k, n_latents // self.k)).argmax(-1)
+        starts = torch.arange(0, n_latents, n_latents // self.k, device=pre.device)
+        return Support.from_indices(within + starts, n_latents)

@@ -1,0 +1,55 @@
+"""What the kinds that may normalise their input share."""
+
+from __future__ import annotations
+
+import copy
+from typing import Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import nn
+
+from sparsedict.norms import DecoderNorm, Free, InputNorm
+
+
+@runtime_checkable
+class _Normalising(Protocol):
+    encoder: nn.Parameter
+    input_bias: nn.Parameter | None
+    input_norm: InputNorm | None
+    decoder_norm: DecoderNorm
+
+
+Kind = TypeVar("Kind", bound=_Normalising)
+
+
+def checked_input_norm(input_norm: InputNorm | None, d_in: int) -> InputNorm | None:
+    """Returns the normalisation if it is one and can serve this width."""
+    if input_norm is None:
+        return None
+    if not isinstance(input_norm, InputNorm):
+        hint = " (pass an instance, not the class)" if isinstance(input_norm, type) else ""
+        raise TypeError(
+            f"`input_norm` must be None or an InputNorm such as `sd.InputLayerNorm()`, got {input_norm!r}{hint}."
+        )
+    input_norm.check(d_in)
+    return input_norm
+
+
+@torch.no_grad()
+def without_scale(dictionary: Kind) -> tuple[Kind, float]:
+    """Returns a copy that takes inputs as they are, its encoder multiplied by the factor, and the factor."""
+    folded = copy.deepcopy(dictionary)
+    if dictionary.input_norm is None:
+        return folded, 1.0
+    factor = dictionary.input_norm.factor
+    if factor is None:
+        raise ValueError(
+            f"`input_norm` must multiply every input by one number to be folded into weights, got "
+            f"{dictionary.input_norm}: what it does depends on the input. Use the dictionary as it is."
+        )
+    folded.encoder.mul_(factor)
+    if folded.input_bias is not None:
+        folded.input_bias.div_(factor)
+    folded.input_norm = None
+    folded.decoder_norm = Free()
+    return folded, factor
