@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -171,6 +172,16 @@ class Dictionary(nn.Module, ABC):
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"] | None:
         """Returns ``v`` where ``pre_activations(x) == v @ encoder.T + encoder_bias``; ``None`` if not of that form."""
         return None
+
+    def folded(self) -> Dictionary:
+        """Returns an equal dictionary that reads activations as they are: its normalisation lies in the weights.
+
+        Latents and outputs stay as they were, to rounding. A dictionary without normalisation gives a copy.
+
+        Raises:
+            ValueError: If the normalisation depends on the input, so that no weights could stand for it.
+        """
+        return copy.deepcopy(self)
 
     def arguments(self) -> dict[str, Any]:
         """Returns the constructor's arguments that aren't parts, so that a saved dictionary can be made again."""
