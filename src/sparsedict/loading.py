@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sparsedict import dictionaries
 from sparsedict.dictionaries import Dictionary
@@ -15,6 +16,7 @@ from sparsedict.dictionaries import Dictionary
 def load(
     path: str | os.PathLike[str],
     *,
+    latents: Iterable[int] | Tensor | None = None,
     parts: Iterable[type] = (),
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -25,6 +27,9 @@ def load(
 
     Args:
         path: The folder.
+        latents: Which latents to read, in this order; all where left out. Only their rows are read. The dictionary that
+            comes has these latents, with the values that they have in the whole one, except that TopK chooses among
+            them alone: all that fire in the whole one fire, and others may. ``trained_on["latents"]`` keeps the list.
         parts: Classes of your own that the dictionary is made of: activations, decoder norms, kinds of dictionaries.
         device: Where to put the weights; the CPU where left out.
         dtype: Type to convert them to; as they were saved where left out.
@@ -43,4 +48,4 @@ def load(
         True
     """
     # Where another library's files are recognised, they are read here; what isn't recognised gives the error of ours.
-    return dictionaries.read(Path(path), parts=parts, device=device, dtype=dtype)
+    return dictionaries.read(Path(path), latents=latents, parts=parts, device=device, dtype=dtype)

@@ -15,7 +15,8 @@ def change(folder: Path, **keys: object) -> None:
     file = folder / "dictionary.json"
     document = json.loads(file.read_text())
     for key, value in keys.items():
-        document[key] = document[key] | value if isinstance(value, dict) else value
+        holder = document["parts"] if key in document["parts"] else document
+        holder[key] = holder[key] | value if isinstance(value, dict) else value
     file.write_text(json.dumps(document))
 
 
@@ -95,7 +96,7 @@ def test_saving_twice_keeps_the_last(saved: Path) -> None:
     [
         ({"kind": {"name": "Crosscoder"}}, "kind 'Crosscoder' isn't one of sparsedict's: Sparse"),
         ({"kind": {"name": "Dictionary"}}, "kind 'Dictionary' isn't one of sparsedict's"),
-        ({"activation": {"name": "UnitNorm"}}, "activation 'UnitNorm' isn't one of sparsedict's: BatchTopK, GELU"),
+        ({"activation": {"name": "UnitNorm"}}, "activation 'UnitNorm' isn't one of sparsedict's: .*BatchTopK, GELU"),
         ({"activation": {"name": "torch"}}, "activation 'torch' isn't one of sparsedict's"),
         (
             {"activation": {"name": "system", "package": "os"}},
@@ -125,7 +126,8 @@ def test_what_can_not_be_made_is_named(saved: Path, keys: dict[str, object], mes
 
 @pytest.mark.as_installed
 @pytest.mark.parametrize(
-    ("part", "message"), [("TopK", "must hold classes.*got 'TopK'"), (dict, "activations, decoder norms or dict")]
+    ("part", "message"),
+    [("TopK", "must hold classes.*got 'TopK'"), (dict, "kinds of dictionaries, or parts .*, got dict")],
 )
 def test_parts_must_be_classes_of_parts(saved: Path, part: object, message: str) -> None:
     with pytest.raises(TypeError, match=f"`parts` must hold .*{message}|`parts` {message}"):

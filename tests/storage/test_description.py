@@ -27,8 +27,7 @@ def description(**changes: Any) -> Description:
     return Description(
         **{
             "kind": Named("SparseDistiller", "sparsedict", {"d_in": 3, "skip": False}),
-            "activation": Named.of_part(sd.TopK(2)),
-            "decoder_norm": Named.of_part(sd.MaxNorm(0.1)),
+            "parts": {"activation": Named.of_part(sd.TopK(2)), "decoder_norm": Named.of_part(sd.MaxNorm(0.1))},
             "widths": {"d_in": 3, "d_out": 2, "n_latents": 4},
             "dtype": "float32",
             "trained_on": {},
@@ -62,9 +61,22 @@ def test_arguments_come_back_as_they_were(
         sum: int = field(default=0, init=False)
 
     part = Part(number, integer, text, tuple(pairs))
-    read, _ = Description.from_json(description(activation=Named.of_part(part)).to_json(DIGEST), "file")
-    assert Part(**read.activation.arguments) == part
-    assert (read.activation.name, read.activation.package) == ("Part", __name__)
+    read, _ = Description.from_json(description(parts={"activation": Named.of_part(part)}).to_json(DIGEST), "file")
+    assert Part(**read.parts["activation"].arguments) == part
+    assert (read.parts["activation"].name, read.parts["activation"].package) == ("Part", __name__)
+
+
+def test_parts_in_parts_come_back_as_they_were() -> None:
+    @dataclass(frozen=True)
+    class Either:
+        one: sd.Activation
+        several: tuple[sd.Activation, ...]
+
+    named = Named.of_part(Either(sd.TopK(3), (sd.ReLU(), sd.JumpReLU(threshold=0.5))))
+    read, _ = Description.from_json(description(parts={"activation": named}).to_json(DIGEST), "file")
+    assert read.parts["activation"] == named
+    assert read.parts["activation"].arguments["one"] == Named("TopK", "sparsedict", {"k": 3})
+    assert read.parts["activation"].arguments["several"][1].arguments["threshold"] == 0.5
 
 
 def test_a_part_that_holds_a_tensor_is_refused() -> None:
@@ -90,9 +102,17 @@ def test_notes_that_json_can_not_hold_are_refused(value: object, error: type[Exc
         description(trained_on={"loss": value}).to_json(DIGEST)
 
 
-def test_notes_that_could_not_be_read_again_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"`trained_on` must fit into 4,194,304 bytes"):
-        description(trained_on={"log": "x" * 2**22}).to_json(DIGEST)
+@pytest.mark.parametrize(
+    ("notes", "message"),
+    [
+        ({"log": "x" * 2**22}, r"`trained_on` must fit into 4,194,304 bytes"),
+        ({"id": 10**200}, r"`trained_on`.* isn't valid JSON: an integer of 201 digits"),
+        ({"name": "\ud800"}, r"`trained_on`.* isn't valid JSON"),
+    ],
+)
+def test_notes_that_could_not_be_read_again_are_refused(notes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        description(trained_on=notes).to_json(DIGEST)
 
 
 @pytest.mark.parametrize(
@@ -107,18 +127,28 @@ def test_notes_that_could_not_be_read_again_are_refused() -> None:
         (b'{"format": 1, "format": 2}', "one key twice"),
         (b"[]", "doesn't describe a sparsedict dictionary"),
         (document(format="something else"), "doesn't describe a sparsedict dictionary"),
-        (document(format_version=FORMAT_VERSION + 1), r"format version 2, .* Upgrade sparsedict"),
+        (document(format_version=FORMAT_VERSION + 1), r"format version 3, .* Upgrade sparsedict"),
         (document(format_version=0), "`format_version` must be a positive integer, got 0"),
         (document(format_version=True), "`format_version` must be a positive integer, got True"),
         (document(weights="../../etc/passwd"), "`weights` must be a digest"),
         (document(weights=...), "lacks the key `weights`"),
         (document(kind=...), "lacks the key `kind`"),
         (document(kind="SparseDistiller"), "`kind` must be an object, got 'SparseDistiller'"),
-        (document(activation={"name": "ReLU", "package": "sparsedict"}), "`activation` lacks the key `arguments`"),
+        (document(parts=...), "lacks the key `parts`"),
         (
-            document(activation={"name": "ReLU", "package": "sparsedict", "arguments": {}, "run": "rm"}),
+            document(parts={"activation": {"name": "ReLU", "package": "sparsedict"}}),
+            "`activation` lacks the key `arguments`",
+        ),
+        (
+            document(parts={"activation": {"name": "ReLU", "package": "sparsedict", "arguments": {}, "run": "rm"}}),
             "`activation` has unexpected keys: 'run'",
         ),
+        (b'{"format": "\\ud800"}', "surrogates not allowed"),
+        (b'{"format": 1e999}', "the number 1e999 is longer or larger than any float"),
+        (b'{"format": 1.' + b"1" * 5000 + b"}", "is longer or larger than any float"),
+        (b'{"a": ' * 65 + b"1" + b"}" * 65, "nested too deeply, over 64 levels"),
+        (document(**{"x" * 3000: 1}), r"has unexpected keys: 'x{80}'"),
+        (document(library_version="9" * 3000, format_version=9), "written by sparsedict 9{40};"),
         (document(widths={"d_in": 3, "d_out": 2}), "`widths` lacks the key `n_latents`"),
         (document(widths={"d_in": 3, "d_out": 2, "n_latents": True}), "`n_latents` must be an integer, got 'True'"),
         (document(trained_on=[]), "`trained_on` must be an object"),
@@ -129,7 +159,7 @@ def test_broken_json_is_named(encoded: bytes, message: str) -> None:
     with pytest.raises(StorageError, match=message) as caught:
         Description.from_json(encoded, "folder/dictionary.json")
     assert "folder/dictionary.json" in str(caught.value)
-    assert len(str(caught.value)) < 500
+    assert len(str(caught.value)) < 1500
 
 
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))

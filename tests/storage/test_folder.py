@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 import cases
 import sparsedict as sd
-from sparsedict.storage import StorageError, _folder
+from sparsedict.storage import StorageError, _weights
 
 JSON, WEIGHTS = "dictionary.json", "dictionary.safetensors"
 
@@ -43,7 +43,7 @@ def test_a_folder_holds_two_plain_files(saved: Path) -> None:
         assert stored.get_tensor("activation_state.log_threshold").shape == (cases.N_LATENTS,)
     written = json.loads((saved / JSON).read_text())
     assert written["kind"]["name"] == "SparseDistiller"
-    assert written["activation"]["arguments"] == {"threshold": cases.THRESHOLD, "bandwidth": cases.BANDWIDTH}
+    assert written["parts"]["activation"]["arguments"] == {"threshold": cases.THRESHOLD, "bandwidth": cases.BANDWIDTH}
     assert written["library_version"] == sd.__version__
 
 
@@ -68,7 +68,7 @@ def test_every_moment_of_a_save_shows_the_old_dictionary_or_the_new_one(
         return call
 
     old.save(folder)
-    for place, name in ((os, "fsync"), (os, "replace"), (Path, "replace"), (shutil, "rmtree"), (_folder, "save_file")):
+    for place, name in ((os, "fsync"), (os, "replace"), (Path, "replace"), (shutil, "rmtree"), (_weights, "save_file")):
         monkeypatch.setattr(place, name, watched(getattr(place, name)))
     new.save(folder)
     monkeypatch.undo()
@@ -84,9 +84,9 @@ def test_every_moment_of_a_save_shows_the_old_dictionary_or_the_new_one(
 
 def test_a_full_disk_leaves_the_old_dictionary(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object, **named: object) -> None:
-        raise _folder.SafetensorError("I/O error: No space left on device (os error 28)")
+        raise _weights.SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(_folder, "save_file", full)
+    monkeypatch.setattr(_weights, "save_file", full)
     with pytest.raises(OSError, match=r"could not be written to .*No space left on device"):
         cases.make("autoencoder").save(saved)
     assert same(sd.load(saved), cases.make("distiller_bias_skip", "jump_relu"))
@@ -173,8 +173,24 @@ def rewritten(folder: Path, change: Callable[[dict[str, torch.Tensor]], object])
         (lambda weights: weights.update(more=torch.zeros(1)), "the weights hold unexpected 'more'"),
         (lambda weights: weights.update(encoder_bias=torch.zeros(11)), r"`encoder_bias` must be of shape \(12,\)"),
         (
-            lambda weights: weights.update(encoder=torch.zeros(12, 6, dtype=torch.int64)),
-            r"`encoder` must be of shape \(12, 6\) and like torch.float32, got \(12, 6\) of torch.int64",
+            lambda weights: weights.update(encoder=torch.zeros(12, 6, dtype=torch.float32)),
+            "by the JSON `encoder` is of float64, but it is of float32",
+        ),
+        (
+            lambda weights: weights.update(encoder_bias=torch.zeros(12, dtype=torch.int64)),
+            r"`encoder_bias` must be of shape \(12,\) and like torch.float32, got \(12,\) of torch.int64",
+        ),
+        (
+            lambda weights: weights.update(encoder_bias=torch.zeros(12, dtype=torch.complex64)),
+            r"dictionary\.safetensors: 'encoder_bias' has the type C64, which no dictionary's weights have",
+        ),
+        (
+            lambda weights: weights["decoder"].index_fill_(0, torch.tensor([3]), torch.nan),
+            r"dictionary\.safetensors must have finite weights, but 5 of 60 entries of `decoder` are NaN",
+        ),
+        (
+            lambda weights: weights["activation_state.log_threshold"].fill_(torch.nan),
+            r"finite weights, but 12 of 12 entries of `activation_state.log_threshold` are NaN",
         ),
     ],
 )

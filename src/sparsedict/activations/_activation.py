@@ -66,3 +66,15 @@ class Activation(ABC):
 
     def check(self, n_latents: int) -> None:
         """Raises ``ValueError`` where the activation can't serve a dictionary of ``n_latents``."""
+
+    def among(self, n_latents: int) -> Activation:
+        """Returns what to apply where only ``n_latents`` of a dictionary's latents are kept, such as by ``sd.load``.
+
+        An elementwise activation treats them as before; one that chooses among latents says what it does among fewer.
+
+        Raises:
+            ValueError: If it can't serve some of the latents.
+        """
+        if not self.elementwise:
+            raise ValueError(f"{self!r} chooses among all latents, so it can't serve some of them: load them all.")
+        return self

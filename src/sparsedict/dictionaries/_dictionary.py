@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from abc import ABC, abstractmethod
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sparsedict.forward_pass import Encoding, ForwardPass
 from sparsedict.kernels import affine_at
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.norms import DecoderNorm
-from sparsedict.storage import Description, Named, write_dictionary
+from sparsedict.storage import Description, Named, check_finite, write_dictionary
 from sparsedict.types import ActivationBatch, DictionaryOutput, Role
 
 DENSE_SHARE = 1 / 16
@@ -184,7 +185,7 @@ class Dictionary(nn.Module, ABC):
         return copy.deepcopy(self)
 
     def arguments(self) -> dict[str, Any]:
-        """Returns the constructor's arguments that aren't parts, so that a saved dictionary can be made again."""
+        """Returns the constructor's arguments, except activation and norm, so that a dictionary can be made again."""
         return {"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents}
 
     def select(self, batch: ActivationBatch) -> tuple[Float[Tensor, "n_tokens d_in"], Float[Tensor, "n_tokens d_out"]]:
@@ -299,12 +300,16 @@ class Dictionary(nn.Module, ABC):
 
         Raises:
             TypeError: If a part holds what can't be saved, such as a tensor among its fields.
+            ValueError: If a weight is NaN or infinite: such a file would be refused when it is loaded.
             NotADirectoryError: If the path is a file.
         """
+        arguments = self.arguments()
+        others = {role: value for role, value in arguments.items() if is_dataclass(value)}
+        parts = {"activation": self.activation, "decoder_norm": self.decoder_norm, **others}
+        check_finite(dict(self.named_parameters()), "This dictionary")
         description = Description(
-            kind=Named.of(type(self), self.arguments()),
-            activation=Named.of_part(self.activation),
-            decoder_norm=Named.of_part(self.decoder_norm),
+            kind=Named.of(type(self), {name: value for name, value in arguments.items() if name not in others}),
+            parts={role: Named.of_part(part) for role, part in parts.items()},
             widths={"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents},
             dtype=str(self.encoder.dtype).removeprefix("torch."),
             trained_on=self.trained_on,

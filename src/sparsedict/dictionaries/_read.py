@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsedict import activations, norms, storage
-from sparsedict.activations import Activation
-from sparsedict.dictionaries._autoencoder import SparseAutoencoder
+from sparsedict import storage
 from sparsedict.dictionaries._dictionary import Dictionary
-from sparsedict.dictionaries._distiller import SparseDistiller
-from sparsedict.norms import DecoderNorm
-from sparsedict.storage import Description, Named, StorageError
-
-_LIBRARY = {
-    Dictionary: (SparseAutoencoder, SparseDistiller),
-    Activation: tuple(getattr(activations, name) for name in activations.__all__ if name != "State"),
-    DecoderNorm: tuple(getattr(norms, name) for name in norms.__all__),
-}
-_NOT_ARGUMENTS = {"activation", "decoder_norm", "device", "dtype", "generator"}
+from sparsedict.dictionaries._maker import Maker, own_classes
+from sparsedict.storage import Description, StorageError, StoredTensor
 
 
 def read(
     path: str | os.PathLike[str],
     *,
+    latents: Iterable[int] | Tensor | None = None,
     parts: Iterable[type] = (),
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
     """Reads a folder of the library's own format; :func:`sparsedict.load` does so, and reads other things too.
 
-    Nothing that the files name is imported or run: a class that isn't the library's own is taken from ``parts``.
-
     Args:
         path: The folder.
+        latents: Which latents to read, in this order; all where left out. See :func:`sparsedict.load`.
         parts: Classes of your own that the dictionary is made of: activations, decoder norms, kinds of dictionaries.
         device: Where to put the weights; the CPU where left out.
         dtype: Type to convert them to; as they were saved where left out.
@@ -49,104 +37,86 @@ def read(
         StorageError: If a file is broken or from a newer version, or a class isn't known. It is a ``ValueError``.
     """
     folder = Path(path)
-    own = _own_classes(parts)
+    own = own_classes(parts)
     description, digest = storage.read_description(folder)
-    file = str(folder / "dictionary.json")
-    kind = _find(Dictionary, "kind", description.kind, own, file)
-    activation = _make(_find(Activation, "activation", description.activation, own, file), description.activation, file)
-    norm = _make(
-        _find(DecoderNorm, "decoder norm", description.decoder_norm, own, file), description.decoder_norm, file
-    )
-    _check_widths(description, storage.weight_shapes(folder, digest), folder)
-    parts_made = {"activation": activation, "decoder_norm": norm}
-    all_known = not {kind, type(activation), type(norm)} & set(own)
-    dictionary = _empty(kind, description.kind, parts_made, file, all_known)
-    _check_arguments(dictionary, description, file)
-    _fill(dictionary, storage.read_weights(folder, digest, device), folder)
+    stored = storage.stored_tensors(folder, digest)
+    _check_widths(description, stored, folder)
+    n_latents = description.widths["n_latents"]
+    rows = None if latents is None else chosen_latents(latents, n_latents)
+    maker = Maker(description, own, str(folder / storage.DESCRIPTION))
+    dictionary = maker.make(None if rows is None else len(rows))
+    per_latent = frozenset() if rows is None else maker.per_latent(len(rows))
+    _check_weights(dictionary, stored, dict.fromkeys(per_latent, n_latents), folder)
+    weights = storage.read_weights(folder, digest, device, latents=rows, per_latent=per_latent)
+    dictionary.load_state_dict(weights, assign=True)
+    storage.check_finite(dict(dictionary.named_parameters()), str(folder / storage.WEIGHTS))
     dictionary.trained_on = dict(description.trained_on)
+    if rows is not None:
+        earlier = dictionary.trained_on.get("latents")
+        dictionary.trained_on["latents"] = [earlier[row] for row in rows] if isinstance(earlier, list) else rows
     return dictionary.to(device=device, dtype=dtype).eval()
 
 
-def _own_classes(parts: Iterable[type]) -> list[type]:
-    own = list(parts)
-    for part in own:
-        if not isinstance(part, type):
-            raise TypeError(f"`parts` must hold classes, such as `parts=[MyActivation]`, got {part!r}.")
-        if not issubclass(part, tuple(_LIBRARY)):
-            raise TypeError(f"`parts` must hold activations, decoder norms or dictionaries, got {part.__name__}.")
-    return own
+def chosen_latents(latents: Iterable[int] | Tensor, n_latents: int) -> list[int]:
+    """Returns latents as a list of indices.
+
+    Raises:
+        TypeError: If they aren't integers.
+        ValueError: If there are none, one lies outside of the dictionary, or one occurs twice.
+    """
+    rows = latents.tolist() if isinstance(latents, Tensor) else list(latents)
+    wrong = next((row for row in rows if isinstance(row, bool) or not hasattr(row, "__index__")), None)
+    if wrong is not None:
+        hint = ": of a mask take `mask.nonzero().squeeze(-1)`" if isinstance(wrong, bool) else ""
+        raise TypeError(f"`latents` must be indices of latents, got {wrong!r} of type {type(wrong).__name__}{hint}.")
+    rows = [row.__index__() for row in rows]
+    if not rows:
+        raise ValueError("`latents` must name at least one latent, got none.")
+    outside = next((row for row in rows if not 0 <= row < n_latents), None)
+    if outside is not None:
+        raise ValueError(f"`latents` must lie from 0 to {n_latents - 1}, got {outside}.")
+    if len(set(rows)) < len(rows):
+        raise ValueError("`latents` must name each latent once, got one twice.")
+    return rows
 
 
-def _find(base: type, role: str, named: Named, own: list[type], file: str) -> type:
-    """Finds a class by name among the library's own or those that the caller passed."""
-    known = _LIBRARY[base] if named.package == "sparsedict" else own
-    found = [
-        known_class
-        for known_class in known
-        if issubclass(known_class, base) and not inspect.isabstract(known_class) and known_class.__name__ == named.name
-    ]
-    if len(found) > 1:
-        raise StorageError(
-            f"{file}: the {role} is {named.name!r}, and `parts` holds {len(found)} classes of that name."
-        )
-    if found:
-        return found[0]
-    if named.package == "sparsedict":
-        names = sorted({c.__name__ for c in known if not inspect.isabstract(c)})
-        raise StorageError(f"{file}: {role} {named.name!r} isn't one of sparsedict's: {', '.join(names)}.")
-    raise StorageError(
-        f"{file}: the {role} is {named.name!r} from {named.package!r}, which isn't part of sparsedict. "
-        f"Pass the class: `sd.load(path, parts=[{named.name}])`."
-    )
-
-
-def _make(part: type, named: Named, file: str, **others: Any) -> Any:
-    try:
-        return part(**named.arguments, **others)
-    except (TypeError, ValueError) as error:
-        raise StorageError(f"{file}: {part.__name__} refuses its arguments {dict(named.arguments)}: {error}") from error
-
-
-def _check_widths(description: Description, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+def _check_widths(description: Description, stored: Mapping[str, StoredTensor], folder: Path) -> None:
     """Compares the widths with the stored weights before anything of that size is made."""
     widths = description.widths
     n_latents = widths["n_latents"]
     for name, wanted in (("encoder", (n_latents, widths["d_in"])), ("decoder", (n_latents, widths["d_out"]))):
-        if shapes.get(name) != wanted:
-            found = "missing" if name not in shapes else f"of shape {shapes[name]}"
+        if name not in stored or stored[name].shape != wanted:
+            found = f"of shape {stored[name].shape}" if name in stored else "missing"
             raise StorageError(f"{folder}: by the JSON's widths `{name}` must be of shape {wanted}, but it is {found}.")
     for name, value in description.kind.arguments.items():
         if value != widths.get(name, value):
             raise StorageError(f"{folder}: the kind's argument `{name}` is {value}, but the width is {widths[name]}.")
+    dtype = str(stored["encoder"].dtype).removeprefix("torch.")
+    if dtype != description.dtype:
+        raise StorageError(f"{folder}: by the JSON `encoder` is of {description.dtype[:80]}, but it is of {dtype}.")
 
 
-def _empty(kind: type[Dictionary], named: Named, parts: Mapping[str, Any], file: str, all_known: bool) -> Dictionary:
-    forbidden = _NOT_ARGUMENTS & set(named.arguments)
-    if forbidden:
-        raise StorageError(f"{file}: `kind` has arguments that no file may set: {', '.join(sorted(forbidden))}.")
-    # A class of the caller's own may look at numbers while it is made, which tensors without storage don't have.
-    with torch.random.fork_rng(devices=[]), torch.device("meta" if all_known else "cpu"):
-        return _make(kind, named, file, **parts)
+def _check_weights(
+    dictionary: Dictionary, stored: Mapping[str, StoredTensor], n_rows: Mapping[str, int], folder: Path
+) -> None:
+    """Compares names, shapes and types with the file's header, before any weight is read.
 
-
-def _check_arguments(dictionary: Dictionary, description: Description, file: str) -> None:
-    made = {"d_in": dictionary.d_in, "d_out": dictionary.d_out, "n_latents": dictionary.n_latents}
-    if made != dict(description.widths):
-        raise StorageError(
-            f"{file}: the arguments make a dictionary of {made}, but the widths are {description.widths}."
-        )
-
-
-def _fill(dictionary: Dictionary, weights: Mapping[str, Tensor], folder: Path) -> None:
+    Args:
+        dictionary: What is to be filled.
+        stored: What the file holds.
+        n_rows: Of the weights of which only some rows are read, how many there are in the file.
+        folder: For errors.
+    """
     wanted = dictionary.state_dict()
-    for what, names in (("lack", wanted.keys() - weights.keys()), ("hold unexpected", weights.keys() - wanted.keys())):
+    for what, names in (("lack", wanted.keys() - stored.keys()), ("hold unexpected", stored.keys() - wanted.keys())):
         if names:
-            raise StorageError(f"{folder}: the weights {what} {', '.join(map(repr, sorted(names)[:8]))}.")
+            shown = ", ".join(repr(name[:80]) for name in sorted(names)[:8])
+            raise StorageError(f"{folder}: the weights {what} {shown}.")
     for name, empty in wanted.items():
-        weight = weights[name]
-        if weight.shape != empty.shape or weight.is_floating_point() != empty.is_floating_point():
+        shape = (n_rows[name], *empty.shape[1:]) if name in n_rows else tuple(empty.shape)
+        found = stored[name]
+        if found.shape != shape or found.dtype.is_floating_point != empty.is_floating_point():
             raise StorageError(
-                f"{folder}: `{name}` must be of shape {tuple(empty.shape)} and like {empty.dtype}, "
-                f"got {tuple(weight.shape)} of {weight.dtype}."
+                f"{folder}: `{name}` must be of shape {shape} and like {empty.dtype}, "
+                f"got {found.shape} of {found.dtype}."
             )
-    dictionary.load_state_dict(dict(weights), assign=True)

@@ -11,18 +11,30 @@ that the JSON names, under either name. A folder may have one writer at a time.
 """
 
 from sparsedict.storage._atomic import replace_file, sync_folder
-from sparsedict.storage._description import FORMAT_VERSION, Description, Named, StorageError
-from sparsedict.storage._folder import read_description, read_weights, weight_shapes, write_dictionary
+from sparsedict.storage._description import FORMAT_VERSION, Description, Named, installed_version
+from sparsedict.storage._folder import DESCRIPTION, read_description, write_dictionary
+from sparsedict.storage._inside import regular_file
+from sparsedict.storage._json import Reader, StorageError, parse_json, read_json
+from sparsedict.storage._weights import WEIGHTS, StoredTensor, check_finite, read_weights, stored_tensors
 
 __all__ = [
+    "DESCRIPTION",
     "Description",
     "FORMAT_VERSION",
     "Named",
+    "Reader",
     "StorageError",
+    "StoredTensor",
+    "WEIGHTS",
+    "check_finite",
+    "installed_version",
+    "parse_json",
     "read_description",
+    "read_json",
     "read_weights",
+    "regular_file",
     "replace_file",
+    "stored_tensors",
     "sync_folder",
-    "weight_shapes",
     "write_dictionary",
 ]

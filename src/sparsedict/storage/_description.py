@@ -10,19 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparsedict.storage._json import MAX_BYTES, Reader, StorageError, parse_json
+from sparsedict.storage._migrations import migrated
+
 FORMAT = "sparsedict dictionary"
-FORMAT_VERSION = 1
-MAX_BYTES = 4 * 2**20
-"""Largest JSON that is written or read."""
+FORMAT_VERSION = 2
 
 _WIDTHS = ("d_in", "d_out", "n_latents")
 
 
-class StorageError(ValueError):
-    """A saved dictionary is broken, or isn't one that this version can read."""
-
-
-def _library_version() -> str:
+def installed_version() -> str:
+    """Returns the version of this library."""
     try:
         return importlib.metadata.version("sparsedict")
     except importlib.metadata.PackageNotFoundError:
@@ -31,7 +29,10 @@ def _library_version() -> str:
 
 @dataclass(frozen=True)
 class Named:
-    """A kind or a part: the name of its class, the package that the class is from, and its arguments."""
+    """A kind or a part: the name of its class, the package that the class is from, and its arguments.
+
+    An argument is None, a bool, int, float or str, a part (again `Named`), or a tuple of these.
+    """
 
     name: str
     package: str
@@ -44,9 +45,8 @@ class Named:
         Raises:
             TypeError: If an argument is something that JSON doesn't give back as it was.
         """
-        for name, value in arguments.items():
-            _check_argument(kind, name, value)
-        return cls(kind.__name__, kind.__module__.partition(".")[0], dict(arguments))
+        plain = {name: _plain(kind, name, value) for name, value in arguments.items()}
+        return cls(kind.__name__, kind.__module__.partition(".")[0], plain)
 
     @classmethod
     def of_part(cls, part: object) -> Named:
@@ -64,16 +64,19 @@ class Named:
         return cls.of(kind, {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init})
 
 
-def _check_argument(kind: type, name: str, value: object) -> None:
+def _plain(kind: type, name: str, value: object) -> Any:
+    """Returns an argument as JSON can say it, parts as `Named`."""
     if isinstance(value, tuple):
-        for item in value:
-            _check_argument(kind, name, item)
-    elif not (value is None or isinstance(value, bool | int | float | str)):
-        raise TypeError(
-            f"{kind.__name__} can't be saved: `{name}` holds a {type(value).__name__}, and only None, bool, int, "
-            "float, str and tuples of them are saved. Keep tensors in the dictionary: in parameters, buffers or the "
-            "activation's `initial_state`."
-        )
+        return tuple(_plain(kind, name, item) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return Named.of_part(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(
+        f"{kind.__name__} can't be saved: `{name}` holds a {type(value).__name__}, and only None, bool, int, float, "
+        "str, parts that are dataclasses, and tuples of them are saved. Keep tensors in the dictionary: in "
+        "parameters, buffers or the activation's `initial_state`."
+    )
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,7 @@ class Description:
 
     Attributes:
         kind: The class of the dictionary and its constructor's arguments that aren't parts.
-        activation: The activation.
-        decoder_norm: The constraint on decoder rows.
+        parts: The parts, by the constructor's arguments: ``activation``, ``decoder_norm``, and others of a kind.
         widths: ``d_in``, ``d_out`` and ``n_latents``.
         dtype: Type of the encoder's entries, such as ``"float32"``.
         trained_on: Where it was trained: whatever training noted.
@@ -91,12 +93,11 @@ class Description:
     """
 
     kind: Named
-    activation: Named
-    decoder_norm: Named
+    parts: Mapping[str, Named]
     widths: Mapping[str, int]
     dtype: str
     trained_on: Mapping[str, Any]
-    library_version: str = field(default_factory=_library_version)
+    library_version: str = field(default_factory=installed_version)
 
     def to_json(self, digest: str) -> bytes:
         """Returns the JSON, which names the digest of the weights that it belongs to.
@@ -118,9 +119,11 @@ class Description:
                 f"`trained_on` and the parts' arguments must hold what JSON can: {error}. "
                 "Use finite numbers, strings, lists and dictionaries."
             ) from None
-        encoded = f"{text}\n".encode()
+        encoded = f"{text}\n".encode(errors="surrogatepass")
         if len(encoded) > MAX_BYTES:
             raise ValueError(f"`trained_on` must fit into {MAX_BYTES:,} bytes of JSON, got {len(encoded):,}.")
+        # What couldn't be read again is refused now, while the dictionary is still there.
+        parse_json(encoded, "`trained_on` or the parts' arguments: what would be written")
         return encoded
 
     @classmethod
@@ -134,100 +137,56 @@ class Description:
         Raises:
             StorageError: If it isn't the JSON of a dictionary, or of a newer version.
         """
-        document = _parse(encoded, source)
+        document = parse_json(encoded, source)
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise StorageError(f"{source} doesn't describe a sparsedict dictionary: its `format` isn't {FORMAT!r}.")
-        _check_version(document.get("format_version"), document.get("library_version"), source)
-        read = _Reader(document, source)
+        version = _check_version(document.get("format_version"), document.get("library_version"), source)
+        read = Reader(migrated(document, version), source)
+        read.text("format")
+        read.integer("format_version")
         digest = read.text("weights")
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
             raise StorageError(f"{source}: `weights` must be a digest of 64 hexadecimal digits, got {digest[:80]!r}.")
+        parts, widths = read.inner("parts"), read.inner("widths")
         description = cls(
-            kind=read.named("kind"),
-            activation=read.named("activation"),
-            decoder_norm=read.named("decoder_norm"),
-            widths=read.widths(),
+            kind=_named(read, "kind"),
+            parts={role: _named(parts, role) for role in parts},
+            widths={name: widths.integer(name) for name in _WIDTHS},
             dtype=read.text("dtype"),
             trained_on=read.mapping("trained_on"),
             library_version=read.text("library_version"),
         )
-        read.finish({"format", "format_version"})
+        widths.finish()
+        read.finish()
         return description, digest
 
 
-def _check_version(version: object, library_version: object, source: str) -> None:
+def _check_version(version: object, writer: object, source: str) -> int:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise StorageError(f"{source}: `format_version` must be a positive integer, got {version!r}.")
     if version > FORMAT_VERSION:
         raise StorageError(
-            f"{source} has format version {version}, written by sparsedict {library_version}; this is sparsedict "
-            f"{_library_version()}, which reads versions up to {FORMAT_VERSION}. Upgrade sparsedict to load it."
+            f"{source} has format version {version}, written by sparsedict {str(writer)[:40]}; this is "
+            f"sparsedict {installed_version()}, which reads versions up to {FORMAT_VERSION}. Upgrade sparsedict to "
+            "load it."
         )
+    return version
 
 
-def _parse(encoded: bytes, source: str) -> Any:
-    def refuse_constant(text: str) -> None:
-        raise ValueError(f"{text} is not a JSON number")
-
-    def integer(text: str) -> int:
-        if len(text) > 20:  # Python's conversion of long digit strings takes quadratic time
-            raise ValueError(f"an integer of {len(text)} digits")
-        return int(text)
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) < len(pairs):
-            raise ValueError("an object holds one key twice")
-        return dict(pairs)
-
-    try:
-        return json.loads(encoded, parse_constant=refuse_constant, parse_int=integer, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise StorageError(f"{source} isn't valid JSON: {reason}.") from None
+def _named(read: Reader, key: str) -> Named:
+    inner = read.inner(key)
+    given = inner.inner("arguments")
+    named = Named(inner.text("name"), inner.text("package"), {name: _argument(given, name) for name in given})
+    inner.finish()
+    return named
 
 
-class _Reader:
-    """Takes keys out of a JSON object, checking each."""
-
-    def __init__(self, document: dict[str, Any], source: str) -> None:
-        self._document = document
-        self._source = source
-        self._taken: set[str] = set()
-
-    def _take(self, key: str, kind: type, what: str) -> Any:
-        if key not in self._document:
-            raise StorageError(f"{self._source} lacks the key `{key}`.")
-        value = self._document[key]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise StorageError(f"{self._source}: `{key}` must be {what}, got {str(value)[:80]!r}.")
-        self._taken.add(key)
-        return value
-
-    def text(self, key: str) -> str:
-        return self._take(key, str, "a string")
-
-    def mapping(self, key: str) -> dict[str, Any]:
-        return self._take(key, dict, "an object")
-
-    def named(self, key: str) -> Named:
-        inner = _Reader(self.mapping(key), f"{self._source}, `{key}`")
-        arguments = {name: _tuples(value) for name, value in inner.mapping("arguments").items()}
-        named = Named(inner.text("name"), inner.text("package"), arguments)
-        inner.finish(set())
-        return named
-
-    def widths(self) -> dict[str, int]:
-        inner = _Reader(self.mapping("widths"), f"{self._source}, `widths`")
-        widths = {name: inner._take(name, int, "an integer") for name in _WIDTHS}
-        inner.finish(set())
-        return widths
-
-    def finish(self, others: set[str]) -> None:
-        extra = sorted(set(self._document) - self._taken - others)
-        if extra:
-            raise StorageError(f"{self._source} has unexpected keys: {', '.join(map(repr, extra[:8]))}.")
-
-
-def _tuples(value: Any) -> Any:
-    """Parts are immutable, so what JSON calls a list was a tuple."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _argument(read: Reader, name: str) -> Any:
+    """Parts are immutable, so what JSON calls an array was a tuple; an object is a part again."""
+    value = read.value(name)
+    if isinstance(value, dict):
+        return _named(read, name)
+    if isinstance(value, list):
+        inner = Reader({str(index): item for index, item in enumerate(value)}, f"{read.source}, `{name[:80]}`")
+        return tuple(_argument(inner, index) for index in inner)
+    return value

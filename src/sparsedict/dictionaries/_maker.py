@@ -1,0 +1,160 @@
+"""Makes the objects that a description names, out of the library's classes and those that the caller passes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any
+
+import torch
+
+from sparsedict import activations, norms
+from sparsedict.activations import Activation
+from sparsedict.dictionaries._autoencoder import SparseAutoencoder
+from sparsedict.dictionaries._dictionary import Dictionary
+from sparsedict.dictionaries._distiller import SparseDistiller
+from sparsedict.norms import DecoderNorm
+from sparsedict.storage import Description, Named, StorageError
+
+_KINDS = (SparseAutoencoder, SparseDistiller)
+_PARTS = tuple(
+    found
+    for room in (activations, norms)
+    for name in room.__all__
+    if isinstance(found := getattr(room, name), type) and is_dataclass(found)
+)
+_ROLES = {"activation": ("activation", Activation), "decoder_norm": ("decoder norm", DecoderNorm)}
+"""The parts that every kind has: what errors call them, and what they must be."""
+
+_NEVER_SET = {"device", "dtype", "generator"}
+
+
+class Maker:
+    """Makes what a description describes, without its weights.
+
+    Args:
+        description: Of the whole dictionary.
+        own: Classes of the caller's.
+        file: What the description was read from, for errors.
+
+    Raises:
+        StorageError: If a class isn't known, or a part refuses its arguments.
+    """
+
+    def __init__(self, description: Description, own: Sequence[type], file: str) -> None:
+        self._file = file
+        self._own = own
+        self._used_own = False
+        self._widths = description.widths
+        self._kind = self._find("kind", Dictionary, description.kind, _KINDS)
+        self._arguments = dict(description.kind.arguments)
+        self._check_roles(description.parts)
+        self._parts: dict[str, Any] = {}
+        for role, named in description.parts.items():
+            what, base = _ROLES.get(role, (role, object))
+            self._parts[role] = self._part(what, base, named)
+
+    def make(self, n_latents: int | None = None) -> Dictionary:
+        """Returns the dictionary, or one with another number of latents; without memory if all classes are ours."""
+        arguments, parts = dict(self._arguments), dict(self._parts)
+        if n_latents is not None:
+            if "n_latents" not in arguments:
+                raise StorageError(f"{self._file}: a {self._kind.__name__} can't be made of some of its latents.")
+            arguments["n_latents"] = n_latents
+            parts["activation"] = self._call(parts["activation"].among, {"n_latents": n_latents})
+        # A class of the caller's own may look at numbers while it is made, which tensors without storage don't have.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu" if self._used_own else "meta"):
+            made: Dictionary = self._call(self._kind, self._values(arguments) | parts)
+        wanted = {**self._widths, "n_latents": n_latents or self._widths["n_latents"]}
+        widths = {"d_in": made.d_in, "d_out": made.d_out, "n_latents": made.n_latents}
+        if widths != wanted:
+            raise StorageError(
+                f"{self._file}: the arguments make a dictionary of {widths}, but the widths are {wanted}."
+            )
+        if not self._used_own:
+            self._check_arguments(made.arguments(), arguments)
+        return made
+
+    def per_latent(self, n_latents: int) -> frozenset[str]:
+        """Returns the names of the weights whose rows are latents: those that grow with their number."""
+        some, more = self.make(n_latents).state_dict(), self.make(n_latents + 1).state_dict()
+        return frozenset(name for name, weight in some.items() if weight.shape != more[name].shape)
+
+    def _check_roles(self, parts: Mapping[str, Named]) -> None:
+        missing = _ROLES.keys() - parts.keys()
+        if missing:
+            raise StorageError(f"{self._file}: `parts` lacks {', '.join(map(repr, sorted(missing)))}.")
+        given = self._arguments.keys()
+        forbidden = (given & (_NEVER_SET | parts.keys())) | (parts.keys() & _NEVER_SET)
+        if forbidden:
+            raise StorageError(
+                f"{self._file}: `kind` has arguments that no file may set: {', '.join(sorted(forbidden))}."
+            )
+
+    def _check_arguments(self, made: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        for name, value in given.items():
+            if isinstance(value, Named):
+                continue
+            if name in made and (made[name] != value or type(made[name]) is not type(value)):
+                raise StorageError(
+                    f"{self._file}: a {self._kind.__name__} can't be made with `{name}` {str(value)[:80]!r}: "
+                    f"it becomes {made[name]!r}."
+                )
+
+    def _part(self, role: str, base: type, named: Named) -> Any:
+        return self._call(self._find(role, base, named, _PARTS), self._values(named.arguments))
+
+    def _values(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._value(name, value) for name, value in arguments.items()}
+
+    def _value(self, name: str, value: Any) -> Any:
+        if isinstance(value, Named):
+            return self._part(name, object, value)
+        return tuple(self._value(name, item) for item in value) if isinstance(value, tuple) else value
+
+    def _find(self, role: str, base: type, named: Named, library: Sequence[type]) -> type:
+        """Finds a class by name among the library's own or those that the caller passed."""
+        known = library if named.package == "sparsedict" else self._own
+        known = [c for c in known if issubclass(c, base) and not inspect.isabstract(c)]
+        found = [c for c in known if c.__name__ == named.name]
+        if len(found) > 1:
+            raise StorageError(
+                f"{self._file}: the {role} is {named.name!r}, and `parts` holds {len(found)} classes of that name."
+            )
+        if not found and named.package == "sparsedict":
+            names = ", ".join(sorted(c.__name__ for c in known))
+            raise StorageError(f"{self._file}: {role} {named.name[:80]!r} isn't one of sparsedict's: {names}.")
+        if not found:
+            raise StorageError(
+                f"{self._file}: the {role} is {named.name[:80]!r} from {named.package[:80]!r}, which isn't part of "
+                f"sparsedict. Pass the class: `sd.load(path, parts=[{named.name[:80]}])`."
+            )
+        self._used_own |= found[0] in self._own
+        return found[0]
+
+    def _call(self, made: Any, arguments: Mapping[str, Any]) -> Any:
+        try:
+            return made(**arguments)
+        except (TypeError, ValueError, OverflowError) as error:
+            name = getattr(made, "__qualname__", type(made).__name__)
+            shown = str({name: value for name, value in arguments.items() if name not in self._parts})[:200]
+            raise StorageError(f"{self._file}: {name} refuses its arguments {shown}: {error}") from error
+
+
+def own_classes(parts: Any) -> list[type]:
+    """Returns the caller's classes if they are parts or kinds.
+
+    Raises:
+        TypeError: If one isn't a class, or isn't one of a part or kind.
+    """
+    own = list(parts)
+    for part in own:
+        if not isinstance(part, type):
+            raise TypeError(f"`parts` must hold classes, such as `parts=[MyActivation]`, got {part!r}.")
+        if not (issubclass(part, Dictionary) or is_dataclass(part)):
+            raise TypeError(
+                "`parts` must hold kinds of dictionaries, or parts (activations, decoder norms and others, which are "
+                f"dataclasses), got {part.__name__}."
+            )
+    return own

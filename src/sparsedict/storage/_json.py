@@ -1,0 +1,142 @@
+"""JSON from files that nobody vouches for: bounded in size, depth and numbers, and every error names the file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 4 * 2**20
+"""Largest JSON that is written or read."""
+
+MOST_NESTED = 64
+MOST_DIGITS = 100
+"""Of an integer: Python's conversion of long ones takes quadratic time, and nothing here counts so far."""
+
+LONGEST_FLOAT = 400
+LONGEST_MESSAGE = 1000
+
+
+class StorageError(ValueError):
+    """A file is broken, or isn't one that this version can read."""
+
+    def __init__(self, message: str) -> None:
+        # What a broken file holds may be of any length, and a message quotes it.
+        super().__init__(message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}...")
+
+
+def read_json(file: Path, most_bytes: int = MAX_BYTES) -> Any:
+    """Reads a JSON file of at most 4 MiB, or so many bytes as are said.
+
+    Raises:
+        StorageError: If it is larger, no JSON, nested too deeply, or holds NaN, numbers without bound or a key twice.
+    """
+    with file.open("rb") as stream:
+        encoded = stream.read(most_bytes + 1)
+    return parse_json(encoded, str(file), most_bytes)
+
+
+def parse_json(encoded: bytes, source: str, most_bytes: int = MAX_BYTES) -> Any:
+    """As `read_json`, of what has been read already from ``source``."""
+    if len(encoded) > most_bytes:
+        raise StorageError(f"{source} is larger than {most_bytes:,} bytes: it can't be a description.")
+    try:
+        document = json.loads(
+            encoded, parse_constant=_constant, parse_int=_integer, parse_float=_float, object_pairs_hook=_unique
+        )
+        _check_depth(document)
+        # A lone half of a surrogate pair could be neither printed nor written again.
+        json.dumps(document, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise StorageError(f"{source} isn't valid JSON: {reason[:200]}.") from None
+    return document
+
+
+def _constant(text: str) -> None:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    if len(text) > LONGEST_FLOAT or not math.isfinite(float(text)):
+        raise ValueError(f"the number {text[:40]} is longer or larger than any float")
+    return float(text)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("an object holds one key twice")
+    return dict(pairs)
+
+
+def _check_depth(document: object) -> None:
+    level: list[object] = [document]
+    for _ in range(MOST_NESTED):
+        level = [item for value in level for item in _items(value)]
+        if not level:
+            return
+    raise ValueError(f"nested too deeply, over {MOST_NESTED} levels")
+
+
+def _items(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+class Reader:
+    """Takes keys out of a JSON object, checking each.
+
+    Args:
+        document: The object.
+        source: What it was read from, for errors.
+    """
+
+    def __init__(self, document: dict[str, Any], source: str) -> None:
+        self._document = document
+        self._taken: set[str] = set()
+        self.source = source
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._document)
+
+    def value(self, key: str) -> Any:
+        """Returns whatever is there."""
+        if key not in self._document:
+            raise StorageError(f"{self.source} lacks the key `{key}`.")
+        self._taken.add(key)
+        return self._document[key]
+
+    def text(self, key: str) -> str:
+        return self._of(key, str, "a string")
+
+    def integer(self, key: str) -> int:
+        return self._of(key, int, "an integer")
+
+    def inner(self, key: str) -> Reader:
+        """Returns a reader of the object under a key."""
+        return Reader(self._of(key, dict, "an object"), f"{self.source}, `{key[:80]}`")
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        return self._of(key, dict, "an object")
+
+    def rows(self, key: str) -> list[Any]:
+        return self._of(key, list, "an array")
+
+    def _of(self, key: str, kind: type, what: str) -> Any:
+        value = self.value(key)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise StorageError(f"{self.source}: `{key[:80]}` must be {what}, got {str(value)[:80]!r}.")
+        return value
+
+    def finish(self) -> None:
+        """Refuses keys that nobody took."""
+        extra = sorted(set(self._document) - self._taken)
+        if extra:
+            raise StorageError(f"{self.source} has unexpected keys: {', '.join(repr(key[:80]) for key in extra[:8])}.")

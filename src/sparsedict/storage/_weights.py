@@ -1,0 +1,195 @@
+"""The weights of a saved dictionary: written in full, read in full or row by row, with errors that name the file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sparsedict.storage._inside import regular_file
+from sparsedict.storage._json import StorageError
+
+WEIGHTS = "dictionary.safetensors"
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """What the file's header says of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def stored_tensors(folder: Path, digest: str) -> dict[str, StoredTensor]:
+    """Returns shapes and types of the stored weights by name, without reading the weights.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        StorageError: If it is truncated or broken, or belongs to another description.
+    """
+    with _opened(folder, digest, "cpu") as (file, stored):
+        slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118
+        return {
+            name: StoredTensor(tuple(part.get_shape()), _dtype(file, name, part.get_dtype()))
+            for name, part in slices.items()
+        }
+
+
+def read_weights(
+    folder: Path,
+    digest: str,
+    device: torch.device | str | None = None,
+    *,
+    latents: Sequence[int] | None = None,
+    per_latent: Set[str] = frozenset(),
+) -> dict[str, Tensor]:
+    """Returns the stored weights by name, each in memory of its own.
+
+    Args:
+        folder: Where they are.
+        digest: Of the weights, as the description names it.
+        device: Where to put them; the CPU where left out.
+        latents: Rows to read of the tensors that have one for each latent; all where left out. No other row is read.
+        per_latent: Names of these tensors.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        StorageError: If it is truncated or broken, or belongs to another description.
+    """
+    with _opened(folder, digest, str(device or "cpu")) as (_, stored):
+        weights: dict[str, Tensor] = {}
+        for name in stored.keys():  # noqa: SIM118
+            if latents is None or name not in per_latent:
+                # The file's memory map would otherwise stay open as long as the weights live.
+                weights[name] = stored.get_tensor(name).clone()
+            else:
+                part = stored.get_slice(name)
+                weights[name] = torch.cat([part[low:high] for low, high in _runs(latents)])
+        return weights
+
+
+def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cuts rows into stretches that lie beside each other in the file."""
+    cuts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(rows)) if b != a + 1), len(rows)]
+    return ((rows[low], rows[high - 1] + 1) for low, high in pairwise(cuts))
+
+
+@contextmanager
+def _opened(folder: Path, digest: str, device: str) -> Iterator[tuple[Path, Any]]:
+    file = regular_file(folder, f"{WEIGHTS}.{digest}") or regular_file(folder, WEIGHTS)
+    if file is None:
+        raise FileNotFoundError(f"{folder} holds no weights: {WEIGHTS} is missing.")
+    try:
+        stored = open_tensors(file, device)
+    except FileNotFoundError:  # a writer has just moved it to its place
+        file = folder / WEIGHTS
+        stored = open_tensors(file, device)
+    with stored as handle:
+        if (handle.metadata() or {}).get("digest") != digest:
+            raise StorageError(f"{file} doesn't belong to the dictionary.json beside it: their digests differ.")
+        try:
+            yield file, handle
+        except SafetensorError as error:
+            raise StorageError(f"{file} is broken: {error}.") from None
+
+
+def open_tensors(file: Path, device: str) -> Any:
+    """Opens a safetensors file, to be used in a ``with``."""
+    try:
+        return safe_open(file, framework="pt", device=device)
+    except SafetensorError as error:
+        raise StorageError(f"{file} is truncated or isn't a safetensors file{_looks_like(file)}: {error}.") from None
+
+
+def _looks_like(file: Path) -> str:
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    if not start:
+        return ", for it is empty"
+    if start[:1] == b"\x80":
+        return " but a pickle, which could run code and isn't opened"
+    return " but a zip file, such as PyTorch's, which isn't opened" if start == b"PK\x03\x04" else ""
+
+
+def _dtype(file: Path, name: str, code: str) -> torch.dtype:
+    if code not in _DTYPES:
+        raise StorageError(f"{file}: {name[:80]!r} has the type {code}, which no dictionary's weights have.")
+    return _DTYPES[code]
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor], digest: str) -> None:
+    """Writes tensors with their digest to a new file."""
+    file.touch()
+    mode = file.stat().st_mode
+    try:
+        save_file(tensors, file, metadata={"digest": digest})
+        file.chmod(mode)  # as files are made here, not for their owner alone
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        message = f"The weights could not be written to {file.parent}: {error}."
+        raise (OSError(int(found[1]), message) if found else OSError(message)) from None
+
+
+def own_memory(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies to the CPU; tensors that share memory are each written in full."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, weight in weights.items():
+        tensor = weight.detach().cpu().contiguous()
+        pointer = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if pointer in seen else tensor
+        seen.add(pointer)
+    return tensors
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Returns the SHA-256 of names, types, shapes and content."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuses learned weights that are NaN or infinite, for all that is computed with them would be too.
+
+    What an activation learned may be infinite: a threshold of zero has a logarithm, and a latent may be switched off.
+
+    Raises:
+        StorageError: Which weights of ``source`` they are, and how many entries.
+    """
+    for name, weight in weights.items():
+        value = weight if weight.dtype.itemsize > 1 else weight.float()
+        bad = value.isnan() if name.startswith("activation_state.") else ~value.isfinite()
+        if bool(bad.any()):
+            raise StorageError(
+                f"{source} must have finite weights, but {int(bad.sum()):,} of {weight.numel():,} entries of `{name}` "
+                "are NaN or infinite: training diverged, or the file is damaged."
+            )
