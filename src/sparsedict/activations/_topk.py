@@ -76,6 +76,9 @@ class AbsTopK(Activation):
     def check(self, n_latents: int) -> None:
         _check_k(self.k, n_latents)
 
+    def among(self, n_latents: int) -> AbsTopK:
+        return replace(self, k=min(self.k, n_latents))
+
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return pre
 
