@@ -57,6 +57,7 @@ class RowSource(ABC):
             key of a site without a name is ``None``.
         n_tokens: Tokens of one pass, where known before it has been made.
         grouped: Whether each chunk is a batch that somebody else has cut.
+        replays: Whether to begin elsewhere than at the beginning of a pass means to read all that comes before it.
         origin: What the tokens come from and how later passes differ, for people.
     """
 
@@ -64,6 +65,7 @@ class RowSource(ABC):
     single: frozenset[str | None] = frozenset()
     n_tokens: int | None = None
     grouped: bool = False
+    replays: bool = False
     origin: str
 
     @abstractmethod
@@ -73,6 +75,14 @@ class RowSource(ABC):
     @abstractmethod
     def batch(self, columns: tuple[Tensor, ...]) -> AnyBatch:
         """Puts columns together as a batch."""
+
+    def state(self, position: Position) -> Any:
+        """Returns what the source needs to go on where it stands; ``None`` where the position suffices."""
+        return None
+
+    def restore(self, state: Any) -> None:
+        """Goes to where another source stood when it gave this state."""
+        raise ValueError(f"`state` was saved with data that gives its own position, which this doesn't: {self.origin}.")
 
 
 class Batches(Iterator[AnyBatch]):
@@ -111,6 +121,11 @@ class Batches(Iterator[AnyBatch]):
     @property
     def pairs(self) -> bool:
         return not self._source.single
+
+    @property
+    def replays(self) -> bool:
+        """Whether going to a place means to read all that comes before it in the pass."""
+        return self._source.replays
 
     def has_pairs(self, site: str | None) -> bool:
         """Whether inputs and outputs are two things at one site; ``None`` for the first or only one."""
@@ -201,7 +216,10 @@ class Batches(Iterator[AnyBatch]):
         self._chunks: Iterator[Chunk] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns where the next row comes from: a few integers, whatever the size of the buffer."""
+        """Returns where the next row comes from: a few integers, whatever the size of the buffer.
+
+        Data that gives its own position (see `as_batches`) adds that under ``"source"``.
+        """
         start, row = self._start, self._row
         if self._chunk is not None and row == len(self._chunk):
             start, row = self._chunk.end, 0
@@ -213,6 +231,7 @@ class Batches(Iterator[AnyBatch]):
             "n_served": self.n_served,
             "batch_size": self.batch_size,
             "seed": self._seed,
+            "source": self._source.state(start),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -221,7 +240,7 @@ class Batches(Iterator[AnyBatch]):
         Raises:
             ValueError: If the state isn't one of these, or was saved with another batch size or seed.
         """
-        missing = self.state_dict().keys() - state.keys()
+        missing = self.state_dict().keys() - state.keys() - {"source"}
         if missing:
             raise ValueError(f"`state` must be a state of Batches, got one without {', '.join(sorted(missing))}.")
         for name, mine in (("batch_size", self.batch_size), ("seed", self._seed)):
@@ -231,5 +250,7 @@ class Batches(Iterator[AnyBatch]):
                     "would differ from those of the run that was stopped. Use the same, or begin anew."
                 )
         first, second = state["position"]
+        if state.get("source") is not None:
+            self._source.restore(state["source"])
         self._begin(int(state["epoch"]), (int(first), int(second)), int(state["row"]), int(state["n_pass"]))
         self.n_served = int(state["n_served"])

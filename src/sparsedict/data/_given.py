@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from itertools import chain, islice
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.data._batches import AnyBatch, Batches, Chunk, Position, RowSource
+from sparsedict.data._batches import BEGINNING, AnyBatch, Batches, Chunk, Position, RowSource
 from sparsedict.data._layout import Layout
 from sparsedict.data._seeds import permutation
 from sparsedict.types import ActivationBatch
@@ -30,13 +31,24 @@ class Batched(Protocol):
     def batches(self, *, repeat: bool = True) -> Batches: ...
 
 
+@runtime_checkable
+class Positioned(Protocol):
+    """An iterable of batches that knows where it stands, such as torchdata's ``StatefulDataLoader``."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
 def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = None, repeat: bool = True) -> Batches:
     """Returns batches of any form of data, starting anew.
 
     Args:
         data: An `ActivationStream`; a tensor ``[n_tokens, d]``, whose batches have it as inputs and as outputs; a
             tuple of two tensors, inputs and outputs; an `ActivationBatch` of everything; any iterable of these as
-            batches; or, for several sites, a dict of tensors, tuples or `ActivationBatch` by name.
+            batches; or, for several sites, a dict of tensors, tuples or `ActivationBatch` by name. To be taken up
+            at a later place, an iterable is read again up to there, unless it is a sequence or has ``state_dict``
+            and ``load_state_dict``, after which its ``iter`` goes on behind the batch that it gave last.
         batch_size: Tokens per batch, 4,096 by default. Data that comes in batches has its own.
         seed: Of the shuffle, 0 by default. A stream has its own.
         repeat: Whether to go on with another pass, shuffled anew, after the last token.
@@ -165,9 +177,12 @@ class _GivenBatches(RowSource):
     def __init__(self, data: Iterable[Any], seed: int | None) -> None:
         self._seed = seed
         self._items = data
-        self._once = iter(data) is data
-        self._n_read = 0
+        self._positioned = data if seed is None and isinstance(data, Positioned) else None
+        self._goes_on = False
+        self.replays = seed is None and self._positioned is None
         iterator = iter(data)
+        self._once = iterator is data
+        self._n_read = 0
         first = next(iterator, None)
         if first is None:
             raise ValueError(f"`data` must give at least one batch, got an empty {type(data).__name__}.")
@@ -197,6 +212,9 @@ class _GivenBatches(RowSource):
             items = cast(Sequence[Any], self._items)
             order = permutation(len(items), self._seed, epoch).tolist() if epoch else range(len(items))
             return (items[index] for index in order[start:])
+        if self._goes_on:
+            self._goes_on = False
+            return iter(cast(Iterable[Any], self._positioned))
         if not self._once:
             return islice(iter(self._items), start, None)
         if epoch or start < self._n_read:
@@ -211,6 +229,19 @@ class _GivenBatches(RowSource):
             self._n_read += 1
             if self._n_read > start:
                 yield item
+
+    def state(self, position: Position) -> Any:
+        # At its beginning a pass needs none, and an iterator has given its first batch away for a look.
+        if self._positioned is None or position == BEGINNING:
+            return None
+        return deepcopy(self._positioned.state_dict())
+
+    def restore(self, state: Any) -> None:
+        if self._positioned is None:
+            super().restore(state)
+        else:
+            self._positioned.load_state_dict(state)
+            self._goes_on = True
 
     def _checked(self, item: Any) -> AnyBatch:
         if isinstance(item, Mapping):

@@ -132,6 +132,7 @@ class HarvestedRows(RowSource):
         self.names = tuple(name for name in harvester.sites if name is not None) or None
         self.single = frozenset(name for name, site in harvester.sites.items() if site.reads == site.writes)
         self.origin = tokens.origin
+        self.replays = not tokens.seeks
         self._harvester = harvester
         self._tokens = tokens
         self._seed = seed

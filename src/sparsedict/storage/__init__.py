@@ -10,7 +10,8 @@ moment at which the save has happened); then the weights take their place. A rea
 that the JSON names, under either name. A folder may have one writer at a time.
 """
 
-from sparsedict.storage._atomic import replace_file, sync_folder
+from sparsedict.storage._atomic import discard_folder, make_folder, replace_file, sync_folder
+from sparsedict.storage._checkpoint import NewerVersionError, read_checkpoint, write_checkpoint
 from sparsedict.storage._description import FORMAT_VERSION, Description, Named, installed_version
 from sparsedict.storage._folder import DESCRIPTION, read_description, write_dictionary
 from sparsedict.storage._inside import regular_file
@@ -22,13 +23,17 @@ __all__ = [
     "Description",
     "FORMAT_VERSION",
     "Named",
+    "NewerVersionError",
     "Reader",
     "StorageError",
     "StoredTensor",
     "WEIGHTS",
     "check_finite",
+    "discard_folder",
     "installed_version",
+    "make_folder",
     "parse_json",
+    "read_checkpoint",
     "read_description",
     "read_json",
     "read_weights",
@@ -36,5 +41,6 @@ __all__ = [
     "replace_file",
     "stored_tensors",
     "sync_folder",
+    "write_checkpoint",
     "write_dictionary",
 ]

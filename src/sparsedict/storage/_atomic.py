@@ -21,15 +21,48 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         beside = scratch / path.name
         write(beside)
         # Renamed before it lies on the disk, the file could be empty after a power cut.
-        descriptor = os.open(beside, os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(beside)
         os.replace(beside, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     sync_folder(path.parent)
+
+
+def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Makes a folder of files at once: whoever looks sees no folder of that name, or the whole of it.
+
+    Args:
+        path: The folder; nothing of that name may be there. What a killed writer left goes with the next write.
+        fill: Writes files into the folder that it is given.
+    """
+    scratch = path.with_name(f".{path.name}.writing")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        fill(scratch)
+        for file in scratch.iterdir():
+            _sync(file)
+        sync_folder(scratch)
+        scratch.rename(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    sync_folder(path.parent)
+
+
+def discard_folder(path: Path) -> None:
+    """Removes a folder at once: whoever looks sees the whole of it, or no folder of that name."""
+    scratch = path.with_name(f".{path.name}.removing")
+    shutil.rmtree(scratch, ignore_errors=True)
+    path.rename(scratch)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from sparsedict import checks
-from sparsedict.data import AnyBatch, Batches, as_batches
+from sparsedict.data import as_batches
 from sparsedict.dictionaries import Dictionary
 from sparsedict.losses import Loss, SquaredError
 from sparsedict.penalties import Penalty
-from sparsedict.training._history import History, Record
+from sparsedict.training._begin import begin_
+from sparsedict.training._checkpoints import Checkpoints
+from sparsedict.training._deterministic import deterministic_algorithms
+from sparsedict.training._door import check_sites, check_trainees
+from sparsedict.training._feed import Feed
+from sparsedict.training._history import History
 from sparsedict.training._learner import Learner
+from sparsedict.training._loop import Loop
+from sparsedict.training._settings import described, environment, of_trainee
 from sparsedict.training._trainee import OptimizerFactory, Trainee
 from sparsedict.training._upkeep import Upkeep
 from sparsedict.training.callbacks import Callback
 from sparsedict.training.schedules import Cosine, Schedule
-from sparsedict.types import ActivationBatch
 
 COSINE = Cosine(warm_up=0.2)
 SQUARED_ERROR = SquaredError()
-MOST_INITIAL_TOKENS = 32_768
-"""Most tokens that a new dictionary is started from: they are held in memory together."""
+TEN_MINUTES = timedelta(minutes=10)
 
 
 def fit(
@@ -49,6 +52,11 @@ def fit(
     callbacks: Sequence[Callback] = (),
     log_every: int = 100,
     dead_after: int = 500_000,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | timedelta = TEN_MINUTES,
+    checkpoint_keep: int = 2,
+    resume: bool = False,
+    deterministic: bool = False,
 ) -> History:
     """Trains a dictionary in place. A loaded or already trained one goes on training.
 
@@ -74,13 +82,25 @@ def fit(
         callbacks: Called with ``(name, record, dictionary)`` at each record.
         log_every: Steps between records. Only then are results read from the device.
         dead_after: Tokens without firing after which a latent counts as dead in the records.
+        checkpoint: Folder to write checkpoints to, from which a run that was stopped can go on; ``None`` for none.
+        checkpoint_every: Steps from one to the next, or a time: ``timedelta(minutes=10)``. One is written before the
+            first step, one at the end, and one at Ctrl-C.
+        checkpoint_keep: How many are kept.
+        resume: Whether to go on from the newest checkpoint, or begin where there is none. All else must be given as
+            it was: data from its beginning, the same parts and settings. On the same machine with as many threads the
+            result is then the same to the bit as without the stop, on a GPU with ``deterministic=True``.
+        deterministic: Whether PyTorch is to use deterministic algorithms alone, which may be slower on a GPU.
 
     Returns:
         The records of the run.
 
     Raises:
         TypeError: If an argument isn't what it must be, such as tokens for activations.
-        ValueError: If widths don't fit, parts can't serve each other, or the data is empty.
+        ValueError: If widths don't fit, parts can't serve each other, the data is empty, or the checkpoints are those
+            of a run with other parts, settings or data.
+        FileExistsError: If the folder holds checkpoints already and ``resume`` isn't set.
+        OSError: If a checkpoint can't be written, such as where the disk is full; those that were there stay.
+        KeyboardInterrupt: After Ctrl-C, when the step is finished and its checkpoint written.
         NonFiniteLossError: If the loss became NaN or infinite; the last good state is put back first.
 
     Example:
@@ -102,6 +122,11 @@ def fit(
         callbacks=callbacks,
         log_every=log_every,
         dead_after=dead_after,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        checkpoint_keep=checkpoint_keep,
+        resume=resume,
+        deterministic=deterministic,
     )[""]
 
 
@@ -117,6 +142,11 @@ def fit_many(
     callbacks: Sequence[Callback] = (),
     log_every: int = 100,
     dead_after: int = 500_000,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | timedelta = TEN_MINUTES,
+    checkpoint_keep: int = 2,
+    resume: bool = False,
+    deterministic: bool = False,
 ) -> dict[str, History]:
     """Trains several dictionaries in one pass over the data: a sweep is one call and harvests once.
 
@@ -131,6 +161,11 @@ def fit_many(
         callbacks: See :func:`fit`.
         log_every: See :func:`fit`.
         dead_after: See :func:`fit`.
+        checkpoint: See :func:`fit`; there is one folder for all, and each checkpoint holds all.
+        checkpoint_every: See :func:`fit`.
+        checkpoint_keep: See :func:`fit`.
+        resume: See :func:`fit`.
+        deterministic: See :func:`fit`.
 
     Returns:
         The records of each, by name.
@@ -140,95 +175,53 @@ def fit_many(
     checks.at_least("dead_after", dead_after, 1)
     if autocast not in (None, torch.bfloat16):
         raise ValueError(f"`autocast` must be torch.bfloat16 or None, got {autocast}.")
-    _check_trainees(trainees)
-    batches = as_batches(data, batch_size=batch_size, seed=seed)
-    _check_sites(trainees, batches)
-    first = batches.next_batch()
-    for name, trainee in trainees.items():
-        _check_widths(name, trainee, _of_site(first, trainee, batches))
-    waiting = _initialise_(trainees, batches, first, n_tokens)
-    n_steps = math.ceil(n_tokens / len(_any_site(first)))
-    learners = [
-        Learner(name, trainee, n_steps=n_steps, dead_after=dead_after, autocast=autocast)
-        for name, trainee in trainees.items()
-    ]
-    bar = tqdm(total=n_tokens, unit="tok", unit_scale=True, disable=not progress, desc="fit")
-    try:
-        _set_mode(trainees, training=True)
-        _train(learners, batches, waiting, n_tokens, log_every, callbacks, bar)
-    finally:
-        bar.close()
-        _set_mode(trainees, training=False)
-        for learner in learners:
-            _note_training(learner, batches)
+    if resume and checkpoint is None:
+        raise ValueError("`checkpoint` must be the folder of the run to go on with where `resume` is True, got None.")
+    check_trainees(trainees)
+    checkpoints = None
+    if checkpoint is not None:
+        checkpoints = Checkpoints(checkpoint, every=checkpoint_every, keep=checkpoint_keep, resume=resume)
+    optimizers = {name: trainee.make_optimizer() for name, trainee in trainees.items()}
+    with deterministic_algorithms(deterministic):
+        feed = Feed(as_batches(data, batch_size=batch_size, seed=seed))
+        check_sites(trainees, feed.batches)
+        state = None
+        if checkpoints is not None:
+            settings = {
+                "n_tokens": n_tokens,
+                "data": feed.batches.description,
+                "autocast": described(autocast),
+                "log_every": log_every,
+                "dead_after": dead_after,
+                "deterministic": deterministic,
+                "trainees": {name: of_trainee(trainee, optimizers[name]) for name, trainee in trainees.items()},
+            }
+            state = checkpoints.begin(settings, environment(_devices(trainees)))
+        n_planned = begin_(trainees, feed, n_tokens) if state is None else state["n_planned"]
+        learners = [
+            Learner(name, trainee, optimizers[name], n_steps=n_planned, dead_after=dead_after, autocast=autocast)
+            for name, trainee in trainees.items()
+        ]
+        loop = Loop(
+            learners,
+            feed,
+            n_tokens=n_tokens,
+            n_planned=n_planned,
+            log_every=log_every,
+            callbacks=callbacks,
+            checkpoints=checkpoints,
+            progress=progress,
+        )
+        if state is not None:
+            loop.load_state_dict(state)
+        try:
+            _set_mode(trainees, training=True)
+            loop.run()
+        finally:
+            _set_mode(trainees, training=False)
+            for learner in learners:
+                learner.note_training(feed.batches.description)
     return {learner.name: learner.history for learner in learners}
-
-
-def _train(
-    learners: list[Learner],
-    batches: Batches,
-    waiting: deque[AnyBatch],
-    n_tokens: int,
-    log_every: int,
-    callbacks: Sequence[Callback],
-    bar: tqdm,
-) -> None:
-    n_seen = n_steps = 0
-    while True:
-        batch = waiting.popleft() if waiting else batches.next_batch()
-        for learner in learners:
-            learner.learn(_of_site(batch, learner.trainee, batches))
-        n_steps += 1
-        n_seen += len(_any_site(batch))
-        bar.update(min(len(_any_site(batch)), n_tokens - bar.n))
-        done = n_seen >= n_tokens
-        if done or n_steps % log_every == 0:
-            records = [learner.record() for learner in learners]
-            bar.set_postfix_str(_summary(records))
-            for learner, record in zip(learners, records, strict=True):
-                for callback in callbacks:
-                    callback(learner.name, record, learner.trainee.dictionary)
-        if done:
-            return
-
-
-def _initialise_(trainees: Mapping[str, Trainee], batches: Batches, first: AnyBatch, n_tokens: int) -> deque[AnyBatch]:
-    """Starts new dictionaries from the first batches, one token for each latent; returns these, to be trained on."""
-    untouched = [trainee for trainee in trainees.values() if trainee.dictionary.is_untouched]
-    waiting = deque([first])
-    n_wanted = max((trainee.dictionary.n_latents for trainee in untouched), default=0)
-    n_held = len(_any_site(first))
-    while n_held < min(n_wanted, MOST_INITIAL_TOKENS, n_tokens):
-        waiting.append(batches.next_batch())
-        n_held += len(_any_site(waiting[-1]))
-    for trainee in untouched:
-        dictionary = trainee.dictionary
-        weight = dictionary.decoder
-        selected = [dictionary.select(_of_site(batch, trainee, batches)) for batch in waiting]
-        inputs, targets = (torch.cat(parts).to(weight.device, weight.dtype) for parts in zip(*selected, strict=True))
-        # A dictionary that starts from NaN has no good state to be put back to.
-        for part in (inputs, targets):
-            checks.finite("data", part, "Look where they come from before training on the rest.")
-        dictionary.initialise_(inputs, targets)
-    return waiting
-
-
-def _note_training(learner: Learner, batches: Batches) -> None:
-    trainee = learner.trainee
-    trained_on = trainee.dictionary.trained_on
-    trained_on["n_tokens"] = trained_on.get("n_tokens", 0) + learner.history.n_tokens
-    trained_on["data"] = batches.description
-    trained_on["lr"] = trainee.lr
-    trained_on["penalties"] = [repr(penalty) for penalty in trainee.penalties]
-
-
-def _summary(records: list[Record]) -> str:
-    parts = []
-    for name, form in (("loss", ".3g"), ("fvu", ".3f"), ("l0", ".1f"), ("dead", ".1%")):
-        values = [getattr(record, name) for record in records]
-        low, high = format(min(values), form), format(max(values), form)
-        parts.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
-    return ", ".join(parts)
 
 
 def _set_mode(trainees: Mapping[str, Trainee], *, training: bool) -> None:
@@ -236,55 +229,5 @@ def _set_mode(trainees: Mapping[str, Trainee], *, training: bool) -> None:
         trainee.dictionary.train(training)
 
 
-def _any_site(batch: AnyBatch) -> ActivationBatch:
-    return next(iter(batch.values())) if isinstance(batch, dict) else batch
-
-
-def _of_site(batch: AnyBatch, trainee: Trainee, batches: Batches) -> ActivationBatch:
-    chosen = batch[trainee.site] if isinstance(batch, dict) and trainee.site is not None else _any_site(batch)
-    # A bare tensor is whatever the autoencoder reads, neurons' activations included.
-    return chosen if batches.has_pairs(trainee.site) else replace(chosen, neurons=chosen.inputs)
-
-
-def _check_trainees(trainees: Mapping[str, Trainee]) -> None:
-    if not isinstance(trainees, Mapping) or not trainees:
-        raise ValueError(f"`trainees` must map at least one name to a Trainee, got {trainees!r}.")
-    owners: dict[int, str] = {}
-    for name, trainee in trainees.items():
-        if not isinstance(trainee, Trainee):
-            raise TypeError(f"`trainees[{name!r}]` must be a Trainee(dictionary, ...), got {type(trainee).__name__}.")
-        other = owners.setdefault(id(trainee.dictionary), name)
-        if other != name:
-            raise ValueError(f"`trainees` {other!r} and {name!r} train the same dictionary: make a copy of it.")
-
-
-def _check_sites(trainees: Mapping[str, Trainee], batches: Batches) -> None:
-    for name, trainee in trainees.items():
-        label = f"trainees[{name!r}].site" if name else "site"
-        if batches.names is None and trainee.site is not None:
-            raise ValueError(f"`{label}` must be None, for the data has one site without a name, got {trainee.site!r}.")
-        if batches.names is not None and len(batches.names) > 1 and trainee.site is None:
-            raise ValueError(f"`{label}` must be one of the data's sites {list(batches.names)}, got None.")
-        if batches.names is not None and trainee.site is not None and trainee.site not in batches.names:
-            raise ValueError(f"`{label}` must be one of the data's sites {list(batches.names)}, got {trainee.site!r}.")
-        dictionary = trainee.dictionary
-        if not batches.has_pairs(trainee.site) and dictionary.reads != dictionary.writes:
-            raise TypeError(
-                f"`data` must hold inputs and outputs for a {type(dictionary).__name__}, which reads an MLP's "
-                f"{dictionary.reads} and gives its {dictionary.writes}, got one tensor. Pass a tuple of two tensors or "
-                "an ActivationStream."
-            )
-
-
-def _check_widths(name: str, trainee: Trainee, batch: ActivationBatch) -> None:
-    dictionary = trainee.dictionary
-    label = f"trainees[{name!r}]" if name else "dictionary"
-    inputs, targets = dictionary.select(batch)
-    for role, part, width, attribute in (
-        (dictionary.reads, inputs, dictionary.d_in, "d_in"),
-        (dictionary.writes, targets, dictionary.d_out, "d_out"),
-    ):
-        if part.shape[-1] != width:
-            raise ValueError(
-                f"`{label}.{attribute}` must equal the width of the data's {role}, {part.shape[-1]}, got {width}."
-            )
+def _devices(trainees: Mapping[str, Trainee]) -> set[torch.device]:
+    return {trainee.dictionary.decoder.device for trainee in trainees.values()}

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class Record:
     dead: float
     lr: float
     seconds: float
+
+
+_COUNTS = ("step", "n_tokens")
+_NUMBERS = tuple(field.name for field in fields(Record) if field.name != "penalties")
 
 
 @dataclass
@@ -66,6 +72,32 @@ class History:
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as plain numbers, for JSON."""
         return asdict(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns everything as plain numbers and one table, ``[n_records, n_numbers]`` in float64."""
+        rows = [[*(getattr(record, name) for name in _NUMBERS), *record.penalties.values()] for record in self.records]
+        return {
+            "n_tokens": self.n_tokens,
+            "n_steps": self.n_steps,
+            "seconds": self.seconds,
+            "penalties": list(self.records[0].penalties) if self.records else [],
+            "records": torch.tensor(rows, dtype=torch.float64),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Becomes the history that gave this state."""
+        self.n_tokens, self.n_steps, self.seconds = state["n_tokens"], state["n_steps"], state["seconds"]
+        n = len(_NUMBERS)
+        self.records = [
+            Record(
+                **{
+                    name: int(value) if name in _COUNTS else value
+                    for name, value in zip(_NUMBERS, row[:n], strict=True)
+                },
+                penalties=dict(zip(state["penalties"], row[n:], strict=True)),
+            )
+            for row in state["records"].tolist()
+        ]
 
     def __len__(self) -> int:
         return len(self.records)

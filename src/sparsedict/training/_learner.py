@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from sparsedict.forward_pass import ForwardPass
 from sparsedict.penalties import Penalty
 from sparsedict.training._history import History, Record
+from sparsedict.training._kept import kept, put_back
 from sparsedict.training._meter import Meter
 from sparsedict.training._trainee import Trainee
 from sparsedict.types import ActivationBatch
@@ -20,36 +23,60 @@ class NonFiniteLossError(ArithmeticError):
     """The loss became NaN or infinite. The dictionary holds the last state known to be good."""
 
 
+@dataclass
+class Counters:
+    """What a learner counts from step to step. All of it goes into checkpoints: a new counter is a new field.
+
+    Attributes:
+        idle: For each latent, tokens seen since it last fired.
+        step: Optimiser steps done.
+    """
+
+    idle: Tensor
+    step: int = 0
+
+
+COUNTERS = tuple(field.name for field in fields(Counters))
+
+
 class Learner:
     """One trainee while it is being trained: takes batches, keeps its optimiser, history and counters.
 
     Args:
         name: For messages.
         trainee: What is trained, and how.
+        optimizer: Of its parameters, new.
         n_steps: Steps that the run is planned for.
         dead_after: Tokens without firing after which a latent counts as dead.
         autocast: Type in which products are computed, or ``None``.
     """
 
     def __init__(
-        self, name: str, trainee: Trainee, *, n_steps: int, dead_after: int, autocast: torch.dtype | None
+        self,
+        name: str,
+        trainee: Trainee,
+        optimizer: torch.optim.Optimizer,
+        *,
+        n_steps: int,
+        dead_after: int,
+        autocast: torch.dtype | None,
     ) -> None:
         self.name = name
         self.trainee = trainee
         self.history = History()
         dictionary = trainee.dictionary
         self._dictionary = dictionary
-        self._optimizer = trainee.make_optimizer()
+        self._optimizer = optimizer
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self._n_steps = n_steps
         self._dead_after = dead_after
         self._autocast = autocast
         weight = dictionary.decoder
-        self._idle = torch.zeros(dictionary.n_latents, dtype=torch.int64, device=weight.device)
+        self._counters = Counters(torch.zeros(dictionary.n_latents, dtype=torch.int64, device=weight.device))
         self._penalty_names = penalty_names(trainee.penalties)
         self._meter = Meter(self._penalty_names, dictionary.d_out, weight.device)
         self._good: tuple[int, dict[str, Tensor]] = (0, {})
-        self._step = 0
+        self._trained_before = dict(dictionary.trained_on)
         self._begin = time.perf_counter()
         self._keep()
 
@@ -60,7 +87,7 @@ class Learner:
         inputs, targets = (part.to(weight.device, weight.dtype) for part in dictionary.select(batch))
         self._set_rate()
         with self._precision(weight.device):
-            passed = dictionary.forward_pass(inputs, targets, step=self._step, idle=self._idle)
+            passed = dictionary.forward_pass(inputs, targets, step=self._counters.step, idle=self._counters.idle)
             parts = [trainee.loss(passed), *(penalty(passed) for penalty in trainee.penalties)]
             objective = torch.stack(parts).sum()
         self._optimizer.zero_grad()
@@ -68,8 +95,8 @@ class Learner:
         self._meter.add(passed, [objective, *parts])
         self._update_weights()
         self._after_step(passed)
-        self._step += 1
-        self.history.n_steps = self._step
+        self._counters.step += 1
+        self.history.n_steps = self._counters.step
         self.history.n_tokens += len(inputs)
 
     def record(self) -> Record:
@@ -83,14 +110,14 @@ class Learner:
             self._fail(first_bad)
         self._keep()
         record = Record(
-            step=self._step,
+            step=self._counters.step,
             n_tokens=self.history.n_tokens,
             objective=means["objective"],
             loss=means["loss"],
             penalties={name: means[f"penalty:{name}"] for name in self._penalty_names},
             fvu=means["fvu"],
             l0=means["l0"],
-            dead=(self._idle >= self._dead_after).double().mean().item(),
+            dead=(self._counters.idle >= self._dead_after).double().mean().item(),
             lr=self._optimizer.param_groups[0]["lr"],
             seconds=time.perf_counter() - self._begin,
         )
@@ -98,8 +125,48 @@ class Learner:
         self.history.seconds = record.seconds
         return record
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that the next steps depend on, and the history: tensors and plain values."""
+        good_step, good = self._good
+        return {
+            "dictionary": self._dictionary.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "counters": kept(self._counters, COUNTERS),
+            "meter": self._meter.state_dict(),
+            # At a record both are the same.
+            "good": {"step": good_step, "dictionary": None if good_step == self._counters.step else good},
+            "history": self.history.state_dict(),
+            "seconds": time.perf_counter() - self._begin,
+            "trained_before": self._trained_before,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes to where another learner of the same settings stood."""
+        self._dictionary.load_state_dict(state["dictionary"])
+        load_optimizer(self._optimizer, state["optimizer"])
+        put_back(self._counters, state["counters"], COUNTERS)
+        self._meter.load_state_dict(state["meter"])
+        good = state["good"]
+        self._keep()
+        if good["dictionary"] is not None:
+            for name, value in self._good[1].items():
+                value.copy_(good["dictionary"][name])
+        self._good = good["step"], self._good[1]
+        self.history.load_state_dict(state["history"])
+        self._begin = time.perf_counter() - state["seconds"]
+        self._trained_before = dict(state["trained_before"])
+
+    def note_training(self, data: str) -> None:
+        """Writes into the dictionary what it has been trained on, by this run and before."""
+        trained_on = self._dictionary.trained_on
+        trained_on.update(self._trained_before)
+        trained_on["n_tokens"] = self._trained_before.get("n_tokens", 0) + self.history.n_tokens
+        trained_on["data"] = data
+        trained_on["lr"] = self.trainee.lr
+        trained_on["penalties"] = [repr(penalty) for penalty in self.trainee.penalties]
+
     def _set_rate(self) -> None:
-        factor = self.trainee.schedule.factor(self._step, self._n_steps)
+        factor = self.trainee.schedule.factor(self._counters.step, self._n_steps)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
 
@@ -120,7 +187,8 @@ class Learner:
     def _after_step(self, passed: ForwardPass) -> None:
         self._dictionary.activation.after_step_(passed.values.detach(), self._dictionary.activation_state.entries())
         fired = passed.firing_counts() > 0
-        torch.where(fired, torch.zeros_like(self._idle), self._idle + passed.n_tokens, out=self._idle)
+        idle = self._counters.idle
+        torch.where(fired, torch.zeros_like(idle), idle + passed.n_tokens, out=idle)
         for upkeep in self.trainee.upkeep:
             upkeep(passed, self._optimizer)
 
@@ -128,12 +196,14 @@ class Learner:
         return all(bool(torch.isfinite(p).all()) for p in self._dictionary.parameters())
 
     def _keep(self) -> None:
-        self._good = (self._step, {k: v.detach().clone() for k, v in self._dictionary.state_dict().items()})
+        self._good = (self._counters.step, {k: v.detach().clone() for k, v in self._dictionary.state_dict().items()})
 
     def _fail(self, first_bad: int | None) -> None:
         good_step, state = self._good
         self._dictionary.load_state_dict(state)
-        where = f"at step {first_bad}" if first_bad is not None else f"between steps {good_step} and {self._step}"
+        where = (
+            f"at step {first_bad}" if first_bad is not None else f"between steps {good_step} and {self._counters.step}"
+        )
         what = "The loss" if first_bad is not None else "A weight"
         owner = f"dictionary {self.name!r}" if self.name else "the dictionary"
         raise NonFiniteLossError(
@@ -141,6 +211,17 @@ class Learner:
             f"state after step {good_step}, the last one known to be good. Lower `lr` (it was {self.trainee.lr}), set "
             "`clip_norm`, or look for outliers in the activations."
         )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads a state as it was saved; by itself an optimiser converts it to the parameters' type, which may round."""
+    optimizer.load_state_dict(state)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, saved in state["state"].items():
+        held = optimizer.state[parameters[index]]
+        for name, value in saved.items():
+            if isinstance(value, Tensor) and held[name].dtype != value.dtype:
+                held[name] = value.to(held[name].device)
 
 
 def penalty_names(penalties: Sequence[Penalty]) -> list[str]:

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from sparsedict.forward_pass import ForwardPass
+from sparsedict.training._kept import kept, put_back
+
+KEPT = ("_terms", "_counts", "_target_sum", "_n_steps", "_n_tokens", "_first_bad")
 
 
 class Meter:
@@ -24,6 +30,14 @@ class Meter:
         self._n_tokens = 0
         # The first step whose objective wasn't finite; the largest integer means none.
         self._first_bad = torch.full((), torch.iinfo(torch.int64).max, device=device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the sums since the last reading."""
+        return kept(self, KEPT)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from other sums."""
+        put_back(self, state, KEPT)
 
     @torch.no_grad()
     def add(self, passed: ForwardPass, terms: list[Tensor]) -> None:

@@ -1,0 +1,99 @@
+"""A checkpoint: a folder with ``checkpoint.json`` and ``state.safetensors`` that is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from sparsedict.storage._atomic import make_folder
+from sparsedict.storage._description import installed_version
+from sparsedict.storage._json import MAX_BYTES, StorageError, parse_json
+from sparsedict.storage._tree import flatten, unflatten
+from sparsedict.storage._weights import digest_of, open_tensors, own_memory, write_tensors
+
+CHECKPOINT_FORMAT = "sparsedict checkpoint"
+CHECKPOINT_VERSION = 1
+CHECKPOINT = "checkpoint.json"
+STATE = "state.safetensors"
+
+
+class NewerVersionError(StorageError):
+    """A file was written by a later version of the library."""
+
+
+def write_checkpoint(folder: Path, settings: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Writes a folder that isn't there yet; an interruption leaves no folder of that name, or the whole of it.
+
+    Args:
+        folder: Its parent must exist.
+        settings: What the run is, in plain values that JSON has.
+        state: Where it stands: dictionaries, lists and tuples of tensors and plain values.
+
+    Raises:
+        TypeError: If the state holds something else.
+        OSError: If it can't be written, such as ``ENOSPC`` where the disk is full.
+    """
+    plain, tensors = flatten(state, "state")
+    tensors = own_memory(tensors)
+    digest = digest_of(tensors)
+    document = {
+        "format": CHECKPOINT_FORMAT,
+        "format_version": CHECKPOINT_VERSION,
+        "library_version": installed_version(),
+        "tensors": digest,
+        "settings": settings,
+        "state": plain,
+    }
+    encoded = f"{json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)}\n".encode()
+    if len(encoded) > MAX_BYTES:
+        raise ValueError(f"A checkpoint's plain values must fit into {MAX_BYTES:,} bytes, got {len(encoded):,}.")
+
+    def fill(scratch: Path) -> None:
+        write_tensors(scratch / STATE, tensors, digest)
+        (scratch / CHECKPOINT).write_bytes(encoded)
+
+    make_folder(folder, fill)
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads the settings and the state of a checkpoint, each tensor in memory of its own, on the CPU.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        StorageError: If one is broken, doesn't belong to the other, or is of a newer version.
+    """
+    source = str(folder / CHECKPOINT)
+    document = _document(folder / CHECKPOINT)
+    tensors = {}
+    with open_tensors(folder / STATE, "cpu") as stored:
+        try:
+            # In memory of its own, aligned as new tensors are: kernels may round differently where it isn't.
+            tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise StorageError(f"{folder / STATE} is broken: {error}.") from None
+    if digest_of(tensors) != document["tensors"]:
+        raise StorageError(f"{folder / STATE} isn't what was written with {source}: their digests differ.")
+    return document["settings"], unflatten(document["state"], tensors, source)
+
+
+def _document(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        document = parse_json(stream.read(MAX_BYTES + 1), str(file))
+    if not isinstance(document, dict) or document.get("format") != CHECKPOINT_FORMAT:
+        raise StorageError(f"{file} doesn't describe a checkpoint: its `format` isn't {CHECKPOINT_FORMAT!r}.")
+    version = document.get("format_version")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise StorageError(f"{file}: `format_version` must be a positive integer, got {version!r}.")
+    if version > CHECKPOINT_VERSION:
+        raise NewerVersionError(
+            f"{file} has format version {version}, written by sparsedict {document.get('library_version')}; this "
+            f"sparsedict reads versions up to {CHECKPOINT_VERSION}. Upgrade it to go on from there."
+        )
+    for key, kind in (("tensors", str), ("settings", dict), ("state", dict)):
+        if not isinstance(document.get(key), kind):
+            raise StorageError(f"{file} lacks the key `{key}`, or it isn't of type {kind.__name__}.")
+    return document

@@ -1,0 +1,45 @@
+"""How a run begins: new dictionaries are started from the first batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from sparsedict import checks
+from sparsedict.training._door import check_widths
+from sparsedict.training._feed import Feed
+from sparsedict.training._loop import any_site, of_site
+from sparsedict.training._trainee import Trainee
+
+MOST_INITIAL_TOKENS = 32_768
+"""Most tokens that a new dictionary is started from: they are held in memory together."""
+
+
+def begin_(trainees: Mapping[str, Trainee], feed: Feed, n_tokens: int) -> int:
+    """Starts new dictionaries from the first batches, one token for each latent, and returns how many steps to expect.
+
+    Raises:
+        ValueError: If widths don't fit, or the first batches aren't finite.
+    """
+    first = feed.ahead(0)
+    for name, trainee in trainees.items():
+        check_widths(name, trainee, of_site(first, trainee, feed.batches))
+    untouched = [trainee for trainee in trainees.values() if trainee.dictionary.is_untouched]
+    n_wanted = max((trainee.dictionary.n_latents for trainee in untouched), default=0)
+    held = [first]
+    n_held = len(any_site(first))
+    while n_held < min(n_wanted, MOST_INITIAL_TOKENS, n_tokens):
+        held.append(feed.ahead(len(held)))
+        n_held += len(any_site(held[-1]))
+    for trainee in untouched:
+        dictionary = trainee.dictionary
+        weight = dictionary.decoder
+        selected = [dictionary.select(of_site(batch, trainee, feed.batches)) for batch in held]
+        inputs, targets = (torch.cat(parts).to(weight.device, weight.dtype) for parts in zip(*selected, strict=True))
+        # A dictionary that starts from NaN has no good state to be put back to.
+        for part in (inputs, targets):
+            checks.finite("data", part, "Look where they come from before training on the rest.")
+        dictionary.initialise_(inputs, targets)
+    return math.ceil(n_tokens / len(any_site(first)))

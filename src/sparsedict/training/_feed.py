@@ -1,0 +1,106 @@
+"""Batches for the loop, and where each came from."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedict.data import AnyBatch, Batches
+
+N_SAMPLED = 8
+"""Rows of a batch by which a checkpoint knows it again."""
+
+NEAR = 0.05
+"""Relative distance up to which rows are the same but for rounding, as on another machine."""
+
+
+class Feed:
+    """Serves batches, and can be put back to the one that it served last.
+
+    A checkpoint holds the place of the last batch that was trained on, and some of its rows. Whoever goes on reads that
+    batch again and compares: other data, or data in another order, is refused instead of trained on.
+
+    Args:
+        batches: What is served.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+        self._waiting: deque[tuple[dict[str, Any], AnyBatch]] = deque()
+        self._place = batches.state_dict()
+        self._latest: AnyBatch | None = None
+
+    def ahead(self, index: int) -> AnyBatch:
+        """Returns the batch that will be served after ``index`` others."""
+        while len(self._waiting) <= index:
+            place = self.batches.state_dict()
+            self._waiting.append((place, self.batches.next_batch()))
+        return self._waiting[index][1]
+
+    def next_batch(self) -> AnyBatch:
+        """Serves a batch."""
+        self.ahead(0)
+        self._place, self._latest = self._waiting.popleft()
+        return self._latest
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the place of the batch that was served last, and some of its rows."""
+        return {"place": self._place, "rows": None if self._latest is None else _sample(self._latest)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes to the place behind the batch that was served last.
+
+        Raises:
+            ValueError: If the data gives another batch there.
+        """
+        n_items = state["place"]["position"][0]
+        if self.batches.replays and n_items:
+            warnings.warn(
+                f"`data` can't go to where the run was stopped: its first {n_items:,} items are read again, which must "
+                "be the same in the same order.",
+                stacklevel=2,
+            )
+        self.batches.load_state_dict(state["place"])
+        self._place = dict(state["place"])
+        if state["rows"] is not None:
+            _compare(state["rows"], _sample(self.next_batch()))
+
+
+def _sample(batch: AnyBatch) -> dict[str, Tensor]:
+    by_name = batch if isinstance(batch, dict) else {"": batch}
+    sampled: dict[str, Tensor] = {}
+    for name, one in by_name.items():
+        index = torch.linspace(0, len(one) - 1, min(len(one), N_SAMPLED)).round().long()
+        for role in ("inputs", "outputs", "neurons"):
+            column = getattr(one, role)
+            if column is not None:
+                sampled[f"{name}.{role}".lstrip(".")] = column[index.to(column.device)].cpu()
+    return sampled
+
+
+def _compare(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:
+    is_same = True
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
+        if old is None or new is None or old.shape != new.shape or not _near(old, new):
+            raise ValueError(
+                f"`data` must be what the run was stopped on, but its last batch has other {name} now. Give the same "
+                "data, from its beginning and in the same order, or another `checkpoint` folder to begin anew."
+            )
+        is_same &= torch.allclose(old.double(), new.double(), rtol=0.0, atol=0.0, equal_nan=True)
+    if not is_same:
+        warnings.warn(
+            "`data` gives activations that differ in rounding from those of the run that was stopped: what follows "
+            "won't equal, to the bit, what it would have been.",
+            stacklevel=4,
+        )
+
+
+def _near(old: Tensor, new: Tensor) -> bool:
+    old, new = old.double().nan_to_num(), new.double().nan_to_num()
+    return bool((old - new).norm() <= NEAR * old.norm())

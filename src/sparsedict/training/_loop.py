@@ -1,0 +1,165 @@
+"""The loop: steps, records, checkpoints and Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from sparsedict.data import AnyBatch, Batches
+from sparsedict.training._checkpoints import Checkpoints
+from sparsedict.training._feed import Feed
+from sparsedict.training._history import Record
+from sparsedict.training._interrupt import Interrupt
+from sparsedict.training._kept import kept, put_back, stateful
+from sparsedict.training._learner import Learner
+from sparsedict.training._random import random_state, set_random_state
+from sparsedict.training._trainee import Trainee
+from sparsedict.training.callbacks import Callback
+from sparsedict.types import ActivationBatch
+
+COUNTERS = ("n_steps", "n_seen")
+
+
+class Loop:
+    """Trains learners on the same batches until each has seen enough tokens.
+
+    Args:
+        learners: What is trained.
+        feed: Where the batches come from.
+        n_tokens: Tokens to train each on.
+        n_planned: Steps that these are expected to take.
+        log_every: Steps between records.
+        callbacks: Called at each record.
+        checkpoints: Where to write the state to; ``None`` for nowhere.
+        progress: Whether to show a progress bar.
+    """
+
+    def __init__(
+        self,
+        learners: Sequence[Learner],
+        feed: Feed,
+        *,
+        n_tokens: int,
+        n_planned: int,
+        log_every: int,
+        callbacks: Sequence[Callback],
+        checkpoints: Checkpoints | None,
+        progress: bool,
+    ) -> None:
+        self.n_steps = 0
+        self.n_seen = 0
+        self._learners = learners
+        self._feed = feed
+        self._n_tokens = n_tokens
+        self._n_planned = n_planned
+        self._log_every = log_every
+        self._callbacks = callbacks
+        self._checkpoints = checkpoints
+        self._progress = progress
+        parts = {learner.name: learner.trainee for learner in learners} | {"callbacks": callbacks}
+        self._stateful = dict(found for name, part in parts.items() for found in stateful(part, name))
+
+    def run(self) -> None:
+        """Trains from where it stands to the end.
+
+        Raises:
+            KeyboardInterrupt: After Ctrl-C, when the step is finished and its checkpoint written.
+        """
+        with tqdm(
+            total=self._n_tokens,
+            initial=min(self.n_seen, self._n_tokens),
+            unit="tok",
+            unit_scale=True,
+            disable=not self._progress,
+            desc="fit",
+        ) as bar:
+            if self._checkpoints is not None and self._checkpoints.last_step is None:
+                # What can't be written is better known before the work than after.
+                self._write(self._checkpoints)
+            with Interrupt() as interrupt:
+                while self.n_seen < self._n_tokens:
+                    self._step(bar)
+                    self._checkpoint(interrupt.asked)
+                    if interrupt.asked:
+                        raise KeyboardInterrupt(self._farewell())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that the rest of the run depends on."""
+        return {
+            **kept(self, COUNTERS),
+            "n_planned": self._n_planned,
+            "learners": {learner.name: learner.state_dict() for learner in self._learners},
+            "parts": {path: part.state_dict() for path, part in self._stateful.items()},
+            "feed": self._feed.state_dict(),
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes to where another loop of the same settings stood."""
+        put_back(self, state, COUNTERS)
+        for learner in self._learners:
+            learner.load_state_dict(state["learners"][learner.name])
+        for path, part in self._stateful.items():
+            part.load_state_dict(state["parts"][path])
+        if self.n_seen < self._n_tokens:
+            self._feed.load_state_dict(state["feed"])
+        # Last, for data of one's own may draw while it is read again.
+        set_random_state(state["random"])
+
+    def _step(self, bar: tqdm) -> None:
+        batch = self._feed.next_batch()
+        for learner in self._learners:
+            learner.learn(of_site(batch, learner.trainee, self._feed.batches))
+        n = len(any_site(batch))
+        self.n_steps += 1
+        self.n_seen += n
+        bar.update(min(n, self._n_tokens - bar.n))
+        if self.n_seen >= self._n_tokens or self.n_steps % self._log_every == 0:
+            records = [learner.record() for learner in self._learners]
+            bar.set_postfix_str(_summary(records))
+            for learner, record in zip(self._learners, records, strict=True):
+                for callback in self._callbacks:
+                    callback(learner.name, record, learner.trainee.dictionary)
+
+    def _checkpoint(self, at_once: bool) -> None:
+        checkpoints = self._checkpoints
+        if checkpoints is None:
+            return
+        if at_once or self.n_seen >= self._n_tokens or checkpoints.is_due(self.n_steps):
+            self._write(checkpoints)
+
+    def _write(self, checkpoints: Checkpoints) -> None:
+        checkpoints.write(self.n_steps, self.state_dict())
+
+    def _farewell(self) -> str:
+        where = f"Stopped after step {self.n_steps:,} of about {self._n_planned:,}"
+        if self._checkpoints is None:
+            return f"{where}. What was learned is kept; give `checkpoint=FOLDER` to be able to go on with a run."
+        return (
+            f"{where}; the checkpoint of this step lies in {self._checkpoints.folder}. Make the same call with "
+            f"checkpoint={str(self._checkpoints.folder)!r} and resume=True to go on."
+        )
+
+
+def any_site(batch: AnyBatch) -> ActivationBatch:
+    """Returns one site's part of a batch: all have the same tokens."""
+    return next(iter(batch.values())) if isinstance(batch, dict) else batch
+
+
+def of_site(batch: AnyBatch, trainee: Trainee, batches: Batches) -> ActivationBatch:
+    """Returns what a trainee is trained on."""
+    chosen = batch[trainee.site] if isinstance(batch, dict) and trainee.site is not None else any_site(batch)
+    # A bare tensor is whatever the autoencoder reads, neurons' activations included.
+    return chosen if batches.has_pairs(trainee.site) else replace(chosen, neurons=chosen.inputs)
+
+
+def _summary(records: Sequence[Record]) -> str:
+    parts = []
+    for name, form in (("loss", ".3g"), ("fvu", ".3f"), ("l0", ".1f"), ("dead", ".1%")):
+        values = [getattr(record, name) for record in records]
+        low, high = format(min(values), form), format(max(values), form)
+        parts.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
+    return ", ".join(parts)
