@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparsedict import dictionaries
+from sparsedict import dictionaries, formats, storage
 from sparsedict.dictionaries import Dictionary
 
 
@@ -21,12 +21,13 @@ def load(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
-    """Loads a dictionary that was saved by :meth:`Dictionary.save`, in evaluation mode.
+    """Loads a dictionary, in evaluation mode: one of :meth:`Dictionary.save`, or another library's checkpoint.
 
+    The files say whose they are (:mod:`sparsedict.formats` has a reader for each library, with options of its own).
     Nothing that the files name is imported or run: a class that isn't the library's own is taken from ``parts``.
 
     Args:
-        path: The folder.
+        path: The folder; of another library's, also a file in it.
         latents: Which latents to read, in this order; all where left out. Only their rows are read. The dictionary that
             comes has these latents, with the values that they have in the whole one, except that TopK chooses among
             them alone: all that fire in the whole one fire, and others may. ``trained_on["latents"]`` keeps the list.
@@ -47,5 +48,14 @@ def load(
         >>> bool((same.encoder == coder.encoder).all())
         True
     """
-    # Where another library's files are recognised, they are read here; what isn't recognised gives the error of ours.
-    return dictionaries.read(Path(path), latents=latents, parts=parts, device=device, dtype=dtype)
+    found = Path(path)
+    other = None if (found / storage.DESCRIPTION).exists() else formats.recognised(found)
+    # What nobody recognises gives the error of ours.
+    if other is not None:
+        if latents is not None:
+            raise ValueError(
+                "`latents` can be chosen from a folder of `Dictionary.save`, whose rows lie ready to be read. Load the "
+                f"whole of {found}, save it, and choose from that."
+            )
+        return other.read(found, device=device, dtype=dtype)
+    return dictionaries.read(found, latents=latents, parts=parts, device=device, dtype=dtype)

@@ -1,8 +1,8 @@
 """Dictionaries: sparse distillers (transcoders) and sparse autoencoders behind one interface."""
 
-from sparsedict.dictionaries._autoencoder import SparseAutoencoder
+from sparsedict.dictionaries._autoencoder import InputOffset, SparseAutoencoder
 from sparsedict.dictionaries._dictionary import DENSE_SHARE, Dictionary
 from sparsedict.dictionaries._distiller import SparseDistiller
 from sparsedict.dictionaries._read import read
 
-__all__ = ["DENSE_SHARE", "Dictionary", "SparseAutoencoder", "SparseDistiller", "read"]
+__all__ = ["DENSE_SHARE", "Dictionary", "InputOffset", "SparseAutoencoder", "SparseDistiller", "read"]

@@ -1,0 +1,20 @@
+"""Checkpoints of other libraries: one module for each, with ``read`` and, where it is written too, ``write``.
+
+A reader gives a dictionary whose forward pass is the library's own; a writer gives files from which the library
+computes what the dictionary does. What would be lost is refused or said. Nothing in the files is run.
+
+A new format is one module of this room with :func:`recognises` and ``read``; :func:`sparsedict.load` finds it there.
+"""
+
+from sparsedict.formats import circuit_tracer, dictionary_learning, gemma_scope, report, sae_lens, sparsify
+from sparsedict.formats._recognised import recognised
+
+__all__ = [
+    "circuit_tracer",
+    "dictionary_learning",
+    "gemma_scope",
+    "recognised",
+    "report",
+    "sae_lens",
+    "sparsify",
+]

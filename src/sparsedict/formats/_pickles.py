@@ -1,0 +1,120 @@
+"""PyTorch's own files: only tensors by name are taken out of them, and nothing that they name is run."""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sparsedict.formats._place import listed
+from sparsedict.formats._tensors import MOST_TENSORS, Tensors
+from sparsedict.storage import StorageError
+
+MOST_PICKLED = 4 * 2**20
+"""Bytes of the part of a file that isn't tensors' content: a state dict has a few hundred for each tensor."""
+
+ALLOWED = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch (\w+Storage|Size)|"
+    r"torch\.storage \w+Storage|torch\.nn\.parameter Parameter"
+)
+"""What a state dict of plain tensors names."""
+
+
+def read_pickle(file: Path) -> Tensors:
+    """Opens a state dict that ``torch.save`` wrote; each tensor is read through a memory map when it is taken.
+
+    Raises:
+        StorageError: If it is truncated or broken, names anything but tensors, or isn't a state dict.
+    """
+    _check_zip(file)
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    # A broken pickle may raise whatever the operations in it raise.
+    except Exception as error:
+        raise StorageError(f"{file} is truncated or isn't a state dict: {_first_line(error)}.") from None
+    if not isinstance(loaded, dict):
+        raise StorageError(f"{file} must hold a state dict, tensors by name, got a {type(loaded).__name__}.")
+    if len(loaded) > MOST_TENSORS:
+        raise StorageError(f"{file} holds {len(loaded):,} entries, more than any dictionary has.")
+    for name, tensor in loaded.items():
+        _check_entry(file, name, tensor)
+    tensors: dict[str, Tensor] = {name: tensor.detach() for name, tensor in loaded.items()}
+    return Tensors(file, {name: tuple(t.shape) for name, t in tensors.items()}, lambda name: tensors[name].clone())
+
+
+def _check_entry(file: Path, name: object, tensor: object) -> None:
+    if not isinstance(name, str) or type(tensor) not in (Tensor, nn.Parameter):
+        label = name[:80] if isinstance(name, str) else type(name).__name__
+        raise StorageError(f"{file} must hold tensors by name, but `{label}` is a {type(tensor).__name__}.")
+    assert isinstance(tensor, Tensor)
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        raise StorageError(f"{file}: `{name[:80]}` must be a plain tensor, got {tensor.layout} on {tensor.device}.")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise StorageError(
+            f"{file}: `{name[:80]}` says it has shape {str(tuple(tensor.shape))[:80]}, but its content has only "
+            f"{tensor.untyped_storage().nbytes():,} bytes."
+        )
+
+
+def _check_zip(file: Path) -> None:
+    """Looks through the file before PyTorch does: what it names, and that nothing in it is compressed."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if any(info.compress_type != zipfile.ZIP_STORED for info in members):
+                raise StorageError(f"{file} is compressed, which `torch.save` never does, so it isn't read.")
+            pickled = [info for info in members if info.filename.endswith("/data.pkl")]
+            if len(pickled) != 1:
+                raise StorageError(f"{file} isn't a file of `torch.save`: it holds {len(pickled)} pickles, not one.")
+            if pickled[0].file_size > MOST_PICKLED:
+                raise StorageError(f"{file} holds a pickle of {pickled[0].file_size:,} bytes: it isn't a state dict.")
+            _check_names(file, archive.read(pickled[0]))
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{file} {_what_it_is(file)}: {error}.") from None
+
+
+def _check_names(file: Path, pickled: bytes) -> None:
+    try:
+        named = sorted(set(_globals(pickled)))
+    except Exception as error:
+        raise StorageError(f"{file} is broken: {_first_line(error)}.") from None
+    refused = [name.replace(" ", ".") for name in named if not ALLOWED.fullmatch(name)]
+    if refused:
+        raise StorageError(
+            f"{file} names {listed(refused)}, which would run code or isn't part of a state dict: nothing was "
+            "loaded. If you trust it, load it yourself and save `model.state_dict()`."
+        )
+
+
+def _globals(pickled: bytes) -> Iterator[str]:
+    """Yields module and name of all that a pickle refers to, without running it."""
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name in ("GLOBAL", "INST"):
+            yield str(argument)
+        elif opcode.name == "STACK_GLOBAL" or opcode.name.startswith("EXT"):
+            yield f"something by {opcode.name}"
+
+
+def _what_it_is(file: Path) -> str:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(2)
+    if not size:
+        return "is empty"
+    if start[:1] == b"\x80":
+        return (
+            "is a bare pickle, of Python or of PyTorch before 1.6, and isn't opened. If you trust it, load it yourself "
+            "and `torch.save` its state dict again"
+        )
+    return "is truncated or isn't a file of `torch.save`"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")

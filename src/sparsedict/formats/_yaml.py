@@ -1,0 +1,51 @@
+"""Small YAML files that nobody vouches for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sparsedict.storage import StorageError
+
+MOST_BYTES = 256 * 2**10
+MOST_EVENTS = 20_000
+MOST_NESTED = 32
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Reads a YAML mapping: plain values only, and no references, by which a small file could stand for a huge one.
+
+    Raises:
+        ImportError: If PyYAML isn't installed.
+        StorageError: If the file is larger than 256 KiB, no YAML, nested too deeply, refers to itself, or no mapping.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise ImportError(f"Reading {file} needs PyYAML: install `sparsedict[formats]` or `pyyaml`.") from None
+    with file.open("rb") as stream:
+        text = stream.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        raise StorageError(f"{file} is larger than {MOST_BYTES:,} bytes: it can't be a configuration.")
+    try:
+        _check(yaml, text)
+        document = yaml.safe_load(text)
+    # Besides its own errors, PyYAML lets those of dates and numbers through.
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StorageError(f"{file} isn't valid YAML: {reason[:200]}.") from None
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise StorageError(f"{file} must hold a mapping of names, got {type(document).__name__}.")
+    return document
+
+
+def _check(yaml: Any, text: bytes) -> None:
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise ValueError("it refers to parts of itself")
+        if number > MOST_EVENTS or depth > MOST_NESTED:
+            raise ValueError("it is too long or nested too deeply")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > 10_000:
+            raise ValueError("it holds a value of over 10,000 characters")

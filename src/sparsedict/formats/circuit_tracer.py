@@ -1,0 +1,252 @@
+"""circuit-tracer: a folder with ``config.yaml`` and one ``layer_{i}.safetensors`` for each layer of a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedict.activations import ReLU, TopK
+from sparsedict.dictionaries import Dictionary
+from sparsedict.formats import _made as made
+from sparsedict.formats import gemma_scope
+from sparsedict.formats._made import Learned, Weights
+from sparsedict.formats._place import Place
+from sparsedict.formats._tensors import Tensors, read_safetensors
+from sparsedict.formats._written import apart, noted, refuse, write_tensors, write_text
+from sparsedict.formats._yaml import read_yaml
+from sparsedict.storage import StorageError
+
+CONFIG = "config.yaml"
+THRESHOLD = "activation_function.threshold"
+
+_LAYER = re.compile(r"layer_(\d{1,5})\.safetensors")
+_CROSS_LAYER = re.compile(r"W_(enc|dec)_\d{1,5}\.safetensors")
+
+
+def recognises(place: Place) -> bool:
+    """Whether the files are circuit-tracer's."""
+    if place.named is not None and place.named != CONFIG:
+        return bool(_LAYER.fullmatch(place.named) or _CROSS_LAYER.fullmatch(place.named))
+    return any(
+        file.name == CONFIG or _LAYER.fullmatch(file.name) or _CROSS_LAYER.fullmatch(file.name)
+        for file in place.entries()
+    )
+
+
+def read(
+    path: str | os.PathLike[str],
+    *,
+    layer: int | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Dictionary:
+    """Reads the transcoder of one layer; its forward pass is circuit-tracer's own.
+
+    Args:
+        path: The folder, or the file of one layer.
+        layer: Which layer, where the path is a folder of several.
+        device: Where to put the weights; the CPU where left out.
+        dtype: Type to convert them to; as in the file where left out (single precision if there are thresholds).
+
+    Raises:
+        FileNotFoundError: If a file is missing, or the folder holds several layers and none was chosen.
+        ImportError: If PyYAML isn't installed and there is a ``config.yaml``.
+        StorageError: If a file is broken, or a cross-layer transcoder.
+    """
+    place = Place.of(path)
+    config = _config(place)
+    files = _layers(place, config)
+    if layer is None and len(files) > 1:
+        raise FileNotFoundError(
+            f"{place} holds {len(files)} layers: choose one, such as `sd.formats.circuit_tracer.read(path, "
+            f"layer={min(files)})` or `sd.load({str(place.folder / files[min(files)])!r})`; `read_set` reads all."
+        )
+    chosen = next(iter(files)) if layer is None else layer
+    if chosen not in files:
+        raise FileNotFoundError(f"{place} holds no layer {layer}, only {', '.join(map(str, files))}.")
+    return _read_layer(place, files[chosen], config, chosen, device, dtype)
+
+
+def read_set(
+    path: str | os.PathLike[str],
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> dict[int, Dictionary]:
+    """Reads the transcoders of all layers, by layer; otherwise as :func:`read`."""
+    place = Place.of(path)
+    config = _config(place)
+    files = _layers(place, config)
+    return {layer: _read_layer(place, name, config, layer, device, dtype) for layer, name in files.items()}
+
+
+def write(
+    dictionary: Dictionary | Mapping[int, Dictionary],
+    path: str | os.PathLike[str],
+    *,
+    layer: int = 0,
+    model: str | None = None,
+    input_hook: str = "mlp.hook_in",
+    output_hook: str = "mlp.hook_out",
+) -> None:
+    """Writes distillers so that circuit-tracer loads them, and computes the same.
+
+    circuit-tracer wants one for every layer from 0 on. An input bias and a constant scale go into the weights; a
+    BatchTopK becomes a JumpReLU of one threshold.
+
+    Args:
+        dictionary: A distiller that gives as many numbers as it reads, with ReLU, JumpReLU or BatchTopK; or such
+            distillers by layer.
+        path: The folder; other layers in it stay.
+        layer: The layer, where there is one distiller.
+        model: Name of the model; where left out, as the distiller noted it.
+        input_hook: What they read, as a TransformerLens hook within a block.
+        output_hook: What they write.
+
+    Raises:
+        TypeError: If one isn't a distiller.
+        ValueError: If circuit-tracer has nothing like an activation, a normalisation or the widths.
+    """
+    folder = Path(path)
+    by_layer = {layer: dictionary} if isinstance(dictionary, Dictionary) else dict(dictionary)
+    if not by_layer or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in by_layer):
+        raise ValueError(
+            f"`dictionary` must be one, or several by layer from 0 on, got layers {sorted(map(str, by_layer))}."
+        )
+    tensors = {number: _tensors(one) for number, one in by_layer.items()}
+    first = by_layer[min(by_layer)]
+    kept = noted(first, "circuit-tracer")
+    config = {
+        **{name: value for name, value in kept.items() if isinstance(value, str)},
+        "model_name": model or kept.get("model_name") or first.trained_on.get("model") or "unknown",
+        "model_kind": "transcoder_set",
+        "feature_input_hook": kept.get("feature_input_hook", input_hook),
+        "feature_output_hook": kept.get("feature_output_hook", output_hook),
+    }
+    for number, weights in tensors.items():
+        write_tensors(folder / f"layer_{number}.safetensors", weights)
+    # A JSON string is a YAML string too.
+    write_text(folder / CONFIG, "".join(f"{name}: {json.dumps(value)}\n" for name, value in config.items()))
+
+
+def _tensors(dictionary: Dictionary) -> dict[str, Tensor]:
+    parts = apart(dictionary, "circuit-tracer")
+    if not parts.is_distiller:
+        raise TypeError(
+            "`dictionary` must be a SparseDistiller: circuit-tracer puts them in the place of MLPs, "
+            f"got {type(dictionary).__name__}."
+        )
+    d_in, d_out = parts.encoder.shape[1], parts.decoder.shape[1]
+    if d_in != d_out:
+        raise refuse(f"widths d_in={d_in} and d_out={d_out}", "circuit-tracer", ("one width for both",))
+    if parts.input_norm is not None:
+        raise refuse(f"the normalisation {parts.input_norm}", "circuit-tracer", ("inputs as they are",))
+    threshold = parts.threshold
+    if threshold is None and not isinstance(parts.activation, ReLU):
+        raise refuse(f"the activation {parts.activation}", "circuit-tracer", ("ReLU and JumpReLU",))
+    named = {"W_enc": parts.encoder, "W_dec": parts.decoder, "b_enc": parts.encoder_bias, "b_dec": parts.decoder_bias}
+    optional = {"W_skip": parts.skip, THRESHOLD: threshold}
+    return named | {name: tensor for name, tensor in optional.items() if tensor is not None}
+
+
+def _config(place: Place) -> dict[str, Any]:
+    file = place.find(CONFIG)
+    config = {} if file is None else read_yaml(file)
+    kind = config.get("model_kind", "transcoder_set")
+    is_crossing = any(_CROSS_LAYER.fullmatch(found.name) for found in place.entries())
+    if kind == "cross_layer_transcoder" or (is_crossing and file is None):
+        raise StorageError(
+            f"{place} holds a cross-layer transcoder, whose latents write to several layers: there is no kind of "
+            "dictionary for it here yet."
+        )
+    if kind != "transcoder_set":
+        raise StorageError(f"{file}: `model_kind` must be transcoder_set, got {str(kind)[:80]!r}.")
+    return config
+
+
+def _layers(place: Place, config: dict[str, Any]) -> dict[int, str]:
+    """Finds the files of the layers by name."""
+    if place.named is not None and place.named != CONFIG:
+        found = _LAYER.fullmatch(place.named)
+        return {int(found[1]) if found else 0: place.named}
+    named = config.get("transcoders")
+    if isinstance(named, list) and all(isinstance(name, str) for name in named):
+        return {number: _local(place, name) for number, name in enumerate(named)}
+    matches = {file.name: _LAYER.fullmatch(file.name) for file in place.entries()}
+    files = {int(found[1]): name for name, found in matches.items() if found}
+    if not files:
+        raise FileNotFoundError(f"{place.folder} lacks the files of layers, layer_0.safetensors and so on.")
+    return dict(sorted(files.items()))
+
+
+def _local(place: Place, name: str) -> str:
+    """Returns the file of this folder that a configuration lists, which may do so by its address on a hub."""
+    if name.startswith("hf://") and not place.holds(name.rpartition("/")[2]):
+        raise FileNotFoundError(
+            f"{place.folder / CONFIG} lists {name[:200]}, which isn't in the folder. Load each by its own address: "
+            f"`sd.load({name[:200]!r})`."
+        )
+    return name.rpartition("/")[2] if name.startswith("hf://") else name
+
+
+def _read_layer(
+    place: Place,
+    name: str,
+    config: dict[str, Any],
+    layer: int,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> Dictionary:
+    file = place.find(name)
+    if file is None:
+        raise FileNotFoundError(f"{place.folder} lacks {name[:200]}.")
+    if file.suffix == ".npz":
+        return gemma_scope.read_file(file, {}, kind="distiller", device=device, dtype=dtype)
+    tensors = read_safetensors(file)
+    if "w_enc" in tensors:
+        return gemma_scope.read_file(file, {}, kind="distiller", device=device, dtype=dtype)
+    if any(_CROSS_LAYER.fullmatch(f"{tensor}.safetensors") for tensor in tensors.shapes):
+        raise StorageError(
+            f"{file} is part of a cross-layer transcoder: there is no kind of dictionary for it here yet."
+        )
+    weights = _weights(tensors)
+    learned = _learned(tensors, config, place.folder / CONFIG)
+    tensors.finish("circuit-tracer", ignored=("k",))
+    known = {"model": config.get("model_name"), "site": config.get("feature_input_hook"), "layer": layer}
+    trained_on = {"library": "circuit-tracer", **{k: v for k, v in known.items() if v is not None}}
+    plain = {key: value for key, value in config.items() if value is None or isinstance(value, str | int | float)}
+    return made.distiller(weights, learned, file, trained_on=trained_on | {"cfg": plain}, device=device, dtype=dtype)
+
+
+def _weights(tensors: Tensors) -> Weights:
+    bias = tensors.take("b_enc", "n_latents")
+    decoder_bias = tensors.take("b_dec", "d_model")
+    sizes = (tensors.sizes["n_latents"], tensors.sizes["d_model"])
+    # Files of mid-2025 hold the decoder the other way round, and files made from other libraries the encoder too.
+    turned = {name for name in ("W_enc", "W_dec") if tensors.shapes.get(name) == sizes[::-1] != sizes}
+    encoder, decoder = (
+        tensors.take(name, "d_model", "n_latents").mT if name in turned else tensors.take(name, "n_latents", "d_model")
+        for name in ("W_enc", "W_dec")
+    )
+    return Weights(encoder, bias, decoder, decoder_bias, skip=tensors.maybe("W_skip", "d_model", "d_model"))
+
+
+def _learned(tensors: Tensors, config: dict[str, Any], config_file: Path) -> Learned:
+    if THRESHOLD in tensors:
+        number = tensors.shapes[THRESHOLD] in ((), (1,))
+        threshold = tensors.take(THRESHOLD, *(("one",) * len(tensors.shapes[THRESHOLD]) if number else ("n_latents",)))
+        each = threshold.reshape(-1).expand(tensors.sizes["n_latents"]).clone() if number else threshold
+        return made.jump_relu(each, tensors.file, may_be_negative=False)
+    name = str(config.get("activation") or "relu").lower().replace("_", "")
+    if name == "topk":
+        return Learned(TopK(made.integer(config, "k", config_file)))
+    if name == "relu":
+        return Learned(ReLU())
+    raise StorageError(f"{config_file}: `activation` {name[:80]!r} has no {THRESHOLD!r} in {tensors.file.name}.")

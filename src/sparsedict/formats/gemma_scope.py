@@ -1,0 +1,123 @@
+"""Gemma Scope: ``params.npz`` (1) or ``params.safetensors`` (2), all with JumpReLU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from sparsedict.dictionaries import Dictionary
+from sparsedict.formats import _made as made
+from sparsedict.formats._made import Weights
+from sparsedict.formats._place import Place, listed
+from sparsedict.formats._tensors import Tensors, read_npz, read_safetensors
+from sparsedict.storage import StorageError
+from sparsedict.types import Role
+
+WEIGHTS = ("params.npz", "params.safetensors")
+CONFIG = "config.json"
+
+_NAMES = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold", "affine_skip_connection")
+
+
+def recognises(place: Place) -> bool:
+    """Whether the files are Gemma Scope's."""
+    if place.named is None:
+        return place.holds(*WEIGHTS) or (not place.holds("config.yaml") and bool(place.folders_with(*WEIGHTS, depth=3)))
+    return place.named in WEIGHTS or place.suffix == ".npz" or (place.suffix == ".safetensors" and _has_names(place))
+
+
+def read(
+    path: str | os.PathLike[str],
+    *,
+    kind: Literal["autoencoder", "distiller"] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Dictionary:
+    """Reads a JumpReLU autoencoder or transcoder of Gemma Scope.
+
+    ``latents = p * (p > threshold)`` of ``p = max(x @ encoder.T + encoder_bias, 0)``; no offset of the input. A
+    transcoder reads the MLP's normalised input.
+
+    Args:
+        path: The folder, or its file of parameters.
+        kind: What to make of it. Where left out, a distiller if it has a skip or another width of output, or the
+            configuration or the path says that it is a transcoder; else an autoencoder. Both compute the same.
+        device: Where to put the weights; the CPU where left out.
+        dtype: Type to convert them to; where left out as in the file, but at least single precision.
+
+    Raises:
+        FileNotFoundError: If a file is missing, or the folder is one of several dictionaries.
+        StorageError: If a file is broken, or a cross-layer transcoder.
+    """
+    place = Place.of(path)
+    _check_is_one(place)
+    file = place.weights(*WEIGHTS, suffix=place.suffix if place.suffix in (".npz", ".safetensors") else ".")
+    return read_file(file, place.json(CONFIG) or {}, kind=kind, device=device, dtype=dtype)
+
+
+def read_file(
+    file: Path, config: dict[str, Any], *, kind: Literal["autoencoder", "distiller"] | None = None, **rest: Any
+) -> Dictionary:
+    """Reads one file of parameters; ``rest`` is where to put them and in what type."""
+    tensors = _lower_case(read_npz(file) if file.suffix == ".npz" else read_safetensors(file))
+    if len(tensors.shapes.get("w_dec", ())) == 3:
+        raise StorageError(
+            f"{file} holds a cross-layer transcoder, which writes to {tensors.shapes['w_dec'][1]} layers: there is no "
+            "kind of dictionary for it here yet."
+        )
+    skip = tensors.maybe("affine_skip_connection", "d_in", "d_out")
+    weights = Weights(
+        tensors.take("w_enc", "d_in", "n_latents").mT,
+        tensors.take("b_enc", "n_latents"),
+        tensors.take("w_dec", "n_latents", "d_out"),
+        tensors.take("b_dec", "d_out"),
+        skip=None if skip is None else skip.mT,
+    )
+    learned = made.jump_relu(tensors.take("threshold", "n_latents"), file)
+    tensors.finish("Gemma Scope")
+    known = {"model": config.get("model_name"), "site": config.get("hf_hook_point_in")}
+    about = {"trained_on": {"library": "Gemma Scope", **{k: v for k, v in known.items() if v}, "cfg": config}, **rest}
+    if (kind or _kind(tensors, config)) == "distiller":
+        return made.distiller(weights, learned, file, **about)
+    return made.autoencoder(weights, learned, file, offset="none", reads=_reads(config), **about)
+
+
+def _check_is_one(place: Place) -> None:
+    if place.named is not None or place.holds(*WEIGHTS):
+        return
+    found = place.folders_with(*WEIGHTS, depth=3)
+    if found:
+        raise FileNotFoundError(
+            f"{place.folder} holds {len(found)} dictionaries: {listed(found)}. Give the folder of one, such as "
+            f"{place.folder / found[0]}."
+        )
+
+
+def _lower_case(tensors: Tensors) -> Tensors:
+    """Names tensors as the second release does."""
+    names = {name.lower(): name for name in tensors.shapes}
+    if len(names) < len(tensors.shapes):
+        raise StorageError(f"{tensors.file} holds one name twice: {listed(sorted(tensors.shapes))}.")
+    shapes = {lower: tensors.shapes[name] for lower, name in names.items()}
+    return Tensors(tensors.file, shapes, lambda lower: tensors.read(names[lower]))
+
+
+def _kind(tensors: Tensors, config: dict[str, Any]) -> Literal["autoencoder", "distiller"]:
+    says_so = "hf_hook_point_out" in config or "transcoder" in str(tensors.file.absolute()).lower()
+    differs = tensors.sizes["d_in"] != tensors.sizes["d_out"]
+    return "distiller" if says_so or differs or "affine_skip_connection" in tensors else "autoencoder"
+
+
+def _reads(config: dict[str, Any]) -> Role:
+    return "inputs" if "pre_feedforward" in str(config.get("hf_hook_point_in")) else "outputs"
+
+
+def _has_names(place: Place) -> bool:
+    try:
+        names = {name.lower() for name in read_safetensors(place.weights(suffix=".safetensors")).shapes}
+    except (StorageError, FileNotFoundError):
+        return False
+    return {"w_enc", "threshold"} <= names <= set(_NAMES)
