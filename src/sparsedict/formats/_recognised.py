@@ -6,7 +6,7 @@ import importlib
 import os
 import pkgutil
 from functools import cache
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 
@@ -14,6 +14,7 @@ from sparsedict.dictionaries import Dictionary
 from sparsedict.formats._place import Place
 
 
+@runtime_checkable
 class Format(Protocol):
     """What a module of this room has."""
 

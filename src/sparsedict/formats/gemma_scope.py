@@ -117,7 +117,7 @@ def _reads(config: dict[str, Any]) -> Role:
 
 def _has_names(place: Place) -> bool:
     try:
-        names = {name.lower() for name in read_safetensors(place.weights(suffix=".safetensors")).shapes}
+        names = read_safetensors(place.weights(suffix=".safetensors")).shapes.keys()
     except (StorageError, FileNotFoundError):
         return False
     return {"w_enc", "threshold"} <= names <= set(_NAMES)
