@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sparsedict import checks
 from sparsedict.storage import (
@@ -25,6 +25,9 @@ from sparsedict.training._settings import differences
 
 Every = int | timedelta
 """Steps, or time, from one checkpoint to the next."""
+
+LOCK = "lock"
+"""A file that the process that trains in the folder has locked."""
 
 MOST_SHOWN = 6
 _NAME = re.compile(r"step-(\d{9,})")
@@ -45,6 +48,7 @@ class Checkpoints:
     Raises:
         NotADirectoryError: If the folder is a file.
         FileExistsError: If checkpoints lie there already and ``resume`` isn't set.
+        BlockingIOError: If another process trains with it.
         OSError: If nothing can be written there.
     """
 
@@ -59,9 +63,10 @@ class Checkpoints:
         self._settings: Mapping[str, Any] = {}
         self._last_time = time.monotonic()
         self.last_step: int | None = None
-        self._make_folder()
+        self._lock = self._opened()
         steps = self.steps()
         if steps and not resume:
+            self.close()
             raise FileExistsError(
                 f"`checkpoint` must be a folder without checkpoints where `resume` is False, but {self.folder} holds "
                 f"one of step {steps[-1]:,}. Pass resume=True to go on from it, or choose another folder."
@@ -167,7 +172,8 @@ class Checkpoints:
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}"
 
-    def _make_folder(self) -> None:
+    def _opened(self) -> IO[bytes]:
+        """Makes the folder and takes it for this process."""
         folder = self.folder
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"`checkpoint` must be a folder, but {folder} is a file.")
@@ -175,11 +181,32 @@ class Checkpoints:
             raise ValueError(
                 f"`checkpoint` must be the folder of a run, but {folder} is a single checkpoint: pass {folder.parent}."
             )
-        probe = folder / ".step-000000000.writing"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe.mkdir(exist_ok=True)
-            probe.rmdir()
+            lock = (folder / LOCK).open("ab")
         except OSError as error:
             message = f"`checkpoint` must be a folder that can be written to, but {folder} can't: {error}."
             raise OSError(error.errno, message) from error
+        if not _locked(lock):
+            lock.close()
+            raise BlockingIOError(f"`checkpoint` must be a folder of one run, but another process trains in {folder}.")
+        return lock
+
+    def close(self) -> None:
+        """Lets other processes have the folder."""
+        self._lock.close()
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Locks a file until it is closed or the process ends, however it ends; false if another process has done so."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        # A record lock, which children of this process don't inherit: they may outlive it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Some network file systems have no locks.
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +23,7 @@ from sparsedict.training._feed import Feed
 from sparsedict.training._history import History
 from sparsedict.training._learner import Learner
 from sparsedict.training._loop import Loop
-from sparsedict.training._settings import described, environment, of_trainee
+from sparsedict.training._settings import devices_of, environment, of_run
 from sparsedict.training._trainee import OptimizerFactory, Trainee
 from sparsedict.training._upkeep import Upkeep
 from sparsedict.training.callbacks import Callback
@@ -178,25 +179,18 @@ def fit_many(
     if resume and checkpoint is None:
         raise ValueError("`checkpoint` must be the folder of the run to go on with where `resume` is True, got None.")
     check_trainees(trainees)
-    checkpoints = None
-    if checkpoint is not None:
-        checkpoints = Checkpoints(checkpoint, every=checkpoint_every, keep=checkpoint_keep, resume=resume)
-    optimizers = {name: trainee.make_optimizer() for name, trainee in trainees.items()}
-    with deterministic_algorithms(deterministic):
+    with ExitStack() as stack:
+        checkpoints = None
+        if checkpoint is not None:
+            checkpoints = Checkpoints(checkpoint, every=checkpoint_every, keep=checkpoint_keep, resume=resume)
+            stack.enter_context(closing(checkpoints))
+        stack.enter_context(deterministic_algorithms(deterministic))
+        optimizers = {name: trainee.make_optimizer() for name, trainee in trainees.items()}
         feed = Feed(as_batches(data, batch_size=batch_size, seed=seed))
         check_sites(trainees, feed.batches)
-        state = None
-        if checkpoints is not None:
-            settings = {
-                "n_tokens": n_tokens,
-                "data": feed.batches.description,
-                "autocast": described(autocast),
-                "log_every": log_every,
-                "dead_after": dead_after,
-                "deterministic": deterministic,
-                "trainees": {name: of_trainee(trainee, optimizers[name]) for name, trainee in trainees.items()},
-            }
-            state = checkpoints.begin(settings, environment(_devices(trainees)))
+        asked = {"n_tokens": n_tokens, "log_every": log_every, "dead_after": dead_after, "autocast": autocast}
+        settings = of_run(trainees, optimizers, feed.batches.description, deterministic=deterministic, **asked)
+        state = None if checkpoints is None else checkpoints.begin(settings, environment(devices_of(trainees)))
         n_planned = begin_(trainees, feed, n_tokens) if state is None else state["n_planned"]
         learners = [
             Learner(name, trainee, optimizers[name], n_steps=n_planned, dead_after=dead_after, autocast=autocast)
@@ -214,20 +208,5 @@ def fit_many(
         )
         if state is not None:
             loop.load_state_dict(state)
-        try:
-            _set_mode(trainees, training=True)
-            loop.run()
-        finally:
-            _set_mode(trainees, training=False)
-            for learner in learners:
-                learner.note_training(feed.batches.description)
+        loop.run()
     return {learner.name: learner.history for learner in learners}
-
-
-def _set_mode(trainees: Mapping[str, Trainee], *, training: bool) -> None:
-    for trainee in trainees.values():
-        trainee.dictionary.train(training)
-
-
-def _devices(trainees: Mapping[str, Trainee]) -> set[torch.device]:
-    return {trainee.dictionary.decoder.device for trainee in trainees.values()}

@@ -68,6 +68,17 @@ class Loop:
         Raises:
             KeyboardInterrupt: After Ctrl-C, when the step is finished and its checkpoint written.
         """
+        dictionaries = [learner.trainee.dictionary for learner in self._learners]
+        try:
+            for dictionary in dictionaries:
+                dictionary.train()
+            self._train()
+        finally:
+            for dictionary, learner in zip(dictionaries, self._learners, strict=True):
+                dictionary.eval()
+                learner.note_training(self._feed.batches.description)
+
+    def _train(self) -> None:
         with tqdm(
             total=self._n_tokens,
             initial=min(self.n_seen, self._n_tokens),
@@ -82,9 +93,12 @@ class Loop:
             with Interrupt() as interrupt:
                 while self.n_seen < self._n_tokens:
                     self._step(bar)
-                    self._checkpoint(interrupt.asked)
-                    if interrupt.asked:
-                        raise KeyboardInterrupt(self._farewell())
+                    asked = interrupt.asked
+                    self._checkpoint(asked)
+                    if asked:
+                        break
+            if interrupt.asked:
+                raise KeyboardInterrupt(self._farewell())
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the rest of the run depends on."""

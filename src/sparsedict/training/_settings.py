@@ -62,8 +62,16 @@ def _name(value: Any) -> str:
     return f"{'sparsedict' if str(module).startswith('sparsedict.') else module}.{name}"
 
 
-def of_trainee(trainee: Trainee, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Returns what decides how one dictionary is trained, besides its weights and the data."""
+def of_run(
+    trainees: Mapping[str, Trainee], optimizers: Mapping[str, torch.optim.Optimizer], data: str, **asked: Any
+) -> dict[str, Any]:
+    """Returns what decides what comes out of a run, besides the content of weights and data."""
+    by_name = {name: _of_trainee(trainee, optimizers[name]) for name, trainee in trainees.items()}
+    own = by_name[""] if list(by_name) == [""] else {"trainees": by_name}
+    return {"data": data, **{name: described(value) for name, value in asked.items()}, **own}
+
+
+def _of_trainee(trainee: Trainee, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     dictionary = trainee.dictionary
     groups = [
         {key: described(value) for key, value in group.items() if key not in ("params", "initial_lr")}
@@ -110,6 +118,11 @@ def _shown(value: Any) -> str:
         fields = ", ".join(f"{key}={_shown(item)}" for key, item in value.items() if key != "class")
         return f"{str(value['class']).rpartition('.')[2]}({fields})"
     return repr(value)
+
+
+def devices_of(trainees: Mapping[str, Trainee]) -> set[torch.device]:
+    """Returns where dictionaries are trained."""
+    return {trainee.dictionary.decoder.device for trainee in trainees.values()}
 
 
 def environment(devices: set[torch.device]) -> dict[str, Any]:
