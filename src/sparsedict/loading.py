@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparsedict import dictionaries, formats, storage
+from sparsedict import dictionaries, formats, hub, storage
 from sparsedict.dictionaries import Dictionary
 
 
@@ -27,7 +27,8 @@ def load(
     Nothing that the files name is imported or run: a class that isn't the library's own is taken from ``parts``.
 
     Args:
-        path: The folder; of another library's, also a file in it.
+        path: The folder; of another library's, also a file in it. On the hub, ``"hf://owner/repository/path"`` or
+            ``"hf://owner/repository@revision/path"``: what is needed is downloaded into the local cache.
         latents: Which latents to read, in this order; all where left out. Only their rows are read. The dictionary that
             comes has these latents, with the values that they have in the whole one, except that TopK chooses among
             them alone: all that fire in the whole one fire, and others may. ``trained_on["latents"]`` keeps the list.
@@ -37,6 +38,8 @@ def load(
 
     Raises:
         FileNotFoundError: If the folder or a file in it is missing.
+        PermissionError: If a repository on the hub is gated.
+        ConnectionError: If the hub can't be reached and the local cache doesn't hold what is asked for.
         StorageError: If a file is broken or from a newer version, or a class isn't known. It is a ``ValueError``.
 
     Example:
@@ -48,7 +51,7 @@ def load(
         >>> bool((same.encoder == coder.encoder).all())
         True
     """
-    found = Path(path)
+    found = hub.fetch(path) if isinstance(path, str) and hub.is_address(path) else Path(path)
     other = None if (found / storage.DESCRIPTION).exists() else formats.recognised(found)
     # What nobody recognises gives the error of ours.
     if other is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,8 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sparsedict import checks
+from sparsedict import checks, hub
 from sparsedict.activations import Activation
+from sparsedict.dictionaries._pictures import Drawn, HasNumbers, put_figures
 from sparsedict.dictionaries._state import ActivationState
 from sparsedict.forward_pass import Encoding, ForwardPass
 from sparsedict.kernels import affine_at
@@ -303,18 +306,60 @@ class Dictionary(nn.Module, ABC):
             ValueError: If a weight is NaN or infinite: such a file would be refused when it is loaded.
             NotADirectoryError: If the path is a file.
         """
+        check_finite(dict(self.named_parameters()), "This dictionary")
+        write_dictionary(Path(path), self._description(), self.state_dict())
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        metrics: Mapping[str, Any] | HasNumbers | None = None,
+        figures: Mapping[str, str | os.PathLike[str] | Drawn] | None = None,
+        license: str | None = None,
+        private: bool = False,
+        message: str | None = None,
+    ) -> str:
+        """Uploads the dictionary with a model card to the Hugging Face hub, in one commit.
+
+        The card says what it is, where it was trained and how good it is. Load it again by
+        ``sd.load("hf://owner/repository")``. Needs ``huggingface_hub`` (the extra ``hf``), and its login.
+
+        Args:
+            repository: ``"owner/repository"``, made where it doesn't exist; ``"owner/repository@branch/path"`` for a
+                branch, or a folder among others.
+            metrics: Numbers for the card: those of ``sd.evaluate``, or any by name.
+            figures: Pictures for the card by their captions: files, or matplotlib figures.
+            license: Its identifier on the hub, such as ``"mit"``.
+            private: Whether a repository that is made now is private.
+            message: Of the commit.
+
+        Returns:
+            The commit's page.
+
+        Raises:
+            ImportError: If ``huggingface_hub`` isn't installed.
+            PermissionError: If the repository may not be written.
+            ConnectionError: If the hub can't be reached.
+        """
+        hub.HubAddress.of(repository)  # before anything is written
+        numbers = metrics.to_dict() if isinstance(metrics, HasNumbers) else metrics
+        with TemporaryDirectory() as folder:
+            self.save(folder)
+            drawn = put_figures(Path(folder), figures or {})
+            readme = hub.card(self._description(), repository, metrics=numbers, figures=drawn, license=license)
+            return hub.push(folder, repository, readme=readme, private=private, message=message)
+
+    def _description(self) -> Description:
         arguments = self.arguments()
         others = {role: value for role, value in arguments.items() if is_dataclass(value)}
         parts = {"activation": self.activation, "decoder_norm": self.decoder_norm, **others}
-        check_finite(dict(self.named_parameters()), "This dictionary")
-        description = Description(
+        return Description(
             kind=Named.of(type(self), {name: value for name, value in arguments.items() if name not in others}),
             parts={role: Named.of_part(part) for role, part in parts.items()},
             widths={"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents},
             dtype=str(self.encoder.dtype).removeprefix("torch."),
             trained_on=self.trained_on,
         )
-        write_dictionary(Path(path), description, self.state_dict())
 
     def extra_repr(self) -> str:
         return (

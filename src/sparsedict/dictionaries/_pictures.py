@@ -1,0 +1,47 @@
+"""What goes onto the page of a dictionary on the hub, in whichever form it is given."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class HasNumbers(Protocol):
+    """Results that give their numbers by name, such as those of ``sd.evaluate``."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A figure that can write itself to a file, such as matplotlib's."""
+
+    def savefig(self, fname: Any, /) -> Any: ...
+
+
+def put_figures(folder: Path, figures: Mapping[str, str | os.PathLike[str] | Drawn]) -> dict[str, str]:
+    """Puts pictures into ``figures/`` of a folder, and returns their paths from it by caption.
+
+    Raises:
+        FileNotFoundError: If a file isn't there.
+        TypeError: If something is neither a file nor a figure.
+    """
+    written: dict[str, str] = {}
+    for index, (caption, figure) in enumerate(figures.items()):
+        ending = Path(figure).suffix if isinstance(figure, str | os.PathLike) else ".png"
+        name = f"figures/{index}{ending}"
+        (folder / "figures").mkdir(exist_ok=True)
+        if isinstance(figure, str | os.PathLike):
+            shutil.copyfile(figure, folder / name)
+        elif isinstance(figure, Drawn):
+            figure.savefig(folder / name)
+        else:
+            raise TypeError(
+                f"`figures[{caption!r}]` must be a file or a matplotlib figure, got {type(figure).__name__}."
+            )
+        written[caption] = name
+    return written

@@ -1,0 +1,13 @@
+"""The Hugging Face hub: folders of dictionaries fetched and pushed, through ``huggingface_hub`` (the extra ``hf``).
+
+An address is ``hf://owner/repository``, ``hf://owner/repository/path/in/it`` or, of a branch, tag or commit,
+``hf://owner/repository@revision/path/in/it``. Who is allowed to read and write is ``huggingface_hub``'s matter: its
+login or the variable ``HF_TOKEN``.
+"""
+
+from sparsedict.hub._address import HubAddress, is_address
+from sparsedict.hub._card import card
+from sparsedict.hub._fetch import fetch
+from sparsedict.hub._push import push
+
+__all__ = ["HubAddress", "card", "fetch", "is_address", "push"]

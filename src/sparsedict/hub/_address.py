@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+SCHEME = "hf://"
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
+
+
+def is_address(path: object) -> bool:
+    """Whether a path names something on the hub rather than on this machine."""
+    return isinstance(path, str) and path.startswith(SCHEME)
+
+
+@dataclass(frozen=True)
+class HubAddress:
+    """A place on the hub.
+
+    Attributes:
+        repository: ``"owner/name"``.
+        path: Of a folder or a file in it; empty for the repository itself.
+        revision: A branch, tag or commit; ``None`` for the main branch.
+
+    Example:
+        >>> HubAddress.of("hf://owner/coders@v1/layer_3")
+        HubAddress(repository='owner/coders', path='layer_3', revision='v1')
+    """
+
+    repository: str
+    path: str = ""
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, text: str) -> HubAddress:
+        """Reads an address; ``hf://`` may be left out, and the revision may also stand at the end.
+
+        Raises:
+            ValueError: If it isn't one.
+        """
+        owner, _, rest = text.removeprefix(SCHEME).partition("/")
+        name, _, path = rest.partition("/")
+        name, at, revision = name.partition("@")
+        if path and not at:
+            path, at, revision = path.rpartition("@") if "@" in path else (path, "", "")
+        path = path.strip("/")
+        fine = _NAME.fullmatch(owner) and _NAME.fullmatch(name) and (revision or not at)
+        if not fine or not _is_plain(path) or (revision and not _is_plain(revision)):
+            raise ValueError(
+                f"An address on the hub must be `hf://owner/repository`, with `@revision` and `/path` behind it where "
+                f"they are needed, got {text!r}."
+            )
+        return cls(f"{owner}/{name}", path, revision or None)
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"{SCHEME}{self.repository}{revision}{'/' * bool(self.path)}{self.path}"
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a path stays below where it begins, on any system."""
+    parts = path.split("/") if path else []
+    return all(part not in ("", ".", "..") for part in parts) and not re.search(r"[\\\x00-\x1f]", path)

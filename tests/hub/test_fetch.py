@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import cases
+import sparsedict as sd
+
+from ._stand_in import Hub, Repository
+
+pytestmark = pytest.mark.as_installed
+
+
+def files(dictionary: sd.Dictionary, folder: Path, prefix: str = "") -> dict[str, bytes]:
+    dictionary.save(folder)
+    return {f"{prefix}{file.name}": file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.fixture
+def repository(served: Hub, tmp_path: Path) -> Repository:
+    found = served.repositories.setdefault("owner/coders", Repository())
+    found.commit(
+        files(cases.make("distiller", "top_k"), tmp_path / "a")
+        | files(cases.make("autoencoder", "relu"), tmp_path / "b", "layers/3/")
+        | {"README.md": b"# coders", "layers/3/notes.json": b"{}", "layers/3/big.safetensors": b"x" * 1000}
+    )
+    return found
+
+
+def test_a_repository_and_a_folder_in_it_are_loaded(served: Hub, repository: Repository) -> None:
+    whole = sd.load("hf://owner/coders")
+    assert torch.equal(whole.encoder, cases.make("distiller", "top_k").encoder)
+    inner = sd.load("hf://owner/coders/layers/3", latents=[2, 5])
+    assert torch.equal(inner.decoder, cases.make("autoencoder", "relu").decoder[[2, 5]])
+
+
+def test_only_the_files_that_are_needed_are_downloaded_and_only_once(served: Hub, repository: Repository) -> None:
+    sd.load("hf://owner/coders/layers/3")
+    needed = ["layers/3/dictionary.json", "layers/3/dictionary.safetensors"]
+    assert served.downloaded() == needed
+    sd.load("hf://owner/coders/layers/3")
+    assert served.downloaded() == needed
+
+
+def test_another_librarys_checkpoint_is_loaded(served: Hub, tmp_path: Path) -> None:
+    coder = cases.make("autoencoder", "relu", dtype=torch.float32)
+    sd.formats.sae_lens.write(coder, tmp_path / "theirs")
+    written = {f"layer_3/{file.name}": file.read_bytes() for file in (tmp_path / "theirs").iterdir()}
+    served.repositories["owner/theirs"] = Repository()
+    served.repositories["owner/theirs"].commit(written | {"layer_4/sae_weights.safetensors": b"x"})
+    x = cases.tokens(5, dtype=torch.float32)
+    wanted = coder(x).reconstruction
+    torch.testing.assert_close(sd.load("hf://owner/theirs/layer_3")(x).reconstruction, wanted)
+    assert served.downloaded() == sorted(written)
+    file = sd.load("hf://owner/theirs/layer_3/sae_weights.safetensors")
+    torch.testing.assert_close(file(x).reconstruction, wanted)
+
+
+def test_a_revision_is_what_it_was(served: Hub, repository: Repository, tmp_path: Path) -> None:
+    first = repository.refs["main"]
+    repository.refs["v1"] = first
+    repository.commit(files(cases.make("autoencoder", "gelu"), tmp_path / "new"))
+    assert isinstance(sd.load("hf://owner/coders"), sd.SparseAutoencoder)
+    for revision in ("v1", first):
+        assert isinstance(sd.load(f"hf://owner/coders@{revision}"), sd.SparseDistiller)
+
+
+def test_the_cache_serves_where_the_hub_can_not_be_reached(
+    served: Hub, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    wanted = sd.load("hf://owner/coders")
+    served.stop()
+    assert torch.equal(sd.load("hf://owner/coders").encoder, wanted.encoder)
+    with pytest.raises(
+        ConnectionError, match="Loading hf://owner/coders/layers/3 needs the hub, which can't be reached"
+    ):
+        sd.load("hf://owner/coders/layers/3")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert torch.equal(sd.load("hf://owner/coders").encoder, wanted.encoder)
+    with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE"):
+        sd.load("hf://owner/another")
+
+
+def test_what_is_not_there_is_named(served: Hub, repository: Repository) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no repository 'owner/other' on the hub, or it is private"):
+        sd.load("hf://owner/other")
+    with pytest.raises(FileNotFoundError, match="the repository has no revision 'v9'"):
+        sd.load("hf://owner/coders@v9")
+    with pytest.raises(
+        FileNotFoundError, match=r"coders/layers holds no weights of a dictionary. There are some in layers/3"
+    ):
+        sd.load("hf://owner/coders/layers")
+    with pytest.raises(FileNotFoundError, match="coders/nothing holds no weights of a dictionary"):
+        sd.load("hf://owner/coders/nothing")
+    with pytest.raises(ValueError, match="An address on the hub must be"):
+        sd.load("hf://owner")
+
+
+def test_a_gated_repository_says_how_to_get_in(served: Hub, repository: Repository) -> None:
+    repository.gated = True
+    with pytest.raises(PermissionError, match=r"hf://owner/coders is gated: ask for access .* `hf auth login`"):
+        sd.load("hf://owner/coders")
+
+
+def test_names_that_lead_out_of_the_repository_are_not_asked_for(
+    served: Hub, repository: Repository, tmp_path: Path
+) -> None:
+    repository.commit({"../../escaped.safetensors": b"x", "/etc/escaped.json": b"x", "a\\..\\escaped.json": b"x"})
+    sd.load("hf://owner/coders")
+    assert not [name for name in served.downloaded() if "escaped" in name]
+    assert not list(tmp_path.rglob("escaped*"))
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"The hub needs the package huggingface_hub: `pip install sparsedict\[hf\]`"):
+        sd.load("hf://owner/coders")
