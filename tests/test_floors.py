@@ -11,7 +11,7 @@ import pytest
 import sparsedict
 
 FLOORS = {
-    **dict.fromkeys(("checks", "types", "latents"), 0.0),
+    **dict.fromkeys(("checks", "types", "latents", "selections"), 0.0),
     **dict.fromkeys(("activations", "norms", "storage", "kernels"), 1.0),
     **dict.fromkeys(("hub",), 1.2),
     **dict.fromkeys(("forward_pass", "interventions"), 1.5),
@@ -26,6 +26,7 @@ FLOORS = {
 WITHIN_A_FLOOR = {
     ("latents", "checks"),
     ("types", "checks"),
+    ("selections", "latents"),
     ("analysis", "metrics"),
     ("analysis", "data"),
     ("__main__", "cli"),

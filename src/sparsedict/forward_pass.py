@@ -25,13 +25,19 @@ class Encoding:
         pre_activations: Before the activation: ``[n_entries]`` with a support, else ``[n_tokens, n_latents]``.
         values: After the activation, the same shape.
         support: Which entries are stored; ``None`` where all are.
-        all_pre_activations: Of all latents, without history, ``[n_tokens, n_latents]``.
     """
 
     pre_activations: Float[Tensor, "*entries"]
     values: Float[Tensor, "*entries"]
     support: Support | None
-    all_pre_activations: Float[Tensor, "n_tokens n_latents"]
+
+    def stored(self) -> Support:
+        """Returns which entries these are, also where they are all."""
+        if self.support is not None:
+            return self.support
+        n_tokens, n_latents = self.values.shape
+        indices = torch.arange(n_latents, device=self.values.device).expand(n_tokens, n_latents)
+        return Support.from_indices(indices, n_latents)
 
     def latents(self) -> Tensor | SparseLatents:
         """Returns the latents as rows, sparse where they are stored so."""

@@ -41,10 +41,8 @@ class Support:
     @classmethod
     def from_flat(cls, flat: Int[Tensor, " n_entries"], n_tokens: int, n_latents: int) -> Support:
         """Stores the entries at positions ``token * n_latents + latent``, given in ascending order."""
-        tokens = torch.div(flat, n_latents, rounding_mode="floor")
-        counts = torch.zeros(n_tokens, dtype=torch.int64, device=flat.device)
-        counts.index_add_(0, tokens, torch.ones_like(tokens))
-        return cls(flat - tokens * n_latents, _offsets(counts), n_latents)
+        starts = torch.arange(0, (n_tokens + 1) * n_latents, n_latents, device=flat.device)
+        return cls(flat % n_latents, torch.searchsorted(flat, starts), n_latents)
 
     @property
     def n_tokens(self) -> int:
@@ -63,7 +61,7 @@ class Support:
     @cached_property
     def by_latent(self) -> TransposedSupport:
         """The same entries, ordered by latent."""
-        order = torch.argsort(self.latents, stable=True)
+        order = torch.argsort(self.latents.to(torch.int32), stable=True)
         counts = torch.zeros(self.n_latents, dtype=torch.int64, device=self.latents.device)
         counts.index_add_(0, self.latents, torch.ones_like(self.latents))
         return TransposedSupport(order, self.tokens[order], _offsets(counts))

@@ -24,7 +24,7 @@ def test_the_gate_decides_whether_and_the_magnitude_how_strongly() -> None:
     values = sd.Gated().values(pre, state)
     torch.testing.assert_close(values, torch.tensor([[0.0, torch.e + 0.5, 0.0], [1.0, 0.0, 6.0]]))
     support = sd.Gated().support(pre, state, training=True)
-    assert support.latents.tolist() == [1, 0, 2]
+    assert support.latents.tolist() == [0, 1, 0, 2]
 
 
 def test_fit_trains_the_magnitudes() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import cases
 import sparsedict as sd
-from sparsedict.activations._topk import largest
+from sparsedict.selections import Largest
 
 
 @given(st.integers(0, 5), st.integers(1, 8), st.integers(1, 8), st.booleans(), st.integers(0, 2**20))
@@ -30,7 +30,7 @@ def test_at_most_k_are_active_and_they_are_the_largest(
 
 def test_ties_go_to_the_lowest_index() -> None:
     pre = torch.tensor([[1.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0, 5.0], [3.0, 3.0, 3.0, 3.0], [-1.0, 4.0, -1.0, 4.0]])
-    chosen = largest(pre, 2, break_ties=True).sort(dim=-1).values
+    chosen = Largest(2, lowest_ties=True).support(pre).latents.view(4, 2).sort(dim=-1).values
     assert chosen[[0, 2, 3]].tolist() == [[1, 2], [0, 1], [1, 3]]
     assert 3 in chosen[1].tolist()
 

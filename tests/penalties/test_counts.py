@@ -15,11 +15,11 @@ def passed_by_jump_relu() -> sd.ForwardPass:
 
 @pytest.mark.parametrize("dense_share", [0.0, 1.0])
 def test_their_gradient_is_the_boxes(dense_share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsedict.dictionaries._dictionary.DENSE_SHARE", dense_share)
+    monkeypatch.setattr("sparsedict.dictionaries._encode.DENSE_SHARE", dense_share)
     passed = passed_by_jump_relu()
     log_threshold = passed.dictionary.activation_state.log_threshold
     threshold = log_threshold.detach().exp()
-    pre = passed.encoding.all_pre_activations
+    pre = passed.dictionary.pre_activations(passed.inputs).detach()
     in_box = ((pre - threshold).abs() < cases.BANDWIDTH / 2).sum(0) / 9
     count_slope = -in_box / cases.BANDWIDTH * threshold
     assert in_box.any()

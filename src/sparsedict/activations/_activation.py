@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict.latents import Support
+from sparsedict.selections import Selection
 
 State = Mapping[str, Tensor]
 """What an activation keeps in its dictionary, by name: a scalar or one value per latent."""
@@ -23,8 +24,9 @@ class Activation(ABC):
     arguments. What it learns or measures (a threshold) lives in the dictionary: it says what to keep in
     :meth:`initial_state` and receives it back as ``state``.
 
-    A subclass implements :meth:`values`. It also overrides :meth:`support` if its latents are mostly zero: training
-    then touches the stored entries alone, with the same gradients.
+    A subclass implements :meth:`values`. If its latents are mostly zero, it also says which aren't: by a rule, in
+    :meth:`selection`, where one of :mod:`sparsedict.selections` fits, else by overriding :meth:`support`. Training
+    then touches the stored entries alone, with the same gradients; for a rule it never even holds all others.
     """
 
     elementwise: ClassVar[bool] = True
@@ -42,15 +44,27 @@ class Activation(ABC):
             state: The kept tensors, aligned with ``pre``.
         """
 
-    def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support | None:
-        """Returns the entries whose value or gradient may not be zero; ``None`` (the default) means all.
+    def selection(self, state: State, *, training: bool) -> Selection | None:
+        """Returns the rule that picks the entries to store; ``None`` (the default) where there is no such rule.
 
         Args:
-            pre: All pre-activations of the batch, without history.
             state: The kept tensors, as they are in the dictionary.
             training: Whether gradients are wanted (an activation may store more entries then, or select differently).
         """
         return None
+
+    def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support | None:
+        """Returns the entries whose value or gradient may not be zero; ``None`` means all.
+
+        By default they are what :meth:`selection` picks.
+
+        Args:
+            pre: All pre-activations of the batch, without history.
+            state: See :meth:`selection`.
+            training: See :meth:`selection`.
+        """
+        rule = self.selection(state, training=training)
+        return None if rule is None else rule.support(pre)
 
     def initial_state(self, n_latents: int) -> dict[str, Tensor]:
         """Returns what to keep in a new dictionary: ``nn.Parameter`` for what is learned, else plain tensors."""

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparsedict.activations._activation import Activation, State
-from sparsedict.latents import Support
+from sparsedict.selections import Above, Selection
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,8 @@ class Gated(Activation):
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return torch.where(pre + state["gate_bias"] <= 0, 0.0, _magnitude(pre, state).relu())
 
-    def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
-        kept = {name: value.detach() for name, value in state.items()}
-        # Written so that NaN counts as active.
-        return Support.from_mask(~((pre + kept["gate_bias"] <= 0) | (_magnitude(pre, kept) <= 0)))
+    def selection(self, state: State, *, training: bool) -> Selection:
+        return Above(-state["gate_bias"].detach())
 
 
 def _magnitude(pre: Tensor, state: State) -> Tensor:

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from sparsedict import checks
 from sparsedict.activations._activation import Activation, State
-from sparsedict.latents import Support
+from sparsedict.selections import Above, Selection
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class JumpReLU(Activation):
     def firing(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return _Step.apply(pre, state["log_threshold"].exp(), self.bandwidth)
 
-    def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
-        excess = pre - state["log_threshold"].detach().exp()
-        return Support.from_mask(~(excess <= (-self.bandwidth / 2 if training else 0.0)))
+    def selection(self, state: State, *, training: bool) -> Selection:
+        threshold = state["log_threshold"].detach().exp()
+        return Above(threshold - self.bandwidth / 2 if training else threshold)
 
 
 class _Jump(torch.autograd.Function):

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict.activations._activation import Activation, State
-from sparsedict.latents import Support
+from sparsedict.selections import Above, Selection
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,5 @@ class ReLU(Activation):
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return pre.relu()
 
-    def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
-        # Written so that NaN counts as active: left out, it would turn into silence that nobody notices.
-        return Support.from_mask(~(pre <= 0))
+    def selection(self, state: State, *, training: bool) -> Selection:
+        return Above(torch.zeros(()))

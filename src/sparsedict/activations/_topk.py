@@ -3,12 +3,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.activations._activation import Activation, State
 from sparsedict.latents import Support
+from sparsedict.selections import Above, Largest, LargestOfBatch, Selection
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class TopK(Activation):
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return pre.relu()
 
-    def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
-        return Support.from_indices(largest(pre, self.k, break_ties=not training), pre.shape[-1])
+    def selection(self, state: State, *, training: bool) -> Selection:
+        return Largest(self.k, lowest_ties=not training)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class AbsTopK(Activation):
         return pre
 
     def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
-        return Support.from_indices(largest(pre.abs(), self.k, break_ties=not training), pre.shape[-1])
+        return Largest(self.k, lowest_ties=not training).support(pre.abs())
 
 
 @dataclass(frozen=True)
@@ -122,18 +123,16 @@ class BatchTopK(Activation):
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return pre.relu()
 
-    def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
-        n_tokens, n_latents = pre.shape
-        if training:
-            flat = pre.reshape(-1).topk(min(self.k * n_tokens, pre.numel()), sorted=False).indices
-            return Support.from_flat(flat.sort().values, n_tokens, n_latents)
+    def selection(self, state: State, *, training: bool) -> Selection:
         threshold = state["threshold"]
+        if training:
+            return LargestOfBatch(self.k, guess=threshold)
         if bool(threshold.isnan()):
             raise RuntimeError(
                 "BatchTopK has no threshold yet: it is measured while training. Train the dictionary with `fit`, load "
                 "a trained one, or set `dictionary.activation_state.threshold` yourself."
             )
-        return Support.from_mask(~((pre <= threshold) | (pre <= 0)))
+        return Above(threshold.clamp_min(0.0))
 
     @torch.no_grad()
     def after_step_(self, values: Float[Tensor, "*entries"], state: State) -> None:
@@ -141,28 +140,6 @@ class BatchTopK(Activation):
         smallest = torch.where(values > 0, values, torch.inf).min().to(threshold.dtype)
         blended = torch.where(threshold.isnan(), smallest, torch.lerp(smallest, threshold, self.momentum))
         threshold.copy_(torch.where(smallest.isinf(), threshold, blended))
-
-
-def largest(pre: Float[Tensor, "n_tokens n_latents"], k: int, *, break_ties: bool) -> Int[Tensor, "n_tokens k"]:
-    """Returns the latents of the ``k`` largest pre-activations of each token.
-
-    Args:
-        pre: All pre-activations.
-        k: How many latents to return for each token.
-        break_ties: Return the lowest indices of equal pre-activations. Where it is off, equal ones are chosen as the
-            device likes, and no result is read from the device.
-    """
-    n_latents = pre.shape[-1]
-    if not break_ties or k == n_latents:
-        return pre.topk(k, dim=-1, sorted=False).indices
-    values, indices = pre.topk(k + 1, dim=-1)
-    # A tie matters where it straddles the boundary and its latents are not zero anyway.
-    tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > 0)
-    chosen = indices[:, :k]
-    if bool(tied.any()):
-        chosen = chosen.clone()
-        chosen[tied] = pre[tied].sort(dim=-1, descending=True, stable=True).indices[:, :k]
-    return chosen
 
 
 def _check_k(k: int, n_latents: int) -> None:

@@ -1,8 +1,9 @@
 """Dictionaries: sparse distillers (transcoders) and sparse autoencoders behind one interface."""
 
 from sparsedict.dictionaries._autoencoder import InputOffset, SparseAutoencoder
-from sparsedict.dictionaries._dictionary import DENSE_SHARE, Dictionary
+from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._distiller import SparseDistiller
+from sparsedict.dictionaries._encode import DENSE_SHARE
 from sparsedict.dictionaries._read import read
 
 __all__ = ["DENSE_SHARE", "Dictionary", "InputOffset", "SparseAutoencoder", "SparseDistiller", "read"]

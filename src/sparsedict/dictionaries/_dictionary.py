@@ -18,18 +18,14 @@ from torch.nn import functional
 
 from sparsedict import checks, hub
 from sparsedict.activations import Activation
+from sparsedict.dictionaries._encode import encode_rows
 from sparsedict.dictionaries._pictures import Drawn, HasNumbers, put_figures
 from sparsedict.dictionaries._state import ActivationState
-from sparsedict.forward_pass import Encoding, ForwardPass
-from sparsedict.kernels import affine_at
-from sparsedict.latents import SparseLatents, Support
+from sparsedict.forward_pass import ForwardPass
+from sparsedict.latents import SparseLatents
 from sparsedict.norms import DecoderNorm
 from sparsedict.storage import Description, Named, check_finite, write_dictionary
 from sparsedict.types import ActivationBatch, DictionaryOutput, Role
-
-DENSE_SHARE = 1 / 16
-"""Share of active entries above which training multiplies dense arrays (see ``benchmarks.density``)."""
-
 
 INITIAL_NORM = 0.1
 """Norm of encoder rows that start from data, as a multiple of the targets' scale over the inputs'.
@@ -206,21 +202,20 @@ class Dictionary(nn.Module, ABC):
             ValueError: If its width isn't ``d_in``.
         """
         flat, batch_shape = self._rows(x)
-        latents = self._encode_rows(flat).latents()
+        latents = encode_rows(self, flat).latents()
         dense = latents.to_dense() if isinstance(latents, SparseLatents) else latents
         return dense.view(*batch_shape, self.n_latents)
 
     def encode_sparse(self, x: Float[Tensor, "*batch d_in"]) -> SparseLatents:
         """Returns the active latents only. ``encode(x)`` equals ``encode_sparse(x).to_dense()``."""
         flat, batch_shape = self._rows(x)
-        encoding = self._encode_rows(flat, sparse=True)
-        support = encoding.support or _full_support(encoding.values)
-        return SparseLatents(encoding.values.reshape(-1), support, batch_shape)
+        encoding = encode_rows(self, flat, sparse=True)
+        return SparseLatents(encoding.values.reshape(-1), encoding.stored(), batch_shape)
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> DictionaryOutput:
         """Returns latents and reconstruction."""
         flat, batch_shape = self._rows(x)
-        latents = self._encode_rows(flat).latents()
+        latents = encode_rows(self, flat).latents()
         reconstruction = self.reconstruct(latents, flat)
         dense = latents.to_dense() if isinstance(latents, SparseLatents) else latents
         return DictionaryOutput(dense.view(*batch_shape, self.n_latents), reconstruction.view(*batch_shape, self.d_out))
@@ -257,40 +252,10 @@ class Dictionary(nn.Module, ABC):
                 "`inputs` and `targets` must be rows of the same tokens, at least one, "
                 f"got shapes {tuple(inputs.shape)} and {tuple(targets.shape)}."
             )
-        encoding = self._encode_rows(inputs)
+        encoding = encode_rows(self, inputs)
         reconstruction = self.reconstruct(encoding.latents(), inputs)
         idle = torch.zeros(self.n_latents, dtype=torch.int64, device=inputs.device) if idle is None else idle
         return ForwardPass(self, inputs, targets, reconstruction, encoding, step, idle)
-
-    def _encode_rows(self, x: Tensor, *, sparse: bool = False) -> Encoding:
-        """Encodes rows; ``sparse`` asks for the stored entries even where there are many."""
-        pre = self.pre_activations(x)
-        support = self._support(pre.detach(), sparse)
-        if support is None:
-            return Encoding(pre, self.activation.values(pre, self.activation_state.entries()), None, pre.detach())
-        entries = self._pre_activations_at(x, pre, support)
-        values = self.activation.values(entries, self.activation_state.entries(support.latents))
-        return Encoding(entries, values, support, pre.detach())
-
-    def _support(self, pre: Tensor, sparse: bool) -> Support | None:
-        # Counting a mask's entries waits for the device, so only the CPU looks before it chooses.
-        elementwise = self.activation.elementwise and not sparse
-        training = self.training and torch.is_grad_enabled()
-        if elementwise and training and pre.device.type != "cpu":
-            return None
-        support = self.activation.support(pre, self.activation_state.entries(), training=self.training)
-        if support is not None and elementwise and support.n_entries > DENSE_SHARE * pre.numel():
-            return None
-        return support
-
-    def _pre_activations_at(self, x: Tensor, pre: Tensor, support: Support) -> Tensor:
-        if not pre.requires_grad:
-            return pre[support.tokens, support.latents]
-        inputs = self.encoder_inputs(x)
-        if inputs is None:
-            return pre[support.tokens, support.latents]
-        known = pre.detach()[support.tokens, support.latents].to(inputs.dtype)
-        return affine_at(inputs, self.encoder, self.encoder_bias, support, known)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the dictionary to a folder: ``dictionary.safetensors`` and ``dictionary.json``, never pickle.
@@ -386,9 +351,3 @@ def _whitened(rows: Tensor) -> Tensor:
     covariance = rows.T @ rows / len(rows)
     covariance.diagonal().add_(0.1 * covariance.diagonal().mean().clamp_min(1e-12))
     return torch.linalg.solve(covariance, rows.T).T
-
-
-def _full_support(values: Tensor) -> Support:
-    n_tokens, n_latents = values.shape
-    indices = torch.arange(n_latents, device=values.device).expand(n_tokens, n_latents)
-    return Support.from_indices(indices, n_latents)

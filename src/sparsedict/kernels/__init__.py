@@ -2,5 +2,15 @@
 
 from sparsedict.kernels._autograd import affine_at, matmul
 from sparsedict.kernels._products import sampled_product, sum_by_latent, weighted_rows, weighted_tokens
+from sparsedict.kernels._select import can_select, select
 
-__all__ = ["affine_at", "matmul", "sampled_product", "sum_by_latent", "weighted_rows", "weighted_tokens"]
+__all__ = [
+    "affine_at",
+    "can_select",
+    "matmul",
+    "sampled_product",
+    "select",
+    "sum_by_latent",
+    "weighted_rows",
+    "weighted_tokens",
+]

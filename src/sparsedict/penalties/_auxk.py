@@ -8,9 +8,10 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.forward_pass import ForwardPass
-from sparsedict.kernels import affine_at, matmul
+from sparsedict.kernels import affine_at, matmul, select
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.penalties._penalty import Penalty
+from sparsedict.selections import Largest
 
 
 @dataclass(frozen=True)
@@ -47,29 +48,32 @@ class AuxK(Penalty):
         # Asking whether there is any makes an accelerator wait; the CPU knows.
         if silent.device.type == "cpu" and not bool(silent.any()):
             return dictionary.encoder_bias[0] * 0.0
-        support = self._candidates(passed, silent)
+        values, support = self._largest_silent(passed, silent)
         # Latents that aren't silent can fill a row that has too few silent ones: they count as zero.
-        values = self._pre_activations(passed, support).relu() * silent[support.latents]
-        latents = SparseLatents(values, support, torch.Size((passed.n_tokens,)))
+        latents = SparseLatents(values.relu() * silent[support.latents], support, torch.Size((passed.n_tokens,)))
         error = (missing - matmul(latents, dictionary.decoder)).square().sum(-1).mean()
         return torch.where(silent.any(), error * self.coefficient, torch.zeros_like(error))
 
-    def _candidates(self, passed: ForwardPass, silent: Bool[Tensor, " n_latents"]) -> Support:
-        n_latents = passed.dictionary.n_latents
-        k = self.k or passed.dictionary.d_out // 2 or 1
-        pre = passed.encoding.all_pre_activations
-        if silent.device.type == "cpu":
-            among = silent.nonzero().flatten()
-            chosen = pre[:, among].topk(min(k, len(among)), dim=-1, sorted=False).indices
-            return Support.from_indices(among[chosen], n_latents)
-        masked = pre.masked_fill(~silent, -torch.inf)
-        return Support.from_indices(masked.topk(min(k, n_latents), dim=-1, sorted=False).indices, n_latents)
-
-    def _pre_activations(self, passed: ForwardPass, support: Support) -> Tensor:
+    def _largest_silent(self, passed: ForwardPass, silent: Bool[Tensor, " n_latents"]) -> tuple[Tensor, Support]:
+        """Returns the largest pre-activations of silent latents, differentiable in encoder and encoder bias."""
         dictionary = passed.dictionary
-        known = passed.encoding.all_pre_activations[support.tokens, support.latents]
+        k = min(self.k or dictionary.d_out // 2 or 1, dictionary.n_latents)
         inputs = dictionary.encoder_inputs(passed.inputs)
         if inputs is None:
-            return dictionary.pre_activations(passed.inputs)[support.tokens, support.latents]
+            pre = dictionary.pre_activations(passed.inputs)
+            support = Largest(k).support(pre.detach().masked_fill(~silent, -torch.inf))
+            return pre[support.tokens, support.latents], support
         # Only the silent latents may move: the offset that all latents share stays out of it.
-        return affine_at(inputs.detach(), dictionary.encoder, dictionary.encoder_bias, support, known.to(inputs.dtype))
+        inputs = inputs.detach()
+        encoder, bias = dictionary.encoder, dictionary.encoder_bias
+        if silent.device.type == "cpu":
+            among = silent.nonzero().flatten()
+            picked = select(inputs, encoder[among].detach(), bias[among].detach(), Largest(min(k, len(among))))
+        else:
+            among = None
+            picked = select(inputs, encoder, bias.masked_fill(~silent, -torch.inf), Largest(k))
+        assert picked is not None  # the rule has no limit at which it gives up
+        support, known = picked
+        if among is not None:
+            support = Support(among[support.latents], support.offsets, dictionary.n_latents)
+        return affine_at(inputs, encoder, bias, support, known), support

@@ -1,0 +1,72 @@
+"""Inputs -> latents on their support: the one way that every dictionary encodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sparsedict.forward_pass import Encoding
+from sparsedict.kernels import affine_at, can_select, select
+from sparsedict.latents import Support
+
+if TYPE_CHECKING:
+    from sparsedict.dictionaries._dictionary import Dictionary
+
+DENSE_SHARE = 1 / 16
+"""Share of active entries above which training multiplies dense arrays (see ``benchmarks.density``)."""
+
+
+def encode_rows(dictionary: Dictionary, x: Tensor, *, sparse: bool = False) -> Encoding:
+    """Encodes rows; ``sparse`` asks for the stored entries even where there are many.
+
+    Where the activation has a rule and the encoder is affine, the other pre-activations are never held. Else they are
+    all made, and those that matter picked out.
+    """
+    activation, state = dictionary.activation, dictionary.activation_state.entries()
+    inputs = dictionary.encoder_inputs(x)
+    rule = activation.selection(state, training=dictionary.training)
+    if inputs is None or rule is None or not can_select(rule, x.device):
+        return _encode_from_all(dictionary, x, inputs, sparse)
+    most = int(DENSE_SHARE * len(x) * dictionary.n_latents) if activation.elementwise and not sparse else None
+    picked = select(inputs.detach(), dictionary.encoder, dictionary.encoder_bias, rule, most=most)
+    if picked is None:
+        return _all(dictionary, dictionary.pre_activations(x))
+    support, known = picked
+    entries = affine_at(inputs, dictionary.encoder, dictionary.encoder_bias, support, known)
+    return _on_support(dictionary, entries, support)
+
+
+def _encode_from_all(dictionary: Dictionary, x: Tensor, inputs: Tensor | None, sparse: bool) -> Encoding:
+    pre = dictionary.pre_activations(x)
+    support = _support(dictionary, pre.detach(), sparse)
+    if support is None:
+        return _all(dictionary, pre)
+    if inputs is None or not pre.requires_grad:
+        return _on_support(dictionary, pre[support.tokens, support.latents], support)
+    known = pre.detach()[support.tokens, support.latents].to(inputs.dtype)
+    entries = affine_at(inputs, dictionary.encoder, dictionary.encoder_bias, support, known)
+    return _on_support(dictionary, entries, support)
+
+
+def _all(dictionary: Dictionary, pre: Tensor) -> Encoding:
+    return Encoding(pre, dictionary.activation.values(pre, dictionary.activation_state.entries()), None)
+
+
+def _on_support(dictionary: Dictionary, entries: Tensor, support: Support) -> Encoding:
+    state = dictionary.activation_state.entries(support.latents)
+    return Encoding(entries, dictionary.activation.values(entries, state), support)
+
+
+def _support(dictionary: Dictionary, pre: Tensor, sparse: bool) -> Support | None:
+    # Counting a mask's entries waits for the device, so only the CPU looks before it chooses.
+    elementwise = dictionary.activation.elementwise and not sparse
+    training = dictionary.training and torch.is_grad_enabled()
+    if elementwise and training and pre.device.type != "cpu":
+        return None
+    state = dictionary.activation_state.entries()
+    support = dictionary.activation.support(pre, state, training=dictionary.training)
+    if support is not None and elementwise and support.n_entries > DENSE_SHARE * pre.numel():
+        return None
+    return support

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsedict.kernels._largest import largest, largest_of_all
+from sparsedict.kernels._positions import positions_where_not
+from sparsedict.selections import Largest
+
+
+@given(
+    n_tokens=st.integers(0, 9),
+    n_latents=st.sampled_from([1, 5, 16, 64, 96, 256, 1024]),
+    k=st.integers(1, 20),
+    n_levels=st.sampled_from([1, 3, 10_000]),
+    lowest_ties=st.booleans(),
+    seed=st.integers(0, 2**20),
+)
+def test_the_tournament_finds_the_largest(
+    n_tokens: int, n_latents: int, k: int, n_levels: int, lowest_ties: bool, seed: int
+) -> None:
+    k = min(k, n_latents)
+    generator = torch.Generator().manual_seed(seed)
+    pre = torch.randint(-n_levels, n_levels + 1, (n_tokens, n_latents), generator=generator).float()
+    indices, values = largest(pre, k, lowest_ties=lowest_ties)
+    assert torch.equal(values, pre.gather(1, indices))
+    assert torch.equal(values.sort(-1).values, pre.topk(k).values.sort(-1).values)
+    assert (indices.sort(-1).values.diff(dim=-1) > 0).all()
+    if lowest_ties:
+        active = values > 0
+        meant = Largest(k, lowest_ties=True).support(pre).latents.view(n_tokens, k)
+        meant_active = pre.gather(1, meant) > 0
+        for row in range(n_tokens):
+            assert set(indices[row, active[row]].tolist()) == set(meant[row, meant_active[row]].tolist())
+
+
+def test_the_largest_of_all_come_ascending() -> None:
+    values = torch.tensor([3.0, 9.0, 1.0, 7.0])
+    assert largest_of_all(values, 2).tolist() == [1, 3]
+    assert largest_of_all(values, 4).tolist() == [0, 1, 2, 3]
+
+
+@given(st.integers(0, 9), st.integers(0, 40), st.sampled_from([0.0, 0.02, 0.5, 1.0]), st.integers(0, 2**20))
+def test_positions_of_false_entries(n_rows: int, width: int, share: float, seed: int) -> None:
+    mask = torch.rand(n_rows, width, generator=torch.Generator().manual_seed(seed)) >= share
+    assert torch.equal(positions_where_not(mask), (~mask).flatten().nonzero().flatten())
