@@ -89,5 +89,5 @@ def test_our_own_folders_are_no_format(tmp_path: Path) -> None:
 
 @pytest.mark.as_installed
 def test_rows_of_another_library_s_files_are_not_chosen() -> None:
-    with pytest.raises(ValueError, match="`latents` can be chosen from a folder of `Dictionary.save`"):
+    with pytest.raises(ValueError, match=r"`latents` can be chosen from a folder of `Dictionary\.save`"):
         sd.load(place("sae_lens", "topk"), latents=[1, 2])
