@@ -1,0 +1,233 @@
+"""Ctrl-C, a full disk and SIGKILL while training."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import SafetensorError
+from torch import Tensor
+
+import sparsedict as sd
+from sparsedict.storage import _checkpoint, _weights
+from sparsedict.training._loop import Loop
+
+from ._runs import BATCH, CASES, N_STEPS, coder, last_state, rows, same, same_results
+
+ADAM = CASES["a tensor, AuxK, Adam"]
+ROOT = Path(__file__).parents[2]
+
+
+def steps(folder: Path) -> list[int]:
+    return sorted(int(item.name.removeprefix("step-")) for item in folder.iterdir() if item.name.startswith("step-"))
+
+
+@contextmanager
+def doing(what: Callable[[], object], *, in_step: int, monkeypatch: pytest.MonkeyPatch):
+    """Does something in the middle of a step, counted from 1."""
+    step = Loop._step
+
+    def then(self: Loop, *args: Any) -> None:
+        if self.n_steps + 1 == in_step:
+            what()
+        step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", then)
+        yield
+
+
+def press_ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.as_installed
+def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    whole = ADAM.run(tmp_path / "whole", checkpoint_every=1)
+    before = signal.getsignal(signal.SIGINT)
+    folder = tmp_path / "stopped"
+    message = (
+        rf"^Stopped after step 7 of about {N_STEPS}; the checkpoint of this step lies in {folder}\. Make the same call "
+        rf"with checkpoint='{folder}' and resume=True to go on\.$"
+    )
+    with doing(press_ctrl_c, in_step=7, monkeypatch=monkeypatch), pytest.raises(KeyboardInterrupt, match=message):
+        ADAM.run(folder)
+    assert steps(folder) == [0, 7]
+    assert "press Ctrl-C again to stop at once" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+    same_results(whole, ADAM.run(folder, resume=True))
+
+
+def test_ctrl_c_without_a_checkpoint_keeps_what_was_learned(monkeypatch):
+    student = coder(sd.TopK(3))
+    with (
+        doing(press_ctrl_c, in_step=3, monkeypatch=monkeypatch),
+        pytest.raises(KeyboardInterrupt, match=r"after step 3 .* give `checkpoint=FOLDER` to be able to go on"),
+    ):
+        sd.fit(student, rows(), n_tokens=640, batch_size=BATCH, progress=False)
+    assert student.trained_on["n_tokens"] == 3 * BATCH
+    assert not student.training
+    control = coder(sd.TopK(3))
+    with doing(press_ctrl_c, in_step=3, monkeypatch=monkeypatch), pytest.raises(KeyboardInterrupt):
+        sd.fit(control, rows(), n_tokens=640, batch_size=BATCH, progress=False)
+    same(dict(student.state_dict()), dict(control.state_dict()))
+
+
+def test_a_second_ctrl_c_interrupts_at_once(tmp_path, monkeypatch):
+    def twice() -> None:
+        press_ctrl_c()
+        press_ctrl_c()
+        raise AssertionError("it went on")
+
+    before = signal.getsignal(signal.SIGINT)
+    with doing(twice, in_step=5, monkeypatch=monkeypatch), pytest.raises(KeyboardInterrupt) as found:
+        ADAM.run(tmp_path, checkpoint_every=2)
+    assert not str(found.value)
+    assert steps(tmp_path) == [2, 4]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_in_the_last_step_still_stops_what_comes_after(tmp_path, monkeypatch):
+    with (
+        doing(press_ctrl_c, in_step=N_STEPS, monkeypatch=monkeypatch),
+        pytest.raises(KeyboardInterrupt, match=f"after step {N_STEPS}"),
+    ):
+        ADAM.run(tmp_path)
+    assert steps(tmp_path) == [0, N_STEPS]
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    def interrupted(*args: Any) -> None:
+        _weights.write_tensors(*args)
+        press_ctrl_c()
+        press_ctrl_c()
+
+    def change() -> None:
+        monkeypatch.setattr(_checkpoint, "write_tensors", interrupted)
+
+    with doing(change, in_step=5, monkeypatch=monkeypatch), pytest.raises(KeyboardInterrupt):
+        ADAM.run(tmp_path, checkpoint_every=2)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["lock", "step-000000002", "step-000000004"]
+
+
+def test_where_ctrl_c_is_ignored_it_stays_so(monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with doing(press_ctrl_c, in_step=2, monkeypatch=monkeypatch):
+            assert ADAM.run().histories[""].n_steps == N_STEPS
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.as_installed
+def test_other_threads_train_without_touching_signals(tmp_path):
+    histories = []
+    thread = threading.Thread(target=lambda: histories.append(ADAM.run(tmp_path).histories[""]))
+    thread.start()
+    thread.join()
+    assert histories[0].n_steps == N_STEPS
+
+
+def no_room(file: Path, tensors: dict[str, Tensor], digest: str) -> None:
+    file.write_bytes(b"half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.as_installed
+def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
+    whole = ADAM.run(tmp_path / "whole", checkpoint_every=2)
+    folder = tmp_path / "full"
+    message = (
+        r"The disk is full: the checkpoint of step 6 could not be written to .*full .*The one of step 4 stays\. Make "
+        r"room, then go on with resume=True"
+    )
+    with monkeypatch.context() as patch:
+        fill = lambda: patch.setattr(_checkpoint, "write_tensors", no_room)  # noqa: E731
+        with doing(fill, in_step=6, monkeypatch=monkeypatch), pytest.raises(OSError, match=message) as found:
+            ADAM.run(folder, checkpoint_every=2)
+    assert found.value.errno == errno.ENOSPC
+    assert sorted(item.name for item in folder.iterdir()) == ["lock", "step-000000002", "step-000000004"]
+    same_results(whole, ADAM.run(folder, checkpoint_every=2, resume=True))
+    same(last_state(tmp_path / "whole"), last_state(folder))
+
+
+def test_a_disk_that_is_full_from_the_first_is_known_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(_checkpoint, "write_tensors", no_room)
+    with pytest.raises(OSError, match=r"The disk is full: .* step 0 .*There is no earlier one"):
+        ADAM.run(tmp_path)
+
+
+def test_the_writer_of_tensors_tells_the_kind_of_error(tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(_weights, "save_file", refuse)
+    with pytest.raises(OSError, match="could not be written") as found:
+        _weights.write_tensors(tmp_path / "x", {}, "")
+    assert found.value.errno == errno.ENOSPC
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits on files")
+def test_a_file_that_the_system_refuses_to_let_grow(tmp_path, monkeypatch):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # noqa: E731
+    try:
+        message = r"The disk is full: the checkpoint of step 4 .* step 2 stays"
+        with doing(limit, in_step=4, monkeypatch=monkeypatch), pytest.raises(OSError, match=message):
+            ADAM.run(tmp_path, checkpoint_every=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert steps(tmp_path) == [0, 2]
+    same_results(ADAM.run(), ADAM.run(tmp_path, checkpoint_every=2, resume=True))
+
+
+FULL = """
+import pathlib, sys, torch, sparsedict as sd
+folder = pathlib.Path(sys.argv[1])
+coder = sd.SparseAutoencoder(64, 512, activation=sd.TopK(8), decoder_norm=sd.UnitNorm())
+try:
+    sd.fit(coder, torch.randn(4096, 64), n_tokens=20_000, batch_size=512, progress=False, checkpoint=folder,
+           checkpoint_every=1, checkpoint_keep=9)
+except OSError as error:
+    print(error.errno, error, sorted(item.name for item in folder.glob("*step*")))
+"""
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    """On a disk of 2 MiB in memory, which only this process sees, where the system lets one make it."""
+    mount = f"mount -t tmpfs -o size=2m tmpfs {tmp_path} 2>/dev/null || exit 77; exec"
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare")
+    command = ["unshare", "-rm", "sh", "-c", f'{mount} {sys.executable} -c "$0" {tmp_path}', FULL]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode in (1, 77) and "Traceback" not in done.stderr:
+        pytest.skip("needs user namespaces")
+    assert re.search(
+        rf"^{errno.ENOSPC} .*The disk is full: the checkpoint of step (\d+) could not be written", done.stdout
+    ), done.stdout + done.stderr
+    left = done.stdout[done.stdout.rindex("[") :]
+    assert "step-000000000" in left
+    assert ".writing" not in left
+
+
+def test_runs_survive_sigkill(tmp_path):
+    """A few kills; a hundred are ``python -m benchmarks.kills``."""
+    out = tmp_path / "kills.json"
+    command = [sys.executable, "-m", "benchmarks.kills", "--kills", "6", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"kills 6, .*runs (\d+), equal_runs \1, lost_checkpoints 0,", done.stdout)
