@@ -138,7 +138,8 @@ class BatchTopK(Activation):
     def after_step_(self, values: Float[Tensor, "*entries"], state: State) -> None:
         threshold = state["threshold"]
         smallest = torch.where(values > 0, values, torch.inf).min().to(threshold.dtype)
-        blended = torch.where(threshold.isnan(), smallest, torch.lerp(smallest, threshold, self.momentum))
+        # Neither NaN nor the -1 of other libraries was measured.
+        blended = torch.where(threshold > 0, torch.lerp(smallest, threshold, self.momentum), smallest)
         threshold.copy_(torch.where(smallest.isinf(), threshold, blended))
 
 

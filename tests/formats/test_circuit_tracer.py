@@ -1,0 +1,165 @@
+"""circuit-tracer: layers of a set, decoders either way round, and what is written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import cases
+import sparsedict as sd
+from formats._fixtures import assert_equals_the_library, copied, place, read_tensors, write_tensors
+from sparsedict.formats import circuit_tracer
+from sparsedict.storage import StorageError
+
+SET = place("circuit_tracer", "two_layers")
+
+
+def test_a_set_is_read_layer_by_layer() -> None:
+    for layer in (0, 1):
+        for dictionary in (circuit_tracer.read(SET, layer=layer), sd.load(SET / f"layer_{layer}.safetensors")):
+            assert_equals_the_library(dictionary, "circuit_tracer", f"two_layers.{layer}")
+            assert dictionary.trained_on["layer"] == layer
+    whole = circuit_tracer.read_set(SET)
+    assert sorted(whole) == [0, 1]
+    with pytest.raises(FileNotFoundError, match=r"holds 2 layers: choose one, such as .*layer=0.*layer_0\.safetensors"):
+        sd.load(SET)
+    with pytest.raises(FileNotFoundError, match="holds no layer 7, only 0, 1"):
+        circuit_tracer.read(SET, layer=7)
+
+
+@pytest.mark.parametrize("names", [("W_dec",), ("W_enc",), ("W_enc", "W_dec")])
+def test_matrices_may_lie_either_way_round(names: tuple[str, ...], tmp_path: Path) -> None:
+    folder = copied("circuit_tracer", "jump_relu_skip", tmp_path)
+    tensors = read_tensors(folder / "layer_0.safetensors")
+    write_tensors(folder / "layer_0.safetensors", tensors | {name: tensors[name].T for name in names})
+    assert_equals_the_library(sd.load(folder), "circuit_tracer", "jump_relu_skip")
+
+
+def test_one_threshold_may_serve_all(tmp_path: Path) -> None:
+    folder = copied("circuit_tracer", "jump_relu", tmp_path)
+    tensors = read_tensors(folder / "layer_0.safetensors")
+    for threshold in (torch.tensor(0.4), torch.tensor([0.4])):
+        write_tensors(folder / "layer_0.safetensors", tensors | {"activation_function.threshold": threshold})
+        latents = sd.load(folder).encode(torch.randn(20, 6))
+        assert (latents[latents > 0] > 0.4).all()
+
+
+def test_negative_thresholds_let_negative_latents_pass_and_are_refused(tmp_path: Path) -> None:
+    folder = copied("circuit_tracer", "jump_relu", tmp_path)
+    tensors = read_tensors(folder / "layer_0.safetensors")
+    name = "activation_function.threshold"
+    write_tensors(folder / "layer_0.safetensors", tensors | {name: tensors[name] - 0.5})
+    with pytest.raises(StorageError, match="thresholds are negative"):
+        sd.load(folder)
+
+
+def test_no_configuration_is_needed(tmp_path: Path) -> None:
+    folder = copied("circuit_tracer", "skip", tmp_path)
+    (folder / "config.yaml").unlink()
+    assert_equals_the_library(sd.load(folder), "circuit_tracer", "skip")
+
+
+def test_listed_files_are_found_in_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    config = yaml.safe_load((SET / "config.yaml").read_text())
+    shutil.copy(SET / "layer_1.safetensors", folder / "first.safetensors")
+    shutil.copy(place("gemma_scope", "second") / "params.safetensors", folder / "other.safetensors")
+    shutil.copy(place("gemma_scope", "first") / "params.npz", folder / "params.npz")
+    config["transcoders"] = ["first.safetensors", "other.safetensors", "hf://google/gemma/params.npz", "hf://a/b/c.npz"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(FileNotFoundError, match=r"lists hf://a/b/c\.npz, which isn't in the folder"):
+        circuit_tracer.read(folder, layer=0)
+    config["transcoders"].pop()
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    read = circuit_tracer.read_set(folder)
+    for layer, made in enumerate(
+        (("circuit_tracer", "two_layers.1"), ("gemma_scope", "second"), ("gemma_scope", "first"))
+    ):
+        assert_equals_the_library(read[layer], *made)
+        assert isinstance(read[layer], sd.SparseDistiller)
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_cross_layer_transcoder_has_no_kind_yet(configured: bool, tmp_path: Path) -> None:
+    write_tensors(tmp_path / "W_enc_0.safetensors", {"W_enc_0": torch.zeros(12, 6), "b_enc_0": torch.zeros(12)})
+    write_tensors(tmp_path / "W_dec_0.safetensors", {"W_dec_0": torch.zeros(12, 2, 6)})
+    if configured:
+        (tmp_path / "config.yaml").write_text("model_kind: cross_layer_transcoder\n")
+    for path in (tmp_path, tmp_path / "W_enc_0.safetensors"):
+        with pytest.raises(StorageError, match=r"cross-layer transcoder.*there is no kind"):
+            sd.load(path)
+
+
+def test_a_configured_top_k_needs_its_k(tmp_path: Path) -> None:
+    folder = copied("circuit_tracer", "relu", tmp_path)
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(f"{config}activation: topk\nk: 3\n")
+    assert sd.load(folder).activation == sd.TopK(3)
+    (folder / "config.yaml").write_text(f"{config}activation: topk\n")
+    with pytest.raises(StorageError, match=r"config\.yaml: `k` must be an integer"):
+        sd.load(folder)
+    (folder / "config.yaml").write_text(f"{config}activation: jump_relu\n")
+    with pytest.raises(StorageError, match=r"`activation` 'jumprelu' has no"):
+        sd.load(folder)
+
+
+@pytest.mark.parametrize("case", ["relu", "jump_relu", "skip", "jump_relu_skip"])
+def test_what_is_written_has_the_library_s_layout(case: str, tmp_path: Path) -> None:
+    circuit_tracer.write(sd.load(place("circuit_tracer", case)), tmp_path)
+    theirs, ours = (read_tensors(f / "layer_0.safetensors") for f in (place("circuit_tracer", case), tmp_path))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-6, atol=1e-6)
+    wanted, written = (
+        yaml.safe_load((f / "config.yaml").read_text()) for f in (place("circuit_tracer", case), tmp_path)
+    )
+    assert written == wanted
+
+
+def _square(dictionary: sd.SparseDistiller) -> sd.SparseDistiller:
+    """Returns one that gives as many numbers as it reads."""
+    arguments = dictionary.arguments() | {"d_out": 6}
+    return sd.SparseDistiller(
+        **arguments, activation=dictionary.activation, decoder_norm=sd.Free(), dtype=torch.float64
+    )
+
+
+@pytest.mark.parametrize("kind", cases.KINDS)
+@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
+def test_what_is_written_computes_the_same_or_is_refused(kind: str, activation: str, tmp_path: Path) -> None:
+    dictionary = cases.make(kind, activation)
+    square = _square(dictionary) if isinstance(dictionary, sd.SparseDistiller) else dictionary
+    for buffer in square.buffers():
+        buffer.fill_(0.2)
+    try:
+        circuit_tracer.write({0: square, 1: square}, tmp_path)
+    except (TypeError, ValueError) as error:
+        assert "circuit-tracer" in str(error)  # noqa: PT017
+        assert not list(tmp_path.iterdir())
+        return
+    again = circuit_tracer.read(tmp_path, layer=1)
+    x = cases.tokens(9)
+    torch.testing.assert_close(again(x).latents, square(x).latents)
+    torch.testing.assert_close(again(x).reconstruction, square(x).reconstruction)
+
+
+def test_layers_are_added_one_by_one(tmp_path: Path) -> None:
+    for layer in (0, 1):
+        read = circuit_tracer.read(SET, layer=layer)
+        circuit_tracer.write(read, tmp_path, layer=layer, model="gpt2", input_hook="ln2.hook_normalized")
+    assert sorted(circuit_tracer.read_set(tmp_path)) == [0, 1]
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["model_name"] == "gpt2"
+
+
+@pytest.mark.as_installed
+@pytest.mark.parametrize("layers", [{}, {-1: 0}, {"a": 0}])
+def test_layers_are_numbered(layers: dict, tmp_path: Path) -> None:
+    dictionary = circuit_tracer.read(SET, layer=0)
+    with pytest.raises(ValueError, match="by layer from 0 on"):
+        circuit_tracer.write(dict.fromkeys(layers, dictionary), tmp_path)

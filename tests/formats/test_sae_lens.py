@@ -1,0 +1,214 @@
+"""SAELens: configurations of every version, and what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import cases
+import sparsedict as sd
+from formats._fixtures import assert_equals_the_library, copied, place, read_tensors, write_tensors
+from sparsedict.formats import sae_lens
+from sparsedict.storage import StorageError
+
+WEIGHTS = "sae_weights.safetensors"
+
+
+def changed(folder: Path, **keys: Any) -> Path:
+    """Changes keys of a configuration; ``...`` removes one."""
+    file = folder / "cfg.json"
+    cfg = json.loads(file.read_text()) | keys
+    file.write_text(json.dumps({name: value for name, value in cfg.items() if value is not ...}))
+    return folder
+
+
+OLD = [
+    {"hook_point": ..., "hook_name": "blocks.1.hook_resid_pre"},
+    {"dtype": "float32", "device": "cuda:0"},
+    {"dtype": ..., "d_in": ..., "d_sae": ...},
+    {"architecture": "standard", "activation_fn": "relu", "activation_fn_kwargs": {}},
+    {"architecture": None, "activation_fn_str": "ReLU", "normalize_activations": None},
+    {"apply_b_dec_to_input": True, "finetuning_scaling_factor": False, "sae_lens_training_version": None},
+    {"sae_lens_version": "5.9.1", "reshape_activations": "none", "prepend_bos": True},
+]
+
+
+@pytest.mark.parametrize("keys", OLD, ids=str)
+def test_old_configurations_say_the_same_in_many_ways(keys: dict[str, Any], tmp_path: Path) -> None:
+    folder = changed(copied("sae_lens", "old_standard", tmp_path), **keys)
+    assert_equals_the_library(sd.load(folder), "sae_lens", "old_standard")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"activation_fn_str": ..., "activation_fn": "topk"},
+        {"activation_fn_str": ..., "activation_fn_kwargs": ..., "architecture": "topk", "k": 3},
+        {"k": 3.0},
+        {"architecture": ...},
+    ],
+    ids=str,
+)
+def test_k_stands_in_several_places(keys: dict[str, Any], tmp_path: Path) -> None:
+    folder = changed(copied("sae_lens", "old_topk", tmp_path), **keys)
+    assert_equals_the_library(sd.load(folder), "sae_lens", "old_topk")
+
+
+def test_a_logarithm_of_thresholds_is_its_exponential(tmp_path: Path) -> None:
+    folder = copied("sae_lens", "old_jumprelu", tmp_path)
+    tensors = read_tensors(folder / WEIGHTS)
+    threshold = tensors.pop("threshold")
+    write_tensors(folder / WEIGHTS, tensors | {"log_threshold": threshold.log()})
+    assert_equals_the_library(sd.load(folder), "sae_lens", "old_jumprelu")
+
+
+def test_negative_thresholds_are_zero_behind_the_relu(tmp_path: Path) -> None:
+    folder = copied("sae_lens", "jumprelu", tmp_path)
+    tensors = read_tensors(folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, tensors | {"threshold": -tensors["threshold"]})
+    dictionary = sd.load(folder)
+    x = torch.randn(5, 6)
+    torch.testing.assert_close(dictionary.encode(x), dictionary.pre_activations(x).relu())
+
+
+def test_a_finetuned_factor_goes_into_decoder_rows(tmp_path: Path) -> None:
+    folder = changed(copied("sae_lens", "old_scaling_factor", tmp_path), finetuning_scaling_factor=True)
+    tensors = read_tensors(folder / WEIGHTS)
+    plain = sd.load(folder)
+    factor = torch.linspace(0.5, 2, 12)
+    write_tensors(folder / WEIGHTS, tensors | {"scaling_factor": factor})
+    scaled = sd.load(folder)
+    torch.testing.assert_close(scaled.decoder, plain.decoder * factor[:, None])
+    assert torch.equal(scaled.encoder, plain.encoder)
+    with pytest.raises(StorageError, match="`scaling_factor` isn't 1"):
+        sd.load(changed(folder, finetuning_scaling_factor=False))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("expected_average_only_in", "mean norm"), (True, "mean norm"), ("covariance_whitening", "whitened")],
+)
+def test_normalisation_that_lies_outside_is_said(value: object, said: str, tmp_path: Path) -> None:
+    folder = changed(copied("sae_lens", "old_standard", tmp_path), normalize_activations=value)
+    with pytest.warns(UserWarning, match=said):
+        dictionary = sd.formats.sae_lens.read(folder)
+    assert_equals_the_library(dictionary, "sae_lens", "old_standard")
+
+
+def test_a_training_checkpoint_of_batch_top_k_has_its_threshold(tmp_path: Path) -> None:
+    folder = copied("sae_lens", "trained_batchtopk", tmp_path)
+    tensors = read_tensors(folder / WEIGHTS)
+    threshold = tensors.pop("threshold")
+    write_tensors(folder / WEIGHTS, tensors | {"topk_threshold": threshold[0].double()})
+    dictionary = sd.load(changed(folder, architecture="batchtopk", k=3.0, rescale_acts_by_decoder_norm=False))
+    assert dictionary.activation == sd.BatchTopK(3)
+    assert_equals_the_library(dictionary.float(), "sae_lens", "trained_batchtopk")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"architecture": "temporal"}, r"cfg\.json: `architecture` must be one of .*, got 'temporal'"),
+        ({"architecture": 3}, r"cfg\.json: `architecture` must be one of"),
+        ({"activation_fn_str": "tanh-relu"}, r"`activation_fn` must be relu or topk .* got 'tanh-relu'"),
+        ({"normalize_activations": "batch"}, r"`normalize_activations` must be one of .* got 'batch'"),
+        ({"dtype": "int8"}, r"`dtype` must be one of .* got 'int8'"),
+        ({"apply_b_dec_to_input": "yes"}, r"`apply_b_dec_to_input` must be true or false, got 'yes'"),
+        ({"d_sae": 13}, r"by cfg\.json `d_sae` must be 13, but the weights make it 12"),
+        ({"architecture": "topk"}, r"cfg\.json: `k` must be an integer of at least 1, got 'None'"),
+        ({"architecture": "topk", "k": 100}, r"`k` must be at most `n_latents`, got k=100 for 12"),
+    ],
+)
+def test_what_can_t_be_read_is_named(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = changed(copied("sae_lens", "old_standard", tmp_path), **keys)
+    with pytest.raises(StorageError, match=message):
+        sd.load(folder)
+
+
+def test_a_transcoder_subtracts_nothing(tmp_path: Path) -> None:
+    folder = changed(copied("sae_lens", "transcoder", tmp_path), apply_b_dec_to_input=True)
+    with pytest.raises(StorageError, match="`apply_b_dec_to_input` must be false for a transcoder"):
+        sd.load(folder)
+
+
+def test_half_precision_stays_where_it_is_exact() -> None:
+    assert sd.load(place("sae_lens", "standard_bfloat16")).encoder.dtype == torch.bfloat16
+    # The logarithm of a threshold, rounded to half precision, would be another threshold.
+    assert sd.load(place("sae_lens", "jumprelu_bfloat16")).encoder.dtype == torch.float32
+    asked = sd.load(place("sae_lens", "jumprelu_bfloat16"), dtype=torch.bfloat16)
+    assert {weight.dtype for weight in asked.state_dict().values()} == {torch.bfloat16}
+
+
+def test_what_the_configuration_noted_is_kept() -> None:
+    trained_on = sd.load(place("sae_lens", "standard_hook_z")).trained_on
+    assert trained_on["library"] == "SAELens"
+    assert trained_on["model"] == "tiny-stories"
+    assert trained_on["site"] == "blocks.1.attn.hook_z"
+    assert trained_on["cfg"]["reshape_activations"] == "hook_z"
+
+
+WRITTEN = {
+    "standard": "standard",
+    "standard_no_offset": "standard",
+    "standard_layer_norm": "standard",
+    "standard_constant_norm": "standard",
+    "gated": "gated",
+    "jumprelu": "jumprelu",
+    "topk": "topk",
+    "abstopk": "abstopk",
+    "transcoder": "transcoder",
+    "transcoder_layer_norm": "transcoder",
+    "skip_transcoder": "skip_transcoder",
+    "jumprelu_transcoder": "jumprelu_transcoder",
+    "jumprelu_skip_transcoder": "jumprelu_skip_transcoder",
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_what_is_written_has_the_library_s_layout(case: str, tmp_path: Path) -> None:
+    sae_lens.write(sd.load(place("sae_lens", case)), tmp_path)
+    theirs = read_tensors(place("sae_lens", case) / WEIGHTS)
+    ours = read_tensors(tmp_path / WEIGHTS)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-6, atol=1e-6)
+    wanted = json.loads((place("sae_lens", case) / "cfg.json").read_text())
+    written = json.loads((tmp_path / "cfg.json").read_text())
+    metadata, theirs_too = written.pop("metadata"), wanted.pop("metadata")
+    assert written == wanted
+    assert theirs_too.items() <= metadata.items()
+
+
+def test_thresholds_of_zero_are_written_as_such(tmp_path: Path) -> None:
+    dictionary = sd.load(place("sae_lens", "jumprelu"))
+    with torch.no_grad():
+        dictionary.activation_state.get_parameter("log_threshold").fill_(-torch.inf)
+    sae_lens.write(dictionary, tmp_path)
+    assert not read_tensors(tmp_path / WEIGHTS)["threshold"].any()
+    assert torch.equal(sd.load(tmp_path)(torch.ones(2, 6)).latents, dictionary(torch.ones(2, 6)).latents)
+
+
+@pytest.mark.parametrize("kind", cases.KINDS)
+@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
+def test_what_is_written_computes_the_same_or_is_refused(kind: str, activation: str, tmp_path: Path) -> None:
+    dictionary = cases.make(kind, activation)
+    try:
+        sae_lens.write(dictionary, tmp_path)
+    except ValueError as error:
+        assert "SAELens has nothing like it" in str(error)  # noqa: PT017
+        assert not list(tmp_path.iterdir())
+        return
+    again = sd.load(tmp_path)
+    x = cases.tokens(9)
+    torch.testing.assert_close(again(x).latents, dictionary(x).latents)
+    torch.testing.assert_close(again(x).reconstruction, dictionary(x).reconstruction)
+
+
+def test_an_untrained_batch_top_k_can_t_be_written(tmp_path: Path) -> None:
+    coder = sd.SparseAutoencoder(6, 12, activation=sd.BatchTopK(3), decoder_norm=sd.Free())
+    with pytest.raises(ValueError, match="BatchTopK without a threshold yet"):
+        sae_lens.write(coder, tmp_path)
