@@ -1,0 +1,97 @@
+"""What a step is measured on: shapes, weights whose latents fire as a trained dictionary's do, and data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Selection = Literal["topk", "batch_topk", "relu", "jumprelu"]
+Kind = Literal["autoencoder", "distiller"]
+
+RATE_SPREAD = 1.0
+"""Standard deviation of the logarithm of the latents' firing rates."""
+
+THRESHOLD = 0.01
+BANDWIDTH = 0.01
+"""Threshold and width of JumpReLU's estimator, in units of pre-activations whose standard deviation is 1."""
+
+LEARNING_RATE = 1e-7
+"""So small that a measurement of hundreds of steps leaves the density where it was set."""
+
+L1_COEFFICIENT = 1e-3
+L0_COEFFICIENT = 1e-3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape, one activation, one kind.
+
+    Args:
+        selection: The activation.
+        kind: An autoencoder, or a distiller of another vector as wide.
+        d: Width of inputs and outputs.
+        n_latents: Width of the dictionary.
+        n_tokens: Tokens in a step.
+        k: Latents active on a token; for ReLU and JumpReLU on average.
+        device: Where it runs; on CUDA products are computed in bfloat16.
+        n_batches: Batches that are served in turn.
+        seed: Of weights and data.
+    """
+
+    selection: Selection
+    kind: Kind
+    d: int
+    n_latents: int
+    n_tokens: int
+    k: int
+    device: str = "cpu"
+    n_batches: int = 4
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.selection} {self.kind}, d {self.d:,}, {self.n_latents:,} latents, {self.n_tokens:,} tokens, "
+            f"k {self.k}"
+        )
+
+    @property
+    def on_cuda(self) -> bool:
+        return torch.device(self.device).type == "cuda"
+
+    def n_parameters(self) -> int:
+        return 2 * self.d * self.n_latents + self.d + self.n_latents
+
+    def generator(self, salt: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(self.seed + salt)
+
+    @torch.no_grad()
+    def fill_(self, encoder: Tensor, encoder_bias: Tensor, decoder: Tensor) -> None:
+        """Sets weights ``[n_latents, d]`` in place, so that no copy of them is alive in the process that is measured.
+
+        Rows are random with norm 1, so on standard normal inputs every pre-activation is normal too, and a latent's
+        bias sets how often it fires. Firing rates are log-normal with mean ``k / n_latents``: some latents fire on
+        many tokens, most on few, as in trained dictionaries.
+        """
+        for salt, weight in ((1, encoder), (2, decoder)):
+            weight.normal_(generator=self.generator(salt))
+            weight /= torch.linalg.vector_norm(weight, dim=-1, keepdim=True)
+        drawn = torch.randn(self.n_latents, generator=self.generator(3), device=self.device)
+        rates = (RATE_SPREAD * drawn).exp()
+        for _ in range(50):
+            rates = (rates * (self.k / self.n_latents / rates.mean())).clamp_(max=0.5)
+        offset = THRESHOLD if self.selection == "jumprelu" else 0.0
+        encoder_bias.copy_(torch.special.ndtri(rates.double()) + offset)
+
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        """Returns batches of inputs and targets, the same tensor for an autoencoder."""
+        found: list[tuple[Tensor, Tensor]] = []
+        for index in range(self.n_batches):
+            inputs = self._normal(10 + 2 * index)
+            found.append((inputs, inputs if self.kind == "autoencoder" else self._normal(11 + 2 * index)))
+        return found
+
+    def _normal(self, salt: int) -> Tensor:
+        return torch.randn(self.n_tokens, self.d, generator=self.generator(salt), device=self.device)

@@ -1,0 +1,97 @@
+"""sparsedict itself, and its dense reference: the same step without any support."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sparsedict as sd
+from benchmarks.case import BANDWIDTH, L0_COEFFICIENT, L1_COEFFICIENT, LEARNING_RATE, THRESHOLD, Case
+from benchmarks.contenders import Batches
+from sparsedict.activations import State
+from sparsedict.training import Constant
+
+LABEL = "sparsedict"
+PACKAGE = "sparsedict"
+IMPORT = "sparsedict"
+
+
+class _WithoutSupport:
+    """Takes from an activation what it knows of where it is zero."""
+
+    def selection(self, state: State, *, training: bool) -> Any:
+        return None
+
+    def support(self, pre: Tensor, state: State, *, training: bool) -> Any:
+        return None
+
+
+@dataclass(frozen=True)
+class DenseTopK(_WithoutSupport, sd.TopK):
+    """TopK that multiplies all latents, zeros included."""
+
+    def values(self, pre: Tensor, state: State) -> Tensor:
+        top = pre.topk(self.k, dim=-1, sorted=False)
+        return torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
+
+
+@dataclass(frozen=True)
+class DenseBatchTopK(_WithoutSupport, sd.BatchTopK):
+    """BatchTopK that multiplies all latents, zeros included."""
+
+    def values(self, pre: Tensor, state: State) -> Tensor:
+        flat = pre.flatten()
+        top = flat.topk(self.k * len(pre), sorted=False)
+        return torch.zeros_like(flat).scatter(0, top.indices, top.values.relu()).view_as(pre)
+
+
+@dataclass(frozen=True)
+class DenseReLU(_WithoutSupport, sd.ReLU):
+    """ReLU that multiplies all latents, zeros included."""
+
+
+@dataclass(frozen=True)
+class DenseJumpReLU(_WithoutSupport, sd.JumpReLU):
+    """JumpReLU that multiplies all latents, zeros included."""
+
+
+def variants(case: Case) -> list[tuple[str, ...]]:
+    return [(), ("dense",)]
+
+
+def activation(case: Case, dense: bool) -> sd.Activation:
+    """Returns the case's activation."""
+    if case.selection == "topk":
+        return DenseTopK(case.k) if dense else sd.TopK(case.k)
+    if case.selection == "batch_topk":
+        return DenseBatchTopK(case.k) if dense else sd.BatchTopK(case.k)
+    if case.selection == "relu":
+        return DenseReLU() if dense else sd.ReLU()
+    return (DenseJumpReLU if dense else sd.JumpReLU)(threshold=THRESHOLD, bandwidth=BANDWIDTH)
+
+
+def penalties(case: Case) -> list[sd.Penalty]:
+    """Returns what such a dictionary is usually trained with."""
+    return {"relu": [sd.L1(L1_COEFFICIENT)], "jumprelu": [sd.L0(L0_COEFFICIENT)]}.get(case.selection, [])
+
+
+def train(case: Case, batches: Batches, options: tuple[str, ...]) -> None:
+    parts = {"activation": activation(case, "dense" in options), "decoder_norm": sd.UnitNorm(), "device": case.device}
+    if case.kind == "autoencoder":
+        dictionary: sd.Dictionary = sd.SparseAutoencoder(case.d, case.n_latents, **parts)
+    else:
+        dictionary = sd.SparseDistiller(case.d, case.d, case.n_latents, **parts)
+    case.fill_(dictionary.encoder.data, dictionary.encoder_bias.data, dictionary.decoder.data)
+    sd.fit(
+        dictionary,
+        batches,
+        n_tokens=10**12,
+        lr=LEARNING_RATE,
+        penalties=penalties(case),
+        schedule=Constant(),
+        autocast=torch.bfloat16 if case.on_cuda else None,
+        progress=False,
+    )

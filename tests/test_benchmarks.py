@@ -1,0 +1,52 @@
+"""The benchmarks of training run at toy sizes and write what they promise. Peers take part where they are installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+RUNS = {
+    "step": [
+        "--shapes",
+        "toy",
+        "--kinds",
+        "topk-autoencoder",
+        "relu-distiller",
+        "--rounds",
+        "1",
+        "--turn-seconds",
+        "0",
+    ],
+    "scaling": [
+        *("--d", "8", "--base-latents", "32", "--base-tokens", "16", "--base-k", "2", "--n-latents", "32", "64"),
+        *("--k", "2", "--n-tokens", "16", "--rounds", "1", "--turn-seconds", "0"),
+    ],
+    "memory": ["--d", "8", "--k", "2", "--n-latents", "32", "--n-tokens", "16"],
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_it_runs_at_toy_size(name: str, tmp_path: Path) -> None:
+    if name == "memory" and not Path("/proc/self/clear_refs").exists():
+        pytest.skip("peaks of resident memory are read from Linux's /proc")
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--threads", "1", "--libraries", "ours", *RUNS[name]]
+    if name == "scaling":
+        command = [part for part in command if part not in ("--libraries", "ours")]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAILED" not in done.stdout
+    assert "failed" not in done.stdout
+    content = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+    assert content["machine"]["torch"]
+    assert content["machine"]["threads"] == 1
+    assert content["results"]
+    assert (tmp_path / f"{name}.png").stat().st_size > 1000
+    assert "sparsedict, dense" in (tmp_path / f"{name}.txt").read_text(encoding="utf-8")
