@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import sparsedict as sd
@@ -315,6 +316,16 @@ def test_states_come_back_as_they_were(tmp_path):
     for before, after in zip(state["tensors"], again["tensors"], strict=True):
         assert before.dtype == after.dtype
         assert torch.equal(before, after)
+
+
+def test_safetensors_reads_what_is_written(tmp_path):
+    dtypes = (torch.bool, torch.uint8, torch.bfloat16, torch.float32, torch.complex64, torch.int64, torch.float64)
+    state = {str(dtype): torch.arange(3).to(dtype) for dtype in dtypes}
+    write_checkpoint(tmp_path / "x", {}, state | {"turned": torch.randn(4, 3).T, "none": torch.zeros(0)})
+    stored = load_file(tmp_path / "x" / "state.safetensors")
+    assert len(stored) == len(dtypes) + 2
+    for name, tensor in state.items():
+        assert torch.equal(stored[f"state/{name}"], tensor)
 
 
 def test_what_cannot_be_saved_is_named(tmp_path):

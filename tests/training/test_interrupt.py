@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors import SafetensorError
 from torch import Tensor
 
 import sparsedict as sd
-from sparsedict.storage import _checkpoint, _weights
+from sparsedict.storage import _checkpoint, _tensor_file
 from sparsedict.training._loop import Loop
 
 from ._runs import BATCH, CASES, N_STEPS, coder, last_state, rows, same, same_results
@@ -109,12 +108,12 @@ def test_ctrl_c_in_the_last_step_still_stops_what_comes_after(tmp_path, monkeypa
 
 def test_ctrl_c_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
     def interrupted(*args: Any) -> None:
-        _weights.write_tensors(*args)
+        _tensor_file.write_tensor_file(*args)
         press_ctrl_c()
         press_ctrl_c()
 
     def change() -> None:
-        monkeypatch.setattr(_checkpoint, "write_tensors", interrupted)
+        monkeypatch.setattr(_checkpoint, "write_tensor_file", interrupted)
 
     with doing(change, in_step=5, monkeypatch=monkeypatch), pytest.raises(KeyboardInterrupt):
         ADAM.run(tmp_path, checkpoint_every=2)
@@ -140,7 +139,7 @@ def test_other_threads_train_without_touching_signals(tmp_path):
     assert histories[0].n_steps == N_STEPS
 
 
-def no_room(file: Path, tensors: dict[str, Tensor], digest: str) -> None:
+def no_room(file: Path, tensors: dict[str, Tensor]) -> str:
     file.write_bytes(b"half")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -154,7 +153,7 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path, mo
         r"room, then go on with resume=True"
     )
     with monkeypatch.context() as patch:
-        fill = lambda: patch.setattr(_checkpoint, "write_tensors", no_room)  # noqa: E731
+        fill = lambda: patch.setattr(_checkpoint, "write_tensor_file", no_room)  # noqa: E731
         with doing(fill, in_step=6, monkeypatch=monkeypatch), pytest.raises(OSError, match=message) as found:
             ADAM.run(folder, checkpoint_every=2)
     assert found.value.errno == errno.ENOSPC
@@ -164,19 +163,9 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path, mo
 
 
 def test_a_disk_that_is_full_from_the_first_is_known_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(_checkpoint, "write_tensors", no_room)
+    monkeypatch.setattr(_checkpoint, "write_tensor_file", no_room)
     with pytest.raises(OSError, match=r"The disk is full: .* step 0 .*There is no earlier one"):
         ADAM.run(tmp_path)
-
-
-def test_the_writer_of_tensors_tells_the_kind_of_error(tmp_path, monkeypatch):
-    def refuse(*_: object, **__: object) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(_weights, "save_file", refuse)
-    with pytest.raises(OSError, match="could not be written") as found:
-        _weights.write_tensors(tmp_path / "x", {}, "")
-    assert found.value.errno == errno.ENOSPC
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits on files")

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from sparsedict.storage._atomic import make_folder
 from sparsedict.storage._description import installed_version
 from sparsedict.storage._json import MAX_BYTES, StorageError, parse_json
+from sparsedict.storage._tensor_file import read_tensor_file, write_tensor_file
 from sparsedict.storage._tree import flatten, unflatten
-from sparsedict.storage._weights import digest_of, open_tensors, own_memory, write_tensors
 
 CHECKPOINT_FORMAT = "sparsedict checkpoint"
 CHECKPOINT_VERSION = 1
@@ -35,25 +33,23 @@ def write_checkpoint(folder: Path, settings: Mapping[str, Any], state: Mapping[s
 
     Raises:
         TypeError: If the state holds something else.
+        ValueError: If there are too many plain values.
         OSError: If it can't be written, such as ``ENOSPC`` where the disk is full.
     """
     plain, tensors = flatten(state, "state")
-    tensors = own_memory(tensors)
-    digest = digest_of(tensors)
     document = {
         "format": CHECKPOINT_FORMAT,
         "format_version": CHECKPOINT_VERSION,
         "library_version": installed_version(),
-        "tensors": digest,
         "settings": settings,
         "state": plain,
     }
-    encoded = f"{json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)}\n".encode()
-    if len(encoded) > MAX_BYTES:
-        raise ValueError(f"A checkpoint's plain values must fit into {MAX_BYTES:,} bytes, got {len(encoded):,}.")
 
     def fill(scratch: Path) -> None:
-        write_tensors(scratch / STATE, tensors, digest)
+        document["tensors"] = write_tensor_file(scratch / STATE, tensors)
+        encoded = f"{json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)}\n".encode()
+        if len(encoded) > MAX_BYTES:
+            raise ValueError(f"A checkpoint's plain values must fit into {MAX_BYTES:,} bytes, got {len(encoded):,}.")
         (scratch / CHECKPOINT).write_bytes(encoded)
 
     make_folder(folder, fill)
@@ -68,15 +64,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     source = str(folder / CHECKPOINT)
     document = _document(folder / CHECKPOINT)
-    tensors = {}
-    with open_tensors(folder / STATE, "cpu") as stored:
-        try:
-            # In memory of its own, aligned as new tensors are: kernels may round differently where it isn't.
-            tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise StorageError(f"{folder / STATE} is broken: {error}.") from None
-    if digest_of(tensors) != document["tensors"]:
-        raise StorageError(f"{folder / STATE} isn't what was written with {source}: their digests differ.")
+    tensors = read_tensor_file(folder / STATE, document["tensors"])
     return document["settings"], unflatten(document["state"], tensors, source)
 
 

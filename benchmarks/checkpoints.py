@@ -1,0 +1,109 @@
+"""What a checkpoint costs: ``python -m benchmarks.checkpoints``.
+
+Writes and reads checkpoints of an autoencoder in training, beside a plain file of the same size that is written and
+synchronised in turn, and prints seconds and ratios. Then trains a small one with a folder for checkpoints in which none
+falls due, and without one, in turn, and prints what a step costs more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import torch
+
+import sparsedict as sd
+from sparsedict.storage import read_checkpoint
+
+LONG = timedelta(days=1)
+
+
+def seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+class Clock(sd.training.Upkeep):
+    """Notes when each step is done."""
+
+    def __init__(self) -> None:
+        self.moments: list[float] = []
+
+    def __call__(self, passed: sd.ForwardPass, optimizer: torch.optim.Optimizer) -> None:
+        self.moments.append(time.perf_counter())
+
+
+def write_plain(file: Path, content: bytes) -> None:
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def writing(d: int, n_latents: int, rounds: int) -> None:
+    """Times checkpoints as `fit` writes them: one after each step, less the steps themselves."""
+    data = torch.randn(64 * (rounds + 1), d)
+
+    def fit(folder: Path | None) -> list[float]:
+        coder = sd.SparseAutoencoder(d, n_latents, activation=sd.TopK(32), decoder_norm=sd.UnitNorm())
+        with torch.no_grad():
+            coder.encoder *= 0.5  # so that it isn't started from data
+        clock = Clock()
+        run = {"n_tokens": len(data), "batch_size": 64, "log_every": 10**6, "progress": False}
+        sd.fit(coder, data, upkeep=[clock], checkpoint=folder, checkpoint_every=1, **run)
+        return [later - earlier for earlier, later in pairwise(clock.moments)]
+
+    with tempfile.TemporaryDirectory() as name:
+        bare = median(fit(None))
+        taken = [step - bare for step in fit(Path(name) / "run")]
+        newest = max((Path(name) / "run").glob("step-*"))
+        size = sum(file.stat().st_size for file in newest.iterdir())
+        # Between records a checkpoint holds two sets of weights: the present ones, and the last known to be good.
+        content = os.urandom(size)
+        plain = [seconds(lambda index=i: write_plain(Path(name) / f"plain {index}", content)) for i in range(rounds)]
+        reads = [seconds(lambda: read_checkpoint(newest)) for _ in range(rounds)]
+    weights = 2 * d * n_latents * 4 / 2**20
+    print(f"weights {weights:.0f} MiB, checkpoint {size / 2**20:.0f} MiB: writing {median(taken):.2f} s")
+    print(f"writing a plain file of that size, synchronised: {median(plain):.2f} s; reading it: {median(reads):.2f} s")
+    print(f"checkpoint / plain file {median(taken) / median(plain):.2f}")
+
+
+def steps(rounds: int) -> None:
+    """Times steps by the difference of a long and a short run: both write one checkpoint first and one last."""
+    data = torch.randn(20_000, 64)
+
+    def run(n_steps: int, folder: Path | None) -> float:
+        coder = sd.SparseAutoencoder(64, 256, activation=sd.TopK(8), decoder_norm=sd.UnitNorm())
+        size = {"n_tokens": 128 * n_steps, "batch_size": 128, "log_every": 10**6, "progress": False}
+        return seconds(lambda: sd.fit(coder, data, checkpoint=folder, checkpoint_every=LONG, **size))
+
+    def step(kept: bool) -> float:
+        with tempfile.TemporaryDirectory() as name:
+            short, long = (Path(name) / "short", Path(name) / "long") if kept else (None, None)
+            return (run(1200, long) - run(200, short)) / 1000
+
+    ratios = [step(kept=True) / step(kept=False) for _ in range(rounds)]
+    print(f"a small step with a folder for checkpoints / without: {median(ratios):.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--d", type=int, default=512, help="width of inputs")
+    parser.add_argument("--n-latents", type=int, default=16_384, help="latents")
+    parser.add_argument("--rounds", type=int, default=7, help="measurements of each")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    writing(args.d, args.n_latents, args.rounds)
+    steps(args.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Tensors written to a safetensors file one after another, without a copy of them in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from sparsedict.storage._json import StorageError
+from sparsedict.storage._weights import open_tensors
+
+PIECE = 4 * 2**20
+"""Bytes that are hashed and written together, while they lie in the processor's caches."""
+
+_CODES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.uint16: "U16",
+    torch.uint32: "U32",
+    torch.uint64: "U64",
+    torch.bool: "BOOL",
+}
+
+
+def write_tensor_file(file: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Writes a safetensors file, taking one tensor at a time from its device, and returns its SHA-256.
+
+    Raises:
+        TypeError: If the format has no name for a tensor's type.
+        OSError: If it can't be written.
+    """
+    # Wide entries first, as the format's own writer does: each tensor then lies at a multiple of its entries' size.
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    digest = hashlib.sha256()
+    with file.open("wb") as stream:
+        for piece in (_header(names, tensors), *names):
+            content = memoryview(piece) if isinstance(piece, bytes) else _content(tensors[piece])
+            for start in range(0, len(content), PIECE):
+                part = content[start : start + PIECE]
+                digest.update(part)
+                stream.write(part)
+    return digest.hexdigest()
+
+
+def read_tensor_file(file: Path, digest: str) -> dict[str, Tensor]:
+    """Reads the tensors by name to the CPU, each in memory of its own.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        StorageError: If it isn't the file of that digest.
+    """
+    found = hashlib.sha256()
+    with file.open("rb") as stream:
+        while piece := stream.read(PIECE):
+            found.update(piece)
+    if found.hexdigest() != digest:
+        raise StorageError(f"{file} isn't what was written: its SHA-256 is another. It may have been cut short.")
+    with open_tensors(file, "cpu") as stored:
+        try:
+            # In memory of its own, aligned as new tensors are: kernels may round differently where it isn't.
+            return {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise StorageError(f"{file} is broken: {error}.") from None
+
+
+def _header(names: list[str], tensors: Mapping[str, Tensor]) -> bytes:
+    entries, start = {}, 0
+    for name in names:
+        tensor = tensors[name]
+        if tensor.dtype not in _CODES:
+            raise TypeError(f"`{name}` can't be saved: safetensors files hold no tensors of {tensor.dtype}.")
+        end = start + tensor.numel() * tensor.dtype.itemsize
+        entries[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    encoded = json.dumps(entries, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return struct.pack("<Q", len(encoded)) + encoded
+
+
+def _content(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
