@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,18 @@ def test_our_own_folders_are_no_format(tmp_path: Path) -> None:
 def test_rows_of_another_library_s_files_are_not_chosen() -> None:
     with pytest.raises(ValueError, match=r"`latents` can be chosen from a folder of `Dictionary\.save`"):
         sd.load(place("sae_lens", "topk"), latents=[1, 2])
+
+
+@pytest.mark.parametrize("library", ["dictionary_learning", "gemma_scope", "sae_lens", "sparsify"])
+def test_a_folder_of_several_lists_them(library: str, tmp_path: Path) -> None:
+    for case in ("a", "b/c"):
+        shutil.copytree(place(library, next(c for one, c in ALL if one == library)), tmp_path / "all" / case)
+    with pytest.raises(FileNotFoundError, match=r"2 \w+: 'a', 'b/c'\. Give the folder of one, such as .*all/a\."):
+        sd.load(tmp_path / "all")
+
+
+def test_an_unknown_folder_gives_the_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("wandb: 1")
+    (tmp_path / "weights.bin").write_bytes(b"1")
+    with pytest.raises(FileNotFoundError, match=r"dictionary\.json"):
+        sd.load(tmp_path)

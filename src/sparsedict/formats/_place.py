@@ -104,20 +104,34 @@ class Place:
             names = [entry.name for entry, _ in zip(found, range(MOST_ENTRIES), strict=False)]
         return [self.folder / name for name in sorted(names)]
 
-    def folders_with(self, *names: str, depth: int = 2) -> list[str]:
-        """Returns the folders below this one that hold any of these files, as paths from it."""
-        return sorted(_below(self.folder, names, depth, ""))
+    def inner(self, *names: str, depth: int = 2) -> list[str]:
+        """Returns the folders below this one that hold any of these files, as paths from it; none of a named file."""
+        return [] if self.named is not None else sorted(_below(self.folder, names, depth))
+
+    def check_is_one(self, *names: str, what: str, depth: int = 2) -> None:
+        """Refuses a folder of several checkpoints.
+
+        Raises:
+            FileNotFoundError: Which they are.
+        """
+        if self.named is not None or self.holds(*names):
+            return
+        found = self.inner(*names, depth=depth)
+        if found:
+            raise FileNotFoundError(
+                f"{self.folder} holds {len(found)} {what}: {listed(found)}. Give the folder of one, such as "
+                f"{self.folder / found[0]}."
+            )
 
 
-def _below(folder: Path, names: Iterable[str], depth: int, prefix: str) -> Iterator[str]:
-    if not depth:
-        return
-    for inner in Place(folder, None).entries():
-        if inner.is_dir() and not inner.is_symlink():
-            path = f"{prefix}{inner.name}"
-            if Place(inner, None).holds(*names):
-                yield path
-            yield from _below(inner, names, depth - 1, f"{path}/")
+def _below(folder: Path, names: tuple[str, ...], depth: int) -> Iterator[str]:
+    """Yields folders level by level, of no more entries than one folder may have."""
+    level, left = [folder], MOST_ENTRIES
+    for _ in range(depth):
+        inner = [entry for place in level for entry in Place(place, None).entries()][:left]
+        left -= len(inner)
+        level = [entry for entry in inner if entry.is_dir() and not entry.is_symlink()]
+        yield from (str(place.relative_to(folder)) for place in level if Place(place, None).holds(*names))
 
 
 def listed(names: Iterable[str]) -> str:

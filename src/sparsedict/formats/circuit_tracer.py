@@ -34,10 +34,8 @@ def recognises(place: Place) -> bool:
     """Whether the files are circuit-tracer's."""
     if place.named is not None and place.named != CONFIG:
         return bool(_LAYER.fullmatch(place.named) or _CROSS_LAYER.fullmatch(place.named))
-    return any(
-        file.name == CONFIG or _LAYER.fullmatch(file.name) or _CROSS_LAYER.fullmatch(file.name)
-        for file in place.entries()
-    )
+    names = [file.name for file in place.entries()]
+    return _is_set(place) or any(_LAYER.fullmatch(name) or _CROSS_LAYER.fullmatch(name) for name in names)
 
 
 def read(
@@ -171,6 +169,15 @@ def _config(place: Place) -> dict[str, Any]:
     return config
 
 
+def _is_set(place: Place) -> bool:
+    """Whether there is a configuration that describes a set: other tools keep theirs under the same name."""
+    file = place.folder / CONFIG
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return b"model_kind" in stream.read(2**16)
+
+
 def _layers(place: Place, config: dict[str, Any]) -> dict[int, str]:
     """Finds the files of the layers by name."""
     if place.named is not None and place.named != CONFIG:
@@ -187,13 +194,13 @@ def _layers(place: Place, config: dict[str, Any]) -> dict[int, str]:
 
 
 def _local(place: Place, name: str) -> str:
-    """Returns the file of this folder that a configuration lists, which may do so by its address on a hub."""
-    if name.startswith("hf://") and not place.holds(name.rpartition("/")[2]):
+    """Returns the name of a file that a configuration lists, if it isn't one on a hub."""
+    if name.startswith("hf://"):
         raise FileNotFoundError(
-            f"{place.folder / CONFIG} lists {name[:200]}, which isn't in the folder. Load each by its own address: "
-            f"`sd.load({name[:200]!r})`."
+            f"{place.folder / CONFIG} lists {name[:200]}, which isn't in the folder. Load each layer by its own "
+            f"address: `sd.load({name.partition('?')[0][:200]!r})`."
         )
-    return name.rpartition("/")[2] if name.startswith("hf://") else name
+    return name
 
 
 def _read_layer(

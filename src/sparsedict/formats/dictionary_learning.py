@@ -28,7 +28,7 @@ Config = dict[str, Any]
 def recognises(place: Place) -> bool:
     """Whether the files are dictionary_learning's."""
     if place.named is None:
-        return place.holds(WEIGHTS)
+        return place.holds(WEIGHTS) or bool(place.inner(WEIGHTS, depth=3))
     return (place.named == CONFIG and place.holds(WEIGHTS)) or (place.suffix == ".pt" and not _adds_bias(place))
 
 
@@ -57,6 +57,7 @@ def read(
         StorageError: If a file is broken, names anything but tensors, or isn't of any of the classes.
     """
     place = Place.of(path)
+    place.check_is_one(WEIGHTS, what="dictionaries", depth=3)
     tensors = read_pickle(place.weights(WEIGHTS, suffix=".pt"))
     config = _config(place)
     name = dict_class or _named_class(config) or _class_of(tensors, place)

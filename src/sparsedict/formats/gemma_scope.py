@@ -25,7 +25,7 @@ _NAMES = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold", "affine_skip_connecti
 def recognises(place: Place) -> bool:
     """Whether the files are Gemma Scope's."""
     if place.named is None:
-        return place.holds(*WEIGHTS) or (not place.holds("config.yaml") and bool(place.folders_with(*WEIGHTS, depth=3)))
+        return place.holds(*WEIGHTS) or bool(place.inner(*WEIGHTS, depth=3))
     return place.named in WEIGHTS or place.suffix == ".npz" or (place.suffix == ".safetensors" and _has_names(place))
 
 
@@ -53,7 +53,7 @@ def read(
         StorageError: If a file is broken, or a cross-layer transcoder.
     """
     place = Place.of(path)
-    _check_is_one(place)
+    place.check_is_one(*WEIGHTS, what="dictionaries", depth=3)
     file = place.weights(*WEIGHTS, suffix=place.suffix if place.suffix in (".npz", ".safetensors") else ".")
     return read_file(file, place.json(CONFIG) or {}, kind=kind, device=device, dtype=dtype)
 
@@ -85,17 +85,6 @@ def read_file(
     return made.autoencoder(weights, learned, file, offset="none", reads=_reads(config), **about)
 
 
-def _check_is_one(place: Place) -> None:
-    if place.named is not None or place.holds(*WEIGHTS):
-        return
-    found = place.folders_with(*WEIGHTS, depth=3)
-    if found:
-        raise FileNotFoundError(
-            f"{place.folder} holds {len(found)} dictionaries: {listed(found)}. Give the folder of one, such as "
-            f"{place.folder / found[0]}."
-        )
-
-
 def _lower_case(tensors: Tensors) -> Tensors:
     """Names tensors as the second release does."""
     names = {name.lower(): name for name in tensors.shapes}
@@ -106,7 +95,9 @@ def _lower_case(tensors: Tensors) -> Tensors:
 
 
 def _kind(tensors: Tensors, config: dict[str, Any]) -> Literal["autoencoder", "distiller"]:
-    says_so = "hf_hook_point_out" in config or "transcoder" in str(tensors.file.absolute()).lower()
+    out = config.get("hf_hook_point_out")
+    elsewhere = out is not None and out != config.get("hf_hook_point_in")
+    says_so = elsewhere or "transcoder" in str(tensors.file.absolute()).lower()
     differs = tensors.sizes["d_in"] != tensors.sizes["d_out"]
     return "distiller" if says_so or differs or "affine_skip_connection" in tensors else "autoencoder"
 

@@ -48,7 +48,9 @@ _BEFORE = {
 
 def recognises(place: Place) -> bool:
     """Whether the files are SAELens'."""
-    return place.holds(WEIGHTS) and (place.suffix in ("", ".json") or place.named == WEIGHTS)
+    if place.named is not None and place.named not in (WEIGHTS, CFG):
+        return False
+    return place.holds(WEIGHTS) or bool(place.inner(WEIGHTS))
 
 
 def read(
@@ -73,6 +75,7 @@ def read(
         StorageError: If a file is broken, or of an architecture that has no kind here.
     """
     place = Place.of(path)
+    place.check_is_one(WEIGHTS, what="autoencoders")
     cfg = _normalised(place.cfg(CFG, "SAELens"), place.folder / CFG)
     tensors = read_safetensors(place.weights(WEIGHTS, suffix=".safetensors"))
     architecture = str(cfg["architecture"])

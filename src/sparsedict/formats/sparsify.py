@@ -13,7 +13,7 @@ from sparsedict.activations import AbsTopK, Activation, GroupMax, TopK
 from sparsedict.dictionaries import Dictionary
 from sparsedict.formats import _made as made
 from sparsedict.formats._made import Learned, Weights
-from sparsedict.formats._place import Place, listed
+from sparsedict.formats._place import Place
 from sparsedict.formats._tensors import Tensors, read_safetensors
 from sparsedict.formats._written import Apart, apart, noted, refuse, write_json, write_tensors
 from sparsedict.norms import DecoderNorm, UnitNorm
@@ -27,7 +27,7 @@ def recognises(place: Place) -> bool:
     """Whether the files are sparsify's: one hookpoint, or a folder of them."""
     if place.named is not None and place.named not in (WEIGHTS, CFG):
         return False
-    return place.holds(WEIGHTS) or (place.named is None and bool(place.folders_with(WEIGHTS)))
+    return place.holds(WEIGHTS) or bool(place.inner(WEIGHTS))
 
 
 def read(
@@ -54,7 +54,7 @@ def read(
         StorageError: If a file is broken.
     """
     place = Place.of(path)
-    _check_is_one(place)
+    place.check_is_one(WEIGHTS, what="hookpoints")
     cfg = place.cfg(CFG, "sparsify")
     cfg_file = place.folder / CFG
     tensors = read_safetensors(place.weights(WEIGHTS, suffix=".safetensors"))
@@ -123,17 +123,6 @@ def write(dictionary: Dictionary, path: str | os.PathLike[str]) -> None:
     cfg.pop("signed", None)
     write_tensors(Path(path) / WEIGHTS, tensors)
     write_json(Path(path) / CFG, cfg)
-
-
-def _check_is_one(place: Place) -> None:
-    if place.holds(WEIGHTS) or place.named is not None:
-        return
-    hookpoints = place.folders_with(WEIGHTS)
-    if hookpoints:
-        raise FileNotFoundError(
-            f"{place.folder} holds {len(hookpoints)} hookpoints: {listed(hookpoints)}. Give the folder of one, such as "
-            f"{place.folder / hookpoints[0]}."
-        )
 
 
 def _decoder(tensors: Tensors) -> Tensor:
