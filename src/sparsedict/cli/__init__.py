@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 
 from sparsedict import __version__
-from sparsedict.cli import demo, train
+from sparsedict.cli import demo, replicate, train
 from sparsedict.cli._options import Formatter
 from sparsedict.training import NonFiniteLossError
 
 __all__ = ["main"]
 
-COMMANDS = (demo, train)
+COMMANDS = (demo, replicate, train)
 
 EPILOG = """\
 Start with `sparsedict demo --out sparsedict-demo`: it needs no network and no data.

@@ -4,17 +4,35 @@ Without Axes a figure of one column's width (3.3 inches) is made; matplotlib's g
 nothing is shown and nothing has to be closed. `save` writes what they return.
 """
 
+from sparsedict.figures._curves import Curve, ablated_errors, curves, points, type_shares
 from sparsedict.figures._firing import firing_frequency
+from sparsedict.figures._pairs import (
+    activation_scatter,
+    cluster_sizes,
+    cosine_histograms,
+    cosine_map,
+    shared_latents,
+)
 from sparsedict.figures._save import save
 from sparsedict.figures._similarity import decoder_similarity, encoder_similarity
 from sparsedict.figures._training import training_curves
 from sparsedict.figures.palette import Palette
 
 __all__ = [
+    "Curve",
     "Palette",
+    "ablated_errors",
+    "activation_scatter",
+    "cluster_sizes",
+    "cosine_histograms",
+    "cosine_map",
+    "curves",
     "decoder_similarity",
     "encoder_similarity",
     "firing_frequency",
+    "points",
     "save",
+    "shared_latents",
     "training_curves",
+    "type_shares",
 ]

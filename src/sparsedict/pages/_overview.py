@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,20 @@ dt { color: var(--soft); }
 dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .note { font-size: .88rem; color: var(--soft); margin: .25rem 0; max-width: 54rem; }
 ul { padding-left: 1.2rem; }
+h2 { display: flex; flex-wrap: wrap; align-items: baseline; gap: .2rem .8rem; }
+.aside { font-size: .85rem; font-weight: 400; color: var(--soft); }
+.badge { font-size: .75rem; font-weight: 600; padding: .1rem .6rem; border-radius: 99px;
+  border: 1px solid currentColor; }
+blockquote { margin: .6rem 0 .9rem; padding: .1rem 0 .1rem .9rem; border-left: 3px solid var(--line); max-width: 50rem;
+  color: var(--soft); font-size: .95rem; }
+.wide { overflow-x: auto; margin: .9rem 0; }
+.wide table { border-collapse: collapse; font-size: .86rem; }
+.wide th, .wide td { text-align: left; vertical-align: baseline; padding: .28rem 1.4rem .28rem 0;
+  border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
+.wide th { color: var(--soft); font-weight: 600; }
+nav.contents { columns: 2 20rem; font-size: .9rem; margin: 1.2rem 0; }
+nav.contents a { display: block; margin: .1rem 0; break-inside: avoid; text-decoration: none; }
+nav.contents a span { color: var(--soft); }
 """
 
 
@@ -30,7 +45,11 @@ class Section:
 
     Attributes:
         heading: Its heading.
+        aside: What stands beside the heading in small.
+        badge: A word or two about the outcome, beside the heading.
+        quote: What is claimed elsewhere, set apart.
         text: A paragraph.
+        rows: A table, its column headings first.
         table: Text in columns, kept as it is.
         notes: What is to be said below it.
         figures: Captions by SVG or PNG file; the picture itself goes into the page.
@@ -39,7 +58,11 @@ class Section:
     """
 
     heading: str
+    aside: str = ""
+    badge: str = ""
+    quote: str = ""
     text: str = ""
+    rows: Sequence[Sequence[str]] = ()
     table: str = ""
     notes: Sequence[str] = ()
     figures: Mapping[Path, str] = field(default_factory=dict)
@@ -47,7 +70,9 @@ class Section:
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
-def write_overview(path: str | os.PathLike[str], sections: Sequence[Section], *, title: str, lead: str = "") -> Path:
+def write_overview(
+    path: str | os.PathLike[str], sections: Sequence[Section], *, title: str, lead: str = "", contents: bool = False
+) -> Path:
     """Writes one page of results, its figures within it.
 
     Args:
@@ -55,6 +80,7 @@ def write_overview(path: str | os.PathLike[str], sections: Sequence[Section], *,
         sections: In the order of the page.
         title: Of the page.
         lead: A sentence below the title.
+        contents: Whether the sections are listed below it.
 
     Returns:
         The file.
@@ -64,15 +90,45 @@ def write_overview(path: str | os.PathLike[str], sections: Sequence[Section], *,
     """
     path = Path(path)
     parts = [f"<h1>{escape(title)}</h1>", f'<p class="lead">{escape(lead)}</p>' if lead else ""]
+    if contents:
+        parts.append(_contents(sections))
     parts += [_section(section) for section in sections]
     write_document(path, title, STYLE, "\n".join(filter(None, parts)))
     return path
 
 
+def _contents(sections: Sequence[Section]) -> str:
+    links = [
+        f'<a href="#{_anchor(section)}">{escape(section.heading)} <span>{escape(section.badge)}</span></a>'
+        for section in sections
+    ]
+    return '<nav class="contents">\n' + "\n".join(links) + "\n</nav>"
+
+
+def _anchor(section: Section) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", section.heading.lower()).strip("-")
+
+
+def _heading(section: Section) -> str:
+    aside = f'<span class="aside">{escape(section.aside)}</span>' if section.aside else ""
+    badge = f'<span class="badge">{escape(section.badge)}</span>' if section.badge else ""
+    return f'<h2 id="{_anchor(section)}">{escape(section.heading)}{aside}{badge}</h2>'
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
+    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
+    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
+
+
 def _section(section: Section) -> str:
-    parts = [f"<h2>{escape(section.heading)}</h2>"]
+    parts = [_heading(section)]
+    if section.quote:
+        parts.append(f"<blockquote>{escape(section.quote)}</blockquote>")
     if section.text:
         parts.append(f"<p>{escape(section.text)}</p>")
+    if section.rows:
+        parts.append(_rows(section.rows))
     if section.table:
         parts.append(f"<pre>{escape(section.table)}</pre>")
     parts += [f'<p class="note">{escape(note)}</p>' for note in section.notes]

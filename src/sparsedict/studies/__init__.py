@@ -1,8 +1,36 @@
 """Studies: whole investigations made of the rooms below, with results to read, save and open in a browser."""
 
+from sparsedict.studies._bench import Bench
 from sparsedict.studies._folder import check_folder
+from sparsedict.studies._order import Order
+from sparsedict.studies._presets import QUICK, REPORT, REPORT_CONTEXT, STANDARD
 from sparsedict.studies._recipe import Inspection, Recipe
+from sparsedict.studies._replicate import replicate
+from sparsedict.studies._setting import Setting, Training
+from sparsedict.studies._study import Compared, Drawing, Finding, Study
 from sparsedict.studies._take_apart import take_apart
 from sparsedict.studies._taken_apart import DictionaryResult, TakenApart
+from sparsedict.studies.report import STUDIES
 
-__all__ = ["DictionaryResult", "Inspection", "Recipe", "TakenApart", "check_folder", "take_apart"]
+__all__ = [
+    "QUICK",
+    "REPORT",
+    "REPORT_CONTEXT",
+    "STANDARD",
+    "STUDIES",
+    "Bench",
+    "Compared",
+    "DictionaryResult",
+    "Drawing",
+    "Finding",
+    "Inspection",
+    "Order",
+    "Recipe",
+    "Setting",
+    "Study",
+    "TakenApart",
+    "Training",
+    "check_folder",
+    "replicate",
+    "take_apart",
+]

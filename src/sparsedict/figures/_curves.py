@@ -1,0 +1,185 @@
+"""Numbers along an axis, one curve for each thing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from sparsedict import checks
+from sparsedict.analysis import AblatedError, LatentTypes, ReconstructionError
+from sparsedict.figures._axes import finish, own_axes
+from sparsedict.figures.palette import Palette
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Scale = Literal["linear", "log"]
+MARKERS = ("o", "s", "^", "D", "v")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve.
+
+    Attributes:
+        x: Where.
+        y: What was found there.
+        colour: Of the palette; by default the next of its series.
+        dashed: Whether the line is dashed.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str | None = None
+    dashed: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y) or not len(self.x):
+            raise ValueError(
+                f"`y` must hold a value for each of `x`, at least one, got {len(self.y)} for {len(self.x)}."
+            )
+
+
+def curves(
+    curves: Mapping[str, Curve],
+    x_label: str,
+    y_label: str,
+    *,
+    x_scale: Scale = "linear",
+    y_scale: Scale = "linear",
+    levels: Mapping[str, float] | None = None,
+    markers: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws curves in the palette's colours, each with a marker of its own.
+
+    Args:
+        curves: By the name that the legend gives.
+        x_label: With its unit.
+        y_label: With its unit.
+        x_scale: Of the horizontal axis.
+        y_scale: Of the vertical axis.
+        levels: Horizontal lines by name.
+        markers: Whether the points themselves are marked.
+        ax: Where to draw; a new figure by default.
+
+    Raises:
+        ValueError: If there is nothing to draw, or a scale is neither.
+
+    Example:
+        >>> curves({"a": Curve([1, 2], [3, 4])}, "tokens", "error").get_xlabel()
+        'tokens'
+    """
+    checks.one_of("x_scale", x_scale, ("linear", "log"))
+    checks.one_of("y_scale", y_scale, ("linear", "log"))
+    if not curves:
+        raise ValueError("`curves` must hold at least one curve, got none.")
+    ax = own_axes(ax)
+    n_drawn = 0
+    for index, (name, curve) in enumerate(curves.items()):
+        colour = curve.colour or Palette.SERIES[n_drawn % len(Palette.SERIES)]
+        n_drawn += curve.colour is None
+        order = sorted(range(len(curve.x)), key=lambda i: curve.x[i])
+        ax.plot(
+            [curve.x[i] for i in order],
+            [curve.y[i] for i in order],
+            color=colour,
+            linestyle="--" if curve.dashed else "-",
+            linewidth=1.1,
+            marker=MARKERS[index % len(MARKERS)] if markers else None,
+            markersize=3.2,
+            label=name,
+        )
+    for name, level in (levels or {}).items():
+        colour = Palette.SERIES[n_drawn % len(Palette.SERIES)]
+        n_drawn += 1
+        ax.axhline(level, color=colour, linewidth=1.0, linestyle=":", label=name)
+    ax.set_xscale(x_scale)
+    ax.set_yscale(y_scale)
+    _plain_ticks(ax, x_scale, y_scale)
+    return finish(ax, x_label, y_label, n_legend_columns=2)
+
+
+def ablated_errors(
+    errors: Mapping[float, AblatedError], autoencoder: ReconstructionError | None = None, *, ax: Axes | None = None
+) -> Axes:
+    """Draws the reconstruction error against the L1 coefficient: as it is, and with each type of latents ablated.
+
+    Args:
+        errors: By coefficient.
+        autoencoder: To be compared with.
+        ax: Where to draw; a new figure by default.
+
+    Source: figure 5 (top) of the report this library began with.
+    """
+    xs = list(errors)
+    drawn = {
+        "full": Curve(xs, [e.full.squared_error for e in errors.values()], Palette.SERIES[0]),
+        "simulators ablated": Curve(xs, [e.simulators.squared_error for e in errors.values()], Palette.SPARSE),
+        "sparse latents ablated": Curve(xs, [e.sparse.squared_error for e in errors.values()], Palette.SIMULATORS),
+    }
+    if autoencoder is not None:
+        level = [autoencoder.squared_error] * 2
+        drawn["autoencoder"] = Curve([min(xs), max(xs)], level, Palette.SERIES[1], dashed=True)
+    return curves(drawn, L1_LABEL, "squared error per token", x_scale="log", y_scale="log", ax=ax)
+
+
+def type_shares(types: Mapping[float, LatentTypes], *, ax: Axes | None = None) -> Axes:
+    """Draws the shares of simulators and of dead latents against the L1 coefficient.
+
+    Args:
+        types: By coefficient; those that know which latents are dead have these drawn too.
+        ax: Where to draw; a new figure by default.
+
+    Source: figure 5 (bottom) of the report this library began with.
+    """
+    drawn = {"simulators": Curve(list(types), [100 * t.share for t in types.values()], Palette.SIMULATORS)}
+    dead = {c: 100 * t.n_dead / t.n_latents for c, t in types.items() if t.n_dead is not None}
+    if dead:
+        drawn["dead"] = Curve(list(dead), list(dead.values()), Palette.DEAD)
+    ax = curves(drawn, L1_LABEL, "share of latents (%)", x_scale="log", ax=ax)
+    ax.set_ylim(bottom=0)
+    return ax
+
+
+def points(
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    *,
+    colours: Mapping[str, str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws sets of points, each with a marker of its own.
+
+    Args:
+        points: By name, across and up; sets without any are left out.
+        x_label: With its unit.
+        y_label: With its unit.
+        colours: Of some of them; by default the palette's series.
+        ax: Where to draw; a new figure by default.
+    """
+    ax = own_axes(ax)
+    for index, (name, (x, y)) in enumerate(points.items()):
+        if len(x):
+            colour = (colours or {}).get(name, Palette.SERIES[index % len(Palette.SERIES)])
+            ax.scatter(
+                x, y, s=12, alpha=0.7, linewidths=0, color=colour, marker=MARKERS[index % len(MARKERS)], label=name
+            )
+    return finish(ax, x_label, y_label, n_legend_columns=2)
+
+
+L1_LABEL = "L1 coefficient, per token"
+
+
+def _plain_ticks(ax: Axes, x_scale: Scale, y_scale: Scale) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for axis, scale in ((ax.xaxis, x_scale), (ax.yaxis, y_scale)):
+        if scale == "log":
+            low, high = sorted(axis.get_view_interval())
+            subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0) if high > 5 * low else tuple(range(1, 10))
+            axis.set_major_locator(LogLocator(subs=subs))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,166 @@
+"""Latents beside neurons, one by one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict.analysis import DictionaryMatch
+from sparsedict.figures._axes import SMALL_SIZE, finish, own_axes
+from sparsedict.figures.palette import Palette
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+N_BINS = 50
+MOST_SIMULATORS = 6
+"""Of one neuron: more are counted together."""
+
+
+def cosine_map(
+    cosines: Float[Tensor, "n_rows n_columns"],
+    *,
+    x_label: str = "neuron nearest to this latent's decoder row",
+    y_label: str = "latent",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws cosines of latents with neurons as a heat map: blue below zero, orange above.
+
+    Args:
+        cosines: In [-1, 1].
+        x_label: What the columns are.
+        y_label: What the rows are.
+        ax: Where to draw; a new figure by default.
+
+    Source: figure 7 of the report this library began with.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    ax = own_axes(ax)
+    colours = LinearSegmentedColormap.from_list("signed", [Palette.SPARSE, "#ffffff", Palette.SIMULATORS])
+    image = ax.imshow(
+        cosines.detach().cpu().numpy(), cmap=colours, vmin=-1, vmax=1, interpolation="nearest", aspect="auto"
+    )
+    bar = ax.figure.colorbar(image, ax=ax, ticks=[-1, 0, 1])
+    bar.ax.tick_params(labelsize=SMALL_SIZE)
+    bar.set_label("cosine", fontsize=SMALL_SIZE)
+    return finish(ax, x_label, y_label, n_legend_columns=None)
+
+
+def activation_scatter(
+    neuron: Float[Tensor, " n_tokens"],
+    latent: Float[Tensor, " n_tokens"],
+    *,
+    correlation: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws a latent's activation against its neuron's, one point for each token.
+
+    Args:
+        neuron: Activations of the neuron.
+        latent: Of the latent, on the same tokens.
+        correlation: Pearson's, to be written beside.
+        ax: Where to draw; a new figure by default.
+
+    Raises:
+        ValueError: If they aren't of the same tokens.
+
+    Source: figure 8 of the report this library began with.
+    """
+    if neuron.shape != latent.shape:
+        raise ValueError(f"`latent` must be of the neuron's {len(neuron)} tokens, got {len(latent)}.")
+    ax = own_axes(ax)
+    label = (
+        f"{len(neuron):,} tokens" if correlation is None else f"{len(neuron):,} tokens, correlation {correlation:.4f}"
+    )
+    ax.scatter(
+        neuron.detach().cpu().numpy(),
+        latent.detach().cpu().numpy(),
+        s=3,
+        alpha=0.4,
+        linewidths=0,
+        color=Palette.SIMULATORS,
+        label=label,
+        rasterized=True,
+    )
+    return finish(ax, "the neuron's activation", "the latent's activation")
+
+
+def shared_latents(match: DictionaryMatch, names: tuple[str, str], *, ax: Axes | None = None) -> Axes:
+    """Draws how near each latent of two dictionaries is to the nearest of the other, beside random directions.
+
+    Args:
+        match: Of the two.
+        names: Theirs.
+        ax: Where to draw; a new figure by default.
+    """
+    ax = own_axes(ax)
+    low = min(0.0, *(float(t.min()) for t in (match.cosine_a, match.cosine_b, match.null_a)))
+    edges = np.linspace(low, 1.0, N_BINS + 1)
+    for name, cosines, colour in zip(
+        names, (match.cosine_a, match.cosine_b), (Palette.SERIES[0], Palette.SERIES[1]), strict=True
+    ):
+        counts, _ = np.histogram(cosines.detach().cpu().numpy(), edges)
+        ax.stairs(counts, edges, color=colour, fill=True, alpha=0.45, label=f"{name} ({len(cosines):,})")
+        ax.stairs(counts, edges, color=colour, linewidth=0.9)
+    counts, _ = np.histogram(match.null_a.detach().cpu().numpy(), edges)
+    ax.stairs(counts, edges, color=Palette.NULL, linewidth=0.9, label="random directions")
+    ax.set_xlim(low, 1.0)
+    return finish(ax, "decoder cosine with the nearest latent of the other", "latents", n_legend_columns=2)
+
+
+def cosine_histograms(
+    cosines: dict[str, Float[Tensor, " _"]],
+    x_label: str,
+    *,
+    colours: dict[str, str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws the distributions of several sets of cosines as shares, one outline each.
+
+    Args:
+        cosines: By name.
+        x_label: What they are cosines of.
+        colours: Of some of them.
+        ax: Where to draw; a new figure by default.
+    """
+    ax = own_axes(ax)
+    edges = np.linspace(min(0.0, *(float(v.min()) for v in cosines.values())), 1.0, N_BINS + 1)
+    n_drawn = 0
+    for name, values in cosines.items():
+        colour = (colours or {}).get(name)
+        if colour is None:
+            colour = Palette.SERIES[n_drawn % len(Palette.SERIES)]
+            n_drawn += 1
+        counts, _ = np.histogram(values.detach().cpu().numpy(), edges)
+        ax.stairs(100 * counts / max(len(values), 1), edges, color=colour, linewidth=1.1, label=name)
+    ax.set_xlim(edges[0], 1.0)
+    return finish(ax, x_label, "share (%)", n_legend_columns=2)
+
+
+def cluster_sizes(sizes: dict[str, dict[int, int]], *, ax: Axes | None = None) -> Axes:
+    """Draws how many neurons have so many simulators, one group of bars for each dictionary.
+
+    Args:
+        sizes: By dictionary, then by number of simulators, the number of neurons.
+        ax: Where to draw; a new figure by default.
+
+    Source: figure 11 and appendix B of the report this library began with.
+    """
+    ax = own_axes(ax)
+    largest = max(size for of in sizes.values() for size in of)
+    shown = range(min(largest, MOST_SIMULATORS) + 1)
+    width = 0.8 / len(sizes)
+    for index, (name, of) in enumerate(sizes.items()):
+        heights = [of.get(size, 0) for size in shown[:-1]]
+        heights.append(sum(n for size, n in of.items() if size >= shown[-1]))
+        places = [size + (index - (len(sizes) - 1) / 2) * width for size in shown]
+        ax.bar(places, heights, width, color=Palette.SERIES[index % len(Palette.SERIES)], label=name)
+    names = [str(size) for size in shown]
+    if largest > MOST_SIMULATORS:
+        names[-1] += "+"
+    ax.set_xticks(list(shown), names)
+    return finish(ax, "simulators of one neuron", "neurons", n_legend_columns=2)

@@ -1,0 +1,69 @@
+"""The settings that come with the package."""
+
+from __future__ import annotations
+
+from sparsedict.studies._setting import Setting, Training
+from sparsedict.training import Cosine
+
+STANDARD = Setting(
+    layer=-1,
+    other_layer=-2,
+    n_harvested=400_000,
+    n_held_out=50_000,
+    n_loss_tokens=8_192,
+    expansion=4,
+    expansions=(4, 16, 64),
+    report=Training(400_000, 128, 3e-3),
+    modern=Training(400_000, 1024, 1e-2, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
+    wide=Training(200_000, 1024, 5e-3, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
+    coefficient=0.1,
+    coefficients=(0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4),
+    autoencoder_coefficient=0.2,
+    counts=(8, 16, 32, 64),
+    n_toy_steps=10_000,
+)
+"""For the embedded model: fifteen to twenty-five minutes on two cores."""
+
+QUICK = Setting(
+    layer=-1,
+    other_layer=-2,
+    n_harvested=80_000,
+    n_held_out=16_384,
+    n_loss_tokens=2_048,
+    expansion=4,
+    expansions=(4, 16),
+    report=Training(80_000, 64, 5e-3),
+    modern=Training(80_000, 512, 1e-2, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
+    wide=Training(40_000, 512, 5e-3, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
+    coefficient=0.1,
+    coefficients=(0.1, 0.4, 1.6, 6.4),
+    autoencoder_coefficient=0.2,
+    counts=(8, 32),
+    n_toy_steps=1_000,
+)
+"""For the embedded model in four minutes: directions, not numbers."""
+
+C = 1_024
+"""The report sums the penalty over a batch of 1,024; here it is a mean over tokens."""
+
+REPORT = Setting(
+    layer=-1,
+    other_layer=0,
+    n_harvested=450_000_000,
+    n_held_out=1_000_000,
+    n_loss_tokens=100_000,
+    expansion=4,
+    expansions=(4, 16, 64),
+    report=Training(4_000_000_000, 1024, 5e-5, Cosine(final=0.01), (0.9, 0.99), 1e-4),
+    modern=Training(1_000_000_000, 1024, 3e-4, Cosine(warm_up=0.05), (0.9, 0.999), start="data"),
+    wide=Training(1_000_000_000, 4096, 3e-4, Cosine(warm_up=0.05), (0.9, 0.999), start="data"),
+    coefficient=2e-4 * C,
+    coefficients=(1e-4 * C, 2e-4 * C, 3e-4 * C, 5e-4 * C, 7e-4 * C, 1e-3 * C, 2e-3 * C),
+    autoencoder_coefficient=2e-4 * C,
+    counts=(8, 16, 32, 64),
+    n_toy_steps=10_000,
+)
+"""The report's own: roneneldan/TinyStories-2Layers-33M on roneneldan/TinyStories, on an accelerator."""
+
+REPORT_CONTEXT = 128
+"""Tokens per sequence in the report."""

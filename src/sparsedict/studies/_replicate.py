@@ -1,0 +1,183 @@
+"""All studies of the report in one folder, one after the other, each kept as soon as it is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsedict import figures, pages
+from sparsedict.storage import replace_file
+from sparsedict.studies._bench import Bench
+from sparsedict.studies._study import Finding, Numbers, Study, plain
+from sparsedict.studies.report import STUDIES
+
+RUN = "run.json"
+NUMBERS = "numbers"
+DICTIONARIES = "dictionaries"
+FIGURES = "figures"
+
+
+def replicate(
+    bench: Bench,
+    path: str | os.PathLike[str],
+    *,
+    studies: Sequence[Study] = STUDIES,
+    facts: Mapping[str, Any] | None = None,
+    force: bool = False,
+    progress: bool = True,
+) -> dict[str, Finding]:
+    """Runs the report's studies and writes one self-contained folder with a page, figures and numbers.
+
+    Each study's numbers are kept as soon as they are known, each dictionary as soon as it is trained. Run again on the
+    same folder with the same facts, it goes on with what isn't there yet; the page is written anew after every study.
+
+    Args:
+        bench: Where to work. Its dictionaries are kept in the folder.
+        path: The folder; it is made where it doesn't exist.
+        studies: Which, in the order of the page.
+        facts: What else the page is to say of the run, such as the model's name.
+        force: Whether to begin anew in a folder that holds another run.
+        progress: Whether to say on the standard error stream what is being done.
+
+    Returns:
+        What was found, by study.
+
+    Raises:
+        FileExistsError: If the folder holds another run, or other things, and ``force`` isn't set.
+        ImportError: If matplotlib isn't installed.
+    """
+    folder = Path(path)
+    facts = plain({**(facts or {}), "seed": bench.seed, **bench.setting.to_dict()})
+    run = _begin(folder, facts, force)
+    bench.folder = folder / DICTIONARIES
+    found: dict[str, Finding] = {}
+    drawn: dict[str, dict[Path, str]] = {}
+    for index, study in enumerate(studies):
+        if progress:
+            print(f"[{index + 1}/{len(studies)}] {study.shows}: {study.title.lower()}", file=sys.stderr, flush=True)
+        numbers = _numbers(study, bench, folder, run)
+        finding = found[study.name] = study.found(numbers)
+        drawn[study.name] = _draw(finding, folder)
+        for name, write in finding.files.items():
+            write(folder / name)
+        _write_page(folder, studies, found, drawn, run)
+    return found
+
+
+def _begin(folder: Path, facts: Numbers, force: bool) -> Numbers:
+    """Returns what is known of the run in a folder: of an earlier one with the same facts, or of a new one."""
+    file = folder / RUN
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"`path` must be a folder to write results into, but {folder} is a file.")
+    if file.is_file():
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        if earlier.get("facts") == facts:
+            return earlier
+        changed = [name for name in facts if earlier.get("facts", {}).get(name) != facts[name]]
+        if not force:
+            raise FileExistsError(
+                f"`path` must be a new folder, or one with a run of the same settings, but {folder} holds a run with "
+                f"another {', '.join(changed[:3]) or 'number of settings'}. Choose another folder, or force it to "
+                "begin anew."
+            )
+    elif folder.exists() and any(folder.iterdir()) and not force:
+        raise FileExistsError(
+            f"`path` must be a new or empty folder, or one with an earlier run, but {folder} holds other things. "
+            "Choose "
+            "another, or force it."
+        )
+    for name in (NUMBERS, DICTIONARIES, FIGURES):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    run: Numbers = {"made_by": "sparsedict", "facts": facts, "seconds": {}}
+    _write_json(file, run)
+    return run
+
+
+def _numbers(study: Study, bench: Bench, folder: Path, run: Numbers) -> Numbers:
+    """Returns a study's numbers, measured now if they weren't before."""
+    file = folder / NUMBERS / f"{study.name}.json"
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))
+    with bench.phases(study.name, "measuring"):
+        numbers = plain(study.measure(bench))
+    run["seconds"][study.name] = round(bench.phases.seconds[study.name], 1)
+    _write_json(file, numbers)
+    _write_json(folder / RUN, run)
+    return numbers
+
+
+def _draw(finding: Finding, folder: Path) -> dict[Path, str]:
+    """Writes a study's figures; returns their captions by SVG file."""
+    return {
+        figures.save(drawing.draw(), folder / FIGURES / name)[1]: drawing.caption
+        for name, drawing in finding.drawings.items()
+    }
+
+
+def _write_page(
+    folder: Path,
+    studies: Sequence[Study],
+    found: Mapping[str, Finding],
+    drawn: Mapping[str, Mapping[Path, str]],
+    run: Numbers,
+) -> None:
+    sections = [
+        _section(study, found[study.name], drawn[study.name])
+        if study.name in found
+        else pages.Section(study.title, aside=study.shows, badge="still to come", quote=study.claim)
+        for study in studies
+    ]
+    facts = {name.replace("_", " "): _listed(value) for name, value in run["facts"].items()}
+    seconds = run["seconds"]
+    times = {name: f"{value:,.0f} s" for name, value in seconds.items()}
+    times["all"] = f"{sum(seconds.values()):,.0f} s"
+    sections += [
+        pages.Section("Settings", text="All that this run was asked to do.", facts=facts),
+        pages.Section("Time", text="Training and measuring, study by study.", facts=times),
+    ]
+    pages.write_overview(
+        folder / "index.html",
+        sections,
+        title="Sparse MLP distillation, replicated",
+        lead="Every figure and table of the report that this library began with, what it claims, and what this run "
+        "measured. Text, tables and figures are made from the numbers of this run alone.",
+        contents=True,
+    )
+
+
+def _section(study: Study, finding: Finding, drawn: Mapping[Path, str]) -> pages.Section:
+    rows = [("", "the report", "this run"), *((row.what, row.report, row.here) for row in finding.rows)]
+    links = {f"{NUMBERS}/{study.name}.json": "every number of this section"}
+    links |= dict.fromkeys(finding.files, "the texts")
+    return pages.Section(
+        study.title,
+        aside=study.shows,
+        badge=finding.verdict,
+        quote=study.claim,
+        text=finding.summary,
+        rows=rows if finding.rows else (),
+        figures=drawn,
+        notes=finding.notes,
+        links=links,
+    )
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_listed, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _write_json(file: Path, content: Numbers) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=1) + "\n"
+    replace_file(file, lambda target: _write_text(target, text))
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")

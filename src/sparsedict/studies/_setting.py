@@ -1,0 +1,115 @@
+"""How much of everything a replication takes: its presets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, Literal
+
+import torch
+
+from sparsedict import checks
+from sparsedict.training import Cosine, Schedule
+
+Start = Literal["random", "data"]
+COSINE = Cosine(warm_up=0.1, final=0.01)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How dictionaries of one kind are trained.
+
+    Attributes:
+        n_tokens: Tokens in all.
+        batch_size: Tokens per step.
+        lr: Peak learning rate of Adam.
+        schedule: The learning rate's course.
+        betas: Adam's.
+        weight_decay: Adam's, added to the gradient.
+        start: From random weights as the report drew them, or from tokens as `fit` does.
+    """
+
+    n_tokens: int
+    batch_size: int
+    lr: float
+    schedule: Schedule = COSINE
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    start: Start = "random"
+
+    def __post_init__(self) -> None:
+        checks.at_least("n_tokens", self.n_tokens, 1)
+        checks.at_least("batch_size", self.batch_size, 1)
+        checks.in_range("lr", self.lr, 0.0, open_low=True)
+        checks.one_of("start", self.start, ("random", "data"))
+
+    @property
+    def optimizer(self) -> Callable[..., torch.optim.Optimizer] | None:
+        """A factory for `Trainee`; ``None`` where its own default is meant."""
+        if self.betas == (0.9, 0.999) and not self.weight_decay:
+            return None
+        return partial(torch.optim.Adam, betas=self.betas, weight_decay=self.weight_decay)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a replication runs on, and how much of it.
+
+    Attributes:
+        layer: Index of the MLP most results are about; counted from the end where negative.
+        other_layer: Index of the second one.
+        n_harvested: Distinct tokens to train on.
+        n_held_out: Held-out tokens for errors and firing.
+        n_loss_tokens: Held-out tokens for the model's losses, rounded up to whole batches.
+        expansion: Latents per neuron.
+        expansions: Latents per neuron of the wider students.
+        report: How the report's students are trained: ReLU, L1, decoder rows of norm 1 at most.
+        modern: How students and autoencoders under TopK and JumpReLU are trained.
+        wide: How the wider students are trained.
+        coefficient: The L1 coefficient of the student that is looked at most, per token.
+        coefficients: Those of the sweep; at other layers they are scaled with the output's standard deviation.
+        autoencoder_coefficient: The square-root coefficient of the report's autoencoder.
+        counts: Active latents per token (L0) at which distillers and autoencoders are compared.
+        n_toy_steps: Optimiser steps of the one-neuron toy.
+    """
+
+    layer: int
+    other_layer: int
+    n_harvested: int
+    n_held_out: int
+    n_loss_tokens: int
+    expansion: int
+    expansions: tuple[int, ...]
+    report: Training
+    modern: Training
+    wide: Training
+    coefficient: float
+    coefficients: tuple[float, ...]
+    autoencoder_coefficient: float
+    counts: tuple[int, ...]
+    n_toy_steps: int
+
+    def __post_init__(self) -> None:
+        for name in ("n_harvested", "n_held_out", "n_loss_tokens", "expansion", "n_toy_steps"):
+            checks.at_least(name, getattr(self, name), 1)
+        if len(self.coefficients) < 2 or list(self.coefficients) != sorted(set(self.coefficients)):
+            raise ValueError(f"`coefficients` must be two or more in ascending order, got {self.coefficients}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns every value, parts as they are written in code."""
+        found: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Training):
+                parts = {part.name: getattr(value, part.name) for part in fields(value)}
+                found |= {f"{field.name}: {name}": _plain(part) for name, part in parts.items()}
+            else:
+                found[field.name] = _plain(value)
+        return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, bool | int | float | str) else repr(value)
