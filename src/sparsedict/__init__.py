@@ -29,7 +29,7 @@ from sparsedict.activations import (
     TopK,
 )
 from sparsedict.analysis import Evaluation, evaluate
-from sparsedict.data import ActivationStream
+from sparsedict.data import ActivationStore, ActivationStream
 from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
 from sparsedict.forward_pass import ForwardPass
 from sparsedict.interventions import Ablation, Clamp, Steer
@@ -60,6 +60,7 @@ __all__ = [
     "AbsTopK",
     "Activation",
     "ActivationBatch",
+    "ActivationStore",
     "ActivationStream",
     "AuxK",
     "BatchTopK",

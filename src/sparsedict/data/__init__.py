@@ -11,7 +11,8 @@ Whatever somebody trains on becomes `Batches` by `as_batches`: an endless iterat
 from sparsedict.data._batches import AnyBatch, Batches
 from sparsedict.data._given import as_batches
 from sparsedict.data._items import pack
+from sparsedict.data._store import ActivationStore
 from sparsedict.data._stream import ActivationStream
 from sparsedict.data.synthetic import SyntheticFeatures
 
-__all__ = ["ActivationStream", "AnyBatch", "Batches", "SyntheticFeatures", "as_batches", "pack"]
+__all__ = ["ActivationStore", "ActivationStream", "AnyBatch", "Batches", "SyntheticFeatures", "as_batches", "pack"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ class RowSource(ABC):
         n_tokens: Tokens of one pass, where known before it has been made.
         grouped: Whether each chunk is a batch that somebody else has cut.
         replays: Whether to begin elsewhere than at the beginning of a pass means to read all that comes before it.
+        facts: What is known of each site, such as the names of its model and of its place there.
         origin: What the tokens come from and how later passes differ, for people.
     """
 
@@ -66,6 +68,7 @@ class RowSource(ABC):
     n_tokens: int | None = None
     grouped: bool = False
     replays: bool = False
+    facts: Mapping[str | None, Mapping[str, str]] = MappingProxyType({})
     origin: str
 
     @abstractmethod
@@ -130,6 +133,10 @@ class Batches(Iterator[AnyBatch]):
     def has_pairs(self, site: str | None) -> bool:
         """Whether inputs and outputs are two things at one site; ``None`` for the first or only one."""
         return (self.names[0] if site is None and self.names else site) not in self._source.single
+
+    def facts(self, site: str | None) -> dict[str, str]:
+        """Returns what is known of a site, such as its ``model`` and ``site``; ``None`` for the first or only one."""
+        return dict(self._source.facts.get(self.names[0] if site is None and self.names else site, {}))
 
     @property
     def n_tokens(self) -> int | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedict.data._batches import BEGINNING, AnyBatch, Chunk, Position, RowSource
+from sparsedict.data._facts import site_facts
 from sparsedict.data._layout import Layout
 from sparsedict.data._seeds import permutation
 from sparsedict.data._tokens import Block, BlockSize, RowArray, TokenSource
@@ -133,6 +134,7 @@ class HarvestedRows(RowSource):
         self.single = frozenset(name for name, site in harvester.sites.items() if site.reads == site.writes)
         self.origin = tokens.origin
         self.replays = not tokens.seeks
+        self.facts = {name: site_facts(site) for name, site in harvester.sites.items()}
         self._harvester = harvester
         self._tokens = tokens
         self._seed = seed

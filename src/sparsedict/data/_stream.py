@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +16,11 @@ from sparsedict.data._batches import AnyBatch, Batches
 from sparsedict.data._given import DEFAULT_BATCH_SIZE, DEFAULT_SEED
 from sparsedict.data._harvest import HarvestedRows, Harvester, takes_mask
 from sparsedict.data._items import Tokenizer, token_source
+from sparsedict.data._shards import DTYPES
+from sparsedict.data._store import ActivationStore
+from sparsedict.data._store_description import StoreDescription
+from sparsedict.data._store_writer import tokens_per_shard, write_store
+from sparsedict.data._stored_sites import own_dtype, probed, stored_sites
 from sparsedict.data._tokens import BlockSize
 from sparsedict.sites import Site
 
@@ -193,6 +201,67 @@ class ActivationStream(Iterable[AnyBatch]):
         self.batches().load_state_dict(state)
         self._state = dict(state)
 
+    def save_to(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        n_tokens: int | None = None,
+        dtype: torch.dtype | None = None,
+        progress: bool = True,
+    ) -> ActivationStore:
+        """Harvests one pass and writes it to a folder, to be trained on any number of times.
+
+        The folder holds safetensors files of about 256 MiB with a checksum for every 256 tokens, and a JSON that says
+        what they are. The tokens lie in the order in which the stream serves them. A writer that was stopped goes on
+        where it was when this is called again with the same stream: the same files come out, bit for bit on the same
+        machine. A folder that is complete is left as it is.
+
+        Args:
+            folder: Made where it doesn't exist.
+            n_tokens: Tokens to store; one pass where left out. Must be given where a pass's tokens aren't known.
+            dtype: To store them in: ``torch.float32``, ``torch.bfloat16`` or ``torch.float16``; as they are served
+                where left out.
+            progress: Whether to print the size before anything is written, and to show a progress bar.
+
+        Returns:
+            The store, with this stream's batch size and seed.
+
+        Raises:
+            ValueError: If ``n_tokens`` must be given, or the folder holds other activations.
+            OSError: If the disk lacks room for all of it, before anything is written.
+        """
+        description = self._described(n_tokens, dtype or self._harvester.dtype or own_dtype(self._harvester.model))
+        write_store(Path(folder), description, self._rows(), self.seed, progress)
+        return ActivationStore(folder, batch_size=self.batch_size, seed=self.seed)
+
+    def _described(self, n_tokens: int | None, dtype: torch.dtype) -> StoreDescription:
+        if dtype not in DTYPES.values():
+            raise ValueError(f"`dtype` must be one of {', '.join(map(str, DTYPES.values()))}, got {dtype}.")
+        known = self.n_tokens
+        if n_tokens is None and known is None:
+            raise ValueError("`n_tokens` must be given where the tokens of a pass aren't known before it is made.")
+        planned = known if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
+        assert planned is not None
+        facts, layout = probed(self._harvester, self._tokens, self._block_size)
+        widths, sites = stored_sites(self._harvester, layout)
+        description = StoreDescription(
+            columns=widths,
+            sites=sites,
+            dtype=dtype,
+            n_tokens=planned if known is None else min(planned, known),
+            tokens_per_shard=1,
+            origin=self._tokens.origin,
+            made_by={
+                "tokens": self._tokens.origin,
+                "n_tokens": planned,
+                "seed": self.seed,
+                "buffer_size": self.buffer_size,
+                "model_batch_size": self._block_size.n_sequences or f"about {self._block_size.target} tokens",
+                **facts,
+            },
+        )
+        return replace(description, tokens_per_shard=tokens_per_shard(description.bytes_per_token))
+
     def _rows(self) -> HarvestedRows:
         return HarvestedRows(
             self._harvester,
@@ -240,10 +309,5 @@ def _chosen(sites: Mapping[str | None, Site], neurons: bool | Iterable[str]) -> 
 
 
 def _bytes_per_token(harvester: Harvester) -> int:
-    widths: dict[object, int] = {}
-    for name, site in harvester.sites.items():
-        widths[site.reads], widths[site.writes] = site.d_in, site.d_out
-        if name in harvester.neurons:
-            widths[name, "neurons"] = site.neurons.n
-    own = next((p.dtype for p in harvester.model.parameters() if p.is_floating_point()), torch.float32)
-    return sum(widths.values()) * (harvester.dtype or own).itemsize
+    columns, _ = stored_sites(harvester)
+    return sum(width for _, width in columns) * (harvester.dtype or own_dtype(harvester.model)).itemsize

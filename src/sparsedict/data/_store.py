@@ -1,0 +1,207 @@
+"""Activations on disk: harvested once, trained on many times."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from sparsedict import checks
+from sparsedict.data._batches import AnyBatch, Batches
+from sparsedict.data._given import DEFAULT_BATCH_SIZE, DEFAULT_SEED
+from sparsedict.data._store_description import FILE, StoreDescription
+from sparsedict.data._stored_rows import Shards, StoredRows
+from sparsedict.storage import StorageError
+
+BUFFER_BYTES = 2**28
+
+
+class ActivationStore(Iterable[AnyBatch]):
+    """Batches of activations that `ActivationStream.save_to` wrote, shuffled anew for each pass in bounded memory.
+
+    It serves as the stream does: iterating makes one pass, ``fit`` goes on with further ones, ``state_dict`` is a few
+    integers, and what follows a state is equal bit for bit, on any machine.
+
+    The files are read in blocks of 256 tokens, in a random order over all of the store; blocks fill a buffer, whose
+    rows are served in random order until it is empty. Two tokens of one batch come from one block with a chance of
+    ``255 / (buffer_size - 1)``, where a shuffle of all tokens would give ``255 / (n_tokens - 1)``; and within a block
+    the tokens are those that lay together after the stream's own shuffle. Each block is compared with its checksum
+    when it is first read.
+
+    Args:
+        folder: What `ActivationStream.save_to` was given.
+        batch_size: Tokens per batch.
+        seed: Of all shuffling.
+        buffer_size: Tokens in the buffer; by default as many as 256 MiB holds, and at least four batches. A store that
+            fits into it is read once for all passes of an iterator.
+        dtype: Of the activations served; by default as they are stored.
+        device: Where batches are served; by default the CPU.
+        verify: Whether blocks are compared with their checksums.
+
+    Raises:
+        FileNotFoundError: If there is no store.
+        StorageError: If a file is broken, missing or of another store, or the store isn't complete; while iterating,
+            if a block isn't what was written. It is a ``ValueError``.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from sparsedict.sites import Site
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(10, 4), torch.nn.Linear(4, 3))
+        >>> stream = ActivationStream(Site(model, "1"), torch.randint(10, (5, 8)), batch_size=16)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = stream.save_to(folder, progress=False)
+        ...     again = ActivationStore(folder, batch_size=20)
+        ...     [tuple(batch.outputs.shape) for batch in again]
+        [(20, 3), (20, 3)]
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        seed: int = DEFAULT_SEED,
+        buffer_size: int | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        verify: bool = True,
+    ) -> None:
+        self.batch_size: int = checks.at_least("batch_size", batch_size, 1)
+        self.seed: int = checks.at_least("seed", seed, 0)
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"`dtype` must be a floating-point type, got {dtype}.")
+        self.folder = Path(folder)
+        self._description = _complete(self.folder)
+        self.bytes_per_token: int = self._description.bytes_per_token
+        self.buffer_size: int = self._checked_buffer(buffer_size)
+        self._shards = Shards(self.folder, self._description, verify)
+        self._dtype, self._device = dtype, None if device is None else torch.device(device)
+        self._state: Mapping[str, Any] | None = None
+        self._latest: Batches | None = None
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Names of the sites; ``None`` for one site without a name."""
+        return self._description.layout.names
+
+    @property
+    def sites(self) -> dict[str, dict[str, Any]]:
+        """What is known of each site by its name (empty for one without): model, place, widths."""
+        return {name: dict(site) for name, site in self._description.sites.items()}
+
+    @property
+    def widths(self) -> dict[str | None, tuple[int, int]]:
+        """``d_in`` and ``d_out`` of each site by its name."""
+        widths = self._description.widths
+        return {name: (widths[i], widths[o]) for name, (i, o, _) in self._description.layout.places.items()}
+
+    @property
+    def d_in(self) -> int:
+        """Width of the inputs, of a store of one site."""
+        return self._only_widths("d_in")[0]
+
+    @property
+    def d_out(self) -> int:
+        """Width of the outputs, of a store of one site."""
+        return self._only_widths("d_out")[1]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that one pass serves."""
+        return self._description.n_tokens
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of one pass."""
+        return -(-self.n_tokens // self.batch_size)
+
+    @property
+    def n_bytes(self) -> int:
+        """What the activations take on the disk, in bytes."""
+        return self.n_tokens * self.bytes_per_token
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the activations served."""
+        return self._dtype or self._description.dtype
+
+    def __repr__(self) -> str:
+        held = f"{self.n_tokens:,} tokens of {len(self._description.sites)} sites, {self.n_bytes / 2**20:,.1f} MiB"
+        return (
+            f"ActivationStore({str(self.folder)!r}, {held} in {self._description.n_shards:,} shards, "
+            f"batch_size={self.batch_size:,}, seed={self.seed}, buffer_size={self.buffer_size:,})"
+        )
+
+    def __iter__(self) -> Iterator[AnyBatch]:
+        """Makes the first pass, or goes on after `load_state_dict`."""
+        batches = self.batches(repeat=False)
+        if self._state is not None:
+            batches.load_state_dict(self._state)
+            self._state = None
+        return batches
+
+    def epoch(self, number: int) -> Batches:
+        """Returns pass ``number``: as iterating, which makes pass 0, with a shuffle of its own."""
+        batches = self.batches(repeat=False)
+        batches.load_state_dict({**batches.state_dict(), "epoch": checks.at_least("number", number, 0)})
+        return batches
+
+    def batches(self, *, repeat: bool = True) -> Batches:
+        """Returns a new iterator: pass after pass, or one pass only."""
+        rows = StoredRows(self._shards, self.seed, self.buffer_size, self.dtype, self._device)
+        self._latest = Batches(rows, batch_size=self.batch_size, seed=self.seed, repeat=repeat)
+        return self._latest
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns where the iterator that was made last stands: a few integers."""
+        return (self._latest or self.batches(repeat=False)).state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Makes the next iteration go on from a state.
+
+        Raises:
+            ValueError: If the state isn't a store's, or was saved with another batch size or seed.
+        """
+        self.batches().load_state_dict(state)
+        self._state = dict(state)
+
+    def verify(self, *, progress: bool = False) -> None:
+        """Reads the whole store and compares it with its checksums.
+
+        Raises:
+            StorageError: If something isn't what was written, naming the shard and its rows.
+        """
+        for index in tqdm(range(self._shards.n_blocks), unit="block", disable=not progress, desc="verify"):
+            shard, block = self._shards.locate(index)
+            self._shards.mapped(shard).check(block)
+
+    def _only_widths(self, name: str) -> tuple[int, int]:
+        if len(self.widths) > 1:
+            raise ValueError(f"`{name}` is that of one site, but this store has several: see `widths`.")
+        return next(iter(self.widths.values()))
+
+    def _checked_buffer(self, size: int | None) -> int:
+        if size is None:
+            return max(BUFFER_BYTES // self.bytes_per_token, 4 * self.batch_size)
+        if checks.at_least("buffer_size", size, 1) < self.batch_size:
+            raise ValueError(
+                f"`batch_size` must not exceed `buffer_size`, got {self.batch_size} and {size} tokens: a batch is "
+                "drawn from the buffer, and mixes well if that holds many batches."
+            )
+        return size
+
+
+def _complete(folder: Path) -> StoreDescription:
+    description = StoreDescription.read(folder) if folder.is_dir() else None
+    if description is None:
+        raise FileNotFoundError(f"`folder` must hold stored activations, but {folder / FILE} doesn't exist.")
+    if description.shards is None:
+        raise StorageError(
+            f"{folder} holds activations that were not written to the end: call `save_to` again as before, and it goes "
+            "on where it was."
+        )
+    return description

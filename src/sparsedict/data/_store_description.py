@@ -1,0 +1,173 @@
+"""What the JSON of a store of activations says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparsedict.data._layout import Layout, Places
+from sparsedict.data._shards import BLOCK, DTYPES, shard_name
+from sparsedict.storage import Reader, StorageError, installed_version, read_json, regular_file, replace_file
+
+FILE = "activations.json"
+FORMAT = "sparsedict activations"
+FORMAT_VERSION = 1
+MOST_BYTES = 64 * 2**20
+_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
+
+
+@dataclass(frozen=True)
+class StoreDescription:
+    """What a store holds.
+
+    Attributes:
+        columns: Name and width of each: what is one tensor in several places is stored once.
+        sites: For each site, by name (empty for one without), its columns and what is known of it.
+        dtype: Of the entries.
+        n_tokens: In all: planned, until the store is complete.
+        tokens_per_shard: In every shard but the last.
+        origin: What the tokens come from, for people.
+        made_by: What decides which activations these are: to go on writing, it must be the same.
+        shards: Digests, once the store is complete; ``None`` before.
+        library_version: The version that wrote it.
+    """
+
+    columns: tuple[tuple[str, int], ...]
+    sites: Mapping[str, Mapping[str, Any]]
+    dtype: torch.dtype
+    n_tokens: int
+    tokens_per_shard: int
+    origin: str
+    made_by: Mapping[str, Any]
+    shards: tuple[str, ...] | None = None
+    library_version: str = field(default_factory=installed_version)
+
+    @property
+    def layout(self) -> Layout:
+        def places(site: Mapping[str, Any]) -> Places:
+            return site["inputs"], site["outputs"], site["neurons"]
+
+        return Layout({name or None: places(site) for name, site in self.sites.items()})
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(width for _, width in self.columns)
+
+    @property
+    def n_shards(self) -> int:
+        return -(-self.n_tokens // self.tokens_per_shard)
+
+    @property
+    def bytes_per_token(self) -> int:
+        return sum(self.widths) * self.dtype.itemsize
+
+    @property
+    def n_bytes(self) -> int:
+        """What the store takes on the disk, a little more than its activations."""
+        checks = 8 * len(self.columns) * -(-self.n_tokens // BLOCK)
+        return self.n_tokens * self.bytes_per_token + checks + 4096 * (self.n_shards + 1)
+
+    def names(self) -> list[str]:
+        return [shard_name(index) for index in range(self.n_shards)]
+
+    def write(self, folder: Path) -> None:
+        document = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        document["dtype"] = str(self.dtype).removeprefix("torch.")
+        text = json.dumps(document, indent=1, allow_nan=False)
+
+        def write(beside: Path) -> None:
+            beside.write_text(f"{text}\n", encoding="utf-8")
+
+        replace_file(folder / FILE, write)
+
+    @classmethod
+    def read(cls, folder: Path) -> StoreDescription | None:
+        """Reads the JSON of a store; ``None`` where there is none.
+
+        Raises:
+            StorageError: If it is broken or of a newer version.
+        """
+        file = regular_file(folder, FILE)
+        if file is None:
+            return None
+        document = read_json(file, MOST_BYTES)
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise StorageError(f"{file} doesn't describe stored activations: its `format` isn't {FORMAT!r}.")
+        read = Reader(document, str(file))
+        read.text("format")
+        version = read.integer("format_version")
+        if version != FORMAT_VERSION:
+            raise StorageError(
+                f"{file} has format version {version}, and this is sparsedict {installed_version()}, which reads "
+                f"version {FORMAT_VERSION}. Upgrade sparsedict to read it."
+            )
+        description = cls(
+            columns=_columns(read),
+            sites=read.mapping("sites"),
+            dtype=_dtype(read),
+            n_tokens=_positive(read, "n_tokens"),
+            tokens_per_shard=_positive(read, "tokens_per_shard"),
+            origin=read.text("origin"),
+            made_by=read.mapping("made_by"),
+            shards=_shards(read),
+            library_version=read.text("library_version"),
+        )
+        read.finish()
+        _check_sites(description, read)
+        if description.shards is not None and len(description.shards) != description.n_shards:
+            raise StorageError(f"{file}: `shards` must name {description.n_shards}, got {len(description.shards)}.")
+        return description
+
+
+def _columns(read: Reader) -> tuple[tuple[str, int], ...]:
+    columns = []
+    for column in read.rows("columns"):
+        fine = isinstance(column, list) and len(column) == 2 and isinstance(column[0], str)
+        if not fine or type(column[1]) is not int or not 0 < column[1] < 2**31:
+            raise StorageError(f"{read.source}: `columns` must hold names and widths, got {str(column)[:80]!r}.")
+        columns.append((column[0], column[1]))
+    if not columns or len(dict(columns)) < len(columns):
+        raise StorageError(f"{read.source}: `columns` must hold at least one, and each name once.")
+    return tuple(columns)
+
+
+def _dtype(read: Reader) -> torch.dtype:
+    name = read.text("dtype")
+    if name not in _NAMES:
+        raise StorageError(f"{read.source}: `dtype` must be one of {', '.join(_NAMES)}, got {name[:80]!r}.")
+    return _NAMES[name]
+
+
+def _positive(read: Reader, key: str) -> int:
+    value = read.integer(key)
+    if not 0 < value < 2**62:
+        raise StorageError(f"{read.source}: `{key}` must be at least 1, got {value}.")
+    return value
+
+
+def _shards(read: Reader) -> tuple[str, ...] | None:
+    value = read.value("shards")
+    if value is not None and not (isinstance(value, list) and all(isinstance(digest, str) for digest in value)):
+        raise StorageError(f"{read.source}: `shards` must be digests or null.")
+    return None if value is None else tuple(value)
+
+
+def _check_sites(description: StoreDescription, read: Reader) -> None:
+    sites, n_columns = description.sites, len(description.columns)
+    if not sites or ("" in sites and len(sites) > 1):
+        raise StorageError(f"{read.source}: `sites` must hold one without a name, or some with names.")
+    for name, site in sites.items():
+        roles = ("inputs", "outputs", "neurons")
+        places = [site.get(role, -1) for role in roles] if isinstance(site, dict) else []
+        if not places or not all(
+            (type(p) is int and 0 <= p < n_columns) or (p is None and i == 2) for i, p in enumerate(places)
+        ):
+            raise StorageError(
+                f"{read.source}: `sites`, `{name[:80]}` must name columns of inputs, outputs and neurons."
+            )

@@ -1,0 +1,154 @@
+"""Writing what a stream serves, so that it can be stopped anywhere and goes on."""
+
+from __future__ import annotations
+
+import errno
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sparsedict.data._batches import AnyBatch, Batches, RowSource
+from sparsedict.data._shards import BLOCK, read_header, shard_name, write_shard
+from sparsedict.data._store_description import FILE, StoreDescription
+from sparsedict.data._stored_sites import ROLES
+from sparsedict.storage import StorageError
+from sparsedict.types import ActivationBatch
+
+SHARD_BYTES = 2**28
+
+
+def tokens_per_shard(bytes_per_token: int) -> int:
+    """Returns how many tokens make a shard of about 256 MiB: whole blocks."""
+    return max(1, SHARD_BYTES // bytes_per_token // BLOCK) * BLOCK
+
+
+def write_store(folder: Path, description: StoreDescription, rows: RowSource, seed: int, progress: bool) -> None:
+    """Writes the shards that a folder lacks, and then says that it is complete.
+
+    Args:
+        folder: Made where it doesn't exist. Where it holds the beginning of the same store, the writing goes on.
+        description: What is to be written.
+        rows: Where it comes from, in the order in which it is written.
+        seed: Of that order.
+        progress: Whether to say what is written, and show a bar.
+
+    Raises:
+        ValueError: If the folder holds other activations.
+        OSError: If the disk lacks room, before anything is written.
+    """
+    done = _written(folder, description)
+    if done is None:
+        return
+    digests, state = done
+    n_done = min(len(digests) * description.tokens_per_shard, description.n_tokens)
+    _check_room(folder, description, n_done)
+    folder.mkdir(parents=True, exist_ok=True)
+    description.write(folder)
+    if progress:
+        size = f"{description.n_tokens:,} tokens, {description.n_bytes / 2**30:,.3f} GiB"
+        print(f"{folder}: {size} in {description.n_shards:,} shards; {n_done:,} tokens are there already")
+    batches = Batches(rows, batch_size=description.tokens_per_shard, seed=seed, repeat=False)
+    if state is not None:
+        batches.load_state_dict(state)
+    with tqdm(total=description.n_tokens, initial=n_done, unit="tok", unit_scale=True, disable=not progress) as bar:
+        while n_done < description.n_tokens:
+            batch = next(batches, None)
+            if batch is None:
+                break  # the tokens gave fewer than was planned
+            columns = _stored(batch, description, description.n_tokens - n_done)
+            names = [name for name, _ in description.columns]
+            notes = {"index": len(digests), "state": batches.state_dict()}
+            digests.append(write_shard(folder / shard_name(len(digests)), names, columns, notes))
+            n_done += len(columns[0])
+            bar.update(len(columns[0]))
+    replace(description, n_tokens=n_done, shards=tuple(digests)).write(folder)
+
+
+def _stored(batch: AnyBatch, description: StoreDescription, n_rows: int) -> list[Tensor]:
+    by_name: dict[str | None, ActivationBatch] = {**batch} if isinstance(batch, dict) else {None: batch}
+    columns: dict[int, Tensor] = {}
+    for name, places in description.layout.places.items():
+        for role, place in zip(ROLES, places, strict=True):
+            if place is not None:
+                columns.setdefault(place, by_name[name].of(role))
+    stored: list[Tensor] = []
+    for index, (name, _) in enumerate(description.columns):
+        rows = columns[index][:n_rows].to("cpu", description.dtype).contiguous()
+        # What is one tensor under two names would be refused.
+        rows = rows.clone() if any(rows.data_ptr() == other.data_ptr() for other in stored) else rows
+        if description.dtype == torch.float16 and not bool(rows.isfinite().all()):
+            raise ValueError(
+                f"`dtype` must be able to hold the activations, but {name!r} overflows float16. Use torch.bfloat16."
+            )
+        stored.append(rows)
+    return stored
+
+
+def _written(folder: Path, wanted: StoreDescription) -> tuple[list[str], Mapping[str, Any] | None] | None:
+    """Returns digests of the shards that are there and where the stream stood after them; ``None`` if all are."""
+    found = StoreDescription.read(folder) if folder.is_dir() else None
+    if found is None:
+        return [], None
+    _check_same(folder, found, wanted)
+    wanted = wanted if found.shards is None else replace(wanted, n_tokens=found.n_tokens)
+    digests: list[str] = []
+    state: Mapping[str, Any] | None = None
+    for index, name in enumerate(wanted.names()):
+        try:
+            header = read_header(folder, name, wanted.columns, wanted.dtype)
+        except StorageError:
+            break  # what isn't whole is written again
+        n_rows = min(wanted.tokens_per_shard, wanted.n_tokens - index * wanted.tokens_per_shard)
+        if header.n_rows != n_rows or header.notes.get("index") != index:
+            break
+        digests.append(header.digest)
+        state = header.notes.get("state")
+    if found.shards is not None and tuple(digests) == found.shards:
+        return None
+    return digests, state
+
+
+def _check_same(folder: Path, found: StoreDescription, wanted: StoreDescription) -> None:
+    pairs = [(name, getattr(found, name), getattr(wanted, name)) for name in ("columns", "dtype", "tokens_per_shard")]
+    pairs.append(("sites", _plain(found.sites), _plain(wanted.sites)))
+    pairs += [(name, found.made_by.get(name), wanted.made_by.get(name)) for name in {**wanted.made_by, **found.made_by}]
+    for name, theirs, ours in pairs:
+        if not _equal(theirs, ours):
+            raise ValueError(
+                "`folder` must be empty or hold the beginning of the same activations, but "
+                f"{folder / FILE} has `{name}` {str(theirs)[:200]}, and here it is {str(ours)[:200]}. "
+                "Take another folder, or delete that one."
+            )
+
+
+def _plain(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: dict(site) for name, site in sites.items()}
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    # Floating-point products differ a little between machines, on any of which the writing may go on.
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-2)
+    return a == b
+
+
+def _check_room(folder: Path, description: StoreDescription, n_done: int) -> None:
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    needed = description.n_bytes - n_done * description.bytes_per_token
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"The store needs {needed / 2**30:,.2f} GiB more, and the disk has {free / 2**30:,.2f} GiB free: "
+            "store fewer tokens (`n_tokens`) or in bfloat16 (`dtype`)",
+            str(folder),
+        )

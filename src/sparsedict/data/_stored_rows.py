@@ -1,0 +1,159 @@
+"""Rows of a store: blocks of its shards, in an order of each pass's own."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsedict.data._batches import BEGINNING, AnyBatch, Chunk, Position, RowSource
+from sparsedict.data._seeds import permutation
+from sparsedict.data._shards import BLOCK, MappedShard, ShardHeader, raw, read_header
+from sparsedict.data._store_description import FILE, StoreDescription
+from sparsedict.storage import StorageError
+
+MOST_MAPPED = 256
+"""Shards that are mapped at a time, each of which keeps a file open."""
+
+_BLOCKS, _ROWS = 0, 1
+"""What a permutation is of, so that the two draw from generators of their own."""
+
+
+class Shards:
+    """The files of a complete store, opened as they are needed.
+
+    Args:
+        folder: Of the store.
+        description: What it holds.
+        verify: Whether blocks are compared with their checksums when they are first read.
+
+    Raises:
+        StorageError: If a file is missing, broken or another than the description names.
+    """
+
+    def __init__(self, folder: Path, description: StoreDescription, verify: bool) -> None:
+        self.description = description
+        self._headers: list[ShardHeader] = []
+        left = description.n_tokens
+        for name, digest in zip(description.names(), description.shards or (), strict=True):
+            header = read_header(folder, name, description.columns, description.dtype)
+            if header.n_rows != min(left, description.tokens_per_shard) or header.digest != digest:
+                raise StorageError(f"{header.file} is a shard of another store: {FILE} names other content.")
+            left -= header.n_rows
+            self._headers.append(header)
+        self._first = np.cumsum([0, *(header.n_blocks for header in self._headers)])
+        self._mapped: OrderedDict[int, MappedShard] = OrderedDict()
+        self._unverified = np.full(self.n_blocks, verify)
+
+    @property
+    def n_blocks(self) -> int:
+        return int(self._first[-1])
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Returns the shard of a block, and its number there."""
+        shard = int(np.searchsorted(self._first, index, side="right")) - 1
+        return shard, index - int(self._first[shard])
+
+    def mapped(self, shard: int) -> MappedShard:
+        """Returns a shard, mapped into memory."""
+        if shard in self._mapped:
+            self._mapped.move_to_end(shard)
+        else:
+            if len(self._mapped) >= MOST_MAPPED:
+                self._mapped.popitem(last=False)
+            self._mapped[shard] = MappedShard(self._headers[shard], self.description.widths, self.description.dtype)
+        return self._mapped[shard]
+
+    def n_rows(self, index: int) -> int:
+        """Returns how many rows a block has."""
+        shard, block = self.locate(index)
+        return min(BLOCK, self._headers[shard].n_rows - block * BLOCK)
+
+    def copy(self, index: int, columns: list[np.ndarray], row: int) -> int:
+        """Copies a block to ``row`` of columns, and returns the row after it."""
+        shard, block = self.locate(index)
+        mapped = self.mapped(shard)
+        if self._unverified[index]:
+            mapped.check(block)
+            self._unverified[index] = False
+        stop = row + self.n_rows(index)
+        for source, target in zip(mapped.columns, columns, strict=True):
+            target[row:stop] = source[block * BLOCK : block * BLOCK + stop - row]
+        return stop
+
+    def expect(self, indices: list[int]) -> None:
+        """Tells the system which blocks will be read soon."""
+        for shard, block in map(self.locate, indices):
+            self.mapped(shard).expect(block)
+
+
+class StoredRows(RowSource):
+    """Rows from a store: blocks in a random order fill a buffer, which is served in random order until it is empty."""
+
+    def __init__(
+        self, shards: Shards, seed: int, buffer_size: int, dtype: torch.dtype, device: torch.device | None
+    ) -> None:
+        description = shards.description
+        self._layout = description.layout
+        self.names = self._layout.names
+        self.single = self._layout.single
+        self.n_tokens = description.n_tokens
+        self.facts = {
+            name or None: {fact: str(site[fact]) for fact in ("model", "site") if fact in site}
+            for name, site in description.sites.items()
+        }
+        self.origin = f"{self.n_tokens:,} stored tokens ({description.origin}), shuffled anew for each pass"
+        self._shards = shards
+        self._seed = seed
+        self._dtype, self._device = dtype, device
+        # Chunks of one size mix better than full ones with a small one at the end.
+        n_chunks = -(-shards.n_blocks // max(1, buffer_size // BLOCK))
+        self._n_blocks = -(-shards.n_blocks // n_chunks)
+        self._resident = n_chunks == 1
+        self._columns: tuple[Tensor, ...] = ()
+        self._is_filled = False
+
+    def chunks(self, epoch: int, start: Position) -> Iterator[Chunk]:
+        if self._resident:
+            return self._from_resident(epoch, start)
+        return self._read(epoch, start)
+
+    def _from_resident(self, epoch: int, start: Position) -> Iterator[Chunk]:
+        if start != BEGINNING:
+            return
+        n_blocks = self._shards.n_blocks
+        if not self._is_filled:
+            self._fill(list(range(n_blocks)))
+            self._is_filled = True
+        yield self._chunk(self.n_tokens or 0, epoch, start, (n_blocks, 0))
+
+    def _read(self, epoch: int, start: Position) -> Iterator[Chunk]:
+        order = permutation(self._shards.n_blocks, self._seed, epoch, _BLOCKS).tolist()
+        for low in range(start[0], len(order), self._n_blocks):
+            chosen = order[low : low + self._n_blocks]
+            n_rows = self._fill(chosen)
+            # The disk reads while this chunk is trained on.
+            self._shards.expect(order[low + self._n_blocks : low + 2 * self._n_blocks])
+            yield self._chunk(n_rows, epoch, (low, 0), (low + len(chosen), 0))
+
+    def _fill(self, blocks: list[int]) -> int:
+        if not self._columns:
+            description = self._shards.description
+            n_rows = min(self._n_blocks * BLOCK, description.n_tokens)
+            self._columns = tuple(torch.empty(n_rows, width, dtype=description.dtype) for width in description.widths)
+        targets = [raw(column) for column in self._columns]
+        row = 0
+        for index in blocks:
+            row = self._shards.copy(index, targets, row)
+        return row
+
+    def _chunk(self, n_rows: int, epoch: int, start: Position, end: Position) -> Chunk:
+        order = permutation(n_rows, self._seed, epoch, _ROWS, *start)
+        return Chunk(tuple(column[:n_rows] for column in self._columns), order, start, end)
+
+    def batch(self, columns: tuple[Tensor, ...]) -> AnyBatch:
+        return self._layout.batch(tuple(column.to(self._device, self._dtype) for column in columns))
