@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparsedict.forward_pass import ForwardPass
 from sparsedict.penalties import Penalty
+from sparsedict.storage import installed_version
 from sparsedict.training._history import History, Record
 from sparsedict.training._kept import kept, put_back
 from sparsedict.training._meter import Meter
@@ -156,12 +157,19 @@ class Learner:
         self._begin = time.perf_counter() - state["seconds"]
         self._trained_before = dict(state["trained_before"])
 
-    def note_training(self, data: str) -> None:
-        """Writes into the dictionary what it has been trained on, by this run and before."""
+    def note_training(self, data: str, facts: Mapping[str, str]) -> None:
+        """Writes into the dictionary what it has been trained on, by this run and before.
+
+        Args:
+            data: What the data is, in one line.
+            facts: Of the site, such as its model.
+        """
         trained_on = self._dictionary.trained_on
         trained_on.update(self._trained_before)
         trained_on["n_tokens"] = self._trained_before.get("n_tokens", 0) + self.history.n_tokens
         trained_on["data"] = data
+        trained_on.update(facts)
+        trained_on["library_version"] = installed_version()
         trained_on["lr"] = self.trainee.lr
         trained_on["penalties"] = [repr(penalty) for penalty in self.trainee.penalties]
 

@@ -76,7 +76,8 @@ class Loop:
         finally:
             for dictionary, learner in zip(dictionaries, self._learners, strict=True):
                 dictionary.eval()
-                learner.note_training(self._feed.batches.description)
+                batches = self._feed.batches
+                learner.note_training(batches.description, batches.facts(learner.trainee.site))
 
     def _train(self) -> None:
         with tqdm(
