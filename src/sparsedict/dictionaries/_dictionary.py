@@ -81,7 +81,8 @@ class Dictionary(nn.Module, ABC):
         self.activation_state: ActivationState = ActivationState(activation, n_latents, device, dtype)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         decoder = _unit_rows(n_latents, d_out, generator).to(**place)
-        decoder_norm.constrain_(decoder)
+        if not decoder.is_meta:
+            decoder_norm.constrain_(decoder)
         self.encoder: nn.Parameter = nn.Parameter(self._initial_encoder(decoder, d_in, generator).to(**place))
         self.encoder_bias: nn.Parameter = nn.Parameter(torch.zeros(n_latents, **place))
         self.decoder: nn.Parameter = nn.Parameter(decoder)
@@ -342,6 +343,9 @@ def _check_part(name: str, value: object, kind: type, example: str) -> None:
 
 def _unit_rows(n_rows: int, width: int, generator: torch.Generator | None) -> Tensor:
     device = None if generator is None else generator.device
+    if generator is None and torch.get_default_device().type == "meta":
+        # The first number drawn without memory would import a good part of PyTorch.
+        return torch.empty(n_rows, width)
     rows = torch.randn(n_rows, width, generator=generator, device=device)
     return torch.nn.functional.normalize(rows, dim=-1)
 

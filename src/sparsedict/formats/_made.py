@@ -156,15 +156,16 @@ def made(
     dtype = dtype or _dtype(named, learned)
     n_latents = len(weights.encoder)
     try:
-        dictionary = kind(
-            *widths,
-            n_latents,
-            **arguments,
-            activation=learned.activation,
-            decoder_norm=decoder_norm or Free(),
-            device="meta",
-            dtype=dtype,
-        )
+        # Nothing is drawn, and nothing of that size made, before the weights that were read take their places.
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            dictionary = kind(
+                *widths,
+                n_latents,
+                **arguments,
+                activation=learned.activation,
+                decoder_norm=decoder_norm or Free(),
+                dtype=dtype,
+            )
     except (TypeError, ValueError) as error:
         raise StorageError(f"{file} is no dictionary that could be made: {error}") from None
     placed = {name: value.to(device=device, dtype=dtype).contiguous() for name, value in named.items()}
