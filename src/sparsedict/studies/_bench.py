@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ HELD_BYTES = 4 * 2**30
 TRAINED_TOGETHER = 8
 """Dictionaries in one pass over activations that are in memory; they are saved when the pass is done."""
 HARVEST_SIZE = 4096
+CHECKPOINT_EVERY = timedelta(minutes=1)
 
 Held = dict[str, ActivationBatch]
 
@@ -264,12 +268,24 @@ class Bench:
             data, options = ActivationStream(sites, self.train_tokens, **options), {}
         what = "1 dictionary" if len(orders) == 1 else f"{len(orders)} dictionaries in one pass"
         with self.phases("training", f"training {what} on {n_tokens:,} tokens"):
+            half_done = self._checkpoints(dictionaries)
+            if half_done is not None:
+                options |= {"checkpoint": half_done, "checkpoint_every": CHECKPOINT_EVERY, "resume": True}
             fit_many(trainees, data, n_tokens=n_tokens, progress=self._progress, log_every=200, **options)
         for slug, dictionary in dictionaries.items():
             dictionary.trained_on["seed"] = self.seed
             if self.folder is not None:
                 dictionary.save(self.folder / slug)
             self._dictionaries[slug] = dictionary
+        if half_done is not None:
+            shutil.rmtree(half_done, ignore_errors=True)
+
+    def _checkpoints(self, slugs: Iterable[str]) -> Path | None:
+        """Returns where a pass that is stopped leaves what it goes on from."""
+        if self.folder is None:
+            return None
+        digest = hashlib.sha256(" ".join(slugs).encode()).hexdigest()[:16]
+        return self.folder / f"training-{digest}"
 
     def _make(self, order: Order) -> Dictionary:
         warm = None if order.warm is None else self.dictionary(order.warm)

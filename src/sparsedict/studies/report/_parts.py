@@ -28,10 +28,14 @@ def student(bench: Bench, layer: int, coefficient: float | None = None, *, warm:
     return Order(mlp(layer), bench.width(layer), setting.report, (L1(c),), warm=warm)
 
 
-def gelu_student(bench: Bench, training: Training) -> Order:
-    """Orders the same student with GELU latents."""
+def gelu_student(bench: Bench, training: Training, scale: float = 1.0) -> Order:
+    """Orders the same student with GELU latents, under a share of its coefficient."""
     return Order(
-        mlp(bench.layer), bench.width(bench.layer), training, (L1(bench.setting.coefficient),), activation=GELU()
+        mlp(bench.layer),
+        bench.width(bench.layer),
+        training,
+        (L1(scale * bench.setting.coefficient),),
+        activation=GELU(),
     )
 
 

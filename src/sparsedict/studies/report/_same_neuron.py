@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from sparsedict import figures
@@ -42,6 +43,12 @@ class SameNeuron(Study):
         alive = types.simulators & ~firing.dead.mask
         if not bool(alive.any()):
             return found
+        found["encoder_mean"], _ = mean_sd(
+            _cosines(dictionary.encoder[alive], neurons.encoder[match.decoder_neuron[alive]])
+        )
+        root = _root(bench.held_out(order.site).inputs)
+        ours, theirs = dictionary.encoder[alive] @ root, neurons.encoder[match.decoder_neuron[alive]] @ root
+        found["encoder_mean_by_inputs"], _ = mean_sd(_cosines(ours, theirs))
         agrees = match.agrees
         found["n_agreeing"] = 0 if agrees is None else int(agrees[types.simulators].sum())
         data = bench.held_out(order.site)
@@ -103,6 +110,29 @@ class SameNeuron(Study):
             ),
             Compared("correlation of the first simulator", "0.98865", f"{first['correlation']:.5f}"),
             Compared("correlation of all simulators, median", "-", number(numbers["correlation_median"], ".4f")),
+            Compared("encoder cosine of all simulators, mean", "0.1538", number(numbers["encoder_mean"])),
+            Compared(
+                "the same, directions weighed by how much the inputs vary along them",
+                "-",
+                number(numbers["encoder_mean_by_inputs"]),
+            ),
             Compared("encoder cosine of the first simulator", "0.1 to 0.2", number(first["encoder_cosine"])),
         )
-        return Finding(verdict, summary, rows, drawings)
+        return Finding(verdict, summary, rows, drawings, NOTES)
+
+
+NOTES = (
+    "An encoder row acts on the inputs alone, so a part of it along which the inputs hardly vary changes nothing and is "
+    "hardly learned. Weighed by the inputs' covariance, the cosine is the correlation of the two pre-activations: where "
+    "it is near 1 and the plain cosine isn't, that part is what they differ in.",
+)
+
+
+@torch.no_grad()
+def _cosines(a: Tensor, b: Tensor) -> Tensor:
+    return (normalize(a.detach(), dim=-1) * normalize(b, dim=-1)).sum(-1)
+
+
+def _root(inputs: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(torch.cov(inputs.float().T))
+    return vectors * values.clamp_min(0).sqrt()
