@@ -88,8 +88,7 @@ def _begin(folder: Path, facts: Numbers, force: bool) -> Numbers:
     elif folder.exists() and any(folder.iterdir()) and not force:
         raise FileExistsError(
             f"`path` must be a new or empty folder, or one with an earlier run, but {folder} holds other things. "
-            "Choose "
-            "another, or force it."
+            "Choose another, or force it."
         )
     for name in (NUMBERS, DICTIONARIES, FIGURES):
         shutil.rmtree(folder / name, ignore_errors=True)

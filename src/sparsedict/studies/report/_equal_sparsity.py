@@ -162,8 +162,7 @@ def _why(by_form: dict[str, list[Numbers]]) -> str:
     plain, solved = ours["fvu"] / theirs["fvu"], ours["solved_fvu"] / theirs["solved_fvu"]
     return (
         f"At L0 {ours['asked']}, with the best values for the latents that each chose, the ratio is {solved:.2f} "
-        "instead of "
-        f"{plain:.2f}: "
+        f"instead of {plain:.2f}: "
         + (
             "what holds it up is rather the encoder, which must find the values through the MLP's nonlinearity."
             if solved < plain

@@ -32,9 +32,8 @@ class FirstLatents(Study):
     shows: ClassVar = "Figure 6 and table 1"
     claim: ClassVar = (
         "Rated blindly from 0 to 4 by how well one rule explains their top activating examples, the student's "
-        "simulators "
-        "score 1.154 on average, its sparse latents 2.833, and the autoencoder's latents higher still. Latents with "
-        "larger "
+        "simulators score 1.154 on average, its sparse latents 2.833, and the autoencoder's latents higher still. "
+        "Latents with larger "
         "maxima seem to score higher."
     )
 
@@ -60,8 +59,7 @@ class FirstLatents(Study):
             "The blind ratings are not part of this run: nobody has rated its latents, and the library has no "
             "automatic rule "
             "score yet, so table 1 stays open. What can be counted is how often a latent's strongest examples fall "
-            "on one and "
-            "the same token: "
+            "on one and the same token: "
             + ", ".join(f"{kind} {_per_cent(mean)}" for kind, mean in means.items())
             + f". Its rank correlation with the latent's maximum is {'-' if rank is None else f'{rank:.2f}'}."
         )

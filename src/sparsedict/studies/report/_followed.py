@@ -28,8 +28,7 @@ class SimulatorsFollowed(Study):
     shows: ClassVar = "An open question of the report"
     claim: ClassVar = (
         "As the L1 penalty grows, by what mechanism does the work go from simulators to sparse latents, and what do "
-        "the "
-        "remaining simulators still do?"
+        "the remaining simulators still do?"
     )
 
     def measure(self, bench: Bench) -> Numbers:
@@ -84,9 +83,8 @@ class SimulatorsFollowed(Study):
             f"{last['n_simulators'] / n:.0%} are simulators still, {last['n_sparse'] / n:.0%} have turned into "
             "sparse latents, "
             f"and {last['n_dead'] / n:.0%} are dead. The living fire on {number(last['frequency'], '.1%')} of the "
-            "tokens "
-            f"instead of {number(steps[min(steps)]['frequency'], '.1%')}, and {last['n_turned']:,} of them point "
-            "elsewhere than "
+            f"tokens instead of {number(steps[min(steps)]['frequency'], '.1%')}, and {last['n_turned']:,} of them "
+            "point elsewhere than "
             f"at first (cosine below {TURNED})."
         )
 

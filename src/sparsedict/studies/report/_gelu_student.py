@@ -38,9 +38,8 @@ class GELUStudent(Study):
     shows: ClassVar = "Figure 11 and appendix B"
     claim: ClassVar = (
         "With GELU latents, 70 % become simulators and the rest are almost dead. Simulators come in clusters, "
-        "typically "
-        "two or three very similar ones for each neuron. A comment supposes that any weight decay would cause the "
-        "clusters."
+        "typically two or three very similar ones for each neuron. A comment supposes that any weight decay would "
+        "cause the clusters."
     )
 
     def measure(self, bench: Bench) -> Numbers:
@@ -73,8 +72,7 @@ class GELUStudent(Study):
         causes = _several(decayed) > 1.5 * _several(weaker) and _several(decayed) > 0.1
         summary = (
             f"{share(gelu['n_simulators'], gelu['n_latents'])} of the GELU latents are simulators at the ReLU "
-            "student's "
-            f"coefficient, {share(weaker['n_simulators'], weaker['n_latents'])} at a tenth of it, against "
+            f"student's coefficient, {share(weaker['n_simulators'], weaker['n_latents'])} at a tenth of it, against "
             f"{share(relu['n_simulators'], relu['n_latents'])} of the ReLU latents. Of the simulated neurons, "
             f"{_several(weaker):.1%} have two simulators or more at the weaker coefficient, and "
             f"{_several(decayed):.1%} "

@@ -76,8 +76,7 @@ class L1Sweep(Study):
         )
         notes = (
             "Errors are squared, summed over the width, mean over held-out tokens. The ratio to the autoencoder "
-            "depends "
-            "on how many latents each may use; the comparison at equal L0 stands below.",
+            "depends on how many latents each may use; the comparison at equal L0 stands below.",
         )
         verdict = "seen" if seen == 3 else "partly seen" if seen else "not seen"
         return Finding(verdict, summary, _rows(students, coder, best), drawings, notes)

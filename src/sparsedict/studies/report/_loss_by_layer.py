@@ -19,9 +19,8 @@ class LossByLayer(Study):
     shows: ClassVar = "A comment on the report"
     claim: ClassVar = (
         "In a four-layer model without norms, students of 20,000 ReLU latents under a stronger L1 recover 96, 93, 81 "
-        "and "
-        "86 % of the loss (base 1.128; zero-ablated 3.72, 1.84, 1.56, 2.07), while simulators are nearly gone: it is "
-        "there at low coefficients in every layer but the first, and goes as the coefficient grows."
+        "and 86 % of the loss (base 1.128; zero-ablated 3.72, 1.84, 1.56, 2.07), while simulators are nearly gone: "
+        "it is there at low coefficients in every layer but the first, and goes as the coefficient grows."
     )
 
     def measure(self, bench: Bench) -> Numbers:

@@ -68,12 +68,9 @@ class OneNeuron(Study):
     shows: ClassVar = "Figures 9 and 10"
     claim: ClassVar = (
         "A student of a single ReLU neuron (1,000 normal inputs, encoder and decoder one-hot; Adam, learning rate "
-        "0.01, "
-        "batches of 8, 10,000 steps): the decoder converges quickly, while the encoder's cosine hovers near 0.3 with "
-        "the "
-        "decoder's norm held at 1; with the norm free it reaches 1, slowly. A comment supposes that weight decay "
-        "should "
-        "solve it."
+        "0.01, batches of 8, 10,000 steps): the decoder converges quickly, while the encoder's cosine hovers near "
+        "0.3 with the decoder's norm held at 1; with the norm free it reaches 1, slowly. A comment supposes that "
+        "weight decay should solve it."
     )
 
     def measure(self, bench: Bench) -> Numbers:
@@ -108,9 +105,8 @@ class OneNeuron(Study):
         summary = (
             f"After {n_steps:,} steps the encoder's cosine is {held['encoder_end']:.2f} with the norm held at 1, "
             f"{bounded['encoder_end']:.2f} with a norm of at most 1, and {free['encoder_end']:.2f} with the norm "
-            "free; the "
-            f"decoder's is {held['decoder_end']:.2f}, {bounded['decoder_end']:.2f} and {free['decoder_end']:.2f}. "
-            "With the "
+            f"free; the decoder's is {held['decoder_end']:.2f}, {bounded['decoder_end']:.2f} and "
+            f"{free['decoder_end']:.2f}. With the "
             "norm held, the encoder converges best at "
             + ", ".join(
                 f"{LABELS[f].partition(' (')[0]} {value:g} ({runs[f'{f} {value:g}']['encoder_end']:.2f})"
@@ -143,13 +139,10 @@ class OneNeuron(Study):
 
 NOTES = (
     "Cosines at the end are means over the last tenth of the records; in the sweeps the end comes after two fifths "
-    "of the "
-    "steps, except at the report's own values. Adam moves each of the encoder's weights by "
-    "about "
+    "of the steps, except at the report's own values. Adam moves each of the encoder's weights by about "
     "the learning rate at each step whatever the gradient's size, so the 999 weights that should be zero keep "
-    "wandering: "
-    "their noise grows with the learning rate and with the square root of the width, against one weight that should "
-    "be 1. "
+    "wandering: their noise grows with the learning rate and with the square root of the width, against one weight "
+    "that should be 1. "
     "Where it converges, that noise has fallen below the signal.",
 )
 

@@ -25,8 +25,7 @@ class ResidualStream(Study):
     shows: ClassVar = "The report's proposal"
     claim: ClassVar = (
         "Distilling one MLP may miss features that several layers build together. An autoencoder of the residual "
-        "stream "
-        "after each layer should pick them up, and show them appearing gradually as the model builds them."
+        "stream after each layer should pick them up, and show them appearing gradually as the model builds them."
     )
 
     def measure(self, bench: Bench) -> Numbers:
@@ -73,8 +72,7 @@ class ResidualStream(Study):
         n_last = sum(ages.values())
         summary = (
             f"From layer to layer, {', '.join(f'{value:.0%}' for value in shares.values())} of the live latents were "
-            "there "
-            f"before (cosine above {PRESENT}; of random directions {nulls:.1%}). Followed backwards from layer "
+            f"there before (cosine above {PRESENT}; of random directions {nulls:.1%}). Followed backwards from layer "
             f"{layers[-1]}, "
             + ", ".join(f"{n / n_last:.0%} go back to layer {layer}" for layer, n in ages.items())
             + ": features are added in every layer, and most stay once they are there."
@@ -99,9 +97,8 @@ class ResidualStream(Study):
 
 NOTES = (
     "TopK autoencoders with 32 active latents, one for the stream after each layer, all from the same seed and "
-    "tokens. A "
-    "latent that is the same direction in two layers may stand for a feature that goes on, or for two that were "
-    "found by "
+    "tokens. A latent that is the same direction in two layers may stand for a feature that goes on, or for two that "
+    "were found by "
     "chance to be alike: the null says how often.",
 )
 

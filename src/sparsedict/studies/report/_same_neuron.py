@@ -26,9 +26,8 @@ class SameNeuron(Study):
     shows: ClassVar = "Figures 7 and 8"
     claim: ClassVar = (
         "Although a simulator's encoder row has a modest cosine with its neuron's, the neuron nearest to the encoder "
-        "is "
-        "the neuron nearest to the decoder, and the simulator's activation follows the neuron's closely: correlation "
-        "0.98865 for the first one."
+        "is the neuron nearest to the decoder, and the simulator's activation follows the neuron's closely: "
+        "correlation 0.98865 for the first one."
     )
 
     def measure(self, bench: Bench) -> Numbers:
@@ -98,8 +97,7 @@ class SameNeuron(Study):
         verdict = "seen" if agreement > 0.9 and high else "partly seen" if agreement > 0.9 or high else "not seen"
         summary = (
             f"For {agreement:.1%} of {numbers['n_simulators']:,} simulators, encoder and decoder are nearest to the "
-            "same "
-            f"neuron. Their correlation with it is {numbers['correlation_mean']:.3f} on average, "
+            f"same neuron. Their correlation with it is {numbers['correlation_mean']:.3f} on average, "
             f"{numbers['correlation_median']:.3f} in the middle."
         )
         rows = (
@@ -122,9 +120,9 @@ class SameNeuron(Study):
 
 
 NOTES = (
-    "An encoder row acts on the inputs alone, so a part of it along which the inputs hardly vary changes nothing and is "
-    "hardly learned. Weighed by the inputs' covariance, the cosine is the correlation of the two pre-activations: where "
-    "it is near 1 and the plain cosine isn't, that part is what they differ in.",
+    "An encoder row acts on the inputs alone, so a part of it along which the inputs hardly vary changes nothing and "
+    "is hardly learned. Weighed by the inputs' covariance, the cosine is the correlation of the two pre-activations: "
+    "where it is near 1 and the plain cosine isn't, that part is what they differ in.",
 )
 
 

@@ -63,10 +63,8 @@ class NeuronSimulators(Study):
         summary = (
             f"In layer {layers[0]}, {share(main['n_simulators'], main['n_latents'])} of the latents are simulators: "
             f"{main['simulators_per_neuron']:.2f} for each neuron, of {main['n_neurons_simulated']:,} different ones "
-            "of "
-            f"{main['n_neurons']:,}. Half of them fire on more than {number(main['frequency_simulators'], '.2%')} of "
-            "the "
-            f"tokens, half of the live sparse latents on less than {number(main['frequency_sparse'], '.2%')}. "
+            f"of {main['n_neurons']:,}. Half of them fire on more than {number(main['frequency_simulators'], '.2%')} "
+            f"of the tokens, half of the live sparse latents on less than {number(main['frequency_sparse'], '.2%')}. "
         )
         summary += (
             f"The encoder's cosine lies {gap:.2f} below the decoder's."

@@ -77,12 +77,10 @@ class SparseDecoders(Study):
             f"what the MLP writes on a single token {token:.2f}. "
             + (
                 "What the MLP writes is a sum of a few strong neurons, so anything that points where it writes lies "
-                "near one: "
-                "that alone explains the sparse latents."
+                "near one: that alone explains the sparse latents."
                 if token >= ours
                 else "What the MLP writes lies nearer to neurons than chance, but less near than sparse latents do: "
-                "they also "
-                "gather the part that a few neurons share."
+                "they also gather the part that a few neurons share."
             )
             + f" The best combination of four neurons explains {number(explained['four'], '.0%')} of the middle "
             "sparse latent's "

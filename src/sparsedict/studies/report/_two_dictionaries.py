@@ -71,8 +71,7 @@ class TwoDictionaries(Study):
         parts = {kind: of[kind] for kind in KINDS}
         summary = (
             f"{share(parts['distiller']['n_shared'], parts['distiller']['n'])} of the distiller's live latents have "
-            "a partner "
-            f"in the autoencoder (decoder cosine above {SHARED}), "
+            f"a partner in the autoencoder (decoder cosine above {SHARED}), "
             f"{share(parts['autoencoder']['n_shared'], parts['autoencoder']['n'])} "
             f"the other way. Of the latents that both have, "
             f"{share(parts['distiller']['shared']['n_simulators'], parts['distiller']['n_shared'])} are simulators; "
