@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -100,6 +101,64 @@ def test_given_batches_are_taken_up_where_they_stopped(kind: str) -> None:
         pass
     resumed.load_state_dict(whole.state_dict())
     assert served(islice(whole, 9)) == served(islice(resumed, 9))
+
+
+class Placed:
+    """Batches that know where they stand."""
+
+    def __init__(self) -> None:
+        self.n_made = 0
+        self._next = 0
+        self._after = 0
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        self._next, self._after = self._after, 0
+        while self._next < 5:
+            self._next += 1
+            self.n_made += 1
+            yield rows(4) + 4 * self._next
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": self._next}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._after = state_dict["next"]
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4, 5, 6, 13])
+def test_batches_that_know_where_they_stand_are_not_read_again(stop: int) -> None:
+    whole, data = as_batches(Placed()), Placed()
+    resumed = as_batches(data)
+    assert not resumed.replays
+    for _ in islice(whole, stop):
+        pass
+    resumed.load_state_dict(whole.state_dict())
+    assert served(islice(whole, 7)) == served(islice(resumed, 7))
+    assert data.n_made == 1 + 7  # the first one is looked at before
+
+
+def test_a_loader_that_shuffles_is_put_back_to_the_order_that_it_had() -> None:
+    def loader() -> DataLoader[Any]:
+        return DataLoader(rows(40), batch_size=4, shuffle=True)  # type: ignore[arg-type]
+
+    whole = as_batches(loader())
+    for _ in islice(whole, 13):
+        torch.rand(3)  # others draw as well
+    state = whole.state_dict()
+    rest = served(islice(whole, 20))
+    torch.manual_seed(17)
+    resumed = as_batches(loader())
+    resumed.load_state_dict(state)
+    assert resumed.replays
+    assert served(islice(resumed, 20)) == rest
+
+
+def test_a_state_of_other_data_is_refused() -> None:
+    state = as_batches(Placed()).state_dict()
+    state["source"] = {"own": {}}
+    for data in ([rows(4)], iter([rows(4)])):
+        with pytest.raises(ValueError, match=r"`state` was saved with (another kind of data|seed)"):
+            as_batches(data).load_state_dict(state)
 
 
 def test_an_iterator_is_read_once() -> None:

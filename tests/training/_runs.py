@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import sparsedict as sd
 from sparsedict.data import SyntheticFeatures
@@ -170,6 +171,20 @@ CASES: dict[str, Case] = {
     "batches that are read again": Case(lambda: _single(coder(sd.TopK(3)), Once), batched=True, replays=True),
     "a generator": Case(
         lambda: _single(coder(sd.TopK(3)), lambda: (rows(BATCH, seed=i) for i in range(20))), batched=True, replays=True
+    ),
+    "a loader that shuffles": Case(
+        lambda: _single(
+            coder(sd.TopK(3)),
+            lambda: DataLoader(rows(300), BATCH, shuffle=True),
+            penalties=[Noisy()],  # type: ignore
+        ),
+        batched=True,
+        replays=True,
+    ),
+    "a generator that draws": Case(
+        lambda: _single(coder(sd.TopK(3)), lambda: (torch.randn(BATCH, D) for _ in range(20))),
+        batched=True,
+        replays=True,
     ),
     "batches with places": Case(lambda: _single(coder(sd.TopK(3)), Placed), batched=True),
     "a list of batches, bf16": Case(

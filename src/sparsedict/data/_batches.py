@@ -85,7 +85,7 @@ class RowSource(ABC):
 
     def restore(self, state: Any) -> None:
         """Goes to where another source stood when it gave this state."""
-        raise ValueError(f"`state` was saved with data that gives its own position, which this doesn't: {self.origin}.")
+        raise ValueError(f"`state` was saved with another kind of data than this: {self.origin}.")
 
 
 class Batches(Iterator[AnyBatch]):
@@ -225,7 +225,7 @@ class Batches(Iterator[AnyBatch]):
     def state_dict(self) -> dict[str, Any]:
         """Returns where the next row comes from: a few integers, whatever the size of the buffer.
 
-        Data that gives its own position (see `as_batches`) adds that under ``"source"``.
+        Iterables of batches (see `as_batches`) add what they need besides under ``"source"``.
         """
         start, row = self._start, self._row
         if self._chunk is not None and row == len(self._chunk):

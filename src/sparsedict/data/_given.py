@@ -47,8 +47,9 @@ def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = N
         data: An `ActivationStream`; a tensor ``[n_tokens, d]``, whose batches have it as inputs and as outputs; a
             tuple of two tensors, inputs and outputs; an `ActivationBatch` of everything; any iterable of these as
             batches; or, for several sites, a dict of tensors, tuples or `ActivationBatch` by name. To be taken up
-            at a later place, an iterable is read again up to there, unless it is a sequence or has ``state_dict``
-            and ``load_state_dict``, after which its ``iter`` goes on behind the batch that it gave last.
+            at a later place, an iterable is read again up to there (with PyTorch's random numbers of the first time),
+            unless it is a sequence or has ``state_dict`` and ``load_state_dict``, after which its ``iter`` goes on
+            behind the batch that it gave last.
         batch_size: Tokens per batch, 4,096 by default. Data that comes in batches has its own.
         seed: Of the shuffle, 0 by default. A stream has its own.
         repeat: Whether to go on with another pass, shuffled anew, after the last token.
@@ -179,6 +180,8 @@ class _GivenBatches(RowSource):
         self._items = data
         self._positioned = data if seed is None and isinstance(data, Positioned) else None
         self._goes_on = False
+        self._random = torch.get_rng_state()
+        self._again: tuple[Tensor, Tensor] | None = None
         self.replays = seed is None and self._positioned is None
         iterator = iter(data)
         self._once = iterator is data
@@ -215,33 +218,46 @@ class _GivenBatches(RowSource):
         if self._goes_on:
             self._goes_on = False
             return iter(cast(Iterable[Any], self._positioned))
-        if not self._once:
-            return islice(iter(self._items), start, None)
-        if epoch or start < self._n_read:
+        if self._once and (epoch or start < self._n_read):
             raise ValueError(
                 f"`data` ran out after {self._n_read} batches and can't be read again, for it is an iterator. Give an "
                 "object whose iter() starts anew, such as a list or a DataLoader, or ask for fewer tokens."
             )
-        return self._counted(start)
+        return self._read(start)
 
-    def _counted(self, start: int) -> Iterator[Any]:
-        for item in self._items:
+    def _read(self, start: int) -> Iterator[Any]:
+        """Serves from batch ``start`` on; those before are read with the random numbers of the first time."""
+        before, after = self._again or (torch.get_rng_state(), None)
+        self._again = None
+        self._random = before
+        torch.set_rng_state(before)
+        items = iter(self._items)
+        for _ in islice(items, start):
             self._n_read += 1
-            if self._n_read > start:
-                yield item
+        if start and after is not None:
+            torch.set_rng_state(after)
+        for item in items:
+            self._n_read += 1
+            yield item
 
     def state(self, position: Position) -> Any:
-        # At its beginning a pass needs none, and an iterator has given its first batch away for a look.
-        if self._positioned is None or position == BEGINNING:
+        if self._seed is not None:
             return None
-        return deepcopy(self._positioned.state_dict())
+        if self._positioned is None:
+            # A loader that shuffles, or whatever draws its batches, draws from the global generator.
+            now = torch.get_rng_state()
+            return {"random": (now if position == BEGINNING else self._random, now)}
+        # At its beginning a pass needs none, and an iterator has given its first batch away for a look.
+        return None if position == BEGINNING else {"own": deepcopy(self._positioned.state_dict())}
 
     def restore(self, state: Any) -> None:
-        if self._positioned is None:
-            super().restore(state)
-        else:
-            self._positioned.load_state_dict(state)
+        if self._positioned is not None and "own" in state:
+            self._positioned.load_state_dict(state["own"])
             self._goes_on = True
+        elif self.replays and "random" in state:
+            self._again = state["random"]
+        else:
+            super().restore(state)
 
     def _checked(self, item: Any) -> AnyBatch:
         if isinstance(item, Mapping):

@@ -50,7 +50,9 @@ class Feed:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the place of the batch that was served last, and some of its rows."""
-        return {"place": self._place, "rows": None if self._latest is None else _sample(self._latest)}
+        if self._latest is None:
+            return {"place": self._waiting[0][0] if self._waiting else self._place, "rows": None}
+        return {"place": self._place, "rows": _sample(self._latest)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes to the place behind the batch that was served last.
