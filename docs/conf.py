@@ -14,16 +14,51 @@ typing.GENERATING_DOCUMENTATION = "sparsedict"  # pyright: ignore[reportAttribut
 
 import latex2mathml.converter  # noqa: E402
 from docutils.nodes import SkipNode  # noqa: E402
+from sphinx_gallery.scrapers import figure_rst  # noqa: E402
 
 import sparsedict  # noqa: E402
+from sparsedict import figures as sparsedict_figures  # noqa: E402
 
 project = "sparsedict"
 author = "The sparsedict developers"
 version = release = sparsedict.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_gallery.gen_gallery",
+]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "images"]
+exclude_patterns = ["_build", "images", "gallery/GALLERY_HEADER.rst"]
+
+
+def _scrape(block: Any, block_vars: dict[str, Any], settings: dict[str, Any]) -> str:
+    """Shows the Axes that a block of an example leaves as ``ax``: the library's figures are none of pyplot's."""
+    ax = block_vars["example_globals"].pop("ax", None)
+    if ax is None:
+        return ""
+    path = next(block_vars["image_path_iterator"])
+    sparsedict_figures.save(ax, path)
+    return figure_rst([path], settings["src_dir"])
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": ["../examples/report"],
+    "gallery_dirs": ["gallery"],
+    "filename_pattern": "plot_",
+    "image_scrapers": (_scrape,),
+    "capture_repr": (),
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+    "write_computation_times": False,
+    "min_reported_time": 10**6,
+    "reset_modules": (),
+    "abort_on_example_error": True,
+    "copyfile_regex": r".*\.rst",
+}
 
 html_theme = "furo"
 html_title = f"sparsedict {release}"
@@ -47,7 +82,11 @@ napoleon_use_rtype = False
 # Names in single backticks become links where they name something of ours.
 default_role = "py:obj"
 # A word such as `latents` may name several attributes: it then stays a word.
-suppress_warnings = ["ref.python"]
+suppress_warnings = [
+    "ref.python",
+    # The gallery's settings hold a function, so they can't be compared with those of the last build.
+    "config.cache",
+]
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", r".*"),

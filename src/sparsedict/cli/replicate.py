@@ -15,7 +15,6 @@ from sparsedict.cli._tokens import Corpus, held_out_rows
 from sparsedict.studies import QUICK, REPORT, REPORT_CONTEXT, STANDARD, STUDIES, Bench, Finding, Setting, replicate
 
 ZOO = "zoo"
-ZOO_BOS = 0
 HELD_OUT = 0.01
 
 DESCRIPTION = """\
@@ -126,19 +125,7 @@ def _with_tokens(setting: Setting, n_tokens: int) -> Setting:
 
 
 def _zoo_bench(args: argparse.Namespace) -> Bench:
-    from sparsedict import zoo
-    from sparsedict.pages import token_strings
-
-    return Bench.of(
-        zoo.load_model(),
-        zoo.tokens("train"),
-        zoo.tokens("evaluation"),
-        setting_of(args),
-        exclude_tokens=[ZOO_BOS],
-        seed=args.seed,
-        progress=not args.quiet,
-        strings=token_strings(zoo.load_tokenizer()),
-    )
+    return Bench.zoo(setting_of(args), seed=args.seed, progress=not args.quiet)
 
 
 def _bench(args: argparse.Namespace) -> Bench:

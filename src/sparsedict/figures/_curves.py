@@ -115,13 +115,13 @@ def ablated_errors(
     """
     xs = list(errors)
     drawn = {
-        "full": Curve(xs, [e.full.squared_error for e in errors.values()], Palette.SERIES[0]),
+        "full": Curve(xs, [e.full.squared_error for e in errors.values()], Palette.DISTILLER),
         "simulators ablated": Curve(xs, [e.simulators.squared_error for e in errors.values()], Palette.SPARSE),
         "sparse latents ablated": Curve(xs, [e.sparse.squared_error for e in errors.values()], Palette.SIMULATORS),
     }
     if autoencoder is not None:
         level = [autoencoder.squared_error] * 2
-        drawn["autoencoder"] = Curve([min(xs), max(xs)], level, Palette.SERIES[1], dashed=True)
+        drawn["autoencoder"] = Curve([min(xs), max(xs)], level, Palette.AUTOENCODER, dashed=True)
     return curves(drawn, L1_LABEL, "squared error per token", x_scale="log", y_scale="log", ax=ax)
 
 

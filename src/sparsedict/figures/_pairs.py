@@ -101,7 +101,7 @@ def shared_latents(match: DictionaryMatch, names: tuple[str, str], *, ax: Axes |
     low = min(0.0, *(float(t.min()) for t in (match.cosine_a, match.cosine_b, match.null_a)))
     edges = np.linspace(low, 1.0, N_BINS + 1)
     for name, cosines, colour in zip(
-        names, (match.cosine_a, match.cosine_b), (Palette.SERIES[0], Palette.SERIES[1]), strict=True
+        names, (match.cosine_a, match.cosine_b), (Palette.DISTILLER, Palette.AUTOENCODER), strict=True
     ):
         counts, _ = np.histogram(cosines.detach().cpu().numpy(), edges)
         ax.stairs(counts, edges, color=colour, fill=True, alpha=0.45, label=f"{name} ({len(cosines):,})")

@@ -18,5 +18,9 @@ class Palette:
     """Latents whose type isn't known."""
     NULL: Final = "#222222"
     """What chance gives."""
+    DISTILLER: Final = "#009E73"
+    AUTOENCODER: Final = "#CC79A7"
+    DECODER: Final = "#E69F00"
+    ENCODER: Final = "#56B4E9"
     SERIES: Final = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
     """Things that are no type of latents, such as dictionaries: in this order, and in no type's colour."""

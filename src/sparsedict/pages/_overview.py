@@ -49,7 +49,7 @@ class Section:
         badge: A word or two about the outcome, beside the heading.
         quote: What is claimed elsewhere, set apart.
         text: A paragraph.
-        rows: A table, its column headings first.
+        rows: A table below the figures, its column headings first.
         table: Text in columns, kept as it is.
         notes: What is to be said below it.
         figures: Captions by SVG or PNG file; the picture itself goes into the page.
@@ -127,14 +127,14 @@ def _section(section: Section) -> str:
         parts.append(f"<blockquote>{escape(section.quote)}</blockquote>")
     if section.text:
         parts.append(f"<p>{escape(section.text)}</p>")
-    if section.rows:
-        parts.append(_rows(section.rows))
     if section.table:
         parts.append(f"<pre>{escape(section.table)}</pre>")
     parts += [f'<p class="note">{escape(note)}</p>' for note in section.notes]
     if section.figures:
         figures = "\n".join(_figure(file, caption) for file, caption in section.figures.items())
         parts.append(f'<div class="figures">\n{figures}\n</div>')
+    if section.rows:
+        parts.append(_rows(section.rows))
     if section.links:
         items = "\n".join(
             f'<li><a href="{escape(address)}">{escape(address)}</a> <span class="soft">{escape(what)}</span></li>'

@@ -3,33 +3,62 @@
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._folder import check_folder
 from sparsedict.studies._order import Order
-from sparsedict.studies._presets import QUICK, REPORT, REPORT_CONTEXT, STANDARD
+from sparsedict.studies._presets import QUICK, REPORT, REPORT_CONTEXT, SKETCH, STANDARD
 from sparsedict.studies._recipe import Inspection, Recipe
 from sparsedict.studies._replicate import replicate
 from sparsedict.studies._setting import Setting, Training
 from sparsedict.studies._study import Compared, Drawing, Finding, Study
 from sparsedict.studies._take_apart import take_apart
 from sparsedict.studies._taken_apart import DictionaryResult, TakenApart
-from sparsedict.studies.report import STUDIES
+from sparsedict.studies.report import (
+    STUDIES,
+    EqualSparsity,
+    FirstLatents,
+    GELUStudent,
+    L1Sweep,
+    LossByLayer,
+    NeuronSimulators,
+    OneNeuron,
+    ResidualStream,
+    SameNeuron,
+    SimulatorsFollowed,
+    SparseDecoders,
+    TwoDictionaries,
+    WiderStudents,
+)
 
 __all__ = [
     "QUICK",
     "REPORT",
     "REPORT_CONTEXT",
+    "SKETCH",
     "STANDARD",
     "STUDIES",
     "Bench",
     "Compared",
     "DictionaryResult",
     "Drawing",
+    "EqualSparsity",
     "Finding",
+    "FirstLatents",
+    "GELUStudent",
     "Inspection",
+    "L1Sweep",
+    "LossByLayer",
+    "NeuronSimulators",
+    "OneNeuron",
     "Order",
     "Recipe",
+    "ResidualStream",
+    "SameNeuron",
     "Setting",
+    "SimulatorsFollowed",
+    "SparseDecoders",
     "Study",
     "TakenApart",
     "Training",
+    "TwoDictionaries",
+    "WiderStudents",
     "check_folder",
     "replicate",
     "take_apart",

@@ -13,12 +13,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsedict import checks
+from sparsedict import checks, zoo
 from sparsedict.analysis import FiringFrequencies, LossRecovered, ReconstructionError, ablated_error, loss_recovered
 from sparsedict.analysis import firing_frequencies as count_firing
 from sparsedict.data import ActivationStream
 from sparsedict.dictionaries import Dictionary
 from sparsedict.loading import load
+from sparsedict.pages import token_strings
 from sparsedict.sites import Site
 from sparsedict.studies._order import Order
 from sparsedict.studies._phases import Phases
@@ -31,6 +32,8 @@ HELD_BYTES = 4 * 2**30
 TRAINED_TOGETHER = 8
 """Dictionaries in one pass over activations that are in memory; they are saved when the pass is done."""
 HARVEST_SIZE = 4096
+ZOO_BOS = 0
+READ_IN_PART = 60_000
 CHECKPOINT_EVERY = timedelta(minutes=1)
 
 Held = dict[str, ActivationBatch]
@@ -118,6 +121,24 @@ class Bench:
             point = f"{path.format(layer).rpartition('.')[0]}:out"
             sites[residual(layer)] = Site(model, reads=point, writes=point, exclude_tokens=exclude_tokens)
         return cls(sites, train_tokens, held_out_tokens, setting, **options)
+
+    @classmethod
+    def zoo(cls, setting: Setting, **options: Any) -> Bench:
+        """Makes a bench of the embedded model and its text.
+
+        Args:
+            setting: See above.
+            options: See above.
+
+        Raises:
+            ImportError: If transformers isn't installed (``pip install 'sparsedict[demo]'``).
+        """
+        tokens = {
+            "train": zoo.tokens("train", n_tokens=_enough(setting.n_harvested)),
+            "evaluation": zoo.tokens("evaluation", n_tokens=_enough(setting.n_held_out)),
+        }
+        options.setdefault("strings", token_strings(zoo.load_tokenizer()))
+        return cls.of(zoo.load_model(), *tokens.values(), setting, exclude_tokens=[ZOO_BOS], **options)
 
     @property
     def layers(self) -> list[int]:
@@ -290,6 +311,11 @@ class Bench:
     def _make(self, order: Order) -> Dictionary:
         warm = None if order.warm is None else self.dictionary(order.warm)
         return order.make(self.sites[order.site], self.seed, warm)
+
+
+def _enough(n_tokens: int) -> int | None:
+    """Returns how many tokens to take: all of the text, unless reading that would take longer than all the rest."""
+    return None if n_tokens > READ_IN_PART else n_tokens + n_tokens // 20 + 1_024
 
 
 def mlp(layer: int) -> str:

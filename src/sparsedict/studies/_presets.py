@@ -32,7 +32,7 @@ QUICK = Setting(
     n_loss_tokens=2_048,
     expansion=4,
     expansions=(4, 16),
-    report=Training(80_000, 64, 5e-3),
+    report=Training(80_000, 64, 5e-3, start="data"),
     modern=Training(80_000, 512, 1e-2, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
     wide=Training(40_000, 512, 5e-3, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
     coefficient=0.1,
@@ -42,6 +42,25 @@ QUICK = Setting(
     n_toy_steps=1_000,
 )
 """For the embedded model in four minutes: directions, not numbers."""
+
+SKETCH = Setting(
+    layer=-1,
+    other_layer=-2,
+    n_harvested=30_000,
+    n_held_out=8_192,
+    n_loss_tokens=1_024,
+    expansion=2,
+    expansions=(1, 2, 4),
+    report=Training(30_000, 64, 5e-3, start="data"),
+    modern=Training(30_000, 256, 1e-2, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
+    wide=Training(30_000, 256, 1e-2, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
+    coefficient=0.1,
+    coefficients=(0.1, 1.0, 10.0),
+    autoencoder_coefficient=0.2,
+    counts=(8, 32),
+    n_toy_steps=500,
+)
+"""For one study of the embedded model in seconds: to see how it goes."""
 
 C = 1_024
 """The report sums the penalty over a batch of 1,024; here it is a mean over tokens."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from sparsedict import checks
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._table import aligned
 
@@ -69,6 +70,14 @@ class Finding:
     drawings: Mapping[str, Drawing] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
+
+    def draw(self, name: str) -> Axes:
+        """Draws one of the figures.
+
+        Raises:
+            ValueError: If there is none of that name.
+        """
+        return self.drawings[checks.one_of("name", name, self.drawings)].draw()
 
     def __str__(self) -> str:
         cells = {row.what: {"the report": row.report, "here": row.here} for row in self.rows}

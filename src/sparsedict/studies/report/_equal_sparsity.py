@@ -174,7 +174,7 @@ def _why(by_form: dict[str, list[Numbers]]) -> str:
 
 def _drawing(by_form: dict[str, list[Numbers]], numbers: Numbers, key: str, label: str) -> Drawing:
     scale = 1.0 if key == "fvu" else 100.0
-    colours = (Palette.SERIES[0], Palette.SERIES[0], Palette.SERIES[1], Palette.SERIES[2], Palette.SERIES[3])
+    colours = (Palette.DISTILLER, Palette.DISTILLER, Palette.AUTOENCODER, *Palette.SERIES[2:4])
     drawn = {
         form: Curve([p["l0"] for p in of], [scale * p[key] for p in of], colour, dashed="skip" in form)
         for (form, of), colour in zip(by_form.items(), colours, strict=True)

@@ -172,7 +172,7 @@ def _card(latent: Numbers) -> pages.LatentCard:
 
 
 def _scatter(kinds: dict[str, list[Numbers]]) -> Any:
-    colours = {"simulators": Palette.SIMULATORS, "sparse latents": Palette.SPARSE, "autoencoder": Palette.SERIES[1]}
+    colours = {"simulators": Palette.SIMULATORS, "sparse latents": Palette.SPARSE, "autoencoder": Palette.AUTOENCODER}
     points = {
         kind: (
             [p["max"] for p in of if p["share"] is not None],

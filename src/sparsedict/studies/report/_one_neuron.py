@@ -200,8 +200,8 @@ def _one_neuron(x: Tensor) -> Tensor:
 
 def _course(run: Numbers, caption: str) -> Drawing:
     drawn = {
-        "decoder": Curve(run["steps"], run["decoder"], Palette.SERIES[0]),
-        "encoder": Curve(run["steps"], run["encoder"], Palette.SERIES[1]),
+        "decoder": Curve(run["steps"], run["decoder"], Palette.DECODER),
+        "encoder": Curve(run["steps"], run["encoder"], Palette.ENCODER),
     }
     return Drawing(lambda: figures.curves(drawn, "optimiser steps", "cosine with the true row", markers=False), caption)
 
@@ -210,8 +210,8 @@ def _sweep(runs: Numbers, field: str) -> Drawing:
     values = SWEPT[field]
     x = [value or 1e-5 for value in values]
     drawn = {
-        side: Curve(x, [runs[f"{field} {value:g}"][f"{side}_end"] for value in values], Palette.SERIES[i])
-        for i, side in enumerate(("decoder", "encoder"))
+        side: Curve(x, [runs[f"{field} {value:g}"][f"{side}_end"] for value in values], colour)
+        for side, colour in (("decoder", Palette.DECODER), ("encoder", Palette.ENCODER))
     }
     return Drawing(
         lambda: figures.curves(drawn, LABELS[field], "cosine at the end", x_scale="log"),

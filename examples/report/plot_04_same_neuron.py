@@ -1,0 +1,23 @@
+"""
+Figures 7 and 8: one neuron, read and written
+=============================================
+
+Do a simulator's encoder and decoder belong to the same neuron, and does its activation follow that neuron's?
+
+On few tokens here, so the numbers are rough; ``sparsedict replicate`` runs the same study in full.
+"""
+
+from sparsedict import studies
+
+bench = studies.Bench.zoo(studies.SKETCH, progress=False)
+study = studies.SameNeuron()
+found = study.run(bench)
+print(found)
+
+# %%
+# Figure 7: encoder rows against the neurons nearest to the decoder rows.
+ax = found.draw("figure-07-encoder")
+
+# %%
+# The same for decoder rows.
+ax = found.draw("figure-07-decoder")

@@ -1,0 +1,32 @@
+"""
+Figures 9 and 10: a toy of one neuron
+=====================================
+
+Why is an encoder row harder to learn than a decoder row? A student of a single neuron, with its decoder's norm held
+at 1 and free, and swept over batch size, learning rate, width and weight decay.
+
+On few tokens here, so the numbers are rough; ``sparsedict replicate`` runs the same study in full.
+"""
+
+from sparsedict import studies
+
+bench = studies.Bench.zoo(studies.SKETCH, progress=False)
+study = studies.OneNeuron()
+found = study.run(bench)
+print(found)
+
+# %%
+# Figure 9: the norm held at 1.
+ax = found.draw("figure-09-norm-held")
+
+# %%
+# Figure 10: the norm free.
+ax = found.draw("figure-10-norm-free")
+
+# %%
+# By learning rate.
+ax = found.draw("toy-lr")
+
+# %%
+# By width of the input.
+ax = found.draw("toy-d")
