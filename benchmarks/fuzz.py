@@ -1,0 +1,216 @@
+"""Breaks saved files in many ways and loads them: ``python -m benchmarks.fuzz``.
+
+Each target writes sound files and reads them. An input is those files with one to four things wrong, made from its
+number alone, so that it can be made again (``--show``). A reader may return, or raise one of the errors it documents;
+any other error counts as a crash (running out of the 4 GiB of memory that the reading process is given included), and
+so does code of a pickle that was run. More than ``--limit`` seconds count as a hang. With ``--atheris``, and that
+package in the environment, inputs are found by what the library's code does with them instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sparsedict as sd
+from benchmarks.fuzz_atheris import guided
+from benchmarks.mutations import broken
+from sparsedict.storage import StorageError
+
+RESULTS = Path(__file__).parent / "results" / "fuzz.json"
+MEMORY = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format to break.
+
+    Attributes:
+        write: Puts sound files into a folder that is there.
+        read: Reads the folder.
+        allowed: What it may raise.
+    """
+
+    write: Callable[[Path], object]
+    read: Callable[[Path], object]
+    allowed: tuple[type[Exception], ...] = (StorageError, FileNotFoundError)
+
+
+def dictionary() -> sd.Dictionary:
+    torch.manual_seed(0)
+    return sd.SparseDistiller(6, 5, 12, activation=sd.JumpReLU(), decoder_norm=sd.MaxNorm(1.0), skip=True)
+
+
+def autoencoder() -> sd.SparseAutoencoder:
+    torch.manual_seed(0)
+    return sd.SparseAutoencoder(6, 12, activation=sd.TopK(3), decoder_norm=sd.UnitNorm())
+
+
+def _store(folder: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(50, 4), torch.nn.Linear(4, 3))
+    stream = sd.ActivationStream(sd.Site(model, "1"), torch.arange(800).view(50, 16) % 50, batch_size=64)
+    stream.save_to(folder, progress=False)
+
+
+def _served(folder: Path) -> None:
+    for _ in sd.ActivationStore(folder, batch_size=128, buffer_size=256):
+        pass
+
+
+TARGETS: dict[str, Target] = {
+    "dictionary": Target(lambda folder: dictionary().save(folder), sd.load),
+    "some latents": Target(
+        lambda folder: autoencoder().save(folder), lambda folder: sd.load(folder, latents=[3, 7, 2])
+    ),
+    "activation store": Target(_store, _served),
+}
+"""A reader is fuzzed when it has a line here."""
+
+
+def make_input(target: str, number: int, sound: Path, folder: Path) -> str:
+    """Breaks one of the sound files, and returns its name."""
+    chance = random.Random(f"{target}/{number}")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(sound, folder)
+    file = chance.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+    if chance.random() < 0.03:
+        file.unlink()
+        if chance.random() < 0.5:
+            file.symlink_to(chance.choice(["/etc/passwd", "/dev/zero", "../..", file.name]))
+        return f"{file.name} missing or a link"
+    file.write_bytes(broken(file.read_bytes(), file.name, chance))
+    return file.name
+
+
+def outcome(target: Target, folder: Path) -> str:
+    """Returns what came of reading: loaded, refused, or what was wrong with how."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            target.read(folder)
+    except target.allowed as error:
+        return "refused" if len(str(error)) < 4000 else "crash: a message of more than 4,000 characters"
+    except BaseException as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        return f"crash: {type(error).__name__} at {where}: {str(error)[:200]}"
+    return "loaded"
+
+
+def work(name: str, first: int, last: int, folder: str, progress: Any, results: Any) -> None:
+    """Goes through inputs in a process of its own, saying which it is at."""
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        import resource
+
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    target, sound, case = TARGETS[name], Path(folder) / "sound", Path(folder) / "case"
+    os.chdir(folder)
+    for number in range(first, last):
+        broken_file = make_input(name, number, sound, case)
+        with progress.get_lock():
+            progress[0], progress[1] = number, time.monotonic()
+        results.put((number, broken_file, outcome(target, case)))
+    results.put(None)
+
+
+def fuzz(name: str, n_inputs: int, limit: float) -> dict[str, Any]:
+    """Reads broken files of a target, and returns what came of them."""
+    context = multiprocessing.get_context("spawn")
+    counts: Counter[str] = Counter()
+    cases: list[dict[str, Any]] = []
+    slow: set[int] = set()
+    begin, first = time.monotonic(), 0
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "sound").mkdir()
+        TARGETS[name].write(Path(folder) / "sound")
+        if outcome(TARGETS[name], Path(folder) / "sound") != "loaded":
+            raise SystemExit(f"{name}: its own files aren't read: {outcome(TARGETS[name], Path(folder) / 'sound')}")
+        while first < n_inputs:
+            progress = context.Array("d", [first, time.monotonic() + 60])
+            results = context.Queue()
+            worker = context.Process(target=work, args=(name, first, n_inputs, folder, progress, results))
+            worker.start()
+            while first < n_inputs:
+                try:
+                    found = results.get(timeout=0.5)
+                except Exception:
+                    stuck = time.monotonic() - progress[1] > limit
+                    if worker.is_alive() and not stuck:
+                        continue
+                    number = int(progress[0])
+                    what = "hang" if worker.is_alive() else f"crash: the process ended with {worker.exitcode}"
+                    worker.kill()
+                    worker.join()
+                    if number not in slow:  # the machine may have been busy with something else: once more
+                        slow.add(number)
+                        first = number
+                        break
+                    found = (number, "?", what)
+                if found is None:
+                    break
+                number, broken_file, what = found
+                first = number + 1
+                counts[what.partition(":")[0]] += 1
+                if what.startswith(("crash", "hang")):
+                    cases.append({"number": number, "file": broken_file, "what": what})
+                if not worker.is_alive() and results.empty():
+                    break
+            worker.join(timeout=10)
+        if (Path(folder) / "fuzz-pickle").exists():
+            counts["crash"] += 1
+            cases.append({"number": -1, "file": "?", "what": "crash: a pickle was run"})
+    sums = {what: counts[what] for what in ("loaded", "refused", "crash", "hang")}
+    return {"inputs": first, **sums, "seconds": round(time.monotonic() - begin), "cases": cases[:50]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
+    parser.add_argument("--inputs", type=int, default=20_000, help="for each target (default 20,000)")
+    parser.add_argument("--limit", type=float, default=10.0, help="seconds after which reading counts as a hang")
+    parser.add_argument(
+        "--show", type=int, help="make one input again, say what comes of it, and keep it in ./fuzz-case"
+    )
+    parser.add_argument("--atheris", type=int, metavar="SECONDS", help="let atheris find inputs for so long, each")
+    arguments = parser.parse_args()
+    if arguments.show is not None:
+        with tempfile.TemporaryDirectory() as sound:
+            name = arguments.targets[0]
+            TARGETS[name].write(Path(sound))
+            print(make_input(name, arguments.show, Path(sound), Path("fuzz-case")))
+            print(outcome(TARGETS[name], Path("fuzz-case")))
+        return
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    for name in arguments.targets:
+        if arguments.atheris is None:
+            label, found = name, fuzz(name, arguments.inputs, arguments.limit)
+        else:
+            label, found = f"{name}, guided by atheris", guided(name, arguments.atheris)
+        results[label] = found
+        print(f"{label}: {json.dumps(found)}", flush=True)
+        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    total = {what: sum(result.get(what, 0) for result in results.values()) for what in ("inputs", "crash", "hang")}
+    print(f"{total['inputs']:,} inputs, {total['crash']:,} crashes, {total['hang']:,} hangs")
+
+
+if __name__ == "__main__":
+    main()
