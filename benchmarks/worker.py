@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -114,14 +113,14 @@ def _serve(pipe: Connection, contender: Contender, threads: int | None) -> None:
             answer = "the training loop came to an end by itself"
         except FinishedError:
             answer = ""
-        except BaseException:
-            answer = _why(sys.exc_info()[1])
+        except BaseException as error:
+            answer = why(error)
         pipe.send(answer)
 
 
-def _why(error: BaseException | None) -> str:
+def why(error: BaseException) -> str:
     """Returns the first line of an error and where it was raised; some go on for pages."""
-    frames = traceback.extract_tb(error.__traceback__ if error else None)[-3:]
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
     places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
     return "\n".join([f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", *places])
 
