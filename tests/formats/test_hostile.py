@@ -360,7 +360,7 @@ FUZZED = [
 
 
 @pytest.mark.parametrize(("library", "case", "name"), FUZZED, ids=[f"{library}/{case}" for library, case, _ in FUZZED])
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_any_configuration_loads_or_is_refused(

@@ -44,7 +44,7 @@ def read_pickle(file: Path) -> Tensors:
     for name, tensor in loaded.items():
         _check_entry(file, name, tensor)
     tensors: dict[str, Tensor] = {name: tensor.detach() for name, tensor in loaded.items()}
-    return Tensors(file, {name: tuple(t.shape) for name, t in tensors.items()}, lambda name: tensors[name].clone())
+    return Tensors(file, {name: tuple(t.shape) for name, t in tensors.items()}, tensors.__getitem__, mapped=True)
 
 
 def _check_entry(file: Path, name: object, tensor: object) -> None:

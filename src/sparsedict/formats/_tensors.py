@@ -32,12 +32,16 @@ class Tensors:
         file: Where they come from, for errors.
         shapes: Shape by name.
         read: Reads one by name.
+        mapped: Whether what it gives lies in the file, mapped into memory.
     """
 
-    def __init__(self, file: Path, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor]) -> None:
+    def __init__(
+        self, file: Path, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor], *, mapped: bool
+    ) -> None:
         self.file = file
         self.shapes = shapes
         self.read = read
+        self.mapped = mapped
         self._taken: set[str] = set()
         self.sizes: dict[str, int] = {}
 
@@ -45,18 +49,30 @@ class Tensors:
         return name in self.shapes
 
     def take(self, name: str, *sizes: str) -> Tensor:
-        """Returns a tensor of the shape that these sizes name.
+        """Returns a tensor of the shape that these sizes name, in memory of its own.
 
         Raises:
             StorageError: If it is missing, of another shape, or no floating-point numbers.
         """
-        tensor = self.take_any(name, *sizes)
+        tensor = self._number(name, sizes)
+        # The file's memory map would otherwise stay open as long as the weights live.
+        return tensor.clone() if self.mapped else tensor
+
+    def take_turned(self, name: str, *sizes: str) -> Tensor:
+        """As :meth:`take`, with the two dimensions swapped: the sizes are those in the file."""
+        return self._number(name, sizes).mT.contiguous()
+
+    def take_any(self, name: str, *sizes: str) -> Tensor:
+        """As :meth:`take`, of numbers of any type."""
+        return self._checked(name, sizes).clone()
+
+    def _number(self, name: str, sizes: tuple[str, ...]) -> Tensor:
+        tensor = self._checked(name, sizes)
         if tensor.dtype not in FLOATS:
             raise StorageError(f"{self.file}: `{name}` must hold floating-point numbers, got {tensor.dtype}.")
         return tensor
 
-    def take_any(self, name: str, *sizes: str) -> Tensor:
-        """As :meth:`take`, of numbers of any type."""
+    def _checked(self, name: str, sizes: tuple[str, ...]) -> Tensor:
         if name not in self.shapes:
             raise StorageError(f"{self.file} lacks `{name}`; it holds {listed(sorted(self.shapes)) or 'nothing'}.")
         shape = self.shapes[name]
@@ -112,12 +128,11 @@ def read_safetensors(file: Path) -> Tensors:
     def read(name: str) -> Tensor:
         try:
             with safe_open(file, framework="pt") as stored:
-                # The file's memory map would otherwise stay open as long as the weights live.
-                return stored.get_tensor(name).clone()
+                return stored.get_tensor(name)
         except (SafetensorError, OSError, ValueError, AttributeError, KeyError) as error:
             raise StorageError(f"{file}: `{name}` can't be read: {error}.") from None
 
-    return Tensors(file, shapes, read)
+    return Tensors(file, shapes, read, mapped=True)
 
 
 def read_npz(file: Path) -> Tensors:
@@ -145,7 +160,7 @@ def read_npz(file: Path) -> Tensors:
             raise StorageError(f"{file}: `{name}` can't be read: {error}.") from None
         return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)))
 
-    return Tensors(file, {name: shape for name, (shape, _) in headers.items()}, read)
+    return Tensors(file, {name: shape for name, (shape, _) in headers.items()}, read, mapped=False)
 
 
 def _npy_header(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:

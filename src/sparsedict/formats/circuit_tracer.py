@@ -239,7 +239,9 @@ def _weights(tensors: Tensors) -> Weights:
     # Files of mid-2025 hold the decoder the other way round, and files made from other libraries the encoder too.
     turned = {name for name in ("W_enc", "W_dec") if tensors.shapes.get(name) == sizes[::-1] != sizes}
     encoder, decoder = (
-        tensors.take(name, "d_model", "n_latents").mT if name in turned else tensors.take(name, "n_latents", "d_model")
+        tensors.take_turned(name, "d_model", "n_latents")
+        if name in turned
+        else tensors.take(name, "n_latents", "d_model")
         for name in ("W_enc", "W_dec")
     )
     return Weights(encoder, bias, decoder, decoder_bias, skip=tensors.maybe("W_skip", "d_model", "d_model"))

@@ -121,7 +121,7 @@ def _linear(tensors: Tensors, bias: str, *, encoder_bias: bool = True) -> Weight
     return Weights(
         tensors.take("encoder.weight", "n_latents", "d_in"),
         tensors.take("encoder.bias", "n_latents") if encoder_bias else None,
-        tensors.take("decoder.weight", "d_in", "n_latents").mT,
+        tensors.take_turned("decoder.weight", "d_in", "n_latents"),
         tensors.take(bias, "d_in"),
     )
 
@@ -130,7 +130,7 @@ def _matrices(tensors: Tensors) -> Weights:
     if "W_enc" not in tensors and "encoder.weight" in tensors:
         return _linear(tensors, "b_dec")
     return Weights(
-        tensors.take("W_enc", "d_in", "n_latents").mT,
+        tensors.take_turned("W_enc", "d_in", "n_latents"),
         tensors.take("b_enc", "n_latents"),
         tensors.take("W_dec", "n_latents", "d_in"),
         tensors.take("b_dec", "d_in"),

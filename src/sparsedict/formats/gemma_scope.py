@@ -68,13 +68,13 @@ def read_file(
             f"{file} holds a cross-layer transcoder, which writes to {tensors.shapes['w_dec'][1]} layers: there is no "
             "kind of dictionary for it here yet."
         )
-    skip = tensors.maybe("affine_skip_connection", "d_in", "d_out")
+    has_skip = "affine_skip_connection" in tensors
     weights = Weights(
-        tensors.take("w_enc", "d_in", "n_latents").mT,
+        tensors.take_turned("w_enc", "d_in", "n_latents"),
         tensors.take("b_enc", "n_latents"),
         tensors.take("w_dec", "n_latents", "d_out"),
         tensors.take("b_dec", "d_out"),
-        skip=None if skip is None else skip.mT,
+        skip=tensors.take_turned("affine_skip_connection", "d_in", "d_out") if has_skip else None,
     )
     learned = made.jump_relu(tensors.take("threshold", "n_latents"), file)
     tensors.finish("Gemma Scope")
@@ -91,7 +91,7 @@ def _lower_case(tensors: Tensors) -> Tensors:
     if len(names) < len(tensors.shapes):
         raise StorageError(f"{tensors.file} holds one name twice: {listed(sorted(tensors.shapes))}.")
     shapes = {lower: tensors.shapes[name] for lower, name in names.items()}
-    return Tensors(tensors.file, shapes, lambda lower: tensors.read(names[lower]))
+    return Tensors(tensors.file, shapes, lambda lower: tensors.read(names[lower]), mapped=tensors.mapped)
 
 
 def _kind(tensors: Tensors, config: dict[str, Any]) -> Literal["autoencoder", "distiller"]:

@@ -52,7 +52,7 @@ def read(
         raise FileNotFoundError(f"`path` must be the .pt file of the report's code, but {place} is a folder.")
     tensors = read_pickle(place.weights(place.named, suffix=".pt"))
     weights = Weights(
-        tensors.take("W_enc", "d_in", "n_latents").mT,
+        tensors.take_turned("W_enc", "d_in", "n_latents"),
         tensors.take("b_enc", "n_latents"),
         tensors.take("W_dec", "n_latents", "d_in"),
         tensors.take("b_dec", "d_in"),

@@ -117,7 +117,7 @@ def _autoencoder(
     tensors: Tensors, cfg: dict[str, Any], device: torch.device | str | None, dtype: torch.dtype | None
 ) -> Dictionary:
     file = tensors.file
-    encoder = tensors.take("W_enc", "d_in", "n_latents").mT
+    encoder = tensors.take_turned("W_enc", "d_in", "n_latents")
     decoder = tensors.take("W_dec", "n_latents", "d_in")
     decoder_bias = tensors.take("b_dec", "d_in")
     is_gated = cfg["architecture"] == "gated"
@@ -151,7 +151,7 @@ def _transcoder(
     if made.flag(cfg, "apply_b_dec_to_input", file, False):
         raise StorageError(f"{file.parent / CFG}: `apply_b_dec_to_input` must be false for a transcoder, got true.")
     architecture = str(cfg["architecture"])
-    encoder = tensors.take("W_enc", "d_in", "n_latents").mT
+    encoder = tensors.take_turned("W_enc", "d_in", "n_latents")
     weights = Weights(
         encoder,
         tensors.take("b_enc", "n_latents"),

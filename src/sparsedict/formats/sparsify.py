@@ -127,7 +127,7 @@ def write(dictionary: Dictionary, path: str | os.PathLike[str]) -> None:
 
 def _decoder(tensors: Tensors) -> Tensor:
     if "decoder.weight" in tensors and "W_dec" not in tensors:
-        return tensors.take("decoder.weight", "d_in", "n_latents").mT
+        return tensors.take_turned("decoder.weight", "d_in", "n_latents")
     return tensors.take("W_dec", "n_latents", "d_in")
 
 
