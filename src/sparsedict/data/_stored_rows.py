@@ -133,6 +133,7 @@ class StoredRows(RowSource):
 
     def _read(self, epoch: int, start: Position) -> Iterator[Chunk]:
         order = permutation(self._shards.n_blocks, self._seed, epoch, _BLOCKS).tolist()
+        self._shards.expect(order[start[0] : start[0] + self._n_blocks])
         for low in range(start[0], len(order), self._n_blocks):
             chosen = order[low : low + self._n_blocks]
             n_rows = self._fill(chosen)
