@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import sparsedict as sd
 from sparsedict.cli._train_options import add_options
 from sparsedict.cli.train import recipe_of
+from sparsedict.training._loop import Loop
 
 from .conftest import Run
 
@@ -98,3 +103,41 @@ def test_recipes(options: list[str], activation: sd.Activation, penalty: type) -
     recipe = recipe_of(parser.parse_args(["m", "--site", "s", "--data", "d", "--out", "o", *options]))
     assert recipe.activation == activation
     assert [type(part) for part in recipe.penalties] == [penalty]
+
+
+def test_a_run_that_was_stopped_is_gone_on_with(
+    start: list[object], command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    assert command(*start)[0] == 0
+    whole = sd.load(out / "distiller")
+    step = Loop._step
+
+    def then_stop(self: Loop, *args: Any) -> None:
+        step(self, *args)
+        if self.n_steps == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    shutil.rmtree(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", then_stop)
+        status, _, err = command(*start)
+    assert status == 130
+    assert "give the same command with --resume to go on." in err
+    status, _, err = command(*start)
+    assert status == 2
+    assert "Add --resume to go on with it, or --force to begin anew" in err
+    status, _, err = command(*start, "--resume", "--lr", "0.5")
+    assert status == 2
+    assert "`trainees.distiller.lr` was 0.01 and is 0.5" in err
+    assert command(*start, "--resume")[0] == 0
+    assert torch.equal(sd.load(out / "distiller").encoder, whole.encoder)
+    assert not (out / "checkpoints").exists()
+    # Where nothing was stopped, it begins.
+    assert command(*start, "--resume")[0] == 0
+
+
+def test_a_run_that_was_stopped_may_be_begun_anew(start: list[object], command: Run, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints" / "step-000000003").mkdir(parents=True)
+    assert command(*start)[0] == 2
+    assert command(*start, "--force")[0] == 0

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except KeyboardInterrupt:
-        print("\nsparsedict: interrupted; nothing was written.", file=sys.stderr)
+        print(f"\nsparsedict: interrupted; {args.stopped(args)}", file=sys.stderr)
         return 130
     except NonFiniteLossError as error:
         return _fail(args, error, 1)

@@ -54,6 +54,13 @@ def add_out(group: Any) -> None:
     )
 
 
+def add_resume(group: Any) -> None:
+    """Adds going on with a run."""
+    group.add_argument(
+        "--resume", action="store_true", help="go on with the run in FOLDER that was stopped, or begin if there is none"
+    )
+
+
 def add_machine(parser: argparse.ArgumentParser) -> Any:
     """Adds how and where to compute; returns the group."""
     group = parser.add_argument_group("the run")

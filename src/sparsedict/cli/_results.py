@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sparsedict.cli._stopped import discard
 from sparsedict.pages import TokenStrings
 from sparsedict.studies import TakenApart
 
@@ -11,6 +12,7 @@ from sparsedict.studies import TakenApart
 def conclude(taken: TakenApart, out: Path, strings: TokenStrings, *, force: bool) -> None:
     """Writes the results, prints the table, and says where everything lies."""
     files = taken.write(out, strings=strings, force=force)
+    discard(out)
     width = max(map(len, files))
     print(taken)
     print()

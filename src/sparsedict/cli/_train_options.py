@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from sparsedict.cli._model import DTYPES
-from sparsedict.cli._options import add_machine, add_out, count
+from sparsedict.cli._options import add_machine, add_out, add_resume, count
 from sparsedict.studies import Recipe
 
 RECIPE = Recipe()
@@ -136,6 +136,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     group = add_machine(parser)
+    add_resume(group)
     group.add_argument("--device", default="cpu", metavar="NAME", help="such as cpu, cuda, cuda:1, mps (default: cpu)")
     group.add_argument(
         "--dtype",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sparsedict.cli._options import Formatter, add_machine, add_out, count, set_threads
+from sparsedict.cli._options import Formatter, add_machine, add_out, add_resume, count, set_threads
 from sparsedict.cli._results import conclude
+from sparsedict.cli._stopped import checkpoints, stopped
 
 N_TOKENS = 1_500_000
 N_LAYERS = 4
@@ -48,8 +49,8 @@ def add(commands: Any) -> None:
     group.add_argument(
         "--n-tokens", type=count, default=N_TOKENS, metavar="N", help=f"tokens to train on (default: {N_TOKENS:,})"
     )
-    add_machine(parser)
-    parser.set_defaults(run=run)
+    add_resume(add_machine(parser))
+    parser.set_defaults(run=run, stopped=stopped)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
 
     set_threads(args)
     studies.check_folder(args.out, force=args.force)
+    folder = checkpoints(args)
     tokenizer = zoo.load_tokenizer()
     site = Site(zoo.load_model(), f"transformer.h.{args.layer}.mlp", exclude_tokens=[BOS])
     taken = studies.take_apart(
@@ -71,5 +73,7 @@ def run(args: argparse.Namespace) -> None:
         model_name="the embedded model",
         seed=args.seed,
         progress=not args.quiet,
+        checkpoint=folder,
+        resume=args.resume,
     )
     conclude(taken, args.out, token_strings(tokenizer), force=args.force)

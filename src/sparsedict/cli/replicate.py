@@ -58,7 +58,7 @@ def add(commands: Any) -> None:
     group.add_argument("--quick", action="store_true", help="few tokens: directions, not numbers (embedded model only)")
     _add_model(parser)
     add_machine(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, stopped=lambda args: "give the same command again to go on.")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from sparsedict.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
 from sparsedict.cli._model import DTYPES, load_model, load_tokenizer
 from sparsedict.cli._options import Formatter, set_threads, share
 from sparsedict.cli._results import conclude
+from sparsedict.cli._stopped import checkpoints, stopped
 from sparsedict.cli._tokens import Corpus, held_out_rows, vocabulary
 from sparsedict.cli._train_options import CONTEXT, L0_COEFFICIENT, L1_COEFFICIENT, RECIPE, K, add_options
 from sparsedict.penalties import L0, L1, Penalty
@@ -39,6 +40,10 @@ examples:
   A model without a tokenizer, on token ids; its vocabulary makes the examples readable:
     sparsedict train stories260K --site model.layers.2.mlp --data stories-train-tokens.npy \\
         --vocabulary tok512-vocab.json --out stories
+
+  A run that was stopped, by Ctrl-C or otherwise, goes on by the same command and one word more:
+    sparsedict train stories260K --site model.layers.2.mlp --data stories-train-tokens.npy \\
+        --vocabulary tok512-vocab.json --out stories --resume
 """
 
 
@@ -53,7 +58,7 @@ def add(commands: Any) -> None:
         formatter_class=Formatter,
     )
     add_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, stopped=stopped)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -62,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
 
     recipe = recipe_of(args)
     check_folder(args.out, force=args.force)
+    folder = checkpoints(args)
     set_threads(args)
     strings = None if args.vocabulary is None else vocabulary(args.vocabulary)
     model = load_model(args.model, device=args.device, dtype=DTYPES[args.dtype], progress=not args.quiet)
@@ -79,6 +85,8 @@ def run(args: argparse.Namespace) -> None:
         model_name=args.model,
         seed=args.seed,
         progress=not args.quiet,
+        checkpoint=folder,
+        resume=args.resume,
     )
     conclude(taken, args.out, token_strings(tokenizer if strings is None else strings), force=args.force)
 

@@ -1,7 +1,7 @@
 """Studies: whole investigations made of the rooms below, with results to read, save and open in a browser."""
 
 from sparsedict.studies._bench import Bench
-from sparsedict.studies._folder import check_folder
+from sparsedict.studies._folder import CHECKPOINTS, check_folder
 from sparsedict.studies._order import Order
 from sparsedict.studies._presets import QUICK, REPORT, REPORT_CONTEXT, SKETCH, STANDARD
 from sparsedict.studies._recipe import Inspection, Recipe
@@ -28,6 +28,7 @@ from sparsedict.studies.report import (
 )
 
 __all__ = [
+    "CHECKPOINTS",
     "QUICK",
     "REPORT",
     "REPORT_CONTEXT",

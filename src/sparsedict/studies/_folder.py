@@ -12,12 +12,17 @@ from pathlib import Path
 
 from sparsedict.storage import replace_file
 
+CHECKPOINTS = "checkpoints"
+"""Where a run leaves what it can be gone on with from, until its results are there."""
+
 MANIFEST = "files.json"
 """Lists the files of a result; its presence tells that a folder holds one."""
 
 
 def check_folder(path: str | os.PathLike[str], *, force: bool = False) -> Path:
     """Returns the path if results may be written there: a new or empty folder, or one that holds an earlier result.
+
+    Checkpoints of a run that was stopped don't count.
 
     Args:
         path: The folder.
@@ -30,9 +35,11 @@ def check_folder(path: str | os.PathLike[str], *, force: bool = False) -> Path:
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"`path` must be a folder to write results into, but {folder} is a file.")
-    if force or not folder.exists() or (folder / MANIFEST).is_file() or not any(folder.iterdir()):
+    if force or not folder.exists() or (folder / MANIFEST).is_file():
         return folder
-    names = sorted(item.name for item in folder.iterdir())
+    names = sorted(item.name for item in folder.iterdir() if item.name != CHECKPOINTS)
+    if not names:
+        return folder
     shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     raise FileExistsError(
         f"`path` must be a new or empty folder, or one with an earlier result, but {folder} holds other things "

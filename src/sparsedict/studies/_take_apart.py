@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -52,6 +53,8 @@ def take_apart(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
 ) -> TakenApart:
     """Trains a sparse distiller and an autoencoder of one MLP in one pass, and finds out what they are.
 
@@ -71,6 +74,8 @@ def take_apart(
         seed: Of the initial weights, the shuffle and the latents shown.
         dtype: Of the dictionaries.
         progress: Whether to show progress on the standard error stream.
+        checkpoint: Folder for checkpoints of the training, as for `fit`; none by default.
+        resume: Whether to go on from the newest of them, or begin where there is none.
 
     Raises:
         ValueError: If there is no kind to train, or the held-out tokens aren't rows of ids.
@@ -90,7 +95,8 @@ def take_apart(
             context=context,
             dtype=dtype,
         )
-        histories = _train(dictionaries, stream, recipe, n_tokens, progress)
+        stops: dict[str, Any] = {"checkpoint": checkpoint, "resume": resume}
+        histories = _train(dictionaries, stream, recipe, n_tokens, progress=progress, **stops)
     with phases("counting", "counting on which held-out tokens each latent fires"):
         firing = _firing(site, dictionaries, held_out_tokens, inspection)
     results: dict[str, DictionaryResult] = {}
@@ -156,7 +162,7 @@ def _make(kind: Kind, site: Site, n_latents: int, recipe: Recipe, seed: int, pla
 
 
 def _train(
-    dictionaries: Mapping[str, Dictionary], stream: ActivationStream, recipe: Recipe, n_tokens: int, progress: bool
+    dictionaries: Mapping[str, Dictionary], stream: ActivationStream, recipe: Recipe, n_tokens: int, **options: Any
 ) -> dict[str, History]:
     trainees = {
         kind: Trainee(dictionary, recipe.penalties, lr=recipe.lr, schedule=recipe.schedule)
@@ -164,7 +170,7 @@ def _train(
     }
     n_steps = math.ceil(n_tokens / recipe.batch_size)
     # About a hundred records make a curve, however short the run is.
-    return fit_many(trainees, stream, n_tokens=n_tokens, progress=progress, log_every=max(1, min(100, n_steps // 100)))
+    return fit_many(trainees, stream, n_tokens=n_tokens, log_every=max(1, min(100, n_steps // 100)), **options)
 
 
 def _firing(
