@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedict.kernels._bounds import OUTPUT_ROUNDING, Bounds, bounds_pay
+from sparsedict.kernels._bounds import OUTPUT_ROUNDING, Bounds, _floor, bounds_pay
 
 
 @given(
@@ -34,13 +34,12 @@ def test_no_pre_activation_exceeds_its_bound_by_more_than_rounding(
 
 
 @given(st.floats(-1e6, 1e6, width=32))
-def test_a_threshold_is_never_rounded_up(threshold: float) -> None:
-    bounds = Bounds(torch.zeros(1, 4), torch.zeros(2, 4), torch.zeros(2))
+def test_a_threshold_is_rounded_down_to_its_neighbour(threshold: float) -> None:
     exact = torch.tensor(threshold)
-    rounded = bounds.rounded_down(exact)
+    rounded = _floor(exact)
     assert rounded.dtype == torch.bfloat16
-    lowest = exact.bfloat16().float() - exact.abs() * OUTPUT_ROUNDING
-    assert rounded.float() <= torch.minimum(exact, lowest) or threshold == 0
+    assert rounded.float() <= exact
+    assert torch.nextafter(rounded, torch.tensor(torch.inf, dtype=torch.bfloat16)).float() > exact
 
 
 def test_there_are_none_of_what_is_not_finite() -> None:

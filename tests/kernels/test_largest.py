@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsedict.kernels._largest import largest, largest_of_all
-from sparsedict.kernels._positions import positions_where_not
+from sparsedict.kernels._positions import positions_above, positions_where
 from sparsedict.selections import Largest
 
 
@@ -42,6 +42,15 @@ def test_the_largest_of_all_come_ascending() -> None:
 
 
 @given(st.integers(0, 9), st.integers(0, 40), st.sampled_from([0.0, 0.02, 0.5, 1.0]), st.integers(0, 2**20))
-def test_positions_of_false_entries(n_rows: int, width: int, share: float, seed: int) -> None:
-    mask = torch.rand(n_rows, width, generator=torch.Generator().manual_seed(seed)) >= share
-    assert torch.equal(positions_where_not(mask), (~mask).flatten().nonzero().flatten())
+def test_positions_of_true_entries(n_rows: int, width: int, share: float, seed: int) -> None:
+    values = torch.rand(n_rows, width, generator=torch.Generator().manual_seed(seed))
+    where = (values > share).flatten().nonzero().flatten()
+    assert torch.equal(positions_where(values > share), where)
+    for dtype in (torch.float32, torch.float64):
+        assert torch.equal(positions_above(values.to(dtype), torch.tensor(share)), where)
+
+
+def test_what_is_not_a_number_lies_above_everything() -> None:
+    values = torch.tensor([[1.0, torch.nan, 3.0]])
+    for dtype in (torch.float32, torch.bfloat16):
+        assert positions_above(values.to(dtype), torch.tensor(2.0)).tolist() == [1, 2]

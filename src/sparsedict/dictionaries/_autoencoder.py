@@ -92,9 +92,11 @@ class SparseAutoencoder(Dictionary):
 
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         x = x if self.input_norm is None else self.input_norm.normalise(x)
-        if self.input_bias is not None:
-            return x + self.input_bias
-        return x - self.decoder_bias if self.input_offset == "decoder_bias" else x
+        offset = self.encoder_offset()
+        return x if offset is None else x + offset
+
+    def encoder_offset(self) -> Float[Tensor, " d_in"] | None:
+        return -self.decoder_bias if self.input_offset == "decoder_bias" else self.input_bias
 
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         return functional.linear(self.encoder_inputs(x), self.encoder, self.encoder_bias)

@@ -174,6 +174,10 @@ class Dictionary(nn.Module, ABC):
         """Returns ``v`` where ``pre_activations(x) == v @ encoder.T + encoder_bias``; ``None`` if not of that form."""
         return None
 
+    def encoder_offset(self) -> Float[Tensor, " d_in"] | None:
+        """Returns the vector that :meth:`encoder_inputs` adds to every token, if any; its gradient is cheap then."""
+        return None
+
     def folded(self) -> Dictionary:
         """Returns an equal dictionary that reads activations as they are: its normalisation lies in the weights.
 

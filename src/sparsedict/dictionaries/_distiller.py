@@ -85,6 +85,9 @@ class SparseDistiller(Dictionary):
         x = x if self.input_norm is None else self.input_norm.normalise(x)
         return x if self.input_bias is None else x + self.input_bias
 
+    def encoder_offset(self) -> Float[Tensor, " d_in"] | None:
+        return self.input_bias
+
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         return functional.linear(self.encoder_inputs(x), self.encoder, self.encoder_bias)
 

@@ -33,9 +33,7 @@ def encode_rows(dictionary: Dictionary, x: Tensor, *, sparse: bool = False) -> E
     picked = select(inputs.detach(), dictionary.encoder, dictionary.encoder_bias, rule, most=most)
     if picked is None:
         return _all(dictionary, dictionary.pre_activations(x))
-    support, known = picked
-    entries = affine_at(inputs, dictionary.encoder, dictionary.encoder_bias, support, known)
-    return _on_support(dictionary, entries, support)
+    return _on_support(dictionary, _entries(dictionary, x, inputs, *picked), picked[0])
 
 
 def _encode_from_all(dictionary: Dictionary, x: Tensor, inputs: Tensor | None, sparse: bool) -> Encoding:
@@ -46,8 +44,14 @@ def _encode_from_all(dictionary: Dictionary, x: Tensor, inputs: Tensor | None, s
     if inputs is None or not pre.requires_grad:
         return _on_support(dictionary, pre[support.tokens, support.latents], support)
     known = pre.detach()[support.tokens, support.latents].to(inputs.dtype)
-    entries = affine_at(inputs, dictionary.encoder, dictionary.encoder_bias, support, known)
-    return _on_support(dictionary, entries, support)
+    return _on_support(dictionary, _entries(dictionary, x, inputs, support, known), support)
+
+
+def _entries(dictionary: Dictionary, x: Tensor, inputs: Tensor, support: Support, known: Tensor) -> Tensor:
+    """Returns pre-activations that are known already, differentiable."""
+    offset = None if x.requires_grad else dictionary.encoder_offset()
+    inputs = inputs if offset is None else inputs.detach()
+    return affine_at(inputs, dictionary.encoder, dictionary.encoder_bias, support, known, offset)
 
 
 def _all(dictionary: Dictionary, pre: Tensor) -> Encoding:

@@ -40,6 +40,7 @@ def affine_at(
     bias: Float[Tensor, " n_latents"],
     support: Support,
     known: Float[Tensor, " n_entries"] | None = None,
+    offset: Float[Tensor, " d"] | None = None,
 ) -> Float[Tensor, " n_entries"]:
     """Returns ``inputs @ rows.T + bias`` at the stored entries, differentiable in inputs, rows and bias.
 
@@ -48,9 +49,11 @@ def affine_at(
         rows: One row for each latent, such as an encoder.
         bias: One number for each latent.
         support: The entries wanted.
-        known: Their values, where the whole product was already made to select the support.
+        known: Their values, where the product was already made to select the support.
+        offset: A vector that is part of every input already. It gets the gradient of all inputs together, which takes
+            one product with a vector; that of each input takes as long as decoding.
     """
-    return _AffineAt.apply(inputs, rows, bias, support, known)
+    return _AffineAt.apply(inputs, rows, bias, offset, support, known)
 
 
 class _Decode(torch.autograd.Function):
@@ -75,7 +78,15 @@ class _Decode(torch.autograd.Function):
 
 class _AffineAt(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, rows: Tensor, bias: Tensor, support: Support, known: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        rows: Tensor,
+        bias: Tensor,
+        offset: Tensor | None,
+        support: Support,
+        known: Tensor | None,
+    ) -> Tensor:
         ctx.save_for_backward(inputs, rows)
         ctx.support = support
         if known is None:
@@ -87,11 +98,13 @@ class _AffineAt(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,) = grad_outputs
         inputs, rows = ctx.saved_tensors
-        grad_inputs = grad_rows = grad_bias = None
+        grad_inputs = grad_rows = grad_bias = grad_offset = None
         if ctx.needs_input_grad[0]:
             grad_inputs = products.weighted_rows(grad, ctx.support, rows).to(inputs.dtype)
         if ctx.needs_input_grad[1]:
             grad_rows = products.weighted_tokens(grad, ctx.support, inputs).to(rows.dtype)
-        if ctx.needs_input_grad[2]:
+        if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
             grad_bias = products.sum_by_latent(grad, ctx.support).to(rows.dtype)
-        return grad_inputs, grad_rows, grad_bias, None, None
+        if ctx.needs_input_grad[3]:
+            grad_offset = grad_bias @ rows
+        return grad_inputs, grad_rows, grad_bias, grad_offset, None, None

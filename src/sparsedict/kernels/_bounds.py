@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from sparsedict.kernels._largest import within_reach
+from sparsedict.kernels._positions import positions_where
+from sparsedict.kernels._workspace import scratch
 
 FLOAT32_ROUNDING = 2.0**-24
 OUTPUT_ROUNDING = 2.0**-8 * (1 + 2.0**-6)
 """More than the rounding of a bound to bfloat16, relative to it."""
 
-N_BOUND_COLUMNS = 6
-"""Columns that the product gets in addition: three of the bias, three of what rounding may amount to."""
+N_BOUND_COLUMNS = 5
+"""Columns that the product gets in addition: two of what rounding may amount to, three of the bias."""
 
-LEAST_WORK = 2**26
+PART_ENTRIES = 2**19
+"""Entries rounded at once, in memory that is used again."""
+
+TILE = 32
+"""The width is a multiple of this, as matrix units want it."""
+
+LEAST_WORK = 2**29
 """Multiplications below which the product in float32 is over before the bounds have been prepared."""
 
 
@@ -48,23 +59,20 @@ class Bounds:
         rows: Float[Tensor, "n_latents d"],
         bias: Float[Tensor, " n_latents"],
     ) -> None:
-        n_latents, d = rows.shape
         # What all tokens share need not suffer from rounding.
+        d = rows.shape[1]
         mean = inputs.mean(0)
         inputs, bias = inputs - mean, torch.addmv(bias, rows, mean)
-        width = -(-(d + N_BOUND_COLUMNS) // 32) * 32
-        self._rows = rows.new_zeros((n_latents, width), dtype=torch.bfloat16)
-        self._inputs = inputs.new_zeros((len(inputs), width), dtype=torch.bfloat16)
-        row_norms, row_losses = _round_into(self._rows, rows)
-        input_norms, input_losses = _round_into(self._inputs, inputs)
-        sums = 4 * d * FLOAT32_ROUNDING * input_norms
-        self._rows[:, d], self._inputs[:, d] = _up(row_losses), _up(input_norms)
-        self._rows[:, d + 1], self._inputs[:, d + 1] = _up(row_norms), _up(input_losses + sums)
+        rounded_inputs, input_norms, input_losses = _rounded("inputs", inputs)
+        rounded_rows, row_norms, row_losses = _rounded("rows", rows)
+        input_losses += 4 * d * FLOAT32_ROUNDING * input_norms
         high = bias.bfloat16()
         low = (bias - high).bfloat16()
-        for column, part in enumerate((high, low, _up((bias - high - low).abs())), start=d + 2):
-            self._rows[:, column], self._inputs[:, column] = part, 1.0
-        losses = input_norms * row_losses.max() + (input_losses + sums) * row_norms.max()
+        ones = torch.ones_like(high)[:1].expand(len(inputs))
+        _fill(rounded_rows, d, (_up(row_losses), _up(row_norms), high, low, _up((bias - high - low).abs())))
+        _fill(rounded_inputs, d, (_up(input_norms), _up(input_losses), ones, ones, ones))
+        self._rows, self._inputs = rounded_rows, rounded_inputs
+        losses = input_norms * row_losses.max() + input_losses * row_norms.max()
         self._slack = 2 * losses * (1 + 2.0**-5) + bias.abs().max() * 2.0**-14
 
     @classmethod
@@ -73,41 +81,67 @@ class Bounds:
         bounds = cls(inputs, rows, bias)
         return bounds if bool(bounds._slack.isfinite().all()) else None
 
-    def rounded_down(self, threshold: Tensor) -> Tensor:
-        """Returns what the rounded bound reaches wherever the bound reaches the threshold, in bfloat16."""
-        lower = threshold - threshold.abs() * OUTPUT_ROUNDING
-        return (lower - lower.abs() * 2.0**-7).bfloat16()
-
     def block(self, begin: int, end: int, out: Float[Tensor, "n_block n_latents"]) -> None:
         """Writes the bounds of tokens ``begin`` to ``end``, rounded: off by ``OUTPUT_ROUNDING`` of them at most."""
         torch.mm(self._inputs[begin:end], self._rows.T, out=out)
 
-    def may_miss(
-        self, largest: Float[Tensor, "n_block n_candidates"], k: int, tokens: Int[Tensor, " n_block"]
-    ) -> Bool[Tensor, " n_block"]:
-        """Returns for which tokens one of the ``k`` largest may lie beyond those of largest bounds.
+    def above(
+        self, block: Float[Tensor, "n_block n_latents"], threshold: Float[Tensor, ""]
+    ) -> Int[Tensor, " n_candidates"]:
+        """Returns the positions in a block of all that may exceed a threshold, which isn't negative, ascending."""
+        lowest = _floor(threshold - threshold.abs() * OUTPUT_ROUNDING).view(torch.int16)
+        return _positions_at_least(block, lowest)
 
-        Args:
-            largest: The largest bounds of each token, in any order.
-            k: How many pre-activations are wanted.
-            tokens: Which tokens these are.
+    def candidates(
+        self, begin: int, end: int, block: Float[Tensor, "n_block n_latents"], k: int
+    ) -> Int[Tensor, " n_candidates"] | None:
+        """Returns the positions of all that may be among the ``k`` largest of tokens ``begin`` to ``end``, ascending.
+
+        They are at least ``k`` of each token; ``None`` means that no search is worth it.
         """
-        kth, last = largest.topk(k, dim=1).values[:, -1], largest.amin(1)
-        within_reach = kth - kth.abs() * OUTPUT_ROUNDING - self._slack[tokens]
-        return last + last.abs() * OUTPUT_ROUNDING >= within_reach
+        # Positive numbers in bfloat16 are in the order of their bits, which are compared faster.
+        reach = within_reach(block.view(torch.int16), k)
+        if reach is None or bool((reach < 0).any()):
+            return None
+        kth = reach.view(torch.bfloat16).float()
+        lowest = _floor(kth - kth * OUTPUT_ROUNDING - self._slack[begin:end])
+        if bool((lowest > 0).all()):
+            return _positions_at_least(block, lowest.view(torch.int16)[:, None])
+        return positions_where(~(block < lowest[:, None]))
 
 
-def _round_into(rounded: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
-    """Rounds rows to bfloat16; returns their norms and those of what was lost."""
-    d = exact.shape[1]
-    norms, losses = exact.new_empty(len(exact)), exact.new_empty(len(exact))
-    for begin in range(0, len(exact), 1024):
-        part = slice(begin, begin + 1024)
-        rounded[part, :d] = exact[part]
-        lost = torch.sub(exact[part], rounded[part, :d])
-        torch.linalg.vector_norm(exact[part], dim=1, out=norms[part])
-        torch.linalg.vector_norm(lost, dim=1, out=losses[part])
-    return norms, losses
+def _positions_at_least(block: Tensor, lowest: Tensor) -> Tensor:
+    return positions_where(torch.from_numpy(np.greater_equal(block.view(torch.int16).numpy(), lowest.numpy())))
+
+
+def _floor(values: Tensor) -> Tensor:
+    """Rounds down to bfloat16."""
+    rounded = values.bfloat16()
+    lower = torch.nextafter(rounded, torch.full_like(rounded, -torch.inf))
+    return torch.where(rounded > values, lower, rounded)
+
+
+def _rounded(name: str, exact: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns rows in bfloat16 with room for more columns, their norms, and the norms of what rounding lost."""
+    n, d = exact.shape
+    width = -(-(d + N_BOUND_COLUMNS) // TILE) * TILE
+    rounded = scratch(f"rounded {name}", (n, width), torch.bfloat16, exact.device)
+    norms, losses = exact.new_empty(n), exact.new_empty(n)
+    size = min(n, max(1, PART_ENTRIES // d))
+    lost = scratch("lost", (size, d), exact.dtype, exact.device)
+    for begin in range(0, n, size):
+        part = exact[begin : begin + size]
+        low, left = rounded[begin : begin + size, :d], lost[: len(part)]
+        low.copy_(part)
+        left.copy_(low).sub_(part)
+        torch.linalg.vector_norm(part, dim=1, out=norms[begin : begin + size])
+        torch.linalg.vector_norm(left, dim=1, out=losses[begin : begin + size])
+    return rounded, norms, losses
+
+
+def _fill(rounded: Tensor, d: int, columns: tuple[Tensor, ...]) -> None:
+    """Writes the last columns: those given, then zeros."""
+    rounded[:, d:] = torch.nn.functional.pad(torch.stack(columns, dim=1), (0, rounded.shape[1] - d - len(columns)))
 
 
 def _up(values: Tensor) -> Tensor:

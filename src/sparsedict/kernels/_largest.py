@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from sparsedict.selections import settle_ties
+from sparsedict.kernels._positions import positions_where
+from sparsedict.latents import Support
 
-GROUP = 4
-"""Entries of which a round of the tournament keeps the largest."""
+GROUPS_PER_ENTRY = 4
+"""Groups that a row is cut into, for each entry wanted: more take longer, fewer leave more candidates."""
 
-WIDEST_FINAL = 4
-"""A tournament ends where fewer than so many times ``k`` maxima would be left."""
+MOST_CANDIDATES = 16
+"""Candidates on an average row, for each entry wanted, beyond which rows are searched as a whole."""
 
 
 def largest(
-    pre: Float[Tensor, "n_tokens n_latents"], k: int, *, lowest_ties: bool = False
-) -> tuple[Int[Tensor, "n_tokens k"], Float[Tensor, "n_tokens k"]]:
+    pre: Float[Tensor, "n_rows n_latents"], k: int, *, lowest_ties: bool = False
+) -> tuple[Int[Tensor, "n_rows k"], Float[Tensor, "n_rows k"]]:
     """Returns where the ``k`` largest of each row lie, in no promised order, and their values.
 
     Args:
@@ -26,43 +27,81 @@ def largest(
         k: How many, at most as many as there are.
         lowest_ties: Of equal entries that compete for the last places, take those of lowest index.
     """
-    n_latents = pre.shape[-1]
-    if k == n_latents:
-        return torch.arange(k, device=pre.device).expand(len(pre), k), pre.clone()
-    indices = _unordered(pre, k + lowest_ties)
-    values = pre.gather(1, indices)
-    if lowest_ties:
-        values, order = values.sort(dim=-1, descending=True)
-        indices = settle_ties(pre, values, indices.gather(1, order))
-        values = pre.gather(1, indices)
-    return indices, values
+    if pre.device.type != "cpu":
+        return _whole(pre, k, lowest_ties)
+    exact = pre if pre.dtype in (torch.float32, torch.float64) else pre.float()
+    reach = within_reach(exact, k)
+    if reach is None:
+        return _whole(pre, k, lowest_ties)
+    # Where a row's bound isn't a number, all of the row is looked at.
+    below = np.less(exact.numpy(), reach[:, None].numpy())
+    flat = positions_where(torch.from_numpy(np.logical_not(below, out=below)))
+    if len(flat) > MOST_CANDIDATES * k * len(pre):
+        return _whole(pre, k, lowest_ties)
+    support = Support.from_flat(flat, len(pre), pre.shape[1])
+    return largest_stored(pre.view(-1)[flat], support, k, lowest_ties=lowest_ties)
+
+
+def within_reach(entries: Shaped[Tensor, "n_rows n_latents"], k: int) -> Shaped[Tensor, " n_rows"] | None:
+    """Returns a lower bound of each row's ``k``-th largest entry, or ``None`` where rows are too short to look for one.
+
+    A row is cut into groups; ``k`` of their maxima are as large as the ``k``-th largest of them, and so at least ``k``
+    entries are. Bits of bfloat16 may be given as integers: where the bound isn't negative, it is one.
+    """
+    n_latents = entries.shape[1]
+    size = 1
+    while n_latents % (2 * size) == 0 and n_latents // (2 * size) >= GROUPS_PER_ENTRY * k:
+        size *= 2
+    if size == 1 or not len(entries):
+        return None
+    # A group holds every so many-th entry, so that maxima are taken across rows of memory.
+    maxima = entries.unflatten(1, (size, -1)).amax(1).numpy()
+    n_groups = maxima.shape[1]
+    return torch.from_numpy(np.partition(maxima, n_groups - k, axis=1)[:, n_groups - k].copy())
+
+
+def largest_stored(
+    values: Float[Tensor, " n_entries"], support: Support, k: int, *, lowest_ties: bool = False
+) -> tuple[Int[Tensor, "n_rows k"], Float[Tensor, "n_rows k"]]:
+    """Returns the ``k`` largest among the stored entries of each row, of which there are at least ``k``.
+
+    Args:
+        values: Of the entries.
+        support: Where they lie, those of a row in ascending order.
+        k: How many.
+        lowest_ties: Of equal entries that compete for the last places, take those of lowest index.
+    """
+    counts = support.offsets.diff()
+    width = int(counts.max())
+    places = (
+        torch.arange(len(values)) + (torch.arange(0, width * len(counts), width) - support.offsets[:-1])[support.tokens]
+    )
+    padded = values.new_full((len(counts), width), -torch.inf)
+    padded.view(-1)[places] = values
+    latents = places.new_zeros(len(counts), width)
+    latents.view(-1)[places] = support.latents
+    chosen = _chosen(padded, k, lowest_ties)
+    return latents.gather(1, chosen), padded.gather(1, chosen)
 
 
 def largest_of_all(values: Float[Tensor, " n"], k: int) -> Int[Tensor, " k"]:
     """Returns where the ``k`` largest lie, ascending."""
-    return _partition(values[None], k)[0].sort().values
+    return _chosen(values[None], k, False)[0].sort().values
 
 
-def _unordered(pre: Tensor, k: int) -> Tensor:
-    if pre.device.type != "cpu":
-        return pre.topk(k, dim=-1, sorted=False).indices
-    # The k largest lie in the k groups of largest maximum: each round halves the question twice, at a maximum's cost.
-    rounds = [pre]
-    while rounds[-1].shape[1] % GROUP == 0 and rounds[-1].shape[1] >= GROUP * WIDEST_FINAL * k:
-        rounds.append(rounds[-1].unflatten(1, (GROUP, -1)).amax(1))
-    indices = _partition(rounds.pop(), k)
-    for entries in reversed(rounds):
-        # A group holds every so many-th entry, so that its maximum is taken across rows of memory.
-        starts = torch.arange(0, entries.shape[1], entries.shape[1] // GROUP)
-        group = (starts[:, None] + indices[:, None, :]).flatten(1)
-        indices = group.gather(1, _partition(entries.gather(1, group), k))
-    return indices
+def _whole(pre: Tensor, k: int, lowest_ties: bool) -> tuple[Tensor, Tensor]:
+    chosen = _chosen(pre, k, lowest_ties)
+    return chosen, pre.gather(1, chosen)
 
 
-def _partition(values: Tensor, k: int) -> Tensor:
-    """Returns the indices of the ``k`` largest of each row, by NumPy's vectorised selection."""
-    if values.shape[1] <= k:
-        return torch.arange(values.shape[1]).expand(len(values), -1)
+def _chosen(values: Tensor, k: int, lowest_ties: bool) -> Tensor:
+    if lowest_ties:
+        return values.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    if values.device.type != "cpu":
+        return values.topk(k, dim=1, sorted=False).indices
+    n = values.shape[1]
+    if k == n:
+        return torch.arange(n).expand(len(values), n)
+    # NumPy's selection is vectorised, PyTorch's isn't.
     exact = values if values.dtype in (torch.float32, torch.float64) else values.float()
-    order = np.argpartition(exact.numpy(), values.shape[1] - k, axis=1)
-    return torch.from_numpy(order[:, values.shape[1] - k :])
+    return torch.from_numpy(np.argpartition(exact.numpy(), n - k, axis=1)[:, n - k :])

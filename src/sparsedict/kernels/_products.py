@@ -7,10 +7,13 @@ product sampled at the stored entries.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparsedict.kernels._workspace import result
 from sparsedict.latents import Support
 
 
@@ -26,7 +29,17 @@ def weighted_tokens(
 ) -> Float[Tensor, "n_latents d"]:
     """Returns the transposed sparse matrix times ``vectors``: for each latent the sum of its tokens' vectors."""
     turned = support.by_latent
-    return _bag(vectors, turned.tokens, turned.offsets, values[turned.order])
+    weights = values[turned.order]
+    shape = (support.n_latents, vectors.shape[1])
+    kept = result(shape, torch.promote_types(values.dtype, vectors.dtype)) if math.prod(shape) > KEPT_ENTRIES else None
+    if kept is None:
+        return _bag(vectors, turned.tokens, turned.offsets, weights)
+    size = max(1, PART_ENTRIES // shape[1])
+    for begin in range(0, support.n_latents, size):
+        offsets = turned.offsets[begin : begin + size + 1]
+        stored = slice(int(offsets[0]), int(offsets[-1]))
+        kept[begin : begin + size] = _bag(vectors, turned.tokens[stored], offsets - offsets[0], weights[stored])
+    return kept
 
 
 def sampled_product(
@@ -47,16 +60,23 @@ def sum_by_latent(values: Float[Tensor, " n_entries"], support: Support) -> Floa
     return sums.index_add_(0, support.latents, values.to(dtype)).to(values.dtype)
 
 
+KEPT_ENTRIES = 2**22
+"""Entries of a result from which it is worth writing into memory that was used before."""
+
+PART_ENTRIES = 2**19
+"""Entries computed at once where the result is written so."""
+
 _SUM = 0  # the code of embedding bag's mode
 
 
 def _bag(table: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     dtype = torch.promote_types(table.dtype, weights.dtype)
+    # Without history PyTorch skips what only its own gradient would need.
     return torch.nn.functional.embedding_bag(
         rows,
-        table.to(dtype),
+        table.detach().to(dtype),
         offsets,
-        per_sample_weights=weights.to(dtype),
+        per_sample_weights=weights.detach().to(dtype),
         mode="sum",
         include_last_offset=True,
     )

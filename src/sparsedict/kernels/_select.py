@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict.kernels._bounds import Bounds, bounds_pay
-from sparsedict.kernels._largest import largest, largest_of_all
-from sparsedict.kernels._positions import positions_where_not
+from sparsedict.kernels._largest import MOST_CANDIDATES, largest, largest_of_all, largest_stored
+from sparsedict.kernels._positions import positions_above
 from sparsedict.kernels._products import sampled_product
-from sparsedict.latents import Support
+from sparsedict.kernels._workspace import scratch
+from sparsedict.latents import Support, per_entry
 from sparsedict.selections import Above, Largest, LargestOfBatch, Selection
 
 BLOCK_ENTRIES = 2**22
@@ -20,9 +21,6 @@ BLOCK_ENTRIES = 2**22
 
 LEAST_BLOCK_TOKENS = 256
 """Fewer tokens in a block would read all rows for too little work."""
-
-MOST_CANDIDATES = 8
-"""Where one latent in so many would be a candidate, the whole product in float32 is made for the token."""
 
 GUESS_SHARE = 0.8
 """Share of a guessed threshold above which candidates are gathered."""
@@ -64,41 +62,50 @@ def select(
     if torch.is_autocast_enabled(inputs.device.type):
         low = torch.get_autocast_dtype(inputs.device.type)
         inputs, rows, bias = inputs.to(low), rows.to(low), bias.to(low)
-    search = _Search(inputs, rows, bias, bounds_pay(inputs, rows) if bounded is None else bounded)
+    bounded = bounds_pay(inputs, rows) if bounded is None else bounded
+    search = _Search(inputs, rows, bias, rule.threshold if isinstance(rule, Above) else None, bounded)
     if isinstance(rule, Largest):
         picked = search.largest(rule)
     elif isinstance(rule, LargestOfBatch):
         picked = search.largest_of_batch(rule)
     else:
         assert isinstance(rule, Above), rule
-        picked = search.above(rule.threshold, most)
+        picked = search.above(rule.threshold.to(inputs.dtype), most)
     return None if picked is None else (picked[0], picked[1].to(dtype))
 
 
 class _Search:
     """One search among the entries of ``inputs @ rows.T + bias``."""
 
-    def __init__(self, inputs: Tensor, rows: Tensor, bias: Tensor, bounded: bool) -> None:
+    def __init__(self, inputs: Tensor, rows: Tensor, bias: Tensor, threshold: Tensor | None, bounded: bool) -> None:
         self._inputs, self._rows, self._bias = inputs, rows, bias
         self._n_tokens, self._n_latents = len(inputs), len(rows)
-        self._bounds = Bounds.of(inputs, rows, bias) if bounded else None
+        # A threshold goes into the bias: the sign of a bound says whether it may be reached.
+        self._bounds = Bounds.of(inputs, rows, bias if threshold is None else bias - threshold) if bounded else None
 
     def largest(self, rule: Largest) -> Picked:
         indices, values = [], []
         for begin, end, block in self._blocks():
-            if self._bounds is None:
-                chosen, known = largest(block, rule.k, lowest_ties=rule.lowest_ties)
-            else:
-                tokens = torch.arange(begin, end, device=block.device)
-                chosen, known = self._largest_of_candidates(tokens, block, rule, 2 * rule.k + 1)
+            chosen, known = self._largest(begin, end, block, rule)
             indices.append(chosen)
             values.append(known)
         return Support.from_indices(torch.cat(indices), self._n_latents), torch.cat(values).flatten()
 
+    def _largest(self, begin: int, end: int, block: Tensor, rule: Largest) -> tuple[Tensor, Tensor]:
+        if self._bounds is None:
+            return largest(block, rule.k, lowest_ties=rule.lowest_ties)
+        flat = self._bounds.candidates(begin, end, block, rule.k)
+        if flat is None or len(flat) > MOST_CANDIDATES * rule.k * (end - begin):
+            exact = torch.addmm(self._bias, self._inputs[begin:end], self._rows.T)
+            return largest(exact, rule.k, lowest_ties=rule.lowest_ties)
+        support = Support.from_flat(flat, end - begin, self._n_latents)
+        known = self._at(self._inputs[begin:end], support)
+        return largest_stored(known, support, rule.k, lowest_ties=rule.lowest_ties)
+
     def above(self, threshold: Tensor, most: int | None) -> Picked | None:
         found, values, n_found = [], [], 0
         for begin, end, block in self._blocks():
-            flat, known = self._above(begin, end, block, threshold.to(self._inputs.dtype))
+            flat, known = self._above(begin, end, block, threshold, torch.zeros(()))
             found.append(flat)
             values.append(known)
             n_found += len(flat)
@@ -118,7 +125,7 @@ class _Search:
         """Returns the largest of the batch among those above a threshold, which rises as they are found."""
         found, values = self._inputs.new_empty(0, dtype=torch.int64), self._inputs.new_empty(0)
         for begin, end, block in self._blocks():
-            flat, known = self._above(begin, end, block, threshold)
+            flat, known = self._above(begin, end, block, threshold, threshold)
             found, values = torch.cat((found, flat)), torch.cat((values, known))
             if len(found) > n_wanted:
                 chosen = largest_of_all(values, n_wanted)
@@ -130,7 +137,7 @@ class _Search:
         """Yields first token, end, and pre-activations or their bounds of each block, in one buffer."""
         size = max(1, min(max(BLOCK_ENTRIES // self._n_latents, LEAST_BLOCK_TOKENS), self._n_tokens))
         dtype = self._inputs.dtype if self._bounds is None else torch.bfloat16
-        buffer = torch.empty(size, self._n_latents, dtype=dtype, device=self._inputs.device)
+        buffer = scratch("block", (size, self._n_latents), dtype, self._inputs.device)
         for begin in range(0, max(self._n_tokens, 1), size):
             end = min(begin + size, self._n_tokens)
             block = buffer[: end - begin]
@@ -140,39 +147,17 @@ class _Search:
                 self._bounds.block(begin, end, block)
             yield begin, end, block
 
-    def _above(self, begin: int, end: int, block: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns positions in the whole batch, ascending, and pre-activations."""
+    def _above(self, begin: int, end: int, block: Tensor, threshold: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns positions in the whole batch, ascending, and pre-activations; ``limit`` is what bounds must reach."""
         offset = begin * self._n_latents
         if self._bounds is None:
-            flat = positions_where_not(block <= threshold)
+            flat = positions_above(block, threshold)
             return flat + offset, block.view(-1)[flat]
-        flat = positions_where_not(block < self._bounds.rounded_down(threshold))
+        flat = self._bounds.above(block, limit)
         support = Support.from_flat(flat, end - begin, self._n_latents)
         known = self._at(self._inputs[begin:end], support)
-        limit = threshold if threshold.ndim == 0 else threshold[support.latents]
-        kept = ~(known <= limit)
+        kept = ~(known <= per_entry(threshold, support.latents))
         return flat[kept] + offset, known[kept]
-
-    def _largest_of_candidates(
-        self, tokens: Tensor, block: Tensor, rule: Largest, n_candidates: int
-    ) -> tuple[Tensor, Tensor]:
-        """Returns the largest of some tokens, from those of largest bounds; asks again where these were too few."""
-        assert self._bounds is not None
-        inputs = self._inputs[tokens]
-        if n_candidates * MOST_CANDIDATES >= self._n_latents:
-            return largest(torch.addmm(self._bias, inputs, self._rows.T), rule.k, lowest_ties=rule.lowest_ties)
-        candidates, tops = largest(block, n_candidates)
-        if rule.lowest_ties:
-            candidates, order = candidates.sort(dim=1)
-            tops = tops.gather(1, order)
-        known = self._at(inputs, Support.from_indices(candidates, self._n_latents)).view(-1, n_candidates)
-        best, known = largest(known, rule.k, lowest_ties=rule.lowest_ties)
-        chosen = candidates.gather(1, best)
-        missed = self._bounds.may_miss(tops.float(), rule.k, tokens).nonzero().flatten()
-        if len(missed):
-            again = self._largest_of_candidates(tokens[missed], block[missed], rule, 2 * n_candidates)
-            chosen[missed], known[missed] = again
-        return chosen, known
 
     def _at(self, inputs: Tensor, support: Support) -> Tensor:
         return sampled_product(inputs, self._rows, support) + self._bias[support.latents]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from sparsedict import checks
 from sparsedict.losses._loss import Loss
@@ -19,4 +20,4 @@ class SquaredError(Loss):
 
     def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
         checks.same_shape("reconstruction", passed.reconstruction, "targets", passed.targets)
-        return (passed.reconstruction - passed.targets).square().sum(-1).mean()
+        return functional.mse_loss(passed.reconstruction, passed.targets, reduction="sum") / passed.n_tokens

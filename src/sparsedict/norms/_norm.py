@@ -9,6 +9,9 @@ from torch import Tensor
 
 from sparsedict import checks
 
+PART_ENTRIES = 2**18
+"""Entries of a decoder that are worked on at once."""
+
 
 class DecoderNorm(ABC):
     """A constraint on decoder rows: immutable, applied in place around each optimiser step.
@@ -63,8 +66,12 @@ class UnitNorm(DecoderNorm):
     def project_gradient_(
         self, decoder: Float[Tensor, "n_latents d_out"], gradient: Float[Tensor, "n_latents d_out"]
     ) -> None:
-        parallel = torch.linalg.vecdot(gradient, decoder)[:, None]
-        gradient.addcmul_(parallel, decoder, value=-1)
+        # In parts a CPU's cache holds the products, and no second array as large as the decoder is made.
+        size = max(1, PART_ENTRIES // decoder.shape[-1]) if decoder.device.type == "cpu" else len(decoder)
+        products = torch.empty_like(decoder[:size])
+        for rows, slopes in zip(decoder.split(size), gradient.split(size), strict=True):
+            parallel = torch.mul(slopes, rows, out=products[: len(rows)]).sum(dim=-1, keepdim=True)
+            slopes.addcmul_(parallel, rows, value=-1)
 
 
 @dataclass(frozen=True)

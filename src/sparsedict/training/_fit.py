@@ -13,6 +13,7 @@ import torch
 from sparsedict import checks
 from sparsedict.data import as_batches
 from sparsedict.dictionaries import Dictionary
+from sparsedict.kernels import Workspace
 from sparsedict.losses import Loss, SquaredError
 from sparsedict.penalties import Penalty
 from sparsedict.training._begin import begin_
@@ -192,10 +193,9 @@ def fit_many(
         settings = of_run(trainees, optimizers, feed.batches.description, deterministic=deterministic, **asked)
         state = None if checkpoints is None else checkpoints.begin(settings, environment(devices_of(trainees)))
         n_planned = begin_(trainees, feed, n_tokens) if state is None else state["n_planned"]
-        learners = [
-            Learner(name, trainee, optimizers[name], n_steps=n_planned, dead_after=dead_after, autocast=autocast)
-            for name, trainee in trainees.items()
-        ]
+        plan: dict[str, Any] = {"n_steps": n_planned, "dead_after": dead_after, "autocast": autocast}
+        plan["workspace"] = Workspace()
+        learners = [Learner(name, trainee, optimizers[name], **plan) for name, trainee in trainees.items()]
         loop = Loop(
             learners,
             feed,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsedict.forward_pass import ForwardPass
+from sparsedict.kernels import Workspace
 from sparsedict.penalties import Penalty
 from sparsedict.storage import installed_version
 from sparsedict.training._history import History, Record
@@ -50,6 +51,7 @@ class Learner:
         n_steps: Steps that the run is planned for.
         dead_after: Tokens without firing after which a latent counts as dead.
         autocast: Type in which products are computed, or ``None``.
+        workspace: Memory that steps use again; learners that take turns may share it.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Learner:
         n_steps: int,
         dead_after: int,
         autocast: torch.dtype | None,
+        workspace: Workspace | None = None,
     ) -> None:
         self.name = name
         self.trainee = trainee
@@ -72,6 +75,7 @@ class Learner:
         self._n_steps = n_steps
         self._dead_after = dead_after
         self._autocast = autocast
+        self._workspace = Workspace() if workspace is None else workspace
         weight = dictionary.decoder
         self._counters = Counters(torch.zeros(dictionary.n_latents, dtype=torch.int64, device=weight.device))
         self._penalty_names = penalty_names(trainee.penalties)
@@ -83,22 +87,30 @@ class Learner:
 
     def learn(self, batch: ActivationBatch) -> None:
         """Makes one optimiser step."""
-        dictionary, trainee = self._dictionary, self.trainee
+        dictionary = self._dictionary
         weight = dictionary.decoder
         inputs, targets = (part.to(weight.device, weight.dtype) for part in dictionary.select(batch))
         self._set_rate()
-        with self._precision(weight.device):
-            passed = dictionary.forward_pass(inputs, targets, step=self._counters.step, idle=self._counters.idle)
-            parts = [trainee.loss(passed), *(penalty(passed) for penalty in trainee.penalties)]
-            objective = torch.stack(parts).sum()
+        self._workspace.offer(parameter.grad for parameter in dictionary.parameters())
         self._optimizer.zero_grad()
-        objective.backward()
-        self._meter.add(passed, [objective, *parts])
+        with self._workspace.used():
+            passed, parts = self._passed(inputs, targets)
+            objective = parts[0]
+            objective.backward()
+        self._meter.add(passed, parts)
         self._update_weights()
         self._after_step(passed)
         self._counters.step += 1
         self.history.n_steps = self._counters.step
         self.history.n_tokens += len(inputs)
+
+    def _passed(self, inputs: Tensor, targets: Tensor) -> tuple[ForwardPass, list[Tensor]]:
+        """Evaluates a batch; returns the objective, the loss and the penalties."""
+        trainee, counters = self.trainee, self._counters
+        with self._precision(inputs.device):
+            passed = self._dictionary.forward_pass(inputs, targets, step=counters.step, idle=counters.idle)
+            terms = [trainee.loss(passed), *(penalty(passed) for penalty in trainee.penalties)]
+            return passed, [torch.stack(terms).sum(), *terms]
 
     def record(self) -> Record:
         """Reads what was measured since the last record, the only place that waits for the device.

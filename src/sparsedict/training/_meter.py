@@ -47,9 +47,9 @@ class Meter:
         self._first_bad = torch.minimum(self._first_bad, bad)
         self._terms += stacked
         targets = passed.targets.detach()
-        error = (passed.reconstruction.detach() - targets).square().sum().double()
+        error = _squares(passed.reconstruction.detach() - targets)
         active = (passed.values.detach() > 0).sum().double()
-        self._counts += torch.stack([error, targets.square().sum().double(), active])
+        self._counts += torch.stack([error, _squares(targets), active])
         self._target_sum += targets.sum(0).double()
         self._n_steps += 1
         self._n_tokens += passed.n_tokens
@@ -72,3 +72,8 @@ class Meter:
             total.zero_()
         self._n_steps = self._n_tokens = 0
         return means, None if first_bad >= 2**62 else int(first_bad)
+
+
+def _squares(values: Tensor) -> Tensor:
+    """Returns the sum of squares, without an array of them."""
+    return torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32)).double().square()

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+import cases
+import sparsedict as sd
+from sparsedict.kernels import Workspace, _products, weighted_tokens
+from sparsedict.kernels._workspace import result, scratch
+
+CPU = torch.device("cpu")
+
+
+def test_scratch_of_a_name_is_the_same_memory_and_grows() -> None:
+    workspace = Workspace()
+    with workspace.used():
+        first = scratch("a", (3, 4), torch.float32, CPU)
+        assert scratch("a", (2, 2), torch.float32, CPU).data_ptr() == first.data_ptr()
+        assert scratch("b", (2, 2), torch.float32, CPU).data_ptr() != first.data_ptr()
+        assert scratch("a", (30, 4), torch.float32, CPU).shape == (30, 4)
+    assert scratch("a", (3, 4), torch.float32, CPU).data_ptr() != first.data_ptr()
+
+
+def test_an_offered_array_is_given_once_and_to_what_it_fits() -> None:
+    workspace = Workspace()
+    workspace.offer([None, torch.zeros(3, 4), torch.zeros(4, 3).T])
+    assert result((3, 4), torch.float32) is None
+    with workspace.used():
+        assert result((3, 4), torch.float64) is None
+        assert result((4, 3), torch.float32) is None
+        assert result((3, 4), torch.float32) is not None
+        assert result((3, 4), torch.float32) is None
+
+
+def test_another_thread_does_not_see_it() -> None:
+    workspace = Workspace()
+    seen = []
+    with workspace.used():
+        inside = scratch("a", (3,), torch.float32, CPU).data_ptr()
+        thread = threading.Thread(target=lambda: seen.append(scratch("a", (3,), torch.float32, CPU).data_ptr()))
+        thread.start()
+        thread.join()
+    assert seen != [inside]
+
+
+def test_a_product_written_into_old_memory_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_products, "PART_ENTRIES", 16)
+    latents = sd.SparseLatents.from_dense(torch.randn(9, 12, generator=torch.Generator().manual_seed(0)).relu())
+    vectors = torch.randn(9, 5, generator=torch.Generator().manual_seed(1))
+    fresh = weighted_tokens(latents.values, latents.support, vectors)
+    monkeypatch.setattr(_products, "KEPT_ENTRIES", 0)
+    workspace = Workspace()
+    offered = torch.full((12, 5), torch.nan)
+    place = offered.data_ptr()
+    workspace.offer([offered])
+    with workspace.used():
+        kept = weighted_tokens(latents.values, latents.support, vectors)
+    assert kept.data_ptr() == place
+    assert torch.equal(kept, fresh)
+
+
+def test_training_with_old_memory_is_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained() -> list[torch.Tensor]:
+        dictionary = cases.make("autoencoder", "top_k")
+        data = torch.randn(256, dictionary.d_in, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        sd.fit(dictionary, data, n_tokens=1024, batch_size=64, progress=False)
+        return [parameter.detach() for parameter in dictionary.parameters()]
+
+    usual = trained()
+    monkeypatch.setattr(_products, "KEPT_ENTRIES", 0)
+    monkeypatch.setattr(_products, "PART_ENTRIES", 16)
+    for kept, fresh in zip(trained(), usual, strict=True):
+        assert torch.equal(kept, fresh)
