@@ -23,7 +23,7 @@ import sparsedict as sd
 from benchmarks import report
 from benchmarks.case import Kind
 from benchmarks.contenders import MODULES, Contender
-from benchmarks.harvests import Loaded, Reconstruct, Source, Task, harvest, has_stories, load
+from benchmarks.harvests import HELD_OUT, Loaded, Reconstruct, Source, Task, harvest, has_stories, load
 from benchmarks.race import Spread
 from benchmarks.worker import prepare, why
 
@@ -111,6 +111,7 @@ def tasks(args: argparse.Namespace) -> list[Task]:
             k=args.k or WIDTHS[source][1],
             batch_size=args.batch_size,
             n_tokens=args.n_tokens // args.batch_size * args.batch_size,
+            n_held_out=args.n_held_out,
             device=args.device,
         )
         for source in sources
@@ -180,6 +181,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument(option, nargs="+", choices=choices, default=choices)
     parser.add_argument("--libraries", nargs="+", choices=MODULES, default=None, help="all that are installed")
     parser.add_argument("--n-tokens", type=int, default=500_000, help="tokens of a run")
+    parser.add_argument("--n-held-out", type=int, default=HELD_OUT, help="tokens to evaluate on, at most 100,000")
     parser.add_argument("--batch-size", type=int, default=2048, help="tokens in a step, a multiple of 256")
     parser.add_argument("--n-latents", type=int, default=None, help="4,096 for the embedded model, else 2,048")
     parser.add_argument("--k", type=int, default=None, help="32 for the embedded model, else 16")

@@ -37,6 +37,7 @@ class Task:
         k: Latents active on a token.
         batch_size: Tokens in a step.
         n_tokens: Tokens in all.
+        n_held_out: Tokens that it is evaluated on.
         device: Where model and dictionary are.
         seed: Of weights and shuffles.
     """
@@ -48,6 +49,7 @@ class Task:
     k: int
     batch_size: int
     n_tokens: int
+    n_held_out: int
     device: str
     seed: int = 0
 
@@ -95,7 +97,7 @@ def load(task: Task) -> Loaded:
         model: Any = zoo.load_model()
         # BOS takes a place in each sequence and isn't trained on.
         wanted = task.n_tokens * CONTEXT // (CONTEXT - 1) + 32 * CONTEXT
-        held_out = zoo.tokens("evaluation", n_tokens=HELD_OUT)
+        held_out = zoo.tokens("evaluation", n_tokens=task.n_held_out)
         return Loaded(model.to(task.device), zoo.tokens("train", n_tokens=wanted), held_out)
     import numpy as np
     from transformers import LlamaForCausalLM
@@ -104,7 +106,7 @@ def load(task: Task) -> Loaded:
     model: Any = LlamaForCausalLM.from_pretrained(folder / "stories260K")
     model = model.eval().to(task.device)
     tokens = torch.from_numpy(np.load(folder / "stories-train-tokens.npy").astype(np.int64))
-    return Loaded(model, _rows(tokens[:-HELD_OUT]), _rows(tokens[-HELD_OUT:]))
+    return Loaded(model, _rows(tokens[:-HELD_OUT]), _rows(tokens[-HELD_OUT:])[: task.n_held_out // CONTEXT])
 
 
 def _rows(tokens: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ def prepare(task: Task, loaded: Loaded, options: tuple[str, ...]) -> Run:
     from sparsify import SparseCoderConfig, TrainConfig, Trainer  # pyright: ignore[reportMissingImports]
     from sparsify.data import MemmapDataset  # pyright: ignore[reportMissingImports]
 
-    folder = Path(tempfile.mkdtemp())
+    temporary = tempfile.TemporaryDirectory()
+    folder = Path(temporary.name)
     n_sequences = task.batch_size // CONTEXT
     loaded.sequences(task.n_steps * n_sequences).numpy().astype(np.uint16).tofile(folder / "tokens.bin")
 
@@ -43,6 +44,7 @@ def prepare(task: Task, loaded: Loaded, options: tuple[str, ...]) -> Run:
             if hasattr(optimizer, "eval"):
                 optimizer.eval()
         (coder,) = trainer.saes.values()
-        return lambda x: coder(x).sae_out
+        # The folder goes when nothing refers to it any more.
+        return lambda x, _folder=temporary: coder(x).sae_out
 
     return run
