@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,8 @@ def described(value: Any) -> Any:
 
     Of an object that has ``state_dict``, the class alone: what it keeps is in the checkpoint itself.
     """
+    if isinstance(value, np.generic):
+        return described(value.item())
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
