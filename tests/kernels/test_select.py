@@ -20,7 +20,7 @@ SHAPES = {
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_select, "BLOCK_ENTRIES", 1)
+    monkeypatch.setattr(_select, "BLOCK_BYTES", 1)
     monkeypatch.setattr(_select, "LEAST_BLOCK_TOKENS", 16)
 
 

@@ -111,7 +111,9 @@ class Bounds:
 
 
 def _positions_at_least(block: Tensor, lowest: Tensor) -> Tensor:
-    return positions_where(torch.from_numpy(np.greater_equal(block.view(torch.int16).numpy(), lowest.numpy())))
+    mask = scratch("mask", tuple(block.shape), torch.bool, block.device)
+    np.greater_equal(block.view(torch.int16).numpy(), lowest.numpy(), out=mask.numpy())
+    return positions_where(mask)
 
 
 def _floor(values: Tensor) -> Tensor:

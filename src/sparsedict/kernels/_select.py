@@ -16,8 +16,8 @@ from sparsedict.kernels._workspace import scratch
 from sparsedict.latents import Support, per_entry
 from sparsedict.selections import Above, Largest, LargestOfBatch, Selection
 
-BLOCK_ENTRIES = 2**22
-"""Pre-activations held at once: few enough to stay in the cache between the product and the choice."""
+BLOCK_BYTES = 2**25
+"""Memory for the pre-activations, or their bounds, held at once: larger blocks are multiplied faster."""
 
 LEAST_BLOCK_TOKENS = 256
 """Fewer tokens in a block would read all rows for too little work."""
@@ -135,8 +135,9 @@ class _Search:
 
     def _blocks(self) -> Iterator[tuple[int, int, Tensor]]:
         """Yields first token, end, and pre-activations or their bounds of each block, in one buffer."""
-        size = max(1, min(max(BLOCK_ENTRIES // self._n_latents, LEAST_BLOCK_TOKENS), self._n_tokens))
         dtype = self._inputs.dtype if self._bounds is None else torch.bfloat16
+        n_fitting = BLOCK_BYTES // (self._n_latents * dtype.itemsize)
+        size = max(1, min(max(n_fitting, LEAST_BLOCK_TOKENS), self._n_tokens))
         buffer = scratch("block", (size, self._n_latents), dtype, self._inputs.device)
         for begin in range(0, max(self._n_tokens, 1), size):
             end = min(begin + size, self._n_tokens)
