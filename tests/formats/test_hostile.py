@@ -211,6 +211,27 @@ def test_an_npz_of_huge_declared_shape_is_refused(shape: tuple[int, ...], tmp_pa
         sd.load(file)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (6, 12), ",  # found by the fuzzer: NumPy's own parser fails
+        b"(" * 9_000,
+        b"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (), }",
+        b"{'descr': '<f4', 'fortran_order': 3, 'shape': 5, }",
+        b"__import__('os').mkdir('made')",
+        b"\xff\xfe",
+        b"",
+    ],
+    ids=["cut", "nested", "records", "types", "code", "bytes", "empty"],
+)
+def test_broken_headers_in_an_npz_are_refused(header: bytes, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "params.npz", "w") as archive:
+        archive.writestr("W_enc.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(8))
+    with pytest.raises(StorageError, match=r"params\.npz"):
+        sd.load(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["params.npz"]
+
+
 def test_objects_in_an_npz_are_never_unpickled(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     np.savez(tmp_path / "params.npz", W_enc=np.array([_Marks(mark)], dtype=object))

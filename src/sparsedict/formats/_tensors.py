@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,13 @@ def read_safetensors(file: Path) -> Tensors:
     return Tensors(file, shapes, read, mapped=True)
 
 
+_BROKEN_NPZ = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, TypeError),
+    # NumPy reads headers by Python's own parser, and lets its errors through.
+    *(SyntaxError, tokenize.TokenError, MemoryError),
+)
+
+
 def read_npz(file: Path) -> Tensors:
     """Opens an npz file; no pickle in it is read, and nothing that grows beyond what weights may.
 
@@ -146,7 +155,7 @@ def read_npz(file: Path) -> Tensors:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             _check_count(file, members)
             headers = {name: _npy_header(file, archive, info) for name, info in members.items()}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+    except _BROKEN_NPZ as error:
         if isinstance(error, StorageError):
             raise
         raise StorageError(f"{file} is truncated or isn't an npz file{_looks_like(file)}: {error}.") from None
@@ -156,7 +165,7 @@ def read_npz(file: Path) -> Tensors:
         try:
             with zipfile.ZipFile(file) as archive, archive.open(members[name]) as stream:
                 array = np.lib.format.read_array(stream, allow_pickle=False)
-        except (zipfile.BadZipFile, zipfile.error, EOFError, OSError, ValueError, SyntaxError) as error:
+        except _BROKEN_NPZ as error:
             raise StorageError(f"{file}: `{name}` can't be read: {error}.") from None
         return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)))
 
