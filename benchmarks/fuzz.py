@@ -34,6 +34,7 @@ from benchmarks.mutations import broken
 from sparsedict.storage import StorageError
 
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
+CHECKPOINTS = Path(__file__).parents[1] / "tests" / "formats" / "fixtures"
 MEMORY = 4 * 2**30
 
 
@@ -74,12 +75,24 @@ def _served(folder: Path) -> None:
         pass
 
 
+def _checkpoint(library: str, case: str) -> Target:
+    """Returns what another library's released package wrote, read by its reader."""
+    return Target(lambda folder: shutil.copytree(CHECKPOINTS / library / case, folder, dirs_exist_ok=True), sd.load)
+
+
 TARGETS: dict[str, Target] = {
     "dictionary": Target(lambda folder: dictionary().save(folder), sd.load),
     "some latents": Target(
         lambda folder: autoencoder().save(folder), lambda folder: sd.load(folder, latents=[3, 7, 2])
     ),
     "activation store": Target(_store, _served),
+    "SAELens": _checkpoint("sae_lens", "gated"),
+    "SAELens before 6": _checkpoint("sae_lens", "old_topk"),
+    "sparsify": _checkpoint("sparsify", "transcoder_skip"),
+    "dictionary_learning": _checkpoint("dictionary_learning", "matryoshka"),
+    "Gemma Scope": _checkpoint("gemma_scope", "first"),
+    "Gemma Scope 2": _checkpoint("gemma_scope", "second_affine"),
+    "circuit-tracer": _checkpoint("circuit_tracer", "jump_relu_skip"),
 }
 """A reader is fuzzed when it has a line here."""
 
