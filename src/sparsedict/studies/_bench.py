@@ -34,6 +34,7 @@ TRAINED_TOGETHER = 8
 HARVEST_SIZE = 4096
 ZOO_BOS = 0
 READ_IN_PART = 60_000
+LOG_EVERY = 200
 CHECKPOINT_EVERY = timedelta(minutes=1)
 
 Held = dict[str, ActivationBatch]
@@ -292,7 +293,7 @@ class Bench:
             half_done = self._checkpoints(dictionaries)
             if half_done is not None:
                 options |= {"checkpoint": half_done, "checkpoint_every": CHECKPOINT_EVERY, "resume": True}
-            fit_many(trainees, data, n_tokens=n_tokens, progress=self._progress, log_every=200, **options)
+            fit_many(trainees, data, n_tokens=n_tokens, progress=self._progress, log_every=LOG_EVERY, **options)
         for slug, dictionary in dictionaries.items():
             dictionary.trained_on["seed"] = self.seed
             if self.folder is not None:

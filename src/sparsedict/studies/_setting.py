@@ -96,6 +96,11 @@ class Setting:
         if len(self.coefficients) < 2 or list(self.coefficients) != sorted(set(self.coefficients)):
             raise ValueError(f"`coefficients` must be two or more in ascending order, got {self.coefficients}.")
 
+    @property
+    def count(self) -> int:
+        """Active latents per token where one number is wanted: the middle one."""
+        return self.counts[len(self.counts) // 2]
+
     def to_dict(self) -> dict[str, Any]:
         """Returns every value, parts as they are written in code."""
         found: dict[str, Any] = {}

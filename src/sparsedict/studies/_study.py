@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ Verdict = Literal["seen", "partly seen", "not seen", "answered", "not measured"]
 """Whether what the report says was seen; ``"answered"`` where it asks rather than says."""
 Numbers = dict[str, Any]
 """What JSON can hold: everything that a study's prose and figures are made of."""
+
+
+WIDTH = 100
+"""Characters to a line of text."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Finding:
     def __str__(self) -> str:
         cells = {row.what: {"the report": row.report, "here": row.here} for row in self.rows}
         table = [aligned(cells, ("the report", "here"))] if cells else []
-        return "\n".join([f"{self.verdict}: {self.summary}", *table])
+        return "\n".join([textwrap.fill(f"{self.verdict}: {self.summary}", WIDTH), *table])
 
 
 class Study(ABC):
@@ -117,7 +122,7 @@ class Study(ABC):
         return self.found(plain(self.measure(bench)))
 
 
-def plain(numbers: Numbers) -> Numbers:
+def plain(numbers: Mapping[Any, Any]) -> Numbers:
     """Returns numbers as they come back from JSON; what isn't finite becomes ``None``."""
     return json.loads(json.dumps(_finite(numbers), allow_nan=False))
 

@@ -139,7 +139,7 @@ def _orders(bench: Bench) -> dict[tuple[str, int], Order]:
         for form in FORMS[:3]:
             kind = "autoencoder" if form == "autoencoder" else "distiller"
             orders[form, count] = modern(bench, site, width, TopK(count), kind=kind, skip="skip" in form)
-    for count in (counts[0], counts[len(counts) // 2]):
+    for count in (counts[0], bench.setting.count):
         penalties = (TargetL0(count, float(f"{bench.variance(site) / 10:.3g}")),)
         for form, kind in (("JumpReLU distiller", "distiller"), ("JumpReLU autoencoder", "autoencoder")):
             orders[form, count] = modern(bench, site, width, JUMP, kind=kind, penalties=penalties)

@@ -17,7 +17,6 @@ from sparsedict.studies._setting import Training
 
 THRESHOLD = 0.8
 """The report's: a latent whose decoder cosine exceeds it is a simulator."""
-TOPK = TopK(32)
 AUXK = AuxK(idle_tokens=100_000)
 
 
@@ -48,10 +47,10 @@ def autoencoder(bench: Bench, layer: int) -> Order:
     return Order(mlp(layer), bench.width(layer), bench.setting.report, (penalty,), "autoencoder")
 
 
-def modern(bench: Bench, site: str, n_latents: int, activation: Activation = TOPK, **options: Any) -> Order:
+def modern(bench: Bench, site: str, n_latents: int, activation: Activation | None = None, **options: Any) -> Order:
     """Orders a dictionary of today: TopK or another activation, unit decoder rows, started from tokens."""
     options = {"penalties": (AUXK,), "decoder_norm": UnitNorm(), **options}
-    return Order(site, n_latents, bench.setting.modern, activation=activation, **options)
+    return Order(site, n_latents, bench.setting.modern, activation=activation or TopK(bench.setting.count), **options)
 
 
 def typed(bench: Bench, order: Order) -> tuple[NeuronMatch, LatentTypes, FiringFrequencies]:

@@ -96,7 +96,7 @@ class ResidualStream(Study):
 
 
 NOTES = (
-    "TopK autoencoders with 32 active latents, one for the stream after each layer, all from the same seed and "
+    "TopK autoencoders, one for the stream after each layer, all from the same seed and "
     "tokens. A latent that is the same direction in two layers may stand for a feature that goes on, or for two that "
     "were found by "
     "chance to be alike: the null says how often.",

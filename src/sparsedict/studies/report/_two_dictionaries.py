@@ -17,6 +17,7 @@ from sparsedict.studies.report._parts import median, modern, number, share, type
 SHARED = 0.7
 """Decoder cosine from which two latents count as one and the same."""
 KINDS = ("distiller", "autoencoder")
+FIELDS = ("cosine_a", "latent_of_a", "null_a", "cosine_b", "latent_of_b", "null_b")
 
 
 class TwoDictionaries(Study):
@@ -28,7 +29,7 @@ class TwoDictionaries(Study):
     claim: ClassVar = "What kinds of features are learned by distillation, and what by an autoencoder?"
 
     def measure(self, bench: Bench) -> Numbers:
-        k = _middle(bench.setting.counts)
+        k = bench.setting.count
         width = bench.width(bench.layer)
         orders = {kind: modern(bench, mlp(bench.layer), width, TopK(k), kind=kind) for kind in KINDS}
         again = modern(bench, mlp(bench.layer), width // 2, TopK(k))
@@ -52,7 +53,7 @@ class TwoDictionaries(Study):
             "layer": bench.layer,
             "k": k,
             "of": {kind: _divided(cosines[kind], facts[kind]) for kind in KINDS},
-            "match": {name: getattr(match, name) for name in ("cosine_a", "cosine_b", "null_a", "null_b")},
+            "match": {name: getattr(match, name) for name in FIELDS},
             "n_mutual": int((match.mutual & (match.cosine_a > SHARED)).sum()),
             "n_control": int((control.cosine_a > SHARED).sum()),
         }
@@ -60,8 +61,7 @@ class TwoDictionaries(Study):
     def found(self, numbers: Numbers) -> Finding:
         of = numbers["of"]
         tensors = {name: torch.tensor(values) for name, values in numbers["match"].items()}
-        empty = torch.zeros(0, dtype=torch.int64)
-        match = DictionaryMatch(latent_of_a=empty, latent_of_b=empty, **tensors)
+        match = DictionaryMatch(**tensors)
         drawings = {
             "shared-latents": Drawing(
                 lambda: figures.shared_latents(match, KINDS),
@@ -117,7 +117,3 @@ def _divided(cosine: Tensor, facts: dict[str, Tensor]) -> dict[str, Any]:
             "neuron_cosine": median(facts["neuron_cosine"][mask]),
         }
     return found
-
-
-def _middle(counts: tuple[int, ...]) -> int:
-    return counts[len(counts) // 2]

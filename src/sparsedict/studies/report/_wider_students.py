@@ -29,7 +29,7 @@ class WiderStudents(Study):
 
     def measure(self, bench: Bench) -> Numbers:
         setting = bench.setting
-        k = setting.counts[len(setting.counts) // 2]
+        k = setting.count
         orders = {
             expansion: Order(
                 mlp(bench.layer),

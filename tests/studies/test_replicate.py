@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sparsedict.studies import STUDIES, Finding, Study, replicate
+from sparsedict.studies.report import FirstLatents, NeuronSimulators, SameNeuron, SparseDecoders
+
+from ._bench import bench_of, setting_of
+
+SOME = (NeuronSimulators(), SameNeuron())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("replication") / "run"
+    replicate(bench_of(), folder, facts={"model": "a small one"}, progress=False)
+    return folder
+
+
+def test_every_study_leaves_numbers_figures_and_its_place_on_the_page(folder: Path) -> None:
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    for study in STUDIES:
+        numbers = json.loads((folder / "numbers" / f"{study.name}.json").read_text(encoding="utf-8"))
+        found = study.found(numbers)
+        assert html.escape(study.title) in page
+        assert html.escape(study.claim) in page
+        # What the page says is what the numbers say.
+        assert html.escape(found.summary) in page
+        for row in found.rows:
+            assert f"<td>{html.escape(row.here)}</td>" in page
+        for name, drawing in found.drawings.items():
+            assert (folder / "figures" / f"{name}.png").stat().st_size > 1000
+            assert (folder / "figures" / f"{name}.svg").stat().st_size > 1000
+            assert html.escape(drawing.caption) in page
+
+
+def test_the_page_needs_nothing_but_the_folder(folder: Path) -> None:
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    for address in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert address.startswith(("data:", "#")) or (folder / address).is_file(), address
+    assert (folder / "first-latents.html").is_file()
+
+
+def test_the_page_says_what_the_run_was_asked_to_do(folder: Path) -> None:
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    for name, value in setting_of().to_dict().items():
+        assert f"<dt>{name.replace('_', ' ')}</dt>" in page, name
+        if isinstance(value, int):
+            assert f"<dd>{value:,}</dd>" in page
+    assert "<dd>a small one</dd>" in page
+
+
+def test_a_run_that_was_stopped_measures_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
+    assert "still to come" not in (tmp_path / "index.html").read_text(encoding="utf-8")
+    measured: list[str] = []
+    measure = SameNeuron.measure
+
+    def noted(self: Study, bench: object) -> dict:
+        measured.append(self.name)
+        return measure(self, bench)  # pyright: ignore[reportArgumentType]
+
+    for study in SOME:
+        monkeypatch.setattr(type(study), "measure", noted)
+    found = replicate(bench_of(), tmp_path, studies=SOME, progress=False)
+    assert measured == ["same-neuron"]
+    assert list(found) == ["neuron-simulators", "same-neuron"]
+
+
+def test_the_page_is_there_as_soon_as_there_is_one_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> dict:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SameNeuron, "measure", stop)
+    with pytest.raises(KeyboardInterrupt):
+        replicate(bench_of(), tmp_path, studies=SOME, progress=False)
+    assert "still to come" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_another_seed_changes_the_numbers(folder: Path, tmp_path: Path) -> None:
+    replicate(bench_of(seed=5), tmp_path, studies=SOME[:1], progress=False)
+    name = "numbers/neuron-simulators.json"
+    assert (tmp_path / name).read_text() != (folder / name).read_text()
+
+
+def test_the_same_seed_gives_the_same_numbers(folder: Path, tmp_path: Path) -> None:
+    replicate(bench_of(), tmp_path, studies=[SparseDecoders()], progress=False)
+    name = "numbers/sparse-decoders.json"
+    assert (tmp_path / name).read_text() == (folder / name).read_text()
+
+
+def test_refuses_the_folder_of_another_run_unless_forced(tmp_path: Path) -> None:
+    replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
+    with pytest.raises(FileExistsError, match="holds a run with another seed"):
+        replicate(bench_of(seed=1), tmp_path, studies=SOME[:1], progress=False)
+    replicate(bench_of(seed=1), tmp_path, studies=SOME[:1], force=True, progress=False)
+    assert json.loads((tmp_path / "run.json").read_text())["facts"]["seed"] == 1
+
+
+def test_refuses_a_folder_with_other_things(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(FileExistsError, match="holds other things"):
+        replicate(bench_of(), tmp_path, studies=SOME, progress=False)
+
+
+def test_every_study_has_a_script_in_the_gallery() -> None:
+    scripts = "\n".join(
+        path.read_text(encoding="utf-8") for path in (Path(__file__).parents[2] / "examples/report").glob("plot_*.py")
+    )
+    for study in STUDIES:
+        assert f"studies.{type(study).__name__}()" in scripts
+    assert len({study.name for study in STUDIES}) == len(STUDIES)
+
+
+def test_the_texts_are_those_of_the_latents(folder: Path) -> None:
+    numbers = json.loads((folder / "numbers" / "first-latents.json").read_text())
+    assert len(numbers["of"]["student"]) == 12
+    assert isinstance(FirstLatents().found(numbers), Finding)
+    for latent in numbers["of"]["student"]:
+        for example in latent["examples"]:
+            assert (
+                example["activations"][example["peak"]] == max(e for e in example["activations"]) or latent["max"] > 0
+            )
