@@ -82,6 +82,8 @@ class Stable:
         self._workers.pop(contender).close()
 
     def close(self) -> None:
+        for worker in self._workers.values():
+            worker.release()
         for contender in list(self._workers):
             self.dismiss(contender)
 

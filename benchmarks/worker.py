@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Any
 
 from benchmarks.case import Case
@@ -57,20 +56,18 @@ class Worker:
         self._ours.send(None)
         self._receive()
 
-    def close(self) -> None:
-        """Ends the process, by force where it doesn't end by itself."""
+    def release(self) -> None:
+        """Lets the process end."""
         with suppress(OSError):
             self._ours.send(None)
             self._ours.send(None)
+
+    def close(self) -> None:
+        """Ends the process, by force where it doesn't end by itself."""
+        self.release()
         self._process.join(timeout=10)
         self._process.kill()
         self._process.join()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def _receive(self) -> Any:
         try:
