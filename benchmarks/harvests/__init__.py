@@ -24,6 +24,9 @@ BOS = {"embedded": 0, "stories": 1}
 CONTEXT = 256
 HELD_OUT = 100_000
 
+BUFFER = 65_536
+"""Tokens that each store keeps and shuffles: the libraries' own numbers differ, and are made for longer runs."""
+
 
 @dataclass(frozen=True)
 class Task:

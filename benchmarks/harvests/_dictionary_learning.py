@@ -11,10 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harvests import CONTEXT, Loaded, Reconstruct, Run, Task, number_tokenizer
-
-N_CONTEXTS = 256
-"""Sequences in the buffer; its default of 30,000 would harvest more than a run needs."""
+from benchmarks.harvests import BUFFER, CONTEXT, Loaded, Reconstruct, Run, Task, number_tokenizer
 
 
 def variants(task: Task) -> list[tuple[str, ...]]:
@@ -44,7 +41,7 @@ def prepare(task: Task, loaded: Loaded, options: tuple[str, ...]) -> Run:
             model,
             attrgetter(task.path)(model),
             d_submodule=width,
-            n_ctxs=N_CONTEXTS,
+            n_ctxs=BUFFER // CONTEXT,
             ctx_len=CONTEXT,
             refresh_batch_size=32,
             out_batch_size=task.batch_size,

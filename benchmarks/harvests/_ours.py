@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import sparsedict as sd
-from benchmarks.harvests import Loaded, Reconstruct, Run, Task
+from benchmarks.harvests import BUFFER, Loaded, Reconstruct, Run, Task
 
 
 def variants(task: Task) -> list[tuple[str, ...]]:
@@ -15,7 +15,9 @@ def variants(task: Task) -> list[tuple[str, ...]]:
 def prepare(task: Task, loaded: Loaded, options: tuple[str, ...]) -> Run:
     def run() -> Reconstruct:
         site = sd.Site(loaded.model, task.path, exclude_tokens=[task.bos])
-        stream = sd.ActivationStream(site, loaded.tokens, batch_size=task.batch_size, seed=task.seed)
+        stream = sd.ActivationStream(
+            site, loaded.tokens, batch_size=task.batch_size, buffer_size=BUFFER, seed=task.seed
+        )
         parts = {"activation": sd.TopK(task.k), "decoder_norm": sd.UnitNorm(), "device": task.device}
         if task.kind == "autoencoder":
             dictionary: sd.Dictionary = sd.SparseAutoencoder(site.d_out, task.n_latents, **parts)

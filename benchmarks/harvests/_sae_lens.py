@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.harvests import CONTEXT, Loaded, Reconstruct, Run, Task, number_tokenizer
+from benchmarks.harvests import BUFFER, CONTEXT, Loaded, Reconstruct, Run, Task, number_tokenizer
 
 
 def variants(task: Task) -> list[tuple[str, ...]]:
@@ -38,6 +38,8 @@ def prepare(task: Task, loaded: Loaded, options: tuple[str, ...]) -> Run:
             hook_name=task.path,
             streaming=False,
             context_size=CONTEXT,
+            # Counted in sequences, whatever the name says.
+            n_batches_in_buffer=BUFFER // CONTEXT,
             training_tokens=task.n_steps * task.batch_size,
             train_batch_size_tokens=task.batch_size,
             exclude_special_tokens=[task.bos],
