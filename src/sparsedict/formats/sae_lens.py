@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +13,23 @@ from torch import Tensor
 from sparsedict.activations import AbsTopK, BatchTopK, Gated, ReLU, TopK
 from sparsedict.dictionaries import Dictionary
 from sparsedict.formats import _made as made
+from sparsedict.formats import _sae_lens_cfg as about
 from sparsedict.formats._made import Learned, Weights
 from sparsedict.formats._place import Place
 from sparsedict.formats._tensors import Tensors, read_safetensors
 from sparsedict.formats._written import Apart, apart, noted, refuse, write_json, write_tensors
-from sparsedict.norms import InputLayerNorm, InputNorm, InputRMSNorm
 from sparsedict.storage import StorageError
 
 WEIGHTS = "sae_weights.safetensors"
-CFG = "cfg.json"
-VERSION = "6.54.12"
-"""The version whose layout is written; all of version 6 have it."""
 
 AUTOENCODERS = ("standard", "gated", "jumprelu", "topk", "abstopk", "batchtopk", "matryoshka_batchtopk")
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 """Architectures that are read."""
 
-_RENAMED = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
-"""Keys of versions before 6, and what they are called since."""
-
-_AT_RUN_TIME: dict[str, InputNorm | None] = {
-    "none": None,
-    "layer_norm": InputLayerNorm(),
-    "constant_norm_rescale": InputRMSNorm(),
-}
-_BEFORE = {
-    "expected_average_only_in": "multiplied by the factor that gives them a mean norm of sqrt(d_in)",
-    "covariance_whitening": "whitened",
-}
-"""What was done to activations outside the autoencoder, and isn't in its files unless it was folded into weights."""
-
 
 def recognises(place: Place) -> bool:
     """Whether the files are SAELens'."""
-    if place.named is not None and place.named not in (WEIGHTS, CFG):
+    if place.named is not None and place.named not in (WEIGHTS, about.CFG):
         return False
     return place.holds(WEIGHTS) or bool(place.inner(WEIGHTS))
 
@@ -76,7 +57,7 @@ def read(
     """
     place = Place.of(path)
     place.check_is_one(WEIGHTS, what="autoencoders")
-    cfg = _normalised(place.cfg(CFG, "SAELens"), place.folder / CFG)
+    cfg = about.normalised(place.cfg(about.CFG, "SAELens"), place.folder / about.CFG)
     tensors = read_safetensors(place.weights(WEIGHTS, suffix=".safetensors"))
     architecture = str(cfg["architecture"])
     if architecture in TRANSCODERS:
@@ -84,33 +65,9 @@ def read(
     if architecture in AUTOENCODERS:
         return _autoencoder(tensors, cfg, device, dtype)
     raise StorageError(
-        f"{place.folder / CFG}: `architecture` must be one of {', '.join((*AUTOENCODERS, *TRANSCODERS))} to be read "
-        f"here, got {architecture[:80]!r}."
+        f"{place.folder / about.CFG}: `architecture` must be one of {', '.join((*AUTOENCODERS, *TRANSCODERS))} to be "
+        f"read here, got {architecture[:80]!r}."
     )
-
-
-def _normalised(cfg: dict[str, Any], file: Path) -> dict[str, Any]:
-    """Says what a configuration of any version says as version 6 does."""
-    given = cfg.get("metadata")
-    metadata = given if isinstance(given, dict) else {}
-    cfg = {_RENAMED.get(name, name): value for name, value in cfg.items()}
-    kwargs = cfg.get("activation_fn_kwargs")
-    kwargs = kwargs if isinstance(kwargs, dict) else {}
-    architecture = cfg.get("architecture") or "standard"
-    function = str(cfg.get("activation_fn") or "relu").lower()
-    if architecture == "standard" and function == "topk":
-        architecture = "topk"
-    elif architecture == "standard" and function != "relu":
-        raise StorageError(f"{file}: `activation_fn` must be relu or topk to be read here, got {function[:80]!r}.")
-    if "k" not in cfg and kwargs.get("k") is not None:
-        cfg["k"] = kwargs["k"]
-    normalise = cfg.get("normalize_activations")
-    if normalise is None or isinstance(normalise, bool):
-        normalise = "expected_average_only_in" if normalise else "none"
-    hook = str(metadata.get("hook_name") or cfg.get("hook_name") or "")
-    reshape = cfg.get("reshape_activations") or ("hook_z" if "hook_z" in hook and not metadata else "none")
-    known = {"architecture": architecture, "normalize_activations": normalise, "reshape_activations": reshape}
-    return cfg | known | {"metadata": metadata}
 
 
 def _autoencoder(
@@ -130,17 +87,17 @@ def _autoencoder(
         encoder, decoder = encoder * norms[:, None], decoder / norms[:, None]
         encoder_bias = None if encoder_bias is None else encoder_bias * norms
     tensors.finish("SAELens")
-    _check_sizes(tensors, cfg)
+    about.check_sizes(tensors, cfg)
     return made.autoencoder(
         Weights(encoder, encoder_bias, decoder, decoder_bias),
         learned,
         file,
         offset="decoder_bias" if made.flag(cfg, "apply_b_dec_to_input", file, True) else "none",
-        input_norm=_input_norm(cfg, file),
-        reads="inputs" if _reads_inputs(cfg) else "outputs",
-        trained_on=_trained_on(cfg),
+        input_norm=about.input_norm(cfg, file),
+        reads="inputs" if about.reads_inputs(cfg) else "outputs",
+        trained_on=about.trained_on(cfg),
         device=device,
-        dtype=dtype or _dtype(tensors, cfg, encoder, learned),
+        dtype=dtype or about.dtype(tensors, cfg, encoder, learned),
     )
 
 
@@ -149,7 +106,9 @@ def _transcoder(
 ) -> Dictionary:
     file = tensors.file
     if made.flag(cfg, "apply_b_dec_to_input", file, False):
-        raise StorageError(f"{file.parent / CFG}: `apply_b_dec_to_input` must be false for a transcoder, got true.")
+        raise StorageError(
+            f"{file.parent / about.CFG}: `apply_b_dec_to_input` must be false for a transcoder, got true."
+        )
     architecture = str(cfg["architecture"])
     encoder = tensors.take_turned("W_enc", "d_in", "n_latents")
     weights = Weights(
@@ -161,21 +120,21 @@ def _transcoder(
     )
     learned = _learned(tensors, cfg)
     tensors.finish("SAELens")
-    _check_sizes(tensors, cfg)
+    about.check_sizes(tensors, cfg)
     return made.distiller(
         weights,
         learned,
         file,
-        input_norm=_input_norm(cfg, file),
-        trained_on=_trained_on(cfg),
+        input_norm=about.input_norm(cfg, file),
+        trained_on=about.trained_on(cfg),
         device=device,
-        dtype=dtype or _dtype(tensors, cfg, encoder, learned),
+        dtype=dtype or about.dtype(tensors, cfg, encoder, learned),
     )
 
 
 def _learned(tensors: Tensors, cfg: dict[str, Any]) -> Learned:
     architecture = str(cfg["architecture"])
-    cfg_file = tensors.file.parent / CFG
+    cfg_file = tensors.file.parent / about.CFG
     if architecture == "gated":
         return made.gated(*(tensors.take(name, "n_latents") for name in ("b_gate", "r_mag", "b_mag")))
     if architecture.startswith("jumprelu"):
@@ -202,51 +161,6 @@ def _finetuned(tensors: Tensors, cfg: dict[str, Any], decoder: Tensor, bias: Ten
                 raise StorageError(f"{tensors.file}: `scaling_factor` isn't 1, but the configuration doesn't use it.")
             decoder = decoder * factor[:, None]
     return decoder, bias
-
-
-def _input_norm(cfg: dict[str, Any], file: Path) -> InputNorm | None:
-    name = str(cfg["normalize_activations"])
-    if name in _AT_RUN_TIME:
-        return _AT_RUN_TIME[name]
-    if name in _BEFORE:
-        warnings.warn(
-            f"{file.parent / CFG}: `normalize_activations` is {name!r}: this dictionary was trained on activations "
-            f"{_BEFORE[name]}, outside of it, and how isn't in its files. It computes what SAELens' does; give it "
-            "activations treated so.",
-            stacklevel=4,
-        )
-        return None
-    raise StorageError(
-        f"{file.parent / CFG}: `normalize_activations` must be one of {', '.join((*_AT_RUN_TIME, *_BEFORE))}, "
-        f"got {name[:80]!r}."
-    )
-
-
-def _check_sizes(tensors: Tensors, cfg: dict[str, Any]) -> None:
-    sizes = {"d_in": tensors.sizes["d_in"], "d_sae": tensors.sizes["n_latents"]}
-    sizes |= {"d_out": tensors.sizes["d_out"]} if "d_out" in tensors.sizes else {}
-    for name, found in sizes.items():
-        if cfg.get(name) is not None and cfg[name] != found:
-            raise StorageError(
-                f"{tensors.file}: by {CFG} `{name}` must be {str(cfg[name])[:80]}, but the weights make it {found}."
-            )
-
-
-def _dtype(tensors: Tensors, cfg: dict[str, Any], encoder: Tensor, learned: Learned) -> torch.dtype:
-    named = made.dtype_named(cfg.get("dtype"), tensors.file.parent / CFG) or encoder.dtype
-    wider = torch.promote_types(encoder.dtype, named)
-    return wider if learned.is_exact_in_half else torch.promote_types(wider, torch.float32)
-
-
-def _reads_inputs(cfg: dict[str, Any]) -> bool:
-    hook = str(cfg["metadata"].get("hook_name") or cfg.get("hook_name") or "")
-    return hook.endswith(("mlp_in", "ln2.hook_normalized"))
-
-
-def _trained_on(cfg: dict[str, Any]) -> dict[str, Any]:
-    about = {**cfg, **cfg["metadata"]}
-    known = {"model": about.get("model_name"), "site": about.get("hook_name")}
-    return {"library": "SAELens", **{k: v for k, v in known.items() if v is not None}, "cfg": dict(cfg)}
 
 
 def write(dictionary: Dictionary, path: str | os.PathLike[str]) -> None:
@@ -280,12 +194,12 @@ def write(dictionary: Dictionary, path: str | os.PathLike[str]) -> None:
         "dtype": str(apart_.encoder.dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": apart_.subtracts_decoder_bias,
-        "normalize_activations": _normalize_activations(apart_.input_norm),
+        "normalize_activations": about.normalize_activations(apart_.input_norm),
         "reshape_activations": kept.get("reshape_activations", "none"),
-        "metadata": _metadata(dictionary, kept),
+        "metadata": about.metadata(dictionary, kept),
     }
     write_tensors(Path(path) / WEIGHTS, tensors)
-    write_json(Path(path) / CFG, cfg)
+    write_json(Path(path) / about.CFG, cfg)
 
 
 def _architecture(apart_: Apart) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
@@ -311,25 +225,3 @@ def _architecture(apart_: Apart) -> tuple[str, dict[str, Tensor], dict[str, Any]
         return "gated", {"b_gate": gate, "b_mag": magnitude, "r_mag": scale}, {}
     has = ("ReLU", "TopK", "AbsTopK", "JumpReLU", "Gated in autoencoders")
     raise refuse(f"the activation {activation}", "SAELens", has)
-
-
-def _normalize_activations(norm: InputNorm | None) -> str:
-    for name, known in _AT_RUN_TIME.items():
-        if norm == known:
-            return name
-    has = [str(known) for known in _AT_RUN_TIME.values() if known is not None]
-    raise refuse(f"the normalisation {norm}", "SAELens", has)
-
-
-def _metadata(dictionary: Dictionary, kept: Mapping[str, Any]) -> dict[str, Any]:
-    trained_on = dictionary.trained_on
-    known = {"model_name": trained_on.get("model"), "hook_name": trained_on.get("site")}
-    given = kept.get("metadata")
-    ours = {"activation": repr(dictionary.activation), "decoder_norm": repr(dictionary.decoder_norm)}
-    return {
-        **{name: value for name, value in known.items() if value is not None},
-        **(given if isinstance(given, dict) else {}),
-        # Without a version the configuration would be taken for one from before 6.
-        "sae_lens_version": VERSION,
-        "sparsedict": ours,
-    }
