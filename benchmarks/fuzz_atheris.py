@@ -59,7 +59,8 @@ def main() -> None:
         if what.startswith("crash"):
             raise RuntimeError(what)
 
-    options = [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=4096", "-max_len=20000", str(corpus)]
+    options = [f"-max_total_time={seconds}", "-timeout=120", "-rss_limit_mb=4096", "-max_len=20000"]
+    options += [f"-artifact_prefix={root}/", str(corpus)]
     atheris.Setup([sys.argv[0], *options], one)
     atheris.Fuzz()
 
