@@ -270,6 +270,29 @@ def test_resampled_latents_come_back():
     assert history.last.dead < 3 / N_LATENTS
 
 
+def test_a_resampled_latent_does_not_fire_on_what_all_tokens_share():
+    dictionary = coder(sd.ReLU())
+    x = rows() + 20.0
+    with torch.no_grad():
+        dictionary.encoder_bias.fill_(-1e3)
+    passed = dictionary.forward_pass(x[:256], x[:256], step=4, idle=torch.full((N_LATENTS,), 10))
+    optimizer = torch.optim.Adam(dictionary.parameters())
+    sd.Resample(every=5, idle_tokens=5)(passed, optimizer)
+    assert (passed.idle == 0).all()
+    shares = (dictionary.encode(x) > 0).double().mean(0)
+    assert 0.2 < shares.mean() < 0.8
+
+
+def test_resampling_stops_where_it_is_told_to():
+    dictionary = coder(sd.ReLU())
+    before = dictionary.encoder.detach().clone()
+    resample = sd.Resample(every=5, idle_tokens=5, until=10)
+    for step, changes in ((14, False), (9, True)):
+        passed = dictionary.forward_pass(rows(), rows(), step=step, idle=torch.full((N_LATENTS,), 10))
+        resample(passed, torch.optim.Adam(dictionary.parameters()))
+        assert torch.equal(dictionary.encoder, before) is not changes
+
+
 def test_resampling_leaves_divergence_to_the_loop():
     dictionary = coder(sd.ReLU(), decoder_norm=sd.Free())
     with pytest.raises(sd.NonFiniteLossError):

@@ -26,25 +26,31 @@ class Upkeep(ABC):
 class Resample(Upkeep):
     """Points silent latents at inputs that are badly reconstructed, every so many steps.
 
-    A silent latent gets the input of a token drawn with probability proportional to its squared error as encoder
-    row (a fifth of the mean norm of the live rows), the token's error as decoder row, a zero bias, and an optimiser
-    that has forgotten it.
+    For a silent latent a token is drawn with probability proportional to its squared error. The latent's encoder row
+    becomes the token's input less the mean input (a fifth of the mean norm of the live rows), its bias what centres
+    it, its decoder row the token's error, and the optimiser forgets it.
 
     Args:
         every: Steps from one resampling to the next.
         idle_tokens: A latent is silent after this many tokens without firing.
+        until: Steps after which none is resampled, for a latent takes some time to learn its part. ``None`` goes on to
+            the end.
         seed: Seed of the draw.
 
-    Source: Bricken et al., "Towards Monosemanticity", 2023.
+    Source: Bricken et al., "Towards Monosemanticity", 2023. There inputs lie around zero; where they don't, a row that
+    points at one of them fires on all.
     """
 
     every: int
     idle_tokens: int = 500_000
+    until: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         checks.at_least("every", self.every, 1)
         checks.at_least("idle_tokens", self.idle_tokens, 1)
+        if self.until is not None:
+            checks.at_least("until", self.until, 1)
 
     def check(self, dictionary: Dictionary) -> None:
         if type(dictionary).encoder_inputs is Dictionary.encoder_inputs:
@@ -55,7 +61,7 @@ class Resample(Upkeep):
 
     @torch.no_grad()
     def __call__(self, passed: ForwardPass, optimizer: torch.optim.Optimizer) -> None:
-        if (passed.step + 1) % self.every:
+        if (passed.step + 1) % self.every or (self.until is not None and passed.step >= self.until):
             return
         dictionary = passed.dictionary
         silent = (passed.idle >= self.idle_tokens).nonzero().flatten()
@@ -68,12 +74,14 @@ class Resample(Upkeep):
             return
         generator = torch.Generator(errors.device).manual_seed(self.seed + passed.step)
         drawn = torch.multinomial(chances, len(silent), replacement=True, generator=generator)
-        inputs = dictionary.encoder_inputs(passed.inputs[drawn])
+        inputs = dictionary.encoder_inputs(passed.inputs)
         assert inputs is not None  # `check` refused kinds without an affine encoder
+        mean = inputs.mean(0)
         live = passed.idle < self.idle_tokens
         scale = dictionary.encoder[live].norm(dim=-1).mean() / 5 if bool(live.any()) else torch.ones(())
-        dictionary.encoder[silent] = torch.nn.functional.normalize(inputs, dim=-1) * scale.to(inputs)
-        dictionary.encoder_bias[silent] = 0.0
+        rows = torch.nn.functional.normalize(inputs[drawn] - mean, dim=-1) * scale.to(inputs)
+        dictionary.encoder[silent] = rows
+        dictionary.encoder_bias[silent] = -(rows @ mean)
         dictionary.decoder[silent] = torch.nn.functional.normalize(errors[drawn], dim=-1)
         dictionary.decoder_norm.constrain_(dictionary.decoder)
         passed.idle[silent] = 0
