@@ -103,6 +103,18 @@ def test_gradients_flow_through_an_evaluated_dictionary(kind: str, activation: s
 
 @every_kind
 @every_activation
+def test_gradients_are_the_same_where_the_inputs_need_none(kind: str, activation: str) -> None:
+    dictionary = cases.make(kind, activation).train()
+    x, mix = cases.tokens(9), torch.randn(9, dictionary.d_out, dtype=torch.float64)
+    _, wanted = training_gradients(dictionary, x, mix)
+    passed = dictionary.forward_pass(x, torch.zeros_like(mix))
+    loss = (passed.reconstruction * mix).sum() + passed.values.square().sum()
+    for name, gradient in _gradients(loss, dict(dictionary.named_parameters())).items():
+        assert_equal(gradient, wanted[name], 1e-10, f"gradient of {name}")
+
+
+@every_kind
+@every_activation
 def test_all_gradients_are_there_when_no_latent_fires(kind: str, activation: str) -> None:
     dictionary = cases.make(kind, activation).train()
     x = cases.tokens(3)[:1].expand(4, -1)

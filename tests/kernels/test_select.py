@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import cases
 import sparsedict as sd
 from sparsedict.kernels import _select, can_select, select
 from sparsedict.selections import Above, Largest, LargestOfBatch, Selection
@@ -168,3 +169,23 @@ def test_a_rule_of_ones_own_is_left_to_its_meaning() -> None:
     assert not can_select(None, torch.device("cpu"))
     assert can_select(Largest(2), torch.device("cuda"))
     assert not can_select(Above(torch.zeros(())), torch.device("cuda"))
+
+
+@pytest.mark.parametrize("activation", ["relu", "top_k", "batch_top_k", "jump_relu", "gated"])
+@pytest.mark.parametrize("kind", ["distiller_bias_skip", "autoencoder"])
+def test_a_training_step_by_way_of_bounds_is_that_without(
+    kind: str, activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dictionary = cases.make(kind, activation, dtype=torch.float32).train()
+    x, target = cases.tokens(37).float(), torch.randn(37, dictionary.d_out)
+
+    def gradients(bounded: bool) -> dict[str, Tensor]:
+        monkeypatch.setattr(_select, "bounds_pay", lambda inputs, rows: bounded)
+        dictionary.zero_grad()
+        sd.SquaredError()(dictionary.forward_pass(x, target)).backward()
+        return {name: weight.grad for name, weight in dictionary.named_parameters() if weight.grad is not None}
+
+    usual = gradients(False)
+    for name, gradient in gradients(True).items():
+        scale = usual[name].abs().max()
+        torch.testing.assert_close(gradient / scale, usual[name] / scale, rtol=1e-5, atol=1e-5)
