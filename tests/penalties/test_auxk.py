@@ -90,3 +90,9 @@ def test_bad_arguments_are_named() -> None:
         sd.AuxK(idle_tokens=0)
     with pytest.raises(ValueError, match=r"`coefficient` must lie in \[0\.0, inf\), got -1"):
         sd.AuxK(coefficient=-1)
+
+
+def test_an_output_in_another_scale_than_the_decoder_s_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"InputLayerNorm\(eps=1e-05\) puts the output into another scale"):
+        sd.Trainee(cases.make("autoencoder_layer_norm"), penalties=[sd.AuxK()])
+    sd.Trainee(cases.make("distiller_layer_norm"), penalties=[sd.AuxK()])

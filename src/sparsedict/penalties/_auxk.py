@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,6 +13,9 @@ from sparsedict.kernels import affine_at, matmul, select
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.penalties._penalty import Penalty
 from sparsedict.selections import Largest
+
+if TYPE_CHECKING:
+    from sparsedict.dictionaries import Dictionary
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,14 @@ class AuxK(Penalty):
             checks.at_least("k", self.k, 1)
         checks.at_least("idle_tokens", self.idle_tokens, 1)
         checks.in_range("coefficient", self.coefficient, 0.0)
+
+    def check(self, dictionary: Dictionary) -> None:
+        norm = dictionary.arguments().get("input_norm")
+        if norm is not None and dictionary.reads == dictionary.writes:
+            raise ValueError(
+                f"AuxK compares what silent latents decode with the error of the output, but {norm} puts the output "
+                "into another scale than what is decoded. Leave AuxK out, or normalise activations before training."
+            )
 
     def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
         dictionary = passed.dictionary
