@@ -34,7 +34,7 @@ class Recipe:
     activation: Activation = ACTIVATION
     decoder_norm: DecoderNorm = DECODER_NORM
     penalties: tuple[Penalty, ...] = PENALTIES
-    lr: float = 1e-2
+    lr: float = 5e-3
     schedule: Schedule = SCHEDULE
     batch_size: int = 1024
     skip: bool = False
