@@ -22,7 +22,7 @@ BLOCK_BYTES = 2**25
 LEAST_BLOCK_TOKENS = 256
 """Fewer tokens in a block would read all rows for too little work."""
 
-GUESS_SHARE = 0.8
+GUESS_SHARE = 0.9
 """Share of a guessed threshold above which candidates are gathered."""
 
 Picked = tuple[Support, Tensor]
