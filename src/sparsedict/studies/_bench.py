@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sparsedict import checks, zoo
@@ -289,7 +290,8 @@ class Bench:
             sites = {order.site: self.sites[order.site] for order in orders}
             data, options = ActivationStream(sites, self.train_tokens, **options), {}
         what = "1 dictionary" if len(orders) == 1 else f"{len(orders)} dictionaries in one pass"
-        with self.phases("training", f"training {what} on {n_tokens:,} tokens"):
+        # What asks for a dictionary may well do so while it measures, without gradients.
+        with torch.enable_grad(), self.phases("training", f"training {what} on {n_tokens:,} tokens"):
             half_done = self._checkpoints(dictionaries)
             if half_done is not None:
                 options |= {"checkpoint": half_done, "checkpoint_every": CHECKPOINT_EVERY, "resume": True}

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsedict import zoo
+from sparsedict.cli import replicate as module
+from sparsedict.studies import QUICK, REPORT, STANDARD, Setting
+
+from .conftest import Run
+
+
+def asked(*arguments: str) -> Setting:
+    parser = argparse.ArgumentParser()
+    module.add(parser.add_subparsers())
+    return module.setting_of(parser.parse_args(["replicate", "--out", "x", *arguments]))
+
+
+def test_the_options_choose_the_setting() -> None:
+    assert asked() == STANDARD
+    assert asked("--quick") == QUICK
+    assert asked("--model", "a/b", "--data", "c/d") == REPORT
+    fewer = asked("--model", "a/b", "--data", "c/d", "--n-tokens", "4M")
+    assert fewer.report.n_tokens == 4_000_000
+    assert fewer.n_harvested == 4_000_000
+    assert fewer.modern.n_tokens == REPORT.modern.n_tokens // 1000
+    assert fewer.report.lr == REPORT.report.lr
+
+
+def test_a_study_in_small(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = torch.randint(1, 4096, (12, 48), generator=torch.Generator().manual_seed(0))
+    tokens[:, 0] = 0
+    monkeypatch.setattr(zoo, "tokens", lambda split, n_tokens=None: tokens)
+    arguments = ("replicate", "--out", tmp_path / "run", "--quick", "--n-tokens", "256", "--studies", "sparse-decoders")
+    status, out, err = command(*arguments, "--seed", "3")
+    assert status == 0, err
+    assert "[1/1] Appendix A" in err
+    assert f"Open {tmp_path / 'run' / 'index.html'} in a browser." in out
+    run = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert (run["facts"]["seed"], run["facts"]["model"]) == (3, "the embedded model")
+    status, _, err = command(*arguments, "--seed", "4")
+    assert status == 2
+    assert "holds a run with another seed" in err
+
+
+def test_refuses_what_does_not_go_together(command: Run, tmp_path: Path) -> None:
+    for arguments, words in (
+        (("--data", "x"), "--data goes with --model"),
+        (("--model", "a/b"), "--data must be given"),
+        (("--model", "a/b", "--data", "c", "--quick"), "--quick is for the embedded model"),
+    ):
+        status, _, err = command("replicate", "--out", tmp_path, *arguments)
+        assert status == 2
+        assert words in err
