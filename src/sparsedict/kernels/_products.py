@@ -60,10 +60,10 @@ def sum_by_latent(values: Float[Tensor, " n_entries"], support: Support) -> Floa
     return sums.index_add_(0, support.latents, values.to(dtype)).to(values.dtype)
 
 
-KEPT_ENTRIES = 2**22
+KEPT_ENTRIES = 2**20
 """Entries of a result from which it is worth writing into memory that was used before."""
 
-PART_ENTRIES = 2**19
+PART_ENTRIES = 2**20
 """Entries computed at once where the result is written so."""
 
 _SUM = 0  # the code of embedding bag's mode
