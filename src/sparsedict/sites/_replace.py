@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparsedict import checks
+from sparsedict.latents import SparseLatents
 from sparsedict.sites._tokens import Seen, watched
 from sparsedict.types import Role
 
@@ -126,9 +127,11 @@ def _reconstruction(
     x: Any, source: Tensor, original: Tensor, ablate: Intervention | None, error_term: bool
 ) -> Float[Tensor, "*batch d"]:
     inputs = _fitted(x, source)
-    latents = x.encode(inputs)
+    has_sparse = hasattr(x, "reconstruct") and hasattr(x, "encode_sparse")
+    # Interventions are written for all latents; without one the active ones do.
+    latents = x.encode_sparse(inputs) if has_sparse and ablate is None else x.encode(inputs)
 
-    def decode(h: Tensor) -> Tensor:
+    def decode(h: Tensor | SparseLatents) -> Tensor:
         return x.reconstruct(h, inputs) if hasattr(x, "reconstruct") else x.decode(h)
 
     plain = decode(latents) if ablate is None or error_term else None
