@@ -16,7 +16,7 @@ from sparsedict.figures.palette import Palette
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-GAP = 0.35
+GAP = 0.6
 """Decades between the rarest frequency that could be seen and the spike of dead latents."""
 
 
