@@ -67,13 +67,14 @@ class Bench:
         progress: bool = True,
         strings: Any = None,
     ) -> None:
-        self.sites = dict(sites)
-        self.train_tokens, self.held_out_tokens = train_tokens, held_out_tokens
+        self.sites: dict[str, Site] = dict(sites)
+        self.train_tokens: Tensor = train_tokens
+        self.held_out_tokens: Tensor = held_out_tokens
         self.setting = setting
-        self.folder = None if folder is None else Path(folder)
-        self.seed = checks.at_least("seed", seed, 0)
+        self.folder: Path | None = None if folder is None else Path(folder)
+        self.seed: int = checks.at_least("seed", seed, 0)
         self.strings = strings
-        self.phases = Phases(progress)
+        self.phases: Phases = Phases(progress)
         self._progress = progress
         self._train: Held = {}
         self._held_out: Held = {}
@@ -135,12 +136,10 @@ class Bench:
         Raises:
             ImportError: If transformers isn't installed (``pip install 'sparsedict[demo]'``).
         """
-        tokens = {
-            "train": zoo.tokens("train", n_tokens=_enough(setting.n_harvested)),
-            "evaluation": zoo.tokens("evaluation", n_tokens=_enough(setting.n_held_out)),
-        }
+        train = zoo.tokens("train", n_tokens=_enough(setting.n_harvested))
+        held_out = zoo.tokens("evaluation", n_tokens=_enough(setting.n_held_out))
         options.setdefault("strings", token_strings(zoo.load_tokenizer()))
-        return cls.of(zoo.load_model(), *tokens.values(), setting, exclude_tokens=[ZOO_BOS], **options)
+        return cls.of(zoo.load_model(), train, held_out, setting, exclude_tokens=[ZOO_BOS], **options)
 
     @property
     def layers(self) -> list[int]:

@@ -27,10 +27,10 @@ KINDS = ("simulators", "sparse latents", "autoencoder")
 class FirstLatents(Study):
     """What the first latents of student and autoencoder fire on, and how well single tokens explain it."""
 
-    name: ClassVar = "first-latents"
-    title: ClassVar = "The first 50 latents, read"
-    shows: ClassVar = "Figure 6 and table 1"
-    claim: ClassVar = (
+    name: ClassVar[str] = "first-latents"
+    title: ClassVar[str] = "The first 50 latents, read"
+    shows: ClassVar[str] = "Figure 6 and table 1"
+    claim: ClassVar[str] = (
         "Rated blindly from 0 to 4 by how well one rule explains their top activating examples, the student's "
         "simulators score 1.154 on average, its sparse latents 2.833, and the autoencoder's latents higher still. "
         "Latents with larger "

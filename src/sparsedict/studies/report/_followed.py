@@ -23,10 +23,10 @@ TURNED = 0.8
 class SimulatorsFollowed(Study):
     """What becomes of the simulators of a student whose L1 coefficient is raised step by step."""
 
-    name: ClassVar = "simulators-followed"
-    title: ClassVar = "What becomes of a simulator"
-    shows: ClassVar = "An open question of the report"
-    claim: ClassVar = (
+    name: ClassVar[str] = "simulators-followed"
+    title: ClassVar[str] = "What becomes of a simulator"
+    shows: ClassVar[str] = "An open question of the report"
+    claim: ClassVar[str] = (
         "As the L1 penalty grows, by what mechanism does the work go from simulators to sparse latents, and what do "
         "the remaining simulators still do?"
     )

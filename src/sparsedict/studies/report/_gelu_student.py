@@ -33,10 +33,10 @@ PARALLEL = 0.8
 class GELUStudent(Study):
     """Whether GELU latents become simulators more often, in clusters, and whether weight decay causes these."""
 
-    name: ClassVar = "gelu-student"
-    title: ClassVar = "A student with GELU latents"
-    shows: ClassVar = "Figure 11 and appendix B"
-    claim: ClassVar = (
+    name: ClassVar[str] = "gelu-student"
+    title: ClassVar[str] = "A student with GELU latents"
+    shows: ClassVar[str] = "Figure 11 and appendix B"
+    claim: ClassVar[str] = (
         "With GELU latents, 70 % become simulators and the rest are almost dead. Simulators come in clusters, "
         "typically two or three very similar ones for each neuron. A comment supposes that any weight decay would "
         "cause the clusters."

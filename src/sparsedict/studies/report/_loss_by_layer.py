@@ -14,10 +14,10 @@ from sparsedict.studies.report._parts import counts, student, typed
 class LossByLayer(Study):
     """How much of the model's loss the student of each layer keeps, and how many of its latents are simulators."""
 
-    name: ClassVar = "loss-by-layer"
-    title: ClassVar = "Loss recovered in every layer"
-    shows: ClassVar = "A comment on the report"
-    claim: ClassVar = (
+    name: ClassVar[str] = "loss-by-layer"
+    title: ClassVar[str] = "Loss recovered in every layer"
+    shows: ClassVar[str] = "A comment on the report"
+    claim: ClassVar[str] = (
         "In a four-layer model without norms, students of 20,000 ReLU latents under a stronger L1 recover 96, 93, 81 "
         "and 86 % of the loss (base 1.128; zero-ablated 3.72, 1.84, 1.56, 2.07), while simulators are nearly gone: "
         "it is there at low coefficients in every layer but the first, and goes as the coefficient grows."

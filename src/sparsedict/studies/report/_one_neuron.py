@@ -63,10 +63,10 @@ NORMS: dict[str, DecoderNorm] = {"held at 1": HELD, "at most 1": MaxNorm(1.0), "
 class OneNeuron(Study):
     """How a student of a single neuron learns decoder and encoder, and on what that depends."""
 
-    name: ClassVar = "one-neuron"
-    title: ClassVar = "A toy of one neuron"
-    shows: ClassVar = "Figures 9 and 10"
-    claim: ClassVar = (
+    name: ClassVar[str] = "one-neuron"
+    title: ClassVar[str] = "A toy of one neuron"
+    shows: ClassVar[str] = "Figures 9 and 10"
+    claim: ClassVar[str] = (
         "A student of a single ReLU neuron (1,000 normal inputs, encoder and decoder one-hot; Adam, learning rate "
         "0.01, batches of 8, 10,000 steps): the decoder converges quickly, while the encoder's cosine hovers near "
         "0.3 with the decoder's norm held at 1; with the norm free it reaches 1, slowly. A comment supposes that "

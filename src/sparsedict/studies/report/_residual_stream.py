@@ -20,10 +20,10 @@ PRESENT = 0.7
 class ResidualStream(Study):
     """Whether what autoencoders find in the residual stream appears gradually from layer to layer."""
 
-    name: ClassVar = "residual-stream"
-    title: ClassVar = "Features of several layers"
-    shows: ClassVar = "The report's proposal"
-    claim: ClassVar = (
+    name: ClassVar[str] = "residual-stream"
+    title: ClassVar[str] = "Features of several layers"
+    shows: ClassVar[str] = "The report's proposal"
+    claim: ClassVar[str] = (
         "Distilling one MLP may miss features that several layers build together. An autoencoder of the residual "
         "stream after each layer should pick them up, and show them appearing gradually as the model builds them."
     )

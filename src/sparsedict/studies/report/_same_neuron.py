@@ -21,10 +21,10 @@ N_POINTS = 2_000
 class SameNeuron(Study):
     """Whether a simulator reads and writes for the same neuron."""
 
-    name: ClassVar = "same-neuron"
-    title: ClassVar = "One neuron, read and written"
-    shows: ClassVar = "Figures 7 and 8"
-    claim: ClassVar = (
+    name: ClassVar[str] = "same-neuron"
+    title: ClassVar[str] = "One neuron, read and written"
+    shows: ClassVar[str] = "Figures 7 and 8"
+    claim: ClassVar[str] = (
         "Although a simulator's encoder row has a modest cosine with its neuron's, the neuron nearest to the encoder "
         "is the neuron nearest to the decoder, and the simulator's activation follows the neuron's closely: "
         "correlation 0.98865 for the first one."

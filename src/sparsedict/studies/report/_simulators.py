@@ -22,10 +22,10 @@ from sparsedict.studies.report._parts import (
 class NeuronSimulators(Study):
     """Whether a student's latents fall into neuron simulators and sparse latents, in two layers."""
 
-    name: ClassVar = "neuron-simulators"
-    title: ClassVar = "Two kinds of latents"
-    shows: ClassVar = "Figures 2, 3, 4 and 12, 13, 14"
-    claim: ClassVar = (
+    name: ClassVar[str] = "neuron-simulators"
+    title: ClassVar[str] = "Two kinds of latents"
+    shows: ClassVar[str] = "Figures 2, 3, 4 and 12, 13, 14"
+    claim: ClassVar[str] = (
         "The cosines of the student's decoder rows with the nearest neuron's have two humps: 29 % of the latents lie "
         "above 0.8, about one for each neuron at four latents per neuron. These neuron simulators fire far more often "
         "than the rest, and their encoder rows are much less like the neuron's (mean 0.154, standard deviation 0.048). "

@@ -20,10 +20,10 @@ N_DRAWN = 4_096
 class SparseDecoders(Study):
     """What chance gives, for ever better notions of chance, beside the sparse latents' cosines with neurons."""
 
-    name: ClassVar = "sparse-decoders"
-    title: ClassVar = "Why sparse latents lie near neurons"
-    shows: ClassVar = "Appendix A, at its end"
-    claim: ClassVar = (
+    name: ClassVar[str] = "sparse-decoders"
+    title: ClassVar[str] = "Why sparse latents lie near neurons"
+    shows: ClassVar[str] = "Appendix A, at its end"
+    claim: ClassVar[str] = (
         "The decoders of sparse latents have a moderately high cosine with some neuron's, which the toy of one neuron "
         "leaves unexplained."
     )

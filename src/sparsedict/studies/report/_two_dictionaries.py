@@ -23,10 +23,10 @@ FIELDS = ("cosine_a", "latent_of_a", "null_a", "cosine_b", "latent_of_b", "null_
 class TwoDictionaries(Study):
     """Which latents a distiller and an autoencoder of one MLP share, and what those are that they don't."""
 
-    name: ClassVar = "two-dictionaries"
-    title: ClassVar = "What each of the two finds"
-    shows: ClassVar = "An open question of the report"
-    claim: ClassVar = "What kinds of features are learned by distillation, and what by an autoencoder?"
+    name: ClassVar[str] = "two-dictionaries"
+    title: ClassVar[str] = "What each of the two finds"
+    shows: ClassVar[str] = "An open question of the report"
+    claim: ClassVar[str] = "What kinds of features are learned by distillation, and what by an autoencoder?"
 
     def measure(self, bench: Bench) -> Numbers:
         k = bench.setting.count

@@ -22,10 +22,10 @@ SHARED = 0.7
 class WiderStudents(Study):
     """What students of 4, 16 and 64 latents for each neuron find."""
 
-    name: ClassVar = "wider-students"
-    title: ClassVar = "Much larger students"
-    shows: ClassVar = "An open question of the report"
-    claim: ClassVar = "If the student is made sufficiently larger, does one end up with compelling features?"
+    name: ClassVar[str] = "wider-students"
+    title: ClassVar[str] = "Much larger students"
+    shows: ClassVar[str] = "An open question of the report"
+    claim: ClassVar[str] = "If the student is made sufficiently larger, does one end up with compelling features?"
 
     def measure(self, bench: Bench) -> Numbers:
         setting = bench.setting
