@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -61,11 +62,24 @@ def test_a_product_written_into_old_memory_is_the_same(monkeypatch: pytest.Monke
     assert torch.equal(kept, fresh)
 
 
-def test_training_with_old_memory_is_training(monkeypatch: pytest.MonkeyPatch) -> None:
+class ZeroedInPlace(torch.optim.SGD):
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none=False)
+
+
+class DecoderAlone(torch.optim.SGD):
+    def __init__(self, params: Iterable[torch.Tensor], lr: float) -> None:
+        super().__init__(list(params)[2:3], lr=lr)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, ZeroedInPlace, DecoderAlone])
+def test_training_with_old_memory_is_training(
+    optimizer: Callable[..., torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def trained() -> list[torch.Tensor]:
         dictionary = cases.make("autoencoder", "top_k")
         data = torch.randn(256, dictionary.d_in, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        sd.fit(dictionary, data, n_tokens=1024, batch_size=64, progress=False)
+        sd.fit(dictionary, data, n_tokens=1024, batch_size=64, optimizer=optimizer, clip_norm=1.0, progress=False)
         return [parameter.detach() for parameter in dictionary.parameters()]
 
     usual = trained()

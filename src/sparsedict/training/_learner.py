@@ -91,8 +91,7 @@ class Learner:
         weight = dictionary.decoder
         inputs, targets = (part.to(weight.device, weight.dtype) for part in dictionary.select(batch))
         self._set_rate()
-        self._workspace.offer(parameter.grad for parameter in dictionary.parameters())
-        self._optimizer.zero_grad()
+        self._drop_gradients()
         with self._workspace.used():
             passed, parts = self._passed(inputs, targets)
             objective = parts[0]
@@ -103,6 +102,13 @@ class Learner:
         self._counters.step += 1
         self.history.n_steps = self._counters.step
         self.history.n_tokens += len(inputs)
+
+    def _drop_gradients(self) -> None:
+        parameters = list(self._dictionary.parameters())
+        gradients = [parameter.grad for parameter in parameters]
+        self._optimizer.zero_grad()
+        # An optimiser that sets gradients to zero, or has none of a parameter, leaves them to be added to.
+        self._workspace.offer(grad for weight, grad in zip(parameters, gradients, strict=True) if weight.grad is None)
 
     def _passed(self, inputs: Tensor, targets: Tensor) -> tuple[ForwardPass, list[Tensor]]:
         """Evaluates a batch; returns the objective, the loss and the penalties."""
