@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import sparsedict as sd
 
@@ -50,6 +52,25 @@ def test_training_stores_latents_just_below_the_threshold() -> None:
     pre = torch.tensor([[0.3, 0.45, 0.55, 0.7, -2.0]])
     assert activation.support(pre, state, training=True).latents.tolist() == [1, 2, 3]
     assert activation.support(pre, state, training=False).latents.tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@given(start=st.floats(1e-3, 9.0), bandwidth=st.floats(1e-4, 3.0), n_steps=st.lists(st.integers(-300, 300), min_size=1))
+def test_training_stores_all_that_gets_a_gradient(
+    start: float, bandwidth: float, n_steps: list[int], dtype: torch.dtype
+) -> None:
+    """In half precision the box may be narrower than the distance of two numbers."""
+    activation = sd.JumpReLU(bandwidth=bandwidth)
+    log_threshold = torch.tensor(start, dtype=dtype).log().expand(len(n_steps)).clone().requires_grad_()
+    threshold = log_threshold.detach().exp()
+    # Around the threshold and around the lower end of the box.
+    steps = torch.tensor(n_steps) * torch.finfo(dtype).eps
+    pre = torch.cat((threshold * (1 + steps), (threshold - bandwidth / 2) * (1 + steps / 8))).to(dtype)[None]
+    log_threshold = log_threshold.detach().repeat(2).requires_grad_()
+    state = {"log_threshold": log_threshold}
+    (slopes,) = torch.autograd.grad(activation.firing(pre, state).sum(), log_threshold)
+    stored = activation.support(pre, state, training=True).latents
+    assert set(slopes.nonzero().flatten().tolist()) <= set(stored.tolist())
 
 
 def test_minus_infinity_is_silent() -> None:

@@ -48,7 +48,11 @@ class JumpReLU(Activation):
 
     def selection(self, state: State, *, training: bool) -> Selection:
         threshold = state["log_threshold"].detach().exp()
-        return Above(threshold - self.bandwidth / 2 if training else threshold)
+        return Above(self._lowest(threshold) if training else threshold)
+
+    def _lowest(self, threshold: Tensor) -> Tensor:
+        # A little too low: rounded to the threshold itself, as in half precision, it would leave out some of the box.
+        return threshold * (1 - torch.finfo(threshold.dtype).eps) - 0.51 * self.bandwidth
 
 
 class _Jump(torch.autograd.Function):
