@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 
 import cases
 import sparsedict as sd
+from sparsedict.kernels import _select
 
 every_kind = pytest.mark.parametrize("kind", cases.KINDS)
 
@@ -169,3 +171,47 @@ def test_activations_of_another_type_are_converted(kind: str, dtype: torch.dtype
     latents, reconstruction = dictionary(x)
     assert latents.dtype == reconstruction.dtype == torch.float32
     torch.testing.assert_close(latents, dictionary.encode(x.float()))
+
+
+class Scaled(sd.SparseAutoencoder):
+    """Learns a scale of its inputs, and says nothing of an offset."""
+
+    def __init__(self, d_in: int, n_latents: int, **parts: Any) -> None:
+        super().__init__(d_in, n_latents, **parts)
+        self.scale = torch.nn.Parameter(torch.linspace(0.5, 2.0, d_in))
+
+    def encoder_inputs(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+def test_what_a_kind_learns_of_its_inputs_gets_its_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    dictionary = Scaled(
+        8, 24, activation=sd.TopK(4), decoder_norm=sd.Free(), dtype=torch.float64, generator=generator
+    ).train()
+    torch.nn.init.normal_(dictionary.decoder_bias, generator=generator)
+    x = torch.randn(9, 8, dtype=torch.float64, generator=generator)
+    passed = dictionary.forward_pass(x, x)
+    weights = (dictionary.scale, dictionary.decoder_bias)
+    actual = torch.autograd.grad(passed.reconstruction.square().sum(), weights)
+    pre = dictionary.pre_activations(x)
+    latents = torch.zeros_like(pre).scatter(1, pre.topk(4).indices, pre.topk(4).values.relu())
+    wanted = torch.autograd.grad((latents @ dictionary.decoder + dictionary.decoder_bias).square().sum(), weights)
+    torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("activation", [sd.ReLU(), sd.JumpReLU(0.3), sd.TopK(200)])
+@pytest.mark.parametrize("bias", [0.0, -1.5])
+def test_encoding_whole_and_sparsely_gives_the_same_numbers(
+    activation: sd.Activation, bias: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_select, "BLOCK_BYTES", 1)
+    generator = torch.Generator().manual_seed(0)
+    dictionary = sd.SparseAutoencoder(
+        64, 512, activation=activation, decoder_norm=sd.UnitNorm(), dtype=torch.float32, generator=generator
+    )
+    dictionary.encoder_bias.data.fill_(bias)
+    x = torch.randn(700, 64, generator=generator)
+    for bounded in (False, True):
+        monkeypatch.setattr(_select, "bounds_pay", lambda inputs, rows, bounded=bounded: bounded)
+        assert torch.equal(dictionary.encode(x), dictionary.encode_sparse(x).to_dense())

@@ -175,7 +175,10 @@ class Dictionary(nn.Module, ABC):
         return None
 
     def encoder_offset(self) -> Float[Tensor, " d_in"] | None:
-        """Returns the vector that :meth:`encoder_inputs` adds to every token, if any; its gradient is cheap then."""
+        """Returns the vector that :meth:`encoder_inputs` adds to every token, if any; its gradient is cheap then.
+
+        It must be all that :meth:`encoder_inputs` learns. A kind that overrides that one alone is taken to have none.
+        """
         return None
 
     def folded(self) -> Dictionary:

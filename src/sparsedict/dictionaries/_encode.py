@@ -29,10 +29,15 @@ def encode_rows(dictionary: Dictionary, x: Tensor, *, sparse: bool = False) -> E
     rule = activation.selection(state, training=dictionary.training)
     if inputs is None or rule is None or not can_select(rule, x.device):
         return _encode_from_all(dictionary, x, inputs, sparse)
-    most = int(DENSE_SHARE * len(x) * dictionary.n_latents) if activation.elementwise and not sparse else None
+    most = int(DENSE_SHARE * len(x) * dictionary.n_latents) if activation.elementwise else None
     picked = select(inputs.detach(), dictionary.encoder, dictionary.encoder_bias, rule, most=most)
     if picked is None:
-        return _all(dictionary, dictionary.pre_activations(x))
+        # Made by the same product whether the stored entries or all are asked for: `encode` is `encode_sparse`.
+        return (
+            _encode_from_all(dictionary, x, inputs, sparse)
+            if sparse
+            else _all(dictionary, dictionary.pre_activations(x))
+        )
     return _on_support(dictionary, _entries(dictionary, x, inputs, *picked), picked[0])
 
 
@@ -49,9 +54,19 @@ def _encode_from_all(dictionary: Dictionary, x: Tensor, inputs: Tensor | None, s
 
 def _entries(dictionary: Dictionary, x: Tensor, inputs: Tensor, support: Support, known: Tensor) -> Tensor:
     """Returns pre-activations that are known already, differentiable."""
-    offset = None if x.requires_grad else dictionary.encoder_offset()
+    offset = None if x.requires_grad else _offset(dictionary)
     inputs = inputs if offset is None else inputs.detach()
     return affine_at(inputs, dictionary.encoder, dictionary.encoder_bias, support, known, offset)
+
+
+def _offset(dictionary: Dictionary) -> Tensor | None:
+    for kind in type(dictionary).__mro__:
+        if "encoder_offset" in vars(kind):
+            return dictionary.encoder_offset()
+        if "encoder_inputs" in vars(kind):
+            # Changed by a kind that says nothing of an offset: an inherited one would be another's.
+            return None
+    return None
 
 
 def _all(dictionary: Dictionary, pre: Tensor) -> Encoding:
