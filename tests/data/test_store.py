@@ -371,6 +371,9 @@ def test_what_is_no_store_is_named(folder: Path, tmp_path: Path) -> None:
         ActivationStore(folder, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"`dtype` must be one of torch.float32, .*, got torch.float64"):
         stream().save_to(tmp_path / "double", dtype=torch.float64)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"`folder` must be a folder to write into, but .*file is a file"):
+        stream().save_to(tmp_path / "file", progress=False)
     (folder / "activations-000000.safetensors").rename(tmp_path / "moved")
     os.symlink(tmp_path / "moved", folder / "activations-000000.safetensors")
     with pytest.raises(StorageError, match="a link that leads out of its folder"):

@@ -74,7 +74,7 @@ class ActivationStore(Iterable[AnyBatch]):
         self.seed: int = checks.at_least("seed", seed, 0)
         if dtype is not None and not dtype.is_floating_point:
             raise ValueError(f"`dtype` must be a floating-point type, got {dtype}.")
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         self._description = _complete(self.folder)
         self.bytes_per_token: int = self._description.bytes_per_token
         self.buffer_size: int = self._checked_buffer(buffer_size)

@@ -41,8 +41,11 @@ def write_store(folder: Path, description: StoreDescription, rows: RowSource, se
 
     Raises:
         ValueError: If the folder holds other activations.
+        NotADirectoryError: If it is a file.
         OSError: If the disk lacks room, before anything is written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"`folder` must be a folder to write into, but {folder} is a file.")
     done = _written(folder, description)
     if done is None:
         return
