@@ -72,7 +72,7 @@ def test_listed_files_are_found_in_the_folder(tmp_path: Path) -> None:
     shutil.copy(place("gemma_scope", "first") / "params.npz", folder / "params.npz")
     config["transcoders"] = ["first.safetensors", "other.safetensors", "params.npz", "hf://a/b/c.npz?revision=d"]
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(FileNotFoundError, match=r"lists hf://a/b/c\.npz.*`sd\.load\(.hf://a/b/c\.npz.\)`"):
+    with pytest.raises(FileNotFoundError, match=r"lists hf://a/b/c\.npz.*`sd\.load\(.hf://a/b/c\.npz@d.\)`"):
         circuit_tracer.read(folder, layer=0)
     config["transcoders"].pop()
     (folder / "config.yaml").write_text(yaml.safe_dump(config))

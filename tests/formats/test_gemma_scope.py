@@ -55,6 +55,9 @@ def test_a_folder_of_dictionaries_lists_them(tmp_path: Path) -> None:
         shutil.copytree(place("gemma_scope", "first"), tmp_path / "layer_3" / width / "average_l0_5")
     with pytest.raises(FileNotFoundError, match=r"2 dictionaries: 'layer_3/width_16k/average_l0_5'"):
         sd.load(tmp_path)
+    shutil.rmtree(tmp_path / "layer_3" / "width_65k")
+    with pytest.raises(FileNotFoundError, match=r"holds a checkpoint in a folder of its own: give .*width_16k"):
+        sd.load(tmp_path)
 
 
 def test_a_cross_layer_transcoder_has_no_kind_yet(tmp_path: Path) -> None:

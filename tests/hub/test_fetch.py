@@ -57,6 +57,7 @@ def test_another_librarys_checkpoint_is_loaded(served: Hub, tmp_path: Path) -> N
     assert served.downloaded() == sorted(written)
     file = sd.load("hf://owner/theirs/layer_3/sae_weights.safetensors")
     torch.testing.assert_close(file(x).reconstruction, wanted)
+    torch.testing.assert_close(sd.formats.sae_lens.read("hf://owner/theirs/layer_3")(x).reconstruction, wanted)
 
 
 def test_a_revision_is_what_it_was(served: Hub, repository: Repository, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsedict import hub
 from sparsedict.storage import StorageError, read_json, regular_file
 
 MOST_LISTED = 12
@@ -29,12 +30,13 @@ class Place:
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> Place:
-        """Finds what a path names.
+        """Finds what a path names; what an address on the hub names is downloaded.
 
         Raises:
             FileNotFoundError: If there is nothing of that name.
+            ConnectionError: If the hub can't be reached.
         """
-        found = Path(path)
+        found = hub.fetch(path) if isinstance(path, str) and hub.is_address(path) else Path(path)
         if found.is_dir():
             return cls(found, None)
         if not os.path.lexists(found):
@@ -118,10 +120,9 @@ class Place:
             return
         found = self.inner(*names, depth=depth)
         if found:
-            raise FileNotFoundError(
-                f"{self.folder} holds {len(found)} {what}: {listed(found)}. Give the folder of one, such as "
-                f"{self.folder / found[0]}."
-            )
+            several = f"{len(found)} {what}: {listed(found)}. Give the folder of one, such as {self.folder / found[0]}."
+            one = f"a checkpoint in a folder of its own: give {self.folder / found[0]}."
+            raise FileNotFoundError(f"{self.folder} holds {several if len(found) > 1 else one}")
 
 
 def _below(folder: Path, names: tuple[str, ...], depth: int) -> Iterator[str]:

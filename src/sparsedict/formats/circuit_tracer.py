@@ -198,9 +198,15 @@ def _local(place: Place, name: str) -> str:
     if name.startswith("hf://"):
         raise FileNotFoundError(
             f"{place.folder / CONFIG} lists {name[:200]}, which isn't in the folder. Load each layer by its own "
-            f"address: `sd.load({name.partition('?')[0][:200]!r})`."
+            f"address: `sd.load({_address(name)[:200]!r})`."
         )
     return name
+
+
+def _address(name: str) -> str:
+    """Returns an address as it is written here: circuit-tracer has the revision behind the path, as in a URL."""
+    path, _, revision = name.partition("?revision=")
+    return f"{path}@{revision}" if revision else path
 
 
 def _read_layer(
