@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,6 +12,18 @@ from torch import Tensor
 
 from sparsedict import dictionaries, formats, hub, storage
 from sparsedict.dictionaries import Dictionary
+
+_OTHERS = "no other library's checkpoint is recognised there"
+_MOST_LISTED = 8
+_MEANT = {
+    f"*/{storage.DESCRIPTION}": "There are some in its folders {names}: load one of them.",
+    f"*/{storage.CHECKPOINT}": "It holds checkpoints of a run: `fit` goes on with it, by `checkpoint=` and "
+    "`resume=True`, and what comes of it can be saved.",
+    storage.CHECKPOINT: "It is a checkpoint of a run: `fit` goes on with the folder that it lies in, by `checkpoint=` "
+    "and `resume=True`.",
+    "activations.json": "It holds stored activations: `sd.ActivationStore` reads them.",
+}
+"""What else may lie in a folder, by a file that shows it."""
 
 
 def load(
@@ -52,8 +65,8 @@ def load(
         True
     """
     found = hub.fetch(path) if isinstance(path, str) and hub.is_address(path) else Path(path)
-    other = None if (found / storage.DESCRIPTION).exists() else formats.recognised(found)
-    # What nobody recognises gives the error of ours.
+    is_ours = (found / storage.DESCRIPTION).exists()
+    other = None if is_ours else formats.recognised(found)
     if other is not None:
         if latents is not None:
             raise ValueError(
@@ -61,4 +74,31 @@ def load(
                 f"whole of {found}, save it, and choose from that."
             )
         return other.read(found, device=device, dtype=dtype)
+    if not is_ours:
+        raise FileNotFoundError(_unknown(path, found))
     return dictionaries.read(found, latents=latents, parts=parts, device=device, dtype=dtype)
+
+
+def _unknown(path: str | os.PathLike[str], found: Path) -> str:
+    """Says why there is nothing to load, and what may have been meant."""
+    if not os.path.lexists(found):
+        hint = f" A repository on the hub would be 'hf://{path}'." if _could_be_on_the_hub(str(path)) else ""
+        return f"`path` must be a folder or file of a dictionary, but {found} doesn't exist.{hint}"
+    if not found.is_dir():
+        is_part = found.name in (storage.DESCRIPTION, storage.WEIGHTS)
+        hint = f"one of a dictionary's: give {found.parent}" if is_part else f"and {_OTHERS}"
+        return f"`path` must be the folder of a saved dictionary, but {found} is a file, {hint}."
+    missing = f"{found} holds no saved dictionary: {storage.DESCRIPTION} is missing, and {_OTHERS}."
+    for pattern, meaning in _MEANT.items():
+        names = sorted(str(file.parent.relative_to(found)) for file in islice(found.glob(pattern), _MOST_LISTED))
+        if names:
+            return f"{missing} {meaning.format(names=', '.join(names))}"
+    return missing
+
+
+def _could_be_on_the_hub(path: str) -> bool:
+    try:
+        hub.HubAddress.of(path)
+    except ValueError:
+        return False
+    return not path.startswith("hf:")

@@ -11,7 +11,7 @@ that the JSON names, under either name. A folder may have one writer at a time.
 """
 
 from sparsedict.storage._atomic import discard_folder, make_folder, replace_file, sync_folder
-from sparsedict.storage._checkpoint import NewerVersionError, read_checkpoint, write_checkpoint
+from sparsedict.storage._checkpoint import CHECKPOINT, NewerVersionError, read_checkpoint, write_checkpoint
 from sparsedict.storage._description import FORMAT_VERSION, Description, Named, installed_version
 from sparsedict.storage._folder import DESCRIPTION, read_description, write_dictionary
 from sparsedict.storage._inside import regular_file
@@ -19,6 +19,7 @@ from sparsedict.storage._json import Reader, StorageError, parse_json, read_json
 from sparsedict.storage._weights import WEIGHTS, StoredTensor, check_finite, read_weights, stored_tensors
 
 __all__ = [
+    "CHECKPOINT",
     "DESCRIPTION",
     "Description",
     "FORMAT_VERSION",

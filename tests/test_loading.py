@@ -1,0 +1,60 @@
+"""What `sd.load` says of paths that hold no dictionary: what lies there, or what may have been meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import cases
+import sparsedict as sd
+
+pytestmark = pytest.mark.as_installed
+
+
+def refusal(path: str | Path) -> str:
+    with pytest.raises(FileNotFoundError) as caught:
+        sd.load(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["owner/coders", "owner/coders@v1", "owner/coders/layer_3"])
+def test_what_could_be_a_repository_is_shown_as_an_address(path: str) -> None:
+    assert f"{path} doesn't exist. A repository on the hub would be 'hf://{path}'." in refusal(path)
+
+
+@pytest.mark.parametrize("path", ["/nowhere/at/all", "nowhere", "../nowhere/at/all", "./nowhere"])
+def test_what_can_t_be_a_repository_is_not(path: str) -> None:
+    assert refusal(path).endswith("doesn't exist.")
+
+
+def test_the_files_of_a_dictionary_lead_to_its_folder(tmp_path: Path) -> None:
+    cases.make().save(tmp_path / "one")
+    for name in ("dictionary.json", "dictionary.safetensors"):
+        assert f"{name} is a file, one of a dictionary's: give {tmp_path / 'one'}." in refusal(tmp_path / "one" / name)
+
+
+def test_a_folder_of_dictionaries_lists_them(tmp_path: Path) -> None:
+    cases.make().save(tmp_path / "one")
+    cases.make().save(tmp_path / "two")
+    assert refusal(tmp_path).endswith("There are some in its folders one, two: load one of them.")
+
+
+def test_a_run_is_told_from_its_result(tmp_path: Path) -> None:
+    coder = cases.make("autoencoder", "relu")
+    sd.fit(coder, cases.tokens(64), n_tokens=128, batch_size=32, progress=False, checkpoint=tmp_path)
+    assert "holds checkpoints of a run: `fit` goes on with it" in refusal(tmp_path)
+    assert "`fit` goes on with the folder that it lies in" in refusal(max(tmp_path.glob("step-*")))
+
+
+def test_stored_activations_are_told_from_a_dictionary(tmp_path: Path) -> None:
+    (tmp_path / "activations.json").write_text("{}")
+    assert refusal(tmp_path).endswith("`sd.ActivationStore` reads them.")
+
+
+def test_a_folder_and_a_file_of_nobody_s(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing")
+    assert refusal(tmp_path).endswith(
+        "dictionary.json is missing, and no other library's checkpoint is recognised there."
+    )
+    assert refusal(tmp_path / "notes.txt").endswith("is a file, and no other library's checkpoint is recognised there.")
