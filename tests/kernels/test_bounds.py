@@ -33,6 +33,43 @@ def test_no_pre_activation_exceeds_its_bound_by_more_than_rounding(
     assert (exact >= upper - upper.abs() * OUTPUT_ROUNDING - bounds._slack.double()[:, None]).all()
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e-24, 1e-36])
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0])
+def test_bounds_hold_where_a_large_mean_and_the_bias_cancel(spread: float, scale: float) -> None:
+    """What is left of the sums is then of the size of their rounding, and squares of small numbers vanish."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = (300 * torch.rand(64, generator=generator) + spread * torch.randn(8, 64, generator=generator)) * scale
+    rows = torch.randn(512, 64, generator=generator)
+    bias = -(inputs[0].double() @ rows.double().T).float()
+    bounds = Bounds.of(inputs, rows, bias)
+    assert bounds is not None
+    block = torch.empty(8, 512, dtype=torch.bfloat16)
+    bounds.block(0, 8, block)
+    exact = torch.addmm(bias.double(), inputs.double(), rows.double().T)
+    upper = block.double()
+    assert (exact <= upper + upper.abs() * OUTPUT_ROUNDING).all()
+    assert (exact >= upper - upper.abs() * OUTPUT_ROUNDING - bounds._slack.double()[:, None]).all()
+
+
+def test_small_numbers_that_round_downwards_are_not_lost() -> None:
+    # Each is a little more than a number in bfloat16, and the squares of what is lost are zero.
+    inputs, rows = torch.full((2, 8), 1.0035e-20), torch.full((3, 8), 1.0035)
+    inputs[1] = -inputs[0]
+    bias = -(inputs[0].bfloat16().double() @ rows[0].bfloat16().double()).float().expand(3).clone()
+    bounds = Bounds.of(inputs, rows, bias)
+    assert bounds is not None
+    block = torch.empty(2, 3, dtype=torch.bfloat16)
+    bounds.block(0, 2, block)
+    assert (block[0] > 0).all()
+    assert torch.addmm(bias.double(), inputs.double(), rows.double().T)[0].min() > 0
+
+
+def test_there_are_none_where_sums_may_overflow() -> None:
+    inputs, rows = torch.full((2, 4), 2e19), torch.tensor([[2e19] * 4, [-2e19] * 4])
+    inputs[1] *= -1
+    assert Bounds.of(inputs, rows, torch.zeros(2)) is None
+
+
 @given(st.floats(-1e6, 1e6, width=32))
 def test_a_threshold_is_rounded_down_to_its_neighbour(threshold: float) -> None:
     exact = torch.tensor(threshold)

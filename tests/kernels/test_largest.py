@@ -4,14 +4,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedict.kernels._largest import largest, largest_of_all
+from sparsedict.kernels._largest import is_searched, largest, largest_of_all, within_reach
 from sparsedict.kernels._positions import positions_above, positions_where
 from sparsedict.selections import Largest
 
 
 @given(
     n_tokens=st.integers(0, 9),
-    n_latents=st.sampled_from([1, 5, 16, 64, 96, 256, 1024]),
+    n_latents=st.sampled_from([1, 5, 16, 64, 96, 97, 256, 509, 1024]),
     k=st.integers(1, 20),
     n_levels=st.sampled_from([1, 3, 10_000]),
     lowest_ties=st.booleans(),
@@ -33,6 +33,15 @@ def test_the_tournament_finds_the_largest(
         meant_active = pre.gather(1, meant) > 0
         for row in range(n_tokens):
             assert set(indices[row, active[row]].tolist()) == set(meant[row, meant_active[row]].tolist())
+
+
+@given(st.integers(1, 300), st.integers(1, 20), st.integers(0, 2**20))
+def test_as_many_entries_as_wanted_are_within_reach(n_latents: int, k: int, seed: int) -> None:
+    pre = torch.randn(3, n_latents, generator=torch.Generator().manual_seed(seed))
+    reach = within_reach(pre, k)
+    assert (reach is not None) == is_searched(n_latents, k)
+    if reach is not None:
+        assert ((pre >= reach[:, None]).sum(-1) >= k).all()
 
 
 def test_the_largest_of_all_come_ascending() -> None:

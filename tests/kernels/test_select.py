@@ -13,7 +13,7 @@ from sparsedict.selections import Above, Largest, LargestOfBatch, Selection
 
 SHAPES = {
     "n_tokens": st.integers(1, 40),
-    "n_latents": st.sampled_from([1, 2, 7, 16, 48, 64, 256]),
+    "n_latents": st.sampled_from([1, 2, 7, 16, 48, 64, 97, 256]),
     "d": st.sampled_from([1, 3, 32]),
     "seed": st.integers(0, 2**20),
 }
@@ -73,12 +73,16 @@ def test_everything_above_a_threshold(
 
 
 @pytest.mark.parametrize("bounded", [False, True])
-@given(**SHAPES, k=st.integers(1, 8), guess=st.sampled_from([None, torch.nan, 0.0, 0.5, 3.0, 99.0]))
+@given(**SHAPES, k=st.integers(1, 8), guess=st.sampled_from([None, torch.nan, -1.0, 0.0, 0.5, 3.0, 99.0]))
 def test_the_largest_of_the_batch(
     bounded: bool, n_tokens: int, n_latents: int, d: int, seed: int, k: int, guess: float | None
 ) -> None:
     rule = LargestOfBatch(k, None if guess is None else torch.tensor(guess))
-    check(rule, *drawn(n_tokens, n_latents, d, seed), bounded=bounded)
+    inputs, rows, bias = drawn(n_tokens, n_latents, d, seed)
+    check(rule, inputs, rows, bias, bounded=bounded)
+    picked = select(inputs, rows, bias, rule, bounded=bounded)
+    assert picked is not None
+    assert (picked[1] > 0).all()
 
 
 @pytest.mark.parametrize("rule", [Largest(3, lowest_ties=True), Above(torch.zeros(())), LargestOfBatch(3)])
@@ -122,6 +126,31 @@ def test_outliers_that_many_bounds_reach_are_settled_exactly() -> None:
     rows[7] *= 1e4
     check(Largest(4), inputs, rows, bias, bounded=True)
     check(Above(torch.ones(())), inputs, rows, bias, bounded=True)
+
+
+def test_where_many_entries_are_above_they_are_not_computed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Tensor) -> Tensor:
+        raise AssertionError("dense products are many times faster here")
+
+    monkeypatch.setattr(_select, "sampled_product", refuse)
+    check(Above(torch.zeros(())), *drawn(64, 512, 16, 0), bounded=True)
+    check(LargestOfBatch(100), *drawn(64, 512, 16, 0), bounded=True)
+    check(Largest(100), *drawn(64, 512, 16, 0), bounded=True)
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_no_tokens_pick_nothing(bounded: bool) -> None:
+    for rule in (Largest(3), Above(torch.zeros(())), LargestOfBatch(3)):
+        picked = select(*drawn(0, 64, 8, 0), rule, bounded=bounded)
+        assert picked is not None
+        assert picked[0].n_entries == 0
+        assert picked[0].n_tokens == 0
+
+
+def test_without_memory_the_largest_have_shapes() -> None:
+    picked = select(*(part.to("meta") for part in drawn(5, 64, 8, 0)), Largest(3))
+    assert picked is not None
+    assert picked[0].latents.shape == picked[1].shape == (15,)
 
 
 @pytest.mark.parametrize("bounded", [False, True])

@@ -12,6 +12,9 @@ from sparsedict.kernels._positions import positions_where
 from sparsedict.kernels._workspace import scratch
 
 FLOAT32_ROUNDING = 2.0**-24
+SQUARES_UNDERFLOW = 2.0**-63
+"""Below this a number's square is lost from a norm, or the number itself in a matrix unit."""
+
 OUTPUT_ROUNDING = 2.0**-8 * (1 + 2.0**-6)
 """More than the rounding of a bound to bfloat16, relative to it."""
 
@@ -44,8 +47,9 @@ class Bounds:
     """Gives for blocks of tokens, for each latent, a number that its pre-activation doesn't exceed.
 
     With ``x = x' + r`` and ``w = w' + s``, where ``x'`` and ``w'`` are in bfloat16,
-    ``x . w - x' . w' = x' . s + r . w <= |x'| |s| + |r| |w|``: two more columns of the very product, and a third for
-    what float32 loses in the sum. The bias goes in as three columns, so that next to nothing of it is lost.
+    ``x . w - x' . w' = x' . s + r . w <= |x'| |s| + |r| |w|``: two more columns of the very product. What float32 loses
+    in sums, at most a rounding of the sum of magnitudes for each term, is added to ``|r|``. The bias goes in as three
+    columns: two hold it, the third what is lost of it.
 
     Args:
         inputs: One vector for each token.
@@ -59,27 +63,31 @@ class Bounds:
         rows: Float[Tensor, "n_latents d"],
         bias: Float[Tensor, " n_latents"],
     ) -> None:
-        # What all tokens share need not suffer from rounding.
+        # What all tokens share need not suffer from rounding to bfloat16, but goes through two more sums in float32.
         d = rows.shape[1]
+        sum_rounding = (d + N_BOUND_COLUMNS) * FLOAT32_ROUNDING
         mean = inputs.mean(0)
+        bias_losses = 2 * sum_rounding * bias.abs()
         inputs, bias = inputs - mean, torch.addmv(bias, rows, mean)
         rounded_inputs, input_norms, input_losses = _rounded("inputs", inputs)
         rounded_rows, row_norms, row_losses = _rounded("rows", rows)
-        input_losses += 4 * d * FLOAT32_ROUNDING * input_norms
+        input_losses += sum_rounding * (4 * input_norms + 2 * torch.linalg.vector_norm(mean))
         high = bias.bfloat16()
         low = (bias - high).bfloat16()
+        bias_losses += (bias - high - low).abs()
         ones = torch.ones_like(high)[:1].expand(len(inputs))
-        _fill(rounded_rows, d, (_up(row_losses), _up(row_norms), high, low, _up((bias - high - low).abs())))
+        _fill(rounded_rows, d, (_up(row_losses), _up(row_norms), high, low, _up(bias_losses)))
         _fill(rounded_inputs, d, (_up(input_norms), _up(input_losses), ones, ones, ones))
         self._rows, self._inputs = rounded_rows, rounded_inputs
-        losses = input_norms * row_losses.max() + input_losses * row_norms.max()
-        self._slack = 2 * losses * (1 + 2.0**-5) + bias.abs().max() * 2.0**-14
+        losses = input_norms * row_losses.max() + input_losses * row_norms.max() + bias_losses.max()
+        self._slack = 2 * losses * (1 + 2.0**-5)
+        self._largest = 2 * (input_norms * row_norms.max() + bias.abs().max())
 
     @classmethod
     def of(cls, inputs: Tensor, rows: Tensor, bias: Tensor) -> Bounds | None:
-        """Returns bounds, or ``None`` where there are none, for something is NaN or infinite."""
+        """Returns bounds, or ``None`` where there are none, for something is NaN or infinite, or could become so."""
         bounds = cls(inputs, rows, bias)
-        return bounds if bool(bounds._slack.isfinite().all()) else None
+        return bounds if bool((bounds._slack + bounds._largest).isfinite().all()) else None
 
     def block(self, begin: int, end: int, out: Float[Tensor, "n_block n_latents"]) -> None:
         """Writes the bounds of tokens ``begin`` to ``end``, rounded: off by ``OUTPUT_ROUNDING`` of them at most."""
@@ -138,7 +146,8 @@ def _rounded(name: str, exact: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         left.copy_(low).sub_(part)
         torch.linalg.vector_norm(part, dim=1, out=norms[begin : begin + size])
         torch.linalg.vector_norm(left, dim=1, out=losses[begin : begin + size])
-    return rounded, norms, losses
+    underflow = d**0.5 * SQUARES_UNDERFLOW
+    return rounded, norms.add_(underflow), losses.add_(underflow)
 
 
 def _fill(rounded: Tensor, d: int, columns: tuple[Tensor, ...]) -> None:

@@ -48,16 +48,21 @@ def within_reach(entries: Shaped[Tensor, "n_rows n_latents"], k: int) -> Shaped[
     A row is cut into groups; ``k`` of their maxima are as large as the ``k``-th largest of them, and so at least ``k``
     entries are. Bits of bfloat16 may be given as integers: where the bound isn't negative, it is one.
     """
-    n_latents = entries.shape[1]
-    size = 1
-    while n_latents % (2 * size) == 0 and n_latents // (2 * size) >= GROUPS_PER_ENTRY * k:
-        size *= 2
-    if size == 1 or not len(entries):
+    if not is_searched(entries.shape[1], k) or not len(entries):
         return None
-    # A group holds every so many-th entry, so that maxima are taken across rows of memory.
+    size = 1
+    while entries.shape[1] // (2 * size) >= GROUPS_PER_ENTRY * k:
+        size *= 2
+    # A group holds every so many-th entry, so that maxima are taken across rows of memory. A remainder is left out.
+    entries = entries[:, : entries.shape[1] // size * size]
     maxima = entries.unflatten(1, (size, -1)).amax(1).numpy()
     n_groups = maxima.shape[1]
     return torch.from_numpy(np.partition(maxima, n_groups - k, axis=1)[:, n_groups - k].copy())
+
+
+def is_searched(n_latents: int, k: int) -> bool:
+    """Returns whether rows are long enough, for ``k`` of their entries, to be cut into groups."""
+    return n_latents >= 2 * GROUPS_PER_ENTRY * k
 
 
 def largest_stored(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict.kernels._bounds import Bounds, bounds_pay
-from sparsedict.kernels._largest import MOST_CANDIDATES, largest, largest_of_all, largest_stored
+from sparsedict.kernels._largest import MOST_CANDIDATES, is_searched, largest, largest_of_all, largest_stored
 from sparsedict.kernels._positions import positions_above
 from sparsedict.kernels._products import sampled_product
 from sparsedict.kernels._workspace import scratch
@@ -24,6 +24,9 @@ LEAST_BLOCK_TOKENS = 256
 
 GUESS_SHARE = 0.9
 """Share of a guessed threshold above which candidates are gathered."""
+
+MOST_SHARE = 1 / 32
+"""Share of a block's entries beyond which all of them are computed rather than candidates one by one."""
 
 Picked = tuple[Support, Tensor]
 """Entries and the pre-activations there."""
@@ -59,10 +62,12 @@ def select(
         bounded: Whether to look at bounds first; by default where that is faster.
     """
     dtype = inputs.dtype
-    if torch.is_autocast_enabled(inputs.device.type):
+    if torch.amp.is_autocast_available(inputs.device.type) and torch.is_autocast_enabled(inputs.device.type):
         low = torch.get_autocast_dtype(inputs.device.type)
         inputs, rows, bias = inputs.to(low), rows.to(low), bias.to(low)
     bounded = bounds_pay(inputs, rows) if bounded is None else bounded
+    # Without groups there is no bound to compare with.
+    bounded &= len(inputs) > 0 and not (isinstance(rule, Largest) and not is_searched(len(rows), rule.k))
     search = _Search(inputs, rows, bias, rule.threshold if isinstance(rule, Above) else None, bounded)
     if isinstance(rule, Largest):
         picked = search.largest(rule)
@@ -96,8 +101,7 @@ class _Search:
             return largest(block, rule.k, lowest_ties=rule.lowest_ties)
         flat = self._bounds.candidates(begin, end, block, rule.k)
         if flat is None or len(flat) > MOST_CANDIDATES * rule.k * (end - begin):
-            exact = torch.addmm(self._bias, self._inputs[begin:end], self._rows.T)
-            return largest(exact, rule.k, lowest_ties=rule.lowest_ties)
+            return largest(self._exact(begin, end), rule.k, lowest_ties=rule.lowest_ties)
         support = Support.from_flat(flat, end - begin, self._n_latents)
         known = self._at(self._inputs[begin:end], support)
         return largest_stored(known, support, rule.k, lowest_ties=rule.lowest_ties)
@@ -115,7 +119,11 @@ class _Search:
 
     def largest_of_batch(self, rule: LargestOfBatch) -> Picked:
         n_wanted = min(rule.k * self._n_tokens, self._n_tokens * self._n_latents)
-        guess = self._inputs.new_zeros(()) if rule.guess is None else (rule.guess * GUESS_SHARE).nan_to_num(0.0)
+        guess = (
+            self._inputs.new_zeros(())
+            if rule.guess is None
+            else (rule.guess * GUESS_SHARE).nan_to_num(0.0).clamp_min(0.0)
+        )
         flat, values = self._largest_above(n_wanted, guess.to(self._inputs.dtype))
         if len(flat) < n_wanted and bool(guess > 0):
             flat, values = self._largest_above(n_wanted, torch.zeros_like(guess))
@@ -151,14 +159,19 @@ class _Search:
     def _above(self, begin: int, end: int, block: Tensor, threshold: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
         """Returns positions in the whole batch, ascending, and pre-activations; ``limit`` is what bounds must reach."""
         offset = begin * self._n_latents
-        if self._bounds is None:
-            flat = positions_above(block, threshold)
-            return flat + offset, block.view(-1)[flat]
-        flat = self._bounds.above(block, limit)
+        flat = None if self._bounds is None else self._bounds.above(block, limit)
+        if flat is None or len(flat) > MOST_SHARE * block.numel():
+            exact = block if self._bounds is None else self._exact(begin, end)
+            flat = positions_above(exact, threshold)
+            return flat + offset, exact.view(-1)[flat]
         support = Support.from_flat(flat, end - begin, self._n_latents)
         known = self._at(self._inputs[begin:end], support)
         kept = ~(known <= per_entry(threshold, support.latents))
         return flat[kept] + offset, known[kept]
+
+    def _exact(self, begin: int, end: int) -> Tensor:
+        out = scratch("exact block", (end - begin, self._n_latents), self._inputs.dtype, self._inputs.device)
+        return torch.addmm(self._bias, self._inputs[begin:end], self._rows.T, out=out)
 
     def _at(self, inputs: Tensor, support: Support) -> Tensor:
         return sampled_product(inputs, self._rows, support) + self._bias[support.latents]
