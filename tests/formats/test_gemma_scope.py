@@ -50,6 +50,14 @@ def test_a_skip_is_stored_the_other_way_round() -> None:
     assert torch.equal(dictionary.state_dict()["skip"], tensors["affine_skip_connection"].T)
 
 
+@pytest.mark.parametrize("out", ["", None, "model.layers.3.output"])
+def test_a_configuration_without_another_output_is_of_an_autoencoder(out: str | None, tmp_path: Path) -> None:
+    folder = copied("gemma_scope", "second", tmp_path)
+    config = {"hf_hook_point_in": "model.layers.3.output", "hf_hook_point_out": out}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert isinstance(sd.load(folder), sd.SparseAutoencoder)
+
+
 def test_a_folder_of_dictionaries_lists_them(tmp_path: Path) -> None:
     for width in ("width_16k", "width_65k"):
         shutil.copytree(place("gemma_scope", "first"), tmp_path / "layer_3" / width / "average_l0_5")

@@ -96,7 +96,7 @@ def _lower_case(tensors: Tensors) -> Tensors:
 
 def _kind(tensors: Tensors, config: dict[str, Any]) -> Literal["autoencoder", "distiller"]:
     out = config.get("hf_hook_point_out")
-    elsewhere = out is not None and out != config.get("hf_hook_point_in")
+    elsewhere = bool(out) and out != config.get("hf_hook_point_in")
     says_so = elsewhere or "transcoder" in str(tensors.file.absolute()).lower()
     differs = tensors.sizes["d_in"] != tensors.sizes["d_out"]
     return "distiller" if says_so or differs or "affine_skip_connection" in tensors else "autoencoder"
