@@ -25,10 +25,11 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_select, "LEAST_BLOCK_TOKENS", 16)
 
 
-def drawn(n_tokens: int, n_latents: int, d: int, seed: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def drawn(n_tokens: int, n_latents: int, d: int, seed: int, dtype: torch.dtype = torch.float32):
+    """Inputs, rows and bias."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = ((n_tokens, d), (n_latents, d), (n_latents,))
-    return [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+    inputs, rows = (torch.randn(n, d, generator=generator, dtype=dtype) for n in (n_tokens, n_latents))
+    return inputs, rows, torch.randn(n_latents, generator=generator, dtype=dtype)
 
 
 def check(rule: Selection, inputs: Tensor, rows: Tensor, bias: Tensor, bounded: bool) -> None:
@@ -148,7 +149,8 @@ def test_no_tokens_pick_nothing(bounded: bool) -> None:
 
 
 def test_without_memory_the_largest_have_shapes() -> None:
-    picked = select(*(part.to("meta") for part in drawn(5, 64, 8, 0)), Largest(3))
+    inputs, rows, bias = (part.to("meta") for part in drawn(5, 64, 8, 0))
+    picked = select(inputs, rows, bias, Largest(3))
     assert picked is not None
     assert picked[0].latents.shape == picked[1].shape == (15,)
 
