@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedict.kernels._bounds import OUTPUT_ROUNDING, Bounds, _floor, bounds_pay
+from sparsedict.kernels._bounds import OUTPUT_ROUNDING, Bounds, _floor, _in_order_, bounds_pay
 
 
 @given(
@@ -68,6 +68,14 @@ def test_there_are_none_where_sums_may_overflow() -> None:
     inputs, rows = torch.full((2, 4), 2e19), torch.tensor([[2e19] * 4, [-2e19] * 4])
     inputs[1] *= -1
     assert Bounds.of(inputs, rows, torch.zeros(2)) is None
+
+
+@given(st.lists(st.floats(allow_nan=False, width=32), min_size=2, max_size=9))
+def test_bits_are_brought_into_the_order_of_their_numbers(numbers: list[float]) -> None:
+    values = torch.tensor(numbers).bfloat16()
+    keys = _in_order_(values.view(torch.int16).clone())
+    assert torch.equal(values.float()[keys.long().argsort()], values.float().sort().values)
+    assert torch.equal(_in_order_(keys), values.view(torch.int16))
 
 
 @given(st.floats(-1e6, 1e6, width=32))

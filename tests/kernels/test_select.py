@@ -122,6 +122,12 @@ def test_what_is_not_a_number_is_not_overlooked(bounded: bool) -> None:
         assert (support.tokens == 3).any()
 
 
+@pytest.mark.parametrize("offset", [-2.7, -30.0])
+def test_the_largest_where_few_or_none_are_positive(offset: float) -> None:
+    inputs, rows, bias = drawn(64, 512, 16, 0)
+    check(Largest(4), inputs, rows, bias + 4 * offset, bounded=True)
+
+
 def test_outliers_that_many_bounds_reach_are_settled_exactly() -> None:
     inputs, rows, bias = drawn(64, 512, 16, 0)
     rows[7] *= 1e4

@@ -108,14 +108,28 @@ class Bounds:
         They are at least ``k`` of each token; ``None`` means that no search is worth it.
         """
         # Positive numbers in bfloat16 are in the order of their bits, which are compared faster.
-        reach = within_reach(block.view(torch.int16), k)
-        if reach is None or bool((reach < 0).any()):
+        bits = block.view(torch.int16)
+        reach = within_reach(bits, k)
+        if reach is None:
             return None
-        kth = reach.view(torch.bfloat16).float()
-        lowest = _floor(kth - kth * OUTPUT_ROUNDING - self._slack[begin:end])
+        lowest = self._lowest(reach.view(torch.bfloat16).float(), begin, end)
         if bool((lowest > 0).all()):
             return _positions_at_least(block, lowest.view(torch.int16)[:, None])
-        return positions_where(~(block < lowest[:, None]))
+        # Negative ones are in the opposite order: with all but their sign flipped, all are in one.
+        _in_order_(bits)
+        reach = within_reach(bits, k)
+        assert reach is not None  # it depends on the shape alone
+        lowest = self._lowest(_in_order_(reach).view(torch.bfloat16).float(), begin, end)
+        return _positions_at_least(block, _in_order_(lowest.view(torch.int16))[:, None])
+
+    def _lowest(self, kth: Tensor, begin: int, end: int) -> Tensor:
+        """Returns what the bounds of a token's ``k`` largest reach, given what ``k`` bounds do."""
+        return _floor(kth - kth.abs() * OUTPUT_ROUNDING - self._slack[begin:end])
+
+
+def _in_order_(bits: Tensor) -> Tensor:
+    """Turns bits of bfloat16 into integers of the same order, and back, in place."""
+    return bits.bitwise_xor_((bits >> 15).bitwise_and_(0x7FFF))
 
 
 def _positions_at_least(block: Tensor, lowest: Tensor) -> Tensor:
