@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import cases
 import sparsedict as sd
@@ -212,3 +213,16 @@ def test_an_untrained_batch_top_k_can_t_be_written(tmp_path: Path) -> None:
     coder = sd.SparseAutoencoder(6, 12, activation=sd.BatchTopK(3), decoder_norm=sd.Free())
     with pytest.raises(ValueError, match="BatchTopK without a threshold yet"):
         sae_lens.write(coder, tmp_path)
+
+
+@pytest.mark.as_installed
+def test_a_disk_that_takes_no_more_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("sparsedict.storage._weights.save_file", full)
+    coder = sd.SparseAutoencoder(4, 8, activation=sd.ReLU(), decoder_norm=sd.Free())
+    with pytest.raises(OSError, match=r"could not be written to .*No space left") as caught:
+        sd.formats.sae_lens.write(coder, tmp_path)
+    assert caught.value.errno == 28
+    assert not list(tmp_path.iterdir())

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsedict.activations import Activation, BatchTopK, Gated, JumpReLU
 from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
 from sparsedict.norms import InputNorm, InputScale
-from sparsedict.storage import check_finite, replace_file
+from sparsedict.storage import check_finite, replace_file, save_tensors
 
 
 @dataclass(frozen=True)
@@ -121,10 +120,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(mode)  # as files are made here, not for their owner alone
+    save_tensors(path, tensors, {"format": "pt"})
 
 
 def write_json(file: Path, document: Mapping[str, Any]) -> None:

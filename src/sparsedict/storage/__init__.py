@@ -16,7 +16,7 @@ from sparsedict.storage._description import FORMAT_VERSION, Description, Named, 
 from sparsedict.storage._folder import DESCRIPTION, read_description, write_dictionary
 from sparsedict.storage._inside import regular_file
 from sparsedict.storage._json import Reader, StorageError, parse_json, read_json
-from sparsedict.storage._weights import WEIGHTS, StoredTensor, check_finite, read_weights, stored_tensors
+from sparsedict.storage._weights import WEIGHTS, StoredTensor, check_finite, read_weights, save_tensors, stored_tensors
 
 __all__ = [
     "CHECKPOINT",
@@ -40,6 +40,7 @@ __all__ = [
     "read_weights",
     "regular_file",
     "replace_file",
+    "save_tensors",
     "stored_tensors",
     "sync_folder",
     "write_checkpoint",

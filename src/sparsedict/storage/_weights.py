@@ -144,10 +144,19 @@ def _dtype(file: Path, name: str, code: str) -> torch.dtype:
 
 def write_tensors(file: Path, tensors: dict[str, Tensor], digest: str) -> None:
     """Writes tensors with their digest to a new file."""
+    save_tensors(file, tensors, {"digest": digest})
+
+
+def save_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes a new safetensors file.
+
+    Raises:
+        OSError: If it can't be written, such as where the disk is full.
+    """
     file.touch()
     mode = file.stat().st_mode
     try:
-        save_file(tensors, file, metadata={"digest": digest})
+        save_file(tensors, file, metadata=metadata)
         file.chmod(mode)  # as files are made here, not for their owner alone
     except SafetensorError as error:
         found = re.search(r"os error (\d+)", str(error))
