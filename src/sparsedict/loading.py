@@ -65,7 +65,7 @@ def load(
         True
     """
     found = hub.fetch(path) if isinstance(path, str) and hub.is_address(path) else Path(path)
-    is_ours = (found / storage.DESCRIPTION).exists()
+    is_ours = os.path.lexists(found / storage.DESCRIPTION)
     other = None if is_ours else formats.recognised(found)
     if other is not None:
         if latents is not None:
