@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
+
+if not torch.cuda.is_available():
+    # Triton reads this when kernels are first imported: they run in its interpreter then.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 _hook = jaxtyping.install_import_hook("sparsedict", "checked.check")
 import sparsedict  # noqa: E402

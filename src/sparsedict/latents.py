@@ -18,11 +18,14 @@ class Support:
         latents: Index of the latent of each entry, ``[n_entries]``; within a token in no promised order.
         offsets: Token ``t`` owns the entries ``offsets[t]:offsets[t + 1]``, ``[n_tokens + 1]``.
         n_latents: Width of the dictionary.
+        has_padding: Whether entries may lie beyond the last offset. They belong to no token: room that was kept where
+            the number of entries isn't known to the host. Their latent is 0; their value must be 0, without gradient.
     """
 
     latents: Int[Tensor, " n_entries"]
     offsets: Int[Tensor, " n_tokens_and_one"]
     n_latents: int
+    has_padding: bool = False
 
     @classmethod
     def from_mask(cls, mask: Bool[Tensor, "n_tokens n_latents"]) -> Support:
@@ -58,17 +61,27 @@ class Support:
 
     @cached_property
     def tokens(self) -> Int[Tensor, " n_entries"]:
-        """Index of the token of each entry."""
+        """Index of the token of each entry; of padding, the last."""
+        if self.has_padding:
+            places = torch.arange(self.n_entries, device=self.offsets.device)
+            return torch.searchsorted(self.offsets[1:], places, right=True).clamp_(max=max(self.n_tokens - 1, 0))
         rows = torch.arange(self.n_tokens, device=self.offsets.device)
         return torch.repeat_interleave(rows, self.offsets.diff(), output_size=self.n_entries)
 
     @cached_property
+    def is_stored(self) -> Bool[Tensor, " n_entries"]:
+        """Whether each entry belongs to a token, and isn't padding."""
+        return torch.arange(self.n_entries, device=self.offsets.device) < self.offsets[-1]
+
+    @cached_property
     def by_latent(self) -> TransposedSupport:
-        """The same entries, ordered by latent."""
-        order = torch.argsort(self.latents.to(torch.int32), stable=True)
-        counts = torch.zeros(self.n_latents, dtype=torch.int64, device=self.latents.device)
-        counts.index_add_(0, self.latents, torch.ones_like(self.latents))
-        return TransposedSupport(order, self.tokens[order], _offsets(counts))
+        """The same entries, ordered by latent; padding comes last and belongs to none."""
+        latents = self.latents.to(torch.int32)
+        if self.has_padding:
+            latents = torch.where(self.is_stored, latents, self.n_latents)
+        ordered, order = latents.sort(stable=True)
+        places = torch.arange(self.n_latents + 1, dtype=torch.int32, device=latents.device)
+        return TransposedSupport(order, self.tokens[order], torch.searchsorted(ordered, places))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +146,11 @@ class SparseLatents:
 
     def to_dense(self) -> Float[Tensor, "*batch n_latents"]:
         """Returns the latents with all their zeros, differentiable in the values."""
-        flat = self.values.new_zeros(self.support.n_tokens, self.n_latents)
-        return flat.index_put((self.support.tokens, self.support.latents), self.values).view(self.shape)
+        support = self.support
+        flat = self.values.new_zeros(support.n_tokens, self.n_latents)
+        # Padding has a place that an entry may have too: it adds nothing there.
+        dense = flat.index_put((support.tokens, support.latents), self.values, accumulate=support.has_padding)
+        return dense.view(self.shape)
 
     def detach(self) -> SparseLatents:
         """Returns the same latents without their history."""

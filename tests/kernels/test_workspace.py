@@ -8,7 +8,7 @@ import torch
 
 import cases
 import sparsedict as sd
-from sparsedict.kernels import Workspace, _products, weighted_tokens
+from sparsedict.kernels import Workspace, _bag, weighted_tokens
 from sparsedict.kernels._workspace import result, scratch
 
 CPU = torch.device("cpu")
@@ -47,11 +47,11 @@ def test_another_thread_does_not_see_it() -> None:
 
 
 def test_a_product_written_into_old_memory_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_products, "PART_ENTRIES", 16)
+    monkeypatch.setattr(_bag, "PART_ENTRIES", 16)
     latents = sd.SparseLatents.from_dense(torch.randn(9, 12, generator=torch.Generator().manual_seed(0)).relu())
     vectors = torch.randn(9, 5, generator=torch.Generator().manual_seed(1))
     fresh = weighted_tokens(latents.values, latents.support, vectors)
-    monkeypatch.setattr(_products, "KEPT_ENTRIES", 0)
+    monkeypatch.setattr(_bag, "KEPT_ENTRIES", 0)
     workspace = Workspace()
     offered = torch.full((12, 5), torch.nan)
     place = offered.data_ptr()
@@ -83,7 +83,7 @@ def test_training_with_old_memory_is_training(
         return [parameter.detach() for parameter in dictionary.parameters()]
 
     usual = trained()
-    monkeypatch.setattr(_products, "KEPT_ENTRIES", 0)
-    monkeypatch.setattr(_products, "PART_ENTRIES", 16)
+    monkeypatch.setattr(_bag, "KEPT_ENTRIES", 0)
+    monkeypatch.setattr(_bag, "PART_ENTRIES", 16)
     for kept, fresh in zip(trained(), usual, strict=True):
         assert torch.equal(kept, fresh)

@@ -1,82 +1,40 @@
-"""The three exact products of a sparse matrix ``[n_tokens, n_latents]`` with dense ones.
-
-PyTorch's embedding bag computes each of them on every device without ever making a dense ``[n_tokens, n_latents]``
-array: it sums weighted rows of a table, which is a sparse-dense product, and the gradient of its weights is the dense
-product sampled at the stored entries.
-"""
+"""The exact products of a sparse matrix ``[n_tokens, n_latents]`` with dense ones, by the backend of their device."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsedict.kernels._workspace import result
+from sparsedict.kernels._backend import backend_for
 from sparsedict.latents import Support
 
 
+@torch.no_grad()
 def weighted_rows(
     values: Float[Tensor, " n_entries"], support: Support, rows: Float[Tensor, "n_latents d"]
 ) -> Float[Tensor, "n_tokens d"]:
     """Returns the sparse matrix times ``rows``: for each token the sum of its latents' rows, weighted."""
-    return _bag(rows, support.latents, support.offsets, values)
+    return backend_for(values.device).weighted_rows(values, support, rows)
 
 
+@torch.no_grad()
 def weighted_tokens(
     values: Float[Tensor, " n_entries"], support: Support, vectors: Float[Tensor, "n_tokens d"]
 ) -> Float[Tensor, "n_latents d"]:
     """Returns the transposed sparse matrix times ``vectors``: for each latent the sum of its tokens' vectors."""
-    turned = support.by_latent
-    weights = values[turned.order]
-    shape = (support.n_latents, vectors.shape[1])
-    kept = result(shape, torch.promote_types(values.dtype, vectors.dtype)) if math.prod(shape) > KEPT_ENTRIES else None
-    if kept is None:
-        return _bag(vectors, turned.tokens, turned.offsets, weights)
-    size = max(1, PART_ENTRIES // shape[1])
-    for begin in range(0, support.n_latents, size):
-        offsets = turned.offsets[begin : begin + size + 1]
-        stored = slice(int(offsets[0]), int(offsets[-1]))
-        kept[begin : begin + size] = _bag(vectors, turned.tokens[stored], offsets - offsets[0], weights[stored])
-    return kept
+    return backend_for(values.device).weighted_tokens(values, support, vectors)
 
 
+@torch.no_grad()
 def sampled_product(
     vectors: Float[Tensor, "n_tokens d"], rows: Float[Tensor, "n_latents d"], support: Support
 ) -> Float[Tensor, " n_entries"]:
-    """Returns ``vectors @ rows.T`` at the stored entries."""
-    dtype = torch.promote_types(vectors.dtype, rows.dtype)
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        vectors.to(dtype).contiguous(), rows.to(dtype), support.latents, support.offsets, support.tokens, _SUM
-    )
+    """Returns ``vectors @ rows.T`` at the stored entries, and zero at padding."""
+    return backend_for(vectors.device).sampled_product(vectors, rows, support)
 
 
+@torch.no_grad()
 def sum_by_latent(values: Float[Tensor, " n_entries"], support: Support) -> Float[Tensor, " n_latents"]:
     """Returns the sum of each latent's entries."""
-    # Many entries fall on one latent: half precision would drop most of them.
-    dtype = torch.promote_types(values.dtype, torch.float32)
-    sums = torch.zeros(support.n_latents, dtype=dtype, device=values.device)
-    return sums.index_add_(0, support.latents, values.to(dtype)).to(values.dtype)
-
-
-KEPT_ENTRIES = 2**20
-"""Entries of a result from which it is worth writing into memory that was used before."""
-
-PART_ENTRIES = 2**20
-"""Entries computed at once where the result is written so."""
-
-_SUM = 0  # the code of embedding bag's mode
-
-
-def _bag(table: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    dtype = torch.promote_types(table.dtype, weights.dtype)
-    # Without history PyTorch skips what only its own gradient would need.
-    return torch.nn.functional.embedding_bag(
-        rows,
-        table.detach().to(dtype),
-        offsets,
-        per_sample_weights=weights.detach().to(dtype),
-        mode="sum",
-        include_last_offset=True,
-    )
+    return backend_for(values.device).sum_by_latent(values, support)

@@ -1,0 +1,77 @@
+"""Who computes the sparse products on a device."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from sparsedict.kernels import _bag
+from sparsedict.latents import Support
+
+LEAST_CAPABILITY = (7, 0)
+"""CUDA capability from which Triton compiles."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """The four products, as :mod:`sparsedict.kernels` describes them; a module with these functions is a backend.
+
+    They are called without history, with tensors of one device, and must leave padding at zero.
+    """
+
+    def weighted_rows(self, values: Tensor, support: Support, rows: Tensor) -> Tensor: ...
+
+    def weighted_tokens(self, values: Tensor, support: Support, vectors: Tensor) -> Tensor: ...
+
+    def sampled_product(self, vectors: Tensor, rows: Tensor, support: Support) -> Tensor: ...
+
+    def sum_by_latent(self, values: Tensor, support: Support) -> Tensor: ...
+
+
+_forced: list[Backend] = []
+
+
+def backend_for(device: torch.device) -> Backend:
+    """Returns Triton's kernels where they can run, else the embedding bag."""
+    if _forced:
+        return _forced[-1]
+    return triton_backend() if _runs_triton(device) else _bag
+
+
+def triton_backend() -> Backend:
+    """Returns Triton's kernels; with ``TRITON_INTERPRET=1`` set before the first call, they run on the CPU too.
+
+    Raises:
+        ImportError: If Triton isn't installed.
+    """
+    from sparsedict.kernels import _triton
+
+    return _triton
+
+
+def compacts(device: torch.device) -> bool:
+    """Returns whether entries can be gathered on a device without waiting for their number."""
+    return backend_for(device) is not _bag
+
+
+@contextmanager
+def using(backend: Backend) -> Iterator[None]:
+    """Has one backend compute everything inside, whatever the device: for tests and benchmarks."""
+    _forced.append(backend)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+@cache
+def _runs_triton(device: torch.device) -> bool:
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY

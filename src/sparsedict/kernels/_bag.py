@@ -1,0 +1,86 @@
+"""The sparse products by PyTorch's embedding bag: the backend of every device that has no better one.
+
+The bag sums weighted rows of a table, which is a sparse-dense product, and the gradient of its weights is the dense
+product sampled at the stored entries.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict.kernels._workspace import result
+from sparsedict.latents import Support
+
+
+def weighted_rows(
+    values: Float[Tensor, " n_entries"], support: Support, rows: Float[Tensor, "n_latents d"]
+) -> Float[Tensor, "n_tokens d"]:
+    stored = _stored(support)
+    return _bag(rows, support.latents[stored], support.offsets, values[stored])
+
+
+def weighted_tokens(
+    values: Float[Tensor, " n_entries"], support: Support, vectors: Float[Tensor, "n_tokens d"]
+) -> Float[Tensor, "n_latents d"]:
+    turned, owned = support.by_latent, _stored(support)
+    tokens, weights = turned.tokens[owned], values[turned.order[owned]]
+    shape = (support.n_latents, vectors.shape[1])
+    kept = result(shape, torch.promote_types(values.dtype, vectors.dtype)) if math.prod(shape) > KEPT_ENTRIES else None
+    if kept is None:
+        return _bag(vectors, tokens, turned.offsets, weights)
+    size = max(1, PART_ENTRIES // shape[1])
+    for begin in range(0, support.n_latents, size):
+        offsets = turned.offsets[begin : begin + size + 1]
+        stored = slice(int(offsets[0]), int(offsets[-1]))
+        kept[begin : begin + size] = _bag(vectors, tokens[stored], offsets - offsets[0], weights[stored])
+    return kept
+
+
+def sampled_product(
+    vectors: Float[Tensor, "n_tokens d"], rows: Float[Tensor, "n_latents d"], support: Support
+) -> Float[Tensor, " n_entries"]:
+    dtype = torch.promote_types(vectors.dtype, rows.dtype)
+    found = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        vectors.to(dtype).contiguous(), rows.to(dtype), support.latents, support.offsets, support.tokens, _SUM
+    )
+    return torch.where(support.is_stored, found, 0.0) if support.has_padding else found
+
+
+def sum_by_latent(values: Float[Tensor, " n_entries"], support: Support) -> Float[Tensor, " n_latents"]:
+    if support.has_padding:
+        values = torch.where(support.is_stored, values, 0.0)
+    # Many entries fall on one latent: half precision would drop most of them.
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    sums = torch.zeros(support.n_latents, dtype=dtype, device=values.device)
+    return sums.index_add_(0, support.latents, values.to(dtype)).to(values.dtype)
+
+
+KEPT_ENTRIES = 2**20
+"""Entries of a result from which it is worth writing into memory that was used before."""
+
+PART_ENTRIES = 2**20
+"""Entries computed at once where the result is written so."""
+
+_SUM = 0  # the code of embedding bag's mode
+
+
+def _stored(support: Support) -> slice:
+    # A bag ends with its last offset. Reading that makes an accelerator wait, so only Triton gets padding there.
+    return slice(int(support.offsets[-1])) if support.has_padding else slice(None)
+
+
+def _bag(table: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    dtype = torch.promote_types(table.dtype, weights.dtype)
+    # Without history PyTorch skips what only its own gradient would need.
+    return torch.nn.functional.embedding_bag(
+        rows,
+        table.detach().to(dtype),
+        offsets,
+        per_sample_weights=weights.detach().to(dtype),
+        mode="sum",
+        include_last_offset=True,
+    )
