@@ -271,6 +271,51 @@ def test_autocast_trains_a_step_near_the_full_one(kind: str, activation: str) ->
     assert (actual - wanted).square().mean() < 0.2 * wanted.square().mean()
 
 
+SPARSE_ACTIVATIONS = [name for name, case in cases.ACTIVATIONS.items() if not name.startswith(("gelu", "silu"))]
+TRITON_CASES = sorted(
+    {*((kind, "relu") for kind in cases.KINDS), *(("distiller", name) for name in SPARSE_ACTIVATIONS)}
+)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs Triton in the tests below")
+@pytest.mark.parametrize(("kind", "activation"), TRITON_CASES)
+def test_triton_computes_the_dense_reference(kind: str, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU would, in Triton's interpreter: with room for entries whose number isn't known."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(_encode, "DENSE_SHARE", ALL_SPARSE)
+    dictionary = cases.make(kind, activation).train()
+    for n_tokens in (1, 6):
+        x, room = cases.tokens(n_tokens), sd.kernels.Room(0.5)
+        mix = torch.randn(n_tokens, dictionary.d_out, dtype=x.dtype)
+        with sd.kernels.using(sd.kernels.triton_backend()):
+            with room.used():
+                actual, gradients = training_gradients(dictionary, x, mix)
+            if not room.sufficed():
+                assert activation == "batch_top_k"
+                actual, gradients = training_gradients(dictionary, x, mix)
+        wanted, wanted_gradients = reference_gradients(kind, activation, dictionary, x, mix)
+        assert_equal(actual, wanted, 1e-10, "reconstruction")
+        for name, gradient in wanted_gradients.items():
+            assert_equal(gradients[name], gradient, 1e-10, f"gradient of {name}")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("activation", SPARSE_ACTIVATIONS)
+def test_a_gpu_step_reads_nothing_from_the_device(activation: str) -> None:
+    dictionary = cases.make("distiller", activation, dtype=torch.float32).cuda().train()
+    x = cases.tokens(200, dtype=torch.float32).cuda()
+    target = torch.zeros(200, dictionary.d_out, device="cuda")
+    for mode in ("default", "error"):  # kernels are compiled first
+        room = sd.kernels.Room(0.01)
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            with room.used():
+                passed = dictionary.forward_pass(x, target)
+            (passed.reconstruction.square().sum() + passed.values.sum()).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @every_kind
 @every_activation

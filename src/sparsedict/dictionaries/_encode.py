@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsedict.forward_pass import Encoding
-from sparsedict.kernels import affine_at, can_select, select
+from sparsedict.kernels import affine_at, can_select, compacts, note_density, select, select_in_room
 from sparsedict.latents import Support
 
 if TYPE_CHECKING:
@@ -27,10 +27,17 @@ def encode_rows(dictionary: Dictionary, x: Tensor, *, sparse: bool = False) -> E
     activation, state = dictionary.activation, dictionary.activation_state.entries()
     inputs = dictionary.encoder_inputs(x)
     rule = activation.selection(state, training=dictionary.training)
-    if inputs is None or rule is None or not can_select(rule, x.device):
+    if inputs is None or rule is None:
         return _encode_from_all(dictionary, x, inputs, sparse)
-    most = int(DENSE_SHARE * len(x) * dictionary.n_latents) if activation.elementwise else None
-    picked = select(inputs.detach(), dictionary.encoder, dictionary.encoder_bias, rule, most=most)
+    weights = inputs.detach(), dictionary.encoder, dictionary.encoder_bias
+    dense = int(DENSE_SHARE * len(x) * dictionary.n_latents)
+    if _trains(dictionary) and not sparse:
+        picked = select_in_room(*weights, rule, most=dense)
+        if picked is not None:
+            return _on_support(dictionary, _entries(dictionary, x, inputs, *picked), picked[0])
+    if _waits(dictionary, x.device, sparse) or not can_select(rule, x.device):
+        return _encode_from_all(dictionary, x, inputs, sparse)
+    picked = select(*weights, rule, most=dense if activation.elementwise else None)
     if picked is None:
         # Made by the same product whether the stored entries or all are asked for: `encode` is `encode_sparse`.
         return (
@@ -75,17 +82,29 @@ def _all(dictionary: Dictionary, pre: Tensor) -> Encoding:
 
 def _on_support(dictionary: Dictionary, entries: Tensor, support: Support) -> Encoding:
     state = dictionary.activation_state.entries(support.latents)
-    return Encoding(entries, dictionary.activation.values(entries, state), support)
+    values = dictionary.activation.values(entries, state)
+    if support.has_padding:
+        values = torch.where(support.is_stored, values, 0.0)
+    return Encoding(entries, values, support)
+
+
+def _trains(dictionary: Dictionary) -> bool:
+    return dictionary.training and torch.is_grad_enabled()
+
+
+def _waits(dictionary: Dictionary, device: torch.device, sparse: bool) -> bool:
+    """Returns whether counting the active entries of a training step makes the host wait for the device."""
+    accelerated = device.type != "cpu" or compacts(device)
+    return accelerated and dictionary.activation.elementwise and _trains(dictionary) and not sparse
 
 
 def _support(dictionary: Dictionary, pre: Tensor, sparse: bool) -> Support | None:
-    # Counting a mask's entries waits for the device, so only the CPU looks before it chooses.
-    elementwise = dictionary.activation.elementwise and not sparse
-    training = dictionary.training and torch.is_grad_enabled()
-    if elementwise and training and pre.device.type != "cpu":
-        return None
     state = dictionary.activation_state.entries()
+    if _waits(dictionary, pre.device, sparse):
+        note_density(pre, dictionary.activation.selection(state, training=True))
+        return None
     support = dictionary.activation.support(pre, state, training=dictionary.training)
+    elementwise = dictionary.activation.elementwise and not sparse
     if support is not None and elementwise and support.n_entries > DENSE_SHARE * pre.numel():
         return None
     return support

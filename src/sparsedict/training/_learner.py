@@ -5,17 +5,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsedict.forward_pass import ForwardPass
-from sparsedict.kernels import Workspace
+from sparsedict.kernels import Room, Workspace
 from sparsedict.penalties import Penalty
 from sparsedict.storage import installed_version
 from sparsedict.training._history import History, Record
-from sparsedict.training._kept import kept, put_back
+from sparsedict.training._kept import kept, put_back, stateful
 from sparsedict.training._meter import Meter
 from sparsedict.training._trainee import Trainee
 from sparsedict.types import ActivationBatch
@@ -32,10 +33,12 @@ class Counters:
     Attributes:
         idle: For each latent, tokens seen since it last fired.
         step: Optimiser steps done.
+        density: Share of entries that the last step stored, where a device's steps go by it (see ``kernels.Room``).
     """
 
     idle: Tensor
     step: int = 0
+    density: float = 1.0
 
 
 COUNTERS = tuple(field.name for field in fields(Counters))
@@ -78,6 +81,7 @@ class Learner:
         self._workspace = Workspace() if workspace is None else workspace
         weight = dictionary.decoder
         self._counters = Counters(torch.zeros(dictionary.n_latents, dtype=torch.int64, device=weight.device))
+        self._parts_keep_state = any(True for _ in stateful([trainee.loss, *trainee.penalties], ""))
         self._penalty_names = penalty_names(trainee.penalties)
         self._meter = Meter(self._penalty_names, dictionary.d_out, weight.device)
         self._good: tuple[int, dict[str, Tensor]] = (0, {})
@@ -91,11 +95,11 @@ class Learner:
         weight = dictionary.decoder
         inputs, targets = (part.to(weight.device, weight.dtype) for part in dictionary.select(batch))
         self._set_rate()
-        self._drop_gradients()
-        with self._workspace.used():
-            passed, parts = self._passed(inputs, targets)
-            objective = parts[0]
-            objective.backward()
+        room = Room(self._counters.density)
+        passed, parts = self._differentiated(inputs, targets, room)
+        if not room.sufficed():
+            passed, parts = self._differentiated(inputs, targets)
+        self._counters.density = room.density
         self._meter.add(passed, parts)
         self._update_weights()
         self._after_step(passed)
@@ -110,13 +114,29 @@ class Learner:
         # An optimiser that sets gradients to zero, or has none of a parameter, leaves them to be added to.
         self._workspace.offer(grad for weight, grad in zip(parameters, gradients, strict=True) if weight.grad is None)
 
-    def _passed(self, inputs: Tensor, targets: Tensor) -> tuple[ForwardPass, list[Tensor]]:
-        """Evaluates a batch; returns the objective, the loss and the penalties."""
-        trainee, counters = self.trainee, self._counters
-        with self._precision(inputs.device):
-            passed = self._dictionary.forward_pass(inputs, targets, step=counters.step, idle=counters.idle)
-            terms = [trainee.loss(passed), *(penalty(passed) for penalty in trainee.penalties)]
-            return passed, [torch.stack(terms).sum(), *terms]
+    def _differentiated(
+        self, inputs: Tensor, targets: Tensor, room: Room | None = None
+    ) -> tuple[ForwardPass, list[Tensor]]:
+        """Gives every parameter its gradient; returns the pass, and the objective, loss and penalties."""
+        trainee = self.trainee
+        self._drop_gradients()
+        with self._workspace.used():
+            with self._precision(inputs.device):
+                passed = self._passed(inputs, targets, room)
+                terms = [trainee.loss(passed), *(penalty(passed) for penalty in trainee.penalties)]
+                objective = torch.stack(terms).sum()
+            objective.backward()
+        return passed, [objective, *terms]
+
+    def _passed(self, inputs: Tensor, targets: Tensor, room: Room | None) -> ForwardPass:
+        counters = self._counters
+        forward = partial(self._dictionary.forward_pass, inputs, targets, step=counters.step, idle=counters.idle)
+        with nullcontext() if room is None else room.used():
+            passed = forward()
+        # A part that keeps something from step to step may be asked once only: before it is, the entries must be right.
+        if room is not None and self._parts_keep_state and not room.sufficed():
+            return forward()
+        return passed
 
     def record(self) -> Record:
         """Reads what was measured since the last record, the only place that waits for the device.
