@@ -55,3 +55,12 @@ def test_it_runs_at_toy_size(name: str, tmp_path: Path) -> None:
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
     ours = "sparsedict" if name == "end_to_end" else "sparsedict, dense"
     assert ours in (tmp_path / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def test_kernels_are_timed_without_a_gpu_too(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--shapes", "toy", "--rounds", "1"]
+    subprocess.run([*command, "--out", str(out)], cwd=REPOSITORY, capture_output=True, timeout=300, check=True)
+    toy = json.loads(out.read_text(encoding="utf-8"))["shapes"]["toy"]
+    assert toy["kernels"]["torch.bfloat16"]["weighted_rows"]["seconds"] > 0
+    assert toy["step"]["forward_and_backward_over_product"] > 0
