@@ -76,4 +76,4 @@ class Meter:
 
 def _squares(values: Tensor) -> Tensor:
     """Returns the sum of squares, without an array of them."""
-    return torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32)).double().square()
+    return torch.linalg.vector_norm(values, dtype=torch.float64).square()
