@@ -49,7 +49,7 @@ class Room:
     """
 
     def __init__(self, density: float) -> None:
-        self.density = density
+        self.density: float = density
         self._readings: list[tuple[_Reading, int | None]] = []
 
     @contextmanager
