@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import jaxtyping
@@ -13,6 +14,10 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     # Triton reads this when kernels are first imported: they run in its interpreter then.
     os.environ["TRITON_INTERPRET"] = "1"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in the background deaf to Ctrl-C, and the tests of Ctrl-C with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _hook = jaxtyping.install_import_hook("sparsedict", "checked.check")
 import sparsedict  # noqa: E402

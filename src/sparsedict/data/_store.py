@@ -49,6 +49,7 @@ class ActivationStore(Iterable[AnyBatch]):
 
     Example:
         >>> import tempfile, torch
+        >>> from sparsedict.data import ActivationStream
         >>> from sparsedict.sites import Site
         >>> model = torch.nn.Sequential(torch.nn.Embedding(10, 4), torch.nn.Linear(4, 3))
         >>> stream = ActivationStream(Site(model, "1"), torch.randint(10, (5, 8)), batch_size=16)
