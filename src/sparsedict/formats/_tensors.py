@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sparsedict.formats._place import listed
-from sparsedict.storage import StorageError
+from sparsedict.storage import StorageError, looks_like
 
 MOST_TENSORS = 10_000
 MOST_INFLATED = 64 * 2**20
@@ -124,7 +124,7 @@ def read_safetensors(file: Path) -> Tensors:
         with safe_open(file, framework="pt") as stored:
             shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, OverflowError) as error:
-        raise StorageError(f"{file} is truncated or isn't a safetensors file{_looks_like(file)}: {error}.") from None
+        raise StorageError(f"{file} is truncated or isn't a safetensors file{looks_like(file)}: {error}.") from None
     _check_count(file, shapes)
 
     def read(name: str) -> Tensor:
@@ -158,7 +158,7 @@ def read_npz(file: Path) -> Tensors:
     except _BROKEN_NPZ as error:
         if isinstance(error, StorageError):
             raise
-        raise StorageError(f"{file} is truncated or isn't an npz file{_looks_like(file)}: {error}.") from None
+        raise StorageError(f"{file} is truncated or isn't an npz file{looks_like(file)}: {error}.") from None
     _check_inflation(file, sum(info.file_size for info in members.values()))
 
     def read(name: str) -> Tensor:
@@ -213,15 +213,3 @@ def _check_inflation(file: Path, n_bytes: int) -> None:
 def _check_count(file: Path, tensors: Mapping[str, object]) -> None:
     if len(tensors) > MOST_TENSORS:
         raise StorageError(f"{file} holds {len(tensors):,} tensors, more than any dictionary has.")
-
-
-def _looks_like(file: Path) -> str:
-    with file.open("rb") as stream:
-        start = stream.read(4)
-    if not start:
-        return ", for it is empty"
-    if start[:1] == b"\x80":
-        return " but a pickle, which could run code and isn't opened"
-    if start.startswith(b"vers"):
-        return " but a pointer of Git LFS: the file itself was never fetched"
-    return " but a zip file" if start == b"PK\x03\x04" else ""

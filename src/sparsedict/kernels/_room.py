@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict.kernels._backend import compacts
+from sparsedict.kernels._select import first_threshold
 from sparsedict.kernels._workspace import scratch
 from sparsedict.latents import Support
 from sparsedict.selections import Above, LargestOfBatch, Selection
@@ -26,9 +27,6 @@ LEAST_ROOM = 2**10
 
 CANDIDATES = 2
 """Room for candidates of the largest of a batch, over those wanted."""
-
-GUESS_SHARE = 0.8
-"""Share of a guessed threshold above which candidates are gathered."""
 
 BLOCK_ENTRIES = 2**26
 """Pre-activations held at once, enough to keep an accelerator busy."""
@@ -169,8 +167,7 @@ def _largest_of_batch(
     total = len(inputs) * len(rows)
     n_wanted = min(rule.k * len(inputs), total)
     capacity = min(CANDIDATES * n_wanted, total)
-    guess = inputs.new_zeros(()) if rule.guess is None else (rule.guess * GUESS_SHARE).nan_to_num(0.0).clamp_min(0.0)
-    threshold = _like(guess, inputs)
+    threshold = _like(first_threshold(rule, inputs), inputs)
     found = _gathered(inputs, rows, bias, threshold, capacity)
     count = found.count
     # Too few above a guess: there may be more below it.

@@ -79,6 +79,13 @@ def select(
     return None if picked is None else (picked[0], picked[1].to(dtype))
 
 
+def first_threshold(rule: LargestOfBatch, inputs: Tensor) -> Tensor:
+    """Returns the threshold above which candidates are gathered first: below what is guessed, zero without a guess."""
+    if rule.guess is None:
+        return inputs.new_zeros(())
+    return (rule.guess * GUESS_SHARE).nan_to_num(0.0).clamp_min(0.0)
+
+
 class _Search:
     """One search among the entries of ``inputs @ rows.T + bias``."""
 
@@ -119,11 +126,7 @@ class _Search:
 
     def largest_of_batch(self, rule: LargestOfBatch) -> Picked:
         n_wanted = min(rule.k * self._n_tokens, self._n_tokens * self._n_latents)
-        guess = (
-            self._inputs.new_zeros(())
-            if rule.guess is None
-            else (rule.guess * GUESS_SHARE).nan_to_num(0.0).clamp_min(0.0)
-        )
+        guess = first_threshold(rule, self._inputs)
         flat, values = self._largest_above(n_wanted, guess.to(self._inputs.dtype))
         if len(flat) < n_wanted and bool(guess > 0):
             flat, values = self._largest_above(n_wanted, torch.zeros_like(guess))

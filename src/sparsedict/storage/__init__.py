@@ -16,22 +16,31 @@ from sparsedict.storage._description import FORMAT_VERSION, Description, Named, 
 from sparsedict.storage._folder import DESCRIPTION, read_description, write_dictionary
 from sparsedict.storage._inside import regular_file
 from sparsedict.storage._json import Reader, StorageError, parse_json, read_json
-from sparsedict.storage._weights import WEIGHTS, StoredTensor, check_finite, read_weights, save_tensors, stored_tensors
+from sparsedict.storage._weights import (
+    WEIGHTS,
+    StoredTensor,
+    check_finite,
+    looks_like,
+    read_weights,
+    save_tensors,
+    stored_tensors,
+)
 
 __all__ = [
     "CHECKPOINT",
     "DESCRIPTION",
-    "Description",
     "FORMAT_VERSION",
+    "WEIGHTS",
+    "Description",
     "Named",
     "NewerVersionError",
     "Reader",
     "StorageError",
     "StoredTensor",
-    "WEIGHTS",
     "check_finite",
     "discard_folder",
     "installed_version",
+    "looks_like",
     "make_folder",
     "parse_json",
     "read_checkpoint",

@@ -123,16 +123,19 @@ def open_tensors(file: Path, device: str) -> Any:
     try:
         return safe_open(file, framework="pt", device=device)
     except SafetensorError as error:
-        raise StorageError(f"{file} is truncated or isn't a safetensors file{_looks_like(file)}: {error}.") from None
+        raise StorageError(f"{file} is truncated or isn't a safetensors file{looks_like(file)}: {error}.") from None
 
 
-def _looks_like(file: Path) -> str:
+def looks_like(file: Path) -> str:
+    """Returns what a file that isn't what it should be seems to be, for a message."""
     with file.open("rb") as stream:
         start = stream.read(4)
     if not start:
         return ", for it is empty"
     if start[:1] == b"\x80":
         return " but a pickle, which could run code and isn't opened"
+    if start == b"vers":
+        return " but a pointer of Git LFS: the file itself was never fetched"
     return " but a zip file, such as PyTorch's, which isn't opened" if start == b"PK\x03\x04" else ""
 
 
