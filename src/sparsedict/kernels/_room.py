@@ -28,6 +28,12 @@ LEAST_ROOM = 2**10
 CANDIDATES = 2
 """Room for candidates of the largest of a batch, over those wanted."""
 
+GUESS_SHARE = 0.8
+"""Share of a guessed threshold above which candidates are gathered.
+
+Lower than where the host can look again at once: too few candidates cost the whole step once more.
+"""
+
 BLOCK_ENTRIES = 2**26
 """Pre-activations held at once, enough to keep an accelerator busy."""
 
@@ -167,7 +173,7 @@ def _largest_of_batch(
     total = len(inputs) * len(rows)
     n_wanted = min(rule.k * len(inputs), total)
     capacity = min(CANDIDATES * n_wanted, total)
-    threshold = _like(first_threshold(rule, inputs), inputs)
+    threshold = _like(first_threshold(rule, inputs, GUESS_SHARE), inputs)
     found = _gathered(inputs, rows, bias, threshold, capacity)
     count = found.count
     # Too few above a guess: there may be more below it.

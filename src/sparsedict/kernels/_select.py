@@ -79,11 +79,11 @@ def select(
     return None if picked is None else (picked[0], picked[1].to(dtype))
 
 
-def first_threshold(rule: LargestOfBatch, inputs: Tensor) -> Tensor:
-    """Returns the threshold above which candidates are gathered first: below what is guessed, zero without a guess."""
+def first_threshold(rule: LargestOfBatch, inputs: Tensor, share: float) -> Tensor:
+    """Returns a share of the guessed threshold, above which candidates are gathered first; zero without a guess."""
     if rule.guess is None:
         return inputs.new_zeros(())
-    return (rule.guess * GUESS_SHARE).nan_to_num(0.0).clamp_min(0.0)
+    return (rule.guess * share).nan_to_num(0.0).clamp_min(0.0)
 
 
 class _Search:
@@ -126,7 +126,7 @@ class _Search:
 
     def largest_of_batch(self, rule: LargestOfBatch) -> Picked:
         n_wanted = min(rule.k * self._n_tokens, self._n_tokens * self._n_latents)
-        guess = first_threshold(rule, self._inputs)
+        guess = first_threshold(rule, self._inputs, GUESS_SHARE)
         flat, values = self._largest_above(n_wanted, guess.to(self._inputs.dtype))
         if len(flat) < n_wanted and bool(guess > 0):
             flat, values = self._largest_above(n_wanted, torch.zeros_like(guess))
