@@ -343,3 +343,14 @@ def test_json_that_names_nothing_is_an_error(content, tmp_path):
     file.write_text(json.dumps(document))
     with pytest.raises(StorageError, match="stands for nothing"):
         read_checkpoint(tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "state.safetensors"])
+@pytest.mark.parametrize("target", ["/dev/zero", "..", "itself"])
+def test_a_file_that_is_a_link_out_of_its_checkpoint_is_refused(name, target, tmp_path):
+    write_checkpoint(tmp_path / "x", {}, {"a": torch.ones(2)})
+    file = tmp_path / "x" / name
+    file.unlink()
+    file.symlink_to(name if target == "itself" else target)
+    with pytest.raises(StorageError, match=f"{name} (is a link|can't be followed)"):
+        read_checkpoint(tmp_path / "x")

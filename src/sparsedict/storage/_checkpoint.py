@@ -9,6 +9,7 @@ from typing import Any
 
 from sparsedict.storage._atomic import make_folder
 from sparsedict.storage._description import installed_version
+from sparsedict.storage._inside import regular_file
 from sparsedict.storage._json import MAX_BYTES, StorageError, parse_json
 from sparsedict.storage._tensor_file import read_tensor_file, write_tensor_file
 from sparsedict.storage._tree import flatten, unflatten
@@ -60,12 +61,19 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: If a file is missing.
-        StorageError: If one is broken, doesn't belong to the other, or is of a newer version.
+        StorageError: If one is broken, doesn't belong to the other, is a link out of the folder, or is of a newer
+            version.
     """
-    source = str(folder / CHECKPOINT)
-    document = _document(folder / CHECKPOINT)
-    tensors = read_tensor_file(folder / STATE, document["tensors"])
-    return document["settings"], unflatten(document["state"], tensors, source)
+    document = _document(_file(folder, CHECKPOINT))
+    tensors = read_tensor_file(_file(folder, STATE), document["tensors"])
+    return document["settings"], unflatten(document["state"], tensors, str(folder / CHECKPOINT))
+
+
+def _file(folder: Path, name: str) -> Path:
+    file = regular_file(folder, name)
+    if file is None:
+        raise FileNotFoundError(f"{folder} is no whole checkpoint: {name} is missing.")
+    return file
 
 
 def _document(file: Path) -> dict[str, Any]:
