@@ -31,7 +31,7 @@ import torch
 import sparsedict as sd
 from benchmarks.fuzz_atheris import guided
 from benchmarks.mutations import broken
-from sparsedict.storage import StorageError
+from sparsedict.storage import StorageError, read_checkpoint
 
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
 CHECKPOINTS = Path(__file__).parents[1] / "tests" / "formats" / "fixtures"
@@ -75,6 +75,19 @@ def _served(folder: Path) -> None:
         pass
 
 
+def _run(folder: Path) -> None:
+    sd.fit(autoencoder(), torch.randn(64, 6), n_tokens=128, batch_size=32, progress=False, checkpoint=folder / "run")
+    (newest,) = sorted((folder / "run").glob("step-*"))[-1:]
+    for file in newest.iterdir():
+        file.rename(folder / file.name)
+    shutil.rmtree(folder / "run")
+
+
+def _report(folder: Path) -> None:
+    shapes = {"W_enc": (6, 12), "W_dec": (12, 6), "b_enc": (12,), "b_dec": (6,), "b_pre": (6,)}
+    torch.save({name: torch.ones(shape) for name, shape in shapes.items()}, folder / "student.pt")
+
+
 def _checkpoint(library: str, case: str) -> Target:
     """Returns what another library's released package wrote, read by its reader."""
     return Target(lambda folder: shutil.copytree(CHECKPOINTS / library / case, folder, dirs_exist_ok=True), sd.load)
@@ -86,13 +99,16 @@ TARGETS: dict[str, Target] = {
         lambda folder: autoencoder().save(folder), lambda folder: sd.load(folder, latents=[3, 7, 2])
     ),
     "activation store": Target(_store, _served),
+    "a run's checkpoint": Target(_run, read_checkpoint),
     "SAELens": _checkpoint("sae_lens", "gated"),
     "SAELens before 6": _checkpoint("sae_lens", "old_topk"),
     "sparsify": _checkpoint("sparsify", "transcoder_skip"),
     "dictionary_learning": _checkpoint("dictionary_learning", "matryoshka"),
+    "dictionary_learning, gated": _checkpoint("dictionary_learning", "gated"),
     "Gemma Scope": _checkpoint("gemma_scope", "first"),
     "Gemma Scope 2": _checkpoint("gemma_scope", "second_affine"),
     "circuit-tracer": _checkpoint("circuit_tracer", "jump_relu_skip"),
+    "report": Target(_report, lambda folder: sd.load(folder / "student.pt")),
 }
 """A reader is fuzzed when it has a line here."""
 

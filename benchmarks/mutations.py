@@ -1,10 +1,12 @@
-"""Ways to break a file: of bytes, of JSON, and of the header of safetensors."""
+"""Ways to break a file: of bytes, of JSON, of the header of safetensors, and of what lies in a zip."""
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import struct
+import zipfile
 from typing import Any
 
 Broken = bytes
@@ -28,6 +30,8 @@ def broken(content: bytes, name: str, random: random.Random) -> Broken:
             ways += [_json] * 3
         if name.endswith(".safetensors"):
             ways += [_header] * 3
+        if name.endswith((".pt", ".npz")):
+            ways += [_zipped] * 3
         if random.random() < 0.02:
             return random.choice([b"", PICKLE, b"PK\x03\x04" + content[:200], b"[" * 10**6, b"9" * 10**6, b"\x00" * 64])
         content = random.choice(ways)(content, random)
@@ -92,3 +96,29 @@ def _header(content: bytes, random: random.Random) -> bytes:
         return struct.pack("<Q", random.choice([0, max(length, 1) - 1, length + 1, 2**31, 2**63])) + content[8:]
     header = _json(content[8 : 8 + length], random)
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
+
+
+def _zipped(content: bytes, random: random.Random) -> bytes:
+    """Breaks one member of a zip and packs it again, for broken bytes of a zip seldom pass its own checksums."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = {info.filename: archive.read(info) for info in archive.infolist()}
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError):
+        return _bytes(content, random)
+    if not members:
+        return _bytes(content, random)
+    name = random.choice([name for name in members if name.endswith(".pkl")] or list(members))
+    name = name if random.random() < 0.6 else random.choice(list(members))
+    kept = {other: part for other, part in members.items() if other != name}
+    way = random.randrange(8)
+    if way == 1:
+        kept |= {f"{name}x": members[name]}
+    elif way == 2:
+        kept |= {name: members[name], f"{name.rpartition('/')[0]}/more": members[name]}
+    elif way > 2:
+        kept |= {name: PICKLE if random.random() < 0.1 else _bytes(members[name], random)}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED if random.random() < 0.1 else zipfile.ZIP_STORED) as archive:
+        for member, part in kept.items():
+            archive.writestr(zipfile.ZipInfo(member), part)
+    return packed.getvalue()
