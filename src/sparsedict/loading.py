@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sparsedict import dictionaries, formats, hub, storage
 from sparsedict.dictionaries import Dictionary
+from sparsedict.formats import Place
 
 _OTHERS = "no other library's checkpoint is recognised there"
+_RUN = "by `checkpoint=` and `resume=True`"
 _MOST_LISTED = 8
-_MEANT = {
-    f"*/{storage.DESCRIPTION}": "There are some in its folders {names}: load one of them.",
-    f"*/{storage.CHECKPOINT}": "It holds checkpoints of a run: `fit` goes on with it, by `checkpoint=` and "
-    "`resume=True`, and what comes of it can be saved.",
-    storage.CHECKPOINT: "It is a checkpoint of a run: `fit` goes on with the folder that it lies in, by `checkpoint=` "
-    "and `resume=True`.",
-    "activations.json": "It holds stored activations: `sd.ActivationStore` reads them.",
-}
-"""What else may lie in a folder, by a file that shows it."""
 
 
 def load(
@@ -64,36 +55,46 @@ def load(
         >>> bool((same.encoder == coder.encoder).all())
         True
     """
-    found = hub.fetch(path) if isinstance(path, str) and hub.is_address(path) else Path(path)
-    is_ours = os.path.lexists(found / storage.DESCRIPTION)
-    other = None if is_ours else formats.recognised(found)
-    if other is not None:
-        if latents is not None:
-            raise ValueError(
-                "`latents` can be chosen from a folder of `Dictionary.save`, whose rows lie ready to be read. Load the "
-                f"whole of {found}, save it, and choose from that."
-            )
-        return other.read(found, device=device, dtype=dtype)
-    if not is_ours:
-        raise FileNotFoundError(_unknown(path, found))
-    return dictionaries.read(found, latents=latents, parts=parts, device=device, dtype=dtype)
-
-
-def _unknown(path: str | os.PathLike[str], found: Path) -> str:
-    """Says why there is nothing to load, and what may have been meant."""
-    if not os.path.lexists(found):
+    if not hub.is_address(path) and not os.path.lexists(path):
         hint = f" A repository on the hub would be 'hf://{path}'." if _could_be_on_the_hub(str(path)) else ""
-        return f"`path` must be a folder or file of a dictionary, but {found} doesn't exist.{hint}"
-    if not found.is_dir():
-        is_part = found.name in (storage.DESCRIPTION, storage.WEIGHTS)
-        hint = f"one of a dictionary's: give {found.parent}" if is_part else f"and {_OTHERS}"
-        return f"`path` must be the folder of a saved dictionary, but {found} is a file, {hint}."
-    missing = f"{found} holds no saved dictionary: {storage.DESCRIPTION} is missing, and {_OTHERS}."
-    for pattern, meaning in _MEANT.items():
-        names = sorted(str(file.parent.relative_to(found)) for file in islice(found.glob(pattern), _MOST_LISTED))
-        if names:
-            return f"{missing} {meaning.format(names=', '.join(names))}"
-    return missing
+        raise FileNotFoundError(f"`path` must be a folder or file of a dictionary, but {path} doesn't exist.{hint}")
+    place = Place.of(path)
+    if place.named is None and place.holds(storage.DESCRIPTION):
+        if place.snapshot is not None:
+            place.find(storage.DESCRIPTION)
+            place.find(storage.WEIGHTS)
+        return dictionaries.read(place.folder, latents=latents, parts=parts, device=device, dtype=dtype)
+    other = formats.recognised(place)
+    if other is None:
+        raise FileNotFoundError(_unknown(place))
+    if latents is not None:
+        raise ValueError(
+            "`latents` can be chosen from a folder of `Dictionary.save`, whose rows lie ready to be read. Load the "
+            f"whole of {place}, save it, and choose from that."
+        )
+    return other.read(place, device=device, dtype=dtype)
+
+
+def _unknown(place: Place) -> str:
+    """Says why there is nothing to load, and what may have been meant."""
+    if place.named is not None:
+        is_part = place.named in (storage.DESCRIPTION, storage.WEIGHTS)
+        hint = f"one of a dictionary's: give {place.inside(None)}" if is_part else f"and {_OTHERS}"
+        return f"`path` must be the folder of a saved dictionary, but {place} is a file, {hint}."
+    missing = f"{place} holds no saved dictionary: {storage.DESCRIPTION} is missing, and {_OTHERS}."
+    inner = place.inner(storage.DESCRIPTION, depth=1)
+    if inner:
+        return f"{missing} There are some in its folders {', '.join(inner[:_MOST_LISTED])}: load one of them."
+    if place.inner(storage.CHECKPOINT, depth=1):
+        what = "It holds checkpoints of a run: `fit` goes on with it"
+        return f"{missing} {what}, {_RUN}, and what comes of it can be saved."
+    if place.holds(storage.CHECKPOINT):
+        what = "It is a checkpoint of a run: `fit` goes on with the folder that it lies in"
+        return f"{missing} {what}, {_RUN}."
+    if place.holds("activations.json"):
+        return f"{missing} It holds stored activations: `sd.ActivationStore` reads them."
+    elsewhere = place.snapshot.with_weights()[:_MOST_LISTED] if place.snapshot is not None else []
+    return f"{missing} There are weights in {', '.join(elsewhere)}." if elsewhere else missing
 
 
 def _could_be_on_the_hub(path: str) -> bool:

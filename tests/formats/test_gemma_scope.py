@@ -76,6 +76,16 @@ def test_a_cross_layer_transcoder_has_no_kind_yet(tmp_path: Path) -> None:
         sd.load(folder)
 
 
+@pytest.mark.parametrize("named", ["", "params_layer_1.safetensors"])
+def test_what_lies_in_a_file_for_each_layer_is_called_by_its_name(named: str, tmp_path: Path) -> None:
+    folder = tmp_path / "clt" / "width_262k_l0_medium"
+    folder.mkdir(parents=True)
+    for layer in range(2):
+        shutil.copy(place("gemma_scope", "second") / "params.safetensors", folder / f"params_layer_{layer}.safetensors")
+    with pytest.raises(StorageError, match=r"medium.* is a cross-layer transcoder or a crosscoder, or a part of one"):
+        sd.load(folder / named)
+
+
 @pytest.mark.parametrize("dtype", [">f4", "<f8", "<f2"])
 def test_numbers_of_other_types_and_orders(dtype: str, tmp_path: Path) -> None:
     tensors = read_tensors(place("gemma_scope", "first") / "params.npz")

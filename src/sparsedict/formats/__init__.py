@@ -7,9 +7,11 @@ A new format is one module of this room with :func:`recognises` and ``read``; :f
 """
 
 from sparsedict.formats import circuit_tracer, dictionary_learning, gemma_scope, report, sae_lens, sparsify
+from sparsedict.formats._place import Place
 from sparsedict.formats._recognised import recognised
 
 __all__ = [
+    "Place",
     "circuit_tracer",
     "dictionary_learning",
     "gemma_scope",

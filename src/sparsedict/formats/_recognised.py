@@ -45,9 +45,10 @@ def recognised(path: str | os.PathLike[str]) -> Format | None:
     """Returns the format of the files that a path names; ``None`` where no library's are recognised.
 
     Args:
-        path: A folder or a file.
+        path: A folder or a file, or an address on the hub.
     """
-    if not os.path.lexists(path):
+    try:
+        place = Place.of(path)
+    except FileNotFoundError:
         return None
-    place = Place.of(path)
     return next((one for one in formats() if one.recognises(place)), None)

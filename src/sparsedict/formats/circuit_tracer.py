@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedict import hub
 from sparsedict.activations import ReLU, TopK
 from sparsedict.dictionaries import Dictionary
 from sparsedict.formats import _made as made
@@ -34,8 +35,7 @@ def recognises(place: Place) -> bool:
     """Whether the files are circuit-tracer's."""
     if place.named is not None and place.named != CONFIG:
         return bool(_LAYER.fullmatch(place.named) or _CROSS_LAYER.fullmatch(place.named))
-    names = [file.name for file in place.entries()]
-    return _is_set(place) or any(_LAYER.fullmatch(name) or _CROSS_LAYER.fullmatch(name) for name in names)
+    return _is_set(place) or any(_LAYER.fullmatch(name) or _CROSS_LAYER.fullmatch(name) for name in place.entries())
 
 
 def read(
@@ -48,7 +48,7 @@ def read(
     """Reads the transcoder of one layer; its forward pass is circuit-tracer's own.
 
     Args:
-        path: The folder, or the file of one layer.
+        path: The folder, or the file of one layer. Of a folder on the hub, only this layer's file is downloaded.
         layer: Which layer, where the path is a folder of several.
         device: Where to put the weights; the CPU where left out.
         dtype: Type to convert them to; as in the file where left out (single precision if there are thresholds).
@@ -64,7 +64,7 @@ def read(
     if layer is None and len(files) > 1:
         raise FileNotFoundError(
             f"{place} holds {len(files)} layers: choose one, such as `sd.formats.circuit_tracer.read(path, "
-            f"layer={min(files)})` or `sd.load({str(place.folder / files[min(files)])!r})`; `read_set` reads all."
+            f"layer={min(files)})` or `sd.load({place.inside(files[min(files)])!r})`; `read_set` reads all."
         )
     chosen = next(iter(files)) if layer is None else layer
     if chosen not in files:
@@ -158,7 +158,7 @@ def _config(place: Place) -> dict[str, Any]:
     file = place.find(CONFIG)
     config = {} if file is None else read_yaml(file)
     kind = config.get("model_kind", "transcoder_set")
-    is_crossing = any(_CROSS_LAYER.fullmatch(found.name) for found in place.entries())
+    is_crossing = any(map(_CROSS_LAYER.fullmatch, place.entries()))
     if kind == "cross_layer_transcoder" or (is_crossing and file is None):
         raise StorageError(
             f"{place} holds a cross-layer transcoder, whose latents write to several layers: there is no kind of "
@@ -171,8 +171,11 @@ def _config(place: Place) -> dict[str, Any]:
 
 def _is_set(place: Place) -> bool:
     """Whether there is a configuration that describes a set: other tools keep theirs under the same name."""
-    file = place.folder / CONFIG
-    if not file.is_file():
+    try:
+        file = place.find(CONFIG)
+    except StorageError:
+        return False
+    if file is None:
         return False
     with file.open("rb") as stream:
         return b"model_kind" in stream.read(2**16)
@@ -186,18 +189,17 @@ def _layers(place: Place, config: dict[str, Any]) -> dict[int, str]:
     named = config.get("transcoders")
     if isinstance(named, list) and all(isinstance(name, str) for name in named):
         return {number: _local(place, name) for number, name in enumerate(named)}
-    matches = {file.name: _LAYER.fullmatch(file.name) for file in place.entries()}
-    files = {int(found[1]): name for name, found in matches.items() if found}
+    files = {int(found[1]): name for name in place.entries() if (found := _LAYER.fullmatch(name))}
     if not files:
-        raise FileNotFoundError(f"{place.folder} lacks the files of layers, layer_0.safetensors and so on.")
+        raise FileNotFoundError(f"{place} lacks the files of layers, layer_0.safetensors and so on.")
     return dict(sorted(files.items()))
 
 
 def _local(place: Place, name: str) -> str:
-    """Returns the name of a file that a configuration lists, if it isn't one on a hub."""
-    if name.startswith("hf://"):
+    """Returns the name of a file that a configuration lists; one on the hub is taken where the configuration is too."""
+    if hub.is_address(name) and place.snapshot is None:
         raise FileNotFoundError(
-            f"{place.folder / CONFIG} lists {name[:200]}, which isn't in the folder. Load each layer by its own "
+            f"{place.inside(CONFIG)} lists {name[:200]}, which isn't in the folder. Load each layer by its own "
             f"address: `sd.load({_address(name)[:200]!r})`."
         )
     return name
@@ -209,6 +211,18 @@ def _address(name: str) -> str:
     return f"{path}@{revision}" if revision else path
 
 
+def _file(place: Place, name: str) -> Path:
+    if hub.is_address(name):
+        place = Place.of(_address(name))
+        if place.named is None:
+            raise StorageError(f"{CONFIG} must list files of weights, but {place} is a folder.")
+        name = place.named
+    file = place.find(name)
+    if file is None:
+        raise FileNotFoundError(f"{place} lacks {name[:200]}.")
+    return file
+
+
 def _read_layer(
     place: Place,
     name: str,
@@ -217,9 +231,7 @@ def _read_layer(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Dictionary:
-    file = place.find(name)
-    if file is None:
-        raise FileNotFoundError(f"{place.folder} lacks {name[:200]}.")
+    file = _file(place, name)
     if file.suffix == ".npz":
         return gemma_scope.read_file(file, {}, kind="distiller", device=device, dtype=dtype)
     tensors = read_safetensors(file)

@@ -84,8 +84,8 @@ def read(
 def _config(place: Place) -> Config:
     """Returns what the trainer noted, from beside the weights, or from beside the folder of training checkpoints."""
     document = place.json(CONFIG)
-    if document is None and place.folder.name == "checkpoints":
-        document = Place(place.folder.parent, None).json(CONFIG)
+    if document is None and place.folder.name == "checkpoints" and place.above is not None:
+        document = place.above.json(CONFIG)
     trainer = (document or {}).get("trainer")
     return trainer if isinstance(trainer, dict) else {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +20,14 @@ from sparsedict.types import Role
 WEIGHTS = ("params.npz", "params.safetensors")
 CONFIG = "config.json"
 
+_OF_SEVERAL_LAYERS = re.compile(r"params_layer_\d{1,5}\.safetensors")
 _NAMES = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold", "affine_skip_connection")
 
 
 def recognises(place: Place) -> bool:
     """Whether the files are Gemma Scope's."""
+    if _is_of_several_layers(place):
+        return True
     if place.named is None:
         return place.holds(*WEIGHTS) or bool(place.inner(*WEIGHTS, depth=3))
     return place.named in WEIGHTS or place.suffix == ".npz" or (place.suffix == ".safetensors" and _has_names(place))
@@ -50,9 +54,14 @@ def read(
 
     Raises:
         FileNotFoundError: If a file is missing, or the folder is one of several dictionaries.
-        StorageError: If a file is broken, or a cross-layer transcoder.
+        StorageError: If a file is broken, or part of a cross-layer transcoder or a crosscoder.
     """
     place = Place.of(path)
+    if _is_of_several_layers(place):
+        raise StorageError(
+            f"{place} is a cross-layer transcoder or a crosscoder, or a part of one, with a file for each layer: there "
+            "is no kind of dictionary for them here yet."
+        )
     place.check_is_one(*WEIGHTS, what="dictionaries", depth=3)
     file = place.weights(*WEIGHTS, suffix=place.suffix if place.suffix in (".npz", ".safetensors") else ".")
     return read_file(file, place.json(CONFIG) or {}, kind=kind, device=device, dtype=dtype)
@@ -104,6 +113,12 @@ def _kind(tensors: Tensors, config: dict[str, Any]) -> Literal["autoencoder", "d
 
 def _reads(config: dict[str, Any]) -> Role:
     return "inputs" if "pre_feedforward" in str(config.get("hf_hook_point_in")) else "outputs"
+
+
+def _is_of_several_layers(place: Place) -> bool:
+    """Whether the second release's name for a part of what reads or writes several layers is there."""
+    names = place.entries() if place.named is None else [place.named]
+    return not place.holds(*WEIGHTS) and any(map(_OF_SEVERAL_LAYERS.fullmatch, names))
 
 
 def _has_names(place: Place) -> bool:

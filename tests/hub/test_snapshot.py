@@ -60,6 +60,73 @@ def test_another_librarys_checkpoint_is_loaded(served: Hub, tmp_path: Path) -> N
     torch.testing.assert_close(sd.formats.sae_lens.read("hf://owner/theirs/layer_3")(x).reconstruction, wanted)
 
 
+def circuit(tmp_path: Path, prefix: str = "") -> tuple[dict[str, bytes], dict[int, sd.Dictionary]]:
+    torch.manual_seed(0)
+    parts = {"activation": sd.ReLU(), "decoder_norm": sd.UnitNorm()}
+    students: dict[int, sd.Dictionary] = {layer: sd.SparseDistiller(6, 6, 12, **parts) for layer in range(3)}
+    sd.formats.circuit_tracer.write(students, tmp_path / "set")
+    return {f"{prefix}{file.name}": file.read_bytes() for file in (tmp_path / "set").iterdir()}, students
+
+
+@pytest.mark.parametrize("prefix", ["", "sets/all/"])
+def test_of_a_set_only_the_layer_that_is_asked_for_is_downloaded(served: Hub, prefix: str, tmp_path: Path) -> None:
+    written, students = circuit(tmp_path, prefix)
+    served.repositories["owner/set"] = Repository()
+    served.repositories["owner/set"].commit(written)
+    address = f"hf://owner/set/{prefix}".rstrip("/")
+    with pytest.raises(FileNotFoundError, match=rf"{address} holds 3 layers: .*sd\.load\('{address}/layer_0\.safe"):
+        sd.load(address)
+    assert served.downloaded() == [f"{prefix}config.yaml"]
+    second = sd.formats.circuit_tracer.read(address, layer=1)
+    assert torch.equal(second.encoder, students[1].encoder)
+    assert served.downloaded() == [f"{prefix}config.yaml", f"{prefix}layer_1.safetensors"]
+    assert torch.equal(sd.load(f"{address}/layer_1.safetensors").encoder, second.encoder)
+    assert len(served.downloaded()) == 2
+    served.stop()
+    assert torch.equal(sd.formats.circuit_tracer.read(address, layer=1).encoder, second.encoder)
+    with pytest.raises(FileNotFoundError, match=r"\(what the local cache holds of it.*\) holds no layer 2, only 1"):
+        sd.formats.circuit_tracer.read(address, layer=2)
+
+
+def test_a_set_on_the_hub_may_list_files_of_other_repositories(served: Hub, tmp_path: Path) -> None:
+    written, students = circuit(tmp_path)
+    served.repositories["owner/weights"] = Repository()
+    served.repositories["owner/weights"].commit({f"layers/{name}": content for name, content in written.items()})
+    listed = "".join(f"- hf://owner/weights/layers/layer_{layer}.safetensors?revision=main\n" for layer in range(3))
+    config = written["config.yaml"] + b"transcoders:\n" + listed.encode()
+    served.repositories["owner/set"] = Repository()
+    served.repositories["owner/set"].commit({"config.yaml": config, "features/0.bin": b"x"})
+    second = sd.formats.circuit_tracer.read("hf://owner/set", layer=1)
+    assert torch.equal(second.encoder, students[1].encoder)
+    assert served.downloaded() == ["config.yaml", "layers/layer_1.safetensors"]
+
+
+def test_a_repository_of_several_lists_them(served: Hub, tmp_path: Path) -> None:
+    names = [f"layer_{layer}/width_16k/average_l0_5/params.npz" for layer in range(2)]
+    served.repositories["owner/scope"] = Repository()
+    served.repositories["owner/scope"].commit(dict.fromkeys([*names, "README.md"], b"x"))
+    with pytest.raises(FileNotFoundError, match=r"owner/scope holds 2 dictionaries: 'layer_0/.* such as hf://owner/sc"):
+        sd.load("hf://owner/scope")
+    served.repositories["owner/scope"].commit({"deep/er/and/deeper/x.safetensors": b"x"})
+    with pytest.raises(FileNotFoundError, match=r"There are weights in deep/er/and/deeper\."):
+        sd.load("hf://owner/scope/deep")
+    assert served.downloaded() == ["README.md"]
+
+
+def test_weights_that_nobody_asked_for_are_left_where_they_are(served: Hub, tmp_path: Path) -> None:
+    sd.formats.sae_lens.write(cases.make("autoencoder", "relu", dtype=torch.float32), tmp_path / "theirs")
+    written = {file.name: file.read_bytes() for file in (tmp_path / "theirs").iterdir()}
+    served.repositories["owner/theirs"] = Repository()
+    served.repositories["owner/theirs"].commit(written | {"sparsity.safetensors": b"x", "examples.safetensors": b"x"})
+    sd.load("hf://owner/theirs")
+    assert served.downloaded() == sorted(written)
+
+
+def test_a_file_of_a_dictionary_leads_to_its_folder(served: Hub, repository: Repository) -> None:
+    with pytest.raises(FileNotFoundError, match=r"is a file, one of a dictionary's: give hf://owner/coders/layers/3\."):
+        sd.load("hf://owner/coders/layers/3/dictionary.json")
+
+
 def test_a_revision_is_what_it_was(served: Hub, repository: Repository, tmp_path: Path) -> None:
     first = repository.refs["main"]
     repository.refs["v1"] = first
@@ -93,10 +160,10 @@ def test_what_is_not_there_is_named(served: Hub, repository: Repository) -> None
     with pytest.raises(FileNotFoundError, match="the repository has no revision 'v9'"):
         sd.load("hf://owner/coders@v9")
     with pytest.raises(
-        FileNotFoundError, match=r"coders/layers holds no weights of a dictionary. There are some in layers/3"
+        FileNotFoundError, match=r"coders/layers holds no saved dictionary.* There are some in its folders 3: load one"
     ):
         sd.load("hf://owner/coders/layers")
-    with pytest.raises(FileNotFoundError, match="coders/nothing holds no weights of a dictionary"):
+    with pytest.raises(FileNotFoundError, match="coders/nothing: the repository has no such path"):
         sd.load("hf://owner/coders/nothing")
     with pytest.raises(ValueError, match="An address on the hub must be"):
         sd.load("hf://owner")
