@@ -81,7 +81,7 @@ class Support:
             latents = torch.where(self.is_stored, latents, self.n_latents)
         ordered, order = latents.sort(stable=True)
         places = torch.arange(self.n_latents + 1, dtype=torch.int32, device=latents.device)
-        return TransposedSupport(order, self.tokens[order], torch.searchsorted(ordered, places))
+        return TransposedSupport(order, self.tokens.index_select(0, order), torch.searchsorted(ordered, places))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,8 @@ def per_entry(vector: Tensor, latents: Tensor | None) -> Tensor:
     """Aligns a value per latent with entries: gathered for stored entries, broadcast for dense latents."""
     if vector.ndim == 0 or latents is None:
         return vector
-    return vector[latents]
+    # Its gradient is added several times faster than that of `vector[latents]`.
+    return vector.index_select(0, latents)
 
 
 def _offsets(counts: Tensor) -> Tensor:

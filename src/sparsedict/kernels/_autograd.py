@@ -90,7 +90,7 @@ class _AffineAt(torch.autograd.Function):
         ctx.save_for_backward(inputs, rows)
         ctx.support = support
         if known is None:
-            return products.sampled_product(inputs, rows, support) + bias[support.latents]
+            return products.sampled_product(inputs, rows, support) + bias.index_select(0, support.latents)
         return known.clone()
 
     @staticmethod

@@ -27,7 +27,7 @@ def weighted_tokens(
     values: Float[Tensor, " n_entries"], support: Support, vectors: Float[Tensor, "n_tokens d"]
 ) -> Float[Tensor, "n_latents d"]:
     turned, owned = support.by_latent, _stored(support)
-    tokens, weights = turned.tokens[owned], values[turned.order[owned]]
+    tokens, weights = turned.tokens[owned], values.index_select(0, turned.order[owned])
     shape = (support.n_latents, vectors.shape[1])
     kept = result(shape, torch.promote_types(values.dtype, vectors.dtype)) if math.prod(shape) > KEPT_ENTRIES else None
     if kept is None:
@@ -75,11 +75,12 @@ def _stored(support: Support) -> slice:
 
 def _bag(table: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     dtype = torch.promote_types(table.dtype, weights.dtype)
+    index = torch.int32 if max(len(rows), len(table)) < 2**31 else torch.int64  # the narrower is read faster
     # Without history PyTorch skips what only its own gradient would need.
     return torch.nn.functional.embedding_bag(
-        rows,
+        rows.to(index),
         table.detach().to(dtype),
-        offsets,
+        offsets.to(index),
         per_sample_weights=weights.detach().to(dtype),
         mode="sum",
         include_last_offset=True,

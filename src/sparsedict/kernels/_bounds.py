@@ -21,7 +21,7 @@ OUTPUT_ROUNDING = 2.0**-8 * (1 + 2.0**-6)
 N_BOUND_COLUMNS = 5
 """Columns that the product gets in addition: two of what rounding may amount to, three of the bias."""
 
-PART_ENTRIES = 2**19
+PART_ENTRIES = 2**17
 """Entries rounded at once, in memory that is used again."""
 
 TILE = 32

@@ -177,4 +177,4 @@ class _Search:
         return torch.addmm(self._bias, self._inputs[begin:end], self._rows.T, out=out)
 
     def _at(self, inputs: Tensor, support: Support) -> Tensor:
-        return sampled_product(inputs, self._rows, support) + self._bias[support.latents]
+        return sampled_product(inputs, self._rows, support) + self._bias.index_select(0, support.latents)

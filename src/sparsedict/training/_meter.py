@@ -75,5 +75,6 @@ class Meter:
 
 
 def _squares(values: Tensor) -> Tensor:
-    """Returns the sum of squares, without an array of them."""
-    return torch.linalg.vector_norm(values, dtype=torch.float64).square()
+    """Returns the sum of squares, without an array of them: rows' in their own precision, all in float64."""
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    return torch.linalg.vector_norm(values, dim=-1, dtype=dtype).double().square().sum()
