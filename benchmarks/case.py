@@ -18,6 +18,13 @@ THRESHOLD = 0.01
 BANDWIDTH = 0.01
 """Threshold and width of JumpReLU's estimator, in units of pre-activations whose standard deviation is 1."""
 
+HEIGHT = 0.5
+"""Where the largest ``k`` end, in the same units: what is chosen is positive in trained dictionaries.
+
+Over the standard deviation of a token's pre-activations, the ``k``-th largest of the demo's has a median of 0.3 in the
+distiller and 0.8 in the autoencoder.
+"""
+
 LEARNING_RATE = 1e-7
 """So small that a measurement of hundreds of steps leaves the density where it was set."""
 
@@ -82,8 +89,8 @@ class Case:
         rates = (RATE_SPREAD * drawn).exp()
         for _ in range(50):
             rates = (rates * (self.k / self.n_latents / rates.mean())).clamp_(max=0.5)
-        offset = THRESHOLD if self.selection == "jumprelu" else 0.0
-        encoder_bias.copy_(torch.special.ndtri(rates.double()) + offset)
+        offsets = {"topk": HEIGHT, "batch_topk": HEIGHT, "relu": 0.0, "jumprelu": THRESHOLD}
+        encoder_bias.copy_(torch.special.ndtri(rates.double()) + offsets[self.selection])
 
     def batches(self) -> list[tuple[Tensor, Tensor]]:
         """Returns batches of inputs and targets, the same tensor for an autoencoder."""

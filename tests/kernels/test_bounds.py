@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedict.kernels._bounds import OUTPUT_ROUNDING, Bounds, _floor, _in_order_, bounds_pay
+from sparsedict.kernels._bounds import OUTPUT_ROUNDING, Bounds, _floor, _in_order_, _positions_reaching_, bounds_pay
 
 
 @given(
@@ -100,3 +100,12 @@ def test_there_are_none_of_what_is_not_finite() -> None:
 def test_they_serve_float32_alone(dtype: torch.dtype) -> None:
     assert not bounds_pay(torch.zeros(2048, 512, dtype=dtype), torch.zeros(8192, 512, dtype=dtype))
     assert not bounds_pay(torch.zeros(2, 8), torch.zeros(64, 8))
+
+
+def test_every_number_is_compared_rightly_with_bounds_of_any_sign() -> None:
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
+    every = every[every.isfinite()]
+    lowest = torch.tensor([-3e38, -1.5, -1e-40, -0.0, 0.0, 1e-40, 0.25, 3e38]).bfloat16()
+    bits = every.view(torch.int16).expand(len(lowest), -1).clone()
+    expected = (every.double() >= lowest.double()[:, None]).flatten().nonzero().flatten()
+    assert torch.equal(_positions_reaching_(bits, lowest), expected)

@@ -107,34 +107,63 @@ class Bounds:
 
         They are at least ``k`` of each token; ``None`` means that no search is worth it.
         """
-        # Positive numbers in bfloat16 are in the order of their bits, which are compared faster.
+        # Numbers in bfloat16 that aren't negative are in the order of their bits, which are compared faster.
         bits = block.view(torch.int16)
         reach = within_reach(bits, k)
         if reach is None:
             return None
+        negative = (reach < 0).nonzero().flatten()
+        if len(negative):
+            reach[negative] = _reach_in_order(bits, negative, k)
         lowest = self._lowest(reach.view(torch.bfloat16).float(), begin, end)
         if bool((lowest > 0).all()):
             return _positions_at_least(block, lowest.view(torch.int16)[:, None])
-        # Negative ones are in the opposite order: with all but their sign flipped, all are in one.
-        _in_order_(bits)
-        reach = within_reach(bits, k)
-        assert reach is not None  # it depends on the shape alone
-        lowest = self._lowest(_in_order_(reach).view(torch.bfloat16).float(), begin, end)
-        return _positions_at_least(block, _in_order_(lowest.view(torch.int16))[:, None])
+        return _positions_reaching_(bits, lowest)
 
     def _lowest(self, kth: Tensor, begin: int, end: int) -> Tensor:
         """Returns what the bounds of a token's ``k`` largest reach, given what ``k`` bounds do."""
         return _floor(kth - kth.abs() * OUTPUT_ROUNDING - self._slack[begin:end])
 
 
+def _reach_in_order(bits: Tensor, rows: Tensor, k: int) -> Tensor:
+    """Returns the bits of what :func:`within_reach` finds in some rows of any sign."""
+    chosen = scratch("rows in order", (len(rows), bits.shape[1]), bits.dtype, bits.device)
+    torch.index_select(bits, 0, rows, out=chosen)
+    size = max(1, PART_ENTRIES // bits.shape[1])
+    for part in chosen.split(size):
+        _in_order_(part)
+    reach = within_reach(chosen, k)
+    assert reach is not None  # it depends on a row's length alone
+    return _in_order_(reach)
+
+
 def _in_order_(bits: Tensor) -> Tensor:
-    """Turns bits of bfloat16 into integers of the same order, and back, in place."""
+    """Turns bits of bfloat16 into integers of the same order, and back, in place.
+
+    Negative numbers are in the opposite order: all but their sign is flipped.
+    """
     return bits.bitwise_xor_((bits >> 15).bitwise_and_(0x7FFF))
 
 
 def _positions_at_least(block: Tensor, lowest: Tensor) -> Tensor:
     mask = scratch("mask", tuple(block.shape), torch.bool, block.device)
     np.greater_equal(block.view(torch.int16).numpy(), lowest.numpy(), out=mask.numpy())
+    return positions_where(mask)
+
+
+def _positions_reaching_(bits: Tensor, lowest: Tensor) -> Tensor:
+    """Returns the positions of numbers at least as large as their row's, of any sign; the bits are lost.
+
+    As unsigned integers, those from a positive number up are a range, and so are those from a negative one up: the
+    positive, then the negative with a smaller magnitude. Moved to zero, each takes one comparison.
+    """
+    least = lowest.view(torch.int16)
+    positive = lowest > 0
+    moved = bits.sub_(torch.where(positive, least, 0)[:, None]).numpy().view(np.uint16)
+    magnitude = (least & 0x7FFF).int()
+    length = torch.where(positive, 0x7FFF - magnitude, 0x8000 + magnitude)
+    mask = scratch("mask", tuple(bits.shape), torch.bool, bits.device)
+    np.less_equal(moved, length[:, None].numpy().astype(np.uint16), out=mask.numpy())
     return positions_where(mask)
 
 

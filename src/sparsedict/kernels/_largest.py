@@ -10,7 +10,7 @@ from torch import Tensor
 from sparsedict.kernels._positions import positions_where
 from sparsedict.latents import Support
 
-GROUPS_PER_ENTRY = 4
+GROUPS_PER_ENTRY = 8
 """Groups that a row is cut into, for each entry wanted: more take longer, fewer leave more candidates."""
 
 MOST_CANDIDATES = 16
