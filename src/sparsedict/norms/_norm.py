@@ -59,17 +59,16 @@ class UnitNorm(DecoderNorm):
 
     @torch.no_grad()
     def constrain_(self, decoder: Float[Tensor, "n_latents d_out"]) -> None:
-        norms = torch.linalg.vector_norm(decoder, dim=-1, keepdim=True)
-        decoder.div_(norms.clamp_min(torch.finfo(decoder.dtype).tiny))
+        for rows in _parts(decoder):
+            rows.div_(_norms(rows))
 
     @torch.no_grad()
     def project_gradient_(
         self, decoder: Float[Tensor, "n_latents d_out"], gradient: Float[Tensor, "n_latents d_out"]
     ) -> None:
-        # In parts a CPU's cache holds the products, and no second array as large as the decoder is made.
-        size = max(1, PART_ENTRIES // decoder.shape[-1]) if decoder.device.type == "cpu" else len(decoder)
-        products = torch.empty_like(decoder[:size])
-        for rows, slopes in zip(decoder.split(size), gradient.split(size), strict=True):
+        parts = _parts(decoder)
+        products = torch.empty_like(parts[0])
+        for rows, slopes in zip(parts, _parts(gradient), strict=True):
             parallel = torch.mul(slopes, rows, out=products[: len(rows)]).sum(dim=-1, keepdim=True)
             slopes.addcmul_(parallel, rows, value=-1)
 
@@ -85,5 +84,14 @@ class MaxNorm(DecoderNorm):
 
     @torch.no_grad()
     def constrain_(self, decoder: Float[Tensor, "n_latents d_out"]) -> None:
-        norms = torch.linalg.vector_norm(decoder, dim=-1, keepdim=True)
-        decoder.mul_((self.maximum / norms.clamp_min(torch.finfo(decoder.dtype).tiny)).clamp_max(1.0))
+        for rows in _parts(decoder):
+            rows.mul_((self.maximum / _norms(rows)).clamp_max(1.0))
+
+
+def _parts(weight: Tensor) -> tuple[Tensor, ...]:
+    """Cuts rows, on a CPU, into parts that its cache holds while several operations go over them."""
+    return weight.split(max(1, PART_ENTRIES // weight.shape[-1]) if weight.device.type == "cpu" else len(weight))
+
+
+def _norms(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
