@@ -95,9 +95,21 @@ def test_the_script_builds_a_model_of_the_same_layout(tmp_path, monkeypatch, cap
     for i in range(40):
         (library / f"module_{i}.py").write_text(f"def function_{i}(value):\n    return value + {i}\n" * 40)
     out = tmp_path / "model"
-    arguments = ["build", "--out", str(out), "--stdlib", str(library), "--epochs", "0.5", "--batch-size", "2"]
-    monkeypatch.setattr("sys.argv", arguments)
+    arguments = ["build", "--out", str(out), "--stdlib", str(library), "--epochs", "0.5", "--batch-size", "4"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--layers", "2", "--context", "128"])
     build.main()
-    assert json.loads((out / "facts.json").read_text())["evaluation_loss"] < 8.5
-    assert {path.name for path in out.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    facts = json.loads((out / "facts.json").read_text())
+    assert facts["evaluation_loss"] < 8.5
+    assert (facts["layers"], facts["context"]) == (2, 128)
     assert "training tokens" in capsys.readouterr().out
+
+    model, tokens = zoo.load_model(out), zoo.tokens("evaluation", stdlib=library, folder=out)
+    assert (model.config.num_layers, tokens.shape[1]) == (2, 128)
+    assert loss(model, tokens[:512]) == pytest.approx(facts["evaluation_loss"], abs=0.01)
+    assert zoo.load_tokenizer(out)("import os").input_ids[0] == 0
+
+
+def test_a_folder_without_a_model_is_a_clear_error(tmp_path):
+    for load in (zoo.load_model, lambda folder: zoo.tokens("train", folder=folder)):
+        with pytest.raises(FileNotFoundError, match=r"`folder` must hold a model .* has no config\.json"):
+            load(tmp_path)

@@ -1,9 +1,12 @@
-"""Loads the embedded model, its tokenizer and its text."""
+"""Loads the embedded model, or another that the same script built, with its tokenizer and its text."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,31 +23,38 @@ if TYPE_CHECKING:
 
 NAME = "stdlib_neo"
 BOS = "<|endoftext|>"
-N_CONTEXT = 256
 FILES_AT_ONCE = 32
 
+Folder = str | os.PathLike[str] | None
+"""Of a model that ``python -m sparsedict.zoo.build`` wrote; ``None`` for the embedded one."""
 
-def load_model() -> GPTNeoForCausalLM:
+
+def load_model(folder: Folder = None) -> GPTNeoForCausalLM:
     """Loads the embedded model as a Hugging Face model, float32, in evaluation mode.
 
     A GPT-Neo of four layers, ``d_model`` 128, ``d_mlp`` 512 (GELU), vocabulary 4,096, context 256, trained on the
-    Python standard library's source. ``python -m sparsedict.zoo.build`` rebuilds it.
+    Python standard library's source. ``python -m sparsedict.zoo.build`` rebuilds it, and builds smaller ones.
+
+    Args:
+        folder: Of another model that the script built, to be loaded instead.
 
     Raises:
+        FileNotFoundError: If the folder holds no model.
         ImportError: If transformers isn't installed (``pip install 'sparsedict[demo]'``).
     """
     from safetensors.torch import load_file
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
-    with as_file(files("sparsedict.zoo") / NAME) as folder:
-        config = GPTNeoConfig(**json.loads((folder / "config.json").read_text()))
-        state = load_file(folder / "model.safetensors")
+    with _opened(folder) as opened:
+        config = GPTNeoConfig(**_configuration(opened))
+        state = load_file(opened / "model.safetensors")
     model = GPTNeoForCausalLM(config)
     keys = model.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
     model.tie_weights()
     absent = [name for name in keys.missing_keys if not name.endswith(("lm_head.weight", "attn.attention.bias"))]
     if absent or keys.unexpected_keys:
-        raise RuntimeError(f"The embedded model doesn't fit this transformers: {absent}, {keys.unexpected_keys}.")
+        name = folder or "The embedded model"
+        raise RuntimeError(f"{name} doesn't fit this transformers: {absent}, {keys.unexpected_keys}.")
     return model.eval()
 
 
@@ -65,37 +75,42 @@ def load_bridge(*, compatibility_mode: bool = False) -> Any:
     return bridge
 
 
-def load_tokenizer() -> PreTrainedTokenizerFast:
-    """Loads the embedded model's byte-level BPE as a Hugging Face tokenizer; token 0 is BOS."""
+def load_tokenizer(folder: Folder = None) -> PreTrainedTokenizerFast:
+    """Loads the embedded model's byte-level BPE as a Hugging Face tokenizer, or another's; token 0 is BOS."""
     from transformers import PreTrainedTokenizerFast
 
-    with as_file(files("sparsedict.zoo") / NAME / "tokenizer.json") as path:
+    with _opened(folder) as opened:
+        path, name = opened / "tokenizer.json", NAME if folder is None else str(folder)
         return PreTrainedTokenizerFast(
-            tokenizer_file=str(path), name_or_path=NAME, bos_token=BOS, eos_token=BOS, pad_token=BOS, add_bos_token=True
+            tokenizer_file=str(path), name_or_path=name, bos_token=BOS, eos_token=BOS, pad_token=BOS, add_bos_token=True
         )
 
 
 def tokens(
-    split: Split, *, n_tokens: int | None = None, stdlib: Path | None = None
+    split: Split, *, n_tokens: int | None = None, stdlib: Path | None = None, folder: Folder = None
 ) -> Int[Tensor, "n_sequences n_positions"]:
     """Tokenises one side of the standard library's source into sequences that begin with BOS.
 
-    Modules follow each other with a BOS between them; every sequence of 256 begins with a BOS of its own.
+    Modules follow each other with a BOS between them; every sequence (of 256, the model's context) begins with a BOS of
+    its own.
 
     Args:
         split: ``"train"`` or ``"evaluation"``.
         n_tokens: Upper bound of the tokens returned, to the whole sequence; ``None`` for all (about 2.5 million for
             training, 0.2 million for evaluation).
         stdlib: Library folder to read instead of the running interpreter's.
+        folder: Of another model that the script built, whose tokenizer and context are used instead.
 
     Raises:
         FileNotFoundError: If the standard library's source isn't installed.
     """
     from tokenizers import Tokenizer
 
+    with _opened(folder) as opened:
+        n_context: int = _configuration(opened)["max_position_embeddings"]
+        tokenizer = Tokenizer.from_str((opened / "tokenizer.json").read_text(encoding="utf-8"))
     if n_tokens is not None:
-        checks.at_least("n_tokens", n_tokens, N_CONTEXT)
-    tokenizer = Tokenizer.from_str((files("sparsedict.zoo") / NAME / "tokenizer.json").read_text(encoding="utf-8"))
+        checks.at_least("n_tokens", n_tokens, n_context)
     wanted = math.inf if n_tokens is None else n_tokens
     texts = [file.text for file in source_files(split, stdlib)]
     joined: list[int] = []
@@ -104,8 +119,27 @@ def tokens(
             break
         for item in tokenizer.encode_batch_fast(texts[start : start + FILES_AT_ONCE], add_special_tokens=False):
             joined += (0, *item.ids)
-    width = N_CONTEXT - 1
+    width = n_context - 1
     rows = torch.tensor(joined[: len(joined) // width * width]).view(-1, width)
     if n_tokens is not None:
-        rows = rows[: n_tokens // N_CONTEXT]
+        rows = rows[: n_tokens // n_context]
     return torch.nn.functional.pad(rows, (1, 0), value=0)
+
+
+@contextmanager
+def _opened(folder: Folder) -> Iterator[Path]:
+    if folder is None:
+        with as_file(files("sparsedict.zoo") / NAME) as embedded:
+            yield embedded
+    else:
+        yield Path(folder)
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`folder` must hold a model that `python -m sparsedict.zoo.build --out FOLDER` wrote, but {folder} has no "
+            "config.json."
+        )
+    return json.loads(path.read_text())

@@ -1,7 +1,8 @@
 """Rebuilds the embedded model: ``python -m sparsedict.zoo.build --out FOLDER``.
 
-A GPT-Neo-shaped language model of Python source with four layers, trained from nothing on the training side of the
-standard library (see :func:`sparsedict.zoo.source_files`), and its byte-level BPE tokenizer.
+A GPT-Neo-shaped language model of Python source, trained from nothing on the training side of the standard library
+(see :func:`sparsedict.zoo.source_files`), and its byte-level BPE tokenizer. The embedded model has the defaults' shape:
+four layers, sequences of 256. Smaller ones, such as that of ``benchmarks.first_try``, are made by the same command.
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 BOS = "<|endoftext|>"
 N_VOCABULARY = 4096
 D_MODEL = 128
-N_LAYERS = 4
-N_CONTEXT = 256
 
 
 def train_tokenizer(files: list[SourceFile]) -> Tokenizer:
@@ -55,12 +54,12 @@ def pack(tokenizer: Tokenizer, files: list[SourceFile]) -> Tensor:
     return torch.tensor([token for item in encoded for token in (bos, *item.ids)])
 
 
-def sequences(tokens: Tensor, generator: torch.Generator, batch_size: int) -> Iterator[Tensor]:
-    """Endless shuffled batches of sequences ``[batch_size, N_CONTEXT]``, cut anew at a random place every epoch.
+def sequences(tokens: Tensor, generator: torch.Generator, batch_size: int, n_context: int) -> Iterator[Tensor]:
+    """Endless shuffled batches of sequences ``[batch_size, n_context]``, cut anew at a random place every epoch.
 
     Position 0 of every sequence is BOS, as in the sequences that activations are harvested from.
     """
-    width = N_CONTEXT - 1
+    width = n_context - 1
     while True:
         start = int(torch.randint(width, (), generator=generator))
         rows = tokens[start : start + (len(tokens) - start) // width * width].view(-1, width)
@@ -70,19 +69,19 @@ def sequences(tokens: Tensor, generator: torch.Generator, batch_size: int) -> It
             yield rows[chosen]
 
 
-def new_model(dropout: float) -> GPTNeoForCausalLM:
-    """A GPT-Neo of the embedded model's shape, its weights random."""
+def new_model(n_layers: int, n_context: int, dropout: float) -> GPTNeoForCausalLM:
+    """A GPT-Neo of the embedded model's widths, its weights random."""
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
     config = GPTNeoConfig(
         vocab_size=N_VOCABULARY,
-        max_position_embeddings=N_CONTEXT,
+        max_position_embeddings=n_context,
         hidden_size=D_MODEL,
-        num_layers=N_LAYERS,
+        num_layers=n_layers,
         num_heads=4,
         intermediate_size=4 * D_MODEL,
-        attention_types=[[["global"], N_LAYERS]],
-        window_size=N_CONTEXT,
+        attention_types=[[["global"], n_layers]],
+        window_size=n_context,
         resid_dropout=dropout,
         embed_dropout=dropout,
         attention_dropout=0.0,
@@ -100,9 +99,10 @@ def token_loss(model: GPTNeoForCausalLM, batch: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluation_loss(model: GPTNeoForCausalLM, tokens: Tensor, n_sequences: int = 512) -> float:
-    """Loss on the first ``n_sequences`` sequences of ``tokens``."""
+    """Loss on the first ``n_sequences`` sequences of ``tokens``, of the model's own length."""
     model.eval()
-    rows = tokens[: len(tokens) // (N_CONTEXT - 1) * (N_CONTEXT - 1)].view(-1, N_CONTEXT - 1)[:n_sequences]
+    width = model.config.max_position_embeddings - 1
+    rows = tokens[: len(tokens) // width * width].view(-1, width)[:n_sequences]
     batches = torch.nn.functional.pad(rows, (1, 0), value=0).split(64)
     losses = [token_loss(model, batch).item() * len(batch) for batch in batches]
     model.train()
@@ -123,8 +123,8 @@ def optimizers(model: GPTNeoForCausalLM, lr: float, weight_decay: float) -> list
 def train(model: GPTNeoForCausalLM, tokens: Tensor, held_out: Tensor, args: argparse.Namespace) -> None:
     """Trains in place with a linear warm-up and a linear decay to zero, in bfloat16 autocast."""
     generator = torch.Generator().manual_seed(args.seed)
-    batches = sequences(tokens, generator, args.batch_size)
-    n_steps = int(args.epochs * len(tokens) / (args.batch_size * N_CONTEXT))
+    batches = sequences(tokens, generator, args.batch_size, args.context)
+    n_steps = int(args.epochs * len(tokens) / (args.batch_size * args.context))
     steppers = optimizers(model, args.lr, args.weight_decay)
     loss_of = torch.compile(token_loss) if args.compile else token_loss
     begin = time.time()
@@ -168,6 +168,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--stdlib", type=Path, default=None, help="library folder to read, if not this interpreter's")
+    parser.add_argument("--layers", type=int, default=4, help="number of layers")
+    parser.add_argument("--context", type=int, default=256, help="tokens in a sequence")
     parser.add_argument("--epochs", type=float, default=16, help="passes over the training text")
     parser.add_argument("--batch-size", type=int, default=32, help="sequences in a step")
     parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
@@ -182,7 +184,7 @@ def main() -> None:
     tokenizer = train_tokenizer(files["train"])
     tokens, held_out = pack(tokenizer, files["train"]), pack(tokenizer, files["evaluation"])
     print(f"{len(tokens):,} training tokens, {len(held_out):,} for evaluation")
-    model = new_model(args.dropout)
+    model = new_model(args.layers, args.context, args.dropout)
     begin = time.time()
     train(model, tokens, held_out, args)
     model.half().float()
@@ -190,6 +192,8 @@ def main() -> None:
         "evaluation_loss": round(evaluation_loss(model, held_out), 4),
         "training_tokens": len(tokens),
         "evaluation_tokens": len(held_out),
+        "layers": args.layers,
+        "context": args.context,
         "epochs": args.epochs,
         "seconds": round(time.time() - begin),
         "python": platform.python_version(),
