@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +18,13 @@ def at_least(name: str, value: int, least: int) -> int:
     if value < least:
         raise ValueError(f"`{name}` must be at least {least}, got {value}.")
     return value
+
+
+def path(name: str, value: str | os.PathLike[str], what: str = "a path") -> Path:
+    """Returns ``value`` if it can name a file or folder."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise TypeError(f"`{name}` must be {what}, as text or a pathlib.Path, got {value!r:.80}.")
+    return Path(value)
 
 
 def in_range(name: str, value: float, low: float, high: float = math.inf, *, open_low: bool = False) -> float:

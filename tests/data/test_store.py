@@ -5,6 +5,7 @@ import os
 import shutil
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,15 @@ from safetensors import safe_open
 from torch import Tensor
 
 import sparsedict as sd
-from sparsedict.data import ActivationStore, ActivationStream, _shards, _store_writer, _stored_rows
+from sparsedict.data import (
+    ActivationStore,
+    ActivationStream,
+    _shards,
+    _source,
+    _store_description,
+    _store_writer,
+    _stored_rows,
+)
 from sparsedict.data._shards import BLOCK
 from sparsedict.storage import StorageError
 from sparsedict.types import ActivationBatch
@@ -28,7 +37,7 @@ BYTES_PER_TOKEN = 24
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_store_writer, "SHARD_BYTES", 4 * BLOCK * BYTES_PER_TOKEN)
+    monkeypatch.setattr(_store_description, "SHARD_BYTES", 4 * BLOCK * BYTES_PER_TOKEN)
 
 
 def stream(model: Counted | None = None, **options: object) -> ActivationStream:
@@ -401,3 +410,26 @@ def test_batches_outlive_the_next_chunk(folder: Path) -> None:
     store = ActivationStore(folder, batch_size=256, buffer_size=256)
     kept: list[tuple[Tensor, Tensor]] = [(batch.inputs, batch.inputs.clone()) for batch in store]  # type: ignore[union-attr]
     assert all(torch.equal(batch, copy) for batch, copy in kept)
+
+
+@pytest.mark.as_installed
+def test_a_buffer_beyond_the_machine_s_memory_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ActivationStore(folder, batch_size=10**9)
+    assert [len(batch) for batch in store] == [store.n_tokens]  # no more than there is
+    monkeypatch.setattr(_source, "_memory", lambda: store.n_bytes - 1)
+    with pytest.raises(ValueError, match=r"`batch_size` of 1,000,000,000 must leave the buffer within the machine's"):
+        ActivationStore(folder, batch_size=10**9)
+    with pytest.raises(ValueError, match=r"`buffer_size` of 999,999 must leave the buffer .* Take fewer\."):
+        ActivationStore(folder, batch_size=64, buffer_size=999_999)
+    with pytest.raises(ValueError, match="`batch_size` of 8,000 must leave the buffer"):
+        ActivationStream(site(), iter([[1, 2]]), batch_size=8000)
+    assert ActivationStore(folder, batch_size=64, buffer_size=64).buffer_size == 64
+
+
+@pytest.mark.as_installed
+@pytest.mark.parametrize("value", [None, 3, b"folder", ["folder"]])
+def test_what_isn_t_a_path_is_named(value: Any) -> None:
+    with pytest.raises(TypeError, match="`folder` must be a path, as text or a pathlib.Path, got"):
+        ActivationStore(value)
+    with pytest.raises(TypeError, match="`folder` must be a path"):
+        ActivationStream(site(), unique(2, 4), batch_size=4).save_to(value)

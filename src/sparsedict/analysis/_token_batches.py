@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 
 from sparsedict import checks
-from sparsedict.data._harvest import takes_mask
+from sparsedict.data._harvester import takes_mask
 from sparsedict.data._items import token_source
 from sparsedict.data._tokens import BlockSize
 

@@ -1,119 +1,21 @@
-"""Running a model on blocks of tokens and filling a buffer with what its sites read and write."""
+"""Rows from a model: what its sites read and write fills a buffer, which is served in random order."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsedict.data._batches import BEGINNING, AnyBatch, Chunk, Position, RowSource
 from sparsedict.data._facts import site_facts
+from sparsedict.data._harvester import Harvester, evaluating, vocabulary
 from sparsedict.data._layout import Layout
 from sparsedict.data._seeds import permutation
 from sparsedict.data._tokens import Block, BlockSize, RowArray, TokenSource
-from sparsedict.sites import Site, capture_sites
-from sparsedict.sites._tokens import Seen, token_embedding
-from sparsedict.types import ActivationBatch
 
 _SEQUENCES, _ROWS = 0, 1
 """What a permutation is of, so that the two draw from generators of their own."""
-
-
-@dataclass(frozen=True)
-class Harvester:
-    """Captures the kept positions of sites, as columns.
-
-    Attributes:
-        sites: By name; the key of a single site without a name is ``None``.
-        neurons: Names of the sites whose hidden activations are captured too.
-        dtype: Of the columns; ``None`` leaves the model's.
-        device: Of the columns; ``None`` leaves the model's.
-    """
-
-    sites: Mapping[str | None, Site]
-    neurons: frozenset[str | None]
-    dtype: torch.dtype | None
-    device: torch.device | None
-
-    @property
-    def model(self) -> nn.Module:
-        return next(iter(self.sites.values())).model
-
-    @property
-    def by_token(self) -> bool:
-        """Whether some positions are left out for the token that they hold."""
-        return any(site.exclusion.tokens for site in self.sites.values())
-
-    def kept(self, block: Block) -> Tensor | None:
-        """Returns which positions every site keeps, as flat indices on the CPU; ``None`` if all are kept."""
-        seen = Seen(block.tokens, block.attention_mask)
-        mask = None
-        for exclusion in {site.exclusion for site in self.sites.values()}:
-            own = seen.kept(block.tokens.shape, exclusion)
-            if own is not None:
-                mask = own if mask is None else mask & own
-        if mask is None or bool(mask.all()):
-            return None
-        return mask.flatten().nonzero().squeeze(-1)
-
-    def capture(self, block: Block) -> tuple[Layout, tuple[Tensor, ...]]:
-        """Returns the activations of a block, of all its positions."""
-        tokens = block.tokens
-        if block.attention_mask is not None and takes_mask(self.model):
-            tokens = {"input_ids": block.tokens, "attention_mask": block.attention_mask.long()}
-        names = {str(index): name for index, name in enumerate(self.sites)}
-        captured = capture_sites(
-            {key: self.sites[name] for key, name in names.items()},
-            tokens,
-            neurons=[key for key, name in names.items() if name in self.neurons],
-        )
-        flat: dict[str | None, ActivationBatch] = {}
-        for key, name in names.items():
-            found = captured[key]
-            if found.shape.numel() != block.tokens.numel():
-                raise ValueError(
-                    f"{self.sites[name]!r} must have a position for each token, got activations of leading shape "
-                    f"{tuple(found.shape)} for tokens {tuple(block.tokens.shape)}. Name a site inside the sequence."
-                )
-            parts = (found.inputs, found.outputs, found.neurons)
-            inputs, outputs, hidden = (None if part is None else part.flatten(0, -2) for part in parts)
-            assert inputs is not None
-            assert outputs is not None
-            flat[name] = ActivationBatch(inputs, outputs, hidden)
-        return Layout.of_places(flat)
-
-
-def takes_mask(model: nn.Module) -> bool:
-    """Whether a model can be told of padding."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    return any(p.name == "attention_mask" or p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-def vocabulary(model: nn.Module) -> int | None:
-    """Returns how many token ids a model knows, where its embedding tells."""
-    embedding = token_embedding(model)
-    for holder, name in ((embedding, "num_embeddings"), (getattr(model, "cfg", None), "d_vocab")):
-        value = getattr(holder, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Turns dropout off for a while: the same tokens must give the same activations."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 class HarvestedRows(RowSource):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 from tqdm.auto import tqdm
 
 from sparsedict import checks
-from sparsedict.data._batches import AnyBatch, Batches
 from sparsedict.data._given import DEFAULT_BATCH_SIZE, DEFAULT_SEED
+from sparsedict.data._source import ActivationSource
 from sparsedict.data._store_description import FILE, StoreDescription
 from sparsedict.data._stored_rows import Shards, StoredRows
 from sparsedict.storage import StorageError
@@ -20,7 +19,7 @@ from sparsedict.storage import StorageError
 BUFFER_BYTES = 2**28
 
 
-class ActivationStore(Iterable[AnyBatch]):
+class ActivationStore(ActivationSource):
     """Batches of activations that `ActivationStream.save_to` wrote, shuffled anew for each pass in bounded memory.
 
     It serves as the stream does: iterating makes one pass, ``fit`` goes on with further ones, ``state_dict`` is a few
@@ -71,18 +70,13 @@ class ActivationStore(Iterable[AnyBatch]):
         device: torch.device | str | None = None,
         verify: bool = True,
     ) -> None:
-        self.batch_size: int = checks.at_least("batch_size", batch_size, 1)
-        self.seed: int = checks.at_least("seed", seed, 0)
-        if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"`dtype` must be a floating-point type, got {dtype}.")
-        self.folder: Path = Path(folder)
+        super().__init__(batch_size, seed, dtype)
+        self.folder: Path = checks.path("folder", folder)
         self._description = _complete(self.folder)
-        self.bytes_per_token: int = self._description.bytes_per_token
-        self.buffer_size: int = self._checked_buffer(buffer_size)
+        self.bytes_per_token = self._description.bytes_per_token
+        self.buffer_size = self._checked_buffer(buffer_size, BUFFER_BYTES // self.bytes_per_token, self.n_tokens)
         self._shards = Shards(self.folder, self._description, verify)
         self._dtype, self._device = dtype, None if device is None else torch.device(device)
-        self._state: Mapping[str, Any] | None = None
-        self._latest: Batches | None = None
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -137,38 +131,8 @@ class ActivationStore(Iterable[AnyBatch]):
             f"batch_size={self.batch_size:,}, seed={self.seed}, buffer_size={self.buffer_size:,})"
         )
 
-    def __iter__(self) -> Iterator[AnyBatch]:
-        """Makes the first pass, or goes on after `load_state_dict`."""
-        batches = self.batches(repeat=False)
-        if self._state is not None:
-            batches.load_state_dict(self._state)
-            self._state = None
-        return batches
-
-    def epoch(self, number: int) -> Batches:
-        """Returns pass ``number``: as iterating, which makes pass 0, with a shuffle of its own."""
-        batches = self.batches(repeat=False)
-        batches.load_state_dict({**batches.state_dict(), "epoch": checks.at_least("number", number, 0)})
-        return batches
-
-    def batches(self, *, repeat: bool = True) -> Batches:
-        """Returns a new iterator: pass after pass, or one pass only."""
-        rows = StoredRows(self._shards, self.seed, self.buffer_size, self.dtype, self._device)
-        self._latest = Batches(rows, batch_size=self.batch_size, seed=self.seed, repeat=repeat)
-        return self._latest
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns where the iterator that was made last stands: a few integers."""
-        return (self._latest or self.batches(repeat=False)).state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Makes the next iteration go on from a state.
-
-        Raises:
-            ValueError: If the state isn't a store's, or was saved with another batch size or seed.
-        """
-        self.batches().load_state_dict(state)
-        self._state = dict(state)
+    def _rows(self) -> StoredRows:
+        return StoredRows(self._shards, self.seed, self.buffer_size, self.dtype, self._device)
 
     def verify(self, *, progress: bool = False) -> None:
         """Reads the whole store and compares it with its checksums.
@@ -184,16 +148,6 @@ class ActivationStore(Iterable[AnyBatch]):
         if len(self.widths) > 1:
             raise ValueError(f"`{name}` is that of one site, but this store has several: see `widths`.")
         return next(iter(self.widths.values()))
-
-    def _checked_buffer(self, size: int | None) -> int:
-        if size is None:
-            return max(BUFFER_BYTES // self.bytes_per_token, 4 * self.batch_size)
-        if checks.at_least("buffer_size", size, 1) < self.batch_size:
-            raise ValueError(
-                f"`batch_size` must not exceed `buffer_size`, got {self.batch_size} and {size} tokens: a batch is "
-                "drawn from the buffer, and mixes well if that holds many batches."
-            )
-        return size
 
 
 def _complete(folder: Path) -> StoreDescription:

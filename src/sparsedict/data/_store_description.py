@@ -19,7 +19,13 @@ FILE = "activations.json"
 FORMAT = "sparsedict activations"
 FORMAT_VERSION = 1
 MOST_BYTES = 64 * 2**20
+SHARD_BYTES = 2**28
 _NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
+
+
+def tokens_per_shard(bytes_per_token: int) -> int:
+    """Returns how many tokens make a shard of about 256 MiB: whole blocks."""
+    return max(1, SHARD_BYTES // bytes_per_token // BLOCK) * BLOCK
 
 
 @dataclass(frozen=True)

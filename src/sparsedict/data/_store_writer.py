@@ -15,18 +15,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sparsedict.data._batches import AnyBatch, Batches, RowSource
-from sparsedict.data._shards import BLOCK, read_header, shard_name, write_shard
+from sparsedict.data._shards import read_header, shard_name, write_shard
 from sparsedict.data._store_description import FILE, StoreDescription
 from sparsedict.data._stored_sites import ROLES
 from sparsedict.storage import StorageError
 from sparsedict.types import ActivationBatch
-
-SHARD_BYTES = 2**28
-
-
-def tokens_per_shard(bytes_per_token: int) -> int:
-    """Returns how many tokens make a shard of about 256 MiB: whole blocks."""
-    return max(1, SHARD_BYTES // bytes_per_token // BLOCK) * BLOCK
 
 
 def write_store(folder: Path, description: StoreDescription, rows: RowSource, seed: int, progress: bool) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from sparsedict import checks
 from sparsedict.data._facts import site_facts
-from sparsedict.data._harvest import Harvester, evaluating
+from sparsedict.data._harvester import Harvester, evaluating
 from sparsedict.data._layout import Layout
+from sparsedict.data._shards import DTYPES
+from sparsedict.data._store_description import StoreDescription, tokens_per_shard
 from sparsedict.data._tokens import BlockSize, TokenSource
 from sparsedict.types import Role
 
@@ -65,3 +70,59 @@ def probed(harvester: Harvester, tokens: TokenSource, size: BlockSize) -> tuple[
     norms = [float(column.double().square().mean().sqrt()) for column in columns]
     digest = hashlib.sha256(block.tokens.numpy().tobytes()).hexdigest()
     return {"first_tokens": digest, "root_mean_squares": norms}, layout
+
+
+def bytes_per_token(harvester: Harvester) -> int:
+    """Returns what the activations of one token take, in bytes."""
+    columns, _ = stored_sites(harvester)
+    return sum(width for _, width in columns) * (harvester.dtype or own_dtype(harvester.model)).itemsize
+
+
+def planned(
+    harvester: Harvester,
+    tokens: TokenSource,
+    size: BlockSize,
+    n_tokens: int | None,
+    known: int | None,
+    dtype: torch.dtype | None,
+    made_by: Mapping[str, Any],
+) -> StoreDescription:
+    """Returns what a store of a stream's first pass will hold.
+
+    Args:
+        harvester: Of the stream.
+        tokens: That it harvests.
+        size: Of its forward passes.
+        n_tokens: To store; all of the pass where left out.
+        known: Tokens of the pass, where known.
+        dtype: To store them in; as they are served where left out.
+        made_by: What else decides which activations these are.
+
+    Raises:
+        ValueError: If ``n_tokens`` must be given, or a store can't have that type.
+    """
+    dtype = dtype or harvester.dtype or own_dtype(harvester.model)
+    if dtype not in DTYPES.values():
+        raise ValueError(f"`dtype` must be one of {', '.join(map(str, DTYPES.values()))}, got {dtype}.")
+    if n_tokens is None and known is None:
+        raise ValueError("`n_tokens` must be given where the tokens of a pass aren't known before it is made.")
+    wanted = known if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
+    assert wanted is not None
+    facts, layout = probed(harvester, tokens, size)
+    columns, sites = stored_sites(harvester, layout)
+    description = StoreDescription(
+        columns=columns,
+        sites=sites,
+        dtype=dtype,
+        n_tokens=wanted if known is None else min(wanted, known),
+        tokens_per_shard=1,
+        origin=tokens.origin,
+        made_by={
+            "tokens": tokens.origin,
+            "n_tokens": wanted,
+            **made_by,
+            "model_batch_size": size.n_sequences or f"about {size.target} tokens",
+            **facts,
+        },
+    )
+    return replace(description, tokens_per_shard=tokens_per_shard(description.bytes_per_token))

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from sparsedict import checks
-from sparsedict.data._batches import AnyBatch, Batches
 from sparsedict.data._given import DEFAULT_BATCH_SIZE, DEFAULT_SEED
-from sparsedict.data._harvest import HarvestedRows, Harvester, takes_mask
+from sparsedict.data._harvest import HarvestedRows
+from sparsedict.data._harvester import Harvester, takes_mask
 from sparsedict.data._items import Tokenizer, token_source
-from sparsedict.data._shards import DTYPES
+from sparsedict.data._source import ActivationSource
 from sparsedict.data._store import ActivationStore
-from sparsedict.data._store_description import StoreDescription
-from sparsedict.data._store_writer import tokens_per_shard, write_store
-from sparsedict.data._stored_sites import own_dtype, probed, stored_sites
+from sparsedict.data._store_writer import write_store
+from sparsedict.data._stored_sites import bytes_per_token, planned
 from sparsedict.data._tokens import BlockSize
 from sparsedict.sites import Site
 
@@ -34,7 +30,7 @@ On the CPU, where small passes stay in its caches, as measured by ``benchmarks.h
 """
 
 
-class ActivationStream(Iterable[AnyBatch]):
+class ActivationStream(ActivationSource):
     """Batches of what sites read and write, shuffled in bounded memory.
 
     Sequences (or documents) are taken in a random order where the tokens can be gone through in any order, the model
@@ -99,25 +95,19 @@ class ActivationStream(Iterable[AnyBatch]):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        self.batch_size: int = checks.at_least("batch_size", batch_size, 1)
-        self.seed: int = checks.at_least("seed", seed, 0)
-        by_name = _by_name(sites)
-        if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"`dtype` must be a floating-point type, got {dtype}.")
-        device = None if device is None else torch.device(device)
-        self._harvester = Harvester(by_name, _chosen(by_name, neurons), dtype, device)
+        super().__init__(batch_size, seed, dtype)
+        self._harvester = Harvester.of(sites, neurons, dtype, None if device is None else torch.device(device))
         model = self._harvester.model
         self._tokens = token_source(tokens, tokenizer or getattr(model, "tokenizer", None), context)
-        self.bytes_per_token: int = _bytes_per_token(self._harvester)
-        self.buffer_size: int = self._checked_buffer(buffer_size)
+        self.bytes_per_token = bytes_per_token(self._harvester)
+        usual = min(BUFFER_BYTES // self.bytes_per_token, MOST_BUFFERED)
+        self.buffer_size = self._checked_buffer(buffer_size, usual, self.n_positions)
         if model_batch_size is not None:
             checks.at_least("model_batch_size", model_batch_size, 1)
         where = next((parameter.device.type for parameter in model.parameters()), "cpu")
         target = FORWARD_POSITIONS.get(where, MOST_FORWARD_POSITIONS)
         self._block_size = BlockSize(model_batch_size, target, self.buffer_size, takes_mask(model))
         self._counted: int | None = None
-        self._state: Mapping[str, Any] | None = None
-        self._latest: Batches | None = None
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -146,11 +136,6 @@ class ActivationStream(Iterable[AnyBatch]):
         return self._counted
 
     @property
-    def n_batches(self) -> int | None:
-        """Batches of one pass, where known."""
-        return None if self.n_tokens is None else -(-self.n_tokens // self.batch_size)
-
-    @property
     def buffer_bytes(self) -> int:
         """What a full buffer takes, in bytes."""
         held = self.buffer_size if self.n_positions is None else min(self.buffer_size, self.n_positions)
@@ -161,45 +146,6 @@ class ActivationStream(Iterable[AnyBatch]):
             f"ActivationStream({self.sites!r}, {self._tokens.origin}, batch_size={self.batch_size:,}, "
             f"seed={self.seed}, buffer_size={self.buffer_size:,} ({self.buffer_bytes / 2**20:,.1f} MiB))"
         )
-
-    def __iter__(self) -> Iterator[AnyBatch]:
-        """Makes the first pass, or goes on after `load_state_dict`."""
-        batches = self.batches(repeat=False)
-        if self._state is not None:
-            batches.load_state_dict(self._state)
-            self._state = None
-        return batches
-
-    def epoch(self, number: int) -> Batches:
-        """Returns pass ``number``: as iterating, which makes pass 0, with a shuffle of its own."""
-        batches = self.batches(repeat=False)
-        batches.load_state_dict({**batches.state_dict(), "epoch": checks.at_least("number", number, 0)})
-        return batches
-
-    def batches(self, *, repeat: bool = True) -> Batches:
-        """Returns a new iterator: pass after pass, or one pass only."""
-        rows = self._rows()
-        rows.n_tokens = self._counted
-        self._latest = Batches(rows, batch_size=self.batch_size, seed=self.seed, repeat=repeat)
-        return self._latest
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns where the iterator that was made last stands: a few integers.
-
-        Activations aren't stored. To go on, the model runs again on the tokens of the buffer that was being served,
-        with the same sequences in each forward pass, so that the batches that follow are equal bit for bit (on the
-        same machine and with the same tokens, sites and options).
-        """
-        return (self._latest or self.batches(repeat=False)).state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Makes the next iteration go on from a state.
-
-        Raises:
-            ValueError: If the state isn't a stream's, or was saved with another batch size or seed.
-        """
-        self.batches().load_state_dict(state)
-        self._state = dict(state)
 
     def save_to(
         self,
@@ -230,84 +176,19 @@ class ActivationStream(Iterable[AnyBatch]):
             ValueError: If ``n_tokens`` must be given, or the folder holds other activations.
             OSError: If the disk lacks room for all of it, before anything is written.
         """
-        description = self._described(n_tokens, dtype or self._harvester.dtype or own_dtype(self._harvester.model))
-        write_store(Path(folder), description, self._rows(), self.seed, progress)
+        path = checks.path("folder", folder)
+        made_by = {"seed": self.seed, "buffer_size": self.buffer_size}
+        description = planned(self._harvester, self._tokens, self._block_size, n_tokens, self.n_tokens, dtype, made_by)
+        write_store(path, description, self._rows(), self.seed, progress)
         return ActivationStore(folder, batch_size=self.batch_size, seed=self.seed)
 
-    def _described(self, n_tokens: int | None, dtype: torch.dtype) -> StoreDescription:
-        if dtype not in DTYPES.values():
-            raise ValueError(f"`dtype` must be one of {', '.join(map(str, DTYPES.values()))}, got {dtype}.")
-        known = self.n_tokens
-        if n_tokens is None and known is None:
-            raise ValueError("`n_tokens` must be given where the tokens of a pass aren't known before it is made.")
-        planned = known if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
-        assert planned is not None
-        facts, layout = probed(self._harvester, self._tokens, self._block_size)
-        widths, sites = stored_sites(self._harvester, layout)
-        description = StoreDescription(
-            columns=widths,
-            sites=sites,
-            dtype=dtype,
-            n_tokens=planned if known is None else min(planned, known),
-            tokens_per_shard=1,
-            origin=self._tokens.origin,
-            made_by={
-                "tokens": self._tokens.origin,
-                "n_tokens": planned,
-                "seed": self.seed,
-                "buffer_size": self.buffer_size,
-                "model_batch_size": self._block_size.n_sequences or f"about {self._block_size.target} tokens",
-                **facts,
-            },
-        )
-        return replace(description, tokens_per_shard=tokens_per_shard(description.bytes_per_token))
-
     def _rows(self) -> HarvestedRows:
-        return HarvestedRows(
+        rows = HarvestedRows(
             self._harvester,
             self._tokens,
             buffer_size=self.buffer_size,
             block_size=self._block_size,
             seed=self.seed,
         )
-
-    def _checked_buffer(self, size: int | None) -> int:
-        if size is None:
-            return max(min(BUFFER_BYTES // self.bytes_per_token, MOST_BUFFERED), 4 * self.batch_size)
-        if checks.at_least("buffer_size", size, 1) < self.batch_size:
-            raise ValueError(
-                f"`batch_size` must not exceed `buffer_size`, got {self.batch_size} and {size} tokens: a batch is "
-                "drawn from the buffer, and mixes well if that holds many batches."
-            )
-        return size
-
-
-def _by_name(sites: Site | Mapping[str, Site]) -> dict[str | None, Site]:
-    by_name: dict[str | None, Site] = {**sites} if isinstance(sites, Mapping) else {None: sites}
-    if not by_name:
-        raise ValueError("`sites` must name at least one site, got an empty mapping.")
-    for name, site in by_name.items():
-        if not isinstance(site, Site):
-            hint = " Write `Site(model, path)`." if isinstance(site, nn.Module | str) else ""
-            raise TypeError(f"`sites` must be a Site, or Sites by name, got {type(site).__name__} for {name!r}.{hint}")
-    if len({id(site.model) for site in by_name.values()}) > 1:
-        raise ValueError(
-            f"`sites` must lie in one model, got sites of several: {', '.join(map(repr, by_name.values()))}."
-        )
-    return by_name
-
-
-def _chosen(sites: Mapping[str | None, Site], neurons: bool | Iterable[str]) -> frozenset[str | None]:
-    if isinstance(neurons, bool):
-        return frozenset(sites if neurons else ())
-    chosen = frozenset(neurons)
-    if not chosen <= sites.keys():
-        raise ValueError(
-            f"`neurons` must be names of the sites, {sorted(map(str, sites))}, got {sorted(map(str, chosen))}."
-        )
-    return chosen
-
-
-def _bytes_per_token(harvester: Harvester) -> int:
-    columns, _ = stored_sites(harvester)
-    return sum(width for _, width in columns) * (harvester.dtype or own_dtype(harvester.model)).itemsize
+        rows.n_tokens = self._counted
+        return rows

@@ -1,0 +1,153 @@
+"""What runs a model on a block of tokens and takes what its sites read and write."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sparsedict.data._layout import Layout
+from sparsedict.data._tokens import Block
+from sparsedict.sites import Site, capture_sites
+from sparsedict.sites._tokens import Seen, token_embedding
+from sparsedict.types import ActivationBatch
+
+
+@dataclass(frozen=True)
+class Harvester:
+    """Captures the kept positions of sites, as columns.
+
+    Attributes:
+        sites: By name; the key of a single site without a name is ``None``.
+        neurons: Names of the sites whose hidden activations are captured too.
+        dtype: Of the columns; ``None`` leaves the model's.
+        device: Of the columns; ``None`` leaves the model's.
+    """
+
+    sites: Mapping[str | None, Site]
+    neurons: frozenset[str | None]
+    dtype: torch.dtype | None
+    device: torch.device | None
+
+    @classmethod
+    def of(
+        cls,
+        sites: Site | Mapping[str, Site],
+        neurons: bool | Iterable[str],
+        dtype: torch.dtype | None,
+        device: torch.device | None,
+    ) -> Harvester:
+        """Takes what a stream is given.
+
+        Raises:
+            TypeError: If something isn't a site.
+            ValueError: If there is none, they lie in several models, or ``neurons`` names another.
+        """
+        by_name = _by_name(sites)
+        return cls(by_name, _chosen(by_name, neurons), dtype, device)
+
+    @property
+    def model(self) -> nn.Module:
+        return next(iter(self.sites.values())).model
+
+    @property
+    def by_token(self) -> bool:
+        """Whether some positions are left out for the token that they hold."""
+        return any(site.exclusion.tokens for site in self.sites.values())
+
+    def kept(self, block: Block) -> Tensor | None:
+        """Returns which positions every site keeps, as flat indices on the CPU; ``None`` if all are kept."""
+        seen = Seen(block.tokens, block.attention_mask)
+        mask = None
+        for exclusion in {site.exclusion for site in self.sites.values()}:
+            own = seen.kept(block.tokens.shape, exclusion)
+            if own is not None:
+                mask = own if mask is None else mask & own
+        if mask is None or bool(mask.all()):
+            return None
+        return mask.flatten().nonzero().squeeze(-1)
+
+    def capture(self, block: Block) -> tuple[Layout, tuple[Tensor, ...]]:
+        """Returns the activations of a block, of all its positions."""
+        tokens = block.tokens
+        if block.attention_mask is not None and takes_mask(self.model):
+            tokens = {"input_ids": block.tokens, "attention_mask": block.attention_mask.long()}
+        names = {str(index): name for index, name in enumerate(self.sites)}
+        captured = capture_sites(
+            {key: self.sites[name] for key, name in names.items()},
+            tokens,
+            neurons=[key for key, name in names.items() if name in self.neurons],
+        )
+        flat: dict[str | None, ActivationBatch] = {}
+        for key, name in names.items():
+            found = captured[key]
+            if found.shape.numel() != block.tokens.numel():
+                raise ValueError(
+                    f"{self.sites[name]!r} must have a position for each token, got activations of leading shape "
+                    f"{tuple(found.shape)} for tokens {tuple(block.tokens.shape)}. Name a site inside the sequence."
+                )
+            parts = (found.inputs, found.outputs, found.neurons)
+            inputs, outputs, hidden = (None if part is None else part.flatten(0, -2) for part in parts)
+            assert inputs is not None
+            assert outputs is not None
+            flat[name] = ActivationBatch(inputs, outputs, hidden)
+        return Layout.of_places(flat)
+
+
+def takes_mask(model: nn.Module) -> bool:
+    """Whether a model can be told of padding."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(p.name == "attention_mask" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def vocabulary(model: nn.Module) -> int | None:
+    """Returns how many token ids a model knows, where its embedding tells."""
+    embedding = token_embedding(model)
+    for holder, name in ((embedding, "num_embeddings"), (getattr(model, "cfg", None), "d_vocab")):
+        value = getattr(holder, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Turns dropout off for a while: the same tokens must give the same activations."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _by_name(sites: Site | Mapping[str, Site]) -> dict[str | None, Site]:
+    by_name: dict[str | None, Site] = {**sites} if isinstance(sites, Mapping) else {None: sites}
+    if not by_name:
+        raise ValueError("`sites` must name at least one site, got an empty mapping.")
+    for name, site in by_name.items():
+        if not isinstance(site, Site):
+            hint = " Write `Site(model, path)`." if isinstance(site, nn.Module | str) else ""
+            raise TypeError(f"`sites` must be a Site, or Sites by name, got {type(site).__name__} for {name!r}.{hint}")
+    if len({id(site.model) for site in by_name.values()}) > 1:
+        raise ValueError(
+            f"`sites` must lie in one model, got sites of several: {', '.join(map(repr, by_name.values()))}."
+        )
+    return by_name
+
+
+def _chosen(sites: Mapping[str | None, Site], neurons: bool | Iterable[str]) -> frozenset[str | None]:
+    if isinstance(neurons, bool):
+        return frozenset(sites if neurons else ())
+    chosen = frozenset(neurons)
+    if not chosen <= sites.keys():
+        raise ValueError(
+            f"`neurons` must be names of the sites, {sorted(map(str, sites))}, got {sorted(map(str, chosen))}."
+        )
+    return chosen
