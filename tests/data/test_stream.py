@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import sparsedict as sd
 from sparsedict.data import ActivationStream, Batches
 from sparsedict.types import ActivationBatch
 
@@ -117,6 +118,50 @@ def test_no_more_is_harvested_than_the_buffer_holds(n_sequences: int, context: i
         assert model.n_positions - n_served <= data.buffer_size + data.batch_size
         n_served += len(batch)
     assert model.n_positions == n_served
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    **SIZES, form=st.sampled_from(["array", "rows", "iterable"]), n_batches=st.integers(1, 8), stop=st.integers(0, 9)
+)
+def test_no_more_is_harvested_than_is_expected(
+    n_sequences: int, context: int, form: str, n_batches: int, stop: int, **sizes: int
+) -> None:
+    model, source = Counted(), as_source(unique(n_sequences, context), form)
+
+    def expecting() -> Batches:
+        batches = stream(source, where=site(model), **sizes).batches()
+        batches.expect((n_batches - 1) * sizes["batch_size"] + 1)
+        return batches
+
+    batches = expecting()
+    model.n_positions = 0
+    whole = list(islice(batches, n_batches))
+    n_served = sum(map(len, whole))
+    n_whole_passes = n_served // (n_sequences * context)
+    spare = sizes["model_batch_size"] * context
+    assert model.n_positions <= n_served + spare or n_whole_passes
+    assert max(torch.bincount(torch.tensor([token for batch in whole for token in ids(batch)]))) <= n_whole_passes + 1
+    # The same again, stopped anywhere and gone on with, beyond what was expected too.
+    first, again = expecting(), stream(source, where=site(model), **sizes).batches()
+    for _ in islice(first, stop):
+        pass
+    again.load_state_dict(first.state_dict())
+    n_left = max(n_batches - stop, 0)
+    got = list(islice(again, n_left + 3))
+    assert all(map(same, whole[stop:], got))
+    assert all(map(same, islice(first, n_left + 3), got))
+
+
+def test_a_short_run_harvests_what_it_trains_on() -> None:
+    model = Counted()
+    data = ActivationStream(site(model), unique(200, 16), batch_size=64, model_batch_size=2)
+    coder = sd.SparseAutoencoder(3, 8, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
+    model.n_positions = 0
+    sd.fit(coder, data, n_tokens=500, progress=False)
+    assert model.n_positions == 512
+    sd.analysis.firing_frequencies(coder, data, n_tokens=100)
+    assert model.n_positions == 512 + 128
 
 
 @settings(max_examples=20, deadline=None)

@@ -111,6 +111,8 @@ class Coder:
         """
         n_left = 2**62 if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
         batches = as_batches(data, repeat=False)
+        if n_tokens is not None:
+            batches.expect(n_tokens)
         self._check(batches, targets)
         size = self.n_rows
         for batch in batches:

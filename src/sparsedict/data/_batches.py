@@ -72,8 +72,14 @@ class RowSource(ABC):
     origin: str
 
     @abstractmethod
-    def chunks(self, epoch: int, start: Position) -> Iterator[Chunk]:
-        """Serves pass number ``epoch`` from ``start`` on, the same each time it is called."""
+    def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
+        """Serves pass number ``epoch`` from ``start`` on, the same each time it is called.
+
+        Args:
+            epoch: Number of the pass.
+            start: Where to begin: the ``end`` of a chunk of this pass, or the beginning.
+            most: Rows that will be asked for from there on, over all passes, where known: no more need be held ready.
+        """
 
     @abstractmethod
     def batch(self, columns: tuple[Tensor, ...]) -> AnyBatch:
@@ -115,6 +121,7 @@ class Batches(Iterator[AnyBatch]):
         self._source = source
         self._seed = seed
         self._repeat = repeat
+        self._expected: int | None = None
         self._begin(0)
 
     @property
@@ -156,10 +163,9 @@ class Batches(Iterator[AnyBatch]):
         return self
 
     def __next__(self) -> AnyBatch:
-        pieces, n_held = self._take()
+        pieces = self._take()
         if not pieces:
             raise StopIteration
-        self.n_served += n_held
         columns = pieces[0] if len(pieces) == 1 else tuple(map(torch.cat, zip(*pieces, strict=True)))
         return self._source.batch(columns)
 
@@ -172,7 +178,16 @@ class Batches(Iterator[AnyBatch]):
         """
         return next(self)
 
-    def _take(self) -> tuple[list[tuple[Tensor, ...]], int]:
+    def expect(self, n_tokens: int) -> None:
+        """Says that no more than so many tokens will be asked for in all, rounded up to whole batches.
+
+        A source then harvests no more for them: its buffer holds as many as are still to come, where these are fewer.
+        Asking for more all the same is no error. It is part of the state, for it decides which tokens a buffer mixes.
+        """
+        size = self.batch_size or 1
+        self._expected = -(-n_tokens // size) * size
+
+    def _take(self) -> list[tuple[Tensor, ...]]:
         pieces: list[tuple[Tensor, ...]] = []
         n_held = 0
         while not pieces or (self.batch_size is not None and n_held < self.batch_size):
@@ -191,9 +206,10 @@ class Batches(Iterator[AnyBatch]):
             stop = min(len(chunk), self._row + wanted)
             pieces.append(chunk.rows(self._row, stop))
             n_held += stop - self._row
+            self.n_served += stop - self._row
             self._n_pass += stop - self._row
             self._row = stop
-        return pieces, n_held
+        return pieces
 
     def _current(self) -> Chunk | None:
         """Returns the chunk of the next row, or None at the end of the pass."""
@@ -202,7 +218,7 @@ class Batches(Iterator[AnyBatch]):
                 self._start, self._row = self._chunk.end, 0
                 self._chunk = None
             if self._chunks is None:
-                self._chunks = self._source.chunks(self.epoch, self._start)
+                self._chunks = self._source.chunks(self.epoch, self._start, self._still_expected())
             try:
                 self._chunk = next(self._chunks, None)
             except BaseException:
@@ -213,6 +229,11 @@ class Batches(Iterator[AnyBatch]):
                 return None
             self._start = self._chunk.start
         return self._chunk
+
+    def _still_expected(self) -> int | None:
+        """Returns how many rows will be asked for from the beginning of the chunk on."""
+        left = None if self._expected is None else self._expected - (self.n_served - self._row)
+        return left if left is not None and left > 0 else None
 
     def _begin(self, epoch: int, start: Position = BEGINNING, row: int = 0, n_pass: int = 0) -> None:
         self.epoch = epoch
@@ -238,6 +259,7 @@ class Batches(Iterator[AnyBatch]):
             "n_served": self.n_served,
             "batch_size": self.batch_size,
             "seed": self._seed,
+            "expected": self._expected,
             "source": self._source.state(start),
         }
 
@@ -247,7 +269,7 @@ class Batches(Iterator[AnyBatch]):
         Raises:
             ValueError: If the state isn't one of these, or was saved with another batch size or seed.
         """
-        missing = self.state_dict().keys() - state.keys() - {"source"}
+        missing = self.state_dict().keys() - state.keys() - {"source", "expected"}
         if missing:
             raise ValueError(f"`state` must be a state of Batches, got one without {', '.join(sorted(missing))}.")
         for name, mine in (("batch_size", self.batch_size), ("seed", self._seed)):
@@ -261,3 +283,4 @@ class Batches(Iterator[AnyBatch]):
             self._source.restore(state["source"])
         self._begin(int(state["epoch"]), (int(first), int(second)), int(state["row"]), int(state["n_pass"]))
         self.n_served = int(state["n_served"])
+        self._expected = state.get("expected")

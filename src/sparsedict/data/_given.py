@@ -161,7 +161,7 @@ class _HeldRows(RowSource):
         self.n_tokens = len(self._columns[0])
         self.origin = f"{self.n_tokens:,} tokens in memory, shuffled anew for each pass"
 
-    def chunks(self, epoch: int, start: Position) -> Iterator[Chunk]:
+    def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
         if start[0] == 0:
             order = permutation(self.n_tokens or 0, self._seed, epoch).to(self._columns[0].device)
             yield Chunk(self._columns, order, (0, 0), (1, 0))
@@ -202,7 +202,7 @@ class _GivenBatches(RowSource):
         )
         self.origin = f"batches from a {type(data).__name__}, {later}"
 
-    def chunks(self, epoch: int, start: Position) -> Iterator[Chunk]:
+    def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
         for index, item in enumerate(self._pass(epoch, start[0]), start[0]):
             layout, columns = Layout.of(self._checked(item))
             if layout.names != self.names:

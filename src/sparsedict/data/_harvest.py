@@ -53,21 +53,27 @@ class HarvestedRows(RowSource):
         self._layout: Layout | None = None
         self._whole: Chunk | None = None
 
-    def chunks(self, epoch: int, start: Position) -> Iterator[Chunk]:
-        if self._resident:
-            return self._from_resident(epoch, start)
-        return self._harvested(epoch, start, (self._seed, epoch, _SEQUENCES) if self._tokens.seeks else None)
+    def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
+        if self._resident and start == BEGINNING and not (epoch == 0 and self._is_part(most)):
+            return self._from_resident(epoch)
+        return self._harvested(epoch, start, (self._seed, epoch, _SEQUENCES) if self._tokens.seeks else None, most)
 
-    def _from_resident(self, epoch: int, start: Position) -> Iterator[Chunk]:
-        if start != BEGINNING:
-            return
+    def _is_part(self, most: int | None) -> bool:
+        """Whether so many rows are less than a pass."""
+        if most is not None and self.n_tokens is None:
+            self.n_tokens = self.count()
+        return most is not None and self.n_tokens is not None and most < self.n_tokens
+
+    def _from_resident(self, epoch: int) -> Iterator[Chunk]:
         if self._whole is None:
-            self._whole = next(self._harvested(0, BEGINNING, None), None)
+            self._whole = next(self._harvested(0, BEGINNING, None, None), None)
         if self._whole is not None:
             whole = self._whole
             yield Chunk(whole.columns, self._order(len(whole), epoch, BEGINNING), BEGINNING, whole.end)
 
-    def _harvested(self, epoch: int, start: Position, order: tuple[int, int, int] | None) -> Iterator[Chunk]:
+    def _harvested(
+        self, epoch: int, start: Position, order: tuple[int, int, int] | None, most: int | None
+    ) -> Iterator[Chunk]:
         blocks = self._tokens.blocks(order, epoch, start, self._block_size)
         block = next(blocks, None)
         while block is not None:
@@ -81,12 +87,15 @@ class HarvestedRows(RowSource):
                     block = next(blocks, None)
                     if n_positions >= self._target and self._tokens.n_positions is not None:
                         break
+                    if most is not None and n_rows >= most:
+                        break
             if bad and bool(torch.stack(bad).any()):
                 self._refuse(0, n_rows)
             if n_rows:
                 columns = tuple(column[:n_rows] for column in self._columns)
                 yield Chunk(columns, self._order(n_rows, epoch, start), start, end)
             start = end
+            most = most - n_rows if most is not None and most > n_rows else None
 
     def _order(self, n_rows: int, epoch: int, start: Position) -> Tensor:
         return permutation(n_rows, self._seed, epoch, _ROWS, *start).to(self._columns[0].device)

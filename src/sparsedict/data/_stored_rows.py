@@ -117,7 +117,7 @@ class StoredRows(RowSource):
         self._columns: tuple[Tensor, ...] = ()
         self._is_filled = False
 
-    def chunks(self, epoch: int, start: Position) -> Iterator[Chunk]:
+    def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
         if self._resident:
             return self._from_resident(epoch, start)
         return self._read(epoch, start)

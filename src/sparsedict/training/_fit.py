@@ -187,7 +187,9 @@ def fit_many(
             stack.enter_context(closing(checkpoints))
         stack.enter_context(deterministic_algorithms(deterministic))
         optimizers = {name: trainee.make_optimizer() for name, trainee in trainees.items()}
-        feed = Feed(as_batches(data, batch_size=batch_size, seed=seed))
+        batches = as_batches(data, batch_size=batch_size, seed=seed)
+        batches.expect(n_tokens)
+        feed = Feed(batches)
         check_sites(trainees, feed.batches)
         asked = {"n_tokens": n_tokens, "log_every": log_every, "dead_after": dead_after, "autocast": autocast}
         settings = of_run(trainees, optimizers, feed.batches.description, deterministic=deterministic, **asked)
