@@ -4,8 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedict.kernels._largest import is_searched, largest, largest_of_all, within_reach
+from sparsedict.kernels._largest import is_searched, largest, largest_of_all, largest_stored, within_reach
 from sparsedict.kernels._positions import positions_above, positions_where
+from sparsedict.latents import Support
 from sparsedict.selections import Largest
 
 
@@ -63,3 +64,14 @@ def test_what_is_not_a_number_lies_above_everything() -> None:
     values = torch.tensor([[1.0, torch.nan, 3.0]])
     for dtype in (torch.float32, torch.bfloat16):
         assert positions_above(values.to(dtype), torch.tensor(2.0)).tolist() == [1, 2]
+
+
+def test_a_row_that_has_too_many_does_not_make_up_for_one_that_has_too_few() -> None:
+    rows = torch.tensor([[torch.nan, 5.0, 4.0], [7.0, 7.0, 7.0], [1.0, 3.0, 2.0]])
+    support = Support.from_mask(torch.ones(3, 3, dtype=torch.bool))
+    indices, values = largest_stored(rows.flatten(), support, 2)
+    assert indices.shape == (3, 2)
+    assert set(indices[0].tolist()) == {0, 1}
+    assert values[1].tolist() == [7.0, 7.0]
+    assert len(set(indices[1].tolist())) == 2
+    assert set(indices[2].tolist()) == {1, 2}

@@ -78,13 +78,18 @@ def largest_stored(
     """
     counts = support.offsets.diff()
     width = int(counts.max())
-    places = (
-        torch.arange(len(values)) + (torch.arange(0, width * len(counts), width) - support.offsets[:-1])[support.tokens]
-    )
+    begins = torch.arange(0, width * len(counts), width) - support.offsets[:-1]
+    places = torch.arange(len(values)) + begins.index_select(0, support.tokens)
     padded = values.new_full((len(counts), width), -torch.inf)
-    padded.view(-1)[places] = values
+    padded.view(-1).scatter_(0, places, values)
+    if values.dtype in (torch.float32, torch.float64):
+        kth = torch.from_numpy(np.partition(padded.numpy(), width - k, axis=1)[:, width - k].copy())
+        flat = positions_where(values >= kth.index_select(0, support.tokens))
+        # A row has more of them where some are equal, fewer where one is NaN.
+        if bool((torch.searchsorted(flat, support.offsets).diff() == k).all()):
+            return support.latents.index_select(0, flat).view(-1, k), values.index_select(0, flat).view(-1, k)
     latents = places.new_zeros(len(counts), width)
-    latents.view(-1)[places] = support.latents
+    latents.view(-1).scatter_(0, places, support.latents)
     chosen = _chosen(padded, k, lowest_ties)
     return latents.gather(1, chosen), padded.gather(1, chosen)
 
