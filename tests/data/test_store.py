@@ -246,6 +246,24 @@ def test_a_stopped_writer_goes_on_and_writes_the_same_bytes(
     assert model.n_positions <= N_TOKENS - n_written * 4 * BLOCK + 512 + 128
 
 
+@pytest.mark.parametrize("damaged", [[0], [1], [3], [0, 2]])
+def test_only_damaged_shards_are_harvested_again(folder: Path, damaged: list[int]) -> None:
+    torch.manual_seed(0)
+    model = Counted()
+    before = {name: (folder / name).read_bytes() for name in names(folder)}
+    times = {name: (folder / name).stat().st_mtime_ns for name in names(folder)}
+    broken = [f"activations-{index:06d}.safetensors" for index in damaged]
+    for name in broken:
+        (folder / name).write_bytes(before[name][:-1])
+    model.n_positions = 0
+    stream(model).save_to(folder, progress=False)
+    assert {name: (folder / name).read_bytes() for name in names(folder)} == before
+    changed = {name for name in names(folder) if (folder / name).stat().st_mtime_ns != times[name]}
+    assert changed == {*broken, "activations.json"}
+    # Besides each shard: what of the stream's buffer lies before it and behind it, and a first pass to compare.
+    assert model.n_positions <= len(damaged) * (4 * BLOCK + 2 * 512) + 128
+
+
 def test_a_complete_folder_is_left_as_it_is(folder: Path) -> None:
     torch.manual_seed(0)
     before = {name: (folder / name).stat().st_mtime_ns for name in names(folder)}
@@ -429,7 +447,7 @@ def test_a_buffer_beyond_the_machine_s_memory_is_refused(folder: Path, monkeypat
 @pytest.mark.as_installed
 @pytest.mark.parametrize("value", [None, 3, b"folder", ["folder"]])
 def test_what_isn_t_a_path_is_named(value: Any) -> None:
-    with pytest.raises(TypeError, match="`folder` must be a path, as text or a pathlib.Path, got"):
+    with pytest.raises(TypeError, match=r"`folder` must be a path, as text or a pathlib\.Path, got"):
         ActivationStore(value)
     with pytest.raises(TypeError, match="`folder` must be a path"):
         ActivationStream(site(), unique(2, 4), batch_size=4).save_to(value)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sparsedict.data._batches import AnyBatch, Batches, RowSource
-from sparsedict.data._shards import read_header, shard_name, write_shard
+from sparsedict.data._shards import ShardHeader, read_header, shard_name, write_shard
 from sparsedict.data._store_description import FILE, StoreDescription
 from sparsedict.data._stored_sites import ROLES
 from sparsedict.storage import StorageError
@@ -39,32 +40,56 @@ def write_store(folder: Path, description: StoreDescription, rows: RowSource, se
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"`folder` must be a folder to write into, but {folder} is a file.")
-    done = _written(folder, description)
-    if done is None:
+    found = StoreDescription.read(folder) if folder.is_dir() else None
+    if found is not None:
+        _check_same(folder, found, description)
+        if found.shards is not None:
+            description = replace(description, n_tokens=found.n_tokens)
+    shards = _written(folder, found, description)
+    if found is not None and found.shards is not None and None not in shards:
         return
-    digests, state = done
-    n_done = min(len(digests) * description.tokens_per_shard, description.n_tokens)
+    n_done = sum(shard.n_rows for shard in shards if shard is not None)
     _check_room(folder, description, n_done)
     folder.mkdir(parents=True, exist_ok=True)
     description.write(folder)
     if progress:
         size = f"{description.n_tokens:,} tokens, {description.n_bytes / 2**30:,.3f} GiB"
         print(f"{folder}: {size} in {description.n_shards:,} shards; {n_done:,} tokens are there already")
-    batches = Batches(rows, batch_size=description.tokens_per_shard, seed=seed, repeat=False)
-    if state is not None:
-        batches.load_state_dict(state)
     with tqdm(total=description.n_tokens, initial=n_done, unit="tok", unit_scale=True, disable=not progress) as bar:
-        while n_done < description.n_tokens:
-            batch = next(batches, None)
-            if batch is None:
-                break  # the tokens gave fewer than was planned
-            columns = _stored(batch, description, description.n_tokens - n_done)
+        for index, batch, state in _lacking(shards, description, rows, seed):
+            left = description.n_tokens - index * description.tokens_per_shard
+            columns = _stored(batch, description, left)
             names = [name for name, _ in description.columns]
-            notes = {"index": len(digests), "state": batches.state_dict()}
-            digests.append(write_shard(folder / shard_name(len(digests)), names, columns, notes))
-            n_done += len(columns[0])
+            name = shard_name(index)
+            write_shard(folder / name, names, columns, {"index": index, "state": state})
+            shards[index] = read_header(folder, name, description.columns, description.dtype)
             bar.update(len(columns[0]))
-    replace(description, n_tokens=n_done, shards=tuple(digests)).write(folder)
+    whole = list(takewhile(lambda shard: shard is not None, shards))
+    n_tokens, digests = sum(shard.n_rows for shard in whole if shard), tuple(shard.digest for shard in whole if shard)
+    replace(description, n_tokens=n_tokens, shards=digests).write(folder)
+
+
+def _lacking(
+    shards: Sequence[ShardHeader | None], description: StoreDescription, rows: RowSource, seed: int
+) -> Iterator[tuple[int, AnyBatch, dict[str, Any]]]:
+    """Yields the content of shards that aren't there, each with its number and where the stream stands after it.
+
+    Where one that is there lies before it, the stream goes to where it stood after that, and harvests no other.
+    """
+    batches: Batches | None = None
+    for index, shard in enumerate(shards):
+        if shard is not None:
+            batches = None
+            continue
+        if batches is None:
+            batches = Batches(rows, batch_size=description.tokens_per_shard, seed=seed, repeat=False)
+            before = shards[index - 1] if index else None
+            if before is not None:
+                batches.load_state_dict(before.notes["state"])
+        batch = next(batches, None)
+        if batch is None:
+            return  # the tokens gave fewer than was planned
+        yield index, batch, batches.state_dict()
 
 
 def _stored(batch: AnyBatch, description: StoreDescription, n_rows: int) -> list[Tensor]:
@@ -87,28 +112,22 @@ def _stored(batch: AnyBatch, description: StoreDescription, n_rows: int) -> list
     return stored
 
 
-def _written(folder: Path, wanted: StoreDescription) -> tuple[list[str], Mapping[str, Any] | None] | None:
-    """Returns digests of the shards that are there and where the stream stood after them; ``None`` if all are."""
-    found = StoreDescription.read(folder) if folder.is_dir() else None
+def _written(folder: Path, found: StoreDescription | None, wanted: StoreDescription) -> list[ShardHeader | None]:
+    """Returns the shards that are there, and ``None`` for each that isn't or isn't whole."""
     if found is None:
-        return [], None
-    _check_same(folder, found, wanted)
-    wanted = wanted if found.shards is None else replace(wanted, n_tokens=found.n_tokens)
-    digests: list[str] = []
-    state: Mapping[str, Any] | None = None
+        return [None] * wanted.n_shards
+    shards: list[ShardHeader | None] = []
     for index, name in enumerate(wanted.names()):
+        n_rows = min(wanted.tokens_per_shard, wanted.n_tokens - index * wanted.tokens_per_shard)
         try:
             header = read_header(folder, name, wanted.columns, wanted.dtype)
         except StorageError:
-            break  # what isn't whole is written again
-        n_rows = min(wanted.tokens_per_shard, wanted.n_tokens - index * wanted.tokens_per_shard)
-        if header.n_rows != n_rows or header.notes.get("index") != index:
-            break
-        digests.append(header.digest)
-        state = header.notes.get("state")
-    if found.shards is not None and tuple(digests) == found.shards:
-        return None
-    return digests, state
+            shards.append(None)
+            continue
+        is_it = header.n_rows == n_rows and header.notes.get("index") == index and "state" in header.notes
+        is_named = found.shards is None or header.digest == found.shards[index]
+        shards.append(header if is_it and is_named else None)
+    return shards
 
 
 def _check_same(folder: Path, found: StoreDescription, wanted: StoreDescription) -> None:
