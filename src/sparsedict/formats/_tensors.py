@@ -122,7 +122,8 @@ def read_safetensors(file: Path) -> Tensors:
     """
     try:
         with safe_open(file, framework="pt") as stored:
-            shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+            names: list[str] = list(stored.keys())
+            shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in names}
     except (SafetensorError, OSError, ValueError, OverflowError) as error:
         raise StorageError(f"{file} is truncated or isn't a safetensors file{looks_like(file)}: {error}.") from None
     _check_count(file, shapes)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sparsedict.storage._json import StorageError
-from sparsedict.storage._weights import open_tensors
+from sparsedict.storage._weights import names_in, open_tensors
 
 PIECE = 4 * 2**20
 """Bytes that are hashed and written together, while they lie in the processor's caches."""
@@ -74,7 +74,7 @@ def read_tensor_file(file: Path, digest: str) -> dict[str, Tensor]:
     with open_tensors(file, "cpu") as stored:
         try:
             # In memory of its own, aligned as new tensors are: kernels may round differently where it isn't.
-            return {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
+            return {name: stored.get_tensor(name).clone() for name in names_in(stored)}
         except SafetensorError as error:
             raise StorageError(f"{file} is broken: {error}.") from None
 

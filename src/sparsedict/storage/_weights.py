@@ -53,7 +53,7 @@ def stored_tensors(folder: Path, digest: str) -> dict[str, StoredTensor]:
         StorageError: If it is truncated or broken, or belongs to another description.
     """
     with _opened(folder, digest, "cpu") as (file, stored):
-        slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118
+        slices = {name: stored.get_slice(name) for name in names_in(stored)}
         return {
             name: StoredTensor(tuple(part.get_shape()), _dtype(file, name, part.get_dtype()))
             for name, part in slices.items()
@@ -83,7 +83,7 @@ def read_weights(
     """
     with _opened(folder, digest, str(device or "cpu")) as (_, stored):
         weights: dict[str, Tensor] = {}
-        for name in stored.keys():  # noqa: SIM118
+        for name in names_in(stored):
             if latents is None or name not in per_latent:
                 # The file's memory map would otherwise stay open as long as the weights live.
                 weights[name] = stored.get_tensor(name).clone()
@@ -124,6 +124,11 @@ def open_tensors(file: Path, device: str) -> Any:
         return safe_open(file, framework="pt", device=device)
     except SafetensorError as error:
         raise StorageError(f"{file} is truncated or isn't a safetensors file{looks_like(file)}: {error}.") from None
+
+
+def names_in(stored: Any) -> list[str]:
+    """Returns the names of an open file's tensors: it isn't a mapping, and can't be gone through itself."""
+    return list(stored.keys())
 
 
 def looks_like(file: Path) -> str:
