@@ -58,3 +58,10 @@ def test_a_folder_and_a_file_of_nobody_s(tmp_path: Path) -> None:
         "dictionary.json is missing, and no other library's checkpoint is recognised there."
     )
     assert refusal(tmp_path / "notes.txt").endswith("is a file, and no other library's checkpoint is recognised there.")
+
+
+@pytest.mark.parametrize("path", [None, 3, b"coders", [Path("coders")]])
+def test_what_isn_t_a_path_is_named(path: object) -> None:
+    for load in (sd.load, sd.formats.sae_lens.read, sd.formats.circuit_tracer.read_set):
+        with pytest.raises(TypeError, match=r"`path` must be a folder or file of a .*, as text or"):
+            load(path)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sparsedict import dictionaries, formats, hub, storage
+from sparsedict import checks, dictionaries, formats, hub, storage
 from sparsedict.dictionaries import Dictionary
 from sparsedict.formats import Place
 
@@ -41,6 +41,7 @@ def load(
         dtype: Type to convert them to; as they were saved where left out.
 
     Raises:
+        TypeError: If ``path`` isn't one.
         FileNotFoundError: If the folder or a file in it is missing.
         PermissionError: If a repository on the hub is gated.
         ConnectionError: If the hub can't be reached and the local cache doesn't hold what is asked for.
@@ -55,6 +56,7 @@ def load(
         >>> bool((same.encoder == coder.encoder).all())
         True
     """
+    checks.path("path", path, "a folder or file of a dictionary, or an address on the hub")
     if not hub.is_address(path) and not os.path.lexists(path):
         hint = f" A repository on the hub would be 'hf://{path}'." if _could_be_on_the_hub(str(path)) else ""
         raise FileNotFoundError(f"`path` must be a folder or file of a dictionary, but {path} doesn't exist.{hint}")

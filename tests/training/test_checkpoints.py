@@ -354,3 +354,16 @@ def test_a_file_that_is_a_link_out_of_its_checkpoint_is_refused(name, target, tm
     file.symlink_to(name if target == "itself" else target)
     with pytest.raises(StorageError, match=f"{name} (is a link|can't be followed)"):
         read_checkpoint(tmp_path / "x")
+
+
+@pytest.mark.as_installed
+@pytest.mark.parametrize(("name", "value"), [("checkpoint_every", 5), ("checkpoint_keep", 3)])
+def test_how_often_needs_where(name, value):
+    with pytest.raises(ValueError, match=f"`checkpoint` must be a folder where `{name}` is given, got None"):
+        quick(None, **{name: value})
+
+
+@pytest.mark.as_installed
+def test_what_isn_t_a_folder_s_path_is_named():
+    with pytest.raises(TypeError, match=r"`checkpoint` must be the path of a folder, as text or a pathlib"):
+        quick(3)  # type: ignore[arg-type]

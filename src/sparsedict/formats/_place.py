@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sparsedict import hub
+from sparsedict import checks, hub
 from sparsedict.storage import StorageError, read_json, regular_file
 
 MOST_LISTED = 12
@@ -44,7 +44,7 @@ class Place(os.PathLike[str]):
             snapshot = hub.Snapshot.of(str(path))
             place = snapshot.root / snapshot.address.path
             return cls(place.parent, place.name, snapshot) if snapshot.is_file else cls(place, None, snapshot)
-        found = Path(path)
+        found = checks.path("path", path, "a folder or file of a checkpoint, or an address on the hub")
         if found.is_dir():
             return cls(found, None)
         if not os.path.lexists(found):

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from sparsedict import checks
 from sparsedict.data import Batches
 from sparsedict.training._trainee import Trainee
 from sparsedict.types import ActivationBatch
+
+
+def check_checkpoint(checkpoint: Any, every: Any, keep: Any, resume: bool) -> None:
+    if checkpoint is not None:
+        checks.path("checkpoint", checkpoint, "the path of a folder")
+        return
+    if resume:
+        raise ValueError("`checkpoint` must be the folder of the run to go on with where `resume` is True, got None.")
+    for name, value in (("checkpoint_every", every), ("checkpoint_keep", keep)):
+        if value is not None:
+            raise ValueError(
+                f"`checkpoint` must be a folder where `{name}` is given, got None with {name}={value!r}: nothing would "
+                "be written."
+            )
 
 
 def check_trainees(trainees: Mapping[str, Trainee]) -> None:

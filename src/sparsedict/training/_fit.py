@@ -19,7 +19,7 @@ from sparsedict.penalties import Penalty
 from sparsedict.training._begin import begin_
 from sparsedict.training._checkpoints import Checkpoints
 from sparsedict.training._deterministic import deterministic_algorithms
-from sparsedict.training._door import check_sites, check_trainees
+from sparsedict.training._door import check_checkpoint, check_sites, check_trainees
 from sparsedict.training._feed import Feed
 from sparsedict.training._history import History
 from sparsedict.training._learner import Learner
@@ -33,6 +33,7 @@ from sparsedict.training.schedules import Cosine, Schedule
 COSINE = Cosine(warm_up=0.2)
 SQUARED_ERROR = SquaredError()
 TEN_MINUTES = timedelta(minutes=10)
+KEPT = 2
 
 
 def fit(
@@ -55,8 +56,8 @@ def fit(
     log_every: int = 100,
     dead_after: int = 500_000,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int | timedelta = TEN_MINUTES,
-    checkpoint_keep: int = 2,
+    checkpoint_every: int | timedelta | None = None,
+    checkpoint_keep: int | None = None,
     resume: bool = False,
     deterministic: bool = False,
 ) -> History:
@@ -85,9 +86,9 @@ def fit(
         log_every: Steps between records. Only then are results read from the device.
         dead_after: Tokens without firing after which a latent counts as dead in the records.
         checkpoint: Folder to write checkpoints to, from which a run that was stopped can go on; ``None`` for none.
-        checkpoint_every: Steps from one to the next, or a time: ``timedelta(minutes=10)``. One is written before the
+        checkpoint_every: Steps from one to the next, or a time; 10 minutes where left out. One is written before the
             first step, one at the end, and one at Ctrl-C.
-        checkpoint_keep: How many are kept.
+        checkpoint_keep: How many are kept; 2 where left out.
         resume: Whether to go on from the newest checkpoint, or begin where there is none. All else must be given as
             it was: data from its beginning, the same parts and settings. On the same machine with as many threads the
             result is then the same to the bit as without the stop, on a GPU with ``deterministic=True``.
@@ -145,8 +146,8 @@ def fit_many(
     log_every: int = 100,
     dead_after: int = 500_000,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int | timedelta = TEN_MINUTES,
-    checkpoint_keep: int = 2,
+    checkpoint_every: int | timedelta | None = None,
+    checkpoint_keep: int | None = None,
     resume: bool = False,
     deterministic: bool = False,
 ) -> dict[str, History]:
@@ -177,13 +178,14 @@ def fit_many(
     checks.at_least("dead_after", dead_after, 1)
     if autocast not in (None, torch.bfloat16):
         raise ValueError(f"`autocast` must be torch.bfloat16 or None, got {autocast}.")
-    if resume and checkpoint is None:
-        raise ValueError("`checkpoint` must be the folder of the run to go on with where `resume` is True, got None.")
+    check_checkpoint(checkpoint, checkpoint_every, checkpoint_keep, resume)
     check_trainees(trainees)
     with ExitStack() as stack:
         checkpoints = None
         if checkpoint is not None:
-            checkpoints = Checkpoints(checkpoint, every=checkpoint_every, keep=checkpoint_keep, resume=resume)
+            every = TEN_MINUTES if checkpoint_every is None else checkpoint_every
+            keep = KEPT if checkpoint_keep is None else checkpoint_keep
+            checkpoints = Checkpoints(checkpoint, every=every, keep=keep, resume=resume)
             stack.enter_context(closing(checkpoints))
         stack.enter_context(deterministic_algorithms(deterministic))
         optimizers = {name: trainee.make_optimizer() for name, trainee in trainees.items()}
