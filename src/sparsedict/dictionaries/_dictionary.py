@@ -335,10 +335,21 @@ class Dictionary(nn.Module, ABC):
         )
 
     def extra_repr(self) -> str:
-        return (
-            f"d_in={self.d_in}, d_out={self.d_out}, n_latents={self.n_latents}, "
-            f"activation={self.activation}, decoder_norm={self.decoder_norm}"
-        )
+        widths = {"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents}
+        parts = {"activation": self.activation, "decoder_norm": self.decoder_norm}
+        given = {name: value for name, value in self.arguments().items() if value is not None and value is not False}
+        shown = ", ".join(f"{name}={value}" for name, value in (widths | parts | given).items())
+        learned = [_range(name, value) for name, value in self.activation_state.state_dict().items()]
+        return "; ".join([shown, *learned])
+
+
+def _range(name: str, value: Tensor) -> str:
+    """Says between what learned values of an activation lie; logarithms are shown as what they stand for."""
+    if value.is_meta or not value.numel():
+        return name
+    wide = value.double().exp() if name.startswith("log_") else value.double()
+    low, high = float(wide.min()), float(wide.max())
+    return f"{name.removeprefix('log_')} {low:.3g}" + (f" to {high:.3g}" if low != high else "")
 
 
 def _check_part(name: str, value: object, kind: type, example: str) -> None:

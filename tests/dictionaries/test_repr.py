@@ -1,0 +1,27 @@
+"""What a dictionary says of itself."""
+
+from __future__ import annotations
+
+import torch
+
+import sparsedict as sd
+
+
+def test_skips_offsets_norms_and_thresholds_are_shown() -> None:
+    student = sd.SparseDistiller(
+        6, 5, 12, activation=sd.JumpReLU(threshold=0.5), decoder_norm=sd.MaxNorm(1.0), skip=True, input_bias=True
+    )
+    shown = repr(student)
+    for part in ("d_in=6, d_out=5, n_latents=12", "JumpReLU(", "MaxNorm(", "skip=True", "input_bias=True"):
+        assert part in shown
+    assert "; threshold 0.5" in shown
+    with torch.no_grad():
+        student.state_dict()["activation_state.log_threshold"][0] = 0.0
+    assert "; threshold 0.5 to 1" in repr(student)
+    norm = sd.InputScale(0.25)
+    coder = sd.SparseAutoencoder(
+        6, 12, activation=sd.TopK(2), decoder_norm=sd.UnitNorm(), input_offset="none", input_norm=norm
+    )
+    assert "input_offset=none" in repr(coder)
+    assert f"input_norm={norm}" in repr(coder)
+    assert "skip" not in repr(coder)
