@@ -3,6 +3,7 @@
 from sparsedict.training import callbacks
 from sparsedict.training._fit import fit, fit_many
 from sparsedict.training._history import History, Record
+from sparsedict.training._lazy_adam import LazyAdam
 from sparsedict.training._learner import NonFiniteLossError
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._upkeep import Resample, Upkeep
@@ -12,6 +13,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "History",
+    "LazyAdam",
     "Linear",
     "NonFiniteLossError",
     "Record",
