@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import sparsedict.studies._bench as module
+import sparsedict.studies._shelf as module
 from sparsedict import L1, Site
 from sparsedict.studies import Bench, Order
 
@@ -101,9 +101,9 @@ def test_coefficients_grow_with_the_outputs_deviation() -> None:
 
 
 def test_a_stream_serves_what_memory_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HELD_BYTES", 0)
+    monkeypatch.setattr("sparsedict.studies._harvest.HELD_BYTES", 0)
     bench = bench_of()
-    assert bench.training_data(["mlp 1"]) is None
+    assert bench.sample("mlp 1") is bench.held_out("mlp 1")
     assert bench.dictionary(order(bench)).trained_on["n_tokens"] == 512
 
 

@@ -7,14 +7,15 @@ import torch
 
 from sparsedict.sites import Neurons
 from sparsedict.studies._bench import Bench
-from sparsedict.studies.report._equal_sparsity import _own_neurons, _skip_alone, _solved
 from sparsedict.studies.report._first_latents import _rank_correlation
 from sparsedict.studies.report._gelu_student import _several
-from sparsedict.studies.report._one_neuron import Toy, run_toy
+from sparsedict.studies.report._limits import best_choice, best_linear, best_values, own_neurons
 from sparsedict.studies.report._parts import modern
+from sparsedict.studies.report._ratios import ratio_along
 from sparsedict.studies.report._residual_stream import _ages
-from sparsedict.studies.report._simulators import _two_humps
+from sparsedict.studies.report._simulators import _two_humps, n_directions
 from sparsedict.studies.report._sparse_decoders import _explained
+from sparsedict.studies.report._toy import Toy, run_toy
 from sparsedict.types import ActivationBatch
 
 from ._bench import bench_of
@@ -58,8 +59,8 @@ def test_neurons_with_several_simulators_are_counted_among_the_simulated() -> No
 def test_a_sum_of_two_neurons_is_explained_by_two() -> None:
     neurons = torch.eye(6)
     found = _explained(torch.tensor([[3.0, 4.0, 0, 0, 0, 0]]), neurons)
-    assert found["one"].item() == pytest.approx(16 / 25, abs=1e-3)
-    assert found["two"].item() == pytest.approx(1, abs=1e-3)
+    assert found["1"].item() == pytest.approx(16 / 25, abs=1e-3)
+    assert found["2"].item() == pytest.approx(1, abs=1e-3)
 
 
 def test_ages_follow_unbroken_chains() -> None:
@@ -75,22 +76,55 @@ def test_all_neurons_leave_nothing_and_none_leave_everything() -> None:
     neurons = Neurons(torch.randn(8, 4, generator=generator), torch.randn(8, 3, generator=generator), torch.relu)
     x = torch.randn(200, 4, generator=generator)
     held = ActivationBatch(x, neurons.decode(neurons.encode(x)))
-    assert _own_neurons(neurons, held, 8) == pytest.approx(0, abs=1e-6)
-    assert 0 < _own_neurons(neurons, held, 3) < _own_neurons(neurons, held, 1) < 1.2
+    assert own_neurons(neurons, held, 8) == pytest.approx(0, abs=1e-6)
+    assert 0 < own_neurons(neurons, held, 3) < own_neurons(neurons, held, 1) < 1.2
 
 
 def test_best_values_are_no_worse_than_the_encoders(bench: Bench) -> None:
+    held = bench.held_out("mlp 1")
     for kind in ("distiller", "autoencoder"):
         order = modern(bench, "mlp 1", 12, kind=kind)
-        assert _solved(bench, order) <= bench.error(order).fvu + 1e-4
+        assert best_values(bench.dictionary(order), held, 4) <= bench.error(order).fvu + 1e-4
+
+
+def test_the_best_choice_finds_the_rows_that_the_target_is_made_of(bench: Bench) -> None:
+    dictionary = bench.dictionary(modern(bench, "mlp 1", 12))
+    rows = dictionary.decoder.detach()[[2, 7]]
+    outputs = dictionary.decoder_bias.detach() + torch.rand(50, 2) @ rows
+    made = ActivationBatch(bench.held_out("mlp 1").inputs[:50], outputs)
+    assert best_choice(dictionary, made, 12) == pytest.approx(0, abs=1e-3)
+    assert best_choice(dictionary, made, 12) < best_choice(dictionary, made, 1) < 1
+
+
+def test_a_jump_ratio_is_read_off_the_autoencoders_curve() -> None:
+    def point(kind: str, l0: float, fvu: float) -> dict[str, object]:
+        return {"activation": "JumpReLU", "kind": kind, "asked": 16, "l0": l0, "fvu": fvu}
+
+    curve = [point("autoencoder", 10, 0.4), point("autoencoder", 40, 0.1)]
+    assert ratio_along(curve, point("distiller", 10, 0.8)) == pytest.approx(2)
+    # Halfway between on logarithmic axes, and beyond the last point along the last piece.
+    assert ratio_along(curve, point("distiller", 20, 0.2)) == pytest.approx(1)
+    assert ratio_along(curve, point("distiller", 80, 0.05)) == pytest.approx(1)
+    assert ratio_along(curve[:1], point("distiller", 20, 0.2)) is None
+
+
+def test_inputs_vary_in_as_many_directions_as_they_have() -> None:
+    x = torch.randn(20_000, 6, generator=torch.Generator().manual_seed(0))
+    assert n_directions(x) == pytest.approx(6, rel=0.02)
+    x[:, 2:] *= 1e-3
+    assert n_directions(x) == pytest.approx(2, rel=0.02)
+
+
+def test_uneven_inputs_leave_the_encoder_off_and_the_activations_right() -> None:
+    even, uneven = (run_toy(Toy(d=100, lr=0.003, unevenness=p), 400, seed=0) for p in (0.0, 2.0))
+    assert uneven["correlation"] > 0.98 > abs(uneven["encoder_end"]) + 0.3
+    assert even["encoder_end"] == pytest.approx(even["correlation"], abs=0.1)
 
 
 def test_the_skip_alone_is_the_least_squares_map(bench: Bench) -> None:
-    found = _skip_alone(bench, "mlp 1")
-    data = bench.training_data(["mlp 1"])["mlp 1"]
+    data = bench.sample("mlp 1")
     x = torch.cat([data.inputs, torch.ones(len(data.inputs), 1)], dim=1)
     best = torch.linalg.lstsq(x, data.outputs).solution
     held = bench.held_out("mlp 1")
-    left = held.outputs - torch.cat([held.inputs, torch.ones(len(held.inputs), 1)], dim=1) @ best
-    wanted = left.square().sum() / (held.outputs - held.outputs.mean(0)).square().sum()
-    assert found["fvu"] == pytest.approx(wanted.item(), rel=1e-2)
+    wanted = torch.cat([held.inputs, torch.ones(len(held.inputs), 1)], dim=1) @ best
+    assert torch.allclose(best_linear(data)(held.inputs).reconstruction, wanted, atol=1e-3)

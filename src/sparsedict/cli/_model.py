@@ -51,6 +51,18 @@ def load_tokenizer(name: str) -> Any | None:
         return None
 
 
+def special_tokens(model: Any, tokenizer: Any | None) -> list[int]:
+    """Returns the ids of a model's BOS and padding, where it has them."""
+    found = {
+        getattr(owner, name, None)
+        for owner in (tokenizer, model.config)
+        for name in ("bos_token_id", "pad_token_id")
+        if owner is not None
+    }
+    n_vocabulary = getattr(model.config, "vocab_size", 2**31)
+    return sorted(token for token in found if isinstance(token, int) and 0 <= token < n_vocabulary)
+
+
 def check_device(device: str) -> torch.device:
     """Returns a device that exists.
 

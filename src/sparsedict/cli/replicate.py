@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from sparsedict import __version__
-from sparsedict.cli._model import load_model, load_tokenizer
+from sparsedict.cli._model import load_model, load_tokenizer, special_tokens
 from sparsedict.cli._options import Formatter, add_machine, add_out, count, set_threads
-from sparsedict.cli._tokens import Corpus, held_out_rows
+from sparsedict.cli._tokens import Corpus, held_out_rows, vocabulary
 from sparsedict.studies import QUICK, REPORT, REPORT_CONTEXT, STANDARD, STUDIES, Bench, Finding, Setting, replicate
 
 ZOO = "zoo"
+ZOO_VARIANCE = 193.0
+"""Of what the embedded model's last MLP writes: what the coefficients of its settings are meant for."""
 HELD_OUT = 0.01
 
 DESCRIPTION = """\
@@ -33,6 +37,10 @@ examples:
   The report's own setting (its tokens, width, optimiser; days on a GPU, less with fewer tokens):
     sparsedict replicate --model roneneldan/TinyStories-2Layers-33M --data roneneldan/TinyStories \\
         --device cuda --out report
+
+  Another model in minutes, here a Llama without a tokenizer, on token ids:
+    sparsedict replicate --model stories260K --path model.layers.{}.mlp --data stories-train-tokens.npy \\
+        --vocabulary tok512-vocab.json --quick --out stories
 """
 
 
@@ -55,14 +63,14 @@ def add(commands: Any) -> None:
         metavar="NAME",
         help=f"which (default: all): {', '.join(study.name for study in STUDIES)}",
     )
-    group.add_argument("--quick", action="store_true", help="few tokens: directions, not numbers (embedded model only)")
+    group.add_argument("--quick", action="store_true", help="few tokens: directions, not numbers")
     _add_model(parser)
     add_machine(parser)
     parser.set_defaults(run=run, stopped=lambda args: "give the same command again to go on.")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("another model, in the report's setting")
+    group = parser.add_argument_group("another model, in the report's setting unless --quick is given")
     group.add_argument("--model", default=ZOO, metavar="MODEL", help="a folder, or a name on the hub (default: zoo)")
     group.add_argument("--data", metavar="DATA", help="as for `sparsedict train`")
     group.add_argument(
@@ -76,6 +84,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--text-column", default="text", metavar="NAME", help="column or .jsonl field with the text (default: text)"
+    )
+    group.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="FILE",
+        help="JSON with the strings of the tokens, for the examples, where the model has no tokenizer",
     )
     group.add_argument("--device", default="cpu", metavar="NAME", help="such as cpu, cuda, mps (default: cpu)")
 
@@ -104,9 +118,7 @@ def setting_of(args: argparse.Namespace) -> Setting:
     else:
         if args.data is None:
             raise ValueError(f"--data must be given for --model {args.model!r}, such as roneneldan/TinyStories.")
-        if args.quick:
-            raise ValueError("--quick is for the embedded model. Give fewer tokens by --n-tokens.")
-        setting = REPORT
+        setting = QUICK if args.quick else REPORT
     return setting if args.n_tokens is None else _with_tokens(setting, args.n_tokens)
 
 
@@ -134,21 +146,24 @@ def _bench(args: argparse.Namespace) -> Bench:
     from sparsedict.pages import token_strings
 
     setting = setting_of(args)
+    strings = None if args.vocabulary is None else vocabulary(args.vocabulary)
     model = load_model(args.model, device=args.device, dtype=torch.float32, progress=not args.quiet)
     tokenizer = load_tokenizer(args.model)
     train, held_out = _tokens(args, setting, tokenizer)
-    special = (getattr(tokenizer, name, None) for name in ("bos_token_id", "pad_token_id"))
-    return Bench.of(
+    bench = Bench.of(
         model,
         train,
         held_out,
         setting,
         path=args.path,
-        exclude_tokens=sorted({token for token in special if isinstance(token, int)}),
+        exclude_tokens=special_tokens(model, tokenizer),
         seed=args.seed,
         progress=not args.quiet,
-        strings=token_strings(tokenizer),
+        strings=token_strings(tokenizer if strings is None else strings),
     )
+    if args.quick:
+        bench.setting = setting.scaled(math.sqrt(bench.variance(f"mlp {bench.layer}") / ZOO_VARIANCE))
+    return bench
 
 
 def _tokens(args: argparse.Namespace, setting: Setting, tokenizer: Any) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sparsedict.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
-from sparsedict.cli._model import DTYPES, load_model, load_tokenizer
+from sparsedict.cli._model import DTYPES, load_model, load_tokenizer, special_tokens
 from sparsedict.cli._options import Formatter, set_threads, share
 from sparsedict.cli._results import conclude
 from sparsedict.cli._stopped import checkpoints, stopped
@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> None:
     strings = None if args.vocabulary is None else vocabulary(args.vocabulary)
     model = load_model(args.model, device=args.device, dtype=DTYPES[args.dtype], progress=not args.quiet)
     tokenizer = load_tokenizer(args.model)
-    site = Site(model, args.site, exclude_tokens=_excluded(args, model, tokenizer))
+    excluded = special_tokens(model, tokenizer) if args.exclude_tokens is None else args.exclude_tokens
+    site = Site(model, args.site, exclude_tokens=excluded)
     train, held_out = _tokens(args, model, tokenizer)
     taken = take_apart(
         site,
@@ -112,19 +113,6 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     return dataclasses.replace(
         RECIPE, activation=activation, penalties=penalties, lr=args.lr, batch_size=args.batch_size, skip=args.skip
     )
-
-
-def _excluded(args: argparse.Namespace, model: Any, tokenizer: Any) -> list[int]:
-    if args.exclude_tokens is not None:
-        return args.exclude_tokens
-    found = {
-        getattr(owner, name, None)
-        for owner in (tokenizer, model.config)
-        for name in ("bos_token_id", "pad_token_id")
-        if owner is not None
-    }
-    n_vocabulary = getattr(model.config, "vocab_size", 2**31)
-    return sorted(token for token in found if isinstance(token, int) and 0 <= token < n_vocabulary)
 
 
 def _tokens(args: argparse.Namespace, model: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:

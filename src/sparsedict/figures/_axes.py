@@ -13,6 +13,8 @@ HEIGHT = 2.5
 LABEL_SIZE = 8.0
 SMALL_SIZE = 7.0
 """Points: the smallest text in any figure."""
+LEGEND_CHARACTERS = 50
+"""As many as stand beside one another above Axes of one column's width: a wider legend would squeeze these."""
 
 
 def own_axes(ax: Axes | None) -> Axes:
@@ -36,7 +38,10 @@ def own_axes(ax: Axes | None) -> Axes:
 
 
 def finish(ax: Axes, x_label: str, y_label: str, *, n_legend_columns: int | None = 1) -> Axes:
-    """Labels Axes and puts the legend above them, where it can't cover data; ``None`` columns leave it out."""
+    """Labels Axes and puts the legend above them, where it can't cover data; ``None`` columns leave it out.
+
+    Fewer columns than asked for where names are long.
+    """
     ax.set_xlabel(x_label, fontsize=LABEL_SIZE)
     ax.set_ylabel(y_label, fontsize=LABEL_SIZE)
     ax.tick_params(which="both", labelsize=SMALL_SIZE)
@@ -44,6 +49,8 @@ def finish(ax: Axes, x_label: str, y_label: str, *, n_legend_columns: int | None
         text.set_fontsize(SMALL_SIZE)
     ax.spines[["top", "right"]].set_visible(False)
     if n_legend_columns is not None:
+        longest = max((len(label) for label in ax.get_legend_handles_labels()[1]), default=1)
+        n_legend_columns = max(1, min(n_legend_columns, LEGEND_CHARACTERS // longest))
         ax.legend(
             loc="lower left",
             bbox_to_anchor=(0.0, 1.01),

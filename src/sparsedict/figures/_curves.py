@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Scale = Literal["linear", "log"]
+MOST_PLACES = 7
+"""Places along a logarithmic axis that are written below it one by one."""
 MARKERS = ("o", "s", "^", "D", "v")
 
 
@@ -98,6 +100,9 @@ def curves(
     ax.set_xscale(x_scale)
     ax.set_yscale(y_scale)
     _plain_ticks(ax, x_scale, y_scale)
+    places = sorted({x for curve in curves.values() for x in curve.x})
+    if markers and x_scale == "log" and len(places) <= MOST_PLACES:
+        _ticks_at(ax, places)
     return finish(ax, x_label, y_label, n_legend_columns=2)
 
 
@@ -171,6 +176,14 @@ def points(
 
 
 L1_LABEL = "L1 coefficient, per token"
+
+
+def _ticks_at(ax: Axes, places: Sequence[float]) -> None:
+    """Marks the few places where something was measured, instead of round numbers."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    ax.xaxis.set_major_locator(FixedLocator(places))
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _plain_ticks(ax: Axes, x_scale: Scale, y_scale: Scale) -> None:

@@ -13,7 +13,7 @@ STANDARD = Setting(
     n_loss_tokens=8_192,
     expansion=4,
     expansions=(4, 16, 64),
-    report=Training(300_000, 128, 3e-3),
+    report=Training(400_000, 128, 4e-3),
     modern=Training(400_000, 1024, 1e-2, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
     wide=Training(200_000, 1024, 5e-3, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
     coefficient=0.4,

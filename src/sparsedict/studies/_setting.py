@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -100,6 +100,23 @@ class Setting:
     def count(self) -> int:
         """Active latents per token where one number is wanted: the middle one."""
         return self.counts[len(self.counts) // 2]
+
+    def scaled(self, factor: float) -> Setting:
+        """Returns the setting for a model whose MLPs write outputs that are larger by a factor.
+
+        The squared error grows with the factor's square, L1 with the factor, and the square-root penalty with its root:
+        coefficients that grow as these ratios do keep the balance.
+        """
+
+        def times(coefficient: float, power: float = 1.0) -> float:
+            return float(f"{coefficient * factor**power:.3g}")
+
+        return replace(
+            self,
+            coefficient=times(self.coefficient),
+            coefficients=tuple(times(c) for c in self.coefficients),
+            autoencoder_coefficient=times(self.autoencoder_coefficient, 1.5),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns every value, parts as they are written in code."""

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
-import torch
-
 from sparsedict import figures
-from sparsedict.activations import JumpReLU, ReLU, TopK
-from sparsedict.dictionaries import Dictionary, SparseDistiller
+from sparsedict.activations import JumpReLU, TopK
 from sparsedict.figures import Curve, Palette
 from sparsedict.metrics import fvu
-from sparsedict.norms import Free
 from sparsedict.penalties import TargetL0
-from sparsedict.studies._bench import Bench, mlp
+from sparsedict.studies._bench import Bench
 from sparsedict.studies._order import Order
+from sparsedict.studies._places import mlp
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
-from sparsedict.studies.report._parts import modern, number
-from sparsedict.types import ActivationBatch
+from sparsedict.studies.report._limits import best_choice, best_linear, best_values, own_neurons
+from sparsedict.studies.report._parts import modern
+from sparsedict.studies.report._ratios import counts_of, of_form, ratio, ratio_along
 
-N_SOLVED = 2_048
-"""Tokens on which the best values for the chosen latents are solved for."""
-JUMP = JumpReLU(threshold=0.4, bandwidth=0.3)
-"""A threshold that few latents reach at the start: training is dense, and slow, where many do."""
-FORMS = ("distiller", "distiller with skip", "autoencoder", "JumpReLU distiller", "JumpReLU autoencoder")
+JUMP = (0.03, 0.02)
+"""JumpReLU's threshold at the start and its bandwidth, as shares of the output's standard deviation.
+
+A threshold that few latents reach at the start: training is dense, and slow, where many do."""
+KINDS = ("distiller", "distiller with skip", "autoencoder")
+ACTIVATIONS = ("TopK", "JumpReLU")
 
 
 class EqualSparsity(Study):
@@ -41,216 +41,190 @@ class EqualSparsity(Study):
         orders = _orders(bench)
         bench.train(orders.values())
         site = mlp(bench.layer)
-        found: Numbers = {"layer": bench.layer, "points": [], "n_tokens": bench.setting.modern.n_tokens}
+        held, neurons = bench.held_out(site), bench.sites[site].neurons
+        linear = best_linear(bench.sample(site))
         with bench.phases("losses", f"measuring the model's loss with {len(orders)} dictionaries in turn"):
-            for (form, count), order in orders.items():
-                losses = bench.losses(order)
-                found["points"].append(
-                    {
-                        "form": form,
-                        "asked": count,
-                        "l0": bench.l0(order),
-                        "fvu": bench.error(order).fvu,
-                        "squared_error": bench.error(order).squared_error,
-                        "n_dead": bench.firing(order).dead.n_dead,
-                        "recovered_zero": losses.zero,
-                        "recovered_mean": losses.mean,
-                        "solved_fvu": _solved(bench, order) if isinstance(order.activation, TopK) else None,
-                    }
-                )
-            found["skip_alone"] = _skip_alone(bench, site)
-        neurons = bench.sites[site].neurons
-        found["neurons"] = [
-            {"l0": count, "fvu": _own_neurons(neurons, bench.held_out(site), count)} for count in bench.setting.counts
-        ]
-        return found
+            points = [{"activation": a, "kind": k, "asked": n, **_point(bench, o)} for (a, k, n), o in orders.items()]
+            losses = bench.losses_of(site, linear)
+        return {
+            "layer": bench.layer,
+            "n_tokens": bench.setting.modern.n_tokens,
+            "points": points,
+            "skip_alone": {
+                "fvu": float(fvu(linear(held.inputs).reconstruction, held.outputs)),
+                "recovered_zero": losses.zero,
+                "recovered_mean": losses.mean,
+            },
+            "neurons": [{"l0": n, "fvu": own_neurons(neurons, held, n)} for n in bench.setting.counts],
+        }
 
     def found(self, numbers: Numbers) -> Finding:
         points = numbers["points"]
-        by_form = {form: [p for p in points if p["form"] == form] for form in FORMS}
-        ratios = _ratios(by_form)
-        skip = numbers["skip_alone"]
-        drawings = {
-            "equal-sparsity-error": _drawing(by_form, numbers, "fvu", "variance unexplained (FVU)"),
-            "equal-sparsity-loss": _drawing(by_form, numbers, "recovered_mean", "loss recovered, mean (%)"),
-        }
-        best = {count: min(of.values()) for count, of in ratios.items()}
-        reached = [count for count, ratio in best.items() if ratio <= 1.0]
-        summary = (
-            "At equal L0 on equal tokens, the distiller's error is "
-            + ", ".join(f"{ratios[count]['distiller']:.2f} (L0 {count})" for count in ratios)
-            + " times the autoencoder's, and with a linear skip "
-            + ", ".join(f"{ratios[count]['distiller with skip']:.2f}" for count in ratios)
-            + f". The skip alone leaves {skip['fvu']:.2f} of the variance. "
-            + _why(by_form)
-        )
-        rows = []
-        for count, of in ratios.items():
-            rows += [
-                Compared(f"error over the autoencoder's, {form}, L0 {count}", "3.06", f"{r:.2f}")
-                for form, r in of.items()
-            ]
-        for form in ("distiller", "autoencoder"):
-            for p in by_form[form]:
-                rows.append(
-                    Compared(
-                        f"{form}, L0 {p['asked']}: FVU; with the best values for the same latents",
-                        "-",
-                        f"{p['fvu']:.4f}; {number(p['solved_fvu'], '.4f')}",
-                    )
-                )
-        rows += [
-            Compared(
-                f"{p['form']}, asked for {p['asked']}: L0, FVU, loss recovered (mean)",
-                "-",
-                f"{p['l0']:.1f}, {p['fvu']:.4f}, {p['recovered_mean']:.1%}",
-            )
-            for p in points
-            if p["form"].startswith("JumpReLU") or "skip" in p["form"]
-        ]
-        rows += [
-            Compared(
-                "the skip alone: FVU, loss recovered (mean)", "-", f"{skip['fvu']:.4f}, {skip['recovered_mean']:.1%}"
-            ),
-            Compared(
-                f"the MLP's own neurons, the strongest {', '.join(str(p['l0']) for p in numbers['neurons'])} on each "
-                "token: FVU",
-                "-",
-                ", ".join(f"{p['fvu']:.3f}" for p in numbers["neurons"]),
-            ),
-        ]
+        best = {n: min(ratio(points, n, kind) for kind in KINDS[:2]) for n in counts_of(points)}
+        reached = [n for n, least in best.items() if least <= 1.0]
         # The report's claim is that the student is worse: it isn't seen where the student is as good or better.
         verdict = "not seen" if len(reached) == len(best) else "partly seen" if reached else "seen"
-        return Finding(verdict, summary, tuple(rows), drawings, NOTES)
+        return Finding(verdict, _summary(numbers), _rows(numbers), _drawings(numbers), NOTES)
 
 
 NOTES = (
-    "Every dictionary has the same width, tokens and seed. The best values for the same latents are the least-squares "
-    "solution on each token for the latents that fired there: what is left is owed to the choice of latents and their "
-    "decoder rows, the rest to the encoder's values.",
-    "JumpReLU dictionaries are trained to a target L0 and reach it about, not exactly: compare them along the curve.",
+    "Every dictionary has the same width, tokens and seed. Ratios are of unexplained variance, at the same L0: for "
+    "TopK exactly; for JumpReLU, which is trained to a target and reaches it about, the autoencoder's error is read "
+    "off its curve at the distiller's L0.",
+    "Three steps from a distiller to an autoencoder. Values: on each token, the least-squares solution for the latents "
+    "that fired there. Choice: latents chosen by matching pursuit, the target in view, and the same solution for "
+    "these. What is left then is owed to the decoder rows alone. On the first 2,048 held-out tokens.",
 )
 
 
-def _orders(bench: Bench) -> dict[tuple[str, int], Order]:
+def _orders(bench: Bench) -> dict[tuple[str, str, int], Order]:
+    """Returns what is compared, by activation, kind and L0 asked for; JumpReLU at every second L0."""
     site, width = mlp(bench.layer), bench.width(bench.layer)
-    orders: dict[tuple[str, int], Order] = {}
-    counts = bench.setting.counts
-    for count in counts:
-        for form in FORMS[:3]:
-            kind = "autoencoder" if form == "autoencoder" else "distiller"
-            orders[form, count] = modern(bench, site, width, TopK(count), kind=kind, skip="skip" in form)
-    count = bench.setting.count
-    penalties = (TargetL0(count, float(f"{bench.variance(site) / 10:.3g}")),)
-    for form, kind in (("JumpReLU distiller", "distiller"), ("JumpReLU autoencoder", "autoencoder")):
-        orders[form, count] = modern(bench, site, width, JUMP, kind=kind, penalties=penalties)
+    variance = bench.variance(site)
+    threshold, bandwidth = (float(f"{share * math.sqrt(variance):.3g}") for share in JUMP)
+    orders: dict[tuple[str, str, int], Order] = {}
+    for kind in KINDS:
+        form: dict[str, Any] = {"kind": kind.partition(" ")[0], "skip": "skip" in kind}
+        for n in bench.setting.counts:
+            orders["TopK", kind, n] = modern(bench, site, width, TopK(n), **form)
+        for n in bench.setting.counts[1::2]:
+            penalties = (TargetL0(n, float(f"{variance:.3g}")),)
+            jump = JumpReLU(threshold, bandwidth)
+            orders["JumpReLU", kind, n] = modern(bench, site, width, jump, penalties=penalties, **form)
     return orders
 
 
-def _ratios(by_form: dict[str, list[Numbers]]) -> dict[int, dict[str, float]]:
-    coder = {p["asked"]: p["fvu"] for p in by_form["autoencoder"]}
+def _point(bench: Bench, order: Order) -> Numbers:
+    """Measures one dictionary."""
+    losses, error = bench.losses(order), bench.error(order)
+    dictionary, held = bench.dictionary(order), bench.held_out(order.site)
+    k = order.activation.k if isinstance(order.activation, TopK) else None
     return {
-        count: {form: next(p["fvu"] for p in by_form[form] if p["asked"] == count) / of for form in FORMS[:2]}
-        for count, of in coder.items()
+        "l0": bench.l0(order),
+        "fvu": error.fvu,
+        "squared_error": error.squared_error,
+        "n_dead": bench.firing(order).dead.n_dead,
+        "recovered_zero": losses.zero,
+        "recovered_mean": losses.mean,
+        "fvu_best_values": None if k is None else best_values(dictionary, held, k),
+        "fvu_best_choice": None if k is None else best_choice(dictionary, held, k),
     }
 
 
-def _why(by_form: dict[str, list[Numbers]]) -> str:
-    """Says what the rest of the ratio is owed to."""
-    ours, theirs = by_form["distiller"][0], by_form["autoencoder"][0]
-    if ours["solved_fvu"] is None or theirs["solved_fvu"] is None:
-        return ""
-    plain, solved = ours["fvu"] / theirs["fvu"], ours["solved_fvu"] / theirs["solved_fvu"]
+def _summary(numbers: Numbers) -> str:
+    points, skip = numbers["points"], numbers["skip_alone"]
+    counts = counts_of(points)
+
+    def ratios(kind: str, key: str = "fvu") -> str:
+        return ", ".join(f"{ratio(points, n, kind, key):.2f}" for n in counts)
+
     return (
-        f"At L0 {ours['asked']}, with the best values for the latents that each chose, the ratio is {solved:.2f} "
-        f"instead of {plain:.2f}: "
-        + (
-            "what holds it up is rather the encoder, which must find the values through the MLP's nonlinearity."
-            if solved < plain
-            else "what holds it up is rather the choice of latents, which the autoencoder makes with the answer in "
-            "view."
-        )
+        f"At L0 {', '.join(map(str, counts))}, on equal tokens, the TopK distiller's error is {ratios('distiller')} "
+        f"times the autoencoder's, and with a linear skip {ratios('distiller with skip')}. The skip alone leaves "
+        f"{skip['fvu']:.2f} of the variance and recovers {skip['recovered_mean']:.0%} of the loss. If each takes the "
+        f"best values for the latents that it chose, the plain ratio is {ratios('distiller', 'fvu_best_values')}; if "
+        f"each chooses its latents with the target in view too, {ratios('distiller', 'fvu_best_choice')}. "
+        f"{_why(points, counts)}"
     )
 
 
-def _drawing(by_form: dict[str, list[Numbers]], numbers: Numbers, key: str, label: str) -> Drawing:
-    scale = 1.0 if key == "fvu" else 100.0
-    colours = (Palette.DISTILLER, Palette.DISTILLER, Palette.AUTOENCODER, *Palette.SERIES[2:4])
-    drawn = {
-        form: Curve([p["l0"] for p in of], [scale * p[key] for p in of], colour, dashed="skip" in form)
-        for (form, of), colour in zip(by_form.items(), colours, strict=True)
-        if of
+def _why(points: list[Numbers], counts: list[int]) -> str:
+    """Says to which of the three steps most of the ratio is owed, by their shares of its logarithm."""
+    plain, values, choice = (
+        sum(math.log(ratio(points, n, "distiller", key)) for n in counts)
+        for key in ("fvu", "fvu_best_values", "fvu_best_choice")
+    )
+    steps = {
+        "the encoder's values, which it must find through the MLP's nonlinearity": plain - values,
+        "the choice of latents, which the autoencoder makes with the answer in view": values - choice,
+        "the decoder's rows": choice,
     }
+    if plain <= 0:
+        return "On the whole nothing holds the plain distiller's error up: it is no larger than the autoencoder's."
+    name = max(steps, key=lambda step: steps[step])
+    return f"What holds it up most is {name}."
+
+
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    points, skip = numbers["points"], numbers["skip_alone"]
+    counts = counts_of(points)
+    keys = {
+        "error over the autoencoder's": "fvu",
+        "the same with the best values": "fvu_best_values",
+        "the same with the best choice": "fvu_best_choice",
+    }
+    ratios = [
+        Compared(f"{what}, {kind}, L0 {n}", "3.06" if key == "fvu" else "-", f"{ratio(points, n, kind, key):.2f}")
+        for kind in KINDS[:2]
+        for what, key in keys.items()
+        for n in counts
+    ]
+    return (*ratios, *_jump_rows(points), *map(_told, points), *_plainer(numbers["neurons"], skip))
+
+
+def _jump_rows(points: list[Numbers]) -> list[Compared]:
+    rows = []
+    for kind in KINDS[:2]:
+        for p in of_form(points, "JumpReLU", kind):
+            found = ratio_along(points, p)
+            if found is not None:
+                what = f"error over the autoencoder's, JumpReLU {kind}, L0 {p['l0']:.1f}"
+                rows.append(Compared(what, "3.06", f"{found:.2f}"))
+    return rows
+
+
+def _told(p: Numbers) -> Compared:
+    what = f"{p['activation']} {p['kind']}, asked for {p['asked']}: L0, FVU, loss recovered (mean)"
+    return Compared(what, "-", f"{p['l0']:.1f}, {p['fvu']:.4f}, {p['recovered_mean']:.1%}")
+
+
+def _plainer(neurons: list[Numbers], skip: Numbers) -> list[Compared]:
+    counts, errors = ", ".join(str(p["l0"]) for p in neurons), ", ".join(f"{p['fvu']:.3f}" for p in neurons)
+    return [
+        Compared("the skip alone: FVU, loss recovered (mean)", "-", f"{skip['fvu']:.4f}, {skip['recovered_mean']:.1%}"),
+        Compared(f"the MLP's own neurons, the strongest {counts} on each token: FVU", "-", errors),
+    ]
+
+
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    points = numbers["points"]
+    counts = counts_of(points)
+    ratios = {
+        kind: Curve(counts, [ratio(points, n, kind) for n in counts], Palette.DISTILLER, dashed="skip" in kind)
+        for kind in KINDS[:2]
+    }
+    drawings = {
+        "equal-sparsity-ratio": Drawing(
+            lambda: figures.curves(
+                ratios, L0_LABEL, "error over the autoencoder's", x_scale="log", levels={"equal": 1.0}
+            ),
+            "The distiller's unexplained variance over the autoencoder's, TopK. The report's ratio was 3.06.",
+        )
+    }
+    for activation in ACTIVATIONS:
+        for key, (name, label) in MEASURES.items():
+            drawings[f"equal-sparsity-{name}-{activation.lower()}"] = _curves(numbers, activation, key, label)
+    return drawings
+
+
+L0_LABEL = "active latents per token (L0)"
+MEASURES = {"fvu": ("error", "variance unexplained (FVU)"), "recovered_mean": ("loss", "loss recovered, mean (%)")}
+
+
+def _curves(numbers: Numbers, activation: str, key: str, label: str) -> Drawing:
+    scale, y_scale = (1.0, "log") if key == "fvu" else (100.0, "linear")
+    drawn: dict[str, Curve] = {}
+    for kind in KINDS:
+        of = of_form(numbers["points"], activation, kind)
+        colour = Palette.AUTOENCODER if kind == "autoencoder" else Palette.DISTILLER
+        drawn[kind] = Curve([p["l0"] for p in of], [scale * p[key] for p in of], colour, dashed="skip" in kind)
     if key == "fvu":
         own = numbers["neurons"]
-        drawn["the MLP's own neurons"] = Curve(
-            [p["l0"] for p in own], [p["fvu"] for p in own], Palette.NULL, dashed=True
-        )
+        drawn["own neurons"] = Curve([p["l0"] for p in own], [p["fvu"] for p in own], Palette.NULL, dashed=True)
     levels = {"skip alone": scale * numbers["skip_alone"][key]}
+    what = "Error" if key == "fvu" else "Loss recovered"
+    beside = "the skip alone and the MLP's own strongest neurons" if key == "fvu" else "the skip alone"
     return Drawing(
-        lambda: figures.curves(
-            drawn,
-            "active latents per token (L0)",
-            label,
-            x_scale="log",
-            y_scale="log" if key == "fvu" else "linear",
-            levels=levels,
-        ),
-        "Error against L0, beside the skip alone and the MLP's own strongest neurons."
-        if key == "fvu"
-        else "Loss recovered against L0, with the mean output as zero.",
+        lambda: figures.curves(drawn, L0_LABEL, label, x_scale="log", y_scale=y_scale, levels=levels),
+        f"{what} against L0 with {activation}, beside {beside}.",
     )
-
-
-@torch.no_grad()
-def _solved(bench: Bench, order: Order) -> float:
-    """Returns the FVU with the best values for the latents that fired."""
-    dictionary = bench.dictionary(order)
-    held = bench.held_out(order.site)
-    batch = ActivationBatch(held.inputs[:N_SOLVED], held.outputs[:N_SOLVED])
-    inputs, targets = dictionary.select(batch)
-    latents = dictionary.encode(inputs)
-    base = dictionary.reconstruct(torch.zeros_like(latents), inputs)
-    assert isinstance(order.activation, TopK)
-    values, chosen = latents.topk(order.activation.k, dim=-1)
-    # Rows of latents that are zero all the same are left out of the system by being zero.
-    rows = dictionary.decoder[chosen] * (values > 0)[..., None]
-    gram = rows @ rows.mT + 1e-5 * torch.eye(order.activation.k)
-    right = rows @ (targets - base)[..., None]
-    best = torch.linalg.solve(gram, right)
-    return float(fvu(base + (rows.mT @ best).squeeze(-1), targets))
-
-
-@torch.no_grad()
-def _skip_alone(bench: Bench, site: str) -> dict[str, float]:
-    """Fits the best affine map from the MLP's input to its output, and puts it in the MLP's place."""
-    held = bench.held_out(site)
-    sample = bench.training_data([site])
-    data: ActivationBatch = held if sample is None else sample[site]
-    x, y = data.inputs.double(), data.outputs.double()
-    centre_x, centre_y = x.mean(0), y.mean(0)
-    x, y = x - centre_x, y - centre_y
-    covariance = x.T @ x
-    covariance.diagonal().add_(1e-6 * covariance.diagonal().mean())
-    slope = torch.linalg.solve(covariance, x.T @ y).T.float()
-    linear: Dictionary = SparseDistiller(
-        held.inputs.shape[1], held.outputs.shape[1], 1, activation=ReLU(), decoder_norm=Free(), skip=True
-    )
-    linear.encoder.zero_()
-    linear.decoder.zero_()
-    linear.skip.copy_(slope)  # pyright: ignore
-    linear.decoder_bias.copy_(centre_y.float() - slope @ centre_x.float())
-    losses = bench.losses_of(site, linear)
-    left = float(fvu(linear(held.inputs).reconstruction, held.outputs))
-    return {"fvu": left, "recovered_zero": losses.zero, "recovered_mean": losses.mean}
-
-
-@torch.no_grad()
-def _own_neurons(neurons: Any, held: ActivationBatch, count: int) -> float:
-    """Returns the FVU of the MLP's own strongest neurons on each token, the others held at their means."""
-    activations = neurons.encode(held.inputs[:N_SOLVED])
-    mean = activations.mean(0)
-    strength = (activations - mean).abs() * neurons.decoder.norm(dim=1)
-    keep = torch.zeros_like(activations, dtype=torch.bool)
-    keep.scatter_(1, strength.topk(min(count, activations.shape[1]), dim=-1).indices, True)
-    return float(fvu(neurons.decode(torch.where(keep, activations, mean)), held.outputs[:N_SOLVED]))

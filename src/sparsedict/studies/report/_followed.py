@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity
 
 from sparsedict import figures
 from sparsedict.analysis import ablated_error
@@ -14,7 +14,7 @@ from sparsedict.figures import Curve, Palette
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._order import Order
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
-from sparsedict.studies.report._parts import median, number, student, typed
+from sparsedict.studies.report._parts import median, number, share, student, typed
 
 TURNED = 0.8
 """Cosine of a latent's decoder row with what it was, below which it has become something else."""
@@ -37,10 +37,7 @@ class SimulatorsFollowed(Study):
         _, types, firing = typed(bench, first)
         chosen = types.simulators & ~firing.dead.mask
         rows = bench.dictionary(first).decoder.detach()[chosen]
-        start = firing.frequency[chosen]
-        steps = {}
-        for c, order in orders.items():
-            steps[c] = _state(bench, order, chosen, rows, start)
+        steps = {c: _state(bench, order, chosen, rows) for c, order in orders.items()}
         return {"layer": bench.layer, "n_followed": int(chosen.sum()), "steps": steps, "n_latents": first.n_latents}
 
     def found(self, numbers: Numbers) -> Finding:
@@ -48,68 +45,71 @@ class SimulatorsFollowed(Study):
         n = numbers["n_followed"]
         if not n:
             return Finding("not measured", "The student at the lowest coefficient has no simulator to follow.")
-        xs = list(steps)
-        kinds = {
-            "still simulators": ("n_simulators", Palette.SIMULATORS),
-            "turned sparse": ("n_sparse", Palette.SPARSE),
-            "dead": ("n_dead", Palette.DEAD),
-        }
-        shares = {
-            name: Curve(xs, [100 * steps[c][key] / n for c in xs], colour) for name, (key, colour) in kinds.items()
-        }
-        label = "L1 coefficient, per token"
-        drawings = {
-            "followed-fates": Drawing(
-                lambda: figures.curves(shares, label, "of the first simulators (%)", x_scale="log"),
-                f"What the {n:,} simulators of the lowest coefficient are, as it is raised.",
-            ),
-            "followed-frequency": Drawing(
-                lambda: figures.curves(
-                    {
-                        "those still alive": Curve(
-                            xs, [100 * (steps[c]["frequency"] or 1e-6) for c in xs], Palette.SIMULATORS
-                        )
-                    },
-                    label,
-                    "median firing frequency (%)",
-                    x_scale="log",
-                ),
-                "How often the same latents fire.",
-            ),
-        }
-        last = steps[max(steps)]
-        summary = (
-            f"Of {n:,} simulators followed from coefficient {min(steps):g} to {max(steps):g}, "
-            f"{last['n_simulators'] / n:.0%} are simulators still, {last['n_sparse'] / n:.0%} have turned into "
-            "sparse latents, "
-            f"and {last['n_dead'] / n:.0%} are dead. The living fire on {number(last['frequency'], '.1%')} of the "
-            f"tokens instead of {number(steps[min(steps)]['frequency'], '.1%')}, and {last['n_turned']:,} of them "
-            "point elsewhere than "
-            f"at first (cosine below {TURNED})."
-        )
+        return Finding("answered", _summary(steps, n), _rows(steps), _drawings(steps, n), NOTES)
 
-        def along(key: str, form: str = ",") -> str:
-            return ", ".join(number(part[key], form) for part in steps.values())
 
-        rows = (
-            Compared("coefficients", "-", ", ".join(f"{c:g}" for c in steps)),
-            Compared("still simulators", "fewer", along("n_simulators")),
-            Compared("turned into sparse latents", "-", along("n_sparse")),
-            Compared("dead", "-", along("n_dead")),
-            Compared("alive and pointing elsewhere than at first", "-", along("n_turned")),
-            Compared("median frequency of the living", "falls", along("frequency", ".2%")),
-            Compared("latents that became simulators, not followed", "-", along("n_new")),
-            Compared(
-                "share of the explained variance that goes when those still simulators are taken away",
-                "-",
-                along("work", ".2f"),
-            ),
-        )
-        notes = (
-            "Each student starts from the one before, with the next coefficient, so that a latent keeps its number. "
-            "Followed are the live simulators at the lowest coefficient.",
-        )
-        return Finding("answered", summary, rows, drawings, notes)
+NOTES = (
+    "Each student starts from the one before, with the next coefficient, so that a latent keeps its number. Followed "
+    "are the live simulators at the lowest coefficient.",
+    f"A latent points elsewhere where its decoder row's cosine with its own row at the lowest coefficient is below "
+    f"{TURNED}.",
+)
+FATES = {
+    "still simulators": ("n_simulators", Palette.SIMULATORS),
+    "turned sparse": ("n_sparse", Palette.SPARSE),
+    "dead": ("n_dead", Palette.DEAD),
+}
+
+
+def _summary(steps: dict[float, Numbers], n: int) -> str:
+    low, high = min(steps), max(steps)
+    first, last = steps[low], steps[high]
+    n_alive = n - last["n_dead"]
+    return (
+        f"Of {n:,} simulators followed from coefficient {low:g} to {high:g}, {last['n_simulators'] / n:.0%} are "
+        f"simulators still, {last['n_sparse'] / n:.0%} have turned into sparse latents, and {last['n_dead'] / n:.0%} "
+        f"are dead. Half of the living fire on more than {number(last['frequency'], '.2%')} of the tokens, against "
+        f"{number(first['frequency'], '.1%')} at first, and {share(last['n_turned'], n_alive)} of them point elsewhere "
+        f"than at first. Taking away those that are simulators still costs {number(last['work'], '.0%')} of the "
+        f"explained variance, against {number(first['work'], '.0%')} at first."
+    )
+
+
+def _rows(steps: dict[float, Numbers]) -> tuple[Compared, ...]:
+    def along(key: str, form: str = ",") -> str:
+        return ", ".join(number(part[key], form) for part in steps.values())
+
+    return (
+        Compared("coefficients", "-", ", ".join(f"{c:g}" for c in steps)),
+        Compared("still simulators", "fewer", along("n_simulators")),
+        Compared("turned into sparse latents", "-", along("n_sparse")),
+        Compared("dead", "-", along("n_dead")),
+        Compared("alive and pointing elsewhere than at first", "-", along("n_turned")),
+        Compared("median frequency of the living", "-", along("frequency", ".2%")),
+        Compared("latents that became simulators, not followed", "-", along("n_new")),
+        Compared(
+            "share of the explained variance that goes when those still simulators are taken away",
+            "-",
+            along("work", ".2f"),
+        ),
+    )
+
+
+def _drawings(steps: dict[float, Numbers], n: int) -> dict[str, Drawing]:
+    xs, label = list(steps), "L1 coefficient, per token"
+    fates = {name: Curve(xs, [100 * steps[c][key] / n for c in xs], colour) for name, (key, colour) in FATES.items()}
+    alive = [c for c in xs if steps[c]["frequency"] is not None]
+    frequency = {"those still alive": Curve(alive, [100 * steps[c]["frequency"] for c in alive], Palette.SIMULATORS)}
+    return {
+        "followed-fates": Drawing(
+            lambda: figures.curves(fates, label, "of the first simulators (%)", x_scale="log"),
+            f"What the {n:,} simulators of the lowest coefficient are, as it is raised.",
+        ),
+        "followed-frequency": Drawing(
+            lambda: figures.curves(frequency, label, "median firing frequency (%)", x_scale="log", y_scale="log"),
+            "How often the same latents fire.",
+        ),
+    }
 
 
 def _chain(bench: Bench) -> dict[float, Order]:
@@ -129,12 +129,12 @@ WARM_SHARE = 3
 """A student that starts from another is trained on this part of the tokens."""
 
 
-def _state(bench: Bench, order: Order, chosen: Tensor, rows: Tensor, start: Tensor) -> Numbers:
+def _state(bench: Bench, order: Order, chosen: Tensor, rows: Tensor) -> Numbers:
     _, types, firing = typed(bench, order)
     dictionary = bench.dictionary(order)
     alive = ~firing.dead.mask
     now = dictionary.decoder.detach()[chosen]
-    cosine = (normalize(now, dim=-1) * normalize(rows, dim=-1)).sum(-1)
+    cosine = cosine_similarity(now, rows, dim=-1)
     still = types.simulators & chosen & alive
     error = ablated_error(dictionary, bench.held_out(order.site), {"still": still})
     explained = 1 - error.full.fvu

@@ -46,40 +46,60 @@ class L1Sweep(Study):
 
     def found(self, numbers: Numbers) -> Finding:
         students = {float(c): part for c, part in numbers["students"].items()}
-        coder = numbers["autoencoder"]
-        errors = {c: _ablated(part, numbers["n_tokens"]) for c, part in students.items()}
-        types = {c: _types(part) for c, part in students.items()}
-        first, last = (students[c] for c in (min(students), max(students)))
+        first, last = students[min(students)], students[max(students)]
         rises = first["full"]["squared_error"] < last["full"]["squared_error"]
         vanish = last["n_simulators"] < 0.25 * first["n_simulators"]
         work = first["simulators"]["squared_error"] > first["sparse"]["squared_error"]
-        ratio = first["full"]["squared_error"] / coder["squared_error"]
         seen = sum((rises, vanish, work))
-        drawings = {
-            "figure-05-errors": Drawing(
-                lambda: figures.ablated_errors(errors, ReconstructionError(coder["squared_error"], coder["fvu"])),
-                "Figure 5, top: squared error per token, full and with each type of latents held at its means; the "
-                "autoencoder has no coefficient of this kind and is drawn as a level.",
-            ),
-            "figure-05-types": Drawing(
-                lambda: figures.type_shares(types),
-                "Figure 5, bottom: simulators and dead latents.",
-            ),
-        }
-        best = min(students, key=lambda c: students[c]["simulators"]["squared_error"])
-        summary = (
-            f"From coefficient {min(students):g} to {max(students):g} the error goes from "
-            f"{first['full']['squared_error']:.3g} to {last['full']['squared_error']:.3g} and the simulators from "
-            f"{share(first['n_simulators'], first['n_latents'])} to {share(last['n_simulators'], last['n_latents'])}. "
-            f"Sparse latents alone do best at {best:g}. At the lowest coefficient the student's error is {ratio:.2f} "
-            f"times the autoencoder's, with {first['l0']:.0f} active latents against {coder['l0']:.0f}."
-        )
-        notes = (
-            "Errors are squared, summed over the width, mean over held-out tokens. The ratio to the autoencoder "
-            "depends on how many latents each may use; the comparison at equal L0 stands below.",
-        )
         verdict = "seen" if seen == 3 else "partly seen" if seen else "not seen"
-        return Finding(verdict, summary, _rows(students, coder, best), drawings, notes)
+        summary = _summary(students, numbers["autoencoder"])
+        rows = _rows(students, numbers["autoencoder"])
+        return Finding(verdict, summary, rows, _drawings(students, numbers), NOTES)
+
+
+NOTES = (
+    "Errors are squared, summed over the width, mean over held-out tokens. The ratio to the autoencoder depends on how "
+    "many latents each may use; the comparison at equal L0 stands below.",
+)
+
+
+def _summary(students: dict[float, Any], coder: Any) -> str:
+    low, high = min(students), max(students)
+    first, last = students[low], students[high]
+    without = {kind: first[kind]["squared_error"] for kind in ("simulators", "sparse")}
+    ratio = first["full"]["squared_error"] / coder["squared_error"]
+    return (
+        f"From coefficient {low:g} to {high:g} the error goes from {first['full']['squared_error']:.3g} to "
+        f"{last['full']['squared_error']:.3g} and the simulators from "
+        f"{share(first['n_simulators'], first['n_latents'])} to {share(last['n_simulators'], last['n_latents'])}. "
+        f"At the lowest coefficient the error is {without['simulators']:.3g} without simulators and "
+        f"{without['sparse']:.3g} without sparse latents; sparse latents alone do best at {_best(students):g}. There "
+        f"the dead are {share(students[_best(students)]['n_dead'], first['n_latents'])}, at the highest coefficient "
+        f"{share(last['n_dead'], first['n_latents'])}. The error at the lowest coefficient is {ratio:.2f} times the "
+        f"autoencoder's, with {first['l0']:.0f} active latents a token against {coder['l0']:.0f}; the autoencoder has "
+        f"{coder['n_live']:,} live latents, that student {first['n_sparse_live']:,} live sparse ones."
+    )
+
+
+def _best(students: dict[float, Any]) -> float:
+    """Returns the coefficient at which sparse latents alone leave the least error."""
+    return min(students, key=lambda c: students[c]["simulators"]["squared_error"])
+
+
+def _drawings(students: dict[float, Any], numbers: Numbers) -> dict[str, Drawing]:
+    errors = {c: _ablated(part, numbers["n_tokens"]) for c, part in students.items()}
+    types = {c: _types(part) for c, part in students.items()}
+    coder = ReconstructionError(numbers["autoencoder"]["squared_error"], numbers["autoencoder"]["fvu"])
+    return {
+        "figure-05-errors": Drawing(
+            lambda: figures.ablated_errors(errors, coder),
+            "Figure 5, top: squared error per token, full and with each type of latents held at its means; the "
+            "autoencoder has no coefficient of this kind and is drawn as a level.",
+        ),
+        "figure-05-types": Drawing(
+            lambda: figures.type_shares(types), "Figure 5, bottom: simulators and dead latents."
+        ),
+    }
 
 
 def frequencies(bench: Bench, order: Order) -> dict[str, Any]:
@@ -122,7 +142,7 @@ def _types(part: Numbers) -> LatentTypes:
     return LatentTypes(simulators, ~simulators, THRESHOLD, torch.tensor(part["dead"]))
 
 
-def _rows(students: dict[float, Any], coder: Any, best: float) -> tuple[Compared, ...]:
+def _rows(students: dict[float, Any], coder: Any) -> tuple[Compared, ...]:
     first, low = students[min(students)], min(students)
     ratio = first["full"]["squared_error"] / coder["squared_error"]
 
@@ -140,7 +160,7 @@ def _rows(students: dict[float, Any], coder: Any, best: float) -> tuple[Compared
         Compared(
             "error without sparse latents, lowest coefficient", "less so", number(first["sparse"]["squared_error"])
         ),
-        Compared("sparse latents alone are best at", "0.5 to 1.0", f"{best:g}"),
+        Compared("sparse latents alone are best at", "0.5 to 1.0", f"{_best(students):g}"),
         Compared(
             "simulators along the sweep",
             "fall",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from sparsedict import figures
@@ -9,6 +10,9 @@ from sparsedict.figures import Curve
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
 from sparsedict.studies.report._parts import counts, student, typed
+
+Layers = dict[str, dict[float, Numbers]]
+"""By layer, then by coefficient."""
 
 
 class LossByLayer(Study):
@@ -31,10 +35,9 @@ class LossByLayer(Study):
         with bench.phases("losses", f"measuring the model's loss with {len(orders)} students in turn"):
             for (layer, c), order in orders.items():
                 losses = bench.losses(order)
-                match, types, firing = typed(bench, order)
                 found["of"][layer][c] = {
-                    **counts(match, types, firing),
-                    "coefficient": float(getattr(order.penalties[0], "coefficient")),  # noqa: B009
+                    **counts(*typed(bench, order)),
+                    "coefficient": bench.coefficient(c, layer),
                     "l0": bench.l0(order),
                     "fvu": bench.error(order).fvu,
                     "recovered_zero": losses.zero,
@@ -47,62 +50,77 @@ class LossByLayer(Study):
 
     def found(self, numbers: Numbers) -> Finding:
         of = {layer: {float(c): part for c, part in parts.items()} for layer, parts in numbers["of"].items()}
-        low, high = min(numbers["coefficients"]), max(numbers["coefficients"])
-
-        def drawn(key: str) -> dict[str, Curve]:
-            scale = {"n_simulators": lambda p: 100 * p[key] / p["n_latents"]}.get(key, lambda p: 100 * p[key])
-            return {f"layer {n}": Curve(list(parts), [scale(p) for p in parts.values()]) for n, parts in of.items()}
-
-        label = "L1 coefficient in the main layer, per token"
-        drawings = {
-            "comment-loss-recovered": Drawing(
-                lambda: figures.curves(drawn("recovered_zero"), label, "loss recovered (%)", x_scale="log"),
-                "Loss recovered, against zero in the MLP's place.",
-            ),
-            "comment-simulators": Drawing(
-                lambda: figures.curves(drawn("n_simulators"), label, "simulators (%)", x_scale="log"),
-                "Simulators among the latents of the same students.",
-            ),
-        }
-        falls = {n: parts[high]["n_simulators"] < 0.5 * parts[low]["n_simulators"] for n, parts in of.items()}
-        falling = [n for n, fell in falls.items() if fell]
-        summary = (
-            f"From the lowest to the highest coefficient, the loss recovered goes from "
-            f"{_each(of, low, 'recovered_zero')} % to {_each(of, high, 'recovered_zero')} % in layers {', '.join(of)}, "
-            f"and the simulators from {_simulators(of, low)} % to {_simulators(of, high)} %. "
-            f"They fall by half or more in {len(falling)} of {len(of)} layers."
-        )
-        some = next(iter(of.values()))[low]
-        rows = (
-            *(
-                Compared(
-                    f"loss recovered (%), coefficient {c:g}",
-                    "96, 93, 81, 86" if c == high else "-",
-                    _each(of, c, "recovered_zero"),
-                )
-                for c in numbers["coefficients"]
-            ),
-            *(
-                Compared(f"simulators (%), coefficient {c:g}", "nearly none" if c == high else "-", _simulators(of, c))
-                for c in numbers["coefficients"]
-            ),
-            *(
-                Compared(f"L0, coefficient {c:g}", "-", ", ".join(f"{parts[c]['l0']:.0f}" for parts in of.values()))
-                for c in numbers["coefficients"]
-            ),
-            Compared("loss of the model", "1.128", f"{some['loss_base']:.3f}"),
-            Compared(
-                "loss with one MLP zeroed",
-                "3.72, 1.84, 1.56, 2.07",
-                ", ".join(f"{p[low]['loss_zero_ablated']:.2f}" for p in of.values()),
-            ),
-        )
-        notes = (
-            "The coefficient is that of the main layer; in the others it is scaled with the standard deviation of the "
-            f"output, which balances error and penalty alike. Losses on {some['n_tokens']:,} held-out tokens.",
-        )
+        falling = _falling(of)
         verdict = "seen" if len(falling) == len(of) else "partly seen" if falling else "not seen"
-        return Finding(verdict, summary, rows, drawings, notes)
+        return Finding(verdict, _summary(of, falling), _rows(of), _drawings(of), _notes(of))
+
+
+def _falling(of: Layers) -> list[str]:
+    """Returns the layers whose simulators fall by half or more from the lowest to the highest coefficient."""
+    ends = {n: [part["n_simulators"] for part in (parts[min(parts)], parts[max(parts)])] for n, parts in of.items()}
+    return [n for n, (first, last) in ends.items() if last <= 0.5 * first and first]
+
+
+def _summary(of: Layers, falling: list[str]) -> str:
+    coefficients = list(next(iter(of.values())))
+    low, high = min(coefficients), max(coefficients)
+    return (
+        f"In layers {', '.join(of)}, the loss recovered goes from {_each(of, low, 'recovered_zero')} % at coefficient "
+        f"{low:g} to {_each(of, high, 'recovered_zero')} % at {high:g}, and the simulators from "
+        f"{_simulators(of, low)} % of the latents to {_simulators(of, high)} %. They fall by half or more in "
+        f"{len(falling)} of {len(of)} layers."
+    )
+
+
+def _rows(of: Layers) -> tuple[Compared, ...]:
+    coefficients = list(next(iter(of.values())))
+    high = max(coefficients)
+    some = next(iter(of.values()))[high]
+    measured = {
+        "loss recovered (%)": ("96, 93, 81, 86", lambda c: _each(of, c, "recovered_zero")),
+        "loss recovered against the mean output (%)": ("-", lambda c: _each(of, c, "recovered_mean")),
+        "simulators (%)": ("nearly none", lambda c: _simulators(of, c)),
+        "active latents per token (L0)": ("-", lambda c: ", ".join(f"{parts[c]['l0']:.0f}" for parts in of.values())),
+    }
+    zeroed = ", ".join(f"{parts[high]['loss_zero_ablated']:.2f}" for parts in of.values())
+    return (
+        *(
+            Compared(f"{what}, coefficient {c:g}", report if c == high else "-", told(c))
+            for what, (report, told) in measured.items()
+            for c in coefficients
+        ),
+        Compared("loss of the model", "1.128", f"{some['loss_base']:.3f}"),
+        Compared("loss with one MLP zeroed", "3.72, 1.84, 1.56, 2.07", zeroed),
+    )
+
+
+def _drawings(of: Layers) -> dict[str, Drawing]:
+    label = "L1 coefficient in the main layer, per token"
+
+    def drawn(share: Callable[[Numbers], float]) -> dict[str, Curve]:
+        return {f"layer {n}": Curve(list(parts), [100 * share(p) for p in parts.values()]) for n, parts in of.items()}
+
+    recovered = drawn(lambda part: part["recovered_zero"])
+    simulators = drawn(lambda part: part["n_simulators"] / part["n_latents"])
+    return {
+        "comment-loss-recovered": Drawing(
+            lambda: figures.curves(recovered, label, "loss recovered (%)", x_scale="log"),
+            "Loss recovered, against zero in the MLP's place.",
+        ),
+        "comment-simulators": Drawing(
+            lambda: figures.curves(simulators, label, "simulators (%)", x_scale="log"),
+            "Simulators among the latents of the same students.",
+        ),
+    }
+
+
+def _notes(of: Layers) -> tuple[str, ...]:
+    some = next(iter(next(iter(of.values())).values()))
+    return (
+        "Where several numbers stand in a row, they are the layers', in order. The coefficient is that of the main "
+        "layer; in the others it is scaled with the standard deviation of the output, which balances error and penalty "
+        f"alike. Losses on {some['n_tokens']:,} held-out tokens.",
+    )
 
 
 N_COEFFICIENTS = 3
@@ -115,9 +133,9 @@ def _spread(coefficients: tuple[float, ...]) -> list[float]:
     return [coefficients[round(i * last / (n - 1))] for i in range(n)]
 
 
-def _each(of: dict[str, dict[float, Numbers]], c: float, key: str) -> str:
+def _each(of: Layers, c: float, key: str) -> str:
     return ", ".join(f"{100 * parts[c][key]:.1f}" for parts in of.values())
 
 
-def _simulators(of: dict[str, dict[float, Numbers]], c: float) -> str:
+def _simulators(of: Layers, c: float) -> str:
     return ", ".join(f"{100 * parts[c]['n_simulators'] / parts[c]['n_latents']:.1f}" for parts in of.values())

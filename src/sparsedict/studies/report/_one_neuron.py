@@ -2,62 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
-
 from sparsedict import figures
-from sparsedict.activations import ReLU
-from sparsedict.dictionaries import SparseDistiller
 from sparsedict.figures import Curve, Palette
-from sparsedict.norms import DecoderNorm, Free, MaxNorm, UnitNorm
+from sparsedict.norms import DecoderNorm, Free, MaxNorm
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
-from sparsedict.training import Constant, Record, Trainee, fit_many
-from sparsedict.types import ActivationBatch
+from sparsedict.studies.report._toy import HELD, Toy, run_toy
 
-N_RECORDS = 50
-HELD = UnitNorm()
 CONVERGED = 0.95
-
-
-@dataclass(frozen=True)
-class Toy:
-    """One run of the toy; the report's by default.
-
-    Attributes:
-        d: Width of input and output.
-        batch_size: Inputs per step.
-        lr: Adam's learning rate, constant.
-        weight_decay: Adam's.
-        decoder_norm: The constraint on the student's decoder row.
-    """
-
-    d: int = 1000
-    batch_size: int = 8
-    lr: float = 0.01
-    weight_decay: float = 0.0
-    decoder_norm: DecoderNorm = HELD
-
-
+OFF, RIGHT = 0.3, 0.95
+"""An encoder's cosine below the one and a correlation above the other are what the report saw."""
 SWEPT: dict[str, tuple[Any, ...]] = {
     "batch_size": (2, 8, 32, 128),
     "lr": (0.0003, 0.001, 0.003, 0.01),
     "d": (30, 100, 300, 1000),
     "weight_decay": (0.0, 0.0001, 0.001, 0.01),
+    "unevenness": (0.0, 0.5, 1.0, 1.5, 2.0),
 }
-LABELS = {
+WORDS = {
     "batch_size": "inputs per step",
     "lr": "learning rate",
     "d": "width of the input",
-    "weight_decay": "weight decay (0 drawn at 0.00001)",
+    "weight_decay": "weight decay",
+    "unevenness": "unevenness of the input",
 }
 NORMS: dict[str, DecoderNorm] = {"held at 1": HELD, "at most 1": MaxNorm(1.0), "free": Free()}
+SHORTER = 2 / 5
+"""Of the steps: where a toy isn't drawn step by step."""
+NOUGHT = 1e-5
+"""Where 0 is drawn on a logarithmic axis."""
 
 
 class OneNeuron(Study):
@@ -80,122 +56,86 @@ class OneNeuron(Study):
         for field, values in SWEPT.items():
             toys |= {f"{field} {value:g}": replace(Toy(), **{field: value}) for value in values}
         runs: dict[Toy, Numbers] = {}
-        with bench.phases("toy", f"training {len(set(toys.values()))} toys for {n_steps:,} steps"):
+        with bench.phases("toy", f"training {len(set(toys.values()))} toys for up to {n_steps:,} steps"):
             for toy in dict.fromkeys(toys.values()):
-                steps = n_steps if toy in in_full else max(1, n_steps * 2 // 5)
+                steps = n_steps if toy in in_full else max(1, round(n_steps * SHORTER))
                 runs[toy] = run_toy(toy, steps, bench.seed)
         return {"n_steps": n_steps, "runs": {name: runs[toy] for name, toy in toys.items()}}
 
     def found(self, numbers: Numbers) -> Finding:
-        runs, n_steps = numbers["runs"], numbers["n_steps"]
-        drawings = {
-            "figure-09-norm-held": _course(runs["norm held at 1"], "Figure 9: the decoder's norm held at 1."),
-            "figure-10-norm-free": _course(runs["norm free"], "Figure 10: the decoder's norm free."),
-            **{f"toy-{field}": _sweep(runs, field) for field in SWEPT},
-        }
-        held, bounded, free = (runs[f"norm {name}"] for name in NORMS)
+        runs = numbers["runs"]
+        held, free = runs["norm held at 1"], runs["norm free"]
         quick = all(_converged(run, "decoder") is not None for run in (held, free))
-        hovers = held["encoder"][-1] < 0.6
-        reaches = free["encoder"][-1] > 0.9
-        seen = sum((quick, hovers, reaches))
-        best = {
-            field: max(values, key=lambda v, f=field: runs[f"{f} {v:g}"]["encoder_end"])
-            for field, values in SWEPT.items()
-        }
-        summary = (
-            f"After {n_steps:,} steps the encoder's cosine is {held['encoder_end']:.2f} with the norm held at 1, "
-            f"{bounded['encoder_end']:.2f} with a norm of at most 1, and {free['encoder_end']:.2f} with the norm "
-            f"free; the decoder's is {held['decoder_end']:.2f}, {bounded['decoder_end']:.2f} and "
-            f"{free['decoder_end']:.2f}. With the "
-            "norm held, the encoder converges best at "
-            + ", ".join(
-                f"{LABELS[f].partition(' (')[0]} {value:g} ({runs[f'{f} {value:g}']['encoder_end']:.2f})"
-                for f, value in best.items()
-            )
-            + "."
-        )
-        rows = (
-            Compared(
-                "decoder cosine above 0.95, norm held, after steps", "quickly", number(_converged(held, "decoder"))
-            ),
-            Compared("encoder cosine at the end, norm held at 1", "about 0.3", f"{held['encoder_end']:.3f}"),
-            Compared("encoder cosine at the end, norm at most 1", "-", f"{bounded['encoder_end']:.3f}"),
-            Compared("encoder cosine at the end, norm free", "1", f"{free['encoder_end']:.3f}"),
-            Compared(
-                "encoder cosine above 0.95, norm free, after steps", "slowly", number(_converged(free, "encoder"))
-            ),
-            *(
-                Compared(
-                    f"encoder cosine, norm held, by {LABELS[field].partition(' (')[0]} "
-                    f"({', '.join(f'{v:g}' for v in values)})",
-                    "-",
-                    ", ".join(f"{runs[f'{field} {v:g}']['encoder_end']:.2f}" for v in values),
-                )
-                for field, values in SWEPT.items()
-            ),
-        )
-        return Finding("seen" if seen == 3 else "partly seen" if seen else "not seen", summary, rows, drawings, NOTES)
+        seen = sum((quick, held["encoder_end"] < 0.6, free["encoder_end"] > 0.9))
+        verdict = "seen" if seen == 3 else "partly seen" if seen else "not seen"
+        return Finding(verdict, _summary(runs, numbers["n_steps"]), _rows(runs), _drawings(runs), NOTES)
 
 
 NOTES = (
-    "Cosines at the end are means over the last tenth of the records; in the sweeps the end comes after two fifths "
-    "of the steps, except at the report's own values. Adam moves each of the encoder's weights by about "
-    "the learning rate at each step whatever the gradient's size, so the 999 weights that should be zero keep "
-    "wandering: their noise grows with the learning rate and with the square root of the width, against one weight "
-    "that should be 1. "
-    "Where it converges, that noise has fallen below the signal.",
+    "Cosines at the end are means over the last tenth of the records. In the sweeps, with the norm held at 1, the end "
+    "comes after two fifths of the steps, except at the report's own values.",
+    "Adam moves each of the encoder's weights by about the learning rate at each step whatever the gradient's size, so "
+    "the 999 weights that should be zero keep wandering: their noise grows with the learning rate and with the square "
+    "root of the width, against one weight that should be 1.",
+    "Unevenness p: the i-th input's standard deviation falls as i to the power of -p, and the neuron reads a random "
+    "direction. Along directions in which inputs hardly vary, the encoder's weights may be anything without changing "
+    "the activation. With even inputs the cosine of two encoders is the correlation of their pre-activations: there, "
+    "a cosine of 0.3 and the report's correlation of 0.99 exclude each other.",
 )
 
 
-def run_toy(toy: Toy, n_steps: int, seed: int) -> Numbers:
-    """Trains one student of one neuron; returns steps and cosines of encoder and decoder with the true ones."""
-    student = SparseDistiller(
-        toy.d, toy.d, 1, activation=ReLU(), decoder_norm=toy.decoder_norm, generator=torch.Generator().manual_seed(seed)
+def _summary(runs: Numbers, n_steps: int) -> str:
+    ends = {side: [runs[f"norm {name}"][f"{side}_end"] for name in NORMS] for side in ("encoder", "decoder")}
+    best = {f: max(values, key=lambda v, f=f: _at(runs, f, v)["encoder_end"]) for f, values in SWEPT.items()}
+    reached = [f"{WORDS[f]} {best[f]:g} ({_at(runs, f, best[f])['encoder_end']:.2f})" for f in SWEPT]
+    return (
+        f"After {n_steps:,} steps the encoder's cosine is {_each(ends['encoder'])} with the norm held at 1, at most 1, "
+        f"and free; the decoder's is {_each(ends['decoder'])}. With the norm held, the encoder comes nearest at "
+        f"{', '.join(reached)}. At the report's values the activations' correlation with the neuron's is "
+        f"{runs['norm held at 1']['correlation']:.2f}: with even inputs, an encoder that is off is a latent that is "
+        f"off. {_as_reported(runs)}"
     )
-    # The report's toy has rows and nothing else; and a student with frozen parts starts from its random rows.
-    student.encoder_bias.requires_grad_(False)
-    student.decoder_bias.requires_grad_(False)
-    truth = torch.zeros(toy.d)
-    truth[0] = 1.0
-    course: dict[str, list[float]] = {"steps": [], "encoder": [], "decoder": []}
 
-    def note(_: str, record: Record, __: Any) -> None:
-        course["steps"].append(record.step)
-        for side in ("encoder", "decoder"):
-            course[side].append(float(normalize(getattr(student, side).detach()[0], dim=0) @ truth))
 
-    optimizer = partial(torch.optim.Adam, weight_decay=toy.weight_decay)
-    trainee = Trainee(student, lr=toy.lr, schedule=Constant(), optimizer=optimizer)
-    fit_many(
-        {"": trainee},
-        _Normal(toy, seed),
-        n_tokens=n_steps * toy.batch_size,
-        progress=False,
-        callbacks=[note],
-        log_every=max(1, n_steps // N_RECORDS),
+def _as_reported(runs: Numbers) -> str:
+    """Says at which unevenness an encoder is off while its activations are right, if at any."""
+    for p in SWEPT["unevenness"]:
+        run = _at(runs, "unevenness", p)
+        if run["encoder_end"] < OFF and run["correlation"] > RIGHT and run["decoder_end"] > CONVERGED:
+            return (
+                f"Uneven inputs (unevenness {p:g}) give what the report saw in the language model: an encoder's cosine "
+                f"of {run['encoder_end']:.2f}, a decoder's of {run['decoder_end']:.2f}, and a correlation of "
+                f"{run['correlation']:.3f}."
+            )
+    return "No unevenness tried gives the low cosine and the high correlation that the report saw together."
+
+
+def _rows(runs: Numbers) -> tuple[Compared, ...]:
+    held, bounded, free = (runs[f"norm {name}"] for name in NORMS)
+    slow = _step(_converged(free, "encoder"))
+    sweeps = []
+    for field, values in SWEPT.items():
+        told = f"{WORDS[field]} ({', '.join(f'{v:g}' for v in values)})"
+        cosines = _each([_at(runs, field, v)["encoder_end"] for v in values])
+        correlations = _each([_at(runs, field, v)["correlation"] for v in values])
+        sweeps.append(Compared(f"encoder cosine, norm held, by {told}", "-", cosines))
+        sweeps.append(Compared(f"correlation of the activations, by {WORDS[field]}", "-", correlations))
+    return (
+        Compared("decoder cosine above 0.95, norm held, after steps", "quickly", _step(_converged(held, "decoder"))),
+        Compared("encoder cosine at the end, norm held at 1", "about 0.3", f"{held['encoder_end']:.3f}"),
+        Compared("encoder cosine at the end, norm at most 1", "-", f"{bounded['encoder_end']:.3f}"),
+        Compared("encoder cosine at the end, norm free", "1", f"{free['encoder_end']:.3f}"),
+        Compared("encoder cosine above 0.95, norm free, after steps", "slowly", slow),
+        *sweeps,
     )
-    last = max(1, len(course["steps"]) // 10)
-    ends = {f"{side}_end": sum(course[side][-last:]) / last for side in ("encoder", "decoder")}
-    return {**course, **ends}
 
 
-class _Normal:
-    """Endless batches of normal inputs and of what a single ReLU neuron gives for them."""
-
-    def __init__(self, toy: Toy, seed: int) -> None:
-        self._toy, self._seed = toy, seed
-
-    def __iter__(self) -> Iterator[ActivationBatch]:
-        generator = torch.Generator().manual_seed(self._seed)
-        while True:
-            x = torch.randn(self._toy.batch_size, self._toy.d, generator=generator)
-            yield ActivationBatch(x, _one_neuron(x))
-
-
-def _one_neuron(x: Tensor) -> Tensor:
-    outputs = torch.zeros_like(x)
-    outputs[:, 0] = x[:, 0].relu()
-    return outputs
+def _drawings(runs: Numbers) -> dict[str, Drawing]:
+    return {
+        "figure-09-norm-held": _course(runs["norm held at 1"], "Figure 9: the decoder's norm held at 1."),
+        "figure-10-norm-free": _course(runs["norm free"], "Figure 10: the decoder's norm free."),
+        **{f"toy-{field.replace('_', '-')}": _sweep(runs, field) for field in SWEPT},
+    }
 
 
 def _course(run: Numbers, caption: str) -> Drawing:
@@ -208,21 +148,38 @@ def _course(run: Numbers, caption: str) -> Drawing:
 
 def _sweep(runs: Numbers, field: str) -> Drawing:
     values = SWEPT[field]
-    x = [value or 1e-5 for value in values]
-    drawn = {
-        side: Curve(x, [runs[f"{field} {value:g}"][f"{side}_end"] for value in values], colour)
-        for side, colour in (("decoder", Palette.DECODER), ("encoder", Palette.ENCODER))
+    linear = field == "unevenness"
+    x = values if linear else [value or NOUGHT for value in values]
+    keys = {
+        "decoder": ("decoder_end", Palette.DECODER),
+        "encoder": ("encoder_end", Palette.ENCODER),
+        "correlation": ("correlation", Palette.NULL),
     }
+    drawn = {
+        name: Curve(x, [_at(runs, field, value)[key] for value in values], colour)
+        for name, (key, colour) in keys.items()
+    }
+    label = WORDS[field] + (f" (0 drawn at {NOUGHT:.5f})" if 0 in values and not linear else "")
+    scale = "linear" if linear else "log"
     return Drawing(
-        lambda: figures.curves(drawn, LABELS[field], "cosine at the end", x_scale="log"),
-        f"The toy with the norm held at 1, by {LABELS[field].partition(' (')[0]}.",
+        lambda: figures.curves(drawn, label, "cosine or correlation at the end", x_scale=scale),
+        f"The toy with the norm held at 1, by {WORDS[field]}: cosines of decoder and encoder with the true rows, and "
+        "the correlation of the latent's activations with the neuron's.",
     )
+
+
+def _at(runs: Numbers, field: str, value: float) -> Numbers:
+    return runs[f"{field} {value:g}"]
+
+
+def _each(values: list[float]) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
 
 
 def _converged(run: Numbers, side: str) -> int | None:
     return next((step for step, cosine in zip(run["steps"], run[side], strict=True) if cosine > CONVERGED), None)
 
 
-def number(step: int | None) -> str:
+def _step(step: int | None) -> str:
     """Formats a step that may never have come."""
     return "never" if step is None else f"{step:,}"

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedict.activations import GELU, Activation, TopK
+from sparsedict.activations import Activation, TopK
 from sparsedict.analysis import FiringFrequencies, LatentTypes, NeuronMatch, latent_types, match_neurons
 from sparsedict.norms import UnitNorm
 from sparsedict.penalties import L1, AuxK, Sqrt
-from sparsedict.studies._bench import Bench, mlp
+from sparsedict.studies._bench import Bench
 from sparsedict.studies._order import Order
-from sparsedict.studies._setting import Training
+from sparsedict.studies._places import mlp
 
 THRESHOLD = 0.8
 """The report's: a latent whose decoder cosine exceeds it is a simulator."""
@@ -25,17 +25,6 @@ def student(bench: Bench, layer: int, coefficient: float | None = None, *, warm:
     setting = bench.setting
     c = bench.coefficient(setting.coefficient if coefficient is None else coefficient, layer)
     return Order(mlp(layer), bench.width(layer), setting.report, (L1(c),), warm=warm)
-
-
-def gelu_student(bench: Bench, training: Training, scale: float = 1.0) -> Order:
-    """Orders the same student with GELU latents, under a share of its coefficient."""
-    return Order(
-        mlp(bench.layer),
-        bench.width(bench.layer),
-        training,
-        (L1(scale * bench.setting.coefficient),),
-        activation=GELU(),
-    )
 
 
 def autoencoder(bench: Bench, layer: int) -> Order:

@@ -9,7 +9,8 @@ import torch
 from sparsedict import figures
 from sparsedict.analysis import DictionaryMatch, match_dictionaries
 from sparsedict.figures import Palette
-from sparsedict.studies._bench import Bench, residual
+from sparsedict.studies._bench import Bench
+from sparsedict.studies._places import residual
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
 from sparsedict.studies.report._parts import modern, number, share
 
@@ -51,48 +52,72 @@ class ResidualStream(Study):
         return found
 
     def found(self, numbers: Numbers) -> Finding:
-        layers, pairs, of = numbers["layers"], numbers["pairs"], numbers["of"]
+        pairs = numbers["pairs"]
         if not pairs:
             return Finding("not measured", "The model has one layer only.")
-        cosines = {f"layer {name}": torch.tensor(pair["cosine"]) for name, pair in pairs.items()}
-        cosines["random directions"] = torch.tensor(next(iter(pairs.values()))["null"])
-        drawings = {
-            "residual-neighbours": Drawing(
-                lambda: figures.cosine_histograms(
-                    cosines,
-                    "cosine with the nearest latent of the layer before",
-                    colours={"random directions": Palette.NULL},
-                ),
-                "How near each live latent of a layer's residual stream is to one of the layer before.",
-            )
-        }
-        shares = {name: pair["n_present"] / len(pair["cosine"]) for name, pair in pairs.items()}
-        nulls = max(pair["n_null"] / len(pair["cosine"]) for pair in pairs.values())
         ages = numbers["ages"]
-        n_last = sum(ages.values())
-        summary = (
-            f"From layer to layer, {', '.join(f'{value:.0%}' for value in shares.values())} of the live latents were "
-            f"there before (cosine above {PRESENT}; of random directions {nulls:.1%}). Followed backwards from layer "
-            f"{layers[-1]}, "
-            + ", ".join(f"{n / n_last:.0%} go back to layer {layer}" for layer, n in ages.items())
-            + ": features are added in every layer, and most stay once they are there."
-            if min(shares.values()) > 0.3
-            else ": most latents of a layer have no partner in the layer before."
-        )
-        rows = (
-            *(Compared(f"there before, layer {name}", "gradually", f"{value:.1%}") for name, value in shares.items()),
-            Compared("the same of random directions, at most", "-", f"{nulls:.1%}"),
-            *(
-                Compared(f"latents of layer {layers[-1]} first seen in layer {layer}", "-", f"{n:,} ({n / n_last:.1%})")
-                for layer, n in ages.items()
+        gradual = all(n > 0.05 * sum(ages.values()) for n in ages.values())
+        verdict = "seen" if gradual else "partly seen"
+        return Finding(verdict, _summary(numbers), _rows(numbers), _drawings(pairs), NOTES)
+
+
+def _summary(numbers: Numbers) -> str:
+    pairs, ages = numbers["pairs"], numbers["ages"]
+    last, n_last = numbers["layers"][-1], sum(ages.values())
+    before = ", ".join(f"{_present(pair):.0%} (layer {name})" for name, pair in pairs.items())
+    born = ", ".join(f"{n / n_last:.0%} to layer {layer}" for layer, n in ages.items())
+    return (
+        f"Of a layer's live latents, {before} were there in the layer before: one of its latents has a cosine above "
+        f"{PRESENT} with them, as {_null(pairs):.1%} of random directions have. Followed backwards from layer to "
+        f"layer as long as there is such a partner, the latents of layer {last} go back: {born}."
+    )
+
+
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    ages, last = numbers["ages"], numbers["layers"][-1]
+    n_last = sum(ages.values())
+    return (
+        *(Compared(f"there before, layer {n}", "gradually", f"{_present(p):.1%}") for n, p in numbers["pairs"].items()),
+        Compared("the same of random directions, at most", "-", f"{_null(numbers['pairs']):.1%}"),
+        *(
+            Compared(f"cosine with the nearest of the layer before, median, layer {n}", "-", f"{_middle(p):.2f}")
+            for n, p in numbers["pairs"].items()
+        ),
+        *(
+            Compared(f"latents of layer {last} that go back to layer {layer}", "-", f"{n:,} ({n / n_last:.1%})")
+            for layer, n in ages.items()
+        ),
+        *(
+            Compared(f"layer {layer}: FVU, live", "-", f"{number(p['fvu'])}, {share(p['n_live'], p['n_latents'])}")
+            for layer, p in numbers["of"].items()
+        ),
+    )
+
+
+def _drawings(pairs: Numbers) -> dict[str, Drawing]:
+    cosines = {f"layer {name}": torch.tensor(pair["cosine"]) for name, pair in pairs.items()}
+    cosines["random directions"] = torch.tensor(next(iter(pairs.values()))["null"])
+    colours = {"random directions": Palette.NULL}
+    return {
+        "residual-neighbours": Drawing(
+            lambda: figures.cosine_histograms(
+                cosines, "cosine with the nearest latent of the layer before", colours=colours
             ),
-            *(
-                Compared(f"layer {layer}: FVU, live", "-", f"{number(p['fvu'])}, {share(p['n_live'], p['n_latents'])}")
-                for layer, p in of.items()
-            ),
+            "How near each live latent of a layer's residual stream is to one of the layer before.",
         )
-        gradual = all(n > 0.05 * n_last for n in list(ages.values())[1:])
-        return Finding("seen" if gradual else "partly seen", summary, rows, drawings, NOTES)
+    }
+
+
+def _present(pair: Numbers) -> float:
+    return pair["n_present"] / len(pair["cosine"])
+
+
+def _middle(pair: Numbers) -> float:
+    return float(torch.tensor(pair["cosine"]).median())
+
+
+def _null(pairs: Numbers) -> float:
+    return max(pair["n_null"] / len(pair["cosine"]) for pair in pairs.values())
 
 
 NOTES = (

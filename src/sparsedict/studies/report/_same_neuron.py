@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 
 from sparsedict import figures
-from sparsedict.analysis import simulator_correlation
+from sparsedict.analysis import NeuronMatch, simulator_correlation
+from sparsedict.dictionaries import Dictionary
+from sparsedict.sites import Neurons
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
 from sparsedict.studies.report._parts import mean_sd, median, number, share, student, typed
+from sparsedict.types import ActivationBatch
 
 N_SHOWN = 100
 N_POINTS = 2_000
@@ -33,90 +37,84 @@ class SameNeuron(Study):
     def measure(self, bench: Bench) -> Numbers:
         order = student(bench, bench.layer)
         match, types, firing = typed(bench, order)
-        dictionary, neurons = bench.dictionary(order), bench.sites[order.site].neurons
-        found: Numbers = {"layer": bench.layer, "n_simulators": types.n_simulators, "n_latents": types.n_latents}
-        nearest = match.decoder_neuron[:N_SHOWN]
-        for side in ("decoder", "encoder"):
-            rows = normalize(getattr(dictionary, side).detach()[:N_SHOWN], dim=-1)
-            found[f"{side}_map"] = rows @ normalize(getattr(neurons, side)[nearest], dim=-1).T
+        neurons = bench.sites[order.site].neurons
+        found: Numbers = {
+            "layer": bench.layer,
+            "n_simulators": types.n_simulators,
+            "n_latents": types.n_latents,
+            **_maps(bench.dictionary(order), neurons, match),
+        }
         alive = types.simulators & ~firing.dead.mask
-        if not bool(alive.any()):
-            return found
-        found["encoder_mean"], _ = mean_sd(
-            _cosines(dictionary.encoder[alive], neurons.encoder[match.decoder_neuron[alive]])
-        )
-        root = _root(bench.held_out(order.site).inputs)
-        ours, theirs = dictionary.encoder[alive] @ root, neurons.encoder[match.decoder_neuron[alive]] @ root
-        found["encoder_mean_by_inputs"], _ = mean_sd(_cosines(ours, theirs))
-        agrees = match.agrees
-        found["n_agreeing"] = 0 if agrees is None else int(agrees[types.simulators].sum())
-        data = bench.held_out(order.site)
-        result = simulator_correlation(dictionary, match, data, latents=alive, neurons=neurons)
-        found["correlation"] = result.correlation
-        found["correlation_mean"], found["correlation_sd"] = mean_sd(result.correlation)
-        found["correlation_median"] = median(result.correlation)
-        first, partner = int(result.latents[0]), int(result.neurons[0])
-        with torch.no_grad():
-            inputs = data.inputs[:N_POINTS]
-            found["first"] = {
-                "latent": first,
-                "neuron": partner,
-                "correlation": float(result.correlation[0]),
-                "latent_activation": dictionary.encode(inputs)[:, first],
-                "neuron_activation": neurons.encode(inputs)[:, partner],
-                "encoder_cosine": float(
-                    normalize(dictionary.encoder[first], dim=0) @ normalize(neurons.encoder[partner], dim=0)
-                ),
-            }
+        if bool(alive.any()):
+            found["n_agreeing"] = 0 if match.agrees is None else int(match.agrees[types.simulators].sum())
+            found |= _cosines(bench.dictionary(order), neurons, match, alive, bench.held_out(order.site).inputs)
+            found |= _correlations(bench.dictionary(order), neurons, match, alive, bench.held_out(order.site))
         return found
 
     def found(self, numbers: Numbers) -> Finding:
-        maps = {side: torch.tensor(numbers[f"{side}_map"]) for side in ("encoder", "decoder")}
-        captions = {
-            "encoder": "Figure 7: cosines of the first 100 latents' encoder rows with the neurons nearest to their "
-            "decoder rows. Simulators stand out on the diagonal.",
-            "decoder": "Figure 7: the same for decoder rows.",
-        }
-        drawings = {
-            f"figure-07-{side}": Drawing(lambda cosines=cosines: figures.cosine_map(cosines), captions[side])
-            for side, cosines in maps.items()
-        }
         if "first" not in numbers:
-            return Finding("not seen", "The student has no simulator that fires.", (), drawings)
-        first = numbers["first"]
-        drawings["figure-08-scatter"] = Drawing(
-            lambda: figures.activation_scatter(
-                torch.tensor(first["neuron_activation"]),
-                torch.tensor(first["latent_activation"]),
-                correlation=first["correlation"],
-            ),
-            f"Figure 8: the first simulator, latent {first['latent']}, against neuron {first['neuron']}.",
-        )
-        agreement = numbers["n_agreeing"] / numbers["n_simulators"]
-        high = numbers["correlation_median"] > 0.95
-        verdict = "seen" if agreement > 0.9 and high else "partly seen" if agreement > 0.9 or high else "not seen"
-        summary = (
-            f"For {agreement:.1%} of {numbers['n_simulators']:,} simulators, encoder and decoder are nearest to the "
-            f"same neuron. Their correlation with it is {numbers['correlation_mean']:.3f} on average, "
-            f"{numbers['correlation_median']:.3f} in the middle."
-        )
-        rows = (
-            Compared(
-                "encoder's nearest neuron is the decoder's",
-                "yes",
-                share(numbers["n_agreeing"], numbers["n_simulators"]),
-            ),
-            Compared("correlation of the first simulator", "0.98865", f"{first['correlation']:.5f}"),
-            Compared("correlation of all simulators, median", "-", number(numbers["correlation_median"], ".4f")),
-            Compared("encoder cosine of all simulators, mean", "0.1538", number(numbers["encoder_mean"])),
-            Compared(
-                "the same, directions weighed by how much the inputs vary along them",
-                "-",
-                number(numbers["encoder_mean_by_inputs"]),
-            ),
-            Compared("encoder cosine of the first simulator", "0.1 to 0.2", number(first["encoder_cosine"])),
-        )
-        return Finding(verdict, summary, rows, drawings, NOTES)
+            return Finding("not seen", "The student has no simulator that fires.", (), _heat_maps(numbers))
+        agrees = numbers["n_agreeing"] > 0.9 * numbers["n_simulators"]
+        high = numbers["correlation_median"] > HIGH
+        verdict = "seen" if agrees and high else "partly seen" if agrees or high else "not seen"
+        drawings = {**_heat_maps(numbers), "figure-08-scatter": _scatter(numbers["first"])}
+        return Finding(verdict, _summary(numbers), _rows(numbers), drawings, NOTES)
+
+
+HIGH = 0.97
+"""A correlation that counts as near the report's."""
+
+
+def _summary(numbers: Numbers) -> str:
+    return (
+        f"For {share(numbers['n_agreeing'], numbers['n_simulators'])} of {numbers['n_simulators']:,} simulators, "
+        f"encoder and decoder are nearest to the same neuron. The first one's correlation with its neuron is "
+        f"{numbers['first']['correlation']:.4f}, the middle one's {numbers['correlation_median']:.4f}; the encoder's "
+        f"cosine is {number(numbers['encoder_mean'])} on average, and "
+        f"{number(numbers['encoder_mean_by_inputs'])} if each direction counts by how much the inputs vary along it."
+    )
+
+
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    first, correlations = numbers["first"], numbers["correlation"]
+    near = sum(value > HIGH for value in correlations)
+    return (
+        Compared(
+            "encoder's nearest neuron is the decoder's", "yes", share(numbers["n_agreeing"], numbers["n_simulators"])
+        ),
+        Compared("correlation of the first simulator", "0.98865", f"{first['correlation']:.5f}"),
+        Compared("correlation of all simulators, median", "-", number(numbers["correlation_median"], ".4f")),
+        Compared(f"simulators with a correlation above {HIGH}", "-", share(near, len(correlations))),
+        Compared("encoder cosine of all simulators, mean", "0.1538", number(numbers["encoder_mean"])),
+        Compared(
+            "the same, directions weighed by how much the inputs vary along them",
+            "-",
+            number(numbers["encoder_mean_by_inputs"]),
+        ),
+        Compared("encoder cosine of the first simulator", "0.1 to 0.2", number(first["encoder_cosine"])),
+    )
+
+
+def _heat_maps(numbers: Numbers) -> dict[str, Drawing]:
+    captions = {
+        "encoder": "Figure 7: cosines of the first 100 latents' encoder rows with those of the neurons nearest to "
+        "their decoder rows.",
+        "decoder": "Figure 7: cosines of their decoder rows with those of the same neurons. A simulator is strong on "
+        "both diagonals.",
+    }
+    maps = {side: torch.tensor(numbers[f"{side}_map"]) for side in captions}
+    return {
+        f"figure-07-{side}": Drawing(partial(figures.cosine_map, cosines), captions[side])
+        for side, cosines in maps.items()
+    }
+
+
+def _scatter(first: Numbers) -> Drawing:
+    activations = [torch.tensor(first[f"{of}_activation"]) for of in ("neuron", "latent")]
+    return Drawing(
+        lambda: figures.activation_scatter(*activations, correlation=first["correlation"]),
+        f"Figure 8: the first simulator, latent {first['latent']}, against neuron {first['neuron']}.",
+    )
 
 
 NOTES = (
@@ -127,10 +125,49 @@ NOTES = (
 
 
 @torch.no_grad()
-def _cosines(a: Tensor, b: Tensor) -> Tensor:
-    return (normalize(a.detach(), dim=-1) * normalize(b, dim=-1)).sum(-1)
+def _maps(dictionary: Dictionary, neurons: Neurons, match: NeuronMatch) -> dict[str, Tensor]:
+    """Returns the cosines of the first latents with the neurons nearest to their decoder rows, for both sides."""
+    nearest = match.decoder_neuron[:N_SHOWN]
+    sides = {"decoder": (dictionary.decoder, neurons.decoder), "encoder": (dictionary.encoder, neurons.encoder)}
+    return {
+        f"{side}_map": normalize(ours[:N_SHOWN], dim=-1) @ normalize(theirs[nearest], dim=-1).T
+        for side, (ours, theirs) in sides.items()
+    }
 
 
-def _root(inputs: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(torch.cov(inputs.float().T))
-    return vectors * values.clamp_min(0).sqrt()
+@torch.no_grad()
+def _cosines(
+    dictionary: Dictionary, neurons: Neurons, match: NeuronMatch, alive: Tensor, inputs: Tensor
+) -> dict[str, float | None]:
+    """Returns the mean encoder cosine of simulators, plain and with directions weighed by the inputs' spread."""
+    ours, theirs = dictionary.encoder[alive], neurons.encoder[match.decoder_neuron[alive]]
+    variances, axes = torch.linalg.eigh(torch.cov(inputs.float().T))
+    root = axes * variances.clamp_min(0).sqrt()
+    return {
+        "encoder_mean": mean_sd(cosine_similarity(ours, theirs, dim=-1))[0],
+        "encoder_mean_by_inputs": mean_sd(cosine_similarity(ours @ root, theirs @ root, dim=-1))[0],
+    }
+
+
+@torch.no_grad()
+def _correlations(
+    dictionary: Dictionary, neurons: Neurons, match: NeuronMatch, alive: Tensor, data: ActivationBatch
+) -> Numbers:
+    """Returns the correlations of simulators with their neurons, and the first one's activations."""
+    result = simulator_correlation(dictionary, match, data, latents=alive, neurons=neurons)
+    latent, neuron = int(result.latents[0]), int(result.neurons[0])
+    inputs = data.inputs[:N_POINTS]
+    rows = dictionary.encoder[latent], neurons.encoder[neuron]
+    return {
+        "correlation": result.correlation,
+        "correlation_mean": mean_sd(result.correlation)[0],
+        "correlation_median": median(result.correlation),
+        "first": {
+            "latent": latent,
+            "neuron": neuron,
+            "correlation": float(result.correlation[0]),
+            "latent_activation": dictionary.encode(inputs)[:, latent],
+            "neuron_activation": neurons.encode(inputs)[:, neuron],
+            "encoder_cosine": float(cosine_similarity(*rows, dim=0)),
+        },
+    }

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from sparsedict import figures
 from sparsedict.analysis import NeuronMatch
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
-from sparsedict.studies.report._parts import (
-    counts,
-    match_from,
-    match_numbers,
-    number,
-    share,
-    student,
-    typed,
-)
+from sparsedict.studies.report._parts import counts, match_from, match_numbers, number, share, student, typed
 
 
 class NeuronSimulators(Study):
@@ -39,13 +34,14 @@ class NeuronSimulators(Study):
         found: Numbers = {"layers": layers, "of": {}}
         for layer, order in orders.items():
             match, types, firing = typed(bench, order)
-            penalty = float(getattr(order.penalties[0], "coefficient"))  # noqa: B009
             found["of"][layer] = {
                 **counts(match, types, firing),
                 **humps(match, firing.dead.mask),
-                "coefficient": penalty,
+                "coefficient": bench.coefficient(bench.setting.coefficient, layer),
                 "l0": bench.l0(order),
                 "fvu": bench.error(order).fvu,
+                "n_directions": n_directions(bench.held_out(order.site).inputs),
+                "d_in": bench.sites[order.site].d_in,
                 "latents": match_numbers(match, firing),
             }
         return found
@@ -53,34 +49,61 @@ class NeuronSimulators(Study):
     def found(self, numbers: Numbers) -> Finding:
         layers = [str(layer) for layer in numbers["layers"]]
         of = numbers["of"]
-        main = of[layers[0]]
         drawings: dict[str, Drawing] = {}
         for layer, first in zip(layers, (2, 12), strict=True):
             drawings |= _drawings(of[layer], layer, first)
         seen = [_two_humps(part) and _fires_more(part) for part in of.values()]
-        verdict = "seen" if all(seen) else "partly seen" if any(seen) else "not seen"
-        gap = (main.get("decoder_mean") or 0) - (main.get("encoder_mean") or 0)
-        summary = (
-            f"In layer {layers[0]}, {share(main['n_simulators'], main['n_latents'])} of the latents are simulators: "
-            f"{main['simulators_per_neuron']:.2f} for each neuron, of {main['n_neurons_simulated']:,} different ones "
-            f"of {main['n_neurons']:,}. Half of them fire on more than {number(main['frequency_simulators'], '.2%')} "
-            f"of the tokens, half of the live sparse latents on less than {number(main['frequency_sparse'], '.2%')}. "
+        verdict = (
+            "seen" if all([*seen, _gap(of[layers[0]]) > LEAST_GAP]) else "partly seen" if any(seen) else "not seen"
         )
-        summary += (
-            f"The encoder's cosine lies {gap:.2f} below the decoder's."
-            if gap > LEAST_GAP
-            else "The report's low encoder similarity is not seen here: in a model this narrow the encoder's row is as "
-            "well determined as the decoder's. The toy of one neuron shows both, by width and learning rate."
-        )
-        return Finding(verdict, summary, _rows(of, layers), drawings, NOTES)
+        return Finding(verdict, _summary(of, layers), _rows(of, layers), drawings, NOTES)
 
 
 LEAST_GAP = 0.2
 NOTES = (
-    "Two humps: more latents have a cosine of 0.8 to 1 than of 0.6 to 0.8, and more of 0.4 to 0.6 than of 0.6 to 0.8, "
-    "of those that aren't dead.",
+    "Two humps: of the latents that aren't dead, fewer have a cosine of 0.6 to 0.8 than of 0.4 to 0.6, and fewer than "
+    "of 0.8 to 1.",
     "The encoder's cosine is that with the encoder row of the neuron whose decoder row is nearest.",
+    "Directions of the input: (sum of the variances)^2 / (sum of their squares) along its principal axes, which is the "
+    "width where the input varies alike in all directions.",
 )
+
+
+def _summary(of: dict[str, Any], layers: list[str]) -> str:
+    main = of[layers[0]]
+    humps = [layer for layer in layers if _two_humps(of[layer])]
+    return (
+        f"In layer {layers[0]}, {share(main['n_simulators'], main['n_latents'])} of the latents are simulators: "
+        f"{main['simulators_per_neuron']:.2f} for each neuron; {main['n_neurons_simulated']:,} of the "
+        f"{main['n_neurons']:,} neurons have one. The cosines have two humps in "
+        + (f"layer {' and '.join(humps)}. " if humps else "neither layer: simulators come late in training. ")
+        + f"Half of the simulators fire on more than {number(main['frequency_simulators'], '.1%')} of the tokens, half "
+        f"of the live sparse latents on less than {number(main['frequency_sparse'], '.2%')}. " + _of_encoders(main)
+    )
+
+
+def _of_encoders(main: dict[str, Any]) -> str:
+    if main["encoder_mean"] is None:
+        return ""
+    cosines = f"{main['encoder_mean']:.2f} on average, the decoder's {main['decoder_mean']:.2f}"
+    if _gap(main) > LEAST_GAP:
+        return f"The encoder's cosine is {cosines}."
+    return (
+        f"The report's low encoder similarity is not seen in this model: the encoder's cosine is {cosines}. Its MLP "
+        f"reads {main['d_in']} numbers that vary in about {main['n_directions']:.0f} directions, so that most of an "
+        "encoder's row matters to what the latent does. In the toy of one neuron, below, the encoder's cosine falls as "
+        "the input's variance gathers in fewer directions, while the activations go on agreeing."
+    )
+
+
+def n_directions(inputs: Tensor) -> float:
+    """Returns in how many directions inputs vary: the participation ratio of their covariance."""
+    variances = torch.linalg.eigvalsh(torch.cov(inputs.double().T))
+    return float(variances.sum().square() / variances.square().sum())
+
+
+def _gap(part: dict[str, Any]) -> float:
+    return (part["decoder_mean"] or 0) - (part["encoder_mean"] or 0)
 
 
 def humps(match: NeuronMatch, dead: Any) -> dict[str, int]:
@@ -119,6 +142,10 @@ def _drawings(part: dict[str, Any], layer: str, first: int) -> dict[str, Drawing
     }
 
 
+def _directions(part: dict[str, Any]) -> str:
+    return f"{part['n_directions']:.0f} of {part['d_in']}"
+
+
 def _rows(of: dict[str, Any], layers: list[str]) -> tuple[Compared, ...]:
     def both(make: Any) -> str:
         return " / ".join(make(of[layer]) for layer in layers)
@@ -144,5 +171,6 @@ def _rows(of: dict[str, Any], layers: list[str]) -> tuple[Compared, ...]:
         Compared("dead", "-", both(lambda p: share(p["n_dead"], p["n_latents"]))),
         Compared("active latents per token (L0)", "-", both(lambda p: number(p["l0"], ".1f"))),
         Compared("variance unexplained (FVU)", "-", both(lambda p: number(p["fvu"]))),
+        Compared("directions in which the input varies, of its width", "-", both(_directions)),
         Compared("L1 coefficient per token", "0.2048", both(lambda p: f"{p['coefficient']:g}")),
     )

@@ -41,8 +41,8 @@ class SparseDecoders(Study):
         cosines = {
             "sparse latents": match.decoder_cosine[sparse],
             "random directions": match.null_decoder,
-            "random, with the outputs' covariance": match_neurons(mixed, neurons).decoder_cosine,
-            "outputs of single tokens": match_neurons(centred[chosen], neurons).decoder_cosine,
+            "random, as outputs vary": match_neurons(mixed, neurons).decoder_cosine,
+            "outputs of tokens": match_neurons(centred[chosen], neurons).decoder_cosine,
         }
         two = _explained(bench.dictionary(order).decoder.detach()[sparse], neurons.decoder)
         return {
@@ -54,53 +54,65 @@ class SparseDecoders(Study):
         }
 
     def found(self, numbers: Numbers) -> Finding:
-        medians, explained = numbers["medians"], numbers["explained"]
+        medians = numbers["medians"]
         if not numbers["n_sparse"]:
             return Finding("not measured", "The student has no live sparse latent.")
-        cosines = {name: torch.tensor(values) for name, values in numbers["cosines"].items()}
-        drawings = {
-            "sparse-decoders": Drawing(
-                lambda: figures.cosine_histograms(
-                    cosines,
-                    "decoder cosine with the nearest neuron",
-                    colours={"sparse latents": Palette.SPARSE, "random directions": Palette.NULL},
-                ),
-                "Sparse latents beside three notions of chance.",
-            )
-        }
-        ours, null = medians["sparse latents"], medians["random directions"]
-        token = medians["outputs of single tokens"]
-        high = ours > null + 0.05
-        summary = (
-            f"Half of the live sparse latents have a cosine above {ours:.2f} with some neuron; of random directions "
-            f"{null:.2f}, of "
-            f"what the MLP writes on a single token {token:.2f}. "
-            + (
-                "What the MLP writes is a sum of a few strong neurons, so anything that points where it writes lies "
-                "near one: that alone explains the sparse latents."
-                if token >= ours
-                else "What the MLP writes lies nearer to neurons than chance, but less near than sparse latents do: "
-                "they also gather the part that a few neurons share."
-            )
-            + f" The best combination of four neurons explains {number(explained['four'], '.0%')} of the middle "
-            "sparse latent's "
-            f"row, one neuron {number(explained['one'], '.0%')}."
-        )
-        rows = tuple(
+        high = medians["sparse latents"] > medians["random directions"] + 0.05
+        return Finding("seen" if high else "not seen", _summary(numbers), _rows(numbers), _drawings(numbers), NOTES)
+
+
+NOTES = (
+    "Chance, thrice: random directions; random directions that vary as the MLP's outputs do; and what the MLP writes "
+    "on single tokens, less its mean.",
+    "Neurons for a combination are chosen one after the other, each the nearest to what is left.",
+)
+
+
+def _summary(numbers: Numbers) -> str:
+    medians, explained = numbers["medians"], numbers["explained"]
+    ours, token = medians["sparse latents"], medians["outputs of tokens"]
+    reason = (
+        "What the MLP writes on a token is a sum of neurons, a few of them strong, so anything that points where it "
+        "writes lies near one: that alone explains the sparse latents."
+        if token >= ours
+        else "What the MLP writes on a token lies nearer to neurons than chance, but less near than sparse latents do: "
+        "writing where the MLP writes is a part of the answer and not all of it."
+    )
+    return (
+        f"Half of the live sparse latents have a cosine above {ours:.2f} with some neuron; of random directions "
+        f"{medians['random directions']:.2f}, of random directions that vary as the outputs do "
+        f"{medians['random, as outputs vary']:.2f}, of what the MLP writes on single tokens {token:.2f}. {reason} The "
+        f"best four neurons together explain {number(explained['4'], '.0%')} of the middle sparse latent's row, one "
+        f"neuron {number(explained['1'], '.0%')}."
+    )
+
+
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    return (
+        *(
             Compared(
                 f"cosine with the nearest neuron, median: {name}",
                 "moderately high" if name == "sparse latents" else "-",
                 number(value),
             )
-            for name, value in medians.items()
-        ) + tuple(
-            Compared(f"share of a sparse latent's row explained by {name} neurons, median", "-", number(value, ".1%"))
-            for name, value in explained.items()
+            for name, value in numbers["medians"].items()
+        ),
+        *(
+            Compared(f"share of a sparse latent's row explained, median, neurons: {n}", "-", number(value, ".1%"))
+            for n, value in numbers["explained"].items()
+        ),
+    )
+
+
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    cosines = {name: torch.tensor(values) for name, values in numbers["cosines"].items()}
+    colours = {"sparse latents": Palette.SPARSE, "random directions": Palette.NULL}
+    return {
+        "sparse-decoders": Drawing(
+            lambda: figures.cosine_histograms(cosines, "decoder cosine with the nearest neuron", colours=colours),
+            "Sparse latents beside three notions of chance.",
         )
-        return Finding("seen" if high else "not seen", summary, rows, drawings, NOTES)
-
-
-NOTES = ("Neurons for a combination are chosen one after the other, each the nearest to what is left.",)
+    }
 
 
 def _root(rows: Tensor) -> Tensor:
@@ -109,7 +121,7 @@ def _root(rows: Tensor) -> Tensor:
 
 
 def _explained(rows: Tensor, neurons: Tensor) -> dict[str, Tensor]:
-    """Returns the share of each row's squared norm that its best one, two and four neurons explain, greedily."""
+    """Returns the share of each row's squared norm that its best one to four neurons explain, greedily."""
     directions = torch.nn.functional.normalize(neurons, dim=-1)
     rows = torch.nn.functional.normalize(rows, dim=-1)
     left, chosen = rows.clone(), torch.zeros(len(rows), 0, dtype=torch.int64)
@@ -121,6 +133,5 @@ def _explained(rows: Tensor, neurons: Tensor) -> dict[str, Tensor]:
         gram = basis @ basis.mT + 1e-6 * torch.eye(count)
         weights = torch.linalg.solve(gram, basis @ rows[..., None])
         left = rows - (basis.mT @ weights).squeeze(-1)
-        if count != 3:
-            found[{1: "one", 2: "two", 4: "four"}[count]] = 1 - left.square().sum(1)
+        found[str(count)] = 1 - left.square().sum(1)
     return found

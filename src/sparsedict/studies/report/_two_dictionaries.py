@@ -10,7 +10,8 @@ from torch import Tensor
 from sparsedict import figures
 from sparsedict.activations import TopK
 from sparsedict.analysis import DictionaryMatch, match_dictionaries
-from sparsedict.studies._bench import Bench, mlp
+from sparsedict.studies._bench import Bench
+from sparsedict.studies._places import mlp
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
 from sparsedict.studies.report._parts import median, modern, number, share, typed
 
@@ -59,52 +60,65 @@ class TwoDictionaries(Study):
         }
 
     def found(self, numbers: Numbers) -> Finding:
-        of = numbers["of"]
-        tensors = {name: torch.tensor(values) for name, values in numbers["match"].items()}
-        match = DictionaryMatch(**tensors)
-        drawings = {
-            "shared-latents": Drawing(
-                lambda: figures.shared_latents(match, KINDS),
-                "How near each live latent is to the nearest of the other dictionary.",
-            )
-        }
-        parts = {kind: of[kind] for kind in KINDS}
-        summary = (
-            f"{share(parts['distiller']['n_shared'], parts['distiller']['n'])} of the distiller's live latents have "
-            f"a partner in the autoencoder (decoder cosine above {SHARED}), "
-            f"{share(parts['autoencoder']['n_shared'], parts['autoencoder']['n'])} "
-            f"the other way. Of the latents that both have, "
-            f"{share(parts['distiller']['shared']['n_simulators'], parts['distiller']['n_shared'])} are simulators; "
-            "of those that "
-            "only the distiller has, "
-            f"{share(parts['distiller']['own']['n_simulators'], parts['distiller']['own']['n'])}; of the "
-            "autoencoder's own, "
-            f"{share(parts['autoencoder']['own']['n_simulators'], parts['autoencoder']['own']['n'])}."
+        return Finding("answered", _summary(numbers), _rows(numbers), _drawings(numbers), _notes(numbers))
+
+
+def _summary(numbers: Numbers) -> str:
+    ours, theirs = (numbers["of"][kind] for kind in KINDS)
+    return (
+        f"{share(ours['n_shared'], ours['n'])} of the distiller's live latents have a partner in the autoencoder "
+        f"(decoder cosine above {SHARED}), {share(theirs['n_shared'], theirs['n'])} the other way; "
+        f"{share(numbers['n_control'], ours['n'])} have one in a distiller of half the width. "
+        f"{_told('the distiller', ours)} {_told('the autoencoder', theirs)}"
+    )
+
+
+def _told(name: str, part: Numbers) -> str:
+    own, shared = part["own"], part["shared"]
+    return (
+        f"What only {name} has fires on {number(own['frequency'], '.2%')} of the tokens in the middle, with a cosine "
+        f"of {number(own['neuron_cosine'], '.2f')} with the nearest neuron, and "
+        f"{share(own['n_simulators'], own['n'])} are simulators; what it shares fires on "
+        f"{number(shared['frequency'], '.2%')}, with a cosine of "
+        f"{number(shared['neuron_cosine'], '.2f')}, and {share(shared['n_simulators'], shared['n'])} are."
+    )
+
+
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    of = numbers["of"]
+    control = share(numbers["n_control"], of["distiller"]["n"])
+    rows = [
+        Compared(f"pairs nearest to each other, cosine above {SHARED}", "-", f"{numbers['n_mutual']:,}"),
+        Compared("control: the distiller's latents found again by one of half the width", "-", control),
+    ]
+    for kind in KINDS:
+        for which in ("shared", "own"):
+            part = of[kind][which]
+            told = {
+                f"{which} latents": share(part["n"], of[kind]["n"]),
+                f"simulators among its {which} latents": share(part["n_simulators"], part["n"]),
+                f"median frequency of its {which} latents": number(part["frequency"], ".2%"),
+                f"cosine of its {which} latents with a neuron, median": number(part["neuron_cosine"]),
+            }
+            rows += [Compared(f"{kind}: {what}", "-", here) for what, here in told.items()]
+    return tuple(rows)
+
+
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    match = DictionaryMatch(**{name: torch.tensor(values) for name, values in numbers["match"].items()})
+    return {
+        "shared-latents": Drawing(
+            lambda: figures.shared_latents(match, KINDS),
+            "How near each live latent is to the nearest of the other dictionary.",
         )
-        rows = [
-            Compared("pairs nearest to each other, cosine above 0.7", "-", f"{numbers['n_mutual']:,}"),
-            Compared(
-                "control: the distiller's latents found again by one of half the width",
-                "-",
-                share(numbers["n_control"], of["distiller"]["n"]),
-            ),
-        ]
-        for kind in KINDS:
-            for which, words in (("shared", "shared latents"), ("own", "own latents")):
-                part = of[kind][which]
-                rows += [
-                    Compared(f"{kind}: {words}", "-", share(part["n"], of[kind]["n"])),
-                    Compared(f"{kind}: simulators among its {words}", "-", share(part["n_simulators"], part["n"])),
-                    Compared(f"{kind}: median frequency of its {words}", "-", number(part["frequency"], ".2%")),
-                    Compared(
-                        f"{kind}: cosine of its {words} with a neuron, median", "-", number(part["neuron_cosine"])
-                    ),
-                ]
-        notes = (
-            f"Both under TopK with {numbers['k']} active latents, same width, tokens and seed. Dead latents are left "
-            "out.",
-        )
-        return Finding("answered", summary, tuple(rows), drawings, notes)
+    }
+
+
+def _notes(numbers: Numbers) -> tuple[str, ...]:
+    return (
+        f"Both under TopK with {numbers['k']} active latents, same width, tokens and seed. Dead latents are left out. "
+        "A latent of the one dictionary may be nearest to several of the other.",
+    )
 
 
 def _divided(cosine: Tensor, facts: dict[str, Tensor]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from sparsedict.activations import TopK
 from sparsedict.analysis import match_dictionaries
 from sparsedict.figures import Curve, Palette
 from sparsedict.norms import UnitNorm
-from sparsedict.studies._bench import Bench, mlp
+from sparsedict.studies._bench import Bench
 from sparsedict.studies._order import Order
+from sparsedict.studies._places import mlp
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
 from sparsedict.studies.report._parts import AUXK, counts, number, share, typed
 
@@ -65,70 +66,73 @@ class WiderStudents(Study):
 
     def found(self, numbers: Numbers) -> Finding:
         of = {int(expansion): part for expansion, part in numbers["of"].items()}
-        xs = list(of)
+        return Finding("answered", _summary(of, numbers), _rows(of), _drawings(of, numbers["k"]), NOTES)
 
-        def per_cent(key: str) -> list[float]:
-            return [100 * part[key] / part["n_latents"] for part in of.values()]
 
-        shares = {
-            "simulators": Curve(xs, per_cent("n_simulators"), Palette.SIMULATORS),
-            "live sparse latents": Curve(xs, per_cent("n_sparse_live"), Palette.SPARSE),
-            "dead": Curve(xs, per_cent("n_dead"), Palette.DEAD),
-        }
-        drawings = {
-            "wider-types": Drawing(
-                lambda: figures.curves(shares, "latents for each neuron", "share of latents (%)", x_scale="log"),
-                "What the latents are, by the student's width.",
-            ),
-            "wider-error": Drawing(
-                lambda: figures.curves(
-                    {"student": Curve(xs, [part["fvu"] for part in of.values()])},
-                    "latents for each neuron",
-                    "variance unexplained (FVU)",
-                    x_scale="log",
-                ),
-                f"Their error, at {numbers['k']} active latents per token and equal tokens.",
-            ),
-        }
-        small, large = of[xs[0]], of[xs[-1]]
-        summary = (
-            f"From {xs[0]} to {xs[-1]} latents for each neuron, the unexplained variance goes from "
-            f"{small['fvu']:.3f} to "
-            f"{large['fvu']:.3f}, simulators from {small['n_simulators']:,} to {large['n_simulators']:,} (of "
-            f"{large['n_latents']:,}) and live sparse latents from {small['n_sparse_live']:,} to "
-            f"{large['n_sparse_live']:,}, "
-            f"on {numbers['n_tokens']:,} tokens each."
-        )
+NOTES = (
+    "All with as many tokens: a wide student sees few of them for each latent. Dead are those that never fire on the "
+    "held-out tokens.",
+)
 
-        def row(what: str, key: str, form: str) -> Compared:
-            return Compared(what, "-", ", ".join(number(part[key], form) for part in of.values()))
 
-        rows = (
-            Compared("latents for each neuron", "4", ", ".join(map(str, xs))),
-            row("variance unexplained (FVU)", "fvu", ".4f"),
-            row("loss recovered, against zero", "recovered_zero", ".1%"),
-            row("loss recovered, against the mean", "recovered_mean", ".1%"),
-            row("simulators", "n_simulators", ","),
-            row("neurons that have a simulator", "n_neurons_simulated", ","),
-            row("live sparse latents", "n_sparse_live", ","),
-            row("median frequency of sparse latents", "frequency_sparse", ".3%"),
-            Compared("dead", "-", ", ".join(share(p["n_dead"], p["n_latents"]) for p in of.values())),
-            Compared(
-                "latents of the smaller one that the next has too (cosine above 0.7)",
-                "-",
-                ", ".join("-" if p["n_kept"] is None else share(p["n_kept"], p["n_before"]) for p in of.values()),
-            ),
-            Compared(
-                "latents that the smaller one doesn't have",
-                "-",
-                ", ".join("-" if p["n_new"] is None else share(p["n_new"], p["n_live"]) for p in of.values()),
-            ),
-        )
-        notes = (
-            "Wide students see few tokens for each latent here; on more tokens, fewer would be dead and the error "
-            "lower.",
-        )
-        return Finding("answered", summary, rows, drawings, notes)
+def _summary(of: dict[int, Numbers], numbers: Numbers) -> str:
+    small, large = of[min(of)], of[max(of)]
+    return (
+        f"From {min(of)} to {max(of)} latents for each neuron, at {numbers['k']} active latents and on "
+        f"{numbers['n_tokens']:,} tokens each, the unexplained variance goes from {small['fvu']:.3f} to "
+        f"{large['fvu']:.3f} and the loss recovered (mean) from {small['recovered_mean']:.1%} to "
+        f"{large['recovered_mean']:.1%}; live sparse latents from {small['n_sparse_live']:,} to "
+        f"{large['n_sparse_live']:,}, their median frequency from {number(small['frequency_sparse'], '.2%')} to "
+        f"{number(large['frequency_sparse'], '.2%')}, simulators from {small['n_simulators']:,} to "
+        f"{large['n_simulators']:,}. {share(large['n_kept'], large['n_before'])} of the next smaller one's live "
+        f"latents are found again, and {share(large['n_new'], large['n_live'])} of the largest one's are new."
+    )
+
+
+def _rows(of: dict[int, Numbers]) -> tuple[Compared, ...]:
+    def row(what: str, key: str, form: str) -> Compared:
+        return Compared(what, "-", ", ".join(number(part[key], form) for part in of.values()))
+
+    def shares(what: str, part: str, whole: str) -> Compared:
+        return Compared(what, "-", ", ".join(share(p[part], p[whole] or 0) for p in of.values()))
+
+    return (
+        Compared("latents for each neuron", "4", ", ".join(map(str, of))),
+        row("variance unexplained (FVU)", "fvu", ".4f"),
+        row("loss recovered, against zero", "recovered_zero", ".1%"),
+        row("loss recovered, against the mean", "recovered_mean", ".1%"),
+        row("simulators", "n_simulators", ","),
+        row("neurons that have a simulator", "n_neurons_simulated", ","),
+        row("live sparse latents", "n_sparse_live", ","),
+        row("median frequency of sparse latents", "frequency_sparse", ".3%"),
+        shares("dead", "n_dead", "n_latents"),
+        shares(f"latents of the smaller one that the next has too (cosine above {SHARED})", "n_kept", "n_before"),
+        shares("latents that the smaller one doesn't have", "n_new", "n_live"),
+    )
+
+
+def _drawings(of: dict[int, Numbers], k: int) -> dict[str, Drawing]:
+    xs, label = list(of), "latents for each neuron"
+    kinds = {
+        "simulators": ("n_simulators", Palette.SIMULATORS),
+        "live sparse latents": ("n_sparse_live", Palette.SPARSE),
+        "dead": ("n_dead", Palette.DEAD),
+    }
+    shares = {
+        name: Curve(xs, [100 * part[key] / part["n_latents"] for part in of.values()], colour)
+        for name, (key, colour) in kinds.items()
+    }
+    errors = {"student": Curve(xs, [part["fvu"] for part in of.values()])}
+    return {
+        "wider-types": Drawing(
+            lambda: figures.curves(shares, label, "share of latents (%)", x_scale="log"),
+            "What the latents are, by the student's width.",
+        ),
+        "wider-error": Drawing(
+            lambda: figures.curves(errors, label, "variance unexplained (FVU)", x_scale="log"),
+            f"Their error, at {k} active latents per token and equal tokens.",
+        ),
+    }
 
 
 def _n_shared(rows: torch.Tensor, others: torch.Tensor) -> int:

@@ -1,0 +1,86 @@
+"""Activations of a text at a model's sites, computed when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+from sparsedict.data import ActivationStream
+from sparsedict.sites import Site
+from sparsedict.studies._phases import Phases
+from sparsedict.types import ActivationBatch
+
+HELD_BYTES = 4 * 2**30
+"""Most activations that are held in memory."""
+BATCH_SIZE = 4096
+
+
+class Harvest:
+    """What one text makes of a model's sites, held in memory from when it is first asked for.
+
+    Args:
+        sites: By name.
+        tokens: The text, ids ``[n_sequences, n_positions]``.
+        n_tokens: How many of its tokens to hold.
+        purpose: What they are for, to be said when the model runs.
+        seed: Of the shuffle.
+        phases: Says what is being done.
+    """
+
+    def __init__(
+        self, sites: Mapping[str, Site], tokens: Tensor, n_tokens: int, purpose: str, *, seed: int, phases: Phases
+    ) -> None:
+        self.tokens: Tensor = tokens
+        self._sites = sites
+        self._n_tokens = n_tokens
+        self._purpose = purpose
+        self._seed = seed
+        self._phases = phases
+        self._held: dict[str, ActivationBatch] = {}
+
+    @property
+    def fits(self) -> bool:
+        """Whether the activations of all sites may be held in memory."""
+        per_token = sum(4 * (site.d_in + site.d_out) for site in self._sites.values())
+        return self._n_tokens * per_token <= HELD_BYTES
+
+    def at(self, site: str) -> ActivationBatch:
+        """Returns what a site reads and writes."""
+        return self.at_all([site])[site]
+
+    def at_all(self, sites: Iterable[str]) -> dict[str, ActivationBatch]:
+        """Returns what several sites read and write, on the same tokens."""
+        wanted = list(dict.fromkeys(sites))
+        # Sites of one sort are harvested in one pass: who asks for one layer's MLP soon asks for the next one's.
+        sorts = {name.split()[0] for name in wanted if name not in self._held}
+        missing = [name for name in self._sites if name.split()[0] in sorts]
+        if missing:
+            with self._phases("harvesting", f"running the model on {self._n_tokens:,} {self._purpose} tokens"):
+                self._held |= self._run(missing)
+        return {name: self._held[name] for name in wanted}
+
+    def _run(self, names: Sequence[str]) -> dict[str, ActivationBatch]:
+        """Runs the model once."""
+        sites = {name: self._sites[name] for name in names}
+        stream = ActivationStream(
+            sites, self.tokens, batch_size=BATCH_SIZE, buffer_size=4 * BATCH_SIZE, seed=self._seed
+        )
+        held: dict[str, tuple[Tensor, Tensor]] = {}
+        n_seen = 0
+        for batch in stream:
+            assert isinstance(batch, dict)
+            n_rows = min(self._n_tokens - n_seen, *map(len, batch.values()))
+            for name, part in batch.items():
+                if name not in held:
+                    inputs, outputs = part.inputs, part.outputs
+                    held[name] = (
+                        inputs.new_empty(self._n_tokens, inputs.shape[1]),
+                        outputs.new_empty(self._n_tokens, outputs.shape[1]),
+                    )
+                for kept, new in zip(held[name], (part.inputs, part.outputs), strict=True):
+                    kept[n_seen : n_seen + n_rows] = new[:n_rows]
+            n_seen += n_rows
+            if n_seen >= self._n_tokens:
+                break
+        return {name: ActivationBatch(i[:n_seen], o[:n_seen]) for name, (i, o) in held.items()}

@@ -1,0 +1,90 @@
+"""What holds a dictionary's error up: its values, its choice of latents, or its rows; and what plainer things reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedict.activations import ReLU
+from sparsedict.dictionaries import Dictionary, SparseDistiller
+from sparsedict.metrics import fvu
+from sparsedict.norms import Free
+from sparsedict.sites import Neurons
+from sparsedict.types import ActivationBatch
+
+N_SOLVED = 2_048
+"""Tokens on which the best values for the chosen latents are solved for."""
+RIDGE = 1e-5
+
+
+@torch.no_grad()
+def best_values(dictionary: Dictionary, held: ActivationBatch, k: int) -> float:
+    """Returns the FVU with the best values for the latents that fired, at most ``k`` on each token."""
+    inputs, targets, base = _without_latents(dictionary, held)
+    values, chosen = dictionary.encode(inputs).topk(k, dim=-1)
+    # Rows of latents that are zero all the same are left out of the system by being zero.
+    rows = dictionary.decoder[chosen] * (values > 0)[..., None]
+    return float(fvu(base + _solved(rows, targets - base), targets))
+
+
+@torch.no_grad()
+def best_choice(dictionary: Dictionary, held: ActivationBatch, k: int) -> float:
+    """Returns the FVU with latents chosen for their rows, the target in view, and the best values for these.
+
+    Latents are chosen by matching pursuit: one after the other, the one whose row is nearest to what is left.
+    """
+    _, targets, base = _without_latents(dictionary, held)
+    norms = dictionary.decoder.norm(dim=-1).clamp_min(1e-12)
+    directions = dictionary.decoder / norms[:, None]
+    left = targets - base
+    chosen = torch.empty(len(left), 0, dtype=torch.int64, device=left.device)
+    for _ in range(k):
+        similarity = (left @ directions.T).scatter_(1, chosen, -torch.inf)
+        value, nearest = similarity.max(dim=1, keepdim=True)
+        left = left - value.clamp_min(0) * directions[nearest.squeeze(1)]
+        chosen = torch.cat([chosen, nearest], dim=1)
+    return float(fvu(base + _solved(directions[chosen], targets - base), targets))
+
+
+def _without_latents(dictionary: Dictionary, held: ActivationBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns inputs, targets, and what the dictionary gives where no latent fires."""
+    inputs, targets = dictionary.select(ActivationBatch(held.inputs[:N_SOLVED], held.outputs[:N_SOLVED]))
+    nothing = inputs.new_zeros(len(inputs), dictionary.n_latents)
+    return inputs, targets, dictionary.reconstruct(nothing, inputs)
+
+
+def _solved(rows: Tensor, wanted: Tensor) -> Tensor:
+    """Returns the combination of each token's rows ``[n_tokens, k, d]`` that is nearest to what is wanted."""
+    gram = rows @ rows.mT + RIDGE * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
+    values = torch.linalg.solve(gram, rows @ wanted[..., None])
+    return (rows.mT @ values).squeeze(-1)
+
+
+@torch.no_grad()
+def best_linear(sample: ActivationBatch) -> SparseDistiller:
+    """Returns the best affine map from the MLP's input to its output, as a distiller whose only latent is silent."""
+    x, y = sample.inputs.double(), sample.outputs.double()
+    centre_x, centre_y = x.mean(0), y.mean(0)
+    x, y = x - centre_x, y - centre_y
+    covariance = x.T @ x
+    covariance.diagonal().add_(1e-6 * covariance.diagonal().mean())
+    slope = torch.linalg.solve(covariance, x.T @ y).T.float()
+    linear = SparseDistiller(x.shape[1], y.shape[1], 1, activation=ReLU(), decoder_norm=Free(), skip=True).to(x.device)
+    linear.encoder.zero_()
+    linear.decoder.zero_()
+    linear.skip.copy_(slope)  # pyright: ignore
+    linear.decoder_bias.copy_(centre_y.float() - slope @ centre_x.float())
+    return linear
+
+
+@torch.no_grad()
+def own_neurons(neurons: Neurons | Any, held: ActivationBatch, count: int) -> float:
+    """Returns the FVU of the MLP's own strongest neurons on each token, the others held at their means."""
+    activations = neurons.encode(held.inputs[:N_SOLVED])
+    mean = activations.mean(0)
+    strength = (activations - mean).abs() * neurons.decoder.norm(dim=1)
+    keep = torch.zeros_like(activations, dtype=torch.bool)
+    keep.scatter_(1, strength.topk(min(count, activations.shape[1]), dim=-1).indices, True)
+    return float(fvu(neurons.decode(torch.where(keep, activations, mean)), held.outputs[:N_SOLVED]))
