@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from sparsedict import figures
 from sparsedict.analysis import DictionaryMatch, match_dictionaries
-from sparsedict.figures import Palette
+from sparsedict.figures import Curve, Palette
 from sparsedict.studies._bench import Bench
+from sparsedict.studies._order import Order
 from sparsedict.studies._places import residual
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
 from sparsedict.studies.report._parts import modern, number, share
 
 PRESENT = 0.7
 """Decoder cosine from which a latent counts as there already in the layer before."""
+LEAST_RISE = 0.01
+LEAST_FIRINGS = 20
+N_READ = 16_384
 
 
 class ResidualStream(Study):
@@ -32,44 +39,49 @@ class ResidualStream(Study):
     def measure(self, bench: Bench) -> Numbers:
         width = bench.width(bench.layer)
         orders = {layer: modern(bench, residual(layer), width, kind="autoencoder") for layer in bench.layers}
-        bench.train(orders.values())
-        found: Numbers = {"layers": bench.layers, "of": {}, "pairs": {}}
-        live: dict[int, torch.Tensor] = {}
-        for layer, order in orders.items():
-            alive = bench.firing(order).counts > 0
-            live[layer] = bench.dictionary(order).decoder.detach()[alive]
-            n_live = int(alive.sum())
-            found["of"][layer] = {"fvu": bench.error(order).fvu, "n_live": n_live, "n_latents": order.n_latents}
-        for before, after in zip(bench.layers, bench.layers[1:], strict=False):
-            match = match_dictionaries(live[after], live[before], seed=bench.seed)
-            found["pairs"][f"{before} to {after}"] = {
-                "cosine": match.cosine_a,
-                "null": match.null_a,
-                "n_present": int((match.cosine_a > PRESENT).sum()),
-                "n_null": int((match.null_a > PRESENT).sum()),
-            }
-        found["ages"] = _ages(live, bench.layers)
-        return found
+        last = orders[bench.layers[-1]]
+        again = replace(last, n_latents=width // 2)
+        bench.train([*orders.values(), again])
+        live = {layer: _live(bench, order) for layer, order in orders.items()}
+        return {
+            "layers": bench.layers,
+            "of": {
+                layer: {"fvu": bench.error(order).fvu, "n_live": len(live[layer]), "n_latents": order.n_latents}
+                for layer, order in orders.items()
+            },
+            "pairs": {
+                f"{before} to {after}": _pair(live[after], live[before], bench.seed)
+                for before, after in zip(bench.layers, bench.layers[1:], strict=False)
+            },
+            "control": _pair(live[bench.layers[-1]], _live(bench, again), bench.seed),
+            "ages": _ages(live, bench.layers),
+            "readable": {layer: _readable(bench, last, residual(layer)) for layer in bench.layers},
+        }
 
     def found(self, numbers: Numbers) -> Finding:
         pairs = numbers["pairs"]
         if not pairs:
             return Finding("not measured", "The model has one layer only.")
-        ages = numbers["ages"]
-        gradual = all(n > 0.05 * sum(ages.values()) for n in ages.values())
-        verdict = "seen" if gradual else "partly seen"
-        return Finding(verdict, _summary(numbers), _rows(numbers), _drawings(pairs), NOTES)
+        medians = [part["median"] for part in numbers["readable"].values()]
+        rises = all(later > earlier + LEAST_RISE for earlier, later in pairwise(medians))
+        stays = min(map(_present, pairs.values())) > 2 * _null(pairs) + LEAST_RISE
+        verdict = "seen" if rises and stays else "partly seen" if rises or stays else "not seen"
+        return Finding(verdict, _summary(numbers), _rows(numbers), _drawings(numbers), NOTES)
 
 
 def _summary(numbers: Numbers) -> str:
-    pairs, ages = numbers["pairs"], numbers["ages"]
+    pairs, ages, readable = numbers["pairs"], numbers["ages"], numbers["readable"]
     last, n_last = numbers["layers"][-1], sum(ages.values())
     before = ", ".join(f"{_present(pair):.0%} (layer {name})" for name, pair in pairs.items())
     born = ", ".join(f"{n / n_last:.0%} to layer {layer}" for layer, n in ages.items())
+    shares = ", ".join(f"{part['median']:.0%} (layer {layer})" for layer, part in readable.items())
     return (
         f"Of a layer's live latents, {before} were there in the layer before: one of its latents has a cosine above "
-        f"{PRESENT} with them, as {_null(pairs):.1%} of random directions have. Followed backwards from layer to "
-        f"layer as long as there is such a partner, the latents of layer {last} go back: {born}."
+        f"{PRESENT} with them, as {_null(pairs):.1%} of random directions have, and as "
+        f"{_present(numbers['control']):.0%} of layer {last}'s have in a second autoencoder of the same stream. Followed backwards from layer to layer as "
+        f"long as there is such a partner, the latents of layer {last} go back: {born}. Without asking for the same "
+        f"direction: of the variance of a latent of layer {last}, in the middle, a linear map reads {shares} from the "
+        "stream after each layer."
     )
 
 
@@ -87,6 +99,20 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
             Compared(f"latents of layer {last} that go back to layer {layer}", "-", f"{n:,} ({n / n_last:.1%})")
             for layer, n in ages.items()
         ),
+        Compared(
+            f"control: layer {last}'s in a second autoencoder of half the width",
+            "-",
+            f"{_present(numbers['control']):.1%}",
+        ),
+        *(
+            Compared(
+                f"variance of layer {last}'s latents that is read linearly after layer {layer}: quarter, middle, three "
+                "quarters",
+                "gradually" if layer == str(last) else "-",
+                f"{part['quarter']:.1%}, {part['median']:.1%}, {part['three_quarters']:.1%}",
+            )
+            for layer, part in numbers["readable"].items()
+        ),
         *(
             Compared(f"layer {layer}: FVU, live", "-", f"{number(p['fvu'])}, {share(p['n_live'], p['n_latents'])}")
             for layer, p in numbers["of"].items()
@@ -94,17 +120,31 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
     )
 
 
-def _drawings(pairs: Numbers) -> dict[str, Drawing]:
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    pairs, readable = numbers["pairs"], numbers["readable"]
     cosines = {f"layer {name}": torch.tensor(pair["cosine"]) for name, pair in pairs.items()}
     cosines["random directions"] = torch.tensor(next(iter(pairs.values()))["null"])
     colours = {"random directions": Palette.NULL}
+    layers = [int(layer) for layer in readable]
+    read = {
+        words: Curve(layers, [100 * part[key] for part in readable.values()])
+        for key, words in {
+            "three_quarters": "best quarter above",
+            "median": "middle",
+            "quarter": "worst quarter below",
+        }.items()
+    }
     return {
         "residual-neighbours": Drawing(
             lambda: figures.cosine_histograms(
                 cosines, "cosine with the nearest latent of the layer before", colours=colours
             ),
             "How near each live latent of a layer's residual stream is to one of the layer before.",
-        )
+        ),
+        "residual-readable": Drawing(
+            lambda: figures.curves(read, "stream after layer", "variance read linearly (%)"),
+            "How much of the last layer's latents a linear map reads from the stream after each layer.",
+        ),
     }
 
 
@@ -121,6 +161,9 @@ def _null(pairs: Numbers) -> float:
 
 
 NOTES = (
+    f"What a linear map reads: ridge regression from the stream to the activations of the last layer's latents, on one "
+    f"half of the held-out tokens and measured on the other; of latents that fire on {LEAST_FIRINGS} tokens or more of "
+    "each half. After the last layer itself it is less than all, for TopK isn't linear.",
     "TopK autoencoders, one for the stream after each layer, all from the same seed and "
     "tokens. A latent that is the same direction in two layers may stand for a feature that goes on, or for two that "
     "were found by "
@@ -128,7 +171,40 @@ NOTES = (
 )
 
 
-def _ages(live: dict[int, torch.Tensor], layers: list[int]) -> dict[int, int]:
+def _live(bench: Bench, order: Order) -> Tensor:
+    """Returns the decoder rows of the latents that fire on held-out tokens."""
+    return bench.dictionary(order).decoder.detach()[bench.firing(order).counts > 0]
+
+
+def _pair(rows: Tensor, others: Tensor, seed: int) -> Numbers:
+    """Matches rows with others, beside random directions."""
+    match = match_dictionaries(rows, others, seed=seed)
+    return {
+        "cosine": match.cosine_a,
+        "null": match.null_a,
+        "n_present": int((match.cosine_a > PRESENT).sum()),
+        "n_null": int((match.null_a > PRESENT).sum()),
+    }
+
+
+@torch.no_grad()
+def _readable(bench: Bench, order: Order, site: str) -> Numbers:
+    """Returns quartiles of the share of each latent's variance that a linear map reads from another stream."""
+    latents = bench.dictionary(order).encode(bench.held_out(order.site).inputs[:N_READ])
+    stream = bench.held_out(site).inputs[:N_READ]
+    half = len(stream) // 2
+    often = ((latents[:half] > 0).sum(0) >= LEAST_FIRINGS) & ((latents[half:] > 0).sum(0) >= LEAST_FIRINGS)
+    latents = latents[:, often].double()
+    x = torch.cat([stream, stream.new_ones(len(stream), 1)], dim=1).double()
+    gram = x[:half].T @ x[:half]
+    gram.diagonal().add_(1e-4 * gram.diagonal().mean())
+    read = x[half:] @ torch.linalg.solve(gram, x[:half].T @ latents[:half])
+    left = (latents[half:] - read).square().mean(0) / latents[half:].var(0, correction=0)
+    low, middle, high = (1 - left).quantile(left.new_tensor([0.25, 0.5, 0.75])).tolist() if len(left) else (0.0,) * 3
+    return {"n": len(left), "quarter": low, "median": middle, "three_quarters": high}
+
+
+def _ages(live: dict[int, Tensor], layers: list[int]) -> dict[int, int]:
     """Counts the last layer's latents by the first layer of the unbroken chain of partners that leads to them."""
     last = layers[-1]
     born = torch.full((len(live[last]),), last)
