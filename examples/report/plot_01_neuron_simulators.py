@@ -4,15 +4,12 @@ Figures 2, 3, 4: two kinds of latents
 
 Do a student's latents fall into neuron simulators, whose decoder rows are a neuron's, and sparse latents? The
 report found about one simulator for each neuron, 29 % of its latents.
-
-On few tokens here, so the numbers are rough; ``sparsedict replicate`` runs the same study in full.
 """
 
 from sparsedict import studies
 
 bench = studies.Bench.zoo(studies.SKETCH, progress=False)
-study = studies.NeuronSimulators()
-found = study.run(bench)
+found = studies.NeuronSimulators().run(bench)
 print(found)
 
 # %%

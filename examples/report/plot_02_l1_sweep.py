@@ -4,15 +4,12 @@ Figure 5: the sweep of the L1 coefficient
 
 What does a stronger penalty do to the error, to simulators, and to what is left without them? One pass over the
 data trains all students of the sweep and the autoencoder beside them.
-
-On few tokens here, so the numbers are rough; ``sparsedict replicate`` runs the same study in full.
 """
 
 from sparsedict import studies
 
 bench = studies.Bench.zoo(studies.SKETCH, progress=False)
-study = studies.L1Sweep()
-found = study.run(bench)
+found = studies.L1Sweep().run(bench)
 print(found)
 
 # %%

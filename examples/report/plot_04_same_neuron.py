@@ -3,15 +3,12 @@ Figures 7 and 8: one neuron, read and written
 =============================================
 
 Do a simulator's encoder and decoder belong to the same neuron, and does its activation follow that neuron's?
-
-On few tokens here, so the numbers are rough; ``sparsedict replicate`` runs the same study in full.
 """
 
 from sparsedict import studies
 
 bench = studies.Bench.zoo(studies.SKETCH, progress=False)
-study = studies.SameNeuron()
-found = study.run(bench)
+found = studies.SameNeuron().run(bench)
 print(found)
 
 # %%

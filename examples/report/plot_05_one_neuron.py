@@ -3,16 +3,14 @@ Figures 9 and 10: a toy of one neuron
 =====================================
 
 Why is an encoder row harder to learn than a decoder row? A student of a single neuron, with its decoder's norm held
-at 1 and free, and swept over batch size, learning rate, width and weight decay.
-
-On few tokens here, so the numbers are rough; ``sparsedict replicate`` runs the same study in full.
+at 1 and free, and swept over batch size, learning rate, width, weight decay, and how unevenly the
+input varies.
 """
 
 from sparsedict import studies
 
 bench = studies.Bench.zoo(studies.SKETCH, progress=False)
-study = studies.OneNeuron()
-found = study.run(bench)
+found = studies.OneNeuron().run(bench)
 print(found)
 
 # %%
@@ -30,3 +28,7 @@ ax = found.draw("toy-lr")
 # %%
 # By width of the input.
 ax = found.draw("toy-d")
+
+# %%
+# By how unevenly the input varies: encoders may be off while activations are right.
+ax = found.draw("toy-unevenness")

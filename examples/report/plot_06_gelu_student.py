@@ -2,16 +2,14 @@
 Figure 11: a student with GELU latents
 ======================================
 
-Do GELU latents become simulators more often, several for each neuron, and does weight decay cause these clusters?
-
-On few tokens here, so the numbers are rough; ``sparsedict replicate`` runs the same study in full.
+Do GELU latents become simulators more often, several for each neuron, and what causes these clusters: weight
+decay, or decoder rows that are shorter than the neurons'?
 """
 
 from sparsedict import studies
 
 bench = studies.Bench.zoo(studies.SKETCH, progress=False)
-study = studies.GELUStudent()
-found = study.run(bench)
+found = studies.GELUStudent().run(bench)
 print(found)
 
 # %%

@@ -3,17 +3,18 @@ Features of several layers
 ==========================
 
 Autoencoders of the residual stream after each layer: are a layer's latents there in the layer before already?
-
-On few tokens here, so the numbers are rough; ``sparsedict replicate`` runs the same study in full.
 """
 
 from sparsedict import studies
 
 bench = studies.Bench.zoo(studies.SKETCH, progress=False)
-study = studies.ResidualStream()
-found = study.run(bench)
+found = studies.ResidualStream().run(bench)
 print(found)
 
 # %%
 # Cosines with the nearest latent of the layer before.
 ax = found.draw("residual-neighbours")
+
+# %%
+# What a linear map reads of the last layer's latents after each layer.
+ax = found.draw("residual-readable")

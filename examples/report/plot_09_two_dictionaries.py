@@ -3,15 +3,12 @@ What a distiller finds, and what an autoencoder
 ===============================================
 
 Which latents do a distiller and an autoencoder of one MLP share, and what are those that only one of them has?
-
-On few tokens here, so the numbers are rough; ``sparsedict replicate`` runs the same study in full.
 """
 
 from sparsedict import studies
 
 bench = studies.Bench.zoo(studies.SKETCH, progress=False)
-study = studies.TwoDictionaries()
-found = study.run(bench)
+found = studies.TwoDictionaries().run(bench)
 print(found)
 
 # %%

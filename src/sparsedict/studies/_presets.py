@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sparsedict.studies._setting import Setting, Training
 from sparsedict.training import Cosine
 
@@ -22,42 +24,35 @@ STANDARD = Setting(
     counts=(8, 16, 32, 64),
     n_toy_steps=10_000,
 )
-"""For the embedded model: fifteen to twenty-five minutes on two cores."""
+"""For the embedded model: at most 25 minutes on two cores."""
 
-QUICK = Setting(
-    layer=-1,
-    other_layer=-2,
+QUICK = replace(
+    STANDARD,
     n_harvested=100_000,
     n_held_out=16_384,
     n_loss_tokens=2_048,
-    expansion=4,
     expansions=(4, 16),
-    report=Training(100_000, 128, 6e-3, start="data"),
-    modern=Training(80_000, 512, 1e-2, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
-    wide=Training(40_000, 512, 5e-3, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
+    report=replace(STANDARD.report, n_tokens=100_000, lr=1e-2, start="data"),
+    modern=replace(STANDARD.modern, n_tokens=80_000, batch_size=512),
+    wide=replace(STANDARD.wide, n_tokens=40_000, batch_size=512),
     coefficient=0.1,
     coefficients=(0.1, 0.4, 1.6, 6.4),
-    autoencoder_coefficient=0.2,
     counts=(8, 32),
     n_toy_steps=1_000,
 )
 """For the embedded model in four minutes: directions, not numbers."""
 
-SKETCH = Setting(
-    layer=-1,
-    other_layer=-2,
+SKETCH = replace(
+    QUICK,
     n_harvested=30_000,
     n_held_out=8_192,
     n_loss_tokens=1_024,
     expansion=2,
     expansions=(1, 2, 4),
-    report=Training(30_000, 64, 5e-3, start="data"),
-    modern=Training(30_000, 256, 1e-2, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
-    wide=Training(30_000, 256, 1e-2, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
-    coefficient=0.1,
+    report=replace(QUICK.report, n_tokens=30_000, batch_size=64, lr=5e-3),
+    modern=replace(QUICK.modern, n_tokens=30_000, batch_size=256),
+    wide=replace(QUICK.wide, n_tokens=30_000, batch_size=256, lr=1e-2),
     coefficients=(0.1, 1.0, 10.0),
-    autoencoder_coefficient=0.2,
-    counts=(8, 32),
     n_toy_steps=500,
 )
 """For one study of the embedded model in seconds: to see how it goes."""

@@ -1,0 +1,63 @@
+"""What a whole `sparsedict replicate` took and found: ``python -m benchmarks.replicate FOLDER`` reads the folder it wrote.
+
+Nothing is trained or measured here: texts and rows are made of the numbers in the folder, as its page is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import RESULTS, machine
+from sparsedict.studies import STUDIES, Finding, Study
+
+WIDTH = 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="what `sparsedict replicate --out` wrote")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where to write replicate.json and replicate.txt")
+    args = parser.parse_args()
+    run = json.loads((args.folder / "run.json").read_text(encoding="utf-8"))
+    found = {study: study.found(_numbers(args.folder, study)) for study in STUDIES}
+    content = {
+        "machine": machine(None, "cpu"),
+        "facts": run["facts"],
+        "seconds": run["seconds"],
+        "seconds_in_all": round(sum(run["seconds"].values()), 1),
+        "studies": {study.name: _told(finding) for study, finding in found.items()},
+    }
+    text = "\n\n".join(
+        [*(_paragraph(study, finding, run["seconds"]) for study, finding in found.items()), _time(content)]
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "replicate.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (args.out / "replicate.txt").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def _numbers(folder: Path, study: Study) -> dict[str, Any]:
+    return json.loads((folder / "numbers" / f"{study.name}.json").read_text(encoding="utf-8"))
+
+
+def _told(finding: Finding) -> dict[str, Any]:
+    rows = [[row.what, row.report, row.here] for row in finding.rows]
+    return {"verdict": finding.verdict, "summary": finding.summary, "rows": rows}
+
+
+def _paragraph(study: Study, finding: Finding, seconds: dict[str, float]) -> str:
+    head = f"{study.title} ({study.shows}): {finding.verdict}, {seconds[study.name]:.0f} s"
+    return f"{head}\n{textwrap.fill(finding.summary, WIDTH)}"
+
+
+def _time(content: dict[str, Any]) -> str:
+    minutes = content["seconds_in_all"] / 60
+    return f"In all {minutes:.1f} minutes on {content['machine']['threads']} threads, seed {content['facts']['seed']}."
+
+
+if __name__ == "__main__":
+    main()
