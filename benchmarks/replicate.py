@@ -1,4 +1,4 @@
-"""What a whole `sparsedict replicate` took and found: ``python -m benchmarks.replicate FOLDER`` reads the folder it wrote.
+"""What a `sparsedict replicate` took and found: ``python -m benchmarks.replicate FOLDER`` reads what it wrote.
 
 Nothing is trained or measured here: texts and rows are made of the numbers in the folder, as its page is.
 """

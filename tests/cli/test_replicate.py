@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,23 @@ def test_refuses_what_does_not_go_together(command: Run, tmp_path: Path) -> None
         status, _, err = command("replicate", "--out", tmp_path, *arguments)
         assert status == 2
         assert words in err
+
+
+@pytest.mark.skipif("SPARSEDICT_TEST_DATA" not in os.environ, reason="needs the folder of real data")
+def test_the_five_layers_of_a_llama(command: Run, tmp_path: Path) -> None:
+    data = Path(os.environ["SPARSEDICT_TEST_DATA"])
+    status, out, err = command(
+        "replicate",
+        *("--model", data / "stories260K", "--path", "model.layers.{}.mlp"),
+        *("--data", data / "stories-train-tokens.npy", "--vocabulary", data / "tok512-vocab.json"),
+        *("--quick", "--n-tokens", "1024", "--studies", "loss-by-layer", "first-latents", "--out", tmp_path / "run"),
+    )
+    assert status == 0, err
+    assert "loss-by-layer" in out
+    numbers = json.loads((tmp_path / "run" / "numbers" / "loss-by-layer.json").read_text(encoding="utf-8"))
+    assert list(numbers["of"]) == ["0", "1", "2", "3", "4"]
+    facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["facts"]
+    # The Llama writes far less than the embedded model: coefficients are made smaller with it.
+    assert max(facts["coefficients"]) < max(QUICK.coefficients)
+    texts = json.loads((tmp_path / "run" / "numbers" / "first-latents.json").read_text(encoding="utf-8"))["strings"]
+    assert not any(text.startswith("[") and text.endswith("]") for text in texts.values())

@@ -79,3 +79,12 @@ def test_the_reports_start_is_uniform_with_unit_decoder_rows() -> None:
     before = dictionary.encoder.clone()
     draw_(dictionary, seed=1)
     assert not torch.equal(before, dictionary.encoder)
+
+
+def test_coefficients_keep_the_balance_of_error_and_penalty() -> None:
+    larger = SKETCH.scaled(4.0)
+    # Of outputs four times as large, L1 grows fourfold and the error sixteenfold; a root doubles.
+    assert larger.coefficient == pytest.approx(4 * SKETCH.coefficient)
+    assert larger.coefficients == pytest.approx([4 * c for c in SKETCH.coefficients])
+    assert larger.autoencoder_coefficient == pytest.approx(8 * SKETCH.autoencoder_coefficient)
+    assert larger.report == SKETCH.report

@@ -83,9 +83,9 @@ class GELUStudent(Study):
 
 
 NOTES = (
-    "A ReLU can be scaled: a neuron whose decoder row has norm r is one latent with a row of norm 1 and an activation "
-    "r times as large. A GELU can't, so with rows of norm b at most it takes about r / b latents of the neuron's own "
-    "size. Short rows have a bound of a third of the neurons' median norm.",
+    "A ReLU can be scaled: a neuron whose decoder row has norm r can be one latent with a row of norm 1 and an "
+    "activation r times as large. A GELU can't, so with rows of norm b at most it takes about r / b latents of the "
+    "neuron's own size. Short rows have a bound of a third of the neurons' median norm.",
     f"GELU students have {WEAK:g} times the ReLU student's L1 coefficient, for their latents are active on half of the "
     "tokens and more; with short rows, activations are larger, and the coefficient is smaller by the same factor. "
     f"Weight decay is Adam's own, added to the gradient as in the report's code: "

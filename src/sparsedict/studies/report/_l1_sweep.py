@@ -28,7 +28,8 @@ class L1Sweep(Study):
     )
 
     def measure(self, bench: Bench) -> Numbers:
-        orders = {c: student(bench, bench.layer, c) for c in bench.setting.coefficients}
+        coefficients = sorted({*bench.setting.coefficients, bench.setting.coefficient})
+        orders = {c: student(bench, bench.layer, c) for c in coefficients}
         coder = autoencoder(bench, bench.layer)
         bench.train([*orders.values(), coder])
         return {
@@ -42,6 +43,7 @@ class L1Sweep(Study):
                 "frequencies": frequencies(bench, coder),
             },
             "n_tokens": bench.setting.n_held_out,
+            "coefficient": bench.setting.coefficient,
         }
 
     def found(self, numbers: Numbers) -> Finding:
@@ -52,8 +54,9 @@ class L1Sweep(Study):
         work = first["simulators"]["squared_error"] > first["sparse"]["squared_error"]
         seen = sum((rises, vanish, work))
         verdict = "seen" if seen == 3 else "partly seen" if seen else "not seen"
-        summary = _summary(students, numbers["autoencoder"])
-        rows = _rows(students, numbers["autoencoder"])
+        main = numbers["coefficient"]
+        summary = _summary(students, numbers["autoencoder"], main)
+        rows = _rows(students, numbers["autoencoder"], main)
         return Finding(verdict, summary, rows, _drawings(students, numbers), NOTES)
 
 
@@ -63,7 +66,7 @@ NOTES = (
 )
 
 
-def _summary(students: dict[float, Any], coder: Any) -> str:
+def _summary(students: dict[float, Any], coder: Any, main: float) -> str:
     low, high = min(students), max(students)
     first, last = students[low], students[high]
     without = {kind: first[kind]["squared_error"] for kind in ("simulators", "sparse")}
@@ -77,7 +80,8 @@ def _summary(students: dict[float, Any], coder: Any) -> str:
         f"the dead are {share(students[_best(students)]['n_dead'], first['n_latents'])}, at the highest coefficient "
         f"{share(last['n_dead'], first['n_latents'])}. The error at the lowest coefficient is {ratio:.2f} times the "
         f"autoencoder's, with {first['l0']:.0f} active latents a token against {coder['l0']:.0f}; the autoencoder has "
-        f"{coder['n_live']:,} live latents, that student {first['n_sparse_live']:,} live sparse ones."
+        f"{coder['n_live']:,} live latents, the student at {main:g} has "
+        f"{students[main]['n_sparse_live']:,} live sparse ones."
     )
 
 
@@ -142,7 +146,7 @@ def _types(part: Numbers) -> LatentTypes:
     return LatentTypes(simulators, ~simulators, THRESHOLD, torch.tensor(part["dead"]))
 
 
-def _rows(students: dict[float, Any], coder: Any) -> tuple[Compared, ...]:
+def _rows(students: dict[float, Any], coder: Any, main: float) -> tuple[Compared, ...]:
     first, low = students[min(students)], min(students)
     ratio = first["full"]["squared_error"] / coder["squared_error"]
 
@@ -172,14 +176,14 @@ def _rows(students: dict[float, Any], coder: Any) -> tuple[Compared, ...]:
         Compared("L0 along the sweep", "-", ", ".join(f"{part['l0']:.0f}" for part in students.values())),
         Compared("L0 of the autoencoder", "-", number(coder["l0"], ".1f")),
         Compared(
-            "live autoencoder latents; sparse live ones of the student, lowest coefficient",
+            f"live autoencoder latents; live sparse ones of the student at {main:g}",
             "about equal",
-            f"{coder['n_live']:,}; {first['n_sparse_live']:,}",
+            f"{coder['n_live']:,}; {students[main]['n_sparse_live']:,}",
         ),
         Compared(
-            "first 100 latents, student: never fire, above 1 %, above 10 %, largest",
+            f"first 100 latents, student at {main:g}: never fire, above 1 %, above 10 %, largest",
             "3, 53, 11, 17.2%",
-            first_100(first),
+            first_100(students[main]),
         ),
         Compared("first 100 latents, autoencoder: the same", "27, 10, 0, 3.15%", first_100(coder)),
     )

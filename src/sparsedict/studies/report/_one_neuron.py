@@ -66,7 +66,7 @@ class OneNeuron(Study):
         runs = numbers["runs"]
         held, free = runs["norm held at 1"], runs["norm free"]
         quick = all(_converged(run, "decoder") is not None for run in (held, free))
-        seen = sum((quick, held["encoder_end"] < 0.6, free["encoder_end"] > 0.9))
+        seen = sum((quick, held["encoder_end"] < 0.6, _converged(free, "encoder") is not None))
         verdict = "seen" if seen == 3 else "partly seen" if seen else "not seen"
         return Finding(verdict, _summary(runs, numbers["n_steps"]), _rows(runs), _drawings(runs), NOTES)
 

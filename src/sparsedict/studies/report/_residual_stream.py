@@ -78,10 +78,10 @@ def _summary(numbers: Numbers) -> str:
     return (
         f"Of a layer's live latents, {before} were there in the layer before: one of its latents has a cosine above "
         f"{PRESENT} with them, as {_null(pairs):.1%} of random directions have, and as "
-        f"{_present(numbers['control']):.0%} of layer {last}'s have in a second autoencoder of the same stream. Followed backwards from layer to layer as "
-        f"long as there is such a partner, the latents of layer {last} go back: {born}. Without asking for the same "
-        f"direction: of the variance of a latent of layer {last}, in the middle, a linear map reads {shares} from the "
-        "stream after each layer."
+        f"{_present(numbers['control']):.0%} of layer {last}'s have in a second autoencoder of the same stream. "
+        f"Followed backwards as long as there is such a partner, the latents of layer {last} go back: {born}. Without "
+        f"asking for the same direction: of the variance of a latent of layer {last}, in the middle, a linear map reads "
+        f"{shares} from the stream after each layer."
     )
 
 

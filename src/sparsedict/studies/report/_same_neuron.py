@@ -35,11 +35,13 @@ class SameNeuron(Study):
     )
 
     def measure(self, bench: Bench) -> Numbers:
-        order = student(bench, bench.layer)
+        coefficient = min(bench.setting.coefficients)
+        order = student(bench, bench.layer, coefficient)
         match, types, firing = typed(bench, order)
         neurons = bench.sites[order.site].neurons
         found: Numbers = {
             "layer": bench.layer,
+            "coefficient": coefficient,
             "n_simulators": types.n_simulators,
             "n_latents": types.n_latents,
             **_maps(bench.dictionary(order), neurons, match),
@@ -67,8 +69,9 @@ HIGH = 0.97
 
 def _summary(numbers: Numbers) -> str:
     return (
-        f"For {share(numbers['n_agreeing'], numbers['n_simulators'])} of {numbers['n_simulators']:,} simulators, "
-        f"encoder and decoder are nearest to the same neuron. The first one's correlation with its neuron is "
+        f"At the lowest coefficient of the sweep ({numbers['coefficient']:g}), for "
+        f"{share(numbers['n_agreeing'], numbers['n_simulators'])} of {numbers['n_simulators']:,} simulators "
+        "encoder and decoder are nearest to the same neuron. The first one's correlation with its neuron is "
         f"{numbers['first']['correlation']:.4f}, the middle one's {numbers['correlation_median']:.4f}; the encoder's "
         f"cosine is {number(numbers['encoder_mean'])} on average, and "
         f"{number(numbers['encoder_mean_by_inputs'])} if each direction counts by how much the inputs vary along it."
@@ -118,6 +121,8 @@ def _scatter(first: Numbers) -> Drawing:
 
 
 NOTES = (
+    "The penalty makes weak activations zero, so that simulators follow their neurons the worse the larger the "
+    "coefficient; and a ReLU can't follow a GELU below zero.",
     "An encoder row acts on the inputs alone, so a part of it along which the inputs hardly vary changes nothing and "
     "is hardly learned. Weighed by the inputs' covariance, the cosine is the correlation of the two pre-activations: "
     "where it is near 1 and the plain cosine isn't, that part is what they differ in.",
