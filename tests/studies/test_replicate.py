@@ -3,6 +3,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,23 @@ def test_the_page_is_there_as_soon_as_there_is_one_result(tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         replicate(bench_of(), tmp_path, studies=SOME, progress=False)
     assert "still to come" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_time_of_a_study_that_was_stopped_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = NeuronSimulators.measure
+
+    def stop(*_: object) -> dict:
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NeuronSimulators, "measure", stop)
+    with pytest.raises(KeyboardInterrupt):
+        replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
+    first = json.loads((tmp_path / "run.json").read_text())["seconds"]["neuron-simulators"]
+    assert first >= 0.2
+    monkeypatch.setattr(NeuronSimulators, "measure", measure)
+    replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
+    assert json.loads((tmp_path / "run.json").read_text())["seconds"]["neuron-simulators"] >= first
 
 
 def test_another_seed_changes_the_numbers(folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Scale = Literal["linear", "log"]
 MOST_PLACES = 7
-"""Places along a logarithmic axis that are written below it one by one."""
+"""Places along a logarithmic axis, or whole numbers, that are written below it one by one."""
 MARKERS = ("o", "s", "^", "D", "v")
 
 
@@ -101,7 +101,8 @@ def curves(
     ax.set_yscale(y_scale)
     _plain_ticks(ax, x_scale, y_scale)
     places = sorted({x for curve in curves.values() for x in curve.x})
-    if markers and x_scale == "log" and len(places) <= MOST_PLACES:
+    whole = all(float(place).is_integer() for place in places)
+    if markers and (x_scale == "log" or whole) and len(places) <= MOST_PLACES:
         _ticks_at(ax, places)
     return finish(ax, x_label, y_label, n_legend_columns=2)
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,11 +103,15 @@ def _numbers(study: Study, bench: Bench, folder: Path, run: Numbers) -> Numbers:
     file = folder / NUMBERS / f"{study.name}.json"
     if file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))
-    with bench.phases(study.name, "measuring"):
-        numbers = plain(study.measure(bench))
-    run["seconds"][study.name] = round(bench.phases.seconds[study.name], 1)
-    _write_json(file, numbers)
-    _write_json(folder / RUN, run)
+    before, begin = run["seconds"].get(study.name, 0.0), time.perf_counter()
+    try:
+        with bench.phases(study.name, "measuring"):
+            numbers = plain(study.measure(bench))
+        _write_json(file, numbers)
+    finally:
+        # What was spent on a study that was stopped belongs to it too.
+        run["seconds"][study.name] = round(before + time.perf_counter() - begin, 1)
+        _write_json(folder / RUN, run)
     return numbers
 
 

@@ -124,25 +124,38 @@ def _summary(numbers: Numbers) -> str:
         f"{skip['fvu']:.2f} of the variance and recovers {skip['recovered_mean']:.0%} of the loss. If each takes the "
         f"best values for the latents that it chose, the plain ratio is {ratios('distiller', 'fvu_best_values')}; if "
         f"each chooses its latents with the target in view too, {ratios('distiller', 'fvu_best_choice')}. "
-        f"{_why(points, counts)}"
+        f"{_why(points, counts)} JumpReLU reaches an L0 of: {_reached(points)} (distiller, with skip, autoencoder)."
     )
 
 
 def _why(points: list[Numbers], counts: list[int]) -> str:
-    """Says to which of the three steps most of the ratio is owed, by their shares of its logarithm."""
-    plain, values, choice = (
-        sum(math.log(ratio(points, n, "distiller", key)) for n in counts)
-        for key in ("fvu", "fvu_best_values", "fvu_best_choice")
-    )
-    steps = {
-        "the encoder's values, which it must find through the MLP's nonlinearity": plain - values,
-        "the choice of latents, which the autoencoder makes with the answer in view": values - choice,
-        "the decoder's rows": choice,
-    }
-    if plain <= 0:
-        return "On the whole nothing holds the plain distiller's error up: it is no larger than the autoencoder's."
-    name = max(steps, key=lambda step: steps[step])
-    return f"What holds it up most is {name}."
+    """Says to which of the three steps most of the ratio is owed, by their shares of its logarithm, at each L0."""
+    owed: dict[str, list[int]] = {}
+    for n in counts:
+        plain, values, choice = (
+            math.log(ratio(points, n, "distiller", key)) for key in ("fvu", "fvu_best_values", "fvu_best_choice")
+        )
+        steps = {VALUES: plain - values, CHOICE: values - choice, ROWS: choice}
+        if plain > 0:
+            owed.setdefault(max(steps, key=lambda step: steps[step]), []).append(n)
+    if not owed:
+        return "Nothing holds the plain distiller's error up: it is no larger than the autoencoder's."
+    told = [f"{step} at L0 {', '.join(map(str, at))}" for step, at in owed.items()]
+    return f"What holds it up most is {'; '.join(told)}."
+
+
+VALUES = "the encoder's values, which it must find through the MLP's nonlinearity,"
+CHOICE = "the choice of latents, which the autoencoder makes with the answer in view,"
+ROWS = "the decoder's rows"
+
+
+def _reached(points: list[Numbers]) -> str:
+    """Says how near JumpReLU dictionaries come to the L0 that they were trained to."""
+    by_target: dict[int, list[str]] = {}
+    for p in points:
+        if p["activation"] == "JumpReLU":
+            by_target.setdefault(p["asked"], []).append(f"{p['l0']:.0f}")
+    return "; ".join(f"asked for {n}, {', '.join(reached)}" for n, reached in by_target.items())
 
 
 def _rows(numbers: Numbers) -> tuple[Compared, ...]:

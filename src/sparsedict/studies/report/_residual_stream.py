@@ -80,7 +80,7 @@ def _summary(numbers: Numbers) -> str:
         f"{PRESENT} with them, as {_null(pairs):.1%} of random directions have, and as "
         f"{_present(numbers['control']):.0%} of layer {last}'s have in a second autoencoder of the same stream. "
         f"Followed backwards as long as there is such a partner, the latents of layer {last} go back: {born}. Without "
-        f"asking for the same direction: of the variance of a latent of layer {last}, in the middle, a linear map reads "
+        f"asking for the same direction: of the variance of layer {last}'s latents, in the middle, a linear map reads "
         f"{shares} from the stream after each layer."
     )
 
@@ -207,9 +207,10 @@ def _readable(bench: Bench, order: Order, site: str) -> Numbers:
 def _ages(live: dict[int, Tensor], layers: list[int]) -> dict[int, int]:
     """Counts the last layer's latents by the first layer of the unbroken chain of partners that leads to them."""
     last = layers[-1]
-    born = torch.full((len(live[last]),), last)
-    at = torch.arange(len(live[last]))
-    going = torch.ones(len(live[last]), dtype=torch.bool)
+    device = live[last].device
+    born = torch.full((len(live[last]),), last, device=device)
+    at = torch.arange(len(live[last]), device=device)
+    going = torch.ones(len(live[last]), dtype=torch.bool, device=device)
     for after, before in zip(layers[::-1], layers[-2::-1], strict=False):
         match: DictionaryMatch = match_dictionaries(live[after], live[before])
         going = going & (match.cosine_a[at] > PRESENT)

@@ -76,7 +76,11 @@ def _summary(of: dict[str, Any], layers: list[str]) -> str:
         f"In layer {layers[0]}, {share(main['n_simulators'], main['n_latents'])} of the latents are simulators: "
         f"{main['simulators_per_neuron']:.2f} for each neuron; {main['n_neurons_simulated']:,} of the "
         f"{main['n_neurons']:,} neurons have one. The cosines have two humps in "
-        + (f"layer {' and '.join(humps)}. " if humps else "neither layer: simulators come late in training. ")
+        + (
+            f"layer{'s' * (len(humps) > 1)} {' and '.join(humps)}. "
+            if humps
+            else "neither layer: simulators come late in training. "
+        )
         + f"Half of the simulators fire on more than {number(main['frequency_simulators'], '.1%')} of the tokens, half "
         f"of the live sparse latents on less than {number(main['frequency_sparse'], '.2%')}. " + _of_encoders(main)
     )

@@ -36,7 +36,7 @@ class SparseDecoders(Study):
         generator = torch.Generator().manual_seed(bench.seed)
         chosen = torch.randperm(len(outputs), generator=generator)[:N_DRAWN]
         centred = outputs - outputs.mean(0)
-        mixed = torch.randn(N_DRAWN, centred.shape[1], generator=generator) @ _root(centred)
+        mixed = torch.randn(N_DRAWN, centred.shape[1], generator=generator).to(centred.device) @ _root(centred)
         sparse = types.sparse & ~firing.dead.mask
         cosines = {
             "sparse latents": match.decoder_cosine[sparse],
@@ -73,7 +73,7 @@ def _summary(numbers: Numbers) -> str:
     ours, token = medians["sparse latents"], medians["outputs of tokens"]
     reason = (
         "What the MLP writes on a token is a sum of neurons, a few of them strong, so anything that points where it "
-        "writes lies near one: that alone explains the sparse latents."
+        "writes lies near one: that alone would make the sparse latents' cosines as high."
         if token >= ours
         else "What the MLP writes on a token lies nearer to neurons than chance, but less near than sparse latents do: "
         "writing where the MLP writes is a part of the answer and not all of it."
@@ -124,13 +124,13 @@ def _explained(rows: Tensor, neurons: Tensor) -> dict[str, Tensor]:
     """Returns the share of each row's squared norm that its best one to four neurons explain, greedily."""
     directions = torch.nn.functional.normalize(neurons, dim=-1)
     rows = torch.nn.functional.normalize(rows, dim=-1)
-    left, chosen = rows.clone(), torch.zeros(len(rows), 0, dtype=torch.int64)
+    left, chosen = rows.clone(), torch.zeros(len(rows), 0, dtype=torch.int64, device=rows.device)
     found: dict[str, Tensor] = {}
     for count in range(1, 5):
         nearest = (left @ directions.T).abs().argmax(1, keepdim=True)
         chosen = torch.cat([chosen, nearest], dim=1)
         basis = directions[chosen]
-        gram = basis @ basis.mT + 1e-6 * torch.eye(count)
+        gram = basis @ basis.mT + 1e-6 * torch.eye(count, device=rows.device)
         weights = torch.linalg.solve(gram, basis @ rows[..., None])
         left = rows - (basis.mT @ weights).squeeze(-1)
         found[str(count)] = 1 - left.square().sum(1)
