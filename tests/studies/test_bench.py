@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,8 @@ def test_knows_every_mlp_and_the_stream_after_each_layer() -> None:
 
 def test_held_out_activations_are_what_the_model_computes() -> None:
     bench = bench_of()
-    model, ids = bench.sites["mlp 1"].model, bench.held_out_tokens
+    model: Any = bench.sites["mlp 1"].model
+    ids = bench.held_out_tokens
     held = bench.held_out("residual 0")
     assert held.outputs.shape == (256, 6)
     with torch.no_grad():
