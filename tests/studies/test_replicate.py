@@ -136,6 +136,16 @@ def test_every_study_has_a_script_in_the_gallery() -> None:
     assert len({study.name for study in STUDIES}) == len(STUDIES)
 
 
+def test_scripts_of_the_gallery_draw_what_there_is(folder: Path) -> None:
+    for path in (Path(__file__).parents[2] / "examples/report").glob("plot_*.py"):
+        script = path.read_text(encoding="utf-8")
+        study = next(study for study in STUDIES if f"studies.{type(study).__name__}()" in script)
+        numbers = json.loads((folder / "numbers" / f"{study.name}.json").read_text(encoding="utf-8"))
+        drawn = re.findall(r'found\.draw\("([^"]+)"\)', script)
+        assert drawn, path.name
+        assert set(drawn) <= set(study.found(numbers).drawings), path.name
+
+
 def test_the_texts_are_those_of_the_latents(folder: Path) -> None:
     numbers = json.loads((folder / "numbers" / "first-latents.json").read_text())
     assert len(numbers["of"]["student"]) == 12
