@@ -73,8 +73,8 @@ class ActivationStore(ActivationSource):
         super().__init__(batch_size, seed, dtype)
         self.folder: Path = checks.path("folder", folder)
         self._description = _complete(self.folder)
-        self.bytes_per_token = self._description.bytes_per_token
-        self.buffer_size = self._checked_buffer(buffer_size, BUFFER_BYTES // self.bytes_per_token, self.n_tokens)
+        self.bytes_per_token: int = self._description.bytes_per_token
+        self.buffer_size: int = self._checked_buffer(buffer_size, BUFFER_BYTES // self.bytes_per_token, self.n_tokens)
         self._shards = Shards(self.folder, self._description, verify)
         self._dtype, self._device = dtype, None if device is None else torch.device(device)
 

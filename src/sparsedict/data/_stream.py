@@ -99,9 +99,9 @@ class ActivationStream(ActivationSource):
         self._harvester = Harvester.of(sites, neurons, dtype, None if device is None else torch.device(device))
         model = self._harvester.model
         self._tokens = token_source(tokens, tokenizer or getattr(model, "tokenizer", None), context)
-        self.bytes_per_token = bytes_per_token(self._harvester)
+        self.bytes_per_token: int = bytes_per_token(self._harvester)
         usual = min(BUFFER_BYTES // self.bytes_per_token, MOST_BUFFERED)
-        self.buffer_size = self._checked_buffer(buffer_size, usual, self.n_positions)
+        self.buffer_size: int = self._checked_buffer(buffer_size, usual, self.n_positions)
         if model_batch_size is not None:
             checks.at_least("model_batch_size", model_batch_size, 1)
         where = next((parameter.device.type for parameter in model.parameters()), "cpu")
