@@ -122,7 +122,7 @@ def live(
         dead_after=1000,
         progress=False,
         checkpoint=folder,
-        checkpoint_every=every,
+        checkpoint_every=None if folder is None else every,
         resume=folder is not None,
         **size,
     )

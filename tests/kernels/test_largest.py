@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,3 +79,31 @@ def test_a_row_that_has_too_many_does_not_make_up_for_one_that_has_too_few() -> 
     assert values[1].tolist() == [7.0, 7.0]
     assert len(set(indices[1].tolist())) == 2
     assert set(indices[2].tolist()) == {1, 2}
+
+
+def test_what_is_not_a_number_is_not_made_up_for_by_ties() -> None:
+    values = torch.tensor([torch.nan, 5.0, 3.0, 3.0, 1.0, 1.0])
+    support = Support.from_indices(torch.arange(6)[None], 6)
+    indices, found = largest_stored(values, support, 3)
+    assert set(indices[0].tolist()) in ({0, 1, 2}, {0, 1, 3})
+    assert found.isnan().sum() == 1
+
+
+@pytest.mark.parametrize("lowest_ties", [True, False])
+def test_a_row_of_equal_entries_leaves_the_others_narrow(lowest_ties: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pre = torch.randn(40, 4096, generator=torch.Generator().manual_seed(0))
+    pre[7] = 0.5
+    widths = []
+    partition = np.partition
+
+    def watched(array: Any, *args: Any, **kwargs: Any) -> Any:
+        widths.append(array.shape)
+        return partition(array, *args, **kwargs)
+
+    monkeypatch.setattr(np, "partition", watched)
+    indices, values = largest(pre, 4, lowest_ties=lowest_ties)
+    assert torch.equal(values, pre.gather(1, indices))
+    assert torch.equal(values.sort(-1).values, pre.topk(4).values.sort(-1).values)
+    assert all(rows == 1 or width <= 16 * 4 for rows, width in widths)
+    if lowest_ties:
+        assert set(indices[7].tolist()) == {0, 1, 2, 3}

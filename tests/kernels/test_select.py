@@ -226,3 +226,12 @@ def test_a_training_step_by_way_of_bounds_is_that_without(
     for name, gradient in gradients(True).items():
         scale = usual[name].abs().max()
         torch.testing.assert_close(gradient / scale, usual[name] / scale, rtol=1e-5, atol=1e-5)
+
+
+def test_a_threshold_is_not_rounded_to_the_type_of_the_products() -> None:
+    """As the activation compares: 1 + 2^-7 exceeds a threshold that bfloat16 rounds up to it."""
+    inputs, rows, bias = torch.ones(1, 1), torch.ones(2, 1), torch.tensor([2.0**-7, 0.0])
+    with torch.autocast("cpu", torch.bfloat16):
+        picked = select(inputs, rows, bias, Above(torch.full((2,), 1 + 0.9 * 2.0**-7)))
+    assert picked is not None
+    assert picked[0].latents.tolist() == [0]

@@ -46,7 +46,8 @@ def within_reach(entries: Shaped[Tensor, "n_rows n_latents"], k: int) -> Shaped[
     """Returns a lower bound of each row's ``k``-th largest entry, or ``None`` where rows are too short to look for one.
 
     A row is cut into groups; ``k`` of their maxima are as large as the ``k``-th largest of them, and so at least ``k``
-    entries are. Bits of bfloat16 may be given as integers: where the bound isn't negative, it is one.
+    entries are. Integers may be the bits of numbers in bfloat16, whose order they have from zero up: a bound that
+    isn't negative is one of the numbers too.
     """
     if not is_searched(entries.shape[1], k) or not len(entries):
         return None
@@ -77,6 +78,16 @@ def largest_stored(
         lowest_ties: Of equal entries that compete for the last places, take those of lowest index.
     """
     counts = support.offsets.diff()
+    wide = counts > MOST_CANDIDATES * k
+    if bool(wide.any()) and not bool(wide.all()):
+        # One row whose entries are all equal must not make the others as wide.
+        indices, largest_values = support.latents.new_empty(len(counts), k), values.new_empty(len(counts), k)
+        for rows in (wide, ~wide):
+            own = rows.index_select(0, support.tokens)
+            offsets = torch.nn.functional.pad(counts[rows].cumsum(0), (1, 0))
+            part = Support(support.latents[own], offsets, support.n_latents)
+            indices[rows], largest_values[rows] = largest_stored(values[own], part, k, lowest_ties=lowest_ties)
+        return indices, largest_values
     width = int(counts.max())
     begins = torch.arange(0, width * len(counts), width) - support.offsets[:-1]
     places = torch.arange(len(values)) + begins.index_select(0, support.tokens)
@@ -84,8 +95,8 @@ def largest_stored(
     padded.view(-1).scatter_(0, places, values)
     if values.dtype in (torch.float32, torch.float64):
         kth = torch.from_numpy(np.partition(padded.numpy(), width - k, axis=1)[:, width - k].copy())
-        flat = positions_where(values >= kth.index_select(0, support.tokens))
-        # A row has more of them where some are equal, fewer where one is NaN.
+        # What isn't a number counts as larger. A row then has at least k, and has more where several equal the k-th.
+        flat = positions_where(~(values < kth.index_select(0, support.tokens)))
         if bool((torch.searchsorted(flat, support.offsets).diff() == k).all()):
             return support.latents.index_select(0, flat).view(-1, k), values.index_select(0, flat).view(-1, k)
     latents = places.new_zeros(len(counts), width)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict.kernels._backend import compacts
-from sparsedict.kernels._select import first_threshold
+from sparsedict.kernels._select import first_threshold, like
 from sparsedict.kernels._workspace import scratch
 from sparsedict.latents import Support
 from sparsedict.selections import Above, LargestOfBatch, Selection
@@ -147,7 +147,7 @@ def select_in_room(
         capacity = room.capacity(total, most)
         if capacity is None:
             return None
-        found = _gathered(inputs, rows, bias, _like(rule.threshold, inputs), capacity)
+        found = _gathered(inputs, rows, bias, like(rule.threshold, inputs), capacity)
         room.note(found.count, found.count > capacity, total)
         return Support(found.latents, found.offsets, len(rows), True), found.values.to(dtype)
     if isinstance(rule, LargestOfBatch):
@@ -163,7 +163,7 @@ def note_density(pre: Float[Tensor, "n_tokens n_latents"], rule: Selection | Non
         return
     from sparsedict.kernels._triton import counts_above
 
-    count = counts_above(pre.detach().contiguous(), _like(rule.threshold, pre)).sum()
+    count = counts_above(pre.detach().contiguous(), like(rule.threshold, pre)).sum()
     room.note(count, torch.zeros_like(count), pre.numel())
 
 
@@ -173,7 +173,7 @@ def _largest_of_batch(
     total = len(inputs) * len(rows)
     n_wanted = min(rule.k * len(inputs), total)
     capacity = min(CANDIDATES * n_wanted, total)
-    threshold = _like(first_threshold(rule, inputs, GUESS_SHARE), inputs)
+    threshold = like(first_threshold(rule, inputs, GUESS_SHARE), inputs)
     found = _gathered(inputs, rows, bias, threshold, capacity)
     count = found.count
     # Too few above a guess: there may be more below it.
@@ -197,13 +197,3 @@ def _gathered(inputs: Tensor, rows: Tensor, bias: Tensor, threshold: Tensor, cap
         torch.addmm(bias, inputs[begin : begin + size], rows.T, out=block)
         found.take(begin, block)
     return found
-
-
-def _like(threshold: Tensor, pre: Tensor) -> Tensor:
-    """Returns a threshold where the pre-activations are, in the type that both are compared in."""
-    if threshold.ndim:
-        return threshold.to(pre.device, torch.promote_types(threshold.dtype, pre.dtype))
-    if threshold.device != pre.device:
-        # Copying a number of the host would make it wait.
-        return torch.full((), float(threshold), dtype=pre.dtype, device=pre.device)
-    return threshold.to(pre.dtype)

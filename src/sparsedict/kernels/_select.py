@@ -28,6 +28,12 @@ GUESS_SHARE = 0.9
 MOST_SHARE = 1 / 32
 """Share of a block's entries beyond which all of them are computed rather than candidates one by one."""
 
+SAMPLE_TOKENS = 64
+"""Tokens by which a batch is judged before its entries are gathered: a new ReLU's are half of all."""
+
+SAMPLE_MARGIN = 1.2
+"""Entries that a sample must promise, over those from which to give up."""
+
 Picked = tuple[Support, Tensor]
 """Entries and the pre-activations there."""
 
@@ -75,7 +81,7 @@ def select(
         picked = search.largest_of_batch(rule)
     else:
         assert isinstance(rule, Above), rule
-        picked = search.above(rule.threshold.to(inputs.dtype), most)
+        picked = search.above(like(rule.threshold, inputs), most)
     return None if picked is None else (picked[0], picked[1].to(dtype))
 
 
@@ -84,6 +90,16 @@ def first_threshold(rule: LargestOfBatch, inputs: Tensor, share: float) -> Tenso
     if rule.guess is None:
         return inputs.new_zeros(())
     return (rule.guess * share).nan_to_num(0.0).clamp_min(0.0)
+
+
+def like(threshold: Tensor, pre: Tensor) -> Tensor:
+    """Returns a threshold where pre-activations are, in the type that both are compared in."""
+    if threshold.ndim:
+        return threshold.to(pre.device, torch.promote_types(threshold.dtype, pre.dtype))
+    if threshold.device != pre.device:
+        # Copying a number of the host would make it wait.
+        return torch.full((), float(threshold), dtype=pre.dtype, device=pre.device)
+    return threshold.to(pre.dtype)
 
 
 class _Search:
@@ -116,6 +132,8 @@ class _Search:
     def above(self, threshold: Tensor, most: int | None) -> Picked | None:
         found, values, n_found = [], [], 0
         for begin, end, block in self._blocks():
+            if begin == 0 and most is not None and self._looks_like_more(most, block[:SAMPLE_TOKENS], threshold):
+                return None
             flat, known = self._above(begin, end, block, threshold, torch.zeros(()))
             found.append(flat)
             values.append(known)
@@ -123,6 +141,11 @@ class _Search:
             if most is not None and n_found > most:
                 return None
         return Support.from_flat(torch.cat(found), self._n_tokens, self._n_latents), torch.cat(values)
+
+    def _looks_like_more(self, most: int, sample: Tensor, threshold: Tensor) -> bool:
+        """Returns whether more than ``most`` entries are to be expected, by some tokens' entries or their bounds."""
+        reached = ~(sample <= threshold) if self._bounds is None else sample >= 0
+        return int(reached.sum()) * self._n_tokens > SAMPLE_MARGIN * most * len(sample)
 
     def largest_of_batch(self, rule: LargestOfBatch) -> Picked:
         n_wanted = min(rule.k * self._n_tokens, self._n_tokens * self._n_latents)

@@ -50,7 +50,7 @@ class Meter:
         error = _squares(passed.reconstruction.detach() - targets)
         active = (passed.values.detach() > 0).sum().double()
         self._counts += torch.stack([error, _squares(targets), active])
-        self._target_sum += targets.sum(0).double()
+        self._target_sum += targets.sum(0, dtype=torch.float64)
         self._n_steps += 1
         self._n_tokens += passed.n_tokens
 
