@@ -9,10 +9,11 @@ from torch import Tensor
 
 from sparsedict.data._batches import BEGINNING, AnyBatch, Chunk, Position, RowSource
 from sparsedict.data._facts import site_facts
-from sparsedict.data._harvester import Harvester, evaluating, vocabulary
+from sparsedict.data._harvester import Harvester, vocabulary
 from sparsedict.data._layout import Layout
 from sparsedict.data._seeds import permutation
 from sparsedict.data._tokens import Block, BlockSize, RowArray, TokenSource
+from sparsedict.sites._find import evaluating
 
 _SEQUENCES, _ROWS = 0, 1
 """What a permutation is of, so that the two draw from generators of their own."""

@@ -195,7 +195,7 @@ class MappedShard:
                 first, last = block * BLOCK, min((block + 1) * BLOCK, self.header.n_rows) - 1
                 raise StorageError(
                     f"{self.header.file} is damaged: the content of rows {first:,} to {last:,} isn't what was written. "
-                    "Copy the file anew, or delete it and write the store again, which goes on from there."
+                    "Copy the file anew, or delete it and write the store again: no other is harvested for it."
                 )
 
     def expect(self, block: int) -> None:

@@ -12,11 +12,12 @@ from torch import nn
 
 from sparsedict import checks
 from sparsedict.data._facts import site_facts
-from sparsedict.data._harvester import Harvester, evaluating
+from sparsedict.data._harvester import Harvester
 from sparsedict.data._layout import Layout
 from sparsedict.data._shards import DTYPES
 from sparsedict.data._store_description import StoreDescription, tokens_per_shard
 from sparsedict.data._tokens import BlockSize, TokenSource
+from sparsedict.sites._find import evaluating
 from sparsedict.types import Role
 
 ROLES: tuple[Role, ...] = ("inputs", "outputs", "neurons")

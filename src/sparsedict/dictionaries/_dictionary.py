@@ -14,24 +14,18 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sparsedict import checks, hub
 from sparsedict.activations import Activation
 from sparsedict.dictionaries._encode import encode_rows
 from sparsedict.dictionaries._pictures import Drawn, HasNumbers, put_figures
+from sparsedict.dictionaries._start import start_from, unit_rows
 from sparsedict.dictionaries._state import ActivationState
 from sparsedict.forward_pass import ForwardPass
 from sparsedict.latents import SparseLatents
 from sparsedict.norms import DecoderNorm
 from sparsedict.storage import Description, Named, check_finite, write_dictionary
 from sparsedict.types import ActivationBatch, DictionaryOutput, Role
-
-INITIAL_NORM = 0.1
-"""Norm of encoder rows that start from data, as a multiple of the targets' scale over the inputs'.
-
-Short rows turn quickly under Adam; ``benchmarks.initialisation`` compares.
-"""
 
 
 class Dictionary(nn.Module, ABC):
@@ -80,7 +74,7 @@ class Dictionary(nn.Module, ABC):
         self.trained_on: dict[str, Any] = {}
         self.activation_state: ActivationState = ActivationState(activation, n_latents, device, dtype)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
-        decoder = _unit_rows(n_latents, d_out, generator).to(**place)
+        decoder = unit_rows(n_latents, d_out, generator).to(**place)
         if not decoder.is_meta:
             decoder_norm.constrain_(decoder)
         self.encoder: nn.Parameter = nn.Parameter(self._initial_encoder(decoder, d_in, generator).to(**place))
@@ -92,9 +86,8 @@ class Dictionary(nn.Module, ABC):
 
     def _initial_encoder(self, decoder: Tensor, d_in: int, generator: torch.Generator | None) -> Tensor:
         """Returns unit rows to start the encoder from, ``[n_latents, d_in]``: random unless a kind knows better."""
-        return _unit_rows(len(decoder), d_in, generator)
+        return unit_rows(len(decoder), d_in, generator)
 
-    @torch.no_grad()
     def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
         """Starts the weights of a new dictionary from a sample of its data; `fit` does so with its first batches.
 
@@ -106,24 +99,7 @@ class Dictionary(nn.Module, ABC):
             inputs: What the dictionary reads; best as many tokens as there are latents, or more.
             targets: What it should give.
         """
-        mean = targets.mean(0)
-        self.decoder_bias.copy_(mean)
-        encoded = self.encoder_inputs(inputs)
-        if encoded is None:
-            return
-        latents = torch.arange(self.n_latents, device=inputs.device)
-        tokens = latents % len(inputs)
-        rows = functional.normalize((targets - mean)[tokens], dim=-1)
-        # A token serves a second latent with a random direction mixed in; one that is the mean itself serves none.
-        random = functional.normalize(self.decoder, dim=-1)
-        taken = (latents >= len(inputs)) | ~rows.any(dim=-1)
-        self.decoder.copy_(functional.normalize(rows + random * taken[:, None], dim=-1))
-        self.decoder_norm.constrain_(self.decoder)
-        centred = (encoded - encoded.mean(0)).float()
-        scale = (targets - mean).square().mean().sqrt() / centred.square().mean().sqrt().clamp_min(1e-12)
-        encoder = functional.normalize(_whitened(centred)[tokens], dim=-1) * (INITIAL_NORM * scale)
-        self.encoder.copy_(encoder)
-        self.encoder_bias.copy_(-(encoder @ encoded.mean(0).float()))
+        start_from(self, inputs, targets)
 
     @property
     def is_untouched(self) -> bool:
@@ -357,19 +333,3 @@ def _check_part(name: str, value: object, kind: type, example: str) -> None:
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
         hint = " (pass an instance, not the class)" if isinstance(value, type) else ""
         raise TypeError(f"`{name}` must be {article} {kind.__name__} such as `{example}`, got {value!r}{hint}.")
-
-
-def _unit_rows(n_rows: int, width: int, generator: torch.Generator | None) -> Tensor:
-    device = None if generator is None else generator.device
-    if generator is None and torch.get_default_device().type == "meta":
-        # The first number drawn without memory would import a good part of PyTorch.
-        return torch.empty(n_rows, width)
-    rows = torch.randn(n_rows, width, generator=generator, device=device)
-    return torch.nn.functional.normalize(rows, dim=-1)
-
-
-def _whitened(rows: Tensor) -> Tensor:
-    """Returns centred rows times the inverse of their covariance, which a tenth of its mean variance steadies."""
-    covariance = rows.T @ rows / len(rows)
-    covariance.diagonal().add_(0.1 * covariance.diagonal().mean().clamp_min(1e-12))
-    return torch.linalg.solve(covariance, rows.T).T

@@ -164,7 +164,7 @@ class _Reference:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Turns dropout off, module by module, so that a mixed state comes back as it was."""
     training = [inner for inner in module.modules() if inner.training]
     for inner in training:
@@ -180,7 +180,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 def _run_alone(module: nn.Module, found: Found) -> tuple[Tensor, Tensor] | None:
     encoder = found.neurons.encoder
     inputs = torch.randn(1, 4, found.neurons.d_in, generator=torch.Generator().manual_seed(0)).to(encoder)
-    with _evaluating(module):
+    with evaluating(module):
         try:
             # `forward` itself, so that no hook on the module sees this.
             outputs = module.forward(inputs)
@@ -193,7 +193,7 @@ def probe(site: Site) -> tuple[Tensor, Tensor] | None:
     """Returns what the site reads and writes for a few tokens, or None if the model can't be run on bare tokens."""
     if token_embedding(site.model) is None:
         return None
-    with _evaluating(site.model):
+    with evaluating(site.model):
         try:
             call = prepare(site.model, torch.tensor([[0, 1, 1, 0]]), cache=False)
             values = record(site.model, call, {site.reads: None, site.writes: None})

@@ -1,0 +1,58 @@
+"""What a dictionary's weights begin with: random rows, then a sample of its data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from sparsedict.dictionaries._dictionary import Dictionary
+
+INITIAL_NORM = 0.1
+"""Norm of encoder rows that start from data, as a multiple of the targets' scale over the inputs'.
+
+Short rows turn quickly under Adam; ``benchmarks.initialisation`` compares.
+"""
+
+
+def unit_rows(n_rows: int, width: int, generator: torch.Generator | None) -> Tensor:
+    """Returns rows of norm 1 in random directions."""
+    device = None if generator is None else generator.device
+    if generator is None and torch.get_default_device().type == "meta":
+        # The first number drawn without memory would import a good part of PyTorch.
+        return torch.empty(n_rows, width)
+    rows = torch.randn(n_rows, width, generator=generator, device=device)
+    return functional.normalize(rows, dim=-1)
+
+
+@torch.no_grad()
+def start_from(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> None:
+    """Points each latent at one token, in place (see `Dictionary.initialise_`)."""
+    mean = targets.mean(0)
+    dictionary.decoder_bias.copy_(mean)
+    encoded = dictionary.encoder_inputs(inputs)
+    if encoded is None:
+        return
+    latents = torch.arange(dictionary.n_latents, device=inputs.device)
+    tokens = latents % len(inputs)
+    rows = functional.normalize((targets - mean)[tokens], dim=-1)
+    # A token serves a second latent with a random direction mixed in; one that is the mean itself serves none.
+    random = functional.normalize(dictionary.decoder, dim=-1)
+    taken = (latents >= len(inputs)) | ~rows.any(dim=-1)
+    dictionary.decoder.copy_(functional.normalize(rows + random * taken[:, None], dim=-1))
+    dictionary.decoder_norm.constrain_(dictionary.decoder)
+    centred = (encoded - encoded.mean(0)).float()
+    scale = (targets - mean).square().mean().sqrt() / centred.square().mean().sqrt().clamp_min(1e-12)
+    encoder = functional.normalize(_whitened(centred)[tokens], dim=-1) * (INITIAL_NORM * scale)
+    dictionary.encoder.copy_(encoder)
+    dictionary.encoder_bias.copy_(-(encoder @ encoded.mean(0).float()))
+
+
+def _whitened(rows: Tensor) -> Tensor:
+    """Returns centred rows times the inverse of their covariance, which a tenth of its mean variance steadies."""
+    covariance = rows.T @ rows / len(rows)
+    covariance.diagonal().add_(0.1 * covariance.diagonal().mean().clamp_min(1e-12))
+    return torch.linalg.solve(covariance, rows.T).T
