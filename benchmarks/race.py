@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import mean, median
+from statistics import median
 
 from benchmarks.case import Case
 from benchmarks.contenders import Contender
@@ -54,7 +54,7 @@ class Result:
 
     def over_product(self, label: str) -> Spread:
         """Returns a step's cost over the product's in the same turn."""
-        return Spread.of([median(turn.steps) / mean(turn.products) for turn in self.turns[label]])
+        return Spread.of([median(turn.steps) / median(turn.products) for turn in self.turns[label]])
 
     def over(self, label: str, other: str) -> Spread:
         """Returns a step's cost over another contender's in the same round."""

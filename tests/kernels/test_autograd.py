@@ -78,3 +78,12 @@ def test_latents_of_another_width_are_refused() -> None:
         kernels.matmul(torch.randn(3, 4), rows)
     with pytest.raises(ValueError, match=message):
         kernels.matmul(sd.SparseLatents.from_dense(torch.randn(3, 4)), rows)
+
+
+def test_each_gradient_has_its_parameters_own_type() -> None:
+    stored = support("mixed")
+    inputs, rows, bias = leaf(3, 5), leaf(4, 5), leaf(4).detach().float().requires_grad_()
+    kernels.affine_at(inputs, rows, bias, stored, offset=inputs.new_zeros(5)).sum().backward()
+    assert bias.grad is not None
+    assert bias.grad.dtype == torch.float32
+    assert torch.equal(bias.grad, torch.tensor([2.0, 1.0, 2.0, 1.0]))

@@ -88,7 +88,7 @@ class _AffineAt(torch.autograd.Function):
         known: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(inputs, rows)
-        ctx.support = support
+        ctx.support, ctx.bias_type = support, bias.dtype
         if known is None:
             return products.sampled_product(inputs, rows, support) + bias.index_select(0, support.latents)
         return known.clone()
@@ -104,7 +104,8 @@ class _AffineAt(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_rows = products.weighted_tokens(grad, ctx.support, inputs).to(rows.dtype)
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
-            grad_bias = products.sum_by_latent(grad, ctx.support).to(rows.dtype)
-        if ctx.needs_input_grad[3]:
-            grad_offset = grad_bias @ rows
+            summed = products.sum_by_latent(grad, ctx.support)
+            grad_bias = summed.to(ctx.bias_type)
+            if ctx.needs_input_grad[3]:
+                grad_offset = summed.to(rows.dtype) @ rows
         return grad_inputs, grad_rows, grad_bias, grad_offset, None, None
