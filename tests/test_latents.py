@@ -69,6 +69,15 @@ def test_the_transposed_support_holds_the_same_entries(latents: Tensor) -> None:
         assert turned.tokens[own].tolist() == (latents[:, latent] != 0).nonzero()[:, 0].tolist()
 
 
+@pytest.mark.parametrize("n_latents", [2**16 - 1, 2**16, 2**16 + 1, 100_000])
+def test_the_support_of_a_wide_dictionary_is_ordered_by_latent_then_entry(n_latents: int) -> None:
+    latents = torch.cat((torch.randint(n_latents, (500,)), torch.tensor([n_latents - 1, 0, n_latents - 1, 0])))
+    support = sd.Support(latents, torch.tensor([0, 200, len(latents)]), n_latents)
+    turned = support.by_latent
+    assert turned.order.tolist() == sorted(range(len(latents)), key=lambda entry: (int(latents[entry]), entry))
+    assert torch.equal(turned.offsets.diff(), torch.bincount(latents, minlength=n_latents))
+
+
 @given(dense_latents())
 def test_counts_are_of_positive_values_not_of_stored_ones(latents: Tensor) -> None:
     rows = latents.reshape(-1, latents.shape[-1])

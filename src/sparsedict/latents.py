@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -79,9 +80,18 @@ class Support:
         latents = self.latents.to(torch.int32)
         if self.has_padding:
             latents = torch.where(self.is_stored, latents, self.n_latents)
-        ordered, order = latents.sort(stable=True)
+        order = _stable_order(latents, self.n_latents)
         places = torch.arange(self.n_latents + 1, dtype=torch.int32, device=latents.device)
-        return TransposedSupport(order, self.tokens.index_select(0, order), torch.searchsorted(ordered, places))
+        offsets = torch.searchsorted(latents.index_select(0, order), places)
+        return TransposedSupport(order, self.tokens.index_select(0, order), offsets)
+
+
+def _stable_order(numbers: Int[Tensor, " n"], largest: int) -> Int[Tensor, " n"]:
+    """Returns what sorts integers from 0 to ``largest``, equal ones in their order."""
+    if numbers.device.type == "cpu" and largest < 2**16:
+        # NumPy sorts numbers of 16 bits by their digits, several times faster than by comparisons.
+        return torch.from_numpy(np.argsort(numbers.numpy().astype(np.uint16), kind="stable"))
+    return numbers.sort(stable=True).indices
 
 
 @dataclass(frozen=True, eq=False)
