@@ -2,8 +2,8 @@
 
 A first, plain trainer once gave FVU 0.069 (distiller) and 0.061 (autoencoder) on the second MLP of a two-layer model
 of held-out loss 2.99, with k 32 of 2,048 latents and 3 million tokens. This trains both kinds on such a model's second
-MLP, and on the embedded model's, by the recipe of ``sparsedict demo`` and by a plain one, on the same tokens. The small
-model is built by
+MLP, and on the embedded model's, by the recipes of ``sparsedict demo`` and ``sparsedict train`` and by a plain one, on
+the same tokens. The small model is built by
 
     python -m sparsedict.zoo.build --layers 2 --context 128 --epochs N --out FOLDER
 
@@ -18,7 +18,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,17 @@ import torch
 import sparsedict as sd
 from sparsedict import zoo
 from sparsedict.activations import Activation, BatchTopK, TopK
-from sparsedict.studies import Recipe
-from sparsedict.training import Constant, LazyAdam
+from sparsedict.studies import DEMO, Recipe
+from sparsedict.training import Constant
 from sparsedict.types import ActivationBatch
 
 K = 32
 N_LATENTS = 2048
 BOS = 0
 KINDS = ("distiller", "autoencoder")
-OURS = Recipe()
-OURS_SETTINGS: dict[str, Any] = {"lr": OURS.lr, "penalties": OURS.penalties, "schedule": OURS.schedule}
+DEFAULT = Recipe()
 RESULTS = Path(__file__).parent / "results" / "first_try.json"
-SETTINGS = ("way", "kind", "model", "layer", "n_tokens", "seed")
+SETTINGS = ("way", "kind", "model", "layer", "n_trained", "seed")
 """What makes a row another row."""
 
 
@@ -58,20 +57,26 @@ def from_mean(dictionary: sd.Dictionary, batch: ActivationBatch) -> None:
         dictionary.decoder_bias.copy_(dictionary.select(batch)[1].mean(0))
 
 
+def of(recipe: Recipe) -> Way:
+    """Returns how a recipe trains."""
+    names = ("lr", "penalties", "schedule", "optimizer")
+    return Way(recipe.activation, recipe.batch_size, {name: getattr(recipe, name) for name in names})
+
+
 WAYS = {
-    "ours": Way(OURS.activation, OURS.batch_size, OURS_SETTINGS),
-    "small": Way(BatchTopK(K), 256, OURS_SETTINGS),
-    "lazy": Way(BatchTopK(K), 256, OURS_SETTINGS | {"optimizer": LazyAdam}),
+    "demo": of(DEMO),
+    "train": of(DEFAULT),
+    "small": of(replace(DEFAULT, activation=BatchTopK(K), batch_size=DEMO.batch_size)),
     "plain": Way(TopK(K), 1024, {"lr": 1e-3, "schedule": Constant()}, from_mean),
 }
-"""The demo's; the same with small batches and BatchTopK, by Adam and by LazyAdam; and a plain one."""
+"""As `sparsedict demo` does; as `sparsedict train` does; the demo's with Adam; and a plain one."""
 
 
 def make(kind: str, way: Way, site: sd.Site, seed: int) -> sd.Dictionary:
     """Returns a new dictionary of one kind for a site."""
     parts: dict[str, Any] = {
         "activation": way.activation,
-        "decoder_norm": OURS.decoder_norm,
+        "decoder_norm": DEMO.decoder_norm,
         "generator": torch.Generator().manual_seed(seed),
     }
     if kind == "autoencoder":
@@ -89,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=None, help="folder of a built model (default: the embedded one)")
     parser.add_argument("--layer", type=int, default=1, help="which MLP, from 0 (default: 1)")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["ours", "plain"], help="how to train")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["demo", "plain"], help="how to train")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="what to train")
     parser.add_argument("--n-tokens", type=int, default=3_000_000, help="training tokens (default: 3,000,000)")
     parser.add_argument("--n-harvested", type=int, default=None, help="tokens of text they are from (default: all)")
@@ -102,7 +107,7 @@ def main() -> None:
     held_out = zoo.tokens("evaluation", folder=args.model)
     text = zoo.tokens("train", n_tokens=args.n_harvested, folder=args.model)
     stream = sd.ActivationStream(site, text, seed=args.seed)
-    facts = {"model": name_of(args.model), **{name: getattr(args, name) for name in ("layer", "n_tokens", "seed")}}
+    facts = {"model": name_of(args.model), "layer": args.layer, "n_trained": args.n_tokens, "seed": args.seed}
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.store or Path(temporary)
         stream.save_to(folder)

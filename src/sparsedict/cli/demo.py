@@ -9,7 +9,7 @@ from sparsedict.cli._options import Formatter, add_machine, add_out, add_resume,
 from sparsedict.cli._results import conclude
 from sparsedict.cli._stopped import checkpoints, stopped
 
-N_TOKENS = 2_000_000
+N_TOKENS = 1_500_000
 N_LAYERS = 4
 LAYER = 2
 EXPANSION = 4
@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> None:
         zoo.tokens("evaluation"),
         n_latents=EXPANSION * site.neurons.n,
         n_tokens=args.n_tokens,
+        recipe=studies.DEMO,
         model_name="the embedded model",
         seed=args.seed,
         progress=not args.quiet,

@@ -4,7 +4,7 @@ from sparsedict.studies._bench import Bench
 from sparsedict.studies._folder import CHECKPOINTS, check_folder
 from sparsedict.studies._order import Order
 from sparsedict.studies._presets import QUICK, REPORT, REPORT_CONTEXT, SKETCH, STANDARD
-from sparsedict.studies._recipe import Inspection, Recipe
+from sparsedict.studies._recipe import DEMO, Inspection, Recipe
 from sparsedict.studies._replicate import replicate
 from sparsedict.studies._setting import Setting, Training
 from sparsedict.studies._study import Compared, Drawing, Finding, Study
@@ -29,6 +29,7 @@ from sparsedict.studies.report import (
 
 __all__ = [
     "CHECKPOINTS",
+    "DEMO",
     "QUICK",
     "REPORT",
     "REPORT_CONTEXT",

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sparsedict import checks
-from sparsedict.activations import Activation, TopK
+from sparsedict.activations import Activation, BatchTopK, TopK
 from sparsedict.norms import DecoderNorm, UnitNorm
 from sparsedict.penalties import AuxK, Penalty
-from sparsedict.training import Cosine, Schedule
+from sparsedict.training import Cosine, LazyAdam, OptimizerFactory, Schedule
 
 ACTIVATION = TopK(32)
 DECODER_NORM = UnitNorm()
@@ -25,7 +25,8 @@ class Recipe:
         activation: Of each dictionary.
         decoder_norm: The constraint on decoder rows.
         penalties: What presses latents to be sparse, or brings silent ones back.
-        lr: Peak learning rate of Adam.
+        optimizer: An optimiser class or a partial of one; ``None`` for Adam.
+        lr: Its peak learning rate.
         schedule: The learning rate's course.
         batch_size: Tokens per step.
         skip: Whether the distiller has a linear skip.
@@ -34,6 +35,7 @@ class Recipe:
     activation: Activation = ACTIVATION
     decoder_norm: DecoderNorm = DECODER_NORM
     penalties: tuple[Penalty, ...] = PENALTIES
+    optimizer: OptimizerFactory | None = None
     lr: float = 5e-3
     schedule: Schedule = SCHEDULE
     batch_size: int = 1024
@@ -51,7 +53,13 @@ class Recipe:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
-    return value if isinstance(value, bool | int | float) else repr(value)
+    if isinstance(value, type):
+        return value.__name__
+    return value if value is None or isinstance(value, bool | int | float) else repr(value)
+
+
+DEMO = Recipe(activation=BatchTopK(32), penalties=(AuxK(idle_tokens=30_000),), optimizer=LazyAdam, batch_size=512)
+"""Of ``sparsedict demo``: steps so small as only a small dictionary can afford."""
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ def _train(
     dictionaries: Mapping[str, Dictionary], stream: ActivationStream, recipe: Recipe, n_tokens: int, **options: Any
 ) -> dict[str, History]:
     trainees = {
-        kind: Trainee(dictionary, recipe.penalties, lr=recipe.lr, schedule=recipe.schedule)
+        kind: Trainee(dictionary, recipe.penalties, lr=recipe.lr, schedule=recipe.schedule, optimizer=recipe.optimizer)
         for kind, dictionary in dictionaries.items()
     }
     n_steps = math.ceil(n_tokens / recipe.batch_size)

@@ -82,7 +82,8 @@ def fit(
         autocast: Type in which products are computed, such as ``torch.bfloat16``; ``None`` for the weights' own.
         seed: Seed of the shuffle, where the data doesn't have its own (0 by default).
         progress: Whether to show a progress bar.
-        callbacks: Called with ``(name, record, dictionary)`` at each record.
+        callbacks: Called with ``(name, record, dictionary)`` at each record. Clone what you keep of gradients: on a CPU
+            the next step writes over them.
         log_every: Steps between records. Only then are results read from the device.
         dead_after: Tokens without firing after which a latent counts as dead in the records.
         checkpoint: Folder to write checkpoints to, from which a run that was stopped can go on; ``None`` for none.
