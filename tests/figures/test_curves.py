@@ -36,11 +36,36 @@ def test_logarithmic_axes_have_plain_numbers() -> None:
     assert not any("10^" in text for text in texts)
 
 
+def ticks_of(curve: Curve, **options: object) -> list[str]:
+    ax = curves({"a": curve}, "x", "y", **options)  # pyright: ignore[reportArgumentType]
+    check_looks(ax)
+    return [text.get_text() for text in ax.get_xticklabels()]
+
+
+def test_places_are_written_below_the_axis_unless_they_would_cover_one_another() -> None:
+    assert ticks_of(Curve([8, 16, 31.9996, 32], [1, 2, 3, 4]), x_scale="log") == ["8", "16", "32"]
+    assert "22.2" not in ticks_of(Curve([22.2, 23.6, 26.3, 70.1], [1, 2, 3, 4]), x_scale="log")
+    assert ticks_of(Curve([0, 1, 2], [1, 2, 3])) == ["0", "1", "2"]
+
+
+def test_places_can_be_named() -> None:
+    assert ticks_of(Curve([1e-5, 0.01], [1, 2]), x_scale="log", x_names={1e-5: "0"}) == ["0", "0.01"]
+
+
+def test_levels_have_colours_that_no_curve_has() -> None:
+    drawn = {"a": Curve([1, 2], [1, 2], Palette.DISTILLER), "b": Curve([1, 2], [2, 3])}
+    ax = curves(drawn, "x", "y", levels={"one": 1.0, "two": 2.0})
+    assert len({line.get_color() for line in ax.lines[1:]}) == 3
+    assert ax.lines[2].get_color() != Palette.DISTILLER
+
+
 def test_errors_and_shares_along_a_sweep() -> None:
     ax = ablated_errors({0.1: error_of(1.0), 1.0: error_of(2.0)}, ReconstructionError(0.7, 0.1))
     check_looks(ax)
-    assert legend_of(ax) == ["full", "simulators ablated", "sparse latents ablated", "autoencoder"]
+    assert legend_of(ax) == ["full", "sparse latents alone", "simulators alone", "autoencoder"]
+    # In the colour of what is left: the simulators are ablated in the second curve, the sparse latents in the third.
     assert list(ax.lines[1].get_ydata()) == [2.0, 4.0]
+    assert [line.get_color() for line in ax.lines[1:3]] == [Palette.SPARSE, Palette.SIMULATORS]
     assert list(ax.lines[3].get_ydata()) == [0.7, 0.7]
     ax = type_shares({0.1: types_of(10, 2), 1.0: types_of(5, 4)})
     check_looks(ax)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from sparsedict import checks
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 Scale = Literal["linear", "log"]
 MOST_PLACES = 7
 """Places along a logarithmic axis, or whole numbers, that are written below it one by one."""
+LEAST_GAP = 0.1
+"""Between two such places, as a share of the axis."""
 MARKERS = ("o", "s", "^", "D", "v")
 
 
@@ -50,6 +54,7 @@ def curves(
     *,
     x_scale: Scale = "linear",
     y_scale: Scale = "linear",
+    x_names: Mapping[float, str] | None = None,
     levels: Mapping[str, float] | None = None,
     markers: bool = True,
     ax: Axes | None = None,
@@ -62,7 +67,8 @@ def curves(
         y_label: With its unit.
         x_scale: Of the horizontal axis.
         y_scale: Of the vertical axis.
-        levels: Horizontal lines by name.
+        x_names: What to write below some places instead of their numbers.
+        levels: Horizontal lines by name, in colours that no curve has.
         markers: Whether the points themselves are marked.
         ax: Where to draw; a new figure by default.
 
@@ -93,24 +99,26 @@ def curves(
             markersize=3.2,
             label=name,
         )
-    for name, level in (levels or {}).items():
-        colour = Palette.SERIES[n_drawn % len(Palette.SERIES)]
-        n_drawn += 1
-        ax.axhline(level, color=colour, linewidth=1.0, linestyle=":", label=name)
+    taken = {line.get_color() for line in ax.lines}
+    free = [colour for colour in Palette.SERIES if colour not in taken] or list(Palette.SERIES)
+    for index, (name, level) in enumerate((levels or {}).items()):
+        ax.axhline(level, color=free[index % len(free)], linewidth=1.0, linestyle=":", label=name)
     ax.set_xscale(x_scale)
     ax.set_yscale(y_scale)
     _plain_ticks(ax, x_scale, y_scale)
-    places = sorted({x for curve in curves.values() for x in curve.x})
-    whole = all(float(place).is_integer() for place in places)
-    if markers and (x_scale == "log" or whole) and len(places) <= MOST_PLACES:
-        _ticks_at(ax, places)
+    places = sorted({float(f"{x:.3g}") for curve in curves.values() for x in curve.x})
+    whole = all(place.is_integer() for place in places)
+    if markers and (x_scale == "log" or whole) and len(places) <= MOST_PLACES and _apart(places, x_scale):
+        _ticks_at(ax, places, x_names or {})
     return finish(ax, x_label, y_label, n_legend_columns=2)
 
 
 def ablated_errors(
     errors: Mapping[float, AblatedError], autoencoder: ReconstructionError | None = None, *, ax: Axes | None = None
 ) -> Axes:
-    """Draws the reconstruction error against the L1 coefficient: as it is, and with each type of latents ablated.
+    """Draws the reconstruction error against the L1 coefficient: as it is, and with one type of latents alone.
+
+    Each curve has the colour of the latents that are left; the others are ablated.
 
     Args:
         errors: By coefficient.
@@ -122,8 +130,8 @@ def ablated_errors(
     xs = list(errors)
     drawn = {
         "full": Curve(xs, [e.full.squared_error for e in errors.values()], Palette.DISTILLER),
-        "simulators ablated": Curve(xs, [e.simulators.squared_error for e in errors.values()], Palette.SPARSE),
-        "sparse latents ablated": Curve(xs, [e.sparse.squared_error for e in errors.values()], Palette.SIMULATORS),
+        "sparse latents alone": Curve(xs, [e.simulators.squared_error for e in errors.values()], Palette.SPARSE),
+        "simulators alone": Curve(xs, [e.sparse.squared_error for e in errors.values()], Palette.SIMULATORS),
     }
     if autoencoder is not None:
         level = [autoencoder.squared_error] * 2
@@ -179,11 +187,17 @@ def points(
 L1_LABEL = "L1 coefficient, per token"
 
 
-def _ticks_at(ax: Axes, places: Sequence[float]) -> None:
-    """Marks the few places where something was measured, instead of round numbers."""
-    from matplotlib.ticker import FixedLocator, NullLocator
+def _apart(places: Sequence[float], scale: Scale) -> bool:
+    """Returns whether numbers below all of these places would stand clear of one another."""
+    at = [math.log(place) for place in places] if scale == "log" else list(places)
+    return all(later - earlier >= LEAST_GAP * (at[-1] - at[0]) for earlier, later in pairwise(at))
 
-    ax.xaxis.set_major_locator(FixedLocator(places))
+
+def _ticks_at(ax: Axes, places: Sequence[float], names: Mapping[float, str]) -> None:
+    """Marks the few places where something was measured, instead of round numbers."""
+    from matplotlib.ticker import NullLocator
+
+    ax.set_xticks(places, [names.get(place, f"{place:g}") for place in places])
     ax.xaxis.set_minor_locator(NullLocator())
 
 

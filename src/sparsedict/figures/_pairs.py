@@ -86,7 +86,11 @@ def activation_scatter(
         label=label,
         rasterized=True,
     )
-    return finish(ax, "the neuron's activation", "the latent's activation")
+    finish(ax, "the neuron's activation", "the latent's activation")
+    for handle in ax.get_legend().legend_handles:  # pyright: ignore[reportOptionalMemberAccess]
+        # A point as faint as those drawn isn't seen alone.
+        handle.set_alpha(1.0)  # pyright: ignore[reportOptionalMemberAccess]
+    return ax
 
 
 def shared_latents(match: DictionaryMatch, names: tuple[str, str], *, ax: Axes | None = None) -> Axes:
