@@ -155,3 +155,19 @@ def test_the_texts_are_those_of_the_latents(folder: Path) -> None:
             assert (
                 example["activations"][example["peak"]] == max(e for e in example["activations"]) or latent["max"] > 0
             )
+
+
+def test_ratings_that_people_add_come_onto_the_page_and_into_the_json(tmp_path: Path) -> None:
+    replicate(bench_of(), tmp_path, studies=[FirstLatents()], progress=False)
+    assert "not rated" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    (tmp_path / "ratings.json").write_text('{"student": {"0": 4, "1": 2}}')
+    replicate(bench_of(), tmp_path, studies=[FirstLatents()], progress=False)
+    assert "<td>3.000 of 2</td>" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    numbers = json.loads((tmp_path / "numbers" / "first-latents.json").read_text())
+    assert numbers["given"] == {"student": {"0": 4, "1": 2}}
+    replicate(bench_of(seed=1), tmp_path, studies=[FirstLatents()], force=True, progress=False)
+    assert "not rated" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert (tmp_path / "earlier-ratings.json").is_file()
+    (tmp_path / "ratings.json").write_text("{")
+    with pytest.raises(ValueError, match=r"`ratings.json` must be JSON"):
+        replicate(bench_of(seed=1), tmp_path, studies=[FirstLatents()], progress=False)

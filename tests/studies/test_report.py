@@ -5,17 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sparsedict import GELU, L1, MaxNorm, SparseDistiller, fit
+from sparsedict.analysis import Example, TopExamples
 from sparsedict.sites import Neurons
 from sparsedict.studies._bench import Bench
-from sparsedict.studies.report._first_latents import _rank_correlation
-from sparsedict.studies.report._gelu_student import _several
+from sparsedict.studies.report._first_latents import FirstLatents
+from sparsedict.studies.report._gelu_student import Sum, _several
+from sparsedict.studies.report._l1_sweep import _at_equal_l0
 from sparsedict.studies.report._limits import best_choice, best_linear, best_values, own_neurons
-from sparsedict.studies.report._parts import modern
-from sparsedict.studies.report._ratios import ratio_along
+from sparsedict.studies.report._loss_by_layer import _spread
+from sparsedict.studies.report._parts import autoencoder, modern, number
+from sparsedict.studies.report._ratios import ratio_along, read_off
+from sparsedict.studies.report._reading import rank_correlation, token_share
 from sparsedict.studies.report._residual_stream import _ages
 from sparsedict.studies.report._simulators import _two_humps, n_directions
 from sparsedict.studies.report._sparse_decoders import _explained
 from sparsedict.studies.report._toy import Toy, run_toy
+from sparsedict.studies.report._uneven_inputs import FLAT, _flattened, _principal_axes
 from sparsedict.types import ActivationBatch
 
 from ._bench import bench_of
@@ -38,12 +44,12 @@ def test_the_toy_is_that_of_its_seed() -> None:
     assert run_toy(toy, 20, 0) == run_toy(toy, 20, 0) != run_toy(toy, 20, 1)
 
 
-def test_rank_correlation_knows_order_alone() -> None:
-    assert _rank_correlation([1.0, 2.0, 3.0], [1.0, 10.0, 1000.0]) == pytest.approx(1)
-    assert _rank_correlation([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]) == pytest.approx(-1)
+def testrank_correlation_knows_order_alone() -> None:
+    assert rank_correlation([1.0, 2.0, 3.0], [1.0, 10.0, 1000.0]) == pytest.approx(1)
+    assert rank_correlation([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]) == pytest.approx(-1)
     # Ties share their mean rank: ranks 0.5, 0.5, 2 against 0, 1, 2.
-    assert _rank_correlation([1.0, 1.0, 3.0], [1.0, 2.0, 3.0]) == pytest.approx(0.8660254)
-    assert _rank_correlation([1.0, 1.0], [1.0, 2.0]) is None
+    assert rank_correlation([1.0, 1.0, 3.0], [1.0, 2.0, 3.0]) == pytest.approx(0.8660254)
+    assert rank_correlation([1.0, 1.0], [1.0, 2.0]) is None
 
 
 def test_two_humps_have_a_valley_between() -> None:
@@ -128,3 +134,93 @@ def test_the_skip_alone_is_the_least_squares_map(bench: Bench) -> None:
     held = bench.held_out("mlp 1")
     wanted = torch.cat([held.inputs, torch.ones(len(held.inputs), 1)], dim=1) @ best
     assert torch.allclose(best_linear(data)(held.inputs).reconstruction, wanted, atol=1e-3)
+
+
+def test_read_off_is_exact_at_the_points_and_sorted_by_l0() -> None:
+    curve = [(64.0, 1.0), (16.0, 4.0), (0.0, 9.0)]
+    assert read_off(curve, 16) == pytest.approx(4)
+    assert read_off(curve, 32) == pytest.approx(2)
+    assert read_off(curve, 0) is None
+    students = {c: {"l0": l0, "full": {"squared_error": e}} for c, (l0, e) in enumerate(curve)}
+    assert _at_equal_l0(students, {"l0": 32}) == pytest.approx(2)
+
+
+def test_numbers_keep_their_digits() -> None:
+    assert [number(value) for value in (1.6, 186.2, 0.05411, None)] == ["1.60", "186", "0.0541", "-"]
+
+
+def test_the_strongest_penalty_of_the_sweep_is_left_out_where_there_are_others() -> None:
+    assert _spread((0.05, 0.1, 0.4, 1.0, 2.5, 6.0)) == [0.05, 0.4, 2.5]
+    assert _spread((0.1, 1.0)) == [0.1, 1.0]
+
+
+def test_the_plain_sum_pays_for_what_lies_below_zero() -> None:
+    found = {}
+    inputs = torch.randn(512, 4, generator=torch.Generator().manual_seed(0))
+    for penalty in (Sum(1.0), L1(1.0)):
+        generator = torch.Generator().manual_seed(0)
+        student = SparseDistiller(4, 4, 8, activation=GELU(), decoder_norm=MaxNorm(1.0), generator=generator)
+        pair = (inputs, torch.zeros_like(inputs))
+        fit(student, pair, n_tokens=20_000, batch_size=64, lr=0.05, penalties=[penalty], progress=False)
+        found[type(penalty)] = float(student.encode(inputs).detach().mean())
+    # GELU's least value is -0.17, at -0.75.
+    assert found[Sum] < -0.1 < -0.02 < found[L1]
+
+
+def test_the_square_root_penalty_is_tame_near_zero(bench: Bench) -> None:
+    (penalty,) = autoencoder(bench, 1).penalties
+    deviation = bench.variance("mlp 1") ** 0.5
+    assert 0.01 * deviation < penalty.eps < 0.02 * deviation  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_flat_inputs_vary_along_the_strong_axes_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4_000, 4, generator=generator) * torch.tensor([1.0, 4.0, 2.0, 3.0]) + 5.0
+    neurons = Neurons(torch.randn(8, 4, generator=generator), torch.randn(8, 3, generator=generator), torch.relu)
+    axes = _principal_axes(x)
+    assert axes[:, 0].abs().argmax() == 1
+    flat = _flattened(ActivationBatch(x, torch.zeros(len(x), 3)), x.mean(0), axes[:, 2:], neurons)
+    before, after = torch.cov((x @ axes).T).diag().sqrt(), torch.cov((flat.inputs @ axes).T).diag().sqrt()
+    assert torch.allclose(after / before, torch.tensor([1.0, 1.0, FLAT, FLAT]), atol=1e-3)
+    assert torch.allclose(flat.outputs, neurons.decode(neurons.encode(flat.inputs)), atol=1e-5)
+
+
+def test_one_token_explains_its_share_of_the_examples() -> None:
+    def examples(*tokens: int) -> TopExamples:
+        window = tuple(Example(torch.tensor([0, t]), torch.tensor([0.0, 1.0]), 1, i, 1) for i, t in enumerate(tokens))
+        return TopExamples(0, window, 100)
+
+    assert token_share(examples(7, 7, 7, 8, 9)) == pytest.approx(0.6)
+    assert token_share(examples(7, 7)) is None
+
+
+def first_latents(given: object = None) -> dict:
+    def latent(index: int, simulator: bool, top: float) -> dict:
+        facts = {"n_fired": 3, "n_tokens": 10, "share": None, "examples": []}
+        return {"latent": index, "simulator": simulator, "max": top, **facts}
+
+    of = {
+        "student": [latent(0, True, 1.0), latent(1, False, 2.0), latent(2, False, 3.0)],
+        "autoencoder": [latent(0, False, 1.0)],
+    }
+    return {"layer": 0, "of": of, "strings": {}, **({} if given is None else {"given": given})}
+
+
+def test_ratings_fill_the_table_where_there_are_some() -> None:
+    assert FirstLatents().found(first_latents()).verdict == "not measured"
+    given = {"student": {"0": 1, "1": 2, "2": 3}, "autoencoder": {"0": 4}}
+    found = FirstLatents().found(first_latents(given))
+    here = {row.what: row.here for row in found.rows}
+    assert found.verdict == "seen"
+    assert here["mean rating from 0 to 4, simulators"] == "1.000 of 1"
+    assert here["mean rating from 0 to 4, sparse latents"] == "2.500 of 2"
+    assert here["larger maximum, higher rating: rank correlation, the student's"] == "1.00"
+    assert "table-01-ratings" in found.drawings
+    assert FirstLatents().found(first_latents({"student": {"0": 1}})).verdict == "not measured"
+
+
+@pytest.mark.as_installed
+@pytest.mark.parametrize("given", [[1], {"other": {}}, {"student": {"9": 1}}, {"student": {"0": 5}}, {"student": 3}])
+def test_refuses_ratings_of_what_is_not_there(given: object) -> None:
+    with pytest.raises(ValueError, match=r"`ratings.json` must"):
+        FirstLatents().found(first_latents(given))

@@ -24,6 +24,7 @@ from sparsedict.studies.report import (
     SimulatorsFollowed,
     SparseDecoders,
     TwoDictionaries,
+    UnevenInputs,
     WiderStudents,
 )
 
@@ -60,6 +61,7 @@ __all__ = [
     "TakenApart",
     "Training",
     "TwoDictionaries",
+    "UnevenInputs",
     "WiderStudents",
     "check_folder",
     "replicate",

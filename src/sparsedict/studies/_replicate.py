@@ -54,7 +54,7 @@ def replicate(
     """
     folder = Path(path)
     facts = plain({**(facts or {}), "seed": bench.seed, **bench.setting.to_dict()})
-    run = _begin(folder, facts, force)
+    run = _begin(folder, facts, force, [study.given for study in studies if study.given])
     bench.folder = folder / DICTIONARIES
     found: dict[str, Finding] = {}
     drawn: dict[str, dict[Path, str]] = {}
@@ -70,7 +70,7 @@ def replicate(
     return found
 
 
-def _begin(folder: Path, facts: Numbers, force: bool) -> Numbers:
+def _begin(folder: Path, facts: Numbers, force: bool, given: Sequence[str]) -> Numbers:
     """Returns what is known of the run in a folder: of an earlier one with the same facts, or of a new one."""
     file = folder / RUN
     if folder.exists() and not folder.is_dir():
@@ -93,26 +93,43 @@ def _begin(folder: Path, facts: Numbers, force: bool) -> Numbers:
         )
     for name in (NUMBERS, DICTIONARIES, FIGURES):
         shutil.rmtree(folder / name, ignore_errors=True)
+    for name in given:
+        # What people said of another run's latents isn't of this one's, and isn't ours to delete.
+        if (folder / name).is_file():
+            (folder / name).replace(folder / f"earlier-{name}")
     run: Numbers = {"made_by": "sparsedict", "facts": facts, "seconds": {}}
     _write_json(file, run)
     return run
 
 
 def _numbers(study: Study, bench: Bench, folder: Path, run: Numbers) -> Numbers:
-    """Returns a study's numbers, measured now if they weren't before."""
+    """Returns a study's numbers, measured now if they weren't before, with what people have given since."""
     file = folder / NUMBERS / f"{study.name}.json"
-    if file.is_file():
+    numbers = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else _measure(study, bench, folder, run)
+    given = None if study.given is None else folder / study.given
+    if given is not None:
+        numbers = {**numbers, "given": _read(given) if given.is_file() else None}
+    if given is not None or not file.is_file():
+        _write_json(file, numbers)
+    return numbers
+
+
+def _read(file: Path) -> Any:
+    try:
         return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`{file.name}` must be JSON, but {file} can't be read: {error}.") from error
+
+
+def _measure(study: Study, bench: Bench, folder: Path, run: Numbers) -> Numbers:
     before, begin = run["seconds"].get(study.name, 0.0), time.perf_counter()
     try:
         with bench.phases(study.name, "measuring"):
-            numbers = plain(study.measure(bench))
-        _write_json(file, numbers)
+            return plain(study.measure(bench))
     finally:
         # What was spent on a study that was stopped belongs to it too.
         run["seconds"][study.name] = round(before + time.perf_counter() - begin, 1)
         _write_json(folder / RUN, run)
-    return numbers
 
 
 def _draw(finding: Finding, folder: Path) -> dict[Path, str]:

@@ -102,12 +102,14 @@ class Study(ABC):
         title: Its heading.
         shows: Which part of the report it is about.
         claim: What the report says there, or asks.
+        given: File of a replication's folder that people may add; its content goes among the numbers as ``"given"``.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     shows: ClassVar[str]
     claim: ClassVar[str]
+    given: ClassVar[str | None] = None
 
     @abstractmethod
     def measure(self, bench: Bench) -> Numbers:

@@ -13,6 +13,7 @@ from sparsedict.studies.report._same_neuron import SameNeuron
 from sparsedict.studies.report._simulators import NeuronSimulators
 from sparsedict.studies.report._sparse_decoders import SparseDecoders
 from sparsedict.studies.report._two_dictionaries import TwoDictionaries
+from sparsedict.studies.report._uneven_inputs import UnevenInputs
 from sparsedict.studies.report._wider_students import WiderStudents
 
 STUDIES: tuple[Study, ...] = (
@@ -21,6 +22,7 @@ STUDIES: tuple[Study, ...] = (
     FirstLatents(),
     SameNeuron(),
     OneNeuron(),
+    UnevenInputs(),
     GELUStudent(),
     LossByLayer(),
     ResidualStream(),
@@ -46,5 +48,6 @@ __all__ = [
     "SimulatorsFollowed",
     "SparseDecoders",
     "TwoDictionaries",
+    "UnevenInputs",
     "WiderStudents",
 ]

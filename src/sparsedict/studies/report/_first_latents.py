@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,17 +9,16 @@ from typing import Any, ClassVar
 import torch
 
 from sparsedict import figures, pages
-from sparsedict.analysis import Example, TopExamples, top_examples
+from sparsedict.analysis import Example, TopExamples
 from sparsedict.figures import Palette
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._order import Order
-from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
-from sparsedict.studies.report._parts import autoencoder, student, typed
+from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study, Verdict
+from sparsedict.studies.report._parts import autoencoder, number, share, student, typed
+from sparsedict.studies.report._ratings import Kinds, by_dictionary, by_kind, count, mean, rank
+from sparsedict.studies.report._reading import LEAST_EXAMPLES, N_EXAMPLES, examples_of, token_share
 
 N_LATENTS = 50
-N_EXAMPLES = 10
-CONTEXT = 12
-KINDS = ("simulators", "sparse latents", "autoencoder")
 
 
 class FirstLatents(Study):
@@ -33,9 +30,9 @@ class FirstLatents(Study):
     claim: ClassVar[str] = (
         "Rated blindly from 0 to 4 by how well one rule explains their top activating examples, the student's "
         "simulators score 1.154 on average, its sparse latents 2.833, and the autoencoder's latents higher still. "
-        "Latents with larger "
-        "maxima seem to score higher."
+        "Latents with larger maxima seem to score higher."
     )
+    given: ClassVar[str | None] = "ratings.json"
 
     def measure(self, bench: Bench) -> Numbers:
         orders = {"student": student(bench, bench.layer), "autoencoder": autoencoder(bench, bench.layer)}
@@ -50,64 +47,95 @@ class FirstLatents(Study):
         return found
 
     def found(self, numbers: Numbers) -> Finding:
-        kinds = _by_kind(numbers)
-        maxima = [latent["max"] for latents in kinds.values() for latent in latents if latent["share"] is not None]
-        shares = [latent["share"] for latents in kinds.values() for latent in latents if latent["share"] is not None]
-        means = {kind: _mean([latent["share"] for latent in of]) for kind, of in kinds.items()}
-        rank = _rank_correlation(maxima, shares)
-        summary = (
-            "The blind ratings are not part of this run: nobody has rated its latents, and the library has no "
-            "automatic rule "
-            "score yet, so table 1 stays open. What can be counted is how often a latent's strongest examples fall "
-            "on one and the same token: "
-            + ", ".join(f"{kind} {_per_cent(mean)}" for kind, mean in means.items())
-            + f". Its rank correlation with the latent's maximum is {'-' if rank is None else f'{rank:.2f}'}."
-        )
-        report = {"simulators": "1.154", "sparse latents": "2.833", "autoencoder": "higher"}
-        rows = (
-            *(Compared(f"mean rating from 0 to 4, {kind}", report[kind], "not rated") for kind in KINDS),
-            *(
-                Compared(f"latents among the first {N_LATENTS}, {kind}: all, dead", "-", _count(kinds[kind]))
-                for kind in KINDS
-            ),
-            *(
-                Compared(f"strongest examples on one token, {kind}, mean", "-", _per_cent(means[kind]))
-                for kind in KINDS
-            ),
-            Compared(
-                "larger maxima, higher score (rank correlation)", "felt so", "-" if rank is None else f"{rank:.2f}"
-            ),
-        )
+        kinds = by_kind(numbers)
+        rated = any(latent["rating"] is not None for of in kinds.values() for latent in of)
+        verdict = _verdict(kinds) if rated else "not measured"
+        summary = _of_ratings(kinds) if rated else UNRATED
         drawings = {
             "figure-06-maxima": Drawing(
-                lambda: _scatter(kinds),
+                lambda: _scatter(kinds, "share"),
                 "Each latent's maximum, and the share of its strongest examples that fall on its most frequent token.",
             )
         }
-        return Finding("not measured", summary, rows, drawings, NOTES, {"first-latents.html": _page(numbers)})
+        if rated:
+            drawings["table-01-ratings"] = Drawing(
+                lambda: _scatter(kinds, "rating"), "Each latent's maximum, and its rating."
+            )
+        summary = f"{summary} {_of_shares(kinds)}"
+        return Finding(verdict, summary, _rows(kinds), drawings, NOTES, {"first-latents.html": _page(numbers)})
 
 
 NOTES = (
-    f"The {N_EXAMPLES} strongest examples of each latent on held-out text, each from a sequence of its own. One token "
-    "explaining all of them is a rule, but not the only kind of rule: the share is a lower bound of readability, "
-    "and no rating.",
+    f"The {N_EXAMPLES} strongest examples of each latent on held-out text, each from a sequence of its own; latents "
+    f"that have fewer than {LEAST_EXAMPLES} are left out of the shares. One token explaining all examples is a rule, "
+    "but not the only kind of rule: the share is a lower bound of readability, and no rating.",
+    'Ratings: write them beside this page as ratings.json, such as {"student": {"0": 3, "1": 0}, "autoencoder": {"0": '
+    "4}}, by dictionary and latent, and give the same command again.",
 )
+UNRATED = (
+    "Table 1 stays open: nobody has rated this run's latents, and the library has no automatic rule score yet. The "
+    "texts are there to be read."
+)
+
+
+def _verdict(kinds: Kinds) -> Verdict:
+    means = [mean(of, "rating") for of in kinds.values()]
+    if any(mean is None for mean in means):
+        return "not measured"
+    simulators, sparse, coder = (mean or 0.0 for mean in means)
+    return "seen" if simulators < sparse < coder else "partly seen" if simulators < max(sparse, coder) else "not seen"
+
+
+def _of_ratings(kinds: Kinds) -> str:
+    told = [f"{kind} {number(mean(of, 'rating'), '.2f')} ({count(of, 'rating')} rated)" for kind, of in kinds.items()]
+    return f"Mean ratings: {', '.join(told)}. {_of_rank(kinds, 'rating')}"
+
+
+def _of_shares(kinds: Kinds) -> str:
+    told = [f"{kind} {share(mean(of, 'share'), 1)} ({count(of, 'share')} latents)" for kind, of in kinds.items()]
+    return (
+        "What can be counted is the share of a latent's strongest examples that fall on one and the same token: "
+        f"{', '.join(told)}. {_of_rank(kinds, 'share')}"
+    )
+
+
+def _of_rank(kinds: Kinds, key: str) -> str:
+    ranks = [f"{number(rank(of, key), '.2f')} among {dictionary}" for dictionary, of in by_dictionary(kinds).items()]
+    return f"Its rank correlation with the latent's maximum is {' and '.join(ranks)}."
+
+
+def _rows(kinds: Kinds) -> tuple[Compared, ...]:
+    report = {"simulators": "1.154", "sparse latents": "2.833", "autoencoder": "higher"}
+
+    def rating(of: list[Numbers]) -> str:
+        return f"{mean(of, 'rating'):.3f} of {count(of, 'rating')}" if count(of, "rating") else "not rated"
+
+    ranks = [
+        Compared(f"larger maximum, higher {what}: rank correlation, {dictionary}", told, number(rank(of, key), ".2f"))
+        for key, what, told in (("rating", "rating", "felt so"), ("share", "share on one token", "-"))
+        for dictionary, of in by_dictionary(kinds).items()
+    ]
+    return (
+        *(Compared(f"mean rating from 0 to 4, {kind}", report[kind], rating(of)) for kind, of in kinds.items()),
+        *(Compared(f"among the first {N_LATENTS}, {kind}: all, dead", "-", _count(of)) for kind, of in kinds.items()),
+        *(
+            Compared(
+                f"strongest examples on one token, {kind}: mean, latents",
+                "-",
+                f"{share(mean(of, 'share'), 1)}, {count(of, 'share')}",
+            )
+            for kind, of in kinds.items()
+        ),
+        *ranks,
+    )
 
 
 def _latents(bench: Bench, order: Order, seen: set[int]) -> list[Numbers]:
     _, types, firing = typed(bench, order)
-    n = min(N_LATENTS, order.n_latents)
-    context = bench.held_out_tokens.shape[1]
-    tokens = bench.held_out_tokens[: math.ceil(bench.setting.n_held_out / context)]
-    with bench.phases("examples", f"looking for top examples of the first {n} latents"):
-        site = bench.sites[order.site]
-        found = top_examples(
-            site, bench.dictionary(order), tokens, latents=range(n), n_examples=N_EXAMPLES, context=CONTEXT
-        )
+    found = examples_of(bench, order, range(min(N_LATENTS, order.n_latents)))
     latents = []
     for latent, examples in found.items():
         seen.update(int(token) for e in examples.examples for token in e.tokens.tolist())
-        peaks = Counter(int(e.tokens[e.peak]) for e in examples.examples)
         latents.append(
             {
                 "latent": latent,
@@ -115,7 +143,7 @@ def _latents(bench: Bench, order: Order, seen: set[int]) -> list[Numbers]:
                 "n_fired": int(firing.counts[latent]),
                 "n_tokens": firing.n_tokens,
                 "max": max((e.max for e in examples.examples), default=0.0),
-                "share": max(peaks.values()) / len(examples) if len(examples) >= N_EXAMPLES // 2 else None,
+                "share": token_share(examples),
                 "examples": [_example(e) for e in examples.examples],
             }
         )
@@ -129,15 +157,6 @@ def _example(example: Example) -> Numbers:
         "peak": example.peak,
         "sequence": example.sequence,
         "position": example.position,
-    }
-
-
-def _by_kind(numbers: Numbers) -> dict[str, list[Numbers]]:
-    ours = numbers["of"]["student"]
-    return {
-        "simulators": [latent for latent in ours if latent["simulator"]],
-        "sparse latents": [latent for latent in ours if not latent["simulator"]],
-        "autoencoder": numbers["of"]["autoencoder"],
     }
 
 
@@ -171,40 +190,13 @@ def _card(latent: Numbers) -> pages.LatentCard:
     )
 
 
-def _scatter(kinds: dict[str, list[Numbers]]) -> Any:
+def _scatter(kinds: Kinds, key: str) -> Any:
     colours = {"simulators": Palette.SIMULATORS, "sparse latents": Palette.SPARSE, "autoencoder": Palette.AUTOENCODER}
-    points = {
-        kind: (
-            [p["max"] for p in of if p["share"] is not None],
-            [100 * p["share"] for p in of if p["share"] is not None],
-        )
-        for kind, of in kinds.items()
-    }
-    return figures.points(points, "largest activation", "strongest examples on one token (%)", colours=colours)
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _per_cent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
+    scale, label = (100, "strongest examples on one token (%)") if key == "share" else (1, "rating, from 0 to 4")
+    known = {kind: [latent for latent in of if latent[key] is not None] for kind, of in kinds.items()}
+    points = {kind: ([p["max"] for p in of], [scale * p[key] for p in of]) for kind, of in known.items()}
+    return figures.points(points, "largest activation", label, colours=colours)
 
 
 def _count(latents: list[Numbers]) -> str:
     return f"{len(latents)}, {sum(latent['n_fired'] == 0 for latent in latents)}"
-
-
-def _rank_correlation(a: list[float], b: list[float]) -> float | None:
-    """Returns Spearman's correlation, ties sharing their mean rank; None where either doesn't vary."""
-    if len(set(a)) < 2 or len(set(b)) < 2:
-        return None
-    ranks = torch.stack([_ranks(torch.tensor(values, dtype=torch.float64)) for values in (a, b)])
-    return float(torch.corrcoef(ranks)[0, 1])
-
-
-def _ranks(values: torch.Tensor) -> torch.Tensor:
-    smaller = (values[:, None] > values).sum(1).double()
-    equal = (values[:, None] == values).sum(1).double()
-    return smaller + (equal - 1) / 2

@@ -16,6 +16,8 @@ from sparsedict.studies._order import Order
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
 from sparsedict.studies.report._parts import median, number, share, student, typed
 
+WARM_SHARE = 3
+"""A student that starts from another is trained on this part of the tokens."""
 TURNED = 0.8
 """Cosine of a latent's decoder row with what it was, below which it has become something else."""
 
@@ -37,7 +39,12 @@ class SimulatorsFollowed(Study):
         _, types, firing = typed(bench, first)
         chosen = types.simulators & ~firing.dead.mask
         rows = bench.dictionary(first).decoder.detach()[chosen]
-        steps = {c: _state(bench, order, chosen, rows) for c, order in orders.items()}
+        anew = {c: student(bench, bench.layer, c) for c in orders}
+        bench.train(anew.values())
+        steps = {
+            c: {**_state(bench, order, chosen, rows), "n_anew": typed(bench, anew[c])[1].n_simulators}
+            for c, order in orders.items()
+        }
         return {"layer": bench.layer, "n_followed": int(chosen.sum()), "steps": steps, "n_latents": first.n_latents}
 
     def found(self, numbers: Numbers) -> Finding:
@@ -50,7 +57,8 @@ class SimulatorsFollowed(Study):
 
 NOTES = (
     "Each student starts from the one before, with the next coefficient, so that a latent keeps its number. Followed "
-    "are the live simulators at the lowest coefficient.",
+    f"are the live simulators at the lowest coefficient. All but the first are trained on 1/{WARM_SHARE} of the "
+    "tokens.",
     f"A latent points elsewhere where its decoder row's cosine with its own row at the lowest coefficient is below "
     f"{TURNED}.",
 )
@@ -71,7 +79,19 @@ def _summary(steps: dict[float, Numbers], n: int) -> str:
         f"are dead. Half of the living fire on more than {number(last['frequency'], '.2%')} of the tokens, against "
         f"{number(first['frequency'], '.1%')} at first, and {share(last['n_turned'], n_alive)} of them point elsewhere "
         f"than at first. Taking away those that are simulators still costs {number(last['work'], '.0%')} of the "
-        f"explained variance, against {number(first['work'], '.0%')} at first."
+        f"explained variance, against {number(first['work'], '.0%')} at first. {_of_anew(steps)}"
+    )
+
+
+def _of_anew(steps: dict[float, Numbers]) -> str:
+    """Says where the followed student keeps more simulators than one that is trained anew, if anywhere."""
+    c = max(steps, key=lambda c: steps[c]["n_simulators"] - steps[c]["n_anew"])
+    kept, anew = steps[c]["n_simulators"], steps[c]["n_anew"]
+    if kept <= anew:
+        return "Students trained anew have as many simulators at each coefficient."
+    return (
+        f"They last where they would not have come: at coefficient {c:g} there are {kept:,} of them still, while a "
+        f"student trained anew has {anew:,}."
     )
 
 
@@ -84,6 +104,7 @@ def _rows(steps: dict[float, Numbers]) -> tuple[Compared, ...]:
         Compared("still simulators", "fewer", along("n_simulators")),
         Compared("turned into sparse latents", "-", along("n_sparse")),
         Compared("dead", "-", along("n_dead")),
+        Compared("simulators of students trained anew", "-", along("n_anew")),
         Compared("alive and pointing elsewhere than at first", "-", along("n_turned")),
         Compared("median frequency of the living", "-", along("frequency", ".2%")),
         Compared("latents that became simulators, not followed", "-", along("n_new")),
@@ -92,6 +113,7 @@ def _rows(steps: dict[float, Numbers]) -> tuple[Compared, ...]:
             "-",
             along("work", ".2f"),
         ),
+        Compared("variance unexplained (FVU)", "-", along("fvu", ".3f")),
     )
 
 
@@ -123,10 +145,6 @@ def _chain(bench: Bench) -> dict[float, Order]:
             order = replace(order, training=short)
         found[c] = before = order
     return found
-
-
-WARM_SHARE = 3
-"""A student that starts from another is trained on this part of the tokens."""
 
 
 def _state(bench: Bench, order: Order, chosen: Tensor, rows: Tensor) -> Numbers:

@@ -6,16 +6,20 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from jaxtyping import Float
+from torch import Tensor
+
 from sparsedict import figures
 from sparsedict.activations import GELU, Activation, ReLU
 from sparsedict.analysis import clusters
+from sparsedict.forward_pass import ForwardPass
 from sparsedict.norms import MaxNorm
-from sparsedict.penalties import L1
+from sparsedict.penalties import L1, Penalty
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._order import Order
 from sparsedict.studies._places import mlp
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
-from sparsedict.studies.report._parts import counts, match_from, match_numbers, share, student, typed
+from sparsedict.studies.report._parts import counts, match_from, match_numbers, number, share, student, typed
 
 SHORT = 1 / 3
 """Of the neurons' median decoder norm: the bound on the rows of students with short rows."""
@@ -23,31 +27,49 @@ PARALLEL = 0.8
 
 
 @dataclass(frozen=True)
+class Sum(Penalty):
+    """``coefficient * sum a``, mean over tokens: the report's penalty, which pays for activations below zero.
+
+    Args:
+        coefficient: As of `L1`, which is the same where no activation is negative.
+    """
+
+    coefficient: float
+
+    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
+        return self.coefficient * passed.values.sum() / passed.n_tokens
+
+
+@dataclass(frozen=True)
 class Variant:
-    """One student.
+    """One student, with the main student's coefficient.
 
     Attributes:
         activation: Of its latents.
-        strength: Share of the main student's L1 coefficient.
+        penalty: Of their activations.
         short: Whether its decoder rows are bounded at a third of the neurons' instead of at 1.
         weight_decay: Adam's.
     """
 
     activation: Activation
-    strength: float = 1.0
+    penalty: type[L1] | type[Sum] = Sum
     short: bool = False
     weight_decay: float = 0.0
 
 
-WEAK = 0.2
-GELUS = GELU()
+GELUS, DECAYED = GELU(), "GELU, weight decay"
 VARIANTS = {
-    "ReLU": Variant(ReLU()),
-    "GELU": Variant(GELUS, WEAK),
-    "GELU, weight decay": Variant(GELUS, WEAK, weight_decay=0.001),
-    "ReLU, short rows": Variant(ReLU(), short=True),
-    "GELU, short rows": Variant(GELUS, WEAK, short=True),
+    "ReLU": Variant(ReLU(), L1),
+    "GELU": Variant(GELUS),
+    "GELU, absolute": Variant(GELUS, L1),
+    DECAYED: Variant(GELUS, weight_decay=0.01),
+    "ReLU, short rows": Variant(ReLU(), L1, short=True),
+    "GELU, short rows": Variant(GELUS, short=True),
 }
+PAIRS = (("ReLU", "GELU"), ("ReLU, short rows", "GELU, short rows"))
+"""Students that differ in the activation alone."""
+MORE = 1.1
+"""So many times as many simulators are more."""
 
 
 class GELUStudent(Study):
@@ -57,7 +79,8 @@ class GELUStudent(Study):
     title: ClassVar[str] = "A student with GELU latents"
     shows: ClassVar[str] = "Figure 11 and appendix B"
     claim: ClassVar[str] = (
-        "With GELU latents, 70 % become simulators and the rest are almost dead. Simulators come in clusters, "
+        "With GELU latents, 70 % become simulators, against 29 % with ReLU at the same coefficient, and the rest are "
+        "almost dead. Simulators come in clusters, "
         "typically two or three very similar ones for each neuron. A comment supposes that any weight decay would "
         "cause the clusters."
     )
@@ -75,21 +98,22 @@ class GELUStudent(Study):
 
     def found(self, numbers: Numbers) -> Finding:
         students = numbers["students"]
-        gelus = [part for name, part in students.items() if name.startswith("GELU")]
-        more = max(part["n_simulators"] for part in gelus) > 1.1 * students["ReLU"]["n_simulators"]
-        clustered = max(map(_several, gelus)) > 0.25
+        more = any(students[g]["n_simulators"] > MORE * students[r]["n_simulators"] for r, g in PAIRS)
+        clustered = any(_several(students[gelu]) > 0.25 for _, gelu in PAIRS)
         verdict = "seen" if more and clustered else "partly seen" if more or clustered else "not seen"
         return Finding(verdict, _summary(numbers), _rows(numbers), _drawings(students), NOTES)
 
 
 NOTES = (
+    "All students have the main student's coefficient. The report's code adds up activations as they are, so that a "
+    "GELU latent is paid for lying below zero; L1 takes their absolute values, under which none may be negative for "
+    "free. For ReLU the two are the same.",
     "A ReLU can be scaled: a neuron whose decoder row has norm r can be one latent with a row of norm 1 and an "
     "activation r times as large. A GELU can't, so with rows of norm b at most it takes about r / b latents of the "
-    "neuron's own size. Short rows have a bound of a third of the neurons' median norm.",
-    f"GELU students have {WEAK:g} times the ReLU student's L1 coefficient, for their latents are active on half of the "
-    "tokens and more; with short rows, activations are larger, and the coefficient is smaller by the same factor. "
-    f"Weight decay is Adam's own, added to the gradient as in the report's code: "
-    f"{VARIANTS['GELU, weight decay'].weight_decay:g}.",
+    "neuron's own size. Short rows have a bound of a third of the neurons' median norm; activations are then larger, "
+    "and the coefficient is smaller by the same factor.",
+    f"Weight decay is Adam's own, added to the gradient as in the report's code: {VARIANTS[DECAYED].weight_decay:g}, a "
+    "hundred times the report's.",
 )
 
 
@@ -101,11 +125,11 @@ def _order(bench: Bench, variant: Variant, bound: float) -> Order:
     order = student(bench, bench.layer)
     if variant == VARIANTS["ReLU"]:
         return order
-    coefficient = variant.strength * bench.setting.coefficient * (bound if variant.short else 1.0)
+    coefficient = bench.setting.coefficient * (bound if variant.short else 1.0)
     return replace(
         order,
         activation=variant.activation,
-        penalties=(L1(float(f"{coefficient:.4g}")),),
+        penalties=(variant.penalty(float(f"{coefficient:.4g}")),),
         decoder_norm=MaxNorm(bound) if variant.short else order.decoder_norm,
         training=replace(order.training, weight_decay=variant.weight_decay),
     )
@@ -129,32 +153,64 @@ def _summary(numbers: Numbers) -> str:
 
     def told(name: str) -> str:
         part = students[name]
-        return f"{share(part['n_simulators'], part['n_latents'])} ({part['simulators_per_neuron']:.2f} for each neuron)"
+        return (
+            f"{share(part['n_simulators'], part['n_latents'])} of the {name.partition(',')[0]} latents are simulators "
+            f"({share(_n_live_simulators(part), _n_live(part))} of the live ones)"
+        )
 
-    plain, decayed = _several(students["GELU"]), _several(students["GELU, weight decay"])
-    causes = decayed > 1.25 * plain and decayed > 0.1
     return (
-        f"With rows of norm 1 at most, {told('ReLU')} of the ReLU latents are simulators and {told('GELU')} of the "
-        f"GELU latents. With rows of {numbers['bound']:g} at most, a third of the neurons' median norm of "
-        f"{numbers['neuron_norm']:.2f}, it is {told('ReLU, short rows')} and {told('GELU, short rows')}. Of the "
-        f"simulated neurons, {_several(students['GELU, short rows']):.0%} have two simulators or more under GELU with "
-        f"short rows, {plain:.0%} with rows of 1, and {decayed:.0%} with weight decay beside: "
-        + ("weight decay adds to the clusters." if causes else "it isn't weight decay that makes the clusters here.")
+        f"With rows of norm 1 at most, {told('ReLU')} and {told('GELU')}; with rows of {numbers['bound']:g} at most, a "
+        f"third of the neurons' median norm of {numbers['neuron_norm']:.2f}, {told('ReLU, short rows')} and "
+        f"{told('GELU, short rows')}. The latents that aren't simulators are mostly "
+        f"{'dead' if _others_die(students['GELU']) else 'alive'} with GELU and "
+        f"{'dead' if _others_die(students['ReLU']) else 'alive'} with ReLU. If the penalty takes absolute values, "
+        f"{share(students['GELU, absolute']['n_simulators'], students['GELU, absolute']['n_latents'])} of the GELU "
+        f"latents are simulators. {_of_clusters(students)}"
     )
+
+
+def _of_clusters(students: Numbers) -> str:
+    several = {name: _several(part) for name, part in students.items()}
+    by_decay = several[DECAYED] > several["GELU"] + LEAST_RISE
+    by_rows = [kind for kind in ("ReLU", "GELU") if several[f"{kind}, short rows"] > several[kind] + LEAST_RISE]
+    made = f"Short rows make the clusters, with {' and '.join(by_rows)}" if by_rows else "Short rows make no clusters"
+    each = "; ".join(f"{name} {share:.0%}" for name, share in several.items())
+    return (
+        f"Of the neurons that are simulated, so many have two simulators or more: {each}. {made}; weight decay "
+        f"{'adds to them' if by_decay else 'does not'}."
+    )
+
+
+LEAST_RISE = 0.05
+
+
+def _n_live(part: Numbers) -> int:
+    return part["n_latents"] - part["n_dead"]
+
+
+def _n_live_simulators(part: Numbers) -> int:
+    return _n_live(part) - part["n_sparse_live"]
+
+
+def _others_die(part: Numbers) -> bool:
+    n_others = part["n_latents"] - part["n_simulators"]
+    return part["n_sparse_live"] < 0.5 * n_others
 
 
 def _rows(numbers: Numbers) -> tuple[Compared, ...]:
     students = numbers["students"]
-    reported = {"ReLU": "29 %", "GELU, weight decay": "70 %"}
 
     def each(what: str, told: Any, reports: dict[str, str]) -> list[Compared]:
         return [Compared(f"{what}, {name}", reports.get(name, "-"), told(part)) for name, part in students.items()]
 
     return (
-        *each("simulators", lambda part: share(part["n_simulators"], part["n_latents"]), reported),
-        *each("neurons by their simulators", _told_sizes, {"GELU, weight decay": "two or three"}),
-        *each("dead", lambda part: share(part["n_dead"], part["n_latents"]), {}),
-        *each("variance unexplained (FVU)", lambda part: f"{part['fvu']:.3g}", {}),
+        *each(
+            "simulators", lambda part: share(part["n_simulators"], part["n_latents"]), {"ReLU": "29 %", DECAYED: "70 %"}
+        ),
+        *each("simulators among live latents", lambda part: share(_n_live_simulators(part), _n_live(part)), {}),
+        *each("dead", lambda part: share(part["n_dead"], part["n_latents"]), {DECAYED: "almost all others"}),
+        *each("neurons with so many simulators", _told_sizes, {DECAYED: "two or three"}),
+        *each("variance unexplained (FVU)", lambda part: number(part["fvu"]), {}),
     )
 
 

@@ -12,6 +12,7 @@ from sparsedict.studies._bench import Bench
 from sparsedict.studies._order import Order
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
 from sparsedict.studies.report._parts import THRESHOLD, autoencoder, counts, number, share, student, typed
+from sparsedict.studies.report._ratios import read_off
 
 
 class L1Sweep(Study):
@@ -48,40 +49,67 @@ class L1Sweep(Study):
 
     def found(self, numbers: Numbers) -> Finding:
         students = {float(c): part for c, part in numbers["students"].items()}
-        first, last = students[min(students)], students[max(students)]
-        rises = first["full"]["squared_error"] < last["full"]["squared_error"]
-        vanish = last["n_simulators"] < 0.25 * first["n_simulators"]
-        work = first["simulators"]["squared_error"] > first["sparse"]["squared_error"]
-        seen = sum((rises, vanish, work))
-        verdict = "seen" if seen == 3 else "partly seen" if seen else "not seen"
-        main = numbers["coefficient"]
-        summary = _summary(students, numbers["autoencoder"], main)
-        rows = _rows(students, numbers["autoencoder"], main)
-        return Finding(verdict, summary, rows, _drawings(students, numbers), NOTES)
+        coder, main = numbers["autoencoder"], numbers["coefficient"]
+        seen = _seen(students, coder, main)
+        verdict = "seen" if all(seen.values()) else "partly seen" if any(seen.values()) else "not seen"
+        missing = [what for what, is_so in seen.items() if not is_so]
+        summary = _summary(students, coder, main) + (f" Not seen: {'; '.join(missing)}." if missing else "")
+        return Finding(verdict, summary, _rows(students, coder, main), _drawings(students, numbers), NOTES)
 
 
 NOTES = (
-    "Errors are squared, summed over the width, mean over held-out tokens. The ratio to the autoencoder depends on how "
-    "many latents each may use; the comparison at equal L0 stands below.",
+    "Errors are squared, summed over the width, mean over held-out tokens. In the figure and the table, latents of one "
+    "type alone means that those of the other are held at their means.",
+    "A student's error and an autoencoder's can be compared only where both use as many latents: the error at the "
+    "autoencoder's L0 is read off the students' errors and L0 along the sweep, on logarithmic axes.",
+    "Figure 5's autoencoder has a coefficient of its own, chosen so that its latents fire about as often as the "
+    "report's.",
 )
+
+
+def _seen(students: dict[float, Any], coder: Any, main: float) -> dict[str, bool]:
+    """Tells which parts of the claim are so."""
+    low, high = min(students), max(students)
+    first, last, equal = students[low], students[high], _at_equal_l0(students, coder)
+    n_live, n_sparse = coder["n_live"], students[main]["n_sparse_live"]
+    return {
+        "the error rises with the coefficient": first["full"]["squared_error"] < last["full"]["squared_error"],
+        "simulators do most of the work": first["simulators"]["squared_error"] > first["sparse"]["squared_error"],
+        "simulators vanish": last["n_simulators"] < 0.25 * first["n_simulators"],
+        "sparse latents do best at a coefficient in between": low < _best(students) < high,
+        "latents die as the coefficient grows": last["n_dead"] > first["n_dead"],
+        "the student is worse than the autoencoder even at the lowest coefficient": first["full"]["squared_error"]
+        > coder["squared_error"],
+        "the student is worse than the autoencoder at its L0": equal is not None and equal > coder["squared_error"],
+        "about as many live autoencoder latents as live sparse ones": 0.5 * n_live < n_sparse < 2 * n_live,
+    }
+
+
+def _at_equal_l0(students: dict[float, Any], coder: Any) -> float | None:
+    """Returns the students' error at the autoencoder's number of active latents."""
+    return read_off([(part["l0"], part["full"]["squared_error"]) for part in students.values()], coder["l0"])
+
+
+def _over(error: float | None, coder: Any) -> str:
+    return "-" if error is None else f"{error / coder['squared_error']:.2f}"
 
 
 def _summary(students: dict[float, Any], coder: Any, main: float) -> str:
     low, high = min(students), max(students)
-    first, last = students[low], students[high]
-    without = {kind: first[kind]["squared_error"] for kind in ("simulators", "sparse")}
-    ratio = first["full"]["squared_error"] / coder["squared_error"]
+    first, last, best = students[low], students[high], _best(students)
+    error = {name: number(first[name]["squared_error"]) for name in ("full", "simulators", "sparse")}
     return (
-        f"From coefficient {low:g} to {high:g} the error goes from {first['full']['squared_error']:.3g} to "
-        f"{last['full']['squared_error']:.3g} and the simulators from "
-        f"{share(first['n_simulators'], first['n_latents'])} to {share(last['n_simulators'], last['n_latents'])}. "
-        f"At the lowest coefficient the error is {without['simulators']:.3g} without simulators and "
-        f"{without['sparse']:.3g} without sparse latents; sparse latents alone do best at {_best(students):g}. There "
-        f"the dead are {share(students[_best(students)]['n_dead'], first['n_latents'])}, at the highest coefficient "
-        f"{share(last['n_dead'], first['n_latents'])}. The error at the lowest coefficient is {ratio:.2f} times the "
-        f"autoencoder's, with {first['l0']:.0f} active latents a token against {coder['l0']:.0f}; the autoencoder has "
-        f"{coder['n_live']:,} live latents, the student at {main:g} has "
-        f"{students[main]['n_sparse_live']:,} live sparse ones."
+        f"From coefficient {low:g} to {high:g} the error goes from {error['full']} to "
+        f"{number(last['full']['squared_error'])} and the simulators from "
+        f"{share(first['n_simulators'], first['n_latents'])} of the latents to "
+        f"{share(last['n_simulators'], last['n_latents'])}. At the lowest coefficient the error is "
+        f"{error['simulators']} if only the sparse latents work and {error['sparse']} if only the simulators do. "
+        f"Sparse latents alone do best at {best:g}, where {share(students[best]['n_dead'], first['n_latents'])} of the "
+        f"latents are dead; at {high:g} it is {share(last['n_dead'], first['n_latents'])}. At the lowest coefficient "
+        f"the student's error is {_over(first['full']['squared_error'], coder)} times the autoencoder's, but with "
+        f"{first['l0']:.0f} active latents a token against {coder['l0']:.0f}; at the autoencoder's number it would be "
+        f"{_over(_at_equal_l0(students, coder), coder)} times. The autoencoder has {coder['n_live']:,} live latents, "
+        f"the student at {main:g} {students[main]['n_sparse_live']:,} live sparse ones."
     )
 
 
@@ -97,8 +125,8 @@ def _drawings(students: dict[float, Any], numbers: Numbers) -> dict[str, Drawing
     return {
         "figure-05-errors": Drawing(
             lambda: figures.ablated_errors(errors, coder),
-            "Figure 5, top: squared error per token, full and with each type of latents held at its means; the "
-            "autoencoder has no coefficient of this kind and is drawn as a level.",
+            "Figure 5, top: squared error per token, with all latents and with those of one type alone, the others "
+            "held at their means. The autoencoder has one coefficient of its own and is drawn as a level.",
         ),
         "figure-05-types": Drawing(
             lambda: figures.type_shares(types), "Figure 5, bottom: simulators and dead latents."
@@ -148,23 +176,25 @@ def _types(part: Numbers) -> LatentTypes:
 
 def _rows(students: dict[float, Any], coder: Any, main: float) -> tuple[Compared, ...]:
     first, low = students[min(students)], min(students)
-    ratio = first["full"]["squared_error"] / coder["squared_error"]
 
     def first_100(part: Any) -> str:
         found = part["frequencies"]
         return f"{found['never']}, {found['above_1']}, {found['above_10']}, {found['max']:.1%}"
 
     return (
+        Compared("coefficients of the sweep", "0.1 to 2", ", ".join(f"{c:g}" for c in students)),
         Compared(f"error at the lowest coefficient ({low:g})", "3.3038", number(first["full"]["squared_error"])),
         Compared("error of the autoencoder", "1.0808", number(coder["squared_error"])),
-        Compared("their ratio", "3.06", f"{ratio:.2f}"),
+        Compared("their ratio", "3.06", _over(first["full"]["squared_error"], coder)),
+        Compared("their L0", "-", f"{first['l0']:.0f}, {coder['l0']:.0f}"),
+        Compared("ratio at the autoencoder's L0", "-", _over(_at_equal_l0(students, coder), coder)),
         Compared(
-            "error without simulators, lowest coefficient", "much higher", number(first["simulators"]["squared_error"])
+            "error of the sparse latents alone, lowest coefficient",
+            "much higher",
+            number(first["simulators"]["squared_error"]),
         ),
-        Compared(
-            "error without sparse latents, lowest coefficient", "less so", number(first["sparse"]["squared_error"])
-        ),
-        Compared("sparse latents alone are best at", "0.5 to 1.0", f"{_best(students):g}"),
+        Compared("error of the simulators alone, lowest coefficient", "-", number(first["sparse"]["squared_error"])),
+        Compared("coefficient at which the sparse latents alone do best", "0.5 to 1.0", f"{_best(students):g}"),
         Compared(
             "simulators along the sweep",
             "fall",
@@ -174,7 +204,6 @@ def _rows(students: dict[float, Any], coder: Any, main: float) -> tuple[Compared
             "dead along the sweep", "rise", ", ".join(share(p["n_dead"], p["n_latents"]) for p in students.values())
         ),
         Compared("L0 along the sweep", "-", ", ".join(f"{part['l0']:.0f}" for part in students.values())),
-        Compared("L0 of the autoencoder", "-", number(coder["l0"], ".1f")),
         Compared(
             f"live autoencoder latents; live sparse ones of the student at {main:g}",
             "about equal",

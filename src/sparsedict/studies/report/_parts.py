@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from sparsedict.studies._places import mlp
 THRESHOLD = 0.8
 """The report's: a latent whose decoder cosine exceeds it is a simulator."""
 AUXK = AuxK(idle_tokens=100_000)
+ROUNDED = 0.014
+"""Of the output's standard deviation: below it the square-root penalty is no steeper, for the slope at zero kills."""
 
 
 def student(bench: Bench, layer: int, coefficient: float | None = None, *, warm: Order | None = None) -> Order:
@@ -28,12 +31,13 @@ def student(bench: Bench, layer: int, coefficient: float | None = None, *, warm:
 
 
 def autoencoder(bench: Bench, layer: int) -> Order:
-    """Orders the report's autoencoder of one layer: ReLU under the square-root penalty."""
-    c = bench.setting.autoencoder_coefficient
+    """Orders the report's autoencoder of one layer: ReLU under the square-root penalty, started from tokens."""
+    variance = bench.variance(mlp(layer))
     # The square root grows with half the power of its argument, the squared error with twice it.
-    scale = (bench.variance(mlp(layer)) / bench.variance(mlp(bench.layer))) ** 0.75
-    penalty = Sqrt(float(f"{c * scale:.4g}"))
-    return Order(mlp(layer), bench.width(layer), bench.setting.report, (penalty,), "autoencoder")
+    c = bench.setting.autoencoder_coefficient * (variance / bench.variance(mlp(bench.layer))) ** 0.75
+    penalty = Sqrt(float(f"{c:.4g}"), eps=float(f"{ROUNDED * variance**0.5:.2g}"))
+    training = replace(bench.setting.report, start="data")
+    return Order(mlp(layer), bench.width(layer), training, (penalty,), "autoencoder")
 
 
 def modern(bench: Bench, site: str, n_latents: int, activation: Activation | None = None, **options: Any) -> Order:
@@ -106,9 +110,9 @@ def mean_sd(values: Tensor) -> tuple[float | None, float | None]:
     return float(values.mean()), float(values.std()) if len(values) > 1 else None
 
 
-def number(value: float | None, form: str = ".3g") -> str:
+def number(value: float | None, form: str = "#.3g") -> str:
     """Formats a number that may be missing."""
-    return "-" if value is None else format(value, form)
+    return "-" if value is None else format(value, form).removesuffix(".")
 
 
 def share(part: float | None, whole: float) -> str:

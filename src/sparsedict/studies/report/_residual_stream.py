@@ -74,14 +74,17 @@ def _summary(numbers: Numbers) -> str:
     last, n_last = numbers["layers"][-1], sum(ages.values())
     before = ", ".join(f"{_present(pair):.0%} (layer {name})" for name, pair in pairs.items())
     born = ", ".join(f"{n / n_last:.0%} to layer {layer}" for layer, n in ages.items())
-    shares = ", ".join(f"{part['median']:.0%} (layer {layer})" for layer, part in readable.items())
+    shares = ", ".join(f"{part['median']:.1%}" for part in readable.values())
+    most = readable[str(last)]["median"]
+    before_last = [part["median"] / most if most > 0 else 0.0 for part in readable.values()]
     return (
         f"Of a layer's live latents, {before} were there in the layer before: one of its latents has a cosine above "
         f"{PRESENT} with them, as {_null(pairs):.1%} of random directions have, and as "
         f"{_present(numbers['control']):.0%} of layer {last}'s have in a second autoencoder of the same stream. "
         f"Followed backwards as long as there is such a partner, the latents of layer {last} go back: {born}. Without "
         f"asking for the same direction: of the variance of layer {last}'s latents, in the middle, a linear map reads "
-        f"{shares} from the stream after each layer."
+        f"{shares} from the stream after layers {', '.join(readable)}, so that {before_last[0]:.0%} of what can be "
+        "read so is there after the first layer, and the rest comes bit by bit."
     )
 
 

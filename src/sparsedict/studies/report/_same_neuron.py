@@ -49,8 +49,11 @@ class SameNeuron(Study):
         alive = types.simulators & ~firing.dead.mask
         if bool(alive.any()):
             found["n_agreeing"] = 0 if match.agrees is None else int(match.agrees[types.simulators].sum())
-            found |= _cosines(bench.dictionary(order), neurons, match, alive, bench.held_out(order.site).inputs)
-            found |= _correlations(bench.dictionary(order), neurons, match, alive, bench.held_out(order.site))
+            dictionary, held = bench.dictionary(order), bench.held_out(order.site)
+            cosine = match.encoder_cosine_of_decoder_match
+            found["encoder_mean"] = None if cosine is None else mean_sd(cosine[alive])[0]
+            found["encoder_mean_by_inputs"] = cosine_by_inputs(dictionary, neurons, match, alive, held.inputs)
+            found |= _correlations(dictionary, neurons, match, alive, held)
         return found
 
     def found(self, numbers: Numbers) -> Finding:
@@ -58,13 +61,17 @@ class SameNeuron(Study):
             return Finding("not seen", "The student has no simulator that fires.", (), _heat_maps(numbers))
         agrees = numbers["n_agreeing"] > 0.9 * numbers["n_simulators"]
         high = numbers["correlation_median"] > HIGH
-        verdict = "seen" if agrees and high else "partly seen" if agrees or high else "not seen"
+        modest = (numbers["encoder_mean"] or 0.0) < MODEST
+        seen = sum((agrees, high, modest))
+        verdict = "seen" if seen == 3 else "partly seen" if seen else "not seen"
         drawings = {**_heat_maps(numbers), "figure-08-scatter": _scatter(numbers["first"])}
         return Finding(verdict, _summary(numbers), _rows(numbers), drawings, NOTES)
 
 
 HIGH = 0.97
 """A correlation that counts as near the report's."""
+MODEST = 0.5
+"""An encoder's cosine that counts as modest."""
 
 
 def _summary(numbers: Numbers) -> str:
@@ -72,10 +79,20 @@ def _summary(numbers: Numbers) -> str:
         f"At the lowest coefficient of the sweep ({numbers['coefficient']:g}), for "
         f"{share(numbers['n_agreeing'], numbers['n_simulators'])} of {numbers['n_simulators']:,} simulators "
         "encoder and decoder are nearest to the same neuron. The first one's correlation with its neuron is "
-        f"{numbers['first']['correlation']:.4f}, the middle one's {numbers['correlation_median']:.4f}; the encoder's "
-        f"cosine is {number(numbers['encoder_mean'])} on average, and "
-        f"{number(numbers['encoder_mean_by_inputs'])} if each direction counts by how much the inputs vary along it."
+        f"{numbers['first']['correlation']:.4f}, the middle one's {numbers['correlation_median']:.4f}, and a quarter "
+        f"of them have more than {_quantile(numbers, 0.75):.4f}. The encoder's cosine is "
+        f"{number(numbers['encoder_mean'])} on average, and {number(numbers['encoder_mean_by_inputs'])} if each "
+        "direction counts by how much the inputs vary along it"
+        + (
+            "."
+            if (numbers["encoder_mean"] or 0.0) < MODEST
+            else ": that it is modest is not seen in this model, for which see below."
+        )
     )
+
+
+def _quantile(numbers: Numbers, q: float) -> float:
+    return float(torch.tensor(numbers["correlation"]).quantile(q))
 
 
 def _rows(numbers: Numbers) -> tuple[Compared, ...]:
@@ -86,7 +103,11 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
             "encoder's nearest neuron is the decoder's", "yes", share(numbers["n_agreeing"], numbers["n_simulators"])
         ),
         Compared("correlation of the first simulator", "0.98865", f"{first['correlation']:.5f}"),
-        Compared("correlation of all simulators, median", "-", number(numbers["correlation_median"], ".4f")),
+        Compared(
+            "correlation of all simulators: quarter, middle, three quarters",
+            "-",
+            ", ".join(f"{_quantile(numbers, q):.4f}" for q in (0.25, 0.5, 0.75)),
+        ),
         Compared(f"simulators with a correlation above {HIGH}", "-", share(near, len(correlations))),
         Compared("encoder cosine of all simulators, mean", "0.1538", number(numbers["encoder_mean"])),
         Compared(
@@ -141,17 +162,14 @@ def _maps(dictionary: Dictionary, neurons: Neurons, match: NeuronMatch) -> dict[
 
 
 @torch.no_grad()
-def _cosines(
+def cosine_by_inputs(
     dictionary: Dictionary, neurons: Neurons, match: NeuronMatch, alive: Tensor, inputs: Tensor
-) -> dict[str, float | None]:
-    """Returns the mean encoder cosine of simulators, plain and with directions weighed by the inputs' spread."""
-    ours, theirs = dictionary.encoder[alive], neurons.encoder[match.decoder_neuron[alive]]
+) -> float | None:
+    """Returns the simulators' mean encoder cosine with directions weighed by the inputs' spread."""
     variances, axes = torch.linalg.eigh(torch.cov(inputs.float().T))
     root = axes * variances.clamp_min(0).sqrt()
-    return {
-        "encoder_mean": mean_sd(cosine_similarity(ours, theirs, dim=-1))[0],
-        "encoder_mean_by_inputs": mean_sd(cosine_similarity(ours @ root, theirs @ root, dim=-1))[0],
-    }
+    ours, theirs = dictionary.encoder[alive], neurons.encoder[match.decoder_neuron[alive]]
+    return mean_sd(cosine_similarity(ours @ root, theirs @ root, dim=-1))[0]
 
 
 @torch.no_grad()

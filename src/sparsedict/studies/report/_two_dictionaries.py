@@ -67,20 +67,33 @@ def _summary(numbers: Numbers) -> str:
     ours, theirs = (numbers["of"][kind] for kind in KINDS)
     return (
         f"{share(ours['n_shared'], ours['n'])} of the distiller's live latents have a partner in the autoencoder "
-        f"(decoder cosine above {SHARED}), {share(theirs['n_shared'], theirs['n'])} the other way; "
-        f"{share(numbers['n_control'], ours['n'])} have one in a distiller of half the width. "
-        f"{_told('the distiller', ours)} {_told('the autoencoder', theirs)}"
+        f"(decoder cosine above {SHARED}), {share(theirs['n_shared'], theirs['n'])} the other way. "
+        f"{share(numbers['n_control'], ours['n'])} have one in a second distiller, of half the width: the two kinds "
+        f"share {_alike(ours['n_shared'], numbers['n_control'])} two distillers do. {_told('the distiller', ours)} "
+        f"{_told('the autoencoder', theirs)}"
+    )
+
+
+def _alike(n_shared: int, n_control: int) -> str:
+    ratio = n_shared / n_control if n_control else 1.0
+    return (
+        "far less than"
+        if ratio < 0.5
+        else "less than"
+        if ratio < 0.9
+        else "about as much as"
+        if ratio < 1.1
+        else ("more than")
     )
 
 
 def _told(name: str, part: Numbers) -> str:
     own, shared = part["own"], part["shared"]
     return (
-        f"What only {name} has fires on {number(own['frequency'], '.2%')} of the tokens in the middle, with a cosine "
-        f"of {number(own['neuron_cosine'], '.2f')} with the nearest neuron, and "
-        f"{share(own['n_simulators'], own['n'])} are simulators; what it shares fires on "
-        f"{number(shared['frequency'], '.2%')}, with a cosine of "
-        f"{number(shared['neuron_cosine'], '.2f')}, and {share(shared['n_simulators'], shared['n'])} are."
+        f"What {name} alone has, against what it shares: {share(own['n_simulators'], own['n'])} simulators against "
+        f"{share(shared['n_simulators'], shared['n'])}, a median cosine of {number(own['neuron_cosine'], '.2f')} "
+        f"against {number(shared['neuron_cosine'], '.2f')} with the nearest neuron, a median firing frequency of "
+        f"{number(own['frequency'], '.2%')} against {number(shared['frequency'], '.2%')}."
     )
 
 

@@ -16,8 +16,11 @@ from sparsedict.studies._order import Order
 from sparsedict.studies._places import mlp
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
 from sparsedict.studies.report._parts import AUXK, counts, number, share, typed
+from sparsedict.studies.report._reading import LEAST_EXAMPLES, examples_of, token_share
 
 SHARED = 0.7
+N_READ = 200
+"""Live latents whose examples are looked at."""
 
 
 class WiderStudents(Study):
@@ -60,6 +63,7 @@ class WiderStudents(Study):
                 "n_before": None if before is None else len(before),
                 "n_new": None if before is None else len(rows) - _n_shared(rows, before),
                 "n_live": len(rows),
+                **_token_shares(bench, order, ~firing.dead.mask),
             }
             before = rows
         return found
@@ -72,6 +76,8 @@ class WiderStudents(Study):
 NOTES = (
     "All with as many tokens: a wide student sees few of them for each latent. Dead are those that never fire on the "
     "held-out tokens.",
+    f"The share of examples on one token is the mean over the first {N_READ} live latents of each, without those that "
+    f"have fewer than {LEAST_EXAMPLES} examples; see the first 50 latents, above.",
 )
 
 
@@ -85,7 +91,9 @@ def _summary(of: dict[int, Numbers], numbers: Numbers) -> str:
         f"{large['n_sparse_live']:,}, their median frequency from {number(small['frequency_sparse'], '.2%')} to "
         f"{number(large['frequency_sparse'], '.2%')}, simulators from {small['n_simulators']:,} to "
         f"{large['n_simulators']:,}. {share(large['n_kept'], large['n_before'])} of the next smaller one's live "
-        f"latents are found again, and {share(large['n_new'], large['n_live'])} of the largest one's are new."
+        f"latents are found again, and {share(large['n_new'], large['n_live'])} of the largest one's are new. Nobody "
+        "has rated them; of the strongest examples of a latent, "
+        f"{', '.join(number(part['token_share'], '.0%') for part in of.values())} fall on one and the same token."
     )
 
 
@@ -106,6 +114,8 @@ def _rows(of: dict[int, Numbers]) -> tuple[Compared, ...]:
         row("live sparse latents", "n_sparse_live", ","),
         row("median frequency of sparse latents", "frequency_sparse", ".3%"),
         shares("dead", "n_dead", "n_latents"),
+        row("strongest examples on one token, mean", "token_share", ".1%"),
+        row("latents of which this is the mean", "n_read", ","),
         shares(f"latents of the smaller one that the next has too (cosine above {SHARED})", "n_kept", "n_before"),
         shares("latents that the smaller one doesn't have", "n_new", "n_live"),
     )
@@ -133,6 +143,13 @@ def _drawings(of: dict[int, Numbers], k: int) -> dict[str, Drawing]:
             f"Their error, at {k} active latents per token and equal tokens.",
         ),
     }
+
+
+def _token_shares(bench: Bench, order: Order, alive: torch.Tensor) -> Numbers:
+    """Returns how far single tokens explain the first live latents."""
+    found = examples_of(bench, order, alive.nonzero().flatten()[:N_READ].tolist())
+    known = [part for part in map(token_share, found.values()) if part is not None]
+    return {"token_share": sum(known) / len(known) if known else None, "n_read": len(known)}
 
 
 def _n_shared(rows: torch.Tensor, others: torch.Tensor) -> int:
