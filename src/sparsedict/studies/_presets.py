@@ -33,7 +33,7 @@ QUICK = replace(
     n_loss_tokens=2_048,
     expansions=(4, 16),
     report=replace(STANDARD.report, n_tokens=100_000, lr=1e-2, start="data"),
-    modern=replace(STANDARD.modern, n_tokens=80_000, batch_size=512),
+    modern=replace(STANDARD.modern, n_tokens=80_000),
     wide=replace(STANDARD.wide, n_tokens=40_000, batch_size=512),
     coefficient=0.1,
     coefficients=(0.1, 0.4, 1.6, 6.4),
