@@ -104,12 +104,12 @@ def shared_latents(match: DictionaryMatch, names: tuple[str, str], *, ax: Axes |
     ax = own_axes(ax)
     low = min(0.0, *(float(t.min()) for t in (match.cosine_a, match.cosine_b, match.null_a)))
     edges = np.linspace(low, 1.0, N_BINS + 1)
-    for name, cosines, colour in zip(
-        names, (match.cosine_a, match.cosine_b), (Palette.DISTILLER, Palette.AUTOENCODER), strict=True
-    ):
+    of = (match.cosine_a, match.cosine_b)
+    for name, cosines, colour, style in zip(names, of, (Palette.DISTILLER, Palette.AUTOENCODER), "-:", strict=True):
         counts, _ = np.histogram(cosines.detach().cpu().numpy(), edges)
-        ax.stairs(counts, edges, color=colour, fill=True, alpha=0.45, label=f"{name} ({len(cosines):,})")
-        ax.stairs(counts, edges, color=colour, linewidth=0.9)
+        # The two often coincide, for near is near from both sides: filled, they would be one grey.
+        label = f"{name} ({len(cosines):,})"
+        ax.stairs(counts, edges, color=colour, linewidth=1.4, linestyle=style, label=label)
     counts, _ = np.histogram(match.null_a.detach().cpu().numpy(), edges)
     ax.stairs(counts, edges, color=Palette.NULL, linewidth=0.9, label="random directions")
     ax.set_xlim(low, 1.0)

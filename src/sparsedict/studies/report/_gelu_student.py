@@ -57,11 +57,12 @@ class Variant:
     weight_decay: float = 0.0
 
 
-GELUS, DECAYED = GELU(), "GELU, weight decay"
+GELUS = GELU()
+ABSOLUTE, DECAYED = "GELU, absolute", "GELU, weight decay"
 VARIANTS = {
     "ReLU": Variant(ReLU(), L1),
     "GELU": Variant(GELUS),
-    "GELU, absolute": Variant(GELUS, L1),
+    ABSOLUTE: Variant(GELUS, L1),
     DECAYED: Variant(GELUS, weight_decay=0.01),
     "ReLU, short rows": Variant(ReLU(), L1, short=True),
     "GELU, short rows": Variant(GELUS, short=True),
@@ -153,18 +154,16 @@ def _summary(numbers: Numbers) -> str:
 
     def told(name: str) -> str:
         part = students[name]
-        return (
-            f"{share(part['n_simulators'], part['n_latents'])} of the {name.partition(',')[0]} latents are simulators "
-            f"({share(_n_live_simulators(part), _n_live(part))} of the live ones)"
-        )
+        of_live = share(_n_live_simulators(part), _n_live(part))
+        return f"{share(part['n_simulators'], part['n_latents'])} ({of_live} of the live ones)"
 
     return (
-        f"With rows of norm 1 at most, {told('ReLU')} and {told('GELU')}; with rows of {numbers['bound']:g} at most, a "
-        f"third of the neurons' median norm of {numbers['neuron_norm']:.2f}, {told('ReLU, short rows')} and "
-        f"{told('GELU, short rows')}. The latents that aren't simulators are mostly "
-        f"{'dead' if _others_die(students['GELU']) else 'alive'} with GELU and "
-        f"{'dead' if _others_die(students['ReLU']) else 'alive'} with ReLU. If the penalty takes absolute values, "
-        f"{share(students['GELU, absolute']['n_simulators'], students['GELU, absolute']['n_latents'])} of the GELU "
+        f"Of the latents {told('ReLU')} are simulators with ReLU and {told('GELU')} with GELU, where decoder rows have "
+        f"a norm of 1 at most. Where it is {numbers['bound']:g} at most, a third of the neurons' median norm of "
+        f"{numbers['neuron_norm']:.2f}, they are {told('ReLU, short rows')} and {told('GELU, short rows')}. Of the "
+        f"latents that aren't simulators, {_others_dead(students['ReLU'])} are dead with ReLU and "
+        f"{_others_dead(students['GELU'])} with GELU, at a norm of 1. If the penalty takes absolute values, "
+        f"{share(students[ABSOLUTE]['n_simulators'], students[ABSOLUTE]['n_latents'])} of the GELU "
         f"latents are simulators. {_of_clusters(students)}"
     )
 
@@ -192,25 +191,30 @@ def _n_live_simulators(part: Numbers) -> int:
     return _n_live(part) - part["n_sparse_live"]
 
 
-def _others_die(part: Numbers) -> bool:
+def _others_dead(part: Numbers) -> str:
     n_others = part["n_latents"] - part["n_simulators"]
-    return part["n_sparse_live"] < 0.5 * n_others
+    return share(n_others - part["n_sparse_live"], n_others)
 
 
 def _rows(numbers: Numbers) -> tuple[Compared, ...]:
     students = numbers["students"]
 
-    def each(what: str, told: Any, reports: dict[str, str]) -> list[Compared]:
-        return [Compared(f"{what}, {name}", reports.get(name, "-"), told(part)) for name, part in students.items()]
+    def told(part: Numbers) -> str:
+        shares = (part["n_simulators"], part["n_latents"]), (_n_live_simulators(part), _n_live(part))
+        dead = share(part["n_dead"], part["n_latents"])
+        return f"{', '.join(share(*of) for of in shares)}, {dead}, {number(part['fvu'])}"
 
+    reported = {"ReLU": "29 %", "GELU": "70 %, others almost dead"}
+    sizes = {"GELU": "2 or 3 for most"}
     return (
-        *each(
-            "simulators", lambda part: share(part["n_simulators"], part["n_latents"]), {"ReLU": "29 %", DECAYED: "70 %"}
+        *(
+            Compared(f"{name}: simulators, among live latents, dead, FVU", reported.get(name, "-"), told(part))
+            for name, part in students.items()
         ),
-        *each("simulators among live latents", lambda part: share(_n_live_simulators(part), _n_live(part)), {}),
-        *each("dead", lambda part: share(part["n_dead"], part["n_latents"]), {DECAYED: "almost all others"}),
-        *each("neurons with so many simulators", _told_sizes, {DECAYED: "two or three"}),
-        *each("variance unexplained (FVU)", lambda part: number(part["fvu"]), {}),
+        *(
+            Compared(f"{name}: neurons with 1, 2, ... simulators", sizes.get(name, "-"), _told_sizes(part))
+            for name, part in students.items()
+        ),
     )
 
 
@@ -223,7 +227,7 @@ def _drawings(students: dict[str, Any]) -> dict[str, Drawing]:
             f"Figure 11: decoder cosines of the student with most simulators: {name}.",
         ),
         "figure-11-clusters": Drawing(
-            lambda: figures.cluster_sizes({n: _sizes(part) for n, part in students.items()}),
+            lambda: figures.cluster_sizes({n: _sizes(p) for n, p in students.items() if n != ABSOLUTE}),
             "How many simulators each neuron has.",
         ),
     }
@@ -234,7 +238,8 @@ def _sizes(part: dict[str, Any]) -> dict[int, int]:
 
 
 def _told_sizes(part: dict[str, Any]) -> str:
-    return ", ".join(f"{size}: {n}" for size, n in _sizes(part).items() if size) or "none"
+    sizes = {size: n for size, n in _sizes(part).items() if size}
+    return ", ".join(str(sizes.get(size, 0)) for size in range(1, max(sizes) + 1)) if sizes else "none"
 
 
 def _several(part: dict[str, Any]) -> float:

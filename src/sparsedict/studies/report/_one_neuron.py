@@ -93,13 +93,24 @@ def _summary(runs: Numbers, n_steps: int) -> str:
     free, at_report = runs["norm free"], runs["norm held at 1"]
     return (
         f"After {n_steps:,} steps the encoder's cosine is {_each(ends['encoder'])} with the norm held at 1, at most 1, "
-        f"and free; the decoder's is {_each(ends['decoder'])}. With the norm free the encoder's is above {CONVERGED:g} "
-        f"after {_step(_converged(free, 'encoder'))} steps for the first time, the decoder's after "
-        f"{_step(_converged(free, 'decoder'))}; both go on wavering, for a constant rate of Adam leaves noise. "
+        f"and free; the decoder's is {_each(ends['decoder'])}. With the norm free, {_first(free)}; both waver, for a "
+        "constant rate of Adam leaves noise. "
         f"{_what_helps(runs)} At the report's values the activations' correlation with the neuron's is "
         f"{at_report['correlation']:.2f}: with even inputs, an encoder that is off is a latent that is off. "
         f"{_as_reported(runs)}"
     )
+
+
+def _first(run: Numbers) -> str:
+    """Says when decoder and encoder were near the true rows for the first time."""
+    steps = {side: _converged(run, side) for side in ("decoder", "encoder")}
+    told = [
+        f"the {side}'s is never above {CONVERGED:g}"
+        if step is None
+        else f"the {side}'s first exceeds {CONVERGED:g} at step {step:,}"
+        for side, step in steps.items()
+    ]
+    return " and ".join(told)
 
 
 def _what_helps(runs: Numbers) -> str:
@@ -176,7 +187,7 @@ def _sweep(runs: Numbers, field: str) -> Drawing:
         name: Curve(x, [_at(runs, field, value)[key] for value in values], colour)
         for name, (key, colour) in keys.items()
     }
-    scale, names = ("linear", None) if linear else ("log", {NOUGHT: "0"})
+    scale, names = "linear" if linear else "log", {NOUGHT: "0"} if 0.0 in values and not linear else None
     return Drawing(
         lambda: figures.curves(drawn, WORDS[field], "cosine or correlation", x_scale=scale, x_names=names),
         f"Norm held at 1, at the end, by {WORDS[field]}: cosines with the true rows, and the activations' correlation "

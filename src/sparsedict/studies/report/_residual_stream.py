@@ -92,7 +92,10 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
     ages, last = numbers["ages"], numbers["layers"][-1]
     n_last = sum(ages.values())
     return (
-        *(Compared(f"there before, layer {n}", "gradually", f"{_present(p):.1%}") for n, p in numbers["pairs"].items()),
+        *(
+            Compared(f"latents with a partner in the layer before, {n}", "gradually", f"{_present(p):.1%}")
+            for n, p in numbers["pairs"].items()
+        ),
         Compared("the same of random directions, at most", "-", f"{_null(numbers['pairs']):.1%}"),
         *(
             Compared(f"cosine with the nearest of the layer before, median, layer {n}", "-", f"{_middle(p):.2f}")

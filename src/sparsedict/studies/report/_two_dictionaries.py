@@ -105,15 +105,14 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
         Compared("control: the distiller's latents found again by one of half the width", "-", control),
     ]
     for kind in KINDS:
-        for which in ("shared", "own"):
-            part = of[kind][which]
-            told = {
-                f"{which} latents": share(part["n"], of[kind]["n"]),
-                f"simulators among its {which} latents": share(part["n_simulators"], part["n"]),
-                f"median frequency of its {which} latents": number(part["frequency"], ".2%"),
-                f"cosine of its {which} latents with a neuron, median": number(part["neuron_cosine"]),
-            }
-            rows += [Compared(f"{kind}: {what}", "-", here) for what, here in told.items()]
+        shared, own, n = of[kind]["shared"], of[kind]["own"], of[kind]["n"]
+        told = {
+            "latents": [share(part["n"], n) for part in (shared, own)],
+            "simulators": [share(part["n_simulators"], part["n"]) for part in (shared, own)],
+            "median frequency": [number(part["frequency"], ".2%") for part in (shared, own)],
+            "cosine with the nearest neuron, median": [number(part["neuron_cosine"]) for part in (shared, own)],
+        }
+        rows += [Compared(f"{kind}: {what}, shared / its own", "-", " / ".join(here)) for what, here in told.items()]
     return tuple(rows)
 
 

@@ -121,7 +121,7 @@ def _rows(plain: Numbers, flat: Numbers) -> tuple[Compared, ...]:
         both("simulators' decoder cosine, mean", "above 0.9", "decoder_mean"),
         both("simulators' encoder cosine, mean", "0.1538", "encoder_mean"),
         both("simulators' encoder cosine, standard deviation", "0.0475", "encoder_sd"),
-        both("the same, directions weighed by how much the inputs vary, mean", "-", "encoder_mean_by_inputs"),
+        both("encoder cosine, directions weighed by how much the inputs vary, mean", "-", "encoder_mean_by_inputs"),
         both("correlation with the neuron, median", "0.98865 (one)", "correlation_median", ".4f"),
         both("encoder's nearest neuron is the decoder's", "yes", "agreeing", ".1%"),
     )

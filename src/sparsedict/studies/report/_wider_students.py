@@ -92,8 +92,9 @@ def _summary(of: dict[int, Numbers], numbers: Numbers) -> str:
         f"{number(large['frequency_sparse'], '.2%')}, simulators from {small['n_simulators']:,} to "
         f"{large['n_simulators']:,}. {share(large['n_kept'], large['n_before'])} of the next smaller one's live "
         f"latents are found again, and {share(large['n_new'], large['n_live'])} of the largest one's are new. Nobody "
-        "has rated them; of the strongest examples of a latent, "
-        f"{', '.join(number(part['token_share'], '.0%') for part in of.values())} fall on one and the same token."
+        "has rated them. Of a latent's strongest examples, "
+        f"{', '.join(number(part['token_share'], '.0%') for part in of.values())} fall on one and the same token at "
+        f"{', '.join(map(str, of))} latents for each neuron."
     )
 
 
