@@ -48,6 +48,8 @@ sphinx_gallery_conf = {
     "examples_dirs": ["../examples/report"],
     "gallery_dirs": ["gallery"],
     "filename_pattern": "plot_",
+    # As on the page of a replication.
+    "within_subsection_order": "FileNameSortKey",
     "image_scrapers": (_scrape,),
     "capture_repr": (),
     "download_all_examples": False,

@@ -13,7 +13,7 @@ found = studies.L1Sweep().run(bench)
 print(found)
 
 # %%
-# Top: the error as it is, and with each type of latents held at its means.
+# Top: the error with all latents, and with those of one type alone, the others held at their means.
 ax = found.draw("figure-05-errors")
 
 # %%

@@ -18,3 +18,7 @@ ax = found.draw("figure-07-encoder")
 # %%
 # The same for decoder rows.
 ax = found.draw("figure-07-decoder")
+
+# %%
+# Figure 8: the first simulator's activation against its neuron's.
+ax = found.draw("figure-08-scatter")

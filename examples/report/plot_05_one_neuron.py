@@ -3,8 +3,7 @@ Figures 9 and 10: a toy of one neuron
 =====================================
 
 Why is an encoder row harder to learn than a decoder row? A student of a single neuron, with its decoder's norm held
-at 1 and free, and swept over batch size, learning rate, width, weight decay, and how unevenly the
-input varies.
+at 1 and free, and swept over batch size, learning rate, width, weight decay, and how unevenly the input varies.
 """
 
 from sparsedict import studies
@@ -22,12 +21,20 @@ ax = found.draw("figure-09-norm-held")
 ax = found.draw("figure-10-norm-free")
 
 # %%
+# What keeps the encoder off: by inputs per step.
+ax = found.draw("toy-batch-size")
+
+# %%
 # By learning rate.
 ax = found.draw("toy-lr")
 
 # %%
 # By width of the input.
 ax = found.draw("toy-d")
+
+# %%
+# By weight decay, which a comment on the report supposed to help.
+ax = found.draw("toy-weight-decay")
 
 # %%
 # By how unevenly the input varies: encoders may be off while activations are right.

@@ -171,3 +171,12 @@ def test_ratings_that_people_add_come_onto_the_page_and_into_the_json(tmp_path: 
     (tmp_path / "ratings.json").write_text("{")
     with pytest.raises(ValueError, match=r"`ratings.json` must be JSON"):
         replicate(bench_of(seed=1), tmp_path, studies=[FirstLatents()], progress=False)
+
+
+def test_the_page_keeps_what_was_measured_before(tmp_path: Path) -> None:
+    replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
+    found = replicate(bench_of(), tmp_path, studies=SOME[1:], progress=False)
+    assert list(found) == ["neuron-simulators", "same-neuron"]
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    for study in SOME:
+        assert html.escape(study.claim) in page

@@ -40,7 +40,7 @@ def replicate(
     Args:
         bench: Where to work. Its dictionaries are kept in the folder.
         path: The folder; it is made where it doesn't exist.
-        studies: Which, in the order of the page.
+        studies: Which; the page also shows those of the report's that were measured in the folder before.
         facts: What else the page is to say of the run, such as the model's name.
         force: Whether to begin anew in a folder that holds another run.
         progress: Whether to say on the standard error stream what is being done.
@@ -56,6 +56,7 @@ def replicate(
     facts = plain({**(facts or {}), "seed": bench.seed, **bench.setting.to_dict()})
     run = _begin(folder, facts, force, [study.given for study in studies if study.given])
     bench.folder = folder / DICTIONARIES
+    studies = _with_known(studies, folder)
     found: dict[str, Finding] = {}
     drawn: dict[str, dict[Path, str]] = {}
     for index, study in enumerate(studies):
@@ -100,6 +101,14 @@ def _begin(folder: Path, facts: Numbers, force: bool, given: Sequence[str]) -> N
     run: Numbers = {"made_by": "sparsedict", "facts": facts, "seconds": {}}
     _write_json(file, run)
     return run
+
+
+def _with_known(studies: Sequence[Study], folder: Path) -> list[Study]:
+    """Adds those that were measured here before, in the order of the page: it is to lose nothing."""
+    asked = {study.name: study for study in studies}
+    order = {study.name: study for study in STUDIES} | asked
+    known = {name for name in order if (folder / NUMBERS / f"{name}.json").is_file()}
+    return [asked.get(name, study) for name, study in order.items() if name in asked or name in known]
 
 
 def _numbers(study: Study, bench: Bench, folder: Path, run: Numbers) -> Numbers:

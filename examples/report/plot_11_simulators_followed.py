@@ -15,3 +15,7 @@ print(found)
 # %%
 # Their fates.
 ax = found.draw("followed-fates")
+
+# %%
+# How often they fire, as long as they live.
+ax = found.draw("followed-frequency")

@@ -23,3 +23,11 @@ ax = found.draw("equal-sparsity-error-topk")
 # %%
 # Loss recovered against active latents.
 ax = found.draw("equal-sparsity-loss-topk")
+
+# %%
+# The same with JumpReLU, against the L0 that it reaches.
+ax = found.draw("equal-sparsity-error-jumprelu")
+
+# %%
+# And its loss recovered.
+ax = found.draw("equal-sparsity-loss-jumprelu")
