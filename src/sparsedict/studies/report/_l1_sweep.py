@@ -62,8 +62,8 @@ NOTES = (
     "type alone means that those of the other are held at their means.",
     "A student's error and an autoencoder's can be compared only where both use as many latents: the error at the "
     "autoencoder's L0 is read off the students' errors and L0 along the sweep, on logarithmic axes.",
-    "Figure 5's autoencoder has a coefficient of its own, chosen so that its latents fire about as often as the "
-    "report's.",
+    "The autoencoder has a coefficient of its own, at which it is sparse; the table says how often its first latents "
+    "fire, and the report's.",
 )
 
 

@@ -128,7 +128,8 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
 
 def _notes(numbers: Numbers) -> tuple[str, ...]:
     return (
-        f"Both under TopK with {numbers['k']} active latents, same width, tokens and seed. Dead latents are left out. "
+        f"Both under TopK with {numbers['k']} active latents, same width, tokens and seed, so that their latents start "
+        "at the same tokens, as do those of the second distiller. Dead latents are left out. "
         "A latent of the one dictionary may be nearest to several of the other.",
     )
 
