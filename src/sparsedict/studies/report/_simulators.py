@@ -95,8 +95,8 @@ def _of_encoders(main: dict[str, Any]) -> str:
     return (
         f"The report's low encoder similarity is not seen in this model: the encoder's cosine is {cosines}. Its MLP "
         f"reads {main['d_in']} numbers that vary in about {main['n_directions']:.0f} directions, so that most of an "
-        "encoder's row matters to what the latent does. A section below shows that the same MLP gives what the report "
-        "saw when its inputs vary in few directions."
+        "encoder's row matters to what the latent does. A section below looks at the same MLP where its inputs vary "
+        "in few directions."
     )
 
 
