@@ -107,7 +107,7 @@ def _summary(numbers: Numbers, plain: Numbers, flat: Numbers) -> str:
 WHY = (
     " Here an encoder row is learned along the directions in which the inputs vary and not along the others, while a "
     "decoder row has no such directions: inputs that vary unevenly are enough for a low encoder cosine, and a "
-    "simulator that has one may read what its neuron reads. Whether the report's model has such inputs isn't known here."
+    "simulator that has one may read what its neuron reads. Whether the report's model has such inputs isn't known."
 )
 
 
