@@ -35,6 +35,48 @@ def test_an_offered_array_is_given_once_and_to_what_it_fits() -> None:
         assert result((3, 4), torch.float32) is None
 
 
+def test_scratch_lies_in_what_was_offered_as_far_as_it_fits() -> None:
+    workspace = Workspace()
+    offered = torch.zeros(100, 4)
+    workspace.offer([offered[:, ::2], offered[50:].T, offered])
+    with workspace.used():
+        first = scratch("a", (10, 3), torch.int16, CPU)
+        second = scratch("b", (9,), torch.bool, CPU)
+        large = scratch("c", (400,), torch.float32, CPU)
+        first.fill_(1)
+        second.fill_(True)
+        large.fill_(2.0)
+        assert first.data_ptr() == offered.data_ptr()
+        assert 60 <= second.data_ptr() - first.data_ptr() < 1600
+        assert scratch("b", (9,), torch.bool, CPU).data_ptr() == second.data_ptr()
+        assert bool((first == 1).all())
+        assert bool(second.all())
+        assert result((100, 4), torch.float32) is offered
+        again = scratch("a", (10, 3), torch.int16, CPU)
+    inside = range(offered.data_ptr(), offered.data_ptr() + 1600)
+    assert again.data_ptr() not in inside
+    assert large.data_ptr() not in inside
+
+
+@pytest.mark.parametrize("offered", [torch.zeros(8, 5).T, torch.zeros(41)[1:], torch.zeros(40, requires_grad=True)])
+def test_scratch_never_lies_where_its_type_or_history_forbids(offered: torch.Tensor) -> None:
+    workspace = Workspace()
+    workspace.offer([offered])
+    with workspace.used():
+        place = scratch("a", (4,), torch.int64, CPU).data_ptr()
+    assert not offered.data_ptr() <= place < offered.data_ptr() + 160
+
+
+def test_own_scratch_of_the_first_pass_alone_is_let_go() -> None:
+    workspace = Workspace()
+    places = []
+    for _ in range(3):
+        with workspace.used():
+            places.append(scratch("a", (2**20,), torch.float32, CPU))
+    assert places[0].data_ptr() != places[1].data_ptr()
+    assert places[1].data_ptr() == places[2].data_ptr()
+
+
 def test_another_thread_does_not_see_it() -> None:
     workspace = Workspace()
     seen = []

@@ -6,10 +6,13 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sparsedict as sd
 from sparsedict.data import SyntheticFeatures
+from sparsedict.kernels import Workspace
 from sparsedict.training import Constant
+from sparsedict.training._learner import Learner
 
 D, N_LATENTS = 8, 24
 
@@ -389,3 +392,29 @@ def test_training_warns_once_of_a_penalty_that_can_be_shrunk_away():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         quick(coder(sd.ReLU(), decoder_norm=sd.Free()), rows(), n_tokens=256, penalties=[sd.NormWeighted(sd.L1(0.1))])
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest array that is made inside."""
+
+    n_bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        held = {given.untyped_storage().data_ptr() for given in args if isinstance(given, Tensor)}
+        if isinstance(made, Tensor) and made.untyped_storage().data_ptr() not in held:
+            self.n_bytes = max(self.n_bytes, made.nbytes)
+        return made
+
+
+def test_a_record_needs_no_memory_the_size_of_the_weights() -> None:
+    dictionary = sd.SparseAutoencoder(64, 512, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
+    trainee = sd.Trainee(dictionary)
+    learner = Learner(
+        "", trainee, trainee.make_optimizer(), n_steps=2, dead_after=10**6, autocast=None, workspace=Workspace()
+    )
+    inputs = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    learner.learn(sd.ActivationBatch(inputs, inputs))
+    with Largest() as largest:
+        learner.record()
+    assert 0 < largest.n_bytes <= dictionary.encoder.nbytes // 16

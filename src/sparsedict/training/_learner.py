@@ -239,10 +239,19 @@ class Learner:
             upkeep(passed, self._optimizer)
 
     def _weights_are_finite(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for p in self._dictionary.parameters())
+        # The largest magnitude, which takes no memory, is NaN or infinite where any is.
+        weights = [p.detach() for p in self._dictionary.parameters() if p.numel()]
+        return all(torch.linalg.vector_norm(weight, ord=torch.inf).isfinite().item() for weight in weights)
 
     def _keep(self) -> None:
-        self._good = (self._counters.step, {k: v.detach().clone() for k, v in self._dictionary.state_dict().items()})
+        """Writes the weights over those kept before: memory for two copies would be more than a step takes."""
+        kept = self._good[1]
+        for name, value in self._dictionary.state_dict().items():
+            if name in kept:
+                kept[name].copy_(value)
+            else:
+                kept[name] = value.detach().clone()
+        self._good = self._counters.step, kept
 
     def _fail(self, first_bad: int | None) -> None:
         good_step, state = self._good
