@@ -7,9 +7,10 @@ import torch
 
 from sparsedict import L1, MaxNorm, ReLU
 from sparsedict.figures import Curve, curves
-from sparsedict.studies import QUICK, REPORT, SKETCH, STANDARD, Compared, Drawing, Finding, Order, Setting
+from sparsedict.studies import QUICK, REPORT, SKETCH, STANDARD, Compared, Drawing, Finding, Order, Setting, Training
 from sparsedict.studies._order import draw_
 from sparsedict.studies._study import plain
+from sparsedict.training import LazyAdam
 
 from ._bench import bench_of, setting_of
 
@@ -88,3 +89,16 @@ def test_coefficients_keep_the_balance_of_error_and_penalty() -> None:
     assert larger.coefficients == pytest.approx([4 * c for c in SKETCH.coefficients])
     assert larger.autoencoder_coefficient == pytest.approx(8 * SKETCH.autoencoder_coefficient)
     assert larger.report == SKETCH.report
+
+
+def test_lazy_training_leaves_rows_without_a_gradient_alone() -> None:
+    training = Training(100, 10, 0.1, betas=(0.8, 0.9), lazy=True)
+    assert training.optimizer is not None
+    optimizer = training.optimizer([torch.nn.Parameter(torch.ones(2, 2))], lr=0.1)
+    assert isinstance(optimizer, LazyAdam)
+    assert optimizer.defaults["betas"] == (0.8, 0.9)
+
+
+def test_lazy_training_has_no_weight_decay() -> None:
+    with pytest.raises(ValueError, match=r"`weight_decay` must be 0 where `lazy` is True.*got 0.1"):
+        Training(100, 10, 0.1, weight_decay=0.1, lazy=True)

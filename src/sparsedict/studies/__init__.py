@@ -13,6 +13,7 @@ from sparsedict.studies._taken_apart import DictionaryResult, TakenApart
 from sparsedict.studies.report import (
     STUDIES,
     EqualSparsity,
+    EveryLayer,
     FirstLatents,
     GELUStudent,
     L1Sweep,
@@ -42,6 +43,7 @@ __all__ = [
     "DictionaryResult",
     "Drawing",
     "EqualSparsity",
+    "EveryLayer",
     "Finding",
     "FirstLatents",
     "GELUStudent",

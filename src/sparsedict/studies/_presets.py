@@ -16,7 +16,7 @@ STANDARD = Setting(
     expansion=4,
     expansions=(4, 16, 64),
     report=Training(400_000, 128, 4e-3),
-    modern=Training(400_000, 256, 1e-2, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
+    modern=Training(400_000, 256, 1e-2, Cosine(warm_up=0.2), (0.9, 0.999), lazy=True, start="data"),
     wide=Training(200_000, 1024, 5e-3, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
     coefficient=0.4,
     coefficients=(0.05, 0.1, 0.4, 1.0, 2.5, 6.0),

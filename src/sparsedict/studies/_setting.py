@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from sparsedict import checks
-from sparsedict.training import Cosine, Schedule
+from sparsedict.training import Cosine, LazyAdam, Schedule
 
 Start = Literal["random", "data"]
 COSINE = Cosine(warm_up=0.1, final=0.01)
@@ -27,6 +27,7 @@ class Training:
         schedule: The learning rate's course.
         betas: Adam's.
         weight_decay: Adam's, added to the gradient.
+        lazy: Whether Adam leaves rows alone that a step has no gradient for (see `LazyAdam`).
         start: From random weights as the report drew them, or from tokens as `fit` does.
     """
 
@@ -36,6 +37,7 @@ class Training:
     schedule: Schedule = COSINE
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
+    lazy: bool = False
     start: Start = "random"
 
     def __post_init__(self) -> None:
@@ -43,10 +45,16 @@ class Training:
         checks.at_least("batch_size", self.batch_size, 1)
         checks.in_range("lr", self.lr, 0.0, open_low=True)
         checks.one_of("start", self.start, ("random", "data"))
+        if self.lazy and self.weight_decay:
+            raise ValueError(
+                f"`weight_decay` must be 0 where `lazy` is True, for LazyAdam has none, got {self.weight_decay}."
+            )
 
     @property
     def optimizer(self) -> Callable[..., torch.optim.Optimizer] | None:
         """A factory for `Trainee`; ``None`` where its own default is meant."""
+        if self.lazy:
+            return partial(LazyAdam, betas=self.betas)
         if self.betas == (0.9, 0.999) and not self.weight_decay:
             return None
         return partial(torch.optim.Adam, betas=self.betas, weight_decay=self.weight_decay)

@@ -2,6 +2,7 @@
 
 from sparsedict.studies._study import Study
 from sparsedict.studies.report._equal_sparsity import EqualSparsity
+from sparsedict.studies.report._every_layer import EveryLayer
 from sparsedict.studies.report._first_latents import FirstLatents
 from sparsedict.studies.report._followed import SimulatorsFollowed
 from sparsedict.studies.report._gelu_student import GELUStudent
@@ -31,12 +32,14 @@ STUDIES: tuple[Study, ...] = (
     WiderStudents(),
     SparseDecoders(),
     EqualSparsity(),
+    EveryLayer(),
 )
 """All of them, in the order of the report."""
 
 __all__ = [
     "STUDIES",
     "EqualSparsity",
+    "EveryLayer",
     "FirstLatents",
     "GELUStudent",
     "L1Sweep",

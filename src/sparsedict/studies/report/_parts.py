@@ -18,7 +18,7 @@ from sparsedict.studies._places import mlp
 
 THRESHOLD = 0.8
 """The report's: a latent whose decoder cosine exceeds it is a simulator."""
-AUXK = AuxK(idle_tokens=100_000)
+AUXK = AuxK(idle_tokens=30_000)
 ROUNDED = 0.014
 """Of the output's standard deviation: below it the square-root penalty is no steeper, for the slope at zero kills."""
 
