@@ -66,7 +66,7 @@ class EveryLayer(Study):
 
 
 NOTES = (
-    "TopK; every dictionary of a layer has the same width, tokens and seed. The last layer's are those of the section "
+    "TopK; every dictionary of a layer has the same width, tokens and seed. The main layer's are those of the section "
     "above. Ratios are of unexplained variance.",
 )
 
