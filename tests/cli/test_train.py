@@ -129,7 +129,7 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     assert "Add --resume to go on with it, or --force to begin anew" in err
     status, _, err = command(*start, "--resume", "--lr", "0.5")
     assert status == 2
-    assert "`trainees.distiller.lr` was 0.005 and is 0.5" in err
+    assert "`trainees.distiller.lr` was 0.01 and is 0.5" in err
     assert command(*start, "--resume")[0] == 0
     assert torch.equal(sd.load(out / "distiller").encoder, whole.encoder)
     assert not (out / "checkpoints").exists()

@@ -130,7 +130,11 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help=f"tokens per step (default: {RECIPE.batch_size:,})",
     )
     group.add_argument(
-        "--lr", type=float, default=RECIPE.lr, metavar="X", help=f"peak learning rate of Adam (default: {RECIPE.lr:g})"
+        "--lr",
+        type=float,
+        default=None,
+        metavar="X",
+        help="peak learning rate of Adam (default: by the widths: 2.56 / sqrt(d_in * n_latents), at most 0.01)",
     )
 
 

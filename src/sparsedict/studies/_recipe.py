@@ -26,7 +26,7 @@ class Recipe:
         decoder_norm: The constraint on decoder rows.
         penalties: What presses latents to be sparse, or brings silent ones back.
         optimizer: An optimiser class or a partial of one; ``None`` for Adam.
-        lr: Its peak learning rate.
+        lr: Its peak learning rate; ``None`` for ``training.default_lr``.
         schedule: The learning rate's course.
         batch_size: Tokens per step.
         skip: Whether the distiller has a linear skip.
@@ -36,13 +36,14 @@ class Recipe:
     decoder_norm: DecoderNorm = DECODER_NORM
     penalties: tuple[Penalty, ...] = PENALTIES
     optimizer: OptimizerFactory | None = None
-    lr: float = 5e-3
+    lr: float | None = None
     schedule: Schedule = SCHEDULE
     batch_size: int = 1024
     skip: bool = False
 
     def __post_init__(self) -> None:
-        checks.in_range("lr", self.lr, 0.0, open_low=True)
+        if self.lr is not None:
+            checks.in_range("lr", self.lr, 0.0, open_low=True)
         checks.at_least("batch_size", self.batch_size, 1)
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from sparsedict.training._fit import fit, fit_many
 from sparsedict.training._history import History, Record
 from sparsedict.training._lazy_adam import LazyAdam
 from sparsedict.training._learner import NonFiniteLossError
-from sparsedict.training._trainee import OptimizerFactory, Trainee
+from sparsedict.training._trainee import OptimizerFactory, Trainee, default_lr
 from sparsedict.training._upkeep import Resample, Upkeep
 from sparsedict.training.schedules import Constant, Cosine, Linear, Schedule
 
@@ -23,6 +23,7 @@ __all__ = [
     "Trainee",
     "Upkeep",
     "callbacks",
+    "default_lr",
     "fit",
     "fit_many",
 ]

@@ -208,7 +208,7 @@ class Learner:
         trained_on["data"] = data
         trained_on.update(facts)
         trained_on["library_version"] = installed_version()
-        trained_on["lr"] = self.trainee.lr
+        trained_on["lr"] = self.trainee.peak_lr
         trained_on["penalties"] = [repr(penalty) for penalty in self.trainee.penalties]
 
     def _set_rate(self) -> None:
@@ -263,8 +263,8 @@ class Learner:
         owner = f"dictionary {self.name!r}" if self.name else "the dictionary"
         raise NonFiniteLossError(
             f"{what} of {owner} became NaN or infinite {where}. The dictionary was put back to its "
-            f"state after step {good_step}, the last one known to be good. Lower `lr` (it was {self.trainee.lr}), set "
-            "`clip_norm`, or look for outliers in the activations."
+            f"state after step {good_step}, the last one known to be good. Lower `lr` (it was "
+            f"{self.trainee.peak_lr:g}), set `clip_norm`, or look for outliers in the activations."
         )
 
 

@@ -92,9 +92,10 @@ def _of_trainee(trainee: Trainee, optimizer: torch.optim.Optimizer) -> dict[str,
             },
         },
         "optimizer": {"class": _name(type(optimizer)), "groups": groups},
+        "lr": trainee.peak_lr,
         **{
             name: described(getattr(trainee, name))
-            for name in ("lr", "penalties", "loss", "upkeep", "schedule", "clip_norm", "site")
+            for name in ("penalties", "loss", "upkeep", "schedule", "clip_norm", "site")
         },
     }
 

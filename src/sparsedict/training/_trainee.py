@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +19,22 @@ from sparsedict.training.schedules import Cosine, Schedule
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 """Called as ``factory(parameters, lr=lr)``: an optimiser class, or a ``functools.partial`` of one."""
 
+HIGHEST_LR = 1e-2
+"""Of :func:`default_lr`, for the smallest dictionaries."""
+
+
+def default_lr(dictionary: Dictionary) -> float:
+    """Returns the peak learning rate of Adam where none is given: ``2.56 / sqrt(d_in * n_latents)``, at most 0.01.
+
+    Adam moves every weight of a row by about the rate, so a row of norm 1 turns by ``lr * sqrt(d_in)``; and the more
+    latents there are, the fewer tokens each is trained on. Measured in MLPs of width 64 to 512 with 512 to 16,384
+    latents (``python -m benchmarks.rates``): a good start, not the best rate for your data. Longer runs want less.
+
+    Source: the fall with the number of latents is that of Gao et al., "Scaling and evaluating sparse autoencoders",
+    2024.
+    """
+    return min(HIGHEST_LR, 2.56 / math.sqrt(dictionary.d_in * dictionary.n_latents))
+
 
 @dataclass(frozen=True)
 class Trainee:
@@ -28,7 +45,7 @@ class Trainee:
         penalties: What presses its latents to be sparse, added to the loss.
         loss: How far its reconstruction is from the target.
         upkeep: What is done to it between steps.
-        lr: Peak learning rate.
+        lr: Peak learning rate; ``None`` for :func:`default_lr`.
         schedule: The learning rate's course over the run.
         optimizer: An optimiser class or a partial of one, called with the parameters and ``lr``; Adam by default.
         clip_norm: Largest norm of all gradients together; longer ones are shortened. ``None`` leaves them.
@@ -39,7 +56,7 @@ class Trainee:
     penalties: Sequence[Penalty] = ()
     loss: Loss = field(default_factory=SquaredError)
     upkeep: Sequence[Upkeep] = ()
-    lr: float = 1e-3
+    lr: float | None = None
     schedule: Schedule = field(default_factory=partial(Cosine, warm_up=0.2))
     optimizer: OptimizerFactory | None = None
     clip_norm: float | None = None
@@ -57,7 +74,8 @@ class Trainee:
             raise TypeError(f"`loss` must be a Loss such as sd.SquaredError(), got {self.loss!r}.")
         if not isinstance(self.schedule, Schedule):
             raise TypeError(f"`schedule` must be a Schedule such as sd.Cosine(), got {self.schedule!r}.")
-        checks.in_range("lr", self.lr, 0.0, open_low=True)
+        if self.lr is not None:
+            checks.in_range("lr", self.lr, 0.0, open_low=True)
         if self.clip_norm is not None:
             checks.in_range("clip_norm", self.clip_norm, 0.0, open_low=True)
         if self.optimizer is not None and not callable(self.optimizer):
@@ -68,13 +86,18 @@ class Trainee:
         for part in (*self.penalties, *self.upkeep, self.loss):
             part.check(self.dictionary)
 
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate, given or not."""
+        return default_lr(self.dictionary) if self.lr is None else self.lr
+
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Returns a new optimiser over all parameters that are to be trained."""
         parameters = [p for p in self.dictionary.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError("`dictionary` has no parameter to train: every one has requires_grad=False.")
         factory = self.optimizer or partial(torch.optim.Adam, fused=_can_fuse(parameters))
-        optimizer = factory(parameters, lr=self.lr)
+        optimizer = factory(parameters, lr=self.peak_lr)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"`optimizer` must make a torch.optim.Optimizer, it made {type(optimizer).__name__}.")
         return optimizer

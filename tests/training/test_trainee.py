@@ -1,0 +1,38 @@
+"""What is trained, and how: the learning rate where none is given."""
+
+import pytest
+import torch
+
+import sparsedict as sd
+from sparsedict.training import default_lr
+
+
+def coder(d: int, n_latents: int) -> sd.SparseAutoencoder:
+    return sd.SparseAutoencoder(d, n_latents, activation=sd.TopK(2), decoder_norm=sd.UnitNorm())
+
+
+def test_the_default_rate_falls_with_both_widths_and_has_a_highest():
+    assert default_lr(coder(128, 2048)) == pytest.approx(5e-3)
+    assert default_lr(coder(512, 2048)) == pytest.approx(2.5e-3)
+    assert default_lr(coder(128, 8192)) == pytest.approx(2.5e-3)
+    assert default_lr(coder(4, 8)) == 1e-2
+
+
+def test_a_given_rate_is_taken_and_a_rate_that_is_left_out_is_the_default():
+    dictionary = coder(512, 2048)
+    assert sd.Trainee(dictionary, lr=0.3).make_optimizer().param_groups[0]["lr"] == 0.3
+    assert sd.Trainee(dictionary).make_optimizer().param_groups[0]["lr"] == default_lr(dictionary)
+
+
+def test_fit_notes_the_rate_it_took():
+    dictionary = coder(16, 4096)
+    history = sd.fit(dictionary, torch.randn(64, 16), n_tokens=64, batch_size=16, log_every=1, progress=False)
+    assert dictionary.trained_on["lr"] == default_lr(dictionary)
+    assert max(history.column("lr")) == pytest.approx(default_lr(dictionary))
+
+
+@pytest.mark.as_installed
+@pytest.mark.parametrize("lr", [0.0, -1.0, float("nan")])
+def test_a_rate_that_is_no_positive_number_is_refused(lr: float):
+    with pytest.raises(ValueError, match="`lr` must lie in"):
+        sd.Trainee(coder(4, 8), lr=lr)
