@@ -1,7 +1,11 @@
-"""sparsedict itself, and its dense reference: the same step without any support."""
+"""sparsedict itself, and its dense reference: the same step without any support.
+
+``SignSGD`` is sparsedict with sparsify's default optimiser, which keeps one array beside the weights, not Adam's two.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +63,24 @@ class DenseJumpReLU(_WithoutSupport, sd.JumpReLU):
 
 
 def variants(case: Case) -> list[tuple[str, ...]]:
-    return [(), ("dense",)]
+    borrowed = case.selection == "topk" and importlib.util.find_spec("sparsify") is not None
+    return [(), ("dense",), *([("SignSGD",)] if borrowed else [])]
+
+
+class SignDescent(torch.optim.Optimizer):
+    """sparsify's default optimiser, made as it makes it: its own type isn't PyTorch's."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        from schedulefree import ScheduleFreeWrapper  # pyright: ignore[reportMissingImports]
+        from sparsify.sign_sgd import SignSGD  # pyright: ignore[reportMissingImports]
+
+        super().__init__(parameters, {"lr": lr})
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        self._inner = ScheduleFreeWrapper(SignSGD(weights, lr=lr), momentum=0.95)
+        self._inner.train()
+
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._inner.step()
 
 
 def activation(case: Case, dense: bool) -> sd.Activation:
@@ -92,6 +113,7 @@ def train(case: Case, batches: Batches, options: tuple[str, ...]) -> None:
         lr=LEARNING_RATE,
         penalties=penalties(case),
         schedule=Constant(),
+        optimizer=SignDescent if "SignSGD" in options else None,
         autocast=torch.bfloat16 if case.on_cuda else None,
         progress=False,
     )
