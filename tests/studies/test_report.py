@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,13 +11,15 @@ from sparsedict import GELU, L1, MaxNorm, SparseDistiller, fit
 from sparsedict.analysis import Example, TopExamples
 from sparsedict.sites import Neurons
 from sparsedict.studies._bench import Bench
+from sparsedict.studies.report._equal_sparsity import _why
+from sparsedict.studies.report._every_layer import EveryLayer
 from sparsedict.studies.report._first_latents import FirstLatents
 from sparsedict.studies.report._gelu_student import Sum, _several
 from sparsedict.studies.report._l1_sweep import _at_equal_l0
 from sparsedict.studies.report._limits import best_choice, best_linear, best_values, own_neurons
 from sparsedict.studies.report._loss_by_layer import _spread
 from sparsedict.studies.report._parts import autoencoder, modern, number
-from sparsedict.studies.report._ratios import ratio_along, read_off
+from sparsedict.studies.report._ratios import KINDS, ratio_along, read_off
 from sparsedict.studies.report._reading import rank_correlation, token_share
 from sparsedict.studies.report._residual_stream import _ages
 from sparsedict.studies.report._simulators import _two_humps, n_directions
@@ -44,7 +48,7 @@ def test_the_toy_is_that_of_its_seed() -> None:
     assert run_toy(toy, 20, 0) == run_toy(toy, 20, 0) != run_toy(toy, 20, 1)
 
 
-def testrank_correlation_knows_order_alone() -> None:
+def test_rank_correlation_knows_order_alone() -> None:
     assert rank_correlation([1.0, 2.0, 3.0], [1.0, 10.0, 1000.0]) == pytest.approx(1)
     assert rank_correlation([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]) == pytest.approx(-1)
     # Ties share their mean rank: ranks 0.5, 0.5, 2 against 0, 1, 2.
@@ -224,3 +228,49 @@ def test_ratings_fill_the_table_where_there_are_some() -> None:
 def test_refuses_ratings_of_what_is_not_there(given: object) -> None:
     with pytest.raises(ValueError, match=r"`ratings.json` must"):
         FirstLatents().found(first_latents(given))
+
+
+def layers(*errors: tuple[float, float, float]) -> dict[str, Any]:
+    """What `EveryLayer` measures, for errors of a distiller, one with a skip, and an autoencoder in each layer."""
+    of = {
+        str(layer): {
+            kind: {"fvu": error, "recovered_zero": 0.9, "recovered_mean": 0.8, "n_dead": 0}
+            for kind, error in zip(KINDS, found, strict=True)
+        }
+        | {"skip alone": {"fvu": 0.5}}
+        for layer, found in enumerate(errors)
+    }
+    return {"k": 32, "n_tokens": 1, "of": of}
+
+
+def test_the_negative_result_is_seen_where_every_layers_plain_distiller_is_worse() -> None:
+    found = EveryLayer().found(layers((0.3, 0.1, 0.2), (0.2, 0.1, 0.1)))
+    assert found.verdict == "seen"
+    assert "1.50, 2.00 times the autoencoder's, and with a linear skip 0.50, 1.00" in found.summary
+    assert "it is larger in every layer" in found.summary
+    partly = EveryLayer().found(layers((0.3, 0.1, 0.2), (0.1, 0.1, 0.1)))
+    assert partly.verdict == "partly seen"
+    assert "it is no larger in layer 1" in partly.summary
+    assert EveryLayer().found(layers((0.1, 0.1, 0.2))).verdict == "not seen"
+
+
+@pytest.mark.parametrize(
+    ("plain", "values", "choice", "told"),
+    [
+        (2.0, 1.1, 1.0, "most is the encoder's values"),
+        (2.0, 1.9, 1.1, "most is the choice of latents"),
+        (2.0, 1.9, 1.8, "most is the decoder's rows at L0 8."),
+        (1.1, 0.5, 1.0, "At L0 8 one step undoes another."),
+        (0.9, 0.8, 0.7, "Nothing holds the plain distiller's error up"),
+    ],
+)
+def test_what_holds_a_ratio_up_is_the_step_that_brings_it_down_for_good(
+    plain: float, values: float, choice: float, told: str
+) -> None:
+    ours = {"fvu": plain, "fvu_best_values": values, "fvu_best_choice": choice}
+    theirs = dict.fromkeys(ours, 1.0)
+    points = [
+        {"activation": "TopK", "kind": kind, "asked": 8, **errors}
+        for kind, errors in (("distiller", ours), ("autoencoder", theirs))
+    ]
+    assert told in _why(points, [8])

@@ -6,7 +6,7 @@ import json
 import math
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Verdict = Literal["seen", "partly seen", "not seen", "answered", "not measured"]
+
+
+def verdict_of(parts: Collection[bool]) -> Verdict:
+    """Returns the verdict on a claim whose parts were seen or not."""
+    return "seen" if all(parts) else "partly seen" if any(parts) else "not seen"
+
+
 """Whether what the report says was seen; ``"answered"`` where it asks rather than says."""
 Numbers = dict[str, Any]
 """What JSON can hold: everything that a study's prose and figures are made of."""

@@ -13,16 +13,15 @@ from sparsedict.penalties import TargetL0
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._order import Order
 from sparsedict.studies._places import mlp
-from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
+from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study, verdict_of
 from sparsedict.studies.report._limits import best_choice, best_linear, best_values, own_neurons
 from sparsedict.studies.report._parts import modern
-from sparsedict.studies.report._ratios import counts_of, of_form, ratio, ratio_along
+from sparsedict.studies.report._ratios import KINDS, counts_of, of_form, ratio, ratio_along
 
 JUMP = (0.03, 0.02)
 """JumpReLU's threshold at the start and its bandwidth, as shares of the output's standard deviation.
 
 A threshold that few latents reach at the start: training is dense, and slow, where many do."""
-KINDS = ("distiller", "distiller with skip", "autoencoder")
 ACTIVATIONS = ("TopK", "JumpReLU")
 
 
@@ -62,8 +61,7 @@ class EqualSparsity(Study):
         points = numbers["points"]
         # The report's claim is that the student is worse.
         worse = [ratio(points, n, kind) > 1.0 for n in counts_of(points) for kind in KINDS[:2]]
-        verdict = "seen" if all(worse) else "partly seen" if any(worse) else "not seen"
-        return Finding(verdict, _summary(numbers), _rows(numbers), _drawings(numbers), NOTES)
+        return Finding(verdict_of(worse), _summary(numbers), _rows(numbers), _drawings(numbers), NOTES)
 
 
 NOTES = (
@@ -73,7 +71,9 @@ NOTES = (
     "against that L0 too.",
     "Three steps from a distiller to an autoencoder. Values: on each token, the least-squares solution for the latents "
     "that fired there. Choice: latents chosen by matching pursuit, the target in view, and the same solution for "
-    "these. What is left then is owed to the decoder rows alone. On the first 2,048 held-out tokens.",
+    "these, which is near the best choice but not it. What is left then is owed to the decoder rows. On the first "
+    "2,048 held-out tokens.",
+    "The verdict counts the TopK distillers, with the skip and without.",
 )
 
 
@@ -142,19 +142,29 @@ def _of_jumps(points: list[Numbers]) -> str:
 
 
 def _why(points: list[Numbers], counts: list[int]) -> str:
-    """Says to which of the three steps most of the ratio is owed, by their shares of its logarithm, at each L0."""
+    """Says to which of the three steps most of the ratio is owed, by their shares of its logarithm, at each L0.
+
+    To none of them where the others undo more than half of it.
+    """
     owed: dict[str, list[int]] = {}
+    undone: list[int] = []
     for n in counts:
         plain, values, choice = (
             math.log(ratio(points, n, "distiller", key)) for key in ("fvu", "fvu_best_values", "fvu_best_choice")
         )
         steps = {VALUES: plain - values, CHOICE: values - choice, ROWS: choice}
-        if plain > 0:
-            owed.setdefault(max(steps, key=lambda step: steps[step]), []).append(n)
-    if not owed:
+        most = max(steps, key=lambda step: steps[step])
+        if plain > 0 and plain < steps[most] / 2:
+            undone.append(n)
+        elif plain > 0:
+            owed.setdefault(most, []).append(n)
+    if not owed and not undone:
         return "Nothing holds the plain distiller's error up: it is no larger than the autoencoder's."
     told = [f"{step} at L0 {', '.join(map(str, at))}" for step, at in owed.items()]
-    return f"What holds it up most is {'; '.join(told)}."
+    why = [f"What holds it up most is {'; '.join(told)}."] if told else []
+    if undone:
+        why.append(f"At L0 {', '.join(map(str, undone))} one step undoes another.")
+    return " ".join(why)
 
 
 VALUES = "the encoder's values, which it must find through the MLP's nonlinearity,"
@@ -168,7 +178,7 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
     keys = {
         "error over the autoencoder's": "fvu",
         "the same with the best values": "fvu_best_values",
-        "the same with the best choice": "fvu_best_choice",
+        "the same with latents chosen in view of the target": "fvu_best_choice",
     }
     ratios = [
         Compared(f"{what}, {kind}, L0 {n}", "3.06" if key == "fvu" else "-", f"{ratio(points, n, kind, key):.2f}")

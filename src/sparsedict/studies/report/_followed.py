@@ -74,7 +74,7 @@ def _summary(steps: dict[float, Numbers], n: int) -> str:
     first, last = steps[low], steps[high]
     n_alive = n - last["n_dead"]
     return (
-        f"Of {n:,} simulators followed from coefficient {low:g} to {high:g}, {last['n_simulators'] / n:.0%} are "
+        f"Of {n:,} live simulators followed from coefficient {low:g} to {high:g}, {last['n_simulators'] / n:.0%} are "
         f"simulators still, {last['n_sparse'] / n:.0%} have turned into sparse latents, and {last['n_dead'] / n:.0%} "
         f"are dead. Half of the living fire on more than {number(last['frequency'], '.2%')} of the tokens, against "
         f"{number(first['frequency'], '.1%')} at first, and {share(last['n_turned'], n_alive)} of them point elsewhere "

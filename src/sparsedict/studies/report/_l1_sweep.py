@@ -10,7 +10,7 @@ from sparsedict import figures
 from sparsedict.analysis import AblatedError, LatentTypes, ReconstructionError, ablated_error
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._order import Order
-from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
+from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study, verdict_of
 from sparsedict.studies.report._parts import THRESHOLD, autoencoder, counts, number, share, student, typed
 from sparsedict.studies.report._ratios import read_off
 
@@ -51,10 +51,10 @@ class L1Sweep(Study):
         students = {float(c): part for c, part in numbers["students"].items()}
         coder, main = numbers["autoencoder"], numbers["coefficient"]
         seen = _seen(students, coder, main)
-        verdict = "seen" if all(seen.values()) else "partly seen" if any(seen.values()) else "not seen"
         missing = [what for what, is_so in seen.items() if not is_so]
         summary = _summary(students, coder, main) + (f" Not seen: {'; '.join(missing)}." if missing else "")
-        return Finding(verdict, summary, _rows(students, coder, main), _drawings(students, numbers), NOTES)
+        rows, drawings = _rows(students, coder, main), _drawings(students, numbers)
+        return Finding(verdict_of(seen.values()), summary, rows, drawings, NOTES)
 
 
 NOTES = (

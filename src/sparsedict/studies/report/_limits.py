@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -80,7 +78,7 @@ def best_linear(sample: ActivationBatch) -> SparseDistiller:
 
 
 @torch.no_grad()
-def own_neurons(neurons: Neurons | Any, held: ActivationBatch, count: int) -> float:
+def own_neurons(neurons: Neurons, held: ActivationBatch, count: int) -> float:
     """Returns the FVU of the MLP's own strongest neurons on each token, the others held at their means."""
     activations = neurons.encode(held.inputs[:N_SOLVED])
     mean = activations.mean(0)

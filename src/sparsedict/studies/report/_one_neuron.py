@@ -9,7 +9,7 @@ from sparsedict import figures
 from sparsedict.figures import Curve, Palette
 from sparsedict.norms import DecoderNorm, Free, MaxNorm
 from sparsedict.studies._bench import Bench
-from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
+from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study, verdict_of
 from sparsedict.studies.report._toy import HELD, Toy, run_toy
 
 CONVERGED = 0.95
@@ -69,9 +69,8 @@ class OneNeuron(Study):
         held, free = runs["norm held at 1"], runs["norm free"]
         quick = all(_converged(run, "decoder") is not None for run in (held, free))
         late = (_converged(free, "encoder") or 0) > (_converged(free, "decoder") or 0)
-        reached = _converged(free, "encoder") is not None
-        seen = (quick, held["encoder_end"] < 0.6, late, reached)
-        verdict = "seen" if all(seen) else "partly seen" if any(seen) else "not seen"
+        stays = free["encoder_end"] > CONVERGED
+        verdict = verdict_of([quick, held["encoder_end"] < 0.6, late, stays])
         return Finding(verdict, _summary(runs, numbers["n_steps"]), _rows(runs), _drawings(runs), NOTES)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from sparsedict.studies._study import Numbers
 
+KINDS = ("distiller", "distiller with skip", "autoencoder")
+
 
 def of_form(points: list[Numbers], activation: str, kind: str) -> list[Numbers]:
     return [p for p in points if (p["activation"], p["kind"]) == (activation, kind)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from sparsedict import figures
 from sparsedict.analysis import NeuronMatch
 from sparsedict.studies._bench import Bench
-from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
+from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study, verdict_of
 from sparsedict.studies.report._parts import counts, match_from, match_numbers, number, share, student, typed
 
 
@@ -53,9 +53,7 @@ class NeuronSimulators(Study):
         for layer, first in zip(layers, (2, 12), strict=True):
             drawings |= _drawings(of[layer], layer, first)
         seen = [_two_humps(part) and _fires_more(part) for part in of.values()]
-        verdict = (
-            "seen" if all([*seen, _gap(of[layers[0]]) > LEAST_GAP]) else "partly seen" if any(seen) else "not seen"
-        )
+        verdict = verdict_of([*seen, any(seen) and _gap(of[layers[0]]) > LEAST_GAP])
         return Finding(verdict, _summary(of, layers), _rows(of, layers), drawings, NOTES)
 
 
