@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1024, help="tokens per step (default: 1,024)")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder of rates.json and .txt (default: {RESULTS})")
     args = parser.parse_args()
-    rows = [("FVU at the default rate times", "default", *(f"{factor:g}" for factor in FACTORS))]
+    rows = [("FVU at multiples of the default rate", "the default", *(f"{factor:g}" for factor in FACTORS))]
     content: list[dict[str, Any]] = []
     for name, (site, tokens, held_out) in sites(args.layer).items():
         batch, other = activations(site, tokens, args.n_distinct), activations(site, held_out, 10_000)

@@ -1,7 +1,18 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from sparsedict.kernels._positions import LEAST_WORDS, WORD, positions_above, positions_where
+
+
+@pytest.fixture(params=[1, 2], autouse=True)
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Words are looked at with several threads alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.001, 0.02, 0.5, 1.0])
@@ -25,3 +36,10 @@ def test_what_is_no_number_lies_above_every_threshold():
     entries[1, 3], entries[2, 5], entries[3, 7] = torch.nan, torch.inf, 0.5
     flat = positions_above(entries, torch.tensor(0.5))
     assert torch.equal(flat, torch.tensor([entries.shape[1] + 3, 2 * entries.shape[1] + 5]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_may_have_thresholds_of_their_own(dtype: torch.dtype):
+    entries = torch.rand(8, LEAST_WORDS * WORD // 4, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    thresholds = torch.linspace(0.9, 1.0, 8, dtype=dtype)[:, None]
+    assert torch.equal(positions_above(entries, thresholds), (entries > thresholds).flatten().nonzero().flatten())

@@ -259,8 +259,13 @@ def test_the_negative_result_is_seen_where_every_layers_plain_distiller_is_worse
     [
         (2.0, 1.1, 1.0, "most is the encoder's values"),
         (2.0, 1.9, 1.1, "most is the choice of latents"),
-        (2.0, 1.9, 1.8, "most is the decoder's rows at L0 8."),
-        (1.1, 0.5, 1.0, "At L0 8 one step undoes another."),
+        (2.0, 1.9, 1.8, "most is the decoder's rows, at L0 8."),
+        (
+            1.1,
+            0.5,
+            1.0,
+            "At L0 8 it is the encoder's values, which it must find through the MLP's nonlinearity, most of which",
+        ),
         (0.9, 0.8, 0.7, "Nothing holds the plain distiller's error up"),
     ],
 )

@@ -36,3 +36,11 @@ def test_fit_notes_the_rate_it_took():
 def test_a_rate_that_is_no_positive_number_is_refused(lr: float):
     with pytest.raises(ValueError, match="`lr` must lie in"):
         sd.Trainee(coder(4, 8), lr=lr)
+
+
+def test_each_dictionary_of_a_run_takes_the_rate_of_its_own_widths():
+    trainees = {str(n): sd.Trainee(coder(64, n)) for n in (2048, 8192)}
+    sd.fit_many(trainees, torch.randn(64, 64), n_tokens=64, batch_size=32, progress=False)
+    rates = [trainee.dictionary.trained_on["lr"] for trainee in trainees.values()]
+    assert rates == [default_lr(trainee.dictionary) for trainee in trainees.values()]
+    assert rates[0] == pytest.approx(2 * rates[1])

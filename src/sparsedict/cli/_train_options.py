@@ -134,7 +134,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=None,
         metavar="X",
-        help="peak learning rate of Adam (default: by the widths: 2.56 / sqrt(d_in * n_latents), at most 0.01)",
+        help="peak learning rate of Adam (default: by the widths, see sparsedict.training.default_lr)",
     )
 
 

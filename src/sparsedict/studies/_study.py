@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Verdict = Literal["seen", "partly seen", "not seen", "answered", "not measured"]
-
-
-def verdict_of(parts: Collection[bool]) -> Verdict:
-    """Returns the verdict on a claim whose parts were seen or not."""
-    return "seen" if all(parts) else "partly seen" if any(parts) else "not seen"
-
-
 """Whether what the report says was seen; ``"answered"`` where it asks rather than says."""
 Numbers = dict[str, Any]
 """What JSON can hold: everything that a study's prose and figures are made of."""
@@ -33,6 +26,11 @@ Numbers = dict[str, Any]
 
 WIDTH = 100
 """Characters to a line of text."""
+
+
+def verdict_of(parts: Collection[bool]) -> Verdict:
+    """Returns the verdict on a claim whose parts were seen or not."""
+    return "seen" if all(parts) else "partly seen" if any(parts) else "not seen"
 
 
 @dataclass(frozen=True)

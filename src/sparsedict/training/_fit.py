@@ -71,7 +71,7 @@ def fit(
         data: An ``ActivationStream``; a tensor of activations ``[n_tokens, d]`` (for autoencoders); a tuple of two
             tensors, inputs and outputs; or an iterable of batches.
         n_tokens: Tokens to train on in all, rounded up to whole batches. A finite source is repeated, reshuffled.
-        lr: Peak learning rate; ``None`` for :func:`sparsedict.training.default_lr`.
+        lr: Peak learning rate; ``None`` for :func:`sparsedict.training.default_lr`, made for Adam.
         batch_size: Tokens per step, where the data doesn't have its own (4,096 by default).
         penalties: What presses the latents to be sparse; each is summed over latents, mean over tokens.
         loss: How far the reconstruction is from the target: summed over ``d_out``, mean over tokens.

@@ -10,6 +10,8 @@ from sparsedict.forward_pass import ForwardPass
 from sparsedict.training._kept import kept, put_back
 
 KEPT = ("_terms", "_counts", "_target_sum", "_n_steps", "_n_tokens", "_first_bad")
+ROWS = 32
+"""Rows summed before the sum goes on in float64."""
 
 
 class Meter:
@@ -50,8 +52,7 @@ class Meter:
         error = _squares(passed.reconstruction.detach() - targets)
         active = (passed.values.detach() > 0).sum().double()
         self._counts += torch.stack([error, _squares(targets), active])
-        # Summed in float64, a batch takes seven times as long.
-        self._target_sum += targets.sum(0, dtype=_wide(targets)).double()
+        self._target_sum += _column_sums(targets)
         self._n_steps += 1
         self._n_tokens += passed.n_tokens
 
@@ -78,6 +79,13 @@ class Meter:
 def _squares(values: Tensor) -> Tensor:
     """Returns the sum of squares, without an array of them: rows' in their own precision, all in float64."""
     return torch.linalg.vector_norm(values, dim=-1, dtype=_wide(values)).double().square().sum()
+
+
+def _column_sums(values: Tensor) -> Tensor:
+    """Returns the sum of rows: of few in their own precision, of these sums in float64, far faster than all in it."""
+    n_whole = len(values) // ROWS * ROWS
+    few = values[:n_whole].unflatten(0, (n_whole // ROWS, ROWS)).sum(1, dtype=_wide(values))
+    return few.sum(0, dtype=torch.float64) + values[n_whole:].sum(0, dtype=torch.float64)
 
 
 def _wide(values: Tensor) -> torch.dtype:

@@ -27,8 +27,10 @@ def default_lr(dictionary: Dictionary) -> float:
     """Returns the peak learning rate of Adam where none is given: ``2.56 / sqrt(d_in * n_latents)``, at most 0.01.
 
     Adam moves every weight of a row by about the rate, so a row of norm 1 turns by ``lr * sqrt(d_in)``; and the more
-    latents there are, the fewer tokens each is trained on. Measured in MLPs of width 64 to 512 with 512 to 16,384
-    latents (``python -m benchmarks.rates``): a good start, not the best rate for your data. Longer runs want less.
+    latents there are, the fewer tokens each is trained on. Measured at widths of 64 to 512 with 512 to 8,192 latents,
+    in runs of 300,000 tokens (``python -m benchmarks.rates``): a careful start. Twice as much was better in each of
+    them, so try that first; the fall with ``d_in`` is a caution that these runs don't show. With another optimiser give
+    a rate.
 
     Source: the fall with the number of latents is that of Gao et al., "Scaling and evaluating sparse autoencoders",
     2024.
@@ -45,7 +47,7 @@ class Trainee:
         penalties: What presses its latents to be sparse, added to the loss.
         loss: How far its reconstruction is from the target.
         upkeep: What is done to it between steps.
-        lr: Peak learning rate; ``None`` for :func:`default_lr`.
+        lr: Peak learning rate; ``None`` for :func:`default_lr`, which is made for Adam.
         schedule: The learning rate's course over the run.
         optimizer: An optimiser class or a partial of one, called with the parameters and ``lr``; Adam by default.
         clip_norm: Largest norm of all gradients together; longer ones are shortened. ``None`` leaves them.

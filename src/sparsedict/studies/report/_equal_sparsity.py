@@ -147,7 +147,7 @@ def _why(points: list[Numbers], counts: list[int]) -> str:
     To none of them where the others undo more than half of it.
     """
     owed: dict[str, list[int]] = {}
-    undone: list[int] = []
+    undone: dict[str, list[int]] = {}
     for n in counts:
         plain, values, choice = (
             math.log(ratio(points, n, "distiller", key)) for key in ("fvu", "fvu_best_values", "fvu_best_choice")
@@ -155,21 +155,24 @@ def _why(points: list[Numbers], counts: list[int]) -> str:
         steps = {VALUES: plain - values, CHOICE: values - choice, ROWS: choice}
         most = max(steps, key=lambda step: steps[step])
         if plain > 0 and plain < steps[most] / 2:
-            undone.append(n)
+            undone.setdefault(most, []).append(n)
         elif plain > 0:
             owed.setdefault(most, []).append(n)
     if not owed and not undone:
         return "Nothing holds the plain distiller's error up: it is no larger than the autoencoder's."
-    told = [f"{step} at L0 {', '.join(map(str, at))}" for step, at in owed.items()]
+    told = [f"{step} at L0 {_listed(at)}" for step, at in owed.items()]
     why = [f"What holds it up most is {'; '.join(told)}."] if told else []
-    if undone:
-        why.append(f"At L0 {', '.join(map(str, undone))} one step undoes another.")
+    why += [f"At L0 {_listed(at)} it is {step} most of which the others undo." for step, at in undone.items()]
     return " ".join(why)
+
+
+def _listed(counts: list[int]) -> str:
+    return ", ".join(map(str, counts))
 
 
 VALUES = "the encoder's values, which it must find through the MLP's nonlinearity,"
 CHOICE = "the choice of latents, which the autoencoder makes with the answer in view,"
-ROWS = "the decoder's rows"
+ROWS = "the decoder's rows,"
 
 
 def _rows(numbers: Numbers) -> tuple[Compared, ...]:

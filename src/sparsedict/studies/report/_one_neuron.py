@@ -71,7 +71,10 @@ class OneNeuron(Study):
         late = (_converged(free, "encoder") or 0) > (_converged(free, "decoder") or 0)
         stays = free["encoder_end"] > CONVERGED
         verdict = verdict_of([quick, held["encoder_end"] < 0.6, late, stays])
-        return Finding(verdict, _summary(runs, numbers["n_steps"]), _rows(runs), _drawings(runs), NOTES)
+        missing = (
+            "" if stays else f" Not seen: an encoder that stays near 1 with the norm free ({free['encoder_end']:.2f})."
+        )
+        return Finding(verdict, _summary(runs, numbers["n_steps"]) + missing, _rows(runs), _drawings(runs), NOTES)
 
 
 NOTES = (
