@@ -1,11 +1,12 @@
 """All checks, in one command: ``python -m tests`` from the repository's folder.
 
 Every check runs, whatever the ones before it said; pytest, which also runs the examples and the documentation's code,
-comes last. Arguments go to pytest: ``python -m tests -k topk``.
+comes last. Arguments go to pytest: ``python -m tests -k topk``. ``--only lint types`` runs the named checks alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -24,6 +25,9 @@ CHECKS = {
 
 
 def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--only", nargs="+", choices=CHECKS, default=list(CHECKS), help="checks to run; all by default")
+    options, arguments = parser.parse_known_args(arguments)
     # One thread for each of pytest's workers: two workers that share two cores by threads hold each other up.
     environment = {
         **os.environ,
@@ -34,7 +38,7 @@ def main(arguments: list[str]) -> int:
         "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY / "src"), os.environ.get("PYTHONPATH")))),
     }
     failed = []
-    for name, command in CHECKS.items():
+    for name, command in ((name, CHECKS[name]) for name in options.only):
         extra = arguments if name == "tests" else []
         print(f"== {name}: {' '.join((*command, *extra))}", flush=True)
         begin = time.monotonic()

@@ -1,0 +1,25 @@
+# Sourced by the scripts beside it: a new environment, removed at the end, and the one test command of the README.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+environment=$(mktemp -d)
+trap 'rm -rf "$environment"' EXIT
+
+# new_environment PYTHON: creates the environment.
+new_environment() {
+    "$1" -m venv "$environment"
+}
+
+# install ARGUMENTS: runs pip in the environment.
+install() {
+    "$environment/bin/python" -m pip install --quiet "$@"
+}
+
+# run_tests ARGUMENTS: runs the test command, with the real data where it lies beside the repository.
+run_tests() {
+    if [ -z "${SPARSEDICT_TEST_DATA:-}" ] && [ -d ../shared/data ]; then
+        SPARSEDICT_TEST_DATA=$(cd ../shared/data && pwd)
+        export SPARSEDICT_TEST_DATA
+    fi
+    "$environment/bin/python" -m tests "$@"
+}
