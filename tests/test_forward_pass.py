@@ -26,7 +26,7 @@ def test_the_carrier_holds_what_was_evaluated(
     assert passed.targets is targets
     assert passed.idle is idle
     pre = dictionary.pre_activations(x)
-    assert torch.equal(passed.firing_counts(), (output.latents > 0).sum(0))
+    assert torch.equal(passed.firing_counts(), (output.latents != 0).sum(0))
     torch.testing.assert_close(passed.decoder_norms, dictionary.decoder.norm(dim=-1))
     assert passed.decoder_norms.requires_grad
     where = (...,) if passed.support is None else (passed.support.tokens, passed.support.latents)

@@ -19,7 +19,8 @@ def dense_latents(draw: st.DrawFn, leading: int | None = None) -> Tensor:
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     latents = torch.rand(*shape, n_latents, generator=generator)
     share = torch.randint(0, 3, (*shape, 1), generator=generator) / 2
-    return latents * (torch.rand(latents.shape, generator=generator) < share)
+    signs = torch.randint(0, 2, latents.shape, generator=generator) * 2 - 1
+    return latents * signs * (torch.rand(latents.shape, generator=generator) < share)
 
 
 def entries(support: sd.Support) -> list[tuple[int, int]]:
@@ -83,8 +84,8 @@ def test_counts_are_of_positive_values_not_of_stored_ones(latents: Tensor) -> No
     rows = latents.reshape(-1, latents.shape[-1])
     everything = sd.Support.from_mask(torch.ones_like(rows, dtype=torch.bool))
     sparse = sd.SparseLatents(rows.flatten(), everything, latents.shape[:-1])
-    assert torch.equal(sparse.firing_counts(), (rows > 0).sum(0))
-    assert float(sparse.l0()) == pytest.approx(float((rows > 0).sum() / max(len(rows), 1)))
+    assert torch.equal(sparse.firing_counts(), (rows != 0).sum(0))
+    assert float(sparse.l0()) == pytest.approx(float((rows != 0).sum() / max(len(rows), 1)))
     assert torch.equal(sparse.to_dense(), latents)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparsedict.activations import Activation, State
-from sparsedict.latents import SparseLatents, Support, per_entry
+from sparsedict.latents import SparseLatents, Support, firing_counts, per_entry
 
 if TYPE_CHECKING:
     from sparsedict.dictionaries import Dictionary
@@ -110,7 +110,4 @@ class ForwardPass:
 
     def firing_counts(self) -> Int[Tensor, " n_latents"]:
         """Returns on how many tokens each latent fired."""
-        latents = self.encoding.latents()
-        if isinstance(latents, SparseLatents):
-            return latents.firing_counts()
-        return (latents > 0).sum(0)
+        return firing_counts(self.encoding.latents())

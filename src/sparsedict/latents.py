@@ -167,13 +167,35 @@ class SparseLatents:
         return SparseLatents(self.values.detach(), self.support, self.batch_shape)
 
     def firing_counts(self) -> Int[Tensor, " n_latents"]:
-        """Returns on how many tokens each latent is greater than zero."""
+        """Returns on how many tokens each latent fires."""
         counts = torch.zeros(self.n_latents, dtype=torch.int64, device=self.values.device)
-        return counts.index_add_(0, self.latents, (self.values > 0).to(torch.int64))
+        return counts.index_add_(0, self.latents, fires(self.values).to(torch.int64))
 
     def l0(self) -> Float[Tensor, ""]:
-        """Returns how many latents are greater than zero, mean over tokens."""
-        return (self.values > 0).sum() / max(self.support.n_tokens, 1)
+        """Returns how many latents fire, mean over tokens."""
+        return fires(self.values).sum() / max(self.support.n_tokens, 1)
+
+
+def fires(values: Float[Tensor, "*entries"]) -> Bool[Tensor, "*entries"]:
+    """Returns where latents fire: where they are not zero.
+
+    L0, firing frequencies, dead latents, idle counters and examples all count by this definition. A latent of AbsTopK
+    that is negative fires. GELU and SiLU are zero almost nowhere, so their L0 is close to ``n_latents``. NaN fires.
+
+    Args:
+        values: Latents, dense or the stored ones.
+
+    Example:
+        >>> import torch
+        >>> fires(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([ True, False,  True])
+    """
+    return values != 0
+
+
+def firing_counts(latents: Float[Tensor, "n_tokens n_latents"] | SparseLatents) -> Int[Tensor, " n_latents"]:
+    """Returns on how many tokens each latent fires, of dense or sparse latents."""
+    return latents.firing_counts() if isinstance(latents, SparseLatents) else fires(latents).sum(0)
 
 
 def per_entry(vector: Tensor, latents: Tensor | None) -> Tensor:

@@ -75,11 +75,11 @@ def test_two_dictionaries_may_share_a_part(name: str) -> None:
 
 
 @every_activation
-def test_firing_is_one_where_a_latent_is_positive(name: str) -> None:
+def test_firing_is_one_where_a_latent_is_not_zero(name: str) -> None:
     case = cases.ACTIVATIONS[name]
     pre, state = pre_activations(), state_of(case.activation)
     fires = case.activation.firing(pre, state)
-    assert torch.equal(fires, (case.activation.values(pre, state) > 0).to(pre.dtype))
+    assert torch.equal(fires, (case.activation.values(pre, state) != 0).to(pre.dtype))
 
 
 @every_activation

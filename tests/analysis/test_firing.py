@@ -11,12 +11,13 @@ from sparsedict.sites import Site
 from ._models import WIDTH, Foreign, autoencoder, distiller, noise, tokens
 
 
-@pytest.mark.parametrize("activation", [sd.ReLU(), sd.GELU(), sd.TopK(3), sd.JumpReLU()])
+@pytest.mark.parametrize("activation", [sd.ReLU(), sd.GELU(), sd.TopK(3), sd.AbsTopK(3), sd.JumpReLU()])
 def test_counts_are_those_of_all_latents_at_once(activation: sd.Activation) -> None:
     student, x = distiller(activation=activation), noise(100, WIDTH)
     frequencies = firing_frequencies(student, x)
     assert frequencies.n_tokens == 100
-    assert torch.equal(frequencies.counts, (student.encode(x) > 0).sum(0))
+    assert torch.equal(frequencies.counts, (student.encode(x) != 0).sum(0))
+    assert torch.equal(firing_frequencies(student, x, above=0.1).counts, (student.encode(x) > 0.1).sum(0))
     assert torch.allclose(latent_means(student, x), student.encode(x).mean(0), atol=1e-6)
 
 

@@ -16,14 +16,16 @@ from ._models import Foreign, LanguageModel, autoencoder, distiller, tokens
 def brute_force(site: Site, dictionary: sd.Dictionary, ids: torch.Tensor, n: int) -> list[list[tuple]]:
     seen = site.capture(ids)
     x = seen.inputs if dictionary.reads == "inputs" else seen.outputs
-    values, places = (dictionary.encode(x) * seen.mask[..., None]).max(1)
+    latents = dictionary.encode(x) * seen.mask[..., None]
+    places = latents.abs().max(1).indices
+    values = latents.gather(1, places[:, None]).squeeze(1)
     examples = []
     for latent in range(dictionary.n_latents):
         peaks = [
-            (-v, i, at)
+            (-abs(v), i, at, v)
             for i, (v, at) in enumerate(zip(values[:, latent].tolist(), places[:, latent].tolist(), strict=True))
         ]
-        examples.append([(i, at, -value) for value, i, at in sorted(peaks)[:n] if value < 0])
+        examples.append([(i, at, value) for _, i, at, value in sorted(peaks)[:n] if value])
     return examples
 
 
@@ -40,6 +42,18 @@ def test_examples_are_those_of_all_latents_at_once(n: int, batch_size: int, seed
         for top, expected in zip(found.values(), brute_force(site, dictionary, ids, n), strict=True):
             assert [(e.sequence, e.position) for e in top.examples] == [(i, at) for i, at, _ in expected]
             assert [e.max for e in top.examples] == pytest.approx([value for *_, value in expected], rel=1e-5)
+
+
+def test_negative_latents_are_ranked_by_magnitude_and_keep_their_sign(site: Site) -> None:
+    student = distiller(activation=sd.AbsTopK(3))
+    found = top_examples(site, student, tokens(), n_examples=3, batch_size=100)
+    expected = brute_force(site, student, tokens(), 3)
+    assert [[(e.sequence, e.position) for e in top.examples] for top in found.values()] == [
+        [(i, at) for i, at, _ in peaks] for peaks in expected
+    ]
+    values = [e.max for top in found.values() for e in top.examples]
+    assert values == pytest.approx([value for peaks in expected for *_, value in peaks], rel=1e-5)
+    assert min(values) < 0 < max(values)
 
 
 @torch.no_grad()

@@ -30,12 +30,14 @@ def running_error(reconstruction: Tensor, target: Tensor, sizes: list[int]) -> m
     return running
 
 
-def test_l0_counts_values_above_zero_only() -> None:
-    latents = torch.tensor([[0.0, 2.0, 1.0, -3.0], [0.0, 3.0, -1.0, 0.0]])
-    assert metrics.l0(latents) == 1.5
+def test_l0_counts_values_that_are_not_zero() -> None:
+    latents = torch.tensor([[0.0, 2.0, 1.0, -3.0], [-0.0, 3.0, -1.0, 0.0]])
+    assert metrics.l0(latents) == 2.5
     sparse = SparseLatents.from_dense(latents)
-    assert len(sparse.values) == 5
-    assert metrics.l0(sparse) == 1.5
+    assert metrics.l0(sparse) == 2.5
+    stored_zero = SparseLatents(torch.cat((sparse.values[:-1], torch.zeros(1))), sparse.support, sparse.batch_shape)
+    assert metrics.l0(stored_zero) == 2.0
+    assert metrics.l0(latents.relu()) == 1.5
 
 
 @pytest.mark.parametrize("shape", [(12, 5), (3, 4, 5)])

@@ -7,9 +7,9 @@ import torch
 from sparsedict.analysis import Example, TopExamples
 
 
-def example(tokens: list[int], activations: list[float]) -> Example:
+def example(tokens: list[int], activations: list[float], peak: int | None = None) -> Example:
     values = torch.tensor(activations)
-    return Example(torch.tensor(tokens), values, int(values.argmax()), sequence=3, position=9)
+    return Example(torch.tensor(tokens), values, int(values.argmax()) if peak is None else peak, sequence=3, position=9)
 
 
 def top(latent: int, *examples: Example) -> TopExamples:

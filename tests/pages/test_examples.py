@@ -54,6 +54,17 @@ def test_shade_value_and_peak_of_tokens(page: str) -> None:
     assert (spans[1]["title"] or "").startswith("4 on ")
 
 
+def test_negative_activations_are_shaded_by_magnitude_in_another_colour(tmp_path: Path) -> None:
+    shown = LatentCard(7, top(7, example([1, 0, 2], [-4.0, 0.0, 1.0], peak=0)))
+    assert shown.max == -4.0
+    file = write_examples(tmp_path / "page.html", {"": [shown]}, strings=token_strings(VOCABULARY))
+    tags = Parsed(file.read_text(encoding="utf-8")).tags
+    spans = [attributes for tag, attributes in tags if tag == "span" and "title" in attributes]
+    shades = [re.search(r"--a:([\d.]+)", span.get("style") or "") for span in spans]
+    assert [float(shade[1]) if shade else None for shade in shades] == [1.0, None, 0.25]
+    assert [(span.get("class") or "").split() for span in spans] == [["peak", "negative"], [], ["blank"]]
+
+
 def test_white_space_is_visible(page: str) -> None:
     text = Parsed(page).text
     assert "↵" in text

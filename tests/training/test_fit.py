@@ -418,3 +418,30 @@ def test_a_record_needs_no_memory_the_size_of_the_weights() -> None:
     with Largest() as largest:
         learner.record()
     assert 0 < largest.n_bytes <= dictionary.encoder.nbytes // 16
+
+
+def test_latents_that_fire_negatively_are_neither_dead_nor_resampled() -> None:
+    dictionary = sd.SparseAutoencoder(2, 2, activation=sd.AbsTopK(1), decoder_norm=sd.UnitNorm())
+    generator = torch.Generator().manual_seed(0)
+    x = torch.zeros(4096, 2)
+    x[:2048, 0] = -1 - torch.rand(2048, generator=generator)
+    x[2048:, 1] = 1 + torch.rand(2048, generator=generator)
+    x += 0.01 * torch.randn(4096, 2, generator=generator)
+    with torch.no_grad():
+        for weight in (dictionary.encoder, dictionary.decoder):
+            weight.copy_(torch.eye(2))
+    history = sd.fit(
+        dictionary,
+        x,
+        n_tokens=12_288,
+        batch_size=512,
+        lr=1e-6,
+        upkeep=[sd.Resample(every=8, idle_tokens=1000)],
+        dead_after=1000,
+        log_every=4,
+        progress=False,
+    )
+    assert max(history.column("fvu")) < 1e-3
+    assert history.column("dead") == [0.0] * 6
+    assert history.column("l0") == [1.0] * 6
+    torch.testing.assert_close(dictionary.encoder.detach(), torch.eye(2), rtol=0, atol=1e-3)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsedict.latents import Support
+from sparsedict.latents import Support, fires
 from sparsedict.selections import Selection
 
 State = Mapping[str, Tensor]
@@ -71,8 +71,11 @@ class Activation(ABC):
         return {}
 
     def firing(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
-        """Returns 1 where a latent fires and else 0, with whatever gradient the activation gives this step."""
-        return (self.values(pre, state) > 0).to(pre.dtype)
+        """Returns 1 where a latent fires and else 0, with whatever gradient the activation gives this step.
+
+        A latent fires where it is not zero (:func:`sparsedict.latents.fires`).
+        """
+        return fires(self.values(pre, state)).to(pre.dtype)
 
     @torch.no_grad()
     def after_step_(self, values: Float[Tensor, "*entries"], state: State) -> None:

@@ -13,7 +13,7 @@ from sparsedict.activations._activation import Activation, State
 
 @dataclass(frozen=True)
 class GELU(Activation):
-    """``p * Phi(p)``, with ``Phi`` the normal distribution function. Its support is full: it is never sparse.
+    """``p * Phi(p)``, with ``Phi`` the normal distribution function. Almost every latent fires on every token.
 
     Args:
         approximate: ``"none"`` for the error function, ``"tanh"`` for its approximation (GPT-2's).
@@ -34,7 +34,7 @@ class GELU(Activation):
 
 @dataclass(frozen=True)
 class SiLU(Activation):
-    """``p * sigmoid(p)``. Its support is full: it is never sparse."""
+    """``p * sigmoid(p)``. Almost every latent fires on every token."""
 
     non_negative = False
 

@@ -52,8 +52,8 @@ class TopK(Activation):
 class AbsTopK(Activation):
     """The ``k`` pre-activations of largest magnitude for each token, with their signs; of equal ones, the first.
 
-    Latents may be negative: one direction serves a concept and its opposite. Counts of firing, such as L0, are of
-    positive latents alone.
+    Latents may be negative: one direction serves a concept and its opposite. A negative latent fires like a
+    positive one.
 
     Args:
         k: Latents that are active on a token.

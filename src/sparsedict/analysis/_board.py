@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """Latents above zero in one batch of sequences.
+    """Latents that fire in one batch of sequences.
 
     Attributes:
         values: ``[n_entries]``.
@@ -74,7 +74,7 @@ class Board:
         n_old, n_new = len(self._columns), len(peaks[0])
         old = (self._columns, self._values, self.sequences - self.n_sequences, self.positions)
         all_columns, all_values, all_sequences, all_positions = map(torch.cat, zip(old, peaks, strict=True))
-        # Ordered by column, then value; rows stand in the order of sequences already, and stable sorts keep that.
+        # Ordered by column, then magnitude; rows stand in the order of sequences already, and stable sorts keep that.
         order = torch.sort(all_values, stable=True, descending=True).indices
         order = order[torch.sort(all_columns[order], stable=True).indices]
         counts = torch.bincount(all_columns, minlength=len(self.latents))
@@ -90,8 +90,9 @@ class Board:
     def _peaks(
         self, columns: Tensor, values: Tensor, sequences: Tensor, positions: Tensor, n_positions: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns column, value, sequence and position of the first maximum of each latent in each sequence."""
+        """Returns column, magnitude, sequence and position of the first peak of each latent in each sequence."""
         keys, inverse = torch.unique(sequences * len(self.latents) + columns, return_inverse=True)
+        values = values.abs()
         top = values.new_zeros(len(keys)).scatter_reduce_(0, inverse, values, "amax")
         places = torch.where(values == top[inverse], positions, n_positions)
         where = torch.full_like(keys, n_positions).scatter_reduce_(0, inverse, places, "amin")

@@ -19,7 +19,7 @@ from sparsedict.analysis._loss_recovered import (
     measure_losses,
 )
 from sparsedict.analysis._token_batches import Tokens
-from sparsedict.latents import SparseLatents
+from sparsedict.latents import firing_counts
 from sparsedict.metrics import RunningError, RunningL0
 from sparsedict.sites import Site
 from sparsedict.types import Role
@@ -159,5 +159,5 @@ def _measure(coder: Coder, inputs: Tensor, targets: Tensor, error: RunningError,
         latents = coder.encode(x)
         error.update_(coder.reconstruct(latents, x), y.to(x.device))
         sparsity.update_(latents)
-        counts.append(latents.firing_counts() if isinstance(latents, SparseLatents) else (latents > 0).sum(0))
+        counts.append(firing_counts(latents))
     return torch.stack(counts).sum(0)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.analysis._coder import Coder, evaluation_mode
-from sparsedict.latents import SparseLatents
+from sparsedict.latents import SparseLatents, firing_counts
 from sparsedict.types import Role
 
 
 @dataclass(frozen=True, eq=False)
 class FiringFrequencies:
-    """On how many tokens each latent is greater than zero.
+    """On how many tokens each latent fires.
 
     Attributes:
         counts: ``[n_latents]``.
@@ -68,15 +69,17 @@ class DeadLatents:
 
 
 def firing_frequencies(
-    dictionary: Any, data: Any, *, n_tokens: int | None = None, reads: Role | None = None
+    dictionary: Any, data: Any, *, n_tokens: int | None = None, reads: Role | None = None, above: float | None = None
 ) -> FiringFrequencies:
-    """Counts on how many tokens each latent is greater than zero.
+    """Counts on how many tokens each latent fires: on how many it is not zero.
 
     Args:
         dictionary: A `Dictionary`, or any object with ``encode``.
         data: An `ActivationStream`, a tensor of what the dictionary reads, or any other form that ``fit`` takes.
         n_tokens: Tokens to use; by default, and at most, one pass over the data.
         reads: Which activations another library's object takes: ``"inputs"``, ``"outputs"`` or ``"neurons"``.
+        above: Count values greater than this instead of those that are not zero, such as ``above=0.0`` for GELU or
+            SiLU, which are zero almost nowhere.
 
     Raises:
         ValueError: If the data is empty, holds NaN, or doesn't fit the dictionary.
@@ -88,19 +91,29 @@ def firing_frequencies(
         >>> frequencies.n_tokens, frequencies.counts.shape
         (50, torch.Size([8]))
     """
+    if above is not None:
+        checks.in_range("above", above, 0.0)
     coder = Coder(dictionary, reads)
     counts: Tensor | int = 0
     n_seen = 0
     with evaluation_mode(dictionary):
         for inputs, _ in coder.blocks(data, n_tokens):
             latents = coder.encode(inputs)
-            counts = counts + (latents.firing_counts() if isinstance(latents, SparseLatents) else (latents > 0).sum(0))
+            counts = counts + (firing_counts(latents) if above is None else _counts_above(latents, above))
             n_seen += len(inputs)
     assert isinstance(counts, Tensor)
     return FiringFrequencies(counts, n_seen)
 
 
-def dead_latents(dictionary: Any, data: Any, *, n_tokens: int | None = None, reads: Role | None = None) -> DeadLatents:
+def _counts_above(latents: Tensor | SparseLatents, above: float) -> Tensor:
+    if not isinstance(latents, SparseLatents):
+        return (latents > above).sum(0)
+    return firing_counts(replace(latents, values=latents.values * (latents.values > above)))
+
+
+def dead_latents(
+    dictionary: Any, data: Any, *, n_tokens: int | None = None, reads: Role | None = None, above: float | None = None
+) -> DeadLatents:
     """Finds the latents that never fire.
 
     Args:
@@ -108,11 +121,12 @@ def dead_latents(dictionary: Any, data: Any, *, n_tokens: int | None = None, rea
         data: As for `firing_frequencies`.
         n_tokens: Tokens to use; by default, and at most, one pass over the data.
         reads: Which activations another library's object takes.
+        above: As for `firing_frequencies`.
 
     Raises:
         ValueError: If the data is empty, holds NaN, or doesn't fit the dictionary.
     """
-    return firing_frequencies(dictionary, data, n_tokens=n_tokens, reads=reads).dead
+    return firing_frequencies(dictionary, data, n_tokens=n_tokens, reads=reads, above=above).dead
 
 
 def latent_means(

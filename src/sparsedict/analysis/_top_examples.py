@@ -14,7 +14,7 @@ from sparsedict import checks
 from sparsedict.analysis._board import Board, Entries
 from sparsedict.analysis._coder import Coder, evaluation_mode
 from sparsedict.analysis._token_batches import Tokens, token_batches, token_ids
-from sparsedict.latents import SparseLatents
+from sparsedict.latents import SparseLatents, fires
 from sparsedict.sites import Site
 from sparsedict.types import Role
 
@@ -39,7 +39,7 @@ class Example:
 
     @property
     def max(self) -> float:
-        """The latent at the peak, its largest value in the whole sequence."""
+        """The latent at the peak, with its sign: the value of largest magnitude in the whole sequence."""
         return float(self.activations[self.peak])
 
 
@@ -74,8 +74,8 @@ def top_examples(
 ) -> dict[int, TopExamples]:
     """Finds for each latent the sequences in which it is most active, all latents in one pass.
 
-    A sequence gives at most one example, at the latent's first maximum there; of equal ones the earlier sequence
-    comes first. Only values greater than zero count.
+    A sequence gives at most one example, at the latent's largest magnitude there, the first of equal ones; of equal
+    sequences the earlier comes first. Only tokens on which the latent fires count.
 
     Args:
         site: Where the dictionary belongs.
@@ -118,14 +118,14 @@ def top_examples(
 
 
 def _entries(coder: Coder, x: Tensor, places: Tensor) -> tuple[Entries, int]:
-    """Encodes rows whose sequences and positions are ``places``, and brings the entries above zero to the CPU."""
+    """Encodes rows whose sequences and positions are ``places``, and brings the entries that fire to the CPU."""
     n_latents, size = 0, coder.n_rows
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, max(len(x), 1), size):
         latents = coder.encode(x[start : start + size])
         sparse = latents if isinstance(latents, SparseLatents) else SparseLatents.from_dense(latents)
         n_latents = sparse.n_latents
-        active = sparse.values > 0
+        active = fires(sparse.values)
         entry = (sparse.values[active].float(), sparse.latents[active], sparse.support.tokens[active] + start)
         found.append((entry[0].cpu(), entry[1].cpu(), entry[2].cpu()))
     values, indices, rows = (torch.cat(parts) for parts in zip(*found, strict=True))

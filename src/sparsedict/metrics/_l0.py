@@ -3,15 +3,16 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsedict.latents import SparseLatents
+from sparsedict.latents import SparseLatents, fires
 from sparsedict.metrics._moments import check_some
 
 
 def l0(latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> float:
-    """Returns how many latents are greater than zero, mean over tokens.
+    """Returns how many latents fire, which is to say are not zero, mean over tokens.
 
     Args:
-        latents: Dense or sparse. Negative values, such as GELU's, and stored zeros don't count.
+        latents: Dense or sparse. Stored zeros don't count. GELU and SiLU are zero almost nowhere: to count only
+            their positive values, pass ``latents.relu()``.
 
     Raises:
         ValueError: If there are no tokens.
@@ -19,7 +20,7 @@ def l0(latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> float:
     Example:
         >>> import torch
         >>> l0(torch.tensor([[0.0, 2.0, 1.0], [0.0, 3.0, -1.0]]))
-        1.5
+        2.0
     """
     running = RunningL0()
     running.update_(latents)
@@ -46,10 +47,10 @@ class RunningL0:
         """Takes in a batch of latents."""
         sparse = isinstance(latents, SparseLatents)
         self.n_tokens += latents.support.n_tokens if sparse else latents.shape[:-1].numel()
-        self._n_active = self._n_active + ((latents.values if sparse else latents) > 0).sum()
+        self._n_active = self._n_active + fires(latents.values if sparse else latents).sum()
 
     @property
     def value(self) -> float:
-        """Active latents, mean over tokens."""
+        """Latents that fire, mean over tokens."""
         check_some("latents", self.n_tokens)
         return float(self._n_active) / self.n_tokens

@@ -35,8 +35,8 @@ class LatentCard:
 
     @property
     def max(self) -> float:
-        """The largest activation among the examples, 0 where there are none."""
-        return max((example.max for example in self.examples.examples), default=0.0)
+        """The activation of largest magnitude among the examples, with its sign; 0 where there are none."""
+        return max((example.max for example in self.examples.examples), key=abs, default=0.0)
 
 
 def latent_cards(

@@ -33,6 +33,7 @@ table.examples { width: 100%; border-collapse: collapse; }
 .context span { background: rgba(var(--rgb), calc(var(--a, 0) * var(--strongest))); border-radius: 2px;
   padding: .1em 0; }
 .context .peak { font-weight: 700; box-shadow: 0 0 0 1.5px rgb(var(--rgb)); }
+.context .negative { --rgb: var(--negative); }
 .context .blank { color: var(--soft); }
 .legend { display: inline-block; width: 8rem; height: .7rem; border-radius: 3px; vertical-align: baseline;
   background: linear-gradient(to right, transparent, rgba(var(--sparse), var(--strongest))); }
@@ -49,8 +50,8 @@ def write_examples(
 ) -> Path:
     """Writes one self-contained page of latents and the texts on which they are most active.
 
-    The background of a token says how active the latent is on it, relative to the latent's largest value on the page;
-    the value itself shows when the pointer rests on the token. The token of the maximum is framed.
+    The background of a token says how active the latent is on it, relative to the latent's largest magnitude on the
+    page; the value itself shows when the pointer rests on the token. The token of the largest magnitude is framed.
 
     Args:
         path: The HTML file.
@@ -75,7 +76,8 @@ def write_examples(
 
 _KEY = (
     '<p class="soft">Shade: activation, from 0 <span class="legend"></span> to the latent\'s largest value here; rest '
-    "the pointer on a token to read it. The strongest token of each example is framed. "
+    "the pointer on a token to read it. Negative activations have a shade of their own. The strongest token of each "
+    "example is framed. "
     "↵ is a line break, → a tab, · a space.</p>"
 )
 
@@ -126,10 +128,10 @@ def _row(example: Example, largest: float, strings: TokenStrings) -> str:
 
 
 def _token(text: str, token: int, value: float, largest: float, is_peak: bool) -> str:
-    share = min(max(value / largest, 0.0), 1.0) if largest > 0 else 0.0
-    classes = " ".join(["peak"] * is_peak + ["blank"] * (not text.strip()))
+    share = min(abs(value / largest), 1.0) if largest else 0.0
+    classes = " ".join(["peak"] * is_peak + ["negative"] * (value < 0) + ["blank"] * (not text.strip()))
     attributes = f' class="{classes}"' if classes else ""
-    if value > 0:
+    if value:
         attributes += f' style="--a:{share:.3f}"'
     tooltip = f"{value:.4g} on {text!r}, token {token}"
     return f'<span{attributes} title="{escape(tooltip)}">{escape(visible(text))}</span>'

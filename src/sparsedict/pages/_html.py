@@ -7,9 +7,11 @@ from pathlib import Path
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c1e21; --soft: #63686f; --line: #dfe2e6; --ground: #ffffff;
-  --raised: #f7f8f9; --link: #0b5cad; --sparse: 0, 114, 178; --simulator: 213, 94, 0; --strongest: .62; }
+  --raised: #f7f8f9; --link: #0b5cad; --sparse: 0, 114, 178; --simulator: 213, 94, 0; --negative: 204, 121, 167;
+  --strongest: .62; }
 @media (prefers-color-scheme: dark) { :root { --text: #e4e6e9; --soft: #9aa1a9; --line: #33383e; --ground: #16181b;
-  --raised: #1d2024; --link: #7db7f0; --sparse: 58, 152, 215; --simulator: 226, 122, 46; --strongest: .7; } }
+  --raised: #1d2024; --link: #7db7f0; --sparse: 58, 152, 215; --simulator: 226, 122, 46;
+  --negative: 222, 146, 188; --strongest: .7; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
 body { margin: 0 auto; padding: 2.5rem 1.25rem 5rem; max-width: 62rem; background: var(--ground); color: var(--text);

@@ -18,7 +18,7 @@ class Record:
         loss: The loss alone, mean over steps.
         penalties: Each penalty by name, mean over steps.
         fvu: Fraction of the targets' variance left unexplained, over all tokens since the last record.
-        l0: Latents greater than zero, mean over tokens.
+        l0: Latents that fire, mean over tokens.
         dead: Share of latents that haven't fired for ``dead_after`` tokens.
         lr: Learning rate of the last step.
         seconds: Since the run began.

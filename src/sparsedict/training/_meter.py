@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sparsedict.forward_pass import ForwardPass
+from sparsedict.latents import fires
 from sparsedict.training._kept import kept, put_back
 
 KEPT = ("_terms", "_counts", "_target_sum", "_n_steps", "_n_tokens", "_first_bad")
@@ -50,7 +51,7 @@ class Meter:
         self._terms += stacked
         targets = passed.targets.detach()
         error = _squares(passed.reconstruction.detach() - targets)
-        active = (passed.values.detach() > 0).sum().double()
+        active = fires(passed.values.detach()).sum().double()
         self._counts += torch.stack([error, _squares(targets), active])
         self._target_sum += _column_sums(targets)
         self._n_steps += 1

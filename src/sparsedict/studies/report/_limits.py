@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sparsedict.activations import ReLU
 from sparsedict.dictionaries import Dictionary, SparseDistiller
+from sparsedict.latents import fires
 from sparsedict.metrics import fvu
 from sparsedict.norms import Free
 from sparsedict.sites import Neurons
@@ -21,9 +22,10 @@ RIDGE = 1e-5
 def best_values(dictionary: Dictionary, held: ActivationBatch, k: int) -> float:
     """Returns the FVU with the best values for the latents that fired, at most ``k`` on each token."""
     inputs, targets, base = _without_latents(dictionary, held)
-    values, chosen = dictionary.encode(inputs).topk(k, dim=-1)
+    latents = dictionary.encode(inputs)
+    chosen = latents.abs().topk(k, dim=-1).indices
     # Rows of latents that are zero all the same are left out of the system by being zero.
-    rows = dictionary.decoder[chosen] * (values > 0)[..., None]
+    rows = dictionary.decoder[chosen] * fires(latents.gather(-1, chosen))[..., None]
     return float(fvu(base + _solved(rows, targets - base), targets))
 
 

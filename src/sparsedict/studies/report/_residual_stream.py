@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsedict import figures
 from sparsedict.analysis import DictionaryMatch, match_dictionaries
 from sparsedict.figures import Curve, Palette
+from sparsedict.latents import firing_counts
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._order import Order
 from sparsedict.studies._places import residual
@@ -199,7 +200,7 @@ def _readable(bench: Bench, order: Order, site: str) -> Numbers:
     latents = bench.dictionary(order).encode(bench.held_out(order.site).inputs[:N_READ])
     stream = bench.held_out(site).inputs[:N_READ]
     half = len(stream) // 2
-    often = ((latents[:half] > 0).sum(0) >= LEAST_FIRINGS) & ((latents[half:] > 0).sum(0) >= LEAST_FIRINGS)
+    often = (firing_counts(latents[:half]) >= LEAST_FIRINGS) & (firing_counts(latents[half:]) >= LEAST_FIRINGS)
     latents = latents[:, often].double()
     x = torch.cat([stream, stream.new_ones(len(stream), 1)], dim=1).double()
     gram = x[:half].T @ x[:half]
