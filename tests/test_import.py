@@ -19,6 +19,20 @@ def test_importing_the_package_imports_no_extra() -> None:
     assert ran.stderr == ""
 
 
+def test_importing_the_package_does_not_import_torch() -> None:
+    code = (
+        "import sys, sparsedict; assert 'torch' not in sys.modules; assert sparsedict.__version__; "
+        "sparsedict.TopK(3); sparsedict.storage; sparsedict.studies; from sparsedict import *; fit"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'sparsedict' has no attribute 'TopKay'"):
+        _ = sparsedict.TopKay  # pyright: ignore[reportAttributeAccessIssue]
+    assert {"TopK", "fit", "training", "__version__"} <= set(dir(sparsedict))
+
+
 def test_public_names_exist_and_are_sorted() -> None:
     assert all(hasattr(sparsedict, name) for name in sparsedict.__all__)
     assert len(set(sparsedict.__all__)) == len(sparsedict.__all__)

@@ -1,131 +1,33 @@
 """Take a transformer's MLP apart into sparse, readable units."""
 
-from sparsedict import (
-    activations,
-    analysis,
-    data,
-    dictionaries,
-    formats,
-    hub,
-    kernels,
-    losses,
-    metrics,
-    norms,
-    penalties,
-    sites,
-    training,
-    zoo,
-)
-from sparsedict.activations import (
-    GELU,
-    AbsTopK,
-    Activation,
-    BatchTopK,
-    Gated,
-    GroupMax,
-    JumpReLU,
-    ReLU,
-    SiLU,
-    TopK,
-)
-from sparsedict.analysis import Evaluation, evaluate
-from sparsedict.data import ActivationStore, ActivationStream
-from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
-from sparsedict.forward_pass import ForwardPass
-from sparsedict.interventions import Ablation, Clamp, Steer
-from sparsedict.latents import SparseLatents, Support
-from sparsedict.loading import load
-from sparsedict.losses import Loss, SquaredError
-from sparsedict.norms import DecoderNorm, Free, InputLayerNorm, InputNorm, InputRMSNorm, InputScale, MaxNorm, UnitNorm
-from sparsedict.penalties import L0, L1, AuxK, Lp, NormWeighted, Penalty, Sqrt, TargetL0, WarmUp
-from sparsedict.sites import Neurons, Site
-from sparsedict.training import (
-    Cosine,
-    History,
-    Linear,
-    NonFiniteLossError,
-    Resample,
-    Schedule,
-    Trainee,
-    Upkeep,
-    fit,
-    fit_many,
-)
-from sparsedict.types import ActivationBatch, DictionaryOutput, SiteActivations
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparsedict._public import *  # noqa: F403
+    from sparsedict._public import __all__ as __all__
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Ablation",
-    "AbsTopK",
-    "Activation",
-    "ActivationBatch",
-    "ActivationStore",
-    "ActivationStream",
-    "AuxK",
-    "BatchTopK",
-    "Clamp",
-    "Cosine",
-    "DecoderNorm",
-    "Dictionary",
-    "DictionaryOutput",
-    "Evaluation",
-    "ForwardPass",
-    "Free",
-    "GELU",
-    "Gated",
-    "GroupMax",
-    "History",
-    "InputLayerNorm",
-    "InputNorm",
-    "InputRMSNorm",
-    "InputScale",
-    "JumpReLU",
-    "L0",
-    "L1",
-    "Linear",
-    "Loss",
-    "Lp",
-    "MaxNorm",
-    "Neurons",
-    "NonFiniteLossError",
-    "NormWeighted",
-    "Penalty",
-    "ReLU",
-    "Resample",
-    "Schedule",
-    "SiLU",
-    "Site",
-    "SiteActivations",
-    "SparseAutoencoder",
-    "SparseDistiller",
-    "SparseLatents",
-    "Sqrt",
-    "SquaredError",
-    "Steer",
-    "Support",
-    "TargetL0",
-    "TopK",
-    "Trainee",
-    "UnitNorm",
-    "Upkeep",
-    "WarmUp",
-    "activations",
-    "analysis",
-    "data",
-    "dictionaries",
-    "evaluate",
-    "fit",
-    "fit_many",
-    "formats",
-    "hub",
-    "kernels",
-    "load",
-    "losses",
-    "metrics",
-    "norms",
-    "penalties",
-    "sites",
-    "training",
-    "zoo",
-]
+
+def __getattr__(name: str) -> Any:
+    """Imports a module of the package, or a name of `sparsedict._public`, when it is first used.
+
+    PyTorch takes seconds to import. ``sparsedict --help`` and ``sparsedict --version`` do without it.
+    """
+    is_dunder = name.startswith("__") and name != "__all__"
+    if not is_dunder and find_spec(f"{__name__}.{name}") is not None:
+        return importlib.import_module(f"{__name__}.{name}")
+    public = importlib.import_module(f"{__name__}._public") if not is_dunder else None
+    try:
+        value = globals()[name] = getattr(public, name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

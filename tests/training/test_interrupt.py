@@ -20,6 +20,7 @@ from torch import Tensor
 
 import sparsedict as sd
 from sparsedict.storage import _checkpoint, _tensor_file
+from sparsedict.training._feed import Feed
 from sparsedict.training._loop import Loop
 
 from ._runs import BATCH, CASES, N_STEPS, coder, last_state, rows, same, same_results
@@ -137,6 +138,106 @@ def test_other_threads_train_without_touching_signals(tmp_path):
     thread.start()
     thread.join()
     assert histories[0].n_steps == N_STEPS
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_signals_of_schedulers_finish_the_step_like_ctrl_c(name, tmp_path, monkeypatch, capsys):
+    number = getattr(signal, name)
+    whole = ADAM.run(tmp_path / "whole", checkpoint_every=1)
+    before = signal.getsignal(number)
+    folder = tmp_path / "stopped"
+
+    def several() -> None:
+        for _ in range(3):
+            signal.raise_signal(number)
+
+    with doing(several, in_step=7, monkeypatch=monkeypatch), pytest.raises(SystemExit, match="after step 7") as found:
+        ADAM.run(folder)
+    assert found.value.code == 128 + number
+    assert isinstance(found.value, sd.training.Terminated)
+    assert steps(folder) == [0, 7]
+    said = capsys.readouterr().err
+    assert f"{name}: stopping after this step" in said
+    assert "resume=True to go on" in said
+    assert signal.getsignal(number) is before
+    same_results(whole, ADAM.run(folder, resume=True))
+
+
+def test_ctrl_c_after_sigterm_stops_at_once(tmp_path, monkeypatch):
+    def both() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        press_ctrl_c()
+        raise AssertionError("it went on")
+
+    with doing(both, in_step=5, monkeypatch=monkeypatch), pytest.raises(KeyboardInterrupt):
+        ADAM.run(tmp_path, checkpoint_every=2)
+    assert steps(tmp_path) == [2, 4]
+
+
+def test_a_handler_of_the_program_is_called_when_the_checkpoint_is_there(tmp_path, monkeypatch):
+    """Where it returns, training continues, as any other work would."""
+    called = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: called.append(steps(tmp_path)))
+    try:
+        whole = ADAM.run()
+        with doing(lambda: signal.raise_signal(signal.SIGTERM), in_step=5, monkeypatch=monkeypatch):
+            run = ADAM.run(tmp_path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert called == [[0, 5]]
+    same_results(whole, run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_does_not_wait_for_a_batch_that_is_being_harvested(number, tmp_path, monkeypatch):
+    whole = ADAM.run()
+    ahead = Feed.ahead
+
+    def slow(self: Feed, index: int) -> Any:
+        if self._latest is not None and not self._waiting and self.batches.n_served == 6 * BATCH:
+            signal.raise_signal(number)
+            raise AssertionError("it went on")
+        return ahead(self, index)
+
+    kind = KeyboardInterrupt if number == signal.SIGINT else sd.training.Terminated
+    with monkeypatch.context() as patch:
+        patch.setattr(Feed, "ahead", slow)
+        with pytest.raises(kind, match="after step 6"):
+            ADAM.run(tmp_path)
+    assert steps(tmp_path) == [0, 6]
+    same_results(whole, ADAM.run(tmp_path, resume=True))
+
+
+JOB = """
+import sys, torch, sparsedict as sd
+from sparsedict.training._loop import Loop
+step = Loop._step
+def slowly(self, *args):
+    step(self, *args)
+    print(self.n_steps, flush=True)
+    __import__("time").sleep(0.01)
+Loop._step = slowly
+coder = sd.SparseAutoencoder(8, 16, activation=sd.TopK(2), decoder_norm=sd.UnitNorm())
+sd.fit(coder, torch.randn(512, 8), n_tokens=10**7, batch_size=64, progress=False, checkpoint=sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_a_job_that_gets_sigterm_exits_with_143_and_leaves_its_last_step(tmp_path):
+    job = subprocess.Popen(
+        [sys.executable, "-c", JOB, str(tmp_path / "c")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert job.stdout is not None
+    for line in job.stdout:
+        if int(line) >= 5:
+            break
+    job.terminate()
+    out, err = job.communicate(timeout=60)
+    last = int(out.split()[-1]) if out.split() else 5
+    assert job.returncode == 143
+    assert f"Stopped after step {last}" in err
+    assert "Traceback" not in err
+    assert steps(tmp_path / "c") == [0, last]
 
 
 def no_room(file: Path, tensors: dict[str, Tensor]) -> str:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from sparsedict import checks
 from sparsedict.data._given import DEFAULT_BATCH_SIZE, DEFAULT_SEED
 from sparsedict.data._source import ActivationSource
 from sparsedict.data._store_description import FILE, StoreDescription
 from sparsedict.data._stored_rows import Shards, StoredRows
+from sparsedict.progress import progress_bar
 from sparsedict.storage import StorageError
 
 BUFFER_BYTES = 2**28
@@ -140,9 +140,12 @@ class ActivationStore(ActivationSource):
         Raises:
             StorageError: If something isn't what was written, naming the shard and its rows.
         """
-        for index in tqdm(range(self._shards.n_blocks), unit="block", disable=not progress, desc="verify"):
-            shard, block = self._shards.locate(index)
-            self._shards.mapped(shard).check(block)
+        n_blocks = self._shards.n_blocks
+        with progress_bar("verify", total=n_blocks, unit="block", shown=progress) as bar:
+            for index in range(n_blocks):
+                shard, block = self._shards.locate(index)
+                self._shards.mapped(shard).check(block)
+                bar.update(1)
 
     def _only_widths(self, name: str) -> tuple[int, int]:
         if len(self.widths) > 1:

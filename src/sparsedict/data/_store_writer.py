@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sparsedict.data._batches import AnyBatch, Batches, RowSource
 from sparsedict.data._shards import ShardHeader, read_header, shard_name, write_shard
 from sparsedict.data._store_description import FILE, StoreDescription
 from sparsedict.data._stored_sites import ROLES
+from sparsedict.progress import progress_bar
 from sparsedict.storage import StorageError
 from sparsedict.types import ActivationBatch
 
@@ -55,7 +55,7 @@ def write_store(folder: Path, description: StoreDescription, rows: RowSource, se
     if progress:
         size = f"{description.n_tokens:,} tokens, {description.n_bytes / 2**30:,.3f} GiB"
         print(f"{folder}: {size} in {description.n_shards:,} shards; {n_done:,} tokens are there already")
-    with tqdm(total=description.n_tokens, initial=n_done, unit="tok", unit_scale=True, disable=not progress) as bar:
+    with progress_bar("store", total=description.n_tokens, initial=n_done, shown=progress) as bar:
         for index, batch, state in _lacking(shards, description, rows, seed):
             left = description.n_tokens - index * description.tokens_per_shard
             columns = _stored(batch, description, left)

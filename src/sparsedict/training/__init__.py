@@ -3,6 +3,7 @@
 from sparsedict.training import callbacks
 from sparsedict.training._fit import fit, fit_many
 from sparsedict.training._history import History, Record
+from sparsedict.training._interrupt import Terminated, exit_on_signal
 from sparsedict.training._lazy_adam import LazyAdam
 from sparsedict.training._learner import NonFiniteLossError
 from sparsedict.training._trainee import OptimizerFactory, Trainee, default_lr
@@ -20,10 +21,12 @@ __all__ = [
     "Record",
     "Resample",
     "Schedule",
+    "Terminated",
     "Trainee",
     "Upkeep",
     "callbacks",
     "default_lr",
+    "exit_on_signal",
     "fit",
     "fit_many",
 ]

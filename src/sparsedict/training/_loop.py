@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from sparsedict.data import AnyBatch, Batches
+from sparsedict.progress import Progress, progress_bar
 from sparsedict.training._checkpoints import Checkpoints
 from sparsedict.training._feed import Feed
 from sparsedict.training._history import Record
-from sparsedict.training._interrupt import Interrupt
+from sparsedict.training._interrupt import Interrupt, WaitInterrupted
 from sparsedict.training._kept import kept, put_back, stateful
 from sparsedict.training._learner import Learner
 from sparsedict.training._random import random_state, set_random_state
@@ -67,6 +67,7 @@ class Loop:
 
         Raises:
             KeyboardInterrupt: After Ctrl-C, when the step is finished and its checkpoint written.
+            Terminated: After another signal that ends processes, such as SIGTERM, likewise.
         """
         dictionaries = [learner.trainee.dictionary for learner in self._learners]
         try:
@@ -80,26 +81,21 @@ class Loop:
                 learner.note_training(batches.description, batches.facts(learner.trainee.site))
 
     def _train(self) -> None:
-        with tqdm(
-            total=self._n_tokens,
-            initial=min(self.n_seen, self._n_tokens),
-            unit="tok",
-            unit_scale=True,
-            disable=not self._progress,
-            desc="fit",
-        ) as bar:
+        done = min(self.n_seen, self._n_tokens)
+        with progress_bar("fit", total=self._n_tokens, initial=done, unit="tok", shown=self._progress) as bar:
             if self._checkpoints is not None and self._checkpoints.last_step is None:
                 # What can't be written is better known before the work than after.
                 self._write(self._checkpoints)
             with Interrupt() as interrupt:
                 while self.n_seen < self._n_tokens:
-                    self._step(bar)
-                    asked = interrupt.asked
+                    with suppress(WaitInterrupted):
+                        self._step(bar, interrupt)
+                    asked = interrupt.asked is not None
                     self._checkpoint(asked)
-                    if asked:
+                    if asked and not interrupt.hand_on():
                         break
-            if interrupt.asked:
-                raise KeyboardInterrupt(self._farewell())
+            if interrupt.asked is not None:
+                interrupt.stop(self._farewell())
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the rest of the run depends on."""
@@ -118,20 +114,25 @@ class Loop:
         for learner in self._learners:
             learner.load_state_dict(state["learners"][learner.name])
         for path, part in self._stateful.items():
-            part.load_state_dict(state["parts"][path])
+            # A callback that was added since then starts from here.
+            if path in state["parts"] or not path.startswith("callbacks"):
+                part.load_state_dict(state["parts"][path])
         if self.n_seen < self._n_tokens:
             self._feed.load_state_dict(state["feed"])
         # Last, for data of one's own may draw while it is read again.
         set_random_state(state["random"])
 
-    def _step(self, bar: tqdm) -> None:
+    def _step(self, bar: Progress, interrupt: Interrupt) -> None:
+        with interrupt.waiting():
+            # Only once it is there whole does it count as served.
+            self._feed.ahead(0)
         batch = self._feed.next_batch()
         for learner in self._learners:
             learner.learn(of_site(batch, learner.trainee, self._feed.batches))
         n = len(any_site(batch))
         self.n_steps += 1
         self.n_seen += n
-        bar.update(min(n, self._n_tokens - bar.n))
+        bar.update(min(n, self._n_tokens - self.n_seen + n))
         if self.n_seen >= self._n_tokens or self.n_steps % self._log_every == 0:
             records = [learner.record() for learner in self._learners]
             bar.set_postfix_str(_summary(records))
@@ -147,6 +148,8 @@ class Loop:
             self._write(checkpoints)
 
     def _write(self, checkpoints: Checkpoints) -> None:
+        if checkpoints.last_step == self.n_steps:
+            return
         checkpoints.write(self.n_steps, self.state_dict())
 
     def _farewell(self) -> str:

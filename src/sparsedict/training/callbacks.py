@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,8 +25,48 @@ def numbers(record: Record) -> dict[str, float]:
     return flat | {f"penalty/{name}": value for name, value in penalties.items()}
 
 
+class JSONLines:
+    """Appends one line of JSON for each record and dictionary to a file, at once.
+
+    A line holds ``dictionary``, the dictionary's name, and the numbers of `numbers`; ``null`` stands for a number that
+    isn't finite. A run that is resumed continues the file: lines that came after its checkpoint are removed first.
+
+    Args:
+        path: The file. It is emptied where a run begins anew.
+
+    Raises:
+        OSError: If the file can't be written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._n_bytes = 0
+
+    def __call__(self, name: str, record: Record, dictionary: Dictionary) -> None:
+        values = {key: value if math.isfinite(value) else None for key, value in numbers(record).items()}
+        line = f"{json.dumps({'dictionary': name, **values}, ensure_ascii=False)}\n".encode()
+        with self._path.open("r+b" if self._n_bytes and self._path.exists() else "wb") as file:
+            file.truncate(self._n_bytes)
+            file.seek(0, os.SEEK_END)
+            file.write(line)
+            self._n_bytes = file.tell()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns how long the file is."""
+        return {"n_bytes": self._n_bytes}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Removes what was written after this state."""
+        there = self._path.stat().st_size if self._path.is_file() else 0
+        self._n_bytes = min(state["n_bytes"], there)
+        if there > self._n_bytes:
+            os.truncate(self._path, self._n_bytes)
+
+
 class TensorBoard:
     """Writes every record to TensorBoard, tokens along the axis.
+
+    A run that is resumed continues the curves: points that came after its checkpoint are dropped.
 
     Args:
         folder: Where the event files go.
@@ -32,18 +76,37 @@ class TensorBoard:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError("TensorBoard needs the package tensorboard: pip install tensorboard") from error
 
-        self._writer = SummaryWriter(str(folder))
+        self._make_writer = functools.partial(SummaryWriter, str(folder))
+        self._writer: Any = None
+        self._n_tokens = 0
 
     def __call__(self, name: str, record: Record, dictionary: Dictionary) -> None:
+        if self._writer is None:
+            self._writer = self._make_writer(purge_step=self._n_tokens + 1)
         for key, value in numbers(record).items():
             self._writer.add_scalar(f"{name}/{key}" if name else key, value, record.n_tokens)
         self._writer.flush()
+        self._n_tokens = record.n_tokens
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the tokens up to which there are points."""
+        return {"n_tokens": self._n_tokens}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues behind the last point of this state."""
+        self._n_tokens = state["n_tokens"]
 
 
 class WeightsAndBiases:
-    """Logs every record to a Weights & Biases run.
+    """Logs every record to a Weights & Biases run, optimiser steps along the axis.
+
+    Weights & Biases ignores steps that a run has logged already, so a run that is resumed under the same ``id`` logs
+    none twice.
 
     Args:
         run: A run to log to; by default the current one, or a new one.
@@ -55,10 +118,23 @@ class WeightsAndBiases:
 
     def __init__(self, run: Any = None, **settings: Any) -> None:
         if run is None:
-            import wandb
+            try:
+                import wandb
+            except ImportError as error:
+                raise ImportError("Weights & Biases needs the package wandb: pip install wandb") from error
 
             run = wandb.run or wandb.init(**settings)
         self._run = run
+        self._first: int = getattr(run, "step", 0) or 0
 
     def __call__(self, name: str, record: Record, dictionary: Dictionary) -> None:
-        self._run.log({f"{name}/{key}" if name else key: value for key, value in numbers(record).items()})
+        values = {f"{name}/{key}" if name else key: value for key, value in numbers(record).items()}
+        self._run.log(values, step=self._first + record.step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the step of the run at which training began."""
+        return {"first": self._first}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Counts steps from where this state did."""
+        self._first = state["first"]

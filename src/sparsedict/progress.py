@@ -1,0 +1,105 @@
+"""The progress of long work: a bar on a terminal or in a notebook, one line a minute in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+from tqdm.auto import tqdm
+
+SECONDS_PER_LINE = 60.0
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """What the work calls as it goes on."""
+
+    def update(self, n: int) -> object:
+        """Counts ``n`` more units as done."""
+        ...
+
+    def set_postfix_str(self, s: str) -> object:
+        """Sets the text that is shown beside the progress."""
+        ...
+
+
+@contextmanager
+def progress_bar(
+    what: str, *, total: int, initial: int = 0, unit: str = "tok", shown: bool = True
+) -> Iterator[Progress]:
+    """Returns a context that shows how far the work is, on the standard error stream.
+
+    Args:
+        what: The work, in a word or two.
+        total: Units of it in all.
+        initial: Units that were done before.
+        unit: What is counted.
+        shown: Whether to show anything.
+    """
+    if not shown or is_live():
+        with tqdm(total=total, initial=initial, unit=unit, unit_scale=True, disable=not shown, desc=what) as bar:
+            yield bar
+        return
+    lines = Lines(what, total, initial, unit)
+    try:
+        yield lines
+    finally:
+        lines.close()
+
+
+def is_live() -> bool:
+    """Whether the standard error stream shows a line that is written over: a terminal does, and a notebook."""
+    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+
+
+class Lines:
+    """Writes one line a minute, and one at the end.
+
+    Args:
+        what: See `progress_bar`.
+        total: See `progress_bar`.
+        initial: See `progress_bar`.
+        unit: See `progress_bar`.
+        every: Seconds from one line to the next.
+    """
+
+    def __init__(self, what: str, total: int, initial: int, unit: str, every: float = SECONDS_PER_LINE) -> None:
+        self._what = what
+        self._total = total
+        self._initial = self._done = self._written = initial
+        self._unit = unit
+        self._every = every
+        self._text = ""
+        self._begin = self._last = time.monotonic()
+
+    def update(self, n: int) -> None:
+        """Counts ``n`` more units as done."""
+        self._done += n
+        if time.monotonic() - self._last >= self._every:
+            self._write()
+
+    def set_postfix_str(self, s: str) -> None:
+        """Sets the text at the end of the next lines."""
+        self._text = s
+
+    def close(self) -> None:
+        """Writes the last line, where anything was done since the one before."""
+        if self._done > self._written:
+            self._write()
+
+    def _write(self) -> None:
+        self._last, self._written = time.monotonic(), self._done
+        rate = (self._done - self._initial) / max(self._last - self._begin, 1e-9)
+        left = (self._total - self._done) / rate if rate else 0.0
+        parts = [
+            f"{self._what}: {self._done:,} of {self._total:,} {self._unit} ({self._done / max(self._total, 1):.0%})",
+            f"{rate:,.0f} {self._unit}/s",
+            tqdm.format_interval(left) + " left",
+        ]
+        if self._text:
+            parts.append(self._text)
+        if sys.stderr is not None:
+            print(", ".join(parts), file=sys.stderr, flush=True)
