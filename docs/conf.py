@@ -14,6 +14,7 @@ typing.GENERATING_DOCUMENTATION = "sparsedict"  # pyright: ignore[reportAttribut
 
 import latex2mathml.converter  # noqa: E402
 from docutils.nodes import SkipNode  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
 from sphinx_gallery.scrapers import figure_rst  # noqa: E402
 
 import sparsedict  # noqa: E402
@@ -35,12 +36,15 @@ exclude_patterns = ["_build", "images", "gallery/GALLERY_HEADER.rst"]
 
 
 def _scrape(block: Any, block_vars: dict[str, Any], settings: dict[str, Any]) -> str:
-    """Shows the Axes that a block of an example leaves as ``ax``: the library's figures are none of pyplot's."""
-    ax = block_vars["example_globals"].pop("ax", None)
-    if ax is None:
+    """Shows the Axes that the last expression of a block returns, as a notebook does."""
+    values = block_vars["example_globals"]
+    value = values.get("___")
+    # A block that ends in a statement leaves the value of the block before it.
+    values["___"] = None
+    if not isinstance(value, Axes):
         return ""
     path = next(block_vars["image_path_iterator"])
-    sparsedict_figures.save(ax, path)
+    sparsedict_figures.save(value, path)
     return figure_rst([path], settings["src_dir"])
 
 

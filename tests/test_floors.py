@@ -11,7 +11,7 @@ import pytest
 import sparsedict
 
 FLOORS = {
-    **dict.fromkeys(("checks", "progress", "types", "latents", "selections"), 0.0),
+    **dict.fromkeys(("checks", "display", "progress", "types", "latents", "selections"), 0.0),
     **dict.fromkeys(("activations", "norms", "storage", "kernels"), 1.0),
     **dict.fromkeys(("hub",), 1.2),
     **dict.fromkeys(("forward_pass", "interventions"), 1.5),
@@ -25,7 +25,10 @@ FLOORS = {
 }
 WITHIN_A_FLOOR = {
     ("latents", "checks"),
+    ("latents", "display"),
     ("types", "checks"),
+    ("types", "display"),
+    ("selections", "display"),
     ("selections", "latents"),
     ("analysis", "metrics"),
     ("analysis", "data"),

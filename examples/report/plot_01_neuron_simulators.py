@@ -14,24 +14,24 @@ print(found)
 
 # %%
 # Figure 2: cosine of each decoder row with the nearest neuron's, beside random directions.
-ax = found.draw("figure-02-decoder-similarity")
+found.draw("figure-02-decoder-similarity")
 
 # %%
 # Figure 3: the same for encoder rows.
-ax = found.draw("figure-03-encoder-similarity")
+found.draw("figure-03-encoder-similarity")
 
 # %%
 # Figure 4: how often latents fire.
-ax = found.draw("figure-04-firing-frequency")
+found.draw("figure-04-firing-frequency")
 
 # %%
 # Figures 12, 13 and 14: the same for the layer before.
-ax = found.draw("figure-12-decoder-similarity")
+found.draw("figure-12-decoder-similarity")
 
 # %%
 # Its encoder rows.
-ax = found.draw("figure-13-encoder-similarity")
+found.draw("figure-13-encoder-similarity")
 
 # %%
 # How often its latents fire.
-ax = found.draw("figure-14-firing-frequency")
+found.draw("figure-14-firing-frequency")

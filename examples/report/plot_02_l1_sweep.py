@@ -14,8 +14,8 @@ print(found)
 
 # %%
 # Top: the error with all latents, and with those of one type alone, the others held at their means.
-ax = found.draw("figure-05-errors")
+found.draw("figure-05-errors")
 
 # %%
 # Bottom: simulators and dead latents.
-ax = found.draw("figure-05-types")
+found.draw("figure-05-types")

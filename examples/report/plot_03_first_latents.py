@@ -14,4 +14,4 @@ print(found)
 
 # %%
 # Whether latents with larger maxima are easier to explain by one token.
-ax = found.draw("figure-06-maxima")
+found.draw("figure-06-maxima")

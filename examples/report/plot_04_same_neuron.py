@@ -13,12 +13,12 @@ print(found)
 
 # %%
 # Figure 7: encoder rows against the neurons nearest to the decoder rows.
-ax = found.draw("figure-07-encoder")
+found.draw("figure-07-encoder")
 
 # %%
 # The same for decoder rows.
-ax = found.draw("figure-07-decoder")
+found.draw("figure-07-decoder")
 
 # %%
 # Figure 8: the first simulator's activation against its neuron's.
-ax = found.draw("figure-08-scatter")
+found.draw("figure-08-scatter")

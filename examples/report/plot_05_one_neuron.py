@@ -14,28 +14,28 @@ print(found)
 
 # %%
 # Figure 9: the norm held at 1.
-ax = found.draw("figure-09-norm-held")
+found.draw("figure-09-norm-held")
 
 # %%
 # Figure 10: the norm free.
-ax = found.draw("figure-10-norm-free")
+found.draw("figure-10-norm-free")
 
 # %%
 # What keeps the encoder off: by inputs per step.
-ax = found.draw("toy-batch-size")
+found.draw("toy-batch-size")
 
 # %%
 # By learning rate.
-ax = found.draw("toy-lr")
+found.draw("toy-lr")
 
 # %%
 # By width of the input.
-ax = found.draw("toy-d")
+found.draw("toy-d")
 
 # %%
 # By weight decay, which a comment on the report supposed to help.
-ax = found.draw("toy-weight-decay")
+found.draw("toy-weight-decay")
 
 # %%
 # By how unevenly the input varies: encoders may be off while activations are right.
-ax = found.draw("toy-unevenness")
+found.draw("toy-unevenness")

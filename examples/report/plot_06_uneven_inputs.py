@@ -14,8 +14,8 @@ print(found)
 
 # %%
 # Decoder cosines of the student on flat inputs.
-ax = found.draw("uneven-decoder-similarity")
+found.draw("uneven-decoder-similarity")
 
 # %%
 # Its encoder cosines: the simulators are those by the decoder.
-ax = found.draw("uneven-encoder-similarity")
+found.draw("uneven-encoder-similarity")

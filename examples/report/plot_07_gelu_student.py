@@ -14,8 +14,8 @@ print(found)
 
 # %%
 # Decoder cosines of the student with most simulators.
-ax = found.draw("figure-11-gelu")
+found.draw("figure-11-gelu")
 
 # %%
 # How many simulators each neuron has.
-ax = found.draw("figure-11-clusters")
+found.draw("figure-11-clusters")

@@ -14,8 +14,8 @@ print(found)
 
 # %%
 # Loss recovered.
-ax = found.draw("comment-loss-recovered")
+found.draw("comment-loss-recovered")
 
 # %%
 # Simulators.
-ax = found.draw("comment-simulators")
+found.draw("comment-simulators")

@@ -13,8 +13,8 @@ print(found)
 
 # %%
 # Cosines with the nearest latent of the layer before.
-ax = found.draw("residual-neighbours")
+found.draw("residual-neighbours")
 
 # %%
 # What a linear map reads of the last layer's latents after each layer.
-ax = found.draw("residual-readable")
+found.draw("residual-readable")

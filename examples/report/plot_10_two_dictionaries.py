@@ -13,4 +13,4 @@ print(found)
 
 # %%
 # Cosines with the nearest latent of the other.
-ax = found.draw("shared-latents")
+found.draw("shared-latents")

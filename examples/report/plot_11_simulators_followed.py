@@ -14,8 +14,8 @@ print(found)
 
 # %%
 # Their fates.
-ax = found.draw("followed-fates")
+found.draw("followed-fates")
 
 # %%
 # How often they fire, as long as they live.
-ax = found.draw("followed-frequency")
+found.draw("followed-frequency")

@@ -13,8 +13,8 @@ print(found)
 
 # %%
 # What its latents are.
-ax = found.draw("wider-types")
+found.draw("wider-types")
 
 # %%
 # Its error.
-ax = found.draw("wider-error")
+found.draw("wider-error")

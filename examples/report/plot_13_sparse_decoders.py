@@ -14,4 +14,4 @@ print(found)
 
 # %%
 # Beside three notions of chance.
-ax = found.draw("sparse-decoders")
+found.draw("sparse-decoders")

@@ -14,20 +14,20 @@ print(found)
 
 # %%
 # The distiller's error over the autoencoder's.
-ax = found.draw("equal-sparsity-ratio")
+found.draw("equal-sparsity-ratio")
 
 # %%
 # Error against active latents.
-ax = found.draw("equal-sparsity-error-topk")
+found.draw("equal-sparsity-error-topk")
 
 # %%
 # Loss recovered against active latents.
-ax = found.draw("equal-sparsity-loss-topk")
+found.draw("equal-sparsity-loss-topk")
 
 # %%
 # The same with JumpReLU, against the L0 that it reaches.
-ax = found.draw("equal-sparsity-error-jumprelu")
+found.draw("equal-sparsity-error-jumprelu")
 
 # %%
 # And its loss recovered.
-ax = found.draw("equal-sparsity-loss-jumprelu")
+found.draw("equal-sparsity-loss-jumprelu")

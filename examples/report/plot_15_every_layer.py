@@ -13,4 +13,4 @@ print(found)
 
 # %%
 # The distiller's error over the autoencoder's, by layer.
-ax = found.draw("every-layer-ratio")
+found.draw("every-layer-ratio")

@@ -11,14 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparsedict.activations import Activation, State
+from sparsedict.display import Displayed
 from sparsedict.latents import SparseLatents, Support, firing_counts, per_entry
 
 if TYPE_CHECKING:
     from sparsedict.dictionaries import Dictionary
 
 
-@dataclass(frozen=True, eq=False)
-class Encoding:
+@dataclass(frozen=True, eq=False, repr=False)
+class Encoding(Displayed):
     """Latents of a batch of rows, on their support.
 
     Attributes:
@@ -46,8 +47,8 @@ class Encoding:
         return SparseLatents(self.values, self.support, torch.Size((self.support.n_tokens,)))
 
 
-@dataclass(frozen=True, eq=False)
-class ForwardPass:
+@dataclass(frozen=True, eq=False, repr=False)
+class ForwardPass(Displayed):
     """Everything evaluated in one training step.
 
     Entries are either the stored ones, ``[n_entries]``, or all, ``[n_tokens, n_latents]``: write elementwise

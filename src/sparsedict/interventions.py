@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparsedict.display import Displayed
 
-@dataclass(frozen=True, eq=False)
-class Ablation:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ablation(Displayed):
     """Sets the chosen latents to their means, or to zero where no means are given.
 
     Args:

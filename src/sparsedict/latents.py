@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sparsedict.display import Displayed
 
-@dataclass(frozen=True, eq=False)
-class Support:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Support(Displayed):
     """Which latents are stored for each token, in the layout of compressed sparse rows.
 
     Attributes:
@@ -94,8 +96,8 @@ def _stable_order(numbers: Int[Tensor, " n"], largest: int) -> Int[Tensor, " n"]
     return numbers.sort(stable=True).indices
 
 
-@dataclass(frozen=True, eq=False)
-class TransposedSupport:
+@dataclass(frozen=True, eq=False, repr=False)
+class TransposedSupport(Displayed):
     """A support ordered by latent: entry ``i`` here is entry ``order[i]`` there."""
 
     order: Int[Tensor, " n_entries"]
@@ -103,8 +105,8 @@ class TransposedSupport:
     offsets: Int[Tensor, " n_latents_and_one"]
 
 
-@dataclass(frozen=True, eq=False)
-class SparseLatents:
+@dataclass(frozen=True, eq=False, repr=False)
+class SparseLatents(Displayed):
     """Latents of a batch, only the stored entries; all others are exactly zero.
 
     A stored value may be zero too: an entry is stored wherever its value *or its gradient* isn't zero.

@@ -9,6 +9,7 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sparsedict.display import Displayed
 from sparsedict.latents import Support
 
 
@@ -48,8 +49,8 @@ class Largest(Selection):
         return Support.from_indices(settle_ties(pre, values, indices), n_latents)
 
 
-@dataclass(frozen=True, eq=False)
-class LargestOfBatch(Selection):
+@dataclass(frozen=True, eq=False, repr=False)
+class LargestOfBatch(Displayed, Selection):
     """The ``k * n_tokens`` largest positive entries of the whole batch, in the order of tokens and then of latents.
 
     Attributes:
@@ -68,8 +69,8 @@ class LargestOfBatch(Selection):
         return Support.from_flat(flat[~(values <= 0)].sort().values, n_tokens, n_latents)
 
 
-@dataclass(frozen=True, eq=False)
-class Above(Selection):
+@dataclass(frozen=True, eq=False, repr=False)
+class Above(Displayed, Selection):
     """Every entry greater than its latent's threshold; NaN counts as greater, or it would turn into silence.
 
     Attributes:

@@ -9,12 +9,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparsedict.display import Displayed, short
+
 Role = Literal["inputs", "outputs", "neurons"]
 """Which activations of a site: what the MLP reads, what it writes, or its hidden activations."""
 
 
-@dataclass(frozen=True)
-class ActivationBatch:
+@dataclass(frozen=True, repr=False)
+class ActivationBatch(Displayed):
     """Activations of one site for a batch of tokens.
 
     Attributes:
@@ -52,8 +54,8 @@ class ActivationBatch:
         return value
 
 
-@dataclass(frozen=True)
-class SiteActivations:
+@dataclass(frozen=True, repr=False)
+class SiteActivations(Displayed):
     """Activations of one site in the shape in which the model computes them.
 
     Attributes:
@@ -81,6 +83,9 @@ class DictionaryOutput(NamedTuple):
 
     latents: Tensor
     reconstruction: Tensor
+
+    def __repr__(self) -> str:
+        return f"DictionaryOutput(latents={short(self.latents)}, reconstruction={short(self.reconstruction)})"
 
 
 @runtime_checkable

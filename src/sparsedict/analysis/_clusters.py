@@ -11,10 +11,11 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.analysis._cosines import N_COSINES, decoder_of, encoder_of, unit
+from sparsedict.display import Displayed
 
 
-@dataclass(frozen=True, eq=False)
-class Clusters:
+@dataclass(frozen=True, eq=False, repr=False)
+class Clusters(Displayed):
     """Groups of near-parallel latents: two are together if a chain of near-parallel ones joins them.
 
     Attributes:

@@ -11,12 +11,13 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.analysis._coder import Coder, evaluation_mode
 from sparsedict.analysis._neuron_match import NeuronMatch
+from sparsedict.display import Displayed
 from sparsedict.metrics import RunningCorrelation
 from sparsedict.types import ActivationBatch, Role
 
 
-@dataclass(frozen=True, eq=False)
-class SimulatorCorrelation:
+@dataclass(frozen=True, eq=False, repr=False)
+class SimulatorCorrelation(Displayed):
     """Pearson's correlation of latents with their neurons.
 
     Attributes:

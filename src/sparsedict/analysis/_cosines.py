@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from sparsedict.data._seeds import generator
+from sparsedict.display import Displayed
 
 _NULL = int.from_bytes(b"null", "big")
 N_COSINES = 2**24
 """Cosines made at once: 64 MiB in float32."""
 
 
-@dataclass(frozen=True, eq=False)
-class Nearest:
+@dataclass(frozen=True, eq=False, repr=False)
+class Nearest(Displayed):
     """For each row the row of another matrix with the largest signed cosine.
 
     Attributes:

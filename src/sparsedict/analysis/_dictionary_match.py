@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparsedict.analysis._cosines import decoder_of, nearest, random_nearest
+from sparsedict.display import Displayed
 
 
-@dataclass(frozen=True, eq=False)
-class DictionaryMatch:
+@dataclass(frozen=True, eq=False, repr=False)
+class DictionaryMatch(Displayed):
     """For each latent of two dictionaries the nearest of the other: that with the largest signed decoder cosine.
 
     Attributes:

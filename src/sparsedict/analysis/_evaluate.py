@@ -19,14 +19,15 @@ from sparsedict.analysis._loss_recovered import (
     measure_losses,
 )
 from sparsedict.analysis._token_batches import Tokens
+from sparsedict.display import Displayed
 from sparsedict.latents import firing_counts
 from sparsedict.metrics import RunningError, RunningL0
 from sparsedict.sites import Site
 from sparsedict.types import Role
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation(Displayed):
     """How good a dictionary is on tokens that it wasn't trained on.
 
     Attributes:
@@ -70,8 +71,9 @@ class Evaluation:
             "loss_mean_ablated": None if losses is None else losses.mean_ablated,
         }
 
-    def __str__(self) -> str:
-        rows = [
+    def display_rows(self) -> list[tuple[str, ...]]:
+        """Returns name, value and remark of each number."""
+        rows: list[tuple[str, ...]] = [
             ("FVU", f"{self.fvu:.4f}", ""),
             ("L0", f"{self.l0:.1f}", f"of {self.n_latents:,} latents"),
             ("dead", f"{self.dead.n_dead:,}", f"{self.dead.share:.1%}, on {self.n_tokens:,} tokens"),
@@ -87,6 +89,10 @@ class Evaluation:
                 ("loss replaced", f"{losses.replaced:.4f}", ""),
                 *((name, f"{value:.4f}", "") for name, value in ablated),
             ]
+        return rows
+
+    def __str__(self) -> str:
+        rows = self.display_rows()
         names, values = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)
         lines = [f"{name:<{names}}  {value:>{values}}  {remark}".rstrip() for name, value, remark in rows]
         return "\n".join(lines if self.note is None else [*lines, f"no losses: {self.note}"])

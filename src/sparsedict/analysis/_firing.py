@@ -11,12 +11,13 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.analysis._coder import Coder, evaluation_mode
+from sparsedict.display import Displayed
 from sparsedict.latents import SparseLatents, firing_counts
 from sparsedict.types import Role
 
 
-@dataclass(frozen=True, eq=False)
-class FiringFrequencies:
+@dataclass(frozen=True, eq=False, repr=False)
+class FiringFrequencies(Displayed):
     """On how many tokens each latent fires.
 
     Attributes:
@@ -43,8 +44,8 @@ class FiringFrequencies:
         return DeadLatents(self.counts == 0, self.n_tokens)
 
 
-@dataclass(frozen=True, eq=False)
-class DeadLatents:
+@dataclass(frozen=True, eq=False, repr=False)
+class DeadLatents(Displayed):
     """Latents that never fired, and on how many tokens that is known.
 
     Attributes:

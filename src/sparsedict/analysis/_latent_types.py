@@ -10,10 +10,11 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.analysis._firing import DeadLatents
 from sparsedict.analysis._neuron_match import NeuronMatch
+from sparsedict.display import Displayed
 
 
-@dataclass(frozen=True, eq=False)
-class LatentTypes:
+@dataclass(frozen=True, eq=False, repr=False)
+class LatentTypes(Displayed):
     """Which latents simulate a neuron and which are sparse latents proper.
 
     Dead latents are named beside: each is still either a simulator or sparse.

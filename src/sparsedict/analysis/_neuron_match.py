@@ -12,11 +12,12 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.analysis._coder import ROLES
 from sparsedict.analysis._cosines import Nearest, directions, nearest, random_nearest, unit
+from sparsedict.display import Displayed
 from sparsedict.types import Role
 
 
-@dataclass(frozen=True, eq=False)
-class NeuronMatch:
+@dataclass(frozen=True, eq=False, repr=False)
+class NeuronMatch(Displayed):
     """For each latent the neuron nearest to it: that with the largest signed cosine.
 
     Attributes:

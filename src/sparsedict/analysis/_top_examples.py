@@ -14,13 +14,14 @@ from sparsedict import checks
 from sparsedict.analysis._board import Board, Entries
 from sparsedict.analysis._coder import Coder, evaluation_mode
 from sparsedict.analysis._token_batches import Tokens, token_batches, token_ids
+from sparsedict.display import Displayed
 from sparsedict.latents import SparseLatents, fires
 from sparsedict.sites import Site
 from sparsedict.types import Role
 
 
-@dataclass(frozen=True, eq=False)
-class Example:
+@dataclass(frozen=True, eq=False, repr=False)
+class Example(Displayed):
     """One peak of a latent, with the tokens around it.
 
     Attributes:
@@ -43,8 +44,8 @@ class Example:
         return float(self.activations[self.peak])
 
 
-@dataclass(frozen=True, eq=False)
-class TopExamples:
+@dataclass(frozen=True, eq=False, repr=False)
+class TopExamples(Displayed):
     """The strongest examples of one latent.
 
     Attributes:

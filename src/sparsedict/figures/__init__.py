@@ -1,7 +1,7 @@
 """Figures: functions that take results and, if wanted, matplotlib Axes, draw on them and return them.
 
 Without Axes a figure of one column's width (3.3 inches) is made; matplotlib's global state is never touched, so
-nothing is shown and nothing has to be closed. `save` writes what they return.
+nothing has to be closed. A notebook shows the returned Axes as a picture; `save` writes it to a file.
 """
 
 from sparsedict.figures._curves import Curve, ablated_errors, curves, points, type_shares

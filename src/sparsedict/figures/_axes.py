@@ -31,7 +31,10 @@ def own_axes(ax: Axes | None) -> Axes:
         raise ImportError("Figures need matplotlib: pip install 'sparsedict[demo]'.") from error
 
     if ax is None:
-        return Figure(figsize=(COLUMN_WIDTH, HEIGHT), layout="constrained").subplots()
+        from sparsedict.figures._displayed import DisplayedAxes
+
+        figure = Figure(figsize=(COLUMN_WIDTH, HEIGHT), layout="constrained")
+        return figure.subplots(subplot_kw={"axes_class": DisplayedAxes})
     if not isinstance(ax, Axes):
         raise TypeError(f"`ax` must be matplotlib Axes, got {type(ax).__name__}.")
     return ax

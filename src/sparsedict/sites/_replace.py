@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparsedict import checks
+from sparsedict.display import Displayed
 from sparsedict.latents import SparseLatents
 from sparsedict.sites._tokens import Seen, watched
 from sparsedict.types import Role
@@ -24,8 +25,8 @@ Intervention = Callable[[Tensor], Tensor]
 """From dense latents ``[*batch, n_latents]`` to dense latents, such as `Ablation`, `Clamp` and `Steer`."""
 
 
-@dataclass(frozen=True, eq=False)
-class Constant:
+@dataclass(frozen=True, eq=False, repr=False)
+class Constant(Displayed):
     """A vector in an activation's place, whatever the input: zero and mean ablation.
 
     It encodes into no latents at all and decodes into the vector.

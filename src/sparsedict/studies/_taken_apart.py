@@ -11,6 +11,7 @@ from typing import Any
 
 from sparsedict.analysis import Evaluation, FiringFrequencies, LatentTypes, NeuronMatch, TopExamples
 from sparsedict.dictionaries import Dictionary
+from sparsedict.display import Displayed
 from sparsedict.pages import TokenStrings
 from sparsedict.studies._folder import filled
 from sparsedict.studies._report import write_report
@@ -22,8 +23,8 @@ WIDTH = 100
 """Characters to a line of text."""
 
 
-@dataclass(frozen=True, eq=False)
-class DictionaryResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class DictionaryResult(Displayed):
     """One trained dictionary and what was found out about it.
 
     Attributes:
@@ -79,8 +80,8 @@ class DictionaryResult:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class TakenApart:
+@dataclass(frozen=True, eq=False, repr=False)
+class TakenApart(Displayed):
     """What `take_apart` found.
 
     Attributes:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
+
+from sparsedict.display import short, table
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class Record:
     seconds: float
 
 
+SHOWN = ("n_tokens", "loss", "fvu", "l0", "dead")
+"""Columns of a notebook's table."""
+MOST_ROWS = 20
 _COUNTS = ("step", "n_tokens")
 _NUMBERS = tuple(field.name for field in fields(Record) if field.name != "penalties")
 
@@ -111,3 +117,10 @@ class History:
             last = self.last
             tail = f", fvu={last.fvu:.4f}, l0={last.l0:.1f}, dead={last.dead:.1%}"
         return f"History(n_tokens={self.n_tokens:,}, n_steps={self.n_steps:,}, seconds={self.seconds:.1f}{tail})"
+
+    def _repr_html_(self) -> str:
+        # Evenly spaced records, the last among them.
+        step = math.ceil(len(self.records) / MOST_ROWS) or 1
+        shown = reversed(self.records[::-step])
+        rows = [tuple(short(getattr(record, name)) for name in SHOWN) for record in shown]
+        return table(repr(self), rows, SHOWN)

@@ -1,0 +1,87 @@
+"""Short representations of results: one line in a terminal, a table in a notebook."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+MOST_ITEMS = 4
+"""A longer collection is shown by its length."""
+
+
+class Displayed:
+    """Base class of dataclasses that hold tensors: their representation shows shapes, not elements.
+
+    Declare the dataclass with ``repr=False``. A notebook shows the rows of :meth:`display_rows` as a table.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import torch
+        >>> @dataclass(frozen=True, eq=False, repr=False)
+        ... class Result(Displayed):
+        ...     cosine: torch.Tensor
+        ...     n_tokens: int
+        >>> Result(torch.zeros(2048), 1000)
+        Result(cosine=float32[2048], n_tokens=1000)
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def display_rows(self) -> list[tuple[str, ...]]:
+        """Returns the rows of the notebook's table: a name and a value each."""
+        return [(field.name, described(getattr(self, field.name))) for field in fields(self)]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{field.name}={short(getattr(self, field.name))}" for field in fields(self) if field.repr)
+        return f"{type(self).__name__}({shown})"
+
+    def _repr_html_(self) -> str:
+        return table(type(self).__name__, self.display_rows())
+
+
+def short(value: object) -> str:
+    """Returns a representation of one line: tensors by type and shape, long collections by their length."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple, dict, set, frozenset)) and len(value) > MOST_ITEMS:
+        return f"{type(value).__name__} of {len(value):,}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {short(item)}" for key, item in value.items()) + "}"
+    if type(value) is list:
+        return f"[{', '.join(map(short, value))}]"
+    # Named tuples and torch.Size have a representation of their own.
+    if type(value) is tuple:
+        return f"({', '.join(map(short, value))}{',' if len(value) == 1 else ''})"
+    return repr(value)
+
+
+def described(value: object) -> str:
+    """Returns :func:`short`, and for a tensor its range and mean, or how many of its elements are true."""
+    text = short(value)
+    value = value.detach() if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor) or value.is_meta or not value.numel():
+        return text
+    if value.dtype == torch.bool:
+        return f"{text}, {int(value.sum()):,} true"
+    if value.is_floating_point():
+        low, high, mean = (float(number) for number in (value.min(), value.max(), value.mean(dtype=torch.float64)))
+        return f"{text}, {low:.4g} to {high:.4g}, mean {mean:.4g}"
+    return text
+
+
+def table(caption: str, rows: Iterable[tuple[str, ...]], header: tuple[str, ...] | None = None) -> str:
+    """Returns an HTML table of text cells."""
+    head = "" if header is None else f"<thead>{_row(header, 'th')}</thead>"
+    body = "".join(_row(row, "td") for row in rows)
+    return f"<table><caption>{html.escape(caption)}</caption>{head}<tbody>{body}</tbody></table>"
+
+
+def _row(cells: Iterable[str], tag: str) -> str:
+    return "<tr>" + "".join(f'<{tag} style="text-align: left">{html.escape(cell)}</{tag}>' for cell in cells) + "</tr>"
