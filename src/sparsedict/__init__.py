@@ -31,5 +31,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    modules = {module.name for module in iter_modules(__path__) if not module.name.startswith("_")}
+    modules = {module.name for module in iter_modules(__path__) if module.name[0] != "_"}  # noqa: F405
     return sorted({*globals(), *__getattr__("__all__"), *modules})
