@@ -72,21 +72,64 @@ def test_batch_top_k_follows_the_smallest_latent_kept() -> None:
     activation = sd.BatchTopK(2, momentum=0.75)
     state = activation.initial_state(4)
     assert state["threshold"].isnan()
-    activation.after_step_(torch.tensor([0.0, 0.0]), state)
-    assert state["threshold"].isnan()
-    activation.after_step_(torch.tensor([3.0, 2.0, 0.0]), state)
+    for nothing in (torch.tensor([0.0, 0.0]), torch.zeros(0)):
+        activation.measure_(nothing, state, step=0)
+        assert float(state["threshold"]) == 0
+    activation.measure_(torch.tensor([3.0, 2.0, 0.0]), state, step=1000)
     assert float(state["threshold"]) == 2
-    activation.after_step_(torch.tensor([6.0]), state)
+    activation.measure_(torch.tensor([6.0]), state, step=1001)
     assert float(state["threshold"]) == 0.75 * 2 + 0.25 * 6
-    activation.after_step_(torch.tensor([0.0]), state)
-    assert float(state["threshold"]) == 3
+    for nothing in (torch.tensor([0.0]), torch.zeros(0)):
+        activation.measure_(nothing, state, step=1002)
+        assert float(state["threshold"]) == 3
+
+
+@pytest.mark.parametrize("n_steps", [20, 98, 1000])
+def test_the_start_of_a_run_has_no_weight_in_the_threshold(n_steps: int) -> None:
+    activation = sd.BatchTopK(2)
+    state = activation.initial_state(4)
+    for step in range(n_steps):
+        activation.measure_(torch.tensor([2.0 if step < n_steps // 2 else 1.0]), state, step=step)
+    assert float(state["threshold"]) == pytest.approx(1, rel=0.01)
+
+
+def test_each_run_measures_the_threshold_anew() -> None:
+    activation = sd.BatchTopK(2)
+    state = {"threshold": torch.tensor(7.0)}
+    activation.measure_(torch.tensor([2.0]), state, step=0)
+    assert float(state["threshold"]) == 2
+
+
+@pytest.mark.parametrize("n_steps", [20, 98])
+def test_a_short_run_gives_a_threshold_under_which_k_latents_fire(n_steps: int) -> None:
+    x = sd.data.SyntheticFeatures(d=32, n_features=96, l0=5, seed=0).sample(20_000, seed=1)[0].outputs
+    generator = torch.Generator().manual_seed(0)
+    dictionary = sd.SparseAutoencoder(
+        32, 256, activation=sd.BatchTopK(16), decoder_norm=sd.UnitNorm(), generator=generator
+    )
+    history = sd.fit(dictionary, x, n_tokens=n_steps * 256, batch_size=256, progress=False)
+    assert history.last.l0 == 16
+    assert history.last.eval_l0 == pytest.approx(16, rel=0.1)
+    assert sd.metrics.l0(dictionary.encode(x)) == pytest.approx(16, rel=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("name", list(cases.ACTIVATIONS))
+@pytest.mark.parametrize("data", ["zeros", "constant", "one token"])
+def test_data_without_variance_trains_and_is_evaluated(data: str, name: str) -> None:
+    x = {"zeros": torch.zeros(256, 6), "constant": torch.ones(256, 6), "one token": torch.linspace(-1, 1, 6)[None]}
+    dictionary = sd.SparseAutoencoder(6, 12, activation=cases.ACTIVATIONS[name].activation, decoder_norm=sd.UnitNorm())
+    sd.fit(dictionary, x[data], n_tokens=256, batch_size=64, progress=False)
+    latents, reconstruction = dictionary(x[data])
+    assert latents.isfinite().all()
+    torch.testing.assert_close(reconstruction, x[data], rtol=0, atol=0.05)
 
 
 def test_the_threshold_reaches_the_dictionary() -> None:
     dictionary = sd.SparseDistiller(6, 5, 12, activation=sd.BatchTopK(3, momentum=0.0), decoder_norm=sd.UnitNorm())
     x = torch.randn(50, 6)
     passed = dictionary.train().forward_pass(x, torch.zeros(50, 5))
-    dictionary.activation.after_step_(passed.values.detach(), passed.state)
+    dictionary.activation.measure_(passed.values.detach(), dictionary.activation_state.entries(), step=0)
     smallest = passed.values[passed.values > 0].min()
     assert torch.equal(dictionary.activation_state.threshold, smallest.detach())
     counts = (dictionary.eval().encode(x) > 0).sum()

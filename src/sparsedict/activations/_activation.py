@@ -81,6 +81,19 @@ class Activation(ABC):
     def after_step_(self, values: Float[Tensor, "*entries"], state: State) -> None:
         """Updates the kept tensors in place after a training step (default: nothing to update)."""
 
+    def measure_(self, values: Float[Tensor, "*entries"], state: State, *, step: int) -> None:
+        """Updates the kept tensors in place, knowing how far the run is. By default it calls :meth:`after_step_`.
+
+        Override this one where an estimate depends on the number of steps, as a running mean does that must not
+        remember its first value for long.
+
+        Args:
+            values: Latents of the step: the stored entries, or all, ``[n_tokens, n_latents]``. There may be none.
+            state: The kept tensors, as they are in the dictionary.
+            step: Steps of this run before this one: 0 at the first.
+        """
+        self.after_step_(values, state)
+
     def check(self, n_latents: int) -> None:
         """Raises ``ValueError`` where the activation can't serve a dictionary of ``n_latents``."""
 

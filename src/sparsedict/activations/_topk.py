@@ -11,6 +11,9 @@ from sparsedict.activations._activation import Activation, State
 from sparsedict.latents import Support
 from sparsedict.selections import Above, Largest, LargestOfBatch, Selection
 
+AVERAGED = 10
+"""A running mean covers one part in so many of the steps so far."""
+
 
 @dataclass(frozen=True)
 class TopK(Activation):
@@ -94,11 +97,16 @@ class BatchTopK(Activation):
     The threshold is a running mean of the smallest positive latent kept in a training step. Afterwards a latent
     fires where its pre-activation exceeds the threshold, so a token's latents don't depend on its batch.
 
+    Step ``t`` of a run, from 0, enters the mean with weight ``max(1 - momentum, 10 / (t + 10))``. The mean therefore
+    covers about the last tenth of the run so far, or the last ``1 / (1 - momentum)`` steps where these are fewer, and
+    the first steps of a short run have no lasting weight. Each run of ``fit`` measures anew.
+
     Args:
         k: Latents active on a token, on average over the batch.
-        momentum: Weight of the past in the running mean of the threshold.
+        momentum: Largest weight of the past in the running mean of the threshold.
 
-    Source: Bussmann, Leask and Nanda, "BatchTopK Sparse Autoencoders", 2024.
+    Source: Bussmann, Leask and Nanda, "BatchTopK Sparse Autoencoders", 2024; the weights are those of polynomial-decay
+    averaging, Shamir and Zhang, "Stochastic Gradient Descent for Non-smooth Optimization", 2013.
     """
 
     k: int
@@ -135,12 +143,17 @@ class BatchTopK(Activation):
         return Above(threshold.clamp_min(0.0))
 
     @torch.no_grad()
-    def after_step_(self, values: Float[Tensor, "*entries"], state: State) -> None:
+    def measure_(self, values: Float[Tensor, "*entries"], state: State, *, step: int) -> None:
         threshold = state["threshold"]
+        # Where nothing fires, a threshold of 0 keeps it so. Neither NaN nor the -1 of other libraries was measured.
+        before = threshold.nan_to_num(0.0).clamp_min(0.0)
+        if not values.numel():
+            threshold.copy_(before)
+            return
         smallest = torch.where(values > 0, values, torch.inf).min().to(threshold.dtype)
-        # Neither NaN nor the -1 of other libraries was measured.
-        blended = torch.where(threshold > 0, torch.lerp(smallest, threshold, self.momentum), smallest)
-        threshold.copy_(torch.where(smallest.isinf(), threshold, blended))
+        weight = max(1 - self.momentum, AVERAGED / (step + AVERAGED))
+        blended = torch.where(before > 0, torch.lerp(before, smallest, weight), smallest)
+        threshold.copy_(torch.where(smallest.isinf(), before, blended))
 
 
 def _check_k(k: int, n_latents: int) -> None:

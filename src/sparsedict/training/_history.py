@@ -25,6 +25,8 @@ class Record:
         dead: Share of latents that haven't fired for ``dead_after`` tokens.
         lr: Learning rate of the last step.
         seconds: Since the run began.
+        eval_l0: Latents that fire in evaluation mode, mean over tokens of the last batch: what the dictionary does once
+            it is trained. Under TopK or ReLU it is what ``l0`` is, under BatchTopK it follows from the threshold.
     """
 
     step: int
@@ -37,6 +39,7 @@ class Record:
     dead: float
     lr: float
     seconds: float
+    eval_l0: float = math.nan
 
 
 SHOWN = ("n_tokens", "loss", "fvu", "l0", "dead")
@@ -86,6 +89,7 @@ class History:
             "n_tokens": self.n_tokens,
             "n_steps": self.n_steps,
             "seconds": self.seconds,
+            "numbers": list(_NUMBERS),
             "penalties": list(self.records[0].penalties) if self.records else [],
             "records": torch.tensor(rows, dtype=torch.float64),
         }
@@ -93,13 +97,11 @@ class History:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Becomes the history that gave this state."""
         self.n_tokens, self.n_steps, self.seconds = state["n_tokens"], state["n_steps"], state["seconds"]
-        n = len(_NUMBERS)
+        names = state.get("numbers", [name for name in _NUMBERS if name != "eval_l0"])
+        n = len(names)
         self.records = [
             Record(
-                **{
-                    name: int(value) if name in _COUNTS else value
-                    for name, value in zip(_NUMBERS, row[:n], strict=True)
-                },
+                **{name: int(value) if name in _COUNTS else value for name, value in zip(names, row[:n], strict=True)},
                 penalties=dict(zip(state["penalties"], row[n:], strict=True)),
             )
             for row in state["records"].tolist()
@@ -115,7 +117,7 @@ class History:
         tail = ""
         if self.records:
             last = self.last
-            tail = f", fvu={last.fvu:.4f}, l0={last.l0:.1f}, dead={last.dead:.1%}"
+            tail = f", fvu={last.fvu:.4f}, l0={last.l0:.1f}, eval_l0={last.eval_l0:.1f}, dead={last.dead:.1%}"
         return f"History(n_tokens={self.n_tokens:,}, n_steps={self.n_steps:,}, seconds={self.seconds:.1f}{tail})"
 
     def _repr_html_(self) -> str:

@@ -15,6 +15,7 @@ from sparsedict.forward_pass import ForwardPass
 from sparsedict.kernels import Room, Workspace
 from sparsedict.penalties import Penalty
 from sparsedict.storage import installed_version
+from sparsedict.training._evaluated import MOST_TOKENS, evaluation_l0, warn_of_difference
 from sparsedict.training._history import History, Record
 from sparsedict.training._kept import kept, put_back, stateful
 from sparsedict.training._meter import Meter
@@ -87,6 +88,7 @@ class Learner:
         self._good: tuple[int, dict[str, Tensor]] = (0, {})
         self._trained_before = dict(dictionary.trained_on)
         self._begin = time.perf_counter()
+        self._last_inputs = torch.empty(0, dictionary.d_in, dtype=weight.dtype, device=weight.device)
         self._keep()
 
     def learn(self, batch: ActivationBatch) -> None:
@@ -101,6 +103,7 @@ class Learner:
             passed, parts = self._differentiated(inputs, targets)
         self._counters.density = room.density
         self._meter.add(passed, parts)
+        self._last_inputs = inputs[:MOST_TOKENS]
         self._update_weights()
         self._after_step(passed)
         self._counters.step += 1
@@ -159,10 +162,23 @@ class Learner:
             dead=(self._counters.idle >= self._dead_after).double().mean().item(),
             lr=self._optimizer.param_groups[0]["lr"],
             seconds=time.perf_counter() - self._begin,
+            eval_l0=evaluation_l0(self._dictionary, self._last_inputs),
         )
         self.history.records.append(record)
         self.history.seconds = record.seconds
         return record
+
+    def warn_of_evaluation(self) -> None:
+        """Warns where clearly more or fewer latents fire in evaluation mode than in the last training step."""
+        if not self.history.records:
+            return
+        trained, evaluated = self._meter.last_l0.item(), self.history.last.eval_l0
+        n_tokens = len(self._last_inputs)
+        warn_of_difference(self._owner, self._dictionary, trained=trained, evaluated=evaluated, n_tokens=n_tokens)
+
+    @property
+    def _owner(self) -> str:
+        return f"dictionary {self.name!r}" if self.name else "the dictionary"
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the next steps depend on, and the history: tensors and plain values."""
@@ -231,7 +247,8 @@ class Learner:
         norm.constrain_(decoder)
 
     def _after_step(self, passed: ForwardPass) -> None:
-        self._dictionary.activation.after_step_(passed.values.detach(), self._dictionary.activation_state.entries())
+        state = self._dictionary.activation_state.entries()
+        self._dictionary.activation.measure_(passed.values.detach(), state, step=self._counters.step)
         fired = passed.firing_counts() > 0
         idle = self._counters.idle
         torch.where(fired, torch.zeros_like(idle), idle + passed.n_tokens, out=idle)
@@ -260,9 +277,8 @@ class Learner:
             f"at step {first_bad}" if first_bad is not None else f"between steps {good_step} and {self._counters.step}"
         )
         what = "The loss" if first_bad is not None else "A weight"
-        owner = f"dictionary {self.name!r}" if self.name else "the dictionary"
         raise NonFiniteLossError(
-            f"{what} of {owner} became NaN or infinite {where}. The dictionary was put back to its "
+            f"{what} of {self._owner} became NaN or infinite {where}. The dictionary was put back to its "
             f"state after step {good_step}, the last one known to be good. Lower `lr` (it was "
             f"{self.trainee.peak_lr:g}), set `clip_norm`, or look for outliers in the activations."
         )

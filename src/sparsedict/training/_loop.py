@@ -96,6 +96,8 @@ class Loop:
                         break
             if interrupt.asked is not None:
                 interrupt.stop(self._farewell())
+            for learner in self._learners:
+                learner.warn_of_evaluation()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the rest of the run depends on."""
@@ -176,7 +178,7 @@ def of_site(batch: AnyBatch, trainee: Trainee, batches: Batches) -> ActivationBa
 
 def _summary(records: Sequence[Record]) -> str:
     parts = []
-    for name, form in (("loss", ".3g"), ("fvu", ".3f"), ("l0", ".1f"), ("dead", ".1%")):
+    for name, form in (("loss", ".3g"), ("fvu", ".3f"), ("l0", ".1f"), ("eval_l0", ".1f"), ("dead", ".1%")):
         values = [getattr(record, name) for record in records]
         low, high = format(min(values), form), format(max(values), form)
         parts.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")

@@ -18,6 +18,9 @@ ROWS = 32
 class Meter:
     """Sums what one dictionary's steps measure, on the device, and reads it only when asked.
 
+    Attributes:
+        last_l0: Latents that fired in the last step, mean over tokens.
+
     Args:
         names: Names of the penalties.
         d_out: Width of the targets.
@@ -32,6 +35,7 @@ class Meter:
         self._n_steps = 0
         self._n_tokens = 0
         # The first step whose objective wasn't finite; the largest integer means none.
+        self.last_l0 = torch.full((), torch.nan, dtype=torch.float64, device=device)
         self._first_bad = torch.full((), torch.iinfo(torch.int64).max, device=device)
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,6 +56,7 @@ class Meter:
         targets = passed.targets.detach()
         error = _squares(passed.reconstruction.detach() - targets)
         active = fires(passed.values.detach()).sum().double()
+        self.last_l0 = active / passed.n_tokens
         self._counts += torch.stack([error, _squares(targets), active])
         self._target_sum += _column_sums(targets)
         self._n_steps += 1
