@@ -11,7 +11,7 @@ import pytest
 import sparsedict
 
 FLOORS = {
-    **dict.fromkeys(("checks", "display", "progress", "types", "latents", "selections"), 0.0),
+    **dict.fromkeys(("checks", "display", "progress", "types", "latents", "selections", "torch_state"), 0.0),
     **dict.fromkeys(("activations", "norms", "storage", "kernels"), 1.0),
     **dict.fromkeys(("hub",), 1.2),
     **dict.fromkeys(("forward_pass", "interventions"), 1.5),

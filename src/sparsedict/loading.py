@@ -11,12 +11,14 @@ from torch import Tensor
 from sparsedict import checks, dictionaries, formats, hub, storage
 from sparsedict.dictionaries import Dictionary
 from sparsedict.formats import Place
+from sparsedict.torch_state import in_own_state
 
 _OTHERS = "no other library's checkpoint is recognised there"
 _RUN = "by `checkpoint=` and `resume=True`"
 _MOST_LISTED = 8
 
 
+@in_own_state
 def load(
     path: str | os.PathLike[str],
     *,

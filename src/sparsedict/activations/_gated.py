@@ -30,7 +30,7 @@ class Gated(Activation):
 
     def initial_state(self, n_latents: int) -> dict[str, Tensor]:
         names = ("gate_bias", "log_scale", "magnitude_bias")
-        return {name: nn.Parameter(torch.zeros(n_latents)) for name in names}
+        return {name: nn.Parameter(torch.zeros(n_latents, device="cpu", dtype=torch.float32)) for name in names}
 
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return torch.where(pre + state["gate_bias"] <= 0, 0.0, _magnitude(pre, state).relu())

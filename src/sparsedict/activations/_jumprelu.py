@@ -38,7 +38,11 @@ class JumpReLU(Activation):
         checks.in_range("bandwidth", self.bandwidth, 0.0, open_low=True)
 
     def initial_state(self, n_latents: int) -> dict[str, Tensor]:
-        return {"log_threshold": nn.Parameter(torch.full((n_latents,), math.log(self.threshold)))}
+        return {
+            "log_threshold": nn.Parameter(
+                torch.full((n_latents,), math.log(self.threshold), device="cpu", dtype=torch.float32)
+            )
+        }
 
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return _Jump.apply(pre, state["log_threshold"].exp(), self.bandwidth)

@@ -24,4 +24,4 @@ class ReLU(Activation):
         return pre.relu()
 
     def selection(self, state: State, *, training: bool) -> Selection:
-        return Above(torch.zeros(()))
+        return Above(torch.zeros((), device="cpu", dtype=torch.float32))

@@ -44,13 +44,13 @@ class Board:
         self.n_before = int((window < 0).sum())
         self._n_examples = n_examples
         self._window = window
-        self._column = torch.full((n_latents,), -1, dtype=torch.int64)
-        self._column[latents] = torch.arange(len(latents))
-        nothing = torch.zeros(0, dtype=torch.int64)
+        self._column = torch.full((n_latents,), -1, dtype=torch.int64, device="cpu")
+        self._column[latents] = torch.arange(len(latents), device="cpu")
+        nothing = torch.zeros(0, dtype=torch.int64, device="cpu")
         self._columns = self.sequences = self.positions = nothing
         self._values = nothing.float()
-        self.activations = torch.zeros(0, len(window))
-        self.tokens = torch.zeros(0, len(window), dtype=torch.int64)
+        self.activations = torch.zeros(0, len(window), device="cpu", dtype=torch.float32)
+        self.tokens = torch.zeros(0, len(window), dtype=torch.int64, device="cpu")
 
     @property
     def offsets(self) -> list[int]:
@@ -79,7 +79,7 @@ class Board:
         order = order[torch.sort(all_columns[order], stable=True).indices]
         counts = torch.bincount(all_columns, minlength=len(self.latents))
         first = (counts.cumsum(0) - counts)[all_columns[order]]
-        order = order[torch.arange(n_old + n_new) - first < self._n_examples]
+        order = order[torch.arange(n_old + n_new, device=first.device) - first < self._n_examples]
         fresh = order >= n_old
         self._columns, self._values = all_columns[order], all_values[order]
         self.sequences, self.positions = all_sequences[order] + self.n_sequences, all_positions[order]

@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.analysis._cosines import N_COSINES, decoder_of, encoder_of, unit
 from sparsedict.display import Displayed
+from sparsedict.torch_state import in_own_state
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,10 +80,11 @@ def clusters(
     return _grouped(chosen.cpu(), roots, n_latents, threshold)
 
 
+@in_own_state
 def _components(rows: Tensor, threshold: float) -> Tensor:
     """Returns for each row the first row of its component."""
     n = len(rows)
-    labels = torch.arange(n)
+    labels = torch.arange(n, device="cpu")
     for start in range(0, n, max(1, N_COSINES // max(n, 1))):
         block = rows[start : start + max(1, N_COSINES // n)]
         # Each pair once: a block meets itself and what comes after it.
@@ -102,7 +104,7 @@ def _grouped(chosen: Tensor, roots: Tensor, n_latents: int, threshold: float) ->
     counts = torch.unique_consecutive(roots[order], return_counts=True)[1].tolist()
     groups = [chosen[part] for part in order.split(counts) if len(part) > 1]
     groups.sort(key=lambda group: (-len(group), int(group[0])))
-    labels = torch.full((n_latents,), -1, dtype=torch.int64)
+    labels = torch.full((n_latents,), -1, dtype=torch.int64, device="cpu")
     for label, group in enumerate(groups):
         labels[group] = label
     return Clusters(labels, tuple(groups), threshold)

@@ -13,6 +13,7 @@ from sparsedict import checks
 from sparsedict.data import Batches, as_batches
 from sparsedict.dictionaries import Dictionary
 from sparsedict.latents import SparseLatents
+from sparsedict.torch_state import own_state
 from sparsedict.types import ActivationBatch, Role
 
 ROLES: tuple[Role, ...] = ("inputs", "outputs", "neurons")
@@ -170,7 +171,7 @@ def evaluation_mode(*objects: Any) -> Iterator[None]:
     for module in modules:
         module.training = False
     try:
-        with torch.no_grad():
+        with own_state(), torch.no_grad():
             yield
     finally:
         for module in modules:

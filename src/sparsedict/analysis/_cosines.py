@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from sparsedict.data._seeds import generator
 from sparsedict.display import Displayed
+from sparsedict.torch_state import in_own_state
 
 _NULL = int.from_bytes(b"null", "big")
 N_COSINES = 2**24
@@ -31,6 +32,7 @@ class Nearest(Displayed):
     index: Int[Tensor, " n_rows"]
 
 
+@in_own_state
 def nearest(rows: Float[Tensor, "n_rows d"], others: Float[Tensor, "n_others d"] | None) -> Nearest:
     """Finds for each row the other row of largest signed cosine; ``None`` stands for the axes."""
     rows = unit(rows)
@@ -46,7 +48,7 @@ def random_nearest(rows: Tensor, others: Tensor | None, seed: int) -> Float[Tens
     """Returns the largest cosines of as many random directions as there are rows, the null to compare theirs with."""
     # A key of its own, or the seed that made the weights would draw their first values once more. On the CPU, so that
     # a seed gives the same directions on every device.
-    random = torch.randn(rows.shape, generator=generator(seed, _NULL))
+    random = torch.randn(rows.shape, generator=generator(seed, _NULL), device="cpu", dtype=torch.float32)
     return nearest(random.to(rows.device), others).cosine
 
 

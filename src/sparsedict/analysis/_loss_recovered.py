@@ -130,7 +130,7 @@ def measure_losses(
     """
     reads, writes = coder.roles
     zero, middle = (Constant(value, writes) for value in (torch.zeros_like(mean), mean))
-    sums = torch.zeros(5, dtype=torch.float64)
+    sums = torch.zeros(5, dtype=torch.float64, device="cpu")
     n_losses = 0
     for batch, mask in batches:
         original = _output(site, batch)

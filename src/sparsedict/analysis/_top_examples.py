@@ -98,7 +98,9 @@ def top_examples(
     coder = Coder(dictionary, reads)
     checks.at_least("n_examples", n_examples, 1)
     before, after = (context, context) if isinstance(context, int) else context
-    window = torch.arange(-checks.at_least("context", before, 0), checks.at_least("context", after, 0) + 1)
+    window = torch.arange(
+        -checks.at_least("context", before, 0), checks.at_least("context", after, 0) + 1, device="cpu"
+    )
     board: Board | None = None
     with evaluation_mode(site.model, dictionary):
         for batch in token_batches(tokens, batch_size, site.model):
@@ -135,8 +137,8 @@ def _entries(coder: Coder, x: Tensor, places: Tensor) -> tuple[Entries, int]:
 
 def _chosen(latents: Sequence[int] | Tensor | None, n_latents: int) -> Tensor:
     if latents is None:
-        return torch.arange(n_latents)
-    chosen = torch.as_tensor(latents).cpu()
+        return torch.arange(n_latents, device="cpu")
+    chosen = torch.as_tensor(latents, device="cpu")
     if chosen.dtype == torch.bool:
         return checks.latent_vector("latents", chosen, n_latents).nonzero().squeeze(1)
     if chosen.ndim != 1 or chosen.is_floating_point() or not len(chosen):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedict.torch_state import in_own_state
 from sparsedict.types import ActivationBatch
 
 AnyBatch = ActivationBatch | dict[str, ActivationBatch]
@@ -44,9 +45,14 @@ class Chunk:
     def rows(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """Returns the rows served at ``start`` to ``stop``: copies where there is an order."""
         if self.order is None:
-            return tuple(column[start:stop] for column in self.columns)
+            return tuple(_trainable(column[start:stop]) for column in self.columns)
         index = self.order[start:stop]
         return tuple(column.index_select(0, index) for column in self.columns)
+
+
+def _trainable(rows: Tensor) -> Tensor:
+    """Returns rows that autograd may save: those made in inference mode are copied, for it refuses them."""
+    return rows.clone() if rows.is_inference() else rows
 
 
 class RowSource(ABC):
@@ -162,6 +168,7 @@ class Batches(Iterator[AnyBatch]):
     def __iter__(self) -> Batches:
         return self
 
+    @in_own_state
     def __next__(self) -> AnyBatch:
         pieces = self._take()
         if not pieces:

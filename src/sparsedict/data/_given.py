@@ -16,6 +16,7 @@ from sparsedict import checks
 from sparsedict.data._batches import BEGINNING, AnyBatch, Batches, Chunk, Position, RowSource
 from sparsedict.data._layout import Layout
 from sparsedict.data._seeds import permutation
+from sparsedict.torch_state import InCallersState, in_own_state
 from sparsedict.types import ActivationBatch
 
 Pair = tuple[Float[Tensor, "n_tokens d_in"], Float[Tensor, "n_tokens d_out"]]
@@ -40,6 +41,7 @@ class Positioned(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
 
 
+@in_own_state
 def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = None, repeat: bool = True) -> Batches:
     """Returns batches of any form of data, starting anew.
 
@@ -114,7 +116,8 @@ def _whole(name: str, value: Any) -> ActivationBatch:
 
 def _as_batch(name: str, value: Any) -> ActivationBatch:
     if isinstance(value, ActivationBatch):
-        return value
+        neurons = None if value.neurons is None else value.neurons.detach()
+        return ActivationBatch(value.inputs.detach(), value.outputs.detach(), neurons)
     parts = list(value) if isinstance(value, tuple | list) else [value]
     if len(parts) not in (1, 2) or not all(isinstance(part, Tensor | np.ndarray) for part in parts):
         raise TypeError(
@@ -130,7 +133,8 @@ def _as_batch(name: str, value: Any) -> ActivationBatch:
 
 
 def _activations(name: str, value: Tensor | np.ndarray) -> Tensor:
-    tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    # Detached, or gradients would flow on into the model that the activations are from.
+    tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value.detach()
     if not tensor.is_floating_point():
         raise TypeError(
             f"`{name}` must hold floating-point activations [n_tokens, d], got a tensor of {tensor.dtype}. Tokens go "
@@ -183,8 +187,8 @@ class _GivenBatches(RowSource):
         self._random = torch.get_rng_state()
         self._again: tuple[Tensor, Tensor] | None = None
         self.replays = seed is None and self._positioned is None
-        iterator = iter(data)
-        self._once = iterator is data
+        iterator = InCallersState(data)
+        self._once = iterator.is_itself
         self._n_read = 0
         first = next(iterator, None)
         if first is None:
@@ -214,10 +218,10 @@ class _GivenBatches(RowSource):
         if self._seed is not None:
             items = cast(Sequence[Any], self._items)
             order = permutation(len(items), self._seed, epoch).tolist() if epoch else range(len(items))
-            return (items[index] for index in order[start:])
+            return InCallersState(items[index] for index in order[start:])
         if self._goes_on:
             self._goes_on = False
-            return iter(cast(Iterable[Any], self._positioned))
+            return InCallersState(cast(Iterable[Any], self._positioned))
         if self._once and (epoch or start < self._n_read):
             raise ValueError(
                 f"`data` ran out after {self._n_read} batches and can't be read again, for it is an iterator. Give an "
@@ -231,7 +235,7 @@ class _GivenBatches(RowSource):
         self._again = None
         self._random = before
         torch.set_rng_state(before)
-        items = iter(self._items)
+        items = InCallersState(self._items)
         for _ in islice(items, start):
             self._n_read += 1
         if start and after is not None:

@@ -47,7 +47,7 @@ def token_source(tokens: Any, tokenizer: Tokenizer | None, context: int | None) 
     if isinstance(tokens, Mapping):
         return _from_mapping(tokens, context)
     if isinstance(tokens, list | tuple) and tokens and all(isinstance(token, int) for token in tokens):
-        return RowArray(torch.tensor(tokens), None, context)
+        return RowArray(torch.tensor(tokens, device="cpu"), None, context)
     if isinstance(tokens, str | bytes) or not (isinstance(tokens, Iterable) or _indexed(tokens)):
         raise TypeError(
             "`tokens` must be token ids [n_sequences, context], one long row of them, a dataset, or an iterable of "
@@ -92,7 +92,9 @@ def _from_mapping(tokens: Mapping[str, Any], context: int | None) -> TokenSource
         masks = mask if mask is not None else [None] * len(ids)
         pairs = zip(ids, masks, strict=True)
         return TokenItems(Items([{"input_ids": row, "attention_mask": own} for row, own in pairs]), context)
-    return RowArray(torch.as_tensor(ids), None if mask is None else torch.as_tensor(mask), context)
+    return RowArray(
+        torch.as_tensor(ids, device="cpu"), None if mask is None else torch.as_tensor(mask, device="cpu"), context
+    )
 
 
 def _indexed(data: object) -> bool:
@@ -144,7 +146,7 @@ class Items:
 
     def _fetched(self, start: int, order: Order | None) -> Iterator[Any]:
         n = len(self._data)
-        index = torch.arange(n) if order is None else permutation(n, *order)
+        index = torch.arange(n, device="cpu") if order is None else permutation(n, *order)
         several = getattr(self._data, "__getitems__", None)
         for low in range(start, n, LOOK_AHEAD):
             chosen = index[low : low + LOOK_AHEAD].tolist()
@@ -190,8 +192,8 @@ def _rows(item: Any) -> list[tuple[Tensor, Tensor | None]]:
             )
         item = item["input_ids"]
     try:
-        tokens = torch.as_tensor(item)
-        mask = None if mask is None else torch.as_tensor(mask).cpu() != 0
+        tokens = torch.as_tensor(item, device="cpu")
+        mask = None if mask is None else torch.as_tensor(mask, device="cpu") != 0
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"`tokens` must give token ids or texts, got an item of type {type(item).__name__} that is neither."
@@ -256,11 +258,13 @@ class Texts(TokenSource):
                 row += taken
                 at += len(taken)
                 if len(row) == self._context:
-                    yield Row(torch.tensor(row), None, (number, at) if at < len(document) else (number + 1, 0))
+                    yield Row(
+                        torch.tensor(row, device="cpu"), None, (number, at) if at < len(document) else (number + 1, 0)
+                    )
                     row = []
             number, at = number + 1, 0
         if row:
-            yield Row(torch.tensor(row), None, (number, 0))
+            yield Row(torch.tensor(row, device="cpu"), None, (number, 0))
 
     def _tokenised(self, items: Iterator[Any]) -> Iterator[list[int]]:
         while group := list(islice(items, LOOK_AHEAD)):

@@ -10,9 +10,9 @@ def generator(seed: int, *key: int) -> torch.Generator:
     """Returns a CPU generator that depends on the seed and the key alone."""
     state = np.random.SeedSequence([seed, *key]).generate_state(2, np.uint32)
     # Bit 63 is left out: torch takes seeds up to 2**63.
-    return torch.Generator().manual_seed((int(state[0]) << 31) ^ int(state[1]))
+    return torch.Generator(device="cpu").manual_seed((int(state[0]) << 31) ^ int(state[1]))
 
 
 def permutation(n: int, seed: int, *key: int) -> torch.Tensor:
     """Returns a permutation of ``n`` entries that depends on the seed and the key alone."""
-    return torch.randperm(n, generator=generator(seed, *key))
+    return torch.randperm(n, generator=generator(seed, *key), device="cpu")

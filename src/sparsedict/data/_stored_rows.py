@@ -145,7 +145,9 @@ class StoredRows(RowSource):
         if not self._columns:
             description = self._shards.description
             n_rows = min(self._n_blocks * BLOCK, description.n_tokens)
-            self._columns = tuple(torch.empty(n_rows, width, dtype=description.dtype) for width in description.widths)
+            self._columns = tuple(
+                torch.empty(n_rows, width, dtype=description.dtype, device="cpu") for width in description.widths
+            )
         targets = [raw(column) for column in self._columns]
         row = 0
         for index in blocks:

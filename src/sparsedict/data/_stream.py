@@ -19,6 +19,7 @@ from sparsedict.data._store_writer import write_store
 from sparsedict.data._stored_sites import bytes_per_token, planned
 from sparsedict.data._tokens import BlockSize
 from sparsedict.sites import Site
+from sparsedict.torch_state import in_own_state
 
 BUFFER_BYTES = 2**30
 MOST_BUFFERED = 2**18
@@ -147,6 +148,7 @@ class ActivationStream(ActivationSource):
             f"seed={self.seed}, buffer_size={self.buffer_size:,} ({self.buffer_bytes / 2**20:,.1f} MiB))"
         )
 
+    @in_own_state
     def save_to(
         self,
         folder: str | os.PathLike[str],

@@ -119,7 +119,7 @@ def _block(rows: list[Row]) -> Block:
     lengths = {len(row.tokens) for row in rows}
     if len(lengths) == 1 and all(row.attention_mask is None for row in rows):
         return Block(torch.stack([row.tokens for row in rows]), None, end)
-    tokens = torch.zeros(len(rows), max(lengths), dtype=torch.int64)
+    tokens = torch.zeros(len(rows), max(lengths), dtype=torch.int64, device="cpu")
     mask = torch.zeros_like(tokens, dtype=torch.bool)
     for index, row in enumerate(rows):
         n = len(row.tokens)
@@ -146,7 +146,7 @@ class RowArray(TokenSource):
 
     def blocks(self, order: Order | None, epoch: int, start: Position, size: BlockSize) -> Iterator[Block]:
         n_rows, width = self._rows.shape
-        index = torch.arange(n_rows) if order is None else permutation(n_rows, *order)
+        index = torch.arange(n_rows, device="cpu") if order is None else permutation(n_rows, *order)
         step = size.sequences(width)
         for low in range(start[0], n_rows, step):
             chosen = index[low : low + step]

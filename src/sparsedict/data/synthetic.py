@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
+from sparsedict.torch_state import in_own_state
 from sparsedict.types import ActivationBatch
 
 
@@ -47,8 +48,8 @@ class SyntheticFeatures:
         checks.at_least("n_features", n_features, 1)
         self.l0: float = checks.in_range("l0", l0, 0, n_features, open_low=True)
         self.noise: float = checks.in_range("noise", noise, 0)
-        generator = torch.Generator().manual_seed(checks.at_least("seed", seed, 0))
-        directions = torch.randn(2, n_features, d, generator=generator)
+        generator = torch.Generator(device="cpu").manual_seed(checks.at_least("seed", seed, 0))
+        directions = torch.randn(2, n_features, d, generator=generator, device="cpu", dtype=torch.float32)
         self.reads: Float[Tensor, "n_features d"]
         self.writes: Float[Tensor, "n_features d"]
         self.reads, self.writes = torch.nn.functional.normalize(directions, dim=-1).unbind()
@@ -57,6 +58,7 @@ class SyntheticFeatures:
         n_features, d = self.reads.shape
         return f"SyntheticFeatures(d={d}, n_features={n_features}, l0={self.l0}, noise={self.noise})"
 
+    @in_own_state
     def sample(self, n_tokens: int, seed: int = 0) -> tuple[ActivationBatch, Float[Tensor, "n_tokens n_features"]]:
         """Returns activations and the true strengths of the features.
 
@@ -65,11 +67,13 @@ class SyntheticFeatures:
             seed: Of the rows; another seed gives other rows of the same features.
         """
         checks.at_least("n_tokens", n_tokens, 1)
-        generator = torch.Generator().manual_seed(checks.at_least("seed", seed, 0))
+        generator = torch.Generator(device="cpu").manual_seed(checks.at_least("seed", seed, 0))
         shape = (n_tokens, len(self.reads))
-        present = torch.rand(shape, generator=generator) < self.l0 / len(self.reads)
-        codes = present * (0.5 + torch.rand(shape, generator=generator))
+        present = torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32) < self.l0 / len(self.reads)
+        codes = present * (0.5 + torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32))
         inputs = codes @ self.reads
         if self.noise:
-            inputs = inputs + self.noise * torch.randn(inputs.shape, generator=generator)
+            inputs = inputs + self.noise * torch.randn(
+                inputs.shape, generator=generator, device="cpu", dtype=torch.float32
+            )
         return ActivationBatch(inputs, codes @ self.writes), codes

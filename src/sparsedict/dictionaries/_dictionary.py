@@ -19,7 +19,7 @@ from sparsedict import checks, hub
 from sparsedict.activations import Activation
 from sparsedict.dictionaries._encode import encode_rows
 from sparsedict.dictionaries._pictures import Drawn, HasNumbers, put_figures
-from sparsedict.dictionaries._start import start_from, unit_rows
+from sparsedict.dictionaries._start import placed, start_from, unit_rows
 from sparsedict.dictionaries._state import ActivationState
 from sparsedict.forward_pass import ForwardPass
 from sparsedict.latents import SparseLatents
@@ -72,9 +72,9 @@ class Dictionary(nn.Module, ABC):
         self.activation = activation
         self.decoder_norm = decoder_norm
         self.trained_on: dict[str, Any] = {}
-        self.activation_state: ActivationState = ActivationState(activation, n_latents, device, dtype)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        decoder = unit_rows(n_latents, d_out, generator).to(**place)
+        place = placed(device, dtype)
+        self.activation_state: ActivationState = ActivationState(activation, n_latents, **place)
+        decoder = unit_rows(n_latents, d_out, generator, place["device"]).to(**place)
         if not decoder.is_meta:
             decoder_norm.constrain_(decoder)
         self.encoder: nn.Parameter = nn.Parameter(self._initial_encoder(decoder, d_in, generator).to(**place))
@@ -86,7 +86,7 @@ class Dictionary(nn.Module, ABC):
 
     def _initial_encoder(self, decoder: Tensor, d_in: int, generator: torch.Generator | None) -> Tensor:
         """Returns unit rows to start the encoder from, ``[n_latents, d_in]``: random unless a kind knows better."""
-        return unit_rows(len(decoder), d_in, generator)
+        return unit_rows(len(decoder), d_in, generator, decoder.device)
 
     def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
         """Starts the weights of a new dictionary from a sample of its data; `fit` does so with its first batches.
@@ -115,7 +115,7 @@ class Dictionary(nn.Module, ABC):
     def _sums(self) -> Float[Tensor, " n_sums"]:
         weights = (self.encoder, self.encoder_bias, self.decoder, self.decoder_bias)
         if self.encoder.is_meta:
-            return torch.full((2 * len(weights),), torch.nan)
+            return torch.full((2 * len(weights),), torch.nan, device="cpu", dtype=torch.float64)
         sums = [w.sum(dtype=torch.float64) for w in weights]
         norms = [torch.linalg.vector_norm(w, dtype=torch.float64) for w in weights]
         return torch.stack(sums + norms).cpu()

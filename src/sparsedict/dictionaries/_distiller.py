@@ -145,7 +145,7 @@ class SparseDistiller(Dictionary):
 
 def _matching_activation(function: Any) -> Activation:
     """Finds the part that computes the same function, by its values on a grid."""
-    grid = torch.linspace(-6, 6, 241, dtype=torch.float64)
+    grid = torch.linspace(-6, 6, 241, dtype=torch.float64, device="cpu")
     try:
         wanted = function(grid)
     except RuntimeError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from sparsedict.torch_state import in_own_state, without_inference_
 
 if TYPE_CHECKING:
     from sparsedict.dictionaries._dictionary import Dictionary
@@ -18,19 +20,29 @@ Short rows turn quickly under Adam; ``benchmarks.initialisation`` compares.
 """
 
 
-def unit_rows(n_rows: int, width: int, generator: torch.Generator | None) -> Tensor:
-    """Returns rows of norm 1 in random directions."""
-    device = None if generator is None else generator.device
-    if generator is None and torch.get_default_device().type == "meta":
+def placed(device: torch.device | str | None, dtype: torch.dtype | None) -> dict[str, Any]:
+    """Returns where weights are made and their type: PyTorch's defaults where nothing is asked for."""
+    return {
+        "device": torch.get_default_device() if device is None else torch.device(device),
+        "dtype": torch.get_default_dtype() if dtype is None else dtype,
+    }
+
+
+def unit_rows(n_rows: int, width: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Returns rows of norm 1 in random directions, drawn on the generator's device or the CPU."""
+    if device.type == "meta":
         # The first number drawn without memory would import a good part of PyTorch.
-        return torch.empty(n_rows, width)
-    rows = torch.randn(n_rows, width, generator=generator, device=device)
+        return torch.empty(n_rows, width, device=device, dtype=torch.float32)
+    where = "cpu" if generator is None else generator.device
+    rows = torch.randn(n_rows, width, generator=generator, device=where, dtype=torch.float32)
     return functional.normalize(rows, dim=-1)
 
 
+@in_own_state
 @torch.no_grad()
 def start_from(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> None:
     """Points each latent at one token, in place (see `Dictionary.initialise_`)."""
+    without_inference_(dictionary)
     mean = targets.mean(0)
     dictionary.decoder_bias.copy_(mean)
     encoded = dictionary.encoder_inputs(inputs)

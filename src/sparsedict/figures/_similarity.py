@@ -77,7 +77,7 @@ def _draw(
     ax = own_axes(ax)
     low = min(0.0, float(cosine.min()), float(null.min()))
     edges = np.linspace(low, 1.0, n_bins + 1)
-    dead = torch.zeros(len(cosine), dtype=torch.bool)
+    dead = torch.zeros(len(cosine), dtype=torch.bool, device="cpu")
     if types is not None and types.dead is not None:
         dead = types.dead.cpu()
     draw_stack(ax, cosine, [*live_groups(types, dead), Group("dead", Palette.DEAD, dead)], edges)

@@ -15,6 +15,7 @@ from sparsedict.activations import Activation, BatchTopK, Gated, JumpReLU
 from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
 from sparsedict.norms import InputNorm, InputScale
 from sparsedict.storage import check_finite, replace_file, save_tensors
+from sparsedict.torch_state import in_own_state
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Apart:
         )
 
 
+@in_own_state
 @torch.no_grad()
 def apart(dictionary: Dictionary, library: str) -> Apart:
     """Takes a dictionary apart.

@@ -147,7 +147,7 @@ def _learned(tensors: Tensors, cfg: dict[str, Any]) -> Learned:
         return Learned(TopK(made.integer(cfg, "k", cfg_file)))
     if "batchtopk" in architecture:
         threshold = tensors.number("topk_threshold")
-        state = {"threshold": torch.tensor(math.nan if threshold is None else threshold)}
+        state = {"threshold": torch.tensor(math.nan if threshold is None else threshold, device="cpu")}
         return Learned(BatchTopK(made.integer(cfg, "k", cfg_file)), state)
     return Learned(ReLU())
 

@@ -18,6 +18,7 @@ from sparsedict.formats._tensors import Tensors, read_safetensors
 from sparsedict.formats._written import Apart, apart, noted, refuse, write_json, write_tensors
 from sparsedict.norms import DecoderNorm, UnitNorm
 from sparsedict.storage import StorageError
+from sparsedict.torch_state import in_own_state
 
 WEIGHTS = "sae.safetensors"
 CFG = "cfg.json"
@@ -168,6 +169,7 @@ def _check_sizes(tensors: Tensors, cfg: dict[str, Any], file: Path) -> None:
         )
 
 
+@in_own_state
 def _bias(parts: Apart) -> Tensor:
     """Returns the encoder's bias for the offset that sparsify has: the decoder's bias is subtracted by autoencoders."""
     if parts.is_distiller or parts.subtracts_decoder_bias:

@@ -89,8 +89,8 @@ def largest_stored(
             indices[rows], largest_values[rows] = largest_stored(values[own], part, k, lowest_ties=lowest_ties)
         return indices, largest_values
     width = int(counts.max())
-    begins = torch.arange(0, width * len(counts), width) - support.offsets[:-1]
-    places = torch.arange(len(values)) + begins.index_select(0, support.tokens)
+    begins = torch.arange(0, width * len(counts), width, device="cpu") - support.offsets[:-1]
+    places = torch.arange(len(values), device="cpu") + begins.index_select(0, support.tokens)
     padded = values.new_full((len(counts), width), -torch.inf)
     padded.view(-1).scatter_(0, places, values)
     if values.dtype in (torch.float32, torch.float64):
@@ -122,7 +122,7 @@ def _chosen(values: Tensor, k: int, lowest_ties: bool) -> Tensor:
         return values.topk(k, dim=1, sorted=False).indices
     n = values.shape[1]
     if k == n:
-        return torch.arange(n).expand(len(values), n)
+        return torch.arange(n, device="cpu").expand(len(values), n)
     # NumPy's selection is vectorised, PyTorch's isn't.
     exact = values if values.dtype in (torch.float32, torch.float64) else values.float()
     return torch.from_numpy(np.argpartition(exact.numpy(), n - k, axis=1)[:, n - k :])

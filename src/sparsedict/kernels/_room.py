@@ -102,7 +102,7 @@ class _Reading:
     def __init__(self, numbers: Tensor) -> None:
         self._numbers, self._copied = numbers, None
         if numbers.is_cuda:
-            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, device="cpu", pin_memory=True)
             with torch.cuda.device(numbers.device):
                 self._numbers.copy_(numbers, non_blocking=True)
                 self._copied = torch.cuda.Event()

@@ -134,7 +134,7 @@ class _Search:
         for begin, end, block in self._blocks():
             if begin == 0 and most is not None and self._looks_like_more(most, block[:SAMPLE_TOKENS], threshold):
                 return None
-            flat, known = self._above(begin, end, block, threshold, torch.zeros(()))
+            flat, known = self._above(begin, end, block, threshold, torch.zeros((), device="cpu", dtype=torch.float32))
             found.append(flat)
             values.append(known)
             n_found += len(flat)

@@ -65,7 +65,7 @@ class Workspace:
         if kept is None or len(kept) < size:
             lent = next((part for array in self._offered if (part := array.lend(size, dtype)) is not None), None)
             if lent is None:
-                kept = self._scratch[key] = torch.empty(size, dtype=dtype)
+                kept = self._scratch[key] = torch.empty(size, dtype=dtype, device="cpu")
             else:
                 kept = self._lent[key] = lent
         return kept[:size].view(shape)

@@ -51,7 +51,7 @@ class LatentPenalty(Penalty):
         """Returns the penalty of given values instead of the latents' own."""
         cost = self.cost(values)
         if isinstance(self.coefficient, Tensor):
-            return (passed.aligned(self.coefficient.to(cost)) * cost).sum() / passed.n_tokens
+            return (passed.aligned(self.coefficient.detach().to(cost)) * cost).sum() / passed.n_tokens
         return cost.sum() * (self.coefficient / passed.n_tokens)
 
     def check(self, dictionary: Dictionary) -> None:

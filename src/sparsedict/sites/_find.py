@@ -179,7 +179,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def _run_alone(module: nn.Module, found: Found) -> tuple[Tensor, Tensor] | None:
     encoder = found.neurons.encoder
-    inputs = torch.randn(1, 4, found.neurons.d_in, generator=torch.Generator().manual_seed(0)).to(encoder)
+    inputs = torch.randn(1, 4, found.neurons.d_in, generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(
+        encoder
+    )
     with evaluating(module):
         try:
             # `forward` itself, so that no hook on the module sees this.
@@ -195,7 +197,7 @@ def probe(site: Site) -> tuple[Tensor, Tensor] | None:
         return None
     with evaluating(site.model):
         try:
-            call = prepare(site.model, torch.tensor([[0, 1, 1, 0]]), cache=False)
+            call = prepare(site.model, torch.tensor([[0, 1, 1, 0]], device="cpu"), cache=False)
             values = record(site.model, call, {site.reads: None, site.writes: None})
         except Exception:  # Models that need more than tokens say so in their own ways.
             return None

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from sparsedict import checks
+from sparsedict.torch_state import in_own_state
 from sparsedict.types import Role
 
 
@@ -146,6 +147,7 @@ class Neurons:
         checks.activations("latents", latents, self.n)
         return linear(latents, self.decoder.T, self.decoder_bias)
 
+    @in_own_state
     def fold(self, scale: Float[Tensor, " d_in"], shift: Float[Tensor, " d_in"] | None = None) -> Neurons:
         r"""Returns neurons that take $x$ where these take $s \odot x + t$ (a LayerNorm's scale and shift).
 

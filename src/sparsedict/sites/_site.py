@@ -191,7 +191,11 @@ class Site:
 
     def ablated(self, mean: Float[Tensor, " d_out"] | None = None) -> AbstractContextManager[None]:
         """Returns a context in which the MLP writes zero, or its ``mean`` ``[d_out]``, wherever positions count."""
-        value = torch.zeros(self.d_out) if mean is None else checks.latent_vector("mean", mean, self.d_out)
+        value = (
+            torch.zeros(self.d_out, device="cpu", dtype=torch.float32)
+            if mean is None
+            else checks.latent_vector("mean", mean, self.d_out)
+        )
         return self.replaced(Constant(value))
 
     def logits(self, tokens: Tokens) -> Float[Tensor, "*shape n_vocabulary"]:

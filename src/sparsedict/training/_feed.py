@@ -77,7 +77,9 @@ def _sample(batch: AnyBatch) -> dict[str, Tensor]:
     by_name = batch if isinstance(batch, dict) else {"": batch}
     sampled: dict[str, Tensor] = {}
     for name, one in by_name.items():
-        index = torch.linspace(0, len(one) - 1, min(len(one), N_SAMPLED)).round().long()
+        index = (
+            torch.linspace(0, len(one) - 1, min(len(one), N_SAMPLED), device="cpu", dtype=torch.float32).round().long()
+        )
         for role in ("inputs", "outputs", "neurons"):
             column = getattr(one, role)
             if column is not None:

@@ -16,6 +16,7 @@ from sparsedict.dictionaries import Dictionary
 from sparsedict.kernels import Workspace
 from sparsedict.losses import Loss, SquaredError
 from sparsedict.penalties import Penalty
+from sparsedict.torch_state import in_own_state, without_inference_
 from sparsedict.training._begin import begin_
 from sparsedict.training._checkpoints import Checkpoints
 from sparsedict.training._deterministic import deterministic_algorithms
@@ -134,6 +135,7 @@ def fit(
     )[""]
 
 
+@in_own_state
 def fit_many(
     trainees: Mapping[str, Trainee],
     data: Any,
@@ -181,6 +183,8 @@ def fit_many(
         raise ValueError(f"`autocast` must be torch.bfloat16 or None, got {autocast}.")
     check_checkpoint(checkpoint, checkpoint_every, checkpoint_keep, resume)
     check_trainees(trainees)
+    for trainee in trainees.values():
+        without_inference_(trainee.dictionary)
     with ExitStack() as stack:
         checkpoints = None
         if checkpoint is not None:

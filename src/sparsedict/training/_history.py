@@ -91,7 +91,7 @@ class History:
             "seconds": self.seconds,
             "numbers": list(_NUMBERS),
             "penalties": list(self.records[0].penalties) if self.records else [],
-            "records": torch.tensor(rows, dtype=torch.float64),
+            "records": torch.tensor(rows, dtype=torch.float64, device="cpu"),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

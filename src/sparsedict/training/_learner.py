@@ -123,7 +123,9 @@ class Learner:
         """Gives every parameter its gradient; returns the pass, and the objective, loss and penalties."""
         trainee = self.trainee
         self._drop_gradients()
-        with self._workspace.used():
+        # The caller's autocast would keep casted weights of the step before.
+        torch.clear_autocast_cache()
+        with torch.enable_grad(), self._workspace.used():
             with self._precision(inputs.device):
                 passed = self._passed(inputs, targets, room)
                 terms = [trainee.loss(passed), *(penalty(passed) for penalty in trainee.penalties)]

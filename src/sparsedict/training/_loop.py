@@ -9,6 +9,7 @@ from typing import Any
 
 from sparsedict.data import AnyBatch, Batches
 from sparsedict.progress import Progress, progress_bar
+from sparsedict.torch_state import callers_state
 from sparsedict.training._checkpoints import Checkpoints
 from sparsedict.training._feed import Feed
 from sparsedict.training._history import Record
@@ -140,7 +141,8 @@ class Loop:
             bar.set_postfix_str(_summary(records))
             for learner, record in zip(self._learners, records, strict=True):
                 for callback in self._callbacks:
-                    callback(learner.name, record, learner.trainee.dictionary)
+                    with callers_state():
+                        callback(learner.name, record, learner.trainee.dictionary)
 
     def _checkpoint(self, at_once: bool) -> None:
         checkpoints = self._checkpoints

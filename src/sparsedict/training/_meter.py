@@ -36,7 +36,7 @@ class Meter:
         self._n_tokens = 0
         # The first step whose objective wasn't finite; the largest integer means none.
         self.last_l0 = torch.full((), torch.nan, dtype=torch.float64, device=device)
-        self._first_bad = torch.full((), torch.iinfo(torch.int64).max, device=device)
+        self._first_bad = torch.full((), torch.iinfo(torch.int64).max, dtype=torch.int64, device=device)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the sums since the last reading."""

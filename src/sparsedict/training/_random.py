@@ -14,7 +14,7 @@ def random_state() -> dict[str, Any]:
     version, internal, following = random.getstate()
     drawn: Any = np.random.get_state(legacy=False)
     state: dict[str, Any] = {
-        "python": {"version": version, "internal": torch.tensor(internal), "following": following},
+        "python": {"version": version, "internal": torch.tensor(internal, device="cpu"), "following": following},
         "numpy": None,
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],

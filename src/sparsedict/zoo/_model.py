@@ -120,7 +120,7 @@ def tokens(
         for item in tokenizer.encode_batch_fast(texts[start : start + FILES_AT_ONCE], add_special_tokens=False):
             joined += (0, *item.ids)
     width = n_context - 1
-    rows = torch.tensor(joined[: len(joined) // width * width]).view(-1, width)
+    rows = torch.tensor(joined[: len(joined) // width * width], device="cpu").view(-1, width)
     if n_tokens is not None:
         rows = rows[: n_tokens // n_context]
     return torch.nn.functional.pad(rows, (1, 0), value=0)
