@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparsedict.display import Displayed, short
@@ -64,6 +64,9 @@ class SiteActivations(Displayed):
         neurons: ``[*shape, n_neurons]``, where asked for.
         mask: ``[*shape]``, true where a position is kept; padding and excluded tokens are false.
         shape: The leading dimensions, usually ``(n_sequences, n_positions)``.
+        tokens: Ids of the tokens at these positions, ``[*shape]``: in a decoder the decoder's. None if the model was
+            called without ids.
+        attention_mask: False at padding, ``[*shape]``; None where there is none.
     """
 
     inputs: Float[Tensor, "*shape d_in"]
@@ -71,6 +74,8 @@ class SiteActivations(Displayed):
     neurons: Float[Tensor, "*shape n_neurons"] | None
     mask: Bool[Tensor, "*shape"]
     shape: torch.Size
+    tokens: Int[Tensor, "*shape"] | None = None
+    attention_mask: Bool[Tensor, "*shape"] | None = None
 
     def batch(self) -> ActivationBatch:
         """Returns the kept positions as rows, in reading order."""

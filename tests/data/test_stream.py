@@ -404,3 +404,14 @@ def test_description_says_that_it_repeats() -> None:
     assert isinstance(batches, Batches)
     assert "repeated" in batches.description
     assert "one pass" in ActivationStream(site(), unique(2, 4)).epoch(1).description
+
+
+def test_sites_in_a_decoder_of_an_encoder_decoder_model_are_refused() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 50, "d_model": 16, "d_ff": 24, "d_kv": 8, "num_layers": 2, "num_heads": 2}
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(decoder_start_token_id=0, **sizes)).eval()
+    tokens = torch.randint(1, 50, (4, 8))
+    with pytest.raises(ValueError, match=r"lies in the decoder of an encoder-decoder model.*`site.capture\(batch\)`"):
+        sd.ActivationStream(sd.Site(model, "decoder.block.1.layer.2.DenseReluDense"), tokens)
+    stream = sd.ActivationStream(sd.Site(model, "encoder.block.1.layer.1.DenseReluDense"), tokens, batch_size=8)
+    assert len(next(iter(stream))) == 8

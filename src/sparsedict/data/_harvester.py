@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from sparsedict.data._layout import Layout
 from sparsedict.data._tokens import Block
 from sparsedict.sites import Site, capture_sites
-from sparsedict.sites._tokens import Seen, token_embedding
+from sparsedict.sites._context import TokenContext
+from sparsedict.sites._embedding import token_embedding
+from sparsedict.sites._watch import stack
 from sparsedict.types import ActivationBatch
 
 
@@ -60,7 +62,7 @@ class Harvester:
 
     def kept(self, block: Block) -> Tensor | None:
         """Returns which positions every site keeps, as flat indices on the CPU; ``None`` if all are kept."""
-        seen = Seen(block.tokens, block.attention_mask)
+        seen = TokenContext(block.tokens.shape, block.tokens, block.attention_mask)
         mask = None
         for exclusion in {site.exclusion for site in self.sites.values()}:
             own = seen.kept(block.tokens.shape, exclusion)
@@ -121,11 +123,23 @@ def _by_name(sites: Site | Mapping[str, Site]) -> dict[str | None, Site]:
         if not isinstance(site, Site):
             hint = " Write `Site(model, path)`." if isinstance(site, nn.Module | str) else ""
             raise TypeError(f"`sites` must be a Site, or Sites by name, got {type(site).__name__} for {name!r}.{hint}")
+        if _reads_decoder_tokens(site):
+            raise ValueError(
+                f"`sites` must read tokens that the stream gives, got {site!r}, which lies in the decoder of an "
+                "encoder-decoder model, and a stream gives `input_ids` alone. Capture it with `site.capture(batch)`, a "
+                "mapping with `decoder_input_ids` or `labels`, and train on `captured.batch()`."
+            )
     if len({id(site.model) for site in by_name.values()}) > 1:
         raise ValueError(
             f"`sites` must lie in one model, got sites of several: {', '.join(map(repr, by_name.values()))}."
         )
     return by_name
+
+
+def _reads_decoder_tokens(site: Site) -> bool:
+    inner = getattr(site.model, "original_model", site.model)
+    names = inspect.signature(getattr(inner, "forward", site.model.forward)).parameters
+    return "decoder_input_ids" in names and stack(inner, site.writes.module) == "decoder"
 
 
 def _chosen(sites: Mapping[str | None, Site], neurons: bool | Iterable[str]) -> frozenset[str | None]:

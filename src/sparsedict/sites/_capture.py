@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from sparsedict.sites._context import TokenContext
 from sparsedict.sites._points import Point
-from sparsedict.sites._tokens import Call, Seen, Tokens, prepare
+from sparsedict.sites._tokens import Call, Tokens, prepare
+from sparsedict.sites._watch import watched
 from sparsedict.types import SiteActivations
 
 if TYPE_CHECKING:
@@ -45,8 +47,10 @@ def capture_sites(
         hidden = site.hidden if name in wanted else None
         points.update(dict.fromkeys(p for p in (site.reads, hidden, site.writes) if p is not None))
     call = prepare(model, tokens, cache=False)
-    values = record(model, call, points)
-    return {name: _activations(site, values, call.seen, name in wanted) for name, site in sites.items()}
+    with watched(model, (site.writes.module for site in sites.values())) as watch:
+        values = record(model, call, points)
+    contexts = {name: watch.context(site.writes.module) for name, site in sites.items()}
+    return {name: _activations(site, values, contexts[name], name in wanted) for name, site in sites.items()}
 
 
 @torch.no_grad()
@@ -94,13 +98,13 @@ def _run(
     )
 
 
-def _activations(site: Site, values: Mapping[Point, Tensor], seen: Seen, neurons: bool) -> SiteActivations:
+def _activations(site: Site, values: Mapping[Point, Tensor], seen: TokenContext, neurons: bool) -> SiteActivations:
     inputs, outputs = values[site.reads], values[site.writes]
     site.note_widths(inputs.shape[-1], outputs.shape[-1])
     shape = outputs.shape[:-1]
     # Some models flatten sequences before the MLP; the tokens' own shape is what users count in.
-    if seen.ids is not None and seen.ids.numel() == shape.numel():
-        shape = seen.ids.shape
+    if seen.shape is not None and seen.shape.numel() == shape.numel():
+        shape = seen.shape
     if inputs.shape[:-1].numel() != shape.numel():
         raise ValueError(
             f"`reads` and `writes` must see the same positions, got {tuple(inputs.shape)} at `{site.reads}` and "
@@ -113,6 +117,8 @@ def _activations(site: Site, values: Mapping[Point, Tensor], seen: Seen, neurons
     mask = seen.kept(shape, site.exclusion, outputs.device)
     if mask is None:
         mask = torch.ones(shape, dtype=torch.bool, device=outputs.device)
+    ids = seen.ids if seen.shape == shape else None
+    real = seen.real(outputs.device) if seen.shape == shape else None
     # The widths are named, for without a token they can't be inferred.
     inputs, outputs = (value.reshape(*shape, value.shape[-1]) for value in (inputs, outputs))
-    return SiteActivations(inputs, outputs, hidden, mask, shape)
+    return SiteActivations(inputs, outputs, hidden, mask, shape, ids, real)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsedict.sites._capture import record
+from sparsedict.sites._embedding import token_embedding
 from sparsedict.sites._points import find_module, is_hook_point
-from sparsedict.sites._tokens import prepare, token_embedding
+from sparsedict.sites._tokens import prepare
 from sparsedict.sites.families import Found, candidates
 from sparsedict.sites.families._two_layer import between
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparsedict import checks
 from sparsedict.display import Displayed
 from sparsedict.latents import SparseLatents
-from sparsedict.sites._tokens import Seen, watched
+from sparsedict.sites._watch import watched
 from sparsedict.types import Role
 
 if TYPE_CHECKING:
@@ -86,11 +86,10 @@ def replaced(
                 f"The replacement reads at `{from_point}`, which this forward pass must reach before `{to_point}`."
             )
         new = _reconstruction(x, value, original, ablate, error_term)
-        kept = seen.kept(original.shape[:-1], site.exclusion, original.device)
+        kept = watch.context(to_point.module).kept(original.shape[:-1], site.exclusion, original.device)
         return new if kept is None else torch.where(kept.unsqueeze(-1), new, original)
 
-    with watched(site.model) as seen:
-        assert isinstance(seen, Seen)
+    with watched(site.model, [to_point.module]) as watch:
         handles = [from_point.attach(read), to_point.attach(write)]
         try:
             yield

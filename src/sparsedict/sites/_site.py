@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from sparsedict import checks
 from sparsedict.sites._capture import capture_sites
+from sparsedict.sites._context import Exclusion
 from sparsedict.sites._find import find, holder_paths, probe, reading
 from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._points import Point, resolve_ends, resolve_module
 from sparsedict.sites._replace import Constant, Intervention, replaced
-from sparsedict.sites._tokens import Exclusion, Tokens, prepare
+from sparsedict.sites._tokens import Tokens, prepare
 from sparsedict.types import EncoderDecoder, Role, SiteActivations
 
 

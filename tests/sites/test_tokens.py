@@ -1,0 +1,337 @@
+"""Which tokens a site's activations belong to: ids, padding, positions, in models of every form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparsedict.sites import Site
+
+from . import _models
+from ._models import HIDDEN, VOCABULARY, WIDTH
+
+LLAMA = "model.layers.1.mlp"
+SEQ2SEQ: dict[str, dict[str, str | tuple[str, str]]] = {
+    "t5": {"encoder": "encoder.block.1.layer.1.DenseReluDense", "decoder": "decoder.block.1.layer.2.DenseReluDense"},
+    "bart": {
+        "encoder": ("model.encoder.layers.1.fc1:in", "model.encoder.layers.1.fc2:out"),
+        "decoder": ("model.decoder.layers.1.fc1:in", "model.decoder.layers.1.fc2:out"),
+    },
+}
+
+
+def seq2seq(name: str) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    common = {"vocab_size": VOCABULARY, "d_model": WIDTH, "pad_token_id": 0, "eos_token_id": None}
+    if name == "t5":
+        config = transformers.T5Config(
+            d_ff=HIDDEN, d_kv=8, num_layers=2, num_heads=2, decoder_start_token_id=0, **common
+        )
+        return transformers.T5ForConditionalGeneration(config).eval()
+    layers = {f"{part}_{key}": value for part in SEQ2SEQ["bart"] for key, value in (("layers", 2), ("ffn_dim", HIDDEN))}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "forced_eos_token_id": None}
+    config = transformers.BartConfig(
+        max_position_embeddings=32, decoder_start_token_id=2, bos_token_id=2, **layers, **heads, **common
+    )
+    return transformers.BartForConditionalGeneration(config).eval()
+
+
+def site_of(model: nn.Module, path: str | tuple[str, str], **options: Any) -> Site:
+    if isinstance(path, str):
+        return Site(model, path, **options)
+    return Site(model, reads=path[0], writes=path[1], **options)
+
+
+@torch.no_grad()
+def n_ablated(site: Site, run: Callable[[], object]) -> list[list[int]]:
+    """How many positions of each sequence an ablation reached, call by call."""
+    found: list[list[int]] = []
+
+    def count(_: nn.Module, __: object, output: Tensor) -> None:
+        found.append((output.abs().amax(-1) == 0).sum(-1).tolist())
+
+    with site.ablated():
+        handle = site.writes.module.register_forward_hook(count)
+        try:
+            run()
+        finally:
+            handle.remove()
+    return found
+
+
+def left_padded(n_padding: int = 2) -> tuple[Tensor, Tensor]:
+    ids, mask = _models.tokens(2, 5), torch.ones(2, 5, dtype=torch.int64)
+    mask[0, :n_padding] = 0
+    return ids, mask
+
+
+CACHES: dict[str, dict[str, Any]] = {
+    "dynamic": {},
+    "static": {"cache_implementation": "static", "disable_compile": True},
+    "none": {"use_cache": False},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "mistral", "gemma2"])
+def test_generation_counts_true_positions(family: str, cache: str) -> None:
+    windows = {"sliding_window": 4} if family in ("mistral", "gemma2") else {}
+    model = _models.hugging_face(family, **windows)
+    ids, mask = left_padded()
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **CACHES[cache]}
+    for n_first in (0, 1, 6):
+        site = site_of(model, _models.FAMILIES[family][3], exclude_first=n_first)
+        for given in (torch.ones_like(mask), mask):
+            expected = []
+            for step in range(6):
+                lengths = given.sum(-1) + step
+                all_kept = (lengths - n_first).clamp_min(0)
+                new = all_kept - (lengths - 1 - n_first).clamp_min(0)
+                expected.append((all_kept if step == 0 or cache == "none" else new).tolist())
+            assert n_ablated(site, partial(model.generate, ids, attention_mask=given, **options)) == expected
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_beams_chunks_assistants_and_embeddings_are_counted() -> None:
+    model = _models.hugging_face("llama", eos_token_id=None)
+    ids, mask = left_padded()
+    options = {"max_new_tokens": 3, "do_sample": False}
+    late = Site(model, LLAMA, exclude_first=6)
+    beams = n_ablated(late, lambda: model.generate(ids, attention_mask=mask, num_beams=3, **options))
+    assert beams == [[0] * 6, [0] * 6, [0, 0, 0, 1, 1, 1]]
+    long = _models.tokens(2, 8)
+    chunks = n_ablated(late, lambda: model.generate(long, prefill_chunk_size=3, **options))
+    assert chunks == [[0, 0], [0, 0], [2, 2], [1, 1], [1, 1]]
+    assisted = n_ablated(late, lambda: model.generate(long[:1], prompt_lookup_num_tokens=3, **options))
+    assert assisted[0] == [2]
+    assert min(assisted[1:])[0] >= 1
+    embedded = model.get_input_embeddings()(long)
+    assert n_ablated(late, lambda: model.generate(inputs_embeds=embedded, **options)) == [[2, 2], [1, 1], [1, 1]]
+
+
+def test_excluded_tokens_are_those_of_this_call() -> None:
+    model = _models.hugging_face("llama", eos_token_id=None)
+    ids = _models.tokens(1, 5)
+    with torch.no_grad():
+        token = int(model(ids).logits[0, -1].argmax())
+    site = Site(model, LLAMA, exclude_tokens=[token])
+    prompt = (ids != token).sum(-1).tolist()
+    with torch.no_grad(), site.ablated():
+        whole = model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    made = (whole[:, 5:-1] != token).long()[0]
+    found = n_ablated(site, lambda: model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0))
+    assert found == [prompt, *([int(n)] for n in made)]
+
+
+def test_a_cache_of_unknown_length_is_refused() -> None:
+    class Cached(_models.Plain):
+        def forward(self, ids: Tensor, cache: object = None, position_ids: Tensor | None = None) -> Tensor:
+            return super().forward(ids)
+
+    model, ids = Cached(), _models.tokens(1, 2)
+    site = Site(model, "mlp", exclude_first=1)
+    with pytest.raises(ValueError, match=r"cache that doesn't say how many tokens it holds.*`position_ids`"):
+        n_ablated(site, lambda: model(ids, cache={"keys": 1}))
+    assert n_ablated(site, lambda: model(ids, cache={}, position_ids=torch.tensor([[4, 5]]))) == [[2]]
+    keys = torch.zeros(1, 2, 3, 4)
+    assert n_ablated(site, lambda: model(ids, cache=((keys, keys), (keys, keys)))) == [[2]]
+    assert n_ablated(site, lambda: model(ids, cache=True)) == [[1]]
+    assert n_ablated(Site(model, "mlp"), lambda: model(ids, cache={})) == [[2]]
+
+
+@pytest.mark.parametrize("form", ["boolean", "least", "infinite", "ten thousand", "ones", "opened", "by layer type"])
+def test_padding_is_read_from_masks_over_queries_and_keys(form: str) -> None:
+    model = _models.hugging_face("gemma2" if form == "by layer type" else "llama", sliding_window=3)
+    flat = torch.ones(2, 6, dtype=torch.bool)
+    flat[0, :2] = flat[1, 4:] = False
+    allowed = (torch.ones(6, 6).tril().bool() & flat[:, None])[:, None]
+    lowered = {"least": torch.finfo(torch.float32).min, "infinite": -torch.inf, "ten thousand": -1e4}
+    mask: Any = allowed
+    if form in lowered:
+        mask = torch.zeros(allowed.shape).masked_fill(~allowed, lowered[form])
+    elif form == "ones":
+        mask = allowed.float()
+    elif form == "opened":  # Rows of padding that attend to everything, to keep NaN away.
+        mask = allowed | ~allowed.any(-1, keepdim=True)
+    elif form == "by layer type":
+        mask = {"sliding_attention": allowed & torch.ones(6, 6).triu(-2).bool(), "full_attention": allowed}
+    given = {"input_ids": _models.tokens(2, 6), "attention_mask": mask}
+    for n_first, expected in ((0, flat), (1, flat & (flat.cumsum(-1) > 1))):
+        site = Site(model, LLAMA, exclude_first=n_first)
+        assert torch.equal(site.capture(given).mask, expected)
+    unpadded = {"input_ids": _models.tokens(2, 6), "attention_mask": torch.ones(6, 6).tril().bool().expand(2, 1, 6, 6)}
+    assert Site(model, LLAMA).capture(unpadded).mask.all()
+
+
+def test_an_unreadable_mask_is_refused() -> None:
+    class Masked(_models.Plain):
+        def forward(self, input_ids: Tensor, attention_mask: object = None) -> Tensor:
+            return super().forward(input_ids)
+
+    site = Site(Masked(), "mlp")
+    with pytest.raises(ValueError, match=r"`attention_mask` must tell which positions are padding, got str"):
+        site.capture({"input_ids": _models.tokens(), "attention_mask": "causal"})
+    with pytest.raises(ValueError, match="a column for each of the 7 positions"):
+        site.capture({"input_ids": _models.tokens(), "attention_mask": torch.ones(2, 3)})
+
+
+def test_packed_sequences_each_have_a_first_position() -> None:
+    model = _models.hugging_face("llama")
+    given = {"input_ids": _models.tokens(1, 6), "position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]])}
+    mask = Site(model, LLAMA, exclude_first=1).capture(given).mask
+    assert mask.tolist() == [[False, True, True, False, True, True]]
+
+
+@pytest.mark.parametrize("family", [name for name in _models.FAMILIES if name != "bloom"])
+def test_padding_on_the_left_changes_no_activation(family: str) -> None:
+    model = _models.hugging_face(family)
+    site = site_of(model, _models.FAMILIES[family][3])
+    ids = _models.tokens()
+    mask = nn.functional.pad(torch.ones_like(ids), (4, 0))
+    expected = site.capture(ids)
+    for filler in (0, 7):
+        given = {"input_ids": nn.functional.pad(ids, (4, 0), value=filler), "attention_mask": mask}
+        found = site.capture(given)
+        assert torch.equal(found.mask, mask.bool())
+        torch.testing.assert_close(found.outputs[:, 4:], expected.outputs)
+        torch.testing.assert_close(site.logits(given)[:, 4:], site.logits(ids), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["RobertaForMaskedLM", "RobertaForCausalLM", "XGLMForCausalLM", "BioGptForCausalLM"])
+def test_models_that_begin_at_other_positions(name: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    kind = getattr(transformers, name)
+    sizes = {"vocab_size": VOCABULARY, "num_attention_heads": 2, "num_hidden_layers": 2, "max_position_embeddings": 40}
+    if name.startswith("XGLM"):
+        sizes = {"vocab_size": VOCABULARY, "d_model": WIDTH, "num_layers": 2, "attention_heads": 2, "ffn_dim": HIDDEN}
+    else:
+        sizes |= {"hidden_size": WIDTH, "intermediate_size": HIDDEN, "is_decoder": "Causal" in name}
+    model = kind(kind.config_class(**sizes)).eval()
+    path = next(
+        path for path, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == 2
+    )
+    site = Site(model, reads=f"{path}.1:out", writes=f"{path}.1:out", exclude_first=1)
+    ids = _models.tokens()
+    for filler in (model.config.pad_token_id, 7):
+        padded = {
+            "input_ids": nn.functional.pad(ids, (3, 0), value=filler),
+            "attention_mask": nn.functional.pad(torch.ones_like(ids), (3, 0)),
+        }
+        found = site.capture(padded)
+        torch.testing.assert_close(found.outputs[:, 3:], site.capture(ids).outputs, atol=1e-5, rtol=1e-4)
+        assert found.mask.sum(-1).tolist() == [6, 6]
+        assert not found.mask[:, 3].any()
+
+
+@pytest.mark.parametrize("name", SEQ2SEQ)
+def test_each_stack_of_an_encoder_decoder_model_has_its_own_tokens(name: str) -> None:
+    model = seq2seq(name)
+    source, target = _models.tokens(2, 9), _models.tokens(2, 6).flip(1)
+    source_mask, target_mask = torch.ones_like(source), torch.ones_like(target)
+    source_mask[0, 7:] = target_mask[1, 4:] = 0
+    given = {"input_ids": source, "attention_mask": source_mask, "decoder_input_ids": target}
+    encoder, decoder = (site_of(model, SEQ2SEQ[name][part]) for part in ("encoder", "decoder"))
+    assert torch.equal(encoder.capture(given).mask, source_mask.bool())
+    assert torch.equal(encoder.capture(given).tokens, source)
+    assert decoder.capture(given).mask.all()
+    assert torch.equal(decoder.capture(given).tokens, target)
+    both = {**given, "decoder_attention_mask": target_mask}
+    assert torch.equal(decoder.capture(both).mask, target_mask.bool())
+    first = site_of(model, SEQ2SEQ[name]["decoder"], exclude_first=2, exclude_tokens=[int(target[0, 3])])
+    expected = target_mask.bool() & (target != target[0, 3]) & (torch.arange(6) >= 2)
+    assert torch.equal(first.capture(both).mask, expected)
+
+
+@pytest.mark.parametrize("name", SEQ2SEQ)
+def test_a_decoder_s_tokens_are_the_shifted_labels(name: str) -> None:
+    model = seq2seq(name)
+    labels = _models.tokens(2, 6)
+    start = model.config.decoder_start_token_id
+    site = site_of(model, SEQ2SEQ[name]["decoder"], exclude_tokens=[start])
+    found = site.capture({"input_ids": _models.tokens(2, 9), "labels": labels})
+    assert torch.equal(found.tokens, nn.functional.pad(labels[:, :-1], (1, 0), value=start))
+    assert torch.equal(found.mask, found.tokens != start)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", SEQ2SEQ)
+def test_generation_of_an_encoder_decoder_model(name: str) -> None:
+    model = seq2seq(name)
+    source = _models.tokens(2, 9)
+    mask = torch.ones_like(source)
+    mask[0, 6:] = 0
+    options = {"attention_mask": mask, "max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    for beams in (1, 2):
+        n = 2 * beams
+        for part, kept in (("encoder", [[5, 8]]), ("decoder", [[0] * n, [1] * n, [1] * n, [1] * n])):
+            site = site_of(model, SEQ2SEQ[name][part], exclude_first=1)
+            assert n_ablated(site, partial(model.generate, source, num_beams=beams, **options)) == kept
+
+
+class Translator(nn.Module):
+    """An encoder-decoder model of no library, with stacks of unknown names."""
+
+    def __init__(self, names: tuple[str, str]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.names = names
+        for name in names:
+            self.add_module(name, nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, WIDTH)))
+
+    def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
+        first, second = (getattr(self, name) for name in self.names)
+        return second(self.embedding(tgt)) + first(self.embedding(src)).mean(1, keepdim=True)
+
+
+def test_stacks_of_unknown_names_are_refused_only_where_it_matters() -> None:
+    source, target = _models.tokens(2, 5), _models.tokens(2, 5).flip(1)
+    token = int(target[0, 0])
+    known = Site(Translator(("encoder", "decoder")), "decoder", exclude_tokens=[token])
+    given = {"src": source, "tgt": target}
+    assert torch.equal(known.capture(given).mask, target != token)
+    unknown = Translator(("a", "b"))
+    assert Site(unknown, "b").capture(given).mask.all()
+    with pytest.raises(ValueError, match=r"isn't known which of them the site belongs to.*`encoder` and `decoder`"):
+        Site(unknown, "b", exclude_tokens=[token]).capture(given)
+
+
+def test_masks_that_models_take_apart_from_the_tokens() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+            layer = nn.TransformerEncoderLayer(WIDTH, 2, HIDDEN, batch_first=True, dropout=0.0)
+            self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+        def forward(self, batch: dict[str, Tensor]) -> Tensor:
+            return self.encoder(self.embedding(batch["words"]), src_key_padding_mask=batch["padding"])
+
+    model, ids = Wrapped().train(), _models.tokens(2, 5)
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    padding[0, 3:] = True
+    site = Site(model, reads="encoder.layers.1.linear1:in", writes="encoder.layers.1.linear2:out", exclude_first=1)
+    found = n_ablated(site, lambda: model({"words": ids, "padding": padding}))
+    assert found == [[2, 4]]
+    token = int(ids[1, 2])
+    by_token = Site(model, reads=str(site.reads), writes=str(site.writes), exclude_tokens=[token])
+    expected = ((ids != token) & ~padding).sum(-1).tolist()
+    assert n_ablated(by_token, lambda: model({"words": ids, "padding": padding})) == [expected]
+
+
+def test_a_part_that_is_recomputed_has_the_tokens_of_its_forward_pass() -> None:
+    model = _models.hugging_face("llama")
+    site = Site(model, LLAMA, exclude_first=4)
+    ids = _models.tokens(1, 6)
+    with torch.no_grad(), site.ablated():
+        model(ids)
+        output = site.writes.module(torch.randn(1, 6, WIDTH))
+        found = (output.abs().amax(-1) == 0).sum(-1).tolist()
+    assert found == [2]
