@@ -174,7 +174,7 @@ def test_several_sites_are_stored_once_and_served_by_name(tmp_path: Path) -> Non
     assert torch.equal(batch["c"].inputs, batch["a"].outputs)
     torch.testing.assert_close(model.second(batch["c"].inputs), batch["c"].outputs)
     assert not store.batches().has_pairs("b")
-    assert store.batches().facts("c") == {"model": "Counted", "site": "second"}
+    assert store.batches().facts("c") == {"model": "Counted", "model_class": "Counted", "site": "second"}
 
 
 def test_neurons_are_stored_where_the_stream_serves_them(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,6 +130,10 @@ def _square(dictionary: sd.SparseDistiller) -> sd.SparseDistiller:
     )
 
 
+HOOKS: dict[str, Any] = {"model": "gpt2", "input_hook": "mlp.hook_in", "output_hook": "mlp.hook_out"}
+
+
+@pytest.mark.filterwarnings("ignore:circuit-tracer's TopK keeps negative values")
 @pytest.mark.parametrize("kind", cases.KINDS)
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
 def test_what_is_written_computes_the_same_or_is_refused(kind: str, activation: str, tmp_path: Path) -> None:
@@ -137,7 +142,7 @@ def test_what_is_written_computes_the_same_or_is_refused(kind: str, activation: 
     for buffer in square.buffers():
         buffer.fill_(0.2)
     try:
-        circuit_tracer.write({0: square, 1: square}, tmp_path)
+        circuit_tracer.write({0: square, 1: square}, tmp_path, **HOOKS)
     except (TypeError, ValueError) as error:
         assert "circuit-tracer" in str(error)  # noqa: PT017
         assert not list(tmp_path.iterdir())
@@ -163,3 +168,136 @@ def test_layers_are_numbered(layers: dict, tmp_path: Path) -> None:
     dictionary = circuit_tracer.read(SET, layer=0)
     with pytest.raises(ValueError, match="by layer from 0 on"):
         circuit_tracer.write(dict.fromkeys(layers, dictionary), tmp_path)
+
+
+def student(layer: int | None = None, **changes: Any) -> sd.SparseDistiller:
+    """Returns a distiller that was trained at a layer of GPT-2."""
+    arguments: dict[str, Any] = {"d_in": 6, "d_out": 6, "n_latents": 12, "activation": sd.ReLU()} | changes
+    made = sd.SparseDistiller(**arguments, decoder_norm=sd.UnitNorm())
+    if layer is not None:
+        made.trained_on = {"model": "gpt2", "model_class": "GPT2LMHeadModel", "site": f"transformer.h.{layer}.mlp"}
+    return made
+
+
+def config(folder: Path) -> dict[str, Any]:
+    return yaml.safe_load((folder / "config.yaml").read_text())
+
+
+def test_names_are_those_of_the_library(tmp_path: Path) -> None:
+    circuit_tracer.write({0: student(0), 1: student(1)}, tmp_path)
+    assert config(tmp_path) == {
+        "model_name": "gpt2",
+        "model_kind": "transcoder_set",
+        "feature_input_hook": "mlp.hook_in",
+        "feature_output_hook": "mlp.hook_out",
+    }
+    assert circuit_tracer.read(tmp_path, layer=1).trained_on["site"] == "mlp.hook_in -> mlp.hook_out"
+
+
+@pytest.mark.parametrize(
+    ("site", "hooks"),
+    [
+        ("blocks.0.ln2.hook_normalized -> blocks.0.hook_mlp_out", ("ln2.hook_normalized", "hook_mlp_out")),
+        ("blocks.0.mlp", ("mlp.hook_in", "mlp.hook_out")),
+        ("transformer.h.0.ln_2:in -> transformer.h.0.mlp:out", ("hook_resid_mid", "mlp.hook_out")),
+        (
+            "model.layers.0.pre_feedforward_layernorm:out -> model.layers.0.post_feedforward_layernorm:out",
+            ("mlp.hook_in", "hook_mlp_out"),
+        ),
+    ],
+)
+def test_hooks_follow_from_the_site(site: str, hooks: tuple[str, str], tmp_path: Path) -> None:
+    one = student(0)
+    one.trained_on["site"] = site
+    circuit_tracer.write(one, tmp_path)
+    written = config(tmp_path)
+    assert (written["feature_input_hook"], written["feature_output_hook"]) == hooks
+
+
+def test_arguments_replace_what_a_file_noted(tmp_path: Path) -> None:
+    read = circuit_tracer.read(SET, layer=0)
+    circuit_tracer.write(read, tmp_path, model="other", input_hook="ln2.hook_normalized", output_hook="hook_mlp_out")
+    written = config(tmp_path)
+    assert written["model_name"] == "other"
+    assert (written["feature_input_hook"], written["feature_output_hook"]) == ("ln2.hook_normalized", "hook_mlp_out")
+
+
+def test_what_isn_t_known_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    one = student(0)
+    one.trained_on |= {"model": "GPT2LMHeadModel", "site": "somewhere"}
+    with pytest.warns(
+        UserWarning, match=r"doesn't know `model`, `input_hook`, `output_hook`.*input_hook='mlp\.hook_in'"
+    ):
+        circuit_tracer.write(one, tmp_path)
+    assert "model_name" not in config(tmp_path)
+
+
+def test_the_layer_follows_from_the_site(tmp_path: Path) -> None:
+    for layer in (0, 1):
+        circuit_tracer.write(student(layer), tmp_path)
+    assert sorted(circuit_tracer.read_set(tmp_path)) == [0, 1]
+    with pytest.raises(
+        ValueError, match=r"at its own layer, got for layer 0 one .* at 'transformer\.h\.1\.mlp', layer 1"
+    ):
+        circuit_tracer.write(student(1), tmp_path / "other", layer=0)
+    with pytest.raises(ValueError, match="`layer` must be left out where distillers are given by layer"):
+        circuit_tracer.write({0: student(0)}, tmp_path / "other", layer=0)
+    assert not (tmp_path / "other").exists()
+
+
+UNUSABLE = [
+    ({0: {}, 1: {"n_latents": 16}}, "agree in n_latents in all layers, .*: layer 0 has 12, layer 1 has 16"),
+    ({0: {}, 1: {"d_in": 8, "d_out": 8}}, "agree in the model's width .*: layer 0 has 6, layer 1 has 8"),
+    ({0: {"skip": True}, 1: {}}, "agree in a skip connection .*: layer 0 has True, layer 1 has False"),
+    ({0: {"activation": sd.TopK(3)}, 1: {"activation": sd.TopK(4)}}, "agree in the k of TopK .*: layer 0 has 3"),
+    ({0: {"activation": sd.TopK(3)}, 1: {}}, "agree in the k of TopK .*: layer 0 has 3, layer 1 has None"),
+    ({0: {}, 2: {}, 5: {}}, r"every layer from 0 on, .*: got layers 0, 2, 5, without 1, 3, 4\."),
+    ({1: {}}, r"every layer from 0 on, .*: got layers 1, without 0\."),
+]
+
+
+@pytest.mark.parametrize(("layers", "message"), UNUSABLE)
+def test_sets_that_the_library_can_t_use_are_refused(layers: dict[int, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        circuit_tracer.write({n: student(n, **changes) for n, changes in layers.items()}, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_layers_in_the_folder_count_too(tmp_path: Path) -> None:
+    circuit_tracer.write({0: student(0), 1: student(1)}, tmp_path)
+    with pytest.raises(
+        ValueError, match=r"layer 0 has 12, layer 2 has 16. Layers that lie in the folder already count"
+    ):
+        circuit_tracer.write(student(2, n_latents=16), tmp_path)
+    with pytest.raises(ValueError, match=r"`input_hook` must be that of the layers in the folder, 'mlp.hook_in'"):
+        circuit_tracer.write(student(2), tmp_path, input_hook="hook_resid_mid")
+    # A whole set takes the place of the earlier one.
+    changed = {n: student(n, n_latents=16) for n in (0, 1)}
+    circuit_tracer.write(changed, tmp_path, input_hook="hook_resid_mid")
+    assert circuit_tracer.read(tmp_path, layer=1).n_latents == 16
+
+
+def test_hooks_must_agree(tmp_path: Path) -> None:
+    other = student(1)
+    other.trained_on["site"] = "blocks.1.ln2.hook_normalized -> blocks.1.mlp.hook_out"
+    with pytest.raises(ValueError, match=r"read one hook in all layers, .* got 'ln2\.hook_normalized', 'mlp\.hook_in'"):
+        circuit_tracer.write({0: student(0), 1: other}, tmp_path)
+
+
+def test_top_k_is_written_with_its_k_and_without_a_tensor_of_it(tmp_path: Path) -> None:
+    first = student(0, activation=sd.TopK(3))
+    with pytest.warns(UserWarning, match="circuit-tracer's TopK keeps negative values"):
+        circuit_tracer.write(first, tmp_path)
+    assert (config(tmp_path)["activation"], config(tmp_path)["k"]) == ("topk", 3)
+    assert read_tensors(tmp_path / "layer_0.safetensors").keys() == {"W_enc", "W_dec", "b_enc", "b_dec"}
+    again = sd.load(tmp_path)
+    assert again.activation == sd.TopK(3)
+    # What a file said of its activation isn't said of another.
+    again.activation = sd.ReLU()
+    circuit_tracer.write(again, tmp_path / "relu")
+    assert not {"activation", "k"} & config(tmp_path / "relu").keys()
+
+
+def test_an_activation_without_a_counterpart_names_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"only ReLU, JumpReLU and TopK\. .*`sd\.calibrate_threshold\("):
+        circuit_tracer.write(student(0, activation=sd.GroupMax(3)), tmp_path)

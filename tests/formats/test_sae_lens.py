@@ -169,9 +169,24 @@ WRITTEN = {
 }
 
 
+def names(dictionary: sd.Dictionary) -> dict[str, Any]:
+    """Returns the metadata that a dictionary without a history doesn't know."""
+    if isinstance(dictionary, sd.SparseDistiller):
+        return {"model_name": "gpt2", "hook_name": "blocks.1.mlp.hook_in", "hook_name_out": "blocks.1.hook_mlp_out"}
+    return {"model_name": "gpt2", "hook_name": "blocks.1.hook_mlp_out"}
+
+
+def metadata(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "cfg.json").read_text())["metadata"]
+
+
 @pytest.mark.parametrize("case", WRITTEN)
 def test_what_is_written_has_the_library_s_layout(case: str, tmp_path: Path) -> None:
-    sae_lens.write(sd.load(place("sae_lens", case)), tmp_path)
+    dictionary = sd.load(place("sae_lens", case))
+    out: dict[str, Any] = (
+        {"hook_name_out": "blocks.1.hook_mlp_out"} if isinstance(dictionary, sd.SparseDistiller) else {}
+    )
+    sae_lens.write(dictionary, tmp_path, **out)
     theirs = read_tensors(place("sae_lens", case) / WEIGHTS)
     ours = read_tensors(tmp_path / WEIGHTS)
     assert ours.keys() == theirs.keys()
@@ -179,9 +194,9 @@ def test_what_is_written_has_the_library_s_layout(case: str, tmp_path: Path) -> 
         torch.testing.assert_close(ours[name], tensor, rtol=1e-6, atol=1e-6)
     wanted = json.loads((place("sae_lens", case) / "cfg.json").read_text())
     written = json.loads((tmp_path / "cfg.json").read_text())
-    metadata, theirs_too = written.pop("metadata"), wanted.pop("metadata")
+    ours_too, theirs_too = written.pop("metadata"), wanted.pop("metadata")
     assert written == wanted
-    assert theirs_too.items() <= metadata.items()
+    assert theirs_too.items() <= ours_too.items()
 
 
 def test_thresholds_of_zero_are_written_as_such(tmp_path: Path) -> None:
@@ -198,7 +213,7 @@ def test_thresholds_of_zero_are_written_as_such(tmp_path: Path) -> None:
 def test_what_is_written_computes_the_same_or_is_refused(kind: str, activation: str, tmp_path: Path) -> None:
     dictionary = cases.make(kind, activation)
     try:
-        sae_lens.write(dictionary, tmp_path)
+        sae_lens.write(dictionary, tmp_path, **names(dictionary))
     except ValueError as error:
         assert "SAELens has nothing like it" in str(error)  # noqa: PT017
         assert not list(tmp_path.iterdir())
@@ -223,6 +238,126 @@ def test_a_disk_that_takes_no_more_is_an_os_error(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("sparsedict.storage._weights.save_file", full)
     coder = sd.SparseAutoencoder(4, 8, activation=sd.ReLU(), decoder_norm=sd.Free())
     with pytest.raises(OSError, match=r"could not be written to .*No space left") as caught:
-        sd.formats.sae_lens.write(coder, tmp_path)
+        sd.formats.sae_lens.write(coder, tmp_path, **names(coder))
     assert caught.value.errno == 28
     assert not list(tmp_path.iterdir())
+
+
+def trained(reads: str, site: str, **facts: Any) -> sd.Dictionary:
+    """Returns a dictionary that was trained at a site."""
+    parts: dict[str, Any] = {"activation": sd.ReLU(), "decoder_norm": sd.UnitNorm()}
+    if reads == "distiller":
+        made: sd.Dictionary = sd.SparseDistiller(4, 4, 8, **parts)
+    else:
+        made = sd.SparseAutoencoder(4, 8, reads=reads, **parts)  # pyright: ignore[reportArgumentType]
+    made.trained_on = {"model": "gpt2", "model_class": "GPT2LMHeadModel", "site": site, "n_tokens": 10, **facts}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("reads", "site", "hook", "out"),
+    [
+        ("outputs", "transformer.h.1.mlp", "blocks.1.hook_mlp_out", None),
+        ("inputs", "model.layers.7.mlp", "blocks.7.mlp.hook_in", None),
+        ("neurons", "gpt_neox.layers.0.mlp", "blocks.0.mlp.hook_post", None),
+        ("outputs", "transformer.h.1:out", "blocks.1.hook_resid_post", None),
+        ("distiller", "transformer.h.1.mlp", "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"),
+        (
+            "distiller",
+            "blocks.1.ln2.hook_normalized -> blocks.1.hook_mlp_out",
+            "blocks.1.ln2.hook_normalized",
+            "blocks.1.hook_mlp_out",
+        ),
+    ],
+)
+def test_the_place_is_written_as_a_hook(reads: str, site: str, hook: str, out: str | None, tmp_path: Path) -> None:
+    sae_lens.write(trained(reads, site), tmp_path)
+    written = metadata(tmp_path)
+    assert (written["model_name"], written["hook_name"], written.get("hook_name_out")) == ("gpt2", hook, out)
+    assert written["sparsedict"]["site"] == site
+    unprocessed = {"fold_ln": False, "center_writing_weights": False, "center_unembed": False}
+    assert written["model_from_pretrained_kwargs"] == ({} if "hook" in site else unprocessed)
+
+
+def test_arguments_replace_what_is_noted(tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "model_name": "other",
+        "hook_name": "blocks.5.ln2.hook_normalized",
+        "hook_name_out": "blocks.5.hook_mlp_out",
+    }
+    others = {"context_size": 64, "prepend_bos": False, "dataset_path": "owner/data"}
+    sae_lens.write(trained("distiller", "transformer.h.1.mlp"), tmp_path, **given, metadata=others)
+    assert (given | others).items() <= metadata(tmp_path).items()
+
+
+@pytest.mark.parametrize("model", ["GPT2LMHeadModel", "MyNet", "/data/models/gpt2", "./gpt2", "the embedded model", ""])
+def test_what_isn_t_known_is_left_out_with_a_warning(model: str, tmp_path: Path) -> None:
+    dictionary = trained("outputs", "encoder.block.1.layer.1", model=model, model_class="MyNet")
+    with pytest.warns(UserWarning, match=r"doesn't know `model_name`, `hook_name`.*hook_name='blocks"):
+        sae_lens.write(dictionary, tmp_path)
+    assert not {"model_name", "hook_name"} & metadata(tmp_path).keys()
+    assert metadata(tmp_path)["sparsedict"]["site"] == "encoder.block.1.layer.1"
+
+
+@pytest.mark.as_installed
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"hook_name": "transformer.h.1.mlp"}, ValueError, "`hook_name` must be a TransformerLens hook"),
+        ({"hook_name_out": "blocks.1.hook_mlp_out"}, ValueError, "`hook_name_out` must be left out"),
+        ({"model_name": 3}, TypeError, "`model_name` must be a string"),
+    ],
+)
+def test_arguments_are_checked(arguments: dict[str, Any], error: type[Exception], message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=message):
+        sae_lens.write(trained("outputs", "transformer.h.1.mlp"), tmp_path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def measured(folder: Path) -> Path:
+    """Adds what tools measure of a dictionary to its metadata."""
+    file = folder / "cfg.json"
+    cfg = json.loads(file.read_text())
+    cfg["metadata"] |= {"l0": 71.5, "dead_latents": 5, "mse": 0.1, "dataset_path": "a/b", "context_size": 128}
+    file.write_text(json.dumps(cfg))
+    return folder
+
+
+def test_measurements_of_a_file_are_not_written_back(tmp_path: Path) -> None:
+    dictionary = sd.load(measured(copied("sae_lens", "standard", tmp_path)))
+    sae_lens.write(dictionary, tmp_path / "same")
+    kept = metadata(tmp_path / "same")
+    assert (kept["model_name"], kept["dataset_path"], kept["context_size"]) == ("tiny-stories", "a/b", 128)
+    sd.fit(dictionary, torch.randn(64, 6), n_tokens=64, batch_size=32, progress=False)
+    sae_lens.write(dictionary, tmp_path / "trained")
+    for written in (kept, metadata(tmp_path / "trained")):
+        assert not {"l0", "dead_latents", "mse"} & written.keys()
+        assert written["hook_name"] == "blocks.1.hook_resid_post"
+    assert "dataset_path" not in metadata(tmp_path / "trained")
+
+
+def test_another_place_replaces_that_of_the_file(tmp_path: Path) -> None:
+    dictionary = sd.load(place("sae_lens", "standard"))
+    dictionary.trained_on |= {"model": "gpt2", "site": "transformer.h.3.mlp", "n_tokens": 5}
+    sae_lens.write(dictionary, tmp_path)
+    assert metadata(tmp_path)["model_name"] == "gpt2"
+    assert metadata(tmp_path)["hook_name"] == "blocks.3.hook_mlp_out"
+
+
+@pytest.mark.parametrize("activation", [sd.TopK(3), sd.AbsTopK(3)])
+def test_unit_rows_let_dashboards_fold_them(activation: sd.Activation, tmp_path: Path) -> None:
+    coder = sd.SparseAutoencoder(6, 12, activation=activation, decoder_norm=sd.UnitNorm())
+    sae_lens.write(coder, tmp_path, **names(coder))
+    assert json.loads((tmp_path / "cfg.json").read_text())["rescale_acts_by_decoder_norm"] is True
+    x = torch.randn(50, 6)
+    torch.testing.assert_close(sd.load(tmp_path)(x), coder(x))
+    with torch.no_grad():
+        coder.decoder[0].mul_(1.01)
+    sae_lens.write(coder, tmp_path, **names(coder))
+    assert json.loads((tmp_path / "cfg.json").read_text())["rescale_acts_by_decoder_norm"] is False
+
+
+def test_a_top_k_distiller_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    student = sd.SparseDistiller(4, 4, 8, activation=sd.TopK(2), decoder_norm=sd.UnitNorm())
+    with pytest.raises(ValueError, match=r"only ReLU and JumpReLU in transcoders\. .*`sd\.calibrate_threshold\("):
+        sae_lens.write(student, tmp_path)

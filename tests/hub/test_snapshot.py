@@ -47,7 +47,7 @@ def test_only_the_files_that_are_needed_are_downloaded_and_only_once(served: Hub
 
 def test_another_librarys_checkpoint_is_loaded(served: Hub, tmp_path: Path) -> None:
     coder = cases.make("autoencoder", "relu", dtype=torch.float32)
-    sd.formats.sae_lens.write(coder, tmp_path / "theirs")
+    sd.formats.sae_lens.write(coder, tmp_path / "theirs", model_name="gpt2", hook_name="blocks.1.hook_mlp_out")
     written = {f"layer_3/{file.name}": file.read_bytes() for file in (tmp_path / "theirs").iterdir()}
     served.repositories["owner/theirs"] = Repository()
     served.repositories["owner/theirs"].commit(written | {"layer_4/sae_weights.safetensors": b"x"})
@@ -64,7 +64,8 @@ def circuit(tmp_path: Path, prefix: str = "") -> tuple[dict[str, bytes], dict[in
     torch.manual_seed(0)
     parts = {"activation": sd.ReLU(), "decoder_norm": sd.UnitNorm()}
     students: dict[int, sd.Dictionary] = {layer: sd.SparseDistiller(6, 6, 12, **parts) for layer in range(3)}
-    sd.formats.circuit_tracer.write(students, tmp_path / "set")
+    hooks = {"input_hook": "mlp.hook_in", "output_hook": "mlp.hook_out"}
+    sd.formats.circuit_tracer.write(students, tmp_path / "set", model="gpt2", **hooks)
     return {f"{prefix}{file.name}": file.read_bytes() for file in (tmp_path / "set").iterdir()}, students
 
 
@@ -114,7 +115,8 @@ def test_a_repository_of_several_lists_them(served: Hub, tmp_path: Path) -> None
 
 
 def test_weights_that_nobody_asked_for_are_left_where_they_are(served: Hub, tmp_path: Path) -> None:
-    sd.formats.sae_lens.write(cases.make("autoencoder", "relu", dtype=torch.float32), tmp_path / "theirs")
+    coder = cases.make("autoencoder", "relu", dtype=torch.float32)
+    sd.formats.sae_lens.write(coder, tmp_path / "theirs", model_name="gpt2", hook_name="blocks.1.hook_mlp_out")
     written = {file.name: file.read_bytes() for file in (tmp_path / "theirs").iterdir()}
     served.repositories["owner/theirs"] = Repository()
     served.repositories["owner/theirs"].commit(written | {"sparsity.safetensors": b"x", "examples.safetensors": b"x"})

@@ -10,8 +10,11 @@ from sparsedict.sites import Site
 
 
 def site_facts(site: Site) -> dict[str, str]:
-    """Returns the names of a site's model and of its place in it."""
-    return {"model": model_name(site.model), "site": site.name}
+    """Returns the names of a site's model, of the model's class and family, and of the site's place in it."""
+    model = site.model
+    facts = {"model": model_name(model), "model_class": type(model).__name__, "site": site.name}
+    family = getattr(getattr(model, "config", None), "model_type", None)
+    return facts | ({"architecture": family} if isinstance(family, str) and family else {})
 
 
 def model_name(model: nn.Module) -> str:

@@ -91,6 +91,10 @@ class Shards:
             self.mapped(shard).expect(block)
 
 
+FACTS = ("model", "model_class", "architecture", "site")
+"""What is known of a site that training notes in a dictionary."""
+
+
 class StoredRows(RowSource):
     """Rows from a store: blocks in a random order fill a buffer, which is served in random order until it is empty."""
 
@@ -103,7 +107,7 @@ class StoredRows(RowSource):
         self.single = self._layout.single
         self.n_tokens = description.n_tokens
         self.facts = {
-            name or None: {fact: str(site[fact]) for fact in ("model", "site") if fact in site}
+            name or None: {fact: str(site[fact]) for fact in FACTS if fact in site}
             for name, site in description.sites.items()
         }
         self.origin = f"{self.n_tokens:,} stored tokens ({description.origin}), shuffled anew for each pass"

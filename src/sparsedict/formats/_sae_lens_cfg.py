@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from sparsedict.dictionaries import Dictionary
 from sparsedict.formats import _made as made
+from sparsedict.formats._lens_names import hook_names, is_hook_name, model_name
 from sparsedict.formats._made import Learned
 from sparsedict.formats._tensors import Tensors
-from sparsedict.formats._written import refuse
+from sparsedict.formats._written import is_trained_here, refuse, warn_of_unknown
 from sparsedict.norms import InputLayerNorm, InputNorm, InputRMSNorm
 from sparsedict.storage import StorageError
 
@@ -115,8 +117,13 @@ def reads_inputs(cfg: dict[str, Any]) -> bool:
 def trained_on(cfg: dict[str, Any]) -> dict[str, Any]:
     """Returns what a dictionary remembers of its configuration."""
     about = {**cfg, **cfg["metadata"]}
-    known = {"model": about.get("model_name"), "site": about.get("hook_name")}
+    known = {"model": about.get("model_name"), "site": _site(about)}
     return {"library": "SAELens", **{k: v for k, v in known.items() if v is not None}, "cfg": dict(cfg)}
+
+
+def _site(about: Mapping[str, Any]) -> Any:
+    hook, out = about.get("hook_name"), about.get("hook_name_out")
+    return f"{hook} -> {out}" if hook and out and out != hook else hook
 
 
 def normalize_activations(norm: InputNorm | None) -> str:
@@ -132,16 +139,91 @@ def normalize_activations(norm: InputNorm | None) -> str:
     raise refuse(f"the normalisation {norm}", "SAELens", has)
 
 
-def metadata(dictionary: Dictionary, kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a configuration says of where a dictionary is from; what SAELens has no place for goes there too."""
-    trained_on = dictionary.trained_on
-    known = {"model_name": trained_on.get("model"), "hook_name": trained_on.get("site")}
-    given = kept.get("metadata")
+@dataclass(frozen=True)
+class Given:
+    """What the caller of `write` says of where a dictionary belongs.
+
+    Attributes:
+        model_name: Name of the model.
+        hook_name: The hook that it reads.
+        hook_name_out: The hook that a transcoder writes.
+        others: Other keys of the metadata.
+    """
+
+    model_name: str | None = None
+    hook_name: str | None = None
+    hook_name_out: str | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, is_distiller: bool) -> None:
+        """Raises ``TypeError`` or ``ValueError`` where an argument can't be meant."""
+        for name in ("model_name", "hook_name", "hook_name_out"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"`{name}` must be a string, got {type(value).__name__}.")
+            if name != "model_name" and value is not None and not is_hook_name(value):
+                raise ValueError(
+                    f"`{name}` must be a TransformerLens hook such as 'blocks.1.hook_mlp_out', got {value!r}."
+                )
+        if self.hook_name_out is not None and not is_distiller:
+            raise ValueError("`hook_name_out` must be left out for an autoencoder: it writes where it reads.")
+
+    def by_name(self) -> dict[str, Any]:
+        """Returns what is given, by its key in the metadata."""
+        named = {name: getattr(self, name) for name in ("model_name", "hook_name", "hook_name_out")}
+        return dict(self.others) | {name: value for name, value in named.items() if value is not None}
+
+
+_OF_THE_MODEL = ("model_name", "model_class_name", "model_from_pretrained_kwargs")
+_OF_THE_PLACE = ("hook_name", "hook_name_out", "hook_head_index", "hf_hook_name")
+_OF_THE_DATA = ("dataset_path", "dataset_trust_remote_code", "sae_lens_training_version")
+_OF_TOKENS = ("prepend_bos", "context_size", "seqpos_slice", "exclude_special_tokens")
+
+_UNPROCESSED = {"fold_ln": False, "center_writing_weights": False, "center_unembed": False}
+"""How TransformerLens loads a model whose hooks carry the original model's numbers."""
+
+
+def metadata(dictionary: Dictionary, kept: Mapping[str, Any], given: Given) -> dict[str, Any]:
+    """Returns what a configuration says of where a dictionary is from; what SAELens has no place for goes there too.
+
+    Of a file that the dictionary was read from, the metadata says the same again as far as it still holds: figures such
+    as L0 and counts of dead latents don't, once it has been changed, and are left out.
+    """
+    examples = {"model_name": "gpt2", "hook_name": "blocks.1.hook_mlp_out"}
+    if dictionary.reads != dictionary.writes:
+        examples = {"model_name": "gpt2", "hook_name": "blocks.1.mlp.hook_in", "hook_name_out": "blocks.1.hook_mlp_out"}
+    found = _known(dictionary) | _still_true(dictionary, kept) | given.by_name()
+    warn_of_unknown(
+        {name: example for name, example in examples.items() if not found.get(name)},
+        "SAELens skips a dictionary without a hook and reports the plain loss, and it loads no model without its name",
+    )
     ours = {"activation": repr(dictionary.activation), "decoder_norm": repr(dictionary.decoder_norm)}
-    return {
-        **{name: value for name, value in known.items() if value is not None},
-        **(given if isinstance(given, dict) else {}),
-        # Without a version the configuration would be taken for one from before 6.
-        "sae_lens_version": VERSION,
-        "sparsedict": ours,
-    }
+    site = {"site": str(dictionary.trained_on["site"])} if "site" in dictionary.trained_on else {}
+    # Without a version the configuration would be taken for one from before 6.
+    return {**found, "sae_lens_version": VERSION, "sparsedict": ours | site}
+
+
+def _known(dictionary: Dictionary) -> dict[str, Any]:
+    """Returns what a dictionary's own notes say in SAELens' terms."""
+    trained_on = dictionary.trained_on
+    hook, hook_out = hook_names(trained_on, dictionary.reads, dictionary.writes)
+    known: dict[str, Any] = {"model_name": model_name(trained_on), "hook_name": hook}
+    known |= {"hook_name_out": hook_out} if dictionary.reads != dictionary.writes else {}
+    # A hook of TransformerLens may have been read from a model with processed weights, which isn't known here.
+    is_of_lens = is_hook_name(str(trained_on.get("site", "")))
+    known["model_from_pretrained_kwargs"] = {} if is_of_lens else dict(_UNPROCESSED)
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _still_true(dictionary: Dictionary, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entries of the metadata that was read which hold for the dictionary as it is."""
+    file = kept.get("metadata")
+    if not isinstance(file, dict):
+        return {}
+    about = {**kept, **file}
+    trained_on = dictionary.trained_on
+    names: set[str] = set(_OF_TOKENS)
+    names |= set(_OF_THE_MODEL) if trained_on.get("model") == about.get("model_name") else set()
+    names |= set(_OF_THE_PLACE) if trained_on.get("site") == _site(about) else set()
+    names |= set() if is_trained_here(dictionary) else set(_OF_THE_DATA)
+    return {name: value for name, value in about.items() if name in names and value is not None}

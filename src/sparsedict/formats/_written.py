@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,9 +109,38 @@ def apart(dictionary: Dictionary, library: str) -> Apart:
     )
 
 
-def refuse(what: object, library: str, has: Sequence[str]) -> ValueError:
+def refuse(what: object, library: str, has: Sequence[str], remedy: str = "") -> ValueError:
     """Returns the error that a library has nothing of the kind."""
-    return ValueError(f"`dictionary` has {what}, and {library} has nothing like it: only {', '.join(has)}.")
+    said = f"`dictionary` has {what}, and {library} has nothing like it: only {', '.join(has)}."
+    return ValueError(f"{said} {remedy}".rstrip())
+
+
+CALIBRATE = (
+    "Replace the activation by one threshold with the same L0, and write that: "
+    "`sd.calibrate_threshold(dictionary, data).dictionary` (it measures L0 and FVU before and after)."
+)
+"""The remedy where a library has thresholds, but no choice among latents."""
+
+
+def warn_of_unknown(missing: Mapping[str, str], consequence: str) -> None:
+    """Warns of metadata that isn't known, with the arguments that give it.
+
+    Args:
+        missing: Examples of values, by the argument that takes them.
+        consequence: What the other library does without them.
+    """
+    if missing:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in missing.items())
+        warnings.warn(
+            f"The dictionary doesn't know {', '.join(f'`{name}`' for name in missing)} in the library's own terms: "
+            f"{consequence}. Give such arguments to `write`: {arguments}.",
+            stacklevel=3,
+        )
+
+
+def is_trained_here(dictionary: Dictionary) -> bool:
+    """Whether `fit` has trained it since it was read, so that what a file says of its data no longer holds."""
+    return "n_tokens" in dictionary.trained_on
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:

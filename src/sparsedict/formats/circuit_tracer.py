@@ -16,26 +16,27 @@ from sparsedict import hub
 from sparsedict.activations import ReLU, TopK
 from sparsedict.dictionaries import Dictionary
 from sparsedict.formats import _made as made
+from sparsedict.formats import _transcoder_set as about
 from sparsedict.formats import gemma_scope
 from sparsedict.formats._made import Learned, Weights
 from sparsedict.formats._place import Place
 from sparsedict.formats._tensors import Tensors, read_safetensors
-from sparsedict.formats._written import apart, noted, refuse, write_tensors, write_text
+from sparsedict.formats._transcoder_set import LAYER
+from sparsedict.formats._written import CALIBRATE, apart, refuse, write_tensors, write_text
 from sparsedict.formats._yaml import read_yaml
 from sparsedict.storage import StorageError
 
 CONFIG = "config.yaml"
 THRESHOLD = "activation_function.threshold"
 
-_LAYER = re.compile(r"layer_(\d{1,5})\.safetensors")
 _CROSS_LAYER = re.compile(r"W_(enc|dec)_\d{1,5}\.safetensors")
 
 
 def recognises(place: Place) -> bool:
     """Whether the files are circuit-tracer's."""
     if place.named is not None and place.named != CONFIG:
-        return bool(_LAYER.fullmatch(place.named) or _CROSS_LAYER.fullmatch(place.named))
-    return _is_set(place) or any(_LAYER.fullmatch(name) or _CROSS_LAYER.fullmatch(name) for name in place.entries())
+        return bool(LAYER.fullmatch(place.named) or _CROSS_LAYER.fullmatch(place.named))
+    return _is_set(place) or any(LAYER.fullmatch(name) or _CROSS_LAYER.fullmatch(name) for name in place.entries())
 
 
 def read(
@@ -89,45 +90,44 @@ def write(
     dictionary: Dictionary | Mapping[int, Dictionary],
     path: str | os.PathLike[str],
     *,
-    layer: int = 0,
+    layer: int | None = None,
     model: str | None = None,
-    input_hook: str = "mlp.hook_in",
-    output_hook: str = "mlp.hook_out",
+    input_hook: str | None = None,
+    output_hook: str | None = None,
 ) -> None:
     """Writes distillers so that circuit-tracer loads them, and computes the same.
 
-    circuit-tracer wants one for every layer from 0 on. An input bias and a constant scale go into the weights; a
-    BatchTopK becomes a JumpReLU of one threshold.
+    circuit-tracer asks for one in every layer from 0 on, of equal widths, with a skip in all or none. An input bias and
+    a constant scale go into the weights; a BatchTopK becomes a JumpReLU of one threshold. Of TopK, circuit-tracer keeps
+    negative values among the ``k`` largest, which a warning says.
 
     Args:
-        dictionary: A distiller that gives as many numbers as it reads, with ReLU, JumpReLU or BatchTopK; or such
+        dictionary: A distiller that gives as many numbers as it reads, with ReLU, JumpReLU, BatchTopK or TopK; or such
             distillers by layer.
-        path: The folder; other layers in it stay.
-        layer: The layer, where there is one distiller.
-        model: Name of the model; where left out, as the distiller noted it.
-        input_hook: What they read, as a TransformerLens hook within a block.
-        output_hook: What they write.
+        path: The folder; other layers in it stay, and must fit to these.
+        layer: The layer, where there is one distiller; where left out, that of its site, or 0.
+        model: Name of the model, such as ``"gpt2"``; where left out, as the distiller noted it.
+        input_hook: What they read, as a TransformerLens hook within a block, such as ``"mlp.hook_in"``; where left out,
+            by the site that they were trained at.
+        output_hook: What they write, such as ``"mlp.hook_out"``.
 
     Raises:
         TypeError: If one isn't a distiller.
-        ValueError: If circuit-tracer has nothing like an activation, a normalisation or the widths.
+        ValueError: If circuit-tracer has nothing like an activation, a normalisation or the widths, or can't use the
+            set: a layer is missing, or layers differ in width, skip, ``k`` or hooks.
     """
-    folder = Path(path)
-    by_layer = {layer: dictionary} if isinstance(dictionary, Dictionary) else dict(dictionary)
-    if not by_layer or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in by_layer):
-        raise ValueError(
-            f"`dictionary` must be one, or several by layer from 0 on, got layers {sorted(map(str, by_layer))}."
-        )
+    by_layer = about.by_layer(dictionary, layer)
     tensors = {number: _tensors(one) for number, one in by_layer.items()}
-    first = by_layer[min(by_layer)]
-    kept = noted(first, "circuit-tracer")
-    config = {
-        **{name: value for name, value in kept.items() if isinstance(value, str)},
-        "model_name": model or kept.get("model_name") or first.trained_on.get("model") or "unknown",
-        "model_kind": "transcoder_set",
-        "feature_input_hook": kept.get("feature_input_hook", input_hook),
-        "feature_output_hook": kept.get("feature_output_hook", output_hook),
-    }
+    folder, there = Path(path), {}
+    config: dict[str, Any] = {}
+    if folder.is_dir():
+        place = Place.of(folder)
+        config = _config(place)
+        there = about.shapes_in(place, config)
+    new = {number: about.Shape.of(tensors[number], by_layer[number].activation) for number in by_layer}
+    about.check_set({**there, **new})
+    is_replaced = there.keys() <= new.keys()
+    config = about.config_of(by_layer, model, (input_hook, output_hook), {} if is_replaced else config)
     for number, weights in tensors.items():
         write_tensors(folder / f"layer_{number}.safetensors", weights)
     # A JSON string is a YAML string too.
@@ -147,8 +147,9 @@ def _tensors(dictionary: Dictionary) -> dict[str, Tensor]:
     if parts.input_norm is not None:
         raise refuse(f"the normalisation {parts.input_norm}", "circuit-tracer", ("inputs as they are",))
     threshold = parts.threshold
-    if threshold is None and not isinstance(parts.activation, ReLU):
-        raise refuse(f"the activation {parts.activation}", "circuit-tracer", ("ReLU and JumpReLU",))
+    if threshold is None and not isinstance(parts.activation, ReLU | TopK):
+        remedy = CALIBRATE if parts.activation.non_negative else ""
+        raise refuse(f"the activation {parts.activation}", "circuit-tracer", ("ReLU, JumpReLU and TopK",), remedy)
     named = {"W_enc": parts.encoder, "W_dec": parts.decoder, "b_enc": parts.encoder_bias, "b_dec": parts.decoder_bias}
     optional = {"W_skip": parts.skip, THRESHOLD: threshold}
     return named | {name: tensor for name, tensor in optional.items() if tensor is not None}
@@ -184,12 +185,12 @@ def _is_set(place: Place) -> bool:
 def _layers(place: Place, config: dict[str, Any]) -> dict[int, str]:
     """Finds the files of the layers by name."""
     if place.named is not None and place.named != CONFIG:
-        found = _LAYER.fullmatch(place.named)
+        found = LAYER.fullmatch(place.named)
         return {int(found[1]) if found else 0: place.named}
     named = config.get("transcoders")
     if isinstance(named, list) and all(isinstance(name, str) for name in named):
         return {number: _local(place, name) for number, name in enumerate(named)}
-    files = {int(found[1]): name for name in place.entries() if (found := _LAYER.fullmatch(name))}
+    files = {int(found[1]): name for name in place.entries() if (found := LAYER.fullmatch(name))}
     if not files:
         raise FileNotFoundError(f"{place} lacks the files of layers, layer_0.safetensors and so on.")
     return dict(sorted(files.items()))
@@ -244,7 +245,8 @@ def _read_layer(
     weights = _weights(tensors)
     learned = _learned(tensors, config, place.folder / CONFIG)
     tensors.finish("circuit-tracer", ignored=("k",))
-    known = {"model": config.get("model_name"), "site": config.get("feature_input_hook"), "layer": layer}
+    ends = [str(config[key]) for key in ("feature_input_hook", "feature_output_hook") if config.get(key)]
+    known = {"model": config.get("model_name"), "site": " -> ".join(ends) or None, "layer": layer}
     trained_on = {"library": "circuit-tracer", **{k: v for k, v in known.items() if v is not None}}
     plain = {key: value for key, value in config.items() if value is None or isinstance(value, str | int | float)}
     return made.distiller(weights, learned, file, trained_on=trained_on | {"cfg": plain}, device=device, dtype=dtype)

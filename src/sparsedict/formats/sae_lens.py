@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import torch
 from torch import Tensor
 
 from sparsedict.activations import AbsTopK, BatchTopK, Gated, ReLU, TopK
-from sparsedict.dictionaries import Dictionary
+from sparsedict.dictionaries import Dictionary, SparseDistiller
 from sparsedict.formats import _made as made
 from sparsedict.formats import _sae_lens_cfg as about
 from sparsedict.formats._made import Learned, Weights
 from sparsedict.formats._place import Place
 from sparsedict.formats._tensors import Tensors, read_safetensors
-from sparsedict.formats._written import Apart, apart, noted, refuse, write_json, write_tensors
+from sparsedict.formats._written import CALIBRATE, Apart, apart, noted, refuse, write_json, write_tensors
 from sparsedict.storage import StorageError
 
 WEIGHTS = "sae_weights.safetensors"
@@ -163,22 +164,39 @@ def _finetuned(tensors: Tensors, cfg: dict[str, Any], decoder: Tensor, bias: Ten
     return decoder, bias
 
 
-def write(dictionary: Dictionary, path: str | os.PathLike[str]) -> None:
+def write(
+    dictionary: Dictionary,
+    path: str | os.PathLike[str],
+    *,
+    model_name: str | None = None,
+    hook_name: str | None = None,
+    hook_name_out: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
     """Writes a dictionary so that SAELens 6 loads it, and computes the same.
 
     An input bias and a constant scale go into the weights; a BatchTopK becomes a JumpReLU of one threshold, as SAELens
-    itself saves its own. What SAELens has no place for (a bandwidth, ``k``, the constraint on rows) is kept under
-    ``metadata`` in the configuration.
+    itself saves its own. The place where the dictionary was trained is translated into TransformerLens hooks. What
+    SAELens has no place for (a bandwidth, ``k``, the constraint on rows) is kept under ``metadata`` in the
+    configuration. A warning names what isn't known.
 
     Args:
         dictionary: An autoencoder with ReLU, TopK, AbsTopK, BatchTopK, JumpReLU or Gated; a distiller with ReLU,
             JumpReLU or BatchTopK.
         path: The folder.
+        model_name: Name of the model, such as ``"gpt2"``; where left out, as the dictionary noted it.
+        hook_name: The TransformerLens hook that it reads, such as ``"blocks.1.hook_mlp_out"``; where left out, by the
+            site that it was trained at. An MLP's input is ``"blocks.1.mlp.hook_in"`` of a ``TransformerBridge``.
+        hook_name_out: The hook that a distiller writes.
+        metadata: Other entries, such as ``{"context_size": 128, "prepend_bos": True, "dataset_path": "owner/data"}``,
+            which SAELens' ``ActivationsStore`` wants.
 
     Raises:
         TypeError: If it is of another kind.
-        ValueError: If SAELens has nothing like its activation or normalisation.
+        ValueError: If SAELens has nothing like its activation or normalisation, or a name is no hook.
     """
+    given = about.Given(model_name, hook_name, hook_name_out, dict(metadata or {}))
+    given.check(isinstance(dictionary, SparseDistiller))
     apart_ = apart(dictionary, "SAELens")
     architecture, tensors, extra = _architecture(apart_)
     tensors |= {"W_enc": apart_.encoder.mT, "W_dec": apart_.decoder, "b_dec": apart_.decoder_bias}
@@ -196,7 +214,7 @@ def write(dictionary: Dictionary, path: str | os.PathLike[str]) -> None:
         "apply_b_dec_to_input": apart_.subtracts_decoder_bias,
         "normalize_activations": about.normalize_activations(apart_.input_norm),
         "reshape_activations": kept.get("reshape_activations", "none"),
-        "metadata": about.metadata(dictionary, kept),
+        "metadata": about.metadata(dictionary, kept, given),
     }
     write_tensors(Path(path) / WEIGHTS, tensors)
     write_json(Path(path) / about.CFG, cfg)
@@ -212,16 +230,25 @@ def _architecture(apart_: Apart) -> tuple[str, dict[str, Tensor], dict[str, Any]
             return f"{skip}transcoder", bias, {}
         if threshold is not None:
             return f"jumprelu_{skip}transcoder", bias | {"threshold": threshold}, {}
-        raise refuse(f"the activation {activation}", "SAELens", ("ReLU and JumpReLU in transcoders",))
+        raise refuse(f"the activation {activation}", "SAELens", ("ReLU and JumpReLU in transcoders",), CALIBRATE)
     if isinstance(activation, ReLU):
         return "standard", bias, {}
     if threshold is not None:
         return "jumprelu", bias | {"threshold": threshold}, {}
     if isinstance(activation, TopK | AbsTopK):
         name = "topk" if isinstance(activation, TopK) else "abstopk"
-        return name, bias, {"k": activation.k, "rescale_acts_by_decoder_norm": False}
+        return name, bias, {"k": activation.k, "rescale_acts_by_decoder_norm": _has_unit_rows(apart_.decoder)}
     if isinstance(activation, Gated):
         gate, magnitude, scale = apart_.gate()
         return "gated", {"b_gate": gate, "b_mag": magnitude, "r_mag": scale}, {}
     has = ("ReLU", "TopK", "AbsTopK", "JumpReLU", "Gated in autoencoders")
-    raise refuse(f"the activation {activation}", "SAELens", has)
+    raise refuse(f"the activation {activation}", "SAELens", has, CALIBRATE if activation.non_negative else "")
+
+
+def _has_unit_rows(decoder: Tensor) -> bool:
+    """Whether latents times the norms of their rows are the latents themselves.
+
+    SAELens' dashboards fold the norms of rows into the encoder, but only where latents are chosen by that product.
+    """
+    norms = torch.linalg.vector_norm(decoder.double(), dim=-1)
+    return bool(((norms - 1).abs() <= 1e-5).all())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,9 @@ def _header(description: Description, license: str | None) -> str:
 
 
 def _is_repository(model: str) -> bool:
+    # A model that was loaded from a folder is named by its path, which may look like a repository.
+    if os.path.isdir(model):
+        return False
     try:
         return HubAddress.of(model) == HubAddress(model)
     except ValueError:

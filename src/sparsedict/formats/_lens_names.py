@@ -1,0 +1,171 @@
+"""Names of modules and points, translated into the hook names of TransformerLens."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from sparsedict.types import Role
+
+Side = Literal["in", "out"]
+
+_WRAPPERS = re.compile(r"^((_orig_mod|module|base_model\.model|_model|_fsdp_wrapped_module)\.)+")
+"""What ``torch.compile``, data parallelism and adapters put before a module's own path."""
+
+_STACKS = (
+    "transformer.h",
+    "h",
+    "transformer.blocks",
+    "gpt_neox.layers",
+    "model.layers",
+    "layers",
+    "model.language_model.layers",
+    "language_model.model.layers",
+    "language_model.layers",
+    "model.decoder.layers",
+    "decoder.layers",
+    "bert.encoder.layer",
+    "encoder.layer",
+    "blocks",
+)
+"""Paths of the stack of blocks in GPT-2, GPT-Neo, BLOOM; GPT-NeoX; Llama, Mistral, Qwen, Gemma, Phi; OPT; BERT."""
+
+_BLOCK = re.compile(rf"^({'|'.join(map(re.escape, _STACKS))})\.(\d+)(?:\.(.+))?$")
+_HOOK = re.compile(r"(?:^|\.)hook_\w+$")
+_IN_A_BLOCK = re.compile(r"^blocks\.(\d+)\.(.+)$")
+
+_MLPS = ("mlp", "ffn", "feed_forward")
+_ENCODERS = ("c_fc", "dense_h_to_4h", "fc1", "up_proj", "gate_proj", "gate_up_proj", "fc_in", "dense")
+_DECODERS = ("c_proj", "dense_4h_to_h", "fc2", "down_proj", "fc_out")
+_NORMS_BEFORE_MLP = ("ln_2", "ln2", "pre_feedforward_layernorm", "post_attention_layernorm", "final_layer_norm")
+_ATTENTIONS = ("attn", "self_attn", "attention", "self_attention")
+
+MLP_IN = "mlp.hook_in"
+MLP_OUT = "hook_mlp_out"
+HIDDEN = "mlp.hook_post"
+
+_NORMALISES_OUTPUTS = re.compile(r"gemma-?[234]|gemma-?3n|olmo-?[23]|glm-?4", re.IGNORECASE)
+"""Models with a norm after the MLP, behind which TransformerLens has ``hook_mlp_out``."""
+
+_ADDS_RESIDUAL = re.compile(r"bloom", re.IGNORECASE)
+"""Models whose MLP module adds the residual stream by itself."""
+
+
+def hook_names(trained_on: Mapping[str, Any], reads: Role, writes: Role) -> tuple[str | None, str | None]:
+    """Returns the TransformerLens hooks of what a dictionary reads and of what it writes.
+
+    Each hook carries the numbers of the original point in a model whose weights TransformerLens left as they are.
+
+    Args:
+        trained_on: What is known of the dictionary: its ``site``, ``model``, ``model_class`` and ``architecture``.
+        reads: Which activations of the site it reads.
+        writes: Which it writes.
+
+    Returns:
+        Both names, such as ``"blocks.1.hook_mlp_out"``; ``None`` where the place has no known hook.
+    """
+    site = trained_on.get("site")
+    if not isinstance(site, str) or not site:
+        return None, None
+    model = " ".join(str(trained_on[name]) for name in ("model", "model_class", "architecture") if name in trained_on)
+    layer = trained_on.get("layer")
+    ends = site.split(" -> ") if " -> " in site else [site, site]
+    if len(ends) != 2:
+        return None, None
+    place = dict(zip(("inputs", "outputs"), ends, strict=True)) | {"neurons": ends[1]}
+    found = (_hook(place[role], role, model, layer) for role in (reads, writes))
+    return next(found), next(found)
+
+
+_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_CLASS = re.compile(r"[A-Z]\w*(For[A-Z]\w+|LMHeadModel|Model|Transformer|Bridge|Sequential|Module)")
+
+
+def model_name(trained_on: Mapping[str, Any]) -> str | None:
+    """Returns the name by which other libraries load the model; ``None`` for a class, a local folder or prose."""
+    name = trained_on.get("model")
+    if not isinstance(name, str) or not _REPOSITORY.fullmatch(name) or name.startswith("."):
+        return None
+    is_class = name == trained_on.get("model_class") or _CLASS.fullmatch(name) is not None
+    return None if is_class or os.path.isdir(name) else name
+
+
+def in_block(hook: str) -> tuple[int, str] | None:
+    """Returns the layer of a hook and its name within the block; ``None`` where it lies in no block."""
+    found = _IN_A_BLOCK.match(hook)
+    return (int(found[1]), found[2]) if found else None
+
+
+def is_hook_name(name: str) -> bool:
+    """Whether a name has the form of a TransformerLens hook."""
+    return bool(_HOOK.search(name))
+
+
+def _hook(point: str, role: Role, model: str, layer: object) -> str | None:
+    path, _, said = point.partition(":")
+    path = _WRAPPERS.sub("", path)
+    if is_hook_name(path):
+        is_bare = in_block(path) is None and isinstance(layer, int) and not isinstance(layer, bool)
+        return f"blocks.{layer}.{path}" if is_bare else path
+    found = _BLOCK.match(path)
+    if found is None or said not in ("", "in", "out"):
+        return None
+    stack, number, rest = found[1], found[2], found[3] or ""
+    if role == "neurons":
+        # Of the module or the point that an MLP writes at, wherever the family has a norm.
+        hook = HIDDEN if _within(rest, "out", "") in (MLP_OUT, HIDDEN) else None
+    else:
+        side: Side = "in" if said == "in" or (not said and role == "inputs") else "out"
+        # BERT normalises behind its residual stream, where TransformerLens' versions have different hooks.
+        is_bert = stack.endswith("encoder.layer")
+        hook = None if is_bert and (not rest or rest == "attention") else _within(rest, side, model)
+    return None if hook is None else f"blocks.{number}.{hook}"
+
+
+def _within(path: str, side: Side, model: str) -> str | None:
+    """Returns the hook of a module's side, within its block."""
+    parts = path.split(".") if path else []
+    if not parts:
+        return "hook_resid_pre" if side == "in" else "hook_resid_post"
+    first, last = parts[0], parts[-1]
+    norms_outputs = bool(_NORMALISES_OUTPUTS.search(model))
+    written = "mlp.hook_out" if norms_outputs else MLP_OUT
+    if first in _MLPS and len(parts) == 1:
+        adds = bool(_ADDS_RESIDUAL.search(model))
+        return MLP_IN if side == "in" else ("hook_resid_post" if adds else written)
+    # In OPT the two layers of an MLP lie in the block itself.
+    if (first in _MLPS and len(parts) == 2) or path in ("fc1", "fc2"):
+        return _in_mlp(last, side, written)
+    if path in ("intermediate", "intermediate.dense") and side == "in":
+        return MLP_IN
+    if path == "intermediate" or (path == "output.dense" and side == "in"):
+        return HIDDEN
+    if path == "output.dense":
+        return MLP_OUT
+    if len(parts) == 1 and first in _NORMS_BEFORE_MLP:
+        return _at_norm(first, side, model)
+    if path == "post_feedforward_layernorm":
+        return MLP_OUT if side == "out" else "mlp.hook_out"
+    if side == "out" and first in _ATTENTIONS and len(parts) == 1 and not norms_outputs:
+        return "hook_attn_out"
+    return None
+
+
+def _in_mlp(name: str, side: Side, written: str) -> str | None:
+    if name in _ENCODERS and side == "in":
+        return MLP_IN
+    if name in _DECODERS:
+        return HIDDEN if side == "in" else written
+    return None
+
+
+def _at_norm(name: str, side: Side, model: str) -> str | None:
+    """Returns the hook at a norm whose output the MLP reads, unless this family has it elsewhere."""
+    if name == "post_attention_layernorm" and _NORMALISES_OUTPUTS.search(model):
+        return None
+    if side == "out":
+        return MLP_IN
+    # Of blocks whose attention and MLP run side by side, the norm reads another place.
+    return "hook_resid_mid" if name in ("ln_2", "pre_feedforward_layernorm") else None

@@ -1,0 +1,133 @@
+"""TransformerLens hook names: each carries the numbers of the original point, in every family of models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sparsedict as sd
+from sites import _models as models
+from sparsedict.formats._lens_names import hook_names
+from sparsedict.types import Role
+
+POINTS = {
+    "gpt2": ["transformer.h.1", "transformer.h.1.attn:out", "transformer.h.1.ln_2", "transformer.h.1.mlp.c_proj"],
+    "gpt_neo": ["transformer.h.1", "transformer.h.1.ln_2", "transformer.h.1.mlp.c_proj", "transformer.h.1.mlp.c_fc:in"],
+    "gpt_neox": ["gpt_neox.layers.1", "gpt_neox.layers.1.attention:out", "gpt_neox.layers.1.mlp.dense_4h_to_h"],
+    "llama": ["model.layers.1", "model.layers.1.self_attn:out", "model.layers.1.mlp.down_proj"],
+    "mistral": ["model.layers.1", "model.layers.1.post_attention_layernorm:out", "model.layers.1.mlp.up_proj:in"],
+    "qwen3": ["model.layers.1", "model.layers.1.mlp.down_proj"],
+    "gemma2": [
+        "model.layers.1",
+        "model.layers.1.mlp.down_proj",
+        "model.layers.1.pre_feedforward_layernorm",
+        "model.layers.1.post_feedforward_layernorm",
+    ],
+    "phi": ["model.layers.1", "model.layers.1.mlp.fc1:in", "model.layers.1.mlp.fc2"],
+    "phi3": ["model.layers.1", "model.layers.1.mlp.gate_up_proj:in", "model.layers.1.mlp.down_proj"],
+    "bert": ["bert.encoder.layer.1.intermediate:out", "bert.encoder.layer.1.output.dense"],
+    "opt": ["model.decoder.layers.1", "model.decoder.layers.1.fc2", "model.decoder.layers.1.final_layer_norm:out"],
+    "bloom": ["transformer.h.1", "transformer.h.1.mlp.dense_4h_to_h", "transformer.h.1.mlp:out"],
+}
+
+
+def facts(model: torch.nn.Module, name: str) -> dict[str, Any]:
+    return {"site": name, "model_class": type(model).__name__}
+
+
+def hook_values(family: str, folder: Path, hooks: set[str]) -> dict[str, torch.Tensor]:
+    bridge = models.bridge(family, folder)
+    found: dict[str, torch.Tensor] = {}
+    keep = [(name, lambda value, hook, name=name: found.update({name: value.detach()})) for name in sorted(hooks)]
+    bridge.run_with_hooks(models.tokens(), fwd_hooks=keep)
+    assert found.keys() == hooks
+    return found
+
+
+def roles(mlp: sd.Site) -> tuple[Role, ...]:
+    return ("inputs", "outputs", "neurons") if mlp.hidden is not None else ("inputs", "outputs")
+
+
+def points(family: str) -> dict[str, tuple[sd.Site, Role]]:
+    """Returns sites of a model, and which of their activations are looked at."""
+    model = models.hugging_face(family)
+    path = models.FAMILIES[family][3]
+    mlp = sd.Site(model, path) if isinstance(path, str) else sd.Site(model, reads=path[0], writes=path[1])
+    found: dict[str, tuple[sd.Site, Role]] = {f"{mlp.name} {role}": (mlp, role) for role in roles(mlp)}
+    for point in POINTS[family]:
+        for side in [""] if ":" in point else [":in", ":out"]:
+            site = sd.Site(model, reads=f"{point}{side}", writes=f"{point}{side}")
+            found[f"{point}{side}"] = (site, "outputs")
+    return found
+
+
+@pytest.mark.parametrize("family", POINTS)
+def test_hooks_carry_the_numbers_of_the_point(family: str, tmp_path: Path) -> None:
+    sites = points(family)
+    names = {}
+    for name, (site, role) in sites.items():
+        names[name] = hook_names(facts(site.model, site.name), role, role)[0]
+    assert None not in names.values(), names
+    values = hook_values(family, tmp_path, set(names.values()))
+    for name, (site, role) in sites.items():
+        wanted = site.capture(models.tokens(), neurons=role == "neurons")
+        wanted = getattr(wanted, role)
+        got = values[names[name]].reshape(wanted.shape)
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}, {names[n]}: {m}")
+
+
+ROLES: list[tuple[str, Role, str | None]] = [
+    ("transformer.h.11.mlp", "inputs", "blocks.11.mlp.hook_in"),
+    ("transformer.h.11.mlp", "outputs", "blocks.11.hook_mlp_out"),
+    ("transformer.h.11.mlp", "neurons", "blocks.11.mlp.hook_post"),
+    ("h.3.mlp", "outputs", "blocks.3.hook_mlp_out"),
+    ("layers.3.mlp", "outputs", "blocks.3.hook_mlp_out"),
+    ("model.layers.3.mlp", "neurons", "blocks.3.mlp.hook_post"),
+    ("model.layers.3.mlp.down_proj:in", "outputs", "blocks.3.mlp.hook_post"),
+    ("_orig_mod.transformer.h.0.mlp", "outputs", "blocks.0.hook_mlp_out"),
+    ("base_model.model.model.layers.3.mlp", "outputs", "blocks.3.hook_mlp_out"),
+    ("module.gpt_neox.layers.2.mlp", "inputs", "blocks.2.mlp.hook_in"),
+    ("model.language_model.layers.3.mlp", "inputs", "blocks.3.mlp.hook_in"),
+    ("transformer.h.1.ln_2:out -> transformer.h.1.mlp:out", "inputs", "blocks.1.mlp.hook_in"),
+    ("transformer.h.1.ln_2:out -> transformer.h.1.mlp:out", "outputs", "blocks.1.hook_mlp_out"),
+    ("blocks.1.mlp", "inputs", "blocks.1.mlp.hook_in"),
+    ("blocks.1.mlp", "outputs", "blocks.1.hook_mlp_out"),
+    ("blocks.1.mlp.hook_in -> blocks.1.mlp.hook_out", "outputs", "blocks.1.mlp.hook_out"),
+    ("blocks.1.ln2.hook_normalized -> blocks.1.hook_mlp_out", "inputs", "blocks.1.ln2.hook_normalized"),
+    ("blocks.1.hook_resid_pre", "outputs", "blocks.1.hook_resid_pre"),
+    ("blocks.1.attn.hook_z", "outputs", "blocks.1.attn.hook_z"),
+    ("hook_embed", "outputs", "hook_embed"),
+    ("transformer.h.1", "neurons", None),
+    ("bert.encoder.layer.1", "outputs", None),
+    ("bert.encoder.layer.1.attention:out", "outputs", None),
+    ("encoder.block.1.layer.1.DenseReluDense", "outputs", None),
+    ("model.layers.3.mlp.experts.5", "outputs", None),
+    ("model.layers.3.block_sparse_moe", "outputs", None),
+    ("vision_model.encoder.layers.3.mlp", "outputs", None),
+    ("model.layers.3.self_attn.o_proj:in", "outputs", None),
+    ("", "outputs", None),
+    ("a -> b -> c", "outputs", None),
+]
+
+
+@pytest.mark.parametrize(("site", "role", "hook"), ROLES)
+def test_names_by_role(site: str, role: Role, hook: str | None) -> None:
+    assert hook_names({"site": site}, role, role)[0] == hook
+
+
+@pytest.mark.parametrize(
+    "model",
+    [{"architecture": "gemma2"}, {"model": "google/gemma-3-1b-pt"}, {"model_class": "Olmo2ForCausalLM"}],
+)
+def test_a_norm_after_the_mlp_lies_before_hook_mlp_out(model: dict[str, str]) -> None:
+    names = hook_names({"site": "model.layers.3.mlp", **model}, "inputs", "outputs")
+    assert names == ("blocks.3.mlp.hook_in", "blocks.3.mlp.hook_out")
+
+
+def test_a_hook_within_a_block_takes_its_layer() -> None:
+    known = {"site": "mlp.hook_in -> mlp.hook_out", "layer": 4}
+    assert hook_names(known, "inputs", "outputs") == ("blocks.4.mlp.hook_in", "blocks.4.mlp.hook_out")
+    assert hook_names({"model": "gpt2"}, "inputs", "outputs") == (None, None)
