@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsedict.display import Displayed, short
 
 Role = Literal["inputs", "outputs", "neurons"]
-"""Which activations of a site: what the MLP reads, what it writes, or its hidden activations."""
+"""Name of the activations of a site that the MLP reads, that it writes, or of its hidden activations."""
 
 
 @dataclass(frozen=True, repr=False)

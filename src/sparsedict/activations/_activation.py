@@ -14,7 +14,7 @@ from sparsedict.latents import Support, fires
 from sparsedict.selections import Selection
 
 State = Mapping[str, Tensor]
-"""What an activation keeps in its dictionary, by name: a scalar or one value per latent."""
+"""Learned values of an activation by name, each a scalar or one value per latent."""
 
 
 class Activation(ABC):

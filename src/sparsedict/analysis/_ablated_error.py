@@ -90,7 +90,8 @@ def ablated_error(
     Raises:
         ValueError: If a mask doesn't fit, the data is empty, or it can be read once only and means are wanted.
 
-    Source: figure 5 of the report this library began with.
+    Source: figure 5 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
 
     Example:
         >>> import torch, sparsedict as sd

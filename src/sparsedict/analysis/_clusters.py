@@ -57,7 +57,10 @@ def clusters(
     Raises:
         ValueError: If there are no such rows, or the mask doesn't fit.
 
-    Source: appendix B of the report this library began with: simulators come in pairs and triplets.
+    Simulators come in pairs and triplets.
+
+    Source: appendix B of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
 
     Example:
         >>> import torch

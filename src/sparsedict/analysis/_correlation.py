@@ -58,7 +58,8 @@ def simulator_correlation(
     Raises:
         ValueError: If the data holds no neuron activations and no neurons are given, or no latent is chosen.
 
-    Source: figure 8 of the report this library began with.
+    Source: figure 8 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
     coder = Coder(dictionary, reads)
     if latents is None:

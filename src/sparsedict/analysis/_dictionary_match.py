@@ -40,7 +40,7 @@ class DictionaryMatch(Displayed):
 
     @property
     def pairs(self) -> Int[Tensor, "n_pairs 2"]:
-        """The mutual pairs: a latent of ``a`` and one of ``b``."""
+        """The mutual pairs, each a latent of ``a`` and one of ``b``."""
         a = self.mutual.nonzero().squeeze(1)
         return torch.stack([a, self.latent_of_a[a]], dim=1)
 

@@ -77,7 +77,10 @@ def latent_types(
     Raises:
         ValueError: If the threshold is no cosine, or ``dead`` isn't a mask of these latents.
 
-    Source: the report this library began with; its threshold is 0.8.
+    The threshold of the source is 0.8.
+
+    Source: slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
 
     Example:
         >>> import torch

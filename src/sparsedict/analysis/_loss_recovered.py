@@ -44,12 +44,12 @@ class LossRecovered:
 
     @property
     def zero(self) -> float:
-        """(zero-ablated - replaced) / (zero-ablated - base): 1 is all, 0 no better than zero; NaN if that's no loss."""
+        """(zero-ablated - replaced) / (zero-ablated - base). 1 is all, 0 no better than zero; NaN if that's no loss."""
         return _share(self.zero_ablated, self.replaced, self.base)
 
     @property
     def mean(self) -> float:
-        """(mean-ablated - replaced) / (mean-ablated - base): the stricter measure."""
+        """(mean-ablated - replaced) / (mean-ablated - base), the stricter measure."""
         return _share(self.mean_ablated, self.replaced, self.base)
 
 
@@ -87,7 +87,8 @@ def loss_recovered(
         TypeError: If the model gives no logits over its tokens and no loss is given.
         ValueError: If no token is left to predict.
 
-    Source: the score of the report this library began with.
+    Source: the score of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
     coder = Coder(dictionary, reads, writes)
     role = coder.roles[1]

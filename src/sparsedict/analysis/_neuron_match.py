@@ -87,7 +87,8 @@ def match_neurons(dictionary: Any, neurons: Any, *, reads: Role | None = None, s
         TypeError: If there are no decoder rows to be found.
         ValueError: If widths differ, or it isn't known what the dictionary reads.
 
-    Source: figures 2, 3 and 7 of the report this library began with.
+    Source: figures 2, 3 and 7 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
 
     Example:
         >>> import torch

@@ -40,7 +40,7 @@ class Example(Displayed):
 
     @property
     def max(self) -> float:
-        """The latent at the peak, with its sign: the value of largest magnitude in the whole sequence."""
+        """The latent at the peak, which is its value of largest magnitude in the sequence, with its sign."""
         return float(self.activations[self.peak])
 
 

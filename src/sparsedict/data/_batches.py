@@ -15,7 +15,7 @@ from sparsedict.torch_state import in_own_state
 from sparsedict.types import ActivationBatch
 
 AnyBatch = ActivationBatch | dict[str, ActivationBatch]
-"""One batch: of one site, or of several sites by name, with the same tokens in the same order."""
+"""A batch of one site, or of several sites by name, with the same tokens in the same order."""
 
 Position = tuple[int, int]
 """Where a source stands in a pass: items consumed, and entries consumed of the item after them."""

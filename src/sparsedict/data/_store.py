@@ -85,7 +85,7 @@ class ActivationStore(ActivationSource):
 
     @property
     def sites(self) -> dict[str, dict[str, Any]]:
-        """What is known of each site by its name (empty for one without): model, place, widths."""
+        """Model, path and widths of each site, by its name (empty for a site without one)."""
         return {name: dict(site) for name, site in self._description.sites.items()}
 
     @property

@@ -17,7 +17,7 @@ from sparsedict.data._seeds import permutation
 DEFAULT_CONTEXT = 256
 
 Order = tuple[int, int, int]
-"""Key of a permutation: the seed, the pass, and what is permuted."""
+"""Key of a permutation, made of the seed, the pass, and the name of the permuted data."""
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class Dictionary(nn.Module, ABC):
 
     @property
     def is_untouched(self) -> bool:
-        """Whether the weights are still those that the constructor drew: not trained, loaded, edited or frozen."""
+        """Whether the weights are those that the constructor drew, not trained, loaded, edited or frozen."""
         if not all(w.requires_grad for w in (self.encoder, self.encoder_bias, self.decoder, self.decoder_bias)):
             return False
         dtype, drawn = self._drawn

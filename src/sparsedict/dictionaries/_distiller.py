@@ -36,9 +36,10 @@ class SparseDistiller(Dictionary):
         dtype: Their type.
         generator: Source of the random weights.
 
-    Source: the idea in the report this library began with; "transcoder" in Dunefsky, Chlenski and Nanda,
-    "Transcoders Find Interpretable LLM Feature Circuits", 2024; the skip in Paulo, Shabalin and Belrose,
-    "Transcoders Beat Sparse Autoencoders for Interpretability", 2025.
+    Source: the idea in slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation; "transcoder" in Dunefsky,
+    Chlenski and Nanda, "Transcoders Find Interpretable LLM Feature Circuits", 2024; the skip in Paulo, Shabalin and
+    Belrose, "Transcoders Beat Sparse Autoencoders for Interpretability", 2025.
 
     Example:
         >>> import torch, sparsedict as sd

@@ -125,7 +125,8 @@ def ablated_errors(
         autoencoder: To be compared with.
         ax: Where to draw; a new figure by default.
 
-    Source: figure 5 (top) of the report this library began with.
+    Source: figure 5 (top) of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
     xs = list(errors)
     drawn = {
@@ -146,7 +147,8 @@ def type_shares(types: Mapping[float, LatentTypes], *, ax: Axes | None = None) -
         types: By coefficient; those that know which latents are dead have these drawn too.
         ax: Where to draw; a new figure by default.
 
-    Source: figure 5 (bottom) of the report this library began with.
+    Source: figure 5 (bottom) of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
     drawn = {"simulators": Curve(list(types), [100 * t.share for t in types.values()], Palette.SIMULATORS)}
     dead = {c: 100 * t.n_dead / t.n_latents for c, t in types.items() if t.n_dead is not None}

@@ -34,7 +34,8 @@ def firing_frequency(
     Raises:
         ValueError: If the types are those of another dictionary.
 
-    Source: figure 4 of the report this library began with.
+    Source: figure 4 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
     checks.at_least("n_bins", n_bins, 1)
     ax = own_axes(ax)

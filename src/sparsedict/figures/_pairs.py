@@ -35,7 +35,8 @@ def cosine_map(
         y_label: What the rows are.
         ax: Where to draw; a new figure by default.
 
-    Source: figure 7 of the report this library began with.
+    Source: figure 7 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -68,7 +69,8 @@ def activation_scatter(
     Raises:
         ValueError: If they aren't of the same tokens.
 
-    Source: figure 8 of the report this library began with.
+    Source: figure 8 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
     if neuron.shape != latent.shape:
         raise ValueError(f"`latent` must be of the neuron's {len(neuron)} tokens, got {len(latent)}.")
@@ -152,7 +154,8 @@ def cluster_sizes(sizes: dict[str, dict[int, int]], *, ax: Axes | None = None) -
         sizes: By dictionary, then by number of simulators, the number of neurons.
         ax: Where to draw; a new figure by default.
 
-    Source: figure 11 and appendix B of the report this library began with.
+    Source: figure 11 and appendix B of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
     ax = own_axes(ax)
     largest = max(size for of in sizes.values() for size in of)

@@ -30,7 +30,8 @@ def decoder_similarity(
         ax: Where to draw; a new figure by default.
         n_bins: Bins.
 
-    Source: figure 2 of the report this library began with.
+    Source: figure 2 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
 
     Example:
         >>> import torch, sparsedict as sd
@@ -58,7 +59,8 @@ def encoder_similarity(
     Raises:
         ValueError: If the match knows of no encoder.
 
-    Source: figure 3 of the report this library began with.
+    Source: figure 3 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
     if match.encoder_cosine is None or match.null_encoder is None:
         raise ValueError("`match` must hold encoder cosines, got none: match a dictionary that has an encoder.")

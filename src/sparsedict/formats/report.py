@@ -1,4 +1,7 @@
-"""The state dicts of the code of the report that this library grew from."""
+"""State dicts of the code of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024 (the report).
+
+The report: https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def read(
         FileNotFoundError: If the file is missing.
         StorageError: If it is broken, or names anything but tensors.
 
-    Source: the code beside the report, slavachalnev/ft_exp.
+    Source: the public code of slavachalnev, github.com/slavachalnev/ft_exp.
     """
     place = Place.of(path)
     if place.named is None:

@@ -75,7 +75,11 @@ class UnitNorm(DecoderNorm):
 
 @dataclass(frozen=True)
 class MaxNorm(DecoderNorm):
-    """Every row has norm at most ``maximum``; longer rows are shortened after the step (the report's constraint)."""
+    """Every row has norm at most ``maximum``; longer rows are shortened after the step.
+
+    Source: the constraint of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
+    https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
+    """
 
     maximum: float = 1.0
 

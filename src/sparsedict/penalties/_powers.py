@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class L1(LatentPenalty):
     """``coefficient * sum |a|``, mean over tokens.
 
-    A coefficient summed over a batch of B tokens, as in the report, is B times larger here.
+    A coefficient of a penalty that is not divided by the B tokens of a batch, as in slavachalnev, "Sparse MLP
+    Distillation", 2024, is B times larger here.
 
     Args:
         coefficient: A number, or one per latent.

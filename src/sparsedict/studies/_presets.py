@@ -24,7 +24,7 @@ STANDARD = Setting(
     counts=(8, 16, 32, 64),
     n_toy_steps=10_000,
 )
-"""For the embedded model: at most 25 minutes on two cores."""
+"""For the embedded model, at most 25 minutes on two cores."""
 
 QUICK = replace(
     STANDARD,
@@ -40,7 +40,7 @@ QUICK = replace(
     counts=(8, 32),
     n_toy_steps=1_000,
 )
-"""For the embedded model in four minutes: directions, not numbers."""
+"""For the embedded model in four minutes. It shows directions, not numbers."""
 
 SKETCH = replace(
     QUICK,
@@ -55,7 +55,7 @@ SKETCH = replace(
     coefficients=(0.1, 1.0, 10.0),
     n_toy_steps=500,
 )
-"""For one study of the embedded model in seconds: to see how it goes."""
+"""For one study of the embedded model in seconds, to see how it goes."""
 
 C = 1_024
 """The report sums the penalty over a batch of 1,024; here it is a mean over tokens."""

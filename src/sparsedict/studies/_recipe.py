@@ -60,7 +60,7 @@ def _plain(value: Any) -> Any:
 
 
 DEMO = Recipe(activation=BatchTopK(32), penalties=(AuxK(idle_tokens=30_000),), optimizer=LazyAdam, batch_size=512)
-"""Of ``sparsedict demo``: steps so small as only a small dictionary can afford."""
+"""The recipe of ``sparsedict demo``. Only a small dictionary affords steps so small."""
 
 
 @dataclass(frozen=True)

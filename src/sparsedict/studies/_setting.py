@@ -106,7 +106,7 @@ class Setting:
 
     @property
     def count(self) -> int:
-        """Active latents per token where one number is wanted: the middle one."""
+        """The middle one of the numbers of active latents per token."""
         return self.counts[len(self.counts) // 2]
 
     def scaled(self, factor: float) -> Setting:

@@ -17,7 +17,7 @@ from sparsedict.training._upkeep import Upkeep
 from sparsedict.training.schedules import Cosine, Schedule
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
-"""Called as ``factory(parameters, lr=lr)``: an optimiser class, or a ``functools.partial`` of one."""
+"""An optimiser class or a ``functools.partial`` of one, called as ``factory(parameters, lr=lr)``."""
 
 HIGHEST_LR = 1e-2
 """Of :func:`default_lr`, for the smallest dictionaries."""

@@ -1,0 +1,89 @@
+"""What is written about the project agrees with itself, and its docstrings are read as they are meant."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sparsedict as sd
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "src" / "sparsedict"
+REPORT = "https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation"
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "CITATION.cff"])
+def test_the_version_is_the_same_everywhere(file: str) -> None:
+    text = (REPOSITORY / file).read_text(encoding="utf-8")
+    assert re.search(r'^version(?: =|:) "?([^"\n]+)"?$', text, re.MULTILINE).group(1) == sd.__version__  # type: ignore[union-attr]
+
+
+def test_every_requirement_is_locked() -> None:
+    project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    locked = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").lower().replace("-", "_")
+    for block in re.findall(r"^(?:dependencies|\w+) = \[(.*?)\]$", project, re.MULTILINE | re.DOTALL):
+        for name in re.findall(r'"([A-Za-z_-]+)(?=[>=<]=)', block):
+            assert name == "hatchling" or re.search(rf"^{name.lower().replace('-', '_')}==", locked, re.MULTILINE), name
+
+
+def test_no_locked_package_belongs_to_one_build_of_pytorch() -> None:
+    assert not re.search(r"^(nvidia|cuda)", (REPOSITORY / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CITATION.cff", *sorted((REPOSITORY / "docs").glob("*.md"))]
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_that_names_the_report_links_to_it(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    if re.search(r"\bthe report\b", text, re.IGNORECASE) and page.name != "decisions.md":
+        assert REPORT in text
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.relative_to(PACKAGE).as_posix())
+def test_a_source_is_named_by_author_and_title(module: Path) -> None:
+    assert not re.search(r"Source:[^.]*\b(the|this library's) report\b", module.read_text(encoding="utf-8"))
+
+
+MARKUP = re.compile(r":[\w:]+:`[^`]*`|``.*?``|`[^`]*`|\w+://\S+")
+
+
+def _public_names() -> set[str]:
+    rooms = [importlib.import_module(room.name) for room in pkgutil.iter_modules(sd.__path__, "sparsedict.")]
+    return {name for room in rooms for name in getattr(room, "__all__", vars(room)) if not name.startswith("_")}
+
+
+PUBLIC = _public_names()
+
+
+def _attribute_docstrings(body: list[ast.stmt]) -> Iterator[ast.Constant]:
+    """Yields public docstrings that Napoleon reads as ``type: description``: those of attributes and properties."""
+    for i, node in enumerate(body):
+        after = body[i + 1] if i + 1 < len(body) else None
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(after, ast.Expr):
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            if ast.unparse(target) in PUBLIC and isinstance(after.value, ast.Constant):
+                yield after.value
+        elif isinstance(node, ast.ClassDef) and node.name in PUBLIC:
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and any(
+                    "property" in ast.unparse(d) for d in method.decorator_list
+                ):
+                    docstring = method.body[0]
+                    if isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant):
+                        yield docstring.value
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.relative_to(PACKAGE).as_posix())
+def test_the_first_line_of_an_attribute_has_no_colon(module: Path) -> None:
+    for docstring in _attribute_docstrings(ast.parse(module.read_text(encoding="utf-8")).body):
+        if isinstance(docstring.value, str):
+            first = docstring.value.strip().split("\n")[0]
+            assert ":" not in MARKUP.sub("", first), f"{module}:{docstring.lineno}: {first}"
