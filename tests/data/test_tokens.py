@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsedict.data import ActivationStream, pack
-from sparsedict.data._items import token_source
+from sparsedict.data._forms import token_source
 from sparsedict.data._tokens import BlockSize
 
 from ._models import ids, site, unique
@@ -142,7 +142,7 @@ def test_hugging_face_datasets() -> None:
         assert served(data, tokenizer=Headless(), context=3) == list(range(1, 8))
     with pytest.raises(TypeError, match="Of a dataset with splits, take one"):
         served(datasets.DatasetDict({"train": texts}))
-    with pytest.raises(TypeError, match=r"got the columns \['story'\]. Rename"):
+    with pytest.raises(TypeError, match=r"got the columns \['story'\]. Name the column"):
         served(texts.rename_column("text", "story"))
 
 
@@ -165,11 +165,11 @@ def test_an_iterator_of_tokens_is_read_once() -> None:
         ([], ValueError, "empty list"),
         (iter([]), ValueError, "at least one item"),
         (["text"], TypeError, "`tokenizer` must be given"),
-        ("text", TypeError, "got str: put it in a list"),
+        ("text", TypeError, "got str. Put it in a list"),
         (3, TypeError, "got int"),
-        ([torch.rand(3)], TypeError, "integer token ids, got an item of torch.float32"),
-        ([object()], TypeError, "an item of type object"),
-        ({"ids": [1]}, TypeError, r"got the keys \['ids'\]"),
+        ([torch.rand(3)], TypeError, r"`tokens\[0\]` must hold integer token ids, got an array of torch.float32"),
+        ([object()], TypeError, r"`tokens\[0\]` must hold integer token ids, got <object .* of type object"),
+        ({"ids": [1]}, TypeError, r"got the columns \['ids'\]"),
         (
             {"input_ids": torch.ones(2, 3, dtype=torch.int64), "attention_mask": torch.ones(2, 2)},
             ValueError,

@@ -8,8 +8,9 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 
 from sparsedict import checks
+from sparsedict.data._forms import token_source
 from sparsedict.data._harvester import takes_mask
-from sparsedict.data._items import token_source
+from sparsedict.data._limits import check_ids, check_length, longest_row, vocabulary
 from sparsedict.data._tokens import BlockSize
 
 Tokens = Tensor | Mapping[str, Any]
@@ -27,21 +28,34 @@ def token_batches(tokens: Any, batch_size: int, model: nn.Module) -> Iterator[To
 
     Raises:
         TypeError: If ``tokens`` are none of these.
-        ValueError: If there are none.
+        ValueError: If there are none, rows are longer than the model's positions, or ids lie outside of its vocabulary.
     """
     checks.at_least("batch_size", batch_size, 1)
     parts = list(tokens) if isinstance(tokens, list | tuple) else [tokens]
     if parts and all(_ready(part) for part in parts):
         if not any(map(_n_sequences, parts)):
             raise ValueError("`tokens` must hold at least one sequence, got none.")
-        return (cut for part in parts for cut in _cut(part, batch_size))
-    source = token_source(tokens, getattr(model, "tokenizer", None), None)
+        return _within(model, (cut for part in parts for cut in _cut(part, batch_size)))
+    source = token_source(tokens, getattr(model, "tokenizer", None), None, longest=longest_row(model))
     size = BlockSize(batch_size, 2**62, 2**62, pads=takes_mask(model))
     blocks = source.blocks(None, 0, (0, 0), size)
-    return (
+    given = (
         b.tokens if b.attention_mask is None else {"input_ids": b.tokens, "attention_mask": b.attention_mask.long()}
         for b in blocks
     )
+    return _within(model, given)
+
+
+def _within(model: nn.Module, batches: Iterator[Tokens]) -> Iterator[Tokens]:
+    """Yields batches whose ids and lengths the model takes, and raises `ValueError` at any other."""
+    longest, n_vocabulary, number = longest_row(model), vocabulary(model), 0
+    for batch in batches:
+        ids = token_ids(batch)
+        if ids is not None:
+            check_length("Rows of `tokens`", ids.shape[1], longest, "Cut them into shorter ones.")
+            check_ids(ids, n_vocabulary, range(number, number + len(ids)))
+            number += len(ids)
+        yield batch
 
 
 def token_ids(tokens: Tokens) -> Tensor | None:

@@ -10,7 +10,7 @@ Whatever somebody trains on becomes `Batches` by `as_batches`: an endless iterat
 
 from sparsedict.data._batches import AnyBatch, Batches
 from sparsedict.data._given import as_batches
-from sparsedict.data._items import pack
+from sparsedict.data._pack import pack
 from sparsedict.data._store import ActivationStore
 from sparsedict.data._stream import ActivationStream
 from sparsedict.data.synthetic import SyntheticFeatures

@@ -75,15 +75,20 @@ def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = N
         size = checks.at_least("batch_size", DEFAULT_BATCH_SIZE if batch_size is None else batch_size, 1)
         used_seed = checks.at_least("seed", DEFAULT_SEED if seed is None else seed, 0)
         return Batches(_HeldRows(held, used_seed), batch_size=size, seed=used_seed, repeat=repeat)
+    if hasattr(data, "to_numpy"):
+        raise TypeError(
+            f"`data` must be a tensor or an array [n_tokens, d], got a {type(data).__name__}. Give `data.to_numpy()`."
+        )
     if not isinstance(data, Iterable) or isinstance(data, str | bytes):
         raise TypeError(
             "`data` must be an ActivationStream, a tensor [n_tokens, d], a tuple of two tensors (inputs, outputs), an "
             f"ActivationBatch, a dict of these by site, or an iterable of batches, got {type(data).__name__}."
         )
-    _refuse(batch_size, "batch_size", data, "whoever makes the batches")
     shuffled = isinstance(data, Sequence)
     used_seed = checks.at_least("seed", DEFAULT_SEED if seed is None else seed, 0) if shuffled else None
-    return Batches(_GivenBatches(data, used_seed), batch_size=None, seed=used_seed, repeat=repeat)
+    rows = _GivenBatches(data, used_seed)
+    _refuse(batch_size, "batch_size", data, "whoever makes the batches")
+    return Batches(rows, batch_size=None, seed=used_seed, repeat=repeat)
 
 
 def _refuse(value: int | None, name: str, data: object, owner: str) -> None:
@@ -122,7 +127,7 @@ def _as_batch(name: str, value: Any) -> ActivationBatch:
     if len(parts) not in (1, 2) or not all(isinstance(part, Tensor | np.ndarray) for part in parts):
         raise TypeError(
             f"`{name}` must be an ActivationBatch, a tensor [n_tokens, d] or a tuple of two (inputs, outputs), "
-            f"got {_kind(value)}."
+            f"got {_kind(value)}.{_remedy(name, value)}"
         )
     tensors = [_activations(name, part) for part in parts]
     if len(tensors[0]) != len(tensors[-1]):
@@ -143,6 +148,13 @@ def _activations(name: str, value: Tensor | np.ndarray) -> Tensor:
     if tensor.ndim != 2:
         raise ValueError(f"`{name}` must have the shape [n_tokens, d], got {tuple(tensor.shape)}.")
     return tensor
+
+
+def _remedy(name: str, value: object) -> str:
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    if isinstance(first, str | int) or name.endswith(("'input_ids'", "'text'")):
+        return " Tokens and texts go to `ActivationStream(site, ...)`, which turns them into activations."
+    return ""
 
 
 def _kind(value: object) -> str:

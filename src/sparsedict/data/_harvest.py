@@ -9,8 +9,9 @@ from torch import Tensor
 
 from sparsedict.data._batches import BEGINNING, AnyBatch, Chunk, Position, RowSource
 from sparsedict.data._facts import site_facts
-from sparsedict.data._harvester import Harvester, vocabulary
+from sparsedict.data._harvester import Harvester
 from sparsedict.data._layout import Layout
+from sparsedict.data._limits import check_ids, vocabulary
 from sparsedict.data._seeds import permutation
 from sparsedict.data._tokens import Block, BlockSize, RowArray, TokenSource
 from sparsedict.sites._find import evaluating
@@ -103,7 +104,7 @@ class HarvestedRows(RowSource):
 
     def _append(self, block: Block, n_rows: int, bad: list[Tensor]) -> int:
         """Captures a block, puts its kept rows into the buffer, and returns how many it holds then."""
-        self._check_ids(block)
+        check_ids(block.tokens, self._vocabulary, block.numbers)
         kept = self._kept(block)
         if kept is not None and not len(kept):
             return n_rows
@@ -138,14 +139,6 @@ class HarvestedRows(RowSource):
             dtype=harvester.dtype or column.dtype,
             device=harvester.device or column.device,
         )
-
-    def _check_ids(self, block: Block) -> None:
-        low, high = (int(value) for value in torch.aminmax(block.tokens))
-        if low < 0 or (self._vocabulary is not None and high >= self._vocabulary):
-            known = "not negative" if self._vocabulary is None else f"from 0 to {self._vocabulary - 1}, the model's"
-            raise ValueError(
-                f"`tokens` must be ids {known}, got ids from {low} to {high}. Are they another tokenizer's?"
-            )
 
     def _refuse(self, start: int, stop: int) -> None:
         """Raises if rows of the buffer aren't finite, naming the site. A sum may have overflowed by itself."""

@@ -13,7 +13,6 @@ from sparsedict.data._layout import Layout
 from sparsedict.data._tokens import Block
 from sparsedict.sites import Site, capture_sites
 from sparsedict.sites._context import TokenContext
-from sparsedict.sites._embedding import token_embedding
 from sparsedict.sites._watch import stack
 from sparsedict.types import ActivationBatch
 
@@ -103,16 +102,6 @@ def takes_mask(model: nn.Module) -> bool:
     """Whether a model can be told of padding."""
     parameters = inspect.signature(model.forward).parameters.values()
     return any(p.name == "attention_mask" or p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-def vocabulary(model: nn.Module) -> int | None:
-    """Returns how many token ids a model knows, where its embedding tells."""
-    embedding = token_embedding(model)
-    for holder, name in ((embedding, "num_embeddings"), (getattr(model, "cfg", None), "d_vocab")):
-        value = getattr(holder, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
 
 
 def _by_name(sites: Site | Mapping[str, Site]) -> dict[str | None, Site]:

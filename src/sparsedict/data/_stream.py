@@ -9,14 +9,17 @@ from typing import Any
 import torch
 
 from sparsedict import checks
+from sparsedict.data._forms import token_source
 from sparsedict.data._given import DEFAULT_BATCH_SIZE, DEFAULT_SEED
 from sparsedict.data._harvest import HarvestedRows
 from sparsedict.data._harvester import Harvester, takes_mask
-from sparsedict.data._items import Tokenizer, token_source
+from sparsedict.data._limits import longest_row
+from sparsedict.data._packing import Bos
 from sparsedict.data._source import ActivationSource
 from sparsedict.data._store import ActivationStore
 from sparsedict.data._store_writer import write_store
 from sparsedict.data._stored_sites import bytes_per_token, planned
+from sparsedict.data._tokenizers import Tokenizer
 from sparsedict.data._tokens import BlockSize
 from sparsedict.sites import Site
 from sparsedict.torch_state import in_own_state
@@ -49,15 +52,20 @@ class ActivationStream(ActivationSource):
         sites: A site, or sites of one model by name; batches are then dicts by the same names, whose rows are the
             same tokens in the same order.
         tokens: Token ids ``[n_sequences, context]`` as a tensor, an array or a memory map; one long row, which is cut
-            into sequences; a mapping of ``input_ids`` and ``attention_mask``; a Hugging Face dataset with a column
-            ``input_ids`` or ``text``; or any iterable of rows, of batches of rows, of such mappings, or of texts.
+            into sequences; a mapping of ``input_ids`` and ``attention_mask``; a Hugging Face dataset, or a table of
+            pandas, polars or pyarrow, with a column ``input_ids`` or ``text``; a column of one; or any iterable of
+            rows, of batches of rows, of such mappings, or of texts. Rows and texts without tokens are left out.
             An iterable without random access keeps its order and is gone through again from its beginning for each
             pass (and to resume); the buffer alone shuffles it.
         batch_size: Tokens per batch.
         seed: Of all shuffling.
-        tokenizer: Of texts; by default the model's ``tokenizer``, if it has one. Texts are packed into rows, each row
-            and each document begun by its BOS.
-        context: Tokens per sequence for texts and for one long row, 256 by default; longer items are cut.
+        tokenizer: Of texts; by default the model's ``tokenizer``, if it has one. Texts are packed into rows as by
+            `pack`; rows that remain short are served too, padded and masked.
+        context: Tokens per sequence for texts and for one long row, by default 256 or the model's positions where
+            these are fewer; longer items are cut.
+        text_column: Column of a table or dataset, or key of items, that holds the texts; by default ``text``.
+        bos: Where texts get the tokenizer's BOS, see `pack`.
+        join: Whether a row may hold tokens of several texts, see `pack`.
         buffer_size: Tokens in the buffer; by default as many as 1 GiB holds, at most 262,144 and at least four
             batches.
         model_batch_size: Sequences per forward pass; by default as many as make up about 1,024 tokens on the CPU and
@@ -68,9 +76,9 @@ class ActivationStream(ActivationSource):
 
     Raises:
         TypeError: If ``tokens`` aren't integers or in none of these forms, or texts come without a tokenizer.
-        ValueError: If ``batch_size`` exceeds ``buffer_size``, the tokens are empty, or the sites lie in several
-            models; while iterating, if ids lie outside of the model's vocabulary, activations aren't finite, or no
-            position is kept.
+        ValueError: If ``batch_size`` exceeds ``buffer_size``, the tokens are empty, rows are longer than the model's
+            positions, or the sites lie in several models; while iterating, if ids lie outside of the model's
+            vocabulary, activations aren't finite, or no position is kept. Errors name the row, counted from 0.
 
     Example:
         >>> import torch
@@ -90,6 +98,9 @@ class ActivationStream(ActivationSource):
         seed: int = DEFAULT_SEED,
         tokenizer: Tokenizer | None = None,
         context: int | None = None,
+        text_column: str | None = None,
+        bos: Bos = "both",
+        join: bool = True,
         buffer_size: int | None = None,
         model_batch_size: int | None = None,
         neurons: bool | Iterable[str] = False,
@@ -99,7 +110,10 @@ class ActivationStream(ActivationSource):
         super().__init__(batch_size, seed, dtype)
         self._harvester = Harvester.of(sites, neurons, dtype, None if device is None else torch.device(device))
         model = self._harvester.model
-        self._tokens = token_source(tokens, tokenizer or getattr(model, "tokenizer", None), context)
+        tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
+        self._tokens = token_source(
+            tokens, tokenizer, context, text_column=text_column, bos=bos, join=join, longest=longest_row(model)
+        )
         self.bytes_per_token: int = bytes_per_token(self._harvester)
         usual = min(BUFFER_BYTES // self.bytes_per_token, MOST_BUFFERED)
         self.buffer_size: int = self._checked_buffer(buffer_size, usual, self.n_positions)

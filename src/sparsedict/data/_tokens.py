@@ -28,20 +28,23 @@ class Block:
         tokens: ``[n_sequences, n_positions]``, on the CPU.
         attention_mask: False at padding; ``None`` where there is none.
         end: Where the source stands after these.
+        numbers: Of each sequence, the number of its row or item in the data.
     """
 
     tokens: Int[Tensor, "n_sequences n_positions"]
     attention_mask: Bool[Tensor, "n_sequences n_positions"] | None
     end: Position
+    numbers: list[int]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence, with the position of the source after it."""
+    """One sequence, with the position of the source after it, and the number of its item in the data."""
 
     tokens: Int[Tensor, " n_positions"]
     attention_mask: Bool[Tensor, " n_positions"] | None
     end: Position
+    number: int
 
 
 @dataclass(frozen=True)
@@ -115,17 +118,17 @@ def stacked(rows: Iterable[Row], size: BlockSize) -> Iterator[Block]:
 
 
 def _block(rows: list[Row]) -> Block:
-    end = rows[-1].end
+    end, numbers = rows[-1].end, [row.number for row in rows]
     lengths = {len(row.tokens) for row in rows}
     if len(lengths) == 1 and all(row.attention_mask is None for row in rows):
-        return Block(torch.stack([row.tokens for row in rows]), None, end)
+        return Block(torch.stack([row.tokens for row in rows]), None, end, numbers)
     tokens = torch.zeros(len(rows), max(lengths), dtype=torch.int64, device="cpu")
     mask = torch.zeros_like(tokens, dtype=torch.bool)
     for index, row in enumerate(rows):
         n = len(row.tokens)
         tokens[index, :n] = row.tokens
         mask[index, :n] = True if row.attention_mask is None else row.attention_mask
-    return Block(tokens, mask, end)
+    return Block(tokens, mask, end, numbers)
 
 
 class RowArray(TokenSource):
@@ -151,9 +154,9 @@ class RowArray(TokenSource):
         for low in range(start[0], n_rows, step):
             chosen = index[low : low + step]
             mask = None if self._mask is None else self._mask[chosen]
-            yield Block(_taken(self._rows, chosen), mask, (min(low + step, n_rows), 0))
+            yield Block(_taken(self._rows, chosen), mask, (min(low + step, n_rows), 0), chosen.tolist())
         if self._tail is not None and len(self._tail) and start[0] <= n_rows:
-            yield Block(self._tail[None], None, (n_rows + 1, 0))
+            yield Block(self._tail[None], None, (n_rows + 1, 0), [n_rows])
 
     def all(self) -> Iterator[Block]:
         """Serves everything in its own order, in large blocks."""
@@ -177,10 +180,7 @@ def _check_array(tokens: Tensor | np.ndarray, mask: Tensor | None, context: int 
     shape = tuple(tokens.shape)
     integral = tokens.dtype.kind in "iu" if isinstance(tokens, np.ndarray) else is_integral(tokens)
     if not integral:
-        raise TypeError(
-            f"`tokens` must hold integer token ids, got an array of {tokens.dtype} {shape}. Activations need no "
-            "stream: give them to `fit` as they are."
-        )
+        raise TypeError(not_ids("`tokens`", tokens))
     if len(shape) not in (1, 2):
         raise ValueError(f"`tokens` must be [n_sequences, context] or one long row, got shape {shape}.")
     if 0 in shape:
@@ -194,6 +194,23 @@ def _check_array(tokens: Tensor | np.ndarray, mask: Tensor | None, context: int 
         raise ValueError(f"`attention_mask` must have the shape of the tokens, {shape}, got {tuple(mask.shape)}.")
     if mask is not None and len(shape) == 1:
         raise ValueError("`attention_mask` must come with rows of tokens, got one long row.")
+
+
+def not_ids(name: str, value: Tensor | np.ndarray) -> str:
+    """Returns what to say of an array that holds something else than integers."""
+    shape = tuple(value.shape)
+    if value.dtype in (torch.bool, np.bool_):
+        remedy = "A mask goes beside the ids, as `attention_mask`."
+    elif len(shape) > 2:
+        remedy = (
+            "A stream runs a model on token ids only. Capture images and other inputs batch by batch, with "
+            "`site.capture(batch)`, and give the activations to `fit`."
+        )
+    elif value.shape and 0 not in shape and bool((value == value.round()).all()):
+        remedy = "They are whole numbers: convert them to an integer type first."
+    else:
+        remedy = "Activations need no stream: give them to `fit` as they are."
+    return f"{name} must hold integer token ids, got an array of {value.dtype} {shape}. {remedy}"
 
 
 def is_integral(tensor: Tensor) -> bool:

@@ -1,0 +1,212 @@
+"""Which form tokens or texts come in, by the types of all that is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.data._items import Items, TokenItems, as_text, indexed, is_missing
+from sparsedict.data._limits import check_length
+from sparsedict.data._packing import Bos, Packing, Texts
+from sparsedict.data._tables import MASK, TEXT, TOKENS, as_sequence, chosen_columns
+from sparsedict.data._tokenizers import Tokenizer
+from sparsedict.data._tokens import DEFAULT_CONTEXT, RowArray, TokenSource
+
+
+def token_source(
+    tokens: Any,
+    tokenizer: Tokenizer | None,
+    context: int | None,
+    *,
+    text_column: str | None = None,
+    bos: Bos = "both",
+    join: bool = True,
+    longest: int | None = None,
+) -> TokenSource:
+    """Returns a source for any form of tokens that `ActivationStream` takes.
+
+    Args:
+        tokens: Token ids or texts.
+        tokenizer: Of texts.
+        context: Tokens per sequence; ``None`` for the default.
+        text_column: Column that holds the texts.
+        bos: See `pack`.
+        join: See `pack`.
+        longest: Most positions that the model takes, where known.
+
+    Raises:
+        TypeError: If ``tokens`` are in no known form, or texts come without a tokenizer.
+        ValueError: If they are empty, or rows are longer than ``longest``.
+    """
+    if context is not None:
+        check_length("`context`", checks.at_least("context", context, 1), longest, "Lower it.")
+    row = context or min(DEFAULT_CONTEXT, longest or DEFAULT_CONTEXT)
+    packing = Packing(row, bos, join)
+    data = _recognised(tokens, "tokens", text_column)
+    if isinstance(data, Tensor | np.ndarray):
+        return _array(data, None, context, row, longest)
+    if isinstance(data, Mapping):
+        return _from_mapping(data, context, row, longest)
+    items = Items(data, "tokens", None if isinstance(tokens, Mapping) else text_column)
+    if _holds_text(items.first, items.text_column):
+        return Texts(items, tokenizer, packing)
+    return TokenItems(items, context, longest)
+
+
+def text_items(texts: Any, name: str, text_column: str | None) -> Items:
+    """Returns texts of any form as items.
+
+    Raises:
+        TypeError: If they aren't texts.
+        ValueError: If there are none.
+    """
+    data = _recognised(texts, name, text_column)
+    if isinstance(data, Tensor | np.ndarray | Mapping):
+        raise TypeError(f"`{name}` must be texts, got token ids: {type(data).__name__}. Ids need no packing.")
+    items = Items(data, name, None if isinstance(texts, Mapping) else text_column)
+    as_text(items.first, 0, items)
+    return items
+
+
+def _recognised(data: Any, name: str, text_column: str | None) -> Any:
+    """Returns token ids as an array or a mapping of columns, and anything else as a sequence or an iterable."""
+    if isinstance(data, str | bytes | os.PathLike) or not (isinstance(data, Iterable) or indexed(data)):
+        remedy = " Put it in a list." if isinstance(data, str | bytes) else ""
+        remedy = " Read the file first." if isinstance(data, os.PathLike) else remedy
+        raise TypeError(
+            f"`{name}` must be token ids [n_sequences, context], one long row of them, a dataset, or an iterable of "
+            f"token batches or texts, got {type(data).__name__}.{remedy}"
+        )
+    if isinstance(data, set | frozenset):
+        raise TypeError(f"`{name}` must have an order, got a {type(data).__name__}. Sort it into a list.")
+    data = as_sequence(data, name, text_column)
+    if isinstance(data, Mapping):
+        return _column(data, name, text_column)
+    if isinstance(data, Tensor | np.ndarray):
+        _refuse_column(data, name, text_column)
+        if isinstance(data, Tensor) or data.dtype.kind not in "OUTS":
+            return data
+        if data.ndim != 1 and not (data.ndim == 2 and data.dtype.kind == "O"):
+            raise ValueError(f"`{name}` must be one row of texts, got an array of shape {data.shape}. Flatten it.")
+        data = data.tolist()
+    if isinstance(data, list | tuple):
+        return _listed(data, name, text_column)
+    if indexed(data):
+        try:
+            return _listed(list(data), name, text_column) if len(data) and _is_id(data[0]) else data
+        except (KeyError, TypeError) as error:
+            raise TypeError(
+                f"`{name}` must give its items by number, from 0 on, but `{name}[0]` of a {type(data).__name__} raises "
+                f"{type(error).__name__}: {error}. Make it a list."
+            ) from error
+    return data
+
+
+def _refuse_column(item: Any, name: str, text_column: str | None) -> None:
+    if text_column is not None:
+        raise ValueError(
+            f"`text_column` must be left out where `{name}` has no columns, got {text_column!r} for items of type "
+            f"{type(item).__name__}."
+        )
+
+
+def _column(data: Mapping[str, Any], name: str, text_column: str | None) -> Any:
+    """Returns a mapping of token ids as it is, and the texts of any other."""
+    splits = [key for key, value in data.items() if getattr(value, "column_names", None) is not None]
+    if splits:
+        raise TypeError(
+            f"`{name}` must be one dataset, got the splits {sorted(map(str, splits))[:8]}. Of a dataset with splits, "
+            f"take one: `{name}[{splits[0]!r}]`."
+        )
+    columns = chosen_columns([str(key) for key in data], name, text_column)
+    if columns[0] == TOKENS and text_column is None:
+        return data
+    return _recognised(data[columns[0]], f"{name}[{columns[0]!r}]", None)
+
+
+def _listed(data: Sequence[Any], name: str, text_column: str | None) -> Any:
+    """Returns a list of single ids as one long row, and any other list as it is.
+
+    Raises:
+        TypeError: If only some of the items are texts, or single ids. The error names the first other one.
+    """
+    examples = dict(zip(map(type, reversed(data)), reversed(data), strict=True)).values()  # the first of each type
+    if any(_is_id(value) for value in examples):
+        _refuse_column(data[0], name, text_column)
+        numbers = [index for index, item in enumerate(data) if not _is_id(item)]
+        if numbers:
+            raise TypeError(
+                f"`{name}[{numbers[0]}]` must be an integer token id, as other items are, got "
+                f"{data[numbers[0]]!r:.40} of type {type(data[numbers[0]]).__name__}."
+            )
+        return torch.tensor([item.__index__() for item in data], device="cpu")
+    if any(_holds_text(value, text_column) for value in examples) or (data and all(map(is_missing, examples))):
+        items = Items(data, name, text_column)
+        for index, item in enumerate(data):
+            as_text(item, index, items)
+    for index in (index for index, item in enumerate(data) if item is None):
+        raise TypeError(
+            f"`{name}[{index}]` must be token ids, as other items are, got None. Leave such rows out first."
+        )
+    return data
+
+
+def _holds_text(item: Any, text_column: str | None) -> bool:
+    if isinstance(item, Mapping):
+        return text_column is not None or (TOKENS not in item and TEXT in item)
+    return isinstance(item, str | bytes)
+
+
+def _is_id(item: Any) -> bool:
+    if isinstance(item, bool | np.bool_):
+        return False
+    if isinstance(item, Tensor | np.ndarray):
+        return item.ndim == 0 and not (item.dtype == torch.bool or item.dtype == np.bool_) and _integral(item)
+    return hasattr(item, "__index__")
+
+
+def _integral(item: Any) -> bool:
+    try:
+        item.__index__()
+    except TypeError:
+        return False
+    return True
+
+
+def _from_mapping(tokens: Mapping[str, Any], context: int | None, row: int, longest: int | None) -> TokenSource:
+    ids, mask = (
+        _recognised(value, f"tokens[{key!r}]", None) if value is not None else None
+        for key, value in ((TOKENS, tokens[TOKENS]), (MASK, tokens.get(MASK)))
+    )
+    if ids is None:
+        raise TypeError(f"`tokens['{TOKENS}']` must be token ids, got None.")
+    if isinstance(ids, Tensor | np.ndarray):
+        return _array(ids, None if mask is None else torch.as_tensor(mask, device="cpu"), context, row, longest)
+    if isinstance(ids, list | tuple) and len({len(own) for own in ids if isinstance(own, Sized)}) == 1:
+        try:
+            array = torch.as_tensor(ids, device="cpu")
+        except (TypeError, ValueError, RuntimeError):
+            array = None  # TokenItems names the row
+        if array is not None:
+            return _array(array, None if mask is None else torch.as_tensor(mask, device="cpu"), context, row, longest)
+    masks = mask if mask is not None else [None] * len(ids)
+    if len(masks) != len(ids):
+        raise ValueError(f"`{MASK}` must have a row for each of {len(ids)} rows of tokens, got {len(masks)}.")
+    rows = [{TOKENS: own, MASK: its} for own, its in zip(ids, masks, strict=True)]
+    return TokenItems(Items(rows), context, longest)
+
+
+def _array(
+    tokens: Tensor | np.ndarray, mask: Tensor | None, context: int | None, row: int, longest: int | None
+) -> RowArray:
+    source = RowArray(tokens, mask, row if tokens.ndim == 1 else context)
+    if tokens.ndim == 2:
+        remedy = f"Cut them: `tokens.flatten()` with context={longest}."
+        check_length("Rows of `tokens`", tokens.shape[1], longest, remedy)
+    return source

@@ -1,0 +1,131 @@
+"""Tables and columns of pandas, polars, pyarrow and datasets, as sequences in order.
+
+The libraries are recognised by the type of what is given and aren't imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+TOKENS = "input_ids"
+MASK = "attention_mask"
+TEXT = "text"
+
+
+def as_sequence(data: Any, name: str, text_column: str | None) -> Any:
+    """Returns a table as a sequence of rows and a column as an array or a sequence; anything else as it is.
+
+    Rows are counted from 0 by their place, whatever a pandas index says.
+
+    Raises:
+        TypeError: If a table has no column of tokens or texts, or can't be read row by row.
+        ValueError: If ``text_column`` isn't one of its columns.
+    """
+    library = _library(data)
+    if library == "datasets":
+        return _dataset(data, name, text_column)
+    if library == "pandas":
+        return _Rows(data, name, text_column) if data.ndim == 2 else data.to_numpy()
+    if library == "polars":
+        if hasattr(data, "collect"):
+            raise TypeError(
+                f"`{name}` must hold its rows, got a polars {type(data).__name__}. Call `.collect()` first."
+            )
+        if hasattr(data, "columns"):
+            return _Rows(data, name, text_column)
+        return data.to_numpy() if data.dtype.is_integer() and not data.null_count() else data.to_list()
+    if library == "pyarrow":
+        if hasattr(data, "column_names"):
+            return _Rows(data, name, text_column)
+        return _arrow(data) if hasattr(data, "null_count") else data
+    return data
+
+
+def chosen_columns(names: Sequence[str], name: str, text_column: str | None) -> list[str]:
+    """Returns which columns to read: ``text_column`` where given, else those of tokens, else ``"text"``.
+
+    Raises:
+        TypeError: If there are neither.
+        ValueError: If ``text_column`` isn't among the columns.
+    """
+    if text_column is not None:
+        if text_column not in names:
+            near = get_close_matches(text_column, names, 1)
+            raise ValueError(
+                f"`text_column` must be a column of `{name}`, one of {sorted(names)[:12]}, got {text_column!r}."
+                + (f" Did you mean {near[0]!r}?" if near else "")
+            )
+        return [text_column]
+    if TOKENS in names:
+        return [column for column in (TOKENS, MASK) if column in names]
+    if TEXT in names:
+        return [TEXT]
+    raise TypeError(
+        f"`{name}` must have a column `{TOKENS}` or `{TEXT}`, got the columns {sorted(names)[:12]}. "
+        "Name the column that holds the texts by `text_column=`, or rename the one with token ids to `input_ids`."
+    )
+
+
+class _Rows:
+    """A table's rows as mappings, of the columns that are read."""
+
+    def __init__(self, table: Any, name: str, text_column: str | None) -> None:
+        columns = getattr(table, "column_names", None) or list(table.columns)
+        names = [column for column in columns if isinstance(column, str)]
+        self._columns = {
+            column: as_sequence(table[column], name, None) for column in chosen_columns(names, name, text_column)
+        }
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values())))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {name: column[index] for name, column in self._columns.items()}
+
+
+class _ArrowColumn:
+    """A pyarrow column whose values become Python's when they are read."""
+
+    def __init__(self, column: Any) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._column[index].as_py()
+
+    def __iter__(self) -> Iterator[Any]:
+        return (value.as_py() for value in self._column)
+
+
+def _arrow(column: Any) -> Any:
+    integral = str(column.type).lstrip("u") in ("int8", "int16", "int32", "int64")
+    return np.asarray(column) if integral and not column.null_count else _ArrowColumn(column)
+
+
+def _dataset(data: Any, name: str, text_column: str | None) -> Any:
+    """Returns a Hugging Face dataset with only the columns to read, as Python's values."""
+    form = getattr(data, "format", {}).get("type")
+    names = getattr(data, "column_names", None)
+    # A column of a dataset, a stream that doesn't say its columns, or a transform that makes other ones.
+    if not names or form == "custom":
+        return data
+    columns = chosen_columns(names, name, text_column)
+    if not hasattr(data, "format"):
+        return data
+    return (data.with_format(None) if form in ("pandas", "polars", "arrow") else data).select_columns(columns)
+
+
+def _library(data: Any) -> str:
+    if isinstance(data, Mapping):
+        return ""  # a dataset with splits, among others
+    for base in type(data).__mro__:
+        library = base.__module__.partition(".")[0]
+        if library in ("datasets", "pandas", "polars", "pyarrow"):
+            return library
+    return ""
