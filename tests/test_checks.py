@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import math
+import re
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -21,9 +25,22 @@ def test_at_least(value: int, least: int) -> None:
             checks.at_least("k", value, least)
 
 
-@pytest.mark.parametrize("value", [True, 1.0, "1", None])
+NOT_INTEGERS = [
+    True,
+    1.0,
+    "1",
+    None,
+    np.float64(1),
+    np.bool_(True),
+    torch.tensor(True),
+    torch.tensor(1.0),
+    torch.ones(1),
+]
+
+
+@pytest.mark.parametrize("value", [*NOT_INTEGERS, np.ones(1, int), torch.ones(1, dtype=int), 1j, [1]], ids=repr)
 def test_at_least_takes_integers(value: object) -> None:
-    with pytest.raises(TypeError, match=rf"`k` must be an integer, got {value!r} of type"):
+    with pytest.raises(TypeError, match=rf"`k` must be an integer, got {re.escape(repr(value))} of type"):
         checks.at_least("k", value, 1)
 
 
@@ -45,9 +62,30 @@ def test_in_range_names_its_bounds() -> None:
         checks.in_range("lr", math.nan, 0.0, 1.0)
     with pytest.raises(ValueError, match="got inf"):
         checks.in_range("lr", math.inf, 0.0)
-    for value in ("1", None, True, torch.ones(())):
+    for value in ("1", None, True, torch.ones(1), np.ones(1), np.bool_(True), torch.tensor(True), 1j, np.array("1")):
         with pytest.raises(TypeError, match="`lr` must be a number"):
             checks.in_range("lr", value, 0.0)
+
+
+INTEGERS = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.int16)]
+FLOATS = [0.5, np.float32(0.5), np.float64(0.5), np.float16(0.5), np.array(0.5), torch.tensor(0.5), Fraction(1, 2)]
+
+
+@pytest.mark.parametrize("value", INTEGERS, ids=repr)
+def test_integers_of_other_libraries_become_plain(value: Any) -> None:
+    assert type(checks.at_least("k", value, 1)) is int
+    assert type(checks.in_range("p", value, 1)) is int
+    assert checks.at_least("k", value, 1) == checks.in_range("p", value, 1) == 3
+    with pytest.raises(ValueError, match=r"`k` must be at least 4, got 3\."):
+        checks.at_least("k", value, 4)
+
+
+@pytest.mark.parametrize("value", [*FLOATS, torch.tensor(0.5, requires_grad=True)], ids=repr)
+def test_numbers_of_other_libraries_become_plain(value: Any) -> None:
+    assert type(checks.in_range("p", value, 0)) is float
+    assert checks.in_range("p", value, 0) == 0.5
+    with pytest.raises(ValueError, match=r"`p` must lie in \[1, inf\), got 0.5\."):
+        checks.in_range("p", value, 1)
 
 
 def test_one_of() -> None:

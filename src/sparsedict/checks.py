@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, SupportsFloat, SupportsIndex
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
-def at_least(name: str, value: int, least: int) -> int:
-    """Returns ``value`` if it is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int):
+def at_least(name: str, value: Any, least: int) -> int:
+    """Returns ``value`` as an ``int`` if it is an integer of at least ``least``.
+
+    NumPy integers, tensors without dimensions and whatever else has ``__index__`` are integers; booleans aren't.
+    """
+    number = _scalar(value)
+    if isinstance(number, bool) or not isinstance(number, SupportsIndex) or _is_array(number):
         raise TypeError(f"`{name}` must be an integer, got {value!r} of type {type(value).__name__}.")
-    if value < least:
-        raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-    return value
+    number = operator.index(number)
+    if number < least:
+        raise ValueError(f"`{name}` must be at least {least}, got {number}.")
+    return number
 
 
 def path(name: str, value: str | os.PathLike[str], what: str = "a path") -> Path:
@@ -27,16 +35,48 @@ def path(name: str, value: str | os.PathLike[str], what: str = "a path") -> Path
     return Path(value)
 
 
-def in_range(name: str, value: float, low: float, high: float = math.inf, *, open_low: bool = False) -> float:
-    """Returns ``value`` if it is a finite number within ``[low, high]`` (``(low, high]`` with ``open_low``)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"`{name}` must be a number, got {value!r} of type {type(value).__name__}.")
-    inside = (value > low if open_low else value >= low) and value <= high
-    if not (inside and math.isfinite(value)):
+def number(name: str, value: Any) -> float:
+    """Returns ``value`` as a ``float``, or an ``int`` where it is an integer.
+
+    NumPy numbers, tensors without dimensions and whatever else has ``__float__`` are numbers; booleans aren't.
+    """
+    plain = _scalar(value)
+    if not isinstance(plain, bool) and not _is_array(plain):
+        if isinstance(plain, SupportsIndex):
+            return operator.index(plain)
+        if isinstance(plain, SupportsFloat):
+            return float(plain)
+    raise TypeError(f"`{name}` must be a number, got {value!r} of type {type(value).__name__}.")
+
+
+def in_range(name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False) -> float:
+    """Returns ``value`` as a plain number if it is finite, in ``[low, high]`` (``(low, high]`` with ``open_low``)."""
+    plain = number(name, value)
+    inside = (plain > low if open_low else plain >= low) and plain <= high
+    if not (inside and math.isfinite(plain)):
         left = f"({low}" if open_low else f"[{low}"
         right = ", inf)" if high == math.inf else f", {high}]"
-        raise ValueError(f"`{name}` must lie in {left}{right}, got {value}.")
-    return value
+        raise ValueError(f"`{name}` must lie in {left}{right}, got {plain}.")
+    return plain
+
+
+def set_at_least(part: object, name: str, least: int) -> None:
+    """Checks an attribute of a frozen part by :func:`at_least`, and makes it the plain ``int``, which JSON can hold."""
+    object.__setattr__(part, name, at_least(name, getattr(part, name), least))
+
+
+def set_in_range(part: object, name: str, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+    """Checks an attribute of a frozen part by :func:`in_range`, and makes it the plain number."""
+    object.__setattr__(part, name, in_range(name, getattr(part, name), low, high, open_low=open_low))
+
+
+def _scalar(value: Any) -> Any:
+    """Returns an array or a tensor without dimensions as the Python number that it holds."""
+    return value.item() if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0 else value
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, Tensor | np.ndarray)
 
 
 def one_of(name: str, value: str, allowed: Iterable[str]) -> str:

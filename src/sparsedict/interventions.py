@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.display import Displayed
 
 
@@ -65,7 +66,7 @@ class Clamp:
     values: Mapping[int, float]
 
     def __post_init__(self) -> None:
-        _check_by_latent("values", self.values)
+        _set_by_latent(self, "values")
 
     def __call__(self, latents: Float[Tensor, "*batch n_latents"]) -> Float[Tensor, "*batch n_latents"]:
         changed = latents.clone()
@@ -86,7 +87,7 @@ class Steer:
     amounts: Mapping[int, float]
 
     def __post_init__(self) -> None:
-        _check_by_latent("amounts", self.amounts)
+        _set_by_latent(self, "amounts")
 
     def __call__(self, latents: Float[Tensor, "*batch n_latents"]) -> Float[Tensor, "*batch n_latents"]:
         changed = latents.clone()
@@ -106,6 +107,10 @@ def _check_index(latents: Tensor, latent: int) -> None:
         raise IndexError(f"`latent` must lie in [0, {latents.shape[-1]}), got {latent}.")
 
 
-def _check_by_latent(name: str, value: object) -> None:
+def _set_by_latent(part: object, name: str) -> None:
+    """Checks a mapping of a part, and makes its keys and values plain numbers."""
+    value = getattr(part, name)
     if not isinstance(value, Mapping):
         raise TypeError(f"`{name}` must map indices of latents to numbers, such as {{17: 5.0}}, got {value!r}.")
+    plain = {checks.at_least(name, key, 0): checks.number(f"{name}[{key}]", value[key]) for key in value}
+    object.__setattr__(part, name, plain)

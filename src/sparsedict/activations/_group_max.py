@@ -33,7 +33,7 @@ class GroupMax(Activation):
     elementwise = False
 
     def __post_init__(self) -> None:
-        checks.at_least("k", self.k, 1)
+        checks.set_at_least(self, "k", 1)
 
     def check(self, n_latents: int) -> None:
         if n_latents % self.k:

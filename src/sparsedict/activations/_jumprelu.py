@@ -34,8 +34,8 @@ class JumpReLU(Activation):
     bandwidth: float = 0.001
 
     def __post_init__(self) -> None:
-        checks.in_range("threshold", self.threshold, 0.0, open_low=True)
-        checks.in_range("bandwidth", self.bandwidth, 0.0, open_low=True)
+        checks.set_in_range(self, "threshold", 0.0, open_low=True)
+        checks.set_in_range(self, "bandwidth", 0.0, open_low=True)
 
     def initial_state(self, n_latents: int) -> dict[str, Tensor]:
         return {

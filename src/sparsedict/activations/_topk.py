@@ -35,7 +35,7 @@ class TopK(Activation):
     elementwise = False
 
     def __post_init__(self) -> None:
-        checks.at_least("k", self.k, 1)
+        checks.set_at_least(self, "k", 1)
 
     def check(self, n_latents: int) -> None:
         _check_k(self.k, n_latents)
@@ -75,7 +75,7 @@ class AbsTopK(Activation):
     non_negative = False
 
     def __post_init__(self) -> None:
-        checks.at_least("k", self.k, 1)
+        checks.set_at_least(self, "k", 1)
 
     def check(self, n_latents: int) -> None:
         _check_k(self.k, n_latents)
@@ -115,8 +115,8 @@ class BatchTopK(Activation):
     elementwise = False
 
     def __post_init__(self) -> None:
-        checks.at_least("k", self.k, 1)
-        checks.in_range("momentum", self.momentum, 0.0, 1.0)
+        checks.set_at_least(self, "k", 1)
+        checks.set_in_range(self, "momentum", 0.0, 1.0)
 
     def check(self, n_latents: int) -> None:
         _check_k(self.k, n_latents)

@@ -69,7 +69,7 @@ def clusters(
         (tensor([ 0, -1,  0]), (2,))
     """
     checks.one_of("side", side, ("decoder", "encoder"))
-    checks.in_range("threshold", threshold, -1.0, 1.0)
+    threshold = checks.in_range("threshold", threshold, -1.0, 1.0)
     encoder_side = side == "encoder" and not isinstance(dictionary, Tensor)
     rows = encoder_of("dictionary", dictionary) if encoder_side else decoder_of("dictionary", dictionary)
     if rows is None:

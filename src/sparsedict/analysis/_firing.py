@@ -93,7 +93,7 @@ def firing_frequencies(
         (50, torch.Size([8]))
     """
     if above is not None:
-        checks.in_range("above", above, 0.0)
+        above = checks.in_range("above", above, 0.0)
     coder = Coder(dictionary, reads)
     counts: Tensor | int = 0
     n_seen = 0

@@ -88,7 +88,7 @@ def latent_types(
         >>> types.simulators, types.n_sparse
         (tensor([ True, False, False]), 2)
     """
-    checks.in_range("threshold", threshold, -1.0, 1.0)
+    threshold = checks.in_range("threshold", threshold, -1.0, 1.0)
     cosines = match.decoder_cosine if isinstance(match, NeuronMatch) else match
     mask = dead.mask if isinstance(dead, DeadLatents) else dead
     if mask is not None:

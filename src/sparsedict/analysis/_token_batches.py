@@ -30,7 +30,7 @@ def token_batches(tokens: Any, batch_size: int, model: nn.Module) -> Iterator[To
         TypeError: If ``tokens`` are none of these.
         ValueError: If there are none, rows are longer than the model's positions, or ids lie outside of its vocabulary.
     """
-    checks.at_least("batch_size", batch_size, 1)
+    batch_size = checks.at_least("batch_size", batch_size, 1)
     parts = list(tokens) if isinstance(tokens, list | tuple) else [tokens]
     if parts and all(_ready(part) for part in parts):
         if not any(map(_n_sequences, parts)):

@@ -96,11 +96,10 @@ def top_examples(
         ValueError: If a latent doesn't exist, or the tokens are no integers.
     """
     coder = Coder(dictionary, reads)
-    checks.at_least("n_examples", n_examples, 1)
-    before, after = (context, context) if isinstance(context, int) else context
-    window = torch.arange(
-        -checks.at_least("context", before, 0), checks.at_least("context", after, 0) + 1, device="cpu"
-    )
+    n_examples = checks.at_least("n_examples", n_examples, 1)
+    sides = context if isinstance(context, tuple | list) else (context, context)
+    before, after = (checks.at_least("context", side, 0) for side in sides)
+    window = torch.arange(-before, after + 1, device="cpu")
     board: Board | None = None
     with evaluation_mode(site.model, dictionary):
         for batch in token_batches(tokens, batch_size, site.model):

@@ -45,7 +45,8 @@ def token_source(
         ValueError: If they are empty, or rows are longer than ``longest``.
     """
     if context is not None:
-        check_length("`context`", checks.at_least("context", context, 1), longest, "Lower it.")
+        context = checks.at_least("context", context, 1)
+        check_length("`context`", context, longest, "Lower it.")
     row = context or min(DEFAULT_CONTEXT, longest or DEFAULT_CONTEXT)
     packing = Packing(row, bos, join)
     data = _recognised(tokens, "tokens", text_column)

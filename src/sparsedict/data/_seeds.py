@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sparsedict import checks
+
 
 def generator(seed: int, *key: int) -> torch.Generator:
     """Returns a CPU generator that depends on the seed and the key alone."""
-    state = np.random.SeedSequence([seed, *key]).generate_state(2, np.uint32)
+    state = np.random.SeedSequence([checks.at_least("seed", seed, 0), *key]).generate_state(2, np.uint32)
     # Bit 63 is left out: torch takes seeds up to 2**63.
     return torch.Generator(device="cpu").manual_seed((int(state[0]) << 31) ^ int(state[1]))
 

@@ -103,7 +103,8 @@ class ActivationSource(Iterable[AnyBatch], ABC):
         Raises:
             ValueError: If a batch doesn't fit into it, or it doesn't fit into the machine's memory.
         """
-        if size is not None and checks.at_least("buffer_size", size, 1) < self.batch_size:
+        size = None if size is None else checks.at_least("buffer_size", size, 1)
+        if size is not None and size < self.batch_size:
             raise ValueError(
                 f"`batch_size` must not exceed `buffer_size`, got {self.batch_size} and {size} tokens: a batch is "
                 "drawn from the buffer, and mixes well if that holds many batches."

@@ -118,7 +118,7 @@ class ActivationStream(ActivationSource):
         usual = min(BUFFER_BYTES // self.bytes_per_token, MOST_BUFFERED)
         self.buffer_size: int = self._checked_buffer(buffer_size, usual, self.n_positions)
         if model_batch_size is not None:
-            checks.at_least("model_batch_size", model_batch_size, 1)
+            model_batch_size = checks.at_least("model_batch_size", model_batch_size, 1)
         where = next((parameter.device.type for parameter in model.parameters()), "cpu")
         target = FORWARD_POSITIONS.get(where, MOST_FORWARD_POSITIONS)
         self._block_size = BlockSize(model_batch_size, target, self.buffer_size, takes_mask(model))

@@ -44,8 +44,8 @@ class SyntheticFeatures:
     """
 
     def __init__(self, d: int, n_features: int, l0: float, seed: int = 0, *, noise: float = 0.0) -> None:
-        checks.at_least("d", d, 1)
-        checks.at_least("n_features", n_features, 1)
+        d = checks.at_least("d", d, 1)
+        n_features = checks.at_least("n_features", n_features, 1)
         self.l0: float = checks.in_range("l0", l0, 0, n_features, open_low=True)
         self.noise: float = checks.in_range("noise", noise, 0)
         generator = torch.Generator(device="cpu").manual_seed(checks.at_least("seed", seed, 0))
@@ -66,7 +66,7 @@ class SyntheticFeatures:
             n_tokens: How many rows.
             seed: Of the rows; another seed gives other rows of the same features.
         """
-        checks.at_least("n_tokens", n_tokens, 1)
+        n_tokens = checks.at_least("n_tokens", n_tokens, 1)
         generator = torch.Generator(device="cpu").manual_seed(checks.at_least("seed", seed, 0))
         shape = (n_tokens, len(self.reads))
         present = torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32) < self.l0 / len(self.reads)

@@ -64,8 +64,8 @@ class Dictionary(nn.Module, ABC):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("d_in", d_in), ("d_out", d_out), ("n_latents", n_latents)):
-            checks.at_least(name, value, 1)
+        d_in, d_out = checks.at_least("d_in", d_in, 1), checks.at_least("d_out", d_out, 1)
+        n_latents = checks.at_least("n_latents", n_latents, 1)
         _check_part("activation", activation, Activation, "sd.TopK(k=32)")
         _check_part("decoder_norm", decoder_norm, DecoderNorm, "sd.UnitNorm()")
         activation.check(n_latents)

@@ -37,7 +37,7 @@ def firing_frequency(
     Source: figure 4 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
-    checks.at_least("n_bins", n_bins, 1)
+    n_bins = checks.at_least("n_bins", n_bins, 1)
     ax = own_axes(ax)
     dead = firing.dead.mask.cpu()
     # Whether a latent is dead is decided by the counts that are drawn, not by those that the types were made of.

@@ -75,7 +75,7 @@ def _draw(
     ax: Axes | None,
     n_bins: int,
 ) -> Axes:
-    checks.at_least("n_bins", n_bins, 1)
+    n_bins = checks.at_least("n_bins", n_bins, 1)
     ax = own_axes(ax)
     low = min(0.0, float(cosine.min()), float(null.min()))
     edges = np.linspace(low, 1.0, n_bins + 1)

@@ -54,7 +54,7 @@ class InputScale(InputNorm):
     scale: float
 
     def __post_init__(self) -> None:
-        checks.in_range("scale", self.scale, 0.0, open_low=True)
+        checks.set_in_range(self, "scale", 0.0, open_low=True)
 
     @property
     def factor(self) -> float:
@@ -102,7 +102,7 @@ class InputLayerNorm(InputNorm):
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        checks.in_range("eps", self.eps, 0.0)
+        checks.set_in_range(self, "eps", 0.0)
 
     def check(self, d_in: int) -> None:
         if d_in < 2:

@@ -84,7 +84,7 @@ class MaxNorm(DecoderNorm):
     maximum: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.in_range("maximum", self.maximum, 0.0, open_low=True)
+        checks.set_in_range(self, "maximum", 0.0, open_low=True)
 
     @torch.no_grad()
     def constrain_(self, decoder: Float[Tensor, "n_latents d_out"]) -> None:

@@ -41,9 +41,9 @@ class AuxK(Penalty):
 
     def __post_init__(self) -> None:
         if self.k is not None:
-            checks.at_least("k", self.k, 1)
-        checks.at_least("idle_tokens", self.idle_tokens, 1)
-        checks.in_range("coefficient", self.coefficient, 0.0)
+            checks.set_at_least(self, "k", 1)
+        checks.set_at_least(self, "idle_tokens", 1)
+        checks.set_in_range(self, "coefficient", 0.0)
 
     def check(self, dictionary: Dictionary) -> None:
         norm = dictionary.arguments().get("input_norm")

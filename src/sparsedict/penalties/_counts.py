@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.activations import Activation
-from sparsedict.penalties._penalty import Penalty, check_coefficient
+from sparsedict.penalties._penalty import Penalty, set_coefficient
 
 if TYPE_CHECKING:
     from sparsedict.dictionaries import Dictionary
@@ -31,7 +31,7 @@ class L0(Penalty):
     coefficient: float
 
     def __post_init__(self) -> None:
-        check_coefficient(self.coefficient)
+        set_coefficient(self)
 
     def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
         return _count(passed) * self.coefficient
@@ -55,8 +55,8 @@ class TargetL0(Penalty):
     coefficient: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.in_range("target", self.target, 0.0, open_low=True)
-        check_coefficient(self.coefficient)
+        checks.set_in_range(self, "target", 0.0, open_low=True)
+        set_coefficient(self)
 
     def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
         return (_count(passed) / self.target - 1) ** 2 * self.coefficient

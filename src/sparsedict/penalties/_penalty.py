@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -51,7 +52,7 @@ class LatentPenalty(Penalty):
         """Returns the penalty of given values instead of the latents' own."""
         cost = self.cost(values)
         if isinstance(self.coefficient, Tensor):
-            return (passed.aligned(self.coefficient.detach().to(cost)) * cost).sum() / passed.n_tokens
+            return (passed.aligned(self.coefficient.to(cost)) * cost).sum() / passed.n_tokens
         return cost.sum() * (self.coefficient / passed.n_tokens)
 
     def check(self, dictionary: Dictionary) -> None:
@@ -70,10 +71,13 @@ class LatentPenalty(Penalty):
             checks.latent_vector("coefficient", self.coefficient, dictionary.n_latents)
 
 
-def check_coefficient(value: Coefficient) -> None:
-    """Refuses coefficients that are negative or not finite."""
-    if isinstance(value, Tensor):
+def set_coefficient(penalty: Any) -> None:
+    """Checks a penalty's coefficient, and makes it a plain number or a tensor ``[n_latents]`` without a graph."""
+    value = penalty.coefficient
+    if isinstance(value, Tensor | np.ndarray) and value.ndim:
+        value = torch.as_tensor(value).detach()
         if not bool((torch.isfinite(value) & (value >= 0)).all()):
             raise ValueError("`coefficient` must be finite and not negative for every latent.")
     else:
-        checks.in_range("coefficient", value, 0.0)
+        value = checks.in_range("coefficient", value, 0.0)
+    object.__setattr__(penalty, "coefficient", value)

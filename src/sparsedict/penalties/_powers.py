@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.penalties._penalty import Coefficient, LatentPenalty, check_coefficient
+from sparsedict.penalties._penalty import Coefficient, LatentPenalty, set_coefficient
 
 if TYPE_CHECKING:
     from sparsedict.dictionaries import Dictionary
@@ -32,7 +32,7 @@ class L1(LatentPenalty):
     coefficient: Coefficient
 
     def __post_init__(self) -> None:
-        check_coefficient(self.coefficient)
+        set_coefficient(self)
 
     def cost(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
         return values.abs()
@@ -51,8 +51,8 @@ class Sqrt(LatentPenalty):
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_coefficient(self.coefficient)
-        checks.in_range("eps", self.eps, 0.0, open_low=True)
+        set_coefficient(self)
+        checks.set_in_range(self, "eps", 0.0, open_low=True)
 
     def cost(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
         # The same as sqrt(a + eps) - sqrt(eps), but exactly zero at zero in every precision.
@@ -78,9 +78,9 @@ class Lp(LatentPenalty):
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_coefficient(self.coefficient)
-        checks.in_range("p", self.p, 0.0, 1.0, open_low=True)
-        checks.in_range("eps", self.eps, 0.0, open_low=True)
+        set_coefficient(self)
+        checks.set_in_range(self, "p", 0.0, 1.0, open_low=True)
+        checks.set_in_range(self, "eps", 0.0, open_low=True)
 
     def cost(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
         # The same as (a + eps)^p - eps^p, but exactly zero at zero in every precision.

@@ -57,7 +57,7 @@ class WarmUp(Penalty):
     def __post_init__(self) -> None:
         if not isinstance(self.penalty, Penalty):
             raise TypeError(f"`penalty` must be a Penalty such as `sd.L1(0.2)`, got {self.penalty!r}.")
-        checks.at_least("n_steps", self.n_steps, 1)
+        checks.set_at_least(self, "n_steps", 1)
 
     def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
         return self.penalty(passed) * min(1.0, (passed.step + 1) / self.n_steps)

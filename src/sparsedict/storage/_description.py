@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from sparsedict.storage._json import MAX_BYTES, Reader, StorageError, parse_json
 from sparsedict.storage._migrations import migrated
 
@@ -70,6 +72,8 @@ def _plain(kind: type, name: str, value: object) -> Any:
         return tuple(_plain(kind, name, item) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return Named.of_part(value)
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(
@@ -77,6 +81,13 @@ def _plain(kind: type, name: str, value: object) -> Any:
         "str, parts that are dataclasses, and tuples of them are saved. Keep tensors in the dictionary: in "
         "parameters, buffers or the activation's `initial_state`."
     )
+
+
+def _number(value: object) -> Any:
+    """Returns a NumPy number as JSON can say it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,7 @@ class Description:
             **dataclasses.asdict(self),
         }
         try:
-            text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+            text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False, default=_number)
         except (TypeError, ValueError) as error:
             raise type(error)(
                 f"`trained_on` and the parts' arguments must hold what JSON can: {error}. "

@@ -43,8 +43,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.lr is not None:
-            checks.in_range("lr", self.lr, 0.0, open_low=True)
-        checks.at_least("batch_size", self.batch_size, 1)
+            checks.set_in_range(self, "lr", 0.0, open_low=True)
+        checks.set_at_least(self, "batch_size", 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns every setting, parts as they are written in code."""
@@ -91,9 +91,9 @@ class Inspection:
     def __post_init__(self) -> None:
         for name in ("n_evaluation_tokens", "n_firing_tokens", "n_example_tokens", "n_examples", "least_firings"):
             checks.at_least(name, getattr(self, name), 1)
-        checks.at_least("n_shown", self.n_shown, 0)
-        checks.in_range("threshold", self.threshold, -1.0, 1.0)
-        checks.in_range("most_frequent", self.most_frequent, 0.0, 1.0, open_low=True)
+        checks.set_at_least(self, "n_shown", 0)
+        checks.set_in_range(self, "threshold", -1.0, 1.0)
+        checks.set_in_range(self, "most_frequent", 0.0, 1.0, open_low=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns every setting."""

@@ -41,9 +41,9 @@ class Training:
     start: Start = "random"
 
     def __post_init__(self) -> None:
-        checks.at_least("n_tokens", self.n_tokens, 1)
-        checks.at_least("batch_size", self.batch_size, 1)
-        checks.in_range("lr", self.lr, 0.0, open_low=True)
+        checks.set_at_least(self, "n_tokens", 1)
+        checks.set_at_least(self, "batch_size", 1)
+        checks.set_in_range(self, "lr", 0.0, open_low=True)
         checks.one_of("start", self.start, ("random", "data"))
         if self.lazy and self.weight_decay:
             raise ValueError(

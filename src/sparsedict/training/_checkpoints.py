@@ -54,7 +54,7 @@ class Checkpoints:
 
     def __init__(self, folder: str | os.PathLike[str], *, every: Every, keep: int, resume: bool) -> None:
         if not isinstance(every, timedelta):
-            checks.at_least("checkpoint_every", every, 1)
+            every = checks.at_least("checkpoint_every", every, 1)
         elif every <= timedelta(0):
             raise ValueError(f"`checkpoint_every` must be steps, or a time longer than none, got {every!r}.")
         self.folder = Path(folder)

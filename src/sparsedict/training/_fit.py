@@ -176,9 +176,9 @@ def fit_many(
     Returns:
         The records of each, by name.
     """
-    checks.at_least("n_tokens", n_tokens, 1)
-    checks.at_least("log_every", log_every, 1)
-    checks.at_least("dead_after", dead_after, 1)
+    n_tokens = checks.at_least("n_tokens", n_tokens, 1)
+    log_every = checks.at_least("log_every", log_every, 1)
+    dead_after = checks.at_least("dead_after", dead_after, 1)
     if autocast not in (None, torch.bfloat16):
         raise ValueError(f"`autocast` must be torch.bfloat16 or None, got {autocast}.")
     check_checkpoint(checkpoint, checkpoint_every, checkpoint_keep, resume)

@@ -46,8 +46,8 @@ class LazyAdam(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        checks.in_range("lr", lr, 0.0)
-        checks.in_range("eps", eps, 0.0)
+        lr, eps = checks.in_range("lr", lr, 0.0), checks.in_range("eps", eps, 0.0)
+        betas = (checks.number("betas[0]", betas[0]), checks.number("betas[1]", betas[1]))
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"`betas` must be two numbers of [0, 1), got {betas}.")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})

@@ -77,9 +77,9 @@ class Trainee:
         if not isinstance(self.schedule, Schedule):
             raise TypeError(f"`schedule` must be a Schedule such as sd.Cosine(), got {self.schedule!r}.")
         if self.lr is not None:
-            checks.in_range("lr", self.lr, 0.0, open_low=True)
+            checks.set_in_range(self, "lr", 0.0, open_low=True)
         if self.clip_norm is not None:
-            checks.in_range("clip_norm", self.clip_norm, 0.0, open_low=True)
+            checks.set_in_range(self, "clip_norm", 0.0, open_low=True)
         if self.optimizer is not None and not callable(self.optimizer):
             raise TypeError(
                 "`optimizer` must be a class or partial such as torch.optim.AdamW, called with the parameters and "

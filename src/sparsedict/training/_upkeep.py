@@ -50,10 +50,11 @@ class Resample(Upkeep):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.at_least("every", self.every, 1)
-        checks.at_least("idle_tokens", self.idle_tokens, 1)
+        checks.set_at_least(self, "every", 1)
+        checks.set_at_least(self, "idle_tokens", 1)
         if self.until is not None:
-            checks.at_least("until", self.until, 1)
+            checks.set_at_least(self, "until", 1)
+        checks.set_at_least(self, "seed", 0)
 
     def check(self, dictionary: Dictionary) -> None:
         if type(dictionary).encoder_inputs is Dictionary.encoder_inputs:

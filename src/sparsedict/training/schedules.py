@@ -37,7 +37,7 @@ class Constant(Schedule):
     warm_up: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.in_range("warm_up", self.warm_up, 0.0, 1.0)
+        checks.set_in_range(self, "warm_up", 0.0, 1.0)
 
     def decay(self, progress: float) -> float:
         return 1.0
@@ -56,8 +56,8 @@ class Cosine(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.in_range("warm_up", self.warm_up, 0.0, 1.0)
-        checks.in_range("final", self.final, 0.0, 1.0)
+        checks.set_in_range(self, "warm_up", 0.0, 1.0)
+        checks.set_in_range(self, "final", 0.0, 1.0)
 
     def decay(self, progress: float) -> float:
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
@@ -78,9 +78,9 @@ class Linear(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.in_range("warm_up", self.warm_up, 0.0, 1.0)
-        checks.in_range("start", self.start, 0.0, 0.999)
-        checks.in_range("final", self.final, 0.0, 1.0)
+        checks.set_in_range(self, "warm_up", 0.0, 1.0)
+        checks.set_in_range(self, "start", 0.0, 0.999)
+        checks.set_in_range(self, "final", 0.0, 1.0)
 
     def decay(self, progress: float) -> float:
         return 1 - (1 - self.final) * max(0.0, (progress - self.start) / (1 - self.start))

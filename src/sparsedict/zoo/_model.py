@@ -110,7 +110,7 @@ def tokens(
         n_context: int = _configuration(opened)["max_position_embeddings"]
         tokenizer = Tokenizer.from_str((opened / "tokenizer.json").read_text(encoding="utf-8"))
     if n_tokens is not None:
-        checks.at_least("n_tokens", n_tokens, n_context)
+        n_tokens = checks.at_least("n_tokens", n_tokens, n_context)
     wanted = math.inf if n_tokens is None else n_tokens
     texts = [file.text for file in source_files(split, stdlib)]
     joined: list[int] = []
