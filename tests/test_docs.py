@@ -21,7 +21,7 @@ PAGES = [
     for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md")))
     if "_build" not in page.parts and BLOCK.search(page.read_text(encoding="utf-8"))
 ]
-ROOMS = [room.name for room in pkgutil.iter_modules(sd.__path__) if room.name not in ("cli", "__main__")]
+ROOMS = [room.name for room in pkgutil.iter_modules(sd.__path__) if room.name != "cli" and room.name[0] != "_"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
