@@ -14,9 +14,9 @@ from torch import nn
 DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "privateuseone")
 """Device types that have an autocast state of their own."""
 
-P = ParamSpec("P")
-R = TypeVar("R")
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_T = TypeVar("_T")
 
 
 class _State:
@@ -96,28 +96,28 @@ def _nested(callers: _State | None) -> Iterator[None]:
         _NESTING.entered.pop()
 
 
-class InCallersState(Iterator[T]):
+class InCallersState(Iterator[_T]):
     """Goes through an iterable of the caller's, each item made in the caller's state.
 
     Attributes:
         is_itself: Whether the iterable is its own iterator, which can be gone through once.
     """
 
-    def __init__(self, items: Iterable[T]) -> None:
+    def __init__(self, items: Iterable[_T]) -> None:
         with callers_state():
             self._iterator = iter(items)
         self.is_itself = self._iterator is items
 
-    def __next__(self) -> T:
+    def __next__(self) -> _T:
         with callers_state():
             return next(self._iterator)
 
 
-def in_own_state(function: Callable[P, R]) -> Callable[P, R]:
+def in_own_state(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Makes a function run in :func:`own_state`. Not for generators, which would keep it between their items."""
 
     @wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         with own_state():
             return function(*args, **kwargs)
 
