@@ -86,8 +86,11 @@ def test_capture_of_nothing_is_empty(site: Site, tokens: Tensor) -> None:
 
 
 def test_capture_stops_after_the_site(model: _models.Plain, site: Site, tokens: Tensor) -> None:
-    site.capture(tokens)
-    assert (model.first.n_calls, model.last.n_calls) == (1, 0)
+    whole = site.capture(tokens)
+    # The first capture runs the model to its end on a few tokens, to see that it calls the MLP once.
+    assert (model.first.n_calls, model.last.n_calls) == (2, 1)
+    torch.testing.assert_close(site.capture(tokens).outputs, whole.outputs)
+    assert (model.first.n_calls, model.last.n_calls) == (3, 1)
 
 
 def test_capture_leaves_the_mode_alone(model: _models.Plain, site: Site, tokens: Tensor) -> None:
@@ -114,7 +117,10 @@ def test_several_sites_from_one_pass(model: _models.Plain, tokens: Tensor) -> No
         "stream": Site(model, reads="first:out", writes="first:out"),
     }
     captured = capture_sites(sites, tokens, neurons=["mlp"])
-    assert (model.first.n_calls, model.last.n_calls) == (1, 0)
+    assert (model.first.n_calls, model.last.n_calls) == (
+        2,
+        1,
+    )  # of these, one call each is the check that they are called once
     assert captured["mlp"].neurons is not None
     assert captured["first"].neurons is None
     assert captured["mlp"].mask.sum() == tokens.numel() - len(tokens)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from sparsedict.sites._calls import check_called_once
 from sparsedict.sites._context import TokenContext
+from sparsedict.sites._passes import uncompiled
 from sparsedict.sites._points import Point
 from sparsedict.sites._tokens import Call, Tokens, prepare
 from sparsedict.sites._watch import watched
@@ -42,13 +45,18 @@ def capture_sites(
     if other is not None:
         raise ValueError(f"`sites` must lie in one model, but {other!r} lies in another than {next(iter(sites))!r}.")
     wanted = set(sites) if neurons is True else set(neurons or ())
+    call = prepare(model, tokens, cache=False)
     points: dict[Point, None] = {}
     for name, site in sites.items():
         hidden = site.hidden if name in wanted else None
         points.update(dict.fromkeys(p for p in (site.reads, hidden, site.writes) if p is not None))
-    call = prepare(model, tokens, cache=False)
-    with watched(model, (site.writes.module for site in sites.values())) as watch:
-        values = record(model, call, points)
+    with uncompiled(model, points):
+        unsure = {point for site in sites.values() for point in (site.reads, site.writes) if not site.is_sure(point)}
+        if unsure and check_called_once(model, call, unsure):
+            for site in sites.values():
+                site.note_sure()
+        with watched(model, (site.writes.module for site in sites.values())) as watch:
+            values = record(model, call, points)
     contexts = {name: watch.context(site.writes.module) for name, site in sites.items()}
     return {name: _activations(site, values, contexts[name], name in wanted) for name, site in sites.items()}
 
@@ -72,10 +80,12 @@ def _run(
     model: nn.Module, call: Call, points: tuple[Point, ...], keep: Callable[[Tensor], Tensor]
 ) -> dict[Point, tuple[Tensor, int]]:
     values: dict[Point, tuple[Tensor, int]] = {}
+    n_calls: Counter[Point] = Counter()
 
     def watch(point: Point) -> Callable[[Tensor], None]:
         def callback(value: Tensor) -> None:
-            if point not in values:
+            n_calls[point] += 1
+            if point.is_call(n_calls[point] - 1, model):
                 value = keep(value)
                 values[point] = (value, 0 if value.is_inference() else value._version)
                 if len(values) == len(points):
@@ -91,7 +101,11 @@ def _run(
     finally:
         for handle in handles:
             handle.remove()
-    missing = ", ".join(f"`{point}`" for point in points if point not in values)
+    missing = ", ".join(
+        f"`{point}`" + (f" (call {point.call}, counted from 0, of {n_calls[point]})" if n_calls[point] else "")
+        for point in points
+        if point not in values
+    )
     raise RuntimeError(
         f"The forward pass of the {type(model).__name__} never reached {missing}. The module may not be called at "
         "all, or not in this mode of the model: name a point that is."

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from sparsedict.sites._calls import evaluating
 from sparsedict.sites._capture import record
 from sparsedict.sites._embedding import token_embedding
+from sparsedict.sites._passes import uncompiled
 from sparsedict.sites._points import find_module, is_hook_point
 from sparsedict.sites._tokens import prepare
 from sparsedict.sites.families import Found, candidates
@@ -76,14 +77,15 @@ def readings(site: Site) -> Iterator[Reading]:
 
 
 def _plain_readings(site: Site) -> Iterator[Found]:
-    if site.reads == site.writes:
+    reads, writes = site.reads, site.writes
+    if reads == writes:
         return
     paths = holder_paths(site)
     holders = [module for path in paths if (module := find_module(site.model, path) if path else site.model)]
     for module in holders:
         yield from candidates(module)
-    if site.reads.module is not site.writes.module and not is_hook_point(site.reads.module):
-        yield from between(site.reads.module, site.writes.module, *holders)
+    if reads.module is not writes.module and not is_hook_point(reads.module):
+        yield from between(reads.module, writes.module, *holders)
 
 
 def holder_paths(site: Site) -> list[str]:
@@ -152,9 +154,9 @@ class _Reference:
         site, encoder = self._site, found.neurons.encoder
         if encoder.device.type == "meta":
             return None
-        one_module = site.reads.module is site.writes.module and not is_hook_point(site.reads.module)
-        if one_module and found.neurons.d_in not in self._alone:
-            self._alone[found.neurons.d_in] = _run_alone(site.writes.module, found)
+        module = site.reads.module
+        if module is site.writes.module and not is_hook_point(module) and found.neurons.d_in not in self._alone:
+            self._alone[found.neurons.d_in] = _run_alone(module, found)
         pair = self._alone.get(found.neurons.d_in)
         if pair is None:
             if not self._probed:
@@ -162,19 +164,6 @@ class _Reference:
             pair = self._inside
         self.compared |= pair is not None
         return pair
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Turns dropout off, module by module, so that a mixed state comes back as it was."""
-    training = [inner for inner in module.modules() if inner.training]
-    for inner in training:
-        inner.training = False
-    try:
-        yield
-    finally:
-        for inner in training:
-            inner.training = True
 
 
 @torch.no_grad()
@@ -194,15 +183,18 @@ def _run_alone(module: nn.Module, found: Found) -> tuple[Tensor, Tensor] | None:
 
 def probe(site: Site) -> tuple[Tensor, Tensor] | None:
     """Returns what the site reads and writes for a few tokens, or None if the model can't be run on bare tokens."""
+    reads, writes = site.reads, site.writes
     if token_embedding(site.model) is None:
         return None
     with evaluating(site.model):
         try:
             call = prepare(site.model, torch.tensor([[0, 1, 1, 0]], device="cpu"), cache=False)
-            values = record(site.model, call, {site.reads: None, site.writes: None})
+            points = {reads: None, writes: None}
+            with uncompiled(site.model, points):
+                values = record(site.model, call, points)
         except Exception:  # Models that need more than tokens say so in their own ways.
             return None
-    return values[site.reads], values[site.writes]
+    return values[reads], values[writes]
 
 
 def _message(site: Site, n_tried: int) -> str:

@@ -19,6 +19,10 @@ class Removable(Protocol):
     def remove(self) -> None: ...
 
 
+class CalledAgainError(RuntimeError):
+    """A module that a site takes to be called once was called again in the same forward pass."""
+
+
 class _LensHook:
     """A callback at a TransformerLens hook point.
 
@@ -41,14 +45,42 @@ class Point:
     """One side of one module: what it takes (``"in"``) or what it returns (``"out"``).
 
     A TransformerLens hook point passes its input through, so its two sides are one and are written ``"out"``.
+
+    Attributes:
+        module: The module.
+        side: Before or after its ``forward``.
+        path: Its dotted path in the model.
+        call: Which call of the module in a forward pass, from 0; ``None`` for a module that is called once.
     """
 
     module: nn.Module
     side: Side
     path: str = field(compare=False)
+    call: int | None = None
 
     def __str__(self) -> str:
         return self.path if is_hook_point(self.module) else f"{self.path}:{self.side}"
+
+    def is_in(self, model: nn.Module) -> bool:
+        """Returns whether the module is still the one at its path, as far as the path leads to any."""
+        return find_module(model, self.path) in (None, self.module)
+
+    def is_call(self, n_before: int, model: nn.Module) -> bool:
+        """Returns whether the call after ``n_before`` earlier ones of this forward pass is the one meant.
+
+        Raises:
+            CalledAgainError: If a module that should be called once is called again.
+        """
+        if self.call is None and n_before > 0:
+            names = [name for name, module in model.named_modules(remove_duplicate=False) if module is self.module]
+            why = "A model may run a module in a loop, or on chunks of its tokens."
+            if len(names) > 1:
+                why = f"The same module is at {', '.join(map(repr, names))}."
+            raise CalledAgainError(
+                f"`{self.path}` ({type(self.module).__name__}) was called more than once in one forward pass, so a "
+                f"site there must say which call it means: `Site(..., call=0)` is the first. {why}"
+            )
+        return n_before == (self.call or 0)
 
     def attach(self, callback: Callable[[Tensor], Tensor | None]) -> Removable:
         """Calls ``callback`` with the activation of every forward pass; a tensor it returns takes its place."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from sparsedict import checks
 from sparsedict.display import Displayed
 from sparsedict.latents import SparseLatents
-from sparsedict.sites._watch import watched
+from sparsedict.sites._passes import Passes, uncompiled
+from sparsedict.sites._points import Point, Removable
+from sparsedict.sites._watch import Watch, watched
 from sparsedict.types import Role
 
 if TYPE_CHECKING:
@@ -73,29 +76,88 @@ def replaced(
     source, target = _roles(x, reads, writes)
     if ablate is not None and not callable(ablate):
         raise TypeError(f"`ablate` must be callable on dense latents, got {type(ablate).__name__}.")
-    from_point, to_point = site.point(source), site.point(target)
-    held: dict[str, Tensor] = {}
-
-    def read(value: Tensor) -> None:
-        held["source"] = value
-
-    def write(original: Tensor) -> Tensor:
-        value = held.pop("source", None)
-        if value is None:
-            raise RuntimeError(
-                f"The replacement reads at `{from_point}`, which this forward pass must reach before `{to_point}`."
-            )
-        new = _reconstruction(x, value, original, ablate, error_term)
-        kept = watch.context(to_point.module).kept(original.shape[:-1], site.exclusion, original.device)
-        return new if kept is None else torch.where(kept.unsqueeze(-1), new, original)
-
-    with watched(site.model, [to_point.module]) as watch:
-        handles = [from_point.attach(read), to_point.attach(write)]
+    swap = _Swap(site, site.point(source), site.point(target), x, ablate, error_term)
+    points = swap.source, swap.target
+    with watched(site.model, [swap.target.module]) as watch, uncompiled(site.model, points):
+        assert isinstance(watch, Watch)
+        passes = Passes(site.model, points)
+        handles: list[Removable] = []
         try:
+            handles.append(swap.source.attach(lambda value: swap.read(value, passes)))
+            handles.append(swap.target.attach(lambda original: swap.write(original, passes, watch)))
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            passes.close(handles)
+            swap.held = None
+    if not swap.n_written:
+        warnings.warn(_unused(swap), RuntimeWarning, stacklevel=3)
+
+
+@dataclass(eq=False)
+class _Swap:
+    """What happens at the two points of a replacement."""
+
+    site: Site
+    source: Point
+    target: Point
+    x: Any
+    ablate: Intervention | None
+    error_term: bool
+    n_written: int = 0
+    n_passed: int = 0
+    held: tuple[Tensor, bool] | None = None
+
+    def read(self, value: Tensor, passes: Passes) -> None:
+        found = passes.at()
+        if found is not None and (found[1] or found[0].reaches("source", self.source, self.site.model)):
+            self.held = value, torch.is_grad_enabled()
+
+    def write(self, original: Tensor, passes: Passes, watch: Watch) -> Tensor | None:
+        found = passes.at()
+        if found is None:
+            return None
+        this, recomputed = found
+        if not recomputed:
+            self.n_passed += 1
+            if not this.reaches("target", self.target, self.site.model):
+                return None
+            self.n_written += 1
+        elif (n_calls := this.n_calls["target"]) > 1:
+            raise RuntimeError(
+                f"`{self.target.path}` was called {n_calls} times in the forward pass, so gradient checkpointing can't "
+                "tell which call it recomputes. Turn checkpointing off while the site is replaced."
+            )
+        new = _reconstruction(self.x, self._taken(recomputed), original, self.ablate, self.error_term)
+        if not recomputed:
+            context = watch.context(self.target.module)
+            this.kept = context.kept(original.shape[:-1], self.site.exclusion, original.device)
+        return new if this.kept is None else torch.where(this.kept.unsqueeze(-1), new, original)
+
+    def _taken(self, recomputed: bool) -> Tensor:
+        held, self.held = self.held, None
+        if (held is None and recomputed) or (held is not None and torch.is_grad_enabled() > held[1]):
+            raise RuntimeError(
+                f"Gradient checkpointing must recompute `{self.source}` together with `{self.target}`, or gradients "
+                "between them would be lost. Turn checkpointing off while the site is replaced."
+            )
+        if held is None:
+            raise RuntimeError(
+                f"The replacement reads at `{self.source}`, which this forward pass must reach before `{self.target}`."
+            )
+        return held[0]
+
+
+def _unused(swap: _Swap) -> str:
+    if swap.n_passed:
+        what = f"its call {swap.target.call} was never reached: there were {swap.n_passed} calls in all"
+    elif not swap.target.is_in(swap.site.model):
+        what = "another module has been put at its path since"
+    else:
+        what = (
+            "the module wasn't called. Was the model run inside the context, and this model rather than a copy or a "
+            "compiled one?"
+        )
+    return f"Nothing was replaced at `{swap.target}`, for {what}"
 
 
 def _roles(x: Any, reads: Role | None, writes: Role | None) -> tuple[Role, Role]:

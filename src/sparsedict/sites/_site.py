@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from operator import index
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float
@@ -17,8 +19,10 @@ from sparsedict.sites._context import Exclusion
 from sparsedict.sites._find import find, holder_paths, probe, reading
 from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._points import Point, resolve_ends, resolve_module
+from sparsedict.sites._remembered import Remembered
 from sparsedict.sites._replace import Constant, Intervention, replaced
 from sparsedict.sites._tokens import Tokens, prepare
+from sparsedict.sites.families import Found
 from sparsedict.types import EncoderDecoder, Role, SiteActivations
 
 
@@ -27,7 +31,7 @@ class Site:
 
     ``Site(model, path)`` is one module. An MLP that is spread over modules has its two ends named: a point is a
     module's path with ``:in`` or ``:out``, or the name of a TransformerLens hook. Both ends may be the same point
-    (a residual stream).
+    (a residual stream). Paths are followed at every use, so a site finds a module that was exchanged for another one.
 
     Args:
         model: Any `torch.nn.Module`: of Hugging Face, TransformerLens or one's own. It isn't changed.
@@ -39,6 +43,8 @@ class Site:
         exclude_tokens: Ids whose positions are left out, such as those of BOS and padding.
         exclude_first: How many positions at the beginning of each sequence are left out. Where there is an
             ``attention_mask``, padding is always left out and isn't counted.
+        call: Which call of the modules in a forward pass is meant, counted from 0, where a model calls them several
+            times: a layer that several places share, or that is run in a loop. By default they must be called once.
 
     Raises:
         ValueError: If a path leads nowhere (the message lists near names) or the two forms are mixed.
@@ -64,23 +70,25 @@ class Site:
         neurons: Neurons | Callable[[nn.Module], Neurons] | None = None,
         exclude_tokens: Sequence[int] = (),
         exclude_first: int = 0,
+        call: int | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
         if neurons is not None and not callable(neurons) and not isinstance(neurons, Neurons):
             raise TypeError(f"`neurons` must be `Neurons` or a function that makes them, got {type(neurons).__name__}.")
         self.model = model
-        ends: tuple[Point, Point] = resolve_ends(model, path, reads, writes)
-        self.reads: Point = ends[0]
-        self.writes: Point = ends[1]
-        same = self.reads == self.writes
-        self.name: str = path or (str(self.reads) if same else f"{self.reads} -> {self.writes}")
+        self.call: int | None = None if call is None else checks.at_least("call", call, 0)
+        self._names = (path, reads, writes)
+        source, target = self._ends()
+        name = path or (str(source) if source == target else f"{source} -> {target}")
+        self.name: str = name if self.call is None else f"{name} (call {self.call})"
         self.exclusion: Exclusion = Exclusion(
             _token_ids(exclude_tokens), checks.at_least("exclude_first", exclude_first, 0)
         )
         self._given = neurons
-        self._reading: int | None = None
-        self._widths: tuple[int, int] | None = None
+        self._reading: Remembered[int] | None = None
+        self._widths: Remembered[tuple[int, int]] | None = None
+        self._called_once: WeakSet[nn.Module] = WeakSet()
 
     def __repr__(self) -> str:
         parts = [type(self.model).__name__, repr(self.name)]
@@ -89,6 +97,16 @@ class Site:
         if self.exclusion.n_first:
             parts.append(f"exclude_first={self.exclusion.n_first}")
         return f"Site({', '.join(parts)})"
+
+    @property
+    def reads(self) -> Point:
+        """The point where the MLP takes its input."""
+        return self._ends()[0]
+
+    @property
+    def writes(self) -> Point:
+        """The point where its output is."""
+        return self._ends()[1]
 
     @property
     def d_in(self) -> int:
@@ -117,19 +135,18 @@ class Site:
             if not isinstance(found, Neurons):
                 raise TypeError(f"`neurons` must be a function that returns `Neurons`, got {type(found).__name__}.")
             return found
-        # Only which reading is remembered: the weights themselves may be moved or trained in the meantime.
-        if self._reading is None:
-            self._reading = find(self)
-        return reading(self, self._reading)[0].neurons
+        return self._found().neurons
 
     @property
     def hidden(self) -> Point | None:
         """Where the neurons' activations enter the decoder, if the model has such a point."""
         if self._given is not None:
             return None
-        _ = self.neurons
-        assert self._reading is not None
-        return reading(self, self._reading)[0].hidden
+        point = self._found().hidden
+        if point is None:
+            return None
+        path = next((name for name, module in self.model.named_modules() if module is point.module), point.path)
+        return replace(point, path=path, call=self.call)
 
     def point(self, role: Role) -> Point:
         """Returns where the activations of a role are.
@@ -221,26 +238,52 @@ class Site:
 
     def note_widths(self, d_in: int, d_out: int) -> None:
         """Remembers the widths that a capture has seen, so that they need no probing."""
-        self._widths = (d_in, d_out)
+        self._widths = Remembered((d_in, d_out), self._end_modules())
+
+    def is_sure(self, point: Point) -> bool:
+        """Returns whether it is known which call a point means: it is said, or the model was seen to make one only."""
+        return point.call is not None or point.module in self._called_once
+
+    def note_sure(self) -> None:
+        """Remembers that a forward pass of the model calls the site's modules once."""
+        self._called_once.update(self._end_modules())
+
+    def _end_modules(self) -> list[nn.Module]:
+        return [point.module for point in self._ends()]
+
+    def _ends(self) -> tuple[Point, Point]:
+        # Each time anew, for a module may have been exchanged.
+        reads, writes = resolve_ends(self.model, *self._names)
+        return replace(reads, call=self.call), replace(writes, call=self.call)
 
     def _holder(self) -> nn.Module:
         path = holder_paths(self)[0]
         return resolve_module(self.model, path) if path else self.model
 
+    def _found(self) -> Found:
+        # Only which reading is remembered: the weights themselves may be moved or trained in the meantime.
+        modules = list(self._holder().modules())
+        index = None if self._reading is None else self._reading.value_for(modules)
+        if index is None:
+            index = find(self)
+            self._reading = Remembered(index, modules)
+        return reading(self, index)[0]
+
     def _find_widths(self) -> tuple[int, int]:
-        if self._widths is None:
+        widths = None if self._widths is None else self._widths.value_for(self._end_modules())
+        if widths is None:
             pair = probe(self)
-            if pair is not None:
-                self._widths = (pair[0].shape[-1], pair[1].shape[-1])
-                return self._widths
+            widths = None if pair is None else (pair[0].shape[-1], pair[1].shape[-1])
+        if widths is None:
             try:
                 neurons = self.neurons
             except ValueError as error:
                 raise ValueError(
                     f"The widths of {self!r} are unknown, for the model can't run on bare tokens. Call `capture` once."
                 ) from error
-            self._widths = (neurons.d_in, neurons.d_out)
-        return self._widths
+            widths = (neurons.d_in, neurons.d_out)
+        self.note_widths(*widths)
+        return widths
 
 
 def _token_ids(tokens: Sequence[int]) -> tuple[int, ...]:

@@ -1,0 +1,78 @@
+"""How often a forward pass calls the modules of a site."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsedict.sites._points import CalledAgainError, Point
+from sparsedict.sites._tokens import Call
+
+_N_POSITIONS = 8
+
+
+@torch.no_grad()
+def check_called_once(model: nn.Module, call: Call, points: Iterable[Point]) -> bool:
+    """Runs the whole model on a part of a call, and checks that no point is reached more often than it may be.
+
+    Captures stop after the site, so they don't see a later call.
+
+    Returns:
+        Whether the check could be made.
+
+    Raises:
+        CalledAgainError: If a point is reached too often.
+    """
+    n_calls: Counter[Point] = Counter()
+
+    def watch(point: Point) -> Callable[[Tensor], None]:
+        def callback(_: Tensor) -> None:
+            n_calls[point] += 1
+            point.is_call(n_calls[point] - 1, model)
+
+        return callback
+
+    values = [*call.args, *call.kwargs.values()]
+    if not all(value is None or isinstance(value, Tensor | bool | int | float | str) for value in values):
+        return False  # A cache, say, would be filled by it.
+    handles = [point.attach(watch(point)) for point in points]
+    try:
+        with evaluating(model):
+            model(
+                *(_part(value, values) for value in call.args), **{k: _part(v, values) for k, v in call.kwargs.items()}
+            )
+    except CalledAgainError:
+        raise
+    except Exception:  # What follows the site may need more than what was given.
+        return len(n_calls) > 0
+    finally:
+        for handle in handles:
+            handle.remove()
+    return True
+
+
+def _part(value: Any, values: list[Any]) -> Any:
+    """One sequence, and of bare token ids a few positions."""
+    first = next((other for other in values if isinstance(other, Tensor) and other.ndim > 0), None)
+    if first is None or not isinstance(value, Tensor) or value.ndim == 0 or len(value) != len(first):
+        return value
+    bare = len(values) == 1 and value.ndim == 2 and not value.is_floating_point()
+    return value[:1, :_N_POSITIONS] if bare else value[:1]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Turns dropout off, module by module, so that a mixed state comes back as it was."""
+    training = [inner for inner in module.modules() if inner.training]
+    for inner in training:
+        inner.training = False
+    try:
+        yield
+    finally:
+        for inner in training:
+            inner.training = True

@@ -1,0 +1,189 @@
+"""Forward passes of a model, and their recomputation by gradient checkpointing in the backward pass."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from sparsedict.sites._embedding import token_embedding
+from sparsedict.sites._points import Point, Removable, find_module
+
+End = Literal["source", "target"]
+"""Where a replacement reads, and where it writes."""
+
+
+class ModelPass:
+    """One forward pass: how often each point was reached in it, and which positions were replaced.
+
+    Attributes:
+        n_calls: How often the replacement's ``"source"`` and its ``"target"`` were reached so far.
+        kept: Positions that were replaced; ``None`` where all were.
+        checkpointed: Whether a point was reached under gradient checkpointing.
+    """
+
+    def __init__(self) -> None:
+        self.n_calls: Counter[End] = Counter()
+        self.kept: Tensor | None = None
+        self.checkpointed: bool = False
+        self._with_gradients = torch.is_grad_enabled()
+
+    def reaches(self, end: End, point: Point, model: nn.Module) -> bool:
+        """Counts a call, and returns whether it is the one that the point means.
+
+        Raises:
+            CalledAgainError: If there is one call too many to know.
+        """
+        self.checkpointed |= self._with_gradients and _under_checkpoint()
+        self.n_calls[end] += 1
+        return point.is_call(self.n_calls[end] - 1, model)
+
+
+class Passes:
+    """Tells which forward pass a call of a module belongs to.
+
+    Gradient checkpointing calls a module again during the backward pass. Such a call belongs to the forward pass
+    whose graph is being differentiated: after a pass under checkpointing, the nodes of its graph are marked with it.
+    """
+
+    def __init__(self, model: nn.Module, points: Iterable[Point]) -> None:
+        self._model, self._points = model, tuple(points)
+        self._current: ModelPass | None = None
+        self._outermost: nn.Module | None = None
+        self._recomputing: tuple[int, ModelPass] | None = None
+        self._live: weakref.WeakSet[ModelPass] = weakref.WeakSet()
+        self._closed = False
+        self._handles: list[Removable] = []
+        for whole in {model: None, **dict.fromkeys(_wholes(model, self._points))}:
+            self._handles.append(whole.register_forward_pre_hook(self._start))
+            self._handles.append(whole.register_forward_hook(self._end, always_call=True))
+        embedding = token_embedding(model)
+        if embedding is not None and embedding is not model:
+            # TransformerLens 3 calls `forward` itself when it runs with hooks, past the hooks of the model.
+            self._handles.append(embedding.register_forward_pre_hook(self._start_inside))
+
+    def at(self) -> tuple[ModelPass, bool] | None:
+        """Returns the forward pass that the present call belongs to, and whether it is recomputed.
+
+        ``None`` is a call that belongs to none: one after `close`, or the recomputation of an earlier graph.
+        """
+        node: Any = torch._C._current_autograd_node() if _in_backward() else None
+        if node is not None and self._outermost is None:
+            recomputed = node.metadata.get(self)
+            if recomputed is not None:
+                self._recompute(recomputed)
+            elif self._recomputing is not None and self._recomputing[0] != torch._C._current_graph_task_id():
+                # A checkpoint inside a reentrant one: the graph of its recomputation is another's.
+                recomputed = self._recomputing[1]
+            return None if recomputed is None else (recomputed, True)
+        if self._closed:
+            return None
+        # Parts of a model may be called without the model. Then every call is taken for a pass of its own.
+        return self._current or ModelPass(), False
+
+    def close(self, handles: Iterable[Removable]) -> None:
+        """Ends the passes, and removes ``handles`` as soon as no pass can be recomputed any more."""
+        self._closed, self._current = True, None
+        for handle in self._handles:
+            handle.remove()
+        handles = list(handles)
+
+        def release() -> None:
+            if not list(self._live):  # Its length counts one that is just going.
+                for handle in handles:
+                    handle.remove()
+
+        for live in self._live:
+            weakref.finalize(live, release).atexit = False
+        release()
+
+    def _recompute(self, recomputed: ModelPass) -> None:
+        if self._recomputing is None:
+            torch.autograd.Variable._execution_engine.queue_callback(self._end_recomputation)
+        self._recomputing = torch._C._current_graph_task_id(), recomputed
+
+    def _end_recomputation(self) -> None:
+        self._recomputing = None
+
+    def _start(self, module: nn.Module, _: object) -> None:
+        if module is not self._model and (self._outermost is not None or _in_backward()):
+            return
+        moved = next((point for point in self._points if not point.is_in(self._model)), None)
+        if moved is not None:
+            raise RuntimeError(
+                f"`{moved.path}` was exchanged while it was replaced. Leave the context before, and enter it again."
+            )
+        self._current, self._outermost, self._recomputing = ModelPass(), module, None
+
+    def _start_inside(self, *_: object) -> None:
+        if self._outermost is None and not _in_backward():
+            self._current = ModelPass()
+
+    def _end(self, module: nn.Module, _: object, output: object) -> None:
+        if module is not self._outermost:
+            return
+        ended, self._current, self._outermost = self._current, None, None
+        if ended is None or not ended.checkpointed:
+            return
+        # A node lives as long as the graph, and its metadata keep the pass alive as long.
+        nodes: list[Any] = [value.grad_fn for value in _tensors(output) if value.grad_fn is not None]
+        while nodes:
+            node = nodes.pop()
+            # Those of leaves outlive the graph.
+            if self not in node.metadata and not hasattr(node, "variable"):
+                node.metadata[self] = ended
+                self._live.add(ended)
+                nodes += [other for other, _ in node.next_functions if other is not None]
+
+
+@contextmanager
+def uncompiled(model: nn.Module, points: Iterable[Point]) -> Iterator[None]:
+    """Runs modules that were compiled by their own code, for compiled code leaves out hooks that are added later."""
+    modules = [model, *(point.module for point in points), *(find_module(model, p) for p in _paths_above(points))]
+    if not any(type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) for m in modules):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1
+
+
+def _wholes(model: nn.Module, points: Iterable[Point]) -> Iterator[nn.Module]:
+    """Yields the parts of the model that take tokens and hold a point, such as a language model without its head."""
+    inner, embedding = getattr(model, "original_model", None), token_embedding(model)
+    if isinstance(inner, nn.Module):
+        yield inner
+    for path in _paths_above(points):
+        module = find_module(model, path)
+        if module is not None and any(child is embedding for child in module.modules()):
+            yield module
+
+
+def _paths_above(points: Iterable[Point]) -> set[str]:
+    return {path for point in points for path in accumulate(point.path.split(".")[:-1], "{}.{}".format)}
+
+
+def _under_checkpoint() -> bool:
+    """Whether this is a part of a forward pass that may be recomputed.
+
+    Reentrant checkpointing turns gradients off, the other one sets hooks on what is saved for the backward pass.
+    """
+    top = getattr(getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", None)
+    # PyTorch tells of the hooks from version 2.8 on; before, all passes are taken to be under checkpointing.
+    return not torch.is_grad_enabled() or top is None or top(True) is not None
+
+
+def _tensors(output: object) -> list[Tensor]:
+    leaves = tree_leaves(output)
+    leaves += [value for leaf in leaves if hasattr(leaf, "__dict__") for value in tree_leaves(vars(leaf))]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
