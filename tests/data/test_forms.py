@@ -50,7 +50,7 @@ def test_pandas_texts_are_read_by_place(form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", [None, object, np.dtypes.StringDType() if hasattr(np.dtypes, "StringDType") else None]
+    "dtype", [None, object, np.dtypes.StringDType() if hasattr(getattr(np, "dtypes", None), "StringDType") else None]
 )
 def test_numpy_texts(dtype: Any) -> None:
     assert texts_served(np.array(TEXTS, dtype=dtype)) == LETTERS
