@@ -16,7 +16,7 @@ MOST_WORDS_SHARE = 1 / 4
 """Share of words with a true entry beyond which looking at words first gains nothing."""
 
 
-def positions_where(mask: Bool[Tensor, ...]) -> Int[Tensor, " n_true"]:
+def positions_where(mask: Bool[Tensor, "*shape"]) -> Int[Tensor, " n_true"]:
     """Returns the flat positions of a mask's true entries, ascending."""
     if mask.device.type != "cpu":
         return mask.flatten().nonzero().flatten()
