@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sparsedict.data import pack
+from sparsedict.cli._data_files import SUFFIXES, read_files, suffix
+from sparsedict.cli._data_name import DataName
+from sparsedict.cli._data_sets import read_folder, read_hub
+from sparsedict.data._forms import token_source
+from sparsedict.data._packing import Bos, Texts
+from sparsedict.data._tokens import BlockSize, TokenSource
+
+TOO_MANY = 2
+"""At most so many times the tokens that are wanted are read, since the held-out ones are among them."""
 
 
 @dataclass(frozen=True)
@@ -23,84 +33,141 @@ class Corpus:
     Attributes:
         tokenizer: Of texts; ``None`` where the model brings none.
         context: Tokens per sequence.
-        text_column: Field or column that holds the text.
-        split: Of a data set on the hub.
-        n_tokens: About so many tokens are wanted from a data set on the hub, which may hold far more.
+        column: Column, field or tensor that holds the texts or token ids; ``None`` for ``input_ids``, else ``text``.
+        split: Of a dataset; ``None`` for ``train``.
+        n_tokens: About so many tokens are wanted. Twice as many are read, from the beginning.
+        config: Configuration of a dataset; ``None`` for the usual one.
+        bos: Where texts get a BOS, see `sparsedict.data.pack`.
+        join: Whether a sequence may hold tokens of several texts.
     """
 
     tokenizer: Any | None
     context: int
-    text_column: str
-    split: str
+    column: str | None
+    split: str | None
     n_tokens: int
+    config: str | None = None
+    bos: Bos = "both"
+    join: bool = True
 
-    def read(self, name: str) -> Int[Tensor, "n_sequences context"]:
-        """Returns all sequences of a file, a folder of text files, or a data set on the hub.
+    def read(self, name: str, option: str = "--data") -> Int[Tensor, "n_sequences context"]:
+        """Returns the sequences of a file, a folder, files that a pattern names, or a dataset on the hub.
+
+        Args:
+            name: See `DataName`.
+            option: That it was given to, for errors.
 
         Raises:
             FileNotFoundError: If there is no such data.
             ValueError: If it isn't in a known form, or too short for one sequence.
         """
-        path = Path(name).expanduser()
-        if path.suffix == ".npy" and path.is_file():
-            return self._rows(np.load(path, mmap_mode="r", allow_pickle=False), path)
-        return self._packed(self._texts(name, path), name)
-
-    def _texts(self, name: str, path: Path) -> Iterable[str]:
-        if path.is_dir():
-            files = sorted(path.rglob("*.txt"))
-            if not files:
-                raise FileNotFoundError(f"--data must be a folder with .txt files, but {name!r} holds none.")
-            return (text for file in files for text in _documents(file))
-        if path.is_file():
-            if path.suffix == ".jsonl":
-                return _fields(path, self.text_column)
-            if path.suffix in ("", ".txt", ".md", ".text"):
-                return _documents(path)
-            raise ValueError(f"--data must end in .txt, .jsonl or .npy where it is a file, got {name!r}.")
-        if path.suffix in (".txt", ".npy", ".jsonl") or name.startswith((".", "/", "~")):
-            raise FileNotFoundError(f"--data must name data that exists, but there is no file or folder {name!r}.")
-        return self._from_hub(name)
-
-    def _from_hub(self, name: str) -> Iterator[str]:
+        own = ":" in name and option != "--data"  # other data says its own split
+        data = DataName.parsed(name, None if own else self.config, None if own else self.split, option)
+        found = self._found(data)
         try:
-            import datasets
-        except ImportError as error:
-            raise ImportError("A data set on the hub needs datasets: pip install 'sparsedict[hf]'.") from error
-        try:
-            found = datasets.load_dataset(name, split=self.split, streaming=True)
-            first = next(iter(found))
-        # Anything from no network to no such split; the library's own words say which.
-        except Exception as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise FileNotFoundError(
-                f"--data must be a file, a folder or a data set on the hub; {name!r} is nothing here, and the hub "
-                f"didn't give its split {self.split!r} ({reason})."
-            ) from error
-        if self.text_column not in first:
-            raise ValueError(f"--text-column must be one of {', '.join(sorted(first))}, got {self.text_column!r}.")
-        return _until((row[self.text_column] for row in found), self.n_tokens)
-
-    def _packed(self, texts: Iterable[str], name: str) -> Tensor:
-        if self.tokenizer is None:
-            raise ValueError(
-                f"--data {name!r} is text, but MODEL brings no tokenizer. Put the tokenizer's files beside the model, "
-                "or give token ids as a .npy file."
+            found, column, are_ids = _recognised(found, self.column)
+            long = getattr(found, "ndim", 0) == 1
+            source = token_source(
+                found,
+                self.tokenizer or _no_tokenizer(data),
+                None if are_ids and not long else self.context,
+                text_column=column,
+                bos=self.bos,
+                join=self.join,
             )
-        return pack(texts, self.tokenizer, context=self.context)
+            return self._rows(source, cut=long)
+        except (TypeError, ValueError) as error:
+            raise ValueError(_for_options(str(error), data)) from error
 
-    def _rows(self, array: np.ndarray, path: Path) -> Tensor:
-        if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.integer):
-            raise ValueError(
-                f"--data {str(path)!r} must hold integer token ids [n] or [n_sequences, context], got {array.dtype} "
-                f"{array.shape}."
-            )
-        if array.ndim == 1:
-            n_rows = len(array) // self.context
-            array = array[: n_rows * self.context].reshape(n_rows, self.context)
-        if not array.size:
-            raise ValueError(f"--data {str(path)!r} must hold at least one sequence of {self.context} tokens.")
-        return torch.from_numpy(array.astype(np.int64))
+    def _found(self, data: DataName) -> Any:
+        if data.path.is_dir():
+            return read_folder(data, self.column)
+        files = [data.path] if data.path.is_file() else data.files
+        if files:
+            known = {suffix(file) in ("", *SUFFIXES) for file in files}
+            if known != {True}:
+                raise ValueError(
+                    f"{data.option} must end in {', '.join(SUFFIXES)} where it is a file, got {data.name!r}."
+                )
+            return read_files(files, self.column)
+        missing = data.missing(SUFFIXES)
+        if missing is not None:
+            raise missing
+        return read_hub(data)
+
+    def _rows(self, source: TokenSource, *, cut: bool) -> Tensor:
+        """Returns rows of one length: those of the data, or the data's tokens joined and cut anew."""
+        rows: list[Tensor] = []
+        n_tokens, wanted = 0, TOO_MANY * self.n_tokens
+        for block in source.blocks(None, 0, (0, 0), BlockSize(None, min(2**12, wanted), 2**62, pads=True)):
+            if block.attention_mask is None:
+                rows += block.tokens
+            else:
+                rows += [own[its] for own, its in zip(block.tokens, block.attention_mask, strict=True)]
+            n_tokens += block.tokens.numel()
+            if n_tokens >= wanted:
+                break
+        whole = rows
+        if isinstance(source, Texts) or cut:
+            whole = [row for row in rows if len(row) == self.context]
+        elif len({len(row) for row in rows}) > 1:
+            whole = [row for row in torch.cat(rows).split(self.context) if len(row) == self.context]
+        if not whole:
+            raise ValueError(f"`tokens` must hold at least one sequence of {self.context} tokens. Lower --context.")
+        return torch.stack(whole)
+
+
+def _recognised(found: Any, column: str | None) -> tuple[Any, str | None, bool]:
+    """Returns data with its ids under the name ``input_ids``, the column of its texts, and whether it holds ids."""
+    if isinstance(found, Mapping):
+        name = column or "input_ids"
+        ids = found.get(name)
+        if ids is None or (isinstance(ids, list) and any(isinstance(row, str) for row in ids)):
+            return found, column, False
+        if name != "input_ids":
+            found = {"input_ids": ids, "attention_mask": found.get("attention_mask")}
+        only = found.get("attention_mask") is None and isinstance(ids, Tensor | np.ndarray)
+        return ids if only else found, None, True
+    if isinstance(found, Tensor | np.ndarray):
+        return found, None, True
+    rows = iter(found)
+    first = next(rows, None)
+    if rows is found and first is not None:
+        found = chain([first], rows)
+    if isinstance(first, int):
+        return np.array([*found]), None, True
+    if not isinstance(first, Mapping):
+        return found, None, not isinstance(first, str)
+    held = first.get(column or "input_ids")
+    if not isinstance(held, list | tuple | np.ndarray | Tensor):
+        return found, column, False
+    if column in (None, "input_ids"):
+        return found, None, True
+    return ({"input_ids": row.get(column)} for row in found), None, True
+
+
+def _no_tokenizer(data: DataName) -> Callable[[str], list[int]]:
+    def tokenizer(text: str) -> list[int]:
+        raise ValueError(
+            "the data is text, but MODEL brings no tokenizer. Put the tokenizer's files beside the model, or give "
+            "token ids, for example as a .npy file."
+        )
+
+    return tokenizer
+
+
+def _for_options(message: str, data: DataName) -> str:
+    """Returns an error of the library in the words of the command line."""
+    message = re.sub(r"`tokens\[(\d+)\]`", r"row \1", message)
+    for name, option in (
+        ("`text_column=`", "--column"),
+        ("`text_column`", "--column"),
+        ("a column of `tokens`", "a column"),
+        ("`tokens`", "the data"),
+        ("`context`", "--context"),
+    ):
+        message = message.replace(name, option)
+    return message if message.startswith(data.option) else f"{data.option} {data.name!r}: {message}"
 
 
 def held_out_rows(rows: Tensor, part: float) -> tuple[Tensor, Tensor]:
@@ -137,34 +204,3 @@ def vocabulary(path: Path) -> list[str]:
         f"--vocabulary must be a JSON list of strings, or an object from strings to ids, got {type(found).__name__} "
         f"in {str(path)!r}."
     )
-
-
-def _documents(file: Path) -> list[str]:
-    """Divides a text where it says that documents end, as the text files of TinyStories and others do."""
-    texts = file.read_text(encoding="utf-8", errors="replace").split("<|endoftext|>")
-    return [text for text in texts if text.strip()]
-
-
-def _fields(file: Path, column: str) -> Iterator[str]:
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                text = json.loads(line)[column]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"--data {str(file)!r}, line {number}, must be a JSON object with the field {column!r} "
-                    "(see --text-column)."
-                ) from error
-            yield str(text)
-
-
-def _until(texts: Iterable[str], n_tokens: int) -> Iterator[str]:
-    """Ends when the texts surely hold so many tokens: no tokenizer makes them eight characters long on average."""
-    n_characters = 0
-    for text in texts:
-        yield text
-        n_characters += len(text)
-        if n_characters > 8 * n_tokens:
-            return

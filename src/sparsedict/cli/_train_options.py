@@ -41,17 +41,32 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="DATA",
-        help="a .txt file, a folder of them, a .jsonl file, token ids as .npy "
-        "([n] or [n_sequences, context]), or a data set on the hub",
+        help="texts or token ids: a file (.txt, .jsonl, .json, .csv, .tsv, .parquet, .arrow; ids also .npy, .npz, .pt, "
+        ".safetensors), a folder of them, a pattern such as 'texts/*.txt', a folder written by save_to_disk, or a "
+        "dataset on the hub; datasets also as NAME:CONFIG:SPLIT",
     )
     add_out(group)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("--split", default="train", help="of a data set on the hub (default: train)")
+    group.add_argument("--split", metavar="NAME", help="of a dataset (default: train)")
+    group.add_argument("--config", metavar="NAME", help="configuration of a dataset (default: its own)")
     group.add_argument(
-        "--text-column", default="text", metavar="NAME", help="column or .jsonl field with the text (default: text)"
+        "--column",
+        "--text-column",
+        dest="text_column",
+        metavar="NAME",
+        help="column or field with the texts or the token ids (default: input_ids where there is one, else text)",
+    )
+    group.add_argument(
+        "--bos",
+        choices=("both", "rows", "documents", "none"),
+        default="both",
+        help="where texts get the tokenizer's BOS (default: both, at the start of each sequence and of each text)",
+    )
+    group.add_argument(
+        "--no-join", dest="join", action="store_false", help="let no sequence hold tokens of several texts"
     )
     group.add_argument(
         "--context", type=count, metavar="N", help=f"tokens per sequence (default: {CONTEXT}, or what the model takes)"

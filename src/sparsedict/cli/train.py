@@ -121,14 +121,16 @@ def _tokens(args: argparse.Namespace, model: Any, tokenizer: Any) -> tuple[Tenso
     if context > longest:
         raise ValueError(f"--context must be at most the model's {longest} positions, got {context}.")
     n_wanted = args.n_tokens + INSPECTION.n_firing_tokens
-    corpus = Corpus(tokenizer, context, args.text_column, args.split, n_wanted)
+    corpus = Corpus(
+        tokenizer, context, args.text_column, args.split, n_wanted, config=args.config, bos=args.bos, join=args.join
+    )
     rows = corpus.read(args.data)
     if rows.shape[1] > longest:
         raise ValueError(f"--data must hold sequences of at most the model's {longest} tokens, got {rows.shape[1]}.")
     try:
         part = float(args.held_out)
     except ValueError:
-        return rows, corpus.read(args.held_out)
+        return rows, corpus.read(args.held_out, "--held-out")
     return held_out_rows(rows, share(args.held_out) if 0 < part < 1 else _no_share(args.held_out))
 
 

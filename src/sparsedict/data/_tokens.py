@@ -105,12 +105,13 @@ class TokenSource(ABC):
 def stacked(rows: Iterable[Row], size: BlockSize) -> Iterator[Block]:
     """Puts sequences that follow one another together, padded on the right where lengths differ."""
     held: list[Row] = []
+    widest = 0
     for row in rows:
-        widest = max(len(row.tokens), *(len(other.tokens) for other in held)) if held else len(row.tokens)
+        widest = max(widest, len(row.tokens))
         ragged = bool(held) and len(row.tokens) != len(held[0].tokens)
         if held and (len(held) >= size.sequences(widest) or (ragged and not size.pads)):
             yield _block(held)
-            held = []
+            held, widest = [], len(row.tokens)
         size.sequences(len(row.tokens))
         held.append(row)
     if held:

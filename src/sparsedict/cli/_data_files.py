@@ -1,0 +1,199 @@
+"""Files of texts and tokens, as data that `sparsedict.data` takes."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+END = "<|endoftext|>"
+PLAIN = (".txt", ".text", ".md", "")
+LINES = (".jsonl", ".ndjson")
+TABLES = (".parquet", ".arrow")
+TOKENS = (".npy", ".npz", ".pt", ".pth", ".safetensors")
+SUFFIXES = (*PLAIN[:-1], *LINES, ".json", ".csv", ".tsv", *TABLES, *TOKENS)
+ID_COLUMNS = ("input_ids", "tokens", "ids")
+
+
+def suffix(file: Path) -> str:
+    """Returns what a file's name ends with, without a ``.gz`` behind it."""
+    return (Path(file.stem) if file.suffix == ".gz" else file).suffix.lower()
+
+
+def read_files(files: list[Path], column: str | None) -> Any:
+    """Returns what files of one kind hold: token ids, or an iterable of texts or rows.
+
+    Args:
+        files: To read, one after another.
+        column: Column, field or tensor to read, for files that hold several.
+
+    Raises:
+        ValueError: If they can't be read.
+    """
+    kinds = {suffix(file) for file in files}
+    if len({_reader(kind) for kind in kinds}) > 1:
+        raise ValueError(f"--data must be files of one kind, got {', '.join(sorted(map(repr, kinds)))}.")
+    kind = kinds.pop()
+    if kind in TABLES:
+        return _table(files, kind)
+    if kind in TOKENS:
+        parts = [_explained(file, lambda file=file: _ids(file, column)) for file in files]
+        return parts[0] if len(parts) == 1 else _joined(parts)
+    parts = [_explained(file, lambda file=file: _reader(suffix(file))(file, column)) for file in files]
+    return parts[0] if len(parts) == 1 else chain.from_iterable(parts)
+
+
+def _reader(kind: str) -> Callable[[Path, str | None], Any]:
+    if kind in PLAIN:
+        return _documents
+    if kind in LINES:
+        return _json_lines
+    if kind == ".json":
+        return _json
+    if kind in (".csv", ".tsv"):
+        return _csv
+    return _ids if kind in TOKENS else _parquet
+
+
+def _explained(file: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except ImportError:
+        raise
+    # What is raised for a broken file differs by format.
+    except Exception as error:
+        if str(error).startswith("--"):
+            raise
+        raise ValueError(f"--data {str(file)!r} can't be read: {type(error).__name__}: {error}") from error
+
+
+def _opened(file: Path) -> Any:
+    if file.suffix == ".gz":
+        return gzip.open(file, "rt", encoding="utf-8", errors="replace", newline="")
+    return file.open(encoding="utf-8", errors="replace", newline="")
+
+
+def _documents(file: Path, column: str | None) -> list[str]:
+    """Divides a text where it says that documents end, as the text files of TinyStories and others do."""
+    with _opened(file) as stream:
+        texts = stream.read().replace("\r\n", "\n").split(END)
+    return [text for text in texts if text.strip()]
+
+
+def _json_lines(file: Path, column: str | None) -> Iterator[Any]:
+    with _opened(file) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"--data {str(file)!r}, line {number}, must be JSON, got {line[:40]!r}.") from error
+            found = column or next((name for name in ("input_ids", "text") if name in row), "text")
+            if not isinstance(row, str) and (not isinstance(row, Mapping) or row.get(found) is None):
+                raise ValueError(
+                    f"--data {str(file)!r}, line {number}, must be a JSON object with the field {found!r} "
+                    f"(see --column), got {line.strip()[:60]!r}."
+                )
+            yield row
+
+
+def _json(file: Path, column: str | None) -> Any:
+    with _opened(file) as stream:
+        text = stream.read()
+    try:
+        found = json.loads(text)
+    except ValueError:
+        # One object a line, under a name that many use for it.
+        return list(_json_lines(file, column))
+    while isinstance(found, Mapping) and len(found) == 1 and isinstance(next(iter(found.values())), list):
+        (name, inner) = next(iter(found.items()))
+        if name in (column, "text", *ID_COLUMNS):
+            break
+        found = inner
+    if not isinstance(found, list | Mapping):
+        raise ValueError(f"--data {str(file)!r} must be a JSON list, or an object of columns, got {text[:40]!r}.")
+    return found
+
+
+def _csv(file: Path, column: str | None) -> Iterator[dict[str, str]]:
+    csv.field_size_limit(sys.maxsize)
+    with _opened(file) as stream:
+        rows = csv.DictReader(stream, delimiter="\t" if suffix(file) == ".tsv" else ",")
+        wanted = column or "text"
+        if wanted not in (rows.fieldnames or ()):
+            raise ValueError(
+                f"--column must be one of {', '.join(rows.fieldnames or ()) or 'no columns'} in {str(file)!r}, "
+                f"got {wanted!r}."
+            )
+        for row in rows:
+            if row[wanted] is None:
+                raise ValueError(f"--data {str(file)!r}, line {rows.line_num}, must have the column {wanted!r}.")
+            yield row
+
+
+def _parquet(file: Path, column: str | None) -> Any:
+    return _table([file], suffix(file))
+
+
+def _table(files: list[Path], kind: str) -> Any:
+    datasets = needs_datasets()
+    paths = [str(file) for file in files]
+    if kind == ".arrow":
+        return _explained(files[0], lambda: datasets.concatenate_datasets([*map(datasets.Dataset.from_file, paths)]))
+    from pyarrow import parquet
+
+    for file in files:
+        _explained(file, lambda file=file: parquet.read_schema(file))
+    return datasets.load_dataset("parquet", data_files=paths, split="train", streaming=True)
+
+
+def needs_datasets() -> Any:
+    """Returns the library datasets.
+
+    Raises:
+        ImportError: If it isn't installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError("Datasets and parquet files need datasets: pip install 'sparsedict[hf]'.") from error
+    return datasets
+
+
+def _ids(file: Path, column: str | None) -> Any:
+    """Returns the array of token ids of a file, or a mapping of the ids and their mask."""
+    kind = suffix(file)
+    if kind == ".npy":
+        found: Any = np.load(file, mmap_mode="r", allow_pickle=False)
+    elif kind == ".npz":
+        found = dict(np.load(file, allow_pickle=False))
+    elif kind == ".safetensors":
+        from safetensors.torch import load_file
+
+        found = load_file(file)
+    else:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(found, Mapping):
+        return found
+    names = [column] if column else [name for name in ID_COLUMNS if name in found] or list(found)
+    if len(names) != 1 or names[0] not in found:
+        raise ValueError(f"--column must be one of {', '.join(map(str, found))} in {str(file)!r}, got {column!r}.")
+    return {column or "input_ids": found[names[0]], "attention_mask": found.get("attention_mask")}
+
+
+def _joined(parts: list[Any]) -> Any:
+    arrays = [next(iter(part.values())) if isinstance(part, Mapping) else part for part in parts]
+    if len({(np.ndim(array), np.shape(array)[1:]) for array in arrays}) > 1:
+        raise ValueError(
+            f"--data must be arrays of one width, got {sorted({np.shape(array)[1:] for array in arrays})}."
+        )
+    return torch.cat([torch.as_tensor(np.asarray(array).astype(np.int64)) for array in arrays])

@@ -1,0 +1,93 @@
+"""Names of data on the command line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+NEAR = 3
+
+
+@dataclass(frozen=True)
+class DataName:
+    """``PATH``, or ``NAME``, ``NAME:CONFIG``, ``NAME:CONFIG:SPLIT`` or ``NAME::SPLIT``.
+
+    Attributes:
+        option: That it was given to, for errors.
+        name: Of a file or folder, or on the hub.
+        config: Configuration of a dataset; ``None`` for the usual one.
+        split: Of a dataset; ``None`` for the usual one.
+    """
+
+    option: str
+    name: str
+    config: str | None
+    split: str | None
+
+    @classmethod
+    def parsed(cls, text: str, config: str | None, split: str | None, option: str) -> DataName:
+        """Divides a name.
+
+        Raises:
+            ValueError: If it has more than three parts, or says otherwise than ``--config`` and ``--split``.
+        """
+        if not text.strip():
+            raise ValueError(f"{option} must name a file, a folder or a dataset, got {text!r}.")
+        name, *parts = [text] if Path(text).expanduser().exists() or "://" in text else _divided(text)
+        if len(parts) > 2:
+            raise ValueError(f"{option} must have the form NAME:CONFIG:SPLIT, got {text!r}.")
+        own_config, own_split = (part or None for part in (*parts, "", "")[:2])
+        for asked, own, other in (("--config", own_config, config), ("--split", own_split, split)):
+            if own is not None and other is not None and own != other:
+                raise ValueError(f"{asked} and {option} must agree, got {other!r} and {own!r}.")
+        return cls(option, name, own_config or config, own_split or split)
+
+    @property
+    def path(self) -> Path:
+        return Path(self.name).expanduser()
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that a pattern such as ``texts/*.txt`` names."""
+        if self.path.exists() or not re.search(r"[*?[]", self.name):
+            return []
+        root = Path(self.path.anchor) if self.path.is_absolute() else Path()
+        return sorted(file for file in root.glob(str(self.path.relative_to(root))) if file.is_file())
+
+    def missing(self, suffixes: tuple[str, ...]) -> FileNotFoundError | None:
+        """Returns the error for what is no file and can't be a name on the hub, or None.
+
+        Args:
+            suffixes: Of files that can be read.
+        """
+        parent = self.path.parent
+        beside = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
+        near = get_close_matches(self.path.name, beside, NEAR, 0.7)
+        local = (
+            self.name.startswith((".", "/", "~"))
+            or self.path.suffix in suffixes
+            or not HUB_NAME.fullmatch(self.name)
+            or (str(parent) != "." and parent.is_dir())
+            or bool(near)
+        )
+        if not local:
+            return None
+        if near:
+            remedy = f" Near: {', '.join(str(parent / name) for name in near)}."
+        elif beside and str(parent) != ".":
+            remedy = f" In {str(parent)!r} are {', '.join(beside[:8])}{', ...' * (len(beside) > 8)}."
+        else:
+            remedy = "" if parent.is_dir() else f" There is no folder {str(parent)!r}."
+        return FileNotFoundError(
+            f"{self.option} must name data that exists, but there is no file or folder {self.name!r}.{remedy}"
+        )
+
+
+def _divided(text: str) -> list[str]:
+    drive = re.match(r"[A-Za-z]:[\\/]", text)
+    start = drive.end() if drive else 0
+    name, *parts = text[start:].split(":")
+    return [text[:start] + name, *parts]

@@ -1,0 +1,105 @@
+"""Datasets of Hugging Face: saved on disk, as folders of files, or on the hub."""
+
+from __future__ import annotations
+
+from collections import Counter
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from sparsedict.cli._data_files import PLAIN, SUFFIXES, TOKENS, needs_datasets, read_files, suffix
+from sparsedict.cli._data_name import DataName
+
+SPLIT = "train"
+NOT_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"}
+
+
+def read_folder(data: DataName, column: str | None) -> Any:
+    """Returns what a folder holds: a dataset that ``save_to_disk`` wrote, or files of one kind.
+
+    Raises:
+        FileNotFoundError: If it holds no data.
+        ValueError: If it holds files of several kinds, or lacks the split.
+    """
+    folder = data.path
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return _saved(data)
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and _is_data(file, folder)]
+    kinds = Counter(suffix(file) for file in files)
+    if not files:
+        held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+        raise FileNotFoundError(
+            f"{data.option} must be a folder with data ({', '.join(SUFFIXES)}), but {data.name!r} holds {held}."
+        )
+    if len(kinds) > 1 and not set(kinds) <= set(PLAIN):
+        found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        raise ValueError(
+            f"{data.option} must be a folder with files of one kind, but {data.name!r} holds {found}. Name them by a "
+            f"pattern, such as '{folder}/*{kinds.most_common(1)[0][0]}'."
+        )
+    if set(kinds) <= {*PLAIN, *TOKENS, ".arrow"}:
+        return read_files(files, column)
+    return _loaded(data, str(folder))
+
+
+def read_hub(data: DataName) -> Any:
+    """Returns a split of a dataset on the hub, read as it is needed.
+
+    Raises:
+        FileNotFoundError: If the hub doesn't give it.
+    """
+    return _loaded(data, data.name)
+
+
+def _is_data(file: Path, folder: Path) -> bool:
+    """Whether a file holds data: no hidden file, no description, no licence."""
+    inside = file.relative_to(folder)
+    if any(part.startswith(".") for part in inside.parts) or file.name in NOT_DATA:
+        return False
+    return (
+        suffix(file) in SUFFIXES and suffix(file) != ".md" and file.stem.lower() not in ("readme", "license", "licence")
+    )
+
+
+def _saved(data: DataName) -> Any:
+    datasets = needs_datasets()
+    try:
+        found = datasets.load_from_disk(data.name if data.path == Path(data.name) else str(data.path))
+    except Exception as error:
+        raise ValueError(f"{data.option} {data.name!r} can't be read: {type(error).__name__}: {error}") from error
+    # A folder of `save_to_disk` has no configurations, so that NAME:SPLIT can only mean a split.
+    split = data.split or data.config
+    if not isinstance(found, dict):
+        own = None if found.split is None else str(found.split)
+        if split is not None and own is not None and split != own:
+            raise ValueError(f"--split must be {own!r}, the only split of {data.name!r}, got {split!r}.")
+        return found
+    split = split or (next(iter(found)) if len(found) == 1 else SPLIT)
+    if split not in found:
+        near = get_close_matches(split, list(found), 1)
+        raise ValueError(
+            f"--split must be one of {', '.join(found)} of {data.name!r}, got {split!r}."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+        )
+    return found[split]
+
+
+def _loaded(data: DataName, where: str) -> Any:
+    """Loads a dataset by the library's own rules for configurations, splits and files."""
+    datasets = needs_datasets()
+    options = {} if data.config is None else {"name": data.config}
+    try:
+        found = datasets.load_dataset(where, split=data.split or SPLIT, streaming=True, **options)
+        next(iter(found))
+    except StopIteration as error:
+        raise ValueError(f"{data.option} must hold at least one row, got none in {data.name!r}.") from error
+    # Anything from no network to no such split; the library's own words say which.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if Path(where).is_dir():
+            raise ValueError(f"{data.option} {data.name!r} can't be read: {reason}") from error
+        raise FileNotFoundError(
+            f"{data.option} must be a file, a folder or a data set on the hub; {data.name!r} is nothing here, and the "
+            f"hub didn't give its split {data.split or SPLIT!r} ({reason})."
+        ) from error
+    return found

@@ -1,0 +1,274 @@
+"""Forms of ``--data``."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sparsedict.cli._data_name import DataName
+from sparsedict.cli._tokens import Corpus
+
+from .test_tokens import CORPUS, Characters
+
+ROWS = np.arange(10).reshape(2, 5)
+TEXTS = ["abc", "def", "ghi"]
+PACKED = [[0, *map(ord, text)] for text in TEXTS]
+
+# The library datasets leaves files open that it stops reading.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::{kind}")
+    for kind in ("DeprecationWarning", "ResourceWarning", "pytest.PytestUnraisableExceptionWarning")
+]
+
+
+def corpus(**changes: Any) -> Corpus:
+    return Corpus(**{**vars(CORPUS), **changes})
+
+
+def write_csv(file: Path, texts: list[str], column: str = "text", separator: str = ",") -> None:
+    file.write_text("\n".join([f"id{separator}{column}", *(f"{n}{separator}{t}" for n, t in enumerate(texts))]))
+
+
+def write_parquet(file: Path, columns: dict[str, Any]) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    arrow = pytest.importorskip("pyarrow")
+    parquet.write_table(arrow.table(columns), file)
+
+
+def written(kind: str, folder: Path) -> Path:
+    """Writes the texts in one form."""
+    file = folder / f"a{kind}"
+    rows = [{"text": text, "id": n} for n, text in enumerate(TEXTS)]
+    lines = "\n".join(map(json.dumps, rows))
+    if kind in (".jsonl", ".ndjson"):
+        file.write_text(lines)
+    elif kind == ".jsonl.gz":
+        file.write_bytes(gzip.compress(lines.encode()))
+    elif kind == ".json":
+        file.write_text(json.dumps(rows))
+    elif kind in (".csv", ".tsv"):
+        write_csv(file, TEXTS, separator="\t" if kind == ".tsv" else ",")
+    elif kind == ".parquet":
+        write_parquet(file, {"text": TEXTS, "id": [0, 1, 2]})
+    else:
+        file.write_text("<|endoftext|>".join(TEXTS))
+    return file
+
+
+@pytest.mark.parametrize("kind", [".txt", ".md", ".jsonl", ".ndjson", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet"])
+def test_files_of_texts(kind: str, tmp_path: Path) -> None:
+    file = written(kind, tmp_path)
+    assert CORPUS.read(str(file)).tolist() == PACKED
+    if kind != ".md":
+        assert CORPUS.read(str(tmp_path)).tolist() == PACKED
+    assert CORPUS.read(str(tmp_path / "*")).tolist() == PACKED
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        TEXTS,
+        [{"text": text} for text in TEXTS],
+        {"text": TEXTS},
+        {"data": [{"text": text} for text in TEXTS]},
+        {"version": 1, "text": TEXTS},
+    ],
+    ids=str,
+)
+def test_json_of_texts(found: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(found))
+    assert CORPUS.read(str(tmp_path / "a.json")).tolist() == PACKED
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".parquet"])
+def test_a_column_is_chosen_and_a_missing_one_lists_the_others(kind: str, tmp_path: Path) -> None:
+    file = written(kind, tmp_path)
+    with pytest.raises(ValueError, match="story"):
+        corpus(column="story").read(str(file))
+    if kind == ".csv":
+        write_csv(file, TEXTS, "story")
+    elif kind == ".parquet":
+        write_parquet(file, {"story": TEXTS})
+    else:
+        rows = [{"story": text} for text in TEXTS]
+        file.write_text(json.dumps(rows) if kind == ".json" else "\n".join(map(json.dumps, rows)))
+    assert corpus(column="story").read(str(file)).tolist() == PACKED
+    with pytest.raises(ValueError, match="--column"):
+        CORPUS.read(str(file))
+
+
+@pytest.mark.parametrize("column", [None, "ids"])
+@pytest.mark.parametrize("kind", [".npz", ".pt", ".safetensors", ".parquet", ".jsonl", ".json"])
+def test_files_of_tokens(kind: str, column: str | None, tmp_path: Path) -> None:
+    file, name = tmp_path / f"a{kind}", column or "input_ids"
+    if kind == ".npz":
+        np.savez(file, **{name: ROWS})
+    elif kind == ".pt":
+        torch.save({name: torch.from_numpy(ROWS)}, file)
+    elif kind == ".safetensors":
+        save_file({name: torch.from_numpy(ROWS).contiguous()}, file)
+    elif kind == ".parquet":
+        write_parquet(file, {name: ROWS.tolist()})
+    else:
+        rows = [{name: row} for row in ROWS.tolist()]
+        file.write_text(json.dumps(rows) if kind == ".json" else "\n".join(map(json.dumps, rows)))
+    chosen = corpus(column=column, tokenizer=None, context=5)
+    assert chosen.read(str(file)).tolist() == ROWS.tolist()
+    assert chosen.read(str(tmp_path)).tolist() == ROWS.tolist()
+
+
+def test_tokens_of_several_shapes(tmp_path: Path) -> None:
+    torch.save(torch.arange(10), tmp_path / "long.pt")
+    assert corpus(tokenizer=None).read(str(tmp_path / "long.pt")).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    torch.save({"input_ids": torch.from_numpy(ROWS), "attention_mask": mask}, tmp_path / "masked.pt")
+    assert corpus(tokenizer=None).read(str(tmp_path / "masked.pt")).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    (tmp_path / "ragged.jsonl").write_text('{"input_ids": [1, 2, 3]}\n{"input_ids": [4]}\n{"input_ids": [5, 6, 7, 8]}')
+    assert corpus(tokenizer=None).read(str(tmp_path / "ragged.jsonl")).tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    for n in range(2):
+        np.save(tmp_path / f"part-{n}.npy", ROWS + n)
+    both = corpus(tokenizer=None).read(str(tmp_path / "part-*.npy")).tolist()
+    assert both == [*ROWS.tolist(), *(ROWS + 1).tolist()]
+    np.save(tmp_path / "part-2.npy", ROWS[:, :4])
+    with pytest.raises(ValueError, match="arrays of one width"):
+        corpus(tokenizer=None).read(str(tmp_path / "part-*.npy"))
+
+
+def test_saved_datasets(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    train = datasets.Dataset.from_dict({"text": TEXTS, "label": [0, 1, 2]})
+    test = datasets.Dataset.from_dict({"text": ["xyz"], "label": [0]})
+    train.save_to_disk(tmp_path / "one")
+    assert CORPUS.read(str(tmp_path / "one")).tolist() == PACKED
+    both = datasets.DatasetDict({"train": train, "validation": test})
+    both.save_to_disk(tmp_path / "both")
+    held_out = [[0, *map(ord, "xyz")]]
+    assert CORPUS.read(str(tmp_path / "both")).tolist() == PACKED
+    assert corpus(split="validation").read(str(tmp_path / "both")).tolist() == held_out
+    assert CORPUS.read(f"{tmp_path / 'both'}:validation").tolist() == held_out
+    assert corpus(split="train").read(f"{tmp_path / 'both'}::validation", "--held-out").tolist() == held_out
+    with pytest.raises(ValueError, match=r"--split must be one of train, validation .* got 'valid'. Did you mean"):
+        CORPUS.read(f"{tmp_path / 'both'}::valid")
+    datasets.DatasetDict({"only": train}).save_to_disk(tmp_path / "only")
+    assert CORPUS.read(str(tmp_path / "only")).tolist() == PACKED
+    datasets.Dataset.from_dict({"input_ids": ROWS.tolist(), "attention_mask": [[1] * 5] * 2}).save_to_disk(
+        tmp_path / "i"
+    )
+    assert corpus(tokenizer=None).read(str(tmp_path / "i")).tolist() == ROWS.tolist()
+    with pytest.raises(ValueError, match=r"one': --column must be a column, one of \['label', 'text'\], got 'txt'"):
+        corpus(column="txt").read(str(tmp_path / "one"))
+
+
+def test_folders_as_the_hub_keeps_them(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "README.md").write_text("# Stories")
+    write_parquet(tmp_path / "data" / "train-00000-of-00002.parquet", {"text": TEXTS[:1]})
+    write_parquet(tmp_path / "data" / "train-00001-of-00002.parquet", {"text": TEXTS[1:]})
+    write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", {"text": ["xyz"]})
+    assert CORPUS.read(str(tmp_path)).tolist() == PACKED
+    assert CORPUS.read(f"{tmp_path}::test").tolist() == [[0, *map(ord, "xyz")]]
+    with pytest.raises(ValueError, match=r"can't be read: .*valid"):
+        CORPUS.read(f"{tmp_path}::valid")
+    (tmp_path / "notes.csv").write_text("a,b\n1,2")
+    with pytest.raises(
+        ValueError, match=r"files of one kind, but .* holds 1 \.csv, 3 \.parquet. Name them by a pattern"
+    ):
+        CORPUS.read(str(tmp_path))
+
+
+def test_bad_rows_are_named(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", {"text": ["abc", None]})
+    with pytest.raises(ValueError, match=r"a\.parquet': row 1, column 'text', must be a text, got None"):
+        CORPUS.read(str(tmp_path / "a.parquet"))
+    (tmp_path / "a.json").write_text('["abc", 3]')
+    with pytest.raises(ValueError, match=r"a\.json': row 0 must be an integer token id, as other items are, got 'abc'"):
+        CORPUS.read(str(tmp_path / "a.json"))
+    (tmp_path / "a.csv").write_text("id,text\n1,abc\n2\n")
+    with pytest.raises(ValueError, match="line 3, must have the column 'text'"):
+        CORPUS.read(str(tmp_path / "a.csv"))
+    for name in ("a.npy", "a.npz", "a.pt", "a.safetensors", "a.parquet"):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+        with pytest.raises(ValueError, match=r"--data .* can't be read"):
+            CORPUS.read(str(tmp_path / name))
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"--data .* can't be read"):
+        CORPUS.read(str(tmp_path / "model.pt"))
+
+
+def test_only_what_is_wanted_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "abc"}\n' * 1000 + "broken")
+    assert 20 <= corpus(n_tokens=20).read(str(tmp_path / "a.jsonl")).numel() < 400
+
+
+def test_options_of_packing(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("abcd<|endoftext|>efghi")
+    file = str(tmp_path / "a.txt")
+    assert corpus(bos="none").read(file).tolist() == [[*map(ord, "abcd")], [*map(ord, "efgh")]]
+    assert corpus(bos="documents", join=False).read(file).tolist() == [[0, *map(ord, "abc")], [0, *map(ord, "efg")]]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("owner/name", ("owner/name", None, None)),
+        ("owner/name:en", ("owner/name", "en", None)),
+        ("owner/name:en:test", ("owner/name", "en", "test")),
+        ("owner/name::test", ("owner/name", None, "test")),
+        ("C:\\data\\texts:en", ("C:\\data\\texts", "en", None)),
+    ],
+)
+def test_names_have_configurations_and_splits(text: str, parts: tuple[str | None, ...]) -> None:
+    data = DataName.parsed(text, None, None, "--data")
+    assert (data.name, data.config, data.split) == parts
+
+
+def test_names_that_contradict_an_option_are_refused() -> None:
+    with pytest.raises(ValueError, match="--split and --data must agree, got 'train' and 'test'"):
+        DataName.parsed("owner/name::test", None, "train", "--data")
+    with pytest.raises(ValueError, match="the form NAME:CONFIG:SPLIT"):
+        DataName.parsed("a:b:c:d", None, None, "--data")
+    with pytest.raises(ValueError, match="--data must name a file"):
+        DataName.parsed(" ", None, None, "--data")
+
+
+def test_a_configuration_and_a_split_reach_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked: list[Any] = []
+
+    def load(*names: str, **options: Any) -> Any:
+        asked.append((names, options))
+        return [{"text": text} for text in TEXTS]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert CORPUS.read("owner/name:en:test").tolist() == PACKED
+    assert corpus(config="fr").read("owner/name").tolist() == PACKED
+    assert asked == [
+        (("owner/name",), {"name": "en", "split": "test", "streaming": True}),
+        (("owner/name",), {"name": "fr", "split": "train", "streaming": True}),
+    ]
+
+
+def test_mistyped_names_list_near_ones_without_asking_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
+    (tmp_path / "stories").mkdir()
+    (tmp_path / "stories" / "train.txt").write_text("abc")
+    monkeypatch.chdir(tmp_path)
+    for name in ("storeis", "./storeis", str(tmp_path / "storeis")):
+        with pytest.raises(FileNotFoundError, match=r"no file or folder .*Near: .*stories"):
+            CORPUS.read(name)
+    with pytest.raises(FileNotFoundError, match=r"Near: stories/train\.txt"):
+        CORPUS.read("stories/train.tx")
+    with pytest.raises(FileNotFoundError, match=r"In 'stories' are train\.txt"):
+        CORPUS.read("stories/quite-other")
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        CORPUS.read("./gone/texts")
+    assert Characters.bos_token_id == 0
