@@ -28,6 +28,14 @@ def test_curves_are_drawn_in_order_of_x_in_the_palettes_colours() -> None:
     assert len({line.get_marker() for line in ax.lines[:2]}) == 2
 
 
+def test_intervals_are_drawn_and_a_single_point_has_no_line() -> None:
+    ax = curves({"a": Curve([1, 2], [3, 4], errors=[0.5, 1.0]), "b": Curve([1], [2])}, "x", "y")
+    check_looks(ax)
+    ends = [list(segment[:, 1]) for segment in ax.collections[0].get_segments()]  # pyright: ignore[reportAttributeAccessIssue]
+    assert ends == [[2.5, 3.5], [3.0, 5.0]]
+    assert [line.get_linestyle() for line in ax.lines if line.get_label() in ("a", "b")] == ["-", "None"]
+
+
 def test_logarithmic_axes_have_plain_numbers() -> None:
     ax = curves({"a": Curve([0.1, 1, 10], [0.5, 5, 50])}, "x", "y", x_scale="log", y_scale="log")
     check_looks(ax)
@@ -83,6 +91,8 @@ def test_points_leave_out_empty_sets() -> None:
 def test_refuses_what_cannot_be_drawn() -> None:
     with pytest.raises(ValueError, match="`y` must hold a value for each of `x`"):
         Curve([1, 2], [3])
+    with pytest.raises(ValueError, match="`errors` must hold one value for each of `y`"):
+        Curve([1], [3], errors=[1, 2])
     with pytest.raises(ValueError, match="`curves` must hold at least one"):
         curves({}, "x", "y")
     with pytest.raises(ValueError, match="`x_scale`"):

@@ -31,14 +31,14 @@ def test_shared_latents_of_two_dictionaries(generator: torch.Generator) -> None:
     assert legend_of(ax) == ["one (30)", "another (10)", "random directions"]
 
 
-def test_histograms_are_shares() -> None:
+def test_histograms_are_densities() -> None:
     ax = cosine_histograms(
         {"a": torch.tensor([0.1, 0.5, 0.5]), "null": torch.tensor([0.2])}, "cosine", colours={"null": Palette.NULL}
     )
     check_looks(ax)
     assert legend_of(ax) == ["a", "null"]
     heights = [patch.get_data().values for patch in ax.patches]  # pyright: ignore[reportAttributeAccessIssue]
-    assert [float(values.sum()) for values in heights] == pytest.approx([100.0, 100.0])
+    assert [float(values.sum()) / 50 for values in heights] == pytest.approx([1.0, 1.0])
 
 
 def test_large_clusters_are_counted_together() -> None:

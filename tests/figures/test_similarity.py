@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import pytest
@@ -62,3 +63,12 @@ def test_refuses_types_of_another_dictionary(match: NeuronMatch) -> None:
 def test_refuses_what_are_no_axes(match: NeuronMatch) -> None:
     with pytest.raises(TypeError, match=r"`ax` must be matplotlib Axes, got Figure"):
         decoder_similarity(match, ax=Figure())  # pyright: ignore[reportArgumentType]
+
+
+def test_a_narrow_null_does_not_set_the_scale(match: NeuronMatch, types: LatentTypes) -> None:
+    null = torch.full_like(match.null_decoder, 0.31)
+    ax = decoder_similarity(dataclasses.replace(match, null_decoder=null), types)
+    check_looks(ax)
+    tallest = float(torch.histc(match.decoder_cosine, 50, 0, 1).max())
+    assert tallest <= ax.get_ylim()[1] < len(null)
+    assert "random directions (cut off)" in legend_of(ax)

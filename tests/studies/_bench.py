@@ -50,10 +50,11 @@ def setting_of(**changes: object) -> Setting:
         "n_loss_tokens": 64,
         "expansion": 1,
         "expansions": (1, 2),
-        "coefficients": (0.001, 1.0),
+        "coefficients": (0.001, 0.03, 1.0),
         "coefficient": 0.001,
         "counts": (2, 4),
         "n_toy_steps": 5,
+        "n_seeds": 2,
     }
     return dataclasses.replace(SKETCH, **{**small, **trainings, **changes})
 

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 import sparsedict.studies._shelf as module
 from sparsedict import L1, Site
+from sparsedict.analysis import loss_recovered
 from sparsedict.studies import Bench, Order
+from sparsedict.studies._losses import SequenceLosses, recovered, sampling_error
 
 from ._bench import Model, bench_of, setting_of
 
@@ -116,8 +120,70 @@ def test_measures_what_the_analysis_does() -> None:
     assert firing.n_tokens == 256
     assert bench.l0(wanted) == pytest.approx(float(firing.frequency.sum()))
     assert bench.error(wanted).fvu > 0
-    assert bench.losses(wanted).n_tokens >= 64
     assert bench.losses(wanted) is bench.losses(wanted)
+
+
+def test_losses_are_those_of_the_analysis() -> None:
+    bench = bench_of()
+    wanted = order(bench)
+    site, held = bench.sites["mlp 1"], bench.held_out("mlp 1")
+    theirs = loss_recovered(site, bench.dictionary(wanted), bench.loss_tokens, mean=held.outputs.mean(0))
+    ablations, own = bench.ablations("mlp 1"), bench.losses(wanted)
+    assert int(own.counts.sum()) == theirs.n_tokens
+    for ours, loss in (
+        (ablations.base, theirs.base),
+        (own, theirs.replaced),
+        (ablations.zero, theirs.zero_ablated),
+        (ablations.average, theirs.mean_ablated),
+    ):
+        assert ours.mean == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_bootstrap_finds_the_spread_of_new_texts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.full((200,), 50)
+
+    def losses(n_texts: int) -> list[SequenceLosses]:
+        noise = torch.randn(n_texts, 3, 200, generator=generator).double()
+        means = torch.tensor([3.0, 1.0, 2.0]).double()[:, None]
+        return [[SequenceLosses(part, counts) for part in 50 * (means + 0.5 * text)] for text in noise]  # pyright: ignore
+
+    shares = [recovered(own, base, worst) for worst, base, own in losses(500)]
+    (worst, base, own), *_ = losses(1)
+    assert sampling_error([own], base, worst) == pytest.approx(float(torch.tensor(shares).std()), rel=0.2)
+    assert sampling_error([own], base, worst) == sampling_error([own], base, worst)
+
+
+def test_the_loss_recovered_is_a_share_of_the_gap() -> None:
+    base, own, worst = (SequenceLosses(torch.full((4,), x).double(), torch.full((4,), 2)) for x in (2.0, 3.0, 6.0))
+    assert own.mean == 1.5
+    assert recovered(own, base, worst) == pytest.approx(0.75)
+    # Zero in the MLP's place that lowers the loss leaves no gap to recover.
+    assert math.isnan(recovered(own, worst, base))
+    same = SequenceLosses(torch.ones(4).double(), torch.ones(4).long())
+    assert math.isnan(recovered(same, same, same))
+
+
+def test_seeds_have_other_weights_other_starts_and_another_order_of_the_data() -> None:
+    bench = bench_of()
+    wanted = order(bench)
+    first, second = (bench.dictionary(repeated) for repeated in bench.repeated(wanted))
+    assert not torch.equal(first.encoder, second.encoder)
+    started = dataclasses.replace(wanted, training=bench.setting.modern)
+    first, second = (bench.start(repeated) for repeated in bench.repeated(started))
+    # No latent starts from the same token.
+    cosines = normalize(first.decoder.detach(), dim=-1) @ normalize(second.decoder.detach(), dim=-1).T
+    assert (cosines.max(dim=1).values > 1 - 1e-6).float().mean() < 0.5
+    assert bench.other_seed(bench.other_seed(wanted)) == wanted
+
+
+def test_a_start_is_untrained() -> None:
+    bench = bench_of()
+    wanted = dataclasses.replace(order(bench), training=bench.setting.modern)
+    a, b = bench.start(wanted), bench.dictionary(wanted)
+    assert a is not b
+    assert not torch.equal(a.encoder, b.encoder)
+    assert bench.start(wanted) is a
 
 
 @pytest.mark.as_installed

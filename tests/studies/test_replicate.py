@@ -16,13 +16,6 @@ from ._bench import bench_of, setting_of
 SOME = (NeuronSimulators(), SameNeuron())
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("replication") / "run"
-    replicate(bench_of(), folder, facts={"model": "a small one"}, progress=False)
-    return folder
-
-
 def test_every_study_leaves_numbers_figures_and_its_place_on_the_page(folder: Path) -> None:
     page = (folder / "index.html").read_text(encoding="utf-8")
     for study in STUDIES:
@@ -32,6 +25,10 @@ def test_every_study_leaves_numbers_figures_and_its_place_on_the_page(folder: Pa
         assert html.escape(study.claim) in page
         # What the page says is what the numbers say.
         assert html.escape(found.summary) in page
+        for clause in found.clauses:
+            assert f"<td>{html.escape(clause.clause.says)}</td>" in page
+            assert f"<td>{html.escape(clause.here)}</td>" in page
+            assert f"<td>{html.escape(clause.result)}</td>" in page
         for row in found.rows:
             assert f"<td>{html.escape(row.here)}</td>" in page
         for name, drawing in found.drawings.items():
@@ -44,8 +41,14 @@ def test_the_page_needs_nothing_but_the_folder(folder: Path) -> None:
     page = (folder / "index.html").read_text(encoding="utf-8")
     assert "<script" not in page
     for address in re.findall(r'(?:src|href)="([^"]+)"', page):
-        assert address.startswith(("data:", "#")) or (folder / address).is_file(), address
+        assert address.startswith(("data:", "#", "https://www.lesswrong.com/")) or (folder / address).is_file(), address
     assert (folder / "first-latents.html").is_file()
+
+
+def test_the_page_cites_the_report(folder: Path) -> None:
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert "slavachalnev, Sparse MLP Distillation, LessWrong, 15 January 2024" in page
+    assert 'href="https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation"' in page
 
 
 def test_the_page_says_what_the_run_was_asked_to_do(folder: Path) -> None:
@@ -162,7 +165,7 @@ def test_ratings_that_people_add_come_onto_the_page_and_into_the_json(tmp_path: 
     assert "not rated" in (tmp_path / "index.html").read_text(encoding="utf-8")
     (tmp_path / "ratings.json").write_text('{"student": {"0": 4, "1": 2}}')
     replicate(bench_of(), tmp_path, studies=[FirstLatents()], progress=False)
-    assert "<td>3.000 of 2</td>" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "<td>3.000 ± 1.960 of 2</td>" in (tmp_path / "index.html").read_text(encoding="utf-8")
     numbers = json.loads((tmp_path / "numbers" / "first-latents.json").read_text())
     assert numbers["given"] == {"student": {"0": 4, "1": 2}}
     replicate(bench_of(seed=1), tmp_path, studies=[FirstLatents()], force=True, progress=False)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
 from sparsedict import GELU, L1, MaxNorm, SparseDistiller, fit
-from sparsedict.analysis import Example, TopExamples
+from sparsedict.analysis import Example, TopExamples, match_neurons
 from sparsedict.sites import Neurons
 from sparsedict.studies._bench import Bench
-from sparsedict.studies.report._equal_sparsity import _why
-from sparsedict.studies.report._every_layer import EveryLayer
+from sparsedict.studies._estimates import measured
+from sparsedict.studies.report._equal_sparsity import _jump_ratios
 from sparsedict.studies.report._first_latents import FirstLatents
-from sparsedict.studies.report._gelu_student import Sum, _several
+from sparsedict.studies.report._gelu_student import Sum
 from sparsedict.studies.report._l1_sweep import _at_equal_l0
 from sparsedict.studies.report._limits import best_choice, best_linear, best_values, own_neurons
-from sparsedict.studies.report._loss_by_layer import _spread
-from sparsedict.studies.report._parts import autoencoder, modern, number
-from sparsedict.studies.report._ratios import KINDS, ratio_along, read_off
+from sparsedict.studies.report._loss_by_layer import _ends
+from sparsedict.studies.report._parts import autoencoder, modern
+from sparsedict.studies.report._ratios import read_off
 from sparsedict.studies.report._reading import rank_correlation, token_share
-from sparsedict.studies.report._residual_stream import _ages
-from sparsedict.studies.report._simulators import _two_humps, n_directions
-from sparsedict.studies.report._sparse_decoders import _explained
+from sparsedict.studies.report._simulators import LOWER, MIDDLE, UPPER, NeuronSimulators, humps, n_directions
+from sparsedict.studies.report._sparse_decoders import _by, _explained
 from sparsedict.studies.report._toy import Toy, run_toy
 from sparsedict.studies.report._uneven_inputs import FLAT, _flattened, _principal_axes
 from sparsedict.types import ActivationBatch
@@ -56,29 +53,26 @@ def test_rank_correlation_knows_order_alone() -> None:
     assert rank_correlation([1.0, 1.0], [1.0, 2.0]) is None
 
 
-def test_two_humps_have_a_valley_between() -> None:
-    assert _two_humps({"n_0.4_0.6": 9, "n_0.6_0.8": 2, "n_0.8_1.0": 5})
-    assert not _two_humps({"n_0.4_0.6": 9, "n_0.6_0.8": 5, "n_0.8_1.0": 2})
+def test_live_latents_are_counted_by_their_cosine() -> None:
+    neurons = torch.eye(4)
+    angles = torch.tensor([0.5, 0.55, 0.7, 0.9, 1.0])
+    rows = torch.stack([angles, (1 - angles**2).sqrt() / 2**0.5, (1 - angles**2).sqrt() / 2**0.5, angles * 0], 1)
+    dead = torch.tensor([False, False, False, True, False])
+    assert list(humps(match_neurons(rows, neurons), dead).values()) == [1, 2, 1]
 
 
-def test_neurons_with_several_simulators_are_counted_among_the_simulated() -> None:
-    assert _several({"per_neuron": {"0": 10, "1": 6, "2": 1, "3": 1}}) == pytest.approx(2 / 8)
-    assert _several({"per_neuron": {"0": 10}}) == 0
+def test_differences_between_humps_decide_their_clauses() -> None:
+    numbers = {"layers": [1], "measured": measured([{f"layer 1: {LOWER}": 9, f"layer 1: {MIDDLE}": 2,
+                                                     f"layer 1: {UPPER}": 5 + seed} for seed in range(3)])}  # fmt: skip
+    results = [judgement.result for judgement in NeuronSimulators().judge(numbers)]
+    assert results == ["holds", "holds", "not measured", "not measured", "not measured"]
 
 
 def test_a_sum_of_two_neurons_is_explained_by_two() -> None:
     neurons = torch.eye(6)
     found = _explained(torch.tensor([[3.0, 4.0, 0, 0, 0, 0]]), neurons)
-    assert found["1"].item() == pytest.approx(16 / 25, abs=1e-3)
-    assert found["2"].item() == pytest.approx(1, abs=1e-3)
-
-
-def test_ages_follow_unbroken_chains() -> None:
-    rows = torch.eye(5)
-    # Of the last layer's three latents one was there from the start, one came in the middle, one is new; the fourth
-    # direction was in the first layer but not in the second, so its chain is broken.
-    live = {0: rows[[0, 3]], 1: rows[[0, 1]], 2: rows[[0, 1, 2, 3]]}
-    assert _ages(live, [0, 1, 2]) == {0: 1, 1: 1, 2: 2}
+    assert found[_by(1)].item() == pytest.approx(16 / 25, abs=1e-3)
+    assert found[_by(2)].item() == pytest.approx(1, abs=1e-3)
 
 
 def test_all_neurons_leave_nothing_and_none_leave_everything() -> None:
@@ -107,15 +101,14 @@ def test_the_best_choice_finds_the_rows_that_the_target_is_made_of(bench: Bench)
 
 
 def test_a_jump_ratio_is_read_off_the_autoencoders_curve() -> None:
-    def point(kind: str, l0: float, fvu: float) -> dict[str, object]:
-        return {"activation": "JumpReLU", "kind": kind, "asked": 16, "l0": l0, "fvu": fvu}
+    def numbers(kind: str, n: int, l0: float, fvu: float) -> dict[str, float | None]:
+        return {f"JumpReLU {n}, {kind}: L0": l0, f"JumpReLU {n}, {kind}: FVU": fvu}
 
-    curve = [point("autoencoder", 10, 0.4), point("autoencoder", 40, 0.1)]
-    assert ratio_along(curve, point("distiller", 10, 0.8)) == pytest.approx(2)
-    # Halfway between on logarithmic axes, and beyond the last point along the last piece.
-    assert ratio_along(curve, point("distiller", 20, 0.2)) == pytest.approx(1)
-    assert ratio_along(curve, point("distiller", 80, 0.05)) == pytest.approx(1)
-    assert ratio_along(curve[:1], point("distiller", 20, 0.2)) is None
+    curve = numbers("autoencoder", 16, 10, 0.4) | numbers("autoencoder", 32, 40, 0.1)
+    # At a point of the curve, and halfway between the two on logarithmic axes.
+    found = _jump_ratios(curve | numbers("distiller", 16, 10, 0.8) | numbers("distiller", 32, 20, 0.2), [16, 32])
+    assert found["JumpReLU 16: ratio"] == pytest.approx(2)
+    assert found["JumpReLU 32: ratio"] == pytest.approx(1)
 
 
 def test_inputs_vary_in_as_many_directions_as_they_have() -> None:
@@ -145,17 +138,15 @@ def test_read_off_is_exact_at_the_points_and_sorted_by_l0() -> None:
     assert read_off(curve, 16) == pytest.approx(4)
     assert read_off(curve, 32) == pytest.approx(2)
     assert read_off(curve, 0) is None
-    students = {c: {"l0": l0, "full": {"squared_error": e}} for c, (l0, e) in enumerate(curve)}
-    assert _at_equal_l0(students, {"l0": 32}) == pytest.approx(2)
+    part: dict[str, float | None] = {"autoencoder: L0": 32, "autoencoder: squared error": 1.0}
+    for c, (l0, error) in enumerate(curve):
+        part |= {f"coefficient {c}: L0": l0, f"coefficient {c}: squared error": error}
+    assert _at_equal_l0(part, [0, 1, 2]) == pytest.approx(2)
 
 
-def test_numbers_keep_their_digits() -> None:
-    assert [number(value) for value in (1.6, 186.2, 0.05411, None)] == ["1.60", "186", "0.0541", "-"]
-
-
-def test_the_strongest_penalty_of_the_sweep_is_left_out_where_there_are_others() -> None:
-    assert _spread((0.05, 0.1, 0.4, 1.0, 2.5, 6.0)) == [0.05, 0.4, 2.5]
-    assert _spread((0.1, 1.0)) == [0.1, 1.0]
+def test_losses_are_measured_at_the_main_coefficient_and_at_a_strong_one() -> None:
+    assert _ends((0.05, 0.1, 0.4, 1.0, 2.5, 6.0), 0.4) == (0.4, 2.5)
+    assert _ends((0.1, 1.0), 0.1) == (0.1, 1.0)
 
 
 def test_the_plain_sum_pays_for_what_lies_below_zero() -> None:
@@ -215,12 +206,40 @@ def test_ratings_fill_the_table_where_there_are_some() -> None:
     given = {"student": {"0": 1, "1": 2, "2": 3}, "autoencoder": {"0": 4}}
     found = FirstLatents().found(first_latents(given))
     here = {row.what: row.here for row in found.rows}
-    assert found.verdict == "seen"
     assert here["mean rating from 0 to 4, simulators"] == "1.000 of 1"
-    assert here["mean rating from 0 to 4, sparse latents"] == "2.500 of 2"
+    assert here["mean rating from 0 to 4, sparse latents"] == "2.500 ± 0.980 of 2"
     assert here["larger maximum, higher rating: rank correlation, the student's"] == "1.00"
     assert "table-01-ratings" in found.drawings
     assert FirstLatents().found(first_latents({"student": {"0": 1}})).verdict == "not measured"
+
+
+def rated(simulators: float, sparse: float, autoencoder: float, *, rising: bool) -> dict:
+    """Numbers of thirty rated latents of each kind, whose ratings rise or fall with their maxima."""
+    n = 30
+    step = 0.01 if rising else -0.01
+    latents = [
+        first_latents()["of"]["student"][0] | {"latent": i, "simulator": i < n, "max": i % n} for i in range(2 * n)
+    ]
+    given = {
+        "student": {str(i): (simulators if i < n else sparse) + step * (i % n) for i in range(2 * n)},
+        "autoencoder": {str(i): autoencoder + step * i for i in range(n)},
+    }
+    of = {"student": latents, "autoencoder": [latent | {"simulator": False} for latent in latents[:n]]}
+    return {"layer": 0, "of": of, "strings": {}, "given": given}
+
+
+def test_each_clause_about_ratings_follows_the_ratings() -> None:
+    def results(*means: float, rising: bool = True) -> list[str]:
+        return [judgement.result for judgement in FirstLatents().judge(rated(*means, rising=rising))]
+
+    yes, no = "holds", "doesn't hold"
+    assert results(1, 2, 3) == [yes, yes, yes, yes]
+    assert results(2, 1, 3)[:2] == [no, yes]
+    assert results(1, 3, 2)[:2] == [yes, no]
+    assert results(1, 1.001, 3)[0] == "can't tell"
+    assert results(1.5, 1.6, 3, rising=False)[3] == no
+    assert FirstLatents().found(rated(1, 2, 3, rising=True)).verdict == "seen"
+    assert FirstLatents().found(rated(3, 2, 1, rising=False)).verdict == "not seen"
 
 
 @pytest.mark.as_installed
@@ -228,54 +247,3 @@ def test_ratings_fill_the_table_where_there_are_some() -> None:
 def test_refuses_ratings_of_what_is_not_there(given: object) -> None:
     with pytest.raises(ValueError, match=r"`ratings.json` must"):
         FirstLatents().found(first_latents(given))
-
-
-def layers(*errors: tuple[float, float, float]) -> dict[str, Any]:
-    """What `EveryLayer` measures, for errors of a distiller, one with a skip, and an autoencoder in each layer."""
-    of = {
-        str(layer): {
-            kind: {"fvu": error, "recovered_zero": 0.9, "recovered_mean": 0.8, "n_dead": 0}
-            for kind, error in zip(KINDS, found, strict=True)
-        }
-        | {"skip alone": {"fvu": 0.5}}
-        for layer, found in enumerate(errors)
-    }
-    return {"k": 32, "n_tokens": 1, "of": of}
-
-
-def test_the_negative_result_is_seen_where_every_layers_plain_distiller_is_worse() -> None:
-    found = EveryLayer().found(layers((0.3, 0.1, 0.2), (0.2, 0.1, 0.1)))
-    assert found.verdict == "seen"
-    assert "1.50, 2.00 times the autoencoder's, and with a linear skip 0.50, 1.00" in found.summary
-    assert "it is larger in every layer" in found.summary
-    partly = EveryLayer().found(layers((0.3, 0.1, 0.2), (0.1, 0.1, 0.1)))
-    assert partly.verdict == "partly seen"
-    assert "it is no larger in layer 1" in partly.summary
-    assert EveryLayer().found(layers((0.1, 0.1, 0.2))).verdict == "not seen"
-
-
-@pytest.mark.parametrize(
-    ("plain", "values", "choice", "told"),
-    [
-        (2.0, 1.1, 1.0, "most is the encoder's values"),
-        (2.0, 1.9, 1.1, "most is the choice of latents"),
-        (2.0, 1.9, 1.8, "most is the decoder's rows, at L0 8."),
-        (
-            1.1,
-            0.5,
-            1.0,
-            "At L0 8 it is the encoder's values, which it must find through the MLP's nonlinearity, most of which",
-        ),
-        (0.9, 0.8, 0.7, "Nothing holds the plain distiller's error up"),
-    ],
-)
-def test_what_holds_a_ratio_up_is_the_step_that_brings_it_down_for_good(
-    plain: float, values: float, choice: float, told: str
-) -> None:
-    ours = {"fvu": plain, "fvu_best_values": values, "fvu_best_choice": choice}
-    theirs = dict.fromkeys(ours, 1.0)
-    points = [
-        {"activation": "TopK", "kind": kind, "asked": 8, **errors}
-        for kind, errors in (("distiller", ours), ("autoencoder", theirs))
-    ]
-    assert told in _why(points, [8])

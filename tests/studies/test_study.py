@@ -7,7 +7,22 @@ import torch
 
 from sparsedict import L1, MaxNorm, ReLU
 from sparsedict.figures import Curve, curves
-from sparsedict.studies import QUICK, REPORT, SKETCH, STANDARD, Compared, Drawing, Finding, Order, Setting, Training
+from sparsedict.studies import (
+    QUICK,
+    REPORT,
+    SKETCH,
+    STANDARD,
+    Above,
+    Clause,
+    Compared,
+    Drawing,
+    Finding,
+    Order,
+    Quantity,
+    Setting,
+    Training,
+    measured,
+)
 from sparsedict.studies._order import draw_
 from sparsedict.studies._study import plain
 from sparsedict.training import LazyAdam
@@ -24,8 +39,15 @@ def test_numbers_become_what_json_holds() -> None:
 
 def test_a_finding_reads_as_a_table_and_draws_by_name() -> None:
     drawing = Drawing(lambda: curves({"a": Curve([1, 2], [3, 4])}, "x", "y"), "a caption")
-    found = Finding("seen", "It was so.", (Compared("error", "3.3", "1.2"),), {"one": drawing})
-    assert str(found).splitlines() == ["seen: It was so.", "       the report  here", "error         3.3   1.2"]
+    clause = Clause("it is large", Quantity("x"), Above(1.0), "3.3").judge(measured([{"x": 2.0}, {"x": 2.0}]))
+    found = Finding("It was so.", (clause,), (Compared("error", "3.3", "1.2"),), {"one": drawing})
+    assert str(found).splitlines() == [
+        "seen: It was so.",
+        "                            here        rule  result",
+        "it is large  2.00 (2.00 to 2.00)  above 1.00   holds",
+        "       the report  here",
+        "error         3.3   1.2",
+    ]
     assert found.draw("one").get_xlabel() == "x"
     with pytest.raises(ValueError, match="`name` must be one of"):
         found.draw("two")
@@ -63,8 +85,9 @@ def test_orders_that_differ_have_other_names() -> None:
         Order("mlp 0", 12, training, (L1(0.1),)),
         Order("mlp 0", 12, training, kind="autoencoder"),
         Order("mlp 0", 12, training, warm=Order("mlp 0", 12, training)),
+        Order("mlp 0", 12, training, repeat=1),
     }
-    assert len({order.slug for order in orders}) == len(orders) == 5
+    assert len({order.slug for order in orders}) == len(orders) == 6
     assert Order("mlp 0", 12, training).slug == Order("mlp 0", 12, training, activation=ReLU()).slug
 
 

@@ -33,14 +33,18 @@ class Curve:
         y: What was found there.
         colour: Of the palette; by default the next of its series.
         dashed: Whether the line is dashed.
+        errors: Half-width of each point's interval; none by default.
     """
 
     x: Sequence[float]
     y: Sequence[float]
     colour: str | None = None
     dashed: bool = False
+    errors: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
+        if self.errors is not None and len(self.errors) != len(self.y):
+            raise ValueError(f"`errors` must hold one value for each of `y`, got {len(self.errors)} for {len(self.y)}.")
         if len(self.x) != len(self.y) or not len(self.x):
             raise ValueError(
                 f"`y` must hold a value for each of `x`, at least one, got {len(self.y)} for {len(self.x)}."
@@ -89,16 +93,22 @@ def curves(
         colour = curve.colour or Palette.SERIES[n_drawn % len(Palette.SERIES)]
         n_drawn += curve.colour is None
         order = sorted(range(len(curve.x)), key=lambda i: curve.x[i])
+        # A single point has no course: it gets a marker and no line.
+        line = "none" if len(order) == 1 else "--" if curve.dashed else "-"
+        x, y = [curve.x[i] for i in order], [curve.y[i] for i in order]
         ax.plot(
-            [curve.x[i] for i in order],
-            [curve.y[i] for i in order],
+            x,
+            y,
             color=colour,
-            linestyle="--" if curve.dashed else "-",
+            linestyle=line,
             linewidth=1.1,
-            marker=MARKERS[index % len(MARKERS)] if markers else None,
+            marker=MARKERS[index % len(MARKERS)] if markers or len(order) == 1 else None,
             markersize=3.2,
             label=name,
         )
+        if curve.errors is not None:
+            bars = [curve.errors[i] for i in order]
+            ax.errorbar(x, y, yerr=bars, fmt="none", ecolor=colour, elinewidth=0.8, capsize=1.8)
     taken = {line.get_color() for line in ax.lines}
     free = [colour for colour in Palette.SERIES if colour not in taken] or list(Palette.SERIES)
     for index, (name, level) in enumerate((levels or {}).items()):

@@ -10,7 +10,7 @@ import numpy as np
 from sparsedict import checks
 from sparsedict.analysis import FiringFrequencies, LatentTypes
 from sparsedict.figures._axes import SMALL_SIZE, finish, own_axes
-from sparsedict.figures._stacks import draw_stack, live_groups
+from sparsedict.figures._stacks import STACKED, draw_stack, live_groups
 from sparsedict.figures.palette import Palette
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def firing_frequency(
     if left < lowest:
         ticks, names = [lowest - GAP, *ticks], ["dead", *names]
     ax.set_xticks(ticks, names)
-    return finish(ax, f"log10 of firing frequency, on {firing.n_tokens:,} tokens", "latents", n_legend_columns=2)
+    return finish(ax, f"log10 of firing frequency, on {firing.n_tokens:,} tokens", STACKED, n_legend_columns=2)
 
 
 def _draw_spike(ax: Axes, n_dead: int, lowest: float, width: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +11,15 @@ from torch import Tensor
 
 from sparsedict.analysis import DictionaryMatch
 from sparsedict.figures._axes import SMALL_SIZE, finish, own_axes
+from sparsedict.figures._null import draw_null
 from sparsedict.figures.palette import Palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 N_BINS = 50
+NULL = "random directions"
+LINES = ("-", "--", "-.", ":")
 MOST_SIMULATORS = 6
 """Of one neuron: more are counted together."""
 
@@ -103,29 +107,22 @@ def shared_latents(match: DictionaryMatch, names: tuple[str, str], *, ax: Axes |
         names: Theirs.
         ax: Where to draw; a new figure by default.
     """
-    ax = own_axes(ax)
-    low = min(0.0, *(float(t.min()) for t in (match.cosine_a, match.cosine_b, match.null_a)))
-    edges = np.linspace(low, 1.0, N_BINS + 1)
-    of = (match.cosine_a, match.cosine_b)
-    for name, cosines, colour, style in zip(names, of, (Palette.DISTILLER, Palette.AUTOENCODER), "-:", strict=True):
-        counts, _ = np.histogram(cosines.detach().cpu().numpy(), edges)
-        # The two often coincide, for near is near from both sides: filled, they would be one grey.
-        label = f"{name} ({len(cosines):,})"
-        ax.stairs(counts, edges, color=colour, linewidth=1.4, linestyle=style, label=label)
-    counts, _ = np.histogram(match.null_a.detach().cpu().numpy(), edges)
-    ax.stairs(counts, edges, color=Palette.NULL, linewidth=0.9, label="random directions")
-    ax.set_xlim(low, 1.0)
-    return finish(ax, "decoder cosine with the nearest latent of the other", "latents", n_legend_columns=2)
+    found = {f"{name} ({len(c):,})": c for name, c in zip(names, (match.cosine_a, match.cosine_b), strict=True)}
+    colours = dict(zip(found, (Palette.DISTILLER, Palette.AUTOENCODER), strict=True))
+    label = "decoder cosine with the nearest latent of the other"
+    return cosine_histograms({**found, NULL: match.null_a}, label, colours=colours, ax=ax)
 
 
 def cosine_histograms(
-    cosines: dict[str, Float[Tensor, " _"]],
+    cosines: Mapping[str, Float[Tensor, " _"]],
     x_label: str,
     *,
-    colours: dict[str, str] | None = None,
+    colours: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws the distributions of several sets of cosines as shares, one outline each.
+    """Draws the distributions of several sets of cosines as densities, one outline each.
+
+    The set named ``"random directions"`` doesn't set the scale: its peak is cut off where it is taller than the others.
 
     Args:
         cosines: By name.
@@ -135,16 +132,29 @@ def cosine_histograms(
     """
     ax = own_axes(ax)
     edges = np.linspace(min(0.0, *(float(v.min()) for v in cosines.values())), 1.0, N_BINS + 1)
-    n_drawn = 0
-    for name, values in cosines.items():
+    densities = {name: _density(values, edges) for name, values in cosines.items()}
+    n_drawn, tallest = 0, 0.0
+    for name, heights in densities.items():
+        if name == NULL:
+            continue
         colour = (colours or {}).get(name)
         if colour is None:
             colour = Palette.SERIES[n_drawn % len(Palette.SERIES)]
             n_drawn += 1
-        counts, _ = np.histogram(values.detach().cpu().numpy(), edges)
-        ax.stairs(100 * counts / max(len(values), 1), edges, color=colour, linewidth=1.1, label=name)
+        # Sets that coincide are told apart by their lines.
+        style = LINES[len(ax.patches) % len(LINES)]
+        ax.stairs(heights, edges, color=colour, linewidth=1.2, linestyle=style, label=name)
+        tallest = max(tallest, float(heights.max()))
+    if NULL in densities:
+        draw_null(ax, densities[NULL], edges, tallest, NULL)
     ax.set_xlim(edges[0], 1.0)
-    return finish(ax, x_label, "share (%)", n_legend_columns=2)
+    return finish(ax, x_label, "density", n_legend_columns=2)
+
+
+def _density(values: Float[Tensor, " _"], edges: np.ndarray) -> np.ndarray:
+    """Returns heights whose area is the share of the values within the edges."""
+    counts, _ = np.histogram(values.detach().cpu().numpy(), edges)
+    return counts / (max(len(values), 1) * np.diff(edges))
 
 
 def cluster_sizes(sizes: dict[str, dict[int, int]], *, ax: Axes | None = None) -> Axes:

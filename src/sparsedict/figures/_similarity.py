@@ -12,7 +12,8 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.analysis import LatentTypes, NeuronMatch
 from sparsedict.figures._axes import finish, own_axes
-from sparsedict.figures._stacks import Group, draw_stack, live_groups
+from sparsedict.figures._null import draw_null
+from sparsedict.figures._stacks import STACKED, Group, draw_stack, live_groups
 from sparsedict.figures.palette import Palette
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ def decoder_similarity(
         >>> import torch, sparsedict as sd
         >>> match = sd.analysis.match_neurons(torch.randn(64, 8), torch.randn(16, 8))
         >>> decoder_similarity(match, sd.analysis.latent_types(match)).get_ylabel()
-        'latents'
+        'latents, stacked'
     """
     ax = _draw(match.decoder_cosine, match.null_decoder, types, ax, n_bins)
     if types is not None:
         ax.axvline(types.threshold, color=Palette.NULL, linewidth=0.6, linestyle=":", label="threshold")
-    return finish(ax, "decoder cosine with the nearest neuron", "latents", n_legend_columns=2)
+    return finish(ax, "decoder cosine with the nearest neuron", STACKED, n_legend_columns=2)
 
 
 def encoder_similarity(
@@ -65,7 +66,7 @@ def encoder_similarity(
     if match.encoder_cosine is None or match.null_encoder is None:
         raise ValueError("`match` must hold encoder cosines, got none: match a dictionary that has an encoder.")
     ax = _draw(match.encoder_cosine, match.null_encoder, types, ax, n_bins)
-    return finish(ax, "encoder cosine with the nearest neuron", "latents", n_legend_columns=2)
+    return finish(ax, "encoder cosine with the nearest neuron", STACKED, n_legend_columns=2)
 
 
 def _draw(
@@ -83,7 +84,7 @@ def _draw(
     if types is not None and types.dead is not None:
         dead = types.dead.cpu()
     draw_stack(ax, cosine, [*live_groups(types, dead), Group("dead", Palette.DEAD, dead)], edges)
-    counts, _ = np.histogram(null.detach().cpu().numpy(), edges)
-    ax.stairs(counts, edges, color=Palette.NULL, linewidth=0.9, label="random directions")
+    tallest = float(np.histogram(cosine.detach().cpu().numpy(), edges)[0].max(initial=0))
+    draw_null(ax, np.histogram(null.detach().cpu().numpy(), edges)[0].astype(float), edges, tallest)
     ax.set_xlim(low, 1.0)
     return ax

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+STACKED = "latents, stacked"
+"""Label of an axis along which bars of several types stand on one another."""
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """Latents of one type.

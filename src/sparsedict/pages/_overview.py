@@ -49,6 +49,7 @@ class Section:
         badge: A word or two about the outcome, beside the heading.
         quote: What is claimed elsewhere, set apart.
         text: A paragraph.
+        lead_rows: A table above the figures, its column headings first.
         rows: A table below the figures, its column headings first.
         table: Text in columns, kept as it is.
         notes: What is to be said below it.
@@ -62,6 +63,7 @@ class Section:
     badge: str = ""
     quote: str = ""
     text: str = ""
+    lead_rows: Sequence[Sequence[str]] = ()
     rows: Sequence[Sequence[str]] = ()
     table: str = ""
     notes: Sequence[str] = ()
@@ -71,7 +73,13 @@ class Section:
 
 
 def write_overview(
-    path: str | os.PathLike[str], sections: Sequence[Section], *, title: str, lead: str = "", contents: bool = False
+    path: str | os.PathLike[str],
+    sections: Sequence[Section],
+    *,
+    title: str,
+    lead: str = "",
+    lead_links: Mapping[str, str] | None = None,
+    contents: bool = False,
 ) -> Path:
     """Writes one page of results, its figures within it.
 
@@ -79,7 +87,8 @@ def write_overview(
         path: The HTML file.
         sections: In the order of the page.
         title: Of the page.
-        lead: A sentence below the title.
+        lead: A paragraph below the title.
+        lead_links: Sources below it: titles by address.
         contents: Whether the sections are listed below it.
 
     Returns:
@@ -90,6 +99,10 @@ def write_overview(
     """
     path = Path(path)
     parts = [f"<h1>{escape(title)}</h1>", f'<p class="lead">{escape(lead)}</p>' if lead else ""]
+    parts += [
+        f'<p class="lead"><a href="{escape(address)}">{escape(name)}</a></p>'
+        for address, name in (lead_links or {}).items()
+    ]
     if contents:
         parts.append(_contents(sections))
     parts += [_section(section) for section in sections]
@@ -127,6 +140,8 @@ def _section(section: Section) -> str:
         parts.append(f"<blockquote>{escape(section.quote)}</blockquote>")
     if section.text:
         parts.append(f"<p>{escape(section.text)}</p>")
+    if section.lead_rows:
+        parts.append(_rows(section.lead_rows))
     if section.table:
         parts.append(f"<pre>{escape(section.table)}</pre>")
     parts += [f'<p class="note">{escape(note)}</p>' for note in section.notes]

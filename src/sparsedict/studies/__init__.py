@@ -1,6 +1,8 @@
 """Studies: whole investigations made of the rooms below, with results to read, save and open in a browser."""
 
 from sparsedict.studies._bench import Bench
+from sparsedict.studies._claims import Above, Below, Between, Clause, Judgement, Rule, verdict_of
+from sparsedict.studies._estimates import Difference, Estimate, Quantity, Ratio, measured
 from sparsedict.studies._folder import CHECKPOINTS, check_folder
 from sparsedict.studies._order import Order
 from sparsedict.studies._presets import QUICK, REPORT, REPORT_CONTEXT, SKETCH, STANDARD
@@ -38,23 +40,33 @@ __all__ = [
     "SKETCH",
     "STANDARD",
     "STUDIES",
+    "Above",
+    "Below",
     "Bench",
+    "Between",
+    "Clause",
     "Compared",
     "DictionaryResult",
+    "Difference",
     "Drawing",
     "EqualSparsity",
+    "Estimate",
     "EveryLayer",
     "Finding",
     "FirstLatents",
     "GELUStudent",
     "Inspection",
+    "Judgement",
     "L1Sweep",
     "LossByLayer",
     "NeuronSimulators",
     "OneNeuron",
     "Order",
+    "Quantity",
+    "Ratio",
     "Recipe",
     "ResidualStream",
+    "Rule",
     "SameNeuron",
     "Setting",
     "SimulatorsFollowed",
@@ -66,6 +78,8 @@ __all__ = [
     "UnevenInputs",
     "WiderStudents",
     "check_folder",
+    "measured",
     "replicate",
     "take_apart",
+    "verdict_of",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 
 from sparsedict import checks, zoo
 from sparsedict.activations import GELU, SiLU
-from sparsedict.analysis import FiringFrequencies, LossRecovered, ReconstructionError, ablated_error, loss_recovered
+from sparsedict.analysis import FiringFrequencies, ReconstructionError, ablated_error
 from sparsedict.analysis import firing_frequencies as count_firing
 from sparsedict.dictionaries import Dictionary
 from sparsedict.pages import TokenStrings, token_strings
 from sparsedict.sites import Site
 from sparsedict.studies._harvest import Harvest
+from sparsedict.studies._losses import Ablations, SequenceLosses, predicted_positions, sequence_losses
 from sparsedict.studies._order import Order
 from sparsedict.studies._phases import Phases
 from sparsedict.studies._places import mlp, sites_of
@@ -27,6 +29,8 @@ from sparsedict.types import ActivationBatch
 
 ZOO_BOS = 0
 READ_IN_PART = 60_000
+UNTRAINED = 1e-12
+"""Learning rate at which weights stay what they are."""
 
 
 class Bench:
@@ -67,7 +71,9 @@ class Bench:
         self._shelf = Shelf(self.sites, self._train, folder=folder, progress=progress, **run)
         self._firing: dict[Order, FiringFrequencies] = {}
         self._errors: dict[Order, ReconstructionError] = {}
-        self._losses: dict[Order, LossRecovered] = {}
+        self._losses: dict[Order, SequenceLosses] = {}
+        self._ablations: dict[str, Ablations] = {}
+        self._predicted: Tensor | None = None
 
     @classmethod
     def of(
@@ -109,7 +115,7 @@ class Bench:
             ImportError: If transformers isn't installed (``pip install 'sparsedict[demo]'``).
         """
         train = zoo.tokens("train", n_tokens=_enough(setting.n_harvested))
-        held_out = zoo.tokens("evaluation", n_tokens=_enough(setting.n_held_out))
+        held_out = zoo.tokens("evaluation", n_tokens=_enough(max(setting.n_held_out, setting.n_loss_tokens)))
         options.setdefault("strings", token_strings(zoo.load_tokenizer()))
         return cls.of(zoo.load_model(), train, held_out, setting, exclude_tokens=[ZOO_BOS], **options)
 
@@ -165,13 +171,27 @@ class Bench:
         """Returns activations to fit something small to: those to train on where they fit in memory."""
         return self._train.at(site) if self._train.fits else self.held_out(site)
 
+    def repeated(self, order: Order) -> list[Order]:
+        """Returns an order once for each seed of the setting."""
+        return [replace(order, repeat=repeat) for repeat in range(self.setting.n_seeds)]
+
+    def other_seed(self, order: Order) -> Order:
+        """Returns the same order with the next seed, of the same number of seeds where there are several."""
+        return replace(order, repeat=(order.repeat + 1) % max(2, self.setting.n_seeds))
+
     def train(self, orders: Iterable[Order]) -> None:
-        """Trains those that aren't there yet, as many in one pass as can be, and keeps them."""
+        """Trains the dictionaries that aren't there yet, as many in one pass as can be, and keeps them."""
         self._shelf.train(orders)
 
     def dictionary(self, order: Order) -> Dictionary:
-        """Returns what was ordered, trained now if it wasn't before."""
+        """Returns the dictionary of an order, trained now if it wasn't before."""
         return self._shelf[order]
+
+    def start(self, order: Order) -> Dictionary:
+        """Returns a dictionary as training starts it from tokens, but untrained."""
+        n_tokens = max(order.n_latents, order.training.batch_size)
+        training = replace(order.training, n_tokens=n_tokens, lr=UNTRAINED, start="data", lazy=False)
+        return self.dictionary(replace(order, training=training, penalties=(), warm=None))
 
     def firing(self, order: Order) -> FiringFrequencies:
         """Counts firing on held-out tokens."""
@@ -192,17 +212,34 @@ class Bench:
             self._errors[order] = ablated_error(self.dictionary(order), self.held_out(order.site), {}).full
         return self._errors[order]
 
-    def losses(self, order: Order) -> LossRecovered:
+    @property
+    def loss_tokens(self) -> Tensor:
+        """Held-out sequences on which the model's losses are measured."""
+        return self.held_out_tokens[: math.ceil(self.setting.n_loss_tokens / self.held_out_tokens.shape[1])]
+
+    def losses(self, order: Order) -> SequenceLosses:
         """Measures the model's losses with a dictionary in its MLP's place."""
         if order not in self._losses:
             self._losses[order] = self.losses_of(order.site, self.dictionary(order))
         return self._losses[order]
 
-    def losses_of(self, site: str, dictionary: Any) -> LossRecovered:
-        """Measures the model's losses with anything that encodes and decodes in an MLP's place."""
-        mean = self.held_out(site).outputs.float().mean(0)
-        n_tokens = self.setting.n_loss_tokens
-        return loss_recovered(self.sites[site], dictionary, self.held_out_tokens, n_tokens=n_tokens, mean=mean)
+    def losses_of(self, site: str, x: Any) -> SequenceLosses:
+        """Measures the model's losses with a dictionary or a constant in an MLP's place."""
+        return sequence_losses(self.sites[site], self.loss_tokens, self.predicted, x)
+
+    @property
+    def predicted(self) -> Tensor:
+        """The positions of `loss_tokens` whose token is predicted."""
+        if self._predicted is None:
+            self._predicted = predicted_positions(next(iter(self.sites.values())), self.loss_tokens)
+        return self._predicted
+
+    def ablations(self, site: str) -> Ablations:
+        """Measures the model's losses with its MLP as it is, zeroed, and at its mean."""
+        if site not in self._ablations:
+            mean = self.held_out(site).outputs.float().mean(0)
+            self._ablations[site] = Ablations.measure(self.sites[site], self.loss_tokens, self.predicted, mean)
+        return self._ablations[site]
 
 
 def _enough(n_tokens: int) -> int | None:

@@ -20,6 +20,8 @@ from sparsedict.training import Trainee
 
 RELU = ReLU()
 AT_MOST_ONE = MaxNorm(1.0)
+SEED_STRIDE = 1_000
+"""Between repetitions, so that runs with neighbouring seeds share none."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Order:
         decoder_norm: The constraint on its decoder rows.
         skip: Whether a distiller has a linear skip.
         warm: The dictionary that it starts from, instead of new weights.
+        repeat: Number of the repetition: each has other weights and another order of the data.
     """
 
     site: str
@@ -47,6 +50,11 @@ class Order:
     decoder_norm: DecoderNorm = AT_MOST_ONE
     skip: bool = False
     warm: Order | None = None
+    repeat: int = 0
+
+    def seed(self, base: int) -> int:
+        """Returns the seed of this repetition's weights and shuffle, from the bench's."""
+        return base + SEED_STRIDE * self.repeat
 
     @property
     def slug(self) -> str:

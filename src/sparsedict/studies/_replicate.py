@@ -21,6 +21,15 @@ RUN = "run.json"
 NUMBERS = "numbers"
 DICTIONARIES = "dictionaries"
 FIGURES = "figures"
+REPORT_TITLE = "slavachalnev, Sparse MLP Distillation, LessWrong, 15 January 2024"
+REPORT_LINK = "https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation"
+LEAD = (
+    "The report that this library began with: its figures, tables and questions, its claims, and the measurements of "
+    "this run. Text, tables and figures are made from the numbers of this run alone. A claim is a list of clauses. A "
+    "clause holds if the whole 95 % interval of its number, over seeds and held-out text, meets the condition; it "
+    "doesn't hold if the whole interval fails it; otherwise the run can't tell. A claim is seen if all of its clauses "
+    "hold, partly seen if some do, and not seen if none does."
+)
 
 
 def replicate(
@@ -167,21 +176,23 @@ def _write_page(
     times = {name: f"{value:,.0f} s" for name, value in seconds.items()}
     times["all"] = f"{sum(seconds.values()):,.0f} s"
     sections += [
-        pages.Section("Settings", text="All that this run was asked to do.", facts=facts),
+        pages.Section("Settings", text="The settings of this run.", facts=facts),
         pages.Section("Time", text="Training and measuring, study by study.", facts=times),
     ]
     pages.write_overview(
         folder / "index.html",
         sections,
         title="Sparse MLP distillation, replicated",
-        lead="Every figure and table of the report that this library began with, what it claims, and what this run "
-        "measured. Text, tables and figures are made from the numbers of this run alone.",
+        lead=LEAD,
+        lead_links={REPORT_LINK: REPORT_TITLE},
         contents=True,
     )
 
 
 def _section(study: Study, finding: Finding, drawn: Mapping[Path, str]) -> pages.Section:
     rows = [("", "the report", "this run"), *((row.what, row.report, row.here) for row in finding.rows)]
+    clauses = [("clause", "the report", "this run, 95 % interval", "holds if", "result")]
+    clauses += [(part.clause.says, part.clause.report, part.here, part.rule, part.result) for part in finding.clauses]
     links = {f"{NUMBERS}/{study.name}.json": "every number of this section"}
     links |= dict.fromkeys(finding.files, "the texts")
     return pages.Section(
@@ -190,6 +201,7 @@ def _section(study: Study, finding: Finding, drawn: Mapping[Path, str]) -> pages
         badge=finding.verdict,
         quote=study.claim,
         text=finding.summary,
+        lead_rows=clauses if finding.clauses else (),
         rows=rows if finding.rows else (),
         figures=drawn,
         notes=finding.notes,

@@ -69,7 +69,7 @@ class Setting:
         other_layer: Index of the second one.
         n_harvested: Distinct tokens to train on.
         n_held_out: Held-out tokens for errors and firing.
-        n_loss_tokens: Held-out tokens for the model's losses, rounded up to whole batches.
+        n_loss_tokens: Held-out tokens for the model's losses, rounded up to whole sequences.
         expansion: Latents per neuron.
         expansions: Latents per neuron of the wider students.
         report: How the report's students are trained: ReLU, L1, decoder rows of norm 1 at most.
@@ -80,6 +80,8 @@ class Setting:
         autoencoder_coefficient: The square-root coefficient of the report's autoencoder.
         counts: Active latents per token (L0) at which distillers and autoencoders are compared.
         n_toy_steps: Optimiser steps of the one-neuron toy.
+        n_seeds: Repetitions of each training that a claim is decided by, with other weights and another order of the
+            data; fewer than two give no interval.
     """
 
     layer: int
@@ -97,9 +99,10 @@ class Setting:
     autoencoder_coefficient: float
     counts: tuple[int, ...]
     n_toy_steps: int
+    n_seeds: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("n_harvested", "n_held_out", "n_loss_tokens", "expansion", "n_toy_steps"):
+        for name in ("n_harvested", "n_held_out", "n_loss_tokens", "expansion", "n_toy_steps", "n_seeds"):
             checks.at_least(name, getattr(self, name), 1)
         if len(self.coefficients) < 2 or list(self.coefficients) != sorted(set(self.coefficients)):
             raise ValueError(f"`coefficients` must be two or more in ascending order, got {self.coefficients}.")

@@ -69,10 +69,13 @@ class Shelf:
         if first:
             self.train(first)
             waiting = [order for order in waiting if not self._is_known(order)]
-        passes: dict[tuple[int, int], list[Order]] = {}
+        # Each repetition is a pass of its own, because a pass has one order of the data and starts all of its
+        # dictionaries from the same tokens. Harvested activations are shared where they fit in memory.
+        passes: dict[tuple[int, int, int], list[Order]] = {}
         for order in waiting:
-            passes.setdefault((order.training.n_tokens, order.training.batch_size), []).append(order)
-        for (n_tokens, batch_size), together in passes.items():
+            key = (order.training.n_tokens, order.training.batch_size, order.repeat)
+            passes.setdefault(key, []).append(order)
+        for (n_tokens, batch_size, _), together in passes.items():
             for start in range(0, len(together), TRAINED_TOGETHER):
                 self._train_together(together[start : start + TRAINED_TOGETHER], n_tokens, batch_size)
 
@@ -96,7 +99,7 @@ class Shelf:
                 options |= {"checkpoint": half_done, "checkpoint_every": CHECKPOINT_EVERY, "resume": True}
             fit_many(trainees, data, n_tokens=n_tokens, progress=self._progress, log_every=LOG_EVERY, **options)
         for slug, dictionary in dictionaries.items():
-            dictionary.trained_on["seed"] = self._seed
+            dictionary.trained_on["seed"] = orders[0].seed(self._seed)
             if self.folder is not None:
                 dictionary.save(self.folder / slug)
             self._dictionaries[slug] = dictionary
@@ -105,11 +108,11 @@ class Shelf:
 
     def _make(self, order: Order) -> Dictionary:
         warm = None if order.warm is None else self[order.warm]
-        return order.make(self._sites[order.site], self._seed, warm)
+        return order.make(self._sites[order.site], order.seed(self._seed), warm)
 
     def _data(self, orders: Sequence[Order], batch_size: int) -> tuple[Any, dict[str, Any]]:
         """Returns what to train on, in memory where it fits and otherwise as a stream, and options that go with it."""
-        options: dict[str, Any] = {"batch_size": batch_size, "seed": self._seed}
+        options: dict[str, Any] = {"batch_size": batch_size, "seed": orders[0].seed(self._seed)}
         names = [order.site for order in orders]
         if self._harvest.fits:
             return self._harvest.at_all(names), options

@@ -1,4 +1,4 @@
-"""What a study is: a claim, how it is measured, its numbers and its figures."""
+"""A study: a claim, its measurement, its numbers and its figures."""
 
 from __future__ import annotations
 
@@ -6,31 +6,26 @@ import json
 import math
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sparsedict import checks
 from sparsedict.studies._bench import Bench
+from sparsedict.studies._claims import Clause, Judgement, Verdict, verdict_of
+from sparsedict.studies._estimates import Measured
 from sparsedict.studies._table import aligned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Verdict = Literal["seen", "partly seen", "not seen", "answered", "not measured"]
-"""Whether what the report says was seen; ``"answered"`` where it asks rather than says."""
 Numbers = dict[str, Any]
 """What JSON can hold: everything that a study's prose and figures are made of."""
 
 
 WIDTH = 100
 """Characters to a line of text."""
-
-
-def verdict_of(parts: Collection[bool]) -> Verdict:
-    """Returns the verdict on a claim whose parts were seen or not."""
-    return "seen" if all(parts) else "partly seen" if any(parts) else "not seen"
 
 
 @dataclass(frozen=True)
@@ -63,23 +58,28 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a study found, in words, numbers and figures.
+    """The result of a study, in words, numbers and figures.
 
     Attributes:
-        verdict: Whether what the report says was seen.
-        summary: What was found, in a few sentences.
+        summary: The result in a few sentences.
+        clauses: The claim's clauses, each with its measured number.
         rows: Numbers beside the report's.
         drawings: Figures by file name.
         notes: How it was measured, and what to beware of.
         files: Pages of its own by name, each as a function that writes it to a path.
     """
 
-    verdict: Verdict
     summary: str
+    clauses: tuple[Judgement, ...] = ()
     rows: tuple[Compared, ...] = ()
     drawings: Mapping[str, Drawing] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the claim was seen, which the clauses alone decide."""
+        return verdict_of(self.clauses)
 
     def draw(self, name: str) -> Axes:
         """Draws one of the figures.
@@ -90,23 +90,31 @@ class Finding:
         return self.drawings[checks.one_of("name", name, self.drawings)].draw()
 
     def __str__(self) -> str:
-        cells = {row.what: {"the report": row.report, "here": row.here} for row in self.rows}
-        table = [aligned(cells, ("the report", "here"))] if cells else []
-        return "\n".join([textwrap.fill(f"{self.verdict}: {self.summary}", WIDTH), *table])
+        parts = [textwrap.fill(f"{self.verdict}: {self.summary}", WIDTH)]
+        if self.clauses:
+            clauses = {
+                part.clause.says: {"here": part.here, "rule": part.rule, "result": part.result} for part in self.clauses
+            }
+            parts.append(aligned(clauses, ("here", "rule", "result")))
+        if self.rows:
+            rows = {row.what: {"the report": row.report, "here": row.here} for row in self.rows}
+            parts.append(aligned(rows, ("the report", "here")))
+        return "\n".join(parts)
 
 
 class Study(ABC):
     """One result of the report, or one of its questions: a new study is one file with a subclass.
 
-    A subclass names what it is about and implements :meth:`measure`, which does the work and returns numbers alone, and
-    :meth:`found`, which makes words and figures of these numbers and of nothing else. So a page can be made again
-    from the numbers of an earlier run, and both always agree.
+    A subclass implements `measure`, which does the work and returns numbers alone; `clauses`, which states the claim
+    as clauses about these numbers; and `found`, which makes words and figures of the numbers and of nothing else. So a
+    page can be made again from the numbers of an earlier run, and both always agree. The verdict follows from the
+    clauses.
 
     Attributes:
         name: Of its files.
         title: Its heading.
         shows: Which part of the report it is about.
-        claim: What the report says there, or asks.
+        claim: The report's statement or question.
         given: File of a replication's folder that people may add; its content goes among the numbers as ``"given"``.
     """
 
@@ -120,9 +128,22 @@ class Study(ABC):
     def measure(self, bench: Bench) -> Numbers:
         """Trains what is missing, measures, and returns the numbers."""
 
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        """Returns the parts of the claim that ``numbers["measured"]`` decides; none by default."""
+        return ()
+
     @abstractmethod
     def found(self, numbers: Numbers) -> Finding:
         """Says what the numbers mean and how to draw them."""
+
+    def measured(self, numbers: Numbers) -> Measured:
+        """Returns the quantities that clauses are decided by: ``numbers["measured"]``."""
+        return numbers["measured"]
+
+    def judge(self, numbers: Numbers) -> tuple[Judgement, ...]:
+        """Decides every clause by the numbers, for the `Finding`."""
+        known = self.measured(numbers)
+        return tuple(clause.judge(known) for clause in self.clauses(numbers))
 
     def run(self, bench: Bench) -> Finding:
         """Measures and says what was found."""

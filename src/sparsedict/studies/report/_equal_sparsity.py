@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from sparsedict import figures
 from sparsedict.activations import JumpReLU, TopK
@@ -11,22 +12,25 @@ from sparsedict.figures import Curve, Palette
 from sparsedict.metrics import fvu
 from sparsedict.penalties import TargetL0
 from sparsedict.studies._bench import Bench
+from sparsedict.studies._claims import Above, Clause
+from sparsedict.studies._estimates import Measured, measured, told
 from sparsedict.studies._order import Order
 from sparsedict.studies._places import mlp
-from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study, verdict_of
+from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
 from sparsedict.studies.report._limits import best_choice, best_linear, best_values, own_neurons
-from sparsedict.studies.report._parts import modern
-from sparsedict.studies.report._ratios import KINDS, counts_of, of_form, ratio, ratio_along
+from sparsedict.studies.report._loss_by_layer import AVERAGE, ZERO, loss_parts
+from sparsedict.studies.report._parts import Part, along, by_seed, curve, modern, row
+from sparsedict.studies.report._ratios import KINDS, RATIO_LABEL, ratio_of, read_off
 
 JUMP = (0.03, 0.02)
 """JumpReLU's threshold at the start and its bandwidth, as shares of the output's standard deviation.
 
 A threshold that few latents reach at the start: training is dense, and slow, where many do."""
-ACTIVATIONS = ("TopK", "JumpReLU")
+VALUES, CHOICE = "FVU, best values", "FVU, best choice and values"
 
 
 class EqualSparsity(Study):
-    """How much worse a distiller is than an autoencoder when both may use as many latents."""
+    """The error of a distiller over that of an autoencoder when both may use as many latents."""
 
     name: ClassVar[str] = "equal-sparsity"
     title: ClassVar[str] = "The negative result, at equal sparsity"
@@ -37,224 +41,232 @@ class EqualSparsity(Study):
     )
 
     def measure(self, bench: Bench) -> Numbers:
-        orders = _orders(bench)
-        bench.train(orders.values())
-        site = mlp(bench.layer)
-        held, neurons = bench.held_out(site), bench.sites[site].neurons
-        linear = best_linear(bench.sample(site))
-        with bench.phases("losses", f"measuring the model's loss with {len(orders)} dictionaries in turn"):
-            points = [{"activation": a, "kind": k, "asked": n, **_point(bench, o)} for (a, k, n), o in orders.items()]
-            losses = bench.losses_of(site, linear)
+        site, setting = mlp(bench.layer), bench.setting
+        orders, jumps = _orders(bench), _jumps(bench)
+        bench.train(repeated for order in (*orders.values(), *jumps.values()) for repeated in bench.repeated(order))
+        seeds = by_seed(bench, orders, _measure)
+        for part, jump in zip(seeds, by_seed(bench, jumps, _measure), strict=True):
+            part |= jump | _jump_ratios(jump, [n for n in setting.counts if f"JumpReLU {n}, distiller" in jumps])
+        sampling = _add_losses(bench, orders, seeds)
+        held, neurons, linear = bench.held_out(site), bench.sites[site].neurons, best_linear(bench.sample(site))
         return {
             "layer": bench.layer,
-            "n_tokens": bench.setting.modern.n_tokens,
-            "points": points,
-            "skip_alone": {
-                "fvu": float(fvu(linear(held.inputs).reconstruction, held.outputs)),
-                "recovered_zero": losses.zero,
-                "recovered_mean": losses.mean,
-            },
-            "neurons": [{"l0": n, "fvu": own_neurons(neurons, held, n)} for n in bench.setting.counts],
+            "n_tokens": setting.modern.n_tokens,
+            "counts": setting.counts,
+            "count": setting.count,
+            "jumps": list(jumps),
+            "measured": measured(seeds, sampling),
+            "skip_alone": float(fvu(linear(held.inputs).reconstruction, held.outputs)),
+            "neurons": {n: own_neurons(neurons, held, n) for n in setting.counts},
         }
 
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        ratios = {n: ratio_of(_place(n), "distiller") for n in numbers["counts"]}
+        worse = [Clause(f"L0 {n}: the error is above the autoencoder's: ratio", ratio, Above(1), "3.06")
+                 for n, ratio in ratios.items()]  # fmt: skip
+        far = [Clause(f"L0 {n}: the error is far above it: ratio", ratio, Above(FAR), "3.06")
+               for n, ratio in ratios.items()]  # fmt: skip
+        return [*worse, *far]
+
     def found(self, numbers: Numbers) -> Finding:
-        points = numbers["points"]
-        # The report's claim is that the student is worse.
-        worse = [ratio(points, n, kind) > 1.0 for n in counts_of(points) for kind in KINDS[:2]]
-        return Finding(verdict_of(worse), _summary(numbers), _rows(numbers), _drawings(numbers), NOTES)
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), NOTES)
 
 
+FAR = 2.0
+"""Ratio above which an error is far above another; the report's is 3.06."""
 NOTES = (
-    "Every dictionary has the same width, tokens and seed. Ratios are of unexplained variance, at the same L0: for "
-    "TopK exactly; for JumpReLU, which is trained to a target and reaches it about, the autoencoder's error is read "
-    "off its curve, on logarithmic axes, at the L0 that the distiller has on held-out tokens. The curves are drawn "
-    "against that L0 too.",
+    "Every dictionary has the same width and number of tokens. Ratios are of unexplained variance, seed by seed, at "
+    "the same L0: for TopK exactly; for JumpReLU, which is trained to a target and reaches it about, the autoencoder's "
+    "error is read off its curve, on logarithmic axes, at the distiller's L0 on held-out tokens.",
     "Three steps from a distiller to an autoencoder. Values: on each token, the least-squares solution for the latents "
     "that fired there. Choice: latents chosen by matching pursuit, the target in view, and the same solution for "
-    "these, which is near the best choice but not it. What is left then is owed to the decoder rows. On the first "
-    "2,048 held-out tokens.",
-    "The verdict counts the TopK distillers, with the skip and without.",
+    "these, which is near the best choice but not it. The rest is owed to the decoder rows.",
+    "The clauses are about the TopK distillers without a skip, as the report's student had none.",
 )
 
 
-def _orders(bench: Bench) -> dict[tuple[str, str, int], Order]:
-    """Returns what is compared, by activation, kind and L0 asked for; JumpReLU at every second L0."""
+def _place(n: int) -> str:
+    return f"L0 {n}"
+
+
+def _orders(bench: Bench) -> dict[str, Order]:
+    site, width = mlp(bench.layer), bench.width(bench.layer)
+    return {
+        f"{_place(n)}, {kind}": modern(
+            bench, site, width, TopK(n), kind=kind.partition(" ")[0], skip="skip" in kind
+        )
+        for kind in KINDS
+        for n in bench.setting.counts
+    }  # fmt: skip
+
+
+def _jumps(bench: Bench) -> dict[str, Order]:
+    """Returns JumpReLU dictionaries at the lowest and the highest L0, where there are two."""
     site, width = mlp(bench.layer), bench.width(bench.layer)
     variance = bench.variance(site)
-    threshold, bandwidth = (float(f"{share * math.sqrt(variance):.3g}") for share in JUMP)
-    orders: dict[tuple[str, str, int], Order] = {}
-    for kind in KINDS:
-        form: dict[str, Any] = {"kind": kind.partition(" ")[0], "skip": "skip" in kind}
-        for n in bench.setting.counts:
-            orders["TopK", kind, n] = modern(bench, site, width, TopK(n), **form)
-        for n in bench.setting.counts[1::2]:
-            # So strong that the target and not the error decides.
-            penalties = (TargetL0(n, float(f"{4 * variance:.3g}")),)
-            jump = JumpReLU(threshold, bandwidth)
-            orders["JumpReLU", kind, n] = modern(bench, site, width, jump, penalties=penalties, **form)
-    return orders
-
-
-def _point(bench: Bench, order: Order) -> Numbers:
-    """Measures one dictionary."""
-    losses, error = bench.losses(order), bench.error(order)
-    dictionary, held = bench.dictionary(order), bench.held_out(order.site)
-    k = order.activation.k if isinstance(order.activation, TopK) else None
+    jump = JumpReLU(*(float(f"{share * math.sqrt(variance):.3g}") for share in JUMP))
+    # So strong a penalty that the target decides, and not the error.
+    targets = {n: (TargetL0(n, float(f"{4 * variance:.3g}")),) for n in bench.setting.counts}
     return {
-        "l0": bench.l0(order),
-        "fvu": error.fvu,
-        "squared_error": error.squared_error,
-        "n_dead": bench.firing(order).dead.n_dead,
-        "recovered_zero": losses.zero,
-        "recovered_mean": losses.mean,
-        "fvu_best_values": None if k is None else best_values(dictionary, held, k),
-        "fvu_best_choice": None if k is None else best_choice(dictionary, held, k),
+        f"JumpReLU {n}, {kind}": modern(bench, site, width, jump, penalties=targets[n], kind=kind)
+        for kind in ("distiller", "autoencoder")
+        for n in (bench.setting.counts[0], bench.setting.counts[-1])
     }
+
+
+def _measure(bench: Bench, order: Order) -> Part:
+    """Measures one dictionary; the limits only of TopK without a skip."""
+    found: Part = {"FVU": bench.error(order).fvu, "L0": bench.l0(order)}
+    found["dead"] = bench.firing(order).dead.n_dead / order.n_latents
+    if isinstance(order.activation, TopK) and not order.skip:
+        dictionary, held, k = bench.dictionary(order), bench.held_out(order.site), order.activation.k
+        found |= {VALUES: best_values(dictionary, held, k), CHOICE: best_choice(dictionary, held, k)}
+    return found
+
+
+def _jump_ratios(jump: Part, counts: Sequence[int]) -> Part:
+    """Returns one seed's JumpReLU distillers' errors over its autoencoders', read off at their L0."""
+    points = [(jump[f"JumpReLU {n}, autoencoder: L0"], jump[f"JumpReLU {n}, autoencoder: FVU"]) for n in counts]
+    found: Part = {}
+    for n in counts:
+        ours, l0 = (jump[f"JumpReLU {n}, distiller: {key}"] or 0.0 for key in ("FVU", "L0"))
+        theirs = read_off([(x or 0.0, y or 0.0) for x, y in points], l0)
+        found[f"JumpReLU {n}: ratio"] = ours / theirs if theirs else None
+    return found
+
+
+def _add_losses(bench: Bench, orders: dict[str, Order], seeds: list[Part]) -> dict[str, float]:
+    """Adds the loss recovered at the middle L0 to each seed's numbers; returns the sampling errors."""
+    sampling: dict[str, float] = {}
+    with bench.phases("losses", f"measuring the model's loss with {len(KINDS)} kinds of dictionaries"):
+        for kind in KINDS:
+            name = f"{_place(bench.setting.count)}, {kind}"
+            parts, errors = loss_parts(bench, orders[name])
+            for part, new in zip(seeds, parts, strict=True):
+                part |= {f"{name}: {key}": value for key, value in new.items()}
+            sampling |= {f"{name}: {key}": value for key, value in errors.items()}
+    return sampling
 
 
 def _summary(numbers: Numbers) -> str:
-    points, skip = numbers["points"], numbers["skip_alone"]
-    counts = counts_of(points)
+    known, counts, middle = numbers["measured"], numbers["counts"], _place(numbers["count"])
 
-    def ratios(kind: str, key: str = "fvu") -> str:
-        return ", ".join(f"{ratio(points, n, kind, key):.2f}" for n in counts)
+    def ratios(kind: str, key: str = "FVU") -> str:
+        return "; ".join(told(known, ratio_of(_place(n), kind, key), ".2f") for n in counts)
 
+    losses = along(known, (f"{middle}, {kind}: {AVERAGE}" for kind in KINDS), ".1%")
     return (
         f"At L0 {', '.join(map(str, counts))}, on equal tokens, the TopK distiller's error is {ratios('distiller')} "
         f"times the autoencoder's, and with a linear skip {ratios('distiller with skip')}; the skip alone leaves "
-        f"{skip['fvu']:.2f} of the variance and recovers {skip['recovered_mean']:.0%} of the loss. {_of_jumps(points)} "
-        f"What holds the plain TopK ratio up: if each takes the best values for the latents that it chose, it is "
-        f"{ratios('distiller', 'fvu_best_values')}; if each chooses its latents with the target in view too, "
-        f"{ratios('distiller', 'fvu_best_choice')}. {_why(points, counts)}"
+        f"{numbers['skip_alone']:.2f} of the variance. {_of_jumps(numbers)}If each takes the best values for the "
+        f"latents that it chose, the plain ratio is {ratios('distiller', VALUES)}; if each also chooses its latents "
+        f"with the target in view, {ratios('distiller', CHOICE)}. At {middle}, distiller, distiller with skip and "
+        "autoencoder "
+        f"recover {losses} of the model's loss, against the mean output."
     )
 
 
-def _of_jumps(points: list[Numbers]) -> str:
-    """Says what the ratios are with JumpReLU, at the L0 that its distillers reach."""
-    told = {}
-    for kind in KINDS[:2]:
-        known = {p["l0"]: ratio_along(points, p) for p in of_form(points, "JumpReLU", kind)}
-        told[kind] = ", ".join(f"{value:.2f} at {l0:.1f}" for l0, value in known.items() if value is not None)
-    if not all(told.values()):
-        return "JumpReLU was trained to one L0 only, so that its ratio at equal L0 isn't known."
-    plain, skipped = told.values()
-    return f"With JumpReLU it is {plain}, and with the skip {skipped}."
-
-
-def _why(points: list[Numbers], counts: list[int]) -> str:
-    """Says to which of the three steps most of the ratio is owed, by their shares of its logarithm, at each L0.
-
-    To none of them where the others undo more than half of it.
-    """
-    owed: dict[str, list[int]] = {}
-    undone: dict[str, list[int]] = {}
-    for n in counts:
-        plain, values, choice = (
-            math.log(ratio(points, n, "distiller", key)) for key in ("fvu", "fvu_best_values", "fvu_best_choice")
-        )
-        steps = {VALUES: plain - values, CHOICE: values - choice, ROWS: choice}
-        most = max(steps, key=lambda step: steps[step])
-        if plain > 0 and plain < steps[most] / 2:
-            undone.setdefault(most, []).append(n)
-        elif plain > 0:
-            owed.setdefault(most, []).append(n)
-    if not owed and not undone:
-        return "Nothing holds the plain distiller's error up: it is no larger than the autoencoder's."
-    told = [f"{step} at L0 {_listed(at)}" for step, at in owed.items()]
-    why = [f"What holds it up most is {'; '.join(told)}."] if told else []
-    why += [f"At L0 {_listed(at)} it is {step} most of which the others undo." for step, at in undone.items()]
-    return " ".join(why)
-
-
-def _listed(counts: list[int]) -> str:
-    return ", ".join(map(str, counts))
-
-
-VALUES = "the encoder's values, which it must find through the MLP's nonlinearity,"
-CHOICE = "the choice of latents, which the autoencoder makes with the answer in view,"
-ROWS = "the decoder's rows,"
+def _of_jumps(numbers: Numbers) -> str:
+    known = numbers["measured"]
+    pairs = [
+        f"{told(known, f'JumpReLU {n}: ratio', '.2f')} at L0 {told(known, f'JumpReLU {n}, distiller: L0', '.1f')}"
+        for n in numbers["counts"]
+        if f"JumpReLU {n}: ratio" in known
+    ]
+    return f"With JumpReLU it is {' and '.join(pairs)}. " if pairs else ""
 
 
 def _rows(numbers: Numbers) -> tuple[Compared, ...]:
-    points, skip = numbers["points"], numbers["skip_alone"]
-    counts = counts_of(points)
-    keys = {
-        "error over the autoencoder's": "fvu",
-        "the same with the best values": "fvu_best_values",
-        "the same with latents chosen in view of the target": "fvu_best_choice",
+    known, counts = numbers["measured"], numbers["counts"]
+    steps = {
+        "FVU": "error",
+        VALUES: "error with the best values",
+        CHOICE: "error with latents chosen in view of the target",
     }
     ratios = [
-        Compared(f"{what}, {kind}, L0 {n}", "3.06" if key == "fvu" else "-", f"{ratio(points, n, kind, key):.2f}")
+        row(known, f"{what} over the autoencoder's, {kind}, L0 {n}", ratio_of(_place(n), kind, key),
+            "3.06" if key == "FVU" else "-", ".2f")
         for kind in KINDS[:2]
-        for what, key in keys.items()
+        for key, what in steps.items()
         for n in counts
-    ]
-    return (*ratios, *_jump_rows(points), *map(_told, points), *_plainer(numbers["neurons"], skip))
-
-
-def _jump_rows(points: list[Numbers]) -> list[Compared]:
-    rows = []
-    for kind in KINDS[:2]:
-        for p in of_form(points, "JumpReLU", kind):
-            found = ratio_along(points, p)
-            if found is not None:
-                what = f"error over the autoencoder's, JumpReLU {kind}, L0 {p['l0']:.1f}"
-                rows.append(Compared(what, "3.06", f"{found:.2f}"))
-    return rows
-
-
-def _told(p: Numbers) -> Compared:
-    what = f"{p['activation']} {p['kind']}, asked for {p['asked']}: L0, FVU, loss recovered (mean)"
-    return Compared(what, "-", f"{p['l0']:.1f}, {p['fvu']:.4f}, {p['recovered_mean']:.1%}")
-
-
-def _plainer(neurons: list[Numbers], skip: Numbers) -> list[Compared]:
-    counts, errors = ", ".join(str(p["l0"]) for p in neurons), ", ".join(f"{p['fvu']:.3f}" for p in neurons)
-    return [
-        Compared("the skip alone: FVU, loss recovered (mean)", "-", f"{skip['fvu']:.4f}, {skip['recovered_mean']:.1%}"),
-        Compared(f"the MLP's own neurons, the strongest {counts} on each token: FVU", "-", errors),
-    ]
-
-
-def _drawings(numbers: Numbers) -> dict[str, Drawing]:
-    points = numbers["points"]
-    counts = counts_of(points)
-    ratios = {
-        kind: Curve(counts, [ratio(points, n, kind) for n in counts], Palette.DISTILLER, dashed="skip" in kind)
-        for kind in KINDS[:2]
-    }
-    drawings = {
-        "equal-sparsity-ratio": Drawing(
-            lambda: figures.curves(
-                ratios, L0_LABEL, "error over the autoencoder's", x_scale="log", levels={"equal": 1.0}
-            ),
-            "The distiller's unexplained variance over the autoencoder's, TopK. The report's ratio was 3.06.",
+        if f"{_place(n)}, {kind}: {key}" in known
+    ]  # fmt: skip
+    jumps = [
+        row(
+            known,
+            f"error over the autoencoder's, JumpReLU distiller, asked for {n}",
+            f"JumpReLU {n}: ratio",
+            "3.06",
+            ".2f",
         )
-    }
-    for activation in ACTIVATIONS:
-        for key, (name, label) in MEASURES.items():
-            drawings[f"equal-sparsity-{name}-{activation.lower()}"] = _curves(numbers, activation, key, label)
-    return drawings
+        for n in counts
+        if f"JumpReLU {n}: ratio" in known
+    ]
+    return (*ratios, *jumps, *_points(numbers), *_plainer(numbers))
+
+
+def _points(numbers: Numbers) -> list[Compared]:
+    known: Measured = numbers["measured"]
+    names = [f"{_place(n)}, {kind}" for kind in KINDS for n in numbers["counts"]] + numbers["jumps"]
+    parts = {"L0": ".1f", "FVU": ".4f", "dead": ".1%"}
+    found = [
+        Compared(
+            f"{name}: {', '.join(parts)}", "-", "; ".join(told(known, f"{name}: {k}", f) for k, f in parts.items())
+        )
+        for name in names
+    ]
+    middle = _place(numbers["count"])
+    losses = [row(known, f"{middle}, {kind}: {key}", f"{middle}, {kind}: {key}", form=".1%")
+              for kind in KINDS for key in (ZERO, AVERAGE)]  # fmt: skip
+    return [*found, *losses]
+
+
+def _plainer(numbers: Numbers) -> list[Compared]:
+    own = numbers["neurons"]
+    return [
+        Compared("the skip alone: FVU", "-", f"{numbers['skip_alone']:.4f}"),
+        Compared(
+            f"the MLP's own neurons, the strongest {', '.join(map(str, own))} on each token: FVU",
+            "-",
+            ", ".join(f"{error:.3f}" for error in own.values()),
+        ),
+    ]
 
 
 L0_LABEL = "active latents per token (L0)"
-MEASURES = {"fvu": ("error", "variance unexplained (FVU)"), "recovered_mean": ("loss", "loss recovered, mean (%)")}
+BARS = "Means over the seeds with 95 % intervals."
 
 
-def _curves(numbers: Numbers, activation: str, key: str, label: str) -> Drawing:
-    scale, y_scale = (1.0, "log") if key == "fvu" else (100.0, "linear")
-    drawn: dict[str, Curve] = {}
-    for kind in KINDS:
-        of = of_form(numbers["points"], activation, kind)
-        colour = Palette.AUTOENCODER if kind == "autoencoder" else Palette.DISTILLER
-        drawn[kind] = Curve([p["l0"] for p in of], [scale * p[key] for p in of], colour, dashed="skip" in kind)
-    if key == "fvu":
-        own = numbers["neurons"]
-        drawn["own neurons"] = Curve([p["l0"] for p in own], [p["fvu"] for p in own], Palette.NULL, dashed=True)
-    levels = {"skip alone": scale * numbers["skip_alone"][key]}
-    what = "Error" if key == "fvu" else "Loss recovered"
-    beside = "the skip alone and the MLP's own strongest neurons" if key == "fvu" else "the skip alone"
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    known, counts = numbers["measured"], numbers["counts"]
+    found = {
+        kind: curve(known, {n: ratio_of(_place(n), kind) for n in counts}, colour)
+        for kind, colour in zip(KINDS, (Palette.DISTILLER, Palette.ENCODER), strict=False)
+    }
+    ratios = {name: of for name, of in found.items() if of is not None}
+    return {
+        "equal-sparsity-ratio": Drawing(
+            lambda: figures.curves(ratios, L0_LABEL, RATIO_LABEL, x_scale="log", levels={"equal": 1.0}),
+            f"The distiller's unexplained variance over the autoencoder's, TopK. {BARS} The report's ratio was 3.06.",
+        ),
+        "equal-sparsity-error": _errors(numbers),
+    }
+
+
+def _errors(numbers: Numbers) -> Drawing:
+    known, counts = numbers["measured"], numbers["counts"]
+    colours = (Palette.DISTILLER, Palette.ENCODER, Palette.AUTOENCODER)
+    found = {
+        kind: curve(known, {n: f"{_place(n)}, {kind}: FVU" for n in counts}, colour, dashed="skip" in kind)
+        for kind, colour in zip(KINDS, colours, strict=True)
+    }
+    drawn = {name: of for name, of in found.items() if of is not None}
+    drawn["own neurons"] = Curve(counts, list(numbers["neurons"].values()), Palette.NULL, dashed=True)
+    levels = {"skip alone": numbers["skip_alone"]}
     return Drawing(
-        lambda: figures.curves(drawn, L0_LABEL, label, x_scale="log", y_scale=y_scale, levels=levels),
-        f"{what} against L0 with {activation}, beside {beside}.",
+        lambda: figures.curves(
+            drawn, L0_LABEL, "variance unexplained (FVU)", x_scale="log", y_scale="log", levels=levels
+        ),
+        f"Unexplained variance with TopK over the same L0, beside the skip alone and the MLP's own strongest "
+        f"neurons. {BARS}",
     )

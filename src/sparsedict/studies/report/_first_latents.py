@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,17 +12,19 @@ from sparsedict import figures, pages
 from sparsedict.analysis import Example, TopExamples
 from sparsedict.figures import Palette
 from sparsedict.studies._bench import Bench
+from sparsedict.studies._claims import Above, Clause
+from sparsedict.studies._estimates import Difference, Measured, Quantity, told
 from sparsedict.studies._order import Order
-from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study, Verdict
-from sparsedict.studies.report._parts import autoencoder, number, share, student, typed
-from sparsedict.studies.report._ratings import Kinds, by_dictionary, by_kind, count, mean, rank
+from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
+from sparsedict.studies.report._parts import autoencoder, row, student, typed
+from sparsedict.studies.report._ratings import Kinds, by_dictionary, by_kind, count, estimates
 from sparsedict.studies.report._reading import LEAST_EXAMPLES, N_EXAMPLES, examples_of, token_share
 
 N_LATENTS = 50
 
 
 class FirstLatents(Study):
-    """What the first latents of student and autoencoder fire on, and how well single tokens explain it."""
+    """The text that the first latents of student and autoencoder fire on, and how well single tokens explain it."""
 
     name: ClassVar[str] = "first-latents"
     title: ClassVar[str] = "The first 50 latents, read"
@@ -46,11 +48,26 @@ class FirstLatents(Study):
         found["strings"] = dict(zip(ids, texts, strict=True))
         return found
 
+    def measured(self, numbers: Numbers) -> Measured:
+        return estimates(by_kind(numbers))
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        less = Difference("rating: sparse latents", "rating: simulators")
+        more = Difference("rating: autoencoder", "rating: sparse latents")
+        ranks = [
+            Clause(f"{dictionary} latents with larger maxima rate higher: rank correlation",
+                   Quantity(f"rank by rating: {dictionary}"), Above(0))
+            for dictionary in by_dictionary(by_kind(numbers))
+        ]  # fmt: skip
+        return [
+            Clause("sparse latents rate higher than simulators: difference of means", less, Above(0), "1.68"),
+            Clause("the autoencoder's latents rate higher than sparse latents", more, Above(0), "above 0"),
+            *ranks,
+        ]
+
     def found(self, numbers: Numbers) -> Finding:
-        kinds = by_kind(numbers)
+        kinds, known = by_kind(numbers), self.measured(numbers)
         rated = any(latent["rating"] is not None for of in kinds.values() for latent in of)
-        verdict = _verdict(kinds) if rated else "not measured"
-        summary = _of_ratings(kinds) if rated else UNRATED
         drawings = {
             "figure-06-maxima": Drawing(
                 lambda: _scatter(kinds, "share"),
@@ -61,11 +78,14 @@ class FirstLatents(Study):
             drawings["table-01-ratings"] = Drawing(
                 lambda: _scatter(kinds, "rating"), "Each latent's maximum, and its rating."
             )
-        summary = f"{summary} {_of_shares(kinds)}"
-        return Finding(verdict, summary, _rows(kinds), drawings, NOTES, {"first-latents.html": _page(numbers)})
+        summary = f"{_of_ratings(kinds, known) if rated else UNRATED} {_of_shares(kinds, known)}"
+        files = {"first-latents.html": _page(numbers)}
+        return Finding(summary, self.judge(numbers), _rows(kinds, known), drawings, NOTES, files)
 
 
 NOTES = (
+    "One student and one autoencoder, of the first seed. Intervals are over latents: a mean's from its standard error, "
+    "a rank correlation's by Fieller's approximation.",
     f"The {N_EXAMPLES} strongest examples of each latent on held-out text, each from a sequence of its own; latents "
     f"that have fewer than {LEAST_EXAMPLES} are left out of the shares. One token explaining all examples is a rule, "
     "but not the only kind of rule: the share is a lower bound of readability, and no rating.",
@@ -73,60 +93,62 @@ NOTES = (
     "4}}, by dictionary and latent, and give the same command again.",
 )
 UNRATED = (
-    "Table 1 stays open: nobody has rated this run's latents, and the library has no automatic rule score yet. The "
-    "texts are there to be read."
+    "Table 1 is open: nobody has rated this run's latents, and the library has no automatic score of rules yet. The "
+    "page of examples is there to be read."
 )
 
 
-def _verdict(kinds: Kinds) -> Verdict:
-    means = [mean(of, "rating") for of in kinds.values()]
-    if any(mean is None for mean in means):
-        return "not measured"
-    simulators, sparse, coder = (mean or 0.0 for mean in means)
-    return "seen" if simulators < sparse < coder else "partly seen" if simulators < max(sparse, coder) else "not seen"
+def _of_ratings(kinds: Kinds, known: Measured) -> str:
+    parts = [
+        f"{kind} {told(known, f'rating: {kind}', '.2f')} ({count(of, 'rating')} rated)" for kind, of in kinds.items()
+    ]
+    return f"Mean ratings: {', '.join(parts)}. {_of_rank(kinds, known, 'rating')}"
 
 
-def _of_ratings(kinds: Kinds) -> str:
-    told = [f"{kind} {number(mean(of, 'rating'), '.2f')} ({count(of, 'rating')} rated)" for kind, of in kinds.items()]
-    return f"Mean ratings: {', '.join(told)}. {_of_rank(kinds, 'rating')}"
-
-
-def _of_shares(kinds: Kinds) -> str:
-    told = [f"{kind} {share(mean(of, 'share'), 1)} ({count(of, 'share')} latents)" for kind, of in kinds.items()]
+def _of_shares(kinds: Kinds, known: Measured) -> str:
+    parts = [
+        f"{kind} {told(known, f'share: {kind}', '.1%')} ({count(of, 'share')} latents)" for kind, of in kinds.items()
+    ]
     return (
-        "What can be counted is the share of a latent's strongest examples that fall on one and the same token: "
-        f"{', '.join(told)}. {_of_rank(kinds, 'share')}"
+        "The share of a latent's strongest examples that fall on one and the same token can be counted: "
+        f"{', '.join(parts)}. {_of_rank(kinds, known, 'share')}"
     )
 
 
-def _of_rank(kinds: Kinds, key: str) -> str:
-    ranks = [f"{number(rank(of, key), '.2f')} among {dictionary}" for dictionary, of in by_dictionary(kinds).items()]
+def _of_rank(kinds: Kinds, known: Measured, key: str) -> str:
+    ranks = [f"{told(known, f'rank by {key}: {name}', '.2f')} among {name} latents" for name in by_dictionary(kinds)]
     return f"Its rank correlation with the latent's maximum is {' and '.join(ranks)}."
 
 
-def _rows(kinds: Kinds) -> tuple[Compared, ...]:
+def _rows(kinds: Kinds, known: Measured) -> tuple[Compared, ...]:
     report = {"simulators": "1.154", "sparse latents": "2.833", "autoencoder": "higher"}
 
-    def rating(of: list[Numbers]) -> str:
-        return f"{mean(of, 'rating'):.3f} of {count(of, 'rating')}" if count(of, "rating") else "not rated"
+    def rating(kind: str) -> str:
+        n = count(kinds[kind], "rating")
+        return f"{told(known, f'rating: {kind}', '.3f')} of {n}" if n else "not rated"
 
-    ranks = [
-        Compared(f"larger maximum, higher {what}: rank correlation, {dictionary}", told, number(rank(of, key), ".2f"))
-        for key, what, told in (("rating", "rating", "felt so"), ("share", "share on one token", "-"))
-        for dictionary, of in by_dictionary(kinds).items()
-    ]
     return (
-        *(Compared(f"mean rating from 0 to 4, {kind}", report[kind], rating(of)) for kind, of in kinds.items()),
+        *(Compared(f"mean rating from 0 to 4, {kind}", report[kind], rating(kind)) for kind in kinds),
         *(Compared(f"among the first {N_LATENTS}, {kind}: all, dead", "-", _count(of)) for kind, of in kinds.items()),
         *(
             Compared(
                 f"strongest examples on one token, {kind}: mean, latents",
                 "-",
-                f"{share(mean(of, 'share'), 1)}, {count(of, 'share')}",
+                f"{told(known, f'share: {kind}', '.1%')}, {count(of, 'share')}",
             )
             for kind, of in kinds.items()
         ),
-        *ranks,
+        *(
+            row(
+                known,
+                f"larger maximum, higher {what}: rank correlation, {name}",
+                f"rank by {key}: {name}",
+                report,
+                ".2f",
+            )
+            for key, what, report in (("rating", "rating", "above 0"), ("share", "share on one token", "-"))
+            for name in by_dictionary(kinds)
+        ),
     )
 
 
@@ -139,7 +161,7 @@ def _latents(bench: Bench, order: Order, seen: set[int]) -> list[Numbers]:
         latents.append(
             {
                 "latent": latent,
-                "simulator": bool(types.simulators[latent]),
+                "simulator": bool(types.simulators[latent]) and int(firing.counts[latent]) > 0,
                 "n_fired": int(firing.counts[latent]),
                 "n_tokens": firing.n_tokens,
                 "max": max((e.max for e in examples.examples), default=0.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -12,134 +13,145 @@ from sparsedict import figures
 from sparsedict.analysis import ablated_error
 from sparsedict.figures import Curve, Palette
 from sparsedict.studies._bench import Bench
+from sparsedict.studies._claims import Above, Below, Clause
+from sparsedict.studies._estimates import Quantity, Ratio, measured, told
 from sparsedict.studies._order import Order
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
-from sparsedict.studies.report._parts import median, number, share, student, typed
+from sparsedict.studies.report._parts import Part, along, curve, median, row, student, typed
 
 WARM_SHARE = 3
 """A student that starts from another is trained on this part of the tokens."""
-TURNED = 0.8
+ELSEWHERE = 0.8
 """Cosine of a latent's decoder row with what it was, below which it has become something else."""
 
 
 class SimulatorsFollowed(Study):
-    """What becomes of the simulators of a student whose L1 coefficient is raised step by step."""
+    """The fate of a student's simulators while its L1 coefficient is raised step by step."""
 
     name: ClassVar[str] = "simulators-followed"
-    title: ClassVar[str] = "What becomes of a simulator"
+    title: ClassVar[str] = "Simulators under a growing penalty"
     shows: ClassVar[str] = "An open question of the report"
     claim: ClassVar[str] = (
-        "As the L1 penalty grows, by what mechanism does the work go from simulators to sparse latents, and what do "
-        "the remaining simulators still do?"
+        "The report asks by what mechanism the work goes from simulators to sparse latents as the L1 penalty grows, "
+        "and what the remaining simulators still do. Tested here: simulators turn into sparse latents that point "
+        "elsewhere and fire more rarely, rather than die; and those that remain do little of the work."
     )
 
     def measure(self, bench: Bench) -> Numbers:
-        orders = _chain(bench)
-        first = orders[min(orders)]
-        _, types, firing = typed(bench, first)
-        chosen = types.simulators & ~firing.dead.mask
-        rows = bench.dictionary(first).decoder.detach()[chosen]
-        anew = {c: student(bench, bench.layer, c) for c in orders}
-        bench.train(anew.values())
-        steps = {
-            c: {**_state(bench, order, chosen, rows), "n_anew": typed(bench, anew[c])[1].n_simulators}
-            for c, order in orders.items()
+        chains = [_chain(bench, repeat) for repeat in range(bench.setting.n_seeds)]
+        for step in zip(*(chain.values() for chain in chains), strict=True):
+            bench.train(step)
+        coefficients = list(chains[0])
+        bench.train(repeated for c in coefficients for repeated in bench.repeated(student(bench, bench.layer, c)))
+        return {
+            "layer": bench.layer,
+            "coefficients": coefficients,
+            "measured": measured([_follow(bench, chain) for chain in chains]),
         }
-        return {"layer": bench.layer, "n_followed": int(chosen.sum()), "steps": steps, "n_latents": first.n_latents}
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        low, high = (_name(numbers["coefficients"][i]) for i in (0, -1))
+        rarer = Ratio(f"{high}: {FREQUENCY}", f"{low}: {FREQUENCY}")
+        work = Ratio(f"{high}: {WORK}", f"{low}: {WORK}")
+        return [
+            Clause(f"{high}: most of the followed have turned sparse",
+                   Quantity(f"{high}: {SPARSE}"), Above(0.5), form=".1%"),
+            Clause(f"{high}: most of the living point elsewhere",
+                   Quantity(f"{high}: {TURNED}"), Above(0.5), form=".1%"),
+            Clause(f"the living fire more rarely at {high} than at {low}: ratio of medians", rarer, Below(0.5)),
+            Clause(f"work of the remaining simulators at {high}, over that at {low}", work, Below(0.1)),
+        ]  # fmt: skip
 
     def found(self, numbers: Numbers) -> Finding:
-        steps = {float(c): part for c, part in numbers["steps"].items()}
-        n = numbers["n_followed"]
-        if not n:
-            return Finding("not measured", "The student at the lowest coefficient has no simulator to follow.")
-        return Finding("answered", _summary(steps, n), _rows(steps), _drawings(steps, n), NOTES)
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), NOTES)
 
 
+N_FOLLOWED, STILL, SPARSE, DEAD = "simulators followed", "still simulators", "turned sparse", "dead"
+TURNED, FREQUENCY = "pointing elsewhere, of the living", "median frequency of the living"
+NEW, ANEW = "latents that became simulators", "simulators of a student trained anew"
+WORK, ERROR = "share of the explained variance lost without the remaining simulators", "FVU"
 NOTES = (
     "Each student starts from the one before, with the next coefficient, so that a latent keeps its number. Followed "
     f"are the live simulators at the lowest coefficient. All but the first are trained on 1/{WARM_SHARE} of the "
     "tokens.",
     f"A latent points elsewhere where its decoder row's cosine with its own row at the lowest coefficient is below "
-    f"{TURNED}.",
+    f"{ELSEWHERE}.",
 )
-FATES = {
-    "still simulators": ("n_simulators", Palette.SIMULATORS),
-    "turned sparse": ("n_sparse", Palette.SPARSE),
-    "dead": ("n_dead", Palette.DEAD),
-}
+FATES = {STILL: Palette.SIMULATORS, SPARSE: Palette.SPARSE, DEAD: Palette.DEAD}
 
 
-def _summary(steps: dict[float, Numbers], n: int) -> str:
-    low, high = min(steps), max(steps)
-    first, last = steps[low], steps[high]
-    n_alive = n - last["n_dead"]
+def _name(c: float) -> str:
+    return f"coefficient {c:g}"
+
+
+def _summary(numbers: Numbers) -> str:
+    known, low, high = numbers["measured"], *(_name(numbers["coefficients"][i]) for i in (0, -1))
+
+    def tell(name: str, key: str, form: str = ".1%") -> str:
+        return told(known, f"{name}: {key}", form)
+
     return (
-        f"Of {n:,} live simulators followed from coefficient {low:g} to {high:g}, {last['n_simulators'] / n:.0%} are "
-        f"simulators still, {last['n_sparse'] / n:.0%} have turned into sparse latents, and {last['n_dead'] / n:.0%} "
-        f"are dead. Half of the living fire on more than {number(last['frequency'], '.2%')} of the tokens, against "
-        f"{number(first['frequency'], '.1%')} at first, and {share(last['n_turned'], n_alive)} of them point elsewhere "
-        f"than at first. Taking away those that are simulators still costs {number(last['work'], '.0%')} of the "
-        f"explained variance, against {number(first['work'], '.0%')} at first. {_of_anew(steps)}"
+        f"Of {told(known, N_FOLLOWED, ',.0f')} live simulators followed from {low} to {high}, {tell(high, STILL)} are "
+        f"simulators still, {tell(high, SPARSE)} have turned into sparse latents, and {tell(high, DEAD)} are dead. The "
+        f"living fire on {tell(high, FREQUENCY, '.2%')} of the tokens at the median, against "
+        f"{tell(low, FREQUENCY)} at first, and {tell(high, TURNED)} of them point elsewhere. Without the remaining "
+        f"simulators {tell(high, WORK)} of the explained variance is lost, against {tell(low, WORK)} at first."
     )
 
 
-def _of_anew(steps: dict[float, Numbers]) -> str:
-    """Says where the followed student keeps more simulators than one that is trained anew, if anywhere."""
-    c = max(steps, key=lambda c: steps[c]["n_simulators"] - steps[c]["n_anew"])
-    kept, anew = steps[c]["n_simulators"], steps[c]["n_anew"]
-    if kept <= anew:
-        return "Students trained anew have as many simulators at each coefficient."
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    known, coefficients = numbers["measured"], numbers["coefficients"]
+
+    def sweep(key: str, form: str = ".1%", report: str = "-") -> Compared:
+        return Compared(key, report, along(known, (f"{_name(c)}: {key}" for c in coefficients), form))
+
     return (
-        f"They last where they would not have come: at coefficient {c:g} there are {kept:,} of them still, while a "
-        f"student trained anew has {anew:,}."
+        Compared("coefficients", "-", ", ".join(f"{c:g}" for c in coefficients)),
+        row(known, N_FOLLOWED, N_FOLLOWED, form=",.0f"),
+        sweep(STILL, report="fewer"),
+        sweep(SPARSE),
+        sweep(DEAD),
+        sweep(ANEW, ",.0f"),
+        sweep(TURNED),
+        sweep(FREQUENCY, ".2%"),
+        sweep(NEW, ",.0f"),
+        sweep(WORK),
+        sweep(ERROR, ".3f"),
     )
 
 
-def _rows(steps: dict[float, Numbers]) -> tuple[Compared, ...]:
-    def along(key: str, form: str = ",") -> str:
-        return ", ".join(number(part[key], form) for part in steps.values())
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    known, label = numbers["measured"], "L1 coefficient, per token"
 
-    return (
-        Compared("coefficients", "-", ", ".join(f"{c:g}" for c in steps)),
-        Compared("still simulators", "fewer", along("n_simulators")),
-        Compared("turned into sparse latents", "-", along("n_sparse")),
-        Compared("dead", "-", along("n_dead")),
-        Compared("simulators of students trained anew", "-", along("n_anew")),
-        Compared("alive and pointing elsewhere than at first", "-", along("n_turned")),
-        Compared("median frequency of the living", "-", along("frequency", ".2%")),
-        Compared("latents that became simulators, not followed", "-", along("n_new")),
-        Compared(
-            "share of the explained variance that goes when those still simulators are taken away",
-            "-",
-            along("work", ".2f"),
-        ),
-        Compared("variance unexplained (FVU)", "-", along("fvu", ".3f")),
-    )
+    def drawn(key: str, colour: str) -> Curve | None:
+        return curve(known, {c: f"{_name(c)}: {key}" for c in numbers["coefficients"]}, colour, scale=100)
 
-
-def _drawings(steps: dict[float, Numbers], n: int) -> dict[str, Drawing]:
-    xs, label = list(steps), "L1 coefficient, per token"
-    fates = {name: Curve(xs, [100 * steps[c][key] / n for c in xs], colour) for name, (key, colour) in FATES.items()}
-    alive = [c for c in xs if steps[c]["frequency"] is not None]
-    frequency = {"those still alive": Curve(alive, [100 * steps[c]["frequency"] for c in alive], Palette.SIMULATORS)}
-    return {
+    fates = {name: of for name, colour in FATES.items() if (of := drawn(name, colour)) is not None}
+    found = {"those still alive": drawn(FREQUENCY, Palette.SIMULATORS)}
+    frequency = {name: of for name, of in found.items() if of is not None}
+    if not fates:
+        return {}
+    bars = "Means over the seeds with 95 % intervals."
+    drawings = {
         "followed-fates": Drawing(
             lambda: figures.curves(fates, label, "of the first simulators (%)", x_scale="log"),
-            f"What the {n:,} simulators of the lowest coefficient are, as it is raised.",
-        ),
-        "followed-frequency": Drawing(
-            lambda: figures.curves(frequency, label, "median firing frequency (%)", x_scale="log", y_scale="log"),
-            "How often the same latents fire.",
-        ),
+            f"Fate of the simulators of the lowest coefficient, as it is raised. {bars}",
+        )
     }
+    if frequency:
+        drawings["followed-frequency"] = Drawing(
+            lambda: figures.curves(frequency, label, "median firing frequency (%)", x_scale="log", y_scale="log"),
+            f"Firing frequency of the same latents, over the same coefficients. {bars}",
+        )
+    return drawings
 
 
-def _chain(bench: Bench) -> dict[float, Order]:
+def _chain(bench: Bench, repeat: int) -> dict[float, Order]:
     found: dict[float, Order] = {}
     before: Order | None = None
     training = bench.setting.report
     for c in bench.setting.coefficients:
-        order = student(bench, bench.layer, c, warm=before)
+        order = replace(student(bench, bench.layer, c, warm=before), repeat=repeat)
         if before is not None:
             short = replace(training, n_tokens=max(training.batch_size, training.n_tokens // WARM_SHARE))
             order = replace(order, training=short)
@@ -147,22 +159,40 @@ def _chain(bench: Bench) -> dict[float, Order]:
     return found
 
 
-def _state(bench: Bench, order: Order, chosen: Tensor, rows: Tensor) -> Numbers:
+def _follow(bench: Bench, chain: dict[float, Order]) -> Part:
+    """Follows the live simulators of one seed's first student; without any, there are no numbers."""
+    first = chain[min(chain)]
+    _, types, firing = typed(bench, first)
+    chosen = types.simulators & ~firing.dead.mask
+    found: Part = {N_FOLLOWED: int(chosen.sum())}
+    if not bool(chosen.any()):
+        return found
+    rows = bench.dictionary(first).decoder.detach()[chosen]
+    for c, order in chain.items():
+        state = _state(bench, order, chosen, rows)
+        anew = replace(student(bench, bench.layer, c), repeat=order.repeat)
+        _, types, firing = typed(bench, anew)
+        state[ANEW] = int((types.simulators & ~firing.dead.mask).sum())
+        found |= {f"{_name(c)}: {key}": value for key, value in state.items()}
+    return found
+
+
+def _state(bench: Bench, order: Order, chosen: Tensor, rows: Tensor) -> Part:
     _, types, firing = typed(bench, order)
     dictionary = bench.dictionary(order)
     alive = ~firing.dead.mask
-    now = dictionary.decoder.detach()[chosen]
-    cosine = cosine_similarity(now, rows, dim=-1)
+    cosine = cosine_similarity(dictionary.decoder.detach()[chosen], rows, dim=-1)
     still = types.simulators & chosen & alive
     error = ablated_error(dictionary, bench.held_out(order.site), {"still": still})
     explained = 1 - error.full.fvu
+    n, n_alive = int(chosen.sum()), int((chosen & alive).sum())
     return {
-        "n_simulators": int(still.sum()),
-        "n_sparse": int((types.sparse & chosen & alive).sum()),
-        "n_dead": int((chosen & ~alive).sum()),
-        "n_turned": int(((cosine < TURNED) & alive[chosen]).sum()),
-        "n_new": int((types.simulators & ~chosen & alive).sum()),
-        "frequency": median(firing.frequency[chosen & alive]),
-        "work": (error.ablated["still"].fvu - error.full.fvu) / explained if explained > 0 else None,
-        "fvu": error.full.fvu,
+        STILL: int(still.sum()) / n,
+        SPARSE: int((types.sparse & chosen & alive).sum()) / n,
+        DEAD: 1 - n_alive / n,
+        TURNED: int(((cosine < ELSEWHERE) & alive[chosen]).sum()) / n_alive if n_alive else None,
+        NEW: int((types.simulators & ~chosen & alive).sum()),
+        FREQUENCY: median(firing.frequency[chosen & alive]),
+        WORK: (error.ablated["still"].fvu - error.full.fvu) / explained if explained > 0 else None,
+        ERROR: error.full.fvu,
     }

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import figures
 from sparsedict.activations import GELU, Activation, ReLU
-from sparsedict.analysis import clusters
 from sparsedict.forward_pass import ForwardPass
 from sparsedict.norms import MaxNorm
 from sparsedict.penalties import L1, Penalty
 from sparsedict.studies._bench import Bench
+from sparsedict.studies._claims import Above, Clause
+from sparsedict.studies._estimates import Difference, Quantity, Ratio, measured, told
 from sparsedict.studies._order import Order
 from sparsedict.studies._places import mlp
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
-from sparsedict.studies.report._parts import counts, match_from, match_numbers, number, share, student, typed
+from sparsedict.studies.report._parts import Part, by_seed, described, match_from, match_numbers, row, student, typed
 
 SHORT = 1 / 3
 """Of the neurons' median decoder norm: the bound on the rows of students with short rows."""
-PARALLEL = 0.8
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,13 @@ VARIANTS = {
     "ReLU, short rows": Variant(ReLU(), L1, short=True),
     "GELU, short rows": Variant(GELUS, short=True),
 }
-PAIRS = (("ReLU", "GELU"), ("ReLU, short rows", "GELU, short rows"))
-"""Students that differ in the activation alone."""
-MORE = 1.1
-"""So many times as many simulators are more."""
+ONCE = (ABSOLUTE,)
+"""Students of one seed, which no clause is about."""
+SEVERAL, FEW = "neurons with several simulators", "neurons with two or three simulators"
 
 
 class GELUStudent(Study):
-    """Whether GELU latents become simulators more often, in clusters, and what causes these."""
+    """Whether GELU latents become simulators more often, in clusters, and the cause of the clusters."""
 
     name: ClassVar[str] = "gelu-student"
     title: ClassVar[str] = "A student with GELU latents"
@@ -90,21 +90,39 @@ class GELUStudent(Study):
         bound = float(f"{SHORT * _norm(bench):.2g}")
         orders = {name: _order(bench, variant, bound) for name, variant in VARIANTS.items()}
         bench.train(orders.values())
+        seeds = by_seed(bench, {name: order for name, order in orders.items() if name not in ONCE}, _measure)
+        for name in ONCE:
+            seeds[0] |= {f"{name}: {key}": value for key, value in _measure(bench, orders[name]).items()}
+        match, _, firing = typed(bench, orders["GELU"])
         return {
             "layer": bench.layer,
             "neuron_norm": _norm(bench),
             "bound": bound,
-            "students": {name: _student(bench, order) for name, order in orders.items()},
+            "measured": measured(seeds),
+            "per_neuron": {name: _per_neuron(bench, order) for name, order in orders.items()},
+            "latents": match_numbers(match, firing),
         }
 
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        more = Ratio("GELU: simulators", "ReLU: simulators")
+        causes = Difference(f"{DECAYED}: {SEVERAL}", f"GELU: {SEVERAL}")
+        return [
+            Clause("most GELU latents are simulators", Quantity("GELU: simulators"), Above(0.5), "70 %", ".1%"),
+            Clause("simulators with GELU over those with ReLU, same coefficient", more, Above(MORE), "2.4"),
+            Clause("of the other GELU latents, most are dead", Quantity("GELU: dead among the others"), Above(0.5),
+                   "almost dead", ".1%"),
+            Clause("most simulated neurons have two or three simulators, GELU", Quantity(f"GELU: {FEW}"), Above(0.5),
+                   "typical", ".1%"),
+            Clause("weight decay causes the clusters: neurons with several, less those without decay", causes,
+                   Above(0.1), "supposed", ".1%"),
+        ]  # fmt: skip
+
     def found(self, numbers: Numbers) -> Finding:
-        students = numbers["students"]
-        more = any(students[g]["n_simulators"] > MORE * students[r]["n_simulators"] for r, g in PAIRS)
-        clustered = any(_several(students[gelu]) > 0.25 for _, gelu in PAIRS)
-        verdict = "seen" if more and clustered else "partly seen" if more or clustered else "not seen"
-        return Finding(verdict, _summary(numbers), _rows(numbers), _drawings(students), NOTES)
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), NOTES)
 
 
+MORE = 1.5
+"""Ratio above which simulators are clearly more; the report's is 2.4."""
 NOTES = (
     "All students have the main student's coefficient. The report's code adds up activations as they are, so that a "
     "GELU latent is paid for lying below zero; L1 takes their absolute values, under which none may be negative for "
@@ -136,114 +154,77 @@ def _order(bench: Bench, variant: Variant, bound: float) -> Order:
     )
 
 
-def _student(bench: Bench, order: Order) -> Numbers:
-    match, types, firing = typed(bench, order)
-    grouped = clusters(bench.dictionary(order), PARALLEL, latents=types.simulators)
-    per_neuron = Counter(match.latents_per_neuron(types.simulators).tolist())
+def _measure(bench: Bench, order: Order) -> Part:
+    """Measures one student."""
+    sizes = Counter({size: n for size, n in _per_neuron(bench, order).items() if size})
+    simulated = sizes.total()
+    several = {SEVERAL: sum(n for size, n in sizes.items() if size > 1), FEW: sizes[2] + sizes[3]}
     return {
-        **counts(match, types, firing),
-        "fvu": bench.error(order).fvu,
-        "per_neuron": dict(sorted(per_neuron.items())),
-        "cluster_sizes": dict(sorted(Counter(grouped.sizes).items())),
-        "latents": match_numbers(match, firing),
+        **described(bench, order),
+        **{key: n / simulated if simulated else None for key, n in several.items()},
     }
+
+
+def _per_neuron(bench: Bench, order: Order) -> dict[int, int]:
+    """Counts neurons by their number of live simulators."""
+    match, types, firing = typed(bench, order)
+    simulators = types.simulators & ~firing.dead.mask
+    return dict(sorted(Counter(match.latents_per_neuron(simulators).tolist()).items()))
 
 
 def _summary(numbers: Numbers) -> str:
-    students = numbers["students"]
+    known = numbers["measured"]
 
-    def told(name: str) -> str:
-        part = students[name]
-        of_live = share(_n_live_simulators(part), _n_live(part))
-        return f"{share(part['n_simulators'], part['n_latents'])} ({of_live} of the live ones)"
+    def tell(name: str, key: str = "simulators") -> str:
+        return told(known, f"{name}: {key}", ".1%")
 
+    several = "; ".join(f"{name} {tell(name, SEVERAL)}" for name in VARIANTS)
     return (
-        f"Of the latents {told('ReLU')} are simulators with ReLU and {told('GELU')} with GELU, where decoder rows have "
-        f"a norm of 1 at most. Where it is {numbers['bound']:g} at most, a third of the neurons' median norm of "
-        f"{numbers['neuron_norm']:.2f}, they are {told('ReLU, short rows')} and {told('GELU, short rows')}. Of the "
-        f"latents that aren't simulators, {_others_dead(students['ReLU'])} are dead with ReLU and "
-        f"{_others_dead(students['GELU'])} with GELU, at a norm of 1. If the penalty takes absolute values, "
-        f"{share(students[ABSOLUTE]['n_simulators'], students[ABSOLUTE]['n_latents'])} of the GELU "
-        f"latents are simulators. {_of_clusters(students)}"
+        f"With decoder rows of norm 1 at most, the report's setting, {tell('ReLU')} of the latents are simulators with "
+        f"ReLU and {tell('GELU')} with GELU. With rows of norm {numbers['bound']:g} at most, a third of the neurons' "
+        f"median norm of {numbers['neuron_norm']:.2f}, they are {tell('ReLU, short rows')} and "
+        f"{tell('GELU, short rows')}. Of the latents that aren't simulators, {tell('ReLU', 'dead among the others')} "
+        f"are dead with ReLU and {tell('GELU', 'dead among the others')} with GELU, at a norm of 1. Simulated neurons "
+        f"that have two simulators or more: {several}."
     )
-
-
-def _of_clusters(students: Numbers) -> str:
-    several = {name: _several(part) for name, part in students.items()}
-    by_decay = several[DECAYED] > several["GELU"] + LEAST_RISE
-    by_rows = [kind for kind in ("ReLU", "GELU") if several[f"{kind}, short rows"] > several[kind] + LEAST_RISE]
-    made = f"Short rows make the clusters, with {' and '.join(by_rows)}" if by_rows else "Short rows make no clusters"
-    each = "; ".join(f"{name} {share:.0%}" for name, share in several.items())
-    return (
-        f"Of the neurons that are simulated, so many have two simulators or more: {each}. {made}; weight decay "
-        f"{'adds to them' if by_decay else 'does not'}."
-    )
-
-
-LEAST_RISE = 0.05
-
-
-def _n_live(part: Numbers) -> int:
-    return part["n_latents"] - part["n_dead"]
-
-
-def _n_live_simulators(part: Numbers) -> int:
-    return _n_live(part) - part["n_sparse_live"]
-
-
-def _others_dead(part: Numbers) -> str:
-    n_others = part["n_latents"] - part["n_simulators"]
-    return share(n_others - part["n_sparse_live"], n_others)
 
 
 def _rows(numbers: Numbers) -> tuple[Compared, ...]:
-    students = numbers["students"]
-
-    def told(part: Numbers) -> str:
-        shares = (part["n_simulators"], part["n_latents"]), (_n_live_simulators(part), _n_live(part))
-        dead = share(part["n_dead"], part["n_latents"])
-        return f"{', '.join(share(*of) for of in shares)}, {dead}, {number(part['fvu'])}"
-
-    reported = {"ReLU": "29 %", "GELU": "70 %, others almost dead"}
-    sizes = {"GELU": "2 or 3 for most"}
-    return (
-        *(
-            Compared(f"{name}: simulators, among live latents, dead, FVU", reported.get(name, "-"), told(part))
-            for name, part in students.items()
-        ),
-        *(
-            Compared(f"{name}: neurons with 1, 2, ... simulators", sizes.get(name, "-"), _told_sizes(part))
-            for name, part in students.items()
-        ),
-    )
+    known = numbers["measured"]
+    report = {"ReLU: simulators": "29 %", "GELU: simulators": "70 %", f"GELU: {FEW}": "typical"}
+    keys = {"simulators": ".1%", "dead": ".1%", "FVU": ".4f", SEVERAL: ".1%", FEW: ".1%"}
+    rows = [
+        row(known, f"{name}: {key}", f"{name}: {key}", report.get(f"{name}: {key}", "-"), form)
+        for key, form in keys.items()
+        for name in VARIANTS
+    ]
+    sizes = [
+        Compared(f"{name}, first seed: neurons with 1, 2, ... simulators", "-", _told_sizes(of))
+        for name, of in numbers["per_neuron"].items()
+    ]
+    return (*rows, *sizes)
 
 
-def _drawings(students: dict[str, Any]) -> dict[str, Drawing]:
-    name = max(students, key=lambda name: students[name]["n_simulators"])
-    match, types, _ = match_from(students[name]["latents"])
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    match, types, _ = match_from(numbers["latents"])
+    sizes = {name: _sizes(of) for name, of in numbers["per_neuron"].items() if name not in ONCE}
     return {
         "figure-11-gelu": Drawing(
             lambda: figures.decoder_similarity(match, types),
-            f"Figure 11: decoder cosines of the student with most simulators: {name}.",
+            "Figure 11, first seed: decoder cosines of the GELU student at the report's setting, decoder rows of norm "
+            "1 at most. Bars are stacked by type.",
         ),
         "figure-11-clusters": Drawing(
-            lambda: figures.cluster_sizes({n: _sizes(p) for n, p in students.items() if n != ABSOLUTE}),
-            "How many simulators each neuron has.",
+            lambda: figures.cluster_sizes(sizes),
+            "First seed: number of neurons by their number of live simulators, one bar per student.",
         ),
     }
 
 
-def _sizes(part: dict[str, Any]) -> dict[int, int]:
-    return {int(size): n for size, n in part["per_neuron"].items()}
+def _sizes(per_neuron: dict[str, int]) -> dict[int, int]:
+    return {int(size): n for size, n in per_neuron.items()}
 
 
-def _told_sizes(part: dict[str, Any]) -> str:
-    sizes = {size: n for size, n in _sizes(part).items() if size}
+def _told_sizes(per_neuron: dict[str, int]) -> str:
+    sizes = {size: n for size, n in _sizes(per_neuron).items() if size}
     return ", ".join(str(sizes.get(size, 0)) for size in range(1, max(sizes) + 1)) if sizes else "none"
-
-
-def _several(part: dict[str, Any]) -> float:
-    """Returns the share of simulated neurons that have two simulators or more."""
-    sizes = _sizes(part)
-    simulated = sum(n for size, n in sizes.items() if size)
-    return sum(n for size, n in sizes.items() if size > 1) / simulated if simulated else 0.0

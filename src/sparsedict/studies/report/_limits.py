@@ -13,7 +13,7 @@ from sparsedict.norms import Free
 from sparsedict.sites import Neurons
 from sparsedict.types import ActivationBatch
 
-N_SOLVED = 2_048
+N_SOLVED = 1_024
 """Tokens on which the best values for the chosen latents are solved for."""
 RIDGE = 1e-5
 

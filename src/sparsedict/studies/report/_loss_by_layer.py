@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import ClassVar
 
 from sparsedict import figures
 from sparsedict.figures import Curve
 from sparsedict.studies._bench import Bench
+from sparsedict.studies._claims import Above, Below, Clause
+from sparsedict.studies._estimates import Difference, Quantity, measured
+from sparsedict.studies._losses import recovered, sampling_error
+from sparsedict.studies._order import Order
+from sparsedict.studies._places import mlp
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
-from sparsedict.studies.report._parts import counts, student, typed
+from sparsedict.studies.report._parts import Part, along, by_seed, curve, described, student
 
-Layers = dict[str, dict[float, Numbers]]
-"""By layer, then by coefficient."""
+ZERO, AVERAGE = "loss recovered", "loss recovered against the mean output"
 
 
 class LossByLayer(Study):
-    """How much of the model's loss the student of each layer keeps, and how many of its latents are simulators."""
+    """The loss that the student of each layer recovers, and the share of simulators among its latents."""
 
     name: ClassVar[str] = "loss-by-layer"
     title: ClassVar[str] = "Loss recovered in every layer"
@@ -24,129 +28,151 @@ class LossByLayer(Study):
     claim: ClassVar[str] = (
         "In a four-layer model without norms, students of 20,000 ReLU latents under a stronger L1 recover 96, 93, 81 "
         "and 86 % of the loss (base 1.128; zero-ablated 3.72, 1.84, 1.56, 2.07), while simulators are nearly gone. At "
-        "low coefficients there are simulators in every layer but the first, and ever fewer as the coefficient grows."
+        "low coefficients there are simulators in every layer but the first, and ever fewer as the coefficient grows. "
+        "(Comment by Noa Nabeshima.)"
     )
 
     def measure(self, bench: Bench) -> Numbers:
-        chosen = _spread(bench.setting.coefficients)
-        orders = {(layer, c): student(bench, layer, c) for layer in bench.layers for c in chosen}
-        bench.train(orders.values())
-        found: Numbers = {"coefficients": chosen, "of": {layer: {} for layer in bench.layers}}
-        with bench.phases("losses", f"measuring the model's loss with {len(orders)} students in turn"):
-            for (layer, c), order in orders.items():
-                losses = bench.losses(order)
-                found["of"][layer][c] = {
-                    **counts(*typed(bench, order)),
-                    "coefficient": bench.coefficient(c, layer),
-                    "l0": bench.l0(order),
-                    "fvu": bench.error(order).fvu,
-                    "recovered_zero": losses.zero,
-                    "recovered_mean": losses.mean,
-                    "loss_base": losses.base,
-                    "loss_zero_ablated": losses.zero_ablated,
-                    "n_tokens": losses.n_tokens,
-                }
-        return found
+        low, high = _ends(bench.setting.coefficients, bench.setting.coefficient)
+        orders = {_name(layer, c): student(bench, layer, c) for layer in bench.layers for c in (low, high)}
+        seeds: list[Part] = by_seed(bench, orders, _measure)
+        sampling: dict[str, float] = {}
+        with bench.phases("losses", f"measuring the model's loss in {len(bench.layers)} layers"):
+            for layer in bench.layers:
+                name = _name(layer, high)
+                of_seeds, errors = loss_parts(bench, orders[name])
+                for part, new in zip(seeds, of_seeds, strict=True):
+                    part |= {f"{name}: {key}": value for key, value in new.items()}
+                sampling |= {f"{name}: {key}": value for key, value in errors.items()}
+        return {
+            "layers": bench.layers,
+            "coefficients": [low, high],
+            "measured": measured(seeds, sampling),
+            "base": bench.ablations(mlp(bench.layer)).base.mean,
+            "zeroed": {layer: bench.ablations(mlp(layer)).zero.mean for layer in bench.layers},
+            "n_tokens": int(bench.predicted.sum()),
+        }
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        return [clause for layer in numbers["layers"] for clause in _clauses(layer, numbers)]
 
     def found(self, numbers: Numbers) -> Finding:
-        of = {layer: {float(c): part for c, part in parts.items()} for layer, parts in numbers["of"].items()}
-        gone, kept = _gone(of), _kept(of)
-        everywhere = len(gone) == len(kept) == len(of)
-        verdict = "seen" if everywhere else "partly seen" if gone or kept else "not seen"
-        return Finding(verdict, _summary(of, gone, kept), _rows(of), _drawings(of), _notes(of))
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), _notes(numbers))
 
 
-GONE, KEPT = 0.1, 0.7
-"""Of the simulators at the lowest coefficient, and of the loss: what counts as nearly gone, and as recovered."""
+GONE, THERE, KEPT = 0.02, 0.05, 0.8
+"""Shares: simulators that are nearly gone; that are there; and of the loss, near the report's lowest."""
 
 
-def _gone(of: Layers) -> list[str]:
-    """Returns the layers whose simulators are nearly gone at the highest coefficient."""
-    ends = {n: [part["n_simulators"] for part in (parts[min(parts)], parts[max(parts)])] for n, parts in of.items()}
-    return [n for n, (first, last) in ends.items() if last <= GONE * first]
+def _name(layer: int, c: float) -> str:
+    return f"layer {layer}, coefficient {c:g}"
 
 
-def _kept(of: Layers) -> list[str]:
-    """Returns the layers that recover most of the loss at the highest coefficient."""
-    return [n for n, parts in of.items() if parts[max(parts)]["recovered_zero"] >= KEPT]
+def _ends(coefficients: Sequence[float], main: float) -> tuple[float, float]:
+    """Returns the main coefficient and the sweep's last but one, for the last leaves hardly a latent alive."""
+    higher = [c for c in coefficients if c > main]
+    return main, higher[-2] if len(higher) > 1 else max(coefficients)
 
 
-def _summary(of: Layers, gone: list[str], kept: list[str]) -> str:
-    coefficients = list(next(iter(of.values())))
-    low, high = min(coefficients), max(coefficients)
+def _clauses(layer: int, numbers: Numbers) -> list[Clause]:
+    low, high = (_name(layer, c) for c in numbers["coefficients"])
+    at_low, at_high = Quantity(f"{low}: simulators"), Quantity(f"{high}: simulators")
+    first = layer == numbers["layers"][0]
+    reported = dict(zip(numbers["layers"], ("96 %", "93 %", "81 %", "86 %"), strict=False))
+    found = [
+        Clause(f"{high}: loss recovered", Quantity(f"{high}: {ZERO}"), Above(KEPT), reported.get(layer, "-"), ".1%"),
+        Clause(f"{high}: simulators are nearly gone", at_high, Below(GONE), "nearly gone", ".1%"),
+    ]
+    if first:
+        return [*found, Clause(f"{low}: the first layer has no simulators", at_low, Below(THERE), "none", ".1%")]
+    fewer = Difference(at_low.key, at_high.key)
+    return [
+        *found,
+        Clause(f"{low}: there are simulators", at_low, Above(THERE), "yes", ".1%"),
+        Clause(f"layer {layer}: fewer simulators as the coefficient grows: difference", fewer, Above(0), "yes", ".1%"),
+    ]
+
+
+def _measure(bench: Bench, order: Order) -> Part:
+    found = described(bench, order)
+    return {key: found[key] for key in ("simulators", "dead", "L0", "FVU")}
+
+
+def loss_parts(bench: Bench, order: Order) -> tuple[list[Part], dict[str, float]]:
+    """Measures the loss recovered by each seed's dictionary, and the sampling errors that the seeds share."""
+    losses, ablations = [bench.losses(repeated) for repeated in bench.repeated(order)], bench.ablations(order.site)
+    against = {ZERO: ablations.zero, AVERAGE: ablations.average}
+    seeds: list[Part] = [
+        {key: recovered(own, ablations.base, worst) for key, worst in against.items()} for own in losses
+    ]
+    return seeds, {key: sampling_error(losses, ablations.base, worst) for key, worst in against.items()}
+
+
+def _summary(numbers: Numbers) -> str:
+    known, layers, (low, high) = numbers["measured"], numbers["layers"], numbers["coefficients"]
+
+    def tell(c: float, key: str) -> str:
+        return along(known, (f"{_name(layer, c)}: {key}" for layer in layers), ".1%")
+
     return (
-        f"In layers {', '.join(of)}, the loss recovered goes from {_each(of, low, 'recovered_zero')} % at coefficient "
-        f"{low:g} to {_each(of, high, 'recovered_zero')} % at {high:g}, and the simulators from "
-        f"{_simulators(of, low)} % of the latents to {_simulators(of, high)} %. At {high:g} the simulators are nearly "
-        f"gone (a tenth of what they were, or fewer) in {len(gone)} of {len(of)} layers, and {KEPT:.0%} of the loss or "
-        f"more is recovered in {len(kept)}."
+        f"In layers {', '.join(map(str, layers))}, at coefficient {high:g}, students recover {tell(high, ZERO)} of the "
+        f"loss, and {tell(high, 'simulators')} of their latents are simulators; at {low:g} it is "
+        f"{tell(low, 'simulators')} of the latents."
     )
 
 
-def _rows(of: Layers) -> tuple[Compared, ...]:
-    coefficients = list(next(iter(of.values())))
-    high = max(coefficients)
-    some = next(iter(of.values()))[high]
-    measured = {
-        "loss recovered (%)": ("96, 93, 81, 86", lambda c: _each(of, c, "recovered_zero")),
-        "loss recovered against the mean output (%)": ("-", lambda c: _each(of, c, "recovered_mean")),
-        "simulators (%)": ("nearly none", lambda c: _simulators(of, c)),
-        "active latents per token (L0)": ("-", lambda c: ", ".join(f"{parts[c]['l0']:.0f}" for parts in of.values())),
-    }
-    zeroed = ", ".join(f"{parts[high]['loss_zero_ablated']:.2f}" for parts in of.values())
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    known, layers = numbers["measured"], numbers["layers"]
+    low, high = numbers["coefficients"]
+
+    def each(what: str, c: float, key: str, report: str = "-", form: str = ".1%") -> Compared:
+        here = along(known, (f"{_name(layer, c)}: {key}" for layer in layers), form)
+        return Compared(f"{what}, coefficient {c:g}, layer by layer", report, here)
+
     return (
-        *(
-            Compared(f"{what}, coefficient {c:g}", report if c == high else "-", told(c))
-            for what, (report, told) in measured.items()
-            for c in coefficients
+        each("loss recovered", high, ZERO, "96, 93, 81, 86 %"),
+        each("loss recovered against the mean output", high, AVERAGE),
+        each("simulators", low, "simulators"),
+        each("simulators", high, "simulators", "nearly none"),
+        each("active latents per token (L0)", low, "L0", form=".1f"),
+        each("active latents per token (L0)", high, "L0", form=".1f"),
+        each("variance unexplained (FVU)", low, "FVU", form=".3f"),
+        each("variance unexplained (FVU)", high, "FVU", form=".3f"),
+        each("dead", high, "dead"),
+        Compared("loss of the model", "1.128", f"{numbers['base']:.3f}"),
+        Compared(
+            "loss with one MLP zeroed, layer by layer",
+            "3.72, 1.84, 1.56, 2.07",
+            ", ".join(f"{loss:.2f}" for loss in numbers["zeroed"].values()),
         ),
-        Compared("loss of the model", "1.128", f"{some['loss_base']:.3f}"),
-        Compared("loss with one MLP zeroed", "3.72, 1.84, 1.56, 2.07", zeroed),
     )
 
 
-def _drawings(of: Layers) -> dict[str, Drawing]:
-    label = "L1 coefficient in the main layer, per token"
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    known, layers = numbers["measured"], numbers["layers"]
+    low, high = numbers["coefficients"]
 
-    def drawn(share: Callable[[Numbers], float]) -> dict[str, Curve]:
-        return {f"layer {n}": Curve(list(parts), [100 * share(p) for p in parts.values()]) for n, parts in of.items()}
+    def drawn(c: float, key: str) -> dict[str, Curve]:
+        found = curve(known, {layer: f"{_name(layer, c)}: {key}" for layer in layers}, scale=100)
+        return {} if found is None else {f"coefficient {c:g}": found}
 
-    recovered = drawn(lambda part: part["recovered_zero"])
-    simulators = drawn(lambda part: part["n_simulators"] / part["n_latents"])
+    losses, simulators = drawn(high, ZERO), drawn(low, "simulators") | drawn(high, "simulators")
+    bars = "Means over the seeds with 95 % intervals."
     return {
         "comment-loss-recovered": Drawing(
-            lambda: figures.curves(recovered, label, "loss recovered (%)", x_scale="log"),
-            "Loss recovered, against zero in the MLP's place.",
+            lambda: figures.curves(losses, "layer", "loss recovered (%)"),
+            f"Loss recovered at coefficient {high:g}, against zero in the MLP's place. {bars}",
         ),
         "comment-simulators": Drawing(
-            lambda: figures.curves(simulators, label, "simulators (%)", x_scale="log"),
-            "Simulators among the latents of the same students.",
+            lambda: figures.curves(simulators, "layer", "simulators (%)"),
+            f"Simulators among the latents. {bars}",
         ),
     }
 
 
-def _notes(of: Layers) -> tuple[str, ...]:
-    some = next(iter(next(iter(of.values())).values()))
+def _notes(numbers: Numbers) -> tuple[str, ...]:
     return (
-        "Where several numbers stand in a row, they are the layers', in order. The coefficient is that of the main "
-        "layer; in the others it is scaled with the standard deviation of the output, which balances error and penalty "
-        f"alike. Losses on {some['n_tokens']:,} held-out tokens.",
+        "The coefficient is that of the main layer; in the others it is scaled with the standard deviation of the "
+        f"output, which balances error and penalty alike. Losses on {numbers['n_tokens']:,} held-out tokens; their "
+        "intervals include a bootstrap over the sequences.",
     )
-
-
-N_COEFFICIENTS = 3
-
-
-def _spread(coefficients: tuple[float, ...]) -> list[float]:
-    """Chooses a few of the sweep's coefficients: the first, and not the last, which leaves hardly a latent alive."""
-    among = coefficients[:-1] if len(coefficients) > 2 else coefficients
-    n = min(N_COEFFICIENTS, len(among))
-    return [among[round(i * (len(among) - 1) / (n - 1))] for i in range(n)]
-
-
-def _each(of: Layers, c: float, key: str) -> str:
-    return ", ".join(f"{100 * parts[c][key]:.1f}" for parts in of.values())
-
-
-def _simulators(of: Layers, c: float) -> str:
-    return ", ".join(f"{100 * parts[c]['n_simulators'] / parts[c]['n_latents']:.1f}" for parts in of.values())

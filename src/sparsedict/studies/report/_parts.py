@@ -1,7 +1,9 @@
-"""What several of the report's studies are made of."""
+"""Parts that several of the report's studies share."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +12,17 @@ from torch import Tensor
 
 from sparsedict.activations import Activation, TopK
 from sparsedict.analysis import FiringFrequencies, LatentTypes, NeuronMatch, latent_types, match_neurons
+from sparsedict.figures import Curve
 from sparsedict.norms import UnitNorm
 from sparsedict.penalties import L1, AuxK, Sqrt
 from sparsedict.studies._bench import Bench
+from sparsedict.studies._estimates import Measured, Quantity, told
 from sparsedict.studies._order import Order
 from sparsedict.studies._places import mlp
+from sparsedict.studies._study import Compared
+
+Part = dict[str, float | None]
+"""Numbers of one seed, by name."""
 
 THRESHOLD = 0.8
 """The report's: a latent whose decoder cosine exceeds it is a simulator."""
@@ -49,30 +57,81 @@ def modern(bench: Bench, site: str, n_latents: int, activation: Activation | Non
 def typed(bench: Bench, order: Order) -> tuple[NeuronMatch, LatentTypes, FiringFrequencies]:
     """Matches a dictionary of an MLP with its neurons, divides its latents, and counts their firing."""
     firing = bench.firing(order)
-    match = match_neurons(bench.dictionary(order), bench.sites[order.site].neurons, seed=bench.seed)
+    match = match_neurons(bench.dictionary(order), bench.sites[order.site].neurons, seed=order.seed(bench.seed))
     return match, latent_types(match, THRESHOLD, dead=firing.dead), firing
 
 
-def counts(match: NeuronMatch, types: LatentTypes, firing: FiringFrequencies) -> dict[str, Any]:
-    """Returns what one says of types in numbers."""
+def described(bench: Bench, order: Order) -> Part:
+    """Returns the numbers of one dictionary of an MLP, by name."""
+    match, types, firing = typed(bench, order)
     live = ~firing.dead.mask
     simulators, sparse = types.simulators & live, types.sparse & live
-    found: dict[str, Any] = {
-        "n_latents": types.n_latents,
-        "n_neurons": match.n_neurons,
-        "n_simulators": types.n_simulators,
-        "n_sparse_live": int(sparse.sum()),
-        "n_dead": firing.dead.n_dead,
-        "simulators_per_neuron": types.n_simulators / match.n_neurons,
-        "n_neurons_simulated": int((match.latents_per_neuron(types.simulators) > 0).sum()),
-        "frequency_simulators": median(firing.frequency[simulators]),
-        "frequency_sparse": median(firing.frequency[sparse]),
+    n, n_others = types.n_latents, types.n_latents - int(simulators.sum())
+    encoder, decoder = match.encoder_cosine_of_decoder_match, match.decoder_cosine
+    means = dict.fromkeys(("encoder", "decoder"), (None, None))
+    if encoder is not None:
+        means = {side: mean_sd(c[simulators]) for side, c in (("encoder", encoder), ("decoder", decoder))}
+    error = bench.error(order)
+    return {
+        "simulators": int(simulators.sum()) / n,
+        "simulators per neuron": int(simulators.sum()) / match.n_neurons,
+        "neurons with a simulator": int((match.latents_per_neuron(simulators) > 0).sum()) / match.n_neurons,
+        "live sparse latents": int(sparse.sum()),
+        "dead": firing.dead.n_dead / n,
+        "dead among the others": 1 - int(sparse.sum()) / n_others if n_others else None,
+        "frequency of simulators": median(firing.frequency[simulators]),
+        "frequency of sparse latents": median(firing.frequency[sparse]),
+        "encoder cosine": means["encoder"][0],
+        "encoder cosine, deviation": means["encoder"][1],
+        "decoder cosine": means["decoder"][0],
+        "L0": bench.l0(order),
+        "FVU": error.fvu,
+        "squared error": error.squared_error,
     }
-    cosine = match.encoder_cosine_of_decoder_match
-    if cosine is not None:
-        found["encoder_mean"], found["encoder_sd"] = mean_sd(cosine[types.simulators])
-        found["decoder_mean"], found["decoder_sd"] = mean_sd(match.decoder_cosine[types.simulators])
-    return found
+
+
+def by_seed(bench: Bench, orders: Mapping[str, Order], measure: Callable[[Bench, Order], Part]) -> list[Part]:
+    """Trains each order once for each seed, and returns each seed's numbers, named ``"order: number"``."""
+    bench.train(repeated for order in orders.values() for repeated in bench.repeated(order))
+    return [
+        {
+            f"{name}: {key}": value
+            for name, order in orders.items()
+            for key, value in measure(bench, replace(order, repeat=repeat)).items()
+        }
+        for repeat in range(bench.setting.n_seeds)
+    ]
+
+
+def row(measured: Measured, what: str, quantity: Quantity | str, report: str = "-", form: str = ".3g") -> Compared:
+    """Sets a measured quantity beside the report's."""
+    return Compared(what, report, told(measured, quantity, form))
+
+
+def along(measured: Measured, keys: Iterable[str], form: str = ".3g") -> str:
+    """Formats several quantities one after the other."""
+    return "; ".join(told(measured, key, form) for key in keys)
+
+
+def curve(
+    measured: Measured,
+    quantities: Mapping[float, Quantity | str],
+    colour: str | None = None,
+    *,
+    dashed: bool = False,
+    scale: float = 1.0,
+) -> Curve | None:
+    """Makes a curve of quantities by place, with their intervals; None if none was measured."""
+    known = {
+        x: estimate
+        for x, q in quantities.items()
+        if (estimate := (Quantity(q) if isinstance(q, str) else q).estimate(measured)) is not None
+    }
+    if not known:
+        return None
+    means = [scale * e.value for e in known.values()]
+    errors = [scale * (e.high - e.value) if math.isfinite(e.high) else 0.0 for e in known.values()]
+    return Curve(list(known), means, colour, dashed, errors)
 
 
 def match_numbers(match: NeuronMatch, firing: FiringFrequencies) -> dict[str, Any]:
@@ -113,8 +172,3 @@ def mean_sd(values: Tensor) -> tuple[float | None, float | None]:
 def number(value: float | None, form: str = "#.3g") -> str:
     """Formats a number that may be missing."""
     return "-" if value is None else format(value, form).removesuffix(".")
-
-
-def share(part: float | None, whole: float) -> str:
-    """Formats a part of a whole in per cent."""
-    return "-" if part is None or not whole else f"{part / whole:.1%}"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from statistics import fmean, stdev
+from typing import Any
 
+from sparsedict.studies._estimates import Measured
 from sparsedict.studies._study import Numbers
 from sparsedict.studies.report._reading import rank_correlation
 
 HIGHEST = 4
 """Rating."""
+LEAST_ERROR = 1e-9
+"""A standard error of zero would mean that it isn't known."""
 Kinds = dict[str, list[Numbers]]
 """Latents by kind."""
 
@@ -63,11 +69,24 @@ def count(latents: list[Numbers], key: str) -> int:
     return len(known(latents, key))
 
 
-def mean(latents: list[Numbers], key: str) -> float | None:
-    values = known(latents, key)
-    return sum(values) / len(values) if values else None
+def estimates(kinds: Kinds) -> Measured:
+    """Returns mean ratings and shares by kind, and rank correlations with the maximum by dictionary."""
+    found: dict[str, dict[str, Any]] = {}
+    for key in ("rating", "share"):
+        found |= {f"{key}: {kind}": _mean(known(of, key)) for kind, of in kinds.items() if known(of, key)}
+        found |= {f"rank by {key}: {name}": _rank(of, key) for name, of in by_dictionary(kinds).items()}
+    return found
 
 
-def rank(latents: list[Numbers], key: str) -> float | None:
+def _mean(values: list[float]) -> dict[str, Any]:
+    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return {"values": [fmean(values)], "sampling": max(error, LEAST_ERROR) if len(values) > 1 else 0.0}
+
+
+def _rank(latents: list[Numbers], key: str) -> dict[str, Any]:
+    """Returns Spearman's correlation; its error is Fieller's, ``(1 - rho^2) sqrt(1.06 / (n - 3))``."""
     maxima = [latent["max"] for latent in latents if latent[key] is not None]
-    return rank_correlation(maxima, known(latents, key))
+    rho = rank_correlation(maxima, known(latents, key))
+    known_error = rho is not None and len(maxima) > 3
+    error = max((1 - rho**2) * math.sqrt(1.06 / (len(maxima) - 3)), LEAST_ERROR) if known_error else 0.0
+    return {"values": [rho], "sampling": error}

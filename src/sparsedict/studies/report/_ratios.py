@@ -5,29 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sparsedict.studies._study import Numbers
+from sparsedict.studies._estimates import Ratio
 
 KINDS = ("distiller", "distiller with skip", "autoencoder")
+RATIO_LABEL = "FVU ratio, transcoder / SAE"
 
 
-def of_form(points: list[Numbers], activation: str, kind: str) -> list[Numbers]:
-    return [p for p in points if (p["activation"], p["kind"]) == (activation, kind)]
-
-
-def counts_of(points: list[Numbers]) -> list[int]:
-    return [p["asked"] for p in of_form(points, "TopK", "autoencoder")]
-
-
-def ratio(points: list[Numbers], n: int, kind: str, key: str = "fvu") -> float:
-    """Returns a TopK distiller's error over the autoencoder's at one L0."""
-    ours, theirs = (next(p for p in of_form(points, "TopK", k) if p["asked"] == n) for k in (kind, "autoencoder"))
-    return ours[key] / theirs[key]
-
-
-def ratio_along(points: list[Numbers], ours: Numbers) -> float | None:
-    """Returns a JumpReLU distiller's error over the autoencoder's at its L0, read off the latter's curve."""
-    theirs = read_off([(p["l0"], p["fvu"]) for p in of_form(points, "JumpReLU", "autoencoder")], ours["l0"])
-    return None if theirs is None else ours["fvu"] / theirs
+def ratio_of(place: str, kind: str, key: str = "FVU") -> Ratio:
+    """Returns the error of a distiller over the autoencoder's; numbers are named ``"place, kind: key"``."""
+    return Ratio(f"{place}, {kind}: {key}", f"{place}, autoencoder: {key}")
 
 
 def read_off(curve: Sequence[tuple[float, float]], l0: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar
@@ -11,13 +12,15 @@ from torch import Tensor
 
 from sparsedict import figures
 from sparsedict.analysis import DictionaryMatch, match_dictionaries
-from sparsedict.figures import Curve, Palette
+from sparsedict.figures import Palette
 from sparsedict.latents import firing_counts
 from sparsedict.studies._bench import Bench
+from sparsedict.studies._claims import Above, Below, Clause
+from sparsedict.studies._estimates import Difference, Ratio, measured, told
 from sparsedict.studies._order import Order
 from sparsedict.studies._places import residual
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
-from sparsedict.studies.report._parts import modern, number, share
+from sparsedict.studies.report._parts import Part, along, curve, median, modern, row
 
 PRESENT = 0.7
 """Decoder cosine from which a latent counts as there already in the layer before."""
@@ -40,141 +43,154 @@ class ResidualStream(Study):
     def measure(self, bench: Bench) -> Numbers:
         width = bench.width(bench.layer)
         orders = {layer: modern(bench, residual(layer), width, kind="autoencoder") for layer in bench.layers}
-        last = orders[bench.layers[-1]]
-        again = replace(last, n_latents=width // 2)
-        bench.train([*orders.values(), again])
-        live = {layer: _live(bench, order) for layer, order in orders.items()}
-        return {
-            "layers": bench.layers,
-            "of": {
-                layer: {"fvu": bench.error(order).fvu, "n_live": len(live[layer]), "n_latents": order.n_latents}
-                for layer, order in orders.items()
-            },
-            "pairs": {
-                f"{before} to {after}": _pair(live[after], live[before], bench.seed)
-                for before, after in zip(bench.layers, bench.layers[1:], strict=False)
-            },
-            "control": _pair(live[bench.layers[-1]], _live(bench, again), bench.seed),
-            "ages": _ages(live, bench.layers),
-            "readable": {layer: _readable(bench, last, residual(layer)) for layer in bench.layers},
-        }
+        bench.train(repeated for order in orders.values() for repeated in bench.repeated(order))
+        seeds = [_measure(bench, orders, repeat) for repeat in range(bench.setting.n_seeds)]
+        last, n = bench.layers[-1], bench.setting.n_seeds
+        drawn = {f"layer {a} to {b}": _match(bench, orders[b], orders[a], 0) for a, b in pairwise(bench.layers)}
+        drawn["same stream, another seed"] = _match(bench, orders[last], orders[last], 0)
+        cosines = {name: match.cosine_a for name, match in drawn.items()}
+        cosines["random directions"] = next(iter(drawn.values())).null_a
+        return {"layers": bench.layers, "measured": measured(seeds), "cosines": cosines, "n_seeds": n}
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        layers = numbers["layers"]
+        first, last = layers[0], layers[-1]
+        rises = [
+            Clause(f"more of layer {last}'s latents is read linearly after layer {b} than after layer {a}: difference",
+                   Difference(_read(b), _read(a)), Above(LEAST_RISE), "gradually", ".1%")
+            for a, b in pairwise(layers)
+        ]  # fmt: skip
+        partners = [
+            Clause(f"latents with a partner in the layer before, {a} to {b}, less those of the untrained start",
+                   Difference(_partner(a, b), _untrained(a, b)), Above(LEAST_RISE), "gradually", ".1%")
+            for a, b in pairwise(layers)
+        ]  # fmt: skip
+        late = Clause(
+            "read after the first layer, over what is read after the last: most of it comes later",
+            Ratio(_read(first), _read(last)),
+            Below(0.5),
+            "gradually",
+        )
+        return [*partners, *rises, late] if len(layers) > 1 else []
 
     def found(self, numbers: Numbers) -> Finding:
-        pairs = numbers["pairs"]
-        if not pairs:
-            return Finding("not measured", "The model has one layer only.")
-        medians = [part["median"] for part in numbers["readable"].values()]
-        rises = all(later > earlier + LEAST_RISE for earlier, later in pairwise(medians))
-        stays = min(map(_present, pairs.values())) > 2 * _null(pairs) + LEAST_RISE
-        verdict = "seen" if rises and stays else "partly seen" if rises or stays else "not seen"
-        return Finding(verdict, _summary(numbers), _rows(numbers), _drawings(numbers), NOTES)
+        if len(numbers["layers"]) < 2:
+            return Finding("The model has one layer only.")
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), NOTES)
+
+
+def _read(layer: int) -> str:
+    return f"layer {layer}: variance read linearly, median latent"
+
+
+def _partner(before: int, after: int) -> str:
+    return f"layer {before} to {after}: partner in the layer before"
+
+
+def _untrained(before: int, after: int) -> str:
+    return f"layer {before} to {after}: partner, untrained start"
+
+
+def _random(before: int, after: int) -> str:
+    return f"layer {before} to {after}: partner, random directions"
+
+
+CONTROL = "partner in the same stream's autoencoder of another seed"
+
+
+def _measure(bench: Bench, orders: dict[int, Order], repeat: int) -> Part:
+    """Measures one seed's autoencoders; those of the layer before are of the next seed."""
+    last = orders[bench.layers[-1]]
+    found: Part = {CONTROL: _present(_match(bench, last, last, repeat).cosine_a)}
+    for before, after in pairwise(bench.layers):
+        match = _match(bench, orders[after], orders[before], repeat)
+        start = _match_starts(bench, orders[after], orders[before], repeat)
+        found |= {
+            _partner(before, after): _present(match.cosine_a),
+            _untrained(before, after): _present(start.cosine_a),
+            _random(before, after): _present(match.null_a),
+            f"layer {before} to {after}: cosine, median": median(match.cosine_a),
+        }
+    for layer, order in orders.items():
+        quarters = _readable(bench, replace(last, repeat=repeat), residual(layer))
+        found |= dict(zip((_read(layer), *(f"layer {layer}: {q}" for q in QUARTERS)), quarters, strict=True))
+        own = replace(order, repeat=repeat)
+        found[f"layer {layer}: FVU"] = bench.error(own).fvu
+        found[f"layer {layer}: dead"] = bench.firing(own).dead.n_dead / order.n_latents
+    return found
+
+
+QUARTERS = ("variance read linearly, lower quarter", "variance read linearly, upper quarter")
 
 
 def _summary(numbers: Numbers) -> str:
-    pairs, ages, readable = numbers["pairs"], numbers["ages"], numbers["readable"]
-    last, n_last = numbers["layers"][-1], sum(ages.values())
-    before = ", ".join(f"{_present(pair):.0%} (layer {name})" for name, pair in pairs.items())
-    born = ", ".join(f"{n / n_last:.0%} to layer {layer}" for layer, n in ages.items())
-    shares = ", ".join(f"{part['median']:.1%}" for part in readable.values())
-    most = readable[str(last)]["median"]
-    before_last = [part["median"] / most if most > 0 else 0.0 for part in readable.values()]
+    known, layers = numbers["measured"], numbers["layers"]
+    pairs = list(pairwise(layers))
+
+    def each(key: Callable[[int, int], str]) -> str:
+        return along(known, (key(a, b) for a, b in pairs), ".1%")
+
     return (
-        f"Of a layer's live latents, {before} were there in the layer before: one of its latents has a cosine above "
-        f"{PRESENT} with them, as {_null(pairs):.1%} of random directions have, and as "
-        f"{_present(numbers['control']):.0%} of layer {last}'s have in a second autoencoder of the same stream. "
-        f"Followed backwards as long as there is such a partner, the latents of layer {last} go back: {born}. Without "
-        f"asking for the same direction: of the variance of layer {last}'s latents, in the middle, a linear map reads "
-        f"{shares} from the stream after layers {', '.join(readable)}, so that {before_last[0]:.0%} of what can be "
-        "read so is there after the first layer, and the rest comes bit by bit."
+        f"Of a layer's live latents, layers {', '.join(f'{a} to {b}' for a, b in pairs)}, {each(_partner)} have a "
+        f"partner in the layer before, a latent of another seed's autoencoder with a cosine above {PRESENT}. Of the "
+        f"untrained starts it is {each(_untrained)}, of random directions {each(_random)}, and of layer {layers[-1]}'s "
+        f"latents {told(known, CONTROL, '.1%')} have one in an autoencoder of the same stream from another seed. Of "
+        f"the variance of layer {layers[-1]}'s latents, at the median, a linear map reads "
+        f"{along(known, map(_read, layers), '.1%')} from the stream after layers {', '.join(map(str, layers))}."
     )
 
 
 def _rows(numbers: Numbers) -> tuple[Compared, ...]:
-    ages, last = numbers["ages"], numbers["layers"][-1]
-    n_last = sum(ages.values())
-    return (
-        *(
-            Compared(f"latents with a partner in the layer before, {n}", "gradually", f"{_present(p):.1%}")
-            for n, p in numbers["pairs"].items()
-        ),
-        Compared("the same of random directions, at most", "-", f"{_null(numbers['pairs']):.1%}"),
-        *(
-            Compared(f"cosine with the nearest of the layer before, median, layer {n}", "-", f"{_middle(p):.2f}")
-            for n, p in numbers["pairs"].items()
-        ),
-        *(
-            Compared(f"latents of layer {last} that go back to layer {layer}", "-", f"{n:,} ({n / n_last:.1%})")
-            for layer, n in ages.items()
-        ),
-        Compared(
-            f"control: layer {last}'s in a second autoencoder of half the width",
-            "-",
-            f"{_present(numbers['control']):.1%}",
-        ),
-        *(
-            Compared(
-                f"variance of layer {last}'s latents that is read linearly after layer {layer}: quarter, middle, three "
-                "quarters",
-                "gradually" if layer == str(last) else "-",
-                f"{part['quarter']:.1%}, {part['median']:.1%}, {part['three_quarters']:.1%}",
-            )
-            for layer, part in numbers["readable"].items()
-        ),
-        *(
-            Compared(f"layer {layer}: FVU, live", "-", f"{number(p['fvu'])}, {share(p['n_live'], p['n_latents'])}")
-            for layer, p in numbers["of"].items()
-        ),
-    )
+    known, layers = numbers["measured"], numbers["layers"]
+    rows = [row(known, CONTROL, CONTROL, form=".1%")]
+    for before, after in pairwise(layers):
+        rows += [row(known, key, key, form=".1%") for key in (_partner(before, after), _untrained(before, after),
+                                                              _random(before, after))]  # fmt: skip
+        median_cosine = f"layer {before} to {after}: cosine, median"
+        rows.append(row(known, median_cosine, median_cosine, form=".2f"))
+    for layer in layers:
+        keys = (_read(layer), *(f"layer {layer}: {q}" for q in QUARTERS), f"layer {layer}: FVU", f"layer {layer}: dead")
+        rows += [row(known, key, key, form=".1%") for key in keys]
+    return tuple(rows)
 
 
 def _drawings(numbers: Numbers) -> dict[str, Drawing]:
-    pairs, readable = numbers["pairs"], numbers["readable"]
-    cosines = {f"layer {name}": torch.tensor(pair["cosine"]) for name, pair in pairs.items()}
-    cosines["random directions"] = torch.tensor(next(iter(pairs.values()))["null"])
-    colours = {"random directions": Palette.NULL}
-    layers = [int(layer) for layer in readable]
-    read = {
-        words: Curve(layers, [100 * part[key] for part in readable.values()])
-        for key, words in {
-            "three_quarters": "best quarter above",
-            "median": "middle",
-            "quarter": "worst quarter below",
-        }.items()
+    known, layers = numbers["measured"], numbers["layers"]
+    cosines = {name: torch.tensor(values) for name, values in numbers["cosines"].items()}
+    keys = {
+        "median": _read,
+        **{q.rpartition(", ")[2]: (lambda layer, q=q: f"layer {layer}: {q}") for q in QUARTERS},
     }
+    read = {name: curve(known, {n: key(n) for n in layers}, scale=100) for name, key in keys.items()}
+    drawn = {name: of for name, of in read.items() if of is not None}
     return {
         "residual-neighbours": Drawing(
             lambda: figures.cosine_histograms(
-                cosines, "cosine with the nearest latent of the layer before", colours=colours
+                cosines, "cosine with the nearest latent", colours={"random directions": Palette.NULL}
             ),
-            "How near each live latent of a layer's residual stream is to one of the layer before.",
+            "First seed: density of the cosine of each live latent of a layer's residual stream with the nearest "
+            "latent of the layer before, of another seed; beside it the last layer's with the same stream's "
+            "autoencoder of another seed, and random directions, whose peak is cut off.",
         ),
         "residual-readable": Drawing(
-            lambda: figures.curves(read, "stream after layer", "variance read linearly (%)"),
-            "How much of the last layer's latents a linear map reads from the stream after each layer.",
+            lambda: figures.curves(drawn, "stream after layer", "variance read linearly (%)"),
+            "Share of the last layer's latents' variance that a linear map reads from the stream after each layer: "
+            "quartiles over latents, means over the seeds with 95 % intervals.",
         ),
     }
 
 
-def _present(pair: Numbers) -> float:
-    return pair["n_present"] / len(pair["cosine"])
-
-
-def _middle(pair: Numbers) -> float:
-    return float(torch.tensor(pair["cosine"]).median())
-
-
-def _null(pairs: Numbers) -> float:
-    return max(pair["n_null"] / len(pair["cosine"]) for pair in pairs.values())
+def _present(cosine: Tensor) -> float:
+    return float((cosine > PRESENT).double().mean())
 
 
 NOTES = (
     f"What a linear map reads: ridge regression from the stream to the activations of the last layer's latents, on one "
     f"half of the held-out tokens and measured on the other; of latents that fire on {LEAST_FIRINGS} tokens or more of "
     "each half. After the last layer itself it is less than all, for TopK isn't linear.",
-    "TopK autoencoders, one for the stream after each layer, all from the same seed and "
-    "tokens. A latent that is the same direction in two layers may stand for a feature that goes on, or for two that "
-    "were found by "
-    "chance to be alike: the null says how often.",
+    "TopK autoencoders, one for the stream after each layer and each seed. Partners are looked for in an autoencoder "
+    "of another seed, whose start and order of the data differ. The untrained start: the same comparison of the rows "
+    "that training started from, which are tokens' activations.",
 )
 
 
@@ -183,20 +199,21 @@ def _live(bench: Bench, order: Order) -> Tensor:
     return bench.dictionary(order).decoder.detach()[bench.firing(order).counts > 0]
 
 
-def _pair(rows: Tensor, others: Tensor, seed: int) -> Numbers:
-    """Matches rows with others, beside random directions."""
-    match = match_dictionaries(rows, others, seed=seed)
-    return {
-        "cosine": match.cosine_a,
-        "null": match.null_a,
-        "n_present": int((match.cosine_a > PRESENT).sum()),
-        "n_null": int((match.null_a > PRESENT).sum()),
-    }
+def _match(bench: Bench, order: Order, other: Order, repeat: int) -> DictionaryMatch:
+    """Matches the live latents of one seed's dictionary with those of the next seed's."""
+    order, other = replace(order, repeat=repeat), bench.other_seed(replace(other, repeat=repeat))
+    return match_dictionaries(_live(bench, order), _live(bench, other), seed=order.seed(bench.seed))
+
+
+def _match_starts(bench: Bench, order: Order, other: Order, repeat: int) -> DictionaryMatch:
+    """Matches the rows that the two dictionaries started from."""
+    order, other = replace(order, repeat=repeat), bench.other_seed(replace(other, repeat=repeat))
+    return match_dictionaries(bench.start(order), bench.start(other), seed=order.seed(bench.seed))
 
 
 @torch.no_grad()
-def _readable(bench: Bench, order: Order, site: str) -> Numbers:
-    """Returns quartiles of the share of each latent's variance that a linear map reads from another stream."""
+def _readable(bench: Bench, order: Order, site: str) -> tuple[float, float, float]:
+    """Returns quartiles over latents of the variance that a linear map reads from another stream, the median first."""
     latents = bench.dictionary(order).encode(bench.held_out(order.site).inputs[:N_READ])
     stream = bench.held_out(site).inputs[:N_READ]
     half = len(stream) // 2
@@ -208,19 +225,4 @@ def _readable(bench: Bench, order: Order, site: str) -> Numbers:
     read = x[half:] @ torch.linalg.solve(gram, x[:half].T @ latents[:half])
     left = (latents[half:] - read).square().mean(0) / latents[half:].var(0, correction=0)
     low, middle, high = (1 - left).quantile(left.new_tensor([0.25, 0.5, 0.75])).tolist() if len(left) else (0.0,) * 3
-    return {"n": len(left), "quarter": low, "median": middle, "three_quarters": high}
-
-
-def _ages(live: dict[int, Tensor], layers: list[int]) -> dict[int, int]:
-    """Counts the last layer's latents by the first layer of the unbroken chain of partners that leads to them."""
-    last = layers[-1]
-    device = live[last].device
-    born = torch.full((len(live[last]),), last, device=device)
-    at = torch.arange(len(live[last]), device=device)
-    going = torch.ones(len(live[last]), dtype=torch.bool, device=device)
-    for after, before in zip(layers[::-1], layers[-2::-1], strict=False):
-        match: DictionaryMatch = match_dictionaries(live[after], live[before])
-        going = going & (match.cosine_a[at] > PRESENT)
-        at = torch.where(going, match.latent_of_a[at], at.clamp(max=len(live[before]) - 1))
-        born[going] = before
-    return {layer: int((born == layer).sum()) for layer in layers}
+    return middle, low, high

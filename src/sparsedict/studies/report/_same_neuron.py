@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -14,8 +15,11 @@ from sparsedict.analysis import NeuronMatch, simulator_correlation
 from sparsedict.dictionaries import Dictionary
 from sparsedict.sites import Neurons
 from sparsedict.studies._bench import Bench
+from sparsedict.studies._claims import Above, Below, Clause
+from sparsedict.studies._estimates import Quantity, measured, told
+from sparsedict.studies._order import Order
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
-from sparsedict.studies.report._parts import mean_sd, median, number, share, student, typed
+from sparsedict.studies.report._parts import Part, by_seed, mean_sd, row, student, typed
 from sparsedict.types import ActivationBatch
 
 N_SHOWN = 100
@@ -35,96 +39,108 @@ class SameNeuron(Study):
     )
 
     def measure(self, bench: Bench) -> Numbers:
-        coefficient = min(bench.setting.coefficients)
-        order = student(bench, bench.layer, coefficient)
-        match, types, firing = typed(bench, order)
-        neurons = bench.sites[order.site].neurons
-        found: Numbers = {
+        coefficients = {"main": bench.setting.coefficient, "lowest": min(bench.setting.coefficients)}
+        orders = {name: student(bench, bench.layer, c) for name, c in coefficients.items()}
+        seeds = by_seed(bench, orders, _measure)
+        return {
             "layer": bench.layer,
-            "coefficient": coefficient,
-            "n_simulators": types.n_simulators,
-            "n_latents": types.n_latents,
-            **_maps(bench.dictionary(order), neurons, match),
+            "coefficients": coefficients,
+            "measured": measured(seeds),
+            **_drawn(bench, orders["main"]),
         }
-        alive = types.simulators & ~firing.dead.mask
-        if bool(alive.any()):
-            found["n_agreeing"] = 0 if match.agrees is None else int(match.agrees[types.simulators].sum())
-            dictionary, held = bench.dictionary(order), bench.held_out(order.site)
-            cosine = match.encoder_cosine_of_decoder_match
-            found["encoder_mean"] = None if cosine is None else mean_sd(cosine[alive])[0]
-            found["encoder_mean_by_inputs"] = cosine_by_inputs(dictionary, neurons, match, alive, held.inputs)
-            found |= _correlations(dictionary, neurons, match, alive, held)
-        return found
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        agree, cosine, follow = (Quantity(f"main: {key}") for key in (AGREE, ENCODER, MEDIAN))
+        return [
+            Clause("the encoder's cosine with its neuron's is modest", cosine, Below(MODEST), "0.1 to 0.2"),
+            Clause("encoder and decoder are nearest to the same neuron", agree, Above(0.9), "yes", ".1%"),
+            Clause("the median simulator's correlation with its neuron", follow, Above(HIGH), "0.989", ".3f"),
+        ]
 
     def found(self, numbers: Numbers) -> Finding:
-        if "first" not in numbers:
-            return Finding("not seen", "The student has no simulator that fires.", (), _heat_maps(numbers))
-        agrees = numbers["n_agreeing"] > 0.9 * numbers["n_simulators"]
-        high = numbers["correlation_median"] > HIGH
-        modest = (numbers["encoder_mean"] or 0.0) < MODEST
-        seen = sum((agrees, high, modest))
-        verdict = "seen" if seen == 3 else "partly seen" if seen else "not seen"
-        drawings = {**_heat_maps(numbers), "figure-08-scatter": _scatter(numbers["first"])}
-        return Finding(verdict, _summary(numbers), _rows(numbers), drawings, NOTES)
+        drawings = _heat_maps(numbers)
+        if "first" in numbers:
+            drawings["figure-08-scatter"] = _scatter(numbers["first"])
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), drawings, NOTES)
 
 
 HIGH = 0.97
 """A correlation that counts as near the report's."""
 MODEST = 0.5
 """An encoder's cosine that counts as modest."""
+AGREE, ENCODER, WEIGHED = "same neuron", "encoder cosine", "encoder cosine, weighed by the inputs"
+FIRST, QUARTER, MEDIAN, THREE = (
+    "correlation, first simulator",
+    "correlation, quarter",
+    "correlation, median",
+    "correlation, three quarters",
+)
+
+
+def _measure(bench: Bench, order: Order) -> Part:
+    """Measures the live simulators of one student; None where there are none."""
+    match, types, firing = typed(bench, order)
+    neurons, held = bench.sites[order.site].neurons, bench.held_out(order.site)
+    alive = types.simulators & ~firing.dead.mask
+    if not bool(alive.any()):
+        return dict.fromkeys((AGREE, ENCODER, WEIGHED, FIRST, QUARTER, MEDIAN, THREE))
+    dictionary, cosine = bench.dictionary(order), match.encoder_cosine_of_decoder_match
+    assert match.agrees is not None
+    assert cosine is not None
+    correlation = simulator_correlation(dictionary, match, held, latents=alive, neurons=neurons).correlation
+    quarters = correlation.quantile(correlation.new_tensor([0.25, 0.5, 0.75])).tolist()
+    return {
+        AGREE: float(match.agrees[alive].double().mean()),
+        ENCODER: float(cosine[alive].mean()),
+        WEIGHED: cosine_by_inputs(dictionary, neurons, match, alive, held.inputs),
+        FIRST: float(correlation[0]),
+        **dict(zip((QUARTER, MEDIAN, THREE), quarters, strict=True)),
+    }
+
+
+def _drawn(bench: Bench, order: Order) -> Numbers:
+    """Returns what the figures of the first seed's student need."""
+    match, types, firing = typed(bench, order)
+    neurons, dictionary = bench.sites[order.site].neurons, bench.dictionary(order)
+    found: Numbers = dict(_maps(dictionary, neurons, match))
+    alive = types.simulators & ~firing.dead.mask
+    if bool(alive.any()):
+        found["first"] = _activations(dictionary, neurons, match, alive, bench.held_out(order.site))
+    return found
 
 
 def _summary(numbers: Numbers) -> str:
+    known, (main, lowest) = numbers["measured"], numbers["coefficients"].values()
+
+    def tell(key: str, form: str = ".3f", at: str = "main") -> str:
+        return told(known, f"{at}: {key}", form)
+
     return (
-        f"At the lowest coefficient of the sweep ({numbers['coefficient']:g}), for "
-        f"{share(numbers['n_agreeing'], numbers['n_simulators'])} of {numbers['n_simulators']:,} simulators "
-        "encoder and decoder are nearest to the same neuron. The first one's correlation with its neuron is "
-        f"{numbers['first']['correlation']:.4f}, the middle one's {numbers['correlation_median']:.4f}, and a quarter "
-        f"of them have more than {_quantile(numbers, 0.75):.4f}. The encoder's cosine is "
-        f"{number(numbers['encoder_mean'])} on average, and {number(numbers['encoder_mean_by_inputs'])} if each "
-        "direction counts by how much the inputs vary along it"
-        + (
-            "."
-            if (numbers["encoder_mean"] or 0.0) < MODEST
-            else ": that it is modest is not seen in this model, for which see below."
-        )
+        f"At coefficient {main:g}, encoder and decoder are nearest to the same neuron for {tell(AGREE, '.1%')} of the "
+        f"simulators. The first simulator's correlation with its neuron is {tell(FIRST)}, the median's {tell(MEDIAN)}; "
+        f"at the lowest coefficient of the sweep ({lowest:g}) the median's is {tell(MEDIAN, at='lowest')}. The "
+        f"encoder's cosine is {tell(ENCODER)} on average, and {tell(WEIGHED)} if each direction counts by how much the "
+        "inputs vary along it."
     )
 
 
-def _quantile(numbers: Numbers, q: float) -> float:
-    return float(torch.tensor(numbers["correlation"]).quantile(q))
-
-
 def _rows(numbers: Numbers) -> tuple[Compared, ...]:
-    first, correlations = numbers["first"], numbers["correlation"]
-    near = sum(value > HIGH for value in correlations)
-    return (
-        Compared(
-            "encoder's nearest neuron is the decoder's", "yes", share(numbers["n_agreeing"], numbers["n_simulators"])
-        ),
-        Compared("correlation of the first simulator", "0.98865", f"{first['correlation']:.5f}"),
-        Compared(
-            "correlation of all simulators: quarter, middle, three quarters",
-            "-",
-            ", ".join(f"{_quantile(numbers, q):.4f}" for q in (0.25, 0.5, 0.75)),
-        ),
-        Compared(f"simulators with a correlation above {HIGH}", "-", share(near, len(correlations))),
-        Compared("encoder cosine of all simulators, mean", "0.1538", number(numbers["encoder_mean"])),
-        Compared(
-            "the same, directions weighed by how much the inputs vary along them",
-            "-",
-            number(numbers["encoder_mean_by_inputs"]),
-        ),
-        Compared("encoder cosine of the first simulator", "0.1 to 0.2", number(first["encoder_cosine"])),
+    known = numbers["measured"]
+    report = {AGREE: "yes", ENCODER: "0.1538", FIRST: "0.98865"}
+    forms = {AGREE: ".1%"}
+    return tuple(
+        row(known, f"{key}, coefficient {c:g}", f"{name}: {key}", report.get(key, "-"), forms.get(key, ".4f"))
+        for key in (AGREE, FIRST, QUARTER, MEDIAN, THREE, ENCODER, WEIGHED)
+        for name, c in numbers["coefficients"].items()
     )
 
 
 def _heat_maps(numbers: Numbers) -> dict[str, Drawing]:
     captions = {
-        "encoder": "Figure 7: cosines of the first 100 latents' encoder rows with those of the neurons nearest to "
-        "their decoder rows.",
-        "decoder": "Figure 7: cosines of their decoder rows with those of the same neurons. A simulator is strong on "
-        "both diagonals.",
+        "encoder": "Figure 7, first seed: cosines of the first 100 latents' encoder rows with those of the neurons "
+        "nearest to their decoder rows.",
+        "decoder": "Figure 7, first seed: cosines of their decoder rows with those of the same neurons. A simulator "
+        "is strong on both diagonals.",
     }
     maps = {side: torch.tensor(numbers[f"{side}_map"]) for side in captions}
     return {
@@ -137,7 +153,8 @@ def _scatter(first: Numbers) -> Drawing:
     activations = [torch.tensor(first[f"{of}_activation"]) for of in ("neuron", "latent")]
     return Drawing(
         lambda: figures.activation_scatter(*activations, correlation=first["correlation"]),
-        f"Figure 8: the first simulator, latent {first['latent']}, against neuron {first['neuron']}.",
+        f"Figure 8, first seed: the first simulator, latent {first['latent']}, against neuron {first['neuron']}, on "
+        f"{len(activations[0]):,} held-out tokens. The correlation is over all of them.",
     )
 
 
@@ -173,24 +190,17 @@ def cosine_by_inputs(
 
 
 @torch.no_grad()
-def _correlations(
+def _activations(
     dictionary: Dictionary, neurons: Neurons, match: NeuronMatch, alive: Tensor, data: ActivationBatch
 ) -> Numbers:
-    """Returns the correlations of simulators with their neurons, and the first one's activations."""
+    """Returns the first simulator's activations and its neuron's."""
     result = simulator_correlation(dictionary, match, data, latents=alive, neurons=neurons)
     latent, neuron = int(result.latents[0]), int(result.neurons[0])
     inputs = data.inputs[:N_POINTS]
-    rows = dictionary.encoder[latent], neurons.encoder[neuron]
     return {
-        "correlation": result.correlation,
-        "correlation_mean": mean_sd(result.correlation)[0],
-        "correlation_median": median(result.correlation),
-        "first": {
-            "latent": latent,
-            "neuron": neuron,
-            "correlation": float(result.correlation[0]),
-            "latent_activation": dictionary.encode(inputs)[:, latent],
-            "neuron_activation": neurons.encode(inputs)[:, neuron],
-            "encoder_cosine": float(cosine_similarity(*rows, dim=0)),
-        },
+        "latent": latent,
+        "neuron": neuron,
+        "correlation": float(result.correlation[0]),
+        "latent_activation": dictionary.encode(inputs)[:, latent],
+        "neuron_activation": neurons.encode(inputs)[:, neuron],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,8 +11,22 @@ from torch import Tensor
 from sparsedict import figures
 from sparsedict.analysis import NeuronMatch
 from sparsedict.studies._bench import Bench
-from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study, verdict_of
-from sparsedict.studies.report._parts import counts, match_from, match_numbers, number, share, student, typed
+from sparsedict.studies._claims import Above, Between, Clause
+from sparsedict.studies._estimates import Difference, Measured, Quantity, Ratio, measured, told
+from sparsedict.studies._order import Order
+from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
+from sparsedict.studies.report._parts import (
+    Part,
+    by_seed,
+    described,
+    match_from,
+    match_numbers,
+    row,
+    student,
+    typed,
+)
+
+LOWER, MIDDLE, UPPER = ("latents with a cosine of " + of for of in ("0.4 to 0.6", "0.6 to 0.8", "0.8 to 1"))
 
 
 class NeuronSimulators(Study):
@@ -28,74 +43,76 @@ class NeuronSimulators(Study):
     )
 
     def measure(self, bench: Bench) -> Numbers:
-        layers = [bench.layer, bench.other_layer]
-        orders = {layer: student(bench, layer) for layer in layers}
-        bench.train(orders.values())
-        found: Numbers = {"layers": layers, "of": {}}
-        for layer, order in orders.items():
-            match, types, firing = typed(bench, order)
-            found["of"][layer] = {
-                **counts(match, types, firing),
-                **humps(match, firing.dead.mask),
-                "coefficient": bench.coefficient(bench.setting.coefficient, layer),
-                "l0": bench.l0(order),
-                "fvu": bench.error(order).fvu,
-                "n_directions": n_directions(bench.held_out(order.site).inputs),
-                "d_in": bench.sites[order.site].d_in,
-                "latents": match_numbers(match, firing),
-            }
-        return found
+        orders = {f"layer {layer}": student(bench, layer) for layer in (bench.layer, bench.other_layer)}
+        seeds = by_seed(bench, orders, _measure)
+        return {
+            "layers": [bench.layer, bench.other_layer],
+            "measured": measured(seeds),
+            "of": {name: _first(bench, order) for name, order in orders.items()},
+        }
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        return [clause for layer in numbers["layers"] for clause in _clauses(f"layer {layer}")]
 
     def found(self, numbers: Numbers) -> Finding:
-        layers = [str(layer) for layer in numbers["layers"]]
-        of = numbers["of"]
         drawings: dict[str, Drawing] = {}
-        for layer, first in zip(layers, (2, 12), strict=True):
-            drawings |= _drawings(of[layer], layer, first)
-        seen = [_two_humps(part) and _fires_more(part) for part in of.values()]
-        verdict = verdict_of([*seen, any(seen) and _gap(of[layers[0]]) > LEAST_GAP])
-        return Finding(verdict, _summary(of, layers), _rows(of, layers), drawings, NOTES)
+        for layer, first in zip(numbers["layers"], (2, 12), strict=True):
+            drawings |= _drawings(numbers["of"][f"layer {layer}"], f"layer {layer}", first)
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), drawings, NOTES)
 
 
-LEAST_GAP = 0.2
 NOTES = (
     "Two humps: of the latents that aren't dead, fewer have a cosine of 0.6 to 0.8 than of 0.4 to 0.6, and fewer than "
     "of 0.8 to 1.",
-    "The encoder's cosine is that with the encoder row of the neuron whose decoder row is nearest.",
+    "A simulator is a latent that isn't dead and whose decoder cosine with a neuron exceeds 0.8. The encoder's cosine "
+    "is that with the encoder row of the neuron whose decoder row is nearest.",
     "Directions of the input: (sum of the variances)^2 / (sum of their squares) along its principal axes, which is the "
     "width where the input varies alike in all directions.",
 )
 
 
-def _summary(of: dict[str, Any], layers: list[str]) -> str:
-    main = of[layers[0]]
-    humps = [layer for layer in layers if _two_humps(of[layer])]
-    return (
-        f"In layer {layers[0]}, {share(main['n_simulators'], main['n_latents'])} of the latents are simulators: "
-        f"{main['simulators_per_neuron']:.2f} for each neuron; {main['n_neurons_simulated']:,} of the "
-        f"{main['n_neurons']:,} neurons have one. The cosines have two humps in "
-        + (
-            f"layer{'s' * (len(humps) > 1)} {' and '.join(humps)}. "
-            if humps
-            else "neither layer: simulators come late in training. "
-        )
-        + f"Half of the simulators fire on more than {number(main['frequency_simulators'], '.1%')} of the tokens, half "
-        f"of the live sparse latents on less than {number(main['frequency_sparse'], '.2%')}. " + _of_encoders(main)
-    )
+def _clauses(layer: str) -> list[Clause]:
+    def of(key: str) -> str:
+        return f"{layer}: {key}"
+
+    frequencies = Ratio(of("frequency of simulators"), of("frequency of sparse latents"))
+    cosines = Difference(of("decoder cosine"), of("encoder cosine"))
+    lower, upper = Difference(of(LOWER), of(MIDDLE)), Difference(of(UPPER), of(MIDDLE))
+    return [
+        Clause(f"{layer}: more latents with a cosine of 0.4 to 0.6 than of 0.6 to 0.8", lower, Above(0), "yes", ",.0f"),
+        Clause(f"{layer}: more latents with a cosine of 0.8 to 1 than of 0.6 to 0.8", upper, Above(0), "yes", ",.0f"),
+        Clause(
+            f"{layer}: about one simulator for each neuron",
+            Quantity(of("simulators per neuron")),
+            Between(2 / 3, 3 / 2),
+            "1.16",
+        ),
+        Clause(f"{layer}: simulators fire far more often: ratio of medians", frequencies, Above(3), "-", ".1f"),
+        Clause(f"{layer}: decoder cosine less encoder cosine, simulators", cosines, Above(0.2), "above 0.7"),
+    ]
 
 
-def _of_encoders(main: dict[str, Any]) -> str:
-    if main["encoder_mean"] is None:
-        return ""
-    cosines = f"{main['encoder_mean']:.2f} on average, the decoder's {main['decoder_mean']:.2f}"
-    if _gap(main) > LEAST_GAP:
-        return f"The encoder's cosine is {cosines}."
-    return (
-        f"The report's low encoder similarity is not seen in this model: the encoder's cosine is {cosines}. Its MLP "
-        f"reads {main['d_in']} numbers that vary in about {main['n_directions']:.0f} directions, so that most of an "
-        "encoder's row matters to what the latent does. A section below looks at the same MLP where its inputs vary "
-        "in few directions."
-    )
+def _measure(bench: Bench, order: Order) -> Part:
+    match, _, firing = typed(bench, order)
+    return {**described(bench, order), **humps(match, firing.dead.mask)}
+
+
+def humps(match: NeuronMatch, dead: Tensor) -> Part:
+    """Counts live latents by decoder cosine."""
+    cosine = match.decoder_cosine[~dead]
+    ranges = {LOWER: (0.4, 0.6), MIDDLE: (0.6, 0.8), UPPER: (0.8, 1.01)}
+    return {name: int(((cosine > low) & (cosine <= high)).sum()) for name, (low, high) in ranges.items()}
+
+
+def _first(bench: Bench, order: Order) -> Numbers:
+    """Returns what figures need of the first seed's student, and facts of its site."""
+    match, _, firing = typed(bench, order)
+    return {
+        "latents": match_numbers(match, firing),
+        "coefficient": order.penalties[0].coefficient,  # pyright: ignore[reportAttributeAccessIssue]
+        "n_directions": n_directions(bench.held_out(order.site).inputs),
+        "d_in": bench.sites[order.site].d_in,
+    }
 
 
 def n_directions(inputs: Tensor) -> float:
@@ -104,75 +121,72 @@ def n_directions(inputs: Tensor) -> float:
     return float(variances.sum().square() / variances.square().sum())
 
 
-def _gap(part: dict[str, Any]) -> float:
-    return (part["decoder_mean"] or 0) - (part["encoder_mean"] or 0)
+def _summary(numbers: Numbers) -> str:
+    known, main = numbers["measured"], f"layer {numbers['layers'][0]}"
+    of = numbers["of"][main]
 
+    def tell(key: str, form: str) -> str:
+        return told(known, f"{main}: {key}", form)
 
-def humps(match: NeuronMatch, dead: Any) -> dict[str, int]:
-    """Counts live latents by decoder cosine."""
-    cosine = match.decoder_cosine[~dead]
-    return {
-        f"n_{low:.1f}_{low + 0.2:.1f}": int(((cosine > low) & (cosine <= low + 0.2)).sum()) for low in (0.4, 0.6, 0.8)
-    }
-
-
-def _two_humps(part: dict[str, Any]) -> bool:
-    return part["n_0.8_1.0"] > part["n_0.6_0.8"] < part["n_0.4_0.6"]
-
-
-def _fires_more(part: dict[str, Any]) -> bool:
-    often, seldom = part["frequency_simulators"], part["frequency_sparse"]
-    return often is not None and seldom is not None and often > 2 * seldom
+    return (
+        f"In {main}, {tell('simulators', '.1%')} of the latents are simulators, {tell('simulators per neuron', '.2f')} "
+        f"for each neuron; {tell('neurons with a simulator', '.1%')} of the neurons have one. The median simulator "
+        f"fires on {tell('frequency of simulators', '.1%')} of the tokens, the median live sparse latent on "
+        f"{tell('frequency of sparse latents', '.2%')}. The simulators' encoder cosine is "
+        f"{tell('encoder cosine', '.3f')}, their decoder cosine {tell('decoder cosine', '.3f')}. The MLP's input has "
+        f"{of['d_in']} numbers, which vary in about {of['n_directions']:.0f} directions; a section below looks at "
+        "the same MLP where its inputs vary in few."
+    )
 
 
 def _drawings(part: dict[str, Any], layer: str, first: int) -> dict[str, Drawing]:
     match, types, firing = match_from(part["latents"])
-    where = f"layer {layer}"
     return {
         f"figure-{first:02}-decoder-similarity": Drawing(
             lambda: figures.decoder_similarity(match, types),
-            f"Figure {first}, {where}: cosine of each latent's decoder row with the nearest neuron's.",
+            f"Figure {first}, {layer}, first seed: cosine of each latent's decoder row with the nearest neuron's. Bars "
+            "are stacked by type.",
         ),
         f"figure-{first + 1:02}-encoder-similarity": Drawing(
             lambda: figures.encoder_similarity(match, types),
-            f"Figure {first + 1}, {where}: the same for encoder rows; types by the decoder.",
+            f"Figure {first + 1}, {layer}: the same for encoder rows; types by the decoder.",
         ),
         f"figure-{first + 2:02}-firing-frequency": Drawing(
             lambda: figures.firing_frequency(firing, types),
-            f"Figure {first + 2}, {where}: how often latents fire; the dead apart.",
+            f"Figure {first + 2}, {layer}: how often latents fire, bars stacked by type; dead latents as one bar on "
+            "the left.",
         ),
     }
 
 
-def _directions(part: dict[str, Any]) -> str:
-    return f"{part['n_directions']:.0f} of {part['d_in']}"
+ROWS = (
+    ("simulators", "29 %", ".1%"),
+    ("simulators per neuron", "about 1", ".2f"),
+    ("neurons with a simulator", "-", ".1%"),
+    ("encoder cosine", "0.1538", ".3f"),
+    ("encoder cosine, deviation", "0.0475", ".3f"),
+    ("decoder cosine", "above 0.9", ".3f"),
+    ("frequency of simulators", "far more", ".2%"),
+    ("frequency of sparse latents", "far less", ".2%"),
+    (LOWER, "-", ",.0f"),
+    (MIDDLE, "-", ",.0f"),
+    (UPPER, "-", ",.0f"),
+    ("dead", "-", ".1%"),
+    ("L0", "-", ".1f"),
+    ("FVU", "-", ".4f"),
+)
 
 
-def _rows(of: dict[str, Any], layers: list[str]) -> tuple[Compared, ...]:
-    def both(make: Any) -> str:
-        return " / ".join(make(of[layer]) for layer in layers)
-
-    where = f" (layers {' / '.join(layers)})"
-    return (
-        Compared("simulators" + where, "29 %", both(lambda p: share(p["n_simulators"], p["n_latents"]))),
-        Compared("simulators for each neuron", "about 1", both(lambda p: f"{p['simulators_per_neuron']:.2f}")),
-        Compared("neurons that have one", "-", both(lambda p: share(p["n_neurons_simulated"], p["n_neurons"]))),
-        Compared("two humps", "yes", both(lambda p: "yes" if _two_humps(p) else "no")),
-        Compared(
-            "simulators' encoder cosine, mean and sd",
-            "0.1538, 0.0475",
-            both(lambda p: f"{number(p['encoder_mean'])}, {number(p['encoder_sd'])}"),
-        ),
-        Compared("simulators' decoder cosine, mean", "above 0.9", both(lambda p: number(p["decoder_mean"]))),
-        Compared(
-            "median frequency of simulators", "far more", both(lambda p: number(p["frequency_simulators"], ".2%"))
-        ),
-        Compared(
-            "median frequency of live sparse latents", "far less", both(lambda p: number(p["frequency_sparse"], ".2%"))
-        ),
-        Compared("dead", "-", both(lambda p: share(p["n_dead"], p["n_latents"]))),
-        Compared("active latents per token (L0)", "-", both(lambda p: number(p["l0"], ".1f"))),
-        Compared("variance unexplained (FVU)", "-", both(lambda p: number(p["fvu"]))),
-        Compared("directions in which the input varies, of its width", "-", both(_directions)),
-        Compared("L1 coefficient per token", "0.2048", both(lambda p: f"{p['coefficient']:g}")),
-    )
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    known: Measured = numbers["measured"]
+    rows: list[Compared] = []
+    for layer, report in zip(numbers["layers"], (True, False), strict=True):
+        name = f"layer {layer}"
+        of = numbers["of"][name]
+        rows += [
+            row(known, f"{name}: {key}", f"{name}: {key}", told if report else "-", form) for key, told, form in ROWS
+        ]
+        rows.append(Compared(f"{name}: L1 coefficient per token", "0.2048", f"{of['coefficient']:g}"))
+        directions = f"{of['n_directions']:.0f} of {of['d_in']}"
+        rows.append(Compared(f"{name}: directions in which the input varies, of its width", "-", directions))
+    return tuple(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -11,10 +12,15 @@ from sparsedict import figures
 from sparsedict.analysis import match_neurons
 from sparsedict.figures import Palette
 from sparsedict.studies._bench import Bench
+from sparsedict.studies._claims import Above, Between, Clause
+from sparsedict.studies._estimates import Difference, Quantity, measured, told
+from sparsedict.studies._order import Order
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
-from sparsedict.studies.report._parts import median, number, student, typed
+from sparsedict.studies.report._parts import median, row, student, typed
 
 N_DRAWN = 4_096
+N_COMBINED = 4
+"""Neurons that a sparse latent's row is explained by, at most."""
 
 
 class SparseDecoders(Study):
@@ -30,35 +36,50 @@ class SparseDecoders(Study):
 
     def measure(self, bench: Bench) -> Numbers:
         order = student(bench, bench.layer)
-        match, types, firing = typed(bench, order)
-        neurons = bench.sites[order.site].neurons
-        outputs = bench.held_out(order.site).outputs
-        generator = torch.Generator().manual_seed(bench.seed)
-        chosen = torch.randperm(len(outputs), generator=generator)[:N_DRAWN]
-        centred = outputs - outputs.mean(0)
-        mixed = torch.randn(N_DRAWN, centred.shape[1], generator=generator).to(centred.device) @ _root(centred)
-        sparse = types.sparse & ~firing.dead.mask
-        cosines = {
-            "sparse latents": match.decoder_cosine[sparse],
-            "random directions": match.null_decoder,
-            "random, as outputs vary": match_neurons(mixed, neurons).decoder_cosine,
-            "outputs of tokens": match_neurons(centred[chosen], neurons).decoder_cosine,
-        }
-        two = _explained(bench.dictionary(order).decoder.detach()[sparse], neurons.decoder)
-        return {
-            "layer": bench.layer,
-            "n_sparse": int(sparse.sum()),
-            "cosines": cosines,
-            "medians": {name: median(values) for name, values in cosines.items()},
-            "explained": {name: median(values) for name, values in two.items()},
-        }
+        bench.train(bench.repeated(order))
+        cosines, seeds = {}, []
+        for repeated in bench.repeated(order):
+            found, explained = _measure(bench, repeated)
+            cosines = cosines or found
+            seeds.append({name: median(values) for name, values in {**found, **explained}.items()})
+        return {"layer": bench.layer, "measured": measured(seeds), "cosines": cosines}
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        high = Difference(SPARSE, RANDOM)
+        return [
+            Clause("median cosine of sparse latents, less that of random directions", high, Above(0.05), "above 0"),
+            Clause("the median cosine is moderately high", Quantity(SPARSE), Between(0.3, 0.8), "moderately high"),
+        ]
 
     def found(self, numbers: Numbers) -> Finding:
-        medians = numbers["medians"]
-        if not numbers["n_sparse"]:
-            return Finding("not measured", "The student has no live sparse latent.")
-        high = medians["sparse latents"] > medians["random directions"] + 0.05
-        return Finding("seen" if high else "not seen", _summary(numbers), _rows(numbers), _drawings(numbers), NOTES)
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), NOTES)
+
+
+SPARSE, RANDOM, VARIED, WRITTEN = (
+    "sparse latents",
+    "random directions",
+    "random, as outputs vary",
+    "outputs of tokens",
+)
+CHANCES = (RANDOM, VARIED, WRITTEN)
+
+
+def _measure(bench: Bench, order: Order) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns cosines with the nearest neuron, and shares of rows that neurons explain, for one seed."""
+    match, types, firing = typed(bench, order)
+    neurons, outputs = bench.sites[order.site].neurons, bench.held_out(order.site).outputs
+    generator = torch.Generator().manual_seed(order.seed(bench.seed))
+    chosen = torch.randperm(len(outputs), generator=generator)[:N_DRAWN]
+    centred = outputs - outputs.mean(0)
+    mixed = torch.randn(N_DRAWN, centred.shape[1], generator=generator).to(centred.device) @ _root(centred)
+    sparse = types.sparse & ~firing.dead.mask
+    cosines = {
+        SPARSE: match.decoder_cosine[sparse],
+        RANDOM: match.null_decoder,
+        VARIED: match_neurons(mixed, neurons).decoder_cosine,
+        WRITTEN: match_neurons(centred[chosen], neurons).decoder_cosine,
+    }
+    return cosines, _explained(bench.dictionary(order).decoder.detach()[sparse], neurons.decoder)
 
 
 NOTES = (
@@ -69,48 +90,39 @@ NOTES = (
 
 
 def _summary(numbers: Numbers) -> str:
-    medians, explained = numbers["medians"], numbers["explained"]
-    ours, token = medians["sparse latents"], medians["outputs of tokens"]
-    reason = (
-        "What the MLP writes on a token is a sum of neurons, a few of them strong, so anything that points where it "
-        "writes lies near one: that alone would make the sparse latents' cosines as high."
-        if token >= ours
-        else "What the MLP writes on a token lies nearer to neurons than chance, but less near than sparse latents do: "
-        "writing where the MLP writes is a part of the answer and not all of it."
-    )
+    known = numbers["measured"]
+    chances = "; ".join(f"{name} {told(known, name, '.2f')}" for name in CHANCES)
     return (
-        f"Half of the live sparse latents have a cosine above {ours:.2f} with some neuron; of random directions "
-        f"{medians['random directions']:.2f}, of random directions that vary as the outputs do "
-        f"{medians['random, as outputs vary']:.2f}, of what the MLP writes on single tokens {token:.2f}. {reason} The "
-        f"best four neurons together explain {number(explained['4'], '.0%')} of the middle sparse latent's row, one "
-        f"neuron {number(explained['1'], '.0%')}."
+        f"The median cosine of a live sparse latent with its nearest neuron is {told(known, SPARSE, '.2f')}. For "
+        f"comparison: {chances}. An MLP's output on a token is a sum of neurons, a few of them strong, so directions "
+        f"that follow the outputs lie near some neuron. Four neurons together explain {told(known, _by(4), '.1%')} of "
+        f"the median sparse latent's row, one neuron {told(known, _by(1), '.1%')}."
     )
+
+
+def _by(n: int) -> str:
+    return f"share of a sparse latent's row explained, neurons: {n}"
 
 
 def _rows(numbers: Numbers) -> tuple[Compared, ...]:
-    return (
-        *(
-            Compared(
-                f"cosine with the nearest neuron, median: {name}",
-                "moderately high" if name == "sparse latents" else "-",
-                number(value),
-            )
-            for name, value in numbers["medians"].items()
-        ),
-        *(
-            Compared(f"share of a sparse latent's row explained, median, neurons: {n}", "-", number(value, ".1%"))
-            for n, value in numbers["explained"].items()
-        ),
-    )
+    known = numbers["measured"]
+    cosines = [
+        row(
+            known, f"cosine with the nearest neuron, median: {name}", name, "moderately high" if name == SPARSE else "-"
+        )
+        for name in (SPARSE, *CHANCES)
+    ]
+    return (*cosines, *(row(known, f"{_by(n)}, median", _by(n), form=".1%") for n in range(1, N_COMBINED + 1)))
 
 
 def _drawings(numbers: Numbers) -> dict[str, Drawing]:
-    cosines = {name: torch.tensor(values) for name, values in numbers["cosines"].items()}
-    colours = {"sparse latents": Palette.SPARSE, "random directions": Palette.NULL}
+    cosines = {name: torch.tensor(values) for name, values in numbers["cosines"].items() if len(values)}
+    colours = {SPARSE: Palette.SPARSE, RANDOM: Palette.NULL}
     return {
         "sparse-decoders": Drawing(
             lambda: figures.cosine_histograms(cosines, "decoder cosine with the nearest neuron", colours=colours),
-            "Sparse latents beside three notions of chance.",
+            "First seed: density of the cosines of sparse latents beside three notions of chance; the peak of random "
+            "directions is cut off.",
         )
     }
 
@@ -126,12 +138,12 @@ def _explained(rows: Tensor, neurons: Tensor) -> dict[str, Tensor]:
     rows = torch.nn.functional.normalize(rows, dim=-1)
     left, chosen = rows.clone(), torch.zeros(len(rows), 0, dtype=torch.int64, device=rows.device)
     found: dict[str, Tensor] = {}
-    for count in range(1, 5):
+    for count in range(1, N_COMBINED + 1):
         nearest = (left @ directions.T).abs().argmax(1, keepdim=True)
         chosen = torch.cat([chosen, nearest], dim=1)
         basis = directions[chosen]
         gram = basis @ basis.mT + 1e-6 * torch.eye(count, device=rows.device)
         weights = torch.linalg.solve(gram, basis @ rows[..., None])
         left = rows - (basis.mT @ weights).squeeze(-1)
-        found[str(count)] = 1 - left.square().sum(1)
+        found[_by(count)] = 1 - left.square().sum(1)
     return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,137 +12,176 @@ from torch import Tensor
 from sparsedict import figures
 from sparsedict.activations import TopK
 from sparsedict.analysis import DictionaryMatch, match_dictionaries
+from sparsedict.figures import Palette
 from sparsedict.studies._bench import Bench
+from sparsedict.studies._claims import Above, Below, Clause
+from sparsedict.studies._estimates import Difference, Ratio, measured, told
+from sparsedict.studies._order import Order
 from sparsedict.studies._places import mlp
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
-from sparsedict.studies.report._parts import median, modern, number, share, typed
+from sparsedict.studies.report._parts import Part, median, modern, row, typed
 
 SHARED = 0.7
 """Decoder cosine from which two latents count as one and the same."""
 KINDS = ("distiller", "autoencoder")
-FIELDS = ("cosine_a", "latent_of_a", "null_a", "cosine_b", "latent_of_b", "null_b")
+FOUND = {
+    "autoencoder": "distiller's latents found again in an autoencoder",
+    "distiller": "distiller's latents found again in a second distiller",
+    "start": "distiller's latents found again in an autoencoder, untrained starts",
+    "random": "distiller's latents found again in random directions",
+}
+BACK = "autoencoder's latents found again in a distiller"
 
 
 class TwoDictionaries(Study):
-    """Which latents a distiller and an autoencoder of one MLP share, and what those are that they don't."""
+    """The latents that a distiller and an autoencoder of one MLP share, and those that they don't."""
 
     name: ClassVar[str] = "two-dictionaries"
-    title: ClassVar[str] = "What each of the two finds"
+    title: ClassVar[str] = "Latents of a distiller and of an autoencoder"
     shows: ClassVar[str] = "An open question of the report"
-    claim: ClassVar[str] = "What kinds of features are learned by distillation, and what by an autoencoder?"
+    claim: ClassVar[str] = (
+        "The report asks which kinds of features are learned by distillation, and which by an autoencoder. Tested "
+        "here: the two find other latents, beyond the difference between two seeds of a distiller, and simulators are "
+        "the distiller's."
+    )
 
     def measure(self, bench: Bench) -> Numbers:
         k = bench.setting.count
-        width = bench.width(bench.layer)
-        orders = {kind: modern(bench, mlp(bench.layer), width, TopK(k), kind=kind) for kind in KINDS}
-        again = modern(bench, mlp(bench.layer), width // 2, TopK(k))
-        bench.train([*orders.values(), again])
-        live: dict[str, Tensor] = {}
-        facts: dict[str, dict[str, Tensor]] = {}
-        for kind, order in orders.items():
-            match, types, firing = typed(bench, order)
-            alive = ~firing.dead.mask
-            live[kind] = bench.dictionary(order).decoder.detach()[alive]
-            facts[kind] = {
-                "simulator": types.simulators[alive],
-                "frequency": firing.frequency[alive],
-                "neuron_cosine": match.decoder_cosine[alive],
-            }
-        match = match_dictionaries(live["distiller"], live["autoencoder"], seed=bench.seed)
-        other = bench.dictionary(again).decoder.detach()[bench.firing(again).counts > 0]
-        control = match_dictionaries(live["distiller"], other, seed=bench.seed)
-        cosines = {"distiller": match.cosine_a, "autoencoder": match.cosine_b}
+        orders = {kind: _order(bench, kind, k) for kind in KINDS}
+        bench.train(repeated for order in orders.values() for repeated in bench.repeated(order))
+        matches = {kind: _match(bench, orders["distiller"], order) for kind, order in orders.items()}
+        cosines = {f"found in the {kind}": match.cosine_a for kind, match in matches.items()}
         return {
             "layer": bench.layer,
             "k": k,
-            "of": {kind: _divided(cosines[kind], facts[kind]) for kind in KINDS},
-            "match": {name: getattr(match, name) for name in FIELDS},
-            "n_mutual": int((match.mutual & (match.cosine_a > SHARED)).sum()),
-            "n_control": int((control.cosine_a > SHARED).sum()),
+            "measured": measured([_measure(bench, orders, repeat) for repeat in range(bench.setting.n_seeds)]),
+            "cosines": {**cosines, "random directions": matches["autoencoder"].null_a},
         }
 
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        own = Difference("distiller: simulators among its own", "autoencoder: simulators among its own")
+        return [
+            Clause("latents found again in an autoencoder, over those found again in a second distiller",
+                   Ratio(FOUND["autoencoder"], FOUND["distiller"]), Below(0.5)),
+            Clause("latents shared with the autoencoder, less those of the untrained starts",
+                   Difference(FOUND["autoencoder"], FOUND["start"]), Above(0), form=".1%"),
+            Clause("simulators among the distiller's own latents, less those among the autoencoder's own",
+                   own, Above(0), form=".1%"),
+        ]  # fmt: skip
+
     def found(self, numbers: Numbers) -> Finding:
-        return Finding("answered", _summary(numbers), _rows(numbers), _drawings(numbers), _notes(numbers))
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), _notes(numbers))
+
+
+def _order(bench: Bench, kind: str, k: int) -> Order:
+    return modern(bench, mlp(bench.layer), bench.width(bench.layer), TopK(k), kind=kind)
+
+
+def _live(bench: Bench, order: Order) -> Tensor:
+    return bench.firing(order).counts > 0
+
+
+def _match(bench: Bench, order: Order, other: Order) -> DictionaryMatch:
+    """Matches the live latents of a dictionary with those of another one of the next seed."""
+    other = bench.other_seed(replace(other, repeat=order.repeat))
+    rows = [bench.dictionary(o).decoder.detach()[_live(bench, o)] for o in (order, other)]
+    return match_dictionaries(rows[0], rows[1], seed=order.seed(bench.seed))
+
+
+def _match_starts(bench: Bench, order: Order, other: Order) -> DictionaryMatch:
+    other = bench.other_seed(replace(other, repeat=order.repeat))
+    return match_dictionaries(bench.start(order), bench.start(other), seed=order.seed(bench.seed))
+
+
+def _measure(bench: Bench, orders: dict[str, Order], repeat: int) -> Part:
+    """Measures one seed's pair; each is compared with dictionaries of the next seed."""
+    ours, theirs = (replace(orders[kind], repeat=repeat) for kind in KINDS)
+    there, back = _match(bench, ours, theirs), _match(bench, theirs, ours)
+    found: Part = {
+        FOUND["autoencoder"]: _share(there.cosine_a),
+        FOUND["distiller"]: _share(_match(bench, ours, ours).cosine_a),
+        FOUND["start"]: _share(_match_starts(bench, ours, theirs).cosine_a),
+        FOUND["random"]: _share(there.null_a),
+        BACK: _share(back.cosine_a),
+    }
+    for kind, order, match in zip(KINDS, (ours, theirs), (there, back), strict=True):
+        found |= {f"{kind}: {key}": value for key, value in _divided(bench, order, match.cosine_a).items()}
+    return found
+
+
+def _share(cosine: Tensor) -> float:
+    return float((cosine > SHARED).double().mean())
+
+
+def _divided(bench: Bench, order: Order, cosine: Tensor) -> Part:
+    """Describes a dictionary's latents that the other has too, and its own."""
+    match, types, firing = typed(bench, order)
+    alive = ~firing.dead.mask
+    simulator, frequency = types.simulators[alive], firing.frequency[alive]
+    nearest = match.decoder_cosine[alive]
+    found: Part = {}
+    for which, mask in (("its own", cosine <= SHARED), ("the shared", cosine > SHARED)):
+        some = bool(mask.any())
+        found |= {
+            f"simulators among {which}": float(simulator[mask].double().mean()) if some else None,
+            f"median frequency of {which}": median(frequency[mask]),
+            f"median cosine with the nearest neuron of {which}": median(nearest[mask]),
+        }
+    return found
 
 
 def _summary(numbers: Numbers) -> str:
-    ours, theirs = (numbers["of"][kind] for kind in KINDS)
+    known = numbers["measured"]
+
+    def tell(key: str) -> str:
+        return told(known, key, ".1%")
+
     return (
-        f"{share(ours['n_shared'], ours['n'])} of the distiller's live latents have a partner in the autoencoder "
-        f"(decoder cosine above {SHARED}), {share(theirs['n_shared'], theirs['n'])} the other way. "
-        f"{share(numbers['n_control'], ours['n'])} have one in a second distiller, of half the width: the two kinds "
-        f"share {_alike(ours['n_shared'], numbers['n_control'])} two distillers do. {_told('the distiller', ours)} "
-        f"{_told('the autoencoder', theirs)}"
-    )
-
-
-def _alike(n_shared: int, n_control: int) -> str:
-    ratio = n_shared / n_control if n_control else 1.0
-    return (
-        "far less than"
-        if ratio < 0.5
-        else "less than"
-        if ratio < 0.9
-        else "about as much as"
-        if ratio < 1.1
-        else ("more than")
-    )
-
-
-def _told(name: str, part: Numbers) -> str:
-    own, shared = part["own"], part["shared"]
-    return (
-        f"What {name} alone has, against what it shares: {share(own['n_simulators'], own['n'])} simulators against "
-        f"{share(shared['n_simulators'], shared['n'])}, a median cosine of {number(own['neuron_cosine'], '.2f')} "
-        f"against {number(shared['neuron_cosine'], '.2f')} with the nearest neuron, a median firing frequency of "
-        f"{number(own['frequency'], '.2%')} against {number(shared['frequency'], '.2%')}."
+        f"Of a distiller's live latents, {tell(FOUND['autoencoder'])} have a partner in an autoencoder (decoder cosine "
+        f"above {SHARED}), and {tell(FOUND['distiller'])} in a second distiller; {tell(BACK)} of the autoencoder's "
+        f"have one in a distiller. Of the untrained starts it is {tell(FOUND['start'])}, of random directions "
+        f"{tell(FOUND['random'])}. Simulators are {tell('distiller: simulators among its own')} of the distiller's own "
+        f"latents and {tell('autoencoder: simulators among its own')} of the autoencoder's own."
     )
 
 
 def _rows(numbers: Numbers) -> tuple[Compared, ...]:
-    of = numbers["of"]
-    control = share(numbers["n_control"], of["distiller"]["n"])
-    rows = [
-        Compared(f"pairs nearest to each other, cosine above {SHARED}", "-", f"{numbers['n_mutual']:,}"),
-        Compared("control: the distiller's latents found again by one of half the width", "-", control),
+    known = numbers["measured"]
+    shared = [row(known, key, key, form=".1%") for key in (*FOUND.values(), BACK)]
+    divided = [
+        row(known, f"{kind}: {what} {which}", f"{kind}: {what} {which}", form=form)
+        for kind in KINDS
+        for what, form in (
+            ("simulators among", ".1%"),
+            ("median frequency of", ".2%"),
+            ("median cosine with the nearest neuron of", ".2f"),
+        )
+        for which in ("its own", "the shared")
     ]
-    for kind in KINDS:
-        shared, own, n = of[kind]["shared"], of[kind]["own"], of[kind]["n"]
-        told = {
-            "latents": [share(part["n"], n) for part in (shared, own)],
-            "simulators": [share(part["n_simulators"], part["n"]) for part in (shared, own)],
-            "median frequency": [number(part["frequency"], ".2%") for part in (shared, own)],
-            "cosine with the nearest neuron, median": [number(part["neuron_cosine"]) for part in (shared, own)],
-        }
-        rows += [Compared(f"{kind}: {what}, shared / its own", "-", " / ".join(here)) for what, here in told.items()]
-    return tuple(rows)
+    return (*shared, *divided)
 
 
 def _drawings(numbers: Numbers) -> dict[str, Drawing]:
-    match = DictionaryMatch(**{name: torch.tensor(values) for name, values in numbers["match"].items()})
+    cosines = {name: torch.tensor(values) for name, values in numbers["cosines"].items()}
+    colours = {
+        "found in the distiller": Palette.DISTILLER,
+        "found in the autoencoder": Palette.AUTOENCODER,
+        "random directions": Palette.NULL,
+    }
     return {
         "shared-latents": Drawing(
-            lambda: figures.shared_latents(match, KINDS),
-            "How near each live latent is to the nearest of the other dictionary.",
+            lambda: figures.cosine_histograms(
+                cosines, "decoder cosine with the nearest latent of the other", colours=colours
+            ),
+            "First seed: density of the cosine of each live latent of the distiller with the nearest of an "
+            "autoencoder and of a distiller, both of another seed, and of random directions, whose peak is cut off.",
         )
     }
 
 
 def _notes(numbers: Numbers) -> tuple[str, ...]:
     return (
-        f"Both under TopK with {numbers['k']} active latents, same width, tokens and seed, so that their latents start "
-        "at the same tokens, as do those of the second distiller. Dead latents are left out. "
-        "A latent of the one dictionary may be nearest to several of the other.",
+        f"TopK with {numbers['k']} active latents, same width and tokens. Every comparison is between two seeds, so "
+        "that neither the tokens that the latents start from nor the order of the data are the same. Dead latents are "
+        "left out.",
     )
-
-
-def _divided(cosine: Tensor, facts: dict[str, Tensor]) -> dict[str, Any]:
-    found: dict[str, Any] = {"n": len(cosine), "n_shared": int((cosine > SHARED).sum())}
-    for which, mask in (("shared", cosine > SHARED), ("own", cosine <= SHARED)):
-        found[which] = {
-            "n": int(mask.sum()),
-            "n_simulators": int(facts["simulator"][mask].sum()),
-            "frequency": median(facts["frequency"][mask]),
-            "neuron_cosine": median(facts["neuron_cosine"][mask]),
-        }
-    return found

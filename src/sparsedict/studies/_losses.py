@@ -1,0 +1,124 @@
+"""The model's next-token loss with something in an MLP's place, sequence by sequence, and its bootstrap."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from sparsedict.sites import Constant, Site
+
+SEQUENCES_AT_ONCE = 16
+N_DRAWS = 1_000
+"""Bootstrap draws of the sequences."""
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceLosses:
+    """Next-token losses, summed within each sequence.
+
+    Attributes:
+        sums: Nats, ``[n_sequences]``.
+        counts: Predicted tokens, ``[n_sequences]``.
+    """
+
+    sums: Float[Tensor, " n_sequences"]
+    counts: Int[Tensor, " n_sequences"]
+
+    @property
+    def mean(self) -> float:
+        """Nats per token."""
+        return float(self.sums.sum() / self.counts.sum())
+
+
+@torch.no_grad()
+def predicted_positions(
+    site: Site, tokens: Int[Tensor, "n_sequences n_positions"]
+) -> Bool[Tensor, "n_sequences n_positions"]:
+    """Returns the positions whose token is predicted: those that the site uses, without the first of a sequence."""
+    used = torch.cat([site.capture(ids).mask.cpu() for ids in tokens.split(SEQUENCES_AT_ONCE)])
+    used[:, 0] = False
+    return used
+
+
+@torch.no_grad()
+def sequence_losses(
+    site: Site,
+    tokens: Int[Tensor, "n_sequences n_positions"],
+    predicted: Bool[Tensor, "n_sequences n_positions"],
+    x: Any = None,
+) -> SequenceLosses:
+    """Measures the loss with ``x`` in the MLP's place, on the same tokens as `sparsedict.analysis.loss_recovered`.
+
+    Args:
+        site: The MLP.
+        tokens: Held-out token ids.
+        predicted: See `predicted_positions`.
+        x: A dictionary or a `Constant`; ``None`` for the model as it is.
+    """
+    device = next(site.model.parameters()).device
+    sums = []
+    for ids, counted in zip(tokens.split(SEQUENCES_AT_ONCE), predicted.split(SEQUENCES_AT_ONCE), strict=True):
+        ids, counted = ids.to(device), counted.to(device)
+        with nullcontext() if x is None else site.replaced(x):
+            logits = site.logits(ids)
+        # One sequence at a time, because logits in float32 over a large vocabulary take much memory.
+        for row, targets, chosen in zip(logits[:, :-1], ids[:, 1:], counted[:, 1:], strict=True):
+            losses = cross_entropy(row[chosen].float(), targets[chosen], reduction="none")
+            sums.append(losses.double().sum().cpu())
+    return SequenceLosses(torch.stack(sums), predicted.sum(1))
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """The losses that a replacement is compared with.
+
+    Attributes:
+        base: The model as it is.
+        zero: With zero in the MLP's place.
+        average: With the mean output there.
+    """
+
+    base: SequenceLosses
+    zero: SequenceLosses
+    average: SequenceLosses
+
+    @classmethod
+    def measure(
+        cls,
+        site: Site,
+        tokens: Int[Tensor, "n_sequences n_positions"],
+        predicted: Bool[Tensor, "n_sequences n_positions"],
+        mean: Float[Tensor, " d_out"],
+    ) -> Ablations:
+        """Runs the model three times on the tokens."""
+        replacements = (None, Constant(torch.zeros_like(mean)), Constant(mean))
+        return cls(*(sequence_losses(site, tokens, predicted, x) for x in replacements))
+
+
+def recovered(replaced: SequenceLosses, base: SequenceLosses, ablated: SequenceLosses) -> float:
+    """Returns ``(ablated - replaced) / (ablated - base)``."""
+    parts = torch.stack([part.sums for part in (ablated, replaced, base)])
+    worst, own, best = parts.sum(1).tolist()
+    return (worst - own) / (worst - best) if worst > best else float("nan")
+
+
+def sampling_error(
+    replaced: list[SequenceLosses], base: SequenceLosses, ablated: SequenceLosses, n_draws: int = N_DRAWS
+) -> float:
+    """Returns the standard error of `recovered`, averaged over seeds, by a bootstrap over sequences.
+
+    All seeds and all losses of a draw have the same sequences. The draws come from a fixed generator.
+    """
+    n = len(base.sums)
+    chosen = torch.randint(n, (n_draws, n), generator=torch.Generator().manual_seed(0))
+    weights = torch.zeros(n_draws, n, dtype=torch.float64).scatter_add_(1, chosen, torch.ones_like(chosen).double())
+    worst, best = weights @ ablated.sums, weights @ base.sums
+    own = torch.stack([weights @ part.sums for part in replaced]).mean(0)
+    shares = (worst - own) / (worst - best)
+    return float(shares[shares.isfinite()].std()) if bool((worst > best).all()) else float("nan")
