@@ -1,9 +1,11 @@
-"""From tokens to a trained dictionary, ours and the peers': ``python -m benchmarks.end_to_end``.
+"""Time per token of harvest and training together, beside the peers: ``python -m benchmarks.end_to_end``.
 
 Each library harvests activations of a small language model by its own store and trains a TopK dictionary on them by its
-own loop, all with the same widths, k, batch size and number of tokens, other settings as the library has them. Timed
-is the whole, after a run of a few steps that isn't; the library's import and the model's loading are not. One common
+own loop, all with the same widths, k, batch size and number of tokens, other settings as the library has them. The
+whole is timed, after a run of a few steps that isn't; the library's import and the model's loading are not. One common
 code then measures the fraction of variance unexplained on held-out tokens. Runs take turns, each in a new process.
+
+A run of few steps measures time and not the quality of a trained dictionary: ``--steps 1000`` trains for longer.
 """
 
 from __future__ import annotations
@@ -110,7 +112,7 @@ def tasks(args: argparse.Namespace) -> list[Task]:
             n_latents=args.n_latents or WIDTHS[source][0],
             k=args.k or WIDTHS[source][1],
             batch_size=args.batch_size,
-            n_tokens=args.n_tokens // args.batch_size * args.batch_size,
+            n_tokens=(args.steps or args.n_tokens // args.batch_size) * args.batch_size,
             n_held_out=args.n_held_out,
             device=args.device,
         )
@@ -180,7 +182,9 @@ def main(argv: list[str] | None = None) -> None:
     for option, choices in (("--sources", get_args(Source)), ("--kinds", get_args(Kind))):
         parser.add_argument(option, nargs="+", choices=choices, default=choices)
     parser.add_argument("--libraries", nargs="+", choices=MODULES, default=None, help="all that are installed")
-    parser.add_argument("--n-tokens", type=int, default=500_000, help="tokens of a run")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--n-tokens", type=int, default=500_000, help="tokens of a run, rounded down to whole steps")
+    length.add_argument("--steps", type=int, default=None, help="optimiser steps of a run, instead of --n-tokens")
     parser.add_argument("--n-held-out", type=int, default=HELD_OUT, help="tokens to evaluate on, at most 100,000")
     parser.add_argument("--batch-size", type=int, default=2048, help="tokens in a step, a multiple of 256")
     parser.add_argument("--n-latents", type=int, default=None, help="4,096 for the embedded model, else 2,048")
@@ -190,6 +194,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.batch_size % 256:
         parser.error(f"--batch-size must be a multiple of 256, got {args.batch_size}")
+    if args.steps is not None and args.steps < 1:
+        parser.error(f"--steps must be at least 1, got {args.steps}")
+    if args.steps is None and args.n_tokens < args.batch_size:
+        parser.error(f"--n-tokens must be at least one batch of {args.batch_size}, got {args.n_tokens}")
     results = [result for task in tasks(args) if (result := measure(task, args))["runs"]]
     name = args.name or ("end_to_end" if args.device == "cpu" else "end_to_end-cuda")
     report.save_plot(plot(results), args.out, name)

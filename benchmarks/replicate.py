@@ -45,13 +45,15 @@ def _numbers(folder: Path, study: Study) -> dict[str, Any]:
 
 
 def _told(finding: Finding) -> dict[str, Any]:
+    clauses = [[part.clause.says, part.clause.report, part.here, part.rule, part.result] for part in finding.clauses]
     rows = [[row.what, row.report, row.here] for row in finding.rows]
-    return {"verdict": finding.verdict, "summary": finding.summary, "rows": rows}
+    return {"verdict": finding.verdict, "summary": finding.summary, "clauses": clauses, "rows": rows}
 
 
 def _paragraph(study: Study, finding: Finding, seconds: dict[str, float]) -> str:
     head = f"{study.title} ({study.shows}): {finding.verdict}, {seconds[study.name]:.0f} s"
-    return f"{head}\n{textwrap.fill(finding.summary, WIDTH)}"
+    clauses = [f"  {part.result}: {part.clause.says}: {part.here}, {part.rule}" for part in finding.clauses]
+    return "\n".join([head, textwrap.fill(finding.summary, WIDTH), *clauses])
 
 
 def _time(content: dict[str, Any]) -> str:

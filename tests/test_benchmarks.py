@@ -28,7 +28,7 @@ RUNS = {
         *("--k", "2", "--n-tokens", "16", "--rounds", "1", "--turn-seconds", "0"),
     ],
     "end_to_end": [
-        *("--sources", "embedded", "--n-tokens", "2048", "--batch-size", "256", "--n-latents", "64", "--k", "4"),
+        *("--sources", "embedded", "--steps", "8", "--batch-size", "256", "--n-latents", "64", "--k", "4"),
         *("--kinds", "autoencoder", "--n-held-out", "2048", "--rounds", "1"),
     ],
     "memory": ["--d", "8", "--k", "2", "--n-latents", "32", "--n-tokens", "16"],

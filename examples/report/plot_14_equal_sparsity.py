@@ -18,16 +18,4 @@ found.draw("equal-sparsity-ratio")
 
 # %%
 # Error against active latents.
-found.draw("equal-sparsity-error-topk")
-
-# %%
-# Loss recovered against active latents.
-found.draw("equal-sparsity-loss-topk")
-
-# %%
-# The same with JumpReLU, against the L0 that it reaches.
-found.draw("equal-sparsity-error-jumprelu")
-
-# %%
-# And its loss recovered.
-found.draw("equal-sparsity-loss-jumprelu")
+found.draw("equal-sparsity-error")
