@@ -143,10 +143,10 @@ def test_the_bootstrap_finds_the_spread_of_new_texts() -> None:
     generator = torch.Generator().manual_seed(0)
     counts = torch.full((200,), 50)
 
-    def losses(n_texts: int) -> list[SequenceLosses]:
+    def losses(n_texts: int) -> list[list[SequenceLosses]]:
         noise = torch.randn(n_texts, 3, 200, generator=generator).double()
         means = torch.tensor([3.0, 1.0, 2.0]).double()[:, None]
-        return [[SequenceLosses(part, counts) for part in 50 * (means + 0.5 * text)] for text in noise]  # pyright: ignore
+        return [[SequenceLosses(part, counts) for part in 50 * (means + 0.5 * text)] for text in noise]
 
     shares = [recovered(own, base, worst) for worst, base, own in losses(500)]
     (worst, base, own), *_ = losses(1)
