@@ -466,6 +466,70 @@ def test_bad_types_are_refused_at_the_door(model: _models.Plain, site: Site) -> 
         site.replaced(site.neurons, ablate=3).__enter__()  # pyright: ignore[reportArgumentType]
 
 
+class Wrapper:
+    """Like the wrappers of NNsight: no module itself, and its attributes are those of the module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._module = model
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._module, name)
+
+
+@pytest.mark.as_installed
+def test_a_wrapper_of_another_library_is_told_apart(model: _models.Plain) -> None:
+    wrapper = Wrapper(model)
+    with pytest.raises(TypeError, match=r"got Wrapper\. It wraps one: write `Site\(wrapper\._module, \.\.\.\)`"):
+        Site(wrapper, "mlp")  # pyright: ignore[reportArgumentType]
+    with torch.device("meta"):
+        lazy = Wrapper(_models.Plain())
+    with pytest.raises(TypeError, match="Load its weights first"):
+        Site(lazy, "mlp")  # pyright: ignore[reportArgumentType]
+    assert Site(wrapper._module, "mlp").d_out == _models.WIDTH
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_dictionary_as_a_module_equals_a_replacement(family: str, dtype: torch.dtype) -> None:
+    tokens, model = _models.tokens(), _models.hugging_face(family).to(dtype)
+    path = _models.FAMILIES[family][-1]
+    assert isinstance(path, str)
+    site = Site(model, path)
+    parts = {"activation": ReLU(), "decoder_norm": Free()}
+    distiller = SparseDistiller(_models.WIDTH, _models.WIDTH, 24, skip=True, **parts)
+    torch.nn.init.normal_(distiller.skip)
+    autoencoder = SparseAutoencoder(_models.WIDTH, 24, **parts)
+    block = model.get_submodule(path.rpartition(".")[0])
+    mlp = block.mlp
+    for dictionary, module in (
+        (distiller, distiller.as_module()),
+        (autoencoder, nn.Sequential(mlp, autoencoder.as_module())),
+    ):
+        with torch.no_grad(), site.replaced(dictionary):
+            expected = model(tokens).logits
+        block.mlp = module
+        given = model(tokens).logits
+        block.mlp = mlp
+        assert torch.equal(given, expected)
+        assert not torch.allclose(model(tokens).logits, expected)
+        given.float().sum().backward()
+        assert all(p.grad is not None for name, p in dictionary.named_parameters() if "decoder" in name)
+
+
+def test_a_module_of_a_dictionary_shares_its_parameters() -> None:
+    dictionary = SparseAutoencoder(4, 8, activation=ReLU(), decoder_norm=Free())
+    module = dictionary.as_module()
+    assert {id(p) for p in module.parameters()} == {id(p) for p in dictionary.parameters()}
+    for shape in ((4,), (0, 4), (2, 4), (2, 3, 5, 4)):
+        x = torch.randn(shape, dtype=torch.float64)
+        given = module(x)
+        assert given.dtype == x.dtype
+        torch.testing.assert_close(given, dictionary(x).reconstruction.to(x), check_dtype=False)
+    with pytest.raises(ValueError, match="`x` must"):
+        module(torch.randn(2, 3))
+    assert module.train().dictionary.training
+
+
 def test_activations_where_tokens_belong_are_refused() -> None:
     model = _models.hugging_face("gpt2")
     site = Site(model, "transformer.h.1.mlp")

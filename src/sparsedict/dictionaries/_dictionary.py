@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sparsedict import checks, hub
 from sparsedict.activations import Activation
 from sparsedict.dictionaries._encode import encode_rows
+from sparsedict.dictionaries._module import Reconstructing
 from sparsedict.dictionaries._pictures import Drawn, HasNumbers, put_figures
 from sparsedict.dictionaries._start import placed, start_from, unit_rows
 from sparsedict.dictionaries._state import ActivationState
@@ -203,6 +204,22 @@ class Dictionary(nn.Module, ABC):
         reconstruction = self.reconstruct(latents, flat)
         dense = latents.to_dense() if isinstance(latents, SparseLatents) else latents
         return DictionaryOutput(dense.view(*batch_shape, self.n_latents), reconstruction.view(*batch_shape, self.d_out))
+
+    def as_module(self) -> nn.Module:
+        """Returns a module with ``forward(x) -> reconstruction``, to put in a model in place of an MLP.
+
+        The module has the dictionary's parameters, not copies, takes any leading dimensions and returns the type that
+        it was given. `Site.replaced` puts a dictionary in place for a while; a module stays there, and it acts on all
+        positions. A dictionary that reads an MLP's outputs belongs after the MLP.
+
+        Example:
+            >>> import torch
+            >>> import sparsedict as sd
+            >>> transcoder = sd.SparseDistiller(4, 4, 16, activation=sd.TopK(2), decoder_norm=sd.UnitNorm())
+            >>> transcoder.as_module()(torch.randn(2, 3, 4)).shape
+            torch.Size([2, 3, 4])
+        """
+        return Reconstructing(self)
 
     def _rows(self, x: Tensor) -> tuple[Tensor, torch.Size]:
         """Returns activations as rows in the weights' type, and the leading dimensions they came in."""

@@ -73,7 +73,7 @@ class Site:
         call: int | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+            raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.{_wrapped(model)}")
         if neurons is not None and not callable(neurons) and not isinstance(neurons, Neurons):
             raise TypeError(f"`neurons` must be `Neurons` or a function that makes them, got {type(neurons).__name__}.")
         self.model = model
@@ -284,6 +284,16 @@ class Site:
             widths = (neurons.d_in, neurons.d_out)
         self.note_widths(*widths)
         return widths
+
+
+def _wrapped(model: object) -> str:
+    """Where an object of another library keeps the model that it wraps."""
+    for name in ("_model", "_module", "model", "module", "hf_model"):
+        if isinstance(vars(model).get(name) if hasattr(model, "__dict__") else None, nn.Module):
+            held = f" It wraps one: write `Site(wrapper.{name}, ...)` for a {type(model).__name__} `wrapper`."
+            lazy = any(p.is_meta for p in vars(model)[name].parameters())
+            return held + (" Load its weights first, for they are on the meta device." if lazy else "")
+    return ""
 
 
 def _token_ids(tokens: Sequence[int]) -> tuple[int, ...]:
