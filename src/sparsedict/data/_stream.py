@@ -22,6 +22,7 @@ from sparsedict.data._stored_sites import bytes_per_token, planned
 from sparsedict.data._tokenizers import Tokenizer
 from sparsedict.data._tokens import BlockSize
 from sparsedict.sites import Site
+from sparsedict.sites._devices import input_device
 from sparsedict.torch_state import in_own_state
 
 BUFFER_BYTES = 2**30
@@ -119,8 +120,8 @@ class ActivationStream(ActivationSource):
         self.buffer_size: int = self._checked_buffer(buffer_size, usual, self.n_positions)
         if model_batch_size is not None:
             model_batch_size = checks.at_least("model_batch_size", model_batch_size, 1)
-        where = next((parameter.device.type for parameter in model.parameters()), "cpu")
-        target = FORWARD_POSITIONS.get(where, MOST_FORWARD_POSITIONS)
+        runs_on = input_device(model)
+        target = FORWARD_POSITIONS.get("cpu" if runs_on is None else runs_on.type, MOST_FORWARD_POSITIONS)
         self._block_size = BlockSize(model_batch_size, target, self.buffer_size, takes_mask(model))
         self._counted: int | None = None
 

@@ -113,7 +113,8 @@ def _run(
 
 
 def _activations(site: Site, values: Mapping[Point, Tensor], seen: TokenContext, neurons: bool) -> SiteActivations:
-    inputs, outputs = values[site.reads], values[site.writes]
+    outputs = values[site.writes]
+    inputs = values[site.reads].to(outputs.device)
     site.note_widths(inputs.shape[-1], outputs.shape[-1])
     shape = outputs.shape[:-1]
     # Some models flatten sequences before the MLP; the tokens' own shape is what users count in.
@@ -126,7 +127,8 @@ def _activations(site: Site, values: Mapping[Point, Tensor], seen: TokenContext,
         )
     hidden = None
     if neurons:
-        hidden = site.neurons.encode(inputs) if site.hidden is None else values[site.hidden]
+        point = site.hidden
+        hidden = site.neurons.encode(inputs) if point is None else values[point]
         hidden = hidden.reshape(*shape, hidden.shape[-1])
     mask = seen.kept(shape, site.exclusion, outputs.device)
     if mask is None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparsedict.sites._calls import evaluating
 from sparsedict.sites._capture import record
+from sparsedict.sites._devices import loaded
 from sparsedict.sites._embedding import token_embedding
 from sparsedict.sites._passes import uncompiled
 from sparsedict.sites._points import find_module, is_hook_point
@@ -108,8 +109,9 @@ def _affines(site: Site, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]
     norm = find_module(site.model, parent) if hook == "hook_normalized" else None
     if norm is None:
         return
-    weight = getattr(norm, "weight", getattr(norm, "w", None))
-    bias = getattr(norm, "bias", getattr(norm, "b", None))
+    weight, bias = (
+        next((loaded(norm, n) for n in names if hasattr(norm, n)), None) for names in (("weight", "w"), ("bias", "b"))
+    )
     if isinstance(weight, Tensor):
         weight = weight.detach().to(like)
         shift = bias.detach().to(like) if isinstance(bias, Tensor) else None

@@ -188,7 +188,8 @@ def _role(x: Any, name: str, given: Role | None) -> Role | None:
 def _reconstruction(
     x: Any, source: Tensor, original: Tensor, ablate: Intervention | None, error_term: bool
 ) -> Float[Tensor, "*batch d"]:
-    inputs = _fitted(x, source)
+    # Where a model is split over devices, the MLP may be given what another one computed.
+    inputs = _fitted(x, source.to(original.device))
     has_sparse = hasattr(x, "reconstruct") and hasattr(x, "encode_sparse")
     # Interventions are written for all latents; without one the active ones do.
     latents = x.encode_sparse(inputs) if has_sparse and ablate is None else x.encode(inputs)
@@ -216,7 +217,7 @@ def _reconstruction(
         assert plain is not None
         # Written as the original plus a difference, so that it is exact where nothing is ablated.
         result = original.detach() + (result - plain.detach()).to(original.dtype)
-    return result.to(original.dtype)
+    return result.to(original)
 
 
 def _fitted(x: Any, source: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from sparsedict import checks
 from sparsedict.sites._capture import capture_sites
 from sparsedict.sites._context import Exclusion
+from sparsedict.sites._devices import input_device, module_device
 from sparsedict.sites._find import find, holder_paths, probe, reading
 from sparsedict.sites._neurons import Neurons
-from sparsedict.sites._points import Point, resolve_ends, resolve_module
+from sparsedict.sites._points import Point, find_module, resolve_ends, resolve_module
 from sparsedict.sites._remembered import Remembered
 from sparsedict.sites._replace import Constant, Intervention, replaced
 from sparsedict.sites._tokens import Tokens, prepare
@@ -117,6 +118,15 @@ class Site:
     def d_out(self) -> int:
         """Width of what the MLP writes."""
         return self._find_widths()[1]
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the site's activations are; None if the modules there have no weights."""
+        parts = self.writes.path.split(".")
+        paths = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+        modules = (find_module(self.model, path) for path in paths)
+        found = (None if module is None else module_device(module) for module in modules)
+        return next((device for device in found if device is not None), input_device(self.model))
 
     @property
     def neurons(self) -> Neurons:

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from sparsedict.sites._arguments import CACHES, first_position
+from sparsedict.sites._devices import input_device
 from sparsedict.sites._embedding import token_embedding
 
 Tokens = Tensor | Mapping[str, Any]
@@ -35,7 +36,7 @@ def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True) -> Call:
     Raises:
         TypeError: If ``tokens`` are no tensor and no mapping, or activations where the model takes token ids.
     """
-    device = next((p.device for p in model.parameters()), None)
+    device = input_device(model)
     parameters = inspect.signature(model.forward).parameters
     if isinstance(tokens, Tensor):
         args, kwargs = (_checked(model, tokens).to(device),), {}

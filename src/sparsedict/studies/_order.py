@@ -64,7 +64,7 @@ class Order:
 
     def make(self, site: Site, seed: int, start_from: Dictionary | None = None) -> Dictionary:
         """Returns the dictionary as it is before training."""
-        device = next((p.device for p in site.model.parameters()), None)
+        device = site.device
         parts = {
             "activation": self.activation,
             "decoder_norm": self.decoder_norm,

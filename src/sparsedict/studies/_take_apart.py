@@ -82,7 +82,7 @@ def take_apart(
     """
     _check(kinds, held_out_tokens)
     phases = Phases(progress)
-    place = {"dtype": dtype, "device": next((p.device for p in site.model.parameters()), None)}
+    place = {"dtype": dtype, "device": site.device}
     neurons, note = _neurons(site)
     dictionaries = {kind: _make(kind, site, n_latents, recipe, seed, place) for kind in kinds}
     with phases("training", f"harvesting and training on {n_tokens:,} tokens"):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sparsedict.sites._devices import loaded
 from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._points import Point
 
@@ -43,7 +44,7 @@ def matrix(module: object) -> Matrix | None:
     """Returns the weight ``[out, in]`` and the bias of a linear layer, or None if this isn't one."""
     while isinstance(inner := getattr(module, "original_component", None), nn.Module):
         module = inner
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    weight, bias = loaded(module, "weight"), loaded(module, "bias")
     if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
         return None
     # transformers' Conv1D keeps [in, out] and is told by its name, so that transformers isn't imported.

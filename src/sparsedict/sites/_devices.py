@@ -1,0 +1,56 @@
+"""On which devices the parts of a model run, also where Accelerate keeps their weights elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsedict.sites._embedding import token_embedding
+
+
+def input_device(model: nn.Module) -> torch.device | None:
+    """Returns the device on which a model takes its tokens, or None if it has no weights."""
+    moved = _execution_device(model)
+    embedding = token_embedding(model)
+    if moved is None and embedding is not None:
+        moved = module_device(embedding)
+    return module_device(model) if moved is None else moved
+
+
+def module_device(module: nn.Module) -> torch.device | None:
+    """Returns the device on which a module runs, or None if it has no weights."""
+    for inner in module.modules():
+        device = _execution_device(inner)
+        if device is not None:
+            return device
+    return next((value.device for value in chain(module.parameters(), module.buffers())), None)
+
+
+def loaded(module: object, name: str) -> Any:
+    """Returns a parameter, fetched to where its module runs if its weights are offloaded."""
+    value = getattr(module, name, None)
+    if not isinstance(value, Tensor) or not value.is_meta:
+        return value
+    for hook in _hooks(module):
+        try:
+            return hook.weights_map[name].to(hook.execution_device)
+        except (AttributeError, KeyError, TypeError):  # It keeps none, or not this one.
+            continue
+    return value
+
+
+def _execution_device(module: nn.Module) -> torch.device | None:
+    devices = (getattr(hook, "execution_device", None) for hook in _hooks(module))
+    device = next((device for device in devices if device is not None), None)
+    return None if device is None else torch.device(device)
+
+
+def _hooks(module: object) -> Iterator[Any]:
+    """Yields the hooks that Accelerate has put on a module, found by their name so that it isn't imported."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is not None:
+        yield from getattr(hook, "hooks", (hook,))
