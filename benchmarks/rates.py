@@ -20,7 +20,7 @@ from benchmarks import stories
 from benchmarks.report import RESULTS, machine, table
 from sparsedict import zoo
 from sparsedict.metrics import fvu
-from sparsedict.training import default_lr
+from sparsedict.training import RelativeLR, default_lr
 from sparsedict.types import ActivationBatch
 
 K = 32
@@ -69,7 +69,7 @@ def errors(
     trainees = {}
     for factor in FACTORS:
         dictionary = make(kind, batch, n_latents)
-        trainees[f"{factor:g}"] = sd.Trainee(dictionary, lr=factor * default_lr(dictionary))
+        trainees[f"{factor:g}"] = sd.Trainee(dictionary, lr=RelativeLR(factor * default_lr(dictionary)))
     sd.fit_many(trainees, batch, n_tokens=args.n_tokens, batch_size=args.batch_size, seed=0, progress=False)
     found = {}
     for name, trainee in trainees.items():

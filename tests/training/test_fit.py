@@ -408,12 +408,12 @@ class Largest(TorchDispatchMode):
 
 
 def test_a_record_needs_no_memory_the_size_of_the_weights() -> None:
-    dictionary = sd.SparseAutoencoder(64, 512, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
+    dictionary = sd.SparseAutoencoder(512, 1024, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
     trainee = sd.Trainee(dictionary)
     learner = Learner(
         "", trainee, trainee.make_optimizer(), n_steps=2, dead_after=10**6, autocast=None, workspace=Workspace()
     )
-    inputs = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
     learner.learn(sd.ActivationBatch(inputs, inputs))
     with Largest() as largest:
         learner.record()

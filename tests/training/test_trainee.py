@@ -12,10 +12,10 @@ def coder(d: int, n_latents: int) -> sd.SparseAutoencoder:
 
 
 def test_the_default_rate_falls_with_both_widths_and_has_a_highest():
-    assert default_lr(coder(128, 2048)) == pytest.approx(5e-3)
-    assert default_lr(coder(512, 2048)) == pytest.approx(2.5e-3)
-    assert default_lr(coder(128, 8192)) == pytest.approx(2.5e-3)
-    assert default_lr(coder(4, 8)) == 1e-2
+    assert default_lr(coder(128, 2048)) == pytest.approx(1e-2)
+    assert default_lr(coder(512, 2048)) == pytest.approx(5e-3)
+    assert default_lr(coder(128, 8192)) == pytest.approx(5e-3)
+    assert default_lr(coder(4, 8)) == 2e-2
 
 
 def test_a_given_rate_is_taken_and_a_rate_that_is_left_out_is_the_default():

@@ -94,6 +94,13 @@ class Activation(ABC):
         """
         self.after_step_(values, state)
 
+    def units(self, latents: float) -> dict[str, float]:
+        """Returns the units of what is learned, by name, where latents are about ``latents``; 1 where not named.
+
+        With ``fit``'s default learning rate, a step of Adam moves a parameter by about the rate times its unit.
+        """
+        return {}
+
     def check(self, n_latents: int) -> None:
         """Raises ``ValueError`` where the activation can't serve a dictionary of ``n_latents``."""
 

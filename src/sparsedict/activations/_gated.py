@@ -32,6 +32,9 @@ class Gated(Activation):
         names = ("gate_bias", "log_scale", "magnitude_bias")
         return {name: nn.Parameter(torch.zeros(n_latents, device="cpu", dtype=torch.float32)) for name in names}
 
+    def units(self, latents: float) -> dict[str, float]:
+        return {"gate_bias": latents, "magnitude_bias": latents}
+
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return torch.where(pre + state["gate_bias"] <= 0, 0.0, _magnitude(pre, state).relu())
 

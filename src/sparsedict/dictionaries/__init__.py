@@ -5,5 +5,6 @@ from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._distiller import SparseDistiller
 from sparsedict.dictionaries._encode import DENSE_SHARE
 from sparsedict.dictionaries._read import read
+from sparsedict.dictionaries._scales import Scales
 
-__all__ = ["DENSE_SHARE", "Dictionary", "InputOffset", "SparseAutoencoder", "SparseDistiller", "read"]
+__all__ = ["DENSE_SHARE", "Dictionary", "InputOffset", "Scales", "SparseAutoencoder", "SparseDistiller", "read"]

@@ -11,6 +11,8 @@ from sparsedict import checks
 from sparsedict.activations import Activation
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._input_norm import checked_input_norm, without_scale
+from sparsedict.dictionaries._scales import Scales
+from sparsedict.dictionaries._start import start_from
 from sparsedict.kernels import matmul
 from sparsedict.latents import SparseLatents
 from sparsedict.norms import DecoderNorm, InputNorm
@@ -88,7 +90,10 @@ class SparseAutoencoder(Dictionary):
 
     def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
         # The decoder gives what is normalised, so that is what its rows start from.
-        super().initialise_(inputs, targets if self.input_norm is None else self.input_norm.normalise(targets))
+        start_from(self, inputs, targets if self.input_norm is None else self.input_norm.normalise(targets))
+
+    def parameter_units(self, scales: Scales) -> dict[str, float]:
+        return super().parameter_units(scales) | {"input_bias": scales.encoded}
 
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         x = x if self.input_norm is None else self.input_norm.normalise(x)

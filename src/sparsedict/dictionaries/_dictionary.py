@@ -20,6 +20,7 @@ from sparsedict.activations import Activation
 from sparsedict.dictionaries._encode import encode_rows
 from sparsedict.dictionaries._module import Reconstructing
 from sparsedict.dictionaries._pictures import Drawn, HasNumbers, put_figures
+from sparsedict.dictionaries._scales import Scales, gain, spread
 from sparsedict.dictionaries._start import placed, start_from, unit_rows
 from sparsedict.dictionaries._state import ActivationState
 from sparsedict.forward_pass import ForwardPass
@@ -100,7 +101,31 @@ class Dictionary(nn.Module, ABC):
             inputs: What the dictionary reads; best as many tokens as there are latents, or more.
             targets: What it should give.
         """
-        start_from(self, inputs, targets)
+        start_from(self, inputs, targets / gain(self, inputs, spread(targets)))
+
+    def scales(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> Scales:
+        """Measures how large activations are, and with them latents and what the encoder reads.
+
+        Args:
+            inputs: What the dictionary reads.
+            targets: What it should give.
+        """
+        return Scales.measured(self, inputs, targets)
+
+    def parameter_units(self, scales: Scales) -> dict[str, float]:
+        """Returns by parameter's name the unit that it is measured in, given how large activations are.
+
+        With ``fit``'s default learning rate, a step of Adam moves a parameter by about the rate times its unit.
+        Parameters that aren't named have the unit 1. Override it in a kind that has parameters of its own.
+        """
+        own = {
+            "encoder": scales.latents / scales.encoded,
+            "encoder_bias": scales.latents,
+            "decoder": 1.0,
+            "decoder_bias": scales.latents,
+        }
+        kept = self.activation.units(scales.latents)
+        return own | {f"activation_state.{name}": unit for name, unit in kept.items()}
 
     @property
     def is_untouched(self) -> bool:

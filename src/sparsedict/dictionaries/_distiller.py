@@ -10,6 +10,7 @@ from torch.nn import functional
 from sparsedict.activations import GELU, Activation, ReLU, SiLU
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._input_norm import checked_input_norm, without_scale
+from sparsedict.dictionaries._scales import Scales
 from sparsedict.kernels import matmul
 from sparsedict.latents import SparseLatents
 from sparsedict.norms import DecoderNorm, Free, InputNorm
@@ -100,6 +101,10 @@ class SparseDistiller(Dictionary):
     ) -> Float[Tensor, "*batch d_out"]:
         decoded = self.decode(latents)
         return decoded if self.skip is None else decoded + functional.linear(inputs, self.skip)
+
+    def parameter_units(self, scales: Scales) -> dict[str, float]:
+        own = {"input_bias": scales.encoded, "skip": scales.targets / scales.inputs}
+        return super().parameter_units(scales) | own
 
     def folded(self) -> SparseDistiller:
         return without_scale(self)[0]

@@ -50,17 +50,25 @@ def start_from(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> None:
         return
     latents = torch.arange(dictionary.n_latents, device=inputs.device)
     tokens = latents % len(inputs)
-    rows = functional.normalize((targets - mean)[tokens], dim=-1)
+    # Rows are measured by their spread first: nothing here depends on how large activations are.
+    size = (targets - mean).square().mean().sqrt()
+    rows = functional.normalize(_over((targets - mean)[tokens], size), dim=-1)
     # A token serves a second latent with a random direction mixed in; one that is the mean itself serves none.
     random = functional.normalize(dictionary.decoder, dim=-1)
     taken = (latents >= len(inputs)) | ~rows.any(dim=-1)
     dictionary.decoder.copy_(functional.normalize(rows + random * taken[:, None], dim=-1))
     dictionary.decoder_norm.constrain_(dictionary.decoder)
     centred = (encoded - encoded.mean(0)).float()
-    scale = (targets - mean).square().mean().sqrt() / centred.square().mean().sqrt().clamp_min(1e-12)
-    encoder = functional.normalize(_whitened(centred)[tokens], dim=-1) * (INITIAL_NORM * scale)
+    encoded_size = centred.square().mean().sqrt()
+    encoder = functional.normalize(_whitened(_over(centred, encoded_size))[tokens], dim=-1)
+    encoder *= INITIAL_NORM * _over(size, encoded_size)
     dictionary.encoder.copy_(encoder)
     dictionary.encoder_bias.copy_(-(encoder @ encoded.mean(0).float()))
+
+
+def _over(values: Tensor, size: Tensor) -> Tensor:
+    """Returns values over a size; as they are where it is zero."""
+    return values / torch.where(size > 0, size, torch.ones_like(size))
 
 
 def _whitened(rows: Tensor) -> Tensor:

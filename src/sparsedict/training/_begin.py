@@ -12,13 +12,18 @@ from sparsedict.training._door import check_widths
 from sparsedict.training._feed import Feed
 from sparsedict.training._loop import any_site, of_site
 from sparsedict.training._trainee import Trainee
+from sparsedict.training._units import Units, measured_units
+from sparsedict.types import ActivationBatch
 
 MOST_INITIAL_TOKENS = 32_768
 """Most tokens that a new dictionary is started from: they are held in memory together."""
 
 
-def begin_(trainees: Mapping[str, Trainee], feed: Feed, n_tokens: int) -> int:
-    """Starts new dictionaries from the first batches, one token for each latent, and returns how many steps to expect.
+def begin_(trainees: Mapping[str, Trainee], feed: Feed, n_tokens: int) -> tuple[int, dict[str, Units | None]]:
+    """Starts new dictionaries from the first batches, one token for each latent.
+
+    Returns:
+        How many steps to expect, and by trainee's name the units of its parameters where its rate is relative.
 
     Raises:
         ValueError: If widths don't fit, or the first batches aren't finite.
@@ -42,4 +47,13 @@ def begin_(trainees: Mapping[str, Trainee], feed: Feed, n_tokens: int) -> int:
         for part in (inputs, targets):
             checks.finite("data", part, "Look where they come from before training on the rest.")
         dictionary.initialise_(inputs, targets)
-    return math.ceil(n_tokens / len(any_site(first)))
+    units = {name: _units(trainee, of_site(first, trainee, feed.batches)) for name, trainee in trainees.items()}
+    return math.ceil(n_tokens / len(any_site(first))), units
+
+
+def _units(trainee: Trainee, batch: ActivationBatch) -> Units | None:
+    if not trainee.has_relative_lr:
+        return None
+    weight = trainee.dictionary.decoder
+    inputs, targets = (part.to(weight.device, weight.dtype) for part in trainee.dictionary.select(batch))
+    return measured_units(trainee.dictionary, inputs, targets)

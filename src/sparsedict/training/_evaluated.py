@@ -15,6 +15,9 @@ from sparsedict.latents import fires
 MOST_TOKENS = 1024
 """Tokens of the last batch on which it is measured."""
 
+LEAST_ROWS = 32
+"""Rows encoded at once, at least."""
+
 CLEARLY = 0.2
 """Share of the L0 in training by which that in evaluation may differ without a warning."""
 
@@ -23,7 +26,7 @@ CLEARLY = 0.2
 def evaluation_l0(dictionary: Dictionary, inputs: Float[Tensor, "n_tokens d_in"]) -> float:
     """Returns how many latents fire in evaluation mode, mean over tokens; puts the dictionary back to training mode."""
     # Few rows at once take little memory beside the weights.
-    blocks = inputs.split(max(1, dictionary.d_in // 16))
+    blocks = inputs.split(max(LEAST_ROWS, dictionary.d_in // 16))
     dictionary.eval()
     try:
         fired = torch.stack([fires(dictionary.encode_sparse(block).values).sum() for block in blocks])

@@ -27,6 +27,7 @@ from sparsedict.training._learner import Learner
 from sparsedict.training._loop import Loop
 from sparsedict.training._settings import devices_of, environment, of_run
 from sparsedict.training._trainee import OptimizerFactory, Trainee
+from sparsedict.training._units import RelativeLR, units_from
 from sparsedict.training._upkeep import Upkeep
 from sparsedict.training.callbacks import Callback
 from sparsedict.training.schedules import Cosine, Schedule
@@ -42,7 +43,7 @@ def fit(
     data: Any,
     *,
     n_tokens: int,
-    lr: float | None = None,
+    lr: float | RelativeLR | None = None,
     batch_size: int | None = None,
     penalties: Sequence[Penalty] = (),
     loss: Loss = SQUARED_ERROR,
@@ -72,14 +73,15 @@ def fit(
         data: An ``ActivationStream``; a tensor of activations ``[n_tokens, d]`` (for autoencoders); a tuple of two
             tensors, inputs and outputs; or an iterable of batches.
         n_tokens: Tokens to train on in all, rounded up to whole batches. A finite source is repeated, reshuffled.
-        lr: Peak learning rate; ``None`` for :func:`sparsedict.training.default_lr`, made for Adam.
+        lr: Peak learning rate of the optimiser, or a :class:`sparsedict.training.RelativeLR`, in units of the data.
+            ``None`` is ``RelativeLR(default_lr(dictionary))``, made for Adam.
         batch_size: Tokens per step, where the data doesn't have its own (4,096 by default).
         penalties: What presses the latents to be sparse; each is summed over latents, mean over tokens.
         loss: How far the reconstruction is from the target: summed over ``d_out``, mean over tokens.
         upkeep: What is done to the dictionary between steps, such as ``Resample``.
         optimizer: An optimiser class or a partial of one, called with the parameters and ``lr``; Adam by default.
         schedule: Course of the learning rate over the run.
-        clip_norm: Largest norm of all gradients together, or ``None``.
+        clip_norm: Largest norm of all gradients together, or ``None``; in units of the data where the rate is.
         autocast: Type in which products are computed, such as ``torch.bfloat16``; ``None`` for the weights' own.
         seed: Seed of the shuffle, where the data doesn't have its own (0 by default).
         progress: Whether to show a progress bar.
@@ -201,10 +203,16 @@ def fit_many(
         asked = {"n_tokens": n_tokens, "log_every": log_every, "dead_after": dead_after, "autocast": autocast}
         settings = of_run(trainees, optimizers, feed.batches.description, deterministic=deterministic, **asked)
         state = None if checkpoints is None else checkpoints.begin(settings, environment(devices_of(trainees)))
-        n_planned = begin_(trainees, feed, n_tokens) if state is None else state["n_planned"]
+        if state is None:
+            n_planned, units = begin_(trainees, feed, n_tokens)
+        else:
+            n_planned = state["n_planned"]
+            units = {name: units_from(own.get("units")) for name, own in state["learners"].items()}
         plan: dict[str, Any] = {"n_steps": n_planned, "dead_after": dead_after, "autocast": autocast}
         plan["workspace"] = Workspace()
-        learners = [Learner(name, trainee, optimizers[name], **plan) for name, trainee in trainees.items()]
+        learners = [
+            Learner(name, trainee, optimizers[name], units=units[name], **plan) for name, trainee in trainees.items()
+        ]
         loop = Loop(
             learners,
             feed,

@@ -20,6 +20,7 @@ from sparsedict.training._history import History, Record
 from sparsedict.training._kept import kept, put_back, stateful
 from sparsedict.training._meter import Meter
 from sparsedict.training._trainee import Trainee
+from sparsedict.training._units import Units
 from sparsedict.types import ActivationBatch
 
 
@@ -55,6 +56,7 @@ class Learner:
         n_steps: Steps that the run is planned for.
         dead_after: Tokens without firing after which a latent counts as dead.
         autocast: Type in which products are computed, or ``None``.
+        units: Of the parameters, where the learning rate is relative to them.
         workspace: Memory that steps use again; learners that take turns may share it.
     """
 
@@ -67,6 +69,7 @@ class Learner:
         n_steps: int,
         dead_after: int,
         autocast: torch.dtype | None,
+        units: Units | None = None,
         workspace: Workspace | None = None,
     ) -> None:
         self.name = name
@@ -75,6 +78,9 @@ class Learner:
         dictionary = trainee.dictionary
         self._dictionary = dictionary
         self._optimizer = optimizer
+        self._units = units
+        if units is not None:
+            units.scale_(optimizer, dictionary)
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self._n_steps = n_steps
         self._dead_after = dead_after
@@ -162,7 +168,7 @@ class Learner:
             fvu=means["fvu"],
             l0=means["l0"],
             dead=(self._counters.idle >= self._dead_after).double().mean().item(),
-            lr=self._optimizer.param_groups[0]["lr"],
+            lr=self._rate(),
             seconds=time.perf_counter() - self._begin,
             eval_l0=evaluation_l0(self._dictionary, self._last_inputs),
         )
@@ -195,6 +201,7 @@ class Learner:
             "history": self.history.state_dict(),
             "seconds": time.perf_counter() - self._begin,
             "trained_before": self._trained_before,
+            "units": None if self._units is None else self._units.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -234,6 +241,12 @@ class Learner:
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
 
+    def _rate(self) -> float:
+        """Returns the rate of the last step, in units of the data where it is relative."""
+        if self._units is None:
+            return self._optimizer.param_groups[0]["lr"]
+        return self.trainee.peak_lr * self.trainee.schedule.factor(self._counters.step - 1, self._n_steps)
+
     def _precision(self, device: torch.device):
         if self._autocast is None:
             return nullcontext()
@@ -244,7 +257,10 @@ class Learner:
         if decoder.grad is not None:
             norm.project_gradient_(decoder, decoder.grad)
         if self.trainee.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._dictionary.parameters(), self.trainee.clip_norm)
+            if self._units is None:
+                torch.nn.utils.clip_grad_norm_(self._dictionary.parameters(), self.trainee.clip_norm)
+            else:
+                self._units.clip_gradients_(self._dictionary, self.trainee.clip_norm)
         self._optimizer.step()
         norm.constrain_(decoder)
 

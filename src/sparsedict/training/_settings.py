@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparsedict.storage import installed_version
 from sparsedict.training._trainee import Trainee
+from sparsedict.training._units import RelativeLR
 
 MISSING = object()
 
@@ -93,6 +94,7 @@ def _of_trainee(trainee: Trainee, optimizer: torch.optim.Optimizer) -> dict[str,
         },
         "optimizer": {"class": _name(type(optimizer)), "groups": groups},
         "lr": trainee.peak_lr,
+        **({"relative": True} if isinstance(trainee.lr, RelativeLR) else {}),
         **{
             name: described(getattr(trainee, name))
             for name in ("penalties", "loss", "upkeep", "schedule", "clip_norm", "site")

@@ -13,29 +13,30 @@ from sparsedict import checks
 from sparsedict.dictionaries import Dictionary
 from sparsedict.losses import Loss, SquaredError
 from sparsedict.penalties import Penalty
+from sparsedict.training._units import RelativeLR
 from sparsedict.training._upkeep import Upkeep
 from sparsedict.training.schedules import Cosine, Schedule
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 """An optimiser class or a ``functools.partial`` of one, called as ``factory(parameters, lr=lr)``."""
 
-HIGHEST_LR = 1e-2
+HIGHEST_LR = 2e-2
 """Of :func:`default_lr`, for the smallest dictionaries."""
 
 
 def default_lr(dictionary: Dictionary) -> float:
-    """Returns the peak learning rate of Adam where none is given: ``2.56 / sqrt(d_in * n_latents)``, at most 0.01.
+    """Returns the peak learning rate of Adam where none is given: ``5.12 / sqrt(d_in * n_latents)``, at most 0.02.
 
-    Adam moves every weight of a row by about the rate, so a row of norm 1 turns by ``lr * sqrt(d_in)``; and the more
-    latents there are, the fewer tokens each is trained on. Measured at widths of 64 to 512 with 512 to 8,192 latents,
-    in runs of 300,000 tokens (``python -m benchmarks.rates``): a careful start. Twice as much was better in each of
-    them, so try that first; the fall with ``d_in`` is a caution that these runs don't show. With another optimiser give
-    a rate.
+    It is in units of the data (:class:`RelativeLR`), so the scale of activations doesn't matter. Adam moves every
+    weight of a row by about the rate, so a row of norm 1 turns by ``lr * sqrt(d_in)``; and the more latents there are,
+    the fewer tokens each is trained on. Measured at widths of 64 to 512 with 512 to 8,192 latents, in runs of 300,000
+    tokens (``python -m benchmarks.rates``); the fall with ``d_in`` is a caution that these runs don't show. With an
+    optimiser that doesn't normalise gradients give a rate.
 
     Source: the fall with the number of latents is that of Gao et al., "Scaling and evaluating sparse autoencoders",
     2024.
     """
-    return min(HIGHEST_LR, 2.56 / math.sqrt(dictionary.d_in * dictionary.n_latents))
+    return min(HIGHEST_LR, 5.12 / math.sqrt(dictionary.d_in * dictionary.n_latents))
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,12 @@ class Trainee:
         penalties: What presses its latents to be sparse, added to the loss.
         loss: How far its reconstruction is from the target.
         upkeep: What is done to it between steps.
-        lr: Peak learning rate; ``None`` for :func:`default_lr`, which is made for Adam.
+        lr: Peak learning rate of the optimiser, or a :class:`RelativeLR`, in units of the data. ``None`` is
+            ``RelativeLR(default_lr(dictionary))``, which is made for Adam.
         schedule: The learning rate's course over the run.
         optimizer: An optimiser class or a partial of one, called with the parameters and ``lr``; Adam by default.
-        clip_norm: Largest norm of all gradients together; longer ones are shortened. ``None`` leaves them.
+        clip_norm: Largest norm of all gradients together; longer ones are shortened. ``None`` leaves them. With a
+            relative rate each gradient is measured in units of the loss over the parameter's.
         site: Name of the site whose activations it is trained on, where the data has several.
     """
 
@@ -58,7 +61,7 @@ class Trainee:
     penalties: Sequence[Penalty] = ()
     loss: Loss = field(default_factory=SquaredError)
     upkeep: Sequence[Upkeep] = ()
-    lr: float | None = None
+    lr: float | RelativeLR | None = None
     schedule: Schedule = field(default_factory=partial(Cosine, warm_up=0.2))
     optimizer: OptimizerFactory | None = None
     clip_norm: float | None = None
@@ -76,7 +79,7 @@ class Trainee:
             raise TypeError(f"`loss` must be a Loss such as sd.SquaredError(), got {self.loss!r}.")
         if not isinstance(self.schedule, Schedule):
             raise TypeError(f"`schedule` must be a Schedule such as sd.Cosine(), got {self.schedule!r}.")
-        if self.lr is not None:
+        if self.lr is not None and not isinstance(self.lr, RelativeLR):
             checks.set_in_range(self, "lr", 0.0, open_low=True)
         if self.clip_norm is not None:
             checks.set_in_range(self, "clip_norm", 0.0, open_low=True)
@@ -91,7 +94,14 @@ class Trainee:
     @property
     def peak_lr(self) -> float:
         """The peak learning rate, given or not."""
-        return default_lr(self.dictionary) if self.lr is None else self.lr
+        if self.lr is None:
+            return default_lr(self.dictionary)
+        return self.lr.lr if isinstance(self.lr, RelativeLR) else self.lr
+
+    @property
+    def has_relative_lr(self) -> bool:
+        """Whether the learning rate is in units of the data."""
+        return self.lr is None or isinstance(self.lr, RelativeLR)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Returns a new optimiser over all parameters that are to be trained."""
