@@ -144,9 +144,12 @@ def report(row: dict[str, Any], out: Path) -> None:
     rows = [other for other in rows if any(other[name] != row[name] for name in SETTINGS)]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps([*rows, row], indent=2) + "\n")
+    # None where the ablation doesn't raise the loss.
+    found = (row["loss_recovered_zero"], row["loss_recovered_mean"])
+    shares = [float("nan") if share is None else share for share in found]
     print(
         f"{row['model']}, MLP {row['layer']}, {row['way']} {row['kind']}: FVU {row['fvu']:.4f}, L0 {row['l0']:.1f}, "
-        f"{row['loss_recovered_zero']:.1%} of the loss (zero), {row['loss_recovered_mean']:.1%} (mean), "
+        f"{shares[0]:.1%} of the loss (zero), {shares[1]:.1%} (mean), "
         f"{row['dead']:.1%} dead, {row['seconds']:.0f} s",
         flush=True,
     )

@@ -46,8 +46,16 @@ class Foreign:
         return latents @ self.W_dec + self.b_dec
 
 
+@torch.no_grad()
 def tokens(n_sequences: int = 12, n_positions: int = 9, seed: int = 1) -> Tensor:
-    return torch.randint(1, VOCABULARY, (n_sequences, n_positions), generator=torch.Generator().manual_seed(seed))
+    """Text of the model's own, without token 0, so that the model's loss rises without its MLP."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(1, VOCABULARY, (n_sequences, n_positions), generator=generator)
+    model = LanguageModel()
+    for position in range(1, n_positions):
+        logits = 2 * model(ids[:, :position])[:, -1, 1:]
+        ids[:, position] = 1 + torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
+    return ids
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

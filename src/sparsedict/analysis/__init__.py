@@ -1,7 +1,8 @@
 """What the latents are and how well they serve: pure functions of a dictionary, its site and data.
 
 They take a `Dictionary`, and where it makes sense bare tensors or another library's object with ``encode`` and
-``decode``. None of them trains anything or draws anything.
+``decode``. None of them trains anything, and none draws anything but the tokens that are masked for a masked language
+model, which follow from a fixed seed.
 """
 
 from sparsedict.analysis._ablated_error import AblatedError, ReconstructionError, ablated_error
@@ -11,8 +12,9 @@ from sparsedict.analysis._dictionary_match import DictionaryMatch, match_diction
 from sparsedict.analysis._evaluate import Evaluation, evaluate
 from sparsedict.analysis._firing import DeadLatents, FiringFrequencies, dead_latents, firing_frequencies, latent_means
 from sparsedict.analysis._latent_types import LatentTypes, latent_types
-from sparsedict.analysis._loss_recovered import LossRecovered, loss_recovered
+from sparsedict.analysis._loss_recovered import loss_recovered
 from sparsedict.analysis._neuron_match import NeuronMatch, match_neurons
+from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._top_examples import Example, TopExamples, top_examples
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +11,11 @@ from torch import Tensor
 
 from sparsedict.analysis._coder import Coder, evaluation_mode
 from sparsedict.analysis._firing import DeadLatents
-from sparsedict.analysis._loss_recovered import (
-    LossRecovered,
-    ModelLoss,
-    NoLossError,
-    RunningMean,
-    captures,
-    measure_losses,
-)
+from sparsedict.analysis._loss_recovered import ModelLoss, RunningMean, captures, measure_losses
+from sparsedict.analysis._masked_tokens import NotCausalError
+from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._token_batches import Tokens
+from sparsedict.analysis._token_loss import NoLossError
 from sparsedict.display import Displayed
 from sparsedict.latents import firing_counts
 from sparsedict.metrics import RunningError, RunningL0
@@ -36,8 +33,9 @@ class Evaluation(Displayed):
         l0: Latents greater than zero, mean over tokens.
         dead: Latents that never fired on these tokens.
         n_tokens: Tokens seen.
-        losses: The model's losses with the dictionary in the MLP's place; ``None`` where it has none.
-        note: Why there are no losses.
+        losses: The model's losses with the dictionary in the MLP's place; ``None`` where it has none, NaN where they
+            can't be measured.
+        note: Why there are no losses, or why a number is NaN.
     """
 
     fvu: float
@@ -53,7 +51,7 @@ class Evaluation(Displayed):
         return len(self.dead.mask)
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """Returns the numbers by name, for tables and JSON."""
+        """Returns the numbers by name, for tables and JSON; None where there is none, ``note`` says why."""
         losses = self.losses
         return {
             "fvu": self.fvu,
@@ -62,13 +60,13 @@ class Evaluation(Displayed):
             "n_latents": self.n_latents,
             "n_dead": self.dead.n_dead,
             "n_tokens": self.n_tokens,
-            "loss_recovered_zero": None if losses is None else losses.zero,
-            "loss_recovered_mean": None if losses is None else losses.mean,
-            "kl": None if losses is None else losses.kl,
-            "loss_base": None if losses is None else losses.base,
-            "loss_replaced": None if losses is None else losses.replaced,
-            "loss_zero_ablated": None if losses is None else losses.zero_ablated,
-            "loss_mean_ablated": None if losses is None else losses.mean_ablated,
+            "loss_recovered_zero": None if losses is None else _known(losses.zero),
+            "loss_recovered_mean": None if losses is None else _known(losses.mean),
+            "kl": None if losses is None else _known(losses.kl),
+            "loss_base": None if losses is None else _known(losses.base),
+            "loss_replaced": None if losses is None else _known(losses.replaced),
+            "loss_zero_ablated": None if losses is None else _known(losses.zero_ablated),
+            "loss_mean_ablated": None if losses is None else _known(losses.mean_ablated),
         }
 
     def display_rows(self) -> list[tuple[str, ...]]:
@@ -95,7 +93,9 @@ class Evaluation(Displayed):
         rows = self.display_rows()
         names, values = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)
         lines = [f"{name:<{names}}  {value:>{values}}  {remark}".rstrip() for name, value, remark in rows]
-        return "\n".join(lines if self.note is None else [*lines, f"no losses: {self.note}"])
+        if self.note is not None:
+            lines.append(f"no losses: {self.note}" if self.losses is None else f"note: {self.note}")
+        return "\n".join(lines)
 
 
 def evaluate(
@@ -106,6 +106,7 @@ def evaluate(
     batch_size: int = 16,
     n_tokens: int | None = None,
     loss: ModelLoss | None = None,
+    mask_token: int | None = None,
     reads: Role | None = None,
     writes: Role | None = None,
 ) -> Evaluation:
@@ -119,6 +120,7 @@ def evaluate(
         batch_size: Sequences in one forward pass.
         n_tokens: Stop after the batch in which so many positions that count have been seen; by default use all.
         loss: A loss of one's own, see `loss_recovered`.
+        mask_token: Id of the mask token of a model that isn't causal, see `loss_recovered`.
         reads: Which activations another library's object takes.
         writes: Which it gives; by default the outputs, or the neurons' for one that reads these.
 
@@ -131,8 +133,8 @@ def evaluate(
         >>> model = torch.nn.Sequential(torch.nn.Embedding(10, 4), mlp, torch.nn.Linear(4, 10))
         >>> site = sd.Site(model, "1")
         >>> result = evaluate(site, sd.SparseDistiller.from_neurons(site.neurons), torch.randint(10, (4, 8)))
-        >>> round(result.losses.zero, 3), result.n_tokens
-        (1.0, 32)
+        >>> abs(round(result.losses.kl, 3)), result.n_tokens
+        (0.0, 32)
     """
     coder = Coder(dictionary, reads, writes)
     error, sparsity, mean = RunningError(), RunningL0(), RunningMean()
@@ -151,11 +153,19 @@ def evaluate(
         assert fired is not None
         losses, note = None, None
         try:
-            losses = measure_losses(site, coder, batches, mean.value, loss)
+            losses = measure_losses(site, coder, batches, mean.value, loss, mask_token)
+        except NotCausalError as unknown:
+            losses = LossRecovered.unknown(str(unknown))
         except NoLossError as missing:
             note = str(missing)
     dead = DeadLatents(fired == 0, error.n_tokens)
+    note = note if losses is None else losses.note
     return Evaluation(error.fvu, error.squared_error, sparsity.value, dead, error.n_tokens, losses, note)
+
+
+def _known(value: float | None) -> float | None:
+    """The number, or None where it isn't one, which JSON can't hold."""
+    return None if value is None or not math.isfinite(value) else value
 
 
 def _measure(coder: Coder, inputs: Tensor, targets: Tensor, error: RunningError, sparsity: RunningL0) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,45 +11,16 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.analysis._coder import Coder, evaluation_mode
-from sparsedict.analysis._next_token import NextToken, NoLossError
+from sparsedict.analysis._gaps import LossSums
+from sparsedict.analysis._recovered import LossRecovered
+from sparsedict.analysis._scorer import Scorer
 from sparsedict.analysis._token_batches import Tokens, token_batches
+from sparsedict.analysis._token_loss import NoLossError
 from sparsedict.sites import Constant, Site
 from sparsedict.types import Role, SiteActivations
 
 ModelLoss = Callable[[Tensor, Tokens, Tensor], Tensor]
 """From the model's output, the tokens and the mask of positions that count, to the losses that count, ``[n]``."""
-
-
-@dataclass(frozen=True)
-class LossRecovered:
-    """Mean losses of a model with its MLP as it is, replaced, and ablated.
-
-    Attributes:
-        base: As it is, in nats per token for the default loss.
-        replaced: With the dictionary in the MLP's place.
-        zero_ablated: With zero there.
-        mean_ablated: With the mean over the same tokens there.
-        kl: Divergence of the replaced model's predictions from the base's, KL(base || replaced), in nats per token;
-            ``None`` for a loss of one's own.
-        n_tokens: Losses averaged.
-    """
-
-    base: float
-    replaced: float
-    zero_ablated: float
-    mean_ablated: float
-    kl: float | None
-    n_tokens: int
-
-    @property
-    def zero(self) -> float:
-        """(zero-ablated - replaced) / (zero-ablated - base). 1 is all, 0 no better than zero; NaN if that's no loss."""
-        return _share(self.zero_ablated, self.replaced, self.base)
-
-    @property
-    def mean(self) -> float:
-        """(mean-ablated - replaced) / (mean-ablated - base), the stricter measure."""
-        return _share(self.mean_ablated, self.replaced, self.base)
 
 
 def loss_recovered(
@@ -62,13 +32,20 @@ def loss_recovered(
     n_tokens: int | None = None,
     mean: Float[Tensor, " d_out"] | None = None,
     loss: ModelLoss | None = None,
+    mask_token: int | None = None,
     reads: Role | None = None,
     writes: Role | None = None,
 ) -> LossRecovered:
     """Compares the model's loss with its MLP, with a dictionary in its place, and with zero or the mean there.
 
-    The loss is the next token's cross entropy, mean over tokens; tokens at positions that the site leaves out (BOS,
-    padding) aren't predicted, and nothing is replaced or ablated there. All four losses are over the same tokens.
+    The loss is cross entropy, mean over tokens. A causal model predicts the next token, the decoder of an
+    encoder-decoder model the decoder's next token. A model that isn't causal (BERT), which is found by changing later
+    tokens, predicts tokens that are masked: 15 % of each sequence's positions that count, drawn with seed 0. ``labels``
+    in ``tokens`` come before all of these, -100 where nothing is predicted.
+
+    A prediction counts where the site replaces something at its position, and its target isn't left out either: not at
+    BOS or padding. (For a site in an encoder, all of the decoder's predictions do.) Nothing is replaced or ablated at
+    positions that are left out. All four losses are over the same tokens.
 
     Args:
         site: Where the MLP is.
@@ -80,11 +57,14 @@ def loss_recovered(
         mean: The MLP's mean output, ``[d_out]``; by default measured over the same tokens in a pass of its own.
         loss: A loss of one's own: from the model's output, the tokens and the mask ``[n_sequences, n_positions]`` of
             positions that count to the losses, in any shape; they are averaged over all batches.
+        mask_token: Id of the mask token of a model that isn't causal; by default that of the model's tokenizer or
+            configuration. Causal models don't need it.
         reads: Which activations another library's object takes.
         writes: Which it gives; by default the outputs, or the neurons' for one that reads these.
 
     Raises:
-        TypeError: If the model gives no logits over its tokens and no loss is given.
+        TypeError: If the model gives no logits over its tokens, or isn't causal and its mask token isn't known, and no
+            loss is given.
         ValueError: If no token is left to predict.
 
     Source: the score of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
@@ -100,7 +80,7 @@ def loss_recovered(
             running.update_(seen.batch().of(role))
         if mean is None:
             mean = running.value
-        return measure_losses(site, coder, batches, checks.latent_vector("mean", mean, running.width), loss)
+        return measure_losses(site, coder, batches, checks.latent_vector("mean", mean, running.width), loss, mask_token)
 
 
 def captures(
@@ -122,6 +102,7 @@ def measure_losses(
     batches: Iterable[tuple[Tokens, Tensor]],
     mean: Float[Tensor, " d_out"],
     loss: ModelLoss | None,
+    mask_token: int | None,
 ) -> LossRecovered:
     """Runs the model four times on each batch.
 
@@ -129,28 +110,59 @@ def measure_losses(
         NoLossError: If the model gives no logits over its tokens and no loss is given.
         ValueError: If no token is left to predict.
     """
-    reads, writes = coder.roles
-    zero, middle = (Constant(value, writes) for value in (torch.zeros_like(mean), mean))
-    sums = torch.zeros(5, dtype=torch.float64, device="cpu")
-    n_losses = 0
+    writes = coder.roles[1]
+    conditions: tuple[tuple[Any, Role], ...] = (
+        (coder.source, coder.roles[0]),
+        (Constant(torch.zeros_like(mean), writes), writes),
+        (Constant(mean, writes), writes),
+    )
+    scorer = Scorer(site, mask_token) if loss is None else None
+    sums, divergence = LossSums(), 0.0
     for batch, mask in batches:
-        original = _output(site, batch)
-        measured = _own(loss) if loss is not None else NextToken(original, batch, mask)
-        losses = [measured(original, batch, mask)]
-        runs: tuple[tuple[Any, Role], ...] = ((coder.source, reads), (zero, writes), (middle, writes))
-        for x, own_reads in runs:
-            with site.replaced(x, reads=own_reads, writes=writes):
-                output = _output(site, batch)
-            losses.append(measured(output, batch, mask))
-            if x is coder.source and isinstance(measured, NextToken):
-                sums[4] += float(measured.divergence(original, output).double().sum())
-        sums[:4] += torch.stack([values.double().sum() for values in losses]).cpu()
-        n_losses += losses[0].numel()
-    if n_losses == 0:
+        if scorer is None:
+            sums.update_(_own_losses(site, batch, mask, conditions, writes, loss), None)
+            continue
+        try:
+            scored = scorer(batch, mask)
+        except TypeError as error:
+            raise error if "must return logits" not in str(error) else NoLossError(str(error)) from error
+        losses = [scored.loss(scored.logits)]
+        for x, reads in conditions:
+            output = _output(site, scored.batch, x, reads, writes)
+            losses.append(scored.loss(output))
+            if x is coder.source:
+                divergence += float(scored.loss.divergence(scored.logits, output).double().sum())
+        sums.update_(losses, scored.loss.sequences)
+    if sums.n == 0:
         raise ValueError("`tokens` must leave at least one token to predict, got none: all are padding or left out.")
-    means = (sums / n_losses).tolist()
-    base, replaced, zero_ablated, mean_ablated, kl = means
-    return LossRecovered(base, replaced, zero_ablated, mean_ablated, None if loss is not None else kl, n_losses)
+    kl = None if scorer is None else divergence / sums.n
+    base, replaced, zero_ablated, mean_ablated = sums.means
+    _, _, zero_error, mean_error = sums.gap_errors
+    return LossRecovered(base, replaced, zero_ablated, mean_ablated, kl, sums.n, zero_error, mean_error)
+
+
+def _own_losses(
+    site: Site,
+    batch: Tokens,
+    mask: Tensor,
+    conditions: tuple[tuple[Any, Role], ...],
+    writes: Role,
+    loss: ModelLoss | None,
+) -> list[Tensor]:
+    """Losses by a function of the caller's, of the model as it is and under each condition."""
+    assert loss is not None
+    outputs = [site.logits(batch)]
+    outputs += [_output(site, batch, x, reads, writes) for x, reads in conditions]
+    losses = [loss(output, batch, mask) for output in outputs]
+    for own in losses:
+        if not isinstance(own, Tensor) or not own.is_floating_point():
+            raise TypeError(f"`loss` must return a tensor of losses, got {type(own).__name__}.")
+    return losses
+
+
+def _output(site: Site, batch: Tokens, x: Any, reads: Role, writes: Role) -> Tensor:
+    with site.replaced(x, reads=reads, writes=writes):
+        return site.logits(batch)
 
 
 class RunningMean:
@@ -175,26 +187,3 @@ class RunningMean:
     def value(self) -> Float[Tensor, " d"]:
         assert self._sum is not None
         return (self._sum / max(self._n, 1)).float()
-
-
-def _own(loss: ModelLoss) -> ModelLoss:
-    def checked(output: Tensor, batch: Tokens, mask: Tensor) -> Tensor:
-        losses = loss(output, batch, mask)
-        if not isinstance(losses, Tensor) or not losses.is_floating_point():
-            raise TypeError(f"`loss` must return a tensor of losses, got {type(losses).__name__}.")
-        return losses.detach()
-
-    return checked
-
-
-def _output(site: Site, batch: Tokens) -> Tensor:
-    try:
-        return site.logits(batch)
-    except TypeError as error:
-        if "must return logits" not in str(error):
-            raise
-        raise NoLossError(str(error)) from error
-
-
-def _share(worst: float, replaced: float, base: float) -> float:
-    return (worst - replaced) / (worst - base) if worst != base else float("nan")

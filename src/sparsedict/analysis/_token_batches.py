@@ -58,13 +58,12 @@ def _within(model: nn.Module, batches: Iterator[Tokens]) -> Iterator[Tokens]:
         yield batch
 
 
-def token_ids(tokens: Tokens) -> Tensor | None:
-    """Returns the token ids ``[n_sequences, n_positions]`` of a batch, or None where it has none."""
-    if isinstance(tokens, Mapping):
-        tokens = next((tokens[key] for key in ("input_ids", "input", "tokens", "idx") if key in tokens), tokens)
-    if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.ndim != 2:
-        return None
-    return tokens.long()
+def with_ids(tokens: Tokens, ids: Tensor) -> Tokens:
+    """Returns a batch with other token ids."""
+    if not isinstance(tokens, Mapping):
+        return ids
+    key = next((key for key in ("input_ids", "input", "tokens", "idx") if key in tokens), "input_ids")
+    return {**tokens, key: ids}
 
 
 def _ready(tokens: object) -> TypeGuard[Tokens]:

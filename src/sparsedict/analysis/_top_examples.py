@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.analysis._board import Board, Entries
 from sparsedict.analysis._coder import Coder, evaluation_mode
-from sparsedict.analysis._token_batches import Tokens, token_batches, token_ids
+from sparsedict.analysis._token_batches import token_batches
 from sparsedict.display import Displayed
 from sparsedict.latents import SparseLatents, fires
 from sparsedict.sites import Site
@@ -104,7 +104,7 @@ def top_examples(
     with evaluation_mode(site.model, dictionary):
         for batch in token_batches(tokens, batch_size, site.model):
             captured = site.capture(batch, neurons=coder.roles[0] == "neurons")
-            ids = token_ids(batch)
+            ids = captured.tokens
             if ids is None or ids.shape != captured.shape:
                 raise ValueError(
                     "`tokens` must be token ids [n_sequences, n_positions], for examples show tokens, got activations "
@@ -114,7 +114,7 @@ def top_examples(
             entries, n_latents = _entries(coder, rows, captured.mask.cpu().nonzero())
             if board is None:
                 board = Board(_chosen(latents, n_latents), n_latents, n_examples, window)
-            board.update_(entries, _shown(batch, ids))
+            board.update_(entries, _shown(ids, captured.attention_mask))
     assert board is not None
     return {latent: _top(board, latent, column) for column, latent in enumerate(board.latents.tolist())}
 
@@ -150,11 +150,9 @@ def _chosen(latents: Sequence[int] | Tensor | None, n_latents: int) -> Tensor:
     return chosen
 
 
-def _shown(batch: Tokens, ids: Tensor) -> Tensor:
+def _shown(ids: Tensor, real: Tensor | None) -> Tensor:
     """The token ids, -1 at padding."""
-    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    ids = ids.cpu()
-    return ids.masked_fill(mask.cpu() == 0, -1) if isinstance(mask, Tensor) and mask.shape == ids.shape else ids
+    return ids.cpu() if real is None else ids.cpu().masked_fill(~real.cpu(), -1)
 
 
 def _top(board: Board, latent: int, column: int) -> TopExamples:

@@ -13,6 +13,7 @@ from sparsedict.data._layout import Layout
 from sparsedict.data._tokens import Block
 from sparsedict.sites import Site, capture_sites
 from sparsedict.sites._context import TokenContext
+from sparsedict.sites._predictions import is_seq2seq
 from sparsedict.sites._watch import stack
 from sparsedict.types import ActivationBatch
 
@@ -64,7 +65,7 @@ class Harvester:
         seen = TokenContext(block.tokens.shape, block.tokens, block.attention_mask)
         mask = None
         for exclusion in {site.exclusion for site in self.sites.values()}:
-            own = seen.kept(block.tokens.shape, exclusion)
+            own = seen.kept(block.tokens.shape, exclusion, block.tokens.device)
             if own is not None:
                 mask = own if mask is None else mask & own
         if mask is None or bool(mask.all()):
@@ -126,9 +127,7 @@ def _by_name(sites: Site | Mapping[str, Site]) -> dict[str | None, Site]:
 
 
 def _reads_decoder_tokens(site: Site) -> bool:
-    inner = getattr(site.model, "original_model", site.model)
-    names = inspect.signature(getattr(inner, "forward", site.model.forward)).parameters
-    return "decoder_input_ids" in names and stack(inner, site.writes.module) == "decoder"
+    return is_seq2seq(site.model) and stack(site.model, site.writes.module) == "decoder"
 
 
 def _chosen(sites: Mapping[str | None, Site], neurons: bool | Iterable[str]) -> frozenset[str | None]:

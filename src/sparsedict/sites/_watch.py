@@ -106,11 +106,13 @@ def _with_mask(context: TokenContext, inner: TokenContext) -> TokenContext:
 
 def stack(model: nn.Module, module: nn.Module) -> Literal["encoder", "decoder"] | None:
     """Returns in which stack of an encoder-decoder model a module lies; None if in neither or in both."""
-    inside = [name for name in ("encoder", "decoder") if module in set(_stack(model, name))]
+    inside = [name for name in ("encoder", "decoder") if module in set(stack_modules(model, name))]
     return inside[0] if len(inside) == 1 else None  # pyright: ignore[reportReturnType]
 
 
-def _stack(model: nn.Module, name: str) -> Iterator[nn.Module]:
+def stack_modules(model: nn.Module, name: str) -> Iterator[nn.Module]:
+    """Yields a stack of an encoder-decoder model and the modules inside it; nothing where the model names none."""
+    model = getattr(model, "original_model", model)
     own = getattr(model, name, None)
     getter = getattr(model, f"get_{name}", None)
     if not isinstance(own, nn.Module) and callable(getter):

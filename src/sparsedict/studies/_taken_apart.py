@@ -6,6 +6,7 @@ import os
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,9 @@ class DictionaryResult(Displayed):
         return {
             "FVU": f"{self.evaluation.fvu:.4f}",
             "L0": f"{self.evaluation.l0:.1f}",
-            "recovered (zero)": "-" if losses is None else f"{losses.zero:.1%}",
-            "recovered (mean)": "-" if losses is None else f"{losses.mean:.1%}",
-            "KL": "-" if losses is None or losses.kl is None else f"{losses.kl:.4f}",
+            "recovered (zero)": "-" if losses is None or isnan(losses.zero) else f"{losses.zero:.1%}",
+            "recovered (mean)": "-" if losses is None or isnan(losses.mean) else f"{losses.mean:.1%}",
+            "KL": "-" if losses is None or losses.kl is None or isnan(losses.kl) else f"{losses.kl:.4f}",
             "dead": f"{self.firing.dead.n_dead:,} ({self.firing.dead.share:.1%})",
             "simulators": "-" if types is None else f"{types.n_simulators:,} ({types.share:.1%})",
             "seconds": f"{self.history.seconds:.0f}",
@@ -145,13 +146,15 @@ class TakenApart(Displayed):
             "FVU: share of the output's variance left unexplained; L0: latents active on a token. "
             f"Both, and losses, on {first.evaluation.n_tokens:,} held-out tokens."
         ]
-        if losses is None:
+        if losses is None or isnan(losses.base):
             lines.append(f"No losses: {first.evaluation.note}")
         else:
             lines.append(
                 f"The model's loss is {losses.base:.4f} nats per token, {losses.zero_ablated:.4f} with this MLP "
                 f"zeroed, {losses.mean_ablated:.4f} with its mean: recovered is how much of that gap is closed."
             )
+            reasons = (result.evaluation.note for result in self.results.values())
+            lines += dict.fromkeys(reason for reason in reasons if reason is not None)
         n_latents, n_tokens = self.settings["n_latents"], first.firing.n_tokens
         lines.append(f"Dead: of {n_latents:,} latents, those that never fired on {n_tokens:,} held-out tokens.")
         if self.note is None:

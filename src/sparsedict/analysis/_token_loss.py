@@ -1,0 +1,47 @@
+"""The loss of a model's predictions, token by token."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax, pad
+
+
+class NoLossError(TypeError):
+    """The model gives no logits that can be scored, so there is no loss to recover."""
+
+
+class TokenLoss:
+    """Cross entropy of targets that stand at the positions which predict them.
+
+    Args:
+        targets: Token to predict at each position.
+        counts: Which positions count.
+    """
+
+    def __init__(
+        self, targets: Int[Tensor, "n_sequences n_positions"], counts: Bool[Tensor, "n_sequences n_positions"]
+    ) -> None:
+        self._targets, self._counts = targets, counts.to(targets.device)
+        self.sequences: Int[Tensor, " n"] = self._counts.nonzero()[:, 0]
+
+    def __call__(self, output: Float[Tensor, "n_sequences n_positions n_vocabulary"]) -> Float[Tensor, " n"]:
+        """Returns the loss at each position that counts."""
+        # Sequence by sequence, for a vocabulary in float32 is large.
+        rows = zip(output, self._targets, self._counts, strict=True)
+        return torch.cat([cross_entropy(logits[m].float(), to[m], reduction="none") for logits, to, m in rows])
+
+    def divergence(self, base: Tensor, other: Tensor) -> Float[Tensor, " n"]:
+        """Returns KL(base || other) at each position that counts; a token of probability 0 contributes 0."""
+        parts = []
+        for p, q, m in zip(base, other, self._counts, strict=True):
+            log_p, log_q = log_softmax(p[m].float(), -1), log_softmax(q[m].float(), -1)
+            terms = log_p.exp() * (log_p - log_q)
+            parts.append(torch.where(log_p.isneginf(), 0.0, terms).sum(-1))
+        return torch.cat(parts)
+
+
+def shifted(values: Tensor, filler: int | bool) -> Tensor:
+    """Returns each position's next value, and ``filler`` at the last position."""
+    return pad(values[:, 1:], (0, 1), value=filler)
