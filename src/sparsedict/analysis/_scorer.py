@@ -12,13 +12,11 @@ from sparsedict import checks
 from sparsedict.analysis._masked_tokens import Masker, changed_later, labels_of, looks_ahead, mask_token_of
 from sparsedict.analysis._token_batches import Tokens, with_ids
 from sparsedict.analysis._token_loss import NoLossError, TokenLoss, shifted
+from sparsedict.data._limits import IGNORED_LABEL
 from sparsedict.sites import Site
 from sparsedict.sites._context import TokenContext
 from sparsedict.sites._predictions import is_seq2seq, predictions
 from sparsedict.sites._watch import stack
-
-IGNORED = -100
-"""The label of a position where nothing is predicted, in PyTorch and transformers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +70,8 @@ class Scorer:
         if labels is not None:
             labels = labels.to(logits.device)
             aligned = self._seq2seq or not self._is_causal(batch, logits, context)
-            targets = labels if aligned else shifted(labels, IGNORED)
-            counts = counts & (targets != IGNORED)
+            targets = labels if aligned else shifted(labels, IGNORED_LABEL)
+            counts = counts & (targets != IGNORED_LABEL)
             if not aligned:
                 counts = counts & shifted(self._counting(mask, context, ids), False)
             return Scored(batch, logits, _loss(logits, targets, counts))

@@ -12,6 +12,7 @@ from sparsedict.data._forms import token_source
 from sparsedict.data._harvester import takes_mask
 from sparsedict.data._limits import check_ids, check_length, longest_row, vocabulary
 from sparsedict.data._tokens import BlockSize
+from sparsedict.sites._arguments import IDS as ID_NAMES
 
 Tokens = Tensor | Mapping[str, Any]
 """Token ids ``[n_sequences, n_positions]``, or the model's keyword arguments, such as a tokenizer gives."""
@@ -58,11 +59,20 @@ def _within(model: nn.Module, batches: Iterator[Tokens]) -> Iterator[Tokens]:
         yield batch
 
 
+def token_ids(tokens: Tokens) -> Tensor | None:
+    """Returns the token ids ``[n_sequences, n_positions]`` of a batch, or None where it has none."""
+    if isinstance(tokens, Mapping):
+        tokens = next((tokens[key] for key in ID_NAMES if key in tokens), tokens)
+    if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.ndim != 2:
+        return None
+    return tokens.long()
+
+
 def with_ids(tokens: Tokens, ids: Tensor) -> Tokens:
     """Returns a batch with other token ids."""
     if not isinstance(tokens, Mapping):
         return ids
-    key = next((key for key in ("input_ids", "input", "tokens", "idx") if key in tokens), "input_ids")
+    key = next((key for key in ID_NAMES if key in tokens), ID_NAMES[0])
     return {**tokens, key: ids}
 
 
