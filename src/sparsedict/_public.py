@@ -29,7 +29,7 @@ from sparsedict.activations import (
     SiLU,
     TopK,
 )
-from sparsedict.analysis import Evaluation, evaluate
+from sparsedict.analysis import Calibration, Evaluation, calibrate_threshold, evaluate
 from sparsedict.data import ActivationStore, ActivationStream
 from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
 from sparsedict.forward_pass import ForwardPass
@@ -63,6 +63,7 @@ __all__ = [
     "ActivationStream",
     "AuxK",
     "BatchTopK",
+    "Calibration",
     "Clamp",
     "Cosine",
     "DecoderNorm",
@@ -111,6 +112,7 @@ __all__ = [
     "WarmUp",
     "activations",
     "analysis",
+    "calibrate_threshold",
     "data",
     "dictionaries",
     "display",

@@ -6,6 +6,7 @@ model, which follow from a fixed seed.
 """
 
 from sparsedict.analysis._ablated_error import AblatedError, ReconstructionError, ablated_error
+from sparsedict.analysis._calibrate import Calibration, calibrate_threshold
 from sparsedict.analysis._clusters import Clusters, clusters
 from sparsedict.analysis._correlation import SimulatorCorrelation, simulator_correlation
 from sparsedict.analysis._dictionary_match import DictionaryMatch, match_dictionaries
@@ -19,6 +20,7 @@ from sparsedict.analysis._top_examples import Example, TopExamples, top_examples
 
 __all__ = [
     "AblatedError",
+    "Calibration",
     "Clusters",
     "DeadLatents",
     "DictionaryMatch",
@@ -32,6 +34,7 @@ __all__ = [
     "SimulatorCorrelation",
     "TopExamples",
     "ablated_error",
+    "calibrate_threshold",
     "clusters",
     "dead_latents",
     "evaluate",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -10,12 +11,13 @@ from torch.nn import functional
 from sparsedict import checks
 from sparsedict.activations import Activation
 from sparsedict.dictionaries._dictionary import Dictionary
+from sparsedict.dictionaries._from_weights import from_weights
 from sparsedict.dictionaries._input_norm import checked_input_norm, without_scale
 from sparsedict.dictionaries._scales import Scales
 from sparsedict.dictionaries._start import start_from
 from sparsedict.kernels import matmul
 from sparsedict.latents import SparseLatents
-from sparsedict.norms import DecoderNorm, InputNorm
+from sparsedict.norms import DecoderNorm, Free, InputNorm
 from sparsedict.types import Role
 
 InputOffset = Literal["decoder_bias", "own", "none"]
@@ -84,6 +86,71 @@ class SparseAutoencoder(Dictionary):
         self.input_bias: nn.Parameter | None = (
             nn.Parameter(torch.zeros(d_in, device=device, dtype=dtype)) if own else None
         )
+
+    @classmethod
+    def from_weights(
+        cls,
+        encoder: Float[Tensor, "n_latents d_in"],
+        decoder: Float[Tensor, "n_latents d_in"],
+        *,
+        activation: Activation,
+        input_offset: InputOffset,
+        encoder_bias: Float[Tensor, " n_latents"] | None = None,
+        decoder_bias: Float[Tensor, " d_in"] | None = None,
+        input_bias: Float[Tensor, " d_in"] | None = None,
+        activation_state: Mapping[str, Tensor | float] | None = None,
+        decoder_norm: DecoderNorm | None = None,
+        reads: Role = "outputs",
+        input_norm: InputNorm | None = None,
+        copy: bool = True,
+    ) -> SparseAutoencoder:
+        """Returns an autoencoder with copies of given weights, such as those of a checkpoint of one's own.
+
+        Args:
+            encoder: ``[n_latents, d_in]``, as the weight of ``nn.Linear(d_in, n_latents)``.
+            decoder: ``[n_latents, d_in]``, transposed from the weight of ``nn.Linear(n_latents, d_in)``.
+            activation: How pre-activations become latents.
+            input_offset: What is added to the input: ``"decoder_bias"`` subtracts the decoder's bias, ``"own"`` adds
+                ``input_bias``, ``"none"`` nothing. Weights alone don't tell.
+            encoder_bias: Zeros where left out.
+            decoder_bias: Zeros where left out.
+            input_bias: With ``input_offset="own"``.
+            activation_state: What the activation learned, by name, such as ``{"log_threshold": threshold.log()}`` of
+                a JumpReLU or ``{"threshold": 0.5}`` of a BatchTopK. One number stands for all latents.
+            decoder_norm: The constraint on decoder rows if it is trained on; ``sd.Free()`` where left out.
+            reads: Which of a site's activations it reproduces.
+            input_norm: How the input is normalised before the offset.
+            copy: Whether to copy the weights. Without, the dictionary shares their memory where types agree.
+
+        Raises:
+            TypeError: If a weight isn't a floating-point tensor.
+            ValueError: If shapes don't fit; the message says so where a transposed matrix would.
+
+        Example:
+            >>> import torch, sparsedict as sd
+            >>> linear_in, linear_out = torch.nn.Linear(8, 32), torch.nn.Linear(32, 8)
+            >>> sae = sd.SparseAutoencoder.from_weights(
+            ...     linear_in.weight, linear_out.weight.T, encoder_bias=linear_in.bias, decoder_bias=linear_out.bias,
+            ...     activation=sd.ReLU(), input_offset="none",
+            ... )
+            >>> x = torch.randn(5, 8)
+            >>> torch.allclose(sae(x).reconstruction, linear_out(linear_in(x).relu()), atol=1e-6)
+            True
+        """
+        if (input_bias is not None) != (input_offset == "own"):
+            raise ValueError(
+                "`input_bias` must be given with `input_offset='own'` and left out otherwise, got "
+                f"{'a' if input_bias is not None else 'no'} bias with input_offset={input_offset!r}."
+            )
+
+        def make(d_in: int, d_out: int, n_latents: int, **parts: Any) -> SparseAutoencoder:
+            if d_in != d_out:
+                raise ValueError(f"`decoder` must be as wide as `encoder`, {d_in}, for an autoencoder, got {d_out}.")
+            return cls(d_in, n_latents, reads=reads, input_offset=input_offset, input_norm=input_norm, **parts)
+
+        biases = {"encoder_bias": encoder_bias, "decoder_bias": decoder_bias, "input_bias": input_bias}
+        weights = {"encoder": encoder, "decoder": decoder, **biases}
+        return from_weights(make, weights, activation, decoder_norm or Free(), activation_state, copy=copy)
 
     def _initial_encoder(self, decoder: Tensor, d_in: int, generator: torch.Generator | None) -> Tensor:
         return decoder.clone()

@@ -22,7 +22,7 @@ from sparsedict.dictionaries._module import Reconstructing
 from sparsedict.dictionaries._pictures import Drawn, HasNumbers, put_figures
 from sparsedict.dictionaries._scales import Scales, gain, spread
 from sparsedict.dictionaries._start import placed, start_from, unit_rows
-from sparsedict.dictionaries._state import ActivationState
+from sparsedict.dictionaries._state import ActivationState, initial_state
 from sparsedict.forward_pass import ForwardPass
 from sparsedict.latents import SparseLatents
 from sparsedict.norms import DecoderNorm
@@ -192,6 +192,31 @@ class Dictionary(nn.Module, ABC):
             ValueError: If the normalisation depends on the input, so that no weights could stand for it.
         """
         return copy.deepcopy(self)
+
+    def with_activation(
+        self, activation: Activation, activation_state: Mapping[str, Tensor | float] | None = None
+    ) -> Dictionary:
+        """Returns a copy with the same weights and another activation.
+
+        The latents change with it: :func:`sparsedict.calibrate_threshold` finds a threshold that keeps L0.
+
+        Args:
+            activation: How pre-activations become latents.
+            activation_state: What it keeps, by name, such as ``{"threshold": 0.5}`` of a BatchTopK: tensors, or one
+                number for all latents; its initial state where left out.
+
+        Raises:
+            ValueError: If the activation can't serve this number of latents, or the state isn't its own.
+        """
+        _check_part("activation", activation, Activation, "sd.TopK(k=32)")
+        activation.check(self.n_latents)
+        like = self.encoder.detach()
+        state = initial_state(activation, self.n_latents, like, activation_state or {})
+        made = copy.deepcopy(self)
+        made.activation = activation
+        made.activation_state = ActivationState(activation, self.n_latents, like.device, like.dtype)
+        made.activation_state.load_state_dict(state)
+        return made
 
     def arguments(self) -> dict[str, Any]:
         """Returns the constructor's arguments, except activation and norm, so that a dictionary can be made again."""

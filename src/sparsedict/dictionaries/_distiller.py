@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional
 
 from sparsedict.activations import GELU, Activation, ReLU, SiLU
 from sparsedict.dictionaries._dictionary import Dictionary
+from sparsedict.dictionaries._from_weights import from_weights
 from sparsedict.dictionaries._input_norm import checked_input_norm, without_scale
 from sparsedict.dictionaries._scales import Scales
 from sparsedict.kernels import matmul
@@ -115,6 +117,57 @@ class SparseDistiller(Dictionary):
             "skip": self.skip is not None,
             "input_norm": self.input_norm,
         }
+
+    @classmethod
+    def from_weights(
+        cls,
+        encoder: Float[Tensor, "n_latents d_in"],
+        decoder: Float[Tensor, "n_latents d_out"],
+        *,
+        activation: Activation,
+        encoder_bias: Float[Tensor, " n_latents"] | None = None,
+        decoder_bias: Float[Tensor, " d_out"] | None = None,
+        input_bias: Float[Tensor, " d_in"] | None = None,
+        skip: Float[Tensor, "d_out d_in"] | None = None,
+        activation_state: Mapping[str, Tensor | float] | None = None,
+        decoder_norm: DecoderNorm | None = None,
+        input_norm: InputNorm | None = None,
+        copy: bool = True,
+    ) -> SparseDistiller:
+        """Returns a distiller with copies of given weights, such as those of a checkpoint of one's own.
+
+        Args:
+            encoder: ``[n_latents, d_in]``, as the weight of ``nn.Linear(d_in, n_latents)``.
+            decoder: ``[n_latents, d_out]``, transposed from the weight of ``nn.Linear(n_latents, d_out)``.
+            activation: How pre-activations become latents.
+            encoder_bias: Zeros where left out.
+            decoder_bias: Zeros where left out.
+            input_bias: What is added to the input; nothing where left out.
+            skip: A linear map of the input that is added to the output; none where left out.
+            activation_state: What the activation learned, by name, such as ``{"log_threshold": threshold.log()}`` of
+                a JumpReLU or ``{"threshold": 0.5}`` of a BatchTopK. One number stands for all latents.
+            decoder_norm: The constraint on decoder rows if it is trained on; ``sd.Free()`` where left out.
+            input_norm: How the input is normalised before the bias.
+            copy: Whether to copy the weights. Without, the dictionary shares their memory where types agree.
+
+        Raises:
+            TypeError: If a weight isn't a floating-point tensor.
+            ValueError: If shapes don't fit; the message says so where a transposed matrix would.
+
+        Example:
+            >>> import torch, sparsedict as sd
+            >>> student = sd.SparseDistiller.from_weights(torch.eye(3), torch.ones(3, 2), activation=sd.ReLU())
+            >>> student(torch.tensor([[1.0, 2.0, -3.0]])).reconstruction
+            tensor([[3., 3.]], grad_fn=<ViewBackward0>)
+        """
+
+        def make(d_in: int, d_out: int, n_latents: int, **parts: Any) -> SparseDistiller:
+            optional = {"input_bias": input_bias is not None, "skip": skip is not None, "input_norm": input_norm}
+            return cls(d_in, d_out, n_latents, **optional, **parts)  # pyright: ignore[reportArgumentType]
+
+        biases = {"encoder_bias": encoder_bias, "decoder_bias": decoder_bias, "input_bias": input_bias, "skip": skip}
+        weights = {"encoder": encoder, "decoder": decoder, **biases}
+        return from_weights(make, weights, activation, decoder_norm or Free(), activation_state, copy=copy)
 
     @classmethod
     def from_neurons(cls, neurons: Any) -> SparseDistiller:

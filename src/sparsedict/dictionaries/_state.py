@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -25,3 +27,36 @@ class ActivationState(nn.Module):
         """Returns the kept tensors, gathered for stored entries or whole."""
         kept = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         return {name: per_entry(value, latents) for name, value in kept.items()}
+
+
+def initial_state(
+    activation: Activation, n_latents: int, like: Tensor, given: Mapping[str, Tensor | float]
+) -> dict[str, Tensor]:
+    """Returns what an activation keeps: as given, else as in a new dictionary.
+
+    Args:
+        activation: The activation.
+        n_latents: Number of latents.
+        like: A weight of the dictionary, for device and type.
+        given: By name; a single number stands for all latents.
+
+    Raises:
+        ValueError: If a name or a shape isn't the activation's.
+    """
+    state = {name: value.detach().to(like.device) for name, value in activation.initial_state(n_latents).items()}
+    unknown = sorted(given.keys() - state.keys())
+    if unknown:
+        has = f"hold {', '.join(state)}" if state else "be left out"
+        raise ValueError(f"`activation_state` must {has} for {activation!r}, got {', '.join(map(repr, unknown))}.")
+    for name, value in given.items():
+        tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
+        shape = state[name].shape
+        # A threshold of zero has the logarithm minus infinity, and one that was never measured is NaN.
+        fits = tensor.shape in (shape, torch.Size(()))
+        if not fits or bool(((tensor.isnan() & ~state[name].isnan()) | (tensor == torch.inf)).any()):
+            raise ValueError(
+                f"`activation_state` must hold {name!r} of shape {list(shape)}, or one number, neither NaN nor "
+                f"infinite, got shape {list(tensor.shape)}."
+            )
+        state[name] = tensor.expand(shape).clone()
+    return {name: value.to(like.dtype) if value.is_floating_point() else value for name, value in state.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from sparsedict.activations import Activation, BatchTopK, Gated, JumpReLU
 from sparsedict.dictionaries import Dictionary, InputOffset, SparseAutoencoder, SparseDistiller
-from sparsedict.norms import DecoderNorm, Free, InputNorm
+from sparsedict.norms import DecoderNorm, InputNorm
 from sparsedict.storage import StorageError, check_finite
 from sparsedict.types import Role
 
@@ -103,32 +104,19 @@ def autoencoder(
     **rest: Any,
 ) -> Dictionary:
     """Makes an autoencoder; ``rest`` is as in :func:`made`."""
-    d_in, d_out = weights.encoder.shape[1], weights.decoder.shape[1]
-    if d_in != d_out:
-        raise StorageError(
-            f"{file}: an autoencoder gives what it reads, but this reads {d_in} numbers and gives {d_out}."
-        )
-    arguments = {"input_offset": offset, "input_norm": input_norm, "reads": reads}
-    return made(SparseAutoencoder, (d_in,), arguments, weights, learned, file, **rest)
+    make = partial(SparseAutoencoder.from_weights, input_offset=offset, input_norm=input_norm, reads=reads)
+    return made(make, weights, learned, file, **rest)
 
 
 def distiller(
     weights: Weights, learned: Learned, file: Path, *, input_norm: InputNorm | None = None, **rest: Any
 ) -> Dictionary:
     """Makes a distiller; ``rest`` is as in :func:`made`."""
-    widths = (weights.encoder.shape[1], weights.decoder.shape[1])
-    arguments = {
-        "input_bias": weights.input_bias is not None,
-        "skip": weights.skip is not None,
-        "input_norm": input_norm,
-    }
-    return made(SparseDistiller, widths, arguments, weights, learned, file, **rest)
+    return made(partial(SparseDistiller.from_weights, input_norm=input_norm), weights, learned, file, **rest)
 
 
 def made(
-    kind: Callable[..., Dictionary],
-    widths: tuple[int, ...],
-    arguments: Mapping[str, Any],
+    make: Callable[..., Dictionary],
     weights: Weights,
     learned: Learned,
     file: Path,
@@ -138,12 +126,10 @@ def made(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
-    """Makes a dictionary without drawing weights, and puts these in.
+    """Makes a dictionary of what was read.
 
     Args:
-        kind: Which.
-        widths: Of input and output.
-        arguments: Others of the constructor.
+        make: Makes it of the weights by name.
         weights: What was read.
         learned: The activation.
         file: Where they are from, for errors.
@@ -152,27 +138,24 @@ def made(
         device: Where to put the weights.
         dtype: Their type; the widest that was read where left out.
     """
-    named = weights.by_name() | {f"activation_state.{name}": value for name, value in learned.state.items()}
-    dtype = dtype or _dtype(named, learned)
-    n_latents = len(weights.encoder)
+    named = weights.by_name()
+    state = {f"activation_state.{name}": value for name, value in learned.state.items()}
+    dtype = dtype or _dtype(named | state, learned)
+    place: dict[str, Any] = {"device": device, "dtype": dtype}
+    placed = {name: value.to(**place) for name, value in named.items()}
+    check_finite(placed | {name: value.to(**place) for name, value in state.items()}, str(file))
     try:
-        # Nothing is drawn, and nothing of that size made, before the weights that were read take their places.
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            dictionary = kind(
-                *widths,
-                n_latents,
-                **arguments,
-                activation=learned.activation,
-                decoder_norm=decoder_norm or Free(),
-                dtype=dtype,
-            )
+        dictionary = make(
+            **placed,
+            activation=learned.activation,
+            activation_state=learned.state,
+            decoder_norm=decoder_norm,
+            copy=False,
+        )
     except (TypeError, ValueError) as error:
         raise StorageError(f"{file} is no dictionary that could be made: {error}") from None
-    placed = {name: value.to(device=device, dtype=dtype).contiguous() for name, value in named.items()}
-    check_finite(placed, str(file))
-    dictionary.load_state_dict(placed, assign=True)
     dictionary.trained_on = dict(trained_on)
-    return dictionary.eval()
+    return dictionary
 
 
 def _dtype(named: Mapping[str, Tensor], learned: Learned) -> torch.dtype:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -38,3 +39,16 @@ def target(library: str) -> Path:
     folder = Path(sys.argv[1]) / library
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def gpt2() -> tuple[Any, Tensor]:
+    """Returns a small GPT-2 of Hugging Face, the same in every environment, and tokens for it."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"vocab_size": 50, "n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 32}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=1, eos_token_id=1)).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, weight in sorted(model.named_parameters()):
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2 + ("ln" in name and "weight" in name))
+    return model, torch.randint(2, 50, (64, 20), generator=generator)

@@ -1,0 +1,111 @@
+"""Dictionaries of weights that exist already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from sparsedict.activations import Activation
+from sparsedict.dictionaries._dictionary import Dictionary
+from sparsedict.dictionaries._state import initial_state
+from sparsedict.norms import DecoderNorm
+
+Kind = TypeVar("Kind", bound=Dictionary)
+
+
+def from_weights(
+    make: Callable[..., Kind],
+    weights: Mapping[str, Tensor | None],
+    activation: Activation,
+    decoder_norm: DecoderNorm,
+    activation_state: Mapping[str, Tensor | float] | None,
+    *,
+    copy: bool,
+) -> Kind:
+    """Makes a dictionary that holds these weights, in evaluation mode.
+
+    Args:
+        make: Makes it, from its three widths, the activation, the norm and the type.
+        weights: By name: ``encoder`` and ``decoder``, latent-major, and others; ``None`` where there is none.
+        activation: How pre-activations become latents.
+        decoder_norm: The constraint on decoder rows.
+        activation_state: What the activation learned, by name; its initial state where left out.
+        copy: Whether to copy the weights.
+
+    Raises:
+        TypeError: If a weight isn't a floating-point tensor.
+        ValueError: If shapes don't fit. The message says so where a transposed matrix would.
+    """
+    given = {name: _checked(name, weight, copy) for name, weight in weights.items() if weight is not None}
+    n_latents, d_in, d_out = _widths(given)
+    encoder = given["encoder"]
+    given.setdefault("encoder_bias", encoder.new_zeros(n_latents))
+    given.setdefault("decoder_bias", encoder.new_zeros(d_out))
+    shapes = {
+        "encoder_bias": (n_latents,),
+        "decoder_bias": (d_out,),
+        "input_bias": (d_in,),
+        "skip": (d_out, d_in),
+    }
+    for name, shape in shapes.items():
+        if name in given and tuple(given[name].shape) != shape:
+            hint = _transposed(tuple(given[name].shape), shape)
+            raise ValueError(f"`{name}` must be of shape {list(shape)}, got {list(given[name].shape)}.{hint}")
+    # Nothing is drawn, and nothing of that size made, before the weights take their places.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        made = make(d_in, d_out, n_latents, activation=activation, decoder_norm=decoder_norm, dtype=encoder.dtype)
+    named = {name: value.to(encoder).contiguous() for name, value in given.items()}
+    state = initial_state(activation, n_latents, encoder, activation_state or {})
+    named |= {f"activation_state.{name}": value for name, value in state.items()}
+    made.load_state_dict(named, assign=True)
+    return made.eval()
+
+
+def _checked(name: str, weight: object, copy: bool) -> Tensor:
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        got = f"a tensor of {weight.dtype}" if isinstance(weight, Tensor) else type(weight).__name__
+        hint = " (use `torch.from_numpy`)" if type(weight).__module__ == "numpy" else ""
+        raise TypeError(f"`{name}` must be a tensor of floating-point numbers, got {got}{hint}.")
+    if not bool(weight.isfinite().all()):
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
+    return weight.detach().clone() if copy else weight.detach()
+
+
+def _widths(given: Mapping[str, Tensor]) -> tuple[int, int, int]:
+    """Returns the number of latents and both widths."""
+    for name in ("encoder", "decoder"):
+        if given[name].ndim != 2 or 0 in given[name].shape:
+            d = "d_in" if name == "encoder" else "d_out"
+            raise ValueError(f"`{name}` must be of shape [n_latents, {d}], got {list(given[name].shape)}.")
+    encoder, decoder = tuple(given["encoder"].shape), tuple(given["decoder"].shape)
+    bias = given.get("encoder_bias")
+    if bias is not None and bias.ndim == 1:
+        for name, shape in (("encoder", encoder), ("decoder", decoder)):
+            if shape[0] != len(bias):
+                hint = " Its transpose would fit: pass `.T`." if shape[1] == len(bias) else ""
+                raise ValueError(
+                    f"`{name}` must have one row for each latent, {len(bias)} by `encoder_bias`, got shape "
+                    f"{list(shape)}.{hint}"
+                )
+    if encoder[0] != decoder[0]:
+        fits = [encoder[1] == decoder[0], decoder[1] == encoder[0]]
+        hints = {
+            (True, False): " The transpose of `encoder` would fit: pass `.T`.",
+            (False, True): " The transpose of `decoder` would fit: pass `.T`.",
+            (
+                True,
+                True,
+            ): " The transpose of one of them would fit: pass `.T` of the one whose columns are the latents.",
+        }
+        raise ValueError(
+            f"`encoder` and `decoder` must have one row for each latent, got shapes {list(encoder)} and "
+            f"{list(decoder)}.{hints.get((fits[0], fits[1]), '')}"
+        )
+    return encoder[0], encoder[1], decoder[1]
+
+
+def _transposed(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    return " Its transpose would fit: pass `.T`." if shape[::-1] == wanted and shape != wanted else ""
