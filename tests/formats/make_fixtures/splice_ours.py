@@ -87,7 +87,9 @@ for folder in sorted(path for path in FOLDER.iterdir() if path.is_dir()):
     with torch.no_grad():
         error = float((sae(kept["inputs"]) - kept["outputs"]).abs().max())
         found: list[torch.Tensor] = []
-        keep = (sae.cfg.metadata.hook_name, lambda value, hook, found=found: found.append(value))
+        hook = sae.cfg.metadata.hook_name
+        hook = model._resolve_hook_name(hook) if has_bridge else hook
+        keep = (hook, lambda value, hook, found=found: found.append(value))
         model.run_with_hooks(tokens, fwd_hooks=[keep])
         read = found[0].flatten(0, 1)
     at_hook = float((read - kept["inputs"]).abs().max())
