@@ -13,7 +13,7 @@ from sparsedict.training import NonFiniteLossError
 from .conftest import Run
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["train", "--help"], ["replicate", "--help"]])
 def test_help_is_worth_reading(arguments: list[str], command: Run) -> None:
     status, out, _ = command(*arguments)
     assert status == 0
@@ -24,7 +24,19 @@ def test_help_is_worth_reading(arguments: list[str], command: Run) -> None:
 
 
 def test_version(command: Run) -> None:
-    assert command("--version")[1].strip() == f"sparsedict {sparsedict.__version__}"
+    for arguments in (["--version"], ["train", "--version"], ["demo", "--version"]):
+        assert command(*arguments)[1].strip() == f"sparsedict {sparsedict.__version__}"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["replicate", "--version"]])
+def test_help_and_version_import_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys; from sparsedict.cli import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit: print([m for m in ('torch', 'numpy', 'tqdm', 'transformers') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("arguments", [[], ["dmeo"], ["demo"], ["demo", "--out", "x", "--layer", "9"]])

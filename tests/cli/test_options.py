@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import argparse
+from datetime import timedelta
 
 import pytest
 
-from sparsedict.cli._options import count, share
+from sparsedict.cli import _train_options
+from sparsedict.cli._options import count, every, positive, share, whole
+from sparsedict.studies import Recipe
 
 
 @pytest.mark.parametrize("text", ["2000000", "2_000_000", "2,000,000", "2e6", "2M", "2m", "2000k", "0.002B"])
@@ -23,3 +26,27 @@ def test_shares() -> None:
     for wrong in ("0", "1", "-0.1", "x", "nan"):
         with pytest.raises(argparse.ArgumentTypeError, match="between 0 and 1"):
             share(wrong)
+
+
+def test_how_often() -> None:
+    assert every("1_000") == 1000
+    assert [every(text) for text in ("30s", "1.5m", "2h")] == [timedelta(seconds=n) for n in (30, 90, 7200)]
+    for wrong in ("0", "-1", "0s", "5x", "m", "", "1e400s", "nanm"):
+        with pytest.raises(argparse.ArgumentTypeError, match="must be steps such as 1000, or a time"):
+            every(wrong)
+
+
+def test_numbers_in_a_range() -> None:
+    assert (whole(0, 9)("7"), positive("0.5")) == (7, 0.5)
+    for wrong in ("-1", "10", "x", "1.5"):
+        with pytest.raises(argparse.ArgumentTypeError, match="must be a whole number from 0 to 9"):
+            whole(0, 9)(wrong)
+    for wrong in ("0", "-1", "nan", "inf", "x"):
+        with pytest.raises(argparse.ArgumentTypeError, match="must be a positive number"):
+            positive(wrong)
+
+
+def test_the_defaults_that_help_shows_are_those_of_the_recipe() -> None:
+    recipe = Recipe()
+    assert recipe.batch_size == _train_options.BATCH_SIZE
+    assert recipe.activation.k == _train_options.K

@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from sparsedict import zoo
+from sparsedict.cli import _replicate_options
 from sparsedict.cli import replicate as module
-from sparsedict.studies import QUICK, REPORT, STANDARD, Setting
+from sparsedict.studies import QUICK, REPORT, STANDARD, STUDIES, Setting
 
 from .conftest import Run
 
 
 def asked(*arguments: str) -> Setting:
     parser = argparse.ArgumentParser()
-    module.add(parser.add_subparsers())
+    _replicate_options.add(parser.add_subparsers())
     return module.setting_of(parser.parse_args(["replicate", "--out", "x", *arguments]))
 
 
@@ -33,6 +34,10 @@ def test_the_options_choose_the_setting() -> None:
     assert fewer.report.lr == REPORT.report.lr
 
 
+def test_the_names_of_the_studies_are_those_of_the_room() -> None:
+    assert [study.name for study in STUDIES] == list(_replicate_options.STUDIES)
+
+
 def test_a_study_in_small(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = torch.randint(1, 4096, (12, 48), generator=torch.Generator().manual_seed(0))
     tokens[:, 0] = 0
@@ -46,7 +51,33 @@ def test_a_study_in_small(command: Run, tmp_path: Path, monkeypatch: pytest.Monk
     assert (run["facts"]["seed"], run["facts"]["model"]) == (3, "the embedded model")
     status, _, err = command(*arguments, "--seed", "4")
     assert status == 2
+    assert "--out must be a new folder" in err
     assert "holds a run with another seed" in err
+    assert set(run["environment"]["versions"]) >= {"torch", "sparsedict"}
+    # A run of other settings takes its place when it is there, and not before.
+    (tmp_path / "run" / "ratings.json").write_text("{}")
+    before = (tmp_path / "run" / "numbers" / "sparse-decoders.json").read_text()
+
+    def crash(*_: object) -> None:
+        assert (tmp_path / "run" / "replaced-result" / "numbers" / "sparse-decoders.json").read_text() == before
+        raise OSError("crash")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsedict.studies._replicate._measure", crash)
+        assert command(*arguments, "--seed", "4", "--force")[0] == 2
+        assert command(*arguments, "--seed", "5", "--force")[0] == 2
+    assert command(*arguments, "--seed", "4", "--force")[0] == 0
+    assert not (tmp_path / "run" / "replaced-result").exists()
+    assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["facts"]["seed"] == 4
+
+
+def test_refuses_a_folder_with_other_things_before_the_model_is_loaded(command: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("mine")
+    (tmp_path / "run.json").write_text('{"made_by": "sparsedict", "options": {}}')
+    status, _, err = command("replicate", "--model", "./gone", "--data", "x", "--out", tmp_path)
+    assert status == 2
+    assert "--out must be a new or empty folder" in err
+    assert "holds other things (notes.md, run.json)" in err
 
 
 def test_refuses_what_does_not_go_together(command: Run, tmp_path: Path) -> None:

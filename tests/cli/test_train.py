@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import shutil
 import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,43 +37,321 @@ def start(model_folder: Path, token_file: Path, tmp_path: Path) -> list[object]:
 def test_writes_everything_and_says_where(start: list[object], command: Run, tmp_path: Path) -> None:
     (tmp_path / "v.json").write_text(json.dumps([f"<{i}>" for i in range(64)]))
     status, out, err = command(*start, "--vocabulary", tmp_path / "v.json")
-    assert (status, err) == (0, "")
+    assert status == 0
+    # No bars, but what is being done is said.
+    assert err.splitlines()[:2] == ["device: cpu", "harvesting and training on 600 tokens ..."]
+    assert "%" not in err
     run = tmp_path / "run"
-    for name in ("index.html", "examples.html", "results.json", "table.txt", "figures", "distiller", "autoencoder"):
+    pages = ("index.html", "examples.html", "results.json", "table.txt", "figures")
+    for name in ("metrics.jsonl", *pages, "distiller", "autoencoder"):
         assert str(run / name) in out
         assert (run / name).exists()
     settings = json.loads((run / "results.json").read_text(encoding="utf-8"))["settings"]
     assert (settings["n_latents"], settings["left_out_tokens"]) == (48, [1])
     assert (run / "table.txt").read_text(encoding="utf-8") in out
     assert sd.load(run / "distiller").n_latents == 48
-    # A former result may be replaced.
-    assert command(*start, "--kind", "autoencoder", "--n-latents", 10)[0] == 0
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["dictionary"], line["step"]) for line in records] == [
+        (kind, step) for step in range(1, 11) for kind in ("distiller", "autoencoder")
+    ]
+
+
+def test_what_was_used_is_recorded(start: list[object], command: Run, tmp_path: Path) -> None:
+    assert command(*start, "--autocast")[0] == 0
+    settings = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["settings"]
+    distiller = sd.load(tmp_path / "run" / "distiller")
+    lr = distiller.trained_on["lr"]
+    assert isinstance(lr, float)
+    assert settings["recipe"]["lr"] == {"distiller": lr, "autoencoder": lr}
+    assert settings["recipe"]["optimizer"] == "Adam"
+    assert settings["recipe"]["batch_size"] == 64
+    assert (settings["device"], settings["dtype"], settings["model_dtype"]) == ("cpu", "float32", "float32")
+    assert (settings["autocast"], settings["seed"], settings["n_tokens_trained"]) == ("bfloat16", 0, 640)
+    assert settings["environment"]["versions"]["torch"] == torch.__version__
+    page = (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
+    assert f"distiller {lr}, autoencoder {lr}" in page
+    assert "torch " + torch.__version__ in page
+    assert "<td>None" not in page
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != ".lock"
+    }
+
+
+def test_nothing_finished_is_replaced_unless_forced(start: list[object], command: Run, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert command(*start)[0] == 0
+    before = files(run)
+    for others in ([], ["--kind", "autoencoder"], ["--kind", "autoencoder", "--resume"]):
+        status, out, err = command(*start, *others)
+        assert (status, out) == (2, "")
+        assert "finished" in err
+        assert files(run) == before
+    assert "--kind was 'both' and is 'autoencoder'" in err
+    # What goes wrong before training, or in its first step, leaves the earlier result where it was.
+    for others in (["--site", "model.layers.9.mlp"], ["--data", "./gone.npy"], ["--lr", "1e300"]):
+        assert command(*start, "--force", *others)[0] in (1, 2)
+        if others[0] != "--lr":
+            assert files(run) == before
+    assert command(*start, "--kind", "autoencoder", "--n-latents", 10, "--force")[0] == 0
     assert sd.load(run / "autoencoder").n_latents == 10
+    assert not (run / "distiller").exists()
+    assert not (run / "replaced-result").exists()
+
+
+def test_a_finished_run_is_not_trained_again(start: list[object], command: Run, tmp_path: Path) -> None:
+    assert command(*start)[0] == 0
+    before = files(tmp_path / "run")
+    for others in (["--resume"], ["--resume", "--force"], ["--resume", "--threads", "1", "--checkpoint-every", "5"]):
+        status, out, _ = command(*start, *others)
+        assert status == 0
+        assert "This run is finished" in out
+        assert files(tmp_path / "run") == before
+
+
+def test_a_forced_run_that_is_stopped_keeps_the_earlier_result(
+    start: list[object], command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    assert command(*start)[0] == 0
+    before = files(run)
+    with stopping(4, signal.SIGTERM, monkeypatch):
+        assert command(*start, "--lr", "0.001", "--force")[0] == 143
+    assert {name: files(run / "replaced-result").get(name) for name in before} == before
+    status, _, err = command(*start)
+    assert status == 2
+    assert "The result that it was to replace lies in" in err
+    assert command(*start, "--lr", "0.001", "--resume")[0] == 0
+    assert not (run / "replaced-result").exists()
+    assert json.loads((run / "run.json").read_text())["options"]["--lr"] == 0.001
+
+
+def test_two_runs_in_one_folder(start: list[object], command: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    code = (
+        "import sys, pathlib; from sparsedict.storage import take_lock; "
+        "lock = take_lock(pathlib.Path(sys.argv[1]) / '.lock'); print('locked', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "locked\n"
+    for others in ([], ["--force"], ["--resume"]):
+        status, _, err = command(*start, *others)
+        assert status == 2
+        assert "--out must be the folder of one run, but another process works in" in err
+    other.communicate("")
+    assert command(*start)[0] == 0
+
+
+def test_a_folder_named_checkpoints_of_somebody_else(start: list[object], command: Run, tmp_path: Path) -> None:
+    theirs = tmp_path / "run" / "checkpoints" / "step-1000" / "model.pt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("theirs")
+    assert "holds other things (checkpoints)" in command(*start)[2]
+    assert command(*start, "--force")[0] == 0
+    assert theirs.read_text() == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("option", "paths"),
+    [
+        (["--site", "model.layers.*.mlp"], ["model.layers.0.mlp", "model.layers.1.mlp"]),
+        (["--site", "model.layers.1.mlp, model.layers.0.mlp"], ["model.layers.1.mlp", "model.layers.0.mlp"]),
+        (["--site", "model.layers.[1-9].mlp"], ["model.layers.1.mlp"]),
+    ],
+)
+def test_several_sites_in_one_pass(
+    option: list[str], paths: list[str], start: list[object], command: Run, tmp_path: Path
+) -> None:
+    at = start.index("--site")
+    start[at : at + 2] = option
+    status, _, err = command(*start)
+    assert status == 0, err
+    run = tmp_path / "run"
+    if len(paths) == 1:
+        assert sd.load(run / "distiller").trained_on["site"] == paths[0]
+        return
+    for path in paths:
+        assert sd.load(run / path / "distiller").trained_on["site"] == path
+        assert (run / path / "index.html").is_file()
+        assert path in (run / "index.html").read_text(encoding="utf-8")
+        assert f"{path}  autoencoder" in (run / "table.txt").read_text(encoding="utf-8")
+    names = {json.loads(line)["dictionary"] for line in (run / "metrics.jsonl").read_text().splitlines()}
+    assert names == {f"{path}/{kind}" for path in paths for kind in ("distiller", "autoencoder")}
+    assert list(json.loads((run / "results.json").read_text(encoding="utf-8"))) == paths
+
+
+def test_cheap_checks_come_before_the_weights(
+    start: list[object], command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("sparsedict.cli.train.load_model", never)
+    for others, words in (
+        (["--site", "model.layers.9.mlp"], "--site must name a module"),
+        (["--site", "model.layers.*.mpl"], "Near names: 'model.layers.1.mlp'"),
+        (["--data", "./gone.npy"], "--data"),
+        (["--held-out", "./gone.npy"], "--held-out"),
+        (["--k", "49"], "--k must be at most the number of latents, 48 (see --expansion), got 49"),
+        (["--n-latents", "3"], "--k must be at most the number of latents, 3 (see --n-latents), got 4"),
+        (["--exclude-tokens", "64"], "--exclude-tokens must hold token ids from 0 to 63"),
+        (["--vocabulary", "gone.json"], "--vocabulary must be a JSON file, but there is no file 'gone.json'"),
+    ):
+        status, _, err = command(*with_site(start, others))
+        assert status == 2
+        assert words in err.splitlines()[-1]
+
+
+def with_site(start: list[object], others: list[str]) -> list[object]:
+    """Returns the options with these in the place of theirs, for `--site` adds up."""
+    at = start.index("--site")
+    return [*(start if others[0] != "--site" else start[:at] + start[at + 2 :]), *others]
+
+
+def test_the_mlp_of_a_block_is_named(start: list[object], command: Run) -> None:
+    status, _, err = command(*with_site(start, ["--site", "model.layers.1"]))
+    assert status == 2
+    assert "--site must be an MLP, but 'model.layers.1' is a block around one. Give --site model.layers.1.mlp" in err
+
+
+def test_ids_beyond_the_vocabulary(start: list[object], command: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "beyond.npy", np.arange(200))
+    status, _, err = command(*start, "--data", tmp_path / "beyond.npy")
+    assert status == 2
+    assert "--data must hold token ids from 0 to 63, the model's, got ids from 0 to 1" in err
+
+
+def test_a_mistyped_folder_names_its_neighbours_and_asks_no_hub(
+    start: list[object], command: Run, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "stories260K")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail("asked the hub"))
+    for name in ("stories260k", "./stories260", "stories260Kk/model", str(tmp_path / "storis260K")):
+        start[1] = name
+        status, _, err = command(*start)
+        assert status == 2
+        assert "stories260K" in err.replace(name, "")
+
+
+@pytest.mark.parametrize("option", ["--wandb", "--tensorboard"])
+def test_a_tracker_that_is_not_installed(
+    option: str, start: list[object], command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, option[2:], None)
+    status, _, err = command(*start, option)
+    assert status == 2
+    assert f"{option} needs the package {option[2:]}: pip install {option[2:]}" in err
+
+
+def test_weights_and_biases_gets_one_run_for_all_its_parts(
+    start: list[object], command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[dict[str, Any]] = []
+    logged: list[int] = []
+    run = SimpleNamespace(step=0, log=lambda values, step: logged.append(step))
+
+    def init(**settings: Any) -> Any:
+        begun.append(settings)
+        return run
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=None, init=init))
+    with stopping(4, signal.SIGINT, monkeypatch):
+        assert command(*start, "--wandb", "mine")[0] == 130
+    assert command(*start, "--wandb", "mine", "--resume")[0] == 0
+    assert begun[0]["project"] == "mine"
+    assert begun[0]["config"]["--n-tokens"] == 600
+    assert begun[0]["id"] == begun[1]["id"]
+    assert sorted(set(logged)) == list(range(1, 11))
+    assert len(logged) == 20
+
+
+def test_tensorboard_gets_its_files(start: list[object], command: Run, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("tensorboard")
+        assert command(*start, "--tensorboard")[0] == 0
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+@contextmanager
+def stopping(step: int, number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sends a signal when a step is done."""
+    inner = Loop._step
+
+    def then_stop(self: Loop, *args: Any) -> None:
+        inner(self, *args)
+        if self.n_steps == step:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", then_stop)
+        yield
+
+
+def test_sigterm_outside_of_training_is_told_as_well(
+    start: list[object], command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsedict.studies._take_apart.evaluate", measure)
+        status, _, err = command(*start)
+    assert status == 143
+    assert "stopped by SIGTERM; give the same command with --resume to go on." in err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert command(*start, "--resume")[0] == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 20
+
+
+def test_a_full_disk_at_the_end_loses_no_training(
+    start: list[object], command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsedict.studies._sites_report.write_report", full)
+        status, _, err = command(*start)
+    assert status == 2
+    assert "The results could not be written" in err
+    assert "add --resume" in err
+    assert command(*start, "--resume")[0] == 0
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--site", "model.layers.1.mpl"], "Near names: 'model.layers.1.mlp'"),
+        (["--site", "model.layers.1.mpl"], "--site must name a module"),
         (["--l1", "3"], "--l1 goes with --activation relu, got topk"),
         (["--activation", "relu"], "--k goes with --activation topk or batchtopk, got relu"),
         (["--skip", "--kind", "autoencoder"], "--skip is for a distiller"),
         (["--device", "abacus"], "--device"),
         (["--context", "64"], "--context must be at most the model's 32 positions, got 64"),
         (["--held-out", "2"], "--held-out must be a share between 0 and 1"),
-        (["--held-out", "./gone.npy"], "no file or folder './gone.npy'"),
+        (["--held-out", "./gone.npy"], "--held-out"),
         (["--data", "./gone.txt"], "no file or folder './gone.txt'"),
         (["--vocabulary", "gone.json"], "gone.json"),
-        (["--n-latents", "3"], "k"),
-        (["--expansion", "-1"], "--expansion must be positive, got -1"),
-        (["--lr", "0"], "`lr` must lie in (0.0, inf), got 0.0"),
+        (["--lr", "0"], "--lr must lie in (0.0, inf), got 0.0"),
+        (["--activation", "relu", "--k", "3"], "--k goes with"),
+        (["--dtype", "bfloat16", "--held-out", "1.5"], "--held-out must be a share"),
     ],
     ids=lambda value: "-".join(value).strip("-") if isinstance(value, list) else "",
 )
 def test_errors_say_what_to_do(options: list[str], message: str, start: list[object], command: Run) -> None:
     status, out, err = command(*start, *options)
     assert (status, out) == (2, "")
-    (line,) = err.strip().splitlines()
+    line = err.strip().splitlines()[-1]
+    assert len(err.strip().splitlines()) <= 2
     assert line.startswith("sparsedict: error: ")
     assert message in line
 
@@ -111,16 +397,8 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     out = tmp_path / "run"
     assert command(*start)[0] == 0
     whole = sd.load(out / "distiller")
-    step = Loop._step
-
-    def then_stop(self: Loop, *args: Any) -> None:
-        step(self, *args)
-        if self.n_steps == 4:
-            signal.raise_signal(signal.SIGINT)
-
     shutil.rmtree(out)
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", then_stop)
+    with stopping(4, signal.SIGINT, monkeypatch):
         status, _, err = command(*start)
     assert status == 130
     assert "give the same command with --resume to go on." in err
@@ -129,12 +407,14 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     assert "Add --resume to go on with it, or --force to begin anew" in err
     status, _, err = command(*start, "--resume", "--lr", "0.5")
     assert status == 2
-    assert "`trainees.distiller.lr` was 0.01 and is 0.5" in err
+    assert "--lr was not given and is 0.5" in err
     assert command(*start, "--resume")[0] == 0
     assert torch.equal(sd.load(out / "distiller").encoder, whole.encoder)
     assert not (out / "checkpoints").exists()
     # Where nothing was stopped, it begins.
+    shutil.rmtree(out)
     assert command(*start, "--resume")[0] == 0
+    assert torch.equal(sd.load(out / "distiller").encoder, whole.encoder)
 
 
 def test_a_run_that_was_stopped_may_be_begun_anew(start: list[object], command: Run, tmp_path: Path) -> None:

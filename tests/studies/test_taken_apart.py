@@ -76,7 +76,11 @@ def test_writing_again_replaces_its_own_files_and_no_others(
 ) -> None:
     taken.write(tmp_path / "run")
     (tmp_path / "run" / "notes.md").write_text("mine")
-    run(site, tokens, kinds=["autoencoder"]).write(tmp_path / "run")
+    again = run(site, tokens, kinds=["autoencoder"])
+    with pytest.raises(FileExistsError, match="holds an earlier result"):
+        again.write(tmp_path / "run")
+    assert (tmp_path / "run" / "distiller" / "dictionary.json").exists()
+    again.write(tmp_path / "run", force=True)
     assert (tmp_path / "run" / "notes.md").read_text() == "mine"
     assert not (tmp_path / "run" / "distiller" / "dictionary.json").exists()
     assert not list((tmp_path / "run" / "figures").glob("distiller*"))

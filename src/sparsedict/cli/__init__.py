@@ -1,27 +1,27 @@
-"""The command line: one module for each command, with `add` (its arguments) and `run` (what it does)."""
+"""The command line: each command has its options in a module that imports little, and its work in another."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from sparsedict import __version__
-from sparsedict.cli import demo, replicate, train
+from sparsedict.cli import _demo_options, _replicate_options, _train_options
 from sparsedict.cli._options import Formatter
-from sparsedict.training import NonFiniteLossError
 
 __all__ = ["main"]
 
-COMMANDS = (demo, replicate, train)
+COMMANDS = (_demo_options, _replicate_options, _train_options)
 
 EPILOG = """\
 Start with `sparsedict demo --out sparsedict-demo`: it needs no network and no data.
 Every command says where its results lie, and `sparsedict COMMAND --help` explains it with examples.
 """
-
-USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
-"""What the library raises where it was asked for something that can't be: a line, not a traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,27 +31,50 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0, 2 for what the user can mend, 1 for training that diverged, 130 if interrupted.
+        The exit status: 0; 2 for errors that the user can remedy; 1 for training that diverged; 130 after Ctrl-C;
+        128 + the number of another signal that ended the run, which is 143 for SIGTERM.
     """
     parser = _parser()
     args = parser.parse_args(argv)
+    # Only now: PyTorch takes seconds to import, and --help and --version do without it.
+    from sparsedict.cli._errors import USER_ERRORS, message_of
+    from sparsedict.training import NonFiniteLossError, Terminated
+
+    command = importlib.import_module(f"sparsedict.cli.{args.command}")
     try:
-        args.run(args)
+        with _signals():
+            command.run(args)
     except KeyboardInterrupt:
-        print(f"\nsparsedict: interrupted; {args.stopped(args)}", file=sys.stderr)
+        print(f"\nsparsedict: interrupted; {command.stopped(args)}", file=sys.stderr)
         return 130
-    except NonFiniteLossError as error:
-        return _fail(args, error, 1)
-    except USER_ERRORS as error:
-        return _fail(args, error, 2)
+    except Terminated as error:
+        name = signal.Signals(error.signal).name
+        print(f"\nsparsedict: stopped by {name}; {command.stopped(args)}", file=sys.stderr)
+        return 128 + error.signal
+    except (NonFiniteLossError, *USER_ERRORS) as error:
+        if args.traceback:
+            raise
+        print(f"sparsedict: error: {message_of(error, args)}", file=sys.stderr)
+        return 1 if isinstance(error, NonFiniteLossError) else 2
     return 0
 
 
-def _fail(args: argparse.Namespace, error: Exception, status: int) -> int:
-    if args.traceback:
-        raise error
-    print(f"sparsedict: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-    return status
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Lets signals that would kill the process raise `Terminated`, so that work in progress is tidied up."""
+    from sparsedict.training import exit_on_signal
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, exit_on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,8 +84,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=Formatter,
     )
-    parser.add_argument("--version", action="version", version=f"sparsedict {__version__}")
+    add_version(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
-        command.add(commands)
+        add_version(command.add(commands))
     return parser
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--version``."""
+    parser.add_argument(
+        "--version", action="version", version=f"sparsedict {__version__}", help="print the version and exit"
+    )

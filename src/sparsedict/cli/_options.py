@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,29 +48,99 @@ def share(text: str) -> float:
     return value
 
 
-def add_out(group: Any) -> None:
+def positive(text: str) -> float:
+    """Reads a finite number above zero.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return value
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Returns a reader of whole numbers in a range, both ends included."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text.replace("_", ""))
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}, got {text!r}")
+        return value
+
+    return read
+
+
+def every(text: str) -> int | timedelta:
+    """Reads steps, such as ``1000``, or a time, such as ``30s``, ``10m`` and ``1h``.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is neither.
+    """
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text.strip()[-1:])
+    try:
+        value = float(text.strip()[:-1]) if unit else int(text.replace("_", ""))
+    except ValueError:
+        value = 0
+    if not 0 < value < 2**31:
+        raise argparse.ArgumentTypeError(f"must be steps such as 1000, or a time such as 30s, 10m or 1h, got {text!r}")
+    return timedelta(seconds=value * unit) if unit else int(value)
+
+
+def add_out(group: Any, *, force: str = "replace the finished result in FOLDER, or begin a stopped run anew") -> None:
     """Adds where results go."""
-    group.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the results go (made if new)")
     group.add_argument(
-        "--force", action="store_true", help="write even if FOLDER holds other things than an earlier result"
+        "--out", type=Path, required=True, metavar="FOLDER", help="where the results go: a new or empty folder"
+    )
+    group.add_argument("--force", action="store_true", help=f"{force}; other files in FOLDER stay unless names collide")
+
+
+def add_checkpoints(group: Any) -> None:
+    """Adds resuming, and how often checkpoints are written."""
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in FOLDER that was stopped; begin if there is none, do nothing if it is finished",
+    )
+    group.add_argument(
+        "--checkpoint-every",
+        type=every,
+        metavar="STEPS|TIME",
+        help="how often to write a checkpoint while training, such as 1000 (steps) or 30s, 10m, 1h (default: 10m)",
     )
 
 
-def add_resume(group: Any) -> None:
-    """Adds going on with a run."""
+def add_trackers(group: Any) -> None:
+    """Adds where records go besides ``metrics.jsonl``."""
     group.add_argument(
-        "--resume", action="store_true", help="go on with the run in FOLDER that was stopped, or begin if there is none"
+        "--wandb",
+        nargs="?",
+        const="sparsedict",
+        metavar="PROJECT",
+        help="log to Weights & Biases (project: sparsedict where none is named)",
     )
+    group.add_argument("--tensorboard", action="store_true", help="log to FOLDER/tensorboard")
 
 
 def add_machine(parser: argparse.ArgumentParser) -> Any:
     """Adds how and where to compute; returns the group."""
     group = parser.add_argument_group("the run")
     group.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of weights, shuffle and latents shown (default: 0)"
+        "--seed",
+        type=whole(0, 2**63 - 1),
+        default=0,
+        metavar="N",
+        help="of weights, shuffle and latents shown (default: 0)",
     )
-    group.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: as PyTorch chooses)")
-    group.add_argument("--quiet", action="store_true", help="no progress, only the results")
+    group.add_argument("--threads", type=whole(1, 4096), metavar="N", help="CPU threads (default: as PyTorch chooses)")
+    group.add_argument("--quiet", action="store_true", help="no progress bars; messages and errors stay")
     group.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     return group
 

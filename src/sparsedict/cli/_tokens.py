@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -183,24 +181,3 @@ def held_out_rows(rows: Tensor, part: float) -> tuple[Tensor, Tensor]:
             f"{rows.shape[1]} tokens. Give more text, or a smaller --context."
         )
     return rows[:-n_held_out], rows[-n_held_out:]
-
-
-def vocabulary(path: Path) -> list[str]:
-    """Reads the strings of tokens, a JSON list in the order of ids or an object from strings to ids.
-
-    Raises:
-        ValueError: If the file is neither.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"--vocabulary must be a JSON file, but {str(path)!r} isn't: {error}") from error
-    if isinstance(found, dict) and all(isinstance(index, int) for index in found.values()):
-        by_id = {index: token for token, index in found.items()}
-        return [by_id.get(index, f"[{index}]") for index in range(max(by_id, default=-1) + 1)]
-    if isinstance(found, list) and all(isinstance(token, str) for token in found):
-        return found
-    raise ValueError(
-        f"--vocabulary must be a JSON list of strings, or an object from strings to ids, got {type(found).__name__} "
-        f"in {str(path)!r}."
-    )

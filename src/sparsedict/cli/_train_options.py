@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from sparsedict.cli._model import DTYPES
-from sparsedict.cli._options import add_machine, add_out, add_resume, count
-from sparsedict.studies import Recipe
+from sparsedict.cli._options import Formatter, add_checkpoints, add_machine, add_out, add_trackers, count, positive
 
-RECIPE = Recipe()
+BATCH_SIZE = 1024
 N_TOKENS = 2_000_000
 K = 32
 EXPANSION = 4
@@ -17,6 +16,52 @@ CONTEXT = 256
 HELD_OUT = 0.05
 L1_COEFFICIENT = 0.2
 L0_COEFFICIENT = 0.01
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+DESCRIPTION = """\
+Takes one MLP of a language model apart, or several: trains a sparse distiller (which computes what the MLP computes,
+from its input) and a sparse autoencoder (which reproduces what it writes), both in one pass; measures them on text that
+was held out; and writes dictionaries, numbers, figures and a page of top activating examples to a folder.
+"""
+
+EPILOG = """\
+examples:
+  A model from the hub on a data set from the hub, 16 million tokens, on the GPU if there is one:
+    sparsedict train roneneldan/TinyStories-33M --site transformer.h.2.mlp \\
+        --data roneneldan/TinyStories --n-tokens 16M --out tinystories-2
+
+  A local model on local text, one dictionary, a sparser one with eight times as many latents as neurons:
+    sparsedict train ./my-model --site model.layers.3.mlp --data ./texts --kind distiller \\
+        --expansion 8 --k 16 --out layer-3
+
+  All layers in one pass (quotes keep the shell from expanding the *):
+    sparsedict train ./my-model --site 'model.layers.*.mlp' --data ./texts --out all-layers
+
+  A model without a tokenizer, on token ids; its vocabulary makes the examples readable:
+    sparsedict train stories260K --site model.layers.2.mlp --data stories-train-tokens.npy \\
+        --vocabulary tok512-vocab.json --out stories
+
+  A run that was stopped, by Ctrl-C, a scheduler or a crash, continues by the same command with --resume:
+    sparsedict train stories260K --site model.layers.2.mlp --data stories-train-tokens.npy \\
+        --vocabulary tok512-vocab.json --out stories --resume
+"""
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    """Adds the command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "train",
+        help="take MLPs of your own model apart, on your own data",
+        usage="sparsedict train MODEL --site PATH --data DATA --out FOLDER [options]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=Formatter,
+    )
+    add_options(parser)
+    parser.set_defaults(command="train")
+    return parser
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +79,10 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--site",
         required=True,
+        action="append",
         metavar="PATH",
-        help="the MLP's module, such as transformer.h.2.mlp; near names are listed where there is none",
+        help="the MLP's module, such as transformer.h.2.mlp; several as a list with commas, by a * or a range like "
+        "[0-3] in place of a number, or by the option again",
     )
     group.add_argument(
         "--data",
@@ -101,7 +148,7 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--n-latents", type=count, metavar="N", help="latents of each dictionary")
     size.add_argument(
         "--expansion",
-        type=float,
+        type=positive,
         default=float(EXPANSION),
         metavar="X",
         help=f"latents per neuron of the MLP, instead (default: {EXPANSION})",
@@ -140,9 +187,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--batch-size",
         type=count,
-        default=RECIPE.batch_size,
+        default=BATCH_SIZE,
         metavar="N",
-        help=f"tokens per step (default: {RECIPE.batch_size:,})",
+        help=f"tokens per step (default: {BATCH_SIZE:,})",
     )
     group.add_argument(
         "--lr",
@@ -151,12 +198,18 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="peak learning rate of Adam (default: by the widths, see sparsedict.training.default_lr)",
     )
+    group.add_argument(
+        "--autocast", action="store_true", help="compute the dictionaries' products in bfloat16; weights stay float32"
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     group = add_machine(parser)
-    add_resume(group)
-    group.add_argument("--device", default="cpu", metavar="NAME", help="such as cpu, cuda, cuda:1, mps (default: cpu)")
+    add_checkpoints(group)
+    add_trackers(group)
+    group.add_argument(
+        "--device", metavar="NAME", help="such as cpu, cuda, cuda:1, mps (default: the GPU where there is one)"
+    )
     group.add_argument(
         "--dtype",
         choices=DTYPES,

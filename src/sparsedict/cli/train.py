@@ -4,92 +4,80 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from sparsedict.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
-from sparsedict.cli._model import DTYPES, load_model, load_tokenizer, special_tokens
-from sparsedict.cli._options import Formatter, set_threads, share
-from sparsedict.cli._results import conclude
-from sparsedict.cli._stopped import checkpoints, stopped
-from sparsedict.cli._tokens import Corpus, held_out_rows, vocabulary
-from sparsedict.cli._train_options import CONTEXT, L0_COEFFICIENT, L1_COEFFICIENT, RECIPE, K, add_options
+from sparsedict.cli._errors import speaking_of
+from sparsedict.cli._model import (
+    DTYPES,
+    chosen_device,
+    load_config,
+    load_model,
+    load_tokenizer,
+    skeleton,
+    special_tokens,
+)
+from sparsedict.cli._options import set_threads, share
+from sparsedict.cli._run import check_trackers, conclude, run_folder, say_finished, stopped, training_options
+from sparsedict.cli._sites import n_neurons, sites_of
+from sparsedict.cli._tokens import Corpus, held_out_rows
+from sparsedict.cli._train_options import CONTEXT, L0_COEFFICIENT, L1_COEFFICIENT, K
+from sparsedict.cli._vocabulary import vocabulary
+from sparsedict.pages import token_strings
 from sparsedict.penalties import L0, L1, Penalty
 from sparsedict.sites import Site
-from sparsedict.studies import Inspection, Recipe, check_folder, take_apart
+from sparsedict.studies import Inspection, Recipe, RunFolder, take_apart_sites
 
+__all__ = ["run", "stopped"]
+
+RECIPE = Recipe()
 INSPECTION = Inspection()
-
-DESCRIPTION = """\
-Takes one MLP of a language model apart: trains a sparse distiller (which computes what the MLP computes, from its
-input) and a sparse autoencoder (which reproduces what it writes), both in one pass; measures them on text that was
-held out; and writes dictionaries, numbers, figures and a page of top activating examples to a folder.
-"""
-
-EPILOG = """\
-examples:
-  A model from the hub on a data set from the hub, 16 million tokens, on a GPU:
-    sparsedict train roneneldan/TinyStories-33M --site transformer.h.2.mlp \\
-        --data roneneldan/TinyStories --n-tokens 16M --device cuda --out tinystories-2
-
-  A local model on local text, one dictionary, a sparser one with eight times as many latents as neurons:
-    sparsedict train ./my-model --site model.layers.3.mlp --data ./texts --kind distiller \\
-        --expansion 8 --k 16 --out layer-3
-
-  A model without a tokenizer, on token ids; its vocabulary makes the examples readable:
-    sparsedict train stories260K --site model.layers.2.mlp --data stories-train-tokens.npy \\
-        --vocabulary tok512-vocab.json --out stories
-
-  A run that was stopped, by Ctrl-C or otherwise, goes on by the same command and one word more:
-    sparsedict train stories260K --site model.layers.2.mlp --data stories-train-tokens.npy \\
-        --vocabulary tok512-vocab.json --out stories --resume
-"""
-
-
-def add(commands: Any) -> None:
-    """Adds the command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "train",
-        help="take an MLP of your own model apart, on your own data",
-        usage="sparsedict train MODEL --site PATH --data DATA --out FOLDER [options]",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=Formatter,
-    )
-    add_options(parser)
-    parser.set_defaults(run=run, stopped=stopped)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    from sparsedict.pages import token_strings
-
     recipe = recipe_of(args)
-    check_folder(args.out, force=args.force)
-    folder = checkpoints(args)
+    with run_folder(args) as folder:
+        if folder.is_finished():
+            say_finished(folder)
+        else:
+            _train(args, recipe, folder)
+
+
+def _train(args: argparse.Namespace, recipe: Recipe, folder: RunFolder) -> None:
+    """Trains and measures. All that can be checked without the model's weights is checked before they are loaded."""
     set_threads(args)
+    check_trackers(args)
     strings = None if args.vocabulary is None else vocabulary(args.vocabulary)
-    model = load_model(args.model, device=args.device, dtype=DTYPES[args.dtype], progress=not args.quiet)
+    device = chosen_device(args.device)
+    config = load_config(args.model)
     tokenizer = load_tokenizer(args.model)
-    excluded = special_tokens(model, tokenizer) if args.exclude_tokens is None else args.exclude_tokens
-    site = Site(model, args.site, exclude_tokens=excluded)
-    train, held_out = _tokens(args, model, tokenizer)
-    taken = take_apart(
-        site,
+    excluded = special_tokens(config, tokenizer) if args.exclude_tokens is None else args.exclude_tokens
+    _check_ids("--exclude-tokens", excluded, config)
+    bare = skeleton(config)
+    if bare is not None:
+        _n_latents(args, sites_of(bare, args.site, excluded), sure=False)
+    train, held_out = _tokens(args, config, tokenizer)
+    model = load_model(args.model, device=device, dtype=DTYPES[args.dtype], progress=not args.quiet)
+    sites = sites_of(model, args.site, excluded)
+    options = training_options(args, folder)
+    folder.begin()
+    found = take_apart_sites(
+        sites,
         train,
         held_out,
-        n_latents=_n_latents(args, site),
+        n_latents=_n_latents(args, sites),
         n_tokens=args.n_tokens,
         recipe=recipe,
         kinds=("distiller", "autoencoder") if args.kind == "both" else (args.kind,),
         model_name=args.model,
         seed=args.seed,
-        progress=not args.quiet,
-        checkpoint=folder,
-        resume=args.resume,
+        **options,
     )
-    conclude(taken, args.out, token_strings(tokenizer if strings is None else strings), force=args.force)
+    conclude(folder, found, token_strings(tokenizer if strings is None else strings))
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
@@ -103,20 +91,20 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
             raise ValueError(f"--{option} goes with --activation {' or '.join(kinds)}, got {args.activation}.")
     if args.skip and args.kind == "autoencoder":
         raise ValueError("--skip is for a distiller, got --kind autoencoder.")
-    parts: dict[str, tuple[Activation, tuple[Penalty, ...]]] = {
-        "topk": (TopK(args.k or K), RECIPE.penalties),
-        "batchtopk": (BatchTopK(args.k or K), RECIPE.penalties),
-        "relu": (ReLU(), (L1(L1_COEFFICIENT if args.l1 is None else args.l1),)),
-        "jumprelu": (JumpReLU(), (L0(L0_COEFFICIENT if args.l0 is None else args.l0),)),
-    }
-    activation, penalties = parts[args.activation]
-    return dataclasses.replace(
-        RECIPE, activation=activation, penalties=penalties, lr=args.lr, batch_size=args.batch_size, skip=args.skip
-    )
+    with speaking_of(coefficient="--l1" if args.activation == "relu" else "--l0", lr="--lr"):
+        parts: dict[str, tuple[Activation, tuple[Penalty, ...]]] = {
+            "topk": (TopK(args.k or K), RECIPE.penalties),
+            "batchtopk": (BatchTopK(args.k or K), RECIPE.penalties),
+            "relu": (ReLU(), (L1(L1_COEFFICIENT if args.l1 is None else args.l1),)),
+            "jumprelu": (JumpReLU(), (L0(L0_COEFFICIENT if args.l0 is None else args.l0),)),
+        }
+        activation, penalties = parts[args.activation]
+        own: dict[str, Any] = {"lr": args.lr, "batch_size": args.batch_size, "skip": args.skip}
+        return dataclasses.replace(RECIPE, activation=activation, penalties=penalties, **own)
 
 
-def _tokens(args: argparse.Namespace, model: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:
-    longest = getattr(model.config, "max_position_embeddings", None) or CONTEXT
+def _tokens(args: argparse.Namespace, config: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:
+    longest = getattr(config, "max_position_embeddings", None) or CONTEXT
     context = args.context or min(CONTEXT, longest)
     if context > longest:
         raise ValueError(f"--context must be at most the model's {longest} positions, got {context}.")
@@ -124,28 +112,63 @@ def _tokens(args: argparse.Namespace, model: Any, tokenizer: Any) -> tuple[Tenso
     corpus = Corpus(
         tokenizer, context, args.text_column, args.split, n_wanted, config=args.config, bos=args.bos, join=args.join
     )
-    rows = corpus.read(args.data)
-    if rows.shape[1] > longest:
-        raise ValueError(f"--data must hold sequences of at most the model's {longest} tokens, got {rows.shape[1]}.")
+    is_share = _is_share(args.held_out)
+    rows = _checked(corpus.read(args.data), "--data", longest, config)
+    if not is_share:
+        return rows, _checked(corpus.read(args.held_out, "--held-out"), "--held-out", longest, config)
+    return held_out_rows(rows, share(args.held_out))
+
+
+def _is_share(text: str) -> bool:
+    """Whether the held-out part is a share of the data, instead of other data."""
     try:
-        part = float(args.held_out)
+        part = float(text)
     except ValueError:
-        return rows, corpus.read(args.held_out, "--held-out")
-    return held_out_rows(rows, share(args.held_out) if 0 < part < 1 else _no_share(args.held_out))
+        return False
+    if not 0 < part < 1:
+        raise ValueError(f"--held-out must be a share between 0 and 1, or data, got {text!r}.")
+    return True
 
 
-def _no_share(text: str) -> float:
-    raise ValueError(f"--held-out must be a share between 0 and 1, or data, got {text!r}.")
+def _checked(rows: Tensor, option: str, longest: int, config: Any) -> Tensor:
+    if rows.shape[1] > longest:
+        raise ValueError(
+            f"{option} must hold sequences of at most the model's {longest} tokens, got {rows.shape[1]}. Give token "
+            "ids as one long row, [n], or cut them."
+        )
+    _check_ids(option, [int(value) for value in rows.aminmax()], config)
+    return rows
 
 
-def _n_latents(args: argparse.Namespace, site: Site) -> int:
-    if args.n_latents is not None:
-        return args.n_latents
-    try:
-        n_neurons = site.neurons.n
-    except ValueError as error:
-        raise ValueError(f"--n-latents must be given, for the MLP's neurons can't be counted: {error}") from error
-    n_latents = round(args.expansion * n_neurons)
-    if n_latents < 1:
-        raise ValueError(f"--expansion must be positive, got {args.expansion:g}.")
+def _check_ids(option: str, ids: Sequence[int], config: Any) -> None:
+    n_vocabulary = getattr(config, "vocab_size", None)
+    if ids and (min(ids) < 0 or (n_vocabulary is not None and max(ids) >= n_vocabulary)):
+        known = "not negative" if n_vocabulary is None else f"from 0 to {n_vocabulary - 1}, the model's"
+        raise ValueError(
+            f"{option} must hold token ids {known}, got ids from {min(ids)} to {max(ids)}. Are they another "
+            "tokenizer's?"
+        )
+
+
+def _n_latents(args: argparse.Namespace, sites: Mapping[str, Site], *, sure: bool = True) -> dict[str, int]:
+    """Returns the latents of each site's dictionaries.
+
+    Args:
+        args: The options.
+        sites: By name.
+        sure: Whether these are sites of the model itself, whose neurons are found wherever they can be.
+
+    Raises:
+        ValueError: If they can't be known, or are fewer than are to be active.
+    """
+    n_latents: dict[str, int] = {}
+    for name, site in sites.items():
+        n = None if args.n_latents else n_neurons(site, sure=sure)
+        if args.n_latents or n is not None:
+            n_latents[name] = args.n_latents or max(1, round(args.expansion * (n or 0)))
+    given = "--n-latents" if args.n_latents else "--expansion"
+    least = min(n_latents.values(), default=2**63)
+    k = args.k or K
+    if args.activation in ("topk", "batchtopk") and k > least:
+        raise ValueError(f"--k must be at most the number of latents, {least} (see {given}), got {k}.")
     return n_latents

@@ -10,12 +10,13 @@ moment at which the save has happened); then the weights take their place. A rea
 that the JSON names, under either name. A folder may have one writer at a time.
 """
 
-from sparsedict.storage._atomic import discard_folder, make_folder, replace_file, sync_folder
+from sparsedict.storage._atomic import discard_folder, make_folder, replace_file, sync_folder, sync_tree
 from sparsedict.storage._checkpoint import CHECKPOINT, NewerVersionError, read_checkpoint, write_checkpoint
 from sparsedict.storage._description import FORMAT_VERSION, Description, Named, installed_version
 from sparsedict.storage._folder import DESCRIPTION, read_description, write_dictionary
 from sparsedict.storage._inside import regular_file
 from sparsedict.storage._json import Reader, StorageError, parse_json, read_json
+from sparsedict.storage._lock import take_lock
 from sparsedict.storage._weights import (
     WEIGHTS,
     StoredTensor,
@@ -52,6 +53,8 @@ __all__ = [
     "save_tensors",
     "stored_tensors",
     "sync_folder",
+    "sync_tree",
+    "take_lock",
     "write_checkpoint",
     "write_dictionary",
 ]

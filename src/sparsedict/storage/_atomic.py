@@ -65,6 +65,16 @@ def _sync(file: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Makes the content of all files of a folder lasting, and the folder itself."""
+    for item in folder.rglob("*"):
+        if item.is_file():
+            _sync(item)
+        else:
+            sync_folder(item)
+    sync_folder(folder)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the renames within a folder lasting, where the system can do that."""
     if os.name == "nt":

@@ -8,9 +8,12 @@ from sparsedict.studies._order import Order
 from sparsedict.studies._presets import QUICK, REPORT, REPORT_CONTEXT, SKETCH, STANDARD
 from sparsedict.studies._recipe import DEMO, Inspection, Recipe
 from sparsedict.studies._replicate import replicate
+from sparsedict.studies._replication_folder import check_replication
+from sparsedict.studies._run_folder import RunFolder
 from sparsedict.studies._setting import Setting, Training
+from sparsedict.studies._sites_report import write_sites
 from sparsedict.studies._study import Compared, Drawing, Finding, Study
-from sparsedict.studies._take_apart import take_apart
+from sparsedict.studies._take_apart import take_apart, take_apart_sites
 from sparsedict.studies._taken_apart import DictionaryResult, TakenApart
 from sparsedict.studies.report import (
     STUDIES,
@@ -67,6 +70,7 @@ __all__ = [
     "Recipe",
     "ResidualStream",
     "Rule",
+    "RunFolder",
     "SameNeuron",
     "Setting",
     "SimulatorsFollowed",
@@ -78,8 +82,11 @@ __all__ = [
     "UnevenInputs",
     "WiderStudents",
     "check_folder",
+    "check_replication",
     "measured",
     "replicate",
     "take_apart",
+    "take_apart_sites",
     "verdict_of",
+    "write_sites",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -11,16 +10,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sparsedict import figures, pages
-from sparsedict.storage import replace_file
 from sparsedict.studies._bench import Bench
+from sparsedict.studies._folder import REPLACED
+from sparsedict.studies._replication_folder import (
+    DICTIONARIES,
+    FIGURES,
+    NUMBERS,
+    RUN,
+    begin,
+    locked,
+    read_json,
+    write_json,
+)
 from sparsedict.studies._study import Finding, Numbers, Study, plain
+from sparsedict.studies._used import environment
 from sparsedict.studies.report import STUDIES
 
-RUN = "run.json"
-NUMBERS = "numbers"
-DICTIONARIES = "dictionaries"
-FIGURES = "figures"
 REPORT_TITLE = "slavachalnev, Sparse MLP Distillation, LessWrong, 15 January 2024"
 REPORT_LINK = "https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation"
 LEAD = (
@@ -63,7 +71,16 @@ def replicate(
     """
     folder = Path(path)
     facts = plain({**(facts or {}), "seed": bench.seed, **bench.setting.to_dict()})
-    run = _begin(folder, facts, force, [study.given for study in studies if study.given])
+    with locked(folder):
+        return _run(bench, folder, studies, facts, force, progress)
+
+
+def _run(
+    bench: Bench, folder: Path, studies: Sequence[Study], facts: Numbers, force: bool, progress: bool
+) -> dict[str, Finding]:
+    run = begin(folder, facts, force, [study.given for study in studies if study.given])
+    weight = next(next(iter(bench.sites.values())).model.parameters(), None)
+    run["environment"] = environment(torch.device("cpu") if weight is None else weight.device)
     bench.folder = folder / DICTIONARIES
     studies = _with_known(studies, folder)
     found: dict[str, Finding] = {}
@@ -77,39 +94,8 @@ def replicate(
         for name, write in finding.files.items():
             write(folder / name)
         _write_page(folder, studies, found, drawn, run)
+    shutil.rmtree(folder / REPLACED, ignore_errors=True)
     return found
-
-
-def _begin(folder: Path, facts: Numbers, force: bool, given: Sequence[str]) -> Numbers:
-    """Returns what is known of the run in a folder: of an earlier one with the same facts, or of a new one."""
-    file = folder / RUN
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"`path` must be a folder to write results into, but {folder} is a file.")
-    if file.is_file():
-        earlier = json.loads(file.read_text(encoding="utf-8"))
-        if earlier.get("facts") == facts:
-            return earlier
-        changed = [name for name in facts if earlier.get("facts", {}).get(name) != facts[name]]
-        if not force:
-            raise FileExistsError(
-                f"`path` must be a new folder, or one with a run of the same settings, but {folder} holds a run with "
-                f"another {', '.join(changed[:3]) or 'number of settings'}. Choose another folder, or force it to "
-                "begin anew."
-            )
-    elif folder.exists() and any(folder.iterdir()) and not force:
-        raise FileExistsError(
-            f"`path` must be a new or empty folder, or one with an earlier run, but {folder} holds other things. "
-            "Choose another, or force it."
-        )
-    for name in (NUMBERS, DICTIONARIES, FIGURES):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in given:
-        # What people said of another run's latents isn't of this one's, and isn't ours to delete.
-        if (folder / name).is_file():
-            (folder / name).replace(folder / f"earlier-{name}")
-    run: Numbers = {"made_by": "sparsedict", "facts": facts, "seconds": {}}
-    _write_json(file, run)
-    return run
 
 
 def _with_known(studies: Sequence[Study], folder: Path) -> list[Study]:
@@ -123,20 +109,13 @@ def _with_known(studies: Sequence[Study], folder: Path) -> list[Study]:
 def _numbers(study: Study, bench: Bench, folder: Path, run: Numbers) -> Numbers:
     """Returns a study's numbers, measured now if they weren't before, with what people have given since."""
     file = folder / NUMBERS / f"{study.name}.json"
-    numbers = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else _measure(study, bench, folder, run)
+    numbers = read_json(file) if file.is_file() else _measure(study, bench, folder, run)
     given = None if study.given is None else folder / study.given
     if given is not None:
-        numbers = {**numbers, "given": _read(given) if given.is_file() else None}
+        numbers = {**numbers, "given": read_json(given) if given.is_file() else None}
     if given is not None or not file.is_file():
-        _write_json(file, numbers)
+        write_json(file, numbers)
     return numbers
-
-
-def _read(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"`{file.name}` must be JSON, but {file} can't be read: {error}.") from error
 
 
 def _measure(study: Study, bench: Bench, folder: Path, run: Numbers) -> Numbers:
@@ -147,7 +126,7 @@ def _measure(study: Study, bench: Bench, folder: Path, run: Numbers) -> Numbers:
     finally:
         # What was spent on a study that was stopped belongs to it too.
         run["seconds"][study.name] = round(before + time.perf_counter() - begin, 1)
-        _write_json(folder / RUN, run)
+        write_json(folder / RUN, run)
 
 
 def _draw(finding: Finding, folder: Path) -> dict[Path, str]:
@@ -175,6 +154,7 @@ def _write_page(
     seconds = run["seconds"]
     times = {name: f"{value:,.0f} s" for name, value in seconds.items()}
     times["all"] = f"{sum(seconds.values()):,.0f} s"
+    facts |= {name: _listed(value) for name, value in run["environment"].items()}
     sections += [
         pages.Section("Settings", text="The settings of this run.", facts=facts),
         pages.Section("Time", text="Training and measuring, study by study.", facts=times),
@@ -212,14 +192,6 @@ def _section(study: Study, finding: Finding, drawn: Mapping[Path, str]) -> pages
 def _listed(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_listed, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_listed(item)}" for name, item in value.items())
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _write_json(file: Path, content: Numbers) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=1) + "\n"
-    replace_file(file, lambda target: _write_text(target, text))
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")

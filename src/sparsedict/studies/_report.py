@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ def write_report(taken: TakenApart, folder: Path, strings: pages.TokenStrings | 
     for name, result in taken.results.items():
         result.dictionary.save(folder / name)
     (folder / "table.txt").write_text(f"{taken}\n", encoding="utf-8")
-    numbers = json.dumps(_finite(taken.to_dict()), indent=1, allow_nan=False)
+    numbers = json.dumps(finite(taken.to_dict()), indent=1, allow_nan=False)
     (folder / "results.json").write_text(numbers + "\n", encoding="utf-8")
     _write_examples(taken, folder, strings)
     _write_index(taken, folder, captions)
@@ -97,35 +97,41 @@ def _write_index(taken: TakenApart, folder: Path, captions: dict[Path, str]) -> 
         "table.txt": "the table above, as text",
         **{f"{name}/dictionary.json": f"the {name}: sparsedict.load({name!r})" for name in taken.results},
     }
-    plain = {name: value for name, value in settings.items() if name not in ("recipe", "inspection")}
-    facts = {**plain, **settings["recipe"], **settings["inspection"]}
     times = {name: f"{seconds:.1f} s" for name, seconds in taken.seconds.items()}
     sections = [
         pages.Section("What was found", table=taken.table(), notes=taken.notes()),
         pages.Section("Figures", figures=captions),
         pages.Section("Files", links=links),
-        pages.Section("Settings", facts={_words(name): _listed(value) for name, value in facts.items()}),
+        pages.Section("Settings", text="What this run used.", facts=facts_of(settings)),
         pages.Section("Time", facts=times),
     ]
-    lead = f"{settings['n_latents']:,} latents each, trained on {settings['n_tokens']:,} tokens."
+    lead = f"{settings['n_latents']:,} latents each, trained on {settings['n_tokens_trained']:,} tokens."
     title = f"{settings['site']} of {settings['model']}, taken apart"
     pages.write_overview(folder / "index.html", sections, title=title, lead=lead)
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def facts_of(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Returns settings as a page shows them, those of parts beside those of the run."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= value if name in ("recipe", "inspection", "environment") else {name: value}
+    # The one is what the run asked for, the other the machine's name of it.
+    flat["device"] = f"{settings['device']} ({settings['environment']['device']})"
+    return {name.replace("_", " "): _listed(value) for name, value in flat.items() if value is not None}
 
 
 def _listed(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_listed(item)}" for name, item in value.items())
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null stands for what couldn't be measured."""
+def finite(value: Any) -> Any:
+    """Returns plain values for JSON, which has no NaN and no infinity: null stands for what couldn't be measured."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

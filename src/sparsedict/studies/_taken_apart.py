@@ -87,7 +87,7 @@ class TakenApart(Displayed):
 
     Attributes:
         results: By kind: ``"distiller"``, ``"autoencoder"``.
-        settings: All that the run was asked to do.
+        settings: All that the run used: none of it a default that is yet to be looked up.
         seconds: Time by phase.
         note: Why the MLP's neurons aren't known, where they aren't.
     """
@@ -119,19 +119,18 @@ class TakenApart(Displayed):
     ) -> dict[str, Path]:
         """Writes everything to a folder: dictionaries, numbers, figures and pages.
 
-        All files are made first and then put in place. Those of an earlier result are replaced; what else lies in the
-        folder stays.
+        The new result is whole before an earlier one is touched, and what else lies in the folder stays.
 
         Args:
             path: The folder; it is made where it doesn't exist.
             strings: From token ids to text, for the examples.
-            force: Whether to write into a folder that holds other things than an earlier result.
+            force: Whether an earlier result may be replaced, and other things may lie in the folder.
 
         Returns:
             What was written, by what it is.
 
         Raises:
-            FileExistsError: If the folder holds other things and ``force`` isn't set.
+            FileExistsError: If the folder holds an earlier result or other things and ``force`` isn't set.
             ImportError: If matplotlib isn't installed.
         """
         with filled(Path(path), force=force) as folder:

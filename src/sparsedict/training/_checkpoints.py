@@ -19,6 +19,7 @@ from sparsedict.storage import (
     StorageError,
     discard_folder,
     read_checkpoint,
+    take_lock,
     write_checkpoint,
 )
 from sparsedict.training._settings import differences
@@ -183,30 +184,14 @@ class Checkpoints:
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / LOCK).open("ab")
+            lock = take_lock(folder / LOCK)
         except OSError as error:
             message = f"`checkpoint` must be a folder that can be written to, but {folder} can't: {error}."
             raise OSError(error.errno, message) from error
-        if not _locked(lock):
-            lock.close()
+        if lock is None:
             raise BlockingIOError(f"`checkpoint` must be a folder of one run, but another process trains in {folder}.")
         return lock
 
     def close(self) -> None:
         """Lets other processes have the folder."""
         self._lock.close()
-
-
-def _locked(file: IO[bytes]) -> bool:
-    """Locks a file until it is closed or the process ends, however it ends; false if another process has done so."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        # A record lock, which children of this process don't inherit: they may outlive it.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        # Some network file systems have no locks.
-        return error.errno not in (errno.EACCES, errno.EAGAIN)
-    return True

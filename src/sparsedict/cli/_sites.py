@@ -1,0 +1,89 @@
+"""The sites that `--site` names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from sparsedict.cli._errors import speaking_of
+from sparsedict.sites import Site
+
+WILD = "*?["
+
+
+def sites_of(model: nn.Module, paths: Sequence[str], exclude_tokens: Sequence[int]) -> dict[str, Site]:
+    """Returns the sites of a model by name, in the model's order.
+
+    Args:
+        model: The model.
+        paths: Of modules, each a list with commas; ``*``, ``?`` and ranges such as ``[0-3]`` stand within one name.
+        exclude_tokens: Ids whose positions are left out.
+
+    Raises:
+        ValueError: If there is no such module, or one isn't an MLP.
+    """
+    sites: dict[str, Site] = {}
+    for path in (part.strip() for text in paths for part in text.split(",")):
+        if not path:
+            raise ValueError(f"--site must be the path of a module, or several with commas, got {','.join(paths)!r}.")
+        for name in _matching(model, path):
+            with speaking_of(path="--site", exclude_tokens="--exclude-tokens"):
+                sites[name] = Site(model, name, exclude_tokens=exclude_tokens)
+    return sites
+
+
+def _matching(model: nn.Module, path: str) -> list[str]:
+    if not any(character in path for character in WILD):
+        return [path]
+    pattern = path.split(".")
+    names = [name.split(".") for name, _ in model.named_modules()]
+    found = [name for name in names if len(name) == len(pattern) and all(map(fnmatchcase, name, pattern))]
+    if found:
+        return [".".join(name) for name in found]
+    like = difflib.get_close_matches(path, [".".join(name) for name in names], n=3, cutoff=0.5)
+    hint = f" Near names: {', '.join(map(repr, like))}." if like else ""
+    raise ValueError(
+        f"--site must match a module of the {type(model).__name__}, but {path!r} matches none; a * stands for one part "
+        f"of a name.{hint}"
+    )
+
+
+def n_neurons(site: Site, *, sure: bool) -> int | None:
+    """Returns how many neurons an MLP has; ``None`` where that isn't known yet.
+
+    Args:
+        site: The MLP.
+        sure: Whether it is a site of the model itself, whose neurons are found wherever they can be.
+
+    Raises:
+        ValueError: If it isn't known, naming the MLPs inside where the site is a whole block.
+    """
+    try:
+        return site.neurons.n
+    except ValueError as error:
+        inside = _mlps_in(site)
+        if inside:
+            raise ValueError(
+                f"--site must be an MLP, but {site.name!r} is a block around one. Give --site {' or '.join(inside)}; "
+                "for dictionaries of the whole block, add --n-latents."
+            ) from error
+        if not sure:
+            return None
+        raise ValueError(f"--n-latents must be given, for the MLP's neurons can't be counted: {error}") from error
+
+
+def _mlps_in(site: Site) -> list[str]:
+    """Returns the MLPs among the children of a module, by whether they have neurons."""
+    found = []
+    module = dict(site.model.named_modules()).get(site.name)
+    for name, _ in () if module is None else module.named_children():
+        path = f"{site.name}.{name}"
+        try:
+            _ = Site(site.model, path).neurons
+        except (ValueError, TypeError):
+            continue
+        found.append(path)
+    return found

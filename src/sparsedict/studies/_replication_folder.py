@@ -1,0 +1,125 @@
+"""The folder of a replication: what is measured in it is kept, and an earlier run is lost to none but its successor."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sparsedict.storage import replace_file, take_lock
+from sparsedict.studies._folder import LOCK, REPLACED, check_is_folder, listed, other_things
+from sparsedict.studies._study import Numbers
+
+RUN = "run.json"
+NUMBERS = "numbers"
+DICTIONARIES = "dictionaries"
+FIGURES = "figures"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of the folder.
+
+    Raises:
+        BlockingIOError: If another works in it.
+        OSError: If it can't be written to.
+    """
+    check_is_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(folder / LOCK)
+    except OSError as error:
+        raise OSError(error.errno, f"`path` must be a folder that can be written to: {error}.") from error
+    if lock is None:
+        raise BlockingIOError(f"`path` must be the folder of one run, but another process works in {folder}.")
+    with lock:
+        yield
+
+
+def check_replication(path: str | os.PathLike[str], *, force: bool = False) -> Numbers | None:
+    """Checks whether a replication may be written to a folder, changing nothing.
+
+    Args:
+        path: The folder: a new or empty one, or one with an earlier replication.
+        force: Whether other things may lie in it.
+
+    Returns:
+        What is known of the earlier run, or ``None``.
+
+    Raises:
+        FileExistsError: If other things lie in it and ``force`` isn't set.
+        NotADirectoryError: If it is a file.
+    """
+    folder = Path(path)
+    check_is_folder(folder)
+    earlier = read_json(folder / RUN) if (folder / RUN).is_file() else None
+    if isinstance(earlier, dict) and "facts" in earlier:
+        return earlier
+    names = other_things(folder, (LOCK, REPLACED)) if folder.exists() else []
+    if names and not force:
+        raise FileExistsError(
+            f"`path` must be a new or empty folder, or one with an earlier replication, but {folder} holds other "
+            f"things ({listed(names)}). Choose another folder, or pass force=True: files of the same names are then "
+            "replaced."
+        )
+    return None
+
+
+def begin(folder: Path, facts: Numbers, force: bool, given: Sequence[str]) -> Numbers:
+    """Returns what is known of the run in a folder: of an earlier one with the same facts, or of a new one."""
+    earlier = check_replication(folder, force=force)
+    if earlier is not None:
+        if earlier["facts"] == facts:
+            return earlier
+        changed = [name for name in facts if earlier["facts"].get(name) != facts[name]]
+        if not force:
+            raise FileExistsError(
+                f"`path` must be a new folder, or one with a run of the same settings, but {folder} holds a run with "
+                f"another {', '.join(changed[:3]) or 'number of settings'}. Choose another folder, or pass force=True "
+                "to begin anew."
+            )
+        _set_aside(folder, given)
+    run: Numbers = {"made_by": "sparsedict", "facts": facts, "seconds": {}}
+    write_json(folder / RUN, run)
+    return run
+
+
+def _set_aside(folder: Path, given: Sequence[str]) -> None:
+    """Moves an earlier replication aside, until the new one is there."""
+    for name in given:
+        # What people said of another run's latents isn't of this one's, and isn't ours to delete.
+        if (folder / name).is_file():
+            numbers = ("", *(f"-{n}" for n in range(2, 1000)))
+            free = next(f"earlier{n}-{name}" for n in numbers if not (folder / f"earlier{n}-{name}").exists())
+            (folder / name).replace(folder / free)
+    aside = folder / REPLACED
+    # Where one lies there already, the run in the folder was to replace it and never came to its end.
+    is_first = not (aside / RUN).exists()
+    names = [NUMBERS, DICTIONARIES, FIGURES, *(page.name for page in sorted(folder.glob("*.html"))), RUN]
+    for name in names:
+        if not is_first and name != RUN:
+            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
+        elif is_first and (folder / name).exists():
+            aside.mkdir(exist_ok=True)
+            (folder / name).replace(aside / name)
+
+
+def read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`{file.name}` must be JSON, but {file} can't be read: {error}.") from error
+
+
+def write_json(file: Path, content: Numbers) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=1) + "\n"
+    replace_file(file, lambda target: _write_text(target, text))
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")

@@ -1,0 +1,273 @@
+"""The folder of one run, from the first check to the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from sparsedict.pages import TokenStrings
+from sparsedict.storage import replace_file, take_lock
+from sparsedict.studies._folder import (
+    CHECKPOINTS,
+    LOCK,
+    REPLACED,
+    discard_scratch,
+    has_result,
+    listed,
+    other_things,
+    restore,
+    set_aside,
+)
+from sparsedict.studies._sites_report import RUN, write_sites
+from sparsedict.studies._taken_apart import TakenApart
+
+_STEP = re.compile(r"step-\d{9,}")
+_OF_CHECKPOINTS = re.compile(r"\.?step-\d{9,}(\.writing|\.removing)?|lock")
+MOST_SHOWN = 6
+
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+class RunFolder:
+    """The folder of a run, as a context: one process at a time works in it, and nothing finished in it is lost.
+
+    While the run trains, ``checkpoints/`` holds its checkpoints and what it was asked for; ``metrics.jsonl`` grows. A
+    result that is to be replaced lies in ``replaced-result/`` until the new one is there.
+
+    Args:
+        path: The folder; it is made where it doesn't exist.
+        options: What the run is asked for, in plain values by name: a run is resumed with the same options alone.
+        resume: Whether to continue a run that was stopped, or to leave one that is finished as it is.
+        force: Whether to replace a result, to begin a stopped run anew, and to write beside other things.
+
+    Attributes:
+        options: What the run is asked for.
+
+    Raises:
+        NotADirectoryError: On entering, if the path is a file.
+        BlockingIOError: On entering, if another process works in the folder.
+        OSError: On entering, if the folder can't be written to.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], options: Mapping[str, Any], *, resume: bool = False, force: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self.options: dict[str, Any] = json.loads(json.dumps(dict(options)))
+        self._id = uuid.uuid4().hex[:12]
+        self._resume = resume
+        self._force = force
+        self._lock: IO[bytes] | None = None
+        self._made: list[Path] = []
+
+    @property
+    def id(self) -> str:
+        """A name of this run alone. A run that is resumed keeps it."""
+        if self._resume and self.was_stopped:
+            return str(_read(self.checkpoints / RUN).get("id", self._id))
+        return self._id
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints go."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def metrics(self) -> Path:
+        """Where the records of the training go."""
+        return self.path / METRICS
+
+    @property
+    def tensorboard(self) -> Path:
+        """Where TensorBoard's files go, if any."""
+        return self.path / TENSORBOARD
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the folder holds a run that can be resumed."""
+        folder = self.checkpoints
+        return folder.is_dir() and any(_STEP.fullmatch(item.name) for item in folder.iterdir())
+
+    def __enter__(self) -> RunFolder:
+        folder = self.path
+        for place in (folder, *folder.parents):
+            if place.exists():
+                if not place.is_dir():
+                    raise NotADirectoryError(f"`path` must be a folder for the results, but {str(place)!r} is a file.")
+                break
+            self._made.append(place)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = take_lock(folder / LOCK)
+        except OSError as error:
+            self._tidy()
+            raise OSError(error.errno, f"`path` must be a folder that can be written to: {error}.") from error
+        if self._lock is None:
+            raise BlockingIOError(f"`path` must be the folder of one run, but another process works in {folder}.")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self.was_stopped and not has_result(self.path):
+            # It came to nothing: all is as it was.
+            if self._is_ours():
+                self._discard_run()
+            restore(self.path)
+        if not any(item.name != LOCK for item in self.path.iterdir()):
+            (self.path / LOCK).unlink(missing_ok=True)
+            self._tidy()
+        if self._lock is not None:
+            self._lock.close()
+
+    def is_finished(self) -> bool:
+        """Checks what lies in the folder, changing nothing; returns whether the run that is asked for is finished.
+
+        Raises:
+            FileExistsError: If the folder holds a result, a run that was stopped, or other things, and neither
+                ``resume`` nor ``force`` allows for it.
+            ValueError: If it is to be resumed with other options.
+        """
+        result = _read(self.path / RUN) if has_result(self.path) else None
+        if result is not None and self._resume:
+            if not (changes := self._changes(result)):
+                return True
+            if not self._force and not self.was_stopped:
+                raise self._other(f"the finished run in {self.path}", changes)
+        if (self.was_stopped or (self.path / REPLACED).exists()) and not (self._force and not self._resume):
+            if not self._resume:
+                raise FileExistsError(
+                    f"`path` must be a new or empty folder, but {self.path} holds a run that was stopped. Pass "
+                    f"resume=True to go on with it, or force=True to begin anew.{self._earlier()}"
+                )
+            marker = _read(self.checkpoints / RUN)
+            if marker and (changes := self._changes(marker)):
+                raise self._other(f"the stopped run in {self.path}", changes)
+            return False
+        self._check_contents()
+        return False
+
+    def begin(self) -> None:
+        """Makes the folder ready for training. Only here is anything moved or removed."""
+        discard_scratch(self.path)
+        goes_on = self._resume and self.was_stopped
+        if not goes_on:
+            if self._is_ours():
+                self._discard_run()
+            self.checkpoints.mkdir(exist_ok=True)
+            content = json.dumps(self._run(), indent=1)
+            replace_file(self.checkpoints / RUN, lambda file: _write_text(file, f"{content}\n"))
+        set_aside(self.path)
+
+    def finish(self, found: Mapping[str, TakenApart], strings: TokenStrings | None) -> dict[str, Path]:
+        """Writes the result, and removes the checkpoints and the result that it replaces; returns what was written."""
+        also = [name for name in (METRICS, TENSORBOARD) if (self.path / name).exists()]
+        try:
+            files = write_sites(found, self.path, strings=strings, force=True, run=self._run(), also=also)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"The results could not be written to {self.path} ({error}). The trained dictionaries are in its "
+                "checkpoints: mend that, then pass resume=True to measure them again and write.",
+            ) from error
+        self.discard_leftovers()
+        return {**files, "metrics": self.metrics}
+
+    def discard_leftovers(self) -> None:
+        """Removes the checkpoints of a run whose result is there."""
+        if has_result(self.path) and self._is_ours():
+            self._discard_checkpoints()
+
+    def _discard_run(self) -> None:
+        self._discard_checkpoints()
+        self.metrics.unlink(missing_ok=True)
+        shutil.rmtree(self.tensorboard, ignore_errors=True)
+
+    def _discard_checkpoints(self) -> None:
+        for item in self.checkpoints.iterdir():
+            if item.name == RUN or _OF_CHECKPOINTS.fullmatch(item.name):
+                shutil.rmtree(item) if item.is_dir() else item.unlink()
+        # What else lies there isn't ours.
+        with suppress(OSError):
+            self.checkpoints.rmdir()
+
+    def _earlier(self) -> str:
+        aside = self.path / REPLACED
+        return f" The result that it was to replace lies in {aside}." if aside.exists() else ""
+
+    def _check_contents(self) -> None:
+        if self._force:
+            return
+        if has_result(self.path):
+            raise FileExistsError(
+                f"`path` must be a new or empty folder, but {self.path} holds a finished result. Choose another "
+                "folder, or pass force=True to replace that result."
+            )
+        ours = (CHECKPOINTS, METRICS, TENSORBOARD) if self._is_ours() else ()
+        names = other_things(self.path, (LOCK, REPLACED, *ours))
+        if names:
+            raise FileExistsError(
+                f"`path` must be a new or empty folder, but {self.path} holds other things ({listed(names)}). Choose "
+                "another folder, or pass force=True: files of the same names are then replaced."
+            )
+
+    def _run(self) -> dict[str, Any]:
+        return {"made_by": "sparsedict", "id": self.id, "options": self.options}
+
+    def _is_ours(self) -> bool:
+        """Whether a run of this kind has begun here."""
+        return (self.checkpoints / RUN).is_file() or self.was_stopped
+
+    def _changes(self, run: Mapping[str, Any]) -> list[str]:
+        before = run.get("options")
+        before = before if isinstance(before, dict) else {}
+        return [
+            f"{name} was {_shown(before.get(name))} and is {_shown(self.options.get(name))}"
+            for name in {**before, **self.options}
+            if not _same(before.get(name), self.options.get(name))
+        ]
+
+    def _other(self, which: str, changes: list[str]) -> ValueError:
+        return ValueError(
+            f"`path` must be the folder of this run to resume it, but {which} had other options: "
+            f"{'; '.join(changes[:MOST_SHOWN])}. Give these as they were, choose another folder, or pass force=True "
+            "without resume=True to begin anew."
+        )
+
+    def _tidy(self) -> None:
+        """Removes the folders that were made for a run that came to nothing."""
+        for folder in self._made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _same(before: Any, now: Any) -> bool:
+    if before == now:
+        return True
+    both = isinstance(before, str) and isinstance(now, str)
+    return both and Path(before).exists() and Path(before).resolve() == Path(now).resolve()
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else repr(value)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
