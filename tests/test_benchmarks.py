@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from benchmarks import gpu_session
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -64,3 +68,57 @@ def test_kernels_are_timed_without_a_gpu_too(tmp_path: Path) -> None:
     toy = json.loads(out.read_text(encoding="utf-8"))["shapes"]["toy"]
     assert toy["kernels"]["torch.bfloat16"]["weighted_rows"]["seconds"] > 0
     assert toy["step"]["forward_and_backward_over_product"] > 0
+
+
+def session(out: Path, *options: str) -> dict[str, Any]:
+    """Runs a GPU session on the CPU, from the source tree alone, and returns its results."""
+    command = [sys.executable, "-m", "benchmarks.gpu_session", "--device", "cpu", "--out", str(out), *options]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
+    results = json.loads((out / "session.json").read_text(encoding="utf-8"))
+    assert done.returncode == any(found["status"] in ("failed", "timed out") for found in results.values()), done.stderr
+    for name, found in results.items():
+        assert name in (out / "session.txt").read_text(encoding="utf-8")
+        assert found["status"] in done.stdout
+    return results
+
+
+@pytest.mark.slow
+def test_a_gpu_session_runs_without_a_gpu_too(tmp_path: Path) -> None:
+    results = session(tmp_path, "--minutes", "6", "--parts", "check", "step", "fit", "resume", "kernels")
+    assert {found["status"] for found in results.values()} == {"done"}, results
+    assert results["resume"]["figures"]["equal bit for bit"] is True
+    assert results["check"]["figures"]["topk, torch.float32, relative error of gradients"] < 1e-3
+    assert any("dense over the product" in name for name in results["step"]["figures"])
+    assert results["fit"]["figures"]["harvest, tokens per second"] > 0
+    assert results["kernels"]["figures"]["shapes"]["toy"]["step"]["product_seconds"] > 0
+
+
+def test_a_gpu_session_keeps_to_its_time_and_writes_what_it_has(tmp_path: Path) -> None:
+    start = time.monotonic()
+    results = session(tmp_path, "--minutes", "0.12", "--parts", "check", "fit")
+    assert time.monotonic() - start < 60
+    assert results["check"]["status"] == "timed out"
+    assert set(results) == {"check", "fit"}
+
+
+def test_a_gpu_session_names_missing_packages_and_replaces_progress_bars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = gpu_session.find_spec
+    monkeypatch.setattr(gpu_session, "find_spec", lambda name: None if name in ("pytest", "tqdm") else found(name))
+    tests = next(part for part in gpu_session.PARTS if part.name == "tests")
+    result = gpu_session.run(tests, tmp_path, "cpu", 1.0)
+    assert result == {"status": "skipped", "seconds": 0.0, "why": "not installed: pytest"}
+    paths = gpu_session.environment(tmp_path)["PYTHONPATH"].split(os.pathsep)
+    # -S leaves out the packages that are installed, so that tqdm can only be the stand-in.
+    code = (
+        f"import sys; sys.path[:0] = {paths[:3]!r}\n"
+        "from tqdm.auto import tqdm\n"
+        "with tqdm(total=3, disable=True) as bar: bar.update(1), bar.set_postfix_str('a')\n"
+        "print(list(tqdm([1, 2])), tqdm.format_interval(3.2))"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[1, 2] 3 s"

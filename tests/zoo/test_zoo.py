@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,3 +114,29 @@ def test_a_folder_without_a_model_is_a_clear_error(tmp_path):
     for load in (zoo.load_model, lambda folder: zoo.tokens("train", folder=folder)):
         with pytest.raises(FileNotFoundError, match=r"`folder` must hold a model .* has no config\.json"):
             load(tmp_path)
+
+
+def test_the_tokenizer_s_file_holds_only_what_older_versions_read() -> None:
+    """transformers 5 saves classes that 4.57 doesn't know. The file alone, without a configuration, names none."""
+    folder = Path(zoo.__path__[0]) / "stdlib_neo"
+    assert sorted(file.name for file in folder.glob("token*")) == ["tokenizer.json"]
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    assert content["version"] == "1.0"
+    known = {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor"}
+    assert set(content) == known | {"decoder", "model"}
+    of_bpe = {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk"}
+    assert set(content["model"]) == of_bpe | {"byte_fallback", "ignore_merges", "vocab", "merges"}
+    assert set(content["added_tokens"][0]) == {
+        *("id", "content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    }
+    byte_level = {"type", "add_prefix_space", "trim_offsets", "use_regex"}
+    assert set(content["pre_tokenizer"]) == set(content["decoder"]) == byte_level
+    assert content["pre_tokenizer"]["type"] == content["decoder"]["type"] == "ByteLevel"
+
+
+def test_a_bos_begins_texts_whichever_version_of_transformers() -> None:
+    tokenizer = zoo.load_tokenizer()
+    # Written out in the tokenizer itself, so that it doesn't hang on a keyword that only version 5 reads.
+    assert tokenizer.backend_tokenizer.encode("import os").ids[0] == tokenizer.bos_token_id
+    assert tokenizer("import os").input_ids.count(tokenizer.bos_token_id) == 1
+    assert tokenizer("import os", add_special_tokens=False).input_ids[0] != tokenizer.bos_token_id

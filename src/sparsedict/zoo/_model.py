@@ -77,13 +77,19 @@ def load_bridge(*, compatibility_mode: bool = False) -> Any:
 
 def load_tokenizer(folder: Folder = None) -> PreTrainedTokenizerFast:
     """Loads the embedded model's byte-level BPE as a Hugging Face tokenizer, or another's; token 0 is BOS."""
+    from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
     with _opened(folder) as opened:
         path, name = opened / "tokenizer.json", NAME if folder is None else str(folder)
-        return PreTrainedTokenizerFast(
+        tokenizer = PreTrainedTokenizerFast(
             tokenizer_file=str(path), name_or_path=name, bos_token=BOS, eos_token=BOS, pad_token=BOS, add_bos_token=True
         )
+    # transformers 4 ignores `add_bos_token` here, and transformers 5 would do the same from it.
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS}:1 $B:1", special_tokens=[(BOS, tokenizer.bos_token_id)]
+    )
+    return tokenizer
 
 
 def tokens(

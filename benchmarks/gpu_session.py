@@ -1,0 +1,191 @@
+"""All that a GPU is needed for, in one command: ``python -m benchmarks.gpu_session --out FOLDER --minutes 8``.
+
+It runs from a source tree, without the package installed and without a network. Each part is a process of its own
+with a time limit, the most valuable first, so that all end within ``--minutes``. After each part, ``session.json`` and
+``session.txt`` hold what is known so far, and ``NAME.log`` what the part printed. A part whose packages are missing is
+skipped, with the reason. ``--device cpu`` shows at toy size that it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SPARE_SECONDS = 5.0
+"""Left at the end to write results."""
+
+TESTS = ("tests/kernels", "tests/dictionaries/test_contract.py", "tests/training/test_deterministic.py")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the session.
+
+    Attributes:
+        name: Of the part and its files.
+        share: Of the session's time, at most; time that earlier parts leave isn't lost to later ones.
+        needs: Packages without which it is skipped.
+        what: What it shows, for people.
+    """
+
+    name: str
+    share: float
+    needs: tuple[str, ...]
+    what: str
+
+
+PARTS = (
+    Part("check", 0.2, (), "sparse training and encoding against dense float64 on the CPU, for each activation"),
+    Part("step", 0.25, (), "a training step over the plain product, ours and dense"),
+    Part("fit", 0.25, ("transformers",), "harvest and fit on the embedded model"),
+    Part("resume", 0.15, (), "a stopped run with deterministic=True against one that wasn't stopped, bit for bit"),
+    Part("tests", 0.5, ("pytest", "beartype", "hypothesis"), "the tests that run on a GPU where there is one"),
+    Part("kernels", 0.6, (), "benchmarks.gpu: each kernel over the memory's bandwidth"),
+)
+
+
+def command(part: Part, out: Path, device: str) -> list[str]:
+    """Returns what to run for a part."""
+    if part.name == "tests":
+        found = [path for path in TESTS if (ROOT / path).exists()]
+        few = ["-k", "room", "tests/kernels/test_room.py"] if device == "cpu" else found
+        return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *few]
+    if part.name == "kernels":
+        size = ["--shapes", "toy", "--rounds", "1"] if device == "cpu" else ["--rounds", "10"]
+        return [sys.executable, "-m", "benchmarks.gpu", "--device", device, "--out", str(out / "kernels.json"), *size]
+    return [sys.executable, "-m", "benchmarks.gpu_parts", part.name, "--device", device, "--out", str(out)]
+
+
+def environment(out: Path) -> dict[str, str]:
+    """Returns the environment of the parts: the source tree, and stand-ins for packages that only show progress."""
+    paths = [str(ROOT / "src"), str(ROOT)]
+    if find_spec("tqdm") is None:
+        folder = out / "stand-ins" / "tqdm"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "__init__.py").write_text(TQDM)
+        (folder / "auto.py").write_text("from tqdm import tqdm\n")
+        paths.append(str(folder.parent))
+    given = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, *([given] if given else [])]), "HF_HUB_OFFLINE": "1"}
+
+
+TQDM = '''"""Stands in for tqdm where it isn't installed: shows nothing."""
+
+
+class tqdm:
+    def __init__(self, iterable=(), **options):
+        self._items = iterable
+
+    def __iter__(self):
+        return iter(self._items)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def __getattr__(self, name):
+        return lambda *values, **options: None
+
+    @staticmethod
+    def format_interval(seconds):
+        return f"{seconds:.0f} s"
+'''
+
+
+def run(part: Part, out: Path, device: str, seconds: float) -> dict[str, Any]:
+    """Runs a part for at most so long, and returns what it found."""
+    missing = [name for name in part.needs if find_spec(name) is None]
+    if missing:
+        return {"status": "skipped", "seconds": 0.0, "why": f"not installed: {', '.join(missing)}"}
+    start, log, result = time.monotonic(), out / f"{part.name}.log", out / f"{part.name}.json"
+    result.unlink(missing_ok=True)
+    with log.open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen(
+            command(part, out, device),
+            cwd=ROOT,
+            env=environment(out),
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code: int | None = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    status = "timed out" if code is None else "done" if code == 0 else "failed"
+    found: dict[str, Any] = {"status": status, "seconds": round(time.monotonic() - start, 1)}
+    if result.exists():
+        found["figures"] = json.loads(result.read_text(encoding="utf-8"))
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    if code != 0 or part.name == "tests":
+        found["why"] = " | ".join(line.strip() for line in lines[-3 if code else -1 :])[-300:]
+    return found
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Returns what was found, a line for each figure."""
+    lines = []
+    for part in PARTS:
+        found = results.get(part.name)
+        if found is None:
+            continue
+        lines.append(f"{part.name:8} {found['status']:9} {found['seconds']:6.1f} s  {part.what}")
+        if "why" in found:
+            lines.append(f"{'':9}{found['why']}")
+        lines += [f"{'':9}{name:52} {_shown(value)}" for name, value in _flat(found.get("figures", {}))]
+    return "\n".join(lines) + "\n"
+
+
+def _flat(figures: Any, name: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(figures, dict):
+        return [(name, figures)]
+    return [pair for key, value in figures.items() for pair in _flat(value, f"{name}, {key}" if name else str(key))]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the session, and returns 1 if a part failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for all results")
+    parser.add_argument("--minutes", type=float, default=8.0, help="all parts end within this time")
+    parser.add_argument("--device", default="cuda", help="cpu runs all parts at toy size")
+    parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="only these")
+    args = parser.parse_args(argv)
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * args.minutes - SPARE_SECONDS
+    results: dict[str, dict[str, Any]] = {}
+    for part in PARTS:
+        if args.parts and part.name not in args.parts:
+            continue
+        left = end - time.monotonic()
+        if left < 1:
+            results[part.name] = {"status": "skipped", "seconds": 0.0, "why": "no time was left"}
+        else:
+            results[part.name] = run(part, out, args.device, min(left, part.share * 60 * args.minutes))
+        (out / "session.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        (out / "session.txt").write_text(table(results), encoding="utf-8")
+        print(table({part.name: results[part.name]}), end="", flush=True)
+    print(f"Results are in {out / 'session.json'} and {out / 'session.txt'}.")
+    return int(any(found["status"] in ("failed", "timed out") for found in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
