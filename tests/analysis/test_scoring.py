@@ -245,6 +245,7 @@ def test_an_ablation_that_does_not_hurt_has_no_share() -> None:
     assert found.losses is not None
     assert math.isnan(found.losses.zero)
     assert f"note: {found.losses.note}" in str(found)
+    assert "writing zero doesn" in found._repr_html_()
     assert found.note == found.losses.note
     assert found.to_dict()["loss_recovered_zero"] is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,7 +138,7 @@ def test_a_cache_of_unknown_length_is_refused() -> None:
 
     model, ids = Cached(), _models.tokens(1, 2)
     site = Site(model, "mlp", exclude_first=1)
-    with pytest.raises(ValueError, match=r"cache that doesn't say how many tokens it holds.*`position_ids`"):
+    with pytest.raises(ValueError, match=r"cache that doesn't say how many tokens it holds.*without a cache"):
         n_ablated(site, lambda: model(ids, cache={"keys": 1}))
     assert n_ablated(site, lambda: model(ids, cache={}, position_ids=torch.tensor([[4, 5]]))) == [[2]]
     keys = torch.zeros(1, 2, 3, 4)
@@ -168,6 +169,18 @@ def test_padding_is_read_from_masks_over_queries_and_keys(form: str) -> None:
         assert torch.equal(site.capture(given).mask, expected)
     unpadded = {"input_ids": _models.tokens(2, 6), "attention_mask": torch.ones(6, 6).tril().bool().expand(2, 1, 6, 6)}
     assert Site(model, LLAMA).capture(unpadded).mask.all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_generation_of_a_transformer_lens_bridge(family: str, tmp_path: Path) -> None:
+    model = _models.bridge(family, tmp_path)
+    found: list[list[int]] = []
+    with Site(model, "blocks.1.mlp", exclude_first=1).ablated():
+        model.add_hook("blocks.1.hook_mlp_out", lambda x, hook: found.append((x == 0).all(-1).sum(-1).tolist()))
+        model.generate(_models.tokens(), max_new_tokens=3, do_sample=False, verbose=False, stop_at_eos=False)
+        model.reset_hooks()
+    assert found == [[6, 6], [1, 1], [1, 1]]
 
 
 def test_an_unreadable_mask_is_refused() -> None:

@@ -70,7 +70,10 @@ class Evaluation(Displayed):
         }
 
     def display_rows(self) -> list[tuple[str, ...]]:
-        """Returns name, value and remark of each number."""
+        """Returns name, value and remark of each number, and the note."""
+        return [*self._rows(), *([] if self.note is None else [("note", "", self.note)])]
+
+    def _rows(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [
             ("FVU", f"{self.fvu:.4f}", ""),
             ("L0", f"{self.l0:.1f}", f"of {self.n_latents:,} latents"),
@@ -90,7 +93,7 @@ class Evaluation(Displayed):
         return rows
 
     def __str__(self) -> str:
-        rows = self.display_rows()
+        rows = self._rows()
         names, values = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)
         lines = [f"{name:<{names}}  {value:>{values}}  {remark}".rstrip() for name, value, remark in rows]
         if self.note is not None:

@@ -29,7 +29,7 @@ class Example(Displayed):
         activations: The latent on each of them, 0 where the site leaves a position out, ``[n_window]``.
         peak: Where in the window the peak is.
         sequence: Number of the sequence, counted over all batches.
-        position: Position of the peak in the sequence.
+        position: Column of the peak in the sequence's row of tokens; in a decoder, of the decoder's tokens.
     """
 
     tokens: Int[Tensor, " n_window"]

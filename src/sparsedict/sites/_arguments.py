@@ -77,8 +77,10 @@ def _context(named: Mapping[str, Any], ids: Tensor | None, prefix: str, module: 
     mask, problem = _mask(named, prefix)
     positions = named.get(f"{prefix}position_ids")
     n_past = _n_past(named)
-    if n_past == 0 and mask is not None and shape is not None and mask.shape[-1] > shape[-1] and _cache(named) is None:
-        n_past = None
+    if n_past == 0 and mask is not None and shape is not None and mask.shape[-1] > shape[-1]:
+        # Tokens came before, in a cache that isn't seen or not counted. A static cache's keys, though, are all there
+        # from the beginning.
+        n_past = None if mask.ndim == 2 or _cache(named) is None else 0
     first = first_position(module) if positions is not None and n_past == 0 else 0
     return TokenContext(shape, ids, mask, _flat(positions), n_past, first, problem=problem)
 

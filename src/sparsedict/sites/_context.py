@@ -94,8 +94,8 @@ class TokenContext:
         if self.n_past is None:
             raise ValueError(
                 "`exclude_first` needs the tokens' positions, and the model was called with a cache that doesn't say "
-                "how many tokens it holds. Call the model with `position_ids`, or with an `attention_mask` over all "
-                "tokens [n_sequences, n_cached + n_positions]."
+                "how many tokens it holds. Call the model without a cache, with `position_ids`, or with an "
+                "`attention_mask` over all tokens [n_sequences, n_cached + n_positions]."
             )
         return torch.arange(self.n_past, self.n_past + self.shape[-1], device=device).expand(self.shape)
 
