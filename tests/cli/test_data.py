@@ -141,6 +141,12 @@ def test_tokens_of_several_shapes(tmp_path: Path) -> None:
         corpus(tokenizer=None).read(str(tmp_path / "part-*.npy"))
 
 
+def test_the_mask_beside_a_named_column_counts(tmp_path: Path) -> None:
+    rows = [{"ids": [1, 2, 3], "attention_mask": [1, 1, 0]}, {"ids": [4, 5, 6], "attention_mask": [1, 1, 1]}]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert corpus(tokenizer=None, column="ids").read(str(tmp_path / "a.json")).tolist() == [[1, 2, 4, 5]]
+
+
 def test_saved_datasets(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     train = datasets.Dataset.from_dict({"text": TEXTS, "label": [0, 1, 2]})

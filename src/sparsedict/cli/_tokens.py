@@ -141,7 +141,8 @@ def _recognised(found: Any, column: str | None) -> tuple[Any, str | None, bool]:
         return found, column, False
     if column in (None, "input_ids"):
         return found, None, True
-    return ({"input_ids": row.get(column)} for row in found), None, True
+    rows = ({"input_ids": row.get(column), "attention_mask": row.get("attention_mask")} for row in found)
+    return rows, None, True
 
 
 def _no_tokenizer(data: DataName) -> Callable[[str], list[int]]:
