@@ -4,6 +4,7 @@ import argparse
 import importlib.metadata
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -65,6 +66,15 @@ def test_errors_are_one_line(error: Exception, status: int, command: Run, monkey
     assert command("demo", "--out", "x") == (status, "", "sparsedict: error: a b\n")
     with pytest.raises(type(error)):
         command("demo", "--out", "x", "--traceback")
+
+
+@pytest.mark.filterwarnings("always:more")
+def test_warnings_are_one_line(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(_: argparse.Namespace) -> None:
+        warnings.warn("more\nsteps", stacklevel=1)
+
+    monkeypatch.setattr("sparsedict.cli.demo.run", warn)
+    assert command("demo", "--out", "x") == (0, "", "sparsedict: warning: more steps\n")
 
 
 def test_an_interruption_is_no_error(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:

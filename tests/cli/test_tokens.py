@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from sparsedict.cli._tokens import Corpus, held_out_rows, vocabulary
+from sparsedict.cli._tokens import Corpus, held_out_rows
+from sparsedict.cli._vocabulary import vocabulary
 
 
 class Characters:

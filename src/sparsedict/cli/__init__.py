@@ -7,6 +7,7 @@ import importlib
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     command = importlib.import_module(f"sparsedict.cli.{args.command}")
     try:
-        with _signals():
+        with _signals(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             command.run(args)
     except KeyboardInterrupt:
         print(f"\nsparsedict: interrupted; {command.stopped(args)}", file=sys.stderr)
@@ -57,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sparsedict: error: {message_of(error, args)}", file=sys.stderr)
         return 1 if isinstance(error, NonFiniteLossError) else 2
     return 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Prints a warning in one line, without the line of source code that it came from."""
+    print(f"sparsedict: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 @contextmanager
