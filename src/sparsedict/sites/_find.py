@@ -27,14 +27,11 @@ Reading = tuple[Found, bool]
 """One way to read a site, and whether a norm's scale and shift were folded into it."""
 
 
-def find(site: Site) -> int:
-    """Returns which of `readings` reproduces what the model computes at this site.
+def find(site: Site) -> tuple[int | None, int]:
+    """Returns which of `readings` reproduces what the model computes at this site, and how many were tried.
 
     The likeliest reading that was found in the module itself is taken if its output agrees with the model's; else the
     one that agrees best, if any does.
-
-    Raises:
-        ValueError: If none does.
     """
     best: tuple[float, int] | None = None
     first_sure = None
@@ -51,16 +48,16 @@ def find(site: Site) -> int:
             best = min(best or (error, index), (error, index))
     # Without numbers to compare (weights on the meta device, say) only what the module itself holds is taken.
     if best is None and first_sure is not None and not reference.compared:
-        return first_sure
+        return first_sure, n_tried
     if best is None:
-        raise ValueError(_message(site, n_tried))
+        return None, n_tried
     if reading(site, best[1])[1]:
         warnings.warn(
             f"`{site.reads}` lies before the norm's scale and shift, so `neurons` has them folded into its encoder. "
             "Read the MLP itself to have its weights unchanged.",
             stacklevel=4,
         )
-    return best[1]
+    return best[1], n_tried
 
 
 def reading(site: Site, index: int) -> Reading:
@@ -197,25 +194,3 @@ def probe(site: Site) -> tuple[Tensor, Tensor] | None:
         except Exception:  # Models that need more than tokens say so in their own ways.
             return None
     return values[reads], values[writes]
-
-
-def _message(site: Site, n_tried: int) -> str:
-    remedy = (
-        "Give them by hand: `Site(..., neurons=Neurons(encoder, decoder, activation, ...))`, or `neurons=` a function "
-        "from the module to `Neurons`. Capturing and replacing work without them."
-    )
-    if site.reads == site.writes:
-        return f"`neurons` needs a site that reads before an MLP and writes after it, not only `{site.reads}`. {remedy}"
-    holder = find_module(site.model, holder_paths(site)[0])
-    children = ", ".join(f"{name}: {type(child).__name__}" for name, child in (holder or site.model).named_children())
-    looked = (
-        "two linear layers and an activation, three linear layers (gated), a fused gate, BERT's "
-        "`intermediate`/`output` and TransformerLens' MLPs"
-    )
-    if n_tried:
-        outcome = f"none of the {n_tried} readings gives the site's own output from its own input"
-        if site.reads.module is site.writes.module:
-            outcome += " (a residual or a norm inside the module can be left out with `reads=` and `writes=`)"
-    else:
-        outcome = "found nothing of the kind"
-    return f"`neurons` looked for {looked} at {site.name!r} ({children or 'no children'}) and {outcome}. {remedy}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -21,6 +20,14 @@ class Removable(Protocol):
 
 class CalledAgainError(RuntimeError):
     """A module that a site takes to be called once was called again in the same forward pass."""
+
+
+class NoModuleError(ValueError):
+    """A path leads to no module."""
+
+    def __init__(self, model: nn.Module, path: str, argument: str) -> None:
+        self.path, self.argument = path, argument
+        super().__init__(f"`{argument}` must name a module of the {type(model).__name__}, got {path!r}.")
 
 
 class _LensHook:
@@ -172,21 +179,11 @@ def resolve_module(model: nn.Module, path: str, argument: str = "path") -> nn.Mo
     """Returns the module at a dotted path.
 
     Raises:
-        ValueError: If there is none; the message lists near names.
+        NoModuleError: If there is none.
     """
     module = find_module(model, path)
     if module is None:
-        names = sorted(set(module_names(model)))
-        near = difflib.get_close_matches(path, names, n=5, cutoff=0.5)
-        mlps = [name for name in names if name.rpartition(".")[2] in ("mlp", "ffn", "feed_forward", "intermediate")]
-        hints = [f"Near names: {', '.join(map(repr, near))}."] if near else []
-        if mlps:
-            hints.append(f"MLPs in this model: {', '.join(map(repr, mlps[:3]))}{', ...' if len(mlps) > 3 else ''}.")
-        if not hints:
-            hints.append(f"It begins: {', '.join(map(repr, names[:5]))}.")
-        raise ValueError(
-            f"`{argument}` must name a module of the {type(model).__name__}, got {path!r}. {' '.join(hints)}"
-        )
+        raise NoModuleError(model, path, argument)
     return module
 
 

@@ -19,9 +19,11 @@ from sparsedict.sites._context import Exclusion
 from sparsedict.sites._devices import input_device, module_device
 from sparsedict.sites._find import find, holder_paths, probe, reading
 from sparsedict.sites._neurons import Neurons
-from sparsedict.sites._points import Point, find_module, resolve_ends, resolve_module
+from sparsedict.sites._points import NoModuleError, Point, find_module, is_hook_point, resolve_ends, resolve_module
+from sparsedict.sites._refusals import no_neurons
 from sparsedict.sites._remembered import Remembered
 from sparsedict.sites._replace import Constant, Intervention, replaced
+from sparsedict.sites._suggest import check_module, hints
 from sparsedict.sites._tokens import Tokens, prepare
 from sparsedict.sites.families import Found
 from sparsedict.types import EncoderDecoder, Role, SiteActivations
@@ -80,7 +82,12 @@ class Site:
         self.model = model
         self.call: int | None = None if call is None else checks.at_least("call", call, 0)
         self._names = (path, reads, writes)
-        source, target = self._ends()
+        try:
+            source, target = self._ends()
+        except NoModuleError as error:
+            raise ValueError(f"{error} {hints(model, error)}") from None
+        if path is not None and not is_hook_point(source.module):
+            check_module(model, path)
         name = path or (str(source) if source == target else f"{source} -> {target}")
         self.name: str = name if self.call is None else f"{name} (call {self.call})"
         self.exclusion: Exclusion = Exclusion(
@@ -275,7 +282,9 @@ class Site:
         modules = list(self._holder().modules())
         index = None if self._reading is None else self._reading.value_for(modules)
         if index is None:
-            index = find(self)
+            index, n_tried = find(self)
+            if index is None:
+                raise ValueError(no_neurons(self, n_tried))
             self._reading = Remembered(index, modules)
         return reading(self, index)[0]
 
