@@ -6,7 +6,17 @@ computes what the dictionary does. What would be lost is refused or said. Nothin
 A new format is one module of this room with :func:`recognises` and ``read``; :func:`sparsedict.load` finds it there.
 """
 
-from sparsedict.formats import circuit_tracer, dictionary_learning, gemma_scope, report, sae_lens, sparsify
+from sparsedict.formats import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    llama_scope,
+    qwen_scope,
+    report,
+    sae_lens,
+    sparsify,
+    state_dict,
+)
 from sparsedict.formats._place import Place
 from sparsedict.formats._recognised import recognised
 
@@ -15,8 +25,11 @@ __all__ = [
     "circuit_tracer",
     "dictionary_learning",
     "gemma_scope",
+    "llama_scope",
+    "qwen_scope",
     "recognised",
     "report",
     "sae_lens",
     "sparsify",
+    "state_dict",
 ]

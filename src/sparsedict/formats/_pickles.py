@@ -37,6 +37,7 @@ def read_pickle(file: Path) -> Tensors:
     # A broken pickle may raise whatever the operations in it raise.
     except Exception as error:
         raise StorageError(f"{file} is truncated or isn't a state dict: {_first_line(error)}.") from None
+    loaded = _unwrapped(loaded)
     if not isinstance(loaded, dict):
         raise StorageError(f"{file} must hold a state dict, tensors by name, got a {type(loaded).__name__}.")
     if len(loaded) > MOST_TENSORS:
@@ -45,6 +46,14 @@ def read_pickle(file: Path) -> Tensors:
         _check_entry(file, name, tensor)
     tensors: dict[str, Tensor] = {name: tensor.detach() for name, tensor in loaded.items()}
     return Tensors(file, {name: tuple(t.shape) for name, t in tensors.items()}, tensors.__getitem__, mapped=True)
+
+
+def _unwrapped(loaded: object) -> object:
+    """Returns the state dict of a checkpoint that holds one under a name, as training scripts write it."""
+    if not isinstance(loaded, dict) or any(isinstance(value, Tensor) for value in loaded.values()):
+        return loaded
+    inner = [v for v in loaded.values() if isinstance(v, dict) and v and all(isinstance(t, Tensor) for t in v.values())]
+    return inner[0] if len(inner) == 1 else loaded
 
 
 def _check_entry(file: Path, name: object, tensor: object) -> None:

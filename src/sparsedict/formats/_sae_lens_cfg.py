@@ -47,6 +47,11 @@ def normalised(cfg: dict[str, Any], file: Path) -> dict[str, Any]:
     kwargs = cfg.get("activation_fn_kwargs")
     kwargs = kwargs if isinstance(kwargs, dict) else {}
     architecture = cfg.get("architecture") or "standard"
+    if architecture == "standard" and not cfg.get("activation_fn") and (cfg.get("k") or kwargs.get("k")):
+        raise StorageError(
+            f'{file} has a `k`, as a TopK has, and names no activation. Add `"activation_fn": "topk"` to it, or '
+            '`"relu"` where that is meant.'
+        )
     function = str(cfg.get("activation_fn") or "relu").lower()
     if architecture == "standard" and function == "topk":
         architecture = "topk"

@@ -29,7 +29,7 @@ def recognises(place: Place) -> bool:
     """Whether the files are dictionary_learning's."""
     if place.named is None:
         return place.holds(WEIGHTS) or bool(place.inner(WEIGHTS, depth=3))
-    return (place.named == CONFIG and place.holds(WEIGHTS)) or (place.suffix == ".pt" and not _adds_bias(place))
+    return (place.named == CONFIG and place.holds(WEIGHTS)) or (place.suffix == ".pt" and _has_names(place))
 
 
 def read(
@@ -207,9 +207,15 @@ def _k(tensors: Tensors, config: Config) -> int:
     return made.integer(given, "k", tensors.file)
 
 
-def _adds_bias(place: Place) -> bool:
-    """Whether the state dict is one of the report's own code."""
+def _has_names(place: Place) -> bool:
+    """Whether a file has the library's name, or tensors by the names of one of its classes that has no common ones."""
+    if place.named == WEIGHTS or place.holds(CONFIG):
+        return True
     try:
-        return "b_pre" in read_pickle(place.weights(suffix=".pt"))
+        names = set(read_pickle(place.weights(place.named or WEIGHTS, suffix=".pt")).shapes)
     except (StorageError, FileNotFoundError):
-        return False
+        # Whatever is wrong with it is for `read` to say.
+        return True
+    # Weights and biases of two linear layers may be anybody's, with any activation.
+    telling = [keys for name, keys in _KEYS.items() if name != "AutoEncoderNew"]
+    return "group_sizes" in names or names in telling or {"k", "threshold"} <= names

@@ -1,0 +1,211 @@
+"""Checkpoints as people commit them: wrapped, hand-written, and of releases with formats of their own."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import sparsedict as sd
+from formats._fixtures import assert_equals_the_library, copied, place, read_tensors
+from sparsedict.formats import dictionary_learning, llama_scope, qwen_scope, state_dict
+from sparsedict.storage import StorageError
+
+N, D = 12, 6
+X = torch.randn(20, D, generator=torch.Generator().manual_seed(4))
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape) + len(shape)))
+
+
+W_ENC, W_DEC, B_ENC, B_DEC = drawn(N, D), drawn(N, D) * 0.5, drawn(N), drawn(D)
+
+
+@pytest.mark.parametrize("name", ["state_dict", "model_state_dict", "sae"])
+def test_a_state_dict_wrapped_one_level_is_read(name: str, tmp_path: Path) -> None:
+    folder = copied("dictionary_learning", "gated", tmp_path)
+    tensors = read_tensors(folder / "ae.pt")
+    torch.save({name: tensors, "epoch": 3, "config": {"lr": 1e-3}}, folder / "ae.pt")
+    assert_equals_the_library(sd.load(folder), "dictionary_learning", "gated")
+
+
+@pytest.mark.as_installed
+def test_two_state_dicts_are_not_chosen_among(tmp_path: Path) -> None:
+    tensors = read_tensors(place("dictionary_learning", "gated") / "ae.pt")
+    torch.save({"sae": tensors, "ema": tensors}, tmp_path / "ae.pt")
+    with pytest.raises(StorageError, match=r"ae\.pt must hold tensors by name, but `sae` is a dict"):
+        dictionary_learning.read(tmp_path)
+
+
+HAND_WRITTEN: dict[str, dict[str, Tensor]] = {
+    "linear": {"encoder.weight": W_ENC, "encoder.bias": B_ENC, "decoder.weight": W_DEC.T, "decoder.bias": B_DEC},
+    "sae_lens": {"W_enc": W_ENC.T, "b_enc": B_ENC, "W_dec": W_DEC, "b_dec": B_DEC},
+    "rows": {"W_enc": W_ENC, "b_enc": B_ENC, "W_dec": W_DEC, "b_dec": B_DEC},
+    "columns": {"W_enc": W_ENC.T, "b_enc": B_ENC, "W_dec": W_DEC.T, "b_dec": B_DEC},
+    "prefixed": {
+        "module.sae.W_enc": W_ENC,
+        "module.sae.b_enc": B_ENC,
+        "module.sae.W_dec": W_DEC,
+        "module.sae.b_dec": B_DEC,
+    },
+    "pre_bias": {"encoder": W_ENC, "encoder_bias": B_ENC, "decoder": W_DEC, "pre_bias": B_DEC},
+}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("names", HAND_WRITTEN)
+def test_hand_written_weights_are_read_either_way_round(names: str, suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"sae_final{suffix}"
+    tensors = {name: tensor.contiguous() for name, tensor in HAND_WRITTEN[names].items()}
+    save_file(tensors, file) if suffix == ".safetensors" else torch.save({"state_dict": tensors}, file)
+    for offset, x in (("none", X), ("decoder_bias", X - B_DEC)):
+        made = state_dict.read(file, activation=sd.ReLU(), input_offset=offset)  # pyright: ignore[reportArgumentType]
+        latents = (x @ W_ENC.T + B_ENC).relu()
+        torch.testing.assert_close(made(X).latents, latents)
+        torch.testing.assert_close(made(X).reconstruction, latents @ W_DEC + B_DEC)
+    with pytest.raises(StorageError, match=r"nothing in it says what they compute.*activation=sd\.TopK.*from_weights"):
+        sd.load(file)
+
+
+def test_a_threshold_and_a_transcoder_are_read(tmp_path: Path) -> None:
+    tensors = {"W_enc": W_ENC.T, "b_enc": B_ENC, "W_dec": drawn(N, 5), "b_dec": drawn(5), "threshold": B_ENC.abs()}
+    torch.save({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "mine.pt")
+    made = state_dict.read(tmp_path / "mine.pt", activation=sd.JumpReLU(), kind="distiller")
+    pre = X @ W_ENC.T + B_ENC
+    torch.testing.assert_close(made(X).latents, torch.where(pre > B_ENC.abs(), pre, 0.0))
+    assert isinstance(made, sd.SparseDistiller)
+    with pytest.raises(StorageError, match="'threshold'"):
+        state_dict.read(tmp_path / "mine.pt", activation=sd.ReLU(), kind="distiller")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"W_enc": W_ENC, "b_enc": B_ENC}, r"has no decoder, but 'W_enc', 'b_enc'"),
+        ({"W_enc": W_ENC, "W_dec": W_DEC}, r"`W_enc` must be a matrix with one dimension of the latents.*from_weights"),
+        (
+            {"W_enc": drawn(D, D), "W_dec": drawn(D, D), "b_enc": drawn(D)},
+            r"one dimension of the latents.*from_weights",
+        ),
+        ({"W_enc": W_ENC, "W_dec": W_DEC, "b_enc": B_ENC, "scale": B_DEC}, r"holds tensors that no .*: 'scale'"),
+    ],
+)
+def test_what_a_state_dict_leaves_open_is_named(tensors: dict[str, Tensor], message: str, tmp_path: Path) -> None:
+    torch.save(tensors, tmp_path / "mine.pt")
+    with pytest.raises(StorageError, match=message):
+        state_dict.read(tmp_path / "mine.pt", activation=sd.ReLU(), input_offset="none")
+
+
+def qwen(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for layer in (0, 1):
+        tensors = {"W_enc": W_ENC, "W_dec": W_DEC.T.contiguous(), "b_enc": B_ENC, "b_dec": B_DEC}
+        torch.save(tensors, folder / f"layer{layer}.sae.pt")
+    return folder
+
+
+def test_qwen_scope_has_k_in_the_name(tmp_path: Path) -> None:
+    folder = qwen(tmp_path / "SAE-Res-Qwen3-8B-Base-W64K-L0_5")
+    made = sd.load(folder / "layer1.sae.pt")
+    assert made.activation == sd.TopK(5)
+    pre = X @ W_ENC.T + B_ENC
+    values, chosen = pre.topk(5)
+    latents = torch.zeros_like(pre).scatter(-1, chosen, values.relu())
+    torch.testing.assert_close(made(X).latents, latents)
+    torch.testing.assert_close(made(X).reconstruction, latents @ W_DEC + B_DEC)
+    assert made.trained_on["model"] == "Qwen/Qwen3-8B-Base"
+    assert made.trained_on["site"] == "model.layers.1:out"
+    sd.formats.sae_lens.write(made, tmp_path / "out")
+    metadata = json.loads((tmp_path / "out" / "cfg.json").read_text())["metadata"]
+    assert metadata["hook_name"] == "blocks.1.hook_resid_post"
+
+
+def test_qwen_scope_takes_k_and_a_layer(tmp_path: Path) -> None:
+    folder = qwen(tmp_path / "downloads")
+    assert qwen_scope.read(folder, layer=0, k=3).activation == sd.TopK(3)
+    with pytest.raises(StorageError, match=r"nothing says how many latents .*qwen_scope\.read\(path, k=50\)"):
+        sd.load(folder / "layer0.sae.pt")
+    with pytest.raises(FileNotFoundError, match="holds layers '0', '1', and `layer` is None"):
+        sd.load(folder)
+
+
+def llama(folder: Path, **changes: Any) -> Path:
+    (folder / "checkpoints").mkdir(parents=True)
+    tensors = {"encoder.weight": W_ENC, "encoder.bias": B_ENC, "decoder.weight": W_DEC.T, "decoder.bias": B_DEC}
+    save_file({n: t.contiguous() for n, t in tensors.items()}, folder / "checkpoints" / "final.safetensors")
+    cfg = {
+        "d_model": D,
+        "d_sae": N,
+        "act_fn": "jumprelu",
+        "jump_relu_threshold": 0.4,
+        "norm_activation": "dataset-wise",
+        "dataset_average_activation_norm": {"in": 3.0, "out": 3.0},
+        "sparsity_include_decoder_norm": True,
+        "apply_decoder_bias_to_pre_encoder": False,
+        "hook_point_in": "blocks.9.hook_resid_post",
+        "hook_point_out": "blocks.9.hook_resid_post",
+    }
+    (folder / "hyperparams.json").write_text(json.dumps(cfg | changes))
+    return folder
+
+
+def test_llama_scope_folds_the_norm_of_activations_in(tmp_path: Path) -> None:
+    folder = llama(tmp_path / "L9R")
+    scale = math.sqrt(D) / 3.0
+    norms = W_DEC.norm(dim=-1)
+    # By the release's code: training's scale of the inputs, of which the threshold, compared at inference, isn't part.
+    hidden = ((X * scale) @ W_ENC.T + B_ENC) / scale * norms
+    latents = torch.where(hidden > 0.4, hidden, 0.0)
+    wanted = (latents / norms * scale) @ W_DEC / scale + B_DEC / scale
+    for path in (folder, folder / "hyperparams.json", folder / "checkpoints" / "final.safetensors"):
+        made = sd.load(path)
+        torch.testing.assert_close(made(X).latents, latents)
+        torch.testing.assert_close(made(X).reconstruction, wanted)
+    assert made.trained_on["site"] == "blocks.9.hook_resid_post"
+
+
+def test_llama_scope_transcoders_have_two_norms(tmp_path: Path) -> None:
+    norms = {"in": 8.0, "out": 2.0}
+    out = {"hook_point_in": "blocks.9.ln2.hook_normalized", "hook_point_out": "blocks.9.hook_mlp_out"}
+    made = llama_scope.read(
+        llama(tmp_path / "tc", dataset_average_activation_norm=norms, act_fn="topk", top_k=4, **out)
+    )
+    assert isinstance(made, sd.SparseDistiller)
+    a, b = math.sqrt(D) / 8.0, math.sqrt(D) / 2.0
+    pre = (X * a) @ W_ENC.T + B_ENC
+    chosen = (pre * W_DEC.norm(dim=-1)).topk(4).indices
+    latents = torch.zeros_like(pre).scatter(-1, chosen, pre.gather(-1, chosen).relu())
+    torch.testing.assert_close(made(X).reconstruction, (latents @ W_DEC + B_DEC) / b)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset_average_activation_norm": None}, "`norm_activation` must be dataset-wise with"),
+        ({"dataset_average_activation_norm": {"in": 3.0}}, "must hold a positive number 'out', got 'None'"),
+        ({"norm_activation": "token-wise"}, "`norm_activation` must be dataset-wise"),
+        ({"act_fn": "prolu"}, "`act_fn` must be jumprelu"),
+        ({"apply_decoder_bias_to_pre_encoder": True}, "`apply_decoder_bias_to_pre_encoder` must be false"),
+    ],
+)
+def test_what_llama_scope_can_t_mean_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=message):
+        sd.load(llama(tmp_path / "L9R", **changes))
+
+
+@pytest.mark.parametrize("kept", ["activation_fn_kwargs", "k"])
+def test_a_top_k_of_sae_lens_without_an_activation_is_refused(kept: str, tmp_path: Path) -> None:
+    folder = copied("sae_lens", "old_topk", tmp_path)
+    cfg = json.loads((folder / "cfg.json").read_text())
+    for name in ("activation_fn_str", "activation_fn", "activation_fn_kwargs", "k", "architecture"):
+        cfg.pop(name, None)
+    (folder / "cfg.json").write_text(json.dumps(cfg | {kept: {"k": 3} if "kwargs" in kept else 3}))
+    with pytest.raises(StorageError, match=r"cfg\.json has a `k`, as a TopK has, and names no activation"):
+        sd.load(folder)
