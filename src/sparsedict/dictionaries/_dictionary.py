@@ -22,6 +22,7 @@ from sparsedict.dictionaries._module import Reconstructing
 from sparsedict.dictionaries._pictures import Drawn, HasNumbers, put_figures
 from sparsedict.dictionaries._scales import Scales, gain, spread
 from sparsedict.dictionaries._start import placed, start_from, unit_rows
+from sparsedict.dictionaries._start_tokens import drawn_seed
 from sparsedict.dictionaries._state import ActivationState, initial_state
 from sparsedict.forward_pass import ForwardPass
 from sparsedict.latents import SparseLatents
@@ -48,6 +49,7 @@ class Dictionary(nn.Module, ABC):
         reads: Which activations of a site it takes: ``"inputs"``, ``"outputs"`` or ``"neurons"``.
         writes: Which it gives.
         trained_on: Where it was trained, as training noted it; saved with it, so what it holds must fit into JSON.
+        start_seed: Seed by which :meth:`initialise_` draws its tokens; the constructor draws it after the weights.
     """
 
     reads: Role
@@ -84,6 +86,8 @@ class Dictionary(nn.Module, ABC):
         self.decoder: nn.Parameter = nn.Parameter(decoder)
         self.decoder_bias: nn.Parameter = nn.Parameter(torch.zeros(d_out, **place))
         self._drawn = (self.encoder.dtype, self._sums())
+        # Without memory nothing is drawn: what is made so gets its weights from a file.
+        self.start_seed: int = 0 if decoder.is_meta else drawn_seed(generator)
         self.eval()
 
     def _initial_encoder(self, decoder: Tensor, d_in: int, generator: torch.Generator | None) -> Tensor:
@@ -93,12 +97,14 @@ class Dictionary(nn.Module, ABC):
     def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
         """Starts the weights of a new dictionary from a sample of its data; `fit` does so with its first batches.
 
-        Each latent is pointed at one token: its decoder row at the token's target, less the mean target; its encoder
-        row at the token's input, less the mean input and whitened, short and with a bias that centres it. The decoder
-        bias becomes the mean target. Every latent thus starts near something that occurs.
+        Each latent is pointed at one token, drawn by ``start_seed`` without replacement. Its decoder row points at the
+        token's target, less the mean target; its encoder row at the token's input, less the mean input and whitened,
+        short and with a bias that centres it. The decoder bias becomes the mean target. Every latent thus starts near
+        something that occurs. Parameters with ``requires_grad=False`` stay as they are.
 
         Args:
-            inputs: What the dictionary reads; best as many tokens as there are latents, or more.
+            inputs: What the dictionary reads; best several times as many tokens as there are latents, or the draw has
+                little to choose from.
             targets: What it should give.
         """
         start_from(self, inputs, targets / gain(self, inputs, spread(targets)))

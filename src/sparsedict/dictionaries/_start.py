@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sparsedict.dictionaries._start_tokens import keeping_frozen, start_tokens
 from sparsedict.torch_state import in_own_state, without_inference_
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def unit_rows(n_rows: int, width: int, generator: torch.Generator | None, device
 
 
 @in_own_state
+@keeping_frozen
 @torch.no_grad()
 def start_from(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> None:
     """Points each latent at one token, in place (see `Dictionary.initialise_`)."""
@@ -48,14 +50,13 @@ def start_from(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> None:
     encoded = dictionary.encoder_inputs(inputs)
     if encoded is None:
         return
-    latents = torch.arange(dictionary.n_latents, device=inputs.device)
-    tokens = latents % len(inputs)
+    tokens, is_shared = start_tokens(dictionary.start_seed, dictionary.n_latents, inputs)
     # Rows are measured by their spread first: nothing here depends on how large activations are.
     size = (targets - mean).square().mean().sqrt()
     rows = functional.normalize(_over((targets - mean)[tokens], size), dim=-1)
     # A token serves a second latent with a random direction mixed in; one that is the mean itself serves none.
     random = functional.normalize(dictionary.decoder, dim=-1)
-    taken = (latents >= len(inputs)) | ~rows.any(dim=-1)
+    taken = is_shared | ~rows.any(dim=-1)
     dictionary.decoder.copy_(functional.normalize(rows + random * taken[:, None], dim=-1))
     dictionary.decoder_norm.constrain_(dictionary.decoder)
     centred = (encoded - encoded.mean(0)).float()

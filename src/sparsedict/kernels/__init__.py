@@ -2,6 +2,7 @@
 
 from sparsedict.kernels._autograd import affine_at, matmul
 from sparsedict.kernels._backend import Backend, compacts, triton_backend, using
+from sparsedict.kernels._distinct import first_of_equal
 from sparsedict.kernels._products import sampled_product, sum_by_latent, weighted_rows, weighted_tokens
 from sparsedict.kernels._room import Room, note_density, select_in_room
 from sparsedict.kernels._select import can_select, select
@@ -14,6 +15,7 @@ __all__ = [
     "affine_at",
     "can_select",
     "compacts",
+    "first_of_equal",
     "matmul",
     "note_density",
     "sampled_product",

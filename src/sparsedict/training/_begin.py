@@ -18,9 +18,12 @@ from sparsedict.types import ActivationBatch
 MOST_INITIAL_TOKENS = 32_768
 """Most tokens that a new dictionary is started from: they are held in memory together."""
 
+TOKENS_PER_LATENT = 4
+"""Tokens from which a latent's is drawn, so that dictionaries of other seeds start at others."""
+
 
 def begin_(trainees: Mapping[str, Trainee], feed: Feed, n_tokens: int) -> tuple[int, dict[str, Units | None]]:
-    """Starts new dictionaries from the first batches, one token for each latent.
+    """Starts new dictionaries from tokens of the first batches.
 
     Returns:
         How many steps to expect, and by trainee's name the units of its parameters where its rate is relative.
@@ -35,7 +38,7 @@ def begin_(trainees: Mapping[str, Trainee], feed: Feed, n_tokens: int) -> tuple[
     n_wanted = max((trainee.dictionary.n_latents for trainee in untouched), default=0)
     held = [first]
     n_held = len(any_site(first))
-    while n_held < min(n_wanted, MOST_INITIAL_TOKENS, n_tokens):
+    while n_held < min(TOKENS_PER_LATENT * n_wanted, MOST_INITIAL_TOKENS, n_tokens):
         held.append(feed.ahead(len(held)))
         n_held += len(any_site(held[-1]))
     for trainee in untouched:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparsedict import checks
 from sparsedict.data import Batches
 from sparsedict.training._trainee import Trainee
+from sparsedict.training._weights import check_shared, check_weights
 from sparsedict.types import ActivationBatch
 
 
@@ -25,16 +26,31 @@ def check_checkpoint(checkpoint: Any, every: Any, keep: Any, resume: bool) -> No
             )
 
 
+def check_callbacks(callbacks: Any) -> list[Any]:
+    """Returns callbacks as a list."""
+    if callable(callbacks) or not isinstance(callbacks, Iterable):
+        raise TypeError(f"`callbacks` must be a list such as [callback], got {callbacks!r}.")
+    held = list(callbacks)
+    for callback in held:
+        if not callable(callback):
+            raise TypeError(f"`callbacks` must hold functions of (name, record, dictionary), got {callback!r}.")
+    return held
+
+
 def check_trainees(trainees: Mapping[str, Trainee]) -> None:
     if not isinstance(trainees, Mapping) or not trainees:
         raise ValueError(f"`trainees` must map at least one name to a Trainee, got {trainees!r}.")
     owners: dict[int, str] = {}
     for name, trainee in trainees.items():
+        if not isinstance(name, str):
+            raise TypeError(f"`trainees` must have names of type str, got {name!r} of type {type(name).__name__}.")
         if not isinstance(trainee, Trainee):
             raise TypeError(f"`trainees[{name!r}]` must be a Trainee(dictionary, ...), got {type(trainee).__name__}.")
         other = owners.setdefault(id(trainee.dictionary), name)
         if other != name:
             raise ValueError(f"`trainees` {other!r} and {name!r} train the same dictionary: make a copy of it.")
+        check_weights(f"trainees[{name!r}].dictionary" if name else "dictionary", trainee.dictionary)
+    check_shared({name: trainee.dictionary for name, trainee in trainees.items()})
 
 
 def check_sites(trainees: Mapping[str, Trainee], batches: Batches) -> None:

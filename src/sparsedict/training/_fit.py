@@ -20,7 +20,7 @@ from sparsedict.torch_state import in_own_state, without_inference_
 from sparsedict.training._begin import begin_
 from sparsedict.training._checkpoints import Checkpoints
 from sparsedict.training._deterministic import deterministic_algorithms
-from sparsedict.training._door import check_checkpoint, check_sites, check_trainees
+from sparsedict.training._door import check_callbacks, check_checkpoint, check_sites, check_trainees
 from sparsedict.training._feed import Feed
 from sparsedict.training._history import History
 from sparsedict.training._learner import Learner
@@ -83,7 +83,9 @@ def fit(
         schedule: Course of the learning rate over the run.
         clip_norm: Largest norm of all gradients together, or ``None``; in units of the data where the rate is.
         autocast: Type in which products are computed, such as ``torch.bfloat16``; ``None`` for the weights' own.
-        seed: Seed of the shuffle, where the data doesn't have its own (0 by default).
+        seed: Seed of the order of the data, where the data doesn't have its own (0 by default). The initial weights and
+            the tokens that a dictionary starts from depend on the ``generator`` that it was made with, or on
+            ``torch.manual_seed`` before it was made.
         progress: Whether to show a progress bar.
         callbacks: Called with ``(name, record, dictionary)`` at each record. Clone what you keep of gradients: on a CPU
             the next step writes over them.
@@ -103,8 +105,8 @@ def fit(
 
     Raises:
         TypeError: If an argument isn't what it must be, such as tokens for activations.
-        ValueError: If widths don't fit, parts can't serve each other, the data is empty, or the checkpoints are those
-            of a run with other parts, settings or data.
+        ValueError: If widths don't fit, parts can't serve each other, the data is empty, weights are of a type or at a
+            place where they can't be trained, or the checkpoints are those of a run with other parts, settings or data.
         FileExistsError: If the folder holds checkpoints already and ``resume`` isn't set.
         OSError: If a checkpoint can't be written, such as where the disk is full; those that were there stay.
         KeyboardInterrupt: After Ctrl-C, when the step is finished and its checkpoint written.
@@ -184,6 +186,7 @@ def fit_many(
     if autocast not in (None, torch.bfloat16):
         raise ValueError(f"`autocast` must be torch.bfloat16 or None, got {autocast}.")
     check_checkpoint(checkpoint, checkpoint_every, checkpoint_keep, resume)
+    callbacks = check_callbacks(callbacks)
     check_trainees(trainees)
     for trainee in trainees.values():
         without_inference_(trainee.dictionary)

@@ -262,7 +262,8 @@ class Learner:
             else:
                 self._units.clip_gradients_(self._dictionary, self.trainee.clip_norm)
         self._optimizer.step()
-        norm.constrain_(decoder)
+        if decoder.requires_grad:
+            norm.constrain_(decoder)
 
     def _after_step(self, passed: ForwardPass) -> None:
         state = self._dictionary.activation_state.entries()

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,8 +72,8 @@ class Trainee:
                 "`dictionary` must be a sparsedict.Dictionary such as SparseDistiller(...), "
                 f"got {type(self.dictionary).__name__}."
             )
-        _check_parts("penalties", self.penalties, Penalty, "[sd.L1(0.2)]")
-        _check_parts("upkeep", self.upkeep, Upkeep, "[sd.Resample(every=1000)]")
+        _set_parts(self, "penalties", Penalty, "[sd.L1(0.2)]")
+        _set_parts(self, "upkeep", Upkeep, "[sd.Resample(every=1000)]")
         if not isinstance(self.loss, Loss):
             raise TypeError(f"`loss` must be a Loss such as sd.SquaredError(), got {self.loss!r}.")
         if not isinstance(self.schedule, Schedule):
@@ -115,12 +114,16 @@ class Trainee:
         return optimizer
 
 
-def _check_parts(name: str, value: Any, kind: type, example: str) -> None:
+def _set_parts(trainee: Trainee, name: str, kind: type, example: str) -> None:
+    """Checks parts, and makes them a tuple: a generator could be gone through once."""
+    value = getattr(trainee, name)
     if isinstance(value, kind) or not isinstance(value, Iterable):
         raise TypeError(f"`{name}` must be a list such as {example}, got {value!r}.")
-    for part in value:
+    parts = tuple(value)
+    for part in parts:
         if not isinstance(part, kind):
             raise TypeError(f"`{name}` must hold {kind.__name__} objects such as {example}, got {part!r}.")
+    object.__setattr__(trainee, name, parts)
 
 
 def _can_fuse(parameters: Sequence[Tensor]) -> bool:

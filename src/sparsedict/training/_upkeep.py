@@ -62,6 +62,12 @@ class Resample(Upkeep):
                 f"Resample points encoder rows at inputs, but {type(dictionary).__name__} has no affine encoder. "
                 "Use sd.AuxK() among the penalties instead."
             )
+        for name in ("encoder", "encoder_bias", "decoder"):
+            if not getattr(dictionary, name).requires_grad:
+                raise ValueError(
+                    f"Resample writes encoder rows, their biases and decoder rows, but `{name}` is frozen "
+                    "(requires_grad=False). Use sd.AuxK() among the penalties instead."
+                )
 
     @torch.no_grad()
     def __call__(self, passed: ForwardPass, optimizer: torch.optim.Optimizer) -> None:

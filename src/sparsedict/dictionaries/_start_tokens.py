@@ -1,0 +1,59 @@
+"""Which tokens a new dictionary's latents start at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sparsedict.kernels import first_of_equal
+
+if TYPE_CHECKING:
+    from sparsedict.dictionaries._dictionary import Dictionary
+
+LARGEST_SEED = 2**63 - 1
+
+
+def drawn_seed(generator: torch.Generator | None) -> int:
+    """Returns a seed drawn from a generator, or from PyTorch's own of the CPU."""
+    where = "cpu" if generator is None else generator.device
+    return int(torch.randint(LARGEST_SEED, (), generator=generator, device=where, dtype=torch.int64))
+
+
+def start_tokens(
+    seed: int, n_latents: int, inputs: Float[Tensor, "n_tokens d_in"]
+) -> tuple[Int[Tensor, " n_latents"], Bool[Tensor, " n_latents"]]:
+    """Draws a token for each latent, without replacement while there are tokens that differ.
+
+    Args:
+        seed: Of the draw: that of the dictionary.
+        n_latents: Tokens to draw.
+        inputs: What the dictionary reads, one row for each token.
+
+    Returns:
+        The tokens, and which latents share theirs with an earlier latent.
+    """
+    order = torch.randperm(len(inputs), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+    order = order.to(inputs.device)
+    is_first = first_of_equal(inputs[order])
+    distinct = order[is_first]
+    latents = torch.arange(n_latents, device=inputs.device)
+    return distinct[latents % len(distinct)], latents >= len(distinct)
+
+
+def keeping_frozen(start: Callable[[Dictionary, Tensor, Tensor], None]) -> Callable[[Dictionary, Tensor, Tensor], None]:
+    """Makes a start leave parameters with ``requires_grad=False`` as they are."""
+
+    @wraps(start)
+    def wrapped(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> None:
+        frozen = [(weight, weight.detach().clone()) for weight in dictionary.parameters() if not weight.requires_grad]
+        start(dictionary, inputs, targets)
+        with torch.no_grad():
+            for weight, value in frozen:
+                weight.copy_(value)
+
+    return wrapped
