@@ -61,12 +61,12 @@ class Noise(sd.Penalty):
 
 
 def of_a_tensor() -> tuple[dict[str, sd.Trainee], Any]:
-    penalties = [sd.AuxK(idle_tokens=500, coefficient=1.0), Noise()]
+    penalties = [sd.AuxK(dead_after=500, coefficient=1.0), Noise()]
     return {"": sd.Trainee(coder(sd.BatchTopK(4)), penalties=penalties, lr=1e-2)}, rows()
 
 
 def of_a_pair() -> tuple[dict[str, sd.Trainee], Any]:
-    upkeep = [sd.Resample(every=7, idle_tokens=500)]
+    upkeep = [sd.Resample(every=7, dead_after=500)]
     optimizer = functools.partial(torch.optim.SGD, momentum=0.9)
     student = distiller(sd.ReLU())
     return {"": sd.Trainee(student, penalties=[sd.L1(0.02)], upkeep=upkeep, optimizer=optimizer)}, (

@@ -65,7 +65,7 @@ def main() -> None:
     model, tokens, held_out = load(Path(os.environ["SPARSEDICT_TEST_DATA"]))
     sites = {str(i): sd.Site(model, f"model.layers.{i}.mlp", exclude_tokens=[BOS]) for i in args.layers}
     stream = sd.ActivationStream(sites, tokens, batch_size=args.batch_size, seed=args.seed)
-    penalties = [sd.AuxK(idle_tokens=100_000)]
+    penalties = [sd.AuxK(dead_after=100_000)]
     trainees = {
         f"{kind} {layer} {k}": sd.Trainee(
             make(kind, site, k, args.n_latents, args.seed), penalties, lr=args.lr, site=layer

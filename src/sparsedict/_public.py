@@ -41,6 +41,7 @@ from sparsedict.norms import DecoderNorm, Free, InputLayerNorm, InputNorm, Input
 from sparsedict.penalties import L0, L1, AuxK, Lp, NormWeighted, Penalty, Sqrt, TargetL0, WarmUp
 from sparsedict.sites import Neurons, Site
 from sparsedict.training import (
+    Constant,
     Cosine,
     History,
     Linear,
@@ -65,6 +66,7 @@ __all__ = [
     "BatchTopK",
     "Calibration",
     "Clamp",
+    "Constant",
     "Cosine",
     "DecoderNorm",
     "Dictionary",

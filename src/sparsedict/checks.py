@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
@@ -68,6 +69,15 @@ def set_at_least(part: object, name: str, least: int) -> None:
 def set_in_range(part: object, name: str, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
     """Checks an attribute of a frozen part by :func:`in_range`, and makes it the plain number."""
     object.__setattr__(part, name, in_range(name, getattr(part, name), low, high, open_low=open_low))
+
+
+def renamed(part: object, name: str, former: str, value: Any) -> None:
+    """Takes the value of an argument of a frozen part that was given under its former name, with a warning."""
+    if value is not None:
+        warnings.warn(
+            f"`{former}` is called `{name}` now; the former name will be removed.", FutureWarning, stacklevel=4
+        )
+        object.__setattr__(part, name, value)
 
 
 def _scalar(value: Any) -> Any:

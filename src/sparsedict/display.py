@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields
 from typing import Any, ClassVar
@@ -49,7 +50,7 @@ def short(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return "-" if math.isnan(value) else f"{value:.4g}"
     if isinstance(value, (list, tuple, dict, set, frozenset)) and len(value) > MOST_ITEMS:
         return f"{type(value).__name__} of {len(value):,}"
     if isinstance(value, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,6 +17,10 @@ from sparsedict.latents import SparseLatents, Support, firing_counts, per_entry
 
 if TYPE_CHECKING:
     from sparsedict.dictionaries import Dictionary
+
+
+Rows = tuple[Tensor, Tensor]
+"""Inputs ``[n_tokens, d_in]`` and targets ``[n_tokens, d_out]``."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,6 +67,7 @@ class ForwardPass(Displayed):
         encoding: Pre-activations and latents on the support.
         step: Optimiser steps done before this one.
         idle: For each latent, tokens seen since it last fired, ``[n_latents]``.
+        upcoming: In training, gives the inputs and targets of the next batches, see :meth:`sample`.
     """
 
     dictionary: Dictionary
@@ -71,6 +77,16 @@ class ForwardPass(Displayed):
     encoding: Encoding
     step: int
     idle: Int[Tensor, " n_latents"]
+    upcoming: Callable[[int], Iterator[Rows]] | None = None
+
+    def sample(self, n_tokens: int) -> Iterator[Rows]:
+        """Yields inputs and targets of the batches that training goes on with, without taking them from it.
+
+        Args:
+            n_tokens: Where to stop, rounded up to whole batches; the end of the run comes first. These tokens are held
+                in memory until they have been trained on. Outside of training this pass's own rows are all there is.
+        """
+        return iter([(self.inputs, self.targets)]) if self.upcoming is None else self.upcoming(n_tokens)
 
     @property
     def n_tokens(self) -> int:

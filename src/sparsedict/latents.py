@@ -147,6 +147,13 @@ class SparseLatents(Displayed):
         """Token ``t`` owns the entries ``offsets[t]:offsets[t + 1]``."""
         return self.support.offsets
 
+    @classmethod
+    def none(cls, n_tokens: int, n_latents: int, like: Tensor) -> SparseLatents:
+        """Returns tokens on which no latent fires, of the device and type of another tensor."""
+        offsets = torch.zeros(n_tokens + 1, dtype=torch.int64, device=like.device)
+        support = Support(offsets[:0], offsets, n_latents)
+        return cls(like.new_zeros(0), support, torch.Size((n_tokens,)))
+
     @property
     def n_latents(self) -> int:
         return self.support.n_latents

@@ -108,7 +108,7 @@ def test_they_train_a_step(name: str) -> None:
     losses = []
     for step in range(5):
         passed = dictionary.forward_pass(cases.tokens(20), torch.ones(20, 5, dtype=torch.float64), step=step)
-        loss = sd.SquaredError()(passed) + Entropy(0.01)(passed) + sd.AuxK(k=2, idle_tokens=1)(passed)
+        loss = sd.SquaredError()(passed) + Entropy(0.01)(passed) + sd.AuxK(k=2, dead_after=1)(passed)
         optimizer.zero_grad()
         loss.backward()
         dictionary.decoder_norm.project_gradient_(dictionary.decoder, dictionary.decoder.grad)

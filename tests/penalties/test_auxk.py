@@ -7,9 +7,9 @@ from torch import Tensor
 import cases
 import sparsedict as sd
 
-SILENT = torch.tensor([1, 4, 5])
-IDLE = torch.zeros(cases.N_LATENTS, dtype=torch.int64).index_fill_(0, SILENT, 100)
-LOUD = IDLE == 0
+DEAD = torch.tensor([1, 4, 5])
+IDLE = torch.zeros(cases.N_LATENTS, dtype=torch.int64).index_fill_(0, DEAD, 100)
+LIVE = IDLE == 0
 
 
 def passed_with(idle: Tensor, kind: str = "autoencoder", activation: str = "top_1") -> sd.ForwardPass:
@@ -32,14 +32,19 @@ def gradients(penalty: sd.AuxK, passed: sd.ForwardPass) -> dict[str, Tensor]:
 @pytest.mark.parametrize("k", [1, 2, 3, 7])
 def test_value_and_gradient_follow_the_formula(kind: str, k: int) -> None:
     passed = passed_with(IDLE, kind)
-    dictionary, penalty = passed.dictionary, sd.AuxK(k=k, idle_tokens=100, coefficient=0.5)
+    dictionary, penalty = passed.dictionary, sd.AuxK(k=k, dead_after=100, coefficient=0.5)
     weights = {name: value.detach().clone().requires_grad_() for name, value in dictionary.named_parameters()}
     inputs = cases.KINDS[kind].encoder_inputs(weights, passed.inputs).detach()
-    pre = (inputs @ weights["encoder"].T + weights["encoder_bias"])[:, SILENT]
-    bound = pre.sort(dim=-1, descending=True).values[:, min(k, len(SILENT)) - 1 :][:, :1]
+    pre = (inputs @ weights["encoder"].T + weights["encoder_bias"])[:, DEAD]
+    bound = pre.sort(dim=-1, descending=True).values[:, min(k, len(DEAD)) - 1 :][:, :1]
     latents = torch.where(pre >= bound, pre.relu(), torch.zeros_like(pre))
     missing = (passed.targets - passed.reconstruction).detach()
-    wanted = 0.5 * (missing - latents @ weights["decoder"][SILENT]).square().sum() / 9
+    contribution = latents @ weights["decoder"][DEAD]
+    decoded = [contribution, torch.zeros_like(contribution)]
+    whole = [cases.KINDS[kind].restored(part + weights["decoder_bias"], passed.inputs) for part in decoded]
+    wanted = 0.5 * (missing - (whole[0] - whole[1])).square().sum() / 9
+    assert wanted > 0
+    assert latents.any()
     torch.testing.assert_close(penalty(passed), wanted)
     wanted.backward()
     for name, gradient in gradients(penalty, passed).items():
@@ -49,50 +54,98 @@ def test_value_and_gradient_follow_the_formula(kind: str, k: int) -> None:
 
 @pytest.mark.parametrize("kind", cases.KINDS)
 @pytest.mark.parametrize("activation", ["relu", "top_k", "batch_top_k", "jump_relu"])
-def test_the_gradient_reaches_silent_latents_alone(kind: str, activation: str) -> None:
-    found = gradients(sd.AuxK(k=5, idle_tokens=100), passed_with(IDLE, kind, activation))
+def test_the_gradient_reaches_dead_latents_alone(kind: str, activation: str) -> None:
+    found = gradients(sd.AuxK(k=5, dead_after=100), passed_with(IDLE, kind, activation))
     for name in ("encoder", "encoder_bias", "decoder"):
         gradient = found.pop(name)
-        assert not gradient[LOUD].any(), name
-        assert gradient[SILENT].any(), name
+        assert not gradient[LIVE].any(), name
+        assert gradient[DEAD].any(), name
     assert not any(gradient.any() for gradient in found.values())
 
 
 @pytest.mark.parametrize("kind", cases.KINDS)
-def test_without_silent_latents_there_is_nothing(kind: str) -> None:
-    penalty = sd.AuxK(idle_tokens=101)
+def test_without_dead_latents_there_is_nothing(kind: str) -> None:
+    penalty = sd.AuxK(dead_after=101)
     passed = passed_with(IDLE, kind)
     assert penalty(passed).item() == 0
     assert not any(gradient.any() for gradient in gradients(penalty, passed).values())
 
 
-def test_latents_that_have_just_been_made_are_not_silent() -> None:
+def test_latents_that_have_just_been_made_are_not_dead() -> None:
     dictionary = cases.make().train()
     passed = dictionary.forward_pass(cases.tokens(9), torch.ones(9, cases.D_OUT, dtype=torch.float64))
-    assert sd.AuxK(idle_tokens=1)(passed).item() == 0
+    assert sd.AuxK(dead_after=1)(passed).item() == 0
 
 
-def test_all_latents_may_be_silent() -> None:
+def test_all_latents_may_be_dead() -> None:
     passed = passed_with(torch.full((cases.N_LATENTS,), 10**9))
     assert gradients(sd.AuxK(k=cases.N_LATENTS), passed)["encoder"].any(dim=-1).all()
 
 
 def test_k_defaults_to_half_the_width_of_the_output() -> None:
     passed = passed_with(IDLE, "distiller")
-    torch.testing.assert_close(sd.AuxK(idle_tokens=100)(passed), sd.AuxK(cases.D_OUT // 2, idle_tokens=100)(passed))
+    torch.testing.assert_close(sd.AuxK(dead_after=100)(passed), sd.AuxK(cases.D_OUT // 2, dead_after=100)(passed))
 
 
 @pytest.mark.as_installed
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="`k` must be at least 1, got 0"):
         sd.AuxK(0)
-    with pytest.raises(ValueError, match="`idle_tokens` must be at least 1, got 0"):
-        sd.AuxK(idle_tokens=0)
+    with pytest.raises(ValueError, match="`dead_after` must be at least 1, got 0"):
+        sd.AuxK(dead_after=0)
     with pytest.raises(ValueError, match=r"`coefficient` must lie in \[0\.0, inf\), got -1"):
         sd.AuxK(coefficient=-1)
 
 
-def test_an_output_in_another_scale_than_the_decoder_s_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"InputLayerNorm\(eps=1e-05\) puts the output into another scale"):
-        sd.Trainee(cases.make("autoencoder_layer_norm"), penalties=[sd.AuxK()])
-    sd.Trainee(cases.make("distiller_layer_norm"), penalties=[sd.AuxK()])
+class Normalising(sd.Dictionary):
+    """Reads each token over its length, and multiplies its output by it."""
+
+    reads = writes = "outputs"
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        return x / x.norm(dim=-1, keepdim=True) @ self.encoder.T + self.encoder_bias
+
+    def decode(self, latents: Tensor | sd.SparseLatents) -> Tensor:
+        return sd.kernels.matmul(latents, self.decoder) + self.decoder_bias
+
+    def reconstruct(self, latents: Tensor | sd.SparseLatents, inputs: Tensor) -> Tensor:
+        return self.decode(latents) * inputs.norm(dim=-1, keepdim=True)
+
+
+def test_what_dead_latents_add_is_in_the_scale_of_the_output() -> None:
+    dictionary = Normalising(6, 6, 8, activation=sd.TopK(2), decoder_norm=sd.UnitNorm()).double()
+    with torch.no_grad():
+        dictionary.decoder_bias.fill_(0.5)
+    x = 5 * torch.randn(9, 6, dtype=torch.float64)
+    passed = dictionary.forward_pass(x, x, idle=torch.full((8,), 100))
+    latents = dictionary.pre_activations(x).relu()
+    added = latents @ dictionary.decoder * x.norm(dim=-1, keepdim=True)
+    wanted = (x - passed.reconstruction - added).square().sum(-1).mean()
+    torch.testing.assert_close(sd.AuxK(8, 100, 1.0)(passed), wanted)
+
+
+@pytest.mark.as_installed
+@pytest.mark.parametrize("norm", [sd.InputLayerNorm(), sd.InputRMSNorm(), sd.InputScale(0.01)], ids=repr)
+def test_it_revives_latents_of_autoencoders_that_normalise(norm: sd.InputNorm) -> None:
+    x = sd.data.SyntheticFeatures(8, 30, 2.0, seed=0).sample(1024, 1)[0].outputs * 10
+    dead = {}
+    for penalties in ([], [sd.AuxK(4, 500, 1.0)]):
+        generator = torch.Generator().manual_seed(0)
+        kwargs = {"decoder_norm": sd.UnitNorm(), "input_norm": norm, "generator": generator}
+        dictionary = sd.SparseAutoencoder(8, 32, activation=sd.TopK(2), **kwargs)
+        dictionary.initialise_(x, x)
+        with torch.no_grad():
+            dictionary.encoder[:16] *= 1e-3
+            dictionary.encoder_bias[:16] *= 1e-3
+        sd.fit(dictionary, x, n_tokens=12_800, batch_size=128, lr=1e-2, penalties=penalties, progress=False)
+        dead[bool(penalties)] = sd.analysis.dead_latents(dictionary, x).n_dead
+    assert dead[False] >= 16
+    assert dead[True] < dead[False]
+
+
+@pytest.mark.as_installed
+def test_the_former_name_is_taken_with_a_warning() -> None:
+    with pytest.warns(FutureWarning, match="`idle_tokens` is called `dead_after` now"):
+        assert sd.AuxK(idle_tokens=7) == sd.AuxK(dead_after=7)
+    with pytest.warns(FutureWarning, match="`idle_tokens` is called `dead_after` now"):
+        assert sd.Resample(5, idle_tokens=7) == sd.Resample(5, dead_after=7)

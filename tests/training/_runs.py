@@ -134,7 +134,7 @@ def _single(dictionary: sd.Dictionary, data: Callable[[], Any], **kwargs: Any):
 
 CASES: dict[str, Case] = {
     "a tensor, AuxK, Adam": Case(
-        lambda: _single(coder(sd.TopK(3)), rows, penalties=[sd.AuxK(idle_tokens=100, coefficient=1.0)])
+        lambda: _single(coder(sd.TopK(3)), rows, penalties=[sd.AuxK(dead_after=100, coefficient=1.0)])
     ),
     "a pair, BatchTopK, momentum": Case(
         lambda: _single(
@@ -149,7 +149,7 @@ CASES: dict[str, Case] = {
             coder(sd.ReLU()),
             rows,
             penalties=[sd.WarmUp(sd.L1(0.02), n_steps=8), sd.WarmUp(Noisy(), n_steps=2)],
-            upkeep=[sd.Resample(every=4, idle_tokens=100)],
+            upkeep=[sd.Resample(every=4, dead_after=100)],
         )
     ),
     "two sites, two optimisers": Case(

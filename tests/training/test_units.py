@@ -71,8 +71,8 @@ OPTIMIZERS = {
 }
 PARTS: dict[str, dict[str, Any]] = {
     "clip": {"clip_norm": 0.3},
-    "auxk": {"penalties": [sd.AuxK(idle_tokens=1000)]},
-    "resample": {"upkeep": [sd.Resample(every=8, idle_tokens=1000)]},
+    "auxk": {"penalties": [sd.AuxK(dead_after=1000)]},
+    "resample": {"upkeep": [sd.Resample(every=8, dead_after=1000)]},
 }
 
 

@@ -42,10 +42,7 @@ def elsewhere(dictionary: sd.SparseAutoencoder) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[sd.SparseAutoencoder], Any], str]] = {
-    "float16": (
-        lambda d: d.half(),
-        r"must have float32 weights to be trained, got torch.float16 in `encoder`.*float\(\)",
-    ),
+    "float16": (lambda d: d.half(), "must have float32 weights to be trained, got torch.float16 in `encoder`"),
     "float8": (lambda d: d.to(torch.float8_e4m3fn), r".*got torch.float8_e4m3fn in `encoder`"),
     "mixed": (
         mixed,

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,81 +9,86 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.forward_pass import ForwardPass
-from sparsedict.kernels import affine_at, matmul, select
+from sparsedict.kernels import affine_at, select
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.penalties._penalty import Penalty
 from sparsedict.selections import Largest
 
 if TYPE_CHECKING:
-    from sparsedict.dictionaries import Dictionary
+    pass
 
 
 @dataclass(frozen=True)
 class AuxK(Penalty):
-    """Lets latents that have long been silent model what the others left over, so that they come back to life.
+    r"""Lets dead latents model what the others left over, so that they come back to life.
 
-    The ``k`` largest pre-activations of silent latents, after ReLU, are decoded to predict the error
-    ``target - reconstruction``; the penalty is ``coefficient`` times the squared error of that prediction, summed
-    over ``d_out`` and mean over tokens. Its gradient reaches encoder, encoder bias and decoder of the silent latents
-    and nothing else.
+    The ``k`` largest pre-activations of dead latents, after ReLU, are the latents :math:`z`. What they add to the
+    output predicts the error of the reconstruction, which is held constant:
+
+    .. math:: c \, \frac{1}{n} \sum_t \left| (y_t - \hat y_t)
+        - (\mathrm{reconstruct}(z_t, x_t) - \mathrm{reconstruct}(0, x_t)) \right|^2
+
+    Its gradient reaches encoder, encoder bias and decoder of the dead latents, and the parameters by which
+    ``reconstruct`` scales what latents contribute. It is zero where no latent is dead.
 
     Args:
-        k: Silent latents used on a token; ``None`` means half the width of the output.
-        idle_tokens: A latent is silent after this many tokens without firing.
-        coefficient: Weight of the penalty.
+        k: Dead latents used on a token; ``None`` means half the width of the output.
+        dead_after: A latent is dead after this many tokens without firing.
+        coefficient: Weight of the penalty, :math:`c`.
+        idle_tokens: The former name of ``dead_after``.
 
-    Source: Gao et al., "Scaling and evaluating sparse autoencoders", 2024.
+    Source: Gao et al., "Scaling and evaluating sparse autoencoders", 2024, appendix A.2, as the text has it. Code
+    differs: that of OpenAI and dictionary_learning divide the penalty by the size of the error, and sparsify divides it
+    by the variance of the targets. Here, as in SAELens, it has the units of the squared error. sparsify and SAELens
+    multiply it by ``n_dead / k`` where fewer than ``k`` latents are dead, which is not done here.
     """
 
     k: int | None = None
-    idle_tokens: int = 200_000
+    dead_after: int = 200_000
     coefficient: float = 1 / 32
+    _: KW_ONLY
+    idle_tokens: InitVar[int | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, idle_tokens: int | None) -> None:
+        checks.renamed(self, "dead_after", "idle_tokens", idle_tokens)
         if self.k is not None:
             checks.set_at_least(self, "k", 1)
-        checks.set_at_least(self, "idle_tokens", 1)
+        checks.set_at_least(self, "dead_after", 1)
         checks.set_in_range(self, "coefficient", 0.0)
 
-    def check(self, dictionary: Dictionary) -> None:
-        norm = dictionary.arguments().get("input_norm")
-        if norm is not None and dictionary.reads == dictionary.writes:
-            raise ValueError(
-                f"AuxK compares what silent latents decode with the error of the output, but {norm} puts the output "
-                "into another scale than what is decoded. Leave AuxK out, or normalise activations before training."
-            )
-
     def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
-        dictionary = passed.dictionary
-        silent = passed.idle >= self.idle_tokens
+        dictionary, n_tokens = passed.dictionary, passed.n_tokens
+        dead = passed.idle >= self.dead_after
         missing = (passed.targets - passed.reconstruction).detach()
         # Asking whether there is any makes an accelerator wait; the CPU knows.
-        if silent.device.type == "cpu" and not bool(silent.any()):
+        if dead.device.type == "cpu" and not bool(dead.any()):
             return dictionary.encoder_bias[0] * 0.0
-        values, support = self._largest_silent(passed, silent)
-        # Latents that aren't silent can fill a row that has too few silent ones: they count as zero.
-        latents = SparseLatents(values.relu() * silent[support.latents], support, torch.Size((passed.n_tokens,)))
-        error = (missing - matmul(latents, dictionary.decoder)).square().sum(-1).mean()
-        return torch.where(silent.any(), error * self.coefficient, torch.zeros_like(error))
+        values, support = self._largest_dead(passed, dead)
+        # Latents that aren't dead can fill a row that has too few dead ones: they count as zero.
+        latents = SparseLatents(values.relu() * dead[support.latents], support, torch.Size((n_tokens,)))
+        nothing = SparseLatents.none(n_tokens, dictionary.n_latents, values)
+        added = dictionary.reconstruct(latents, passed.inputs) - dictionary.reconstruct(nothing, passed.inputs)
+        error = (missing - added).square().sum(-1).mean()
+        return torch.where(dead.any(), error * self.coefficient, torch.zeros_like(error))
 
-    def _largest_silent(self, passed: ForwardPass, silent: Bool[Tensor, " n_latents"]) -> tuple[Tensor, Support]:
-        """Returns the largest pre-activations of silent latents, differentiable in encoder and encoder bias."""
+    def _largest_dead(self, passed: ForwardPass, dead: Bool[Tensor, " n_latents"]) -> tuple[Tensor, Support]:
+        """Returns the largest pre-activations of dead latents, differentiable in encoder and encoder bias."""
         dictionary = passed.dictionary
         k = min(self.k or dictionary.d_out // 2 or 1, dictionary.n_latents)
         inputs = dictionary.encoder_inputs(passed.inputs)
         if inputs is None:
             pre = dictionary.pre_activations(passed.inputs)
-            support = Largest(k).support(pre.detach().masked_fill(~silent, -torch.inf))
+            support = Largest(k).support(pre.detach().masked_fill(~dead, -torch.inf))
             return pre[support.tokens, support.latents], support
-        # Only the silent latents may move: the offset that all latents share stays out of it.
+        # Only the dead latents may move: the offset that all latents share stays out of it.
         inputs = inputs.detach()
         encoder, bias = dictionary.encoder, dictionary.encoder_bias
-        if silent.device.type == "cpu":
-            among = silent.nonzero().flatten()
+        if dead.device.type == "cpu":
+            among = dead.nonzero().flatten()
             picked = select(inputs, encoder[among].detach(), bias[among].detach(), Largest(min(k, len(among))))
         else:
             among = None
-            picked = select(inputs, encoder, bias.masked_fill(~silent, -torch.inf), Largest(k))
+            picked = select(inputs, encoder, bias.masked_fill(~dead, -torch.inf), Largest(k))
         assert picked is not None  # the rule has no limit at which it gives up
         support, known = picked
         if among is not None:

@@ -13,7 +13,7 @@ from sparsedict.training import Cosine, LazyAdam, OptimizerFactory, Schedule
 
 ACTIVATION = TopK(32)
 DECODER_NORM = UnitNorm()
-PENALTIES = (AuxK(idle_tokens=100_000),)
+PENALTIES = (AuxK(dead_after=100_000),)
 SCHEDULE = Cosine(warm_up=0.2)
 
 
@@ -59,7 +59,7 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float) else repr(value)
 
 
-DEMO = Recipe(activation=BatchTopK(32), penalties=(AuxK(idle_tokens=30_000),), optimizer=LazyAdam, batch_size=512)
+DEMO = Recipe(activation=BatchTopK(32), penalties=(AuxK(dead_after=30_000),), optimizer=LazyAdam, batch_size=512)
 """The recipe of ``sparsedict demo``. Only a small dictionary affords steps so small."""
 
 

@@ -6,9 +6,10 @@ from sparsedict.training._history import History, Record
 from sparsedict.training._interrupt import Terminated, exit_on_signal
 from sparsedict.training._lazy_adam import LazyAdam
 from sparsedict.training._learner import NonFiniteLossError
+from sparsedict.training._resample import Resample
 from sparsedict.training._trainee import OptimizerFactory, Trainee, default_lr
 from sparsedict.training._units import RelativeLR
-from sparsedict.training._upkeep import Resample, Upkeep
+from sparsedict.training._upkeep import Upkeep
 from sparsedict.training.schedules import Constant, Cosine, Linear, Schedule
 
 __all__ = [

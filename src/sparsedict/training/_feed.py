@@ -49,10 +49,11 @@ class Feed:
         return self._latest
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the place of the batch that was served last, and some of its rows."""
+        """Returns the place of the batch that was served last, some of its rows, and the places read ahead."""
+        ahead = [place for place, _ in self._waiting]
         if self._latest is None:
-            return {"place": self._waiting[0][0] if self._waiting else self._place, "rows": None}
-        return {"place": self._place, "rows": _sample(self._latest)}
+            return {"place": ahead[0] if ahead else self._place, "rows": None, "ahead": ahead}
+        return {"place": self._place, "rows": _sample(self._latest), "ahead": ahead}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes to the place behind the batch that was served last.
@@ -71,6 +72,12 @@ class Feed:
         self._place = dict(state["place"])
         if state["rows"] is not None:
             _compare(state["rows"], _sample(self.next_batch()))
+        # What was read ahead is read ahead again, for data that draws from the global generator was ahead in it too.
+        for place in state.get("ahead", ()):
+            random = (place["source"] or {}).get("random")
+            if random is not None:
+                torch.set_rng_state(random[1])
+            self.ahead(len(self._waiting))
 
 
 def _sample(batch: AnyBatch) -> dict[str, Tensor]:

@@ -22,7 +22,8 @@ class Record:
         penalties: Each penalty by name, mean over steps.
         fvu: Fraction of the targets' variance left unexplained, over all tokens since the last record.
         l0: Latents that fire, mean over tokens.
-        dead: Share of latents that haven't fired for ``dead_after`` tokens.
+        dead: Share of latents that haven't fired within the last ``dead_after`` tokens; NaN, shown as ``-``, until the
+            run has seen so many. `sd.evaluate` counts another thing, the latents that never fire on its tokens.
         lr: Learning rate of the last step.
         seconds: Since the run began.
         eval_l0: Latents that fire in evaluation mode, mean over tokens of the last batch: what the dictionary does once
@@ -40,6 +41,11 @@ class Record:
     lr: float
     seconds: float
     eval_l0: float = math.nan
+
+
+def shown(value: float, form: str) -> str:
+    """Returns a number in a format, ``-`` where it isn't known."""
+    return "-" if math.isnan(value) else format(value, form)
 
 
 SHOWN = ("n_tokens", "loss", "fvu", "l0", "dead")
@@ -117,7 +123,7 @@ class History:
         tail = ""
         if self.records:
             last = self.last
-            tail = f", fvu={last.fvu:.4f}, l0={last.l0:.1f}, eval_l0={last.eval_l0:.1f}, dead={last.dead:.1%}"
+            tail = f", fvu={last.fvu:.4f}, l0={last.l0:.1f}, eval_l0={last.eval_l0:.1f}, dead={shown(last.dead, '.1%')}"
         return f"History(n_tokens={self.n_tokens:,}, n_steps={self.n_steps:,}, seconds={self.seconds:.1f}{tail})"
 
     def _repr_html_(self) -> str:

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsedict.forward_pass import ForwardPass
+from sparsedict.forward_pass import ForwardPass, Rows
 from sparsedict.kernels import Room, Workspace
 from sparsedict.penalties import Penalty
 from sparsedict.storage import installed_version
@@ -26,6 +27,10 @@ from sparsedict.types import ActivationBatch
 
 class NonFiniteLossError(ArithmeticError):
     """The loss became NaN or infinite. The dictionary holds the last state known to be good."""
+
+
+Upcoming = Callable[[int], Iterator[ActivationBatch]]
+"""Gives the next batches, of at least so many tokens in all or to the end of the run, without taking them."""
 
 
 @dataclass
@@ -97,11 +102,14 @@ class Learner:
         self._last_inputs = torch.empty(0, dictionary.d_in, dtype=weight.dtype, device=weight.device)
         self._keep()
 
-    def learn(self, batch: ActivationBatch) -> None:
-        """Makes one optimiser step."""
-        dictionary = self._dictionary
-        weight = dictionary.decoder
-        inputs, targets = (part.to(weight.device, weight.dtype) for part in dictionary.select(batch))
+    def learn(self, batch: ActivationBatch, upcoming: Upcoming | None = None) -> None:
+        """Makes one optimiser step.
+
+        Args:
+            batch: What to learn from.
+            upcoming: Gives the next batches, of at least so many tokens in all, without taking them.
+        """
+        inputs, targets = self._rows(batch)
         self._set_rate()
         room = Room(self._counters.density)
         passed, parts = self._differentiated(inputs, targets, room)
@@ -111,7 +119,7 @@ class Learner:
         self._meter.add(passed, parts)
         self._last_inputs = inputs[:MOST_TOKENS]
         self._update_weights()
-        self._after_step(passed)
+        self._after_step(passed, upcoming)
         self._counters.step += 1
         self.history.n_steps = self._counters.step
         self.history.n_tokens += len(inputs)
@@ -167,7 +175,7 @@ class Learner:
             penalties={name: means[f"penalty:{name}"] for name in self._penalty_names},
             fvu=means["fvu"],
             l0=means["l0"],
-            dead=(self._counters.idle >= self._dead_after).double().mean().item(),
+            dead=self._dead_share(),
             lr=self._rate(),
             seconds=time.perf_counter() - self._begin,
             eval_l0=evaluation_l0(self._dictionary, self._last_inputs),
@@ -187,6 +195,12 @@ class Learner:
     @property
     def _owner(self) -> str:
         return f"dictionary {self.name!r}" if self.name else "the dictionary"
+
+    def _dead_share(self) -> float:
+        """Returns the share of latents that haven't fired for ``dead_after`` tokens; NaN before these were seen."""
+        if self.history.n_tokens < self._dead_after:
+            return math.nan
+        return (self._counters.idle >= self._dead_after).double().mean().item()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the next steps depend on, and the history: tensors and plain values."""
@@ -265,14 +279,21 @@ class Learner:
         if decoder.requires_grad:
             norm.constrain_(decoder)
 
-    def _after_step(self, passed: ForwardPass) -> None:
+    def _after_step(self, passed: ForwardPass, upcoming: Upcoming | None) -> None:
         state = self._dictionary.activation_state.entries()
         self._dictionary.activation.measure_(passed.values.detach(), state, step=self._counters.step)
         fired = passed.firing_counts() > 0
         idle = self._counters.idle
         torch.where(fired, torch.zeros_like(idle), idle + passed.n_tokens, out=idle)
+        if upcoming is not None:
+            passed = replace(passed, upcoming=lambda n_tokens: map(self._rows, upcoming(n_tokens)))
         for upkeep in self.trainee.upkeep:
             upkeep(passed, self._optimizer)
+
+    def _rows(self, batch: ActivationBatch) -> Rows:
+        weight = self._dictionary.decoder
+        inputs, targets = (part.to(weight.device, weight.dtype) for part in self._dictionary.select(batch))
+        return inputs, targets
 
     def _weights_are_finite(self) -> bool:
         # The largest magnitude, which takes no memory, is NaN or infinite where any is.

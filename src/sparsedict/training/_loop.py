@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sparsedict.data import AnyBatch, Batches
@@ -12,7 +13,7 @@ from sparsedict.progress import Progress, progress_bar
 from sparsedict.torch_state import callers_state
 from sparsedict.training._checkpoints import Checkpoints
 from sparsedict.training._feed import Feed
-from sparsedict.training._history import Record
+from sparsedict.training._history import Record, shown
 from sparsedict.training._interrupt import Interrupt, WaitInterrupted
 from sparsedict.training._kept import kept, put_back, stateful
 from sparsedict.training._learner import Learner
@@ -130,9 +131,10 @@ class Loop:
             # Only once it is there whole does it count as served.
             self._feed.ahead(0)
         batch = self._feed.next_batch()
-        for learner in self._learners:
-            learner.learn(of_site(batch, learner.trainee, self._feed.batches))
         n = len(any_site(batch))
+        for learner in self._learners:
+            upcoming = partial(self._upcoming, learner.trainee, n)
+            learner.learn(of_site(batch, learner.trainee, self._feed.batches), upcoming)
         self.n_steps += 1
         self.n_seen += n
         bar.update(min(n, self._n_tokens - self.n_seen + n))
@@ -143,6 +145,15 @@ class Loop:
                 for callback in self._callbacks:
                     with callers_state():
                         callback(learner.name, record, learner.trainee.dictionary)
+
+    def _upcoming(self, trainee: Trainee, n_now: int, n_tokens: int) -> Iterator[ActivationBatch]:
+        """Yields the batches after the one of ``n_now`` tokens that is being learned from, up to the end of the run."""
+        left = min(n_tokens, self._n_tokens - self.n_seen - n_now)
+        index = 0
+        while left > 0:
+            batch = self._feed.ahead(index)
+            yield of_site(batch, trainee, self._feed.batches)
+            left, index = left - len(any_site(batch)), index + 1
 
     def _checkpoint(self, at_once: bool) -> None:
         checkpoints = self._checkpoints
@@ -182,6 +193,6 @@ def _summary(records: Sequence[Record]) -> str:
     parts = []
     for name, form in (("loss", ".3g"), ("fvu", ".3f"), ("l0", ".1f"), ("eval_l0", ".1f"), ("dead", ".1%")):
         values = [getattr(record, name) for record in records]
-        low, high = format(min(values), form), format(max(values), form)
+        low, high = shown(min(values), form), shown(max(values), form)
         parts.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
     return ", ".join(parts)

@@ -26,7 +26,7 @@ Part = dict[str, float | None]
 
 THRESHOLD = 0.8
 """The report's: a latent whose decoder cosine exceeds it is a simulator."""
-AUXK = AuxK(idle_tokens=30_000)
+AUXK = AuxK(dead_after=30_000)
 ROUNDED = 0.014
 """Of the output's standard deviation: below it the square-root penalty is no steeper, for the slope at zero kills."""
 

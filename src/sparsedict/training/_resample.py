@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, InitVar, dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sparsedict import checks
+from sparsedict.dictionaries import Dictionary
+from sparsedict.forward_pass import ForwardPass, Rows
+from sparsedict.kernels import first_of_equal
+from sparsedict.latents import SparseLatents
+from sparsedict.training._upkeep import Upkeep
+
+ENCODER_SHARE = 0.2
+"""Norm of a new encoder row over the mean norm of those of live latents."""
+
+
+@dataclass(frozen=True)
+class Resample(Upkeep):
+    r"""Points dead latents at badly reconstructed inputs, every so many steps.
+
+    The squared error :math:`\ell_t = |y_t - \hat y_t|^2` of the dictionary as it is is computed on the next
+    ``n_inputs`` tokens. For each dead latent a token is drawn with probability proportional to :math:`\ell_t^2`,
+    without replacement; equal inputs are used once. Where there are more dead latents than tokens, the others stay
+    dead. Then
+
+    - the decoder row becomes the token's target less the part of the output that depends on no latent, with norm 1;
+    - the encoder row becomes the token's input with 0.2 times the mean norm of the encoder rows of live latents;
+    - the encoder bias becomes 0;
+    - the optimiser's state of these rows becomes 0, the number of their steps under ``LazyAdam`` included.
+
+    A dictionary that doesn't subtract its decoder bias reads inputs that don't lie around zero, where such a row would
+    fire on every token. There the mean input is subtracted from the token's input, and the bias is such that the
+    pre-activation is 0 at the mean input.
+
+    Args:
+        every: Steps from one resampling to the next. The last step of a run resamples nothing.
+        dead_after: A latent is dead after this many tokens without firing.
+        until: Steps after which none is resampled, for a latent takes some time to learn its part. ``None`` goes on to
+            the end.
+        seed: Seed of the draw.
+        n_inputs: Tokens among which the draw is made, rounded up to whole batches; 819,200 in the source. They are held
+            in memory until they have been trained on.
+        idle_tokens: The former name of ``dead_after``.
+
+    Source: Bricken et al., "Towards Monosemanticity", 2023, appendix on neuron resampling.
+    """
+
+    every: int
+    dead_after: int = 500_000
+    until: int | None = None
+    seed: int = 0
+    n_inputs: int = 32_768
+    _: KW_ONLY
+    idle_tokens: InitVar[int | None] = None
+
+    def __post_init__(self, idle_tokens: int | None) -> None:
+        checks.renamed(self, "dead_after", "idle_tokens", idle_tokens)
+        for name in ("every", "dead_after", "n_inputs"):
+            checks.set_at_least(self, name, 1)
+        if self.until is not None:
+            checks.set_at_least(self, "until", 1)
+        checks.set_at_least(self, "seed", 0)
+
+    def check(self, dictionary: Dictionary) -> None:
+        if type(dictionary).encoder_inputs is Dictionary.encoder_inputs:
+            raise ValueError(
+                f"Resample points encoder rows at inputs, but {type(dictionary).__name__} has no affine encoder. "
+                "Use sd.AuxK() among the penalties instead."
+            )
+        for name in ("encoder", "encoder_bias", "decoder"):
+            if not getattr(dictionary, name).requires_grad:
+                raise ValueError(
+                    f"Resample writes encoder rows, their biases and decoder rows, but `{name}` is frozen "
+                    "(requires_grad=False). Use sd.AuxK() among the penalties instead."
+                )
+
+    @torch.no_grad()
+    def __call__(self, passed: ForwardPass, optimizer: torch.optim.Optimizer) -> None:
+        if (passed.step + 1) % self.every or (self.until is not None and passed.step >= self.until):
+            return
+        dictionary = passed.dictionary
+        dead = (passed.idle >= self.dead_after).nonzero().flatten()
+        drawn = self._drawn(passed, len(dead)) if len(dead) else None
+        if drawn is None:
+            return
+        inputs, targets, centre = drawn
+        dead = dead[: len(inputs)]
+        encoded = dictionary.encoder_inputs(inputs)
+        assert encoded is not None  # `check` refuses kinds without an affine encoder
+        live = passed.idle < self.dead_after
+        norms = torch.linalg.vector_norm(dictionary.encoder, dim=-1)
+        scale = ENCODER_SHARE * (norms[live] if bool(live.any()) else norms).mean()
+        rows = normalize(encoded - centre, dim=-1) * scale
+        dictionary.encoder[dead] = rows
+        dictionary.encoder_bias[dead] = -(rows @ centre)
+        without = dictionary.reconstruct(SparseLatents.none(len(inputs), dictionary.n_latents, inputs), inputs)
+        dictionary.decoder[dead] = normalize(targets - without, dim=-1)
+        dictionary.decoder_norm.constrain_(dictionary.decoder)
+        passed.idle[dead] = 0
+        forget(optimizer, (dictionary.encoder, dictionary.encoder_bias, dictionary.decoder), dead)
+
+    def _drawn(self, passed: ForwardPass, n_dead: int) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Returns inputs and targets of up to ``n_dead`` tokens, and what is subtracted from what the encoder reads.
+
+        ``None`` where there is nothing to draw: at the end of the run, where all is reconstructed, or where an error
+        isn't finite, which is the record's to report.
+        """
+        losses, centre, n_tokens = [], torch.zeros_like(passed.dictionary.encoder[0]), 0
+        for inputs, targets in passed.sample(self.n_inputs):
+            again = passed.dictionary.forward_pass(inputs, targets, step=passed.step, idle=passed.idle)
+            losses.append((targets - again.reconstruction).double().square().sum(-1))
+            encoded = passed.dictionary.encoder_inputs(inputs)
+            assert encoded is not None
+            n_tokens += len(inputs)
+            centre += (encoded.mean(0) - centre) * (len(inputs) / n_tokens)
+        chances = torch.cat(losses) if losses else torch.zeros(1, dtype=torch.float64, device="cpu")
+        largest = chances.max()
+        if not (largest.isfinite() and largest > 0):
+            return None
+        chances = (chances / largest).square()
+        # Twice as many, for equal inputs may be among them.
+        n_drawn = min(2 * n_dead, int((chances > 0).sum()))
+        generator = torch.Generator(chances.device).manual_seed(self.seed + passed.step)
+        tokens = torch.multinomial(chances, n_drawn, replacement=False, generator=generator)
+        inputs, targets = _gathered(passed, self.n_inputs, tokens)
+        chosen = first_of_equal(inputs).nonzero().flatten()[:n_dead]
+        if _subtracts_decoder_bias(passed.dictionary):
+            centre = torch.zeros_like(centre)
+        return inputs[chosen], targets[chosen], centre
+
+
+def _gathered(passed: ForwardPass, n_inputs: int, tokens: Tensor) -> Rows:
+    """Returns the rows of some tokens of the sample, in their order."""
+    inputs = passed.inputs.new_empty(len(tokens), passed.inputs.shape[1])
+    targets = passed.targets.new_empty(len(tokens), passed.targets.shape[1])
+    begin = 0
+    for some_inputs, some_targets in passed.sample(n_inputs):
+        here = ((tokens >= begin) & (tokens < begin + len(some_inputs))).nonzero().flatten()
+        inputs[here] = some_inputs[tokens[here] - begin]
+        targets[here] = some_targets[tokens[here] - begin]
+        begin += len(some_inputs)
+    return inputs, targets
+
+
+def _subtracts_decoder_bias(dictionary: Dictionary) -> bool:
+    offset = dictionary.encoder_offset()
+    return (
+        offset is not None
+        and offset.shape == dictionary.decoder_bias.shape
+        and torch.equal(offset, -dictionary.decoder_bias)
+    )
+
+
+def forget(optimizer: torch.optim.Optimizer, parameters: tuple[Tensor, ...], latents: Tensor) -> None:
+    """Zeroes what an optimiser keeps of some latents' rows: moments, and counts of each row's own steps."""
+    for parameter in parameters:
+        for value in optimizer.state.get(parameter, {}).values():
+            if isinstance(value, Tensor) and value.ndim and value.numel() in (parameter.numel(), len(parameter)):
+                value[latents] = 0
