@@ -131,7 +131,7 @@ def measure_losses(
             output = _output(site, scored.batch, x, reads, writes)
             losses.append(scored.loss(output))
             if x is coder.source:
-                divergence += float(scored.loss.divergence(scored.logits, output).double().sum())
+                divergence += float(scored.loss.divergence(scored.logits, output).cpu().double().sum())
         sums.update_(losses, scored.loss.sequences)
     if sums.n == 0:
         raise ValueError("`tokens` must leave at least one token to predict, got none: all are padding or left out.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -97,10 +96,12 @@ class Scorer:
         if context.ids is None:
             raise NoLossError("`tokens` must hold token ids to be scored, got embeddings. Give `loss=`.")
         if self._causal is None:
-            ids, real = context.ids[:2].to(logits.device), context.real(logits.device)
-            real = torch.ones_like(ids, dtype=torch.bool) if real is None else real[:2]
+            ids, real = context.ids.to(logits.device), context.real(logits.device)
+            real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
+            # The longest sequences, for a short one shows nothing.
+            rows = real.sum(1).argsort(descending=True)[:2]
+            ids, real, few = ids[rows], real[rows], _rows(batch, rows)
             changed, later = changed_later(ids, real, int(ids.max()) + 1)
-            few = batch[:2] if isinstance(batch, Tensor) else _cut(batch)
             other = self._site.logits(with_ids(few, changed))
             self._causal = not looks_ahead(self._site.logits(few), other, real, later)
         return self._causal
@@ -117,10 +118,12 @@ class Scorer:
         return self._masker(batch, ids, counts)
 
 
-def _cut(batch: Mapping[str, object]) -> dict[str, object]:
-    """The first two sequences, without labels, which the tokens will not fit."""
+def _rows(batch: Tokens, rows: Tensor) -> Tokens:
+    """Some sequences, without labels."""
+    if isinstance(batch, Tensor):
+        return batch[rows.to(batch.device)]
     return {
-        key: value[:2] if isinstance(value, Tensor) and value.ndim > 1 else value
+        key: value[rows.to(value.device)] if isinstance(value, Tensor) and value.ndim > 1 else value
         for key, value in batch.items()
         if key != "labels"
     }
