@@ -84,6 +84,39 @@ def test_every_latent_starts_at_the_given_threshold() -> None:
     torch.testing.assert_close(state["log_threshold"].detach().exp(), torch.full((4,), 0.03))
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 2.0**10])
+def test_defaults_are_in_units_of_the_data(scale: float) -> None:
+    x = scale * torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
+    dictionary = sd.SparseAutoencoder(8, 32, activation=sd.JumpReLU(), decoder_norm=sd.UnitNorm())
+    sd.fit(dictionary, x, n_tokens=64, batch_size=64, lr=1e-9, progress=False)
+    unit = float(dictionary.activation_state.get_buffer("unit"))
+    assert unit == pytest.approx(scale, rel=0.2)
+    threshold = dictionary.activation_state.log_threshold.detach().exp()
+    torch.testing.assert_close(threshold, torch.full((32,), 0.1 * unit), rtol=1e-4, atol=0)
+    assert "activation_state.unit" not in dictionary.state_dict()
+
+
+def test_a_given_threshold_is_taken_as_it_is() -> None:
+    dictionary = sd.SparseAutoencoder(8, 32, activation=sd.JumpReLU(0.3, 0.2), decoder_norm=sd.UnitNorm())
+    sd.fit(dictionary, 100 * torch.randn(64, 8), n_tokens=64, batch_size=64, lr=1e-9, progress=False)
+    torch.testing.assert_close(
+        dictionary.activation_state.log_threshold.detach().exp(), torch.full((32,), 0.3), rtol=1e-4, atol=0
+    )
+
+
+def test_the_penalty_moves_the_defaults() -> None:
+    x = sd.data.SyntheticFeatures(d=16, n_features=48, l0=3, seed=0).sample(4096, seed=1)[0].outputs
+    found = []
+    for coefficient in (1e-3, 1e-2):
+        generator = torch.Generator().manual_seed(0)
+        dictionary = sd.SparseAutoencoder(
+            16, 64, activation=sd.JumpReLU(), decoder_norm=sd.UnitNorm(), generator=generator
+        )
+        penalties = [sd.L0(coefficient)]
+        found.append(sd.fit(dictionary, x, n_tokens=12_800, batch_size=128, penalties=penalties, progress=False).last)
+    assert found[1].eval_l0 < 0.8 * found[0].eval_l0
+
+
 @pytest.mark.as_installed
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"`threshold` must lie in \(0\.0, inf\), got 0"):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
 
@@ -9,8 +12,8 @@ import sparsedict as sd
 TARGETS = torch.zeros(9, cases.D_OUT, dtype=torch.float64)
 
 
-def passed_by_jump_relu() -> sd.ForwardPass:
-    return cases.make("distiller", "jump_relu").train().forward_pass(cases.tokens(9), TARGETS)
+def passed_by_jump_relu(targets: torch.Tensor = TARGETS) -> sd.ForwardPass:
+    return cases.make("distiller", "jump_relu").train().forward_pass(cases.tokens(9), targets)
 
 
 @pytest.mark.parametrize("dense_share", [0.0, 1.0])
@@ -33,9 +36,37 @@ def test_their_gradient_is_the_boxes(dense_share: float, monkeypatch: pytest.Mon
 def test_the_target_is_where_the_penalty_vanishes() -> None:
     passed = passed_by_jump_relu()
     l0 = float((passed.values > 0).sum() / 9)
-    assert sd.TargetL0(l0)(passed).item() == pytest.approx(0, abs=1e-12)
-    assert sd.TargetL0(l0 / 2)(passed) > 0
-    assert sd.TargetL0(l0 * 2)(passed) > 0
+    assert sd.TargetL0(l0, 1.0)(passed).item() == pytest.approx(0, abs=1e-12)
+    assert sd.TargetL0(l0 / 2, 1.0)(passed) > 0
+    assert sd.TargetL0(l0 * 2, 1.0)(passed) > 0
+
+
+def test_the_controlled_coefficient_rises_above_the_target_and_falls_below_it() -> None:
+    passed = passed_by_jump_relu(torch.randn(9, cases.D_OUT, dtype=torch.float64))
+    l0 = float((passed.values > 0).sum() / 9)
+    for factor, sign, n_steps in ((0.5, 1, 100), (2.0, -1, 300)):
+        penalty = sd.TargetL0(l0 * factor)
+        found = [penalty(passed).item() for _ in range(n_steps)]
+        assert all((later - earlier) * sign > 0 for earlier, later in itertools.pairwise(found))
+        assert math.copysign(1, found[-1]) == sign
+    penalty = sd.TargetL0(l0)
+    assert penalty(passed).item() == pytest.approx(penalty(passed).item())
+
+
+def test_each_dictionary_has_a_coefficient_of_its_own_and_the_state_goes_on() -> None:
+    targets = torch.randn(9, cases.D_OUT, dtype=torch.float64)
+    first, second, penalty = passed_by_jump_relu(targets), passed_by_jump_relu(targets), sd.TargetL0(1.0)
+    start = penalty(second).item()
+    for _ in range(5):
+        penalty(first)
+    assert penalty(first).item() > start
+    after = [penalty(second).item(), penalty(first).item()]
+    other = sd.TargetL0(1.0)
+    other.load_state_dict(penalty.state_dict())
+    assert other == penalty
+    again = [other(second).item(), other(first).item()]
+    assert again == [penalty(second).item(), penalty(first).item()]
+    assert all(later > earlier for earlier, later in zip(after, again, strict=True))
 
 
 @pytest.mark.parametrize("activation", [name for name in cases.ACTIVATIONS if name != "jump_relu"])

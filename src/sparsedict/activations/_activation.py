@@ -70,6 +70,23 @@ class Activation(ABC):
         """Returns what to keep in a new dictionary: ``nn.Parameter`` for what is learned, else plain tensors."""
         return {}
 
+    def training_state(self, n_latents: int) -> dict[str, Tensor]:
+        """Returns what is needed while training alone, with what it is before a run; it isn't saved with a dictionary.
+
+        It is handed to the methods in ``state`` as well, and :meth:`begin_` fills it.
+        """
+        return {}
+
+    @torch.no_grad()
+    def begin_(self, state: State, *, latents: float, is_new: bool) -> None:
+        """Prepares the kept tensors, in place, before the first step of a run (default: nothing to prepare).
+
+        Args:
+            state: The kept tensors, as they are in the dictionary.
+            latents: About how large latents are, in the spread of the data.
+            is_new: Whether the dictionary's weights were started from the data of this run.
+        """
+
     def firing(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         """Returns 1 where a latent fires and else 0, with whatever gradient the activation gives this step.
 

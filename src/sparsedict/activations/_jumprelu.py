@@ -13,6 +13,9 @@ from sparsedict import checks
 from sparsedict.activations._activation import Activation, State
 from sparsedict.selections import Above, Selection
 
+THRESHOLD, BANDWIDTH = 0.1, 1.0
+"""Where they aren't given, in units of the data."""
+
 
 @dataclass(frozen=True)
 class JumpReLU(Activation):
@@ -23,71 +26,94 @@ class JumpReLU(Activation):
     the penalty :class:`sparsedict.L0`.
 
     Args:
-        threshold: Threshold of every latent at the start.
-        bandwidth: Width of the box, in units of the pre-activations.
+        threshold: Threshold of every latent at the start. ``None`` is 0.1 in units of the data, whose spread ``fit``
+            measures before the first step.
+        bandwidth: Width of the box, in units of the pre-activations. ``None`` is 1 in units of the data.
 
     Source: Rajamanoharan et al., "Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU Sparse
     Autoencoders", 2024.
     """
 
-    threshold: float = 0.001
-    bandwidth: float = 0.001
+    threshold: float | None = None
+    bandwidth: float | None = None
 
     def __post_init__(self) -> None:
-        checks.set_in_range(self, "threshold", 0.0, open_low=True)
-        checks.set_in_range(self, "bandwidth", 0.0, open_low=True)
+        for name in ("threshold", "bandwidth"):
+            if getattr(self, name) is not None:
+                checks.set_in_range(self, name, 0.0, open_low=True)
+
+    @property
+    def _start(self) -> float:
+        return THRESHOLD if self.threshold is None else self.threshold
 
     def initial_state(self, n_latents: int) -> dict[str, Tensor]:
         return {
             "log_threshold": nn.Parameter(
-                torch.full((n_latents,), math.log(self.threshold), device="cpu", dtype=torch.float32)
+                torch.full((n_latents,), math.log(self._start), device="cpu", dtype=torch.float32)
             )
         }
 
+    def training_state(self, n_latents: int) -> dict[str, Tensor]:
+        return {"unit": torch.ones((), device="cpu")}
+
+    @torch.no_grad()
+    def begin_(self, state: State, *, latents: float, is_new: bool) -> None:
+        thresholds = state["log_threshold"]
+        start = math.log(self._start)
+        # Thresholds that were set by hand stay.
+        if is_new and self.threshold is None and bool((thresholds - start).abs().max() < 1e-2):
+            thresholds.fill_(start + math.log(latents))
+        state["unit"].fill_(latents)
+
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
-        return _Jump.apply(pre, state["log_threshold"].exp(), self.bandwidth)
+        return _Jump.apply(pre, state["log_threshold"].exp(), self._width(state))
 
     def firing(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
-        return _Step.apply(pre, state["log_threshold"].exp(), self.bandwidth)
+        return _Step.apply(pre, state["log_threshold"].exp(), self._width(state))
 
     def selection(self, state: State, *, training: bool) -> Selection:
         threshold = state["log_threshold"].detach().exp()
-        return Above(self._lowest(threshold) if training else threshold)
+        return Above(self._lowest(threshold, self._width(state)) if training else threshold)
 
-    def _lowest(self, threshold: Tensor) -> Tensor:
+    def _width(self, state: State) -> Tensor:
+        unit = state.get("unit")
+        if self.bandwidth is None and unit is not None:
+            return unit * BANDWIDTH
+        width = BANDWIDTH if self.bandwidth is None else self.bandwidth
+        return torch.full((), width, dtype=state["log_threshold"].dtype, device=state["log_threshold"].device)
+
+    def _lowest(self, threshold: Tensor, width: Tensor) -> Tensor:
         # A little too low: rounded to the threshold itself, as in half precision, it would leave out some of the box.
-        return threshold * (1 - torch.finfo(threshold.dtype).eps) - 0.51 * self.bandwidth
+        return threshold * (1 - torch.finfo(threshold.dtype).eps) - 0.51 * width
 
 
 class _Jump(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(pre, threshold)
-        ctx.bandwidth = bandwidth
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: Tensor) -> Tensor:
+        ctx.save_for_backward(pre, threshold, bandwidth)
         return torch.where(pre <= threshold, 0.0, pre)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,) = grad_outputs
-        pre, threshold = ctx.saved_tensors
-        box = ((pre - threshold).abs() < ctx.bandwidth / 2).to(grad.dtype) / ctx.bandwidth
+        pre, threshold, bandwidth = ctx.saved_tensors
+        box = ((pre - threshold).abs() < bandwidth / 2).to(grad.dtype) / bandwidth.to(grad.dtype)
         return torch.where(pre <= threshold, 0.0, grad), _reduce(-threshold * box * grad, threshold), None
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(pre, threshold)
-        ctx.bandwidth = bandwidth
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: Tensor) -> Tensor:
+        ctx.save_for_backward(pre, threshold, bandwidth)
         return (pre > threshold).to(pre.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,) = grad_outputs
-        pre, threshold = ctx.saved_tensors
-        box = ((pre - threshold).abs() < ctx.bandwidth / 2).to(grad.dtype) / ctx.bandwidth
+        pre, threshold, bandwidth = ctx.saved_tensors
+        box = ((pre - threshold).abs() < bandwidth / 2).to(grad.dtype) / bandwidth.to(grad.dtype)
         return None, _reduce(-box * grad, threshold), None
 
 

@@ -23,6 +23,13 @@ class ActivationState(nn.Module):
             else:
                 self.register_buffer(name, placed)
 
+        for name, value in activation.training_state(n_latents).items():
+            self.register_buffer(name, value.to(device=device), persistent=False)
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Returns what is kept while training alone."""
+        return {name: value for name, value in self.named_buffers() if name in self._non_persistent_buffers_set}
+
     def entries(self, latents: Tensor | None = None) -> dict[str, Tensor]:
         """Returns the kept tensors, gathered for stored entries or whole."""
         kept = {**dict(self.named_parameters()), **dict(self.named_buffers())}

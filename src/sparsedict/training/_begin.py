@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from sparsedict import checks
+from sparsedict.activations import Activation
 from sparsedict.training._door import check_widths
 from sparsedict.training._feed import Feed
 from sparsedict.training._loop import any_site, of_site
@@ -41,6 +42,7 @@ def begin_(trainees: Mapping[str, Trainee], feed: Feed, n_tokens: int) -> tuple[
     while n_held < min(TOKENS_PER_LATENT * n_wanted, MOST_INITIAL_TOKENS, n_tokens):
         held.append(feed.ahead(len(held)))
         n_held += len(any_site(held[-1]))
+    new = {id(trainee) for trainee in untouched}
     for trainee in untouched:
         dictionary = trainee.dictionary
         weight = dictionary.decoder
@@ -50,8 +52,20 @@ def begin_(trainees: Mapping[str, Trainee], feed: Feed, n_tokens: int) -> tuple[
         for part in (inputs, targets):
             checks.finite("data", part, "Look where they come from before training on the rest.")
         dictionary.initialise_(inputs, targets)
+    for trainee in trainees.values():
+        _begin_activation_(trainee, of_site(first, trainee, feed.batches), is_new=id(trainee) in new)
     units = {name: _units(trainee, of_site(first, trainee, feed.batches)) for name, trainee in trainees.items()}
     return math.ceil(n_tokens / len(any_site(first))), units
+
+
+def _begin_activation_(trainee: Trainee, batch: ActivationBatch, *, is_new: bool) -> None:
+    dictionary = trainee.dictionary
+    if type(dictionary.activation).begin_ is Activation.begin_:
+        return
+    weight = dictionary.decoder
+    inputs, targets = (part.to(weight.device, weight.dtype) for part in dictionary.select(batch))
+    latents = dictionary.scales(inputs, targets).latents
+    dictionary.activation.begin_(dictionary.activation_state.entries(), latents=latents, is_new=is_new)
 
 
 def _units(trainee: Trainee, batch: ActivationBatch) -> Units | None:

@@ -215,12 +215,15 @@ class Learner:
             "history": self.history.state_dict(),
             "seconds": time.perf_counter() - self._begin,
             "trained_before": self._trained_before,
+            "training_state": self._dictionary.activation_state.training_state(),
             "units": None if self._units is None else self._units.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes to where another learner of the same settings stood."""
         self._dictionary.load_state_dict(state["dictionary"])
+        for name, value in self._dictionary.activation_state.training_state().items():
+            value.copy_(state["training_state"][name])
         load_optimizer(self._optimizer, state["optimizer"])
         put_back(self._counters, state["counters"], COUNTERS)
         self._meter.load_state_dict(state["meter"])
