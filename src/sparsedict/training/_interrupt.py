@@ -106,7 +106,9 @@ class Interrupt:
         assert self.asked is not None
         if self.asked == signal.SIGINT:
             raise KeyboardInterrupt(message)
-        _say(message)
+        if self._before[self.asked] is not exit_on_signal:
+            # A program that set that handler says itself how to resume it.
+            _say(message)
         raise Terminated(self.asked, message)
 
     def _ends(self, number: int) -> bool:
