@@ -97,7 +97,8 @@ def _forms(model: nn.Module, path: str, module: nn.Module) -> Iterator[tuple[str
     if is_callable(module):
         ends = resolve_ends(model, path, None, None)
         yield repr(path), Site(model, reads=str(ends[0]), writes=str(ends[1]))
-    names = {inner: name for name, inner in module.named_modules()}
+    # A wrapped layer of TransformerLens is one with what it wraps.
+    names = {m: name for name, m in module.named_modules() if name and "_original_component" not in name}
     layers = [f"{path}.{names[layer]}" for layer in linear_layers(module) if layer in names]
     pairs = [(first, last) for last in reversed(layers) for first in layers if first != last]
     spread = _spread_ends(module, path)
