@@ -32,6 +32,8 @@ blockquote { margin: .6rem 0 .9rem; padding: .1rem 0 .1rem .9rem; border-left: 3
 .wide table { border-collapse: collapse; font-size: .86rem; }
 .wide th, .wide td { text-align: left; vertical-align: baseline; padding: .28rem 1.4rem .28rem 0;
   border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
+.wide td:first-child { min-width: 11rem; }
+.wide.first td:nth-child(2) { white-space: nowrap; font-weight: 600; }
 .wide th { color: var(--soft); font-weight: 600; }
 nav.contents { columns: 2 20rem; font-size: .9rem; margin: 1.2rem 0; }
 nav.contents a { display: block; margin: .1rem 0; break-inside: avoid; text-decoration: none; }
@@ -128,10 +130,10 @@ def _heading(section: Section) -> str:
     return f'<h2 id="{_anchor(section)}">{escape(section.heading)}{aside}{badge}</h2>'
 
 
-def _rows(rows: Sequence[Sequence[str]]) -> str:
+def _rows(rows: Sequence[Sequence[str]], kind: str = "wide") -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
     body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
-    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
+    return f'<div class="{kind}"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
 
 
 def _section(section: Section) -> str:
@@ -141,7 +143,7 @@ def _section(section: Section) -> str:
     if section.text:
         parts.append(f"<p>{escape(section.text)}</p>")
     if section.lead_rows:
-        parts.append(_rows(section.lead_rows))
+        parts.append(_rows(section.lead_rows, "wide first"))
     if section.table:
         parts.append(f"<pre>{escape(section.table)}</pre>")
     parts += [f'<p class="note">{escape(note)}</p>' for note in section.notes]

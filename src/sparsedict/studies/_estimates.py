@@ -65,8 +65,9 @@ class Estimate:
         return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
 
     def brief(self, form: str = ".3g") -> str:
-        """Formats the mean and the half-width of its interval."""
-        return f"{self.value:{form}}" + ("" if math.isinf(self.low) else f" ± {self.high - self.value:{form}}")
+        """Formats the mean and the half-width of its interval, the latter with two digits where digits are counted."""
+        half = ".2g" if form.endswith("g") else form
+        return f"{self.value:{form}}" + ("" if math.isinf(self.low) else f" ± {self.high - self.value:{half}}")
 
 
 @dataclass(frozen=True)

@@ -28,15 +28,16 @@ STANDARD = Setting(
 
 QUICK = replace(
     STANDARD,
-    n_harvested=32_000,
+    n_harvested=72_000,
     n_held_out=8_192,
     n_loss_tokens=4_096,
+    expansion=2,
     expansions=(4, 16),
-    report=replace(STANDARD.report, n_tokens=32_000, lr=1e-2, start="data"),
+    report=replace(STANDARD.report, n_tokens=72_000, lr=1e-2, start="data"),
     modern=replace(STANDARD.modern, n_tokens=20_000),
     wide=replace(STANDARD.wide, n_tokens=20_000, batch_size=512),
     coefficient=0.1,
-    coefficients=(0.1, 0.6, 2.5, 6.0),
+    coefficients=(0.1, 2.0, 6.0),
     counts=(8, 32),
     n_toy_steps=1_000,
 )
@@ -44,14 +45,13 @@ QUICK = replace(
 
 SKETCH = replace(
     QUICK,
-    n_harvested=24_000,
+    n_harvested=16_000,
     n_held_out=8_192,
     n_loss_tokens=1_024,
-    expansion=2,
     expansions=(1, 4),
-    report=replace(QUICK.report, n_tokens=24_000, batch_size=64, lr=5e-3),
-    modern=replace(QUICK.modern, n_tokens=24_000, batch_size=256),
-    wide=replace(QUICK.wide, n_tokens=24_000, batch_size=256, lr=1e-2),
+    report=replace(QUICK.report, n_tokens=16_000, batch_size=64, lr=5e-3),
+    modern=replace(QUICK.modern, n_tokens=16_000, batch_size=256),
+    wide=replace(QUICK.wide, n_tokens=16_000, batch_size=256, lr=1e-2),
     coefficients=(0.1, 1.0, 10.0),
     n_toy_steps=500,
 )

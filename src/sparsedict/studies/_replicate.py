@@ -36,7 +36,7 @@ LEAD = (
     "this run. Text, tables and figures are made from the numbers of this run alone. A claim is a list of clauses. A "
     "clause holds if the whole 95 % interval of its number, over seeds and held-out text, meets the condition; it "
     "doesn't hold if the whole interval fails it; otherwise the run can't tell. A claim is seen if all of its clauses "
-    "hold, partly seen if some do, and not seen if none does."
+    "hold, partly seen if some do, and not seen if all fail."
 )
 
 
@@ -171,8 +171,8 @@ def _write_page(
 
 def _section(study: Study, finding: Finding, drawn: Mapping[Path, str]) -> pages.Section:
     rows = [("", "the report", "this run"), *((row.what, row.report, row.here) for row in finding.rows)]
-    clauses = [("clause", "the report", "this run, 95 % interval", "holds if", "result")]
-    clauses += [(part.clause.says, part.clause.report, part.here, part.rule, part.result) for part in finding.clauses]
+    clauses = [("clause", "result", "this run, 95 % interval", "holds if", "the report")]
+    clauses += [(part.clause.says, part.result, part.here, part.rule, part.clause.report) for part in finding.clauses]
     links = {f"{NUMBERS}/{study.name}.json": "every number of this section"}
     links |= dict.fromkeys(finding.files, "the texts")
     return pages.Section(

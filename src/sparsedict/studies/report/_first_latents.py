@@ -117,7 +117,7 @@ def _of_shares(kinds: Kinds, known: Measured) -> str:
 
 def _of_rank(kinds: Kinds, known: Measured, key: str) -> str:
     ranks = [f"{told(known, f'rank by {key}: {name}', '.2f')} among {name} latents" for name in by_dictionary(kinds)]
-    return f"Its rank correlation with the latent's maximum is {' and '.join(ranks)}."
+    return f"The rank correlation of this {key} with the latent's maximum is {' and '.join(ranks)}."
 
 
 def _rows(kinds: Kinds, known: Measured) -> tuple[Compared, ...]:

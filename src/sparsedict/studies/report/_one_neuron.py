@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sparsedict import figures
 from sparsedict.figures import Curve, Palette
@@ -16,6 +16,9 @@ from sparsedict.studies._order import SEED_STRIDE
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
 from sparsedict.studies.report._parts import row
 from sparsedict.studies.report._toy import HELD, Toy, run_toy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CONVERGED = 0.95
 OFF, RIGHT = 0.3, 0.95
@@ -205,7 +208,10 @@ def _course(run: Numbers, caption: str) -> Drawing:
         "decoder": Curve(run["steps"], run["decoder"], Palette.DECODER),
         "encoder": Curve(run["steps"], run["encoder"], Palette.ENCODER),
     }
-    return Drawing(lambda: figures.curves(drawn, "optimiser steps", "cosine with the true row", markers=False), caption)
+    return Drawing(
+        lambda: _comparable(figures.curves(drawn, "optimiser steps", "cosine with the true row", markers=False)),
+        caption,
+    )
 
 
 def _sweep(runs: Numbers, field: str) -> Drawing:
@@ -223,10 +229,16 @@ def _sweep(runs: Numbers, field: str) -> Drawing:
     }
     scale, names = "linear" if linear else "log", {NOUGHT: "0"} if 0.0 in values and not linear else None
     return Drawing(
-        lambda: figures.curves(drawn, WORDS[field], "cosine or correlation", x_scale=scale, x_names=names),
+        lambda: _comparable(figures.curves(drawn, WORDS[field], "cosine or correlation", x_scale=scale, x_names=names)),
         f"First seed, norm held at 1, at the end, by {WORDS[field]}: cosines with the true rows, and the "
         "activations' correlation with the neuron's.",
     )
+
+
+def _comparable(ax: Axes) -> Axes:
+    """Gives the panels of the toy one vertical axis."""
+    ax.set_ylim(-0.4, 1.05)
+    return ax
 
 
 def _at(runs: Numbers, field: str, value: float) -> Numbers:
