@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -59,7 +60,13 @@ def setting_of(**changes: object) -> Setting:
     return dataclasses.replace(SKETCH, **{**small, **trainings, **changes})
 
 
-def bench_of(folder: Path | None = None, *, seed: int = 0, setting: Setting | None = None) -> Bench:
+def bench_of(
+    folder: Path | None = None,
+    *,
+    seed: int = 0,
+    setting: Setting | None = None,
+    exclude_tokens: Sequence[int] = (),
+) -> Bench:
     """A bench of the model."""
     ids = torch.randint(N_VOCABULARY, (80, 16), generator=torch.Generator().manual_seed(1))
     return Bench.of(
@@ -70,5 +77,6 @@ def bench_of(folder: Path | None = None, *, seed: int = 0, setting: Setting | No
         path="blocks.{}.mlp",
         folder=folder,
         seed=seed,
+        exclude_tokens=exclude_tokens,
         progress=False,
     )

@@ -123,8 +123,9 @@ def test_measures_what_the_analysis_does() -> None:
     assert bench.losses(wanted) is bench.losses(wanted)
 
 
-def test_losses_are_those_of_the_analysis() -> None:
-    bench = bench_of()
+@pytest.mark.parametrize("left_out", [(), (3, 7)])
+def test_losses_are_those_of_the_analysis(left_out: tuple[int, ...]) -> None:
+    bench = bench_of(exclude_tokens=left_out)
     wanted = order(bench)
     site, held = bench.sites["mlp 1"], bench.held_out("mlp 1")
     theirs = loss_recovered(site, bench.dictionary(wanted), bench.loss_tokens, mean=held.outputs.mean(0))
@@ -158,6 +159,8 @@ def test_the_loss_recovered_is_a_share_of_the_gap() -> None:
     base, own, worst = (SequenceLosses(torch.full((4,), x).double(), torch.full((4,), 2)) for x in (2.0, 3.0, 6.0))
     assert own.mean == 1.5
     assert recovered(own, base, worst) == pytest.approx(0.75)
+    noisy = SequenceLosses(torch.tensor([9.0, -6.0, 9.0, -3.0]).double(), worst.counts)
+    assert math.isnan(recovered(own, base, noisy))
     # Zero in the MLP's place that lowers the loss leaves no gap to recover.
     assert math.isnan(recovered(own, worst, base))
     same = SequenceLosses(torch.ones(4).double(), torch.ones(4).long())

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from sparsedict.sites import Constant, Site
 
 SEQUENCES_AT_ONCE = 16
+N_ERRORS = 3.0
 N_DRAWS = 1_000
 """Bootstrap draws of the sequences."""
 
@@ -40,10 +41,9 @@ class SequenceLosses:
 def predicted_positions(
     site: Site, tokens: Int[Tensor, "n_sequences n_positions"]
 ) -> Bool[Tensor, "n_sequences n_positions"]:
-    """Returns the positions whose token is predicted: those that the site uses, without the first of a sequence."""
+    """Returns the positions whose token is scored: the site uses them, and something is replaced where they follow."""
     used = torch.cat([site.capture(ids).mask.cpu() for ids in tokens.split(SEQUENCES_AT_ONCE)])
-    used[:, 0] = False
-    return used
+    return torch.cat([torch.zeros_like(used[:, :1]), used[:, 1:] & used[:, :-1]], dim=1)
 
 
 @torch.no_grad()
@@ -102,10 +102,15 @@ class Ablations:
 
 
 def recovered(replaced: SequenceLosses, base: SequenceLosses, ablated: SequenceLosses) -> float:
-    """Returns ``(ablated - replaced) / (ablated - base)``."""
-    parts = torch.stack([part.sums for part in (ablated, replaced, base)])
-    worst, own, best = parts.sum(1).tolist()
-    return (worst - own) / (worst - best) if worst > best else float("nan")
+    """Returns ``(ablated - replaced) / (ablated - base)``; NaN if ablation doesn't raise the loss beyond noise.
+
+    Noise is `N_ERRORS` standard errors of the difference, over sequences.
+    """
+    worst, own, best = (float(part.sums.sum()) for part in (ablated, replaced, base))
+    gaps = ablated.sums - base.sums
+    deviations = gaps - base.counts * gaps.sum() / base.counts.sum()
+    noise = float(deviations.square().sum().sqrt())
+    return (worst - own) / (worst - best) if worst - best > N_ERRORS * noise else float("nan")
 
 
 def sampling_error(
