@@ -59,7 +59,7 @@ class Task:
     def __str__(self) -> str:
         return (
             f"{self.source} model, layer {self.layer}, {self.kind}, {self.n_latents:,} latents, k {self.k}, "
-            f"batches of {self.batch_size:,}, {self.n_tokens:,} tokens"
+            f"batches of {self.batch_size:,}, {self.n_tokens:,} tokens ({self.n_steps:,} steps)"
         )
 
     @property

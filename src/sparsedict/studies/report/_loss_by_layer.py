@@ -158,16 +158,19 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
 
     losses, simulators = drawn(high, ZERO), drawn(low, "simulators") | drawn(high, "simulators")
     bars = "Means over the seeds with 95 % intervals."
-    return {
-        "comment-loss-recovered": Drawing(
-            lambda: figures.curves(losses, "layer", "loss recovered (%)"),
-            f"Loss recovered at coefficient {high:g}, against zero in the MLP's place. {bars}",
-        ),
+    drawings = {
         "comment-simulators": Drawing(
             lambda: figures.curves(simulators, "layer", "simulators (%)"),
             f"Simulators among the latents. {bars}",
-        ),
+        )
     }
+    # Where ablation doesn't raise the loss of any layer, there is nothing to draw.
+    if losses:
+        drawings["comment-loss-recovered"] = Drawing(
+            lambda: figures.curves(losses, "layer", "loss recovered (%)"),
+            f"Loss recovered at coefficient {high:g}, against zero in the MLP's place. {bars}",
+        )
+    return drawings
 
 
 def _notes(numbers: Numbers) -> tuple[str, ...]:
