@@ -167,8 +167,8 @@ def _chosen(activation: Activation) -> dict[str, Any]:
     if not isinstance(activation, TopK):
         return {}
     warnings.warn(
-        "circuit-tracer's TopK keeps negative values among the k largest, where sparsedict's are zero. Both give the "
-        "same wherever at least k pre-activations are positive.",
+        "circuit-tracer's TopK keeps negative values among the k largest, where sparsedict's are zero, and its release "
+        "0.5.0 reads no TopK: it applies ReLU instead. `sd.calibrate_threshold` gives what every version reads.",
         stacklevel=4,
     )
     return {"activation": "topk", "k": activation.k}

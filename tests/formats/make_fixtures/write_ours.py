@@ -35,7 +35,7 @@ def filled(dictionary: sd.Dictionary) -> sd.Dictionary:
             weight.add_(noise if "threshold" not in name else noise.abs())
         for buffer in dictionary.buffers():
             buffer.fill_(0.5)
-    dictionary.trained_on = {"model": "tiny-stories", "site": "blocks.1.hook_mlp_out"}
+    dictionary.trained_on = {"model": "tiny-stories", "site": "blocks.0.mlp"}
     return dictionary
 
 
