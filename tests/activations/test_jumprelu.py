@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,6 +95,19 @@ def test_defaults_are_in_units_of_the_data(scale: float) -> None:
     threshold = dictionary.activation_state.log_threshold.detach().exp()
     torch.testing.assert_close(threshold, torch.full((32,), 0.1 * unit), rtol=1e-4, atol=0)
     assert "activation_state.unit" not in dictionary.state_dict()
+
+
+def test_a_dictionary_with_the_defaults_is_saved_read_and_trained_on(tmp_path: Path) -> None:
+    x = 50 * torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    dictionary = sd.SparseAutoencoder(8, 32, activation=sd.JumpReLU(), decoder_norm=sd.UnitNorm())
+    sd.fit(dictionary, x, n_tokens=64, batch_size=64, penalties=[sd.TargetL0(4)], progress=False)
+    dictionary.save(tmp_path)
+    loaded = sd.load(tmp_path)
+    assert loaded.activation == sd.JumpReLU()
+    assert torch.equal(loaded.encode(x), dictionary.encode(x))
+    sd.fit(loaded, x, n_tokens=64, batch_size=64, penalties=[sd.TargetL0(4)], progress=False)
+    unit = [d.activation_state.get_buffer("unit") for d in (dictionary, loaded)]
+    assert torch.equal(*unit)
 
 
 def test_a_given_threshold_is_taken_as_it_is() -> None:

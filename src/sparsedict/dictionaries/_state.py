@@ -24,7 +24,9 @@ class ActivationState(nn.Module):
                 self.register_buffer(name, placed)
 
         for name, value in activation.training_state(n_latents).items():
-            self.register_buffer(name, value.to(device=device), persistent=False)
+            # It isn't in files, so a dictionary that is made without memory and then read needs its values.
+            without_memory = device is not None and torch.device(device).type == "meta"
+            self.register_buffer(name, value if without_memory else value.to(device=device), persistent=False)
 
     def training_state(self) -> dict[str, Tensor]:
         """Returns what is kept while training alone."""
