@@ -210,6 +210,8 @@ def test_a_run_that_has_read_ahead_goes_on_to_the_bit(stop: int, tmp_path: Path)
 
         torch.manual_seed(3)
         dictionary = sd.SparseAutoencoder(D, N_LATENTS, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
+        with torch.no_grad():
+            dictionary.encoder_bias[:3] = -100.0  # dead, or there would be nothing to read ahead for
         sd.fit(
             dictionary,
             Drawn(),
