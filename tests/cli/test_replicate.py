@@ -102,7 +102,7 @@ def test_the_five_layers_of_a_llama(command: Run, tmp_path: Path) -> None:
     assert status == 0, err
     assert "loss-by-layer" in out
     numbers = json.loads((tmp_path / "run" / "numbers" / "loss-by-layer.json").read_text(encoding="utf-8"))
-    assert list(numbers["of"]) == ["0", "1", "2", "3", "4"]
+    assert numbers["layers"] == [0, 1, 2, 3, 4]
     facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["facts"]
     # The Llama writes far less than the embedded model: coefficients are made smaller with it.
     assert max(facts["coefficients"]) < max(QUICK.coefficients)

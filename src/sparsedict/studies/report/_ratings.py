@@ -87,6 +87,7 @@ def _rank(latents: list[Numbers], key: str) -> dict[str, Any]:
     """Returns Spearman's correlation; its error is Fieller's, ``(1 - rho^2) sqrt(1.06 / (n - 3))``."""
     maxima = [latent["max"] for latent in latents if latent[key] is not None]
     rho = rank_correlation(maxima, known(latents, key))
-    known_error = rho is not None and len(maxima) > 3
-    error = max((1 - rho**2) * math.sqrt(1.06 / (len(maxima) - 3)), LEAST_ERROR) if known_error else 0.0
+    error = 0.0
+    if rho is not None and len(maxima) > 3:
+        error = max((1 - rho**2) * math.sqrt(1.06 / (len(maxima) - 3)), LEAST_ERROR)
     return {"values": [rho], "sampling": error}
