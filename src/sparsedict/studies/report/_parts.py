@@ -167,8 +167,3 @@ def mean_sd(values: Tensor) -> tuple[float | None, float | None]:
     if not len(values):
         return None, None
     return float(values.mean()), float(values.std()) if len(values) > 1 else None
-
-
-def number(value: float | None, form: str = "#.3g") -> str:
-    """Formats a number that may be missing."""
-    return "-" if value is None else format(value, form).removesuffix(".")
