@@ -77,7 +77,7 @@ REPORT = Setting(
     counts=(8, 16, 32, 64),
     n_toy_steps=10_000,
 )
-"""The report's own: roneneldan/TinyStories-2Layers-33M on roneneldan/TinyStories, on an accelerator."""
+"""The report's own setting, for roneneldan/TinyStories-2Layers-33M on roneneldan/TinyStories, on an accelerator."""
 
 REPORT_CONTEXT = 128
 """Tokens per sequence in the report."""
