@@ -50,7 +50,7 @@ class MaxEntry(sd.DecoderNorm):
 truth = sd.data.SyntheticFeatures(d=32, n_features=96, l0=4, seed=0)
 batch, _ = truth.sample(50_000, seed=1)
 student = sd.SparseDistiller(32, 32, 128, activation=ScaledReLU(), decoder_norm=MaxEntry(0.5))
-history = sd.fit(student, batch, n_tokens=300_000, batch_size=512, lr=1e-2, penalties=[LogPenalty(0.3)], progress=False)
+history = sd.fit(student, batch, n_tokens=300_000, batch_size=512, penalties=[LogPenalty(0.3)], progress=False)
 print(history)
 
 student.save("student")

@@ -1,38 +1,32 @@
-"""The main job on one screen: distil an MLP of the embedded model, and say what the latents are."""
+"""The main job on one screen: train two dictionaries on an MLP of the embedded model, and type the latents."""
 
 import sparsedict as sd
 
 model = sd.zoo.load_model()
-tokens = sd.zoo.tokens("train", n_tokens=60_000)
-held_out = sd.zoo.tokens("evaluation", n_tokens=10_000)
+tokens = sd.zoo.tokens("train", n_tokens=300_000)
+held_out = sd.zoo.tokens("evaluation", n_tokens=20_000)
 
-site = sd.Site(model, "transformer.h.1.mlp", exclude_tokens=[0])
-data = sd.ActivationStream(site, tokens, batch_size=1024, seed=0)
+site = sd.Site(model, "transformer.h.2.mlp", exclude_tokens=[0])
+data = sd.ActivationStream(site, tokens, batch_size=512)
 
-student = sd.SparseDistiller(
-    site.d_in, site.d_out, n_latents=4 * site.neurons.n, activation=sd.TopK(k=32), decoder_norm=sd.UnitNorm()
-)
-coder = sd.SparseAutoencoder(
-    site.d_out, n_latents=4 * site.neurons.n, activation=sd.TopK(k=32), decoder_norm=sd.UnitNorm()
-)
+n_latents = 2 * site.neurons.n
+transcoder = sd.SparseDistiller(site.d_in, site.d_out, n_latents, activation=sd.TopK(k=32), decoder_norm=sd.UnitNorm())
+sae = sd.SparseAutoencoder(site.d_out, n_latents, activation=sd.TopK(k=32), decoder_norm=sd.UnitNorm())
 histories = sd.fit_many(
-    {"distiller": sd.Trainee(student, lr=1e-2), "autoencoder": sd.Trainee(coder, lr=1e-2)},
-    data,
-    n_tokens=60_000,
-    progress=False,
+    {"transcoder": sd.Trainee(transcoder), "sae": sd.Trainee(sae)}, data, n_tokens=300_000, progress=False
 )
-for name, dictionary in (("distiller", student), ("autoencoder", coder)):
+for name, dictionary in (("transcoder", transcoder), ("sae", sae)):
     print(f"{name}: {histories[name]}", sd.evaluate(site, dictionary, held_out), sep="\n", end="\n\n")
 
-match = sd.analysis.match_neurons(student, site.neurons)
-dead = sd.analysis.dead_latents(student, data, n_tokens=20_000)
-kinds = sd.analysis.latent_types(match, threshold=0.8, dead=dead)
-print(kinds)
+match = sd.analysis.match_neurons(transcoder, site.neurons)
+dead = sd.analysis.dead_latents(transcoder, data, n_tokens=20_000)
+types = sd.analysis.latent_types(match, threshold=0.8, dead=dead)
+print(types)
 
-means = sd.analysis.latent_means(student, data, n_tokens=20_000)
-print(sd.analysis.ablated_error(student, data, kinds, means, n_tokens=20_000))
-with site.replaced(student, ablate=sd.Ablation(kinds.simulators, means)):
+means = sd.analysis.latent_means(transcoder, data, n_tokens=20_000)
+print(sd.analysis.ablated_error(transcoder, data, types, means, n_tokens=20_000))
+with site.replaced(transcoder, ablate=sd.Ablation(types.simulators, means)):
     print("logits without the simulators:", tuple(site.logits(held_out[:1]).shape))
 
-student.save("student")
-assert (sd.load("student").encoder == student.encoder).all()
+transcoder.save("transcoder")
+assert (sd.load("transcoder").encoder == transcoder.encoder).all()

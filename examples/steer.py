@@ -9,7 +9,7 @@ tokens = sd.zoo.tokens("train", n_tokens=100_000)
 site = sd.Site(model, "transformer.h.2.mlp", exclude_tokens=[0])
 student = sd.SparseDistiller(site.d_in, site.d_out, 512, activation=sd.TopK(16), decoder_norm=sd.UnitNorm())
 data = sd.ActivationStream(site, tokens, batch_size=512)
-print(sd.fit(student, data, n_tokens=100_000, lr=2e-3, progress=False))
+print(sd.fit(student, data, n_tokens=100_000, progress=False))
 
 # The latent whose direction changes the prediction of one token most, by the model's output matrix.
 word = tokenizer(" None", add_special_tokens=False)["input_ids"][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pkgutil
 import re
 import sys
@@ -16,13 +17,25 @@ import sparsedict as sd
 pytestmark = pytest.mark.as_installed  # as users run it, whose errors these are
 
 REPOSITORY = Path(__file__).parents[1]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def run_path_as_module(path: Path) -> ModuleType:
+    """Imports a script that belongs to no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+refresh = run_path_as_module(REPOSITORY / "docs" / "refresh.py")
 # Its code needs the hub: a test of its own runs it on a model made from a configuration.
 ON_THE_HUB = REPOSITORY / "docs" / "gpt2-pythia.md"
 PAGES = [
     page
-    for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md")))
-    if "_build" not in page.parts and page != ON_THE_HUB and BLOCK.search(page.read_text(encoding="utf-8"))
+    for page in sorted((REPOSITORY / "docs").rglob("*.md"))
+    if "_build" not in page.parts and page != ON_THE_HUB and any(refresh.blocks(page.read_text(encoding="utf-8")))
 ]
 ROOMS = [room.name for room in pkgutil.iter_modules(sd.__path__) if room.name != "cli" and room.name[0] != "_"]
 
@@ -57,15 +70,31 @@ def test_the_code_for_models_of_the_hub_runs_on_a_small_one(tmp_path: Path, monk
     assert sd.load(tmp_path / "gpt2-layer 5").n_latents == 8 * 64
 
 
-def run_code(text: str, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_code(text: str, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs the code of a page and compares the form of each output with the output that the page shows."""
     monkeypatch.chdir(tmp_path)
     # A module of its own, for dataclasses look theirs up, and saved dictionaries name it as the owner of their parts.
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
-    for block in BLOCK.finditer(text):
-        first_line = text.count("\n", 0, block.start(1))
-        code = compile("\n" * first_line + block.group(1), str(page), "exec", dont_inherit=True)
-        exec(code, vars(module))
+    blocks = list(refresh.blocks(text))
+    printed = refresh.run(blocks, module, str(page))
+    for block, output in zip(blocks, printed, strict=True):
+        if block.shown is not None:
+            assert without_numbers(output) == without_numbers(block.shown), "run docs/refresh.py output PAGE"
+    return printed
+
+
+def without_numbers(text: str) -> list[str]:
+    return [re.sub(r"[ \d.,%-]+", "#", line) for line in text.splitlines()]
+
+
+def test_the_code_of_the_readme_gives_a_good_transcoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = REPOSITORY / "README.md"
+    printed = "".join(run_code(readme.read_text(encoding="utf-8"), readme, tmp_path, monkeypatch))
+    value = {name: float(number) for name, number in re.findall(r"^(\w[\w, ]*?) {2,}([\d.]+)", printed, re.MULTILINE)}
+    assert value["FVU"] < 0.2
+    assert value["loss recovered, zero"] > 0.9
+    assert value["L0"] == pytest.approx(32, abs=0.5)
 
 
 @pytest.mark.parametrize("room", ROOMS)
