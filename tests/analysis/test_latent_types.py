@@ -33,7 +33,31 @@ def test_planted_simulators_are_found_and_no_others(site: Site) -> None:
     assert types.simulators.tolist() == [True] * 3 + [False] * 12
 
 
-def test_dead_latents_are_beside_and_never_mixed_in() -> None:
+@given(
+    latents=st.lists(st.tuples(st.floats(-1, 1, width=32), st.booleans()), min_size=1, max_size=30),
+    threshold=st.floats(-1, 1),
+)
+def test_types_are_a_partition_where_dead_latents_are_given(
+    latents: list[tuple[float, bool]], threshold: float
+) -> None:
+    cosines, dead = torch.tensor([c for c, _ in latents]), torch.tensor([d for _, d in latents])
+    types = latent_types(cosines, threshold, dead=dead)
+    assert types.dead is not None
+    assert torch.equal(types.dead, dead)
+    members = torch.stack([types.simulators, types.sparse, types.dead])
+    assert (members.sum(0) == 1).all()
+    assert types.n_simulators + types.n_sparse + (types.n_dead or 0) == types.n_latents
+    assert types.simulators.tolist() == ((cosines > threshold) & ~dead).tolist()
+
+
+def test_a_dead_latent_is_no_simulator() -> None:
+    rows = torch.eye(4)
+    types = latent_types(match_neurons(rows, rows), dead=torch.tensor([True, False, False, True]))
+    assert (types.n_simulators, types.n_sparse, types.n_dead, types.share) == (2, 0, 2, 0.5)
+    assert str(types) == "2 simulators (50.0%, cosine > 0.8), 0 sparse, 2 dead"
+
+
+def test_dead_latents_are_those_given() -> None:
     student = distiller()
     with torch.no_grad():
         student.encoder_bias[:4] = -100
@@ -42,7 +66,7 @@ def test_dead_latents_are_beside_and_never_mixed_in() -> None:
     without, types = latent_types(match), latent_types(match, dead=dead)
     assert without.dead is without.n_dead is None
     assert types.n_dead == dead.n_dead >= 4
-    assert torch.equal(types.simulators, without.simulators)
+    assert torch.equal(types.simulators, without.simulators & ~dead.mask)
     assert "dead" in str(types)
     assert "dead" not in str(without)
 

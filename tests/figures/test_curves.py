@@ -15,8 +15,8 @@ def error_of(full: float) -> AblatedError:
 
 
 def types_of(n_simulators: int, n_dead: int) -> LatentTypes:
-    simulators = torch.arange(20) < n_simulators
-    return LatentTypes(simulators, ~simulators, 0.8, torch.arange(20) >= 20 - n_dead)
+    simulators, dead = torch.arange(20) < n_simulators, torch.arange(20) >= 20 - n_dead
+    return LatentTypes(simulators, ~simulators & ~dead, 0.8, dead)
 
 
 def test_curves_are_drawn_in_order_of_x_in_the_palettes_colours() -> None:

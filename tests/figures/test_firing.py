@@ -32,6 +32,15 @@ def test_a_spike_that_would_hide_the_rest_is_cut_and_says_so() -> None:
     check_looks(ax)
 
 
+def test_latents_that_are_dead_on_other_tokens_alone_are_drawn_too() -> None:
+    firing = FiringFrequencies(torch.tensor([0, 5, 10, 20, 40]), 100)
+    types = latent_types(torch.tensor([0.9, 0.9, 0.9, 0.1, 0.1]), dead=torch.tensor([False, True, False, False, False]))
+    ax = firing_frequency(firing, types)
+    assert set(legend_of(ax)) >= {"simulators (1)", "sparse latents (2)", "dead on other tokens (1)"}
+    n_drawn = sum(patch.get_height() for container in ax.containers[:3] for patch in container)  # pyright: ignore[reportGeneralTypeIssues]
+    assert n_drawn == 4
+
+
 def test_without_dead_latents_there_is_no_spike() -> None:
     ax = firing_frequency(FiringFrequencies(torch.arange(1, 50), 100))
     assert "dead" not in [label.get_text() for label in ax.get_xticklabels()]

@@ -42,7 +42,8 @@ def test_json_and_table_agree(taken: TakenApart, folder: Path) -> None:
         assert cells["dead"].startswith(f"{numbers['n_dead']:,} ")
         assert cells["simulators"].startswith(f"{numbers['n_simulators']:,} ")
         assert numbers["n_dead"] == numbers["latents"]["firing_counts"].count(0)
-        assert sum(c > 0.8 for c in numbers["latents"]["decoder_cosine"]) == numbers["n_simulators"]
+        of_each = zip(numbers["latents"]["decoder_cosine"], numbers["latents"]["firing_counts"], strict=True)
+        assert sum(cosine > 0.8 and count > 0 for cosine, count in of_each) == numbers["n_simulators"]
     assert found["settings"]["recipe"]["batch_size"] == 64
     assert str(taken) == (folder / "table.txt").read_text(encoding="utf-8").rstrip("\n")
 

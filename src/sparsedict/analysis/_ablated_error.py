@@ -79,8 +79,8 @@ def ablated_error(
     Args:
         dictionary: A `Dictionary`, or any object with ``encode`` and ``decode``.
         data: An `ActivationStream`, a tuple of inputs and outputs, or any other form that ``fit`` takes.
-        ablations: `LatentTypes`, of which simulators and sparse latents are ablated in turn; masks ``[n_latents]`` or
-            functions of dense latents by name; or one `Ablation`, which is named ``"ablation"``.
+        ablations: `LatentTypes`, of which simulators and sparse latents are ablated in turn (dead ones never); masks
+            ``[n_latents]`` or functions of dense latents by name; or one `Ablation`, which is named ``"ablation"``.
         means: What to hold ablated latents at, ``[n_latents]``; by default their means over the same data, for which
             a pass of its own is made. Functions and an `Ablation` bring their own.
         n_tokens: Tokens to use; by default, and at most, one pass over the data.

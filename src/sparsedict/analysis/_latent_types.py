@@ -15,15 +15,16 @@ from sparsedict.display import Displayed
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LatentTypes(Displayed):
-    """Which latents simulate a neuron and which are sparse latents proper.
+    """Which latents simulate a neuron, which are sparse latents, and which are dead.
 
-    Dead latents are named beside: each is still either a simulator or sparse.
+    Every latent is of one type. A dead latent is neither a simulator nor sparse, whatever its decoder row.
 
     Attributes:
-        simulators: Decoder cosine above the threshold, ``[n_latents]``.
-        sparse: All others, ``[n_latents]``.
+        simulators: Latents whose decoder cosine exceeds the threshold, ``[n_latents]``.
+        sparse: All others that aren't dead, ``[n_latents]``.
         threshold: The threshold.
-        dead: Latents that never fired, ``[n_latents]``, where these were given.
+        dead: Latents that never fired, ``[n_latents]``; ``None`` where these weren't given, so that ``simulators`` and
+            ``sparse`` may hold some.
     """
 
     simulators: Bool[Tensor, " n_latents"]
@@ -56,9 +57,7 @@ class LatentTypes(Displayed):
         text = (
             f"{self.n_simulators:,} simulators ({self.share:.1%}, cosine > {self.threshold}), {self.n_sparse:,} sparse"
         )
-        if self.dead is None:
-            return text
-        return f"{text}; dead: {_and(self.simulators, self.dead):,} and {_and(self.sparse, self.dead):,} of them"
+        return text if self.n_dead is None else f"{text}, {self.n_dead:,} dead"
 
 
 def latent_types(
@@ -67,12 +66,13 @@ def latent_types(
     *,
     dead: DeadLatents | Bool[Tensor, " n_latents"] | None = None,
 ) -> LatentTypes:
-    """Divides latents into simulators, whose decoder row is nearly a neuron's, and sparse latents, the rest.
+    """Divides latents into simulators, whose decoder row is nearly a neuron's, dead latents, and sparse latents.
 
     Args:
         match: What `match_neurons` found, or signed decoder cosines ``[n_latents]``.
         threshold: Signed cosine above which a latent is a simulator.
-        dead: Latents that never fire, to be named beside.
+        dead: Latents that never fire, as `dead_latents` returns them. They are of no other type. Without this argument
+            they count as simulators or sparse by their decoder row.
 
     Raises:
         ValueError: If the threshold is no cosine, or ``dead`` isn't a mask of these latents.
@@ -87,15 +87,15 @@ def latent_types(
         >>> types = latent_types(torch.tensor([0.95, 0.3, -0.99]))
         >>> types.simulators, types.n_sparse
         (tensor([ True, False, False]), 2)
+        >>> print(latent_types(torch.tensor([0.95, 0.3, 0.99]), dead=torch.tensor([False, False, True])))
+        1 simulators (33.3%, cosine > 0.8), 1 sparse, 1 dead
     """
     threshold = checks.in_range("threshold", threshold, -1.0, 1.0)
     cosines = match.decoder_cosine if isinstance(match, NeuronMatch) else match
     mask = dead.mask if isinstance(dead, DeadLatents) else dead
     if mask is not None:
         mask = checks.latent_vector("dead", mask, len(cosines)).bool().to(cosines.device)
-    simulators = cosines > threshold
-    return LatentTypes(simulators, ~simulators, threshold, mask)
-
-
-def _and(a: Tensor, b: Tensor) -> int:
-    return int((a & b).sum())
+    above = cosines > threshold
+    if mask is None:
+        return LatentTypes(above, ~above, threshold)
+    return LatentTypes(above & ~mask, ~above & ~mask, threshold, mask)

@@ -27,7 +27,7 @@ def firing_frequency(
 
     Args:
         firing: Counts, and the tokens on which they were made.
-        types: Colours the latents by type.
+        types: Colours the latents by type. Dead are those that never fired in ``firing``.
         ax: Where to draw; a new figure by default.
         n_bins: Bins.
 

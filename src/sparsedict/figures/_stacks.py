@@ -42,6 +42,10 @@ class Group:
 def live_groups(types: LatentTypes | None, dead: Bool[Tensor, " n_latents"]) -> list[Group]:
     """Divides the latents that aren't dead by type.
 
+    Args:
+        types: By type, where these are known.
+        dead: Latents that are drawn otherwise. Those that only ``types`` holds for dead are a group of their own.
+
     Raises:
         ValueError: If the types are those of another dictionary.
     """
@@ -49,10 +53,13 @@ def live_groups(types: LatentTypes | None, dead: Bool[Tensor, " n_latents"]) -> 
         return [Group("latents", Palette.LATENTS, ~dead)]
     if types.n_latents != len(dead):
         raise ValueError(f"`types` must be of the same {len(dead)} latents, got {types.n_latents}.")
-    return [
+    groups = [
         Group("simulators", Palette.SIMULATORS, types.simulators.cpu() & ~dead),
         Group("sparse latents", Palette.SPARSE, types.sparse.cpu() & ~dead),
     ]
+    if types.dead is not None:
+        groups.append(Group("dead on other tokens", Palette.DEAD, types.dead.cpu() & ~dead))
+    return groups
 
 
 def draw_stack(ax: Axes, values: Float[Tensor, " n_latents"], parts: list[Group], edges: np.ndarray) -> None:

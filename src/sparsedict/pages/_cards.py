@@ -8,7 +8,7 @@ from typing import Literal
 
 from sparsedict.analysis import FiringFrequencies, LatentTypes, NeuronMatch, TopExamples
 
-Kind = Literal["simulator", "sparse latent"]
+Kind = Literal["simulator", "sparse latent", "dead latent"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +20,7 @@ class LatentCard:
         examples: Strongest first.
         frequency: Share of tokens on which it fires.
         n_tokens: Tokens on which the frequency was counted.
-        kind: Whether it simulates a neuron.
+        kind: Its type.
         neuron: The neuron nearest to its decoder row.
         cosine: Their signed cosine.
     """
@@ -64,15 +64,18 @@ def _card(
     match: NeuronMatch | None,
     types: LatentTypes | None,
 ) -> LatentCard:
-    kind: Kind | None = None
-    if types is not None:
-        kind = "simulator" if bool(types.simulators[latent]) else "sparse latent"
     return LatentCard(
         latent,
         examples,
         None if firing is None else float(firing.frequency[latent]),
         None if firing is None else firing.n_tokens,
-        kind,
+        None if types is None else _kind(latent, types),
         None if match is None else int(match.decoder_neuron[latent]),
         None if match is None else float(match.decoder_cosine[latent]),
     )
+
+
+def _kind(latent: int, types: LatentTypes) -> Kind:
+    if types.dead is not None and bool(types.dead[latent]):
+        return "dead latent"
+    return "simulator" if bool(types.simulators[latent]) else "sparse latent"

@@ -157,7 +157,10 @@ class TakenApart(Displayed):
         n_latents, n_tokens = self.settings["n_latents"], first.firing.n_tokens
         lines.append(f"Dead: of {n_latents:,} latents, those that never fired on {n_tokens:,} held-out tokens.")
         if self.note is None:
-            lines.append(f"Simulators: decoder cosine with one of the MLP's neurons above {inspection['threshold']}.")
+            lines.append(
+                f"Simulators: of the others, those with a decoder cosine above {inspection['threshold']} with one of "
+                "the MLP's neurons."
+            )
         else:
             lines.append(f"Simulators are not known: {self.note}")
         if len(self.results) > 1:

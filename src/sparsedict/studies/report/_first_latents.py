@@ -161,7 +161,7 @@ def _latents(bench: Bench, order: Order, seen: set[int]) -> list[Numbers]:
         latents.append(
             {
                 "latent": latent,
-                "simulator": bool(types.simulators[latent]) and int(firing.counts[latent]) > 0,
+                "simulator": bool(types.simulators[latent]),
                 "n_fired": int(firing.counts[latent]),
                 "n_tokens": firing.n_tokens,
                 "max": max((e.max for e in examples.examples), default=0.0),

@@ -162,8 +162,8 @@ def _chain(bench: Bench, repeat: int) -> dict[float, Order]:
 def _follow(bench: Bench, chain: dict[float, Order]) -> Part:
     """Follows the live simulators of one seed's first student; without any, there are no numbers."""
     first = chain[min(chain)]
-    _, types, firing = typed(bench, first)
-    chosen = types.simulators & ~firing.dead.mask
+    _, types, _ = typed(bench, first)
+    chosen = types.simulators
     found: Part = {N_FOLLOWED: int(chosen.sum())}
     if not bool(chosen.any()):
         return found
@@ -171,8 +171,8 @@ def _follow(bench: Bench, chain: dict[float, Order]) -> Part:
     for c, order in chain.items():
         state = _state(bench, order, chosen, rows)
         anew = replace(student(bench, bench.layer, c), repeat=order.repeat)
-        _, types, firing = typed(bench, anew)
-        state[ANEW] = int((types.simulators & ~firing.dead.mask).sum())
+        _, types, _ = typed(bench, anew)
+        state[ANEW] = types.n_simulators
         found |= {f"{_name(c)}: {key}": value for key, value in state.items()}
     return found
 
@@ -182,16 +182,16 @@ def _state(bench: Bench, order: Order, chosen: Tensor, rows: Tensor) -> Part:
     dictionary = bench.dictionary(order)
     alive = ~firing.dead.mask
     cosine = cosine_similarity(dictionary.decoder.detach()[chosen], rows, dim=-1)
-    still = types.simulators & chosen & alive
+    still = types.simulators & chosen
     error = ablated_error(dictionary, bench.held_out(order.site), {"still": still})
     explained = 1 - error.full.fvu
     n, n_alive = int(chosen.sum()), int((chosen & alive).sum())
     return {
         STILL: int(still.sum()) / n,
-        SPARSE: int((types.sparse & chosen & alive).sum()) / n,
+        SPARSE: int((types.sparse & chosen).sum()) / n,
         DEAD: 1 - n_alive / n,
         TURNED: int(((cosine < ELSEWHERE) & alive[chosen]).sum()) / n_alive if n_alive else None,
-        NEW: int((types.simulators & ~chosen & alive).sum()),
+        NEW: int((types.simulators & ~chosen).sum()),
         FREQUENCY: median(firing.frequency[chosen & alive]),
         WORK: (error.ablated["still"].fvu - error.full.fvu) / explained if explained > 0 else None,
         ERROR: error.full.fvu,

@@ -167,9 +167,8 @@ def _measure(bench: Bench, order: Order) -> Part:
 
 def _per_neuron(bench: Bench, order: Order) -> dict[int, int]:
     """Counts neurons by their number of live simulators."""
-    match, types, firing = typed(bench, order)
-    simulators = types.simulators & ~firing.dead.mask
-    return dict(sorted(Counter(match.latents_per_neuron(simulators).tolist()).items()))
+    match, types, _ = typed(bench, order)
+    return dict(sorted(Counter(match.latents_per_neuron(types.simulators).tolist()).items()))
 
 
 def _summary(numbers: Numbers) -> str:

@@ -64,21 +64,20 @@ def typed(bench: Bench, order: Order) -> tuple[NeuronMatch, LatentTypes, FiringF
 def described(bench: Bench, order: Order) -> Part:
     """Returns the numbers of one dictionary of an MLP, by name."""
     match, types, firing = typed(bench, order)
-    live = ~firing.dead.mask
-    simulators, sparse = types.simulators & live, types.sparse & live
-    n, n_others = types.n_latents, types.n_latents - int(simulators.sum())
+    simulators, sparse = types.simulators, types.sparse
+    n, n_others = types.n_latents, types.n_latents - types.n_simulators
     encoder, decoder = match.encoder_cosine_of_decoder_match, match.decoder_cosine
     means = dict.fromkeys(("encoder", "decoder"), (None, None))
     if encoder is not None:
         means = {side: mean_sd(c[simulators]) for side, c in (("encoder", encoder), ("decoder", decoder))}
     error = bench.error(order)
     return {
-        "simulators": int(simulators.sum()) / n,
-        "simulators per neuron": int(simulators.sum()) / match.n_neurons,
+        "simulators": types.share,
+        "simulators per neuron": types.n_simulators / match.n_neurons,
         "neurons with a simulator": int((match.latents_per_neuron(simulators) > 0).sum()) / match.n_neurons,
-        "live sparse latents": int(sparse.sum()),
+        "live sparse latents": types.n_sparse,
         "dead": firing.dead.n_dead / n,
-        "dead among the others": 1 - int(sparse.sum()) / n_others if n_others else None,
+        "dead among the others": 1 - types.n_sparse / n_others if n_others else None,
         "frequency of simulators": median(firing.frequency[simulators]),
         "frequency of sparse latents": median(firing.frequency[sparse]),
         "encoder cosine": means["encoder"][0],

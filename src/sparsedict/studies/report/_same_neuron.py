@@ -79,9 +79,9 @@ FIRST, QUARTER, MEDIAN, THREE = (
 
 def _measure(bench: Bench, order: Order) -> Part:
     """Measures the live simulators of one student; None where there are none."""
-    match, types, firing = typed(bench, order)
+    match, types, _ = typed(bench, order)
     neurons, held = bench.sites[order.site].neurons, bench.held_out(order.site)
-    alive = types.simulators & ~firing.dead.mask
+    alive = types.simulators
     if not bool(alive.any()):
         return dict.fromkeys((AGREE, ENCODER, WEIGHED, FIRST, QUARTER, MEDIAN, THREE))
     dictionary, cosine = bench.dictionary(order), match.encoder_cosine_of_decoder_match
@@ -100,10 +100,10 @@ def _measure(bench: Bench, order: Order) -> Part:
 
 def _drawn(bench: Bench, order: Order) -> Numbers:
     """Returns what the figures of the first seed's student need."""
-    match, types, firing = typed(bench, order)
+    match, types, _ = typed(bench, order)
     neurons, dictionary = bench.sites[order.site].neurons, bench.dictionary(order)
     found: Numbers = dict(_maps(dictionary, neurons, match))
-    alive = types.simulators & ~firing.dead.mask
+    alive = types.simulators
     if bool(alive.any()):
         found["first"] = _activations(dictionary, neurons, match, alive, bench.held_out(order.site))
     return found

@@ -66,13 +66,13 @@ CHANCES = (RANDOM, VARIED, WRITTEN)
 
 def _measure(bench: Bench, order: Order) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Returns cosines with the nearest neuron, and shares of rows that neurons explain, for one seed."""
-    match, types, firing = typed(bench, order)
+    match, types, _ = typed(bench, order)
     neurons, outputs = bench.sites[order.site].neurons, bench.held_out(order.site).outputs
     generator = torch.Generator().manual_seed(order.seed(bench.seed))
     chosen = torch.randperm(len(outputs), generator=generator)[:N_DRAWN]
     centred = outputs - outputs.mean(0)
     mixed = torch.randn(N_DRAWN, centred.shape[1], generator=generator).to(centred.device) @ _root(centred)
-    sparse = types.sparse & ~firing.dead.mask
+    sparse = types.sparse
     cosines = {
         SPARSE: match.decoder_cosine[sparse],
         RANDOM: match.null_decoder,

@@ -204,7 +204,7 @@ def _train(bench: Bench, order: Order, data: ActivationBatch, scale: float) -> D
 def _state(bench: Bench, dictionary: Dictionary, neurons: Neurons, held: ActivationBatch) -> Part:
     """Measures live simulators; None where there are too few."""
     match, firing = match_neurons(dictionary, neurons, seed=bench.seed), count_firing(dictionary, held)
-    alive = latent_types(match, THRESHOLD).simulators & ~firing.dead.mask
+    alive = latent_types(match, THRESHOLD, dead=firing.dead).simulators
     cosine = match.encoder_cosine_of_decoder_match
     assert cosine is not None
     some = bool(alive.any())
