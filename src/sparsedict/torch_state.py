@@ -106,7 +106,7 @@ class InCallersState(Iterator[_T]):
     def __init__(self, items: Iterable[_T]) -> None:
         with callers_state():
             self._iterator = iter(items)
-        self.is_itself = self._iterator is items
+        self.is_itself: bool = self._iterator is items
 
     def __next__(self) -> _T:
         with callers_state():

@@ -61,7 +61,7 @@ class RunFolder:
     def __init__(
         self, path: str | os.PathLike[str], options: Mapping[str, Any], *, resume: bool = False, force: bool = False
     ) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self.options: dict[str, Any] = json.loads(json.dumps(dict(options)))
         self._id = uuid.uuid4().hex[:12]
         self._resume = resume
