@@ -15,12 +15,13 @@ sae = sd.SparseAutoencoder(site.d_out, n_latents, activation=sd.TopK(k=32), deco
 histories = sd.fit_many(
     {"transcoder": sd.Trainee(transcoder), "sae": sd.Trainee(sae)}, data, n_tokens=300_000, progress=False
 )
+evaluations = {}
 for name, dictionary in (("transcoder", transcoder), ("sae", sae)):
-    print(f"{name}: {histories[name]}", sd.evaluate(site, dictionary, held_out), sep="\n", end="\n\n")
+    evaluations[name] = sd.evaluate(site, dictionary, held_out)
+    print(f"{name}: {histories[name]}", evaluations[name], sep="\n", end="\n\n")
 
 match = sd.analysis.match_neurons(transcoder, site.neurons)
-dead = sd.analysis.dead_latents(transcoder, data, n_tokens=20_000)
-types = sd.analysis.latent_types(match, threshold=0.8, dead=dead)
+types = sd.analysis.latent_types(match, threshold=0.8, dead=evaluations["transcoder"].dead)
 print(types)
 
 means = sd.analysis.latent_means(transcoder, data, n_tokens=20_000)

@@ -46,7 +46,7 @@ def test_table_is_aligned_and_the_numbers_are_json(site: Site) -> None:
     assert [line.split("  ")[0] for line in lines[:6]] == [
         "FVU",
         "L0",
-        "dead",
+        "never fired",
         "loss recovered, zero",
         "loss recovered, mean",
         "KL to the model",

@@ -54,7 +54,7 @@ def test_a_dead_latent_is_no_simulator() -> None:
     rows = torch.eye(4)
     types = latent_types(match_neurons(rows, rows), dead=torch.tensor([True, False, False, True]))
     assert (types.n_simulators, types.n_sparse, types.n_dead, types.share) == (2, 0, 2, 0.5)
-    assert str(types) == "2 simulators (50.0%, cosine > 0.8), 0 sparse, 2 dead"
+    assert str(types) == "2 simulators (50.0%, cosine > 0.8), 0 sparse, 2 never fired"
 
 
 def test_dead_latents_are_those_given() -> None:
@@ -67,8 +67,8 @@ def test_dead_latents_are_those_given() -> None:
     assert without.dead is without.n_dead is None
     assert types.n_dead == dead.n_dead >= 4
     assert torch.equal(types.simulators, without.simulators & ~dead.mask)
-    assert "dead" in str(types)
-    assert "dead" not in str(without)
+    assert "never fired" in str(types)
+    assert "never fired" not in str(without)
 
 
 def test_threshold_must_be_a_cosine() -> None:

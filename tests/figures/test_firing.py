@@ -20,8 +20,8 @@ def test_looks(typed: bool, firing: FiringFrequencies, types: LatentTypes) -> No
 def test_the_dead_stand_apart_with_their_number(firing: FiringFrequencies, types: LatentTypes) -> None:
     ax = firing_frequency(firing, types)
     assert any(text.get_text().startswith(str(N_DEAD)) for text in ax.texts)
-    assert f"dead, never fired ({N_DEAD})" in legend_of(ax)
-    assert "dead" in [label.get_text() for label in ax.get_xticklabels()]
+    assert f"never fired ({N_DEAD})" in legend_of(ax)
+    assert "never" in [label.get_text() for label in ax.get_xticklabels()]
 
 
 def test_a_spike_that_would_hide_the_rest_is_cut_and_says_so() -> None:
@@ -36,14 +36,14 @@ def test_latents_that_are_dead_on_other_tokens_alone_are_drawn_too() -> None:
     firing = FiringFrequencies(torch.tensor([0, 5, 10, 20, 40]), 100)
     types = latent_types(torch.tensor([0.9, 0.9, 0.9, 0.1, 0.1]), dead=torch.tensor([False, True, False, False, False]))
     ax = firing_frequency(firing, types)
-    assert set(legend_of(ax)) >= {"simulators (1)", "sparse latents (2)", "dead on other tokens (1)"}
+    assert set(legend_of(ax)) >= {"simulators (1)", "sparse latents (2)", "never fired on other tokens (1)"}
     n_drawn = sum(patch.get_height() for container in ax.containers[:3] for patch in container)  # pyright: ignore[reportGeneralTypeIssues]
     assert n_drawn == 4
 
 
 def test_without_dead_latents_there_is_no_spike() -> None:
     ax = firing_frequency(FiringFrequencies(torch.arange(1, 50), 100))
-    assert "dead" not in [label.get_text() for label in ax.get_xticklabels()]
+    assert "never" not in [label.get_text() for label in ax.get_xticklabels()]
 
 
 def test_all_dead_is_drawn_too() -> None:

@@ -26,7 +26,7 @@ def test_puts_together_what_is_known_of_each_latent() -> None:
 def test_a_dead_latent_is_of_no_other_kind() -> None:
     types = latent_types(torch.tensor([0.9, 0.9, 0.1, 0.1]), dead=torch.tensor([False, True, False, True]))
     cards = latent_cards({latent: top(latent) for latent in range(4)}, types=types)
-    assert [card.kind for card in cards] == ["simulator", "dead latent", "sparse latent", "dead latent"]
+    assert [card.kind for card in cards] == ["simulator", "never fired", "sparse latent", "never fired"]
 
 
 def test_what_is_not_known_is_none() -> None:

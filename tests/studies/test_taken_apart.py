@@ -39,7 +39,7 @@ def test_json_and_table_agree(taken: TakenApart, folder: Path) -> None:
         for ablation in ("zero", "mean"):
             share = numbers[f"loss_recovered_{ablation}"]
             assert ("-" if share is None else f"{share:.1%}") == cells[f"recovered ({ablation})"]
-        assert cells["dead"].startswith(f"{numbers['n_dead']:,} ")
+        assert cells["never fired"].startswith(f"{numbers['n_dead']:,} ")
         assert cells["simulators"].startswith(f"{numbers['n_simulators']:,} ")
         assert numbers["n_dead"] == numbers["latents"]["firing_counts"].count(0)
         of_each = zip(numbers["latents"]["decoder_cosine"], numbers["latents"]["firing_counts"], strict=True)

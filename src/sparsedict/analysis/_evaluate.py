@@ -30,8 +30,9 @@ class Evaluation(Displayed):
     Attributes:
         fvu: Fraction of variance unexplained, over all tokens.
         squared_error: Summed over ``d_out``, mean over tokens.
-        l0: Latents greater than zero, mean over tokens.
-        dead: Latents that never fired on these tokens.
+        l0: Latents that aren't zero, mean over tokens.
+        dead: Latents that never fired on these tokens. A training record's ``dead`` is another number: latents that
+            haven't fired within the last ``dead_after`` tokens.
         n_tokens: Tokens seen.
         losses: The model's losses with the dictionary in the MLP's place; ``None`` where it has none, NaN where they
             can't be measured.
@@ -77,7 +78,7 @@ class Evaluation(Displayed):
         rows: list[tuple[str, ...]] = [
             ("FVU", f"{self.fvu:.4f}", ""),
             ("L0", f"{self.l0:.1f}", f"of {self.n_latents:,} latents"),
-            ("dead", f"{self.dead.n_dead:,}", f"{self.dead.share:.1%}, on {self.n_tokens:,} tokens"),
+            ("never fired", f"{self.dead.n_dead:,}", f"{self.dead.share:.1%}, on {self.n_tokens:,} tokens"),
         ]
         losses = self.losses
         if losses is not None:
@@ -113,7 +114,7 @@ def evaluate(
     reads: Role | None = None,
     writes: Role | None = None,
 ) -> Evaluation:
-    """Measures reconstruction, sparsity, dead latents, and what the model loses with the dictionary in its MLP's place.
+    """Measures reconstruction, sparsity, latents that never fire, and losses with the dictionary in its MLP's place.
 
     Args:
         site: Where the MLP is.

@@ -57,7 +57,7 @@ class LatentTypes(Displayed):
         text = (
             f"{self.n_simulators:,} simulators ({self.share:.1%}, cosine > {self.threshold}), {self.n_sparse:,} sparse"
         )
-        return text if self.n_dead is None else f"{text}, {self.n_dead:,} dead"
+        return text if self.n_dead is None else f"{text}, {self.n_dead:,} never fired"
 
 
 def latent_types(
@@ -88,7 +88,7 @@ def latent_types(
         >>> types.simulators, types.n_sparse
         (tensor([ True, False, False]), 2)
         >>> print(latent_types(torch.tensor([0.95, 0.3, 0.99]), dead=torch.tensor([False, False, True])))
-        1 simulators (33.3%, cosine > 0.8), 1 sparse, 1 dead
+        1 simulators (33.3%, cosine > 0.8), 1 sparse, 1 never fired
     """
     threshold = checks.in_range("threshold", threshold, -1.0, 1.0)
     cosines = match.decoder_cosine if isinstance(match, NeuronMatch) else match

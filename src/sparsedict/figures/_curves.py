@@ -151,7 +151,7 @@ def ablated_errors(
 
 
 def type_shares(types: Mapping[float, LatentTypes], *, ax: Axes | None = None) -> Axes:
-    """Draws the shares of simulators and of dead latents against the L1 coefficient.
+    """Draws the shares of simulators and of latents that never fire against the L1 coefficient.
 
     Args:
         types: By coefficient; those that know which latents are dead have these drawn too.
@@ -163,7 +163,7 @@ def type_shares(types: Mapping[float, LatentTypes], *, ax: Axes | None = None) -
     drawn = {"simulators": Curve(list(types), [100 * t.share for t in types.values()], Palette.SIMULATORS)}
     dead = {c: 100 * t.n_dead / t.n_latents for c, t in types.items() if t.n_dead is not None}
     if dead:
-        drawn["dead"] = Curve(list(dead), list(dead.values()), Palette.DEAD)
+        drawn["never fired"] = Curve(list(dead), list(dead.values()), Palette.DEAD)
     ax = curves(drawn, L1_LABEL, "share of latents (%)", x_scale="log", ax=ax)
     ax.set_ylim(bottom=0)
     return ax

@@ -23,11 +23,11 @@ GAP = 0.6
 def firing_frequency(
     firing: FiringFrequencies, types: LatentTypes | None = None, *, ax: Axes | None = None, n_bins: int = 40
 ) -> Axes:
-    """Draws the decimal logarithm of firing frequencies by type, the dead as a spike set apart with their number.
+    """Draws the decimal logarithm of firing frequencies by type, those that never fired as a spike set apart.
 
     Args:
         firing: Counts, and the tokens on which they were made.
-        types: Colours the latents by type. Dead are those that never fired in ``firing``.
+        types: Colours the latents by type. Whether one never fired is decided by ``firing``.
         ax: Where to draw; a new figure by default.
         n_bins: Bins.
 
@@ -53,7 +53,7 @@ def firing_frequency(
     ticks = list(range(math.ceil(lowest), 1))
     names = [f"\N{MINUS SIGN}{-tick}" if tick else "0" for tick in ticks]
     if left < lowest:
-        ticks, names = [lowest - GAP, *ticks], ["dead", *names]
+        ticks, names = [lowest - GAP, *ticks], ["never", *names]
     ax.set_xticks(ticks, names)
     return finish(ax, f"log10 of firing frequency, on {firing.n_tokens:,} tokens", STACKED, n_legend_columns=2)
 
@@ -63,7 +63,7 @@ def _draw_spike(ax: Axes, n_dead: int, lowest: float, width: float) -> float:
     highest = ax.get_ylim()[1] if ax.patches else n_dead
     ax.set_ylim(0, highest * 1.08)
     height = min(n_dead, highest)
-    ax.bar(lowest - GAP, height, width * 2, color=Palette.DEAD, label=f"dead, never fired ({n_dead:,})")
+    ax.bar(lowest - GAP, height, width * 2, color=Palette.DEAD, label=f"never fired ({n_dead:,})")
     cut = " (bar cut)" if n_dead > highest else ""
     ax.annotate(
         f"{n_dead:,}{cut}",

@@ -83,7 +83,7 @@ def _draw(
     dead = torch.zeros(len(cosine), dtype=torch.bool, device="cpu")
     if types is not None and types.dead is not None:
         dead = types.dead.cpu()
-    draw_stack(ax, cosine, [*live_groups(types, dead), Group("dead", Palette.DEAD, dead)], edges)
+    draw_stack(ax, cosine, [*live_groups(types, dead), Group("never fired", Palette.DEAD, dead)], edges)
     tallest = float(np.histogram(cosine.detach().cpu().numpy(), edges)[0].max(initial=0))
     draw_null(ax, np.histogram(null.detach().cpu().numpy(), edges)[0].astype(float), edges, tallest)
     ax.set_xlim(low, 1.0)

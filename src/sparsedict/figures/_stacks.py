@@ -58,7 +58,7 @@ def live_groups(types: LatentTypes | None, dead: Bool[Tensor, " n_latents"]) -> 
         Group("sparse latents", Palette.SPARSE, types.sparse.cpu() & ~dead),
     ]
     if types.dead is not None:
-        groups.append(Group("dead on other tokens", Palette.DEAD, types.dead.cpu() & ~dead))
+        groups.append(Group("never fired on other tokens", Palette.DEAD, types.dead.cpu() & ~dead))
     return groups
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sparsedict.analysis import FiringFrequencies, LatentTypes, NeuronMatch, TopExamples
 
-Kind = Literal["simulator", "sparse latent", "dead latent"]
+Kind = Literal["simulator", "sparse latent", "never fired"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,5 +77,5 @@ def _card(
 
 def _kind(latent: int, types: LatentTypes) -> Kind:
     if types.dead is not None and bool(types.dead[latent]):
-        return "dead latent"
+        return "never fired"
     return "simulator" if bool(types.simulators[latent]) else "sparse latent"

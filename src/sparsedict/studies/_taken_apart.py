@@ -19,7 +19,7 @@ from sparsedict.studies._report import write_report
 from sparsedict.studies._table import Cells, aligned
 from sparsedict.training import History
 
-COLUMNS = ("FVU", "L0", "recovered (zero)", "recovered (mean)", "KL", "dead", "simulators", "seconds")
+COLUMNS = ("FVU", "L0", "recovered (zero)", "recovered (mean)", "KL", "never fired", "simulators", "seconds")
 WIDTH = 100
 """Characters to a line of text."""
 
@@ -75,7 +75,7 @@ class DictionaryResult(Displayed):
             "recovered (zero)": "-" if losses is None or isnan(losses.zero) else f"{losses.zero:.1%}",
             "recovered (mean)": "-" if losses is None or isnan(losses.mean) else f"{losses.mean:.1%}",
             "KL": "-" if losses is None or losses.kl is None or isnan(losses.kl) else f"{losses.kl:.4f}",
-            "dead": f"{self.firing.dead.n_dead:,} ({self.firing.dead.share:.1%})",
+            "never fired": f"{self.firing.dead.n_dead:,} ({self.firing.dead.share:.1%})",
             "simulators": "-" if types is None else f"{types.n_simulators:,} ({types.share:.1%})",
             "seconds": f"{self.history.seconds:.0f}",
         }
@@ -155,7 +155,9 @@ class TakenApart(Displayed):
             reasons = (result.evaluation.note for result in self.results.values())
             lines += dict.fromkeys(reason for reason in reasons if reason is not None)
         n_latents, n_tokens = self.settings["n_latents"], first.firing.n_tokens
-        lines.append(f"Dead: of {n_latents:,} latents, those that never fired on {n_tokens:,} held-out tokens.")
+        lines.append(
+            f"Never fired: of {n_latents:,} latents, those that are zero on all of {n_tokens:,} held-out tokens."
+        )
         if self.note is None:
             lines.append(
                 f"Simulators: of the others, those with a decoder cosine above {inspection['threshold']} with one of "

@@ -153,8 +153,8 @@ def _drawings(part: dict[str, Any], layer: str, first: int) -> dict[str, Drawing
         ),
         f"figure-{first + 2:02}-firing-frequency": Drawing(
             lambda: figures.firing_frequency(firing, types),
-            f"Figure {first + 2}, {layer}: how often latents fire, bars stacked by type; dead latents as one bar on "
-            "the left.",
+            f"Figure {first + 2}, {layer}: how often latents fire, bars stacked by type; those that never fired as one "
+            "bar on the left.",
         ),
     }
 
