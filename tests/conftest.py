@@ -36,6 +36,13 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Workers of pytest-xdist must collect equal names, so no name may hold the address of an object.
+    addressed = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if addressed:
+        raise pytest.UsageError(f"give `ids` to {addressed[0]}, whose name changes from run to run")
+
+
 @pytest.fixture(autouse=True)
 def _type_checks(request: pytest.FixtureRequest) -> Iterator[None]:
     off = request.node.get_closest_marker("as_installed") is not None

@@ -142,7 +142,6 @@ def test_tokenizers_of_several_libraries() -> None:
         ({"tokenizer": lambda text: None}, TypeError, "list of integer token ids for a text, got NoneType"),
         ({"texts": ["", ""]}, ValueError, "at least one row"),
     ],
-    ids=str,
 )
 def test_bad_options_are_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
     options: Any = {"texts": ["abc"], "tokenizer": Letters(), "context": 2, **change}
