@@ -16,15 +16,15 @@ def test_the_carrier_holds_what_was_evaluated(
     dictionary = cases.make(kind, activation).train()
     x = cases.tokens(9)
     targets = torch.randn(9, dictionary.d_out, dtype=torch.float64)
-    idle = torch.arange(cases.N_LATENTS)
-    passed = dictionary.forward_pass(x, targets, step=4, idle=idle)
+    tokens_since_fired = torch.arange(cases.N_LATENTS)
+    passed = dictionary.forward_pass(x, targets, step=4, tokens_since_fired=tokens_since_fired)
     output = dictionary(x)
     torch.testing.assert_close(passed.reconstruction, output.reconstruction)
     assert (passed.n_tokens, passed.step) == (9, 4)
     assert passed.dictionary is dictionary
     assert passed.activation is dictionary.activation
     assert passed.targets is targets
-    assert passed.idle is idle
+    assert passed.tokens_since_fired is tokens_since_fired
     pre = dictionary.pre_activations(x)
     assert torch.equal(passed.firing_counts(), (output.latents != 0).sum(0))
     torch.testing.assert_close(passed.decoder_norms, dictionary.decoder.norm(dim=-1))
@@ -32,7 +32,10 @@ def test_the_carrier_holds_what_was_evaluated(
     where = (...,) if passed.support is None else (passed.support.tokens, passed.support.latents)
     torch.testing.assert_close(passed.pre_activations, pre[where])
     torch.testing.assert_close(passed.values, output.latents[where])
-    assert torch.equal(passed.aligned(idle.double()).expand_as(passed.values), idle.double().expand_as(pre)[where])
+    assert torch.equal(
+        passed.aligned(tokens_since_fired.double()).expand_as(passed.values),
+        tokens_since_fired.double().expand_as(pre)[where],
+    )
     for name, value in passed.state.items():
         whole = dictionary.activation_state.entries()[name]
         aligned = whole if whole.ndim == 0 else passed.aligned(whole)

@@ -66,7 +66,7 @@ class ForwardPass(Displayed):
         reconstruction: What it gave, ``[n_tokens, d_out]``.
         encoding: Pre-activations and latents on the support.
         step: Optimiser steps done before this one.
-        idle: For each latent, tokens seen since it last fired, ``[n_latents]``.
+        tokens_since_fired: For each latent, tokens seen since it last fired, ``[n_latents]``.
         upcoming: In training, gives the inputs and targets of the next batches, see :meth:`sample`.
     """
 
@@ -76,7 +76,7 @@ class ForwardPass(Displayed):
     reconstruction: Float[Tensor, "n_tokens d_out"]
     encoding: Encoding
     step: int
-    idle: Int[Tensor, " n_latents"]
+    tokens_since_fired: Int[Tensor, " n_latents"]
     upcoming: Callable[[int], Iterator[Rows]] | None = None
 
     def sample(self, n_tokens: int) -> Iterator[Rows]:

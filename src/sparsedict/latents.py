@@ -188,7 +188,7 @@ class SparseLatents(Displayed):
 def fires(values: Float[Tensor, "*entries"]) -> Bool[Tensor, "*entries"]:
     """Returns where latents fire: where they are not zero.
 
-    L0, firing frequencies, dead latents, idle counters and examples all count by this definition. A latent of AbsTopK
+    L0, firing frequencies, dead latents, training's counters and examples all use this definition. A latent of AbsTopK
     that is negative fires. GELU and SiLU are zero almost nowhere, so their L0 is close to ``n_latents``. NaN fires.
 
     Args:

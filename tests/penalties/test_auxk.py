@@ -12,11 +12,11 @@ IDLE = torch.zeros(cases.N_LATENTS, dtype=torch.int64).index_fill_(0, DEAD, 100)
 LIVE = IDLE == 0
 
 
-def passed_with(idle: Tensor, kind: str = "autoencoder", activation: str = "top_1") -> sd.ForwardPass:
+def passed_with(tokens_since_fired: Tensor, kind: str = "autoencoder", activation: str = "top_1") -> sd.ForwardPass:
     dictionary = cases.make(kind, activation).train()
     x = cases.tokens(9)
     targets = torch.randn(9, dictionary.d_out, dtype=torch.float64)
-    return dictionary.forward_pass(x, targets, idle=idle)
+    return dictionary.forward_pass(x, targets, tokens_since_fired=tokens_since_fired)
 
 
 def gradients(penalty: sd.AuxK, passed: sd.ForwardPass) -> dict[str, Tensor]:
@@ -117,7 +117,7 @@ def test_what_dead_latents_add_is_in_the_scale_of_the_output() -> None:
     with torch.no_grad():
         dictionary.decoder_bias.fill_(0.5)
     x = 5 * torch.randn(9, 6, dtype=torch.float64)
-    passed = dictionary.forward_pass(x, x, idle=torch.full((8,), 100))
+    passed = dictionary.forward_pass(x, x, tokens_since_fired=torch.full((8,), 100))
     latents = dictionary.pre_activations(x).relu()
     added = latents @ dictionary.decoder * x.norm(dim=-1, keepdim=True)
     wanted = (x - passed.reconstruction - added).square().sum(-1).mean()

@@ -281,10 +281,10 @@ def test_a_resampled_latent_does_not_fire_on_what_all_tokens_share():
     with torch.no_grad():
         dictionary.encoder_bias.fill_(-1e3)
         dictionary.decoder_bias.copy_(x.mean(0))
-    passed = dictionary.forward_pass(x[:256], x[:256], step=4, idle=torch.full((N_LATENTS,), 10))
+    passed = dictionary.forward_pass(x[:256], x[:256], step=4, tokens_since_fired=torch.full((N_LATENTS,), 10))
     optimizer = torch.optim.Adam(dictionary.parameters())
     sd.Resample(every=5, dead_after=5)(passed, optimizer)
-    assert (passed.idle == 0).all()
+    assert (passed.tokens_since_fired == 0).all()
     shares = (dictionary.encode(x) > 0).double().mean(0)
     assert 0.2 < shares.mean() < 0.8
 
@@ -294,7 +294,7 @@ def test_resampling_stops_where_it_is_told_to():
     before = dictionary.encoder.detach().clone()
     resample = sd.Resample(every=5, dead_after=5, until=10)
     for step, changes in ((14, False), (9, True)):
-        passed = dictionary.forward_pass(rows(), rows(), step=step, idle=torch.full((N_LATENTS,), 10))
+        passed = dictionary.forward_pass(rows(), rows(), step=step, tokens_since_fired=torch.full((N_LATENTS,), 10))
         resample(passed, torch.optim.Adam(dictionary.parameters()))
         assert torch.equal(dictionary.encoder, before) is not changes
 

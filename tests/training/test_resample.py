@@ -39,7 +39,7 @@ def coder(**kwargs: Any) -> sd.SparseAutoencoder:
 def resampled(
     dictionary: sd.Dictionary, x: Tensor, targets: Tensor, resample: sd.Resample = RESAMPLE, optimizer: Any = None
 ) -> sd.ForwardPass:
-    passed = dictionary.forward_pass(x, targets, step=0, idle=IDLE.clone())
+    passed = dictionary.forward_pass(x, targets, step=0, tokens_since_fired=IDLE.clone())
     resample(passed, optimizer or torch.optim.Adam(dictionary.parameters()))
     return passed
 
@@ -55,7 +55,7 @@ def test_rows_are_those_of_the_source() -> None:
     torch.testing.assert_close(dictionary.decoder[DEAD].detach(), directions[drawn])
     torch.testing.assert_close(dictionary.encoder[DEAD].detach(), directions[drawn] * norm)
     assert torch.equal(dictionary.encoder_bias[DEAD].detach(), torch.zeros(3))
-    assert torch.equal(passed.idle, torch.zeros_like(IDLE))
+    assert torch.equal(passed.tokens_since_fired, torch.zeros_like(IDLE))
     for name in ("encoder", "encoder_bias", "decoder"):
         assert torch.equal(dictionary.state_dict()[name][LIVE], before[name][LIVE])
     assert torch.equal(dictionary.decoder_bias, before["decoder_bias"])
@@ -83,12 +83,12 @@ def test_inputs_that_the_dictionary_does_not_centre_are_centred(input_bias: bool
 def test_tokens_are_drawn_by_the_square_of_their_squared_error() -> None:
     dictionary = coder()
     x = dictionary.decoder_bias.detach() + torch.eye(D)[:3] * torch.tensor([1.0, 2.0, 3.0]).sqrt()[:, None]
-    idle = torch.zeros(N_LATENTS, dtype=torch.int64).index_fill_(0, torch.tensor([2]), 100)
+    tokens_since_fired = torch.zeros(N_LATENTS, dtype=torch.int64).index_fill_(0, torch.tensor([2]), 100)
     seen: Counter[int] = Counter()
     for seed in range(700):
         with torch.no_grad():
             dictionary.encoder_bias.fill_(-100.0)  # the output is the decoder bias
-        passed = dictionary.forward_pass(x, x, idle=idle.clone())
+        passed = dictionary.forward_pass(x, x, tokens_since_fired=tokens_since_fired.clone())
         sd.Resample(every=1, dead_after=100, seed=seed)(passed, torch.optim.Adam(dictionary.parameters()))
         seen[int(dictionary.decoder[2].argmax())] += 1
     # 50, 200 and 450 are expected, with deviations of 7, 12 and 13.
@@ -100,7 +100,7 @@ def test_tokens_are_drawn_by_the_square_of_their_squared_error() -> None:
 def test_equal_inputs_make_no_twins() -> None:
     dictionary, x = coder(), rows(2).repeat(50, 1)
     passed = resampled(dictionary, x, x)
-    assert int((passed.idle == 0).sum()) == len(LIVE) + 2
+    assert int((passed.tokens_since_fired == 0).sum()) == len(LIVE) + 2
     cosine = dictionary.decoder[2].detach() @ dictionary.decoder[5].detach()
     assert float(cosine) < 1 - 1e-4
 
@@ -108,7 +108,7 @@ def test_equal_inputs_make_no_twins() -> None:
 def test_nothing_is_drawn_twice_where_more_are_dead_than_there_are_tokens() -> None:
     dictionary, x = coder(), rows(1)
     passed = resampled(dictionary, x, x)
-    assert passed.idle[DEAD].tolist() == [0, 100, 100]
+    assert passed.tokens_since_fired[DEAD].tolist() == [0, 100, 100]
 
 
 @pytest.mark.parametrize(

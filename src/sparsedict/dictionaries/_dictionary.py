@@ -288,7 +288,7 @@ class Dictionary(nn.Module, ABC):
         targets: Float[Tensor, "n_tokens d_out"],
         *,
         step: int = 0,
-        idle: Int[Tensor, " n_latents"] | None = None,
+        tokens_since_fired: Int[Tensor, " n_latents"] | None = None,
     ) -> ForwardPass:
         """Evaluates a batch for training: the carrier that losses, penalties and upkeep receive.
 
@@ -296,7 +296,7 @@ class Dictionary(nn.Module, ABC):
             inputs: What the dictionary reads, one row for each token.
             targets: What it should give for each of them.
             step: Optimiser steps done before.
-            idle: For each latent, tokens seen since it last fired; zeros where left out.
+            tokens_since_fired: For each latent, tokens seen since it last fired; zeros where left out.
 
         Raises:
             TypeError: If inputs or targets aren't floating-point tensors.
@@ -311,8 +311,9 @@ class Dictionary(nn.Module, ABC):
             )
         encoding = encode_rows(self, inputs)
         reconstruction = self.reconstruct(encoding.latents(), inputs)
-        idle = torch.zeros(self.n_latents, dtype=torch.int64, device=inputs.device) if idle is None else idle
-        return ForwardPass(self, inputs, targets, reconstruction, encoding, step, idle)
+        if tokens_since_fired is None:
+            tokens_since_fired = torch.zeros(self.n_latents, dtype=torch.int64, device=inputs.device)
+        return ForwardPass(self, inputs, targets, reconstruction, encoding, step, tokens_since_fired)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the dictionary to a folder: ``dictionary.safetensors`` and ``dictionary.json``, never pickle.

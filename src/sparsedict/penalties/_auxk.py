@@ -58,7 +58,7 @@ class AuxK(Penalty):
 
     def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
         dictionary, n_tokens = passed.dictionary, passed.n_tokens
-        dead = passed.idle >= self.dead_after
+        dead = passed.tokens_since_fired >= self.dead_after
         missing = (passed.targets - passed.reconstruction).detach()
         # Asking whether there is any makes an accelerator wait; the CPU knows.
         if dead.device.type == "cpu" and not bool(dead.any()):

@@ -38,12 +38,12 @@ class Counters:
     """What a learner counts from step to step. All of it goes into checkpoints: a new counter is a new field.
 
     Attributes:
-        idle: For each latent, tokens seen since it last fired.
+        tokens_since_fired: For each latent, tokens seen since it last fired.
         step: Optimiser steps done.
         density: Share of entries that the last step stored, where a device's steps go by it (see ``kernels.Room``).
     """
 
-    idle: Tensor
+    tokens_since_fired: Tensor
     step: int = 0
     density: float = 1.0
 
@@ -149,7 +149,8 @@ class Learner:
 
     def _passed(self, inputs: Tensor, targets: Tensor, room: Room | None) -> ForwardPass:
         counters = self._counters
-        forward = partial(self._dictionary.forward_pass, inputs, targets, step=counters.step, idle=counters.idle)
+        since = counters.tokens_since_fired
+        forward = partial(self._dictionary.forward_pass, inputs, targets, step=counters.step, tokens_since_fired=since)
         with nullcontext() if room is None else room.used():
             passed = forward()
         # A part that keeps something from step to step may be asked once only: before it is, the entries must be right.
@@ -200,7 +201,7 @@ class Learner:
         """Returns the share of latents that haven't fired for ``dead_after`` tokens; NaN before these were seen."""
         if self.history.n_tokens < self._dead_after:
             return math.nan
-        return (self._counters.idle >= self._dead_after).double().mean().item()
+        return (self._counters.tokens_since_fired >= self._dead_after).double().mean().item()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the next steps depend on, and the history: tensors and plain values."""
@@ -286,8 +287,8 @@ class Learner:
         state = self._dictionary.activation_state.entries()
         self._dictionary.activation.measure_(passed.values.detach(), state, step=self._counters.step)
         fired = passed.firing_counts() > 0
-        idle = self._counters.idle
-        torch.where(fired, torch.zeros_like(idle), idle + passed.n_tokens, out=idle)
+        since = self._counters.tokens_since_fired
+        torch.where(fired, torch.zeros_like(since), since + passed.n_tokens, out=since)
         if upcoming is not None:
             passed = replace(passed, upcoming=lambda n_tokens: map(self._rows, upcoming(n_tokens)))
         for upkeep in self.trainee.upkeep:

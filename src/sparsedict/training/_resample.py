@@ -82,7 +82,7 @@ class Resample(Upkeep):
         if (passed.step + 1) % self.every or (self.until is not None and passed.step >= self.until):
             return
         dictionary = passed.dictionary
-        dead = (passed.idle >= self.dead_after).nonzero().flatten()
+        dead = (passed.tokens_since_fired >= self.dead_after).nonzero().flatten()
         drawn = self._drawn(passed, len(dead)) if len(dead) else None
         if drawn is None:
             return
@@ -90,7 +90,7 @@ class Resample(Upkeep):
         dead = dead[: len(inputs)]
         encoded = dictionary.encoder_inputs(inputs)
         assert encoded is not None  # `check` refuses kinds without an affine encoder
-        live = passed.idle < self.dead_after
+        live = passed.tokens_since_fired < self.dead_after
         norms = torch.linalg.vector_norm(dictionary.encoder, dim=-1)
         scale = ENCODER_SHARE * (norms[live] if bool(live.any()) else norms).mean()
         rows = normalize(encoded - centre, dim=-1) * scale
@@ -99,7 +99,7 @@ class Resample(Upkeep):
         without = dictionary.reconstruct(SparseLatents.none(len(inputs), dictionary.n_latents, inputs), inputs)
         dictionary.decoder[dead] = normalize(targets - without, dim=-1)
         dictionary.decoder_norm.constrain_(dictionary.decoder)
-        passed.idle[dead] = 0
+        passed.tokens_since_fired[dead] = 0
         forget(optimizer, (dictionary.encoder, dictionary.encoder_bias, dictionary.decoder), dead)
 
     def _drawn(self, passed: ForwardPass, n_dead: int) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -110,7 +110,8 @@ class Resample(Upkeep):
         """
         losses, centre, n_tokens = [], torch.zeros_like(passed.dictionary.encoder[0]), 0
         for inputs, targets in passed.sample(self.n_inputs):
-            again = passed.dictionary.forward_pass(inputs, targets, step=passed.step, idle=passed.idle)
+            since = passed.tokens_since_fired
+            again = passed.dictionary.forward_pass(inputs, targets, step=passed.step, tokens_since_fired=since)
             losses.append((targets - again.reconstruction).double().square().sum(-1))
             encoded = passed.dictionary.encoder_inputs(inputs)
             assert encoded is not None
