@@ -238,7 +238,7 @@ def test_rows_longer_than_the_models_positions_are_refused() -> None:
 
 def test_learned_positions_behind_a_padding_index_are_fewer() -> None:
     transformers = pytest.importorskip("transformers")
-    from sparsedict.data._limits import longest_row
+    from sparsedict.sites._limits import longest_row
 
     size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     roberta = transformers.RobertaConfig(vocab_size=20, max_position_embeddings=16, pad_token_id=1, **size)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -451,3 +453,36 @@ def test_what_isn_t_a_path_is_named(value: Any) -> None:
         ActivationStore(value)
     with pytest.raises(TypeError, match="`folder` must be a path"):
         ActivationStream(site(), unique(2, 4), batch_size=4).save_to(value)
+
+
+def test_another_process_that_writes_is_noticed(folder: Path) -> None:
+    shard = folder / next(name for name in names(folder) if name.endswith(".safetensors"))
+    content = shard.read_bytes()
+    shard.unlink()
+    code = (
+        "import sys, pathlib; from sparsedict.storage import take_lock; "
+        "lock = take_lock(pathlib.Path(sys.argv[1]) / '.lock'); print('locked', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        torch.manual_seed(0)
+        with pytest.raises(BlockingIOError, match="`folder` must be written by one process at a time"):
+            stream().save_to(folder, progress=False)
+        assert not shard.exists()
+        other.communicate("")
+    torch.manual_seed(0)
+    stream().save_to(folder, progress=False)
+    assert shard.read_bytes() == content
+    assert ".lock" not in names(folder)
+
+
+def test_the_type_is_that_of_the_site_not_of_the_model_s_first_weights(tmp_path: Path) -> None:
+    model = Counted()
+    embed = model.embed
+    model.embed = embed.double()
+    embed.register_forward_hook(lambda _module, _given, found: found.float())
+    made = ActivationStream(site(model), unique(8, 32), batch_size=64)
+    assert made.save_to(tmp_path, progress=False).dtype == torch.float32

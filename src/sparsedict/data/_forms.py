@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.data._items import Items, TokenItems, as_text, indexed, is_missing
-from sparsedict.data._limits import check_length
 from sparsedict.data._packing import Bos, Packing, Texts
 from sparsedict.data._tables import MASK, TEXT, TOKENS, as_sequence, chosen_columns
 from sparsedict.data._tokenizers import Tokenizer
 from sparsedict.data._tokens import DEFAULT_CONTEXT, RowArray, TokenSource
+from sparsedict.sites._limits import check_length
 
 
 def token_source(

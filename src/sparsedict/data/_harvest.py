@@ -11,10 +11,10 @@ from sparsedict.data._batches import BEGINNING, AnyBatch, Chunk, Position, RowSo
 from sparsedict.data._facts import site_facts
 from sparsedict.data._harvester import Harvester
 from sparsedict.data._layout import Layout
-from sparsedict.data._limits import check_ids, vocabulary
 from sparsedict.data._seeds import permutation
 from sparsedict.data._tokens import Block, BlockSize, RowArray, TokenSource
 from sparsedict.sites._find import evaluating
+from sparsedict.sites._limits import check_ids, vocabulary
 
 _SEQUENCES, _ROWS = 0, 1
 """What a permutation is of, so that the two draw from generators of their own."""

@@ -6,6 +6,7 @@ import errno
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -19,8 +20,10 @@ from sparsedict.data._shards import ShardHeader, read_header, shard_name, write_
 from sparsedict.data._store_description import FILE, StoreDescription
 from sparsedict.data._stored_sites import ROLES
 from sparsedict.progress import progress_bar
-from sparsedict.storage import StorageError
+from sparsedict.storage import StorageError, take_lock
 from sparsedict.types import ActivationBatch
+
+LOCK = ".lock"
 
 
 def write_store(folder: Path, description: StoreDescription, rows: RowSource, seed: int, progress: bool) -> None:
@@ -36,21 +39,67 @@ def write_store(folder: Path, description: StoreDescription, rows: RowSource, se
     Raises:
         ValueError: If the folder holds other activations.
         NotADirectoryError: If it is a file.
+        BlockingIOError: If another process writes into it.
         OSError: If the disk lacks room, before anything is written.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"`folder` must be a folder to write into, but {folder} is a file.")
+    description, shards, is_complete = _begun(folder, description)
+    if is_complete:
+        return
+    _check_room(folder, description, _n_rows(shards))
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        # Read again, for another process may have written until now.
+        description, shards, is_complete = _begun(folder, description)
+        if not is_complete:
+            _write_lacking(folder, description, shards, rows, seed, progress)
+
+
+def _begun(folder: Path, wanted: StoreDescription) -> tuple[StoreDescription, list[ShardHeader | None], bool]:
+    """Returns the description to write by, the shards that are there, and whether nothing is lacking."""
     found = StoreDescription.read(folder) if folder.is_dir() else None
     if found is not None:
-        _check_same(folder, found, description)
+        _check_same(folder, found, wanted)
         if found.shards is not None:
-            description = replace(description, n_tokens=found.n_tokens)
-    shards = _written(folder, found, description)
-    if found is not None and found.shards is not None and None not in shards:
-        return
-    n_done = sum(shard.n_rows for shard in shards if shard is not None)
-    _check_room(folder, description, n_done)
-    folder.mkdir(parents=True, exist_ok=True)
+            wanted = replace(wanted, n_tokens=found.n_tokens)
+    shards = _written(folder, found, wanted)
+    return wanted, shards, found is not None and found.shards is not None and None not in shards
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing into a folder.
+
+    Raises:
+        BlockingIOError: If one does already.
+    """
+    lock = take_lock(folder / LOCK)
+    if lock is None:
+        raise BlockingIOError(
+            f"`folder` must be written by one process at a time, but another one writes into {folder}. Wait for it and "
+            "then give the same call, or take another folder."
+        )
+    with lock:
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+
+
+def _n_rows(shards: Sequence[ShardHeader | None]) -> int:
+    return sum(shard.n_rows for shard in shards if shard is not None)
+
+
+def _write_lacking(
+    folder: Path,
+    description: StoreDescription,
+    shards: list[ShardHeader | None],
+    rows: RowSource,
+    seed: int,
+    progress: bool,
+) -> None:
+    n_done = _n_rows(shards)
     description.write(folder)
     if progress:
         size = f"{description.n_tokens:,} tokens, {description.n_bytes / 2**30:,.3f} GiB"
@@ -65,8 +114,8 @@ def write_store(folder: Path, description: StoreDescription, rows: RowSource, se
             shards[index] = read_header(folder, name, description.columns, description.dtype)
             bar.update(len(columns[0]))
     whole = list(takewhile(lambda shard: shard is not None, shards))
-    n_tokens, digests = sum(shard.n_rows for shard in whole if shard), tuple(shard.digest for shard in whole if shard)
-    replace(description, n_tokens=n_tokens, shards=digests).write(folder)
+    digests = tuple(shard.digest for shard in whole if shard)
+    replace(description, n_tokens=_n_rows(whole), shards=digests).write(folder)
 
 
 def _lacking(

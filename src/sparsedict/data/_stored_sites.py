@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
-from torch import nn
 
 from sparsedict import checks
 from sparsedict.data._facts import site_facts
@@ -17,15 +17,30 @@ from sparsedict.data._layout import Layout
 from sparsedict.data._shards import DTYPES
 from sparsedict.data._store_description import StoreDescription, tokens_per_shard
 from sparsedict.data._tokens import BlockSize, TokenSource
+from sparsedict.sites import Site
 from sparsedict.sites._find import evaluating
+from sparsedict.sites._points import find_module
 from sparsedict.types import Role
 
 ROLES: tuple[Role, ...] = ("inputs", "outputs", "neurons")
 
 
-def own_dtype(model: nn.Module) -> torch.dtype:
-    """Returns the type of a model's activations, as far as its weights tell."""
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+def own_dtype(sites: Iterable[Site]) -> torch.dtype:
+    """Returns a type that holds the activations of sites, as far as the weights there tell."""
+    found = [dtype for site in sites if (dtype := _dtype_of(site)) is not None]
+    return reduce(torch.promote_types, found) if found else torch.float32
+
+
+def _dtype_of(site: Site) -> torch.dtype | None:
+    """Returns the type of the weights nearest to a site: its own, or those of what it lies in."""
+    parts = site.writes.path.split(".")
+    for n in range(len(parts), -1, -1):
+        module = find_module(site.model, ".".join(parts[:n])) if n else site.model
+        weights = () if module is None else module.parameters()
+        dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), None)
+        if dtype is not None:
+            return dtype
+    return None
 
 
 def stored_sites(
@@ -76,7 +91,7 @@ def probed(harvester: Harvester, tokens: TokenSource, size: BlockSize) -> tuple[
 def bytes_per_token(harvester: Harvester) -> int:
     """Returns what the activations of one token take, in bytes."""
     columns, _ = stored_sites(harvester)
-    return sum(width for _, width in columns) * (harvester.dtype or own_dtype(harvester.model)).itemsize
+    return sum(width for _, width in columns) * (harvester.dtype or own_dtype(harvester.sites.values())).itemsize
 
 
 def planned(
@@ -102,7 +117,7 @@ def planned(
     Raises:
         ValueError: If ``n_tokens`` must be given, or a store can't have that type.
     """
-    dtype = dtype or harvester.dtype or own_dtype(harvester.model)
+    dtype = dtype or harvester.dtype or own_dtype(harvester.sites.values())
     if dtype not in DTYPES.values():
         raise ValueError(f"`dtype` must be one of {', '.join(map(str, DTYPES.values()))}, got {dtype}.")
     if n_tokens is None and known is None:

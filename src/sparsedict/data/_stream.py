@@ -13,7 +13,6 @@ from sparsedict.data._forms import token_source
 from sparsedict.data._given import DEFAULT_BATCH_SIZE, DEFAULT_SEED
 from sparsedict.data._harvest import HarvestedRows
 from sparsedict.data._harvester import Harvester, takes_mask
-from sparsedict.data._limits import longest_row
 from sparsedict.data._packing import Bos
 from sparsedict.data._source import ActivationSource
 from sparsedict.data._store import ActivationStore
@@ -23,6 +22,7 @@ from sparsedict.data._tokenizers import Tokenizer
 from sparsedict.data._tokens import BlockSize
 from sparsedict.sites import Site
 from sparsedict.sites._devices import input_device
+from sparsedict.sites._limits import longest_row
 from sparsedict.torch_state import in_own_state
 
 BUFFER_BYTES = 2**30
