@@ -201,7 +201,7 @@ def test_cheap_checks_come_before_the_weights(
         (["--held-out", "./gone.npy"], "--held-out"),
         (["--k", "49"], "--k must be at most the number of latents, 48 (see --expansion), got 49"),
         (["--n-latents", "3"], "--k must be at most the number of latents, 3 (see --n-latents), got 4"),
-        (["--exclude-tokens", "64"], "--exclude-tokens must hold token ids from 0 to 63"),
+        (["--exclude-tokens", "64"], "--exclude-tokens must be ids from 0 to 63"),
         (["--vocabulary", "gone.json"], "--vocabulary must be a JSON file, but there is no file 'gone.json'"),
     ):
         status, _, err = command(*with_site(start, others))
@@ -219,13 +219,35 @@ def test_the_mlp_of_a_block_is_named(start: list[object], command: Run) -> None:
     status, _, err = command(*with_site(start, ["--site", "model.layers.1"]))
     assert status == 2
     assert "--site must be an MLP, but 'model.layers.1' is a block around one. Give --site model.layers.1.mlp" in err
+    assert "warning" not in err
+
+
+def test_what_is_no_mlp_is_named_with_what_is(start: list[object], command: Run) -> None:
+    status, _, err = command(*with_site(start, ["--site", "model.layers.1.self_attn"]))
+    assert status == 2
+    assert "--site must be an MLP whose neurons can be counted" in err
+    assert "'model.layers.1.mlp'" in err
+    assert "add --n-latents" in err
+    assert "Site(" not in err
+
+
+@pytest.mark.filterwarnings("always:--site")
+def test_a_block_as_site_is_warned_of_once_and_as_an_option(start: list[object], command: Run) -> None:
+    status, _, err = command(*with_site(start, ["--site", "model.layers.1"]), "--n-latents", 8)
+    assert status == 0
+    warned = [line for line in err.splitlines() if "warning" in line]
+    assert warned == [
+        "sparsedict: warning: --site 'model.layers.1' (LlamaDecoderLayer) holds more than an MLP. An MLP in it is "
+        "'model.layers.1.mlp'."
+    ]
 
 
 def test_ids_beyond_the_vocabulary(start: list[object], command: Run, tmp_path: Path) -> None:
     np.save(tmp_path / "beyond.npy", np.arange(200))
     status, _, err = command(*start, "--data", tmp_path / "beyond.npy")
     assert status == 2
-    assert "--data must hold token ids from 0 to 63, the model's, got ids from 0 to 1" in err
+    assert "--data must be ids from 0 to 63, the model's, got ids from 0 to 1" in err
+    assert ", first 64 in row " in err
 
 
 def test_a_mistyped_folder_names_its_neighbours_and_asks_no_hub(

@@ -348,3 +348,65 @@ def test_a_part_that_is_recomputed_has_the_tokens_of_its_forward_pass() -> None:
         output = site.writes.module(torch.randn(1, 6, WIDTH))
         found = (output.abs().amax(-1) == 0).sum(-1).tolist()
     assert found == [2]
+
+
+@pytest.mark.parametrize("name", ["capture", "logits"])
+@pytest.mark.parametrize("bad", [VOCABULARY, -1, -100])
+@pytest.mark.parametrize("form", ["tensor", "mapping"])
+def test_ids_outside_of_the_vocabulary_are_refused(name: str, bad: int, form: str) -> None:
+    site = Site(_models.hugging_face("llama"), LLAMA)
+    ids = torch.ones(3, 4, dtype=torch.long)
+    ids[1, 2] = bad
+    tokens = ids if form == "tensor" else {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with pytest.raises(ValueError, match=rf"`tokens` must be ids from 0 to {VOCABULARY - 1}, .* first {bad} in row 1"):
+        getattr(site, name)(tokens)
+
+
+def test_ids_of_a_decoder_outside_of_its_vocabulary_are_refused() -> None:
+    site = Site(seq2seq("t5"), str(SEQ2SEQ["t5"]["decoder"]))
+    ids = torch.ones(2, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"`decoder_input_ids` must be ids .* -100 marks labels"):
+        site.capture({"input_ids": ids, "decoder_input_ids": ids.masked_fill(ids == 1, -100)})
+
+
+def test_rows_beyond_a_table_of_positions_are_refused_but_rotary_ones_run() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=1, n_head=2, n_positions=8, bos_token_id=0, eos_token_id=0
+    )
+    site = Site(transformers.GPT2LMHeadModel(config), "transformer.h.0.mlp")
+    assert site.capture(torch.ones(1, 8, dtype=torch.long)).outputs.shape[1] == 8
+    with pytest.raises(ValueError, match="Rows of `tokens` must have at most 8 tokens, the model's positions, got 9"):
+        site.capture(torch.ones(1, 9, dtype=torch.long))
+    llama = _models.hugging_face("llama")
+    llama.config.max_position_embeddings = 8
+    assert Site(llama, LLAMA).capture(torch.ones(1, 9, dtype=torch.long)).outputs.shape[1] == 9
+
+
+def test_the_ids_of_images_are_left_to_models_that_take_these() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.mlp = nn.Embedding(20, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
+            return self.mlp(torch.where(input_ids[..., None] < 0, pixel_values, self.token(input_ids.clamp_min(0))))
+
+    given = {"input_ids": torch.tensor([[3, -200, 4]]), "pixel_values": torch.ones(1, 1, WIDTH)}
+    assert Site(Model(), "mlp").capture(given).outputs.shape == (1, 3, WIDTH)
+
+
+def test_positions_before_tokens_in_a_module_do_not_pass_for_the_vocabulary() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.position, self.token = nn.Embedding(4, WIDTH), nn.Embedding(20, WIDTH)
+            self.mlp = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, WIDTH))
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.mlp(self.token(ids) + self.position.weight[: ids.shape[1]])
+
+    site = Site(Model(), "mlp")
+    assert site.capture(torch.full((1, 4), 19)).outputs.shape == (1, 4, WIDTH)
+    with pytest.raises(ValueError, match="ids from 0 to 19"):
+        site.capture(torch.full((1, 4), 20))

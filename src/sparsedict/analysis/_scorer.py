@@ -11,9 +11,9 @@ from sparsedict import checks
 from sparsedict.analysis._masked_tokens import Masker, changed_later, labels_of, looks_ahead, mask_token_of
 from sparsedict.analysis._token_batches import Tokens, with_ids
 from sparsedict.analysis._token_loss import NoLossError, TokenLoss, shifted
-from sparsedict.data._limits import IGNORED_LABEL
 from sparsedict.sites import Site
 from sparsedict.sites._context import TokenContext
+from sparsedict.sites._limits import IGNORED_LABEL
 from sparsedict.sites._predictions import is_seq2seq, predictions
 from sparsedict.sites._watch import stack
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from sparsedict.cli._errors import speaking_of
+from sparsedict.cli._errors import in_options, speaking_of
 from sparsedict.sites import Site
+from sparsedict.sites._points import find_module
+from sparsedict.sites._suggest import experts_of, mlps
 
 WILD = "*?["
 
@@ -51,6 +55,23 @@ def _matching(model: nn.Module, path: str) -> list[str]:
     )
 
 
+@contextmanager
+def warnings_of_sites(said: set[str]) -> Iterator[None]:
+    """Lets warnings that are given within it speak of ``--site``; an error says more than they do.
+
+    Args:
+        said: Warnings that were given before, which aren't repeated; those of this context are added.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        message = in_options(str(warning.message).replace("`path`=", "--site "), {"path": "--site"})
+        if message not in said:
+            said.add(message)
+            warnings.warn(message, warning.category, stacklevel=2)
+
+
 def n_neurons(site: Site, *, sure: bool) -> int | None:
     """Returns how many neurons an MLP has; ``None`` where that isn't known yet.
 
@@ -72,7 +93,19 @@ def n_neurons(site: Site, *, sure: bool) -> int | None:
             ) from error
         if not sure:
             return None
-        raise ValueError(f"--n-latents must be given, for the MLP's neurons can't be counted: {error}") from error
+        raise ValueError(_uncounted(site, error)) from error
+
+
+def _uncounted(site: Site, error: ValueError) -> str:
+    module = find_module(site.model, site.name)
+    if module is None or experts_of(module) is not None:
+        return f"--n-latents must be given, for the MLP's neurons can't be counted: {error}"
+    found = mlps(site.model, site.name)
+    hint = f" MLPs in this model: {'; '.join(found)}." if found else ""
+    return (
+        f"--site must be an MLP whose neurons can be counted, but none are found in {site.name!r} "
+        f"({type(module).__name__}).{hint} To train on this module as it is, add --n-latents."
+    )
 
 
 def _mlps_in(site: Site) -> list[str]:

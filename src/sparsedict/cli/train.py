@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparsedict.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
@@ -22,13 +23,14 @@ from sparsedict.cli._model import (
 )
 from sparsedict.cli._options import set_threads, share
 from sparsedict.cli._run import check_trackers, conclude, run_folder, say_finished, stopped, training_options
-from sparsedict.cli._sites import n_neurons, sites_of
+from sparsedict.cli._sites import n_neurons, sites_of, warnings_of_sites
 from sparsedict.cli._tokens import Corpus, held_out_rows
 from sparsedict.cli._train_options import CONTEXT, L0_COEFFICIENT, L1_COEFFICIENT, K
 from sparsedict.cli._vocabulary import vocabulary
 from sparsedict.pages import token_strings
 from sparsedict.penalties import L0, L1, Penalty
 from sparsedict.sites import Site
+from sparsedict.sites._limits import check_ids
 from sparsedict.studies import Inspection, Recipe, RunFolder, take_apart_sites
 
 __all__ = ["run", "stopped"]
@@ -56,20 +58,24 @@ def _train(args: argparse.Namespace, recipe: Recipe, folder: RunFolder) -> None:
     config = load_config(args.model)
     tokenizer = load_tokenizer(args.model)
     excluded = special_tokens(config, tokenizer) if args.exclude_tokens is None else args.exclude_tokens
-    _check_ids("--exclude-tokens", excluded, config)
-    bare = skeleton(config)
+    if excluded:
+        check_ids(torch.tensor([excluded]), getattr(config, "vocab_size", None), name="--exclude-tokens")
+    bare, said = skeleton(config), set[str]()
     if bare is not None:
-        _n_latents(args, sites_of(bare, args.site, excluded), sure=False)
+        with warnings_of_sites(said):
+            _n_latents(args, sites_of(bare, args.site, excluded), sure=False)
     train, held_out = _tokens(args, config, tokenizer)
     model = load_model(args.model, device=device, dtype=DTYPES[args.dtype], progress=not args.quiet)
-    sites = sites_of(model, args.site, excluded)
+    with warnings_of_sites(said):
+        sites = sites_of(model, args.site, excluded)
+        n_latents = _n_latents(args, sites)
     options = training_options(args, folder)
     folder.begin()
     found = take_apart_sites(
         sites,
         train,
         held_out,
-        n_latents=_n_latents(args, sites),
+        n_latents=n_latents,
         n_tokens=args.n_tokens,
         recipe=recipe,
         kinds=("distiller", "autoencoder") if args.kind == "both" else (args.kind,),
@@ -136,18 +142,8 @@ def _checked(rows: Tensor, option: str, longest: int, config: Any) -> Tensor:
             f"{option} must hold sequences of at most the model's {longest} tokens, got {rows.shape[1]}. Give token "
             "ids as one long row, [n], or cut them."
         )
-    _check_ids(option, [int(value) for value in rows.aminmax()], config)
+    check_ids(rows, getattr(config, "vocab_size", None), name=option)
     return rows
-
-
-def _check_ids(option: str, ids: Sequence[int], config: Any) -> None:
-    n_vocabulary = getattr(config, "vocab_size", None)
-    if ids and (min(ids) < 0 or (n_vocabulary is not None and max(ids) >= n_vocabulary)):
-        known = "not negative" if n_vocabulary is None else f"from 0 to {n_vocabulary - 1}, the model's"
-        raise ValueError(
-            f"{option} must hold token ids {known}, got ids from {min(ids)} to {max(ids)}. Are they another "
-            "tokenizer's?"
-        )
 
 
 def _n_latents(args: argparse.Namespace, sites: Mapping[str, Site], *, sure: bool = True) -> dict[str, int]:

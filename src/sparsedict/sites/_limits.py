@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from sparsedict.sites._embedding import token_embedding
@@ -14,8 +13,13 @@ IGNORED_LABEL = -100
 
 
 def vocabulary(model: nn.Module) -> int | None:
-    """Returns how many token ids a model knows, or None where its embedding doesn't say."""
+    """Returns how many token ids a model knows, or None where its embedding doesn't say.
+
+    Where it isn't known which embedding is that of the tokens, the largest one counts: no valid id is refused.
+    """
     embedding = token_embedding(model)
+    if isinstance(embedding, nn.Embedding) and not hasattr(model, "get_input_embeddings"):
+        return max(module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding))
     for holder, name in ((embedding, "num_embeddings"), (getattr(model, "cfg", None), "d_vocab")):
         value = getattr(holder, name, None)
         if isinstance(value, int) and value > 0:
@@ -46,20 +50,29 @@ def _offset(model: nn.Module) -> int:
     return 0
 
 
-def check_ids(tokens: Tensor, n_vocabulary: int | None, numbers: Sequence[int] | None = None) -> None:
+def looks_up_positions(model: nn.Module) -> bool:
+    """Whether a model has a table of positions, beyond which it can't run; rotary embeddings have none."""
+    tables = ("wpe", "pos_embed", "embed_positions", "position_embeddings")
+    return any(name.endswith(tables) and any(True for _ in part.parameters()) for name, part in model.named_modules())
+
+
+def check_ids(
+    tokens: Tensor, n_vocabulary: int | None, numbers: Sequence[int] | None = None, *, name: str = "`tokens`"
+) -> None:
     """Checks the ids of a batch.
 
     Args:
         tokens: ``[n_sequences, n_positions]``.
         n_vocabulary: Ids that the model knows; ``None`` checks for negative ids only.
         numbers: Number of each sequence's row in the data, counted from 0; counted in the batch where left out.
+        name: Of the tokens, for people.
 
     Raises:
         ValueError: If an id is negative or beyond the vocabulary. The error names the first such row.
     """
     if not tokens.numel():
         return
-    low, high = (int(value) for value in torch.aminmax(tokens))
+    low, high = (int(value) for value in tokens.aminmax())
     if low >= 0 and (n_vocabulary is None or high < n_vocabulary):
         return
     bad = tokens < 0 if n_vocabulary is None else (tokens < 0) | (tokens >= n_vocabulary)
@@ -72,7 +85,7 @@ def check_ids(tokens: Tensor, n_vocabulary: int | None, numbers: Sequence[int] |
         else "Are they another tokenizer's?"
     )
     raise ValueError(
-        f"`tokens` must be ids {known}, got ids from {low} to {high}, first {int(tokens[index][bad[index]][0])} in "
+        f"{name} must be ids {known}, got ids from {low} to {high}, first {int(tokens[index][bad[index]][0])} in "
         f"row {number}. {remedy}"
     )
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sparsedict.sites._arguments import CACHES, first_position
 from sparsedict.sites._devices import input_device
 from sparsedict.sites._embedding import token_embedding
+from sparsedict.sites._limits import check_ids, check_length, longest_row, looks_up_positions, vocabulary
 
 Tokens = Tensor | Mapping[str, Any]
 """Token ids ``[n_sequences, n_positions]``, or the model's keyword arguments, such as a tokenizer gives."""
@@ -35,12 +36,15 @@ def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True) -> Call:
 
     Raises:
         TypeError: If ``tokens`` are no tensor and no mapping, or activations where the model takes token ids.
+        ValueError: If ids lie outside of the model's vocabulary, or rows are longer than its table of positions.
     """
     device = input_device(model)
     parameters = inspect.signature(model.forward).parameters
     if isinstance(tokens, Tensor):
         args, kwargs = (_checked(model, tokens).to(device),), {}
+        _check_limits(model, {"input_ids": tokens})
     elif isinstance(tokens, Mapping):
+        _check_limits(model, tokens)
         positions = _positions(model, tokens)
         given = tokens if positions is None else {**tokens, "position_ids": positions}
         kwargs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in given.items()}
@@ -78,6 +82,31 @@ def _positions(model: nn.Module, tokens: Mapping[str, Any]) -> Int[Tensor, "n_se
     if not bool((real[:, 1:] & ~real[:, :-1]).any()):
         return None
     return (real.long().cumsum(-1) - 1).clamp_min(0) + first_position(model)
+
+
+def _check_limits(model: nn.Module, tokens: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for ids and lengths that the model can't look up, which end in crashes of its own."""
+    # Models that take images or sounds mark their places by ids of their own.
+    floats = {key for key, value in tokens.items() if isinstance(value, Tensor) and value.is_floating_point()}
+    if any(not key.endswith("mask") and key != "inputs_embeds" for key in floats):
+        return
+    is_cached = any(tokens.get(key) is not None for key in ("position_ids", "cache_position", *CACHES))
+    for key in ("input_ids", "decoder_input_ids"):
+        ids = tokens.get(key)
+        if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_meta or not ids.ndim:
+            continue
+        name = "`tokens`" if key == "input_ids" else f"`{key}`"
+        stack = _decoder(model) if key != "input_ids" else model
+        check_ids(ids if ids.ndim > 1 else ids[None], None if stack is None else vocabulary(stack), name=name)
+        longest = longest_row(model)
+        if longest is not None and ids.shape[-1] > longest and not is_cached and looks_up_positions(model):
+            check_length(f"Rows of {name}", ids.shape[-1], longest, "Cut them into shorter ones.")
+
+
+def _decoder(model: nn.Module) -> nn.Module | None:
+    getter = getattr(model, "get_decoder", None)
+    found = getter() if callable(getter) else None
+    return found if isinstance(found, nn.Module) else None
 
 
 def _checked(model: nn.Module, tokens: Tensor) -> Tensor:
