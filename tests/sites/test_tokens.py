@@ -81,7 +81,7 @@ CACHES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("cache", CACHES)
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "mistral", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "mistral", "gemma2", "bloom"])
 def test_generation_counts_true_positions(family: str, cache: str) -> None:
     windows = {"sliding_window": 4} if family in ("mistral", "gemma2") else {}
     model = _models.hugging_face(family, **windows)

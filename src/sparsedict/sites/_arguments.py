@@ -79,8 +79,9 @@ def _context(named: Mapping[str, Any], ids: Tensor | None, prefix: str, module: 
     n_past = _n_past(named)
     if n_past == 0 and mask is not None and shape is not None and mask.shape[-1] > shape[-1]:
         # Tokens came before, in a cache that isn't seen or not counted. A static cache's keys, though, are all there
-        # from the beginning.
-        n_past = None if mask.ndim == 2 or _cache(named) is None else 0
+        # from the beginning; BLOOM extends even a mask over tokens to its length.
+        cache = _cache(named)
+        n_past = None if cache is None or (mask.ndim == 2 and _most(cache) != mask.shape[-1]) else 0
     first = first_position(module) if positions is not None and n_past == 0 else 0
     return TokenContext(shape, ids, mask, _flat(positions), n_past, first, problem=problem)
 
@@ -139,6 +140,17 @@ def _length(cache: Any) -> int | None:
     if isinstance(parts, list | tuple):
         return next((_length(part) for part in parts if part is not None), 0)
     return None
+
+
+def _most(cache: Any) -> int | None:
+    """Returns how many tokens a cache of fixed size holds at most; None for one that grows."""
+    getters = (getattr(cache, name, None) for name in ("get_max_length", "get_max_cache_shape"))
+    getter = next((getter for getter in getters if callable(getter)), None)
+    try:
+        most = None if getter is None else getter()
+    except (ValueError, TypeError, AttributeError, IndexError):
+        return None
+    return most if isinstance(most, int) and most > 0 else None
 
 
 def first_position(model: nn.Module) -> int:
