@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -71,6 +72,7 @@ class Model(nn.Module):
 
 torch.manual_seed(0)
 X, MODEL, IDS, COLUMN = rows(), Model().eval(), torch.randint(20, (8, 12)), torch.randn(600, D)
+COSTS = torch.full((N_LATENTS,), 0.1)
 TRAINED = coder(sd.ReLU())
 sd.fit(TRAINED, X, n_tokens=1200, batch_size=100, progress=False, penalties=[sd.L1(0.1)])
 
@@ -117,6 +119,18 @@ def examined() -> list[Tensor]:
     ]
 
 
+def calibrated() -> list[Tensor]:
+    result = sd.calibrate_threshold(TRAINED, X, l0=3.0)
+    numbers = [result.threshold, result.l0_before, result.l0, result.fvu_before, result.fvu]
+    return [torch.tensor(numbers, device="cpu", dtype=torch.float64), *result.dictionary.state_dict().values()]
+
+
+def loaded_in_part() -> list[Tensor]:
+    with TemporaryDirectory() as folder:
+        TRAINED.save(Path(folder) / "dictionary")
+        return [*sd.load(Path(folder) / "dictionary", latents=[5, 1, 2]).state_dict().values()]
+
+
 def started() -> list[Tensor]:
     dictionary = coder(sd.TopK(4))
     dictionary.initialise_(X, X)
@@ -132,11 +146,16 @@ TASKS: dict[str, Callable[[], list[Tensor]]] = {
     "fit with upkeep": lambda: fitted(
         sd.ReLU(), batch_size=100, penalties=[sd.AuxK(4, 300)], upkeep=[sd.Resample(4, 300)]
     ),
+    "fit with a target": lambda: fitted(sd.JumpReLU(), batch_size=100, penalties=[sd.TargetL0(4)]),
+    "fit with coefficients": lambda: fitted(sd.ReLU(), batch_size=100, penalties=[sd.L1(COSTS)]),
     "fit on batches": lambda: fitted(sd.ReLU(), [X[:300], X[300:]]),
     "fit on a stream": of_stream,
     "evaluate": evaluated,
     "analysis": examined,
     "initialise_": started,
+    "calibrate_threshold": calibrated,
+    "load in part": loaded_in_part,
+    "embedded model": lambda: [*sd.zoo.load_model().parameters()],
     "synthetic data": lambda: [rows()],
 }
 

@@ -124,6 +124,18 @@ def in_own_state(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return wrapped
 
 
+@contextmanager
+def own_defaults() -> Iterator[None]:
+    """Makes new tensors float32 on the CPU, for code of another library that takes neither device nor type."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
 def without_inference_(module: nn.Module) -> None:
     """Replaces parameters and buffers that were made in inference mode, which can't be trained, by ordinary ones."""
     copies: dict[int, Any] = {}

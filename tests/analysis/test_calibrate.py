@@ -48,6 +48,13 @@ def test_more_than_fire_can_t_be_asked_for() -> None:
         sd.calibrate_threshold(cases.make("autoencoder", "top_k"), X, l0=11.99)
 
 
+@pytest.mark.parametrize("activation", [sd.AbsTopK(4), sd.GELU()], ids=str)
+def test_latents_that_may_be_negative_are_refused(activation: sd.Activation) -> None:
+    sae = sd.SparseAutoencoder(8, 32, activation=activation, decoder_norm=sd.UnitNorm())
+    with pytest.raises(ValueError, match=r"never negative.*got activation="):
+        sd.calibrate_threshold(sae, torch.randn(100, 8), l0=4.0)
+
+
 def test_tokens_are_limited_and_streams_are_taken() -> None:
     model = sd.zoo.load_model()
     site = sd.Site(model, "transformer.h.1.mlp")

@@ -54,7 +54,7 @@ class JumpReLU(Activation):
         }
 
     def training_state(self, n_latents: int) -> dict[str, Tensor]:
-        return {"unit": torch.ones((), device="cpu")}
+        return {"unit": torch.ones((), device="cpu", dtype=torch.float32)}
 
     @torch.no_grad()
     def begin_(self, state: State, *, latents: float, is_new: bool) -> None:

@@ -126,7 +126,7 @@ class BatchTopK(Activation):
         return replace(self, k=min(self.k, n_latents))
 
     def initial_state(self, n_latents: int) -> dict[str, Tensor]:
-        return {"threshold": torch.tensor(torch.nan, device="cpu")}
+        return {"threshold": torch.tensor(torch.nan, device="cpu", dtype=torch.float32)}
 
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return pre.relu()

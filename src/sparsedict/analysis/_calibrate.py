@@ -71,7 +71,8 @@ def calibrate_threshold(
 
     Raises:
         TypeError: If ``data`` is of no such form.
-        ValueError: If ``l0`` isn't positive, or more latents than have positive pre-activations.
+        ValueError: If ``l0`` isn't positive, or more latents than have positive pre-activations, or if latents may be
+            negative, as those of `AbsTopK`: above a threshold none is.
 
     Example:
         >>> import torch, sparsedict as sd
@@ -81,6 +82,11 @@ def calibrate_threshold(
         >>> calibration.dictionary.activation, round(calibration.l0, 2)
         (BatchTopK(k=4, momentum=0.99), 4.0)
     """
+    if not dictionary.activation.non_negative:
+        raise ValueError(
+            f"`dictionary` must have latents that are never negative, for a threshold keeps positive ones alone, got "
+            f"activation={dictionary.activation}. Train one with TopK, BatchTopK or JumpReLU."
+        )
     wanted = None if l0 is None else checks.in_range("l0", l0, 0.0, dictionary.n_latents, open_low=True)
     limit = checks.at_least("n_tokens", DEFAULT_TOKENS if n_tokens is None else n_tokens, 1)
     inputs, targets = _taken(dictionary, data, limit)
@@ -88,9 +94,9 @@ def calibrate_threshold(
         l0_before, fvu_before = _measured(dictionary, inputs, targets)
         wanted = l0_before if wanted is None else wanted
         threshold = _threshold(dictionary, inputs, wanted)
-    activation = BatchTopK(min(dictionary.n_latents, max(1, round(wanted))))
-    made = dictionary.with_activation(activation, {"threshold": threshold})
-    l0_after, fvu_after = _measured(made.eval(), inputs, targets)
+        activation = BatchTopK(min(dictionary.n_latents, max(1, round(wanted))))
+        made = dictionary.with_activation(activation, {"threshold": threshold}).eval()
+        l0_after, fvu_after = _measured(made, inputs, targets)
     # Half precision rounds the threshold.
     stored = float(made.activation_state.get_buffer("threshold"))
     noted = {"from": repr(dictionary.activation), "threshold": stored, "l0": l0_after, "n_tokens": len(inputs)}

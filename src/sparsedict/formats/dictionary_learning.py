@@ -177,7 +177,10 @@ def _batch_top_k(tensors: Tensors, config: Config) -> Read:
     momentum = float(beta) if isinstance(beta, int | float) and 0 <= beta <= 1 else 0.999
     if not math.isfinite(threshold):
         raise StorageError(f"{tensors.file}: `threshold` must be a finite number, got {threshold}.")
-    learned = Learned(BatchTopK(_k(tensors, config), momentum), {"threshold": torch.tensor(threshold, device="cpu")})
+    learned = Learned(
+        BatchTopK(_k(tensors, config), momentum),
+        {"threshold": torch.tensor(threshold, device="cpu", dtype=torch.float32)},
+    )
     return weights, learned, "decoder_bias"
 
 

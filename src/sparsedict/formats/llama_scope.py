@@ -118,5 +118,5 @@ def _learned(cfg: dict[str, Any], file: Path, encoder: Tensor) -> Learned:
         raise StorageError(
             f"{file}: `act_fn` must be jumprelu with a number `jump_relu_threshold`, relu or topk, got {name[:80]!r}."
         )
-    each = torch.full((len(encoder),), 0.0 if name == "relu" else float(threshold))
+    each = torch.full((len(encoder),), 0.0 if name == "relu" else float(threshold), device="cpu", dtype=torch.float32)
     return made.jump_relu(each, file)

@@ -148,7 +148,9 @@ def _learned(tensors: Tensors, cfg: dict[str, Any]) -> Learned:
         return Learned(TopK(made.integer(cfg, "k", cfg_file)))
     if "batchtopk" in architecture:
         threshold = tensors.number("topk_threshold")
-        state = {"threshold": torch.tensor(math.nan if threshold is None else threshold, device="cpu")}
+        state = {
+            "threshold": torch.tensor(math.nan if threshold is None else threshold, device="cpu", dtype=torch.float32)
+        }
         return Learned(BatchTopK(made.integer(cfg, "k", cfg_file)), state)
     return Learned(ReLU())
 

@@ -108,7 +108,9 @@ class TargetL0(Penalty):
         known: WeakKeyDictionary[Dictionary, Tensor] = vars(self)["_logarithms"]
         if passed.dictionary not in known:
             waiting: list[Tensor] = vars(self)["_waiting"]
-            start = waiting.pop(0) if waiting else torch.tensor(math.asinh(START / SMALL), dtype=torch.float32)
+            # The default device may be another.
+            new = torch.full((), math.asinh(START / SMALL), device="cpu", dtype=torch.float32)
+            start = waiting.pop(0) if waiting else new
             known[passed.dictionary] = start.to(passed.targets.device)
         return known[passed.dictionary]
 

@@ -75,7 +75,7 @@ def set_coefficient(penalty: Any) -> None:
     """Checks a penalty's coefficient, and makes it a plain number or a tensor ``[n_latents]`` without a graph."""
     value = penalty.coefficient
     if isinstance(value, Tensor | np.ndarray) and value.ndim:
-        value = torch.as_tensor(value).detach()
+        value = (value if isinstance(value, Tensor) else torch.from_numpy(value)).detach()
         if not bool((torch.isfinite(value) & (value >= 0)).all()):
             raise ValueError("`coefficient` must be finite and not negative for every latent.")
     else:

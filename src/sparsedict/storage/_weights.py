@@ -89,7 +89,9 @@ def read_weights(
                 weights[name] = stored.get_tensor(name).clone()
             else:
                 part = stored.get_slice(name)
-                weights[name] = torch.cat([part[low:high] for low, high in _runs(latents)])
+                # Slicing makes tensors on the default device, which may hold none.
+                with torch.device("cpu"):
+                    weights[name] = torch.cat([part[low:high] for low, high in _runs(latents)])
         return weights
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sparsedict import checks
+from sparsedict.torch_state import own_defaults, own_state
 from sparsedict.zoo._corpus import Split, source_files
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def load_model(folder: Folder = None) -> GPTNeoForCausalLM:
     with _opened(folder) as opened:
         config = GPTNeoConfig(**_configuration(opened))
         state = load_file(opened / "model.safetensors")
-    model = GPTNeoForCausalLM(config)
+    with own_state(), own_defaults():
+        model = GPTNeoForCausalLM(config)
     keys = model.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
     model.tie_weights()
     absent = [name for name in keys.missing_keys if not name.endswith(("lm_head.weight", "attn.attention.bias"))]
