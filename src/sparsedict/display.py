@@ -63,6 +63,20 @@ def short(value: object) -> str:
     return repr(value)
 
 
+def shown(value: float | None, form: str) -> str:
+    """Returns a number in a format; ``-`` for one that isn't known: None, NaN."""
+    return "-" if value is None or math.isnan(value) else format(value, form)
+
+
+def finite(value: Any) -> Any:
+    """Returns mappings, lists and numbers for JSON, which has no NaN and no infinity: None stands for these."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def described(value: object) -> str:
     """Returns :func:`short`, and for a tensor its range and mean, or how many of its elements are true."""
     text = short(value)

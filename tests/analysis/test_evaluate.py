@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 
 import sparsedict as sd
 from sparsedict import metrics
-from sparsedict.analysis import evaluate, firing_frequencies, loss_recovered
+from sparsedict.analysis import LossRecovered, evaluate, firing_frequencies, loss_recovered
 from sparsedict.sites import Site
 
 from ._models import Foreign, autoencoder, distiller, tokens
@@ -38,6 +40,15 @@ def test_mlps_own_neurons_are_perfect(site: Site) -> None:
     assert found.fvu == pytest.approx(0, abs=1e-9)
     assert found.losses is not None
     assert found.losses.zero == pytest.approx(1, abs=1e-5)
+
+
+def test_numbers_that_are_not_known_are_null_and_a_dash(site: Site) -> None:
+    found = replace(evaluate(site, distiller(), tokens()), fvu=math.nan, losses=LossRecovered.unknown("none"))
+    numbers = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert numbers["fvu"] is numbers["kl"] is numbers["loss_base"] is None
+    assert numbers["l0"] == found.l0
+    assert "nan" not in str(found)
+    assert "nan" not in found._repr_html_()
 
 
 def test_table_is_aligned_and_the_numbers_are_json(site: Site) -> None:

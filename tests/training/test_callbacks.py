@@ -1,6 +1,8 @@
 """Callbacks for TensorBoard and Weights & Biases."""
 
+import dataclasses
 import json
+import math
 import warnings
 
 import pytest
@@ -41,6 +43,58 @@ def test_tensorboard_writes_events(tmp_path):
         callback = callbacks.TensorBoard(tmp_path)
         train(callback)
     assert any(path.stat().st_size > 0 for path in tmp_path.glob("events*"))
+
+
+class Unknown(sd.training.callbacks.JSONLines):
+    """Writes records whose numbers aren't known."""
+
+    def __call__(self, name, record, dictionary):
+        super().__call__(name, dataclasses.replace(record, fvu=math.inf, penalties={"L1": math.nan}), dictionary)
+
+
+def no_constants(text):
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_has_null_for_what_is_not_known(tmp_path):
+    history = train(Unknown(tmp_path / "metrics.jsonl"))
+    assert math.isnan(history.last.dead)
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        found = no_constants(line)
+        assert found["dead"] is found["fvu"] is found["penalty/L1"] is None
+    found = no_constants(json.dumps(history.to_dict()))
+    assert found["records"][-1]["dead"] is None
+    assert found["records"][-1]["fvu"] == history.last.fvu
+    assert "nan" not in repr(history).lower()
+    assert "nan" not in history._repr_html_().lower()
+    assert "dead=-" in repr(history)
+
+
+def test_writers_of_curves_skip_what_is_not_known(tmp_path):
+    logged = []
+
+    class Run:
+        def log(self, values, step):
+            logged.append(values)
+
+    class Writer:
+        def add_scalar(self, name, value, step):
+            logged.append({name: value})
+
+        def flush(self):
+            pass
+
+    board = callbacks.TensorBoard.__new__(callbacks.TensorBoard)
+    board._writer = Writer()
+    history = train(callbacks.WeightsAndBiases(Run()), board, dead_after=256)
+    dead = [values["dead"] for values in logged if "dead" in values]
+    n_known = sum(not math.isnan(record.dead) for record in history)
+    assert 0 < n_known < len(history)
+    assert len(dead) == 2 * n_known
+    assert all(math.isfinite(value) for values in logged for value in values.values())
 
 
 class Stops:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from sparsedict.analysis._masked_tokens import NotCausalError
 from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._token_batches import Tokens
 from sparsedict.analysis._token_loss import NoLossError
-from sparsedict.display import Displayed
+from sparsedict.display import Displayed, finite, shown
 from sparsedict.latents import firing_counts
 from sparsedict.metrics import RunningError, RunningL0
 from sparsedict.sites import Site
@@ -54,21 +53,22 @@ class Evaluation(Displayed):
     def to_dict(self) -> dict[str, float | int | None]:
         """Returns the numbers by name, for tables and JSON; None where there is none, ``note`` says why."""
         losses = self.losses
-        return {
+        numbers = {
             "fvu": self.fvu,
             "squared_error": self.squared_error,
             "l0": self.l0,
             "n_latents": self.n_latents,
             "n_dead": self.dead.n_dead,
             "n_tokens": self.n_tokens,
-            "loss_recovered_zero": None if losses is None else _known(losses.zero),
-            "loss_recovered_mean": None if losses is None else _known(losses.mean),
-            "kl": None if losses is None else _known(losses.kl),
-            "loss_base": None if losses is None else _known(losses.base),
-            "loss_replaced": None if losses is None else _known(losses.replaced),
-            "loss_zero_ablated": None if losses is None else _known(losses.zero_ablated),
-            "loss_mean_ablated": None if losses is None else _known(losses.mean_ablated),
+            "loss_recovered_zero": None if losses is None else losses.zero,
+            "loss_recovered_mean": None if losses is None else losses.mean,
+            "kl": None if losses is None else losses.kl,
+            "loss_base": None if losses is None else losses.base,
+            "loss_replaced": None if losses is None else losses.replaced,
+            "loss_zero_ablated": None if losses is None else losses.zero_ablated,
+            "loss_mean_ablated": None if losses is None else losses.mean_ablated,
         }
+        return finite(numbers)
 
     def display_rows(self) -> list[tuple[str, ...]]:
         """Returns name, value and remark of each number, and the note."""
@@ -76,7 +76,7 @@ class Evaluation(Displayed):
 
     def _rows(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [
-            ("FVU", f"{self.fvu:.4f}", ""),
+            ("FVU", shown(self.fvu, ".4f"), ""),
             ("L0", f"{self.l0:.1f}", f"of {self.n_latents:,} latents"),
             ("never fired", f"{self.dead.n_dead:,}", f"{self.dead.share:.1%}, on {self.n_tokens:,} tokens"),
         ]
@@ -84,12 +84,12 @@ class Evaluation(Displayed):
         if losses is not None:
             ablated = ("loss with zero", losses.zero_ablated), ("loss with the mean", losses.mean_ablated)
             rows += [
-                ("loss recovered, zero", f"{losses.zero:.4f}", "1 is all, 0 no better than writing zero"),
-                ("loss recovered, mean", f"{losses.mean:.4f}", "the same against the mean output"),
-                *([] if losses.kl is None else [("KL to the model", f"{losses.kl:.4f}", "nats per token")]),
-                ("loss", f"{losses.base:.4f}", "of the model as it is"),
-                ("loss replaced", f"{losses.replaced:.4f}", ""),
-                *((name, f"{value:.4f}", "") for name, value in ablated),
+                ("loss recovered, zero", shown(losses.zero, ".4f"), "1 is all, 0 no better than writing zero"),
+                ("loss recovered, mean", shown(losses.mean, ".4f"), "the same against the mean output"),
+                *([] if losses.kl is None else [("KL to the model", shown(losses.kl, ".4f"), "nats per token")]),
+                ("loss", shown(losses.base, ".4f"), "of the model as it is"),
+                ("loss replaced", shown(losses.replaced, ".4f"), ""),
+                *((name, shown(value, ".4f"), "") for name, value in ablated),
             ]
         return rows
 
@@ -165,11 +165,6 @@ def evaluate(
     dead = DeadLatents(fired == 0, error.n_tokens)
     note = note if losses is None else losses.note
     return Evaluation(error.fvu, error.squared_error, sparsity.value, dead, error.n_tokens, losses, note)
-
-
-def _known(value: float | None) -> float | None:
-    """The number, or None where it isn't one, which JSON can't hold."""
-    return None if value is None or not math.isfinite(value) else value
 
 
 def _measure(coder: Coder, inputs: Tensor, targets: Tensor, error: RunningError, sparsity: RunningL0) -> Tensor:

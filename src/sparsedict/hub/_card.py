@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparsedict.display import finite
 from sparsedict.hub._address import HubAddress
 from sparsedict.storage import Description, Named
 
@@ -27,7 +28,7 @@ def card(
     Args:
         description: What is saved there.
         address: Where it will be.
-        metrics: Numbers by name, such as ``evaluation.to_dict()``; ``None`` values are left out.
+        metrics: Numbers by name, such as ``evaluation.to_dict()``; ``None`` and NaN are left out.
         figures: Files of pictures beside the card, by their captions.
         license: Its identifier on the hub, such as ``"mit"``.
     """
@@ -42,7 +43,7 @@ def card(
         f'```python\nimport sparsedict as sd\n\ndictionary = sd.load("{place}")\n```\n',
         _table("Settings", _settings(description)),
         _table("Trained on", trained_on),
-        _table("Metrics", {name: value for name, value in (metrics or {}).items() if value is not None}),
+        _table("Metrics", {name: value for name, value in finite(metrics or {}).items() if value is not None}),
         *(f"## {_plain(caption)}\n\n![{_plain(caption)}]({file})\n" for caption, file in (figures or {}).items()),
     ]
     return "\n".join(section for section in sections if section)

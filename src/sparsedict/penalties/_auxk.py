@@ -38,8 +38,8 @@ class AuxK(Penalty):
         idle_tokens: The former name of ``dead_after``.
 
     Source: Gao et al., "Scaling and evaluating sparse autoencoders", 2024, appendix A.2, as the text has it. Code
-    differs. That of OpenAI and dictionary_learning divides the penalty by the variance of the error over the batch, that
-    of sparsify by the variance of the targets. Here, as in SAELens, it has the units of the squared error. sparsify and
+    differs. OpenAI and dictionary_learning divide the penalty by the variance of the error over the batch, sparsify by
+    the variance of the targets. Here, as in SAELens, it has the units of the squared error. sparsify and
     SAELens multiply it by ``n_dead / k`` where fewer than ``k`` latents are dead, sparsify adds the decoder's bias to
     what dead latents contribute, and SAELens applies no ReLU to their pre-activations; none of it is done here.
     """

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sparsedict.display import finite
 from sparsedict.storage import replace_file, take_lock
 from sparsedict.studies._folder import LOCK, REPLACED, check_is_folder, listed, other_things
 from sparsedict.studies._study import Numbers
@@ -117,7 +118,7 @@ def read_json(file: Path) -> Any:
 
 def write_json(file: Path, content: Numbers) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=1) + "\n"
+    text = json.dumps(finite(content), indent=1, allow_nan=False) + "\n"
     replace_file(file, lambda target: _write_text(target, text))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ def write_report(taken: TakenApart, folder: Path, strings: pages.TokenStrings | 
     for name, result in taken.results.items():
         result.dictionary.save(folder / name)
     (folder / "table.txt").write_text(f"{taken}\n", encoding="utf-8")
-    numbers = json.dumps(finite(taken.to_dict()), indent=1, allow_nan=False)
+    numbers = json.dumps(taken.to_dict(), indent=1, allow_nan=False)
     (folder / "results.json").write_text(numbers + "\n", encoding="utf-8")
     _write_examples(taken, folder, strings)
     _write_index(taken, folder, captions)
@@ -126,12 +125,3 @@ def _listed(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_listed(item)}" for name, item in value.items())
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def finite(value: Any) -> Any:
-    """Returns plain values for JSON, which has no NaN and no infinity: null stands for what couldn't be measured."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from sparsedict.display import finite
 from sparsedict.pages import TokenStrings
 from sparsedict.storage import replace_file, take_lock
 from sparsedict.studies._folder import (
@@ -164,7 +165,7 @@ class RunFolder:
             if self._is_ours():
                 self._discard_run()
             self.checkpoints.mkdir(exist_ok=True)
-            content = json.dumps(self._run(), indent=1)
+            content = json.dumps(finite(self._run()), indent=1, allow_nan=False)
             replace_file(self.checkpoints / RUN, lambda file: _write_text(file, f"{content}\n"))
         set_aside(self.path)
 

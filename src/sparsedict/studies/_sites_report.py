@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsedict import pages
+from sparsedict.display import finite
 from sparsedict.studies._folder import filled
-from sparsedict.studies._report import facts_of, finite, write_report
+from sparsedict.studies._report import facts_of, write_report
 from sparsedict.studies._table import Cells, aligned
 from sparsedict.studies._taken_apart import COLUMNS, TakenApart
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sparsedict.analysis import Evaluation, FiringFrequencies, LatentTypes, NeuronMatch, TopExamples
 from sparsedict.dictionaries import Dictionary
-from sparsedict.display import Displayed
+from sparsedict.display import Displayed, finite, shown
 from sparsedict.pages import TokenStrings
 from sparsedict.studies._folder import filled
 from sparsedict.studies._report import write_report
@@ -49,7 +49,7 @@ class DictionaryResult(Displayed):
     def to_dict(self) -> dict[str, Any]:
         """Returns all numbers, those of each latent as lists, for JSON."""
         dead = self.firing.dead
-        return {
+        numbers = {
             **self.evaluation.to_dict(),
             "n_evaluation_tokens": self.evaluation.n_tokens,
             "n_dead": dead.n_dead,
@@ -65,16 +65,17 @@ class DictionaryResult(Displayed):
             },
             "history": self.history.to_dict(),
         }
+        return finite(numbers)
 
     def cells(self) -> Cells:
         """Returns what the table says of it, by column."""
         losses, types = self.evaluation.losses, self.types
         return {
-            "FVU": f"{self.evaluation.fvu:.4f}",
+            "FVU": shown(self.evaluation.fvu, ".4f"),
             "L0": f"{self.evaluation.l0:.1f}",
-            "recovered (zero)": "-" if losses is None or isnan(losses.zero) else f"{losses.zero:.1%}",
-            "recovered (mean)": "-" if losses is None or isnan(losses.mean) else f"{losses.mean:.1%}",
-            "KL": "-" if losses is None or losses.kl is None or isnan(losses.kl) else f"{losses.kl:.4f}",
+            "recovered (zero)": shown(losses and losses.zero, ".1%"),
+            "recovered (mean)": shown(losses and losses.mean, ".1%"),
+            "KL": shown(losses and losses.kl, ".4f"),
             "never fired": f"{self.firing.dead.n_dead:,} ({self.firing.dead.share:.1%})",
             "simulators": "-" if types is None else f"{types.n_simulators:,} ({types.share:.1%})",
             "seconds": f"{self.history.seconds:.0f}",
@@ -108,9 +109,9 @@ class TakenApart(Displayed):
     def to_dict(self) -> dict[str, Any]:
         """Returns all numbers and all settings, for JSON."""
         return {
-            "settings": dict(self.settings),
+            "settings": finite(self.settings),
             "results": {name: result.to_dict() for name, result in self.results.items()},
-            "seconds": dict(self.seconds),
+            "seconds": finite(self.seconds),
             "note": self.note,
         }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sparsedict.display import short, table
+from sparsedict.display import finite, short, shown, table
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,6 @@ class Record:
     lr: float
     seconds: float
     eval_l0: float = math.nan
-
-
-def shown(value: float, form: str) -> str:
-    """Returns a number in a format, ``-`` where it isn't known."""
-    return "-" if math.isnan(value) else format(value, form)
 
 
 SHOWN = ("n_tokens", "loss", "fvu", "l0", "dead")
@@ -85,8 +80,8 @@ class History:
         return [getattr(record, name) for record in self.records]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything as plain numbers, for JSON."""
-        return asdict(self)
+        """Returns everything as plain numbers, for JSON; None stands for NaN, such as ``dead`` before it is known."""
+        return finite(asdict(self))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything as plain numbers and one table, ``[n_records, n_numbers]`` in float64."""
@@ -123,12 +118,13 @@ class History:
         tail = ""
         if self.records:
             last = self.last
-            tail = f", fvu={last.fvu:.4f}, l0={last.l0:.1f}, eval_l0={last.eval_l0:.1f}, dead={shown(last.dead, '.1%')}"
+            forms = {"fvu": ".4f", "l0": ".1f", "eval_l0": ".1f", "dead": ".1%"}
+            tail = "".join(f", {name}={shown(getattr(last, name), form)}" for name, form in forms.items())
         return f"History(n_tokens={self.n_tokens:,}, n_steps={self.n_steps:,}, seconds={self.seconds:.1f}{tail})"
 
     def _repr_html_(self) -> str:
         # Evenly spaced records, the last among them.
         step = math.ceil(len(self.records) / MOST_ROWS) or 1
-        shown = reversed(self.records[::-step])
-        rows = [tuple(short(getattr(record, name)) for name in SHOWN) for record in shown]
+        chosen = reversed(self.records[::-step])
+        rows = [tuple(short(getattr(record, name)) for name in SHOWN) for record in chosen]
         return table(repr(self), rows, SHOWN)

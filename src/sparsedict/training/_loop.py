@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any
 
 from sparsedict.data import AnyBatch, Batches
+from sparsedict.display import shown
 from sparsedict.progress import Progress, progress_bar
 from sparsedict.torch_state import callers_state
 from sparsedict.training._checkpoints import Checkpoints
 from sparsedict.training._feed import Feed
-from sparsedict.training._history import Record, shown
+from sparsedict.training._history import Record
 from sparsedict.training._interrupt import Interrupt, WaitInterrupted
 from sparsedict.training._kept import kept, put_back, stateful
 from sparsedict.training._learner import Learner

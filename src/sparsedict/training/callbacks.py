@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsedict.dictionaries import Dictionary
+from sparsedict.display import finite
 from sparsedict.training._history import Record
 
 Callback = Callable[[str, Record, Dictionary], object]
@@ -23,6 +24,11 @@ def numbers(record: Record) -> dict[str, float]:
     flat: dict[str, Any] = asdict(record)
     penalties = flat.pop("penalties")
     return flat | {f"penalty/{name}": value for name, value in penalties.items()}
+
+
+def known(record: Record) -> dict[str, float]:
+    """Returns the `numbers` of a record that are finite: ``dead`` is NaN until ``dead_after`` tokens have been seen."""
+    return {name: value for name, value in numbers(record).items() if math.isfinite(value)}
 
 
 class JSONLines:
@@ -43,8 +49,8 @@ class JSONLines:
         self._n_bytes = 0
 
     def __call__(self, name: str, record: Record, dictionary: Dictionary) -> None:
-        values = {key: value if math.isfinite(value) else None for key, value in numbers(record).items()}
-        line = f"{json.dumps({'dictionary': name, **values}, ensure_ascii=False)}\n".encode()
+        values = {"dictionary": name, **finite(numbers(record))}
+        line = f"{json.dumps(values, allow_nan=False, ensure_ascii=False)}\n".encode()
         with self._path.open("r+b" if self._n_bytes and self._path.exists() else "wb") as file:
             file.truncate(self._n_bytes)
             file.seek(0, os.SEEK_END)
@@ -64,7 +70,7 @@ class JSONLines:
 
 
 class TensorBoard:
-    """Writes every record to TensorBoard, tokens along the axis.
+    """Writes the finite numbers of every record to TensorBoard, tokens along the axis.
 
     A run that is resumed continues the curves: points that came after its checkpoint are dropped.
 
@@ -88,7 +94,7 @@ class TensorBoard:
     def __call__(self, name: str, record: Record, dictionary: Dictionary) -> None:
         if self._writer is None:
             self._writer = self._make_writer(purge_step=self._n_tokens + 1)
-        for key, value in numbers(record).items():
+        for key, value in known(record).items():
             self._writer.add_scalar(f"{name}/{key}" if name else key, value, record.n_tokens)
         self._writer.flush()
         self._n_tokens = record.n_tokens
@@ -103,7 +109,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Logs every record to a Weights & Biases run, optimiser steps along the axis.
+    """Logs the finite numbers of every record to a Weights & Biases run, optimiser steps along the axis.
 
     Weights & Biases ignores steps that a run has logged already, so a run that is resumed under the same ``id`` logs
     none twice.
@@ -128,7 +134,7 @@ class WeightsAndBiases:
         self._first: int = getattr(run, "step", 0) or 0
 
     def __call__(self, name: str, record: Record, dictionary: Dictionary) -> None:
-        values = {f"{name}/{key}" if name else key: value for key, value in numbers(record).items()}
+        values = {f"{name}/{key}" if name else key: value for key, value in known(record).items()}
         self._run.log(values, step=self._first + record.step)
 
     def state_dict(self) -> dict[str, Any]:
