@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 import sparsedict as sd
 from sparsedict.analysis import LossRecovered, evaluate, loss_recovered
 from sparsedict.analysis._gaps import LossSums
+from sparsedict.analysis._token_loss import TokenLoss
 from sparsedict.sites import Constant, Site
 
 from ._models import VOCABULARY, WIDTH, LanguageModel, distiller, tokens
@@ -202,6 +203,12 @@ def test_tokens_of_no_probability_add_nothing_to_the_divergence() -> None:
         other = site.logits(text)
     p, q = (logits[:, :-1, 1:].log_softmax(-1) for logits in (site.logits(text), other))
     assert found.kl == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=1e-4)
+
+
+def test_a_divergence_is_never_negative() -> None:
+    logits = torch.randn(4, 6, 50, generator=torch.Generator().manual_seed(0))
+    loss = TokenLoss(torch.zeros(4, 6, dtype=torch.int64), torch.ones(4, 6, dtype=torch.bool))
+    assert loss.divergence(logits, logits + 1e-7).min() >= 0
 
 
 @torch.no_grad()

@@ -38,7 +38,8 @@ class TokenLoss:
         for p, q, m in zip(base, other, self._counts, strict=True):
             log_p, log_q = log_softmax(p[m].float(), -1), log_softmax(q[m].float(), -1)
             terms = log_p.exp() * (log_p - log_q)
-            parts.append(torch.where(log_p.isneginf(), 0.0, terms).sum(-1))
+            # Rounding may make it negative where it is close to 0.
+            parts.append(torch.where(log_p.isneginf(), 0.0, terms).sum(-1).clamp_min(0.0))
         return torch.cat(parts)
 
 
