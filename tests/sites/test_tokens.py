@@ -410,3 +410,28 @@ def test_positions_before_tokens_in_a_module_do_not_pass_for_the_vocabulary() ->
     assert site.capture(torch.full((1, 4), 19)).outputs.shape == (1, 4, WIDTH)
     with pytest.raises(ValueError, match="ids from 0 to 19"):
         site.capture(torch.full((1, 4), 20))
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
+def test_stacks_a_level_down_have_their_own_tokens() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(VOCABULARY, WIDTH)
+            self.body = nn.Transformer(WIDTH, 2, 2, 2, HIDDEN, dropout=0.0, batch_first=True)
+
+        def forward(self, src: Tensor, tgt: Tensor, tgt_key_padding_mask: Tensor | None = None) -> Tensor:
+            later = nn.Transformer.generate_square_subsequent_mask(tgt.shape[1])
+            embedded = self.embed(src), self.embed(tgt)
+            return self.body(*embedded, tgt_mask=later, tgt_key_padding_mask=tgt_key_padding_mask)
+
+    model = Wrapped()
+    src, tgt = _models.tokens(2, 7), _models.tokens(2, 4)
+    padding = torch.tensor([[False, False, False, True], [False] * 4])
+    for stack, ids, expected in (("encoder", src, [6, 6]), ("decoder", tgt, [2, 3])):
+        path = f"body.{stack}.layers.1.linear"
+        site = Site(model, reads=f"{path}1:in", writes=f"{path}2:out", exclude_first=1)
+        run = partial(model, src, tgt, tgt_key_padding_mask=padding)
+        assert n_ablated(site, run) == [expected]
+        seen = site.capture({"src": src, "tgt": tgt, "tgt_key_padding_mask": padding})
+        assert torch.equal(seen.tokens, ids)

@@ -117,7 +117,15 @@ def stack_modules(model: nn.Module, name: str) -> Iterator[nn.Module]:
     getter = getattr(model, f"get_{name}", None)
     if not isinstance(own, nn.Module) and callable(getter):
         own = getter()
+    if not isinstance(own, nn.Module):
+        # One's own model may hold them a level down, as around `torch.nn.Transformer`.
+        holders = [module for module in model.modules() if _holds_stacks(module)]
+        own = getattr(holders[0], name) if len(holders) == 1 else None
     return own.modules() if isinstance(own, nn.Module) and own is not model else iter(())
+
+
+def _holds_stacks(module: nn.Module) -> bool:
+    return all(isinstance(getattr(module, name, None), nn.Module) for name in ("encoder", "decoder"))
 
 
 def _ancestors(model: nn.Module, modules: tuple[nn.Module, ...]) -> dict[nn.Module, frozenset[nn.Module]]:
