@@ -26,7 +26,7 @@ def distiller(**changes: object) -> sd.Dictionary:
         ({"d_out": -3}, ValueError, "`d_out` must be at least 1, got -3"),
         ({"n_latents": 0}, ValueError, "`n_latents` must be at least 1, got 0"),
         ({"n_latents": 12.0}, TypeError, r"`n_latents` must be an integer, got 12\.0 of type float"),
-        ({"n_latents": torch.tensor(12)}, TypeError, "`n_latents` must be an integer"),
+        ({"n_latents": torch.tensor([12, 12])}, TypeError, "`n_latents` must be an integer"),
         ({"activation": sd.TopK}, TypeError, r"`activation` must be an Activation.*pass an instance, not the class"),
         (
             {"activation": "relu"},
