@@ -201,7 +201,7 @@ def test_cheap_checks_come_before_the_weights(
         (["--held-out", "./gone.npy"], "--held-out"),
         (["--k", "49"], "--k must be at most the number of latents, 48 (see --expansion), got 49"),
         (["--n-latents", "3"], "--k must be at most the number of latents, 3 (see --n-latents), got 4"),
-        (["--exclude-tokens", "64"], "--exclude-tokens must be ids from 0 to 63"),
+        (["--exclude-tokens", "64"], "--exclude-tokens must be ids from 0 to 63, the model's, got 64."),
         (["--vocabulary", "gone.json"], "--vocabulary must be a JSON file, but there is no file 'gone.json'"),
     ):
         status, _, err = command(*with_site(start, others))
@@ -229,6 +229,25 @@ def test_what_is_no_mlp_is_named_with_what_is(start: list[object], command: Run)
     assert "'model.layers.1.mlp'" in err
     assert "add --n-latents" in err
     assert "Site(" not in err
+
+
+def test_an_mlp_that_is_spread_over_two_modules(start: list[object], command: Run, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 64, "hidden_size": 16, "ffn_dim": 40, "word_embed_proj_dim": 16}
+    config = transformers.OPTConfig(**sizes, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64)
+    transformers.OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
+    start[1] = tmp_path / "opt"
+    two = [f"model.decoder.layers.{n}.fc1..model.decoder.layers.{n}.fc2" for n in (0, 1)]
+    status, _, err = command(*with_site(start, ["--site", "model.decoder.layers.1.fc1"]))
+    assert status == 2
+    assert f"MLPs in this model: {two[0]!r}; {two[1]!r}." in err
+    status, _, err = command(*with_site(start, ["--site", "model.decoder.layers.*.fc1..model.decoder.layers.1.fc2"]))
+    assert status == 2
+    assert "--site must have a * behind '..' for each one before it" in err
+    assert command(*with_site(start, ["--site", "model.decoder.layers.*.fc1..model.decoder.layers.*.fc2"]))[0] == 0
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [*found] == two
+    assert found[two[1]]["settings"]["n_latents"] == 4 * 40
 
 
 @pytest.mark.filterwarnings("always:--site")

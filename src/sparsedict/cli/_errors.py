@@ -27,6 +27,7 @@ ARGUMENTS = {
 
 _NAME = re.compile(r"`([a-z][a-z0-9_]*)`")
 _PASS = re.compile(r"\b([Pp])ass ((?:resume|force)=True)")
+_TWO_ENDS = re.compile(r"reads='([^']*):in', writes='([^']*):out'")
 _SWITCH = re.compile(r"\b(resume|force)=True")
 
 
@@ -50,6 +51,7 @@ def in_options(message: str, names: Mapping[str, str]) -> str:
     """
     message = _PASS.sub(lambda found: f"{'Add' if found[1] == 'P' else 'add'} {found[2]}", message)
     message = _SWITCH.sub(r"--\1", message)
+    message = _TWO_ENDS.sub(r"'\1..\2'", message)
     return _NAME.sub(lambda found: names.get(found[1], found[0]), message)
 
 

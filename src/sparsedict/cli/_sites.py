@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -16,6 +17,7 @@ from sparsedict.sites._points import find_module
 from sparsedict.sites._suggest import experts_of, mlps
 
 WILD = "*?["
+TWO_ENDS = ".."
 
 
 def sites_of(model: nn.Module, paths: Sequence[str], exclude_tokens: Sequence[int]) -> dict[str, Site]:
@@ -24,6 +26,7 @@ def sites_of(model: nn.Module, paths: Sequence[str], exclude_tokens: Sequence[in
     Args:
         model: The model.
         paths: Of modules, each a list with commas; ``*``, ``?`` and ranges such as ``[0-3]`` stand within one name.
+            ``READS..WRITES`` are the modules at the two ends of an MLP that is spread over several.
         exclude_tokens: Ids whose positions are left out.
 
     Raises:
@@ -33,10 +36,28 @@ def sites_of(model: nn.Module, paths: Sequence[str], exclude_tokens: Sequence[in
     for path in (part.strip() for text in paths for part in text.split(",")):
         if not path:
             raise ValueError(f"--site must be the path of a module, or several with commas, got {','.join(paths)!r}.")
-        for name in _matching(model, path):
-            with speaking_of(path="--site", exclude_tokens="--exclude-tokens"):
-                sites[name] = Site(model, name, exclude_tokens=exclude_tokens)
+        with speaking_of(path="--site", reads="--site", writes="--site", exclude_tokens="--exclude-tokens"):
+            for name, where in _places(model, path):
+                sites[name] = Site(model, **where, exclude_tokens=exclude_tokens)
     return sites
+
+
+def _places(model: nn.Module, path: str) -> list[tuple[str, dict[str, Any]]]:
+    """Returns names of sites, each with the arguments that say where it is."""
+    reads, two, writes = path.partition(TWO_ENDS)
+    if not two:
+        return [(name, {"path": name}) for name in _matching(model, reads)]
+    (reads, _, start), (writes, _, end) = reads.partition(":"), writes.partition(":")
+    is_wild = [any(character in part for character in WILD) for part in reads.split(".")]
+    if sum(is_wild) != sum(part == "*" for part in writes.split(".")):
+        raise ValueError(f"--site must have a * behind {TWO_ENDS!r} for each one before it, got {path!r}.")
+    found = []
+    for name in _matching(model, reads):
+        given = iter([part for part, wild in zip(name.split("."), is_wild, strict=True) if wild])
+        other = ".".join(next(given) if part == "*" else part for part in writes.split("."))
+        ends = {"reads": f"{name}:{start or 'in'}", "writes": f"{other}:{end or 'out'}"}
+        found.append((f"{name}{TWO_ENDS}{other}", ends))
+    return found
 
 
 def _matching(model: nn.Module, path: str) -> list[str]:
@@ -101,7 +122,7 @@ def _uncounted(site: Site, error: ValueError) -> str:
     if module is None or experts_of(module) is not None:
         return f"--n-latents must be given, for the MLP's neurons can't be counted: {error}"
     found = mlps(site.model, site.name)
-    hint = f" MLPs in this model: {'; '.join(found)}." if found else ""
+    hint = in_options(f" MLPs in this model: {'; '.join(found)}.", {}) if found else ""
     return (
         f"--site must be an MLP whose neurons can be counted, but none are found in {site.name!r} "
         f"({type(module).__name__}).{hint} To train on this module as it is, add --n-latents."

@@ -82,7 +82,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="PATH",
         help="the MLP's module, such as transformer.h.2.mlp; several as a list with commas, by a * or a range like "
-        "[0-3] in place of a number, or by the option again",
+        "[0-3] in place of a number, or by the option again; READS..WRITES names the two ends of an MLP without a "
+        "module of its own, such as 'model.decoder.layers.*.fc1..model.decoder.layers.*.fc2' in OPT",
     )
     group.add_argument(
         "--data",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sparsedict.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
@@ -58,8 +57,7 @@ def _train(args: argparse.Namespace, recipe: Recipe, folder: RunFolder) -> None:
     config = load_config(args.model)
     tokenizer = load_tokenizer(args.model)
     excluded = special_tokens(config, tokenizer) if args.exclude_tokens is None else args.exclude_tokens
-    if excluded:
-        check_ids(torch.tensor([excluded]), getattr(config, "vocab_size", None), name="--exclude-tokens")
+    _check_excluded(excluded, getattr(config, "vocab_size", None))
     bare, said = skeleton(config), set[str]()
     if bare is not None:
         with warnings_of_sites(said):
@@ -144,6 +142,13 @@ def _checked(rows: Tensor, option: str, longest: int, config: Any) -> Tensor:
         )
     check_ids(rows, getattr(config, "vocab_size", None), name=option)
     return rows
+
+
+def _check_excluded(ids: Sequence[int], n_vocabulary: int | None) -> None:
+    wrong = [index for index in ids if index < 0 or (n_vocabulary is not None and index >= n_vocabulary)]
+    if wrong:
+        known = "not negative" if n_vocabulary is None else f"from 0 to {n_vocabulary - 1}, the model's"
+        raise ValueError(f"--exclude-tokens must be ids {known}, got {', '.join(map(str, wrong))}.")
 
 
 def _n_latents(args: argparse.Namespace, sites: Mapping[str, Site], *, sure: bool = True) -> dict[str, int]:

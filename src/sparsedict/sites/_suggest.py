@@ -94,7 +94,8 @@ def _forms(model: nn.Module, path: str, module: nn.Module) -> Iterator[tuple[str
     """Yields the ways in which a module may be named as a site, with the site."""
     from sparsedict.sites._site import Site
 
-    if is_callable(module):
+    # Without numbers, as on the meta device, nothing would prove that a block is an MLP.
+    if is_callable(module) and not (_is_meta(module) and _holds_more(module)):
         ends = resolve_ends(model, path, None, None)
         yield repr(path), Site(model, reads=str(ends[0]), writes=str(ends[1]))
     # A wrapped layer of TransformerLens is one with what it wraps.
@@ -147,7 +148,7 @@ def check_module(model: nn.Module, path: str) -> None:
         found = mlps(model, path, below=path.rpartition(".")[0], most=1)
         if found:
             warnings.warn(f"{what} is a part of an MLP. The whole MLP is {found[0]}.", stacklevel=3)
-    elif sum(matrix(inner) is not None for inner in module.modules()) > 3 and experts_of(module) is None:
+    elif _holds_more(module) and experts_of(module) is None:
         found = mlps(model, path, below=path, most=1)
         if found and found[0] != repr(path):
             warnings.warn(f"{what} holds more than an MLP. An MLP in it is {found[0]}.", stacklevel=3)
@@ -162,6 +163,15 @@ def experts_of(module: nn.Module) -> nn.Module | None:
 def is_callable(module: nn.Module | None) -> bool:
     """Whether a module can be called: containers such as `nn.ModuleDict` only hold others."""
     return module is not None and type(module).forward is not nn.Module.forward
+
+
+def _holds_more(module: nn.Module) -> bool:
+    """Whether a module has more linear layers than an MLP."""
+    return sum(matrix(inner) is not None for inner in module.modules()) > 3
+
+
+def _is_meta(module: nn.Module) -> bool:
+    return any(weight.is_meta for weight in module.parameters())
 
 
 def _is_proven(site: Site) -> bool:
