@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,32 +43,112 @@ def test_the_target_is_where_the_penalty_vanishes() -> None:
     assert sd.TargetL0(l0 * 2, 1.0)(passed) > 0
 
 
-def test_the_controlled_coefficient_rises_above_the_target_and_falls_below_it() -> None:
+def logarithms(penalty: sd.TargetL0) -> list[float]:
+    return [value.item() for value in penalty.state_dict()["logarithms"]]
+
+
+def test_the_controller_raises_thresholds_and_cost_above_the_target_and_lowers_them_below_it() -> None:
+    for factor, sign in ((0.5, 1), (2.0, -1)):
+        passed = passed_by_jump_relu(torch.randn(9, cases.D_OUT, dtype=torch.float64))
+        thresholds = passed.dictionary.activation_state.log_threshold
+        before = thresholds.detach().clone()
+        penalty = sd.TargetL0(float((passed.values > 0).sum() / 9) * factor)
+        assert penalty(passed) > 0
+        found = [logarithms(penalty)[0]]
+        for step in range(200):
+            penalty.after_step_(replace(passed, step=step))
+            found += logarithms(penalty)
+        assert all((later - earlier) * sign >= 0 for earlier, later in itertools.pairwise(found))
+        assert math.copysign(1, penalty(replace(passed, step=200)).item()) == sign
+        assert ((thresholds.detach() - before) * sign > 0).all()
+
+
+def test_the_controller_leaves_a_dictionary_at_the_target_alone() -> None:
     passed = passed_by_jump_relu(torch.randn(9, cases.D_OUT, dtype=torch.float64))
-    l0 = float((passed.values > 0).sum() / 9)
-    for factor, sign, n_steps in ((0.5, 1, 100), (2.0, -1, 300)):
-        penalty = sd.TargetL0(l0 * factor)
-        found = [penalty(passed).item() for _ in range(n_steps)]
-        assert all((later - earlier) * sign > 0 for earlier, later in itertools.pairwise(found))
-        assert math.copysign(1, found[-1]) == sign
-    penalty = sd.TargetL0(l0)
-    assert penalty(passed).item() == pytest.approx(penalty(passed).item())
+    before = passed.dictionary.activation_state.log_threshold.detach().clone()
+    penalty = sd.TargetL0(float((passed.values > 0).sum()) / 9)
+    cost = penalty(passed).item()
+    penalty.after_step_(passed)
+    torch.testing.assert_close(passed.dictionary.activation_state.log_threshold.detach(), before, rtol=0, atol=1e-6)
+    assert penalty(passed).item() == pytest.approx(cost)
 
 
 def test_each_dictionary_has_a_coefficient_of_its_own_and_the_state_goes_on() -> None:
     targets = torch.randn(9, cases.D_OUT, dtype=torch.float64)
-    first, second, penalty = passed_by_jump_relu(targets), passed_by_jump_relu(targets), sd.TargetL0(1.0)
-    start = penalty(second).item()
-    for _ in range(5):
-        penalty(first)
-    assert penalty(first).item() > start
-    after = [penalty(second).item(), penalty(first).item()]
-    other = sd.TargetL0(1.0)
+    earlier, first, second = (passed_by_jump_relu(targets) for _ in range(3))
+    penalty = sd.TargetL0(0.1)
+    penalty(earlier)
+    penalty.after_step_(replace(earlier, step=1))
+    penalty(first)
+    penalty(second)
+    start = logarithms(penalty)
+    assert len(start) == 2  # the earlier run is over
+    first, second = replace(first, step=1), replace(second, step=1)
+    penalty.after_step_(first)
+    assert logarithms(penalty)[0] > start[0]
+    assert logarithms(penalty)[1] == start[1]
+    other = sd.TargetL0(0.1)
     other.load_state_dict(penalty.state_dict())
     assert other == penalty
-    again = [other(second).item(), other(first).item()]
-    assert again == [penalty(second).item(), penalty(first).item()]
-    assert all(later > earlier for earlier, later in zip(after, again, strict=True))
+    assert [other(part).item() for part in (first, second)] == [penalty(part).item() for part in (first, second)]
+
+
+def test_a_new_run_begins_with_a_new_coefficient() -> None:
+    passed, penalty = passed_by_jump_relu(torch.randn(9, cases.D_OUT, dtype=torch.float64)), sd.TargetL0(0.1)
+    penalty(passed)
+    start = logarithms(penalty)
+    penalty.after_step_(replace(passed, step=1))
+    assert logarithms(penalty) > start
+    penalty(passed)
+    assert logarithms(penalty) == start
+
+
+@pytest.mark.parametrize("target", [4, 24])
+def test_the_target_is_reached_on_fresh_tokens(target: int) -> None:
+    truth = sd.data.SyntheticFeatures(d=16, n_features=64, l0=4, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    sae = sd.SparseAutoencoder(16, 128, activation=sd.JumpReLU(), decoder_norm=sd.UnitNorm(), generator=generator)
+    data = 1000 * truth.sample(20_000, seed=1)[0].outputs
+    sd.fit(sae, data, n_tokens=64 * 300, batch_size=64, penalties=[sd.TargetL0(target)], progress=False)
+    fresh = 1000 * truth.sample(10_000, seed=2)[0].outputs
+    assert float(sd.metrics.l0(sae.encode_sparse(fresh))) == pytest.approx(target, rel=0.05)
+
+
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    data = sd.data.SyntheticFeatures(d=8, n_features=24, l0=3, seed=0).sample(2048, seed=1)[0].outputs
+    ended = []
+    for stops in (False, True):
+        penalty = sd.TargetL0(3)
+        saes = {name: _sae(seed) for seed, name in enumerate("ab")}
+        trainees = {name: sd.Trainee(sae, [penalty]) for name, sae in saes.items()}
+        settings = {"n_tokens": 1280, "batch_size": 64, "progress": False, "log_every": 10}
+        if stops:
+            with pytest.raises(InterruptedError):
+                sd.fit_many(trainees, data, checkpoint=tmp_path, checkpoint_every=5, callbacks=[_stop], **settings)
+            penalty = sd.TargetL0(3)
+            saes = {name: _sae(seed) for seed, name in enumerate("ab")}
+            trainees = {name: sd.Trainee(sae, [penalty]) for name, sae in saes.items()}
+            settings |= {"checkpoint": tmp_path, "resume": True}
+        sd.fit_many(trainees, data, **settings)
+        ended.append([value for sae in saes.values() for value in sae.state_dict().values()])
+    assert all(torch.equal(one, other) for one, other in zip(*ended, strict=True))
+
+
+def _sae(seed: int) -> sd.SparseAutoencoder:
+    generator = torch.Generator().manual_seed(seed)
+    return sd.SparseAutoencoder(8, 32, activation=sd.JumpReLU(), decoder_norm=sd.UnitNorm(), generator=generator)
+
+
+def _stop(name: str, record: sd.Record, dictionary: sd.Dictionary) -> None:
+    raise InterruptedError
+
+
+def test_frozen_thresholds_are_refused() -> None:
+    dictionary = cases.make("distiller", "jump_relu")
+    dictionary.activation_state.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"TargetL0 moves the thresholds of .* requires_grad=False"):
+        sd.TargetL0(2.0).check(dictionary)
+    sd.TargetL0(2.0, 0.1).check(dictionary)
 
 
 @pytest.mark.parametrize("activation", [name for name in cases.ACTIVATIONS if name != "jump_relu"])

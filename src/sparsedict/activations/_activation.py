@@ -98,6 +98,19 @@ class Activation(ABC):
     def after_step_(self, values: Float[Tensor, "*entries"], state: State) -> None:
         """Updates the kept tensors in place after a training step (default: nothing to update)."""
 
+    @torch.no_grad()
+    def move_thresholds_(self, state: State, amount: Float[Tensor, ""]) -> None:
+        """Moves all thresholds, in place, so that fewer latents fire: :class:`sparsedict.TargetL0` needs that.
+
+        Args:
+            state: The kept tensors, as they are in the dictionary.
+            amount: Relative change: 0.1 raises thresholds by about a tenth, -0.1 lowers them so that more latents fire.
+
+        Raises:
+            NotImplementedError: If the activation doesn't say how.
+        """
+        raise NotImplementedError(f"{type(self).__name__} doesn't say how its thresholds are moved.")
+
     def measure_(self, values: Float[Tensor, "*entries"], state: State, *, step: int) -> None:
         """Updates the kept tensors in place, knowing how far the run is. By default it calls :meth:`after_step_`.
 

@@ -16,6 +16,9 @@ from sparsedict.selections import Above, Selection
 THRESHOLD, BANDWIDTH = 0.1, 1.0
 """Where they aren't given, in units of the data."""
 
+LEAST = 0.01
+"""Threshold, in units of the data, below which none is moved from outside."""
+
 
 @dataclass(frozen=True)
 class JumpReLU(Activation):
@@ -23,7 +26,8 @@ class JumpReLU(Activation):
 
     The jump has no true derivative in the threshold. A straight-through estimator gives one: a box of width
     ``bandwidth`` around the threshold, so inactive latents just below it receive a gradient too. Train it with
-    the penalty :class:`sparsedict.L0`.
+    the penalty :class:`sparsedict.L0` or :class:`sparsedict.TargetL0`. Where a penalty rewards latents that fire, which
+    a positive coefficient never does, the same box gives the pre-activations a gradient too.
 
     Args:
         threshold: Threshold of every latent at the start. ``None`` is 0.1 in units of the data, whose spread ``fit``
@@ -71,6 +75,14 @@ class JumpReLU(Activation):
     def firing(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return _Step.apply(pre, state["log_threshold"].exp(), self._width(state))
 
+    @torch.no_grad()
+    def move_thresholds_(self, state: State, amount: Float[Tensor, ""]) -> None:
+        thresholds = state["log_threshold"]
+        least = LEAST * state["unit"]
+        # A small threshold must move by more than its own share to change what fires; the smallest change nothing.
+        share = (THRESHOLD * state["unit"] / thresholds.exp()).clamp(1.0, THRESHOLD / LEAST)
+        thresholds.copy_(torch.maximum(thresholds + amount * share, thresholds.clamp_max(least.log())))
+
     def selection(self, state: State, *, training: bool) -> Selection:
         threshold = state["log_threshold"].detach().exp()
         return Above(self._lowest(threshold, self._width(state)) if training else threshold)
@@ -114,7 +126,8 @@ class _Step(torch.autograd.Function):
         (grad,) = grad_outputs
         pre, threshold, bandwidth = ctx.saved_tensors
         box = ((pre - threshold).abs() < bandwidth / 2).to(grad.dtype) / bandwidth.to(grad.dtype)
-        return None, _reduce(-box * grad, threshold), None
+        # Where firing is rewarded, pre-activations rise too; what costs moves thresholds alone, as in the source.
+        return grad.clamp_max(0.0) * box, _reduce(-box * grad, threshold), None
 
 
 def _reduce(grad: Tensor, threshold: Tensor) -> Tensor:

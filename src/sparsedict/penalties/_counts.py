@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.activations import Activation
+from sparsedict.latents import fires
 from sparsedict.penalties._penalty import Penalty, set_coefficient
 
 if TYPE_CHECKING:
@@ -18,20 +19,20 @@ if TYPE_CHECKING:
     from sparsedict.forward_pass import ForwardPass
 
 
-PROPORTIONAL, INTEGRAL = 1.0, 0.02
-"""How the coefficient of `TargetL0` follows the logarithm of L0 over the target."""
-
-SMALL = 0.01
-"""Share of the variance below which the coefficient of `TargetL0` follows linearly, so that it may change its sign."""
-
 START = 0.1
 """Share of the variance that ``target`` active latents cost at the start."""
 
-MOST_RATIO = 4.0
-"""Ratio of L0 and target, or of target and L0, beyond which the coefficient follows no faster."""
+SMALL = 0.01
+"""Share of the variance below which the coefficient follows linearly, so that it may change its sign."""
 
-MOST_LOGARITHM = 5.0
-"""Bound of the logarithm that is summed up, so that it finds its way back soon."""
+GAIN, LEAST_GAIN, SLOWER_AFTER = 0.1, 0.01, 400
+"""Share of the error by which thresholds move at the start, the least one, and steps after which it is half."""
+
+COST_GAIN = 0.05
+"""Share of the error by which the coefficient's logarithm moves."""
+
+LOWEST, HIGHEST = -3.0, 5.0
+"""Bounds of the coefficient's logarithm, so that it finds its way back soon."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,25 @@ class L0(Penalty):
 
 @dataclass(frozen=True)
 class TargetL0(Penalty):
-    """``c * l0``, with a coefficient ``c`` that is controlled so that ``target`` latents fire on a token, on average.
+    """Holds the number of latents that fire on a token at ``target``, on average, by a controller with two loops.
 
-    With a ``coefficient`` of one's own it is ``coefficient * (l0 / target - 1)^2`` instead, which balances the squared
-    error at some distance from the target.
+    After each optimiser step, with the relative error ``e = min(l0 / target - 1, 1)``:
 
-    With ``e = log(l0 / target)``, limited to a ratio of 4, the coefficient of a step is
-    ``c = v / target * 0.01 * sinh(u + PROPORTIONAL * e)``, where ``v`` is the squared distance of targets from their
-    mean, and ``u`` grows by ``INTEGRAL * e`` from step to step: a controller with integral action. Where fewer latents
-    than wanted fire, the coefficient may become negative.
+    - the thresholds of all latents are multiplied by ``exp(g * e)``, where ``g`` falls from 0.1 to 0.01 in the course
+      of a run. This holds L0, also at the end where the learning rate is zero;
+    - ``u`` grows by ``0.05 * e``, in the penalty ``c * l0`` with ``c = 0.01 * sinh(u) * v / target``, where ``v`` is
+      the squared distance of targets from their mean. By its gradient a threshold rises where a latent is worth less
+      than it costs. Where too few latents fire for long, ``c`` becomes negative, and with JumpReLU the gradient raises
+      pre-activations too.
+
+    At the start ``target`` latents cost a tenth of ``v``.
+
+    With a ``coefficient`` of one's own it is ``coefficient * (l0 / target - 1)^2`` instead, and nothing is controlled:
+    that balances the squared error at some distance from the target.
 
     Args:
         target: Latents that should fire on a token, on average.
-        coefficient: Weight of the squared difference, in units of the squared error; ``None`` for a controlled one.
+        coefficient: Weight of the squared difference, in units of the squared error; ``None`` for the controller.
 
     Source: the count and its gradient are those of Rajamanoharan et al., "Jumping Ahead", 2024. The multiplicative
     update of a multiplier is that of Platt and Barr, "Constrained Differential Optimization", 1987, in logarithms.
@@ -86,9 +93,11 @@ class TargetL0(Penalty):
         checks.set_in_range(self, "target", 0.0, open_low=True)
         if self.coefficient is not None:
             set_coefficient(self)
-        # Of each dictionary that is trained with it, for several may share one penalty.
-        object.__setattr__(self, "_logarithms", WeakKeyDictionary())
-        object.__setattr__(self, "_waiting", [])
+        object.__setattr__(self, "_costs", _Costs())
+
+    @property
+    def _held(self) -> _Costs:
+        return vars(self)["_costs"]
 
     def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
         count = _count(passed)
@@ -96,37 +105,80 @@ class TargetL0(Penalty):
             return (count / self.target - 1) ** 2 * self.coefficient
         targets = passed.targets.detach()
         variance = (targets - targets.mean(0)).square().sum() / passed.n_tokens
-        logarithm = self._logarithm_of(passed)
-        with torch.no_grad():
-            error = (count / self.target).clamp(1 / MOST_RATIO, MOST_RATIO).log().to(logarithm)
-            coefficient = (variance / self.target) * (SMALL * (logarithm + PROPORTIONAL * error).sinh())
-            if passed.dictionary.training:
-                logarithm.add_(INTEGRAL * error).clamp_(-MOST_LOGARITHM, MOST_LOGARITHM)
-        return count * coefficient
+        return count * (SMALL * self._held.of(passed).sinh() * variance / self.target)
 
-    def _logarithm_of(self, passed: ForwardPass) -> Tensor:
-        known: WeakKeyDictionary[Dictionary, Tensor] = vars(self)["_logarithms"]
-        if passed.dictionary not in known:
-            waiting: list[Tensor] = vars(self)["_waiting"]
-            # The default device may be another.
-            new = torch.full((), math.asinh(START / SMALL), device="cpu", dtype=torch.float32)
-            start = waiting.pop(0) if waiting else new
-            known[passed.dictionary] = start.to(passed.targets.device)
-        return known[passed.dictionary]
+    @torch.no_grad()
+    def after_step_(self, passed: ForwardPass) -> None:
+        if self.coefficient is not None:
+            return
+        dictionary = passed.dictionary
+        l0 = fires(passed.values.detach()).sum() / passed.n_tokens
+        error = (l0 / self.target - 1).clamp_max(1.0)
+        gain = max(LEAST_GAIN, GAIN / (1 + passed.step / SLOWER_AFTER))
+        passed.activation.move_thresholds_(dictionary.activation_state.entries(), gain * error)
+        self._held.of(passed).add_(COST_GAIN * error).clamp_(LOWEST, HIGHEST)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the logarithms of the coefficients, in the order in which dictionaries were trained."""
-        return {"logarithms": list(vars(self)["_logarithms"].values()) or list(vars(self)["_waiting"])}
+        """Returns the logarithms of the coefficients, in the order in which dictionaries are trained."""
+        return {"logarithms": self._held.all()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from other coefficients, in the order in which dictionaries will be trained."""
-        vars(self)["_logarithms"].clear()
-        vars(self)["_waiting"][:] = [value.clone() for value in state_dict["logarithms"]]
+        self._held.put_back(state_dict["logarithms"])
 
     def check(self, dictionary: Dictionary) -> None:
         _need_firing_gradient(self, dictionary)
         if self.target > dictionary.n_latents:
             raise ValueError(f"`target` must be at most n_latents={dictionary.n_latents}, got {self.target}.")
+        if self.coefficient is not None:
+            return
+        if type(dictionary.activation).move_thresholds_ is Activation.move_thresholds_:
+            raise ValueError(
+                f"TargetL0 moves thresholds, but activation={dictionary.activation} doesn't say how. Use JumpReLU(), "
+                "override `Activation.move_thresholds_`, or give TargetL0 a `coefficient`."
+            )
+        if not all(parameter.requires_grad for parameter in dictionary.activation_state.parameters()):
+            raise ValueError(
+                f"TargetL0 moves the thresholds of activation={dictionary.activation}, but they have "
+                "requires_grad=False. Let them be trained, or train without TargetL0."
+            )
+
+
+class _Costs:
+    """The logarithms of a penalty's coefficients, of each dictionary that is trained with it: several may share it."""
+
+    def __init__(self) -> None:
+        self._logarithms: WeakKeyDictionary[Dictionary, Tensor] = WeakKeyDictionary()
+        self._last_step: WeakKeyDictionary[Dictionary, int] = WeakKeyDictionary()
+        self._waiting: list[Tensor] = []
+
+    def of(self, passed: ForwardPass) -> Tensor:
+        """Returns that of a dictionary in training; a new one at the first step of a run."""
+        dictionary = passed.dictionary
+        if passed.step == 0:
+            self._begin(dictionary)
+        if dictionary not in self._logarithms:
+            start = (
+                self._waiting.pop(0) if self._waiting else torch.tensor(math.asinh(START / SMALL), dtype=torch.float32)
+            )
+            self._logarithms[dictionary] = start.to(passed.targets.device)
+        self._last_step[dictionary] = passed.step
+        return self._logarithms[dictionary]
+
+    def _begin(self, dictionary: Dictionary) -> None:
+        """Forgets earlier runs, whose dictionaries may live on: the order of those of this run is what is saved."""
+        self._waiting.clear()
+        for other, last_step in list(self._last_step.items()):
+            if last_step > 0:
+                del self._logarithms[other], self._last_step[other]
+
+    def all(self) -> list[Tensor]:
+        return list(self._logarithms.values()) or list(self._waiting)
+
+    def put_back(self, logarithms: list[Tensor]) -> None:
+        self._logarithms.clear()
+        self._last_step.clear()
+        self._waiting[:] = [value.clone() for value in logarithms]
 
 
 def _count(passed: ForwardPass) -> Tensor:

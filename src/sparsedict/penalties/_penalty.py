@@ -28,6 +28,14 @@ class Penalty(ABC):
     def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
         """Returns the penalty of one step, differentiable."""
 
+    @torch.no_grad()
+    def after_step_(self, passed: ForwardPass) -> None:
+        """Changes ``passed.dictionary`` in place, after the optimiser's step (default: nothing to change).
+
+        Args:
+            passed: The pass that the step's gradients are of. Its values are those before the step.
+        """
+
     def check(self, dictionary: Dictionary) -> None:
         """Raises ``ValueError``, naming both and the remedy, where the penalty can't serve the dictionary."""
 

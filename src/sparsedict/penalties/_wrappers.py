@@ -62,5 +62,8 @@ class WarmUp(Penalty):
     def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
         return self.penalty(passed) * min(1.0, (passed.step + 1) / self.n_steps)
 
+    def after_step_(self, passed: ForwardPass) -> None:
+        self.penalty.after_step_(passed)
+
     def check(self, dictionary: Dictionary) -> None:
         self.penalty.check(dictionary)
