@@ -137,3 +137,22 @@ def test_bad_arguments_are_named() -> None:
         sd.JumpReLU(threshold=0)
     with pytest.raises(ValueError, match=r"`bandwidth` must lie in \(0\.0, inf\), got -1"):
         sd.JumpReLU(bandwidth=-1)
+
+
+def test_thresholds_move_by_a_share_and_small_ones_by_more_down_to_a_least() -> None:
+    log_threshold = torch.tensor([2.0, 0.05, 0.011, 0.001, 0.0]).log()
+    state = {"log_threshold": log_threshold, "unit": torch.tensor(1.0)}
+    sd.JumpReLU().move_thresholds_(state, torch.tensor(-0.1))
+    expected = [2 * math.exp(-0.1), 0.05 * math.exp(-0.2), 0.01, 0.001, 0.0]
+    torch.testing.assert_close(log_threshold.exp(), torch.tensor(expected))
+    sd.JumpReLU().move_thresholds_(state, torch.tensor(0.1))
+    assert log_threshold[0].item() == pytest.approx(math.log(2.0))
+    assert log_threshold[2].item() == pytest.approx(math.log(0.01) + 1.0)
+
+
+def test_only_a_reward_reaches_pre_activations() -> None:
+    pre = torch.tensor([0.3, 0.6, 3.0], requires_grad=True)
+    state = {"log_threshold": torch.tensor(0.5).log(), "unit": torch.tensor(1.0)}
+    for weight, expected in ((2.0, [0.0, 0.0, 0.0]), (-2.0, [-2.0, -2.0, 0.0])):
+        (slope,) = torch.autograd.grad(weight * sd.JumpReLU().firing(pre, state).sum(), pre)
+        assert slope.tolist() == expected

@@ -143,6 +143,26 @@ def _stop(name: str, record: sd.Record, dictionary: sd.Dictionary) -> None:
     raise InterruptedError
 
 
+def test_an_activation_must_say_how_its_thresholds_move() -> None:
+    class Own(sd.JumpReLU):
+        move_thresholds_ = sd.Activation.move_thresholds_
+
+    dictionary = sd.SparseAutoencoder(8, 32, activation=Own(), decoder_norm=sd.UnitNorm())
+    with pytest.raises(ValueError, match=r"TargetL0 moves thresholds, but activation=.* doesn't say how"):
+        sd.TargetL0(2.0).check(dictionary)
+    sd.TargetL0(2.0, 0.1).check(dictionary)
+
+
+def test_a_penalty_that_warms_up_moves_thresholds_too() -> None:
+    data = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
+    saes = [_sae(0), _sae(0)]
+    for sae, target in zip(saes, (1.0, 30.0), strict=True):
+        penalties = [sd.WarmUp(sd.TargetL0(target), 100)]
+        sd.fit(sae, data, n_tokens=512, batch_size=64, lr=1e-9, penalties=penalties, progress=False)
+    few, many = (sae.activation_state.log_threshold.detach() for sae in saes)
+    assert (few - many > 0.5).all()
+
+
 def test_frozen_thresholds_are_refused() -> None:
     dictionary = cases.make("distiller", "jump_relu")
     dictionary.activation_state.requires_grad_(False)

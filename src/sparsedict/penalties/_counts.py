@@ -156,26 +156,28 @@ class _Costs:
         """Returns that of a dictionary in training; a new one at the first step of a run."""
         dictionary = passed.dictionary
         if passed.step == 0:
-            self._begin(dictionary)
+            self._forget_earlier_runs()
         if dictionary not in self._logarithms:
-            start = (
-                self._waiting.pop(0) if self._waiting else torch.tensor(math.asinh(START / SMALL), dtype=torch.float32)
-            )
+            # The default device may be another.
+            new = torch.full((), math.asinh(START / SMALL), device="cpu", dtype=torch.float32)
+            start = self._waiting.pop(0) if self._waiting else new
             self._logarithms[dictionary] = start.to(passed.targets.device)
         self._last_step[dictionary] = passed.step
         return self._logarithms[dictionary]
 
-    def _begin(self, dictionary: Dictionary) -> None:
-        """Forgets earlier runs, whose dictionaries may live on: the order of those of this run is what is saved."""
+    def _forget_earlier_runs(self) -> None:
+        """Drops dictionaries of earlier runs, which may live on: the state is saved in the order of this run's."""
         self._waiting.clear()
         for other, last_step in list(self._last_step.items()):
             if last_step > 0:
                 del self._logarithms[other], self._last_step[other]
 
     def all(self) -> list[Tensor]:
+        """Returns them in the order in which their dictionaries are trained."""
         return list(self._logarithms.values()) or list(self._waiting)
 
     def put_back(self, logarithms: list[Tensor]) -> None:
+        """Gives them, in this order, to the dictionaries that are asked for from now on."""
         self._logarithms.clear()
         self._last_step.clear()
         self._waiting[:] = [value.clone() for value in logarithms]

@@ -28,9 +28,10 @@ class Penalty(ABC):
     def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
         """Returns the penalty of one step, differentiable."""
 
-    @torch.no_grad()
     def after_step_(self, passed: ForwardPass) -> None:
         """Changes ``passed.dictionary`` in place, after the optimiser's step (default: nothing to change).
+
+        It is called without gradients.
 
         Args:
             passed: The pass that the step's gradients are of. Its values are those before the step.

@@ -286,8 +286,9 @@ class Learner:
     def _after_step(self, passed: ForwardPass, upcoming: Upcoming | None) -> None:
         state = self._dictionary.activation_state.entries()
         self._dictionary.activation.measure_(passed.values.detach(), state, step=self._counters.step)
-        for penalty in self.trainee.penalties:
-            penalty.after_step_(passed)
+        with torch.no_grad():
+            for penalty in self.trainee.penalties:
+                penalty.after_step_(passed)
         fired = passed.firing_counts() > 0
         since = self._counters.tokens_since_fired
         torch.where(fired, torch.zeros_like(since), since + passed.n_tokens, out=since)
