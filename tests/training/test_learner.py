@@ -13,7 +13,7 @@ from sparsedict import kernels
 from sparsedict.dictionaries import _encode
 from sparsedict.kernels import _room
 
-D, N_LATENTS, BATCH, N_STEPS = 5, 32, 12, 5
+D, N_LATENTS, BATCH, N_STEPS = 5, 32, 24, 5
 
 
 class Watch(sd.training.Upkeep):
