@@ -35,6 +35,21 @@ def test_their_gradient_is_the_boxes(dense_share: float, monkeypatch: pytest.Mon
     torch.testing.assert_close(slope, 0.3 * 2 * (l0 / 2 - 1) / 2 * count_slope)
 
 
+def test_a_coefficient_of_ones_own_moves_thresholds_alone() -> None:
+    passed = passed_by_jump_relu()
+    l0 = float((passed.values > 0).sum() / 9)
+    for factor in (0.5, 2.0):
+        penalty = sd.TargetL0(l0 * factor, 1.0)(passed)
+        encoder, thresholds = torch.autograd.grad(
+            penalty,
+            [passed.dictionary.encoder, passed.dictionary.activation_state.get_parameter("log_threshold")],
+            allow_unused=True,
+            retain_graph=True,
+        )
+        assert encoder is None
+        assert thresholds.any()
+
+
 def test_the_target_is_where_the_penalty_vanishes() -> None:
     passed = passed_by_jump_relu()
     l0 = float((passed.values > 0).sum() / 9)

@@ -54,7 +54,7 @@ class L0(Penalty):
         set_coefficient(self)
 
     def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
-        return _count(passed) * self.coefficient
+        return _count(passed, passed.pre_activations) * self.coefficient
 
     def check(self, dictionary: Dictionary) -> None:
         _need_firing_gradient(self, dictionary)
@@ -100,12 +100,15 @@ class TargetL0(Penalty):
         return vars(self)["_costs"]
 
     def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
-        count = _count(passed)
         if self.coefficient is not None:
+            # It moves thresholds alone where there are any, also below the target, where it rewards latents that fire.
+            count = _count(passed, passed.pre_activations.detach())
+            if not count.requires_grad:
+                count = _count(passed, passed.pre_activations)
             return (count / self.target - 1) ** 2 * self.coefficient
         targets = passed.targets.detach()
         variance = (targets - targets.mean(0)).square().sum() / passed.n_tokens
-        return count * (SMALL * self._held.of(passed).sinh() * variance / self.target)
+        return _count(passed, passed.pre_activations) * (SMALL * self._held.of(passed).sinh() * variance / self.target)
 
     @torch.no_grad()
     def after_step_(self, passed: ForwardPass) -> None:
@@ -183,8 +186,8 @@ class _Costs:
         self._waiting[:] = [value.clone() for value in logarithms]
 
 
-def _count(passed: ForwardPass) -> Tensor:
-    return passed.activation.firing(passed.pre_activations, passed.state).sum() / passed.n_tokens
+def _count(passed: ForwardPass, pre: Tensor) -> Tensor:
+    return passed.activation.firing(pre, passed.state).sum() / passed.n_tokens
 
 
 def _need_firing_gradient(penalty: Penalty, dictionary: Dictionary) -> None:
