@@ -27,7 +27,13 @@ class Counted(nn.Module):
 
 
 def site(model: nn.Module | None = None, path: str = "first", **options: object) -> Site:
-    return Site(model or Counted(), path, **options)  # type: ignore[arg-type]
+    model = Counted() if model is None else model
+    made = Site(model, path, **options)  # type: ignore[arg-type]
+    # The first capture of a site runs the model once more, to see how often it calls the module.
+    made.capture(torch.zeros((1, 1), dtype=torch.int64))
+    if isinstance(model, Counted):
+        model.n_positions = 0
+    return made
 
 
 def ids(batch: object) -> list[int]:

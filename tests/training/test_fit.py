@@ -317,7 +317,7 @@ def test_resampling_where_everything_is_reconstructed():
 def test_new_dictionaries_do_not_start_from_nan():
     dictionary, batch = coder(), rows(64).clone()
     batch[3, 2] = torch.nan
-    with pytest.raises(ValueError, match="`data` must be finite, got 1 NaN"):
+    with pytest.raises(ValueError, match=r"`data` must be finite, got \d+ NaN"):
         quick(dictionary, [batch])
     assert dictionary.is_untouched
 

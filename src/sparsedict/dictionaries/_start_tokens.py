@@ -19,9 +19,11 @@ LARGEST_SEED = 2**63 - 1
 
 
 def drawn_seed(generator: torch.Generator | None) -> int:
-    """Returns a seed drawn from a generator, or from PyTorch's own of the CPU."""
-    where = "cpu" if generator is None else generator.device
-    return int(torch.randint(LARGEST_SEED, (), generator=generator, device=where, dtype=torch.int64))
+    """Returns a seed drawn from a copy of a generator, or of PyTorch's own of the CPU, which stays where it is."""
+    source = torch.default_generator if generator is None else generator
+    copy = torch.Generator(source.device)
+    copy.set_state(source.get_state())
+    return int(torch.randint(LARGEST_SEED, (), generator=copy, device=source.device, dtype=torch.int64))
 
 
 def start_tokens(

@@ -115,7 +115,8 @@ class TargetL0(Penalty):
         if self.coefficient is not None:
             return
         dictionary = passed.dictionary
-        l0 = fires(passed.values.detach()).sum() / passed.n_tokens
+        # Integers divide into the default type, which is the caller's.
+        l0 = fires(passed.values.detach()).sum().to(torch.float32) / passed.n_tokens
         error = (l0 / self.target - 1).clamp_max(1.0)
         gain = max(LEAST_GAIN, GAIN / (1 + passed.step / SLOWER_AFTER))
         passed.activation.move_thresholds_(dictionary.activation_state.entries(), gain * error)

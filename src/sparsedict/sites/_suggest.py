@@ -162,7 +162,8 @@ def experts_of(module: nn.Module) -> nn.Module | None:
 
 def is_callable(module: nn.Module | None) -> bool:
     """Whether a module can be called: containers such as `nn.ModuleDict` only hold others."""
-    return module is not None and type(module).forward is not nn.Module.forward
+    # A compiled module has `forward` as an attribute of its own.
+    return module is not None and getattr(module.forward, "__func__", module.forward) is not nn.Module.forward
 
 
 def _holds_more(module: nn.Module) -> bool:
