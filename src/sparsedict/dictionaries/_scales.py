@@ -57,7 +57,7 @@ def spread(rows: Float[Tensor, "n_tokens d"]) -> float:
     wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
     for distances in ((wide - wide.mean(0)).norm(dim=-1), wide.norm(dim=-1)):
         for typical in (distances.median(), distances.square().mean().sqrt()):
-            # What is left of equal rows is rounding.
+            # The remaining difference between equal rows is rounding.
             if bool(typical.isfinite()) and float(typical) > 1e-6 * float(wide.abs().max()):
                 return float(typical.double()) / rows.shape[-1] ** 0.5
     return 1.0

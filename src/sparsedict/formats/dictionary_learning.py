@@ -217,7 +217,7 @@ def _has_names(place: Place) -> bool:
     try:
         names = set(read_pickle(place.weights(place.named or WEIGHTS, suffix=".pt")).shapes)
     except (StorageError, FileNotFoundError):
-        # Whatever is wrong with it is for `read` to say.
+        # `read` reports the error in the file.
         return True
     # Weights and biases of two linear layers may be anybody's, with any activation.
     telling = [keys for name, keys in _KEYS.items() if name != "AutoEncoderNew"]

@@ -48,7 +48,7 @@ def check_called_once(model: nn.Module, call: Call, points: Iterable[Point]) -> 
             )
     except CalledAgainError:
         raise
-    except Exception:  # What follows the site may need more than what was given.
+    except Exception:  # Modules after the site may need more arguments than were given.
         return len(n_calls) > 0
     finally:
         for handle in handles:

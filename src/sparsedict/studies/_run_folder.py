@@ -197,7 +197,7 @@ class RunFolder:
         for item in self.checkpoints.iterdir():
             if item.name == RUN or _OF_CHECKPOINTS.fullmatch(item.name):
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
-        # What else lies there isn't ours.
+        # Other files in the folder belong to someone else and stay.
         with suppress(OSError):
             self.checkpoints.rmdir()
 

@@ -72,7 +72,7 @@ class Feed:
         self._place = dict(state["place"])
         if state["rows"] is not None:
             _compare(state["rows"], _sample(self.next_batch()))
-        # What was read ahead is read ahead again, for data that draws from the global generator was ahead in it too.
+        # Read ahead again: data that draws from the global generator had advanced it by then.
         for place in state.get("ahead", ()):
             random = (place["source"] or {}).get("random")
             if random is not None:
