@@ -31,7 +31,7 @@ import torch
 import sparsedict as sd
 from benchmarks.fuzz_atheris import guided
 from benchmarks.mutations import broken
-from sparsedict.storage import StorageError, read_checkpoint
+from sparsedict.storage import StorageError, read_checkpoint, save_tensors
 
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
 CHECKPOINTS = Path(__file__).parents[1] / "tests" / "formats" / "fixtures"
@@ -88,6 +88,32 @@ def _report(folder: Path) -> None:
     torch.save({name: torch.ones(shape) for name, shape in shapes.items()}, folder / "student.pt")
 
 
+def _weights() -> dict[str, torch.Tensor]:
+    """Returns weights under the names that hand-written code and SAELens have."""
+    torch.manual_seed(0)
+    return {"W_enc": torch.randn(12, 6), "b_enc": torch.randn(12), "W_dec": torch.randn(6, 12), "b_dec": torch.randn(6)}
+
+
+def _qwen_scope(folder: Path) -> None:
+    torch.save(_weights(), folder / "layer3.sae.pt")
+
+
+def _llama_scope(folder: Path) -> None:
+    names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight", "b_dec": "decoder.bias"}
+    (folder / "checkpoints").mkdir()
+    weights = {names[name]: weight for name, weight in _weights().items()}
+    save_tensors(folder / "checkpoints" / "final.safetensors", weights, {"format": "pt"})
+    cfg: dict[str, Any] = {"d_model": 6, "act_fn": "jumprelu", "jump_relu_threshold": 0.4}
+    cfg |= {"norm_activation": "dataset-wise", "dataset_average_activation_norm": {"in": 3.0, "out": 2.0}}
+    cfg |= {"sparsity_include_decoder_norm": True, "hook_point_in": "blocks.3.hook_resid_post"}
+    (folder / "hyperparams.json").write_text(json.dumps(cfg), encoding="utf-8")
+
+
+def _by_hand(file: Path) -> sd.Dictionary:
+    """Reads a state dict that doesn't say what it computes."""
+    return sd.formats.state_dict.read(file, activation=sd.JumpReLU(), input_offset="none")
+
+
 def _checkpoint(library: str, case: str) -> Target:
     """Returns what another library's released package wrote, read by its reader."""
     return Target(lambda folder: shutil.copytree(CHECKPOINTS / library / case, folder, dirs_exist_ok=True), sd.load)
@@ -108,6 +134,16 @@ TARGETS: dict[str, Target] = {
     "Gemma Scope": _checkpoint("gemma_scope", "first"),
     "Gemma Scope 2": _checkpoint("gemma_scope", "second_affine"),
     "circuit-tracer": _checkpoint("circuit_tracer", "jump_relu_skip"),
+    "Qwen-Scope": Target(_qwen_scope, lambda folder: sd.formats.qwen_scope.read(folder, layer=3, k=4)),
+    "Llama Scope": Target(_llama_scope, sd.load),
+    "state dict": Target(
+        lambda folder: torch.save({"state_dict": _weights() | {"threshold": torch.ones(12)}}, folder / "mine.pt"),
+        lambda folder: _by_hand(folder / "mine.pt"),
+    ),
+    "state dict, safetensors": Target(
+        lambda folder: save_tensors(folder / "mine.safetensors", _weights(), {}),
+        lambda folder: _by_hand(folder / "mine.safetensors"),
+    ),
     "report": Target(_report, lambda folder: sd.load(folder / "student.pt")),
 }
 """A reader is fuzzed when it has a line here."""

@@ -277,6 +277,37 @@ def test_layers_in_the_folder_count_too(tmp_path: Path) -> None:
     assert circuit_tracer.read(tmp_path, layer=1).n_latents == 16
 
 
+def test_no_layer_of_an_earlier_set_is_left_among_new_ones(tmp_path: Path) -> None:
+    circuit_tracer.write({n: student(n) for n in range(3)}, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=r"must have every layer of the set .*: layers 1, 2 of the earlier set"):
+        circuit_tracer.write({0: student(0)}, tmp_path)
+    with pytest.raises(ValueError, match=r"must have every layer of the set .*: layers 0, 1 of the earlier set"):
+        circuit_tracer.write({2: student(2), 3: student(3)}, tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    # One layer may be replaced by name, and a set may grow.
+    circuit_tracer.write(student(1), tmp_path)
+    circuit_tracer.write({3: student(3), 4: student(4)}, tmp_path)
+    assert sorted(circuit_tracer.read_set(tmp_path)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.as_installed
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"model": 3}, TypeError, "`model` must be a string, got int"),
+        ({"model": " "}, ValueError, "`model` must name a model"),
+        ({"input_hook": 3}, TypeError, "`input_hook` must be a string"),
+        ({"input_hook": "transformer.h.0.mlp"}, ValueError, "hook within a block such as 'mlp.hook_in', got"),
+        ({"output_hook": "blocks.0.mlp.hook_out"}, ValueError, "`output_hook` .* such as 'mlp.hook_out', got 'blocks"),
+    ],
+)
+def test_arguments_are_checked(arguments: dict[str, Any], error: type[Exception], message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=message):
+        circuit_tracer.write(student(0), tmp_path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
 def test_hooks_must_agree(tmp_path: Path) -> None:
     other = student(1)
     other.trained_on["site"] = "blocks.1.ln2.hook_normalized -> blocks.1.mlp.hook_out"

@@ -189,7 +189,11 @@ def test_llama_scope_transcoders_have_two_norms(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"dataset_average_activation_norm": None}, "`norm_activation` must be dataset-wise with"),
-        ({"dataset_average_activation_norm": {"in": 3.0}}, "must hold a positive number 'out', got 'None'"),
+        ({"dataset_average_activation_norm": {"in": 3.0}}, "`out` must be a number .*, got 'None'"),
+        ({"dataset_average_activation_norm": {"in": 0, "out": 1.0}}, "must hold positive numbers, got 0.0 for 'in'"),
+        ({"dataset_average_activation_norm": {"in": 10**40, "out": 1.0}}, "`in` must be a number of single"),
+        ({"jump_relu_threshold": 1e300}, "`jump_relu_threshold` must be a number of single precision, got '1e\\+300'"),
+        ({"jump_relu_threshold": None}, "`jump_relu_threshold` must be a number"),
         ({"norm_activation": "token-wise"}, "`norm_activation` must be dataset-wise"),
         ({"act_fn": "prolu"}, "`act_fn` must be jumprelu"),
         ({"apply_decoder_bias_to_pre_encoder": True}, "`apply_decoder_bias_to_pre_encoder` must be false"),

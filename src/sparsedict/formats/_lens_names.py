@@ -35,6 +35,8 @@ _STACKS = (
 _BLOCK = re.compile(rf"^({'|'.join(map(re.escape, _STACKS))})\.(\d+)(?:\.(.+))?$")
 _HOOK = re.compile(r"(?:^|\.)hook_\w+$")
 _IN_A_BLOCK = re.compile(r"^blocks\.(\d+)\.(.+)$")
+_OF_A_BLOCK = re.compile(r"(mlp|attn|ln1|ln2)(_post)?\.|hook_(mlp|resid|attn)_")
+"""How names begin that are hooks only behind the number of a block."""
 
 _MLPS = ("mlp", "ffn", "feed_forward")
 _ENCODERS = ("c_fc", "dense_h_to_4h", "fc1", "up_proj", "gate_proj", "gate_up_proj", "fc_in", "dense")
@@ -101,6 +103,40 @@ def in_block(hook: str) -> tuple[int, str] | None:
 def is_hook_name(name: str) -> bool:
     """Whether a name has the form of a TransformerLens hook."""
     return bool(_HOOK.search(name))
+
+
+def check_hook(argument: str, value: object, *, within_block: bool) -> None:
+    """Refuses what can't be a TransformerLens hook of a whole model, or of one block.
+
+    Raises:
+        TypeError: If it isn't a string.
+        ValueError: If it isn't such a hook; the error suggests one.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"`{argument}` must be a string, got {type(value).__name__}.")
+    in_a_block = _IN_A_BLOCK.match(value)
+    if within_block:
+        example = in_a_block[2] if in_a_block else "mlp.hook_in"
+        what, is_right = "TransformerLens hook within a block", is_hook_name(value) and in_a_block is None
+    else:
+        is_bare = is_hook_name(value) and _OF_A_BLOCK.match(value) is not None
+        example = f"blocks.1.{value}" if is_bare else "blocks.1.hook_mlp_out"
+        what, is_right = "TransformerLens hook", is_hook_name(value) and not is_bare
+    if not is_right:
+        raise ValueError(f"`{argument}` must be a {what} such as {example!r}, got {value!r}.")
+
+
+def check_model_name(argument: str, value: object) -> None:
+    """Refuses what can't be a model's name.
+
+    Raises:
+        TypeError: If it isn't a string.
+        ValueError: If it is empty.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"`{argument}` must be a string, got {type(value).__name__}.")
+    if not value.strip():
+        raise ValueError(f"`{argument}` must name a model, such as 'gpt2', got {value!r}.")
 
 
 def _hook(point: str, role: Role, model: str, layer: object) -> str | None:

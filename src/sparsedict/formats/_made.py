@@ -195,6 +195,29 @@ def integer(cfg: Mapping[str, Any], name: str, file: Path, least: int = 1) -> in
     return value
 
 
+def number(cfg: Mapping[str, Any], name: str, file: Path, default: float | None = None) -> float:
+    """Returns a number of a configuration, the default where it is missing.
+
+    Raises:
+        StorageError: If it is something else, or single precision can't hold it.
+    """
+    value = cfg.get(name, default)
+    largest = torch.finfo(torch.float32).max
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -largest <= value <= largest:
+        raise StorageError(f"{file}: `{name}` must be a number of single precision, got {str(value)[:80]!r}.")
+    return float(value)
+
+
+def one_threshold(value: float | None, file: Path) -> Tensor:
+    """Returns the threshold of all latents, NaN where it isn't known yet.
+
+    Raises:
+        StorageError: If it isn't finite in single precision.
+    """
+    threshold = math.nan if value is None else number({"threshold": value}, "threshold", file)
+    return torch.tensor(threshold, device="cpu", dtype=torch.float32)
+
+
 def flag(cfg: Mapping[str, Any], name: str, file: Path, default: bool) -> bool:
     """Returns a truth value of a configuration, the default where it is missing.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from sparsedict.dictionaries import Dictionary
 from sparsedict.formats import _made as made
-from sparsedict.formats._lens_names import hook_names, is_hook_name, model_name
+from sparsedict.formats._lens_names import MLP_IN, check_hook, check_model_name, hook_names, is_hook_name, model_name
 from sparsedict.formats._made import Learned
 from sparsedict.formats._tensors import Tensors
 from sparsedict.formats._written import is_trained_here, refuse, warn_of_unknown
@@ -162,16 +163,18 @@ class Given:
 
     def check(self, is_distiller: bool) -> None:
         """Raises ``TypeError`` or ``ValueError`` where an argument can't be meant."""
-        for name in ("model_name", "hook_name", "hook_name_out"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise TypeError(f"`{name}` must be a string, got {type(value).__name__}.")
-            if name != "model_name" and value is not None and not is_hook_name(value):
-                raise ValueError(
-                    f"`{name}` must be a TransformerLens hook such as 'blocks.1.hook_mlp_out', got {value!r}."
-                )
-        if self.hook_name_out is not None and not is_distiller:
+        named = self.by_name()
+        if named.get("model_name") is not None:
+            check_model_name("model_name", named["model_name"])
+        for name in ("hook_name", "hook_name_out"):
+            if named.get(name) is not None:
+                check_hook(name, named[name], within_block=False)
+        if not is_distiller and named.get("hook_name_out") is not None:
             raise ValueError("`hook_name_out` must be left out for an autoencoder: it writes where it reads.")
+        try:
+            json.dumps(named, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`metadata` must hold what JSON can: {error}.") from None
 
     def by_name(self) -> dict[str, Any]:
         """Returns what is given, by its key in the metadata."""
@@ -202,10 +205,25 @@ def metadata(dictionary: Dictionary, kept: Mapping[str, Any], given: Given) -> d
         {name: example for name, example in examples.items() if not found.get(name)},
         "SAELens skips a dictionary without a hook and reports the plain loss, and it loads no model without its name",
     )
+    if "hook_name" not in given.by_name():
+        _warn_of_bridge(str(found.get("hook_name")))
     ours = {"activation": repr(dictionary.activation), "decoder_norm": repr(dictionary.decoder_norm)}
     site = {"site": str(dictionary.trained_on["site"])} if "site" in dictionary.trained_on else {}
     # Without a version the configuration would be taken for one from before 6.
     return {**found, "sae_lens_version": VERSION, "sparsedict": ours | site}
+
+
+def _warn_of_bridge(hook: str) -> None:
+    """Warns of a hook that one of SAELens' two kinds of models lacks: it skips a transcoder there without an error."""
+    if hook.endswith(f".{MLP_IN}"):
+        normalised = hook.removesuffix(MLP_IN) + "ln2.hook_normalized"
+        warnings.warn(
+            f"`hook_name` is written as {hook!r}, a hook of a SAETransformerBridge. A HookedSAETransformer has no hook "
+            f"of that name: it skips the dictionary and reports the plain loss. Its nearest hook, {normalised!r}, is "
+            "what the MLP reads in TransformerLens 2 with layer norms and unprocessed weights alone. Give `hook_name=` "
+            "to choose one.",
+            stacklevel=4,
+        )
 
 
 def _known(dictionary: Dictionary) -> dict[str, Any]:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sparsedict.activations import Activation, TopK
 from sparsedict.dictionaries import Dictionary
-from sparsedict.formats._lens_names import MLP_OUT, hook_names, in_block, is_hook_name, model_name
+from sparsedict.formats._lens_names import (
+    MLP_OUT,
+    check_hook,
+    check_model_name,
+    hook_names,
+    in_block,
+    is_hook_name,
+    model_name,
+)
 from sparsedict.formats._place import Place, listed
 from sparsedict.formats._tensors import read_safetensors
 from sparsedict.formats._written import is_trained_here, noted, warn_of_unknown
@@ -68,6 +77,30 @@ def by_layer(dictionary: Dictionary | Mapping[int, Dictionary], layer: int | Non
                 f"at {one.trained_on.get('site')!r}, layer {trained_at}."
             )
     return found
+
+
+def check_given(model: object, input_hook: object, output_hook: object) -> None:
+    """Raises ``TypeError`` or ``ValueError`` where an argument can't be meant."""
+    if model is not None:
+        check_model_name("model", model)
+    for name, hook in (("input_hook", input_hook), ("output_hook", output_hook)):
+        if hook is not None:
+            check_hook(name, hook, within_block=True)
+
+
+def check_whole(folder: Path, there: Collection[int], new: Collection[int]) -> None:
+    """Refuses to replace some layers of an earlier set and to leave others among the new ones.
+
+    Raises:
+        ValueError: Which layers would be left.
+    """
+    left = sorted(set(there) - set(new))
+    if left and set(there) & set(new):
+        raise ValueError(
+            f"`dictionary` must have every layer of the set that is in {folder}, or none: layers {_numbers(left)} of "
+            "the earlier set would be left among the new ones. Give all layers, write to another folder, or replace "
+            "a single layer by `write(distiller, path, layer=...)`."
+        )
 
 
 def check_set(shapes: Mapping[int, Shape]) -> None:

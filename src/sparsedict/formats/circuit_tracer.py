@@ -104,7 +104,8 @@ def write(
     Args:
         dictionary: A distiller that gives as many numbers as it reads, with ReLU, JumpReLU, BatchTopK or TopK; or such
             distillers by layer.
-        path: The folder; other layers in it stay, and must fit to these.
+        path: The folder. Other layers in it stay, and must fit to these; a set that replaces some layers of an earlier
+            one must replace all.
         layer: The layer, where there is one distiller; where left out, that of its site, or 0.
         model: Name of the model, such as ``"gpt2"``; where left out, as the distiller noted it.
         input_hook: What they read, as a TransformerLens hook within a block, such as ``"mlp.hook_in"``; where left out,
@@ -114,8 +115,10 @@ def write(
     Raises:
         TypeError: If one isn't a distiller.
         ValueError: If circuit-tracer has nothing like an activation, a normalisation or the widths, or can't use the
-            set: a layer is missing, or layers differ in width, skip, ``k`` or hooks.
+            set: a layer is missing, or layers differ in width, skip, ``k`` or hooks; if layers of an earlier set would
+            be left among the new ones; or if a hook isn't one within a block.
     """
+    about.check_given(model, input_hook, output_hook)
     by_layer = about.by_layer(dictionary, layer)
     tensors = {number: _tensors(one) for number, one in by_layer.items()}
     folder, there = Path(path), {}
@@ -125,6 +128,8 @@ def write(
         config = _config(place)
         there = about.shapes_in(place, config)
     new = {number: about.Shape.of(tensors[number], by_layer[number].activation) for number in by_layer}
+    if not isinstance(dictionary, Dictionary):
+        about.check_whole(folder, there.keys(), new.keys())
     about.check_set({**there, **new})
     is_replaced = there.keys() <= new.keys()
     config = about.config_of(by_layer, model, (input_hook, output_hook), {} if is_replaced else config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable
@@ -175,12 +174,8 @@ def _batch_top_k(tensors: Tensors, config: Config) -> Read:
         threshold = -1.0
     beta = config.get("threshold_beta")
     momentum = float(beta) if isinstance(beta, int | float) and 0 <= beta <= 1 else 0.999
-    if not math.isfinite(threshold):
-        raise StorageError(f"{tensors.file}: `threshold` must be a finite number, got {threshold}.")
-    learned = Learned(
-        BatchTopK(_k(tensors, config), momentum),
-        {"threshold": torch.tensor(threshold, device="cpu", dtype=torch.float32)},
-    )
+    state = {"threshold": made.one_threshold(threshold, tensors.file)}
+    learned = Learned(BatchTopK(_k(tensors, config), momentum), state)
     return weights, learned, "decoder_bias"
 
 

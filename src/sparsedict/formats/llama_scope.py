@@ -99,11 +99,10 @@ def _scales(cfg: dict[str, Any], file: Path) -> tuple[float, float]:
     root = math.sqrt(made.integer(cfg, "d_model", file))
     found = []
     for key in ("in", "out"):
-        value = norms.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        value = made.number(norms, key, file)
+        if value <= 0:
             raise StorageError(
-                f"{file}: `dataset_average_activation_norm` must hold a positive number {key!r}, "
-                f"got {str(value)[:80]!r}."
+                f"{file}: `dataset_average_activation_norm` must hold positive numbers, got {value} for {key!r}."
             )
         found.append(root / value)
     return found[0], found[1]
@@ -113,10 +112,8 @@ def _learned(cfg: dict[str, Any], file: Path, encoder: Tensor) -> Learned:
     name = str(cfg.get("act_fn", "jumprelu")).lower()
     if name == "topk":
         return Learned(TopK(made.integer(cfg, "top_k", file)))
-    threshold = cfg.get("jump_relu_threshold", 0.0)
-    if name not in ("jumprelu", "relu") or isinstance(threshold, bool) or not isinstance(threshold, int | float):
-        raise StorageError(
-            f"{file}: `act_fn` must be jumprelu with a number `jump_relu_threshold`, relu or topk, got {name[:80]!r}."
-        )
-    each = torch.full((len(encoder),), 0.0 if name == "relu" else float(threshold), device="cpu", dtype=torch.float32)
+    if name not in ("jumprelu", "relu"):
+        raise StorageError(f"{file}: `act_fn` must be jumprelu, relu or topk, got {name[:80]!r}.")
+    threshold = 0.0 if name == "relu" else made.number(cfg, "jump_relu_threshold", file, 0.0)
+    each = torch.full((len(encoder),), threshold, device="cpu", dtype=torch.float32)
     return made.jump_relu(each, file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -147,10 +146,7 @@ def _learned(tensors: Tensors, cfg: dict[str, Any]) -> Learned:
     if architecture == "topk":
         return Learned(TopK(made.integer(cfg, "k", cfg_file)))
     if "batchtopk" in architecture:
-        threshold = tensors.number("topk_threshold")
-        state = {
-            "threshold": torch.tensor(math.nan if threshold is None else threshold, device="cpu", dtype=torch.float32)
-        }
+        state = {"threshold": made.one_threshold(tensors.number("topk_threshold"), tensors.file)}
         return Learned(BatchTopK(made.integer(cfg, "k", cfg_file)), state)
     return Learned(ReLU())
 
@@ -194,9 +190,11 @@ def write(
             which SAELens' ``ActivationsStore`` wants.
 
     Raises:
-        TypeError: If it is of another kind.
+        TypeError: If it is of another kind, or an argument of another type.
         ValueError: If SAELens has nothing like its activation or normalisation, or a name is no hook.
     """
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise TypeError(f"`metadata` must be a dict, got {type(metadata).__name__}.")
     given = about.Given(model_name, hook_name, hook_name_out, dict(metadata or {}))
     given.check(isinstance(dictionary, SparseDistiller))
     apart_ = apart(dictionary, "SAELens")
