@@ -161,7 +161,7 @@ def step_figures(shape: Shape, clock: Clock) -> dict[str, float]:
         "forward_and_backward_over_product": both / product,
         "adam_over_product": adam / product,
         "adam_over_its_bytes": adam / (ADAM_BYTES * n_parameters / bandwidth),
-        "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else float("nan"),
+        "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     }
 
 

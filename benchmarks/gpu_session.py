@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -124,16 +125,28 @@ def run(part: Part, out: Path, device: str, seconds: float) -> dict[str, Any]:
             code: int | None = process.wait(seconds)
         except subprocess.TimeoutExpired:
             code = None
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        finally:
+            # Also where the session itself is stopped: a part in a group of its own would go on.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     status = "timed out" if code is None else "done" if code == 0 else "failed"
     found: dict[str, Any] = {"status": status, "seconds": round(time.monotonic() - start, 1)}
     if result.exists():
-        found["figures"] = json.loads(result.read_text(encoding="utf-8"))
+        found["figures"] = _finite(json.loads(result.read_text(encoding="utf-8")))
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     if code != 0 or part.name == "tests":
         found["why"] = " | ".join(line.strip() for line in lines[-3 if code else -1 :])[-300:]
     return found
+
+
+def _finite(figures: Any) -> Any:
+    """Returns figures as JSON holds them: what isn't a finite number is ``None``."""
+    if isinstance(figures, dict):
+        return {name: _finite(value) for name, value in figures.items()}
+    if isinstance(figures, list):
+        return [_finite(value) for value in figures]
+    return None if isinstance(figures, float) and not math.isfinite(figures) else figures
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -157,11 +170,11 @@ def _flat(figures: Any, name: str = "") -> list[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the session, and returns 1 if a part failed."""
+    """Runs the session, and returns 1 if a part failed or none ran."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for all results")
     parser.add_argument("--minutes", type=float, default=8.0, help="all parts end within this time")
@@ -170,6 +183,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
+    # A job that is stopped ends as one by Ctrl-C does: with what it has, and without processes left behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     end = time.monotonic() + 60 * args.minutes - SPARE_SECONDS
     results: dict[str, dict[str, Any]] = {}
     for part in PARTS:
@@ -180,11 +195,12 @@ def main(argv: list[str] | None = None) -> int:
             results[part.name] = {"status": "skipped", "seconds": 0.0, "why": "no time was left"}
         else:
             results[part.name] = run(part, out, args.device, min(left, part.share * 60 * args.minutes))
-        (out / "session.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        (out / "session.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (out / "session.txt").write_text(table(results), encoding="utf-8")
         print(table({part.name: results[part.name]}), end="", flush=True)
     print(f"Results are in {out / 'session.json'} and {out / 'session.txt'}.")
-    return int(any(found["status"] in ("failed", "timed out") for found in results.values()))
+    found = {part["status"] for part in results.values()}
+    return int("done" not in found or bool(found & {"failed", "timed out"}))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -77,8 +78,8 @@ def session(out: Path, *options: str) -> dict[str, Any]:
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=400, check=False
     )
-    results = json.loads((out / "session.json").read_text(encoding="utf-8"))
-    assert done.returncode == any(found["status"] in ("failed", "timed out") for found in results.values()), done.stderr
+    results = json.loads((out / "session.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert done.returncode == any(found["status"] != "done" for found in results.values()), done.stderr
     for name, found in results.items():
         assert name in (out / "session.txt").read_text(encoding="utf-8")
         assert found["status"] in done.stdout
@@ -102,6 +103,28 @@ def test_a_gpu_session_keeps_to_its_time_and_writes_what_it_has(tmp_path: Path) 
     assert time.monotonic() - start < 60
     assert results["check"]["status"] == "timed out"
     assert set(results) == {"check", "fit"}
+
+
+def test_a_gpu_session_without_time_for_any_part_fails(tmp_path: Path) -> None:
+    results = session(tmp_path, "--minutes", "0.09")
+    assert {found["why"] for found in results.values()} == {"no time was left"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_stopped_gpu_session_leaves_no_process_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu_session", "--device", "cpu", "--out", str(tmp_path)]
+    process = subprocess.Popen([*command, "--parts", "fit"], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not (children := _children(process.pid)) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert children
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_gpu_session_names_missing_packages_and_replaces_progress_bars(
