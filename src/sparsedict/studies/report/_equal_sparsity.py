@@ -20,7 +20,7 @@ from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
 from sparsedict.studies.report._limits import best_choice, best_linear, best_values, own_neurons
 from sparsedict.studies.report._loss_by_layer import AVERAGE, ZERO, loss_parts
 from sparsedict.studies.report._parts import Part, along, by_seed, curve, modern, row
-from sparsedict.studies.report._ratios import KINDS, RATIO_LABEL, ratio_of, read_off
+from sparsedict.studies.report._ratios import FAR, KINDS, RATIO_LABEL, ratio_of, read_off
 
 JUMP = (0.03, 0.02)
 """JumpReLU's threshold at the start and its bandwidth, as shares of the output's standard deviation.
@@ -72,8 +72,6 @@ class EqualSparsity(Study):
         return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), NOTES)
 
 
-FAR = 2.0
-"""Ratio above which an error is far above another; the report's is 3.06."""
 NOTES = (
     "Every dictionary has the same width and number of tokens. Ratios are of unexplained variance, seed by seed, at "
     "the same L0: for TopK exactly; for JumpReLU, which is trained to a target and reaches it about, the autoencoder's "

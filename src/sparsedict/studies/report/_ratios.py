@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from sparsedict.studies._estimates import Ratio
 
 KINDS = ("distiller", "distiller with skip", "autoencoder")
+FAR = 2.0
+"""Ratio above which an error is far above another; the report's is 3.06."""
 RATIO_LABEL = "FVU ratio, transcoder / SAE"
 
 

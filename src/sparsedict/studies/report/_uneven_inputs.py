@@ -52,7 +52,8 @@ class UnevenInputs(Study):
     claim: ClassVar[str] = (
         "Simulators' decoders match their neurons' almost perfectly, while their encoders have a modest cosine (mean "
         "0.1538, standard deviation 0.0475). The report supposes that the encoder is harder to learn, for the neuron "
-        "is active on widely spread data, while it always writes in one direction."
+        "is active on widely spread data, while it always writes in one direction. Tested here is another cause: the "
+        "encoder's cosine falls where the same MLP's inputs vary in fewer directions, and the decoder's doesn't."
     )
 
     def measure(self, bench: Bench) -> Numbers:
@@ -112,8 +113,8 @@ NOTES = (
     "computes of these. The coefficient is the lowest of the sweep, scaled with the outputs' standard deviation.",
     "Weighed by how much the inputs vary along each direction, the cosine of two encoder rows is the correlation of "
     "the two pre-activations.",
-    "The report supposes that a wide spread of data makes encoders harder to learn. This section tests another cause, "
-    "that inputs vary unevenly, and not that supposition.",
+    "The report's supposition, that a wide spread of data makes encoders harder to learn, isn't tested: no clause is "
+    "about it.",
 )
 
 
