@@ -72,6 +72,10 @@ def test_layers_sort_by_number() -> None:
     model = _models.hugging_face("gpt2", n_layer=12)
     assert near_names(model, "transformer.h.2.mpl", "path")[0] == "transformer.h.2.mlp"
     assert near_names(model, "transformer.h.x.mlp", "path") == [f"transformer.h.{layer}.mlp" for layer in range(5)]
+    # Layers near the one that was asked for come first, not those whose number is spelled alike.
+    assert mlps(model, "transformer.h.12.mlp") == [f"'transformer.h.{layer}.mlp'" for layer in (9, 10, 11)]
+    assert mlps(model, "transformer.h.0.mpl") == [f"'transformer.h.{layer}.mlp'" for layer in (0, 1, 2)]
+    assert near_names(model, "transformer.h.12.mlp", "path")[0] == "transformer.h.11.mlp"
     found = mlps(model, "", below="transformer.h", most=12)
     assert found == [f"'transformer.h.{layer}.mlp'" for layer in range(12)]
 

@@ -59,13 +59,20 @@ def near_names(model: nn.Module, path: str, argument: str) -> list[str]:
     names = list(set(module_names(model)) - {""})
     if argument == "path":
         names = [name for name in names if not is_part(model, name) and is_callable(find_module(model, name))]
-    near = [(alike, name) for name in names if (alike := likeness(name, path)) >= 0.5]
-    return [name for _, name in sorted(near, key=lambda pair: (-pair[0], by_number(pair[1])))[:5]]
+    near = [name for name in names if likeness(name, path) >= 0.5]
+    return sorted(near, key=lambda name: (-likeness(name, path), layers_apart(name, path), by_number(name)))[:5]
 
 
 def likeness(name: str, other: str) -> float:
-    """Returns from 0 to 1 how alike two names are spelled."""
-    return difflib.SequenceMatcher(a=name, b=other).ratio()
+    """Returns from 0 to 1 how alike two names are spelled, whatever the numbers in them."""
+    a, b = (re.sub(r"\d+", "*", one) for one in (name, other))
+    return difflib.SequenceMatcher(a=a, b=b).ratio()
+
+
+def layers_apart(name: str, other: str) -> list[int]:
+    """Returns how far the numbers in two names lie apart, one after the other."""
+    numbers = (map(int, re.findall(r"\d+", one)) for one in (name, other))
+    return [abs(a - b) for a, b in zip(*numbers, strict=False)]
 
 
 def is_part(model: nn.Module, path: str) -> bool:
@@ -85,9 +92,12 @@ def _nearest(model: nn.Module, near: str, below: str | None) -> list[str]:
     if below is not None:
         names = [name for name in names if name == below or name.startswith(f"{below}.") or not below]
     likely = ("mlp", "ffn", "feed_forward", "ff")
-    return sorted(
-        names, key=lambda name: (name.rpartition(".")[2] not in likely, -likeness(name, near), by_number(name))
-    )
+
+    def key(name: str) -> tuple[bool, float, list[int], list[tuple[int, str]]]:
+        is_other = name.rpartition(".")[2] not in likely
+        return is_other, -likeness(name, near), layers_apart(name, near), by_number(name)
+
+    return sorted(names, key=key)
 
 
 def _forms(model: nn.Module, path: str, module: nn.Module) -> Iterator[tuple[str, Site]]:
