@@ -29,10 +29,10 @@ def test_curves_are_drawn_in_order_of_x_in_the_palettes_colours() -> None:
 
 
 def test_intervals_are_drawn_and_a_single_point_has_no_line() -> None:
-    ax = curves({"a": Curve([1, 2], [3, 4], errors=[0.5, 1.0]), "b": Curve([1], [2])}, "x", "y")
+    ax = curves({"a": Curve([1, 2], [3, 4], errors=[0.5, (1.0, 2.0)]), "b": Curve([1], [2])}, "x", "y")
     check_looks(ax)
     ends = [list(segment[:, 1]) for segment in ax.collections[0].get_segments()]  # pyright: ignore[reportAttributeAccessIssue]
-    assert ends == [[2.5, 3.5], [3.0, 5.0]]
+    assert ends == [[2.5, 3.5], [3.0, 6.0]]
     assert [line.get_linestyle() for line in ax.lines if line.get_label() in ("a", "b")] == ["-", "None"]
 
 

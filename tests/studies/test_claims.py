@@ -87,7 +87,30 @@ def test_a_ratios_sampling_error_is_relative() -> None:
     numbers = measured([{"a": 4.0, "b": 2.0}], {"a": 0.4})
     estimate = Ratio("a", "b").estimate(numbers)
     assert estimate is not None
-    assert estimate.high - 2 == pytest.approx(1.96 * 0.2, abs=1e-3)
+    # A tenth of 4 is a relative error of 0.1.
+    assert (estimate.low, estimate.high) == pytest.approx((2 * math.exp(-0.196), 2 * math.exp(0.196)), rel=1e-3)
+
+
+def test_a_ratio_and_its_inverse_say_the_same_and_stay_above_zero() -> None:
+    numbers = measured([{"a": 1.0, "b": 1.0}, {"a": 20.0, "b": 1.0}, {"a": 60.0, "b": 1.0}], {"b": 0.1})
+    ratio, inverse = Ratio("a", "b").estimate(numbers), Ratio("b", "a").estimate(numbers)
+    assert ratio is not None
+    assert inverse is not None
+    assert 0 < ratio.low < ratio.value < ratio.high
+    assert (inverse.value, inverse.low, inverse.high) == pytest.approx((1 / ratio.value, 1 / ratio.high, 1 / ratio.low))
+    assert ratio.brief(".1f") == ratio.told(".1f")
+    alone = Ratio("a", "b").estimate(measured([{"a": 3.0, "b": 2.0}]))
+    assert alone is not None
+    assert alone.told(".1f") == "1.5 (one seed)"
+    none = Ratio("a", "b").estimate(measured([{"a": 0.0, "b": 2.0}, {"a": 0.0, "b": 1.0}]))
+    assert none == Estimate(0.0, 0.0, 0.0, 2)
+
+
+def test_a_zero_has_no_sign() -> None:
+    estimate = Estimate(-0.001, -0.004, 0.002, 3)
+    assert estimate.told(".2f") == "0.00 (0.00 to 0.00)"
+    assert estimate.told(".3f") == "-0.001 (-0.004 to 0.002)"
+    assert Estimate(-0.0001, -0.0002, 0.0, 3).brief(".1%") == "0.0% ± 0.0%"
 
 
 def judged(*results: str) -> list[Judgement]:

@@ -33,14 +33,14 @@ class Curve:
         y: What was found there.
         colour: Of the palette; by default the next of its series.
         dashed: Whether the line is dashed.
-        errors: Half-width of each point's interval; none by default.
+        errors: Half-width of each point's interval, or its parts below and above the point; none by default.
     """
 
     x: Sequence[float]
     y: Sequence[float]
     colour: str | None = None
     dashed: bool = False
-    errors: Sequence[float] | None = None
+    errors: Sequence[float | tuple[float, float]] | None = None
 
     def __post_init__(self) -> None:
         if self.errors is not None and len(self.errors) != len(self.y):
@@ -107,7 +107,8 @@ def curves(
             label=name,
         )
         if curve.errors is not None:
-            bars = [curve.errors[i] for i in order]
+            parts = [e if isinstance(e, tuple) else (e, e) for e in (curve.errors[i] for i in order)]
+            bars = [list(side) for side in zip(*parts, strict=True)]
             ax.errorbar(x, y, yerr=bars, fmt="none", ecolor=colour, elinewidth=0.8, capsize=1.8)
     taken = {line.get_color() for line in ax.lines}
     free = [colour for colour in Palette.SERIES if colour not in taken] or list(Palette.SERIES)

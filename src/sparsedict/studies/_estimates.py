@@ -61,13 +61,35 @@ class Estimate:
     def told(self, form: str = ".3g") -> str:
         """Formats the mean and its interval."""
         if math.isinf(self.low):
-            return f"{self.value:{form}} (one seed)"
-        return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
+            return f"{_formatted(self.value, form)} (one seed)"
+        value, low, high = (_formatted(number, form) for number in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
 
     def brief(self, form: str = ".3g") -> str:
-        """Formats the mean and the half-width of its interval, the latter with two digits where digits are counted."""
+        """Formats the mean and the half-width of its interval, the latter with two digits where digits are counted.
+
+        An interval whose halves differ, as a ratio's may, is given by its ends.
+        """
+        if math.isinf(self.low):
+            return _formatted(self.value, form)
         half = ".2g" if form.endswith("g") else form
-        return f"{self.value:{form}}" + ("" if math.isinf(self.low) else f" ± {self.high - self.value:{half}}")
+        below, above = (_formatted(part, half) for part in (self.value - self.low, self.high - self.value))
+        return f"{_formatted(self.value, form)} ± {above}" if below == above else self.told(form)
+
+    def exp(self) -> Estimate:
+        """Returns the estimate of what this one is the logarithm of."""
+        low = math.exp(self.low) if math.isfinite(self.low) else -math.inf
+        return Estimate(math.exp(self.value), low, math.exp(min(self.high, MOST_EXPONENT)), self.n)
+
+
+MOST_EXPONENT = 700.0
+"""Beyond it the exponential overflows."""
+
+
+def _formatted(number: float, form: str) -> str:
+    """Formats a number, without the sign of a zero."""
+    text = f"{number:{form}}"
+    return text.removeprefix("-") if not any(digit in text for digit in "123456789") and "inf" not in text else text
 
 
 @dataclass(frozen=True)
@@ -117,6 +139,9 @@ class Difference(Quantity):
 class Ratio(Quantity):
     """``key / over``, seed by seed; seeds whose denominator isn't above zero are left out.
 
+    Ratios above zero are averaged by their logarithms, so that a ratio and its inverse say the same and no interval
+    goes below zero.
+
     Attributes:
         over: Name of the denominator.
     """
@@ -134,6 +159,10 @@ class Ratio(Quantity):
         ratios = [a / b for a, b in pairs]
         means = [fmean(values) for values in zip(*pairs, strict=True)]
         errors = [measured[key]["sampling"] or 0.0 for key in self.keys]
+        if min(ratios) > 0:
+            relative = math.hypot(errors[0] / means[0], errors[1] / means[1])
+            logarithm = Estimate.from_values([math.log(ratio) for ratio in ratios], relative)
+            return None if logarithm is None else logarithm.exp()
         sampling = math.hypot(errors[0] / means[1], errors[1] * means[0] / means[1] ** 2)
         return Estimate.from_values(ratios, sampling)
 

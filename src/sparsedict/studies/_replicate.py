@@ -36,7 +36,7 @@ LEAD = (
     "this run. Text, tables and figures are made from the numbers of this run alone. A claim is a list of clauses. A "
     "clause holds if the whole 95 % interval of its number, over seeds and held-out text, meets the condition; it "
     "doesn't hold if the whole interval fails it; otherwise the run can't tell. A claim is seen if all of its clauses "
-    "hold, partly seen if some do, and not seen if all fail."
+    "hold, partly seen if some do, and not seen if all fail; otherwise the run can't tell."
 )
 
 

@@ -92,7 +92,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "versions": found,
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if is_cuda else torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if is_cuda else f"CPU, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
     }
 

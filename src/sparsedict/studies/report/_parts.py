@@ -129,7 +129,10 @@ def curve(
     if not known:
         return None
     means = [scale * e.value for e in known.values()]
-    errors = [scale * (e.high - e.value) if math.isfinite(e.high) else 0.0 for e in known.values()]
+    errors = [
+        (scale * (e.value - e.low), scale * (e.high - e.value)) if math.isfinite(e.high) else 0.0
+        for e in known.values()
+    ]
     return Curve(list(known), means, colour, dashed, errors)
 
 

@@ -154,7 +154,7 @@ def _scatter(first: Numbers) -> Drawing:
     return Drawing(
         lambda: figures.activation_scatter(*activations, correlation=first["correlation"]),
         f"Figure 8, first seed: the first simulator, latent {first['latent']}, against neuron {first['neuron']}, on "
-        f"{len(activations[0]):,} held-out tokens. The correlation is over all of them.",
+        f"{len(activations[0]):,} held-out tokens. The correlation is over all held-out tokens.",
     )
 
 
