@@ -16,6 +16,8 @@ from sparsedict.torch_state import in_own_state
 _OTHERS = "no other library's checkpoint is recognised there"
 _RUN = "by `checkpoint=` and `resume=True`"
 _MOST_LISTED = 8
+_SUFFIXES = formats.state_dict.SUFFIXES
+_FROM_WEIGHTS = formats.state_dict.FROM_WEIGHTS
 
 
 @in_own_state
@@ -84,7 +86,8 @@ def _unknown(place: Place) -> str:
     if place.named is not None:
         is_part = place.named in (storage.DESCRIPTION, storage.WEIGHTS)
         hint = f"one of a dictionary's: give {place.inside(None)}" if is_part else f"and {_OTHERS}"
-        return f"`path` must be the folder of a saved dictionary, but {place} is a file, {hint}."
+        remedy = f" {_FROM_WEIGHTS}" if not is_part and place.suffix in _SUFFIXES else ""
+        return f"`path` must be the folder of a saved dictionary, but {place} is a file, {hint}.{remedy}"
     missing = f"{place} holds no saved dictionary: {storage.DESCRIPTION} is missing, and {_OTHERS}."
     inner = place.inner(storage.DESCRIPTION, depth=1)
     if inner:
@@ -97,8 +100,14 @@ def _unknown(place: Place) -> str:
         return f"{missing} {what}, {_RUN}."
     if place.holds("activations.json"):
         return f"{missing} It holds stored activations: `sd.ActivationStore` reads them."
-    elsewhere = place.snapshot.with_weights()[:_MOST_LISTED] if place.snapshot is not None else []
-    return f"{missing} There are weights in {', '.join(elsewhere)}." if elsewhere else missing
+    if place.snapshot is not None:
+        elsewhere = place.snapshot.with_weights()
+    else:
+        elsewhere = [name for name in place.entries() if name.endswith(_SUFFIXES)]
+    if not elsewhere:
+        return missing
+    load = f": load one of them, such as `sd.load({place.inside(elsewhere[0])!r})`" if place.snapshot is None else ""
+    return f"{missing} There are weights in {', '.join(elsewhere[:_MOST_LISTED])}{load}."
 
 
 def _could_be_on_the_hub(path: str) -> bool:

@@ -40,7 +40,7 @@ def test_a_state_dict_wrapped_one_level_is_read(name: str, tmp_path: Path) -> No
 def test_two_state_dicts_are_not_chosen_among(tmp_path: Path) -> None:
     tensors = read_tensors(place("dictionary_learning", "gated") / "ae.pt")
     torch.save({"sae": tensors, "ema": tensors}, tmp_path / "ae.pt")
-    with pytest.raises(StorageError, match=r"ae\.pt must hold tensors by name, but `sae` is a dict"):
+    with pytest.raises(StorageError, match=r"ae\.pt must hold tensors by name, but `sae` is of type dict"):
         dictionary_learning.read(tmp_path)
 
 
@@ -56,6 +56,7 @@ HAND_WRITTEN: dict[str, dict[str, Tensor]] = {
         "module.sae.b_dec": B_DEC,
     },
     "pre_bias": {"encoder": W_ENC, "encoder_bias": B_ENC, "decoder": W_DEC, "pre_bias": B_DEC},
+    "latent_bias": {"encoder.weight": W_ENC, "latent_bias": B_ENC, "decoder.weight": W_DEC.T, "pre_bias": B_DEC},
 }
 
 
@@ -88,19 +89,57 @@ def test_a_threshold_and_a_transcoder_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"W_enc": W_ENC, "b_enc": B_ENC}, r"has no decoder, but 'W_enc', 'b_enc'"),
+        ({"W_enc": W_ENC, "b_enc": B_ENC}, r"has no decoder by a common name, but 'W_enc', 'b_enc'\..*from_weights"),
         ({"W_enc": W_ENC, "W_dec": W_DEC}, r"`W_enc` must be a matrix with one dimension of the latents.*from_weights"),
         (
             {"W_enc": drawn(D, D), "W_dec": drawn(D, D), "b_enc": drawn(D)},
             r"one dimension of the latents.*from_weights",
         ),
-        ({"W_enc": W_ENC, "W_dec": W_DEC, "b_enc": B_ENC, "scale": B_DEC}, r"holds tensors that no .*: 'scale'"),
+        (
+            {"W_enc": W_ENC, "W_dec": W_DEC, "b_enc": B_ENC, "scale": B_DEC},
+            r"holds more than an encoder.*: 'scale'\..*from_weights",
+        ),
     ],
 )
 def test_what_a_state_dict_leaves_open_is_named(tensors: dict[str, Tensor], message: str, tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "mine.pt")
     with pytest.raises(StorageError, match=message):
         state_dict.read(tmp_path / "mine.pt", activation=sd.ReLU(), input_offset="none")
+
+
+@pytest.mark.as_installed
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"kind": "transcoder"}, ValueError, "`kind` must be one of 'autoencoder', 'distiller', got 'transcoder'"),
+        ({"input_offset": "b_dec"}, ValueError, "`input_offset` must be one of 'decoder_bias'"),
+        ({"input_offset": "none", "kind": "distiller"}, ValueError, "`input_offset` must be left out for a distiller"),
+        ({"activation": "topk"}, TypeError, r"`activation` must be one such as sd\.TopK\(32\), got 'topk'"),
+    ],
+)
+def test_arguments_of_the_reader_are_checked(
+    arguments: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    torch.save({"W_enc": W_ENC, "W_dec": W_DEC, "b_enc": B_ENC}, tmp_path / "mine.pt")
+    with pytest.raises(error, match=message):
+        state_dict.read(tmp_path / "mine.pt", **{"activation": sd.ReLU(), **arguments})
+
+
+@pytest.mark.as_installed
+@pytest.mark.parametrize("content", [{"k": 32}, {"cfg": {"k": 32}}])
+def test_what_is_no_tensor_is_named_with_the_way_out(content: dict[str, Any], tmp_path: Path) -> None:
+    torch.save({"W_enc": W_ENC, "W_dec": W_DEC, "b_enc": B_ENC} | content, tmp_path / "sae.pt")
+    with pytest.raises(StorageError, match=r"`(k|cfg)` is of type (int|dict)\. .*from_weights"):
+        sd.load(tmp_path / "sae.pt")
+
+
+@pytest.mark.as_installed
+def test_weights_in_a_folder_are_named(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"layers.0.weight": W_ENC, "layers.1.weight": W_DEC}}, tmp_path / "sae.pt")
+    with pytest.raises(FileNotFoundError, match=r"There are weights in sae\.pt: load .* `sd\.load\('.*sae\.pt'\)`"):
+        sd.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no other library's checkpoint is recognised there\. .*from_weights"):
+        sd.load(tmp_path / "sae.pt")
 
 
 def qwen(folder: Path) -> Path:

@@ -59,7 +59,11 @@ def _unwrapped(loaded: object) -> object:
 def _check_entry(file: Path, name: object, tensor: object) -> None:
     if not isinstance(name, str) or type(tensor) not in (Tensor, nn.Parameter):
         label = name[:80] if isinstance(name, str) else type(name).__name__
-        raise StorageError(f"{file} must hold tensors by name, but `{label}` is a {type(tensor).__name__}.")
+        raise StorageError(
+            f"{file} must hold tensors by name, but `{label}` is of type {type(tensor).__name__}. Load it by "
+            "`torch.load(path, weights_only=True)`, and save the tensors alone, or give them to "
+            "`sd.SparseAutoencoder.from_weights(...)`."
+        )
     assert isinstance(tensor, Tensor)
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         raise StorageError(f"{file}: `{name[:80]}` must be a plain tensor, got {tensor.layout} on {tensor.device}.")
@@ -86,7 +90,7 @@ def _check_zip(file: Path) -> None:
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         if isinstance(error, StorageError):
             raise
-        raise StorageError(f"{file} {_what_it_is(file)}: {error}.") from None
+        raise StorageError(f"{file} {_what_it_is(file, error)}.") from None
 
 
 def _check_names(file: Path, pickled: bytes) -> None:
@@ -111,7 +115,7 @@ def _globals(pickled: bytes) -> Iterator[str]:
             yield f"something by {opcode.name}"
 
 
-def _what_it_is(file: Path) -> str:
+def _what_it_is(file: Path, error: Exception) -> str:
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(2)
@@ -122,7 +126,7 @@ def _what_it_is(file: Path) -> str:
             "is a bare pickle, of Python or of PyTorch before 1.6, and isn't opened. If you trust it, load it yourself "
             "and `torch.save` its state dict again"
         )
-    return "is truncated or isn't a file of `torch.save`"
+    return f"is truncated or isn't a file of `torch.save`: {error}"
 
 
 def _first_line(error: Exception) -> str:

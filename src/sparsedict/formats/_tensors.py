@@ -101,13 +101,17 @@ class Tensors:
             raise StorageError(f"{self.file}: `{name}` must be a single number, got shape {tuple(tensor.shape)}.")
         return float(tensor)
 
+    def left(self, ignored: Iterable[str] = ()) -> list[str]:
+        """Returns the names of the tensors that nobody took."""
+        return sorted(self.shapes.keys() - self._taken - set(ignored))
+
     def finish(self, library: str, ignored: Iterable[str] = ()) -> None:
         """Refuses tensors that nobody took: something would be lost.
 
         Raises:
             StorageError: Which they are.
         """
-        extra = sorted(self.shapes.keys() - self._taken - set(ignored))
+        extra = self.left(ignored)
         if extra:
             raise StorageError(
                 f"{self.file} holds tensors that no {library} checkpoint of this kind has: {listed(extra)}."

@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.activations import Activation, JumpReLU
 from sparsedict.dictionaries import Dictionary, InputOffset
 from sparsedict.formats import _made as made
@@ -26,12 +27,16 @@ SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 _NAMES = {
     "encoder": ("encoder.weight", "W_enc", "enc.weight", "encoder", "W_E"),
     "decoder": ("decoder.weight", "W_dec", "dec.weight", "decoder", "W_D"),
-    "encoder_bias": ("encoder.bias", "b_enc", "enc.bias", "encoder_bias", "b_E"),
+    "encoder_bias": ("encoder.bias", "b_enc", "enc.bias", "encoder_bias", "b_E", "latent_bias"),
     "decoder_bias": ("decoder.bias", "b_dec", "dec.bias", "decoder_bias", "b_D", "bias", "pre_bias"),
     "threshold": ("threshold",),
     "log_threshold": ("log_threshold",),
 }
 """What weights are called in state dicts, the likeliest first."""
+
+
+FROM_WEIGHTS = "`from_weights` of `sd.SparseAutoencoder` and of `sd.SparseDistiller` makes a dictionary of any weights."
+"""The remedy for weights under other names."""
 
 
 def recognises(place: Place) -> bool:
@@ -74,11 +79,14 @@ def read(
 
     Raises:
         FileNotFoundError: If the file is missing.
+        TypeError: If ``activation`` isn't one.
+        ValueError: If ``kind`` or ``input_offset`` is none of these, or the latter is given for a distiller.
         StorageError: If it is broken, names other tensors, leaves the orientation open, or an argument is missing.
     """
     place = Place.of(path)
     if place.named is None:
         raise FileNotFoundError(f"`path` must be a file of weights, but {place} is a folder.")
+    _check_arguments(activation, input_offset, kind)
     tensors = open_file(place.weights(place.named, suffix=place.suffix))
     _check_said(tensors.file, activation, input_offset, kind)
     assert activation is not None
@@ -95,6 +103,16 @@ def open_file(file: Path) -> Tensors:
     return read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
 
 
+def _check_arguments(activation: object, offset: str | None, kind: str) -> None:
+    if activation is not None and not isinstance(activation, Activation):
+        raise TypeError(f"`activation` must be one such as sd.TopK(32), got {activation!r:.80}.")
+    checks.one_of("kind", kind, ("autoencoder", "distiller"))
+    if offset is not None:
+        checks.one_of("input_offset", offset, get_args(InputOffset))
+        if kind == "distiller":
+            raise ValueError("`input_offset` must be left out for a distiller, which encodes its input as it is.")
+
+
 def _check_said(file: Path, activation: Activation | None, offset: InputOffset | None, kind: str) -> None:
     missing = {} if activation is not None else {"activation": "sd.TopK(k=32)"}
     missing |= {"input_offset": "'decoder_bias'"} if offset is None and kind == "autoencoder" else {}
@@ -102,8 +120,7 @@ def _check_said(file: Path, activation: Activation | None, offset: InputOffset |
         arguments = ", ".join(f"{name}={value}" for name, value in missing.items())
         raise StorageError(
             f"{file} holds weights of an encoder and a decoder, and nothing in it says what they compute. Say so: "
-            f"`sd.formats.state_dict.read(path, {arguments})`; `kind='distiller'` makes a transcoder. Of other weights "
-            "`sd.SparseAutoencoder.from_weights(...)` and `sd.SparseDistiller.from_weights(...)` make a dictionary; "
+            f"`sd.formats.state_dict.read(path, {arguments})`; `kind='distiller'` makes a transcoder. {FROM_WEIGHTS} "
             "dictionary_learning's AutoEncoderNew is read by `sd.formats.dictionary_learning.read(path)`."
         )
 
@@ -129,7 +146,10 @@ def _weights(tensors: Tensors, activation: Activation, given: Mapping[str, Tenso
     found = _found(tensors)
     missing = [role for role in ("encoder", "decoder") if role not in found]
     if missing:
-        raise StorageError(f"{tensors.file} has no {' and no '.join(missing)}, but {listed(sorted(tensors.shapes))}.")
+        raise StorageError(
+            f"{tensors.file} has no {' and no '.join(missing)} by a common name, but "
+            f"{listed(sorted(tensors.shapes))}. {FROM_WEIGHTS}"
+        )
     one = {role: tensors.take(found[role], role) for role in ("encoder_bias", "decoder_bias") if role in found}
     n_latents = len(one["encoder_bias"]) if "encoder_bias" in one else None
     d_out = len(one["decoder_bias"]) if "decoder_bias" in one else None
@@ -147,7 +167,11 @@ def _weights(tensors: Tensors, activation: Activation, given: Mapping[str, Tenso
     bias = one.get("decoder_bias")
     bias = turned["decoder"].new_zeros(turned["decoder"].shape[1]) if bias is None else bias
     learned = _learned(tensors, found, activation, given)
-    tensors.finish("state dict of an encoder and a decoder")
+    if tensors.left():
+        raise StorageError(
+            f"{tensors.file} holds more than an encoder, a decoder, their biases and a threshold: "
+            f"{listed(tensors.left())}. {FROM_WEIGHTS}"
+        )
     return Weights(turned["encoder"], one.get("encoder_bias"), turned["decoder"], bias), learned
 
 
