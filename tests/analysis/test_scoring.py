@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 import sparsedict as sd
 from sparsedict.analysis import LossRecovered, evaluate, loss_recovered
@@ -113,6 +113,11 @@ def test_a_masked_language_model_predicts_masked_tokens() -> None:
         again = loss_recovered(site, student(), text, mask_token=2, batch_size=size)
         assert again.base == pytest.approx(found.base, rel=1e-5)
         assert again.kl == pytest.approx(found.kl, rel=1e-4)
+    for side in ((0, 4), (4, 0)):
+        mask = pad(torch.ones_like(text), side)
+        padded = loss_recovered(site, student(), {"input_ids": pad(text, side), "attention_mask": mask}, mask_token=2)
+        assert padded.n_tokens == found.n_tokens
+        assert padded.base == pytest.approx(found.base, rel=1e-5)
     seen: list[Tensor] = []
     handle = model.get_input_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     loss_recovered(site, student(), text, mask_token=2)

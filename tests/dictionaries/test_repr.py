@@ -25,3 +25,12 @@ def test_skips_offsets_norms_and_thresholds_are_shown() -> None:
     assert "input_offset=none" in repr(coder)
     assert f"input_norm={norm}" in repr(coder)
     assert "skip" not in repr(coder)
+
+
+def test_what_an_activation_keeps_is_shown_once() -> None:
+    coder = sd.SparseAutoencoder(4, 8, activation=sd.BatchTopK(2), decoder_norm=sd.UnitNorm())
+    assert repr(coder).startswith("SparseAutoencoder(d_in=4, d_out=4, n_latents=8, activation=BatchTopK(k=2, ")
+    assert repr(coder).endswith("; threshold nan)")
+    coder.extra = torch.nn.Linear(4, 4)
+    assert "(extra): Linear(" in repr(coder)
+    assert "activation_state" not in repr(coder)

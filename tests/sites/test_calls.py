@@ -213,7 +213,8 @@ def test_a_replacement_that_never_took_place_is_warned_of(call: int | None) -> N
     assert caught[0].filename == __file__
     with pytest.warns(RuntimeWarning, match="wasn't called"), site.ablated(torch.zeros(_models.WIDTH)):
         model.first(torch.randn(2, _models.WIDTH))
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         with site.replaced(Doubling()):
             model(tokens)
         with pytest.raises(KeyError), site.replaced(Doubling()):

@@ -169,20 +169,38 @@ def test_any_part_may_be_checkpointed(reentrant: bool, part: str) -> None:
     assert_same(found[1], found[0])
 
 
+@pytest.mark.parametrize("when", ["inside", "afterwards", "inside another"])
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_the_whole_model_may_be_checkpointed(reentrant: bool) -> None:
+def test_the_whole_model_may_be_checkpointed(reentrant: bool, when: str) -> None:
     found = []
     for kind in (None, reentrant):
-        model, dictionary = llama(None), student()
+        model, dictionary, other = llama(None), student(), student()
+        n_before = n_hooks(model)
+        with torch.no_grad():
+            other.decoder.mul_(-1)
         site = Site(model, "model.layers.1.mlp", exclude_tokens=[1])
-        with site.replaced(dictionary):
+
+        def run(kind: bool | None = kind, model: nn.Module = model) -> Tensor:
             if kind is None:
-                logits = model(ids()).logits
-            else:
-                scale = torch.ones((), requires_grad=True)  # Reentrant checkpointing needs an input with a gradient.
-                logits = checkpoint(lambda tokens, _, run=model: run(tokens).logits, ids(), scale, use_reentrant=kind)
-            loss(logits).backward()
+                return loss(model(ids()).logits)
+            scale = torch.ones((), requires_grad=True)  # Reentrant checkpointing needs an input with a gradient.
+            return loss(checkpoint(lambda tokens, _: model(tokens).logits, ids(), scale, use_reentrant=kind))
+
+        value = run()  # Not replaced, whatever is replaced when it is recomputed.
+        with site.replaced(dictionary):
+            value = value + run()
+            if when == "inside":
+                value.backward()
+        if when == "inside another":
+            with pytest.warns(RuntimeWarning, match="Nothing was replaced"), site.replaced(other):
+                value.backward()
+        elif when == "afterwards":
+            value.backward()
         found.append(gradients(model, dictionary))
+        assert not gradients(nn.Module(), other)
+        del value
+        gc.collect()
+        assert n_hooks(model) == n_before
     assert_same(found[1], found[0])
 
 

@@ -103,7 +103,8 @@ def test_a_block_suggests_its_mlp(family: str) -> None:
     with pytest.raises(ValueError, match="MLPs in it:") as error:
         _ = site.neurons
     assert_mlps(model, str(error.value), 1)
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         Site(model, reads=f"{block}:in", writes=f"{block}:out")
 
 
@@ -114,7 +115,8 @@ def test_half_an_mlp_names_the_whole(half: str) -> None:
         Site(model, f"bert.encoder.layer.1.{half}")
     assert_mlps(model, str(caught[0].message), 1)
     assert "layer.1.intermediate:in" in str(caught[0].message)
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         Site(model, reads="bert.encoder.layer.1.intermediate:in", writes="bert.encoder.layer.1.intermediate:out")
 
 

@@ -109,7 +109,8 @@ def test_beams_chunks_assistants_and_embeddings_are_counted() -> None:
     assert beams == [[0] * 6, [0] * 6, [0, 0, 0, 1, 1, 1]]
     long = _models.tokens(2, 8)
     chunks = n_ablated(late, lambda: model.generate(long, prefill_chunk_size=3, **options))
-    assert chunks == [[0, 0], [0, 0], [2, 2], [1, 1], [1, 1]]
+    # transformers before 5 leaves the last token of the prompt out of the chunks.
+    assert chunks in ([[0, 0], [0, 0], [2, 2], [1, 1], [1, 1]], [[0, 0], [0, 0], [1, 1], [1, 1], [1, 1], [1, 1]])
     assisted = n_ablated(late, lambda: model.generate(long[:1], prompt_lookup_num_tokens=3, **options))
     assert assisted[0] == [2]
     assert min(assisted[1:])[0] >= 1
@@ -242,6 +243,70 @@ def test_models_that_begin_at_other_positions(name: str) -> None:
         torch.testing.assert_close(found.outputs[:, 3:], site.capture(ids).outputs, atol=1e-5, rtol=1e-4)
         assert found.mask.sum(-1).tolist() == [6, 6]
         assert not found.mask[:, 3].any()
+
+
+class InPlace(_models.Plain):
+    """A model that counts its positions from 1, by changing its arguments."""
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        position_ids += 1
+        x = self.first(self.embedding(input_ids) + position_ids.unsqueeze(-1))
+        input_ids[:] = 0
+        return self.head(x + self.mlp(x))
+
+
+def test_models_may_change_their_arguments() -> None:
+    ids, positions = _models.tokens(2, 6), torch.tensor([[0, 1, 2, 0, 1, 2]] * 2)
+    model = InPlace()
+    expected = model.first(model.embedding(ids) + positions.unsqueeze(-1) + 1)
+    site = Site(model, "mlp", exclude_first=1, exclude_tokens=[int(ids[0, 1])])
+    kept = (positions > 0) & (ids != ids[0, 1])
+    given = {"input_ids": ids.clone(), "position_ids": positions.clone()}
+    found = site.capture(given)
+    torch.testing.assert_close(found.inputs, expected)
+    assert torch.equal(found.mask, kept)
+    assert torch.equal(found.tokens, ids)
+    assert torch.equal(given["position_ids"], positions)
+    assert n_ablated(site, lambda: model(ids.clone(), positions.clone())) == [kept.sum(-1).tolist()]
+
+
+class Unmasked(_models.Plain):
+    """A causal model that disregards the mask it is given."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x = self.embedding(input_ids).cumsum(1)
+        return self.head(x + self.mlp(x))
+
+
+@pytest.mark.parametrize("name", ["encoder of bart", "decoder of bart", "a model that ignores its mask"])
+def test_padding_on_the_left_that_changes_activations_is_refused(name: str) -> None:
+    bart = name.endswith("bart")
+    model = seq2seq("bart") if bart else Unmasked()
+    site = site_of(model, SEQ2SEQ["bart"]["encoder"]) if bart else Site(model, "mlp")
+    ids = _models.tokens()
+    for side in ((0, 3), (3, 0)):
+        padded, mask = nn.functional.pad(ids, side, value=7), nn.functional.pad(torch.ones_like(ids), side)
+        prefix = "decoder_" if name.startswith("decoder") else ""
+        given = {f"{prefix}input_ids": padded, f"{prefix}attention_mask": mask}
+        if bart:
+            given = {"input_ids": ids, "decoder_input_ids": ids, **given}
+        if side == (0, 3):
+            assert site.capture(given).mask.sum() == ids.numel()
+            site.logits(given)
+            continue
+        for run in (site.capture, site.logits):
+            with pytest.raises(ValueError, match=r"`attention_mask` pads row 0 on the left.*Pad on the right"):
+                run(given)
+
+
+@pytest.mark.parametrize("part", ["", "decoder_"])
+def test_padding_on_the_left_of_relative_positions_is_taken(part: str) -> None:
+    model, ids = seq2seq("t5"), _models.tokens()
+    site = site_of(model, SEQ2SEQ["t5"]["decoder" if part else "encoder"])
+    padded, mask = nn.functional.pad(ids, (3, 0), value=7), nn.functional.pad(torch.ones_like(ids), (3, 0))
+    bare = {"input_ids": ids, "decoder_input_ids": ids}
+    found = site.capture({**bare, f"{part}input_ids": padded, f"{part}attention_mask": mask})
+    torch.testing.assert_close(found.outputs[:, 3:], site.capture(bare).outputs, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", SEQ2SEQ)

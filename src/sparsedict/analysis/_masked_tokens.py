@@ -42,8 +42,10 @@ class Masker:
         """Returns the batch with tokens masked, and where: 15 % of each sequence's positions that count, rounded up."""
         chosen = torch.zeros(counts.shape, dtype=torch.bool, device="cpu")
         for row, own in zip(chosen, counts.cpu(), strict=True):
-            draws = torch.rand(len(row), generator=self._generator, device="cpu").masked_fill(~own, 2.0)
-            row[draws.argsort()[: math.ceil(MASKED_SHARE * int(own.sum()))]] = True
+            positions = own.nonzero().flatten()
+            # One number for each position that counts, or padding would move the draws of all later sequences.
+            order = torch.rand(len(positions), generator=self._generator, device="cpu").argsort()
+            row[positions[order[: math.ceil(MASKED_SHARE * len(positions))]]] = True
         chosen = chosen.to(ids.device)
         return with_ids(batch, ids.masked_fill(chosen, self._mask_token)), chosen
 

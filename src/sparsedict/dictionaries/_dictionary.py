@@ -384,6 +384,12 @@ class Dictionary(nn.Module, ABC):
             trained_on=self.trained_on,
         )
 
+    def __repr__(self) -> str:
+        # `extra_repr` shows what the activation keeps.
+        if set(self._modules) == {"activation_state"}:
+            return f"{type(self).__name__}({self.extra_repr()})"
+        return "\n".join(line for line in super().__repr__().split("\n") if "(activation_state): " not in line)
+
     def extra_repr(self) -> str:
         widths = {"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents}
         parts = {"activation": self.activation, "decoder_norm": self.decoder_norm}
@@ -399,7 +405,7 @@ def _range(name: str, value: Tensor) -> str:
         return name
     wide = value.double().exp() if name.startswith("log_") else value.double()
     low, high = float(wide.min()), float(wide.max())
-    return f"{name.removeprefix('log_')} {low:.3g}" + (f" to {high:.3g}" if low != high else "")
+    return f"{name.removeprefix('log_')} {low:.3g}" + (f" to {high:.3g}" if low < high else "")
 
 
 def _check_part(name: str, value: object, kind: type, example: str) -> None:

@@ -83,7 +83,9 @@ def _context(named: Mapping[str, Any], ids: Tensor | None, prefix: str, module: 
         cache = _cache(named)
         n_past = None if cache is None or (mask.ndim == 2 and _most(cache) != mask.shape[-1]) else 0
     first = first_position(module) if positions is not None and n_past == 0 else 0
-    return TokenContext(shape, ids, mask, _flat(positions), n_past, first, problem=problem)
+    # The model may change both in place before a site is reached.
+    ids, positions = (None if value is None else value.clone() for value in (ids, _flat(positions)))
+    return TokenContext(shape, ids, mask, positions, n_past, first, problem=problem)
 
 
 def _mask(named: Mapping[str, Any], prefix: str) -> tuple[Tensor | None, str | None]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparsedict.sites._modes import evaluating
 from sparsedict.sites._points import CalledAgainError, Point
 from sparsedict.sites._tokens import Call
 
@@ -57,22 +57,11 @@ def check_called_once(model: nn.Module, call: Call, points: Iterable[Point]) -> 
 
 
 def _part(value: Any, values: list[Any]) -> Any:
-    """One sequence, and of bare token ids a few positions."""
+    """A copy of one sequence, and of bare token ids of a few positions: some models change their arguments in place."""
     first = next((other for other in values if isinstance(other, Tensor) and other.ndim > 0), None)
-    if first is None or not isinstance(value, Tensor) or value.ndim == 0 or len(value) != len(first):
+    if not isinstance(value, Tensor):
         return value
+    if first is None or value.ndim == 0 or len(value) != len(first):
+        return value.clone()
     bare = len(values) == 1 and value.ndim == 2 and not value.is_floating_point()
-    return value[:1, :_N_POSITIONS] if bare else value[:1]
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Turns dropout off, module by module, so that a mixed state comes back as it was."""
-    training = [inner for inner in module.modules() if inner.training]
-    for inner in training:
-        inner.training = False
-    try:
-        yield
-    finally:
-        for inner in training:
-            inner.training = True
+    return (value[:1, :_N_POSITIONS] if bare else value[:1]).clone()

@@ -69,7 +69,7 @@ def record(model: nn.Module, call: Call, points: Iterable[Point]) -> dict[Point,
         RuntimeError: If the forward pass ends without reaching a point.
     """
     points = tuple(points)
-    values = _run(model, call, points, lambda value: value)
+    values = _run(model, call.copied(), points, lambda value: value)
     # A model may go on to work in place on what was captured, which the version counter shows.
     if any(value.is_inference() or value._version != version for value, version in values.values()):
         values = _run(model, call, points, torch.clone)

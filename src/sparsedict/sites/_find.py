@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sparsedict.sites._calls import evaluating
 from sparsedict.sites._capture import record
 from sparsedict.sites._devices import loaded
 from sparsedict.sites._embedding import token_embedding
+from sparsedict.sites._modes import evaluating
 from sparsedict.sites._passes import uncompiled
 from sparsedict.sites._points import find_module, is_hook_point
 from sparsedict.sites._tokens import prepare

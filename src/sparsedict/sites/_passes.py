@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -113,7 +114,8 @@ class Passes:
         self._recomputing = None
 
     def _start(self, module: nn.Module, _: object) -> None:
-        if module is not self._model and (self._outermost is not None or _in_backward()):
+        # In a backward pass the model is called to recompute an earlier forward pass.
+        if _in_backward() or (module is not self._model and self._outermost is not None):
             return
         moved = next((point for point in self._points if not point.is_in(self._model)), None)
         if moved is not None:
@@ -130,10 +132,13 @@ class Passes:
         if module is not self._outermost:
             return
         ended, self._current, self._outermost = self._current, None, None
-        if ended is None or not ended.checkpointed:
+        if ended is None:
             return
+        around = None if torch.is_grad_enabled() else _enclosing_node()
+        nodes: list[Any] = [] if around is None else [around]
+        if ended.checkpointed:
+            nodes += [value.grad_fn for value in _tensors(output) if value.grad_fn is not None]
         # A node lives as long as the graph, and its metadata keep the pass alive as long.
-        nodes: list[Any] = [value.grad_fn for value in _tensors(output) if value.grad_fn is not None]
         while nodes:
             node = nodes.pop()
             # Those of leaves outlive the graph.
@@ -181,6 +186,21 @@ def _under_checkpoint() -> bool:
     top = getattr(getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", None)
     # PyTorch tells of the hooks from version 2.8 on; before, all passes are taken to be under checkpointing.
     return not torch.is_grad_enabled() or top is None or top(True) is not None
+
+
+def _enclosing_node() -> Any | None:
+    """Returns the graph's node of the outermost `torch.autograd.Function` whose ``forward`` is running, if any.
+
+    Reentrant checkpointing of the whole model is one. Its node calls the model again in the backward pass.
+    """
+    frame, found = sys._getframe(), None
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "forward" and code.co_varnames[:1] == ("ctx",):
+            first = frame.f_locals.get("ctx")
+            found = first if isinstance(first, torch.autograd.function.BackwardCFunction) else found
+        frame = frame.f_back
+    return found
 
 
 def _tensors(output: object) -> list[Tensor]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
-from sparsedict.sites._arguments import CACHES, first_position
+from sparsedict.sites._arguments import CACHES
 from sparsedict.sites._devices import input_device
 from sparsedict.sites._embedding import token_embedding
 from sparsedict.sites._limits import check_ids, check_length, longest_row, looks_up_positions, vocabulary
+from sparsedict.sites._padding import check_left_padding, counted_positions
 
 Tokens = Tensor | Mapping[str, Any]
 """Token ids ``[n_sequences, n_positions]``, or the model's keyword arguments, such as a tokenizer gives."""
@@ -27,6 +27,14 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    def copied(self) -> Call:
+        """Returns a call with tensors of its own: some models change their arguments in place."""
+
+        def copy(value: Any) -> Any:
+            return value.clone() if isinstance(value, Tensor) else value
+
+        return Call(tuple(map(copy, self.args)), {key: copy(value) for key, value in self.kwargs.items()})
+
 
 def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True) -> Call:
     """Returns the call that ``tokens`` stand for, on the model's device.
@@ -36,7 +44,8 @@ def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True) -> Call:
 
     Raises:
         TypeError: If ``tokens`` are no tensor and no mapping, or activations where the model takes token ids.
-        ValueError: If ids lie outside of the model's vocabulary, or rows are longer than its table of positions.
+        ValueError: If ids lie outside of the model's vocabulary, rows are longer than its table of positions, or
+            padding on the left changes what the model computes.
     """
     device = input_device(model)
     parameters = inspect.signature(model.forward).parameters
@@ -45,10 +54,11 @@ def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True) -> Call:
         _check_limits(model, {"input_ids": tokens})
     elif isinstance(tokens, Mapping):
         _check_limits(model, tokens)
-        positions = _positions(model, tokens)
+        positions = counted_positions(model, tokens)
         given = tokens if positions is None else {**tokens, "position_ids": positions}
         kwargs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in given.items()}
         args = ()
+        check_left_padding(model, tokens, kwargs)
         if isinstance(kwargs.get("input_ids"), Tensor):
             kwargs["input_ids"] = _checked(model, kwargs["input_ids"])
             # TransformerLens calls its first argument `input`.
@@ -62,26 +72,6 @@ def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True) -> Call:
     if not cache and "use_cache" in parameters and "use_cache" not in kwargs and hasattr(model, "config"):
         kwargs["use_cache"] = False
     return Call(args, kwargs)
-
-
-def _positions(model: nn.Module, tokens: Mapping[str, Any]) -> Int[Tensor, "n_sequences n_positions"] | None:
-    """Returns position ids that don't count padding, where the model takes them and would count it."""
-    ids, mask = tokens.get("input_ids"), tokens.get("attention_mask")
-    # Models that take images find the positions by themselves.
-    alone = not any(tokens.get(key) is not None for key in ("position_ids", "cache_position", *CACHES))
-    alone = alone and not any(
-        isinstance(v, Tensor) and v.ndim > 2 and key != "inputs_embeds" for key, v in tokens.items()
-    )
-    if not alone or not isinstance(mask, Tensor) or mask.ndim != 2:
-        return None
-    shape = ids.shape if isinstance(ids, Tensor) else getattr(tokens.get("inputs_embeds"), "shape", (None,))[:2]
-    parameters = inspect.signature(model.forward).parameters
-    if shape != mask.shape or "position_ids" not in parameters or "decoder_input_ids" in parameters:
-        return None
-    real = mask != 0
-    if not bool((real[:, 1:] & ~real[:, :-1]).any()):
-        return None
-    return (real.long().cumsum(-1) - 1).clamp_min(0) + first_position(model)
 
 
 def _check_limits(model: nn.Module, tokens: Mapping[str, Any]) -> None:
