@@ -124,6 +124,36 @@ def test_what_dead_latents_add_is_in_the_scale_of_the_output() -> None:
     torch.testing.assert_close(sd.AuxK(8, 100, 1.0)(passed), wanted)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("k", [1, 2, 8])
+def test_dead_latents_of_either_sign_are_used(affine: bool, k: int) -> None:
+    """Turning the signs of latents changes nothing where latents may be negative."""
+    found = []
+    signs = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)[:, None]
+    x = 5 * torch.randn(9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for sign in (torch.ones_like(signs), signs):
+        kwargs = {"activation": sd.AbsTopK(2), "decoder_norm": sd.UnitNorm()}
+        generator = torch.Generator().manual_seed(0)
+        dictionary = (
+            sd.SparseAutoencoder(6, 8, **kwargs, generator=generator)
+            if affine
+            else Normalising(6, 6, 8, **kwargs, generator=generator)
+        ).double()
+        with torch.no_grad():
+            dictionary.encoder.mul_(sign)
+            dictionary.decoder.mul_(sign)
+        passed = dictionary.train().forward_pass(x, x, tokens_since_fired=torch.full((8,), 100))
+        penalty = sd.AuxK(k, 100, 1.0)
+        gradient = gradients(penalty, passed)
+        found.append((penalty(passed), sign * gradient["encoder"], sign * gradient["decoder"]))
+        pre = dictionary.pre_activations(x).detach()
+        kept = torch.where(pre.abs() >= pre.abs().topk(k).values[:, -1:], pre, 0.0)
+        added = dictionary.reconstruct(kept, x) - dictionary.reconstruct(torch.zeros_like(kept), x)
+        wanted = (x - passed.reconstruction - added).square().sum(-1).mean()
+        torch.testing.assert_close(found[-1][0], wanted)
+    torch.testing.assert_close(found[0], found[1])
+
+
 @pytest.mark.as_installed
 @pytest.mark.parametrize("norm", [sd.InputLayerNorm(), sd.InputRMSNorm(), sd.InputScale(0.01)], ids=repr)
 def test_it_revives_latents_of_autoencoders_that_normalise(norm: sd.InputNorm) -> None:

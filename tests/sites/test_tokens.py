@@ -111,7 +111,7 @@ def test_beams_chunks_assistants_and_embeddings_are_counted() -> None:
     chunks = n_ablated(late, lambda: model.generate(long, prefill_chunk_size=3, **options))
     # transformers before 5 leaves the last token of the prompt out of the chunks.
     assert chunks in ([[0, 0], [0, 0], [2, 2], [1, 1], [1, 1]], [[0, 0], [0, 0], [1, 1], [1, 1], [1, 1], [1, 1]])
-    assisted = n_ablated(late, lambda: model.generate(long[:1], prompt_lookup_num_tokens=3, **options))
+    assisted = n_ablated(late, lambda: model.generate(long[:1], prompt_lookup_num_tokens=3, eos_token_id=0, **options))
     assert assisted[0] == [2]
     assert min(assisted[1:])[0] >= 1
     embedded = model.get_input_embeddings()(long)

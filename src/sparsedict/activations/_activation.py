@@ -35,6 +35,9 @@ class Activation(ABC):
     non_negative: ClassVar[bool] = True
     """Whether latents are never negative (a square-root penalty needs that)."""
 
+    by_magnitude: ClassVar[bool] = False
+    """Whether large pre-activations of either sign fire, as with AbsTopK: AuxK then chooses dead latents likewise."""
+
     @abstractmethod
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         """Returns the latents of entries on the support, differentiable.

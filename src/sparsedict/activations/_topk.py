@@ -73,6 +73,7 @@ class AbsTopK(Activation):
 
     elementwise = False
     non_negative = False
+    by_magnitude = True
 
     def __post_init__(self) -> None:
         checks.set_at_least(self, "k", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 N_ERRORS = 3.0
@@ -22,7 +22,7 @@ class LossSums:
         self._counts: list[Tensor] = []
         self._squares: Tensor | float = 0.0
 
-    def update_(self, losses: list[Float[Tensor, ...]], sequences: Int[Tensor, " n"] | None) -> None:
+    def update_(self, losses: list[Tensor], sequences: Int[Tensor, " n"] | None) -> None:
         """Takes in a batch.
 
         Args:

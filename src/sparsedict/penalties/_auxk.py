@@ -1,29 +1,27 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, InitVar, dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparsedict import checks
+from sparsedict.activations import Activation
 from sparsedict.forward_pass import ForwardPass
 from sparsedict.kernels import affine_at, select
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.penalties._penalty import Penalty
 from sparsedict.selections import Largest
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class AuxK(Penalty):
     r"""Lets dead latents model what the others left over, so that they come back to life.
 
-    The ``k`` largest pre-activations of dead latents, after ReLU, are the latents :math:`z`. What they add to the
-    output predicts the error of the reconstruction, which is held constant:
+    The ``k`` largest pre-activations of dead latents, after ReLU, are the latents :math:`z`. With `AbsTopK` they are
+    the ``k`` of largest magnitude, with their signs. What they add to the output predicts the error of the
+    reconstruction, which is held constant:
 
     .. math:: c \, \frac{1}{n} \sum_t \left| (y_t - \hat y_t)
         - (\mathrm{reconstruct}(z_t, x_t) - \mathrm{reconstruct}(0, x_t)) \right|^2
@@ -66,7 +64,8 @@ class AuxK(Penalty):
             return dictionary.encoder_bias[0] * 0.0
         values, support = self._largest_dead(passed, dead)
         # Latents that aren't dead can fill a row that has too few dead ones: they count as zero.
-        latents = SparseLatents(values.relu() * dead[support.latents], support, torch.Size((n_tokens,)))
+        values = values if dictionary.activation.by_magnitude else values.relu()
+        latents = SparseLatents(values * dead[support.latents], support, torch.Size((n_tokens,)))
         nothing = SparseLatents.none(n_tokens, dictionary.n_latents, values)
         added = dictionary.reconstruct(latents, passed.inputs) - dictionary.reconstruct(nothing, passed.inputs)
         error = (missing - added).square().sum(-1).mean()
@@ -79,11 +78,15 @@ class AuxK(Penalty):
         inputs = dictionary.encoder_inputs(passed.inputs)
         if inputs is None:
             pre = dictionary.pre_activations(passed.inputs)
-            support = Largest(k).support(pre.detach().masked_fill(~dead, -torch.inf))
+            support = Largest(k).support(_strength(dictionary.activation, pre).masked_fill(~dead, -torch.inf))
             return pre[support.tokens, support.latents], support
         # Only the dead latents may move: the offset that all latents share stays out of it.
         inputs = inputs.detach()
         encoder, bias = dictionary.encoder, dictionary.encoder_bias
+        if dictionary.activation.by_magnitude:
+            strength = _strength(dictionary.activation, torch.addmm(bias.detach(), inputs, encoder.detach().T))
+            support = Largest(k).support(strength.masked_fill(~dead, -torch.inf))
+            return affine_at(inputs, encoder, bias, support), support
         if dead.device.type == "cpu":
             among = dead.nonzero().flatten()
             picked = select(inputs, encoder[among].detach(), bias[among].detach(), Largest(min(k, len(among))))
@@ -95,3 +98,8 @@ class AuxK(Penalty):
         if among is not None:
             support = Support(among[support.latents], support.offsets, dictionary.n_latents)
         return affine_at(inputs, encoder, bias, support, known), support
+
+
+def _strength(activation: Activation, pre: Tensor) -> Tensor:
+    """By what pre-activations compete for a place."""
+    return pre.detach().abs() if activation.by_magnitude else pre.detach()
