@@ -178,7 +178,7 @@ def measure(names: list[str], device: torch.device, rounds: int) -> dict[str, An
                 shares = ", ".join(f"{key} {value:.0%}" for key, value in numbers.items() if key != "seconds")
                 print(f"  {dtype!s:15} {kernel:22} {numbers['seconds'] * 1e6:10.0f} µs   of the bandwidth: {shares}")
         for key, value in found[name]["step"].items():
-            print(f"  {key:34} {value:.4g}")
+            print(f"  {key:34} {'-' if value is None else f'{value:.4g}'}")
     return found
 
 
