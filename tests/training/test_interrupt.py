@@ -118,7 +118,7 @@ def test_ctrl_c_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, mo
 
     with doing(change, in_step=5, monkeypatch=monkeypatch), pytest.raises(KeyboardInterrupt):
         ADAM.run(tmp_path, checkpoint_every=2)
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["lock", "step-000000002", "step-000000004"]
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["step-000000002", "step-000000004"]
 
 
 def test_where_ctrl_c_is_ignored_it_stays_so(monkeypatch):
@@ -258,7 +258,7 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path, mo
         with doing(fill, in_step=6, monkeypatch=monkeypatch), pytest.raises(OSError, match=message) as found:
             ADAM.run(folder, checkpoint_every=2)
     assert found.value.errno == errno.ENOSPC
-    assert sorted(item.name for item in folder.iterdir()) == ["lock", "step-000000002", "step-000000004"]
+    assert sorted(item.name for item in folder.iterdir()) == ["step-000000002", "step-000000004"]
     same_results(whole, ADAM.run(folder, checkpoint_every=2, resume=True))
     same(last_state(tmp_path / "whole"), last_state(folder))
 

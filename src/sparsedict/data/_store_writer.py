@@ -20,7 +20,7 @@ from sparsedict.data._shards import ShardHeader, read_header, shard_name, write_
 from sparsedict.data._store_description import FILE, StoreDescription
 from sparsedict.data._stored_sites import ROLES
 from sparsedict.progress import progress_bar
-from sparsedict.storage import StorageError, take_lock
+from sparsedict.storage import StorageError, release_lock, take_lock
 from sparsedict.types import ActivationBatch
 
 LOCK = ".lock"
@@ -80,11 +80,10 @@ def _alone(folder: Path) -> Iterator[None]:
             f"`folder` must be written by one process at a time, but another one writes into {folder}. Wait for it and "
             "then give the same call, or take another folder."
         )
-    with lock:
-        try:
-            yield
-        finally:
-            (folder / LOCK).unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        release_lock(lock)
 
 
 def _n_rows(shards: Sequence[ShardHeader | None]) -> int:

@@ -16,7 +16,7 @@ from sparsedict.storage._description import FORMAT_VERSION, Description, Named, 
 from sparsedict.storage._folder import DESCRIPTION, read_description, write_dictionary
 from sparsedict.storage._inside import regular_file
 from sparsedict.storage._json import Reader, StorageError, parse_json, read_json
-from sparsedict.storage._lock import take_lock
+from sparsedict.storage._lock import release_lock, take_lock
 from sparsedict.storage._weights import (
     WEIGHTS,
     StoredTensor,
@@ -49,6 +49,7 @@ __all__ = [
     "read_json",
     "read_weights",
     "regular_file",
+    "release_lock",
     "replace_file",
     "save_tensors",
     "stored_tensors",

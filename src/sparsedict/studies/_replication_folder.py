@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsedict.display import finite
-from sparsedict.storage import replace_file, take_lock
+from sparsedict.storage import release_lock, replace_file, take_lock
 from sparsedict.studies._folder import LOCK, REPLACED, check_is_folder, listed, other_things
 from sparsedict.studies._study import Numbers
 
@@ -37,8 +37,10 @@ def locked(folder: Path) -> Iterator[None]:
         raise OSError(error.errno, f"`path` must be a folder that can be written to: {error}.") from error
     if lock is None:
         raise BlockingIOError(f"`path` must be the folder of one run, but another process works in {folder}.")
-    with lock:
+    try:
         yield
+    finally:
+        release_lock(lock)
 
 
 def check_replication(path: str | os.PathLike[str], *, force: bool = False) -> Numbers | None:

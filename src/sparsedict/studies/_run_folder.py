@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from sparsedict.display import finite
 from sparsedict.pages import TokenStrings
-from sparsedict.storage import replace_file, take_lock
+from sparsedict.storage import release_lock, replace_file, take_lock
 from sparsedict.studies._folder import (
     CHECKPOINTS,
     LOCK,
@@ -124,11 +124,9 @@ class RunFolder:
             if self._is_ours():
                 self._discard_run()
             restore(self.path)
-        if not any(item.name != LOCK for item in self.path.iterdir()):
-            (self.path / LOCK).unlink(missing_ok=True)
-            self._tidy()
         if self._lock is not None:
-            self._lock.close()
+            release_lock(self._lock)
+        self._tidy()
 
     def is_finished(self) -> bool:
         """Checks what lies in the folder, changing nothing; returns whether the run that is asked for is finished.
@@ -245,7 +243,7 @@ class RunFolder:
         )
 
     def _tidy(self) -> None:
-        """Removes the folders that were made for a run that came to nothing."""
+        """Removes the folders that were made for a run that came to nothing, which are empty."""
         for folder in self._made:
             with suppress(OSError):
                 folder.rmdir()

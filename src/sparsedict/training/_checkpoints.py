@@ -19,6 +19,7 @@ from sparsedict.storage import (
     StorageError,
     discard_folder,
     read_checkpoint,
+    release_lock,
     take_lock,
     write_checkpoint,
 )
@@ -194,4 +195,4 @@ class Checkpoints:
 
     def close(self) -> None:
         """Lets other processes have the folder."""
-        self._lock.close()
+        release_lock(self._lock)
