@@ -64,6 +64,9 @@ def _results() -> dict[str, Any]:
         "sparse": sae.encode_sparse(activations.batch().outputs),
         "activations": activations,
         "batch": activations.batch(),
+        "record": history.last,
+        "losses": sd.analysis.loss_recovered(site, sae, tokens),
+        "ablated": sd.analysis.ablated_error(sae, data, {"first": torch.arange(512) < 4}, torch.zeros(512)),
     }
 
 
@@ -88,6 +91,36 @@ def test_a_long_history_shows_at_most_twenty_records_and_the_last() -> None:
     text = history._repr_html_()
     assert text.count("<tr>") <= 21
     assert short(history.last.loss) in text
+
+
+def test_what_takes_an_mlp_apart_found_is_short_and_a_table_in_a_notebook() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(10, 4),
+        torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)),
+        torch.nn.Linear(4, 10),
+    )
+    tokens = torch.randint(10, (64, 32))
+    recipe = sd.studies.Recipe(activation=sd.TopK(2), batch_size=256)
+    found = sd.studies.take_apart(
+        sd.Site(model, "1"), tokens, tokens[:8], n_latents=32, n_tokens=512, recipe=recipe, progress=False
+    )
+    for result in (found, *found.results.values()):
+        assert len(repr(result)) < 700
+        assert "\n" not in repr(result)
+    page = found._repr_html_()
+    assert "distiller=" not in page
+    assert all(
+        f">{word}</td>" in page
+        for word in ("distiller", "autoencoder", f"{found.results['distiller'].evaluation.fvu:.4f}")
+    )
+    assert "<p>Never fired: of 32 latents" in page
+    assert "FVU" in found.results["distiller"]._repr_html_()
+
+
+def test_a_long_object_within_another_is_shown_by_its_class() -> None:
+    assert short([torch.nn.Sequential(torch.nn.ReLU())]) == "[Sequential(...)]"
+    assert short(["a" * 300]) == f"['{'a' * 300}']"
 
 
 def test_text_in_a_table_is_escaped() -> None:

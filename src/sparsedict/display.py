@@ -13,6 +13,8 @@ from torch import Tensor
 
 MOST_ITEMS = 4
 """A longer collection is shown by its length."""
+MOST_CHARACTERS = 200
+"""An object with a longer representation, or one of several lines, is shown by its class within that of another."""
 
 
 class Displayed:
@@ -46,7 +48,11 @@ class Displayed:
 
 
 def short(value: object) -> str:
-    """Returns a representation of one line: tensors by type and shape, long collections by their length."""
+    """Returns a representation of one line.
+
+    Tensors are shown by type and shape, long collections by their length, and objects whose own representation is long
+    by their class.
+    """
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
     if isinstance(value, float):
@@ -60,7 +66,9 @@ def short(value: object) -> str:
     # Named tuples and torch.Size have a representation of their own.
     if type(value) is tuple:
         return f"({', '.join(map(short, value))}{',' if len(value) == 1 else ''})"
-    return repr(value)
+    text = repr(value)
+    is_long = len(text) > MOST_CHARACTERS or "\n" in text
+    return f"{type(value).__name__}(...)" if is_long and not isinstance(value, str | bytes) else text
 
 
 def shown(value: float | None, form: str) -> str:

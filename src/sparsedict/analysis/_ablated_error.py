@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsedict.analysis._coder import Coder, evaluation_mode
 from sparsedict.analysis._firing import latent_means
 from sparsedict.analysis._latent_types import LatentTypes
+from sparsedict.display import Displayed
 from sparsedict.interventions import Ablation
 from sparsedict.metrics import RunningError
 from sparsedict.types import Role
@@ -19,8 +20,8 @@ from sparsedict.types import Role
 Intervention = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class ReconstructionError:
+@dataclass(frozen=True, repr=False)
+class ReconstructionError(Displayed):
     """How far a reconstruction is from its target.
 
     Attributes:
@@ -32,8 +33,8 @@ class ReconstructionError:
     fvu: float
 
 
-@dataclass(frozen=True)
-class AblatedError:
+@dataclass(frozen=True, repr=False)
+class AblatedError(Displayed):
     """Reconstruction error of a dictionary as it is, and under ablations.
 
     Attributes:
@@ -56,12 +57,18 @@ class AblatedError:
         """With the sparse latents ablated."""
         return self.ablated["sparse"]
 
+    def display_rows(self) -> list[tuple[str, ...]]:
+        """Returns the name, the squared error and the FVU of each reconstruction, below their headings."""
+        rows = [
+            (name, f"{error.squared_error:.4g}", f"{error.fvu:.4f}")
+            for name, error in (("full", self.full), *((f"without {name}", e) for name, e in self.ablated.items()))
+        ]
+        return [("", "squared error", "FVU"), *rows]
+
     def __str__(self) -> str:
-        rows = {"full": self.full, **{f"without {name}": error for name, error in self.ablated.items()}}
-        width = max(map(len, rows))
-        lines = [f"{'':{width}}  squared error      FVU"]
-        lines += [f"{name:{width}}  {error.squared_error:13.4g}  {error.fvu:7.4f}" for name, error in rows.items()]
-        return "\n".join(lines)
+        rows = self.display_rows()
+        width = max(len(name) for name, *_ in rows)
+        return "\n".join(f"{name:{width}}  {error:>13}  {fvu:>7}" for name, error, fvu in rows)
 
 
 def ablated_error(

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 
 from sparsedict.analysis._gaps import unclear_gap
+from sparsedict.display import Displayed, short
 
 NAN = float("nan")
 
 
 @dataclass(frozen=True, repr=False)
-class LossRecovered:
+class LossRecovered(Displayed):
     """Mean losses of a model with its MLP as it is, replaced, and ablated.
 
     Attributes:
@@ -75,8 +76,13 @@ class LossRecovered:
             return NAN
         return (ablated - self.replaced) / (ablated - self.base)
 
-    def __repr__(self) -> str:
-        numbers = {
+    def display_rows(self) -> list[tuple[str, ...]]:
+        """Returns the name and the value of each number, and the note."""
+        rows = [(name, short(value)) for name, value in self._numbers().items()]
+        return [*rows, *([] if self.note is None else [("note", self.note)])]
+
+    def _numbers(self) -> dict[str, float | int | None]:
+        return {
             "zero": self.zero,
             "mean": self.mean,
             "kl": self.kl,
@@ -84,7 +90,11 @@ class LossRecovered:
             "replaced": self.replaced,
             "zero_ablated": self.zero_ablated,
             "mean_ablated": self.mean_ablated,
+            "n_tokens": self.n_tokens,
         }
-        shown = [f"{name}={'None' if value is None else f'{value:.4g}'}" for name, value in numbers.items()]
-        shown += [f"n_tokens={self.n_tokens}", *([] if self.note is None else [f"note={self.note!r}"])]
+
+    def __repr__(self) -> str:
+        numbers = self._numbers().items()
+        shown = [f"{name}={f'{value:.4g}' if isinstance(value, float) else value}" for name, value in numbers]
+        shown += [] if self.note is None else [f"note={self.note!r}"]
         return f"{type(self).__name__}({', '.join(shown)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import textwrap
 from collections.abc import Mapping
@@ -12,14 +13,15 @@ from typing import Any
 
 from sparsedict.analysis import Evaluation, FiringFrequencies, LatentTypes, NeuronMatch, TopExamples
 from sparsedict.dictionaries import Dictionary
-from sparsedict.display import Displayed, finite, shown
+from sparsedict.display import Displayed, finite, shown, table
 from sparsedict.pages import TokenStrings
 from sparsedict.studies._folder import filled
 from sparsedict.studies._report import write_report
 from sparsedict.studies._table import Cells, aligned
 from sparsedict.training import History
 
-COLUMNS = ("FVU", "L0", "recovered (zero)", "recovered (mean)", "KL", "never fired", "simulators", "seconds")
+SECONDS = "seconds"
+COLUMNS = ("FVU", "L0", "recovered (zero)", "recovered (mean)", "KL", "never fired", "simulators", SECONDS)
 WIDTH = 100
 """Characters to a line of text."""
 
@@ -67,6 +69,10 @@ class DictionaryResult(Displayed):
         }
         return finite(numbers)
 
+    def display_rows(self) -> list[tuple[str, ...]]:
+        """Returns the cells of the table, by column."""
+        return list(self.cells().items())
+
     def cells(self) -> Cells:
         """Returns what the table says of it, by column."""
         losses, types = self.evaluation.losses, self.types
@@ -78,7 +84,7 @@ class DictionaryResult(Displayed):
             "KL": shown(losses and losses.kl, ".4f"),
             "never fired": f"{self.firing.dead.n_dead:,} ({self.firing.dead.share:.1%})",
             "simulators": "-" if types is None else f"{types.n_simulators:,} ({types.share:.1%})",
-            "seconds": f"{self.history.seconds:.0f}",
+            SECONDS: f"{self.history.seconds:.0f}",
         }
 
 
@@ -101,6 +107,11 @@ class TakenApart(Displayed):
     def table(self) -> str:
         """Returns one row for each dictionary, in aligned columns."""
         return aligned({name: result.cells() for name, result in self.results.items()}, COLUMNS)
+
+    def _repr_html_(self) -> str:
+        rows = [(name, *result.cells().values()) for name, result in self.results.items()]
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes())
+        return table(f"{self.settings['site']} of {self.settings['model']}", rows, ("", *COLUMNS)) + notes
 
     def __str__(self) -> str:
         notes = [textwrap.fill(note, WIDTH) for note in self.notes()]

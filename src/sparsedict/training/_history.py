@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from sparsedict.display import finite, short, shown, table
+from sparsedict.display import Displayed, finite, short, shown, table
 
 
-@dataclass(frozen=True)
-class Record:
+@dataclass(frozen=True, repr=False)
+class Record(Displayed):
     """What was measured since the record before, at one logging step.
 
     Attributes:
@@ -127,4 +127,5 @@ class History:
         step = math.ceil(len(self.records) / MOST_ROWS) or 1
         chosen = reversed(self.records[::-step])
         rows = [tuple(short(getattr(record, name)) for name in SHOWN) for record in chosen]
-        return table(repr(self), rows, SHOWN)
+        caption = f"History: {self.n_tokens:,} tokens in {self.n_steps:,} steps, {self.seconds:.1f} s"
+        return table(caption, rows, SHOWN)
