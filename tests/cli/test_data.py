@@ -141,6 +141,46 @@ def test_tokens_of_several_shapes(tmp_path: Path) -> None:
         corpus(tokenizer=None).read(str(tmp_path / "part-*.npy"))
 
 
+def test_rows_of_one_length_are_cut_on_request(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", ROWS)
+    cut = corpus(tokenizer=None, context=3, cut=True)
+    assert cut.read(str(tmp_path / "a.npy")).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert corpus(tokenizer=None, context=5, cut=True).read(str(tmp_path / "a.npy")).tolist() == ROWS.tolist()
+    with pytest.raises(ValueError, match=r"sequence of 11 tokens, got 10 tokens in all\. Lower --context"):
+        corpus(tokenizer=None, context=11, cut=True).read(str(tmp_path / "a.npy"))
+
+
+def test_data_without_a_token_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(ValueError, match="the data must hold at least one text, got none"):
+        CORPUS.read(str(tmp_path / "a.txt"))
+    # One token alone, its BOS.
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n{"text": ""}')
+    with pytest.raises(ValueError, match=r"got 0 tokens in all\. Are all texts empty\?"):
+        CORPUS.read(str(tmp_path / "a.jsonl"))
+    np.savez(tmp_path / "a.npz", input_ids=np.array([[1, 2], [3]], dtype=object))
+    np.save(tmp_path / "a.npy", np.array([[1, 2], [3]], dtype=object))
+    for name in ("a.npz", "a.npy"):
+        with pytest.raises(ValueError, match=rf"{name}' must hold whole numbers, got Python objects\. Write rows of"):
+            CORPUS.read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ('{"story": "a", "id": 1}', "got the fields 'story', 'id'."),
+        ('{"text": null}', "got null there."),
+        ("{}", "got an empty object."),
+        ("[1, 2]", "got [1, 2]."),
+    ],
+)
+def test_a_line_without_the_field_says_what_it_has(row: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(row)
+    with pytest.raises(ValueError, match="line 1, must be a JSON object with the field 'text'") as caught:
+        CORPUS.read(str(tmp_path / "a.jsonl"))
+    assert words in str(caught.value)
+
+
 def test_the_mask_beside_a_named_column_counts(tmp_path: Path) -> None:
     rows = [{"ids": [1, 2, 3], "attention_mask": [1, 1, 0]}, {"ids": [4, 5, 6], "attention_mask": [1, 1, 1]}]
     (tmp_path / "a.json").write_text(json.dumps(rows))

@@ -17,8 +17,15 @@ def test_demo_in_small(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyP
     tokens = torch.randint(1, 4096, (6, 48))
     tokens[:, 0] = 0
     monkeypatch.setattr(zoo, "tokens", lambda split: tokens)
-    status, out, err = command("demo", "--out", tmp_path / "run", "--n-tokens", "1k", "--layer", "1", "--seed", "3")
+    small = ["demo", "--out", tmp_path / "run", "--n-tokens", "1k", "--layer", "1", "--seed", "3", "--device"]
+    status, _, err = command(*small, "nowhere")
+    assert status == 2
+    assert "--device must be a device of this machine, such as cpu or cuda, got 'nowhere'" in err
+    assert not (tmp_path / "run").exists()
+    status, out, err = command(*small, "cpu")
     assert status == 0
+    assert "device: cpu" in err
+    assert not (tmp_path / "run" / ".lock").exists()
     assert "harvesting and training on 1,000 tokens" in err
     assert f"Open {tmp_path / 'run' / 'index.html'} in a browser." in out
     settings = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["settings"]

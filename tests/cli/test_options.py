@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import argparse
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from sparsedict.cli import _train_options
-from sparsedict.cli._options import count, every, positive, share, whole
+from sparsedict.cli._options import count, every, folder, positive, share, whole
 from sparsedict.studies import Recipe
 
 
@@ -19,6 +20,13 @@ def test_ways_to_write_a_number(text: str) -> None:
 def test_refuses_what_is_no_count(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="must be a positive whole number"):
         count(text)
+
+
+def test_folders() -> None:
+    assert folder("a b") == Path("a b")
+    for wrong in ("", " "):
+        with pytest.raises(argparse.ArgumentTypeError, match="must name a folder"):
+            folder(wrong)
 
 
 def test_shares() -> None:

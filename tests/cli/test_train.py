@@ -75,11 +75,7 @@ def test_what_was_used_is_recorded(start: list[object], command: Run, tmp_path: 
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {
-        file.relative_to(folder).as_posix(): file.read_bytes()
-        for file in folder.rglob("*")
-        if file.is_file() and file.name != ".lock"
-    }
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def test_nothing_finished_is_replaced_unless_forced(start: list[object], command: Run, tmp_path: Path) -> None:
@@ -185,6 +181,13 @@ def test_several_sites_in_one_pass(
     names = {json.loads(line)["dictionary"] for line in (run / "metrics.jsonl").read_text().splitlines()}
     assert names == {f"{path}/{kind}" for path in paths for kind in ("distiller", "autoencoder")}
     assert list(json.loads((run / "results.json").read_text(encoding="utf-8"))) == paths
+    page = (run / "index.html").read_text(encoding="utf-8")
+    assert f'<a href="{paths[0]}/index.html">{paths[0]}</a>' in page
+    assert "<dt>site</dt>" not in page
+    assert "<dt>batch size</dt><dd>64</dd>" in page
+    for column in ("Recovered", "Never fired", "Simulators"):
+        assert f"{column}: " in page
+    assert f"{paths[0]}: measuring the distiller on held-out tokens ..." in err
 
 
 def test_cheap_checks_come_before_the_weights(

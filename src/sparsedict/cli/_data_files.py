@@ -21,6 +21,8 @@ TABLES = (".parquet", ".arrow")
 TOKENS = (".npy", ".npz", ".pt", ".pth", ".safetensors")
 SUFFIXES = (*PLAIN[:-1], *LINES, ".json", ".csv", ".tsv", *TABLES, *TOKENS)
 ID_COLUMNS = ("input_ids", "tokens", "ids")
+MOST_SHOWN = 200
+"""Characters of a row in an error."""
 
 
 def suffix(file: Path) -> str:
@@ -101,9 +103,18 @@ def _json_lines(file: Path, column: str | None) -> Iterator[Any]:
             if not isinstance(row, str) and (not isinstance(row, Mapping) or row.get(found) is None):
                 raise ValueError(
                     f"--data {str(file)!r}, line {number}, must be a JSON object with the field {found!r} "
-                    f"(see --column), got {line.strip()[:60]!r}."
+                    f"(see --column), got {_held(row, found)}."
                 )
             yield row
+
+
+def _held(row: Any, field: str) -> str:
+    """Describes a row without a field."""
+    if not isinstance(row, Mapping):
+        return repr(row)[:MOST_SHOWN]
+    if field in row:
+        return "null there"
+    return f"the fields {', '.join(map(repr, row))}"[:MOST_SHOWN] if row else "an empty object"
 
 
 def _json(file: Path, column: str | None) -> Any:
@@ -172,10 +183,8 @@ def needs_datasets() -> Any:
 def _ids(file: Path, column: str | None) -> Any:
     """Returns the array of token ids of a file, or a mapping of the ids and their mask."""
     kind = suffix(file)
-    if kind == ".npy":
-        found: Any = np.load(file, mmap_mode="r", allow_pickle=False)
-    elif kind == ".npz":
-        found = dict(np.load(file, allow_pickle=False))
+    if kind in (".npy", ".npz"):
+        found: Any = _numpy(file)
     elif kind == ".safetensors":
         from safetensors.torch import load_file
 
@@ -188,6 +197,19 @@ def _ids(file: Path, column: str | None) -> Any:
     if len(names) != 1 or names[0] not in found:
         raise ValueError(f"--column must be one of {', '.join(map(str, found))} in {str(file)!r}, got {column!r}.")
     return {column or "input_ids": found[names[0]], "attention_mask": found.get("attention_mask")}
+
+
+def _numpy(file: Path) -> Any:
+    try:
+        found = np.load(file, mmap_mode="r", allow_pickle=False)
+        return dict(found) if suffix(file) == ".npz" else found
+    except ValueError as error:
+        if not any(words in str(error) for words in ("Python objects", "Object arrays")):
+            raise
+        raise ValueError(
+            f"--data {str(file)!r} must hold whole numbers, got Python objects. Write rows of different lengths to a "
+            ".jsonl file, one list of ids a line."
+        ) from error
 
 
 def _joined(parts: list[Any]) -> Any:

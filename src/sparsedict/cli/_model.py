@@ -136,6 +136,8 @@ def _check_local(name: str) -> None:
     Raises:
         FileNotFoundError: If the name is that of a local folder that isn't there, or nearly that of one that is.
     """
+    if not name.strip():
+        raise FileNotFoundError(f"MODEL must be a local folder or a name on the hub, got {name!r}.")
     path = Path(name).expanduser()
     if path.is_dir():
         return

@@ -78,6 +78,17 @@ def whole(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
+def folder(text: str) -> Path:
+    """Reads the path of a folder.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is empty, which would mean the present folder.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"must name a folder, got {text!r}")
+    return Path(text)
+
+
 def every(text: str) -> int | timedelta:
     """Reads steps, such as ``1000``, or a time, such as ``30s``, ``10m`` and ``1h``.
 
@@ -97,7 +108,7 @@ def every(text: str) -> int | timedelta:
 def add_out(group: Any, *, force: str = "replace the finished result in FOLDER, or begin a stopped run anew") -> None:
     """Adds where results go."""
     group.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="where the results go: a new or empty folder"
+        "--out", type=folder, required=True, metavar="FOLDER", help="where the results go: a new or empty folder"
     )
     group.add_argument("--force", action="store_true", help=f"{force}; other files in FOLDER stay unless names collide")
 
@@ -129,8 +140,13 @@ def add_trackers(group: Any) -> None:
     group.add_argument("--tensorboard", action="store_true", help="log to FOLDER/tensorboard")
 
 
-def add_machine(parser: argparse.ArgumentParser) -> Any:
-    """Adds how and where to compute; returns the group."""
+def add_machine(parser: argparse.ArgumentParser, *, device: str = "the GPU where there is one") -> Any:
+    """Adds how and where to compute; returns the group.
+
+    Args:
+        parser: Of the command.
+        device: The default device, in words.
+    """
     group = parser.add_argument_group("the run")
     group.add_argument(
         "--seed",
@@ -140,6 +156,7 @@ def add_machine(parser: argparse.ArgumentParser) -> Any:
         help="of weights, shuffle and latents shown (default: 0)",
     )
     group.add_argument("--threads", type=whole(1, 4096), metavar="N", help="CPU threads (default: as PyTorch chooses)")
+    group.add_argument("--device", metavar="NAME", help=f"such as cpu, cuda, cuda:1, mps (default: {device})")
     group.add_argument("--quiet", action="store_true", help="no progress bars; messages and errors stay")
     group.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     return group

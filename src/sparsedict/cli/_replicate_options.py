@@ -72,7 +72,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     )
     group.add_argument("--quick", action="store_true", help="few tokens: directions, not numbers")
     _add_model(parser)
-    add_machine(parser)
+    add_machine(parser, device="the GPU where there is one; the CPU for zoo")
     parser.set_defaults(command="replicate")
     return parser
 
@@ -98,9 +98,4 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="JSON with the strings of the tokens, for the examples, where the model has no tokenizer",
-    )
-    group.add_argument(
-        "--device",
-        metavar="NAME",
-        help="such as cpu, cuda, mps (default: the GPU where there is one; the CPU for zoo)",
     )

@@ -74,11 +74,10 @@ def say_finished(folder: RunFolder) -> None:
 
 
 def conclude(folder: RunFolder, found: Mapping[str, TakenApart], strings: TokenStrings) -> None:
-    """Writes the results, prints the tables, and says where everything lies."""
+    """Writes the results, prints the table, and says where everything lies."""
     files = folder.finish(found, strings)
     width = max(map(len, files))
-    for name, taken in found.items():
-        print(f"{name}\n{taken}\n" if len(found) > 1 else f"{taken}\n")
+    print(files["table"].read_text(encoding="utf-8"))
     for what, path in files.items():
         print(f"{what.ljust(width)}  {path}")
     print(f"\nOpen {files['page'].resolve()} in a browser.")

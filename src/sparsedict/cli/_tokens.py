@@ -37,6 +37,7 @@ class Corpus:
         config: Configuration of a dataset; ``None`` for the usual one.
         bos: Where texts get a BOS, see `sparsedict.data.pack`.
         join: Whether a sequence may hold tokens of several texts.
+        cut: Whether token rows of another length than ``context`` are joined and cut to it, though all have one length.
     """
 
     tokenizer: Any | None
@@ -47,6 +48,7 @@ class Corpus:
     config: str | None = None
     bos: Bos = "both"
     join: bool = True
+    cut: bool = False
 
     def read(self, name: str, option: str = "--data") -> Int[Tensor, "n_sequences context"]:
         """Returns the sequences of a file, a folder, files that a pattern names, or a dataset on the hub.
@@ -73,7 +75,7 @@ class Corpus:
                 bos=self.bos,
                 join=self.join,
             )
-            return self._rows(source, cut=long)
+            return self._rows(source, long=long)
         except (TypeError, ValueError) as error:
             raise ValueError(_for_options(str(error), data)) from error
 
@@ -93,7 +95,7 @@ class Corpus:
             raise missing
         return read_hub(data)
 
-    def _rows(self, source: TokenSource, *, cut: bool) -> Tensor:
+    def _rows(self, source: TokenSource, *, long: bool) -> Tensor:
         """Returns rows of one length: those of the data, or the data's tokens joined and cut anew."""
         rows: list[Tensor] = []
         n_tokens, wanted = 0, TOO_MANY * self.n_tokens
@@ -105,13 +107,17 @@ class Corpus:
             n_tokens += block.tokens.numel()
             if n_tokens >= wanted:
                 break
-        whole = rows
-        if isinstance(source, Texts) or cut:
+        whole, lengths = rows, {len(row) for row in rows}
+        if isinstance(source, Texts) or long:
             whole = [row for row in rows if len(row) == self.context]
-        elif len({len(row) for row in rows}) > 1:
+        elif len(lengths) > 1 or (self.cut and rows):
             whole = [row for row in torch.cat(rows).split(self.context) if len(row) == self.context]
         if not whole:
-            raise ValueError(f"`tokens` must hold at least one sequence of {self.context} tokens. Lower --context.")
+            n = sum(map(len, rows))
+            raise ValueError(
+                f"`tokens` must hold at least one sequence of {self.context} tokens, got {n:,} tokens in all. "
+                + ("Lower --context." if n > 1 else "Are all texts empty?")
+            )
         return torch.stack(whole)
 
 
@@ -162,6 +168,7 @@ def _for_options(message: str, data: DataName) -> str:
         ("`text_column=`", "--column"),
         ("`text_column`", "--column"),
         ("a column of `tokens`", "a column"),
+        ("`tokens` must give at least one item, got an empty list", "the data must hold at least one text, got none"),
         ("`tokens`", "the data"),
         ("`context`", "--context"),
     ):

@@ -209,9 +209,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_checkpoints(group)
     add_trackers(group)
     group.add_argument(
-        "--device", metavar="NAME", help="such as cpu, cuda, cuda:1, mps (default: the GPU where there is one)"
-    )
-    group.add_argument(
         "--dtype",
         choices=DTYPES,
         default="float32",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from torch import nn
+
 from sparsedict import studies, zoo
+from sparsedict.cli._model import chosen_device
 from sparsedict.cli._options import set_threads
 from sparsedict.cli._run import check_trackers, conclude, run_folder, say_finished, stopped, training_options
 from sparsedict.pages import token_strings
@@ -25,8 +28,10 @@ def run(args: argparse.Namespace) -> None:
             return
         set_threads(args)
         check_trackers(args)
+        device = chosen_device(args.device)
         tokenizer = zoo.load_tokenizer()
-        site = Site(zoo.load_model(), f"transformer.h.{args.layer}.mlp", exclude_tokens=[BOS])
+        model = nn.Module.to(zoo.load_model(), device)
+        site = Site(model, f"transformer.h.{args.layer}.mlp", exclude_tokens=[BOS])
         train, held_out = zoo.tokens("train"), zoo.tokens("evaluation")
         options = training_options(args, folder)
         folder.begin()

@@ -82,7 +82,8 @@ def _with_tokens(setting: Setting, n_tokens: int) -> Setting:
 
 
 def _zoo_bench(args: argparse.Namespace) -> Bench:
-    return Bench.zoo(setting_of(args), seed=args.seed, progress=not args.quiet)
+    device = chosen_device(args.device or "cpu")
+    return Bench.zoo(setting_of(args), device=device, seed=args.seed, progress=not args.quiet)
 
 
 def _bench(args: argparse.Namespace) -> Bench:

@@ -113,9 +113,8 @@ def _tokens(args: argparse.Namespace, config: Any, tokenizer: Any) -> tuple[Tens
     if context > longest:
         raise ValueError(f"--context must be at most the model's {longest} positions, got {context}.")
     n_wanted = args.n_tokens + INSPECTION.n_firing_tokens
-    corpus = Corpus(
-        tokenizer, context, args.text_column, args.split, n_wanted, config=args.config, bos=args.bos, join=args.join
-    )
+    how: dict[str, Any] = {"config": args.config, "bos": args.bos, "join": args.join, "cut": args.context is not None}
+    corpus = Corpus(tokenizer, context, args.text_column, args.split, n_wanted, **how)
     is_share = _is_share(args.held_out)
     rows = _checked(corpus.read(args.data), "--data", longest, config)
     if not is_share:
@@ -137,8 +136,8 @@ def _is_share(text: str) -> bool:
 def _checked(rows: Tensor, option: str, longest: int, config: Any) -> Tensor:
     if rows.shape[1] > longest:
         raise ValueError(
-            f"{option} must hold sequences of at most the model's {longest} tokens, got {rows.shape[1]}. Give token "
-            "ids as one long row, [n], or cut them."
+            f"{option} must hold sequences of at most the model's {longest} tokens, but its rows have "
+            f"{rows.shape[1]}. Cut them by --context, such as --context {min(CONTEXT, longest)}."
         )
     check_ids(rows, getattr(config, "vocab_size", None), name=option)
     return rows

@@ -57,6 +57,7 @@ class Section:
         notes: What is to be said below it.
         figures: Captions by SVG or PNG file; the picture itself goes into the page.
         links: What lies behind each relative address.
+        pages: Titles of other pages, by relative address.
         facts: Names and values.
     """
 
@@ -71,6 +72,7 @@ class Section:
     notes: Sequence[str] = ()
     figures: Mapping[Path, str] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
+    pages: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -156,6 +158,11 @@ def _section(section: Section) -> str:
         items = "\n".join(
             f'<li><a href="{escape(address)}">{escape(address)}</a> <span class="soft">{escape(what)}</span></li>'
             for address, what in section.links.items()
+        )
+        parts.append(f"<ul>\n{items}\n</ul>")
+    if section.pages:
+        items = "\n".join(
+            f'<li><a href="{escape(address)}">{escape(title)}</a></li>' for address, title in section.pages.items()
         )
         parts.append(f"<ul>\n{items}\n</ul>")
     if section.facts:

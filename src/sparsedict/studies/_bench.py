@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sparsedict import checks, zoo
@@ -104,11 +105,12 @@ class Bench:
         return cls(sites_of(model, path, exclude_tokens), train_tokens, held_out_tokens, setting, **options)
 
     @classmethod
-    def zoo(cls, setting: Setting, **options: Any) -> Bench:
+    def zoo(cls, setting: Setting, *, device: torch.device | str = "cpu", **options: Any) -> Bench:
         """Makes a bench of the embedded model and its text.
 
         Args:
             setting: See above.
+            device: Of the model, and so of all that is trained and measured.
             options: See above.
 
         Raises:
@@ -117,7 +119,8 @@ class Bench:
         train = zoo.tokens("train", n_tokens=_enough(setting.n_harvested))
         held_out = zoo.tokens("evaluation", n_tokens=_enough(max(setting.n_held_out, setting.n_loss_tokens)))
         options.setdefault("strings", token_strings(zoo.load_tokenizer()))
-        return cls.of(zoo.load_model(), train, held_out, setting, exclude_tokens=[ZOO_BOS], **options)
+        model = nn.Module.to(zoo.load_model(), device)
+        return cls.of(model, train, held_out, setting, exclude_tokens=[ZOO_BOS], **options)
 
     @property
     def folder(self) -> Path | None:

@@ -98,10 +98,10 @@ def _write_index(taken: TakenApart, folder: Path, captions: dict[Path, str]) -> 
     }
     times = {name: f"{seconds:.1f} s" for name, seconds in taken.seconds.items()}
     sections = [
-        pages.Section("What was found", table=taken.table(), notes=taken.notes()),
+        pages.Section("Results", table=taken.table(), notes=taken.notes()),
         pages.Section("Figures", figures=captions),
         pages.Section("Files", links=links),
-        pages.Section("Settings", text="What this run used.", facts=facts_of(settings)),
+        pages.Section("Settings", text="The settings that this run used, defaults included.", facts=facts_of(settings)),
         pages.Section("Time", facts=times),
     ]
     lead = f"{settings['n_latents']:,} latents each, trained on {settings['n_tokens_trained']:,} tokens."

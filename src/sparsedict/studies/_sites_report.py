@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from sparsedict.display import finite
 from sparsedict.studies._folder import filled
 from sparsedict.studies._report import facts_of, write_report
 from sparsedict.studies._table import Cells, aligned
-from sparsedict.studies._taken_apart import COLUMNS, TakenApart
+from sparsedict.studies._taken_apart import COLUMNS, SECONDS, WIDTH, TakenApart
 
 RUN = "run.json"
 """Holds what the run was asked for."""
@@ -64,15 +65,24 @@ def _write_all(found: Mapping[str, TakenApart], folder: Path, strings: pages.Tok
         write_report(taken, folder / name, strings)
     rows: dict[str, Cells] = {f"{name}  {kind}": cells for name, taken in found.items() for kind, cells in _rows(taken)}
     first = next(iter(found.values()))
-    table = aligned(rows, COLUMNS)
-    (folder / "table.txt").write_text("\n".join([table, "", *first.notes()[:1], ""]), encoding="utf-8")
+    table = aligned(rows, [column for column in COLUMNS if column != SECONDS])
+    notes = _notes(first, rows)
+    lines = [textwrap.fill(note, WIDTH) for note in notes]
+    (folder / "table.txt").write_text("\n".join([table, "", *lines, ""]), encoding="utf-8")
     _write_json(folder / "results.json", {name: taken.to_dict() for name, taken in found.items()})
     sections = [
-        pages.Section("What was found", table=table, notes=first.notes()[:1]),
-        pages.Section("Sites", links={f"{name}/index.html": name for name in found}),
-        pages.Section("Settings of the first site", facts=facts_of(first.settings)),
+        pages.Section("Results", table=table, notes=notes),
+        pages.Section("Sites", pages={f"{name}/index.html": name for name in found}),
+        pages.Section(
+            "Settings",
+            text="The settings that all sites share, defaults included. The page of each site has all of its own.",
+            facts=_shared([facts_of(taken.settings) for taken in found.values()]),
+        ),
     ]
-    lead = f"{len(found)} sites, trained on {first.settings['n_tokens_trained']:,} tokens in one pass."
+    lead = (
+        f"{len(found)} sites, trained on {first.settings['n_tokens_trained']:,} tokens in one pass of "
+        f"{first.seconds['training']:.0f} seconds."
+    )
     pages.write_overview(
         folder / "index.html", sections, title=f"{first.settings['model']}: {len(found)} sites, taken apart", lead=lead
     )
@@ -82,6 +92,26 @@ def _write_all(found: Mapping[str, TakenApart], folder: Path, strings: pages.Tok
         "table": Path("table.txt"),
         **{name: Path(name) for name in found},
     }
+
+
+def _notes(first: TakenApart, rows: Mapping[str, Cells]) -> list[str]:
+    """Returns what the table's columns mean, in words that hold for all sites."""
+    inspection, n_tokens = first.settings["inspection"], next(iter(first.results.values())).firing.n_tokens
+    notes = [
+        first.notes()[0],
+        "Recovered: how much is closed of the gap between the model's loss and its loss with the MLP zeroed, or with "
+        "its mean output. The page of each site has these losses.",
+        f"Never fired: latents that are zero on all of {n_tokens:,} held-out tokens.",
+        f"Simulators: of the others, those with a decoder cosine above {inspection['threshold']} with one of the MLP's "
+        "neurons.",
+    ]
+    if any(cell == "-" for cells in rows.values() for cell in cells.values()):
+        notes.append("A dash stands for a number that isn't known. The page of the site says why.")
+    return notes
+
+
+def _shared(facts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    return {name: value for name, value in facts[0].items() if all(other.get(name) == value for other in facts)}
 
 
 def _rows(taken: TakenApart) -> list[tuple[str, Cells]]:

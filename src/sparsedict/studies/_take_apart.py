@@ -197,7 +197,7 @@ def take_apart_sites(
     run = {"model_name": model_name, "n_tokens": n_tokens, "seed": seed, "autocast": autocast}
     found: dict[str, TakenApart] = {}
     for name, site in sites.items():
-        own = phases.within(f" of {name}" if len(sites) > 1 else "")
+        own = phases.within(f"{name}: " if len(sites) > 1 else "")
         results = _measured(site, made[name], histories[name], held_out_tokens, known[name][0], inspection, seed, own)
         settings = used_settings(site, results, stream, recipe, inspection, held_out_tokens=held_out_tokens, **run)
         for dictionary in made[name].values():
