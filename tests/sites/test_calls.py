@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -112,6 +112,20 @@ def test_a_shared_module_is_one_mlp_at_each_place() -> None:
         assert torch.equal(site.capture(tokens).outputs, plain.capture(tokens).outputs)
         with torch.no_grad(), site.replaced(Doubling()), plain.replaced(Doubling()):
             assert torch.equal(model(tokens).logits, unshared(tokens).logits)
+
+
+@pytest.mark.parametrize("shared", ["mlp", "block"])
+def test_a_module_that_is_shared_later_is_refused(shared: str) -> None:
+    model = _models.hugging_face("llama")
+    site = Site(model, "model.layers.1.mlp")
+    site.capture(_models.tokens())
+    layers = cast(nn.ModuleList, model.get_submodule("model.layers"))
+    if shared == "mlp":
+        layers[0].mlp = layers[1].mlp
+    else:
+        layers[0] = layers[1]
+    with pytest.raises(RuntimeError, match=r"The same module is at 'model\.layers\.0\.mlp', 'model\.layers\.1\.mlp'"):
+        site.capture(_models.tokens())
 
 
 def test_tied_weights_are_no_shared_module() -> None:

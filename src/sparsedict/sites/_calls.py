@@ -65,3 +65,20 @@ def _part(value: Any, values: list[Any]) -> Any:
         return value.clone()
     bare = len(values) == 1 and value.ndim == 2 and not value.is_floating_point()
     return (value[:1, :_N_POSITIONS] if bare else value[:1]).clone()
+
+
+def n_places(model: nn.Module, module: nn.Module) -> int:
+    """Returns how often a module and those around it are listed in a model: more when one is put at a further place."""
+    holders: dict[nn.Module, list[nn.Module]] = {}
+    for holder in model.modules():
+        for child in holder._modules.values():
+            if child is not None:
+                holders.setdefault(child, []).append(holder)
+    waiting, seen, n = [module], set[nn.Module](), 0
+    while waiting:
+        current = waiting.pop()
+        if current not in seen:
+            seen.add(current)
+            n += len(holders.get(current, ()))
+            waiting += holders.get(current, ())
+    return n

@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from operator import index
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparsedict import checks
+from sparsedict.sites._calls import n_places
 from sparsedict.sites._capture import capture_sites
 from sparsedict.sites._context import Exclusion
 from sparsedict.sites._devices import input_device, module_device
@@ -96,7 +97,7 @@ class Site:
         self._given = neurons
         self._reading: Remembered[int] | None = None
         self._widths: Remembered[tuple[int, int]] | None = None
-        self._called_once: WeakSet[nn.Module] = WeakSet()
+        self._called_once: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         parts = [type(self.model).__name__, repr(self.name)]
@@ -259,11 +260,14 @@ class Site:
 
     def is_sure(self, point: Point) -> bool:
         """Returns whether it is known which call a point means: it is said, or the model was seen to make one only."""
-        return point.call is not None or point.module in self._called_once
+        if point.call is not None:
+            return True
+        n = self._called_once.get(point.module)
+        return n is not None and n == n_places(self.model, point.module)
 
     def note_sure(self) -> None:
         """Remembers that a forward pass of the model calls the site's modules once."""
-        self._called_once.update(self._end_modules())
+        self._called_once.update({module: n_places(self.model, module) for module in self._end_modules()})
 
     def _end_modules(self) -> list[nn.Module]:
         return [point.module for point in self._ends()]
