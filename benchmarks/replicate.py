@@ -1,6 +1,7 @@
 """What a `sparsedict replicate` took and found: ``python -m benchmarks.replicate FOLDER`` reads what it wrote.
 
-Nothing is trained or measured here: texts and rows are made of the numbers in the folder, as its page is.
+Nothing is trained or measured here: texts and rows are made of the numbers in the folder, as its page is. Studies whose
+numbers aren't there yet are left out.
 """
 
 from __future__ import annotations
@@ -11,22 +12,24 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import RESULTS, machine
+from benchmarks.report import RESULTS
 from sparsedict.studies import STUDIES, Finding, Study
 
 WIDTH = 100
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="what `sparsedict replicate --out` wrote")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where to write replicate.json and replicate.txt")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     run = json.loads((args.folder / "run.json").read_text(encoding="utf-8"))
-    found = {study: study.found(_numbers(args.folder, study)) for study in STUDIES}
+    found = {s: s.found(numbers) for s in STUDIES if (numbers := _numbers(args.folder, s)) is not None}
+    if not found:
+        raise SystemExit(f"{args.folder} holds no study's numbers yet.")
     content = {
-        "machine": machine(None, "cpu"),
         "facts": run["facts"],
+        "environment": run.get("environment", {}),
         "seconds": run["seconds"],
         "seconds_in_all": round(sum(run["seconds"].values()), 1),
         "studies": {study.name: _told(finding) for study, finding in found.items()},
@@ -40,8 +43,9 @@ def main() -> None:
     print(text)
 
 
-def _numbers(folder: Path, study: Study) -> dict[str, Any]:
-    return json.loads((folder / "numbers" / f"{study.name}.json").read_text(encoding="utf-8"))
+def _numbers(folder: Path, study: Study) -> dict[str, Any] | None:
+    file = folder / "numbers" / f"{study.name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def _told(finding: Finding) -> dict[str, Any]:
@@ -58,7 +62,9 @@ def _paragraph(study: Study, finding: Finding, seconds: dict[str, float]) -> str
 
 def _time(content: dict[str, Any]) -> str:
     minutes = content["seconds_in_all"] / 60
-    return f"In all {minutes:.1f} minutes on {content['machine']['threads']} threads, seed {content['facts']['seed']}."
+    studies = f"{len(content['studies'])} of {len(STUDIES)} studies"
+    threads = content["environment"].get("threads", "?")
+    return f"In all {minutes:.1f} minutes for {studies} on {threads} threads, first seed {content['facts']['seed']}."
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
 import pytest
+from benchmarks.replicate import main as read_replication
 
 from sparsedict.studies import STUDIES, Finding, Study, replicate
 from sparsedict.studies.report import FirstLatents, NeuronSimulators, SameNeuron, SparseDecoders
@@ -185,3 +187,24 @@ def test_the_page_keeps_what_was_measured_before(tmp_path: Path) -> None:
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     for study in SOME:
         assert html.escape(study.claim) in page
+
+
+def test_the_benchmarks_read_what_a_replication_has_so_far(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    for study in STUDIES[2:]:
+        (copy / "numbers" / f"{study.name}.json").unlink()
+    read_replication([str(copy), "--out", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "for 2 of 15 studies" in text
+    document = json.loads((tmp_path / "replicate.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert set(document["studies"]) == {study.name for study in STUDIES[:2]}
+    for study in document["studies"].values():
+        assert all(len(clause) == 5 for clause in study["clauses"])
+        assert study["verdict"] in text
+    for study in STUDIES[:2]:
+        (copy / "numbers" / f"{study.name}.json").unlink()
+    with pytest.raises(SystemExit, match="holds no study's numbers yet"):
+        read_replication([str(copy), "--out", str(tmp_path)])
