@@ -350,6 +350,13 @@ def test_measurements_of_a_file_are_not_written_back(tmp_path: Path) -> None:
     assert "dataset_path" not in metadata(tmp_path / "trained")
 
 
+def test_frequencies_of_an_earlier_dictionary_are_named(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "sparsity.safetensors", {"sparsity": torch.zeros(12)})
+    with pytest.warns(UserWarning, match=r"sparsity\.safetensors holds firing frequencies of an earlier dictionary"):
+        sae_lens.write(trained("outputs", "transformer.h.1.mlp"), tmp_path)
+    assert (tmp_path / "sparsity.safetensors").exists()
+
+
 def test_another_place_replaces_that_of_the_file(tmp_path: Path) -> None:
     dictionary = sd.load(place("sae_lens", "standard"))
     dictionary.trained_on |= {"model": "gpt2", "site": "transformer.h.3.mlp", "n_tokens": 5}

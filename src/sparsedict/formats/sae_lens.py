@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from sparsedict.formats._written import CALIBRATE, Apart, apart, noted, refuse, 
 from sparsedict.storage import StorageError
 
 WEIGHTS = "sae_weights.safetensors"
+SPARSITY = "sparsity.safetensors"
+"""Firing frequencies that SAELens measured, which some of its loaders read."""
 
 AUTOENCODERS = ("standard", "gated", "jumprelu", "topk", "abstopk", "batchtopk", "matryoshka_batchtopk")
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
@@ -218,6 +221,12 @@ def write(
     }
     write_tensors(Path(path) / WEIGHTS, tensors)
     write_json(Path(path) / about.CFG, cfg)
+    if (Path(path) / SPARSITY).exists():
+        warnings.warn(
+            f"{Path(path) / SPARSITY} holds firing frequencies of an earlier dictionary in this folder, which SAELens "
+            "may read with this one. Remove it unless they are this dictionary's.",
+            stacklevel=2,
+        )
 
 
 def _architecture(apart_: Apart) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
