@@ -72,7 +72,14 @@ def short(value: object) -> str:
 
 
 def shown(value: float | None, form: str) -> str:
-    """Returns a number in a format; ``-`` for one that isn't known: None, NaN."""
+    """Returns a number in a format; ``-`` for one that isn't known: None, NaN.
+
+    Every number that may be unknown is formatted here. The reason stands beside it, in a ``note`` or in the docs.
+
+    Example:
+        >>> shown(0.5, ".1%"), shown(float("nan"), ".1%")
+        ('50.0%', '-')
+    """
     return "-" if value is None or math.isnan(value) else format(value, form)
 
 

@@ -97,6 +97,7 @@ def test_defaults_are_in_units_of_the_data(scale: float) -> None:
     assert "activation_state.unit" not in dictionary.state_dict()
 
 
+@pytest.mark.filterwarnings("ignore:The dictionary. TargetL0 asked")
 def test_a_dictionary_with_the_defaults_is_saved_read_and_trained_on(tmp_path: Path) -> None:
     x = 50 * torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
     dictionary = sd.SparseAutoencoder(8, 32, activation=sd.JumpReLU(), decoder_norm=sd.UnitNorm())
@@ -141,7 +142,7 @@ def test_bad_arguments_are_named() -> None:
 
 def test_thresholds_move_by_a_share_and_small_ones_by_more_down_to_a_least() -> None:
     log_threshold = torch.tensor([2.0, 0.05, 0.011, 0.001, 0.0]).log()
-    state = {"log_threshold": log_threshold, "unit": torch.tensor(1.0)}
+    state = {"log_threshold": log_threshold, "unit": torch.tensor(1.0), "left_out": torch.zeros(5)}
     sd.JumpReLU().move_thresholds_(state, torch.tensor(-0.1))
     expected = [2 * math.exp(-0.1), 0.05 * math.exp(-0.2), 0.01, 0.001, 0.0]
     torch.testing.assert_close(log_threshold.exp(), torch.tensor(expected))

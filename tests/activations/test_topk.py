@@ -100,7 +100,18 @@ def test_each_run_measures_the_threshold_anew() -> None:
     assert float(state["threshold"]) == 2
 
 
-@pytest.mark.parametrize("n_steps", [20, 98])
+def test_the_threshold_is_that_of_the_weights_after_the_last_step() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 6, generator=generator)
+    dictionary = sd.SparseAutoencoder(
+        6, 24, activation=sd.BatchTopK(3), decoder_norm=sd.UnitNorm(), generator=generator
+    )
+    sd.fit(dictionary, x, n_tokens=64, batch_size=64, lr=0.1, progress=False)
+    largest = dictionary.pre_activations(x).relu().flatten().topk(3 * 64).values
+    torch.testing.assert_close(dictionary.activation_state.threshold, largest.min().detach())
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 5, 20, 98])
 def test_a_short_run_gives_a_threshold_under_which_k_latents_fire(n_steps: int) -> None:
     x = sd.data.SyntheticFeatures(d=32, n_features=96, l0=5, seed=0).sample(20_000, seed=1)[0].outputs
     generator = torch.Generator().manual_seed(0)

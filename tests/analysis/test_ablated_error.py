@@ -5,7 +5,14 @@ import torch
 
 import sparsedict as sd
 from sparsedict import metrics
-from sparsedict.analysis import ablated_error, latent_means, latent_types, match_neurons
+from sparsedict.analysis import (
+    AblatedError,
+    ReconstructionError,
+    ablated_error,
+    latent_means,
+    latent_types,
+    match_neurons,
+)
 from sparsedict.data import ActivationStream
 from sparsedict.sites import Site
 
@@ -89,3 +96,9 @@ def test_data_that_can_be_read_once_needs_means() -> None:
 def test_ablations_of_another_kind_are_refused() -> None:
     with pytest.raises(TypeError, match="`ablations` must be LatentTypes"):
         ablated_error(autoencoder(), noise(9, WIDTH), [1, 2])  # pyright: ignore[reportArgumentType]
+
+
+def test_an_error_that_is_not_known_is_a_dash() -> None:
+    full, unknown = ReconstructionError(0.5, 0.25), ReconstructionError(float("nan"), float("nan"))
+    lines = str(AblatedError(full, {"simulators": unknown}, 40)).splitlines()
+    assert [line.split()[-2:] for line in lines] == [["error", "FVU"], ["0.5", "0.2500"], ["-", "-"]]

@@ -98,3 +98,23 @@ def test_importing_it_imports_no_extra() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["demo", "--out", "x"], "Look for outliers in the activations."),
+        (
+            ["train", "m", "--site", "s", "--data", "d", "--out", "x"],
+            "Lower --lr (it was 0.01), or look for outliers in the activations.",
+        ),
+    ],
+)
+def test_a_loss_that_diverged_names_options_of_the_command(
+    arguments: list[str], remedy: str, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: argparse.Namespace) -> None:
+        raise NonFiniteLossError("The loss became NaN.", 0.01)
+
+    monkeypatch.setattr(f"sparsedict.cli.{arguments[0]}.run", fail)
+    assert command(*arguments) == (1, "", f"sparsedict: error: The loss became NaN. {remedy}\n")

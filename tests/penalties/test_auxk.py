@@ -179,3 +179,21 @@ def test_the_former_name_is_taken_with_a_warning() -> None:
         assert sd.AuxK(idle_tokens=7) == sd.AuxK(dead_after=7)
     with pytest.warns(FutureWarning, match="`idle_tokens` is called `dead_after` now"):
         assert sd.Resample(5, idle_tokens=7) == sd.Resample(5, dead_after=7)
+
+
+@pytest.mark.parametrize("kind", cases.KINDS)
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_dead_latents_of_abs_top_k_are_taken_by_magnitude_with_their_signs(kind: str, k: int) -> None:
+    passed = passed_with(IDLE, kind, "abs_top_k")
+    dictionary, penalty = passed.dictionary, sd.AuxK(k=k, dead_after=100, coefficient=1.0)
+    pre = dictionary.pre_activations(passed.inputs).detach()[:, DEAD]
+    latents = torch.zeros(9, cases.N_LATENTS, dtype=torch.float64)
+    largest = pre.abs().topk(k, dim=-1).indices
+    latents[torch.arange(9)[:, None], DEAD[largest]] = pre.gather(1, largest)
+    assert (latents < 0).any()
+    added = dictionary.reconstruct(latents, passed.inputs) - dictionary.reconstruct(0 * latents, passed.inputs)
+    wanted = (passed.targets - passed.reconstruction - added).square().sum(-1).mean()
+    torch.testing.assert_close(penalty(passed).detach(), wanted.detach())
+    found = gradients(penalty, passed)
+    assert found["encoder"][DEAD].any()
+    assert not found["encoder"][LIVE].any()

@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -149,6 +150,72 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(one, other) for one, other in zip(*ended, strict=True))
 
 
+def _fitted(dictionary: sd.Dictionary, n_steps: int, *, paired: bool, **settings: Any) -> float:
+    """Trains with a target of 8, and returns L0 on fresh tokens."""
+    truth = sd.data.SyntheticFeatures(d=16, n_features=64, l0=4, seed=0)
+
+    def data(n: int, seed: int) -> Any:
+        x = truth.sample(n, seed)[0].outputs.to(dictionary.decoder.dtype)
+        return (x, x.roll(1, -1).relu()) if paired else x
+
+    sd.fit(dictionary, data(20_000, 1), n_tokens=64 * n_steps, batch_size=64, progress=False, **settings)
+    fresh = data(10_000, 2)
+    return float(sd.metrics.l0(dictionary.encode_sparse(fresh[0] if paired else fresh)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "autocast"),
+    [
+        ("distiller", torch.float32, torch.bfloat16),
+        ("distiller", torch.bfloat16, None),
+        ("autoencoder", torch.bfloat16, None),
+    ],
+)
+def test_the_target_is_reached_in_half_precision_and_by_distillers(
+    kind: str, dtype: torch.dtype, autocast: torch.dtype | None
+) -> None:
+    settings: dict[str, Any] = {"activation": sd.JumpReLU(), "decoder_norm": sd.UnitNorm(), "dtype": dtype}
+    settings["generator"] = torch.Generator().manual_seed(0)
+    paired = kind == "distiller"
+    dictionary = sd.SparseDistiller(16, 16, 64, **settings) if paired else sd.SparseAutoencoder(16, 64, **settings)
+    found = _fitted(dictionary, 300, paired=paired, autocast=autocast, penalties=[sd.TargetL0(8)])
+    assert found == pytest.approx(8, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_small_moves_of_thresholds_add_up_in_every_precision(dtype: torch.dtype) -> None:
+    dictionary = sd.SparseAutoencoder(4, 6, activation=sd.JumpReLU(0.5, 0.1), decoder_norm=sd.UnitNorm(), dtype=dtype)
+    state = dictionary.activation_state.entries()
+    before = state["log_threshold"].detach().clone()
+    for _ in range(1000):
+        dictionary.activation.move_thresholds_(state, torch.tensor(1e-4))
+    moved = (state["log_threshold"] - before).detach().float()
+    torch.testing.assert_close(moved, torch.full((6,), 0.1), rtol=0, atol=4e-3)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "remedy"),
+    [
+        (sd.TargetL0(4), "Train for more steps"),
+        (sd.WarmUp(sd.TargetL0(4), 2), "Train for more steps"),
+        (sd.TargetL0(4, 1e-9), "Leave `coefficient` out"),
+    ],
+)
+def test_a_target_that_is_missed_gives_a_warning_with_the_figures(penalty: sd.Penalty, remedy: str) -> None:
+    data = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match=rf"The dictionary: TargetL0 asked for 4, but L0 is \d+\.\d .*{remedy}"):
+        history = sd.fit(_sae(0), data, n_tokens=512, batch_size=256, lr=1e-9, penalties=[penalty], progress=False)
+    assert history.last.eval_l0 > 5
+
+
+def test_a_target_within_a_tenth_or_the_noise_of_the_tokens_gives_none() -> None:
+    assert sd.TargetL0(8).missed(8.7, 10_000) is None
+    assert sd.TargetL0(8).missed(8.9, 10_000) is not None
+    assert sd.TargetL0(8).missed(7.1, 10_000) is not None
+    assert sd.TargetL0(8).missed(9.5, 64) is None
+    assert sd.L1(1.0).missed(1.0, 1) is None
+
+
 def _sae(seed: int) -> sd.SparseAutoencoder:
     generator = torch.Generator().manual_seed(seed)
     return sd.SparseAutoencoder(8, 32, activation=sd.JumpReLU(), decoder_norm=sd.UnitNorm(), generator=generator)
@@ -168,6 +235,7 @@ def test_an_activation_must_say_how_its_thresholds_move() -> None:
     sd.TargetL0(2.0, 0.1).check(dictionary)
 
 
+@pytest.mark.filterwarnings("ignore:The dictionary. TargetL0 asked")
 def test_a_penalty_that_warms_up_moves_thresholds_too() -> None:
     data = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
     saes = [_sae(0), _sae(0)]

@@ -234,3 +234,83 @@ def test_a_run_that_has_read_ahead_goes_on_to_the_bit(stop: int, tmp_path: Path)
         warnings.filterwarnings("ignore", "`data` can't go to where the run was stopped")
         resumed = run("stopped", resume=True)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+CHOOSING = [sd.TopK(3), sd.AbsTopK(3), sd.BatchTopK(3), sd.GroupMax(4), sd.JumpReLU(0.5, 0.5), sd.Gated()]
+
+
+def choosing(activation: sd.Activation) -> tuple[sd.SparseAutoencoder, Tensor]:
+    """A dictionary whose latents 0 to 7 are dead, in evaluation mode ready to be used."""
+    x = SyntheticFeatures(16, 40, 4.0, seed=0).sample(4096, 1)[0].outputs
+    dictionary = sd.SparseAutoencoder(
+        16, 64, activation=activation, decoder_norm=sd.UnitNorm(), generator=torch.Generator().manual_seed(0)
+    )
+    dictionary.initialise_(x, x)
+    with torch.no_grad():
+        dictionary.encoder[8:] *= 10
+        dictionary.encoder_bias[8:] *= 10
+        dictionary.encoder[:8], dictionary.encoder_bias[:8] = 0, 0
+        for name, value in dictionary.activation_state.named_parameters():
+            value[:8] = {"log_threshold": 5.0, "gate_bias": -50.0, "log_scale": 0.0, "magnitude_bias": 0.0}[name]
+        if isinstance(activation, sd.BatchTopK):
+            pre = dictionary.pre_activations(x).relu()
+            dictionary.activation_state.threshold.fill_(pre.flatten().topk(3 * len(x)).values.min())
+    return dictionary, x
+
+
+@pytest.mark.parametrize("activation", CHOOSING, ids=repr)
+def test_new_latents_fire_where_they_must_compete(activation: sd.Activation) -> None:
+    dictionary, x = choosing(activation)
+    dead = torch.arange(64) < 8
+    assert not dictionary.encode(x)[:, dead].any()
+    per_latent = [name for name, value in dictionary.state_dict().items() if value.shape[:1] == (64,)]
+    live = {name: dictionary.state_dict()[name][~dead].clone() for name in per_latent}
+    dictionary.train()
+    passed = dictionary.forward_pass(x, x, tokens_since_fired=torch.where(dead, 100, 0))
+    sd.Resample(every=1, dead_after=100, n_inputs=len(x))(passed, torch.optim.Adam(dictionary.parameters()))
+    assert dictionary.training
+    fired = dictionary.eval().encode(x)[:, dead] != 0
+    assert int(fired.any(0).sum()) >= 7
+    assert float(fired.double().mean()) < 0.5
+    after = dictionary.state_dict()
+    for name, value in live.items():
+        torch.testing.assert_close(after[name][~dead], value)
+
+
+def test_a_new_latent_of_top_k_has_twice_the_smallest_pre_activation_on_its_token() -> None:
+    dictionary, x = choosing(sd.TopK(3))
+    before = dictionary.encode(x)
+    smallest = torch.where(before > 0, before, torch.inf).min(-1).values
+    tokens_since_fired = torch.zeros(64, dtype=torch.int64).index_fill_(0, torch.tensor([2]), 100)
+    passed = dictionary.train().forward_pass(x, x, tokens_since_fired=tokens_since_fired)
+    sd.Resample(every=1, dead_after=100, n_inputs=len(x))(passed, torch.optim.Adam(dictionary.parameters()))
+    directions = torch.nn.functional.normalize(x - dictionary.decoder_bias.detach(), dim=-1)
+    token = int((directions @ dictionary.decoder[2].detach()).argmax())
+    pre = dictionary.pre_activations(x[token])[2].detach()
+    torch.testing.assert_close(pre, 2 * smallest[token])
+
+
+@pytest.mark.parametrize(
+    ("activation", "penalties"),
+    [(sd.TopK(4), []), (sd.BatchTopK(4), []), (sd.JumpReLU(), [sd.TargetL0(4)])],
+    ids=["TopK", "BatchTopK", "JumpReLU"],
+)
+@pytest.mark.filterwarnings("ignore:The dictionary. TargetL0 asked")
+def test_dead_latents_come_back_to_stay(activation: sd.Activation, penalties: list[sd.Penalty]) -> None:
+    x = SyntheticFeatures(16, 64, 4.0, seed=0).sample(20_000, 1)[0].outputs
+    n_dead = {}
+    for upkeep in ([], [sd.Resample(every=25, dead_after=1500, until=100, n_inputs=1024)]):
+        dictionary = sd.SparseAutoencoder(
+            16, 64, activation=activation, decoder_norm=sd.UnitNorm(), generator=torch.Generator().manual_seed(0)
+        )
+        dictionary.initialise_(x[:2048], x[:2048])
+        with torch.no_grad():
+            dictionary.encoder[:10] *= -1e-3
+            dictionary.encoder_bias[:10] = -30.0
+        lr = sd.training.RelativeLR(0.006)
+        sd.fit(
+            dictionary, x, n_tokens=19_200, batch_size=128, lr=lr, penalties=penalties, upkeep=upkeep, progress=False
+        )
+        n_dead[bool(upkeep)] = int((sd.analysis.firing_frequencies(dictionary, x).counts[:10] == 0).sum())
+    assert n_dead[False] == 10
+    assert n_dead[True] <= 2

@@ -127,6 +127,18 @@ class Activation(ABC):
         """
         self.after_step_(values, state)
 
+    @torch.no_grad()
+    def end_(self, values: Float[Tensor, "*entries"], state: State, *, n_steps: int) -> None:
+        """Updates the kept tensors in place after the last step of a run (default: nothing to update).
+
+        :meth:`measure_` sees latents from before a step moves the weights; these are of the weights as they stay.
+
+        Args:
+            values: Latents of tokens of the last batch, chosen as while training: the stored entries, or all.
+            state: The kept tensors, as they are in the dictionary.
+            n_steps: Steps of the run.
+        """
+
     def units(self, latents: float) -> dict[str, float]:
         """Returns the units of what is learned, by name, where latents are about ``latents``; 1 where not named.
 

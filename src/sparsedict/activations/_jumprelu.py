@@ -58,7 +58,9 @@ class JumpReLU(Activation):
         }
 
     def training_state(self, n_latents: int) -> dict[str, Tensor]:
-        return {"unit": torch.ones((), device="cpu", dtype=torch.float32)}
+        # What rounding to the thresholds' own type has left out of moves from outside: bfloat16 has few digits.
+        left_out = torch.zeros(n_latents, device="cpu", dtype=torch.float32)
+        return {"unit": torch.ones((), device="cpu", dtype=torch.float32), "left_out": left_out}
 
     @torch.no_grad()
     def begin_(self, state: State, *, latents: float, is_new: bool) -> None:
@@ -68,6 +70,7 @@ class JumpReLU(Activation):
         if is_new and self.threshold is None and bool((thresholds - start).abs().max() < 1e-2):
             thresholds.fill_(start + math.log(latents))
         state["unit"].fill_(latents)
+        state["left_out"].zero_()
 
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return _Jump.apply(pre, state["log_threshold"].exp(), self._width(state))
@@ -77,11 +80,15 @@ class JumpReLU(Activation):
 
     @torch.no_grad()
     def move_thresholds_(self, state: State, amount: Float[Tensor, ""]) -> None:
-        thresholds = state["log_threshold"]
-        least = LEAST * state["unit"]
+        thresholds, left_out = state["log_threshold"], state["left_out"]
+        wide = torch.promote_types(thresholds.dtype, torch.float32)
+        exact, unit = thresholds.to(wide), state["unit"].to(wide)
         # A small threshold must move by more than its own share to change what fires; the smallest change nothing.
-        share = (THRESHOLD * state["unit"] / thresholds.exp()).clamp(1.0, THRESHOLD / LEAST)
-        thresholds.copy_(torch.maximum(thresholds + amount * share, thresholds.clamp_max(least.log())))
+        share = (THRESHOLD * unit / exact.exp()).clamp(1.0, THRESHOLD / LEAST)
+        moved = torch.maximum(exact + left_out + amount * share, exact.clamp_max((LEAST * unit).log()))
+        thresholds.copy_(moved)
+        # The logarithm of a threshold of zero is infinite.
+        left_out.copy_((moved - thresholds.to(wide)).nan_to_num(0.0))
 
     def selection(self, state: State, *, training: bool) -> Selection:
         threshold = state["log_threshold"].detach().exp()

@@ -98,9 +98,10 @@ class BatchTopK(Activation):
     The threshold is a running mean of the smallest positive latent kept in a training step. Afterwards a latent
     fires where its pre-activation exceeds the threshold, so a token's latents don't depend on its batch.
 
-    Step ``t`` of a run, from 0, enters the mean with weight ``max(1 - momentum, 10 / (t + 10))``. The mean therefore
-    covers about the last tenth of the run so far, or the last ``1 / (1 - momentum)`` steps where these are fewer, and
-    the first steps of a short run have no lasting weight. Each run of ``fit`` measures anew.
+    Step ``t`` of a run, from 0, enters the mean with weight ``max(1 - momentum, min(1, 10 / (t + 1)))``. The mean
+    therefore covers about the last tenth of the run so far, or the last ``1 / (1 - momentum)`` steps where these are
+    fewer, and the first steps of a short run have no lasting weight. A step measures latents before it moves the
+    weights, so the last batch is measured once more after the last step. Each run of ``fit`` measures anew.
 
     Args:
         k: Latents active on a token, on average over the batch.
@@ -152,9 +153,13 @@ class BatchTopK(Activation):
             threshold.copy_(before)
             return
         smallest = torch.where(values > 0, values, torch.inf).min().to(threshold.dtype)
-        weight = max(1 - self.momentum, AVERAGED / (step + AVERAGED))
+        weight = max(1 - self.momentum, min(1.0, AVERAGED / (step + 1)))
         blended = torch.where(before > 0, torch.lerp(before, smallest, weight), smallest)
         threshold.copy_(torch.where(smallest.isinf(), before, blended))
+
+    @torch.no_grad()
+    def end_(self, values: Float[Tensor, "*entries"], state: State, *, n_steps: int) -> None:
+        self.measure_(values, state, step=n_steps)
 
 
 def _check_k(k: int, n_latents: int) -> None:

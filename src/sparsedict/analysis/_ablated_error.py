@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsedict.analysis._coder import Coder, evaluation_mode
 from sparsedict.analysis._firing import latent_means
 from sparsedict.analysis._latent_types import LatentTypes
-from sparsedict.display import Displayed
+from sparsedict.display import Displayed, shown
 from sparsedict.interventions import Ablation
 from sparsedict.metrics import RunningError
 from sparsedict.types import Role
@@ -60,7 +60,7 @@ class AblatedError(Displayed):
     def display_rows(self) -> list[tuple[str, ...]]:
         """Returns the name, the squared error and the FVU of each reconstruction, below their headings."""
         rows = [
-            (name, f"{error.squared_error:.4g}", f"{error.fvu:.4f}")
+            (name, shown(error.squared_error, ".4g"), shown(error.fvu, ".4f"))
             for name, error in (("full", self.full), *((f"without {name}", e) for name, e in self.ablated.items()))
         ]
         return [("", "squared error", "FVU"), *rows]

@@ -15,7 +15,7 @@ from sparsedict.activations import BatchTopK
 from sparsedict.analysis._coder import evaluation_mode
 from sparsedict.data import as_batches
 from sparsedict.dictionaries import Dictionary
-from sparsedict.display import Displayed
+from sparsedict.display import Displayed, shown
 from sparsedict.metrics import RunningError, RunningL0
 from sparsedict.types import ActivationBatch
 
@@ -48,8 +48,8 @@ class Calibration(Displayed):
 
     def __str__(self) -> str:
         return (
-            f"threshold {self.threshold:.4g}: L0 {self.l0_before:.2f} -> {self.l0:.2f}, FVU {self.fvu_before:.4f} -> "
-            f"{self.fvu:.4f} ({self.n_tokens:,} tokens)"
+            f"threshold {self.threshold:.4g}: L0 {self.l0_before:.2f} -> {self.l0:.2f}, FVU "
+            f"{shown(self.fvu_before, '.4f')} -> {shown(self.fvu, '.4f')} ({self.n_tokens:,} tokens)"
         )
 
 

@@ -94,7 +94,6 @@ class LossRecovered(Displayed):
         }
 
     def __repr__(self) -> str:
-        numbers = self._numbers().items()
-        shown = [f"{name}={f'{value:.4g}' if isinstance(value, float) else value}" for name, value in numbers]
-        shown += [] if self.note is None else [f"note={self.note!r}"]
-        return f"{type(self).__name__}({', '.join(shown)})"
+        parts = [f"{name}={short(value)}" for name, value in self._numbers().items()]
+        parts += [] if self.note is None else [f"note={self.note!r}"]
+        return f"{type(self).__name__}({', '.join(parts)})"

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from sparsedict.training import NonFiniteLossError
+
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError, torch.OutOfMemoryError)
 """Errors that the user can remedy."""
 
@@ -38,6 +40,10 @@ def message_of(error: BaseException, args: argparse.Namespace) -> str:
             f"{getattr(args, 'device', None) or 'The machine'} ran out of memory. Lower --batch-size, --n-latents or "
             f"--expansion, take fewer sites, or load the model in bfloat16 (--dtype). ({_one_line(error)})"
         )
+    if isinstance(error, NonFiniteLossError) and error.lr is not None:
+        # Not every command takes a learning rate, and none takes `clip_norm`.
+        lower = f"Lower --lr (it was {error.lr:g}), or look" if hasattr(args, "lr") else "Look"
+        return f"{_one_line_of(error.found)} {lower} for outliers in the activations."
     own = {name: f"--{name.replace('_', '-')}" for name in vars(args)}
     return in_options(_one_line(error) or type(error).__name__, {**own, **ARGUMENTS})
 
@@ -83,4 +89,8 @@ def _words(error: BaseException) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(_words(error).split())
+    return _one_line_of(_words(error))
+
+
+def _one_line_of(text: str) -> str:
+    return " ".join(text.split())

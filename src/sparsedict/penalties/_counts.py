@@ -31,6 +31,9 @@ GAIN, LEAST_GAIN, SLOWER_AFTER = 0.1, 0.01, 400
 COST_GAIN = 0.05
 """Share of the error by which the coefficient's logarithm moves."""
 
+CLEARLY = 0.1
+"""Share of the target by which L0 may miss it at the end of a run without a warning."""
+
 LOWEST, HIGHEST = -3.0, 5.0
 """Bounds of the coefficient's logarithm, so that it finds its way back soon."""
 
@@ -78,6 +81,9 @@ class TargetL0(Penalty):
     With a ``coefficient`` of one's own it is ``coefficient * (l0 / target - 1)^2`` instead, and nothing is controlled:
     that balances the squared error at some distance from the target.
 
+    ``fit`` warns where L0 in evaluation mode ends more than a tenth from the target, and more than the noise of the
+    tokens on which it is measured.
+
     Args:
         target: Latents that should fire on a token, on average.
         coefficient: Weight of the squared difference, in units of the squared error; ``None`` for the controller.
@@ -121,6 +127,17 @@ class TargetL0(Penalty):
         gain = max(LEAST_GAIN, GAIN / (1 + passed.step / SLOWER_AFTER))
         passed.activation.move_thresholds_(dictionary.activation_state.entries(), gain * error)
         self._held.of(passed).add_(COST_GAIN * error).clamp_(LOWEST, HIGHEST)
+
+    def missed(self, l0: float, n_tokens: int) -> str | None:
+        noise = 4 * math.sqrt(max(l0, self.target) / max(n_tokens, 1))
+        if abs(l0 - self.target) <= max(CLEARLY * self.target, noise):
+            return None
+        remedy = (
+            "Train for more steps, or with a learning rate that decays to the end."
+            if self.coefficient is None
+            else "Leave `coefficient` out, so that the target is controlled, or raise it."
+        )
+        return f"TargetL0 asked for {self.target:g}, but L0 is {l0:.1f} in evaluation mode at the end. {remedy}"
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the logarithms of the coefficients, in the order in which dictionaries are trained."""

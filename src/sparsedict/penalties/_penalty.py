@@ -37,6 +37,17 @@ class Penalty(ABC):
             passed: The pass that the step's gradients are of. Its values are those before the step.
         """
 
+    def missed(self, l0: float, n_tokens: int) -> str | None:
+        """Returns in one sentence what a finished run missed, with the figures; ``None`` (the default) if nothing.
+
+        ``fit`` warns of it.
+
+        Args:
+            l0: Latents that fire in evaluation mode, mean over tokens of the last batch.
+            n_tokens: Tokens on which it was measured.
+        """
+        return None
+
     def check(self, dictionary: Dictionary) -> None:
         """Raises ``ValueError``, naming both and the remedy, where the penalty can't serve the dictionary."""
 

@@ -65,5 +65,8 @@ class WarmUp(Penalty):
     def after_step_(self, passed: ForwardPass) -> None:
         self.penalty.after_step_(passed)
 
+    def missed(self, l0: float, n_tokens: int) -> str | None:
+        return self.penalty.missed(l0, n_tokens)
+
     def check(self, dictionary: Dictionary) -> None:
         self.penalty.check(dictionary)

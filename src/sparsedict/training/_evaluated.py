@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from torch import Tensor
 from sparsedict.activations import Activation
 from sparsedict.dictionaries import Dictionary
 from sparsedict.latents import fires
+from sparsedict.penalties import Penalty
 
 MOST_TOKENS = 1024
 """Tokens of the last batch on which it is measured."""
@@ -34,6 +36,15 @@ def evaluation_l0(dictionary: Dictionary, inputs: Float[Tensor, "n_tokens d_in"]
         return fired.sum().item() / len(inputs)
     finally:
         dictionary.train()
+
+
+@torch.no_grad()
+def end_(dictionary: Dictionary, inputs: Float[Tensor, "n_tokens d_in"], *, n_steps: int) -> None:
+    """Lets the activation measure once more, on tokens of the last batch, with the weights as they stay."""
+    activation = dictionary.activation
+    if type(activation).end_ is not Activation.end_:
+        values = dictionary.encode_sparse(inputs).values
+        activation.end_(values, dictionary.activation_state.entries(), n_steps=n_steps)
 
 
 def warn_of_difference(owner: str, dictionary: Dictionary, *, trained: float, evaluated: float, n_tokens: int) -> None:
@@ -59,3 +70,18 @@ def warn_of_difference(owner: str, dictionary: Dictionary, *, trained: float, ev
         "Train for more steps, with larger batches, or with a learning rate that decays to the end.",
         stacklevel=7,
     )
+
+
+def warn_of_missed(owner: str, penalties: Sequence[Penalty], *, evaluated: float, n_tokens: int) -> None:
+    """Warns of what penalties asked for and the run missed.
+
+    Args:
+        owner: The dictionary in words.
+        penalties: Those that it was trained with.
+        evaluated: L0 in evaluation mode.
+        n_tokens: Tokens on which it was measured.
+    """
+    for penalty in penalties:
+        missed = penalty.missed(evaluated, n_tokens)
+        if missed is not None:
+            warnings.warn(f"{owner[0].upper()}{owner[1:]}: {missed}", stacklevel=7)

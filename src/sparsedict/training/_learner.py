@@ -16,7 +16,7 @@ from sparsedict.forward_pass import ForwardPass, Rows
 from sparsedict.kernels import Room, Workspace
 from sparsedict.penalties import Penalty
 from sparsedict.storage import installed_version
-from sparsedict.training._evaluated import MOST_TOKENS, evaluation_l0, warn_of_difference
+from sparsedict.training._evaluated import MOST_TOKENS, end_, evaluation_l0, warn_of_difference, warn_of_missed
 from sparsedict.training._history import History, Record
 from sparsedict.training._kept import kept, put_back, stateful
 from sparsedict.training._meter import Meter
@@ -26,7 +26,22 @@ from sparsedict.types import ActivationBatch
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite. The dictionary holds the last state known to be good."""
+    """The loss became NaN or infinite. The dictionary holds the last state known to be good.
+
+    Attributes:
+        found: What became NaN or infinite and when, without the remedy.
+        lr: Peak learning rate of the run; None where it isn't known.
+
+    Args:
+        found: See the attribute.
+        lr: See the attribute.
+    """
+
+    def __init__(self, found: str, lr: float | None = None) -> None:
+        remedy = ", set `clip_norm`, or look for outliers in the activations."
+        super().__init__(found if lr is None else f"{found} Lower `lr` (it was {lr:g}){remedy}")
+        self.found = found
+        self.lr = lr
 
 
 Upcoming = Callable[[int], Iterator[ActivationBatch]]
@@ -158,8 +173,11 @@ class Learner:
             return forward()
         return passed
 
-    def record(self) -> Record:
+    def record(self, *, is_last: bool = False) -> Record:
         """Reads what was measured since the last record, the only place that waits for the device.
+
+        Args:
+            is_last: Whether the run ends here, so that the activation measures once more.
 
         Raises:
             NonFiniteLossError: If the loss or a weight isn't finite; the last good state is put back first.
@@ -167,6 +185,8 @@ class Learner:
         means, first_bad = self._meter.read()
         if first_bad is not None or not self._weights_are_finite():
             self._fail(first_bad)
+        if is_last:
+            end_(self._dictionary, self._last_inputs, n_steps=self._counters.step)
         self._keep()
         record = Record(
             step=self._counters.step,
@@ -186,12 +206,13 @@ class Learner:
         return record
 
     def warn_of_evaluation(self) -> None:
-        """Warns where clearly more or fewer latents fire in evaluation mode than in the last training step."""
+        """Warns where L0 in evaluation mode clearly isn't that of the last training step, or that of a target."""
         if not self.history.records:
             return
         trained, evaluated = self._meter.last_l0.item(), self.history.last.eval_l0
         n_tokens = len(self._last_inputs)
         warn_of_difference(self._owner, self._dictionary, trained=trained, evaluated=evaluated, n_tokens=n_tokens)
+        warn_of_missed(self._owner, self.trainee.penalties, evaluated=evaluated, n_tokens=n_tokens)
 
     @property
     def _owner(self) -> str:
@@ -326,8 +347,8 @@ class Learner:
         what = "The loss" if first_bad is not None else "A weight"
         raise NonFiniteLossError(
             f"{what} of {self._owner} became NaN or infinite {where}. The dictionary was put back to its "
-            f"state after step {good_step}, the last one known to be good. Lower `lr` (it was "
-            f"{self.trainee.peak_lr:g}), set `clip_norm`, or look for outliers in the activations."
+            f"state after step {good_step}, the last one known to be good.",
+            self.trainee.peak_lr,
         )
 
 

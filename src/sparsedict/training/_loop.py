@@ -140,7 +140,8 @@ class Loop:
         self.n_seen += n
         bar.update(min(n, self._n_tokens - self.n_seen + n))
         if self.n_seen >= self._n_tokens or self.n_steps % self._log_every == 0:
-            records = [learner.record() for learner in self._learners]
+            is_last = self.n_seen >= self._n_tokens
+            records = [learner.record(is_last=is_last) for learner in self._learners]
             bar.set_postfix_str(_summary(records))
             for learner, record in zip(self._learners, records, strict=True):
                 for callback in self._callbacks:

@@ -10,11 +10,14 @@ from sparsedict import checks
 from sparsedict.dictionaries import Dictionary
 from sparsedict.forward_pass import ForwardPass, Rows
 from sparsedict.kernels import first_of_equal
-from sparsedict.latents import SparseLatents
+from sparsedict.latents import SparseLatents, fires
 from sparsedict.training._upkeep import Upkeep
 
 ENCODER_SHARE = 0.2
 """Norm of a new encoder row over the mean norm of those of live latents."""
+
+MARGIN = 2.0
+"""Pre-activation of a new latent on its token over the smallest that fires there, where it must compete to fire."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class Resample(Upkeep):
     A dictionary that doesn't subtract its decoder bias reads inputs that don't lie around zero, where such a row would
     fire on every token. There the mean input is subtracted from the token's input, and the bias is such that the
     pre-activation is 0 at the mean input.
+
+    The source is about ReLU, where such a latent fires on its token. Under TopK and its kin, or above a threshold, it
+    is too small to fire, and would die again. There encoder row and bias are multiplied by one number, so that its
+    pre-activation on the token is twice the smallest that fires there, or on any token where none fires there. What the
+    activation learns for each latent, such as the threshold of JumpReLU, becomes that of the latent with the smallest.
 
     Args:
         every: Steps from one resampling to the next. The last step of a run resamples nothing.
@@ -99,8 +107,10 @@ class Resample(Upkeep):
         without = dictionary.reconstruct(SparseLatents.none(len(inputs), dictionary.n_latents, inputs), inputs)
         dictionary.decoder[dead] = normalize(targets - without, dim=-1)
         dictionary.decoder_norm.constrain_(dictionary.decoder)
+        _let_fire_(dictionary, dead, inputs, targets)
         passed.tokens_since_fired[dead] = 0
-        forget(optimizer, (dictionary.encoder, dictionary.encoder_bias, dictionary.decoder), dead)
+        learned = [weight for weight in dictionary.activation_state.parameters() if weight.shape == live.shape]
+        forget(optimizer, (dictionary.encoder, dictionary.encoder_bias, dictionary.decoder, *learned), dead)
 
     def _drawn(self, passed: ForwardPass, n_dead: int) -> tuple[Tensor, Tensor, Tensor] | None:
         """Returns inputs and targets of up to ``n_dead`` tokens, and what is subtracted from what the encoder reads.
@@ -144,6 +154,40 @@ def _gathered(passed: ForwardPass, n_inputs: int, tokens: Tensor) -> Rows:
         targets[here] = some_targets[tokens[here] - begin]
         begin += len(some_inputs)
     return inputs, targets
+
+
+def _let_fire_(dictionary: Dictionary, latents: Tensor, inputs: Tensor, targets: Tensor) -> None:
+    """Enlarges the encoder rows of new latents that are too small to fire on their tokens, one for each latent."""
+    was_training = dictionary.training
+    dictionary.eval()
+    try:
+        passed = dictionary.forward_pass(inputs, targets)
+    finally:
+        dictionary.train(was_training)
+    support, fired = passed.encoding.stored(), fires(passed.values.flatten())
+    tokens, active, pre = support.tokens[fired], support.latents[fired], passed.pre_activations.flatten()[fired]
+    if not len(pre):
+        return
+    silent = torch.ones_like(latents, dtype=torch.bool)
+    silent[tokens[active == latents[tokens]]] = False
+    # Where nothing fires on the token, the smallest is that of any token.
+    sizes = pre.abs()
+    found = torch.full((len(inputs),), torch.inf, dtype=pre.dtype, device=pre.device)
+    found.scatter_reduce_(0, tokens, sizes, "amin")
+    smallest = torch.where(found.isinf(), sizes.min(), found)
+    models = active[sizes.argmin()].expand(len(inputs)).clone()
+    is_smallest = sizes == found[tokens]
+    models[tokens[is_smallest]] = active[is_smallest]
+    encoded = dictionary.encoder_inputs(inputs)
+    assert encoded is not None  # `check` refuses kinds without an affine encoder
+    own = (encoded * dictionary.encoder[latents]).sum(-1) + dictionary.encoder_bias[latents]
+    chosen = silent & (own > 0)
+    factors = torch.where(chosen, MARGIN * smallest / own, torch.ones_like(own))
+    dictionary.encoder[latents] *= factors[:, None]
+    dictionary.encoder_bias[latents] *= factors
+    for weight in dictionary.activation_state.parameters():
+        if weight.requires_grad and weight.shape == dictionary.encoder_bias.shape:
+            weight[latents] = weight[torch.where(chosen, models, latents)]
 
 
 def _subtracts_decoder_bias(dictionary: Dictionary) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 from sparsedict import figures
 from sparsedict.activations import JumpReLU, TopK
+from sparsedict.display import shown
 from sparsedict.figures import Curve, Palette
 from sparsedict.metrics import fvu
 from sparsedict.penalties import TargetL0
@@ -22,10 +22,6 @@ from sparsedict.studies.report._loss_by_layer import AVERAGE, ZERO, loss_parts
 from sparsedict.studies.report._parts import Part, along, by_seed, curve, modern, row
 from sparsedict.studies.report._ratios import FAR, KINDS, RATIO_LABEL, ratio_of, read_off
 
-JUMP = (0.03, 0.02)
-"""JumpReLU's threshold at the start and its bandwidth, as shares of the output's standard deviation.
-
-A threshold that few latents reach at the start: training is dense, and slow, where many do."""
 VALUES, CHOICE = "FVU, best values", "FVU, best choice and values"
 
 
@@ -101,12 +97,8 @@ def _orders(bench: Bench) -> dict[str, Order]:
 def _jumps(bench: Bench) -> dict[str, Order]:
     """Returns JumpReLU dictionaries at the lowest and the highest L0, where there are two."""
     site, width = mlp(bench.layer), bench.width(bench.layer)
-    variance = bench.variance(site)
-    jump = JumpReLU(*(float(f"{share * math.sqrt(variance):.3g}") for share in JUMP))
-    # So strong a penalty that the target decides, and not the error.
-    targets = {n: (TargetL0(n, float(f"{4 * variance:.3g}")),) for n in bench.setting.counts}
     return {
-        f"JumpReLU {n}, {kind}": modern(bench, site, width, jump, penalties=targets[n], kind=kind)
+        f"JumpReLU {n}, {kind}": modern(bench, site, width, JumpReLU(), penalties=(TargetL0(n),), kind=kind)
         for kind in ("distiller", "autoencoder")
         for n in (bench.setting.counts[0], bench.setting.counts[-1])
     }
@@ -156,11 +148,10 @@ def _summary(numbers: Numbers) -> str:
     return (
         f"At L0 {', '.join(map(str, counts))}, on equal tokens, the TopK distiller's error is {ratios('distiller')} "
         f"times the autoencoder's, and with a linear skip {ratios('distiller with skip')}; the skip alone leaves "
-        f"{numbers['skip_alone']:.2f} of the variance. {_of_jumps(numbers)}If each takes the best values for the "
-        f"latents that it chose, the plain ratio is {ratios('distiller', VALUES)}; if each also chooses its latents "
-        f"with the target in view, {ratios('distiller', CHOICE)}. At {middle}, distiller, distiller with skip and "
-        "autoencoder "
-        f"recover {losses} of the model's loss, against the mean output."
+        f"{shown(numbers['skip_alone'], '.2f')} of the variance. {_of_jumps(numbers)}If each takes the best values for "
+        f"the latents that it chose, the plain ratio is {ratios('distiller', VALUES)}; if each also chooses its "
+        f"latents with the target in view, {ratios('distiller', CHOICE)}. At {middle}, distiller, distiller with skip "
+        f"and autoencoder recover {losses} of the model's loss, against the mean output."
     )
 
 
@@ -222,11 +213,11 @@ def _points(numbers: Numbers) -> list[Compared]:
 def _plainer(numbers: Numbers) -> list[Compared]:
     own = numbers["neurons"]
     return [
-        Compared("the skip alone: FVU", "-", f"{numbers['skip_alone']:.4f}"),
+        Compared("the skip alone: FVU", "-", shown(numbers["skip_alone"], ".4f")),
         Compared(
             f"the MLP's own neurons, the strongest {', '.join(map(str, own))} on each token: FVU",
             "-",
-            ", ".join(f"{error:.3f}" for error in own.values()),
+            ", ".join(shown(error, ".3f") for error in own.values()),
         ),
     ]
 

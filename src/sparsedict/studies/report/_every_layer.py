@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from sparsedict import figures
 from sparsedict.activations import TopK
+from sparsedict.display import shown
 from sparsedict.figures import Palette
 from sparsedict.metrics import fvu
 from sparsedict.studies._bench import Bench
@@ -89,7 +90,7 @@ def _summary(numbers: Numbers) -> str:
     def ratios(kind: str) -> str:
         return "; ".join(told(known, ratio_of(_place(n), kind), ".2f") for n in layers)
 
-    alone = ", ".join(f"{error:.2f}" for error in numbers["skip_alone"].values())
+    alone = ", ".join(shown(error, ".2f") for error in numbers["skip_alone"].values())
     return (
         f"With {numbers['k']} active latents, in layers {', '.join(map(str, layers))}, the distiller's error is "
         f"{ratios('distiller')} times the autoencoder's, and with a linear skip {ratios('distiller with skip')}. The "
@@ -109,7 +110,7 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
         for key, form in (("FVU", ".4f"), ("dead", ".1%"))
         for kind in KINDS
     ]
-    alone = ", ".join(f"{error:.4f}" for error in numbers["skip_alone"].values())
+    alone = ", ".join(shown(error, ".4f") for error in numbers["skip_alone"].values())
     return (*ratios, *parts, Compared("FVU, skip alone, layer by layer", "-", alone))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparsedict import figures
 from sparsedict.activations import GELU, Activation, ReLU
+from sparsedict.display import shown
 from sparsedict.forward_pass import ForwardPass
 from sparsedict.norms import MaxNorm
 from sparsedict.penalties import L1, Penalty
@@ -181,7 +182,7 @@ def _summary(numbers: Numbers) -> str:
     return (
         f"With decoder rows of norm 1 at most, the report's setting, {tell('ReLU')} of the latents are simulators with "
         f"ReLU and {tell('GELU')} with GELU. With rows of norm {numbers['bound']:g} at most, a third of the neurons' "
-        f"median norm of {numbers['neuron_norm']:.2f}, they are {tell('ReLU, short rows')} and "
+        f"median norm of {shown(numbers['neuron_norm'], '.2f')}, they are {tell('ReLU, short rows')} and "
         f"{tell('GELU, short rows')}. Of the latents that aren't simulators, {tell('ReLU', 'dead among the others')} "
         f"are dead with ReLU and {tell('GELU', 'dead among the others')} with GELU, at a norm of 1. Simulated neurons "
         f"that have two simulators or more: {several}."

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from sparsedict import figures
+from sparsedict.display import shown
 from sparsedict.figures import Curve
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._claims import Above, Below, Clause
@@ -139,11 +140,11 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
         each("variance unexplained (FVU)", low, "FVU", form=".3f"),
         each("variance unexplained (FVU)", high, "FVU", form=".3f"),
         each("dead", high, "dead"),
-        Compared("loss of the model", "1.128", f"{numbers['base']:.3f}"),
+        Compared("loss of the model", "1.128", shown(numbers["base"], ".3f")),
         Compared(
             "loss with one MLP zeroed, layer by layer",
             "3.72, 1.84, 1.56, 2.07",
-            ", ".join(f"{loss:.2f}" for loss in numbers["zeroed"].values()),
+            ", ".join(shown(loss, ".2f") for loss in numbers["zeroed"].values()),
         ),
     )
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sparsedict import figures
+from sparsedict.display import shown
 from sparsedict.figures import Curve, Palette
 from sparsedict.norms import DecoderNorm, Free, MaxNorm
 from sparsedict.studies._bench import Bench
@@ -155,7 +156,7 @@ def _what_helps(runs: Numbers) -> str:
     base = runs["norm held at 1"]["encoder_end"]
     best = {f: max(values, key=lambda v, f=f: _at(runs, f, v)["encoder_end"]) for f, values in SWEPT.items()}
     reached = {f: _at(runs, f, value)["encoder_end"] for f, value in best.items()}
-    helps = [f"{WORDS[f]} {best[f]:g} ({reached[f]:.2f})" for f in SWEPT if reached[f] > base + HELPS]
+    helps = [f"{WORDS[f]} {best[f]:g} ({shown(reached[f], '.2f')})" for f in SWEPT if reached[f] > base + HELPS]
     other = [f"{WORDS[f]} up to {max(SWEPT[f]):g}" for f in SWEPT if reached[f] <= base + HELPS]
     told = f"With the norm held, the encoder comes nearest at {', '.join(helps)}." if helps else ""
     return f"{told} It is brought no nearer by {' or '.join(other)}." if other else told
@@ -168,8 +169,8 @@ def _as_reported(runs: Numbers) -> str:
         if run["encoder_end"] < OFF and run["correlation"] > RIGHT and run["decoder_end"] > CONVERGED:
             return (
                 f"Uneven inputs (unevenness {p:g}) give what the report saw in the language model: an encoder's cosine "
-                f"of {run['encoder_end']:.2f}, a decoder's of {run['decoder_end']:.2f}, and a correlation of "
-                f"{run['correlation']:.3f}."
+                f"of {shown(run['encoder_end'], '.2f')}, a decoder's of {shown(run['decoder_end'], '.2f')}, and a "
+                f"correlation of {shown(run['correlation'], '.3f')}."
             )
     return "No unevenness tried gives the low cosine and the high correlation that the report saw together."
 
@@ -246,7 +247,7 @@ def _at(runs: Numbers, field: str, value: float) -> Numbers:
 
 
 def _each(values: list[float]) -> str:
-    return ", ".join(f"{value:.2f}" for value in values)
+    return ", ".join(shown(value, ".2f") for value in values)
 
 
 def _converged(run: Numbers, side: str) -> int | None:

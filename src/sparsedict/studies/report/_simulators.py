@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsedict import figures
 from sparsedict.analysis import NeuronMatch
+from sparsedict.display import shown
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._claims import Above, Between, Clause
 from sparsedict.studies._estimates import Difference, Measured, Quantity, Ratio, measured, told
@@ -134,8 +135,8 @@ def _summary(numbers: Numbers) -> str:
         f"fires on {tell('frequency of simulators', '.1%')} of the tokens, the median live sparse latent on "
         f"{tell('frequency of sparse latents', '.2%')}. The simulators' encoder cosine is "
         f"{tell('encoder cosine', '.3f')}, their decoder cosine {tell('decoder cosine', '.3f')}. The MLP's input has "
-        f"{of['d_in']} numbers, which vary in about {of['n_directions']:.0f} directions; a section below looks at "
-        "the same MLP where its inputs vary in few."
+        f"{of['d_in']} numbers, which vary in about {shown(of['n_directions'], '.0f')} directions; a section below "
+        "looks at the same MLP where its inputs vary in few."
     )
 
 
@@ -187,6 +188,6 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
             row(known, f"{name}: {key}", f"{name}: {key}", told if report else "-", form) for key, told, form in ROWS
         ]
         rows.append(Compared(f"{name}: L1 coefficient per token", "0.2048", f"{of['coefficient']:g}"))
-        directions = f"{of['n_directions']:.0f} of {of['d_in']}"
+        directions = f"{shown(of['n_directions'], '.0f')} of {of['d_in']}"
         rows.append(Compared(f"{name}: directions in which the input varies, of its width", "-", directions))
     return tuple(rows)

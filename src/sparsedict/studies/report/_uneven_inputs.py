@@ -13,6 +13,7 @@ from sparsedict import figures
 from sparsedict.analysis import firing_frequencies as count_firing
 from sparsedict.analysis import latent_types, match_neurons, simulator_correlation
 from sparsedict.dictionaries import Dictionary
+from sparsedict.display import shown
 from sparsedict.penalties import L1
 from sparsedict.sites import Neurons
 from sparsedict.studies._bench import Bench
@@ -129,7 +130,7 @@ def _summary(numbers: Numbers) -> str:
         return told(known, f"{inputs}: {key}", form)
 
     return (
-        f"With inputs as they are, which vary in about {directions['as they are']:.0f} of {numbers['d_in']} "
+        f"With inputs as they are, which vary in about {shown(directions['as they are'], '.0f')} of {numbers['d_in']} "
         f"directions, the simulators' encoder cosine is {tell('as they are', ENCODER)}. If the same MLP reads inputs "
         f"that hardly vary outside of {numbers['n_kept']} directions, {tell('flat', LIVE, '.1%')} of the latents are "
         f"live simulators, with a decoder cosine of {tell('flat', DECODER)} and an encoder cosine of "
@@ -149,7 +150,7 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
         for key in (LIVE, DECODER, ENCODER, DEVIATION, WEIGHED, FOLLOWS, AGREES)
         for inputs in numbers["n_directions"]
     ]
-    told_directions = " / ".join(f"{n:.0f}" for n in numbers["n_directions"].values())
+    told_directions = " / ".join(shown(n, ".0f") for n in numbers["n_directions"].values())
     return (*rows, Compared("directions in which the inputs vary, as they are / flat", "-", told_directions))
 
 
