@@ -22,6 +22,7 @@ from sparsedict import figures as sparsedict_figures  # noqa: E402
 
 project = "sparsedict"
 author = "The sparsedict developers"
+copyright = "2026, the sparsedict developers"
 version = release = sparsedict.__version__
 extensions = [
     "myst_parser",

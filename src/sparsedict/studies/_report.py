@@ -58,13 +58,13 @@ def _figures(name: str, result: DictionaryResult) -> dict[str, tuple[Draw, str]]
     if match is not None:
         drawn[f"{name}-decoder-similarity"] = (
             lambda: figures.decoder_similarity(match, types),
-            f"How near each decoder row of the {name} is to a neuron's. The line is what as many random directions "
-            "reach.",
+            f"Cosine of each decoder row of the {name} with the nearest neuron's. The line shows as many random "
+            "directions.",
         )
         if match.encoder_cosine is not None and name == "distiller":
             drawn[f"{name}-encoder-similarity"] = (
                 lambda: figures.encoder_similarity(match, types),
-                f"The same for the encoder rows of the {name}; the type is decided by the decoder.",
+                f"The same for the encoder rows of the {name}. The decoder decides the type.",
             )
     drawn[f"{name}-firing-frequency"] = (
         lambda: figures.firing_frequency(firing, types),
