@@ -98,3 +98,9 @@ def test_models_offloaded_by_accelerate(how: str, tmp_path: Path) -> None:
                 assert torch.equal(site.logits(tokens), expected.logits(tokens))
     batch = next(iter(ActivationStream(site, tokens, batch_size=4)))
     assert batch.outputs.device == CPU
+
+
+def test_a_model_without_weights_in_memory_is_refused() -> None:
+    model = _models.Plain().to("meta")
+    with pytest.raises(ValueError, match="`model` must have its weights in memory, got a Plain on the meta device"):
+        Site(model, "mlp").capture(_models.tokens())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsedict.sites._calls import check_called_once
 from sparsedict.sites._context import TokenContext
+from sparsedict.sites._devices import input_device
 from sparsedict.sites._passes import uncompiled
 from sparsedict.sites._points import Point
 from sparsedict.sites._tokens import Call, Tokens, prepare
@@ -36,7 +37,7 @@ def capture_sites(
         neurons: Whether to capture the hidden activations too, or the names of the sites where to.
 
     Raises:
-        ValueError: If there are no sites, or they lie in different models.
+        ValueError: If there are no sites, they lie in different models, or the model has no weights in memory.
     """
     if not sites:
         raise ValueError("`sites` must name at least one site, got an empty mapping.")
@@ -44,6 +45,11 @@ def capture_sites(
     other = next((name for name, site in sites.items() if site.model is not model), None)
     if other is not None:
         raise ValueError(f"`sites` must lie in one model, but {other!r} lies in another than {next(iter(sites))!r}.")
+    if getattr(input_device(model), "type", None) == "meta":
+        raise ValueError(
+            f"`model` must have its weights in memory, got a {type(model).__name__} on the meta device. Load them, "
+            "or make it on another device."
+        )
     wanted = set(sites) if neurons is True else set(neurons or ())
     call = prepare(model, tokens, cache=False)
     points: dict[Point, None] = {}
