@@ -80,8 +80,8 @@ def _write_all(found: Mapping[str, TakenApart], folder: Path, strings: pages.Tok
         ),
     ]
     lead = (
-        f"{len(found)} sites, trained on {first.settings['n_tokens_trained']:,} tokens in one pass of "
-        f"{first.seconds['training']:.0f} seconds."
+        f"{len(found)} sites, trained on {first.settings['n_tokens_trained']:,} tokens in one pass "
+        f"({first.seconds['training']:.0f} s)."
     )
     pages.write_overview(
         folder / "index.html", sections, title=f"{first.settings['model']}: {len(found)} sites, taken apart", lead=lead
