@@ -15,6 +15,8 @@ from sparsedict.studies.report import FirstLatents, NeuronSimulators, SameNeuron
 
 from ._bench import bench_of, setting_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:Dictionary .* TargetL0 asked")  # runs of eight steps
+
 SOME = (NeuronSimulators(), SameNeuron())
 
 
