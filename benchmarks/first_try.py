@@ -27,9 +27,9 @@ import torch
 import sparsedict as sd
 from sparsedict import zoo
 from sparsedict.activations import Activation, BatchTopK, TopK
+from sparsedict.batches import Activations
 from sparsedict.studies import DEMO, Recipe
 from sparsedict.training import Constant
-from sparsedict.types import ActivationBatch
 
 K = 32
 N_LATENTS = 2048
@@ -48,10 +48,10 @@ class Way:
     activation: Activation
     batch_size: int
     settings: dict[str, Any]
-    start: Callable[[sd.Dictionary, ActivationBatch], None] | None = None
+    start: Callable[[sd.Dictionary, Activations], None] | None = None
 
 
-def from_mean(dictionary: sd.Dictionary, batch: ActivationBatch) -> None:
+def from_mean(dictionary: sd.Dictionary, batch: Activations) -> None:
     """Leaves the constructor's random rows; only the decoder bias starts at the mean target."""
     with torch.no_grad():
         dictionary.decoder_bias.copy_(dictionary.select(batch)[1].mean(0))
@@ -131,7 +131,7 @@ def train(dictionary: sd.Dictionary, way: Way, folder: Path, args: argparse.Name
     store = sd.ActivationStore(folder, batch_size=way.batch_size, seed=args.seed)
     if way.start is not None:
         first = next(iter(store))
-        assert isinstance(first, ActivationBatch)  # of one site
+        assert isinstance(first, Activations)  # of one site
         way.start(dictionary, first)
     begin = time.process_time()
     sd.fit(dictionary, store, n_tokens=args.n_tokens, **way.settings)

@@ -155,7 +155,7 @@ def fit(device: torch.device, note: Notes) -> None:
     tokens = sd.zoo.tokens("train", n_tokens=min(n_tokens, 500_000))
     start, n_served = time.perf_counter(), 0
     for batch in sd.ActivationStream(site, tokens, batch_size=4096):
-        n_served += len(batch)
+        n_served += batch.n_tokens
     _wait(device)
     note("harvest, tokens per second", n_served / (time.perf_counter() - start))
     for dtype in (None, torch.bfloat16):

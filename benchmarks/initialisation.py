@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import sparsedict as sd
 from sparsedict import zoo
-from sparsedict.types import ActivationBatch
+from sparsedict.batches import ActivationBatch, Activations
 
 Start = Callable[[sd.Dictionary, Tensor, Tensor], None]
 
@@ -61,7 +61,7 @@ STARTS: dict[str, Start] = {
 }
 
 
-def harvest(layer: int, split: zoo.Split, n_tokens: int) -> tuple[sd.Site, ActivationBatch]:
+def harvest(layer: int, split: zoo.Split, n_tokens: int) -> tuple[sd.Site, Activations]:
     """Returns the activations of one MLP of the embedded model."""
     site = sd.Site(zoo.load_model(), f"transformer.h.{layer}.mlp", exclude_tokens=[0])
     tokens = zoo.tokens(split, n_tokens=n_tokens)
@@ -104,7 +104,7 @@ def make(kind: str, site: sd.Site) -> sd.Dictionary:
 
 
 @torch.no_grad()
-def measure(dictionary: sd.Dictionary, held_out: ActivationBatch) -> tuple[float, int]:
+def measure(dictionary: sd.Dictionary, held_out: Activations) -> tuple[float, int]:
     """Returns FVU and the number of dead latents on held-out tokens."""
     inputs, targets = dictionary.select(held_out)
     latents = dictionary.encode_sparse(inputs)

@@ -19,9 +19,9 @@ import sparsedict as sd
 from benchmarks import stories
 from benchmarks.report import RESULTS, machine, table
 from sparsedict import zoo
+from sparsedict.batches import Activations
 from sparsedict.metrics import fvu
 from sparsedict.training import RelativeLR, default_lr
-from sparsedict.types import ActivationBatch
 
 K = 32
 FACTORS = (0.2, 0.5, 1.0, 2.0, 4.0)
@@ -39,15 +39,15 @@ def sites(layer: int) -> dict[str, tuple[sd.Site, torch.Tensor, torch.Tensor]]:
     return found
 
 
-def activations(site: sd.Site, tokens: torch.Tensor, n_tokens: int) -> ActivationBatch:
+def activations(site: sd.Site, tokens: torch.Tensor, n_tokens: int) -> Activations:
     """Returns the first activations of a text, all at once."""
     stream = sd.ActivationStream(site, tokens, batch_size=n_tokens, buffer_size=n_tokens, seed=0, neurons=True)
     batch = next(iter(stream))
-    assert isinstance(batch, ActivationBatch)  # of one site
+    assert isinstance(batch, Activations)  # of one site
     return batch
 
 
-def make(kind: str, batch: ActivationBatch, n_latents: int) -> sd.Dictionary:
+def make(kind: str, batch: Activations, n_latents: int) -> sd.Dictionary:
     """Returns a new dictionary of one kind."""
     parts: dict[str, Any] = {
         "activation": sd.TopK(K),
@@ -63,7 +63,7 @@ def make(kind: str, batch: ActivationBatch, n_latents: int) -> sd.Dictionary:
 
 
 def errors(
-    kind: str, batch: ActivationBatch, held_out: ActivationBatch, n_latents: int, args: argparse.Namespace
+    kind: str, batch: Activations, held_out: Activations, n_latents: int, args: argparse.Namespace
 ) -> dict[float, float]:
     """Returns the unexplained share of variance by the multiple of the default rate."""
     trainees = {}

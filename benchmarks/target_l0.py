@@ -43,7 +43,7 @@ def activations(kind: str) -> tuple[Tensor, Tensor, int]:
 def _rows(site: sd.Site, tokens: Tensor, n_tokens: int) -> Tensor:
     stream = sd.ActivationStream(site, tokens, batch_size=n_tokens, buffer_size=n_tokens, seed=0)
     batch = next(iter(stream))
-    assert isinstance(batch, sd.ActivationBatch)  # of one site
+    assert isinstance(batch, sd.Activations)  # of one site
     return batch.outputs
 
 

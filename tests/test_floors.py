@@ -11,7 +11,7 @@ import pytest
 import sparsedict
 
 FLOORS = {
-    **dict.fromkeys(("checks", "display", "progress", "types", "latents", "selections", "torch_state"), 0.0),
+    **dict.fromkeys(("checks", "display", "progress", "types", "batches", "latents", "selections", "torch_state"), 0.0),
     **dict.fromkeys(("activations", "norms", "storage", "kernels"), 1.0),
     **dict.fromkeys(("hub",), 1.2),
     **dict.fromkeys(("forward_pass", "interventions"), 1.5),
@@ -28,6 +28,7 @@ WITHIN_A_FLOOR = {
     ("latents", "display"),
     ("types", "checks"),
     ("types", "display"),
+    ("batches", "display"),
     ("selections", "display"),
     ("selections", "latents"),
     ("analysis", "metrics"),

@@ -30,6 +30,7 @@ from sparsedict.activations import (
     TopK,
 )
 from sparsedict.analysis import Calibration, Evaluation, calibrate_threshold, evaluate
+from sparsedict.batches import ActivationBatch, Activations
 from sparsedict.data import ActivationStore, ActivationStream
 from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
 from sparsedict.forward_pass import ForwardPass
@@ -39,7 +40,7 @@ from sparsedict.loading import load
 from sparsedict.losses import Loss, SquaredError
 from sparsedict.norms import DecoderNorm, Free, InputLayerNorm, InputNorm, InputRMSNorm, InputScale, MaxNorm, UnitNorm
 from sparsedict.penalties import L0, L1, AuxK, Lp, NormWeighted, Penalty, Sqrt, TargetL0, WarmUp
-from sparsedict.sites import Neurons, Site
+from sparsedict.sites import Neurons, Site, Sites
 from sparsedict.training import (
     Constant,
     Cosine,
@@ -53,13 +54,14 @@ from sparsedict.training import (
     fit,
     fit_many,
 )
-from sparsedict.types import ActivationBatch, DictionaryOutput, SiteActivations
+from sparsedict.types import DictionaryOutput
 
 __all__ = [
     "Ablation",
     "AbsTopK",
     "Activation",
     "ActivationBatch",
+    "Activations",
     "ActivationStore",
     "ActivationStream",
     "AuxK",
@@ -98,7 +100,7 @@ __all__ = [
     "Schedule",
     "SiLU",
     "Site",
-    "SiteActivations",
+    "Sites",
     "SparseAutoencoder",
     "SparseDistiller",
     "SparseLatents",

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparsedict.activations import Activation, State
+from sparsedict.batches import Activations
 from sparsedict.display import Displayed
 from sparsedict.latents import SparseLatents, Support, firing_counts, per_entry
 
@@ -67,6 +68,8 @@ class ForwardPass(Displayed):
         encoding: Pre-activations and latents on the support.
         step: Optimiser steps done before this one.
         tokens_since_fired: For each latent, tokens seen since it last fired, ``[n_latents]``.
+        batch: All activations of these tokens, with their ids and positions where these are known; in training those
+            of the data, on its device. ``None`` where the pass was made of two tensors.
         upcoming: In training, gives the inputs and targets of the next batches, see :meth:`sample`.
     """
 
@@ -77,6 +80,7 @@ class ForwardPass(Displayed):
     encoding: Encoding
     step: int
     tokens_since_fired: Int[Tensor, " n_latents"]
+    batch: Activations | None = None
     upcoming: Callable[[int], Iterator[Rows]] | None = None
 
     def sample(self, n_tokens: int) -> Iterator[Rows]:

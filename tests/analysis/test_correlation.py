@@ -19,7 +19,7 @@ def test_correlations_are_those_of_the_columns(site: Site) -> None:
     expected = metrics.correlation(student.encode(batch.inputs), batch.neurons[:, match.decoder_neuron])
     assert torch.allclose(found.correlation, expected, atol=1e-6, equal_nan=True)
     assert found.latents.tolist() == list(range(20))
-    assert found.n_tokens == len(batch)
+    assert found.n_tokens == batch.n_tokens
 
 
 def test_copies_of_neurons_correlate_fully(site: Site) -> None:

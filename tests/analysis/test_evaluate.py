@@ -28,7 +28,7 @@ def test_numbers_are_those_of_the_functions(site: Site, make, batch_size: int) -
     assert found.squared_error == pytest.approx(metrics.squared_error(reconstruction, targets), rel=1e-5)
     assert found.l0 == pytest.approx(metrics.l0(latents))
     assert torch.equal(found.dead.mask, firing_frequencies(dictionary, batch).dead.mask)
-    assert found.n_tokens == found.dead.n_tokens == len(batch) == 12 * 8
+    assert found.n_tokens == found.dead.n_tokens == batch.n_tokens == 12 * 8
     losses = loss_recovered(site, dictionary, tokens())
     assert found.losses is not None
     assert found.losses.zero == pytest.approx(losses.zero, rel=1e-4)

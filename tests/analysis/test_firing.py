@@ -36,7 +36,7 @@ def test_every_form_of_data_gives_the_same(site: Site) -> None:
     forms = (batch, (batch.inputs, batch.outputs), [batch, batch], (b for b in [batch]), ActivationStream(site, text))
     for n, form in zip((1, 1, 2, 1, 1), forms, strict=True):
         found = firing_frequencies(student, form)
-        assert found.n_tokens == n * len(batch)
+        assert found.n_tokens == n * batch.n_tokens
         assert torch.equal(found.counts, n * expected.counts)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sparsedict.batches import Activations
 from sparsedict.sites import Site
-from sparsedict.types import ActivationBatch
 
 
 class Counted(nn.Module):
@@ -38,7 +38,7 @@ def site(model: nn.Module | None = None, path: str = "first", **options: object)
 
 def ids(batch: object) -> list[int]:
     """Token ids of a batch, from its activations."""
-    assert isinstance(batch, ActivationBatch)
+    assert isinstance(batch, Activations)
     return batch.inputs[:, 0].round().int().tolist()
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
+from sparsedict.batches import ActivationBatch, Activations
 from sparsedict.data import ActivationStream, Batches, as_batches
-from sparsedict.types import ActivationBatch
 
 from ._models import site, unique
 
@@ -49,9 +49,9 @@ def test_seeds_and_passes_have_shuffles_of_their_own() -> None:
 def test_a_tensor_is_inputs_and_outputs_and_says_that_it_is_no_pair() -> None:
     batches = as_batches(rows(8), batch_size=4)
     batch = batches.next_batch()
-    assert isinstance(batch, ActivationBatch)
+    assert isinstance(batch, Activations)
     assert batch.inputs is batch.outputs
-    assert (batches.pairs, batches.n_tokens, batches.names) == (False, 8, None)
+    assert (batches.points, batches.n_tokens, batches.names) == (("activations",), 8, None)
     assert "8 tokens in memory, shuffled anew for each pass; batches of 4, seed 0; repeated" in batches.description
 
 
@@ -70,13 +70,13 @@ def test_pairs_stay_aligned_in_every_form(form: str) -> None:
         "iterator": iter(cut),
     }[form]
     batches = as_batches(data, repeat=False)
-    assert batches.pairs
+    assert batches.resolve("inputs", batches.names and "a") != batches.resolve("outputs", batches.names and "a")
     total = []
     for batch in batches:
         if isinstance(batch, dict):
             assert batches.names == ("a", "b")
-            assert torch.equal(batch["a"].inputs, batch["b"].outputs)
-            batch = batch["a"]
+            assert torch.equal(batch.site("a").inputs, batch.site("b").outputs)
+            batch = batch.site("a")
         assert torch.equal(batch.inputs[:, :2], -batch.outputs)
         total += batch.inputs[:, 0].int().tolist()
     assert sorted(total) == list(range(12))
@@ -171,7 +171,7 @@ def test_an_iterator_is_read_once() -> None:
 def test_a_stream_owns_its_batch_size_and_seed() -> None:
     stream = ActivationStream(site(), unique(4, 4), batch_size=6)
     assert as_batches(stream).batch_size == 6
-    assert as_batches(stream).pairs
+    assert as_batches(stream).points == ("inputs", "outputs")
     for name in ("batch_size", "seed"):
         with pytest.raises(ValueError, match=f"`{name}` must be left out .* ActivationStream"):
             as_batches(stream, **{name: 1})
@@ -205,4 +205,4 @@ def test_bad_data_is_refused(data: Any, error: type[Exception], message: str) ->
 def test_ready_made_batches_of_no_rows_are_passed_over() -> None:
     batches = as_batches([rows(2), rows(0), rows(3)], repeat=False)
     assert isinstance(batches, Batches)
-    assert [len(batch) for batch in batches if len(batch)] == [2, 3]
+    assert [batch.n_tokens for batch in batches if batch.n_tokens] == [2, 3]

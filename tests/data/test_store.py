@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 import sparsedict as sd
+from sparsedict.batches import Activations
 from sparsedict.data import (
     ActivationStore,
     ActivationStream,
@@ -29,7 +30,6 @@ from sparsedict.data import (
 )
 from sparsedict.data._shards import BLOCK
 from sparsedict.storage import StorageError
-from sparsedict.types import ActivationBatch
 
 from ._models import Counted, ids, site, unique
 
@@ -90,7 +90,7 @@ def test_inputs_and_outputs_of_a_row_belong_together(folder: Path) -> None:
         t: (i, o) for batch in stream() for t, i, o in zip(ids(batch), batch.inputs, batch.outputs, strict=True)
     }  # type: ignore[union-attr]
     for batch in ActivationStore(folder, batch_size=128, buffer_size=600):
-        assert isinstance(batch, ActivationBatch)
+        assert isinstance(batch, Activations)
         for token, inputs, outputs in zip(ids(batch), batch.inputs, batch.outputs, strict=True):
             assert torch.equal(inputs, by_token[token][0])
             assert torch.equal(outputs, by_token[token][1])
@@ -172,10 +172,10 @@ def test_several_sites_are_stored_once_and_served_by_name(tmp_path: Path) -> Non
         assert sorted(file.keys()) == ["a/inputs", "a/outputs", "c/outputs", "checksums"]
     batch = next(iter(store))
     assert isinstance(batch, dict)
-    assert torch.equal(batch["b"].outputs, batch["a"].inputs)
-    assert torch.equal(batch["c"].inputs, batch["a"].outputs)
-    torch.testing.assert_close(model.second(batch["c"].inputs), batch["c"].outputs)
-    assert not store.batches().has_pairs("b")
+    assert torch.equal(batch.site("b").outputs, batch.site("a").inputs)
+    assert torch.equal(batch.site("c").inputs, batch.site("a").outputs)
+    torch.testing.assert_close(model.second(batch.site("c").inputs), batch.site("c").outputs)
+    assert store.batches().resolve("outputs", "b") == store.batches().resolve("inputs", "b")
     assert store.batches().facts("c") == {"model": "Counted", "model_class": "Counted", "site": "second"}
 
 
@@ -184,7 +184,7 @@ def test_neurons_are_stored_where_the_stream_serves_them(tmp_path: Path) -> None
     model = torch.nn.Sequential(torch.nn.Embedding(10, 4), mlp)
     made = ActivationStream(sd.Site(model, "1"), torch.randint(10, (8, 16)), batch_size=32, neurons=True)
     batch = next(iter(made.save_to(tmp_path, progress=False)))
-    assert isinstance(batch, ActivationBatch)
+    assert isinstance(batch, Activations)
     assert batch.neurons is not None
     torch.testing.assert_close(mlp[2](batch.neurons), batch.outputs)
 
@@ -435,7 +435,7 @@ def test_batches_outlive_the_next_chunk(folder: Path) -> None:
 @pytest.mark.as_installed
 def test_a_buffer_beyond_the_machine_s_memory_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ActivationStore(folder, batch_size=10**9)
-    assert [len(batch) for batch in store] == [store.n_tokens]  # no more than there is
+    assert [batch.n_tokens for batch in store] == [store.n_tokens]  # no more than there is
     monkeypatch.setattr(_source, "_memory", lambda: store.n_bytes - 1)
     with pytest.raises(ValueError, match=r"`batch_size` of 1,000,000,000 must leave the buffer within the machine's"):
         ActivationStore(folder, batch_size=10**9)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sparsedict as sd
+from sparsedict.batches import Activations
 from sparsedict.data import ActivationStream, Batches
-from sparsedict.types import ActivationBatch
 
 from ._models import Counted, ids, site, unique
 
@@ -67,7 +67,7 @@ def test_each_kept_token_is_served_once_in_a_pass(
     tokens = unique(n_sequences, context)
     data = stream(as_source(tokens, form), **sizes)
     batches = list(data.epoch(epoch))
-    assert all(len(batch) == data.batch_size for batch in batches[:-1])
+    assert all(batch.n_tokens == data.batch_size for batch in batches[:-1])
     assert sorted(token for batch in batches for token in ids(batch)) == tokens.flatten().tolist()
     if form == "array":
         assert data.n_tokens == tokens.numel()
@@ -116,7 +116,7 @@ def test_no_more_is_harvested_than_the_buffer_holds(n_sequences: int, context: i
     for batch in data:
         # What has been harvested and isn't served yet lies in the buffer or, from the one before it, in this batch.
         assert model.n_positions - n_served <= data.buffer_size + data.batch_size
-        n_served += len(batch)
+        n_served += batch.n_tokens
     assert model.n_positions == n_served
 
 
@@ -181,9 +181,9 @@ def test_sites_are_served_the_same_tokens_in_the_same_order(
     served = []
     for batch in data:
         assert isinstance(batch, dict)
-        served += ids(batch["a"])
-        assert torch.equal(batch["a"].outputs, batch["b"].inputs)
-        assert torch.allclose(model.second(batch["b"].inputs), batch["b"].outputs, atol=1e-4)
+        served += ids(batch.site("a"))
+        assert torch.equal(batch.site("a").outputs, batch.site("b").inputs)
+        assert torch.allclose(model.second(batch.site("b").inputs), batch.site("b").outputs, atol=1e-4)
     assert sorted(served) == kept
     assert data.n_tokens == len(kept)
 
@@ -208,7 +208,7 @@ def test_each_pass_has_a_shuffle_of_its_own() -> None:
 def test_batches_straddle_passes_so_that_all_have_one_size() -> None:
     batches = ActivationStream(site(), unique(5, 4), batch_size=8, buffer_size=8).batches()
     served = [batches.next_batch() for _ in range(10)]
-    assert [len(batch) for batch in served] == [8] * 10
+    assert [batch.n_tokens for batch in served] == [8] * 10
     counts = torch.bincount(torch.tensor([token for batch in served for token in ids(batch)]))
     assert counts.tolist() == [4] * 20
     assert batches.n_served == 80
@@ -279,7 +279,7 @@ def test_neurons_are_served_where_asked_for() -> None:
     model = nn.Sequential(nn.Embedding(20, 3), mlp, nn.Linear(3, 20))
     here = site(model, "1")
     batch = next(iter(ActivationStream(here, torch.arange(20).view(4, 5), batch_size=10, neurons=True)))
-    assert isinstance(batch, ActivationBatch)
+    assert isinstance(batch, Activations)
     assert batch.neurons is not None
     assert torch.allclose(batch.neurons, mlp[1](mlp[0](batch.inputs)), atol=1e-6)
     both = ActivationStream({"a": here, "b": site(model, "2")}, torch.arange(20).view(4, 5), neurons=["a"])
@@ -295,16 +295,16 @@ def test_a_point_that_is_read_and_written_is_stored_once() -> None:
 
     data = ActivationStream(Site(model, reads="first:out", writes="first:out"), unique(4, 4), batch_size=4)
     batch = next(iter(data))
-    assert isinstance(batch, ActivationBatch)
+    assert isinstance(batch, Activations)
     assert batch.inputs is batch.outputs
     assert data.bytes_per_token == 12
-    assert not data.batches().pairs
+    assert data.batches().resolve("outputs") == data.batches().resolve("inputs")
 
 
 def test_dtype_and_device_of_what_is_served() -> None:
     data = ActivationStream(site(), unique(4, 4), batch_size=4, dtype=torch.bfloat16, device="cpu")
     batch = next(iter(data))
-    assert isinstance(batch, ActivationBatch)
+    assert isinstance(batch, Activations)
     assert batch.inputs.dtype == batch.outputs.dtype == torch.bfloat16
     assert data.bytes_per_token == 12
 

@@ -100,7 +100,7 @@ def test_several_calls_from_one_pass() -> None:
     model, tokens = Looped(), _models.tokens()
     seen, _ = by_hand(model, tokens, -1)
     captured = capture_sites({str(call): Site(model, "mlp", call=call) for call in (2, 0)}, tokens)
-    assert all(torch.equal(captured[str(call)].inputs, seen[call]) for call in (2, 0))
+    assert all(torch.equal(captured[f"{call}.inputs"], seen[call]) for call in (2, 0))
 
 
 def test_a_shared_module_is_one_mlp_at_each_place() -> None:

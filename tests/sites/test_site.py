@@ -17,7 +17,7 @@ from sparsedict.activations import ReLU
 from sparsedict.dictionaries import SparseAutoencoder, SparseDistiller
 from sparsedict.interventions import Ablation
 from sparsedict.norms import Free
-from sparsedict.sites import Constant, Neurons, Site, capture_sites
+from sparsedict.sites import Constant, Neurons, Site, Sites, capture_sites
 
 from . import _models
 
@@ -75,7 +75,7 @@ def test_capture_is_what_the_module_sees(model: _models.Plain, site: Site, token
     torch.testing.assert_close(captured.inputs, inputs)
     torch.testing.assert_close(captured.neurons, model.mlp[1](model.mlp[0](inputs)))
     torch.testing.assert_close(captured.outputs, model.mlp(inputs))
-    assert len(captured.batch()) == tokens.numel()
+    assert captured.batch().n_tokens == tokens.numel()
 
 
 def test_capture_of_nothing_is_empty(site: Site, tokens: Tensor) -> None:
@@ -121,19 +121,32 @@ def test_several_sites_from_one_pass(model: _models.Plain, tokens: Tensor) -> No
         2,
         1,
     )  # of these, one call each is the check that they are called once
-    assert captured["mlp"].neurons is not None
-    assert captured["first"].neurons is None
-    assert captured["mlp"].mask.sum() == tokens.numel() - len(tokens)
+    assert "mlp.neurons" in captured
+    assert "first.neurons" not in captured
+    assert captured.kept.sum() == tokens.numel() - len(tokens)
+    assert torch.equal(captured.tokens, tokens)
     for name, site in sites.items():
-        torch.testing.assert_close(captured[name].outputs, site.capture(tokens).outputs)
-    torch.testing.assert_close(captured["stream"].inputs, captured["stream"].outputs)
+        torch.testing.assert_close(captured.site(name).outputs, site.capture(tokens).outputs)
+    assert captured["stream.inputs"].data_ptr() == captured["stream.outputs"].data_ptr()
 
 
-def test_sites_of_two_models_are_refused(model: _models.Plain, site: Site, tokens: Tensor) -> None:
-    with pytest.raises(ValueError, match="`sites` must lie in one model"):
-        capture_sites({"a": site, "b": Site(_models.Plain(), "mlp")}, tokens)
-    with pytest.raises(ValueError, match="at least one site"):
-        capture_sites({}, tokens)
+def test_sites_of_two_models_are_captured_on_the_same_tokens(model: _models.Plain, site: Site, tokens: Tensor) -> None:
+    other = Site(_models.Plain(), "mlp")
+    captured = Sites({"base": site, "tuned": other}).capture(tokens)
+    torch.testing.assert_close(captured["base.outputs"], site.capture(tokens).outputs)
+    torch.testing.assert_close(captured["tuned.outputs"], other.capture(tokens).outputs)
+    assert Sites({"base": site, "tuned": other}).models == (model, other.model)
+
+
+def test_sites_are_named_paths_of_one_model(model: _models.Plain, site: Site) -> None:
+    sites = Sites(model, {"0": "mlp", "1": "first"}, exclude_first=2)
+    assert list(sites) == ["0", "1"]
+    assert all(own.exclusion.n_first == 2 for own in sites.values())
+    for wrong, error in (({}, ValueError), ({"": site}, ValueError), ({"a": "mlp"}, TypeError)):
+        with pytest.raises(error):
+            Sites(wrong)
+    with pytest.raises(TypeError, match="`paths` must map names to paths"):
+        Sites(model)
 
 
 def test_hooks_leave_after_an_error(model: _models.Plain, site: Site, tokens: Tensor) -> None:

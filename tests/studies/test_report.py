@@ -7,6 +7,7 @@ import torch
 
 from sparsedict import GELU, L1, MaxNorm, SparseDistiller, fit
 from sparsedict.analysis import Example, TopExamples, match_neurons
+from sparsedict.batches import ActivationBatch
 from sparsedict.sites import Neurons
 from sparsedict.studies._bench import Bench
 from sparsedict.studies._estimates import measured
@@ -23,7 +24,6 @@ from sparsedict.studies.report._simulators import LOWER, MIDDLE, UPPER, NeuronSi
 from sparsedict.studies.report._sparse_decoders import _by, _explained
 from sparsedict.studies.report._toy import Toy, run_toy
 from sparsedict.studies.report._uneven_inputs import FLAT, _flattened, _principal_axes
-from sparsedict.types import ActivationBatch
 
 from ._bench import bench_of
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def run(name: str, folder: Path, *, resume: bool = False, stop_at: int | None = 
         if stop_at is not None and record.step >= stop_at:
             raise KeyboardInterrupt
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         sd.fit_many(
             made,
             data(name),
@@ -118,8 +119,6 @@ def run(name: str, folder: Path, *, resume: bool = False, stop_at: int | None = 
             resume=resume,
             **sized,
         )
-    except KeyboardInterrupt:
-        pass
     return made
 
 

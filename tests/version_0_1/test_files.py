@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.version_0_1.runs import FOLDER, RUNS, run
 
 import sparsedict as sd
-from tests.version_0_1.runs import FOLDER, RUNS, run
 
 
 @pytest.mark.filterwarnings("ignore:The run in", "ignore:.data. gives activations that differ in rounding")

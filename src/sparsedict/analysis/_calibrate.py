@@ -17,7 +17,6 @@ from sparsedict.data import as_batches
 from sparsedict.dictionaries import Dictionary
 from sparsedict.display import Displayed, shown
 from sparsedict.metrics import RunningError, RunningL0
-from sparsedict.types import ActivationBatch
 
 DEFAULT_TOKENS = 20_000
 _ENTRIES = 2**24
@@ -111,9 +110,7 @@ def _taken(dictionary: Dictionary, data: Any, limit: int) -> tuple[Tensor, Tenso
     device = dictionary.encoder.device
     inputs, targets, n_taken = [], [], 0
     for batch in batches:
-        if not isinstance(batch, ActivationBatch):
-            raise TypeError("`data` must be of one site, got several by name. Give that of the dictionary's own site.")
-        x, y = dictionary.select(batch)
+        x, y = dictionary.select(batch.site(None))
         checks.activations("data", x, dictionary.d_in)
         checks.activations("data", y, dictionary.d_out)
         inputs.append(x[: limit - n_taken].to(device))

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from sparsedict import checks
+from sparsedict.batches import UNNAMED, Activations
 from sparsedict.data import Batches, as_batches
 from sparsedict.dictionaries import Dictionary
 from sparsedict.latents import SparseLatents
 from sparsedict.torch_state import own_state
-from sparsedict.types import ActivationBatch, Role
+from sparsedict.types import Role
 
 ROLES: tuple[Role, ...] = ("inputs", "outputs", "neurons")
 N_DENSE = 2**24
@@ -99,7 +100,7 @@ class Coder:
 
     def blocks(
         self, data: Any, n_tokens: int | None = None, *, targets: bool = False
-    ) -> Iterator[tuple[Tensor, ActivationBatch]]:
+    ) -> Iterator[tuple[Tensor, Activations]]:
         """Yields what the source reads, in rows few enough to be encoded at once, and all activations of these tokens.
 
         Args:
@@ -117,18 +118,12 @@ class Coder:
         self._check(batches, targets)
         size = self.n_rows
         for batch in batches:
-            assert isinstance(batch, ActivationBatch)
-            for start in range(0, len(batch), size):
-                part = _cut(batch, slice(start, min(start + size, start + n_left)))
-                if not batches.pairs and part.neurons is None:
-                    # A bare tensor is whatever the source reads.
-                    inputs = part.inputs
-                    part = ActivationBatch(inputs, inputs, inputs if self.reads == "neurons" else None)
-                else:
-                    inputs = self.inputs(part)
+            for start in range(0, batch.n_tokens, size):
+                part = batch.rows(slice(start, min(start + size, start + n_left)))
+                inputs = part[UNNAMED] if UNNAMED in part else self.inputs(part)
                 checks.finite("data", inputs, "Leave the broken tokens out.")
                 yield self.fitted(inputs), part
-                n_left -= len(part)
+                n_left -= part.n_tokens
                 if n_left == 0:
                     return
 
@@ -136,13 +131,15 @@ class Coder:
         if batches.names is not None:
             raise ValueError(
                 f"`data` must be of one site, got {', '.join(map(repr, batches.names))}. Give a stream of that site, "
-                "or `[batch[name] for batch in stream]`."
+                "or `[batch.site(name) for batch in stream]`."
             )
-        if targets and not batches.pairs and len(set(self.roles)) == 2:
-            reads, writes = self.roles
+        if not targets or (UNNAMED not in batches.points and self.reads is None):
+            return
+        reads, writes = self.roles
+        if reads != writes and batches.resolve(reads) == batches.resolve(writes):
             raise ValueError(
                 f"`data` must hold {reads} and {writes}, for this {type(self.source).__name__} computes one from the "
-                "other, got one tensor. Give a tuple (inputs, outputs), an ActivationBatch or an ActivationStream."
+                "other, got one tensor. Give a tuple (inputs, outputs), Activations or an ActivationStream."
             )
 
     def check_widths(self, inputs: Tensor, targets: Tensor) -> None:
@@ -155,11 +152,11 @@ class Coder:
                     f"{width}."
                 )
 
-    def inputs(self, batch: ActivationBatch) -> Tensor:
+    def inputs(self, batch: Activations) -> Tensor:
         """Returns what the source reads of a batch."""
         return self.source.select(batch)[0] if isinstance(self.source, Dictionary) else batch.of(self.roles[0])
 
-    def targets(self, batch: ActivationBatch) -> Tensor:
+    def targets(self, batch: Activations) -> Tensor:
         """Returns what the source should give for a batch."""
         return self.source.select(batch)[1] if isinstance(self.source, Dictionary) else batch.of(self.roles[1])
 
@@ -176,8 +173,3 @@ def evaluation_mode(*objects: Any) -> Iterator[None]:
     finally:
         for module in modules:
             module.training = True
-
-
-def _cut(batch: ActivationBatch, rows: slice) -> ActivationBatch:
-    neurons = None if batch.neurons is None else batch.neurons[rows]
-    return ActivationBatch(batch.inputs[rows], batch.outputs[rows], neurons)

@@ -11,9 +11,10 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.analysis._coder import Coder, evaluation_mode
 from sparsedict.analysis._neuron_match import NeuronMatch
+from sparsedict.batches import Activations
 from sparsedict.display import Displayed
 from sparsedict.metrics import RunningCorrelation
-from sparsedict.types import ActivationBatch, Role
+from sparsedict.types import Role
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,13 +80,13 @@ def simulator_correlation(
     return SimulatorCorrelation(chosen, partners, running.value, running.n_tokens)
 
 
-def _neuron_activations(batch: ActivationBatch, neurons: Any) -> Tensor:
-    if batch.neurons is None and neurons is not None:
-        own = Coder(neurons, "inputs")
-        return own.dense(own.fitted(batch.inputs))
-    if batch.neurons is None:
+def _neuron_activations(batch: Activations, neurons: Any) -> Tensor:
+    if "neurons" in batch:
+        return batch["neurons"]
+    if neurons is None:
         raise ValueError(
             "`data` must hold the neurons' activations, got none: capture them (`neurons=True`), or give "
             "`neurons=site.neurons` to compute them from the inputs."
         )
-    return batch.neurons
+    own = Coder(neurons, "inputs")
+    return own.dense(own.fitted(batch.inputs))

@@ -146,7 +146,7 @@ def evaluate(
     batches: list[tuple[Tokens, Tensor]] = []
     with evaluation_mode(site.model, dictionary):
         for batch, seen in captures(site, coder, tokens, batch_size, n_tokens):
-            batches.append((batch, seen.mask))
+            batches.append((batch, seen.kept))
             activations = seen.batch()
             targets = coder.targets(activations)
             inputs = coder.inputs(activations)

@@ -16,8 +16,9 @@ from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._scorer import Scorer
 from sparsedict.analysis._token_batches import Tokens, token_batches
 from sparsedict.analysis._token_loss import NoLossError
+from sparsedict.batches import Activations
 from sparsedict.sites import Constant, Site
-from sparsedict.types import Role, SiteActivations
+from sparsedict.types import Role
 
 ModelLoss = Callable[[Tensor, Tokens, Tensor], Tensor]
 """From the model's output, the tokens and the mask of positions that count, to the losses that count, ``[n]``."""
@@ -76,7 +77,7 @@ def loss_recovered(
     running = RunningMean()
     with evaluation_mode(site.model, dictionary):
         for batch, seen in captures(site, coder, tokens, batch_size, n_tokens):
-            batches.append((batch, seen.mask))
+            batches.append((batch, seen.kept))
             running.update_(seen.batch().of(role))
         if mean is None:
             mean = running.value
@@ -85,13 +86,13 @@ def loss_recovered(
 
 def captures(
     site: Site, coder: Coder, tokens: Any, batch_size: int, n_tokens: int | None
-) -> Iterator[tuple[Tokens, SiteActivations]]:
+) -> Iterator[tuple[Tokens, Activations]]:
     """Yields batches of tokens with their activations, until so many kept positions have been seen."""
     n_left = 2**62 if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
     for batch in token_batches(tokens, batch_size, site.model):
         seen = site.capture(batch, neurons="neurons" in coder.roles)
         yield batch, seen
-        n_left -= int(seen.mask.sum())
+        n_left -= int(seen.kept.sum())
         if n_left <= 0:
             return
 

@@ -111,7 +111,7 @@ def top_examples(
                     f"of leading shape {tuple(captured.shape)}."
                 )
             rows = coder.fitted(coder.inputs(captured.batch()))
-            entries, n_latents = _entries(coder, rows, captured.mask.cpu().nonzero())
+            entries, n_latents = _entries(coder, rows, captured.kept.cpu().nonzero())
             if board is None:
                 board = Board(_chosen(latents, n_latents), n_latents, n_examples, window)
             board.update_(entries, _shown(ids, captured.attention_mask))

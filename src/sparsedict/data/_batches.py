@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from sparsedict.batches import Activations, Points, aliases, lookup, sites_of
 from sparsedict.torch_state import in_own_state
-from sparsedict.types import ActivationBatch
-
-AnyBatch = ActivationBatch | dict[str, ActivationBatch]
-"""A batch of one site, or of several sites by name, with the same tokens in the same order."""
 
 Position = tuple[int, int]
 """Where a source stands in a pass: items consumed, and entries consumed of the item after them."""
@@ -28,53 +24,51 @@ class Chunk:
     """Rows that lie in memory together, and the order in which to serve them.
 
     Attributes:
-        columns: Tensors ``[n_tokens, width]``; valid until the next chunk is asked for.
+        held: The rows; valid until the next chunk is requested.
         order: Permutation of the rows; ``None`` serves them as they lie.
-        start: Where the source stood before it gave these rows.
-        end: Where it stands after them.
+        start: Position of the source before these rows.
+        end: Position of the source after them.
     """
 
-    columns: tuple[Tensor, ...]
+    held: Activations
     order: Tensor | None
     start: Position
     end: Position
 
     def __len__(self) -> int:
-        return len(self.columns[0])
+        return self.held.n_tokens
 
-    def rows(self, start: int, stop: int) -> tuple[Tensor, ...]:
+    def rows(self, start: int, stop: int) -> Activations:
         """Returns the rows served at ``start`` to ``stop``: copies where there is an order."""
         if self.order is None:
-            return tuple(_trainable(column[start:stop]) for column in self.columns)
-        index = self.order[start:stop]
-        return tuple(column.index_select(0, index) for column in self.columns)
+            return self.held.map(lambda value: _trainable(value[start:stop]))
+        return self.held.rows(self.order[start:stop])
 
 
 def _trainable(rows: Tensor) -> Tensor:
-    """Returns rows that autograd may save: those made in inference mode are copied, for it refuses them."""
+    """Returns rows that autograd may save: it can't save rows that were made in inference mode."""
     return rows.clone() if rows.is_inference() else rows
 
 
 class RowSource(ABC):
-    """Where rows come from: a finite or endless pass, made again for each epoch.
+    """Source of rows: a finite or endless pass, made again for each epoch.
 
     Attributes:
-        names: Sites by name, or ``None`` for one site without a name.
-        single: Sites whose inputs and outputs are one thing, such as a bare tensor: they have no pairs to distil. The
-            key of a site without a name is ``None``.
+        points: Names of the points whose activations it serves.
+        shared: Points whose tensor is that of another point, such as both ends of a residual stream.
         n_tokens: Tokens of one pass, where known before it has been made.
-        grouped: Whether each chunk is a batch that somebody else has cut.
-        replays: Whether to begin elsewhere than at the beginning of a pass means to read all that comes before it.
-        facts: What is known of each site, such as the names of its model and of its place there.
-        origin: What the tokens come from and how later passes differ, for people.
+        grouped: Whether each chunk is a batch that was cut elsewhere.
+        replays: Whether a position in a pass can only be reached by reading everything before it.
+        facts: Facts about each site by its name, such as the name of its model; the name is empty for a single site.
+        origin: Description of the tokens and of how later passes differ.
     """
 
-    names: tuple[str, ...] | None = None
-    single: frozenset[str | None] = frozenset()
+    points: tuple[str, ...]
+    shared: Mapping[str, str] = MappingProxyType({})
     n_tokens: int | None = None
     grouped: bool = False
     replays: bool = False
-    facts: Mapping[str | None, Mapping[str, str]] = MappingProxyType({})
+    facts: Mapping[str, Mapping[str, str]] = MappingProxyType({})
     origin: str
 
     @abstractmethod
@@ -87,9 +81,9 @@ class RowSource(ABC):
             most: Rows that will be asked for from there on, over all passes, where known: no more need be held ready.
         """
 
-    @abstractmethod
-    def batch(self, columns: tuple[Tensor, ...]) -> AnyBatch:
-        """Puts columns together as a batch."""
+    def served(self, batch: Activations) -> Activations:
+        """Returns a batch of rows as it is served, such as on another device."""
+        return batch
 
     def state(self, position: Position) -> Any:
         """Returns what the source needs to go on where it stands; ``None`` where the position suffices."""
@@ -100,7 +94,7 @@ class RowSource(ABC):
         raise ValueError(f"`state` was saved with another kind of data than this: {self.origin}.")
 
 
-class Batches(Iterator[AnyBatch]):
+class Batches(Iterator[Activations]):
     """Batches of activations in a reproducible order: an iterator that knows where it stands.
 
     Rows are served pass after pass, and a batch may straddle two passes, so that all have one size. (If a pass
@@ -113,8 +107,8 @@ class Batches(Iterator[AnyBatch]):
 
     Attributes:
         batch_size: Tokens per batch; ``None`` where the batches came ready-made.
-        names: Sites by name, or ``None`` for one site without a name; batches are dicts if there are names.
-        pairs: Whether inputs and outputs are two things, at every site; false for a bare tensor.
+        points: Names of the points whose activations a batch holds.
+        names: Names of the sites; ``None`` for a single site without a name.
         n_tokens: Tokens of one pass, where known in advance.
         epoch: Number of the pass that the next row comes from.
         n_served: Tokens served so far, over all passes.
@@ -131,25 +125,44 @@ class Batches(Iterator[AnyBatch]):
         self._begin(0)
 
     @property
-    def names(self) -> tuple[str, ...] | None:
-        return self._source.names
+    def points(self) -> tuple[str, ...]:
+        return self._source.points
 
     @property
-    def pairs(self) -> bool:
-        return not self._source.single
+    def names(self) -> tuple[str, ...] | None:
+        return sites_of(self.points) or None
 
     @property
     def replays(self) -> bool:
-        """Whether going to a place means to read all that comes before it in the pass."""
+        """Whether a position in a pass can only be reached by reading everything before it."""
         return self._source.replays
 
-    def has_pairs(self, site: str | None) -> bool:
-        """Whether inputs and outputs are two things at one site; ``None`` for the first or only one."""
-        return (self.names[0] if site is None and self.names else site) not in self._source.single
+    def resolve(self, points: Points, site: str | tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """Returns the points of the data that a dictionary's points stand for; one name for points that share a tensor.
 
-    def facts(self, site: str | None) -> dict[str, str]:
-        """Returns what is known of a site, such as its ``model`` and ``site``; ``None`` for the first or only one."""
-        return dict(self._source.facts.get(self.names[0] if site is None and self.names else site, {}))
+        Args:
+            points: Names as a dictionary gives them: ``"inputs"``, or ``"0.inputs"``.
+            site: Site, or sites, whose points are meant.
+
+        Raises:
+            ValueError: If there is no such site, or no such point (`MissingPointError`).
+        """
+        known = aliases(self.points, site)
+        names = (points,) if isinstance(points, str) else points
+        found = [part for name in names for part in known[lookup(name, known)]]
+        return tuple(self._source.shared.get(part, part) for part in found)
+
+    def facts(self, site: str | tuple[str, ...] | None) -> dict[str, Any]:
+        """Returns facts about a site, such as its ``model`` and ``site``; of several sites, lists of facts.
+
+        Args:
+            site: The site, or sites; ``None`` for all.
+        """
+        names = tuple(self._source.facts) if site is None else (site,) if isinstance(site, str) else site
+        found = [self._source.facts.get(name, {}) for name in names]
+        keys = dict.fromkeys(key for facts in found for key in facts)
+        values = {key: [facts.get(key) for facts in found] for key in keys}
+        return {key: own[0] if len(own) == 1 else own for key, own in values.items()}
 
     @property
     def n_tokens(self) -> int | None:
@@ -169,14 +182,13 @@ class Batches(Iterator[AnyBatch]):
         return self
 
     @in_own_state
-    def __next__(self) -> AnyBatch:
+    def __next__(self) -> Activations:
         pieces = self._take()
         if not pieces:
             raise StopIteration
-        columns = pieces[0] if len(pieces) == 1 else tuple(map(torch.cat, zip(*pieces, strict=True)))
-        return self._source.batch(columns)
+        return self._source.served(Activations.cat(pieces))
 
-    def next_batch(self) -> AnyBatch:
+    def next_batch(self) -> Activations:
         """Returns the next batch.
 
         Raises:
@@ -194,8 +206,8 @@ class Batches(Iterator[AnyBatch]):
         size = self.batch_size or 1
         self._expected = -(-n_tokens // size) * size
 
-    def _take(self) -> list[tuple[Tensor, ...]]:
-        pieces: list[tuple[Tensor, ...]] = []
+    def _take(self) -> list[Activations]:
+        pieces: list[Activations] = []
         n_held = 0
         while not pieces or (self.batch_size is not None and n_held < self.batch_size):
             chunk = self._current()

@@ -13,11 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.data._batches import BEGINNING, AnyBatch, Batches, Chunk, Position, RowSource
-from sparsedict.data._layout import Layout
+from sparsedict.batches import ROLES, UNNAMED, Activations, identity
+from sparsedict.data._batches import BEGINNING, Batches, Chunk, Position, RowSource
 from sparsedict.data._seeds import permutation
 from sparsedict.torch_state import InCallersState, in_own_state
-from sparsedict.types import ActivationBatch
 
 Pair = tuple[Float[Tensor, "n_tokens d_in"], Float[Tensor, "n_tokens d_out"]]
 
@@ -46,12 +45,12 @@ def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = N
     """Returns batches of any form of data, starting anew.
 
     Args:
-        data: An `ActivationStream`; a tensor ``[n_tokens, d]``, whose batches have it as inputs and as outputs; a
-            tuple of two tensors, inputs and outputs; an `ActivationBatch` of everything; any iterable of these as
-            batches; or, for several sites, a dict of tensors, tuples or `ActivationBatch` by name. To be taken up
-            at a later place, an iterable is read again up to there (with PyTorch's random numbers of the first time),
-            unless it is a sequence or has ``state_dict`` and ``load_state_dict``, after which its ``iter`` goes on
-            behind the batch that it gave last.
+        data: An `ActivationStream` or `ActivationStore`; a tensor ``[n_tokens, d]``, which stands for any point; a
+            tuple of two tensors, inputs and outputs; `Activations` of all tokens; a dict of tensors by point
+            (``"0.inputs"``), or of tensors, tuples or `Activations` by site; or any iterable of these as batches. To
+            continue at a later position, an iterable is read again up to there (with PyTorch's random numbers of the
+            first time), unless it is a sequence or has ``state_dict`` and ``load_state_dict``, after which its ``iter``
+            continues behind the batch that it gave last.
         batch_size: Tokens per batch, 4,096 by default. Data that comes in batches has its own.
         seed: Of the shuffle, 0 by default. A stream has its own.
         repeat: Whether to go on with another pass, shuffled anew, after the last token.
@@ -63,8 +62,8 @@ def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = N
     Example:
         >>> import torch
         >>> batches = as_batches(torch.randn(10, 3), batch_size=4)
-        >>> batches.pairs, batches.n_tokens, len(batches.next_batch())
-        (False, 10, 4)
+        >>> batches.points, batches.n_tokens, batches.next_batch().n_tokens
+        (('activations',), 10, 4)
     """
     if isinstance(data, Batched):
         _refuse(batch_size, "batch_size", data, "the stream")
@@ -81,8 +80,8 @@ def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = N
         )
     if not isinstance(data, Iterable) or isinstance(data, str | bytes):
         raise TypeError(
-            "`data` must be an ActivationStream, a tensor [n_tokens, d], a tuple of two tensors (inputs, outputs), an "
-            f"ActivationBatch, a dict of these by site, or an iterable of batches, got {type(data).__name__}."
+            "`data` must be an ActivationStream, a tensor [n_tokens, d], a tuple of two tensors (inputs, outputs), "
+            f"Activations, a dict of these by site, or an iterable of batches, got {type(data).__name__}."
         )
     shuffled = isinstance(data, Sequence)
     used_seed = checks.at_least("seed", DEFAULT_SEED if seed is None else seed, 0) if shuffled else None
@@ -99,42 +98,75 @@ def _refuse(value: int | None, name: str, data: object, owner: str) -> None:
         )
 
 
-def _held(data: Any) -> AnyBatch | None:
+def _held(data: Any) -> Activations | None:
     """Returns everything as one batch, or None where ``data`` comes in batches."""
-    if isinstance(data, Mapping):
-        if not data:
-            raise ValueError("`data` must name at least one site, got an empty mapping.")
-        return {str(name): _whole(f"data[{name!r}]", value) for name, value in data.items()}
-    if isinstance(data, ActivationBatch | Tensor | np.ndarray | tuple):
-        return _whole("data", data)
-    return None
+    if not isinstance(data, Mapping | Tensor | np.ndarray | tuple):
+        return None
+    if isinstance(data, Mapping) and not data:
+        raise ValueError("`data` must name at least one site, got an empty mapping.")
+    held = _as_batch("data", data)
+    if not held.n_tokens:
+        first = next(iter(held.values()))
+        raise ValueError(f"`data` must hold at least one token, got none: shape {tuple(first.shape)}.")
+    for name, part in _distinct(held).items():
+        label = "data" if name == UNNAMED else f"data[{name!r}]"
+        checks.finite(label, part, "Look where they come from before training on the rest.")
+    return held
 
 
-def _whole(name: str, value: Any) -> ActivationBatch:
-    batch = _as_batch(name, value)
-    if not len(batch):
-        raise ValueError(f"`{name}` must hold at least one token, got none: shape {tuple(batch.inputs.shape)}.")
-    for part in {id(t): t for t in (batch.inputs, batch.outputs, batch.neurons) if t is not None}.values():
-        checks.finite(name, part, "Look where they come from before training on the rest.")
-    return batch
+def _as_batch(name: str, value: Any) -> Activations:
+    """Returns any form of a batch as rows by point."""
+    if isinstance(value, Activations):
+        return value.batch().detach()
+    if not isinstance(value, Mapping):
+        return _of_one_site(name, value)
+    by_site: dict[str, Activations] = {}
+    points: dict[str, Tensor] = {}
+    for key, own in value.items():
+        label = f"{name}[{key!r}]"
+        if str(key).rpartition(".")[2] in ROLES and isinstance(own, Tensor | np.ndarray):
+            points[str(key)] = _activations(label, own)
+        else:
+            by_site[str(key)] = _of_one_site(label, own)
+    lengths = sorted({len(part) for part in points.values()} | {own.n_tokens for own in by_site.values()})
+    if len(lengths) > 1:
+        raise ValueError(f"`{name}` must hold the same tokens for all sites, got {lengths} tokens.")
+    joined = Activations.of_sites(by_site) if by_site else None
+    return Activations({**points, **(joined or {})})
 
 
-def _as_batch(name: str, value: Any) -> ActivationBatch:
-    if isinstance(value, ActivationBatch):
-        neurons = None if value.neurons is None else value.neurons.detach()
-        return ActivationBatch(value.inputs.detach(), value.outputs.detach(), neurons)
+def _of_one_site(name: str, value: Any) -> Activations:
+    if isinstance(value, Activations):
+        return value.batch().detach()
     parts = list(value) if isinstance(value, tuple | list) else [value]
     if len(parts) not in (1, 2) or not all(isinstance(part, Tensor | np.ndarray) for part in parts):
         raise TypeError(
-            f"`{name}` must be an ActivationBatch, a tensor [n_tokens, d] or a tuple of two (inputs, outputs), "
+            f"`{name}` must be Activations, a tensor [n_tokens, d] or a tuple of two (inputs, outputs), "
             f"got {_kind(value)}.{_remedy(name, value)}"
         )
     tensors = [_activations(name, part) for part in parts]
-    if len(tensors[0]) != len(tensors[-1]):
+    if len(tensors) == 1:
+        return Activations({UNNAMED: tensors[0]})
+    if len(tensors[0]) != len(tensors[1]):
         raise ValueError(
             f"`{name}` must hold inputs and outputs of the same tokens, got {len(tensors[0])} and {len(tensors[1])}."
         )
-    return ActivationBatch(tensors[0], tensors[-1])
+    return Activations({"inputs": tensors[0], "outputs": tensors[1]})
+
+
+def _distinct(batch: Activations) -> dict[str, Tensor]:
+    """Returns one point for each distinct tensor."""
+    found: dict[object, str] = {}
+    for name, value in batch.items():
+        found.setdefault(identity(value), name)
+    return {name: batch[name] for name in found.values()}
+
+
+def _shared(batch: Activations) -> dict[str, str]:
+    """Returns the points whose tensor is that of an earlier point."""
+    first: dict[object, str] = {}
+    owners = {name: first.setdefault(identity(value), name) for name, value in batch.items()}
+    return {name: owner for name, owner in owners.items() if name != owner}
 
 
 def _activations(name: str, value: Tensor | np.ndarray) -> Tensor:
@@ -166,24 +198,19 @@ def _kind(value: object) -> str:
 class _HeldRows(RowSource):
     """Rows in memory: each pass serves all of them in a new order."""
 
-    def __init__(self, batch: AnyBatch, seed: int) -> None:
+    def __init__(self, batch: Activations, seed: int) -> None:
         self._seed = seed
-        self._layout, self._columns = Layout.of(batch)
-        self.names = self._layout.names
-        self.single = self._layout.single
-        sizes = {len(column) for column in self._columns}
-        if len(sizes) > 1:
-            raise ValueError(f"`data` must hold the same tokens for all sites, got {sorted(sizes)} tokens.")
-        self.n_tokens = len(self._columns[0])
+        self._held = batch
+        self.points = tuple(batch)
+        self.shared = _shared(batch)
+        self.n_tokens = batch.n_tokens
         self.origin = f"{self.n_tokens:,} tokens in memory, shuffled anew for each pass"
 
     def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
         if start[0] == 0:
-            order = permutation(self.n_tokens or 0, self._seed, epoch).to(self._columns[0].device)
-            yield Chunk(self._columns, order, (0, 0), (1, 0))
-
-    def batch(self, columns: tuple[Tensor, ...]) -> AnyBatch:
-        return self._layout.batch(columns)
+            device = next(iter(self._held.values())).device
+            order = permutation(self.n_tokens or 0, self._seed, epoch).to(device)
+            yield Chunk(self._held, order, (0, 0), (1, 0))
 
 
 class _GivenBatches(RowSource):
@@ -207,8 +234,8 @@ class _GivenBatches(RowSource):
             raise ValueError(f"`data` must give at least one batch, got an empty {type(data).__name__}.")
         if self._once:
             self._items = chain([first], iterator)
-        layout, _ = Layout.of(self._checked(first))
-        self.names, self.single, self._layout = layout.names, layout.single, layout
+        sample = _as_batch("a batch", first)
+        self.points, self.shared = tuple(sample), _shared(sample)
         later = (
             "an iterator that can be read once"
             if self._once
@@ -220,11 +247,12 @@ class _GivenBatches(RowSource):
 
     def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
         for index, item in enumerate(self._pass(epoch, start[0]), start[0]):
-            layout, columns = Layout.of(self._checked(item))
-            if layout.names != self.names:
-                raise ValueError(f"`data` must give the same sites in each batch, got {layout.names} and {self.names}.")
-            self._layout = layout
-            yield Chunk(columns, None, (index, 0), (index + 1, 0))
+            batch = _as_batch("a batch", item)
+            if tuple(batch) != self.points:
+                raise ValueError(
+                    f"`data` must give the same points in each batch, got {tuple(batch)} and {self.points}."
+                )
+            yield Chunk(batch, None, (index, 0), (index + 1, 0))
 
     def _pass(self, epoch: int, start: int) -> Iterator[Any]:
         if self._seed is not None:
@@ -274,11 +302,3 @@ class _GivenBatches(RowSource):
             self._again = state["random"]
         else:
             super().restore(state)
-
-    def _checked(self, item: Any) -> AnyBatch:
-        if isinstance(item, Mapping):
-            return {str(name): _as_batch(f"a batch's {name!r}", value) for name, value in item.items()}
-        return _as_batch("a batch", item)
-
-    def batch(self, columns: tuple[Tensor, ...]) -> AnyBatch:
-        return self._layout.batch(columns)

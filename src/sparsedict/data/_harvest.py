@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sparsedict.data._batches import BEGINNING, AnyBatch, Chunk, Position, RowSource
+from sparsedict.batches import ROLES, Activations, point_name
+from sparsedict.data._batches import BEGINNING, Chunk, Position, RowSource
 from sparsedict.data._facts import site_facts
 from sparsedict.data._harvester import Harvester
-from sparsedict.data._layout import Layout
 from sparsedict.data._seeds import permutation
 from sparsedict.data._tokens import Block, BlockSize, RowArray, TokenSource
 from sparsedict.sites._limits import check_ids, vocabulary
@@ -34,8 +34,12 @@ class HarvestedRows(RowSource):
     def __init__(
         self, harvester: Harvester, tokens: TokenSource, *, buffer_size: int, block_size: BlockSize, seed: int
     ) -> None:
-        self.names = tuple(name for name in harvester.sites if name is not None) or None
-        self.single = frozenset(name for name, site in harvester.sites.items() if site.reads == site.writes)
+        self.points = harvester.points
+        self.shared = {
+            point_name(name, "outputs"): point_name(name, "inputs")
+            for name, site in harvester.sites.items()
+            if site.reads == site.writes
+        }
         self.origin = tokens.origin
         self.replays = not tokens.seeks
         self.facts = {name: site_facts(site) for name, site in harvester.sites.items()}
@@ -51,8 +55,7 @@ class HarvestedRows(RowSource):
         n_chunks = 1 if n_positions is None else -(-n_positions // buffer_size)
         self._target = self._capacity if n_positions is None else -(-n_positions // n_chunks)
         self._kept_of_shape: dict[torch.Size, Tensor | None] = {}
-        self._columns: tuple[Tensor, ...] = ()
-        self._layout: Layout | None = None
+        self._buffer: Activations | None = None
         self._whole: Chunk | None = None
 
     def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
@@ -71,7 +74,7 @@ class HarvestedRows(RowSource):
             self._whole = next(self._harvested(0, BEGINNING, None, None), None)
         if self._whole is not None:
             whole = self._whole
-            yield Chunk(whole.columns, self._order(len(whole), epoch, BEGINNING), BEGINNING, whole.end)
+            yield Chunk(whole.held, self._order(len(whole), epoch, BEGINNING), BEGINNING, whole.end)
 
     def _harvested(
         self, epoch: int, start: Position, order: tuple[int, int, int] | None, most: int | None
@@ -93,28 +96,34 @@ class HarvestedRows(RowSource):
                         break
             if bad and bool(torch.stack(bad).any()):
                 self._refuse(0, n_rows)
-            if n_rows:
-                columns = tuple(column[:n_rows] for column in self._columns)
-                yield Chunk(columns, self._order(n_rows, epoch, start), start, end)
+            if n_rows and self._buffer is not None:
+                held = self._buffer.rows(slice(0, n_rows))
+                yield Chunk(held, self._order(n_rows, epoch, start), start, end)
             start = end
             most = most - n_rows if most is not None and most > n_rows else None
 
     def _order(self, n_rows: int, epoch: int, start: Position) -> Tensor:
-        return permutation(n_rows, self._seed, epoch, _ROWS, *start).to(self._columns[0].device)
+        assert self._buffer is not None
+        device = next(iter(self._buffer.values())).device
+        return permutation(n_rows, self._seed, epoch, _ROWS, *start).to(device)
 
     def _append(self, block: Block, n_rows: int, bad: list[Tensor]) -> int:
-        """Captures a block, puts its kept rows into the buffer, and returns how many it holds then."""
+        """Captures a block, copies its kept rows into the buffer, and returns how many rows the buffer then holds."""
         check_ids(block.tokens, self._vocabulary, block.numbers)
         kept = self._kept(block)
         if kept is not None and not len(kept):
             return n_rows
-        layout, captured = self._harvester.capture(block)
-        if self._layout is None:
-            self._layout = layout
-            self._columns = tuple(self._allocated(column) for column in captured)
+        captured = self._harvester.capture(block)
+        if self._buffer is None:
+            self._buffer = captured.map(self._allocated)
         stop = n_rows + (block.tokens.numel() if kept is None else len(kept))
+        targets, values = self._buffer.distinct(), captured.distinct()
+        for name in targets:
+            _put(targets[name][n_rows:stop], values[name], kept)
         # Sums are checked instead of entries: one pass over the rows, without another tensor of their size.
-        sums = [_put(column[n_rows:stop], value, kept) for column, value in zip(self._columns, captured, strict=True)]
+        sums = [
+            target[n_rows:stop].sum(dtype=torch.float32) for target in targets.values() if target.is_floating_point()
+        ]
         wrong = ~torch.stack(sums).sum().isfinite()
         if wrong.device.type != "cpu":
             # Read once for each filling of the buffer, for reading waits for the device.
@@ -133,31 +142,24 @@ class HarvestedRows(RowSource):
 
     def _allocated(self, column: Tensor) -> Tensor:
         harvester = self._harvester
-        return torch.empty(
-            self._capacity,
-            column.shape[-1],
-            dtype=harvester.dtype or column.dtype,
-            device=harvester.device or column.device,
-        )
+        dtype = harvester.dtype if column.is_floating_point() else None
+        device = harvester.device or column.device
+        return torch.empty(self._capacity, *column.shape[1:], dtype=dtype or column.dtype, device=device)
 
     def _refuse(self, start: int, stop: int) -> None:
         """Raises if rows of the buffer aren't finite, naming the site. A sum may have overflowed by itself."""
-        assert self._layout is not None
-        for name, places in self._layout.places.items():
-            for role, place in zip(("inputs", "outputs", "neurons"), places, strict=True):
-                rows = None if place is None else self._columns[place][start:stop]
+        assert self._buffer is not None
+        for name, site in self._harvester.sites.items():
+            for role in ROLES:
+                rows = self._buffer.get(point_name(name, role))
+                rows = None if rows is None else rows[start:stop]
                 n_bad = 0 if rows is None else int((~rows.isfinite()).sum())
                 if rows is not None and n_bad:
-                    site = self._harvester.sites[name]
                     raise ValueError(
-                        f"{site!r}{'' if name is None else f' (named {name!r})'} must give finite activations, got "
+                        f"{site!r}{f' (named {name!r})' if name else ''} must give finite activations, got "
                         f"{n_bad:,} NaN or infinite of {rows.numel():,} entries in its {role}, stored as {rows.dtype}. "
                         "Look at the model's weights and at the range of that dtype."
                     )
-
-    def batch(self, columns: tuple[Tensor, ...]) -> AnyBatch:
-        assert self._layout is not None
-        return self._layout.batch(columns)
 
     def count(self) -> int | None:
         """Returns how many tokens a pass keeps, by going through an array of tokens; ``None`` for other sources."""
@@ -170,14 +172,13 @@ class HarvestedRows(RowSource):
         return total
 
 
-def _put(rows: Tensor, value: Tensor, kept: Tensor | None) -> Tensor:
-    """Copies kept rows into the buffer and returns their sum."""
-    if kept is not None:
-        kept = kept.to(value.device)
-        if value.dtype == rows.dtype and value.device == rows.device:
-            torch.index_select(value, 0, kept, out=rows)
-        else:
-            rows.copy_(value.index_select(0, kept))
-    else:
+def _put(rows: Tensor, value: Tensor, kept: Tensor | None) -> None:
+    """Copies kept rows into the buffer."""
+    if kept is None:
         rows.copy_(value)
-    return rows.sum(dtype=torch.float32)
+        return
+    kept = kept.to(value.device)
+    if value.dtype == rows.dtype and value.device == rows.device:
+        torch.index_select(value, 0, kept, out=rows)
+    else:
+        rows.copy_(value.index_select(0, kept))

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparsedict.data._layout import Layout
+from sparsedict.batches import Activations, point_name
 from sparsedict.data._tokens import Block
 from sparsedict.sites import Site, capture_sites
 from sparsedict.sites._context import TokenContext
 from sparsedict.sites._predictions import is_seq2seq
 from sparsedict.sites._watch import stack
-from sparsedict.types import ActivationBatch
 
 
 @dataclass(frozen=True)
@@ -23,14 +22,14 @@ class Harvester:
     """Captures the kept positions of sites, as columns.
 
     Attributes:
-        sites: By name; the key of a single site without a name is ``None``.
+        sites: By name; the name of a single site is empty.
         neurons: Names of the sites whose hidden activations are captured too.
         dtype: Of the columns; ``None`` leaves the model's.
         device: Of the columns; ``None`` leaves the model's.
     """
 
-    sites: Mapping[str | None, Site]
-    neurons: frozenset[str | None]
+    sites: Mapping[str, Site]
+    neurons: frozenset[str]
     dtype: torch.dtype | None
     device: torch.device | None
 
@@ -46,7 +45,7 @@ class Harvester:
 
         Raises:
             TypeError: If something isn't a site.
-            ValueError: If there is none, they lie in several models, or ``neurons`` names another.
+            ValueError: If there is none, or ``neurons`` names another.
         """
         by_name = _by_name(sites)
         return cls(by_name, _chosen(by_name, neurons), dtype, device)
@@ -72,31 +71,32 @@ class Harvester:
             return None
         return mask.flatten().nonzero().squeeze(-1)
 
-    def capture(self, block: Block) -> tuple[Layout, tuple[Tensor, ...]]:
-        """Returns the activations of a block, of all its positions."""
+    @property
+    def points(self) -> tuple[str, ...]:
+        """Names of the points that are captured."""
+        return tuple(
+            point_name(name, role)
+            for name in self.sites
+            for role in ("inputs", "outputs", *(["neurons"] if name in self.neurons else []))
+        )
+
+    def capture(self, block: Block) -> Activations:
+        """Returns the activations of a block as rows, of all its positions."""
         tokens = block.tokens
         if block.attention_mask is not None and takes_mask(self.model):
             tokens = {"input_ids": block.tokens, "attention_mask": block.attention_mask.long()}
-        names = {str(index): name for index, name in enumerate(self.sites)}
-        captured = capture_sites(
-            {key: self.sites[name] for key, name in names.items()},
-            tokens,
-            neurons=[key for key, name in names.items() if name in self.neurons],
-        )
-        flat: dict[str | None, ActivationBatch] = {}
-        for key, name in names.items():
-            found = captured[key]
-            if found.shape.numel() != block.tokens.numel():
-                raise ValueError(
-                    f"{self.sites[name]!r} must have a position for each token, got activations of leading shape "
-                    f"{tuple(found.shape)} for tokens {tuple(block.tokens.shape)}. Name a site inside the sequence."
-                )
-            parts = (found.inputs, found.outputs, found.neurons)
-            inputs, outputs, hidden = (None if part is None else part.flatten(0, -2) for part in parts)
-            assert inputs is not None
-            assert outputs is not None
-            flat[name] = ActivationBatch(inputs, outputs, hidden)
-        return Layout.of_places(flat)
+        captured = capture_sites(self.sites, tokens, neurons=self.neurons)
+        if captured.n_tokens != block.tokens.numel():
+            raise ValueError(
+                f"{next(iter(self.sites.values()))!r} must have a position for each token, got activations of leading "
+                f"shape {tuple(captured.shape)} for tokens {tuple(block.tokens.shape)}. Name one inside the sequence."
+            )
+        rows = Activations({name: captured[name].flatten(0, -2) for name in captured})
+        device = next(iter(rows.values())).device
+        seen = TokenContext(block.tokens.shape, block.tokens, block.attention_mask)
+        rows.tokens = block.tokens.flatten().to(device)
+        rows.positions = seen.positions(block.tokens.device).flatten().to(device)
+        return rows
 
 
 def takes_mask(model: nn.Module) -> bool:
@@ -105,8 +105,8 @@ def takes_mask(model: nn.Module) -> bool:
     return any(p.name == "attention_mask" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def _by_name(sites: Site | Mapping[str, Site]) -> dict[str | None, Site]:
-    by_name: dict[str | None, Site] = {**sites} if isinstance(sites, Mapping) else {None: sites}
+def _by_name(sites: Site | Mapping[str, Site]) -> dict[str, Site]:
+    by_name: dict[str, Site] = {**sites} if isinstance(sites, Mapping) else {"": sites}
     if not by_name:
         raise ValueError("`sites` must name at least one site, got an empty mapping.")
     for name, site in by_name.items():
@@ -119,10 +119,6 @@ def _by_name(sites: Site | Mapping[str, Site]) -> dict[str | None, Site]:
                 "encoder-decoder model, and a stream gives `input_ids` alone. Capture it with `site.capture(batch)`, a "
                 "mapping with `decoder_input_ids` or `labels`, and train on `captured.batch()`."
             )
-    if len({id(site.model) for site in by_name.values()}) > 1:
-        raise ValueError(
-            f"`sites` must lie in one model, got sites of several: {', '.join(map(repr, by_name.values()))}."
-        )
     return by_name
 
 
@@ -130,7 +126,7 @@ def _reads_decoder_tokens(site: Site) -> bool:
     return is_seq2seq(site.model) and stack(site.model, site.writes.module) == "decoder"
 
 
-def _chosen(sites: Mapping[str | None, Site], neurons: bool | Iterable[str]) -> frozenset[str | None]:
+def _chosen(sites: Mapping[str, Site], neurons: bool | Iterable[str]) -> frozenset[str]:
     if isinstance(neurons, bool):
         return frozenset(sites if neurons else ())
     chosen = frozenset(neurons)

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from sparsedict import checks
-from sparsedict.data._batches import AnyBatch, Batches, RowSource
+from sparsedict.batches import Activations
+from sparsedict.data._batches import Batches, RowSource
 
 
-class ActivationSource(Iterable[AnyBatch], ABC):
+class ActivationSource(Iterable[Activations], ABC):
     """Activations that are served in batches, pass after pass, each shuffled by a seed in bounded memory.
 
     Iterating makes one pass, the same each time; the last batch may be short. ``fit`` goes on with further passes.
@@ -55,7 +56,7 @@ class ActivationSource(Iterable[AnyBatch], ABC):
         """Batches of one pass, where known."""
         return None if self.n_tokens is None else -(-self.n_tokens // self.batch_size)
 
-    def __iter__(self) -> Iterator[AnyBatch]:
+    def __iter__(self) -> Iterator[Activations]:
         """Makes the first pass, or goes on after `load_state_dict`."""
         batches = self.batches(repeat=False)
         if self._state is not None:

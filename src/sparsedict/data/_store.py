@@ -81,7 +81,7 @@ class ActivationStore(ActivationSource):
     @property
     def names(self) -> tuple[str, ...] | None:
         """Names of the sites; ``None`` for one site without a name."""
-        return self._description.layout.names
+        return tuple(name for name in self._description.sites if name) or None
 
     @property
     def sites(self) -> dict[str, dict[str, Any]]:
@@ -89,10 +89,10 @@ class ActivationStore(ActivationSource):
         return {name: dict(site) for name, site in self._description.sites.items()}
 
     @property
-    def widths(self) -> dict[str | None, tuple[int, int]]:
-        """``d_in`` and ``d_out`` of each site by its name."""
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """``d_in`` and ``d_out`` of each site by its name (empty for a site without one)."""
         widths = self._description.widths
-        return {name: (widths[i], widths[o]) for name, (i, o, _) in self._description.layout.places.items()}
+        return {name: (widths[s["inputs"]], widths[s["outputs"]]) for name, s in self._description.sites.items()}
 
     @property
     def d_in(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sparsedict.data._layout import Layout, Places
+from sparsedict.batches import ROLES, point_name
 from sparsedict.data._shards import BLOCK, DTYPES, shard_name
 from sparsedict.storage import Reader, StorageError, installed_version, read_json, regular_file, replace_file
 
@@ -55,11 +55,14 @@ class StoreDescription:
     library_version: str = field(default_factory=installed_version)
 
     @property
-    def layout(self) -> Layout:
-        def places(site: Mapping[str, Any]) -> Places:
-            return site["inputs"], site["outputs"], site["neurons"]
-
-        return Layout({name or None: places(site) for name, site in self.sites.items()})
+    def points(self) -> dict[str, int]:
+        """The column of each point."""
+        return {
+            point_name(name, role): site[role]
+            for name, site in self.sites.items()
+            for role in ROLES
+            if site[role] is not None
+        }
 
     @property
     def widths(self) -> tuple[int, ...]:

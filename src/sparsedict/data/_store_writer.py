@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedict.data._batches import AnyBatch, Batches, RowSource
+from sparsedict.batches import Activations
+from sparsedict.data._batches import Batches, RowSource
 from sparsedict.data._shards import ShardHeader, read_header, shard_name, write_shard
 from sparsedict.data._store_description import FILE, StoreDescription
-from sparsedict.data._stored_sites import ROLES
 from sparsedict.progress import progress_bar
 from sparsedict.storage import StorageError, release_lock, take_lock
-from sparsedict.types import ActivationBatch
 
 LOCK = ".lock"
 
@@ -119,7 +118,7 @@ def _write_lacking(
 
 def _lacking(
     shards: Sequence[ShardHeader | None], description: StoreDescription, rows: RowSource, seed: int
-) -> Iterator[tuple[int, AnyBatch, dict[str, Any]]]:
+) -> Iterator[tuple[int, Activations, dict[str, Any]]]:
     """Yields the content of shards that aren't there, each with its number and where the stream stands after it.
 
     Where one that is there lies before it, the stream goes to where it stood after that, and harvests no other.
@@ -140,13 +139,10 @@ def _lacking(
         yield index, batch, batches.state_dict()
 
 
-def _stored(batch: AnyBatch, description: StoreDescription, n_rows: int) -> list[Tensor]:
-    by_name: dict[str | None, ActivationBatch] = {**batch} if isinstance(batch, dict) else {None: batch}
+def _stored(batch: Activations, description: StoreDescription, n_rows: int) -> list[Tensor]:
     columns: dict[int, Tensor] = {}
-    for name, places in description.layout.places.items():
-        for role, place in zip(ROLES, places, strict=True):
-            if place is not None:
-                columns.setdefault(place, by_name[name].of(role))
+    for point, column in description.points.items():
+        columns.setdefault(column, batch[point])
     stored: list[Tensor] = []
     for index, (name, _) in enumerate(description.columns):
         rows = columns[index][:n_rows].to("cpu", description.dtype).contiguous()

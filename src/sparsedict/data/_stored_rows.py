@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsedict.data._batches import BEGINNING, AnyBatch, Chunk, Position, RowSource
+from sparsedict.batches import Activations
+from sparsedict.data._batches import BEGINNING, Chunk, Position, RowSource
 from sparsedict.data._seeds import permutation
 from sparsedict.data._shards import BLOCK, MappedShard, ShardHeader, raw, read_header
 from sparsedict.data._store_description import FILE, StoreDescription
@@ -102,13 +103,14 @@ class StoredRows(RowSource):
         self, shards: Shards, seed: int, buffer_size: int, dtype: torch.dtype, device: torch.device | None
     ) -> None:
         description = shards.description
-        self._layout = description.layout
-        self.names = self._layout.names
-        self.single = self._layout.single
+        self._columns_of = description.points
+        self.points = tuple(self._columns_of)
+        first: dict[int, str] = {}
+        owners = {point: first.setdefault(column, point) for point, column in self._columns_of.items()}
+        self.shared = {point: owner for point, owner in owners.items() if point != owner}
         self.n_tokens = description.n_tokens
         self.facts = {
-            name or None: {fact: str(site[fact]) for fact in FACTS if fact in site}
-            for name, site in description.sites.items()
+            name: {fact: str(site[fact]) for fact in FACTS if fact in site} for name, site in description.sites.items()
         }
         self.origin = f"{self.n_tokens:,} stored tokens ({description.origin}), shuffled anew for each pass"
         self._shards = shards
@@ -160,7 +162,9 @@ class StoredRows(RowSource):
 
     def _chunk(self, n_rows: int, epoch: int, start: Position, end: Position) -> Chunk:
         order = permutation(n_rows, self._seed, epoch, _ROWS, *start)
-        return Chunk(tuple(column[:n_rows] for column in self._columns), order, start, end)
+        columns = [column[:n_rows] for column in self._columns]
+        held = Activations({point: columns[column] for point, column in self._columns_of.items()})
+        return Chunk(held, order, start, end)
 
-    def batch(self, columns: tuple[Tensor, ...]) -> AnyBatch:
-        return self._layout.batch(tuple(column.to(self._device, self._dtype) for column in columns))
+    def served(self, batch: Activations) -> Activations:
+        return batch.to(self._device, self._dtype)

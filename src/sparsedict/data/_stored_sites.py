@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from sparsedict import checks
+from sparsedict.batches import Activations, identity, point_name
 from sparsedict.data._facts import site_facts
 from sparsedict.data._harvester import Harvester
-from sparsedict.data._layout import Layout
 from sparsedict.data._shards import DTYPES
 from sparsedict.data._store_description import StoreDescription, tokens_per_shard
 from sparsedict.data._tokens import BlockSize, TokenSource
@@ -44,36 +44,36 @@ def _dtype_of(site: Site) -> torch.dtype | None:
 
 
 def stored_sites(
-    harvester: Harvester, layout: Layout | None = None
+    harvester: Harvester, captured: Activations | None = None
 ) -> tuple[tuple[tuple[str, int], ...], dict[str, dict[str, Any]]]:
     """Returns the columns that sites give, and where each site finds its own.
 
     Args:
         harvester: Of the sites.
-        layout: Which of what a forward pass gave is one tensor; by the points of the model where left out.
+        captured: Activations of a forward pass, in which points may share a tensor; by the points of the model where
+            left out.
     """
     columns: dict[object, tuple[str, int]] = {}
     sites: dict[str, dict[str, Any]] = {}
     for name, site in harvester.sites.items():
-        label = "" if name is None else f"{name}/"
+        label = f"{name}/" if name else ""
         points: dict[Role, tuple[object, int]] = {
             "inputs": (site.reads, site.d_in),
             "outputs": (site.writes, site.d_out),
         }
         if name in harvester.neurons:
             points["neurons"] = (name, "neurons"), site.neurons.n
-        if layout is not None:
-            own = dict(zip(ROLES, layout.places[name], strict=True))
-            points = {role: (own[role], width) for role, (_, width) in points.items()}
+        if captured is not None:
+            points = {role: (identity(captured[point_name(name, role)]), width) for role, (_, width) in points.items()}
         for role, (point, width) in points.items():
             columns.setdefault(point, (f"{label}{role}", width))
         order = list(columns)
         places = {role: order.index(points[role][0]) if role in points else None for role in ROLES}
-        sites[name or ""] = {**site_facts(site), "d_in": site.d_in, "d_out": site.d_out, **places}
+        sites[name] = {**site_facts(site), "d_in": site.d_in, "d_out": site.d_out, **places}
     return tuple(columns.values()), sites
 
 
-def probed(harvester: Harvester, tokens: TokenSource, size: BlockSize) -> tuple[dict[str, Any], Layout | None]:
+def probed(harvester: Harvester, tokens: TokenSource, size: BlockSize) -> tuple[dict[str, Any], Activations | None]:
     """Returns what the first forward pass reads and gives, by which another model or other tokens are noticed.
 
     Also which of it is one tensor. Tokens that can be gone through only in their own order are left alone.
@@ -82,10 +82,11 @@ def probed(harvester: Harvester, tokens: TokenSource, size: BlockSize) -> tuple[
     if block is None:
         return {}, None
     with evaluating(harvester.model):
-        layout, columns = harvester.capture(block)
+        captured = harvester.capture(block)
+    columns = [column for column in captured.distinct().values() if column.is_floating_point()]
     norms = [float(column.double().square().mean().sqrt()) for column in columns]
     digest = hashlib.sha256(block.tokens.numpy().tobytes()).hexdigest()
-    return {"first_tokens": digest, "root_mean_squares": norms}, layout
+    return {"first_tokens": digest, "root_mean_squares": norms}, captured
 
 
 def bytes_per_token(harvester: Harvester) -> int:
@@ -124,8 +125,8 @@ def planned(
         raise ValueError("`n_tokens` must be given where the tokens of a pass aren't known before it is made.")
     wanted = known if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
     assert wanted is not None
-    facts, layout = probed(harvester, tokens, size)
-    columns, sites = stored_sites(harvester, layout)
+    facts, captured = probed(harvester, tokens, size)
+    columns, sites = stored_sites(harvester, captured)
     description = StoreDescription(
         columns=columns,
         sites=sites,

@@ -128,13 +128,13 @@ class ActivationStream(ActivationSource):
     @property
     def names(self) -> tuple[str, ...] | None:
         """Names of the sites; ``None`` for one site without a name."""
-        return tuple(name for name in self._harvester.sites if name is not None) or None
+        return tuple(name for name in self._harvester.sites if name) or None
 
     @property
     def sites(self) -> dict[str, Site] | Site:
         """As they were given."""
         sites = self._harvester.sites
-        return sites[None] if None in sites else {name: site for name, site in sites.items() if name is not None}
+        return sites[""] if "" in sites else dict(sites)
 
     @property
     def n_positions(self) -> int | None:

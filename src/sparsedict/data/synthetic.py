@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
+from sparsedict.batches import ActivationBatch, Activations
 from sparsedict.torch_state import in_own_state
-from sparsedict.types import ActivationBatch
 
 
 class SyntheticFeatures:
@@ -59,7 +59,7 @@ class SyntheticFeatures:
         return f"SyntheticFeatures(d={d}, n_features={n_features}, l0={self.l0}, noise={self.noise})"
 
     @in_own_state
-    def sample(self, n_tokens: int, seed: int = 0) -> tuple[ActivationBatch, Float[Tensor, "n_tokens n_features"]]:
+    def sample(self, n_tokens: int, seed: int = 0) -> tuple[Activations, Float[Tensor, "n_tokens n_features"]]:
         """Returns activations and the true strengths of the features.
 
         Args:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from sparsedict import checks
 from sparsedict.activations import Activation
+from sparsedict.batches import Points
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._from_weights import from_weights
 from sparsedict.dictionaries._input_norm import checked_input_norm, without_scale
@@ -78,8 +79,8 @@ class SparseAutoencoder(Dictionary):
             dtype=dtype,
             generator=generator,
         )
-        self.reads: Role = reads
-        self.writes: Role = reads
+        self.reads: Points = reads
+        self.writes: Points = reads
         self.input_offset: InputOffset = input_offset
         self.input_norm: InputNorm | None = checked_input_norm(input_norm, d_in)
         own = input_offset == "own"

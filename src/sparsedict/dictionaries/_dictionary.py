@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sparsedict import checks, hub
 from sparsedict.activations import Activation
+from sparsedict.batches import Activations, Points
 from sparsedict.dictionaries._encode import encode_rows
 from sparsedict.dictionaries._module import Reconstructing
 from sparsedict.dictionaries._pictures import Drawn, HasNumbers, put_figures
@@ -28,7 +29,7 @@ from sparsedict.forward_pass import ForwardPass
 from sparsedict.latents import SparseLatents
 from sparsedict.norms import DecoderNorm
 from sparsedict.storage import Description, Named, check_finite, write_dictionary
-from sparsedict.types import ActivationBatch, DictionaryOutput, Role
+from sparsedict.types import DictionaryOutput
 
 
 class Dictionary(nn.Module, ABC):
@@ -46,14 +47,15 @@ class Dictionary(nn.Module, ABC):
         activation: How pre-activations become latents.
         activation_state: What the activation learned or measured here.
         decoder_norm: The constraint on decoder rows.
-        reads: Which activations of a site it takes: ``"inputs"``, ``"outputs"`` or ``"neurons"``.
-        writes: Which it gives.
+        reads: The points whose activations it takes: ``"inputs"``, ``"outputs"`` or ``"neurons"`` of one site, or a
+            tuple of points of several sites, such as ``("0.inputs", "1.inputs")``, which are concatenated.
+        writes: The points whose activations it reproduces.
         trained_on: Where it was trained, as training noted it; saved with it, so what it holds must fit into JSON.
         start_seed: Seed by which :meth:`initialise_` draws its tokens; the constructor draws it after the weights.
     """
 
-    reads: Role
-    writes: Role
+    reads: Points
+    writes: Points
 
     def __init__(
         self,
@@ -228,8 +230,12 @@ class Dictionary(nn.Module, ABC):
         """Returns the constructor's arguments, except activation and norm, so that a dictionary can be made again."""
         return {"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents}
 
-    def select(self, batch: ActivationBatch) -> tuple[Float[Tensor, "n_tokens d_in"], Float[Tensor, "n_tokens d_out"]]:
-        """Returns what this dictionary reads and what it should give, from a site's activations."""
+    def select(self, batch: Activations) -> tuple[Float[Tensor, "n_tokens d_in"], Float[Tensor, "n_tokens d_out"]]:
+        """Returns the activations that this dictionary reads, and those that it should reproduce.
+
+        Raises:
+            ValueError: If the batch lacks a point; the message lists the points that there are.
+        """
         return batch.of(self.reads), batch.of(self.writes)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
@@ -289,6 +295,7 @@ class Dictionary(nn.Module, ABC):
         *,
         step: int = 0,
         tokens_since_fired: Int[Tensor, " n_latents"] | None = None,
+        batch: Activations | None = None,
     ) -> ForwardPass:
         """Evaluates a batch for training: the carrier that losses, penalties and upkeep receive.
 
@@ -297,6 +304,7 @@ class Dictionary(nn.Module, ABC):
             targets: What it should give for each of them.
             step: Optimiser steps done before.
             tokens_since_fired: For each latent, tokens seen since it last fired; zeros where left out.
+            batch: All activations of these tokens, for losses that need more than inputs and targets.
 
         Raises:
             TypeError: If inputs or targets aren't floating-point tensors.
@@ -313,7 +321,7 @@ class Dictionary(nn.Module, ABC):
         reconstruction = self.reconstruct(encoding.latents(), inputs)
         if tokens_since_fired is None:
             tokens_since_fired = torch.zeros(self.n_latents, dtype=torch.int64, device=inputs.device)
-        return ForwardPass(self, inputs, targets, reconstruction, encoding, step, tokens_since_fired)
+        return ForwardPass(self, inputs, targets, reconstruction, encoding, step, tokens_since_fired, batch)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the dictionary to a folder: ``dictionary.safetensors`` and ``dictionary.json``, never pickle.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsedict.activations import GELU, Activation, ReLU, SiLU
+from sparsedict.batches import Points
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._from_weights import from_weights
 from sparsedict.dictionaries._input_norm import checked_input_norm, without_scale
@@ -16,7 +17,6 @@ from sparsedict.dictionaries._scales import Scales
 from sparsedict.kernels import matmul
 from sparsedict.latents import SparseLatents
 from sparsedict.norms import DecoderNorm, Free, InputNorm
-from sparsedict.types import Role
 
 
 class SparseDistiller(Dictionary):
@@ -52,8 +52,8 @@ class SparseDistiller(Dictionary):
         (torch.Size([2, 5, 32]), torch.Size([2, 5, 8]))
     """
 
-    reads: Role = "inputs"
-    writes: Role = "outputs"
+    reads: Points = "inputs"
+    writes: Points = "outputs"
 
     def __init__(
         self,

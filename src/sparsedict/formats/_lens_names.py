@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from sparsedict.batches import ROLES, Points
 from sparsedict.types import Role
 
 Side = Literal["in", "out"]
@@ -55,7 +56,7 @@ _ADDS_RESIDUAL = re.compile(r"bloom", re.IGNORECASE)
 """Models whose MLP module adds the residual stream by itself."""
 
 
-def hook_names(trained_on: Mapping[str, Any], reads: Role, writes: Role) -> tuple[str | None, str | None]:
+def hook_names(trained_on: Mapping[str, Any], reads: Points, writes: Points) -> tuple[str | None, str | None]:
     """Returns the TransformerLens hooks of what a dictionary reads and of what it writes.
 
     Each hook carries the numbers of the original point in a model whose weights TransformerLens left as they are.
@@ -77,6 +78,8 @@ def hook_names(trained_on: Mapping[str, Any], reads: Role, writes: Role) -> tupl
     if len(ends) != 2:
         return None, None
     place = dict(zip(("inputs", "outputs"), ends, strict=True)) | {"neurons": ends[1]}
+    if reads not in ROLES or writes not in ROLES:
+        return None, None
     found = (_hook(place[role], role, model, layer) for role in (reads, writes))
     return next(found), next(found)
 

@@ -5,5 +5,6 @@ from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._points import Point
 from sparsedict.sites._replace import Constant
 from sparsedict.sites._site import Site
+from sparsedict.sites._sites import Sites
 
-__all__ = ["Constant", "Neurons", "Point", "Site", "capture_sites"]
+__all__ = ["Constant", "Neurons", "Point", "Site", "Sites", "capture_sites"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from sparsedict.batches import Activations
 from sparsedict.sites._calls import check_called_once
 from sparsedict.sites._context import TokenContext
 from sparsedict.sites._devices import input_device
@@ -16,7 +17,6 @@ from sparsedict.sites._passes import uncompiled
 from sparsedict.sites._points import Point
 from sparsedict.sites._tokens import Call, Tokens, prepare
 from sparsedict.sites._watch import watched
-from sparsedict.types import SiteActivations
 
 if TYPE_CHECKING:
     from sparsedict.sites._site import Site
@@ -26,31 +26,40 @@ class _EnoughError(Exception):
     """Leaves the forward pass once everything asked for has been seen."""
 
 
-def capture_sites(
-    sites: Mapping[str, Site], tokens: Tokens, *, neurons: bool | Iterable[str] = False
-) -> dict[str, SiteActivations]:
-    """Returns the activations of several sites of one model, from one forward pass that stops after the last of them.
+def capture_sites(sites: Mapping[str, Site], tokens: Tokens, *, neurons: bool | Iterable[str] = False) -> Activations:
+    """Returns the activations of several sites, from one forward pass of each model that stops after its last site.
 
     Args:
-        sites: Sites by name, all of the same model.
+        sites: Sites by name, of one model or of several that take the same tokens. An empty name adds nothing to the
+            names of the points.
         tokens: Token ids ``[n_sequences, n_positions]``, or a mapping of the model's keyword arguments.
         neurons: Whether to capture the hidden activations too, or the names of the sites where to.
 
+    Returns:
+        Activations in the shape of the tokens. Positions that any site leaves out are masked.
+
     Raises:
-        ValueError: If there are no sites, they lie in different models, or the model has no weights in memory.
+        ValueError: If there are no sites, they have different positions, or a model has no weights in memory.
     """
     if not sites:
         raise ValueError("`sites` must name at least one site, got an empty mapping.")
+    wanted = frozenset(sites) if neurons is True else frozenset(neurons or ())
+    by_model: dict[int, dict[str, Site]] = {}
+    for name, site in sites.items():
+        by_model.setdefault(id(site.model), {})[name] = site
+    found: dict[str, Activations] = {}
+    for own in by_model.values():
+        found |= _of_one_model(own, tokens, wanted)
+    return Activations.of_sites({name: found[name] for name in sites})
+
+
+def _of_one_model(sites: Mapping[str, Site], tokens: Tokens, wanted: frozenset[str]) -> dict[str, Activations]:
     model = next(iter(sites.values())).model
-    other = next((name for name, site in sites.items() if site.model is not model), None)
-    if other is not None:
-        raise ValueError(f"`sites` must lie in one model, but {other!r} lies in another than {next(iter(sites))!r}.")
     if getattr(input_device(model), "type", None) == "meta":
         raise ValueError(
             f"`model` must have its weights in memory, got a {type(model).__name__} on the meta device. Load them, "
             "or make it on another device."
         )
-    wanted = set(sites) if neurons is True else set(neurons or ())
     call = prepare(model, tokens, cache=False)
     points: dict[Point, None] = {}
     for name, site in sites.items():
@@ -118,7 +127,7 @@ def _run(
     )
 
 
-def _activations(site: Site, values: Mapping[Point, Tensor], seen: TokenContext, neurons: bool) -> SiteActivations:
+def _activations(site: Site, values: Mapping[Point, Tensor], seen: TokenContext, neurons: bool) -> Activations:
     outputs = values[site.writes]
     inputs = values[site.reads].to(outputs.device)
     site.note_widths(inputs.shape[-1], outputs.shape[-1])
@@ -131,16 +140,16 @@ def _activations(site: Site, values: Mapping[Point, Tensor], seen: TokenContext,
             f"`reads` and `writes` must see the same positions, got {tuple(inputs.shape)} at `{site.reads}` and "
             f"{tuple(outputs.shape)} at `{site.writes}`."
         )
-    hidden = None
+    # The widths are named, for without a token they can't be inferred.
+    found = {name: value.reshape(*shape, value.shape[-1]) for name, value in (("inputs", inputs), ("outputs", outputs))}
     if neurons:
         point = site.hidden
         hidden = site.neurons.encode(inputs) if point is None else values[point]
-        hidden = hidden.reshape(*shape, hidden.shape[-1])
+        found["neurons"] = hidden.reshape(*shape, hidden.shape[-1])
     mask = seen.kept(shape, site.exclusion, outputs.device)
     if mask is None:
         mask = torch.ones(shape, dtype=torch.bool, device=outputs.device)
-    ids = seen.ids if seen.shape == shape else None
-    real = seen.real(outputs.device) if seen.shape == shape else None
-    # The widths are named, for without a token they can't be inferred.
-    inputs, outputs = (value.reshape(*shape, value.shape[-1]) for value in (inputs, outputs))
-    return SiteActivations(inputs, outputs, hidden, mask, shape, ids, real)
+    if seen.shape != shape:
+        return Activations(found, mask=mask)
+    real, positions = seen.real(outputs.device), seen.known_positions(outputs.device)
+    return Activations(found, tokens=seen.ids, positions=positions, mask=mask, attention_mask=real)

@@ -99,6 +99,13 @@ class TokenContext:
             )
         return torch.arange(self.n_past, self.n_past + self.shape[-1], device=device).expand(self.shape)
 
+    def known_positions(self, device: torch.device | None = None) -> Int[Tensor, "*shape"] | None:
+        """Returns :meth:`positions`; ``None`` where the call doesn't say them."""
+        try:
+            return None if self.shape is None else self.positions(device)
+        except ValueError:
+            return None
+
     def _given(self, device: torch.device | None) -> Tensor | None:
         """Positions by `position_ids`."""
         if self.position_ids is None or self.shape is None:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparsedict import checks
+from sparsedict.batches import Activations
 from sparsedict.sites._calls import n_places
 from sparsedict.sites._capture import capture_sites
 from sparsedict.sites._context import Exclusion
@@ -27,7 +28,7 @@ from sparsedict.sites._replace import Constant, Intervention, replaced
 from sparsedict.sites._suggest import check_module, hints
 from sparsedict.sites._tokens import Tokens, prepare
 from sparsedict.sites.families import Found
-from sparsedict.types import EncoderDecoder, Role, SiteActivations
+from sparsedict.types import EncoderDecoder, Role
 
 
 class Site:
@@ -181,10 +182,11 @@ class Site:
             return hidden
         return self.reads if role == "inputs" else self.writes
 
-    def capture(self, tokens: Tokens, *, neurons: bool = False) -> SiteActivations:
+    def capture(self, tokens: Tokens, *, neurons: bool = False) -> Activations:
         """Returns what the MLP reads and writes for these tokens, without gradients.
 
         The forward pass stops after the site. The model's mode (training or evaluation) is left as it is.
+        Activations have the shape of the tokens; ``.batch()`` returns the kept positions as rows.
 
         Args:
             tokens: Token ids ``[n_sequences, n_positions]``, a mapping of the model's keyword arguments (padding is
@@ -194,7 +196,7 @@ class Site:
         Raises:
             TypeError: If ``tokens`` are of the wrong type.
         """
-        return capture_sites({self.name: self}, tokens, neurons=neurons)[self.name]
+        return capture_sites({"": self}, tokens, neurons=neurons)
 
     def replaced(
         self,

@@ -16,6 +16,7 @@ from sparsedict import checks, zoo
 from sparsedict.activations import GELU, SiLU
 from sparsedict.analysis import FiringFrequencies, ReconstructionError, ablated_error
 from sparsedict.analysis import firing_frequencies as count_firing
+from sparsedict.batches import Activations
 from sparsedict.dictionaries import Dictionary
 from sparsedict.pages import TokenStrings, token_strings
 from sparsedict.sites import Site
@@ -26,7 +27,6 @@ from sparsedict.studies._phases import Phases
 from sparsedict.studies._places import mlp, sites_of
 from sparsedict.studies._setting import Setting
 from sparsedict.studies._shelf import Shelf
-from sparsedict.types import ActivationBatch
 
 ZOO_BOS = 0
 READ_IN_PART = 60_000
@@ -166,11 +166,11 @@ class Bench:
         outputs = self.held_out(site).outputs
         return float((outputs - outputs.mean(0)).double().square().sum(1).mean())
 
-    def held_out(self, site: str) -> ActivationBatch:
+    def held_out(self, site: str) -> Activations:
         """Returns a site's held-out activations."""
         return self._held_out.at(site)
 
-    def sample(self, site: str) -> ActivationBatch:
+    def sample(self, site: str) -> Activations:
         """Returns activations to fit something small to: those to train on where they fit in memory."""
         return self._train.at(site) if self._train.fits else self.held_out(site)
 

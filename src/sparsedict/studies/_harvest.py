@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
+from sparsedict.batches import ActivationBatch, Activations
 from sparsedict.data import ActivationStream
 from sparsedict.sites import Site
 from sparsedict.studies._phases import Phases
-from sparsedict.types import ActivationBatch
 
 HELD_BYTES = 4 * 2**30
 """Most activations that are held in memory."""
@@ -37,7 +37,7 @@ class Harvest:
         self._purpose = purpose
         self._seed = seed
         self._phases = phases
-        self._held: dict[str, ActivationBatch] = {}
+        self._held: dict[str, Activations] = {}
 
     @property
     def fits(self) -> bool:
@@ -45,11 +45,11 @@ class Harvest:
         per_token = sum(4 * (site.d_in + site.d_out) for site in self._sites.values())
         return self._n_tokens * per_token <= HELD_BYTES
 
-    def at(self, site: str) -> ActivationBatch:
+    def at(self, site: str) -> Activations:
         """Returns what a site reads and writes."""
         return self.at_all([site])[site]
 
-    def at_all(self, sites: Iterable[str]) -> dict[str, ActivationBatch]:
+    def at_all(self, sites: Iterable[str]) -> dict[str, Activations]:
         """Returns what several sites read and write, on the same tokens."""
         wanted = list(dict.fromkeys(sites))
         # Sites of one sort are harvested in one pass: who asks for one layer's MLP soon asks for the next one's.
@@ -60,7 +60,7 @@ class Harvest:
                 self._held |= self._run(missing)
         return {name: self._held[name] for name in wanted}
 
-    def _run(self, names: Sequence[str]) -> dict[str, ActivationBatch]:
+    def _run(self, names: Sequence[str]) -> dict[str, Activations]:
         """Runs the model once."""
         sites = {name: self._sites[name] for name in names}
         stream = ActivationStream(

@@ -42,7 +42,7 @@ def predicted_positions(
     site: Site, tokens: Int[Tensor, "n_sequences n_positions"]
 ) -> Bool[Tensor, "n_sequences n_positions"]:
     """Returns the positions whose token is scored: the site uses them, and something is replaced where they follow."""
-    used = torch.cat([site.capture(ids).mask.cpu() for ids in tokens.split(SEQUENCES_AT_ONCE)])
+    used = torch.cat([site.capture(ids).kept.cpu() for ids in tokens.split(SEQUENCES_AT_ONCE)])
     return torch.cat([torch.zeros_like(used[:, :1]), used[:, 1:] & used[:, :-1]], dim=1)
 
 

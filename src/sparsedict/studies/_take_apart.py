@@ -309,7 +309,7 @@ def _firing(
     for batch in ActivationStream(site, tokens, batch_size=COUNTED_AT_ONCE):
         for name, dictionary in dictionaries.items():
             counts[name] = counts[name] + firing_frequencies(dictionary, [batch], n_tokens=n_left).counts
-        n_left -= min(n_left, len(batch))
+        n_left -= min(n_left, batch.n_tokens)
         if n_left == 0:
             break
     n_seen = inspection.n_firing_tokens - n_left

@@ -9,12 +9,11 @@ import torch
 
 from sparsedict import checks
 from sparsedict.activations import Activation
+from sparsedict.batches import Activations
 from sparsedict.training._door import check_widths
 from sparsedict.training._feed import Feed
-from sparsedict.training._loop import any_site, of_site
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._units import Units, measured_units
-from sparsedict.types import ActivationBatch
 
 MOST_INITIAL_TOKENS = 32_768
 """Most tokens that a new dictionary is started from: they are held in memory together."""
@@ -34,31 +33,31 @@ def begin_(trainees: Mapping[str, Trainee], feed: Feed, n_tokens: int) -> tuple[
     """
     first = feed.ahead(0)
     for name, trainee in trainees.items():
-        check_widths(name, trainee, of_site(first, trainee, feed.batches))
+        check_widths(name, trainee, first.site(trainee.site))
     untouched = [trainee for trainee in trainees.values() if trainee.dictionary.is_untouched]
     n_wanted = max((trainee.dictionary.n_latents for trainee in untouched), default=0)
     held = [first]
-    n_held = len(any_site(first))
+    n_held = first.n_tokens
     while n_held < min(TOKENS_PER_LATENT * n_wanted, MOST_INITIAL_TOKENS, n_tokens):
         held.append(feed.ahead(len(held)))
-        n_held += len(any_site(held[-1]))
+        n_held += held[-1].n_tokens
     new = {id(trainee) for trainee in untouched}
     for trainee in untouched:
         dictionary = trainee.dictionary
         weight = dictionary.decoder
-        selected = [dictionary.select(of_site(batch, trainee, feed.batches)) for batch in held]
+        selected = [dictionary.select(batch.site(trainee.site)) for batch in held]
         inputs, targets = (torch.cat(parts).to(weight.device, weight.dtype) for parts in zip(*selected, strict=True))
         # A dictionary that starts from NaN has no good state to be put back to.
         for part in (inputs, targets):
             checks.finite("data", part, "Look where they come from before training on the rest.")
         dictionary.initialise_(inputs, targets)
     for trainee in trainees.values():
-        _begin_activation_(trainee, of_site(first, trainee, feed.batches), is_new=id(trainee) in new)
-    units = {name: _units(trainee, of_site(first, trainee, feed.batches)) for name, trainee in trainees.items()}
-    return math.ceil(n_tokens / len(any_site(first))), units
+        _begin_activation_(trainee, first.site(trainee.site), is_new=id(trainee) in new)
+    units = {name: _units(trainee, first.site(trainee.site)) for name, trainee in trainees.items()}
+    return math.ceil(n_tokens / first.n_tokens), units
 
 
-def _begin_activation_(trainee: Trainee, batch: ActivationBatch, *, is_new: bool) -> None:
+def _begin_activation_(trainee: Trainee, batch: Activations, *, is_new: bool) -> None:
     dictionary = trainee.dictionary
     if type(dictionary.activation).begin_ is Activation.begin_:
         return
@@ -68,7 +67,7 @@ def _begin_activation_(trainee: Trainee, batch: ActivationBatch, *, is_new: bool
     dictionary.activation.begin_(dictionary.activation_state.entries(), latents=latents, is_new=is_new)
 
 
-def _units(trainee: Trainee, batch: ActivationBatch) -> Units | None:
+def _units(trainee: Trainee, batch: Activations) -> Units | None:
     if not trainee.has_relative_lr:
         return None
     weight = trainee.dictionary.decoder

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sparsedict import checks
+from sparsedict.batches import ROLES, Activations, MissingPointError, Points
 from sparsedict.data import Batches
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._weights import check_shared, check_weights
-from sparsedict.types import ActivationBatch
 
 
 def check_checkpoint(checkpoint: Any, every: Any, keep: Any, resume: bool) -> None:
@@ -53,33 +53,59 @@ def check_trainees(trainees: Mapping[str, Trainee]) -> None:
     check_shared({name: trainee.dictionary for name, trainee in trainees.items()})
 
 
-def check_sites(trainees: Mapping[str, Trainee], batches: Batches) -> None:
+def check_points(trainees: Mapping[str, Trainee], batches: Batches) -> None:
+    """Checks that the data has the points that dictionaries read and write.
+
+    Raises:
+        TypeError: If a dictionary computes one point from another, and the data has one tensor for both.
+        ValueError: If there is no such site or point.
+    """
     for name, trainee in trainees.items():
         label = f"trainees[{name!r}].site" if name else "site"
-        if batches.names is None and trainee.site is not None:
-            raise ValueError(f"`{label}` must be None, for the data has one site without a name, got {trainee.site!r}.")
-        if batches.names is not None and len(batches.names) > 1 and trainee.site is None:
-            raise ValueError(f"`{label}` must be one of the data's sites {list(batches.names)}, got None.")
-        if batches.names is not None and trainee.site is not None and trainee.site not in batches.names:
-            raise ValueError(f"`{label}` must be one of the data's sites {list(batches.names)}, got {trainee.site!r}.")
+        check_site(label, trainee.site, batches.names)
         dictionary = trainee.dictionary
-        if not batches.has_pairs(trainee.site) and dictionary.reads != dictionary.writes:
+        reads, writes = _shown(dictionary.reads), _shown(dictionary.writes)
+        try:
+            found = [batches.resolve(points, trainee.site) for points in (dictionary.reads, dictionary.writes)]
+        except MissingPointError as error:
+            if trainee.site is None and batches.names is not None and dictionary.reads in ROLES:
+                raise ValueError(
+                    f"`{label}` must be one of the data's sites {list(batches.names)}, got None."
+                ) from None
+            owner = f"dictionary {name!r}" if name else f"a {type(dictionary).__name__}"
+            raise MissingPointError(
+                f"`data` must have the points of {owner}, which reads {reads} and writes {writes}. {error}"
+            ) from None
+        if found[0] == found[1] and dictionary.reads != dictionary.writes:
             raise TypeError(
-                f"`data` must hold inputs and outputs for a {type(dictionary).__name__}, which reads an MLP's "
-                f"{dictionary.reads} and gives its {dictionary.writes}, got one tensor. Pass a tuple of two tensors or "
-                "an ActivationStream."
+                f"`data` must hold inputs and outputs for a {type(dictionary).__name__}, which reads an MLP's {reads} "
+                f"and gives its {writes}, got one tensor. Pass a tuple of two tensors or an ActivationStream."
             )
 
 
-def check_widths(name: str, trainee: Trainee, batch: ActivationBatch) -> None:
+def check_site(label: str, site: str | tuple[str, ...] | None, names: Sequence[str] | None) -> None:
+    """Checks that the data has the sites that a trainee names."""
+    if names is None and site is not None:
+        raise ValueError(f"`{label}` must be None, for the data has one site without a name, got {site!r}.")
+    for own in (site,) if isinstance(site, str) else site or ():
+        if own not in (names or ()):
+            raise ValueError(f"`{label}` must be one of the data's sites {list(names or ())}, got {own!r}.")
+
+
+def _shown(points: Points) -> str:
+    return points if isinstance(points, str) else ", ".join(points)
+
+
+def check_widths(name: str, trainee: Trainee, batch: Activations) -> None:
     dictionary = trainee.dictionary
     label = f"trainees[{name!r}]" if name else "dictionary"
     inputs, targets = dictionary.select(batch)
-    for role, part, width, attribute in (
+    for points, part, width, attribute in (
         (dictionary.reads, inputs, dictionary.d_in, "d_in"),
         (dictionary.writes, targets, dictionary.d_out, "d_out"),
     ):
         if part.shape[-1] != width:
             raise ValueError(
-                f"`{label}.{attribute}` must equal the width of the data's {role}, {part.shape[-1]}, got {width}."
+                f"`{label}.{attribute}` must equal the width of the data's {_shown(points)}, {part.shape[-1]}, "
+                f"got {width}."
             )

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedict.data import AnyBatch, Batches
+from sparsedict.batches import UNNAMED, Activations, point_name
+from sparsedict.data import Batches
 
 N_SAMPLED = 8
 """Rows of a batch by which a checkpoint knows it again."""
@@ -31,18 +32,18 @@ class Feed:
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
-        self._waiting: deque[tuple[dict[str, Any], AnyBatch]] = deque()
+        self._waiting: deque[tuple[dict[str, Any], Activations]] = deque()
         self._place = batches.state_dict()
-        self._latest: AnyBatch | None = None
+        self._latest: Activations | None = None
 
-    def ahead(self, index: int) -> AnyBatch:
+    def ahead(self, index: int) -> Activations:
         """Returns the batch that will be served after ``index`` others."""
         while len(self._waiting) <= index:
             place = self.batches.state_dict()
             self._waiting.append((place, self.batches.next_batch()))
         return self._waiting[index][1]
 
-    def next_batch(self) -> AnyBatch:
+    def next_batch(self) -> Activations:
         """Serves a batch."""
         self.ahead(0)
         self._place, self._latest = self._waiting.popleft()
@@ -71,7 +72,8 @@ class Feed:
         self.batches.load_state_dict(state["place"])
         self._place = dict(state["place"])
         if state["rows"] is not None:
-            _compare(state["rows"], _sample(self.next_batch()))
+            now = _sample(self.next_batch())
+            _compare(_migrated(state["rows"], now), now)
         # Read ahead again: data that draws from the global generator had advanced it by then.
         for place in state.get("ahead", ()):
             random = (place["source"] or {}).get("random")
@@ -80,18 +82,23 @@ class Feed:
             self.ahead(len(self._waiting))
 
 
-def _sample(batch: AnyBatch) -> dict[str, Tensor]:
-    by_name = batch if isinstance(batch, dict) else {"": batch}
-    sampled: dict[str, Tensor] = {}
-    for name, one in by_name.items():
-        index = (
-            torch.linspace(0, len(one) - 1, min(len(one), N_SAMPLED), device="cpu", dtype=torch.float32).round().long()
-        )
-        for role in ("inputs", "outputs", "neurons"):
-            column = getattr(one, role)
-            if column is not None:
-                sampled[f"{name}.{role}".lstrip(".")] = column[index.to(column.device)].cpu()
-    return sampled
+def _sample(batch: Activations) -> dict[str, Tensor]:
+    count = min(batch.n_tokens, N_SAMPLED)
+    index = torch.linspace(0, batch.n_tokens - 1, count, device="cpu", dtype=torch.float32).round().long()
+    return {name: value[index.to(value.device)].cpu() for name, value in batch.items()}
+
+
+def _migrated(rows: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns rows of a checkpoint of version 0.1, where a tensor without a name was inputs and outputs alike."""
+    migrated = dict(rows)
+    for name in now:
+        site, _, point = name.rpartition(".")
+        if point == UNNAMED and name not in rows:
+            inputs = migrated.pop(point_name(site, "inputs"), None)
+            migrated.pop(point_name(site, "outputs"), None)
+            if inputs is not None:
+                migrated[name] = inputs
+    return migrated
 
 
 def _compare(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:

@@ -20,7 +20,7 @@ from sparsedict.torch_state import in_own_state, without_inference_
 from sparsedict.training._begin import begin_
 from sparsedict.training._checkpoints import Checkpoints
 from sparsedict.training._deterministic import deterministic_algorithms
-from sparsedict.training._door import check_callbacks, check_checkpoint, check_sites, check_trainees
+from sparsedict.training._door import check_callbacks, check_checkpoint, check_points, check_trainees
 from sparsedict.training._feed import Feed
 from sparsedict.training._history import History
 from sparsedict.training._learner import Learner
@@ -202,7 +202,7 @@ def fit_many(
         batches = as_batches(data, batch_size=batch_size, seed=seed)
         batches.expect(n_tokens)
         feed = Feed(batches)
-        check_sites(trainees, feed.batches)
+        check_points(trainees, feed.batches)
         asked = {"n_tokens": n_tokens, "log_every": log_every, "dead_after": dead_after, "autocast": autocast}
         settings = of_run(trainees, optimizers, feed.batches.description, deterministic=deterministic, **asked)
         state = None if checkpoints is None else checkpoints.begin(settings, environment(devices_of(trainees)))

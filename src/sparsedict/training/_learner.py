@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedict.batches import Activations
 from sparsedict.forward_pass import ForwardPass, Rows
 from sparsedict.kernels import Room, Workspace
 from sparsedict.penalties import Penalty
@@ -22,7 +23,6 @@ from sparsedict.training._kept import kept, put_back, stateful
 from sparsedict.training._meter import Meter
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._units import Units
-from sparsedict.types import ActivationBatch
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -44,7 +44,7 @@ class NonFiniteLossError(ArithmeticError):
         self.lr = lr
 
 
-Upcoming = Callable[[int], Iterator[ActivationBatch]]
+Upcoming = Callable[[int], Iterator[Activations]]
 """Gives the next batches, of at least so many tokens in all or to the end of the run, without taking them."""
 
 
@@ -117,7 +117,7 @@ class Learner:
         self._last_inputs = torch.empty(0, dictionary.d_in, dtype=weight.dtype, device=weight.device)
         self._keep()
 
-    def learn(self, batch: ActivationBatch, upcoming: Upcoming | None = None) -> None:
+    def learn(self, batch: Activations, upcoming: Upcoming | None = None) -> None:
         """Makes one optimiser step.
 
         Args:
@@ -127,9 +127,9 @@ class Learner:
         inputs, targets = self._rows(batch)
         self._set_rate()
         room = Room(self._counters.density)
-        passed, parts = self._differentiated(inputs, targets, room)
+        passed, parts = self._differentiated(inputs, targets, batch, room)
         if not room.sufficed():
-            passed, parts = self._differentiated(inputs, targets)
+            passed, parts = self._differentiated(inputs, targets, batch)
         self._counters.density = room.density
         self._meter.add(passed, parts)
         self._last_inputs = inputs[:MOST_TOKENS]
@@ -147,7 +147,7 @@ class Learner:
         self._workspace.offer(grad for weight, grad in zip(parameters, gradients, strict=True) if weight.grad is None)
 
     def _differentiated(
-        self, inputs: Tensor, targets: Tensor, room: Room | None = None
+        self, inputs: Tensor, targets: Tensor, batch: Activations, room: Room | None = None
     ) -> tuple[ForwardPass, list[Tensor]]:
         """Gives every parameter its gradient; returns the pass, and the objective, loss and penalties."""
         trainee = self.trainee
@@ -156,16 +156,18 @@ class Learner:
         torch.clear_autocast_cache()
         with torch.enable_grad(), self._workspace.used():
             with self._precision(inputs.device):
-                passed = self._passed(inputs, targets, room)
+                passed = self._passed(inputs, targets, batch, room)
                 terms = [trainee.loss(passed), *(penalty(passed) for penalty in trainee.penalties)]
                 objective = torch.stack(terms).sum()
             objective.backward()
         return passed, [objective, *terms]
 
-    def _passed(self, inputs: Tensor, targets: Tensor, room: Room | None) -> ForwardPass:
+    def _passed(self, inputs: Tensor, targets: Tensor, batch: Activations, room: Room | None) -> ForwardPass:
         counters = self._counters
         since = counters.tokens_since_fired
-        forward = partial(self._dictionary.forward_pass, inputs, targets, step=counters.step, tokens_since_fired=since)
+        forward = partial(
+            self._dictionary.forward_pass, inputs, targets, step=counters.step, tokens_since_fired=since, batch=batch
+        )
         with nullcontext() if room is None else room.used():
             passed = forward()
         # A part that keeps something from step to step may be asked once only: before it is, the entries must be right.
@@ -259,7 +261,7 @@ class Learner:
         self._begin = time.perf_counter() - state["seconds"]
         self._trained_before = dict(state["trained_before"])
 
-    def note_training(self, data: str, facts: Mapping[str, str]) -> None:
+    def note_training(self, data: str, facts: Mapping[str, Any]) -> None:
         """Writes into the dictionary what it has been trained on, by this run and before.
 
         Args:
@@ -318,7 +320,7 @@ class Learner:
         for upkeep in self.trainee.upkeep:
             upkeep(passed, self._optimizer)
 
-    def _rows(self, batch: ActivationBatch) -> Rows:
+    def _rows(self, batch: Activations) -> Rows:
         weight = self._dictionary.decoder
         inputs, targets = (part.to(weight.device, weight.dtype) for part in self._dictionary.select(batch))
         return inputs, targets

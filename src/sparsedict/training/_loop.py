@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from sparsedict.data import AnyBatch, Batches
+from sparsedict.batches import Activations
 from sparsedict.display import shown
 from sparsedict.progress import Progress, progress_bar
 from sparsedict.torch_state import callers_state
@@ -21,7 +20,6 @@ from sparsedict.training._learner import Learner
 from sparsedict.training._random import random_state, set_random_state
 from sparsedict.training._trainee import Trainee
 from sparsedict.training.callbacks import Callback
-from sparsedict.types import ActivationBatch
 
 COUNTERS = ("n_steps", "n_seen")
 
@@ -132,10 +130,10 @@ class Loop:
             # Only once it is there whole does it count as served.
             self._feed.ahead(0)
         batch = self._feed.next_batch()
-        n = len(any_site(batch))
+        n = batch.n_tokens
         for learner in self._learners:
             upcoming = partial(self._upcoming, learner.trainee, n)
-            learner.learn(of_site(batch, learner.trainee, self._feed.batches), upcoming)
+            learner.learn(batch.site(learner.trainee.site), upcoming)
         self.n_steps += 1
         self.n_seen += n
         bar.update(min(n, self._n_tokens - self.n_seen + n))
@@ -148,14 +146,14 @@ class Loop:
                     with callers_state():
                         callback(learner.name, record, learner.trainee.dictionary)
 
-    def _upcoming(self, trainee: Trainee, n_now: int, n_tokens: int) -> Iterator[ActivationBatch]:
+    def _upcoming(self, trainee: Trainee, n_now: int, n_tokens: int) -> Iterator[Activations]:
         """Yields the batches after the one of ``n_now`` tokens that is being learned from, up to the end of the run."""
         left = min(n_tokens, self._n_tokens - self.n_seen - n_now)
         index = 0
         while left > 0:
             batch = self._feed.ahead(index)
-            yield of_site(batch, trainee, self._feed.batches)
-            left, index = left - len(any_site(batch)), index + 1
+            yield batch.site(trainee.site)
+            left, index = left - batch.n_tokens, index + 1
 
     def _checkpoint(self, at_once: bool) -> None:
         checkpoints = self._checkpoints
@@ -177,18 +175,6 @@ class Loop:
             f"{where}; the checkpoint of this step lies in {self._checkpoints.folder}. Make the same call with "
             f"checkpoint={str(self._checkpoints.folder)!r} and resume=True to go on."
         )
-
-
-def any_site(batch: AnyBatch) -> ActivationBatch:
-    """Returns one site's part of a batch: all have the same tokens."""
-    return next(iter(batch.values())) if isinstance(batch, dict) else batch
-
-
-def of_site(batch: AnyBatch, trainee: Trainee, batches: Batches) -> ActivationBatch:
-    """Returns what a trainee is trained on."""
-    chosen = batch[trainee.site] if isinstance(batch, dict) and trainee.site is not None else any_site(batch)
-    # A bare tensor is whatever the autoencoder reads, neurons' activations included.
-    return chosen if batches.has_pairs(trainee.site) else replace(chosen, neurons=chosen.inputs)
 
 
 def _summary(records: Sequence[Record]) -> str:

@@ -53,7 +53,8 @@ class Trainee:
         optimizer: An optimiser class or a partial of one, called with the parameters and ``lr``; Adam by default.
         clip_norm: Largest norm of all gradients together; longer ones are shortened. ``None`` leaves them. With a
             relative rate each gradient is measured in units of the loss over the parameter's.
-        site: Name of the site whose activations it is trained on, where the data has several.
+        site: Name of the site whose activations it is trained on, where the data has several and the dictionary's
+            points don't name theirs; a tuple of names for a dictionary that reads the same points of several sites.
     """
 
     dictionary: Dictionary
@@ -64,7 +65,7 @@ class Trainee:
     schedule: Schedule = field(default_factory=partial(Cosine, warm_up=0.2))
     optimizer: OptimizerFactory | None = None
     clip_norm: float | None = None
-    site: str | None = None
+    site: str | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.dictionary, Dictionary):

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from sparsedict.activations import ReLU
+from sparsedict.batches import ActivationBatch, Activations
 from sparsedict.dictionaries import Dictionary, SparseDistiller
 from sparsedict.latents import fires
 from sparsedict.metrics import fvu
 from sparsedict.norms import Free
 from sparsedict.sites import Neurons
-from sparsedict.types import ActivationBatch
 
 N_SOLVED = 1_024
 """Tokens on which the best values for the chosen latents are solved for."""
@@ -19,7 +19,7 @@ RIDGE = 1e-5
 
 
 @torch.no_grad()
-def best_values(dictionary: Dictionary, held: ActivationBatch, k: int) -> float:
+def best_values(dictionary: Dictionary, held: Activations, k: int) -> float:
     """Returns the FVU with the best values for the latents that fired, at most ``k`` on each token."""
     inputs, targets, base = _without_latents(dictionary, held)
     latents = dictionary.encode(inputs)
@@ -30,7 +30,7 @@ def best_values(dictionary: Dictionary, held: ActivationBatch, k: int) -> float:
 
 
 @torch.no_grad()
-def best_choice(dictionary: Dictionary, held: ActivationBatch, k: int) -> float:
+def best_choice(dictionary: Dictionary, held: Activations, k: int) -> float:
     """Returns the FVU with latents chosen for their rows, the target in view, and the best values for these.
 
     Latents are chosen by matching pursuit: one after the other, the one whose row is nearest to what is left.
@@ -48,7 +48,7 @@ def best_choice(dictionary: Dictionary, held: ActivationBatch, k: int) -> float:
     return float(fvu(base + _solved(directions[chosen], targets - base), targets))
 
 
-def _without_latents(dictionary: Dictionary, held: ActivationBatch) -> tuple[Tensor, Tensor, Tensor]:
+def _without_latents(dictionary: Dictionary, held: Activations) -> tuple[Tensor, Tensor, Tensor]:
     """Returns inputs, targets, and what the dictionary gives where no latent fires."""
     inputs, targets = dictionary.select(ActivationBatch(held.inputs[:N_SOLVED], held.outputs[:N_SOLVED]))
     nothing = inputs.new_zeros(len(inputs), dictionary.n_latents)
@@ -63,7 +63,7 @@ def _solved(rows: Tensor, wanted: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def best_linear(sample: ActivationBatch) -> SparseDistiller:
+def best_linear(sample: Activations) -> SparseDistiller:
     """Returns the best affine map from the MLP's input to its output, as a distiller whose only latent is silent."""
     x, y = sample.inputs.double(), sample.outputs.double()
     centre_x, centre_y = x.mean(0), y.mean(0)
@@ -80,7 +80,7 @@ def best_linear(sample: ActivationBatch) -> SparseDistiller:
 
 
 @torch.no_grad()
-def own_neurons(neurons: Neurons, held: ActivationBatch, count: int) -> float:
+def own_neurons(neurons: Neurons, held: Activations, count: int) -> float:
     """Returns the FVU of the MLP's own strongest neurons on each token, the others held at their means."""
     activations = neurons.encode(held.inputs[:N_SOLVED])
     mean = activations.mean(0)

@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from sparsedict import figures
 from sparsedict.analysis import NeuronMatch, simulator_correlation
+from sparsedict.batches import Activations
 from sparsedict.dictionaries import Dictionary
 from sparsedict.sites import Neurons
 from sparsedict.studies._bench import Bench
@@ -20,7 +21,6 @@ from sparsedict.studies._estimates import Quantity, measured, told
 from sparsedict.studies._order import Order
 from sparsedict.studies._study import Compared, Drawing, Finding, Numbers, Study
 from sparsedict.studies.report._parts import Part, by_seed, mean_sd, row, student, typed
-from sparsedict.types import ActivationBatch
 
 N_SHOWN = 100
 N_POINTS = 2_000
@@ -191,7 +191,7 @@ def cosine_by_inputs(
 
 @torch.no_grad()
 def _activations(
-    dictionary: Dictionary, neurons: Neurons, match: NeuronMatch, alive: Tensor, data: ActivationBatch
+    dictionary: Dictionary, neurons: Neurons, match: NeuronMatch, alive: Tensor, data: Activations
 ) -> Numbers:
     """Returns the first simulator's activations and its neuron's."""
     result = simulator_correlation(dictionary, match, data, latents=alive, neurons=neurons)

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sparsedict.activations import ReLU
+from sparsedict.batches import ActivationBatch, Activations
 from sparsedict.dictionaries import SparseDistiller
 from sparsedict.norms import DecoderNorm, UnitNorm
 from sparsedict.studies._study import Numbers
 from sparsedict.training import Constant, Record, Trainee, fit_many
-from sparsedict.types import ActivationBatch
 
 N_RECORDS = 50
 N_COMPARED = 4_096
@@ -98,12 +98,12 @@ class _Normal:
         self._deviations = toy.deviations()
         self.encoder: Tensor = toy.encoder(seed)
 
-    def __iter__(self) -> Iterator[ActivationBatch]:
+    def __iter__(self) -> Iterator[Activations]:
         generator = torch.Generator().manual_seed(self._seed)
         while True:
             yield self._draw(self._toy.batch_size, generator)
 
-    def _draw(self, n: int, generator: torch.Generator) -> ActivationBatch:
+    def _draw(self, n: int, generator: torch.Generator) -> Activations:
         x = torch.randn(n, self._toy.d, generator=generator) * self._deviations
         outputs = torch.zeros_like(x)
         outputs[:, 0] = (x @ self.encoder).relu()

@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsedict import figures
 from sparsedict.analysis import firing_frequencies as count_firing
 from sparsedict.analysis import latent_types, match_neurons, simulator_correlation
+from sparsedict.batches import ActivationBatch, Activations
 from sparsedict.dictionaries import Dictionary
 from sparsedict.display import shown
 from sparsedict.penalties import L1
@@ -35,7 +36,6 @@ from sparsedict.studies.report._parts import (
 from sparsedict.studies.report._same_neuron import MODEST, cosine_by_inputs
 from sparsedict.studies.report._simulators import n_directions
 from sparsedict.training import fit_many
-from sparsedict.types import ActivationBatch
 
 KEPT = 0.25
 """Of the directions of the input: those that go on varying as they do."""
@@ -173,7 +173,7 @@ def _principal_axes(inputs: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _flattened(batch: ActivationBatch, mean: Tensor, weak: Tensor, neurons: Neurons) -> ActivationBatch:
+def _flattened(batch: Activations, mean: Tensor, weak: Tensor, neurons: Neurons) -> Activations:
     """Shrinks inputs along the weak axes ``[d_in, n_weak]``, and computes what the MLP makes of them."""
     centred = batch.inputs - mean
     inputs = mean + centred - (1 - FLAT) * (centred @ weak) @ weak.T
@@ -182,11 +182,11 @@ def _flattened(batch: ActivationBatch, mean: Tensor, weak: Tensor, neurons: Neur
     return ActivationBatch(inputs, outputs)
 
 
-def _variance(batch: ActivationBatch) -> float:
+def _variance(batch: Activations) -> float:
     return float((batch.outputs - batch.outputs.mean(0)).double().square().sum(1).mean())
 
 
-def _train(bench: Bench, order: Order, data: ActivationBatch, scale: float) -> Dictionary:
+def _train(bench: Bench, order: Order, data: Activations, scale: float) -> Dictionary:
     """Trains a student as ordered, but on other data, whose variance is larger by ``scale``."""
     (penalty,) = order.penalties
     assert isinstance(penalty, L1)
@@ -203,7 +203,7 @@ def _train(bench: Bench, order: Order, data: ActivationBatch, scale: float) -> D
 
 
 @torch.no_grad()
-def _state(bench: Bench, dictionary: Dictionary, neurons: Neurons, held: ActivationBatch) -> Part:
+def _state(bench: Bench, dictionary: Dictionary, neurons: Neurons, held: Activations) -> Part:
     """Measures live simulators; None where there are too few."""
     match, firing = match_neurons(dictionary, neurons, seed=bench.seed), count_firing(dictionary, held)
     alive = latent_types(match, THRESHOLD, dead=firing.dead).simulators

@@ -1,0 +1,382 @@
+"""`Activations`: what a batch of tokens holds, by the name of the point of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sparsedict.display import short, table
+
+ROLES = ("inputs", "outputs", "neurons")
+"""Points of one site: what its MLP reads, what it writes, and the MLP's hidden activations."""
+
+UNNAMED = "activations"
+"""Point of a tensor that was given without a name; it stands for any point that a dictionary names."""
+
+Points = str | tuple[str, ...]
+"""The name of a point, or several names, whose activations are concatenated."""
+
+
+class MissingPointError(KeyError, ValueError):
+    """A batch or a data source lacks a point; the message lists the points that there are."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Activations(Mapping[str, Tensor]):
+    """Activations of a batch of tokens: a mapping from a point's name to a tensor ``[*shape, width]``.
+
+    The points of one site are ``"inputs"``, ``"outputs"`` and ``"neurons"``; those of several sites carry the site's
+    name, such as ``"0.inputs"``. In training, ``shape`` is ``(n_tokens,)``; a site's capture has the shape of the
+    tokens, usually ``(n_sequences, n_positions)``, and :meth:`batch` returns its kept positions as rows.
+
+    Args:
+        points: Activations by the name of their point, ``[*shape, width]`` each.
+        tokens: Token ids, ``[*shape]``; ``None`` where they are unknown.
+        positions: Position of each token in its sequence, counted from 0 without padding, ``[*shape]``; ``None`` where
+            they are unknown.
+        mask: True at positions that are kept, ``[*shape]``; ``None`` where all are. Padding and excluded tokens are
+            false.
+        attention_mask: False at padding, ``[*shape]``; ``None`` where there is none.
+
+    Raises:
+        ValueError: If there is no point, or the points hold different tokens.
+
+    Example:
+        >>> import torch
+        >>> batch = Activations({"0.inputs": torch.zeros(5, 3), "0.outputs": torch.ones(5, 2)})
+        >>> batch
+        Activations(0.inputs=float32[5, 3], 0.outputs=float32[5, 2])
+        >>> batch["0.outputs"].shape, batch.n_tokens, batch.sites
+        (torch.Size([5, 2]), 5, ('0',))
+    """
+
+    def __init__(
+        self,
+        points: Mapping[str, Float[Tensor, ...]],
+        *,
+        tokens: Int[Tensor, "*shape"] | None = None,
+        positions: Int[Tensor, "*shape"] | None = None,
+        mask: Bool[Tensor, "*shape"] | None = None,
+        attention_mask: Bool[Tensor, "*shape"] | None = None,
+    ) -> None:
+        if not points:
+            raise ValueError("`points` must name at least one point, got an empty mapping.")
+        self._tensors: dict[str, Tensor] = dict(points)
+        self._parts: dict[str, tuple[str, ...]] = {name: (name,) for name in self._tensors}
+        self.tokens = tokens
+        self.positions = positions
+        self.mask = mask
+        self.attention_mask = attention_mask
+        self._check()
+
+    def _check(self) -> None:
+        first, value = next(iter(self._tensors.items()))
+        for name, other in self._tensors.items():
+            if other.shape[:-1] != value.shape[:-1]:
+                got = [len(part) if part.ndim == 2 else tuple(part.shape[:-1]) for part in (other, value)]
+                raise ValueError(f"`{name}` must hold as many tokens as `{first}`, got {got[0]} and {got[1]}.")
+        for name, other in self._per_token():
+            if other.shape != value.shape[:-1]:
+                raise ValueError(
+                    f"`{name}` must have the leading shape of the activations, {tuple(value.shape[:-1])}, got "
+                    f"{tuple(other.shape)}."
+                )
+
+    def _per_token(self) -> Iterator[tuple[str, Tensor]]:
+        for name in ("tokens", "positions", "mask", "attention_mask"):
+            value = getattr(self, name)
+            if value is not None:
+                yield name, value
+
+    def __getitem__(self, point: str) -> Float[Tensor, "*shape width"]:
+        names = self._parts.get(point)
+        if names is None:
+            raise missing_point(point, self)
+        parts = [self._tensors[name] for name in names]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __contains__(self, point: object) -> bool:
+        return point in self._parts
+
+    def of(self, points: Points) -> Float[Tensor, "*shape width"]:
+        """Returns the activations of a point, or of several points side by side.
+
+        Args:
+            points: A name or a tuple of names.
+
+        Raises:
+            MissingPointError: If there is no such point. It is a ``ValueError`` and a ``KeyError``.
+        """
+        names = (points,) if isinstance(points, str) else tuple(points)
+        parts = [self[lookup(name, self._parts)] for name in names]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    @property
+    def inputs(self) -> Float[Tensor, "*shape d_in"]:
+        """What the MLP of a single site reads."""
+        return self.of("inputs")
+
+    @property
+    def outputs(self) -> Float[Tensor, "*shape d_out"]:
+        """What the MLP of a single site writes."""
+        return self.of("outputs")
+
+    @property
+    def neurons(self) -> Float[Tensor, "*shape n_neurons"]:
+        """Hidden activations of the MLP of a single site."""
+        return self.of("neurons")
+
+    @property
+    def shape(self) -> torch.Size:
+        """Leading dimensions of all tensors."""
+        return next(iter(self._tensors.values())).shape[:-1]
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of positions, those included that :attr:`mask` leaves out."""
+        return self.shape.numel()
+
+    @property
+    def kept(self) -> Bool[Tensor, "*shape"]:
+        """True at positions that are kept; all of them where there is no :attr:`mask`."""
+        if self.mask is not None:
+            return self.mask
+        return torch.ones(self.shape, dtype=torch.bool, device=next(iter(self._tensors.values())).device)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites that the points belong to; empty for a single site without a name."""
+        return sites_of(self._tensors)
+
+    def site(self, name: str | tuple[str, ...] | None) -> Activations:
+        """Returns the same activations, where the points of a site can also be named without the site.
+
+        Args:
+            name: A site, or several, whose activations are concatenated point by point. ``None`` is the only site.
+
+        Raises:
+            ValueError: If there is no such site.
+
+        Example:
+            >>> import torch
+            >>> batch = Activations({"0.outputs": torch.zeros(5, 3), "1.outputs": torch.zeros(5, 2)})
+            >>> batch.site("1").outputs.shape, batch.site(("0", "1")).outputs.shape
+            (torch.Size([5, 2]), torch.Size([5, 5]))
+        """
+        view = self._like(self._tensors, dict(self._per_token()))
+        view._parts = aliases(self._tensors, name)
+        return view
+
+    def batch(self) -> Activations:
+        """Returns the kept positions as rows ``[n_tokens, width]``, in reading order."""
+        mask = self.mask
+        if mask is None:
+            rows = self.map(lambda value: value.flatten(0, len(self.shape) - 1) if len(self.shape) != 1 else value)
+        else:
+            rows = self.map(lambda value: value[mask.to(value.device)])
+        rows.mask = rows.attention_mask = None
+        return rows
+
+    def rows(self, index: slice | Int[Tensor, " n_rows"]) -> Activations:
+        """Returns some tokens of a batch of rows.
+
+        Args:
+            index: A slice, or the indices of the tokens.
+        """
+        if isinstance(index, slice):
+            return self.map(lambda value: value[index])
+        return self.map(lambda value: value.index_select(0, index.to(value.device)))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Activations:
+        """Applies a function to every tensor, ids, positions and masks included.
+
+        A tensor that is held under several names is given to the function once.
+        """
+        results: dict[object, Tensor] = {}
+
+        def once(value: Tensor) -> Tensor:
+            key = identity(value)
+            if key not in results:
+                results[key] = function(value)
+            return results[key]
+
+        tensors = {name: once(value) for name, value in self._tensors.items()}
+        mapped = self._like(tensors, {name: once(value) for name, value in self._per_token()})
+        mapped._parts = self._parts
+        return mapped
+
+    def distinct(self) -> dict[str, Tensor]:
+        """Returns the distinct tensors by the name of their first point; ids and positions by their own names."""
+        first: dict[object, str] = {}
+        values = dict((*self._tensors.items(), *self._per_token()))
+        for name, value in values.items():
+            first.setdefault(identity(value), name)
+        return {name: values[name] for name in first.values()}
+
+    @classmethod
+    def _like(cls, tensors: dict[str, Tensor], per_token: Mapping[str, Tensor]) -> Activations:
+        """Makes activations of tensors that are known to fit, without checks: a training step makes several."""
+        made = cls.__new__(cls)
+        made._tensors = tensors
+        made._parts = {name: (name,) for name in tensors}
+        made.tokens, made.positions, made.mask, made.attention_mask = (
+            per_token.get(name) for name in ("tokens", "positions", "mask", "attention_mask")
+        )
+        return made
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Activations:
+        """Returns the activations on a device and of a type; ids, positions and masks keep their type."""
+        return self.map(lambda value: value.to(device, dtype if value.is_floating_point() else None))
+
+    def detach(self) -> Activations:
+        """Returns the same activations without their history."""
+        return self.map(Tensor.detach)
+
+    @classmethod
+    def cat(cls, batches: Sequence[Activations]) -> Activations:
+        """Returns the tokens of several batches of rows with the same points, one batch after the other."""
+        first = batches[0]
+        if len(batches) == 1:
+            return first
+        results: dict[object, Tensor] = {}
+
+        def joined(values: list[Tensor]) -> Tensor:
+            key = tuple(map(identity, values))
+            if key not in results:
+                results[key] = torch.cat(values)
+            return results[key]
+
+        tensors = {name: joined([batch._tensors[name] for batch in batches]) for name in first._tensors}
+        names = [name for name, _ in first._per_token() if all(getattr(b, name) is not None for b in batches)]
+        made = cls._like(tensors, {name: joined([getattr(batch, name) for batch in batches]) for name in names})
+        made._parts = first._parts
+        return made
+
+    @classmethod
+    def of_sites(cls, by_site: Mapping[str, Activations]) -> Activations:
+        """Joins activations of the same tokens at several sites; their points get the names of the sites.
+
+        Args:
+            by_site: Activations by the name of their site. An empty name adds nothing.
+
+        Raises:
+            ValueError: If the sites hold different tokens.
+        """
+        points = {point_name(site, point): own[point] for site, own in by_site.items() for point in own._tensors}
+        first = next(iter(by_site.values()))
+        masks = [own.mask for own in by_site.values() if own.mask is not None]
+        mask = None
+        for other in masks:
+            mask = other if mask is None else mask & other.to(mask.device)
+        return cls(
+            points,
+            tokens=first.tokens,
+            positions=first.positions,
+            mask=mask,
+            attention_mask=first.attention_mask,
+        )
+
+    def __repr__(self) -> str:
+        shown = [f"{name}={short(value)}" for name, value in (*self._tensors.items(), *self._per_token())]
+        return f"Activations({', '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, ...]] = [(n, short(v)) for n, v in (*self._tensors.items(), *self._per_token())]
+        return table("Activations", rows)
+
+
+def ActivationBatch(  # noqa: N802
+    inputs: Float[Tensor, "n_tokens d_in"],
+    outputs: Float[Tensor, "n_tokens d_out"],
+    neurons: Float[Tensor, "n_tokens n_neurons"] | None = None,
+) -> Activations:
+    """Returns the `Activations` of one site.
+
+    Args:
+        inputs: What the MLP reads, ``[n_tokens, d_in]``.
+        outputs: What the MLP writes, ``[n_tokens, d_out]``.
+        neurons: The MLP's hidden activations, ``[n_tokens, n_neurons]``.
+
+    Raises:
+        ValueError: If they hold different tokens.
+    """
+    return Activations({"inputs": inputs, "outputs": outputs, **({} if neurons is None else {"neurons": neurons})})
+
+
+def point_name(site: str | None, point: str) -> str:
+    """Returns the name of a site's point among those of several sites."""
+    return f"{site}.{point}" if site else point
+
+
+def sites_of(points: Iterable[str]) -> tuple[str, ...]:
+    """Returns the names of the sites in the names of points, in their order."""
+    return tuple(dict.fromkeys(point.rpartition(".")[0] for point in points if "." in point))
+
+
+def aliases(points: Iterable[str], site: str | tuple[str, ...] | None) -> dict[str, tuple[str, ...]]:
+    """Returns the names by which points can be asked for, and the points that each stands for.
+
+    Args:
+        points: Names of all points.
+        site: Whose points can also be named without the site's name; several sites' are concatenated. ``None`` is the
+            only site, where there is one.
+
+    Raises:
+        ValueError: If a site has no point.
+    """
+    known: dict[str, tuple[str, ...]] = {point: (point,) for point in points}
+    there = sites_of(known)
+    if site is None:
+        if len(there) != 1:
+            return known
+        site = there
+    names = (site,) if isinstance(site, str) else tuple(site)
+    for name in names:
+        if name not in there:
+            raise ValueError(f"`site` must be one of the data's sites {list(there)}, got {name!r}.")
+    own = [point.rpartition(".")[2] for point in known if point.rpartition(".")[0] == names[0]]
+    for point in own:
+        parts = tuple(point_name(name, point) for name in names)
+        if all(part in known for part in parts):
+            known.setdefault(point, parts)
+    return known
+
+
+def lookup(point: str, known: Mapping[str, Any]) -> str:
+    """Returns the name under which a point is known: its own, or that of a tensor without a name.
+
+    Raises:
+        MissingPointError: If it isn't known.
+    """
+    if point in known:
+        return point
+    if UNNAMED in known and point in ROLES:
+        return UNNAMED
+    raise missing_point(point, known)
+
+
+def missing_point(point: str, known: Iterable[str]) -> MissingPointError:
+    """Returns the error for a point that isn't there."""
+    remedy = " Capture them with `neurons=True`." if point.rpartition(".")[2] == "neurons" else ""
+    names = ", ".join(map(repr, known))
+    return MissingPointError(f"The activations must have a point {point!r}, but their points are {names}.{remedy}")
+
+
+def identity(tensor: Tensor) -> object:
+    """Returns a key that two tensors share if they are views of the same numbers."""
+    if not tensor.numel():
+        # An empty tensor has no address.
+        return id(tensor)
+    return tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride()

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+import sparsedict as sd
+from sparsedict.batches import MissingPointError, aliases, lookup
+
+
+def two_sites() -> sd.Activations:
+    return sd.Activations(
+        {
+            "0.inputs": torch.arange(8.0).reshape(4, 2),
+            "0.outputs": torch.arange(12.0).reshape(4, 3),
+            "1.inputs": -torch.arange(8.0).reshape(4, 2),
+            "1.outputs": -torch.arange(12.0).reshape(4, 3),
+        },
+        tokens=torch.arange(4),
+        positions=torch.arange(4) % 2,
+    )
+
+
+def test_a_batch_is_a_mapping_from_points_to_tensors() -> None:
+    inputs, outputs, neurons = torch.zeros(4, 2), torch.zeros(4, 3), torch.zeros(4, 8)
+    batch = sd.ActivationBatch(inputs, outputs, neurons)
+    assert isinstance(batch, Mapping)
+    assert dict(batch) == {"inputs": inputs, "outputs": outputs, "neurons": neurons}
+    assert (len(batch), batch.n_tokens, batch.shape, batch.sites) == (3, 4, (4,), ())
+    assert batch.inputs is inputs
+    assert batch.outputs is outputs
+    assert batch.neurons is neurons
+    assert two_sites().sites == ("0", "1")
+
+
+@pytest.mark.parametrize("point", ["neurons", "0.inputs", ""])
+def test_a_missing_point_lists_the_points_there_are(point: str) -> None:
+    batch = sd.ActivationBatch(torch.zeros(4, 2), torch.zeros(4, 3))
+    for get in (batch.__getitem__, batch.of):
+        with pytest.raises(MissingPointError, match="their points are 'inputs', 'outputs'") as caught:
+            get(point)
+        assert isinstance(caught.value, KeyError)
+        assert isinstance(caught.value, ValueError)
+        assert ("`neurons=True`" in str(caught.value)) is (point == "neurons")
+    assert batch.get(point) is None
+
+
+@pytest.mark.as_installed
+def test_points_of_different_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="`outputs` must hold as many tokens as `inputs`, got 3 and 4"):
+        sd.ActivationBatch(torch.zeros(4, 2), torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="`neurons` must hold as many tokens as `inputs`, got 1 and 4"):
+        sd.ActivationBatch(torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match=r"`mask` must have the leading shape of the activations, \(2, 3\)"):
+        sd.Activations({"inputs": torch.zeros(2, 3, 4)}, mask=torch.ones(3, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match="at least one point"):
+        sd.Activations({})
+
+
+def test_a_site_s_points_can_be_named_without_the_site() -> None:
+    batch = two_sites()
+    own = batch.site("1")
+    assert own.inputs is batch["1.inputs"]
+    assert own["0.inputs"] is batch["0.inputs"]  # all other points stay
+    both = batch.site(("1", "0"))
+    assert torch.equal(both.outputs, torch.cat([batch["1.outputs"], batch["0.outputs"]], dim=-1))
+    assert torch.equal(batch.of(("0.inputs", "1.outputs")), torch.cat([batch["0.inputs"], batch["1.outputs"]], dim=-1))
+    with pytest.raises(MissingPointError, match=r"'0\.inputs', '0\.outputs', '1\.inputs'"):
+        batch.site(None).of("inputs")
+    with pytest.raises(ValueError, match=r"`site` must be one of the data's sites \['0', '1'\], got '2'"):
+        batch.site("2")
+
+
+def test_the_only_site_needs_no_name() -> None:
+    x = torch.zeros(4, 2)
+    assert sd.Activations({"h.0.inputs": x}).site(None).inputs is x
+
+
+def test_a_tensor_without_a_name_stands_for_any_point() -> None:
+    x = torch.zeros(4, 2)
+    batch = sd.Activations({"activations": x})
+    assert batch.inputs is batch.outputs is batch.neurons is x
+    assert lookup("outputs", aliases(["a.activations", "b.inputs"], "a")) == "activations"
+    with pytest.raises(MissingPointError):
+        batch.of("0.inputs")
+
+
+def test_kept_positions_become_rows_in_reading_order() -> None:
+    inputs = torch.arange(12.0).reshape(2, 3, 2)
+    mask = torch.tensor([[False, True, True], [False, True, False]])
+    tokens = torch.arange(6).reshape(2, 3)
+    captured = sd.Activations({"inputs": inputs, "outputs": inputs + 100}, tokens=tokens, mask=mask)
+    batch = captured.batch()
+    assert batch.inputs.tolist() == [[2, 3], [4, 5], [8, 9]]
+    assert torch.equal(batch.outputs, batch.inputs + 100)
+    assert batch.tokens is not None
+    assert batch.tokens.tolist() == [1, 2, 4]
+    assert batch.kept.all()
+    assert torch.equal(sd.Activations({"inputs": inputs}).batch().inputs, inputs.flatten(0, 1))
+
+
+def test_a_tensor_under_two_names_is_copied_once() -> None:
+    x = torch.arange(8.0).reshape(4, 2)
+    batch = sd.Activations({"a.outputs": x, "b.inputs": x, "c.inputs": x.clone()})
+    rows = batch.rows(torch.tensor([2, 0]))
+    assert rows["a.outputs"] is rows["b.inputs"]
+    assert rows["c.inputs"] is not rows["a.outputs"]
+    assert rows["c.inputs"].tolist() == [[4, 5], [0, 1]]
+    joined = sd.Activations.cat([batch.rows(slice(0, 1)), batch.rows(slice(1, 4))])
+    assert joined["a.outputs"] is joined["b.inputs"]
+    assert torch.equal(joined["a.outputs"], x)
+    assert list(batch.distinct()) == ["a.outputs", "c.inputs"]
+
+
+def test_ids_and_positions_follow_the_rows_and_keep_their_type() -> None:
+    batch = two_sites().site("0").rows(torch.tensor([3, 1])).to(dtype=torch.float64)
+    assert batch.inputs.dtype == torch.float64
+    assert batch.tokens is not None
+    assert batch.positions is not None
+    assert batch.tokens.tolist() == [3, 1]
+    assert batch.positions.tolist() == [1, 1]
+    assert batch.tokens.dtype == torch.int64
+
+
+def test_sites_of_one_batch_share_tokens_and_intersect_masks() -> None:
+    one = sd.Activations({"inputs": torch.zeros(3, 2)}, mask=torch.tensor([True, True, False]))
+    two = sd.Activations({"outputs": torch.ones(3, 4)}, mask=torch.tensor([False, True, True]))
+    joined = sd.Activations.of_sites({"a": one, "b": two})
+    assert list(joined) == ["a.inputs", "b.outputs"]
+    assert joined.kept.tolist() == [False, True, False]
+
+
+def test_representations_show_shapes() -> None:
+    assert repr(two_sites().site("0")).startswith("Activations(0.inputs=float32[4, 2], 0.outputs=float32[4, 3]")
+    assert "float32[4, 3]" in two_sites()._repr_html_()
