@@ -50,7 +50,7 @@ def harvest(site: Site, tokens: Tensor, n_sequences: int, batch_size: int, buffe
     stream = ActivationStream(
         site, tokens, batch_size=batch_size, model_batch_size=n_sequences, buffer_size=buffer_size
     )
-    n_served = sum(map(len, stream))
+    n_served = sum(batch.n_tokens for batch in stream)
     assert n_served == stream.n_tokens
 
 

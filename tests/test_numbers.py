@@ -111,11 +111,11 @@ def test_data_and_analysis_take_them(numbers: str) -> None:
     assert torch.equal(
         truth.sample(i(10), i(1))[0].outputs, SyntheticFeatures(D, 20, 2.0, 0, noise=0.5).sample(10, 1)[0].outputs
     )
-    assert len(as_batches(X, batch_size=i(100), seed=i(1)).next_batch()) == 100
+    assert as_batches(X, batch_size=i(100), seed=i(1)).next_batch().n_tokens == 100
     model = torch.nn.Sequential(torch.nn.Embedding(10, D), torch.nn.Linear(D, D))
     site, ids = sd.Site(model, "1", exclude_first=i(1), exclude_tokens=[i(0)]), torch.randint(1, 10, (4, 8))
     stream = sd.ActivationStream(site, ids, batch_size=i(8), seed=i(0), buffer_size=i(64), model_batch_size=i(2))
-    assert len(next(iter(stream))) == 8
+    assert next(iter(stream)).n_tokens == 8
     assert sd.analysis.firing_frequencies(coder(), X, n_tokens=i(100)).n_tokens == 100
     threshold = sd.analysis.latent_types(torch.ones(3), f(0.5)).threshold
     assert type(threshold) is float

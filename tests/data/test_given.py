@@ -73,7 +73,7 @@ def test_pairs_stay_aligned_in_every_form(form: str) -> None:
     assert batches.resolve("inputs", batches.names and "a") != batches.resolve("outputs", batches.names and "a")
     total = []
     for batch in batches:
-        if isinstance(batch, dict):
+        if batch.sites:
             assert batches.names == ("a", "b")
             assert torch.equal(batch.site("a").inputs, batch.site("b").outputs)
             batch = batch.site("a")

@@ -171,7 +171,6 @@ def test_several_sites_are_stored_once_and_served_by_name(tmp_path: Path) -> Non
     with safe_open(tmp_path / "activations-000000.safetensors", framework="np") as file:
         assert sorted(file.keys()) == ["a/inputs", "a/outputs", "c/outputs", "checksums"]
     batch = next(iter(store))
-    assert isinstance(batch, dict)
     assert torch.equal(batch.site("b").outputs, batch.site("a").inputs)
     assert torch.equal(batch.site("c").inputs, batch.site("a").outputs)
     torch.testing.assert_close(model.second(batch.site("c").inputs), batch.site("c").outputs)

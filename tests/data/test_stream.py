@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from itertools import islice
 from typing import Any
 
@@ -137,7 +138,7 @@ def test_no_more_is_harvested_than_is_expected(
     batches = expecting()
     model.n_positions = 0
     whole = list(islice(batches, n_batches))
-    n_served = sum(map(len, whole))
+    n_served = sum(batch.n_tokens for batch in whole)
     n_whole_passes = n_served // (n_sequences * context)
     spare = sizes["model_batch_size"] * context
     assert model.n_positions <= n_served + spare or n_whole_passes
@@ -180,7 +181,7 @@ def test_sites_are_served_the_same_tokens_in_the_same_order(
         return
     served = []
     for batch in data:
-        assert isinstance(batch, dict)
+        assert batch.sites == ("a", "b")
         served += ids(batch.site("a"))
         assert torch.equal(batch.site("a").outputs, batch.site("b").inputs)
         assert torch.allclose(model.second(batch.site("b").inputs), batch.site("b").outputs, atol=1e-4)
@@ -236,8 +237,8 @@ def test_the_buffer_has_the_size_that_is_said() -> None:
     assert (data.bytes_per_token, data.buffer_bytes) == (24, 80 * 24)
     batches = data.batches()
     batches.next_batch()
-    columns = batches._source._columns  # type: ignore[attr-defined]
-    assert sum(column.numel() * column.element_size() for column in columns) == data.buffer_bytes
+    columns = batches._source._buffer.distinct()  # type: ignore[attr-defined]
+    assert sum(column.numel() * column.element_size() for column in columns.values()) == data.buffer_bytes + 80 * 16
     assert "80 (0.0 MiB)" in repr(data)
     assert ActivationStream(site(), unique(100, 8), batch_size=2).buffer_bytes == 800 * 24
 
@@ -284,9 +285,7 @@ def test_neurons_are_served_where_asked_for() -> None:
     assert torch.allclose(batch.neurons, mlp[1](mlp[0](batch.inputs)), atol=1e-6)
     both = ActivationStream({"a": here, "b": site(model, "2")}, torch.arange(20).view(4, 5), neurons=["a"])
     first = next(iter(both))
-    assert isinstance(first, dict)
-    assert first["a"].neurons is not None
-    assert first["b"].neurons is None
+    assert list(first) == ["a.inputs", "a.outputs", "a.neurons", "b.inputs", "b.outputs"]
 
 
 def test_a_point_that_is_read_and_written_is_stored_once() -> None:
@@ -338,7 +337,7 @@ def test_padding_may_hold_anything() -> None:
     with torch.no_grad():
         model.embed.weight[0] = float("nan")
     data = ActivationStream(site(model, exclude_tokens=[0]), unique(8, 8), batch_size=4)
-    assert sum(map(len, data)) == 63
+    assert sum(batch.n_tokens for batch in data) == 63
 
 
 def test_an_error_stays_an_error_when_asked_again() -> None:
@@ -372,14 +371,34 @@ def test_a_sequence_longer_than_the_buffer_is_refused() -> None:
         next(iter(ActivationStream(site(), unique(2, 8), batch_size=4, buffer_size=4)))
 
 
-def test_sites_of_two_models_are_refused() -> None:
-    with pytest.raises(ValueError, match="must lie in one model"):
-        ActivationStream({"a": site(), "b": site()}, unique(2, 4))
+def test_sites_of_two_models_see_the_same_tokens() -> None:
+    base = Counted()
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        tuned.first.weight += 1.0
+    data = ActivationStream({"base": site(base), "tuned": site(tuned)}, unique(6, 4), batch_size=5)
+    for batch in data:
+        assert torch.equal(batch["base.inputs"], batch["tuned.inputs"])
+        assert torch.allclose(base.first(batch["base.inputs"]), batch["base.outputs"], atol=1e-4)
+        assert torch.allclose(tuned.first(batch["tuned.inputs"]), batch["tuned.outputs"], atol=1e-4)
+    assert (base.n_positions, tuned.n_positions) == (24, 24)
+
+
+def test_ids_and_positions_are_served_with_their_rows() -> None:
+    data = ActivationStream(site(exclude_first=1), unique(6, 4), batch_size=5)
+    seen = []
+    for batch in data:
+        assert batch.tokens is not None
+        assert batch.positions is not None
+        assert batch.tokens.tolist() == ids(batch)
+        assert batch.positions.tolist() == [token % 4 for token in ids(batch)]
+        seen += batch.tokens.tolist()
+    assert sorted(seen) == [token for token in range(24) if token % 4]
 
 
 @pytest.mark.as_installed
 def test_a_model_in_place_of_a_site_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"got Counted for None. Write `Site\(model, path\)`"):
+    with pytest.raises(TypeError, match=r"got Counted for ''. Write `Site\(model, path\)`"):
         ActivationStream(Counted(), unique(2, 4))  # type: ignore[arg-type]
 
 
@@ -414,4 +433,4 @@ def test_sites_in_a_decoder_of_an_encoder_decoder_model_are_refused() -> None:
     with pytest.raises(ValueError, match=r"lies in the decoder of an encoder-decoder model.*`site.capture\(batch\)`"):
         sd.ActivationStream(sd.Site(model, "decoder.block.1.layer.2.DenseReluDense"), tokens)
     stream = sd.ActivationStream(sd.Site(model, "encoder.block.1.layer.1.DenseReluDense"), tokens, batch_size=8)
-    assert len(next(iter(stream))) == 8
+    assert next(iter(stream)).n_tokens == 8

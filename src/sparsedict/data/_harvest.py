@@ -84,7 +84,7 @@ class HarvestedRows(RowSource):
         while block is not None:
             n_rows, n_positions, end = 0, 0, start
             bad: list[Tensor] = []
-            with evaluating(self._harvester.model):
+            with self._harvester.evaluating():
                 while block is not None and n_rows + block.tokens.numel() <= self._capacity:
                     n_rows = self._append(block, n_rows, bad)
                     n_positions += block.tokens.numel()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from sparsedict.batches import Activations, point_name
 from sparsedict.data._tokens import Block
 from sparsedict.sites import Site, capture_sites
 from sparsedict.sites._context import TokenContext
+from sparsedict.sites._find import evaluating
 from sparsedict.sites._predictions import is_seq2seq
 from sparsedict.sites._watch import stack
 
@@ -52,7 +54,21 @@ class Harvester:
 
     @property
     def model(self) -> nn.Module:
+        """The first site's model."""
         return next(iter(self.sites.values())).model
+
+    @property
+    def models(self) -> tuple[nn.Module, ...]:
+        """All models that the sites belong to."""
+        return tuple({id(site.model): site.model for site in self.sites.values()}.values())
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Puts the models in evaluation mode, and back."""
+        with ExitStack() as stack:
+            for model in self.models:
+                stack.enter_context(evaluating(model))
+            yield
 
     @property
     def by_token(self) -> bool:
@@ -83,7 +99,7 @@ class Harvester:
     def capture(self, block: Block) -> Activations:
         """Returns the activations of a block as rows, of all its positions."""
         tokens = block.tokens
-        if block.attention_mask is not None and takes_mask(self.model):
+        if block.attention_mask is not None and all(map(takes_mask, self.models)):
             tokens = {"input_ids": block.tokens, "attention_mask": block.attention_mask.long()}
         captured = capture_sites(self.sites, tokens, neurons=self.neurons)
         if captured.n_tokens != block.tokens.numel():

@@ -18,7 +18,6 @@ from sparsedict.data._shards import DTYPES
 from sparsedict.data._store_description import StoreDescription, tokens_per_shard
 from sparsedict.data._tokens import BlockSize, TokenSource
 from sparsedict.sites import Site
-from sparsedict.sites._modes import evaluating
 from sparsedict.sites._points import find_module
 from sparsedict.types import Role
 
@@ -81,7 +80,7 @@ def probed(harvester: Harvester, tokens: TokenSource, size: BlockSize) -> tuple[
     block = next(tokens.blocks(None, 0, (0, 0), size), None) if tokens.seeks else None
     if block is None:
         return {}, None
-    with evaluating(harvester.model):
+    with harvester.evaluating():
         captured = harvester.capture(block)
     columns = [column for column in captured.distinct().values() if column.is_floating_point()]
     norms = [float(column.double().square().mean().sqrt()) for column in columns]

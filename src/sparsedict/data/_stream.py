@@ -46,12 +46,12 @@ class ActivationStream(ActivationSource):
     Iterating makes one pass, the same each time; the last batch may be short. ``fit`` goes on with further passes,
     each shuffled anew. Tokens that fit into the buffer are harvested once for all passes of an iterator.
 
-    Memory: ``buffer_size`` tokens of ``bytes_per_token`` (``buffer_bytes`` in all) per iterator, and beside it the
-    activations of one forward pass and one batch. Nothing else grows with the data.
+    Memory: ``buffer_size`` tokens of ``bytes_per_token`` (``buffer_bytes`` in all) per iterator, 16 bytes per token for
+    its id and position, and the activations of one forward pass and one batch. Nothing else grows with the data.
 
     Args:
-        sites: A site, or sites of one model by name; batches are then dicts by the same names, whose rows are the
-            same tokens in the same order.
+        sites: A site, or `Sites` (or a dict of sites) by name; the points of a batch then carry the sites' names, such
+            as ``"0.inputs"``. Sites may belong to several models, which are all run on the same tokens.
         tokens: Token ids ``[n_sequences, context]`` as a tensor, an array or a memory map; one long row, which is cut
             into sequences; a mapping of ``input_ids`` and ``attention_mask``; a Hugging Face dataset, or a table of
             pandas, polars or pyarrow, with a column ``input_ids`` or ``text``; a column of one; or any iterable of
@@ -78,7 +78,7 @@ class ActivationStream(ActivationSource):
     Raises:
         TypeError: If ``tokens`` aren't integers or in none of these forms, or texts come without a tokenizer.
         ValueError: If ``batch_size`` exceeds ``buffer_size``, the tokens are empty, rows are longer than the model's
-            positions, or the sites lie in several models; while iterating, if ids lie outside of the model's
+            positions; while iterating, if ids lie outside of the model's
             vocabulary, activations aren't finite, or no position is kept. Errors name the row, counted from 0.
 
     Example:
