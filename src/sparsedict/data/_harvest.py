@@ -14,7 +14,6 @@ from sparsedict.data._harvester import Harvester
 from sparsedict.data._seeds import permutation
 from sparsedict.data._tokens import Block, BlockSize, RowArray, TokenSource
 from sparsedict.sites._limits import check_ids, vocabulary
-from sparsedict.sites._modes import evaluating
 
 _SEQUENCES, _ROWS = 0, 1
 """What a permutation is of, so that the two draw from generators of their own."""

@@ -14,7 +14,7 @@ from sparsedict.batches import Activations, point_name
 from sparsedict.data._tokens import Block
 from sparsedict.sites import Site, capture_sites
 from sparsedict.sites._context import TokenContext
-from sparsedict.sites._find import evaluating
+from sparsedict.sites._modes import evaluating
 from sparsedict.sites._predictions import is_seq2seq
 from sparsedict.sites._watch import stack
 
