@@ -14,7 +14,7 @@ FLOORS = {
     **dict.fromkeys(("checks", "display", "progress", "types", "batches", "latents", "selections", "torch_state"), 0.0),
     **dict.fromkeys(("activations", "norms", "storage", "kernels"), 1.0),
     **dict.fromkeys(("hub",), 1.2),
-    **dict.fromkeys(("forward_pass", "interventions"), 1.5),
+    **dict.fromkeys(("adapters", "forward_pass", "interventions"), 1.5),
     **dict.fromkeys(("dictionaries", "penalties", "losses", "sites"), 2.0),
     **dict.fromkeys(("data", "metrics", "analysis"), 3.0),
     **dict.fromkeys(("training", "formats"), 4.0),

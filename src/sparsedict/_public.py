@@ -29,6 +29,7 @@ from sparsedict.activations import (
     SiLU,
     TopK,
 )
+from sparsedict.adapters import Adapter
 from sparsedict.analysis import Calibration, Evaluation, calibrate_threshold, evaluate
 from sparsedict.batches import ActivationBatch, Activations
 from sparsedict.data import ActivationStore, ActivationStream
@@ -64,6 +65,7 @@ __all__ = [
     "ActivationStore",
     "ActivationStream",
     "Activations",
+    "Adapter",
     "AuxK",
     "BatchTopK",
     "Calibration",

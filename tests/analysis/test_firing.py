@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import sparsedict as sd
-from sparsedict.analysis import _coder, dead_latents, firing_frequencies, latent_means
+from sparsedict import adapters
+from sparsedict.analysis import dead_latents, firing_frequencies, latent_means
 from sparsedict.data import ActivationStream
 from sparsedict.sites import Site
 
@@ -24,7 +25,7 @@ def test_counts_are_those_of_all_latents_at_once(activation: sd.Activation) -> N
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     student, x = distiller(), noise(100, WIDTH)
     expected = firing_frequencies(student, x).counts, latent_means(student, x)
-    monkeypatch.setattr(_coder, "N_DENSE", 7 * 20)
+    monkeypatch.setattr(adapters, "N_DENSE", 7 * 20)
     assert torch.equal(firing_frequencies(student, x).counts, expected[0])
     assert torch.allclose(latent_means(student, x), expected[1])
 

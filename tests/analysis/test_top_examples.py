@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsedict as sd
-from sparsedict.analysis import _coder, top_examples
+from sparsedict import adapters
+from sparsedict.analysis import top_examples
 from sparsedict.sites import Site
 
 from ._models import Foreign, LanguageModel, autoencoder, distiller, tokens
@@ -106,7 +107,7 @@ def test_all_dead_is_no_error(site: Site) -> None:
 
 def test_blocks_and_batches_of_other_lengths(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = top_examples(site, distiller(), tokens(), n_examples=3)
-    monkeypatch.setattr(_coder, "N_DENSE", 7 * 20)
+    monkeypatch.setattr(adapters, "N_DENSE", 7 * 20)
     found = top_examples(site, distiller(), tokens(), n_examples=3)
     for latent in expected:
         pairs = zip(found[latent].examples, expected[latent].examples, strict=True)

@@ -9,7 +9,8 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparsedict.analysis._coder import Coder, evaluation_mode
+from sparsedict.adapters import Adapter
+from sparsedict.analysis._blocks import blocks, evaluation_mode
 from sparsedict.analysis._firing import latent_means
 from sparsedict.analysis._latent_types import LatentTypes
 from sparsedict.display import Displayed, shown
@@ -107,7 +108,7 @@ def ablated_error(
         >>> error.ablated["none"] == error.full
         True
     """
-    coder = Coder(dictionary, reads, writes)
+    adapter = Adapter(dictionary, reads, writes)
     named = _named(ablations)
     if means is None and any(isinstance(value, Tensor) for value in named.values()):
         if _read_once(data):
@@ -118,12 +119,12 @@ def ablated_error(
     changes = {name: Ablation(v, means) if isinstance(v, Tensor) else v for name, v in named.items()}
     full, errors = RunningError(), {name: RunningError() for name in changes}
     with evaluation_mode(dictionary):
-        for inputs, batch in coder.blocks(data, n_tokens, targets=True):
-            targets = coder.targets(batch).to(inputs.device)
-            latents = coder.dense(inputs)
-            full.update_(coder.reconstruct(latents, inputs), targets)
+        for inputs, batch in blocks(adapter, data, n_tokens, targets=True):
+            targets = adapter.targets(batch).to(inputs.device)
+            latents = adapter.encode(inputs)
+            full.update_(adapter.reconstruct(latents, inputs), targets)
             for name, change in changes.items():
-                errors[name].update_(coder.reconstruct(change(latents), inputs), targets)
+                errors[name].update_(adapter.reconstruct(change(latents), inputs), targets)
     return AblatedError(_read(full), {name: _read(error) for name, error in errors.items()}, full.n_tokens)
 
 

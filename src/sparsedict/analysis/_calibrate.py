@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.activations import BatchTopK
-from sparsedict.analysis._coder import evaluation_mode
+from sparsedict.analysis._blocks import evaluation_mode
 from sparsedict.data import as_batches
 from sparsedict.dictionaries import Dictionary
 from sparsedict.display import Displayed, shown

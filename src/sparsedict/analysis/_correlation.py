@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.analysis._coder import Coder, evaluation_mode
+from sparsedict.adapters import Adapter
+from sparsedict.analysis._blocks import blocks, evaluation_mode
 from sparsedict.analysis._neuron_match import NeuronMatch
 from sparsedict.batches import Activations
 from sparsedict.display import Displayed
@@ -62,7 +63,7 @@ def simulator_correlation(
     Source: figure 8 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
-    coder = Coder(dictionary, reads)
+    adapter = Adapter(dictionary, reads)
     if latents is None:
         chosen = match.decoder_neuron.new_ones(match.n_latents).nonzero().squeeze(1)
     else:
@@ -72,9 +73,9 @@ def simulator_correlation(
     partners = match.decoder_neuron[chosen.to(match.decoder_neuron.device)]
     running = RunningCorrelation()
     with evaluation_mode(dictionary):
-        for inputs, batch in coder.blocks(data, n_tokens):
+        for inputs, batch in blocks(adapter, data, n_tokens):
             theirs = _neuron_activations(batch, neurons)
-            ours = coder.dense(inputs)
+            ours = adapter.encode(inputs)
             theirs = theirs[:, partners.to(theirs.device)].to(ours.device)
             running.update_(ours[:, chosen.to(ours.device)], theirs)
     return SimulatorCorrelation(chosen, partners, running.value, running.n_tokens)
@@ -88,5 +89,5 @@ def _neuron_activations(batch: Activations, neurons: Any) -> Tensor:
             "`data` must hold the neurons' activations, got none: capture them (`neurons=True`), or give "
             "`neurons=site.neurons` to compute them from the inputs."
         )
-    own = Coder(neurons, "inputs")
-    return own.dense(own.fitted(batch.inputs))
+    own = Adapter(neurons, "inputs")
+    return own.encode(own.fit(batch.inputs))

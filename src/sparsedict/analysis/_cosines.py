@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from sparsedict.adapters import Adapter
 from sparsedict.data._seeds import generator
 from sparsedict.display import Displayed
 from sparsedict.torch_state import in_own_state
@@ -68,6 +69,7 @@ def decoder_of(name: str, value: Any) -> Float[Tensor, "n_latents d_out"]:
     """
     if isinstance(value, Tensor):
         return _matrix(name, value)
+    value = value.source if isinstance(value, Adapter) else value
     found = getattr(value, "decoder", None)
     if isinstance(found, nn.Linear):
         found = found.weight.T
@@ -83,6 +85,7 @@ def decoder_of(name: str, value: Any) -> Float[Tensor, "n_latents d_out"]:
 
 def encoder_of(name: str, value: Any) -> Float[Tensor, "n_latents d_in"] | None:
     """Returns encoder rows, found as `decoder_of` finds the decoder's, or None where there are none."""
+    value = value.source if isinstance(value, Adapter) else value
     found = getattr(value, "encoder", None)
     if isinstance(found, nn.Linear):
         found = found.weight

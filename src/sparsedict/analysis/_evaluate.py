@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedict.analysis._coder import Coder, evaluation_mode
+from sparsedict.adapters import Adapter
+from sparsedict.analysis._blocks import evaluation_mode
 from sparsedict.analysis._firing import DeadLatents
 from sparsedict.analysis._loss_recovered import ModelLoss, RunningMean, captures, measure_losses
 from sparsedict.analysis._masked_tokens import NotCausalError
@@ -140,24 +141,24 @@ def evaluate(
         >>> abs(round(result.losses.kl, 3)), result.n_tokens
         (0.0, 32)
     """
-    coder = Coder(dictionary, reads, writes)
+    adapter = Adapter(dictionary, reads, writes)
     error, sparsity, mean = RunningError(), RunningL0(), RunningMean()
     fired: Tensor | None = None
     batches: list[tuple[Tokens, Tensor]] = []
     with evaluation_mode(site.model, dictionary):
-        for batch, seen in captures(site, coder, tokens, batch_size, n_tokens):
+        for batch, seen in captures(site, adapter, tokens, batch_size, n_tokens):
             batches.append((batch, seen.kept))
             activations = seen.batch()
-            targets = coder.targets(activations)
-            inputs = coder.inputs(activations)
-            coder.check_widths(inputs, targets)
+            targets = adapter.targets(activations)
+            inputs = adapter.inputs(activations)
+            adapter.check_widths(inputs, targets)
             mean.update_(targets)
-            counts = _measure(coder, inputs, targets, error, sparsity)
+            counts = _measure(adapter, inputs, targets, error, sparsity)
             fired = counts if fired is None else fired + counts
         assert fired is not None
         losses, note = None, None
         try:
-            losses = measure_losses(site, coder, batches, mean.value, loss, mask_token)
+            losses = measure_losses(site, adapter, batches, mean.value, loss, mask_token)
         except NotCausalError as unknown:
             losses = LossRecovered.unknown(str(unknown))
         except NoLossError as missing:
@@ -167,12 +168,12 @@ def evaluate(
     return Evaluation(error.fvu, error.squared_error, sparsity.value, dead, error.n_tokens, losses, note)
 
 
-def _measure(coder: Coder, inputs: Tensor, targets: Tensor, error: RunningError, sparsity: RunningL0) -> Tensor:
+def _measure(adapter: Adapter, inputs: Tensor, targets: Tensor, error: RunningError, sparsity: RunningL0) -> Tensor:
     """Takes in a batch, in blocks that can be encoded at once; returns how often each latent fired."""
     counts: list[Tensor] = []
-    for x, y in zip(coder.fitted(inputs).split(coder.n_rows), targets.split(coder.n_rows), strict=True):
-        latents = coder.encode(x)
-        error.update_(coder.reconstruct(latents, x), y.to(x.device))
+    for x, y in zip(adapter.fit(inputs).split(adapter.n_rows), targets.split(adapter.n_rows), strict=True):
+        latents = adapter.encode_sparse(x)
+        error.update_(adapter.reconstruct(latents, x), y.to(x.device))
         sparsity.update_(latents)
         counts.append(firing_counts(latents))
     return torch.stack(counts).sum(0)

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.analysis._coder import Coder, evaluation_mode
+from sparsedict.adapters import Adapter
+from sparsedict.analysis._blocks import blocks, evaluation_mode
 from sparsedict.display import Displayed
 from sparsedict.latents import SparseLatents, firing_counts
 from sparsedict.types import Role
@@ -94,12 +95,12 @@ def firing_frequencies(
     """
     if above is not None:
         above = checks.in_range("above", above, 0.0)
-    coder = Coder(dictionary, reads)
+    adapter = Adapter(dictionary, reads)
     counts: Tensor | int = 0
     n_seen = 0
     with evaluation_mode(dictionary):
-        for inputs, _ in coder.blocks(data, n_tokens):
-            latents = coder.encode(inputs)
+        for inputs, _ in blocks(adapter, data, n_tokens):
+            latents = adapter.encode_sparse(inputs)
             counts = counts + (firing_counts(latents) if above is None else _counts_above(latents, above))
             n_seen += len(inputs)
     assert isinstance(counts, Tensor)
@@ -151,13 +152,13 @@ def latent_means(
         >>> torch.allclose(latent_means(coder, x), coder.encode(x).mean(0))
         True
     """
-    coder = Coder(dictionary, reads)
+    adapter = Adapter(dictionary, reads)
     sums: Tensor | None = None
     n_seen = 0
     dtype = torch.float32
     with evaluation_mode(dictionary):
-        for inputs, _ in coder.blocks(data, n_tokens):
-            latents = coder.encode(inputs)
+        for inputs, _ in blocks(adapter, data, n_tokens):
+            latents = adapter.encode_sparse(inputs)
             dtype = latents.values.dtype if isinstance(latents, SparseLatents) else latents.dtype
             new = _sums(latents)
             sums = new if sums is None else sums + new

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.analysis._coder import Coder, evaluation_mode
+from sparsedict.adapters import Adapter, as_role
+from sparsedict.analysis._blocks import evaluation_mode
 from sparsedict.analysis._gaps import LossSums
 from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._scorer import Scorer
@@ -71,26 +72,28 @@ def loss_recovered(
     Source: the score of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
-    coder = Coder(dictionary, reads, writes)
-    role = coder.roles[1]
+    adapter = Adapter(dictionary, reads, writes)
+    role = adapter.points[1]
     batches: list[tuple[Tokens, Tensor]] = []
     running = RunningMean()
     with evaluation_mode(site.model, dictionary):
-        for batch, seen in captures(site, coder, tokens, batch_size, n_tokens):
+        for batch, seen in captures(site, adapter, tokens, batch_size, n_tokens):
             batches.append((batch, seen.kept))
             running.update_(seen.batch().of(role))
         if mean is None:
             mean = running.value
-        return measure_losses(site, coder, batches, checks.latent_vector("mean", mean, running.width), loss, mask_token)
+        return measure_losses(
+            site, adapter, batches, checks.latent_vector("mean", mean, running.width), loss, mask_token
+        )
 
 
 def captures(
-    site: Site, coder: Coder, tokens: Any, batch_size: int, n_tokens: int | None
+    site: Site, adapter: Adapter, tokens: Any, batch_size: int, n_tokens: int | None
 ) -> Iterator[tuple[Tokens, Activations]]:
     """Yields batches of tokens with their activations, until so many kept positions have been seen."""
     n_left = 2**62 if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
     for batch in token_batches(tokens, batch_size, site.model):
-        seen = site.capture(batch, neurons="neurons" in coder.roles)
+        seen = site.capture(batch, neurons=adapter.uses("neurons"))
         yield batch, seen
         n_left -= int(seen.kept.sum())
         if n_left <= 0:
@@ -99,7 +102,7 @@ def captures(
 
 def measure_losses(
     site: Site,
-    coder: Coder,
+    adapter: Adapter,
     batches: Iterable[tuple[Tokens, Tensor]],
     mean: Float[Tensor, " d_out"],
     loss: ModelLoss | None,
@@ -111,9 +114,9 @@ def measure_losses(
         NoLossError: If the model gives no logits over its tokens and no loss is given.
         ValueError: If no token is left to predict.
     """
-    writes = coder.roles[1]
+    writes = as_role(adapter.points[1])
     conditions: tuple[tuple[Any, Role], ...] = (
-        (coder.source, coder.roles[0]),
+        (adapter.source, as_role(adapter.points[0])),
         (Constant(torch.zeros_like(mean), writes), writes),
         (Constant(mean, writes), writes),
     )
@@ -131,7 +134,7 @@ def measure_losses(
         for x, reads in conditions:
             output = _output(site, scored.batch, x, reads, writes)
             losses.append(scored.loss(output))
-            if x is coder.source:
+            if x is adapter.source:
                 divergence += float(scored.loss.divergence(scored.logits, output).cpu().double().sum())
         sums.update_(losses, scored.loss.sequences)
     if sums.n == 0:

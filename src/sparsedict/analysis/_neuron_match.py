@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.analysis._coder import ROLES
+from sparsedict.adapters import as_role, resolve_points, unknown_points
 from sparsedict.analysis._cosines import Nearest, directions, nearest, random_nearest, unit
 from sparsedict.display import Displayed
 from sparsedict.types import Role
@@ -126,20 +126,12 @@ def match_neurons(dictionary: Any, neurons: Any, *, reads: Role | None = None, s
 
 
 def _roles(dictionary: Any, encoder: Tensor | None, reads: Role | None) -> tuple[Role, Role]:
-    if reads is not None:
-        checks.one_of("reads", reads, ROLES)
-    own_reads, own_writes = (getattr(dictionary, name, None) for name in ("reads", "writes"))
-    if own_reads in ROLES and reads not in (None, own_reads):
-        raise ValueError(f"`reads` must be {own_reads!r} for this {type(dictionary).__name__}, got {reads!r}.")
-    found = own_reads if own_reads in ROLES else reads
+    found, writes = resolve_points(dictionary, reads)
     if found is None:
         if encoder is not None and not isinstance(dictionary, tuple):
-            raise ValueError(
-                f"`reads` must say which activations a {type(dictionary).__name__} takes: 'inputs' (it computes the "
-                "MLP's output from its input) or 'outputs' (it reproduces the output)."
-            )
-        found = "inputs"
-    return found, own_writes if own_writes in ROLES else "neurons" if found == "neurons" else "outputs"
+            raise unknown_points(dictionary)
+        return "inputs", "outputs"
+    return as_role(found), as_role(writes)
 
 
 def _spaces(neurons: Any) -> dict[str, Tensor | None]:

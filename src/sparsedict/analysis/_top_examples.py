@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparsedict import checks
+from sparsedict.adapters import Adapter
+from sparsedict.analysis._blocks import evaluation_mode
 from sparsedict.analysis._board import Board, Entries
-from sparsedict.analysis._coder import Coder, evaluation_mode
 from sparsedict.analysis._token_batches import token_batches
 from sparsedict.display import Displayed
 from sparsedict.latents import SparseLatents, fires
@@ -95,7 +96,7 @@ def top_examples(
     Raises:
         ValueError: If a latent doesn't exist, or the tokens are no integers.
     """
-    coder = Coder(dictionary, reads)
+    adapter = Adapter(dictionary, reads)
     n_examples = checks.at_least("n_examples", n_examples, 1)
     sides = context if isinstance(context, tuple | list) else (context, context)
     before, after = (checks.at_least("context", side, 0) for side in sides)
@@ -103,15 +104,15 @@ def top_examples(
     board: Board | None = None
     with evaluation_mode(site.model, dictionary):
         for batch in token_batches(tokens, batch_size, site.model):
-            captured = site.capture(batch, neurons=coder.roles[0] == "neurons")
+            captured = site.capture(batch, neurons=adapter.uses("neurons"))
             ids = captured.tokens
             if ids is None or ids.shape != captured.shape:
                 raise ValueError(
                     "`tokens` must be token ids [n_sequences, n_positions], for examples show tokens, got activations "
                     f"of leading shape {tuple(captured.shape)}."
                 )
-            rows = coder.fitted(coder.inputs(captured.batch()))
-            entries, n_latents = _entries(coder, rows, captured.kept.cpu().nonzero())
+            rows = adapter.fit(adapter.inputs(captured.batch()))
+            entries, n_latents = _entries(adapter, rows, captured.kept.cpu().nonzero())
             if board is None:
                 board = Board(_chosen(latents, n_latents), n_latents, n_examples, window)
             board.update_(entries, _shown(ids, captured.attention_mask))
@@ -119,12 +120,12 @@ def top_examples(
     return {latent: _top(board, latent, column) for column, latent in enumerate(board.latents.tolist())}
 
 
-def _entries(coder: Coder, x: Tensor, places: Tensor) -> tuple[Entries, int]:
+def _entries(adapter: Adapter, x: Tensor, places: Tensor) -> tuple[Entries, int]:
     """Encodes rows whose sequences and positions are ``places``, and brings the entries that fire to the CPU."""
-    n_latents, size = 0, coder.n_rows
+    n_latents, size = 0, adapter.n_rows
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, max(len(x), 1), size):
-        latents = coder.encode(x[start : start + size])
+        latents = adapter.encode_sparse(x[start : start + size])
         sparse = latents if isinstance(latents, SparseLatents) else SparseLatents.from_dense(latents)
         n_latents = sparse.n_latents
         active = fires(sparse.values)

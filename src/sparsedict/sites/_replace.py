@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsedict import checks
+from sparsedict.adapters import Adapter, as_role
+from sparsedict.batches import ROLES
 from sparsedict.display import Displayed
-from sparsedict.latents import SparseLatents
 from sparsedict.sites._passes import Passes, uncompiled
 from sparsedict.sites._points import Point, Removable
 from sparsedict.sites._watch import Watch, watched
@@ -23,7 +24,6 @@ from sparsedict.types import Role
 if TYPE_CHECKING:
     from sparsedict.sites._site import Site
 
-ROLES: tuple[Role, ...] = ("inputs", "outputs", "neurons")
 Intervention = Callable[[Tensor], Tensor]
 """From dense latents ``[*batch, n_latents]`` to dense latents, such as `Ablation`, `Clamp` and `Steer`."""
 
@@ -73,10 +73,12 @@ def replaced(
     site: Site, x: Any, ablate: Intervention | None, error_term: bool, reads: Role | None, writes: Role | None
 ) -> Iterator[None]:
     """See `Site.replaced`."""
-    source, target = _roles(x, reads, writes)
+    adapter = Adapter(x, reads, writes, argument="x")
+    adapter.require("decode")
+    source, target = map(as_role, adapter.points)
     if ablate is not None and not callable(ablate):
         raise TypeError(f"`ablate` must be callable on dense latents, got {type(ablate).__name__}.")
-    swap = _Swap(site, site.point(source), site.point(target), x, ablate, error_term)
+    swap = _Swap(site, site.point(source), site.point(target), adapter, ablate, error_term)
     points = swap.source, swap.target
     with watched(site.model, [swap.target.module]) as watch, uncompiled(site.model, points):
         assert isinstance(watch, Watch)
@@ -100,7 +102,7 @@ class _Swap:
     site: Site
     source: Point
     target: Point
-    x: Any
+    x: Adapter
     ablate: Intervention | None
     error_term: bool
     n_written: int = 0
@@ -160,49 +162,20 @@ def _unused(swap: _Swap) -> str:
     return f"Nothing was replaced at `{swap.target}`, for {what}"
 
 
-def _roles(x: Any, reads: Role | None, writes: Role | None) -> tuple[Role, Role]:
-    for name in ("encode", "decode"):
-        if not callable(getattr(x, name, None)):
-            raise TypeError(
-                f"`x` must be a dictionary, `Neurons` or an object with `encode` and `decode`, got "
-                f"{type(x).__name__}, which has no `{name}`."
-            )
-    source, target = _role(x, "reads", reads), _role(x, "writes", writes)
-    if source is None:
-        raise ValueError(
-            f"`reads` must say which activations a {type(x).__name__} takes: 'inputs' (it computes the MLP's output "
-            "from its input) or 'outputs' (it reproduces the output)."
-        )
-    return source, target or ("neurons" if source == "neurons" else "outputs")
-
-
-def _role(x: Any, name: str, given: Role | None) -> Role | None:
-    own: Role | None = next((role for role in ROLES if role == getattr(x, name, None)), None)
-    if given is not None:
-        checks.one_of(name, given, ROLES)
-        if own is not None and own != given:
-            raise ValueError(f"`{name}` must be {own!r} for this {type(x).__name__}, got {given!r}. Leave it out.")
-    return own or given
-
-
 def _reconstruction(
-    x: Any, source: Tensor, original: Tensor, ablate: Intervention | None, error_term: bool
+    x: Adapter, source: Tensor, original: Tensor, ablate: Intervention | None, error_term: bool
 ) -> Float[Tensor, "*batch d"]:
     # Where a model is split over devices, the MLP may be given what another one computed.
     inputs = _fitted(x, source.to(original.device))
-    has_sparse = hasattr(x, "reconstruct") and hasattr(x, "encode_sparse")
-    # Interventions are written for all latents; without one the active ones do.
-    latents = x.encode_sparse(inputs) if has_sparse and ablate is None else x.encode(inputs)
-
-    def decode(h: Tensor | SparseLatents) -> Tensor:
-        return x.reconstruct(h, inputs) if hasattr(x, "reconstruct") else x.decode(h)
-
-    plain = decode(latents) if ablate is None or error_term else None
+    # Interventions are written for all latents; without one the active latents suffice.
+    latents = x.encode_sparse(inputs) if ablate is None else x.encode(inputs)
+    plain = x.reconstruct(latents, inputs) if ablate is None or error_term else None
     result = plain
     if ablate is not None:
+        assert isinstance(latents, Tensor)
         changed = ablate(latents)
         checks.same_shape("ablate(latents)", changed, "latents", latents)
-        result = decode(changed)
+        result = x.reconstruct(changed, inputs)
     assert result is not None
     if result.ndim == source.ndim and result.shape[:-1].numel() == original.shape[:-1].numel():
         # Some models flatten sequences between the two points.
@@ -211,7 +184,7 @@ def _reconstruction(
     if result.shape != original.shape:
         raise ValueError(
             f"`x` must give activations {tuple(original.shape)} at this site, got {tuple(result.shape)} from "
-            f"{type(x).__name__}."
+            f"{type(x.source).__name__}."
         )
     if error_term:
         assert plain is not None
@@ -220,16 +193,12 @@ def _reconstruction(
     return result.to(original)
 
 
-def _fitted(x: Any, source: Tensor) -> Tensor:
+def _fitted(x: Adapter, source: Tensor) -> Tensor:
     """The activations in the dictionary's own precision."""
-    d_in = getattr(x, "d_in", None)
-    if isinstance(d_in, int) and d_in != source.shape[-1]:
-        raise ValueError(f"`x` takes activations of width {d_in}, but the site gives {tuple(source.shape)}.")
-    weight = getattr(x, "encoder", None)
-    if not isinstance(weight, Tensor):
-        weight = next((p for p in x.parameters() if p.is_floating_point()), None) if isinstance(x, nn.Module) else None
-    if weight is None:
-        return source
-    if weight.device != source.device:
-        raise ValueError(f"`x` must be on the site's device {source.device}, got {weight.device}. Move it with `.to`.")
-    return source.to(weight.dtype)
+    if x.d_in is not None and x.d_in != source.shape[-1]:
+        raise ValueError(f"`x` takes activations of width {x.d_in}, but the site gives {tuple(source.shape)}.")
+    if x.weight is not None and x.weight.device != source.device:
+        raise ValueError(
+            f"`x` must be on the site's device {source.device}, got {x.weight.device}. Move it with `.to`."
+        )
+    return x.fit(source)
