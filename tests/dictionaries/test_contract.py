@@ -191,9 +191,8 @@ def test_reconstruct_takes_dense_and_sparse_latents_alike(kind: str, activation:
 def test_the_encoder_is_affine_in_what_the_kind_says(kind: str, activation: str) -> None:
     dictionary = cases.make(kind, activation)
     x = cases.tokens(5)
-    inputs = dictionary.encoder_inputs(x)
-    assert inputs is not None
-    affine = inputs @ dictionary.encoder.T + dictionary.encoder_bias
+    assert dictionary.has_affine_encoder
+    affine = dictionary.encoder_inputs(x) @ dictionary.encoder.T + dictionary.encoder_bias
     torch.testing.assert_close(dictionary.pre_activations(x), affine)
 
 

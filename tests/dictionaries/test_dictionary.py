@@ -160,7 +160,7 @@ def test_state_dict_and_deepcopy_keep_everything(kind: str, activation: str) -> 
 
 def test_what_a_dictionary_is_can_be_read_from_its_printing() -> None:
     text = repr(distiller(activation=sd.TopK(3)))
-    assert "SparseDistiller(\n  d_in=6, d_out=5, n_latents=12, activation=TopK(k=3), decoder_norm=UnitNorm()" in text
+    assert "SparseDistiller(d_in=6, d_out=5, n_latents=12, activation=TopK(k=3), decoder_norm=UnitNorm()" in text
 
 
 @every_kind

@@ -6,18 +6,17 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sparsedict import checks
 from sparsedict.activations import Activation
 from sparsedict.batches import Points
+from sparsedict.dictionaries._affine import affine_entries
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._from_weights import from_weights
 from sparsedict.dictionaries._input_norm import checked_input_norm, without_scale
 from sparsedict.dictionaries._scales import Scales
 from sparsedict.dictionaries._start import start_from
-from sparsedict.kernels import matmul
-from sparsedict.latents import SparseLatents
+from sparsedict.latents import SparseLatents, Support
 from sparsedict.norms import DecoderNorm, Free, InputNorm
 from sparsedict.types import Role
 
@@ -165,17 +164,16 @@ class SparseAutoencoder(Dictionary):
 
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         x = x if self.input_norm is None else self.input_norm.normalise(x)
-        offset = self.encoder_offset()
+        offset = self._offset()
         return x if offset is None else x + offset
 
-    def encoder_offset(self) -> Float[Tensor, " d_in"] | None:
+    def pre_activations_at(
+        self, x: Float[Tensor, "n_tokens d_in"], support: Support, known: Float[Tensor, " n_entries"] | None = None
+    ) -> Float[Tensor, " n_entries"]:
+        return affine_entries(self, x, support, known, offset=self._offset())
+
+    def _offset(self) -> Float[Tensor, " d_in"] | None:
         return -self.decoder_bias if self.input_offset == "decoder_bias" else self.input_bias
-
-    def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        return functional.linear(self.encoder_inputs(x), self.encoder, self.encoder_bias)
-
-    def decode(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> Float[Tensor, "*batch d_in"]:
-        return matmul(latents, self.decoder) + self.decoder_bias
 
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 import os
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sparsedict import checks, hub
 from sparsedict.activations import Activation
 from sparsedict.batches import Activations, Points
+from sparsedict.dictionaries._affine import affine_entries
 from sparsedict.dictionaries._encode import encode_rows
 from sparsedict.dictionaries._module import Reconstructing
 from sparsedict.dictionaries._pictures import Drawn, HasNumbers, put_figures
@@ -26,7 +28,8 @@ from sparsedict.dictionaries._start import placed, start_from, unit_rows
 from sparsedict.dictionaries._start_tokens import drawn_seed
 from sparsedict.dictionaries._state import ActivationState, initial_state
 from sparsedict.forward_pass import ForwardPass
-from sparsedict.latents import SparseLatents
+from sparsedict.kernels import matmul
+from sparsedict.latents import SparseLatents, Support
 from sparsedict.norms import DecoderNorm
 from sparsedict.storage import Description, Named, check_finite, write_dictionary
 from sparsedict.types import DictionaryOutput
@@ -35,9 +38,16 @@ from sparsedict.types import DictionaryOutput
 class Dictionary(nn.Module, ABC):
     """An encoder, an activation and a decoder under a norm constraint.
 
-    A kind implements :meth:`pre_activations` and :meth:`decode`; it overrides :meth:`reconstruct` where the output
-    also depends on the input, and :meth:`encoder_inputs` where its encoder is affine, so that training may touch the
-    active entries alone. All weights are latent-major. A new dictionary is in evaluation mode; ``fit`` switches.
+    By default the encoder is affine and the decoder linear: ``latents = activation(x @ encoder.T + encoder_bias)``,
+    ``y = latents @ decoder + decoder_bias``. A kind states ``reads`` and ``writes``, and overrides the steps that
+    differ:
+
+    - :meth:`encoder_inputs`, where the encoder's matrix is applied to a function of the input;
+    - :meth:`pre_activations`, where the encoder isn't affine, and :meth:`pre_activations_at` to train it sparsely;
+    - :meth:`decode`, where the decoder isn't linear;
+    - :meth:`reconstruct`, where the output also depends on the input.
+
+    All weights are latent-major. A new dictionary is in evaluation mode; ``fit`` switches it to training mode.
 
     Attributes:
         encoder: ``[n_latents, d_in]``.
@@ -52,10 +62,27 @@ class Dictionary(nn.Module, ABC):
         writes: The points whose activations it reproduces.
         trained_on: Where it was trained, as training noted it; saved with it, so what it holds must fit into JSON.
         start_seed: Seed by which :meth:`initialise_` draws its tokens; the constructor draws it after the weights.
+        has_affine_encoder: Whether ``pre_activations(x) == encoder_inputs(x) @ encoder.T + encoder_bias``. A kind that
+            overrides :meth:`pre_activations` without :meth:`encoder_inputs` has it set to ``False``.
     """
 
     reads: Points
     writes: Points
+    has_affine_encoder: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        bases = [base for base in cls.__bases__ if issubclass(base, Dictionary)]
+
+        def overrides(name: str) -> bool:
+            return all(getattr(cls, name) is not getattr(base, name) for base in bases)
+
+        if overrides("pre_activations") and "has_affine_encoder" not in vars(cls):
+            cls.has_affine_encoder = overrides("encoder_inputs")
+        encodes_anew = overrides("pre_activations") or overrides("encoder_inputs")
+        if encodes_anew and not overrides("pre_activations_at"):
+            # The inherited method computes the entries of the base's encoder.
+            cls.pre_activations_at = Dictionary.pre_activations_at
 
     def __init__(
         self,
@@ -69,6 +96,11 @@ class Dictionary(nn.Module, ABC):
         dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
+        if type(self) is Dictionary:
+            raise TypeError(
+                "`Dictionary` is abstract: use a kind such as `sd.SparseDistiller`, or derive a class that states "
+                "`reads` and `writes`."
+            )
         super().__init__()
         d_in, d_out = checks.at_least("d_in", d_in, 1), checks.at_least("d_out", d_out, 1)
         n_latents = checks.at_least("n_latents", n_latents, 1)
@@ -166,30 +198,42 @@ class Dictionary(nn.Module, ABC):
     def n_latents(self) -> int:
         return self.encoder.shape[0]
 
-    @abstractmethod
-    def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        """Returns what the activation is applied to."""
+    def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """Returns the vectors that the encoder's matrix is applied to: the inputs by default."""
+        return x
 
-    @abstractmethod
+    def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        """Returns the arguments of the activation: ``encoder_inputs(x) @ encoder.T + encoder_bias`` by default."""
+        return functional.linear(self.encoder_inputs(x), self.encoder, self.encoder_bias)
+
+    def pre_activations_at(
+        self, x: Float[Tensor, "n_tokens d_in"], support: Support, known: Float[Tensor, " n_entries"] | None = None
+    ) -> Float[Tensor, " n_entries"]:
+        """Returns the pre-activations at the entries of a support, differentiable.
+
+        Training calls it once the support is known, so that a backward pass costs as much as the entries. The default
+        is sparse for affine encoders. For other encoders the gradient flows through :meth:`pre_activations`, which is
+        exact and dense; override this method along with that one to train such an encoder sparsely.
+
+        Args:
+            x: One row for each token.
+            support: The entries.
+            known: Their values, where these were computed to find the support. They carry the gradient of
+                :meth:`pre_activations` if that computed them; detach them where this method defines the gradient.
+        """
+        if self.has_affine_encoder:
+            return affine_entries(self, x, support, known)
+        return self.pre_activations(x)[support.tokens, support.latents] if known is None else known
+
     def decode(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> Float[Tensor, "*batch d_out"]:
-        """Returns the decoder's output, the part that depends on the latents alone."""
+        """Returns the part of the output that depends on the latents alone: ``latents @ decoder + decoder_bias``."""
+        return matmul(latents, self.decoder) + self.decoder_bias
 
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
         """Returns the whole output, from latents and, where a kind needs them, the inputs."""
         return self.decode(latents)
-
-    def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"] | None:
-        """Returns ``v`` where ``pre_activations(x) == v @ encoder.T + encoder_bias``; ``None`` if not of that form."""
-        return None
-
-    def encoder_offset(self) -> Float[Tensor, " d_in"] | None:
-        """Returns the vector that :meth:`encoder_inputs` adds to every token, if any; its gradient is cheap then.
-
-        It must be all that :meth:`encoder_inputs` learns. A kind that overrides that one alone is taken to have none.
-        """
-        return None
 
     def folded(self) -> Dictionary:
         """Returns an equal dictionary that reads activations as they are: its normalisation lies in the weights.

@@ -10,12 +10,12 @@ from torch.nn import functional
 
 from sparsedict.activations import GELU, Activation, ReLU, SiLU
 from sparsedict.batches import Points
+from sparsedict.dictionaries._affine import affine_entries
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._from_weights import from_weights
 from sparsedict.dictionaries._input_norm import checked_input_norm, without_scale
 from sparsedict.dictionaries._scales import Scales
-from sparsedict.kernels import matmul
-from sparsedict.latents import SparseLatents
+from sparsedict.latents import SparseLatents, Support
 from sparsedict.norms import DecoderNorm, Free, InputNorm
 
 
@@ -89,14 +89,10 @@ class SparseDistiller(Dictionary):
         x = x if self.input_norm is None else self.input_norm.normalise(x)
         return x if self.input_bias is None else x + self.input_bias
 
-    def encoder_offset(self) -> Float[Tensor, " d_in"] | None:
-        return self.input_bias
-
-    def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        return functional.linear(self.encoder_inputs(x), self.encoder, self.encoder_bias)
-
-    def decode(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> Float[Tensor, "*batch d_out"]:
-        return matmul(latents, self.decoder) + self.decoder_bias
+    def pre_activations_at(
+        self, x: Float[Tensor, "n_tokens d_in"], support: Support, known: Float[Tensor, " n_entries"] | None = None
+    ) -> Float[Tensor, " n_entries"]:
+        return affine_entries(self, x, support, known, offset=self.input_bias)
 
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]

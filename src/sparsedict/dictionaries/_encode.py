@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsedict.forward_pass import Encoding
-from sparsedict.kernels import affine_at, can_select, compacts, note_density, select, select_in_room
+from sparsedict.kernels import can_select, compacts, note_density, select, select_in_room
 from sparsedict.latents import Support
 
 if TYPE_CHECKING:
@@ -21,59 +21,38 @@ DENSE_SHARE = 1 / 16
 def encode_rows(dictionary: Dictionary, x: Tensor, *, sparse: bool = False) -> Encoding:
     """Encodes rows; ``sparse`` asks for the stored entries even where there are many.
 
-    Where the activation has a rule and the encoder is affine, the other pre-activations are never held. Else they are
-    all made, and those that matter picked out.
+    With a selection rule and an affine encoder, the search never holds all pre-activations at once. Otherwise they are
+    all computed, and the entries on the support are gathered.
     """
     activation, state = dictionary.activation, dictionary.activation_state.entries()
-    inputs = dictionary.encoder_inputs(x)
     rule = activation.selection(state, training=dictionary.training)
-    if inputs is None or rule is None:
-        return _encode_from_all(dictionary, x, inputs, sparse)
-    weights = inputs.detach(), dictionary.encoder, dictionary.encoder_bias
+    if rule is None or not dictionary.has_affine_encoder:
+        return _encode_from_all(dictionary, x, sparse)
+    with torch.no_grad():
+        weights = dictionary.encoder_inputs(x), dictionary.encoder, dictionary.encoder_bias
     dense = int(DENSE_SHARE * len(x) * dictionary.n_latents)
     if _trains(dictionary) and not sparse:
         picked = select_in_room(*weights, rule, most=dense)
         if picked is not None:
-            return _on_support(dictionary, _entries(dictionary, x, inputs, *picked), picked[0])
+            return _on_support(dictionary, dictionary.pre_activations_at(x, *picked), picked[0])
     if _waits(dictionary, x.device, sparse) or not can_select(rule, x.device):
-        return _encode_from_all(dictionary, x, inputs, sparse)
+        return _encode_from_all(dictionary, x, sparse)
     picked = select(*weights, rule, most=dense if activation.elementwise else None)
     if picked is None:
         # Made by the same product whether the stored entries or all are asked for: `encode` is `encode_sparse`.
-        return (
-            _encode_from_all(dictionary, x, inputs, sparse)
-            if sparse
-            else _all(dictionary, dictionary.pre_activations(x))
-        )
-    return _on_support(dictionary, _entries(dictionary, x, inputs, *picked), picked[0])
+        return _encode_from_all(dictionary, x, sparse) if sparse else _all(dictionary, dictionary.pre_activations(x))
+    return _on_support(dictionary, dictionary.pre_activations_at(x, *picked), picked[0])
 
 
-def _encode_from_all(dictionary: Dictionary, x: Tensor, inputs: Tensor | None, sparse: bool) -> Encoding:
+def _encode_from_all(dictionary: Dictionary, x: Tensor, sparse: bool) -> Encoding:
     pre = dictionary.pre_activations(x)
     support = _support(dictionary, pre.detach(), sparse)
     if support is None:
         return _all(dictionary, pre)
-    if inputs is None or not pre.requires_grad:
-        return _on_support(dictionary, pre[support.tokens, support.latents], support)
-    known = pre.detach()[support.tokens, support.latents].to(inputs.dtype)
-    return _on_support(dictionary, _entries(dictionary, x, inputs, support, known), support)
-
-
-def _entries(dictionary: Dictionary, x: Tensor, inputs: Tensor, support: Support, known: Tensor) -> Tensor:
-    """Returns pre-activations that are known already, differentiable."""
-    offset = None if x.requires_grad else _offset(dictionary)
-    inputs = inputs if offset is None else inputs.detach()
-    return affine_at(inputs, dictionary.encoder, dictionary.encoder_bias, support, known, offset)
-
-
-def _offset(dictionary: Dictionary) -> Tensor | None:
-    for kind in type(dictionary).__mro__:
-        if "encoder_offset" in vars(kind):
-            return dictionary.encoder_offset()
-        if "encoder_inputs" in vars(kind):
-            # Changed by a kind that says nothing of an offset: an inherited one would be another's.
-            return None
-    return None
+    known = pre[support.tokens, support.latents]
+    return _on_support(
+        dictionary, dictionary.pre_activations_at(x, support, known) if pre.requires_grad else known, support
+    )
 
 
 def _all(dictionary: Dictionary, pre: Tensor) -> Encoding:

@@ -43,10 +43,10 @@ class Scales:
         targets: Float[Tensor, "n_tokens d_out"],
     ) -> Scales:
         """Measures them on some tokens."""
-        encoded = dictionary.encoder_inputs(inputs)
+        encoded = dictionary.encoder_inputs(inputs) if dictionary.has_affine_encoder else inputs
         target = spread(targets)
         latents = target / gain(dictionary, inputs, target)
-        return cls(spread(inputs), spread(inputs if encoded is None else encoded), latents, target)
+        return cls(spread(inputs), spread(encoded), latents, target)
 
 
 def spread(rows: Float[Tensor, "n_tokens d"]) -> float:

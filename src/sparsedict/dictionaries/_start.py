@@ -47,9 +47,9 @@ def start_from(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> None:
     without_inference_(dictionary)
     mean = targets.mean(0)
     dictionary.decoder_bias.copy_(mean)
-    encoded = dictionary.encoder_inputs(inputs)
-    if encoded is None:
+    if not dictionary.has_affine_encoder:
         return
+    encoded = dictionary.encoder_inputs(inputs)
     tokens, is_shared = start_tokens(dictionary.start_seed, dictionary.n_latents, inputs)
     # Rows are measured by their spread first: nothing here depends on how large activations are.
     size = (targets - mean).square().mean().sqrt()

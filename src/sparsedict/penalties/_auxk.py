@@ -75,13 +75,13 @@ class AuxK(Penalty):
         """Returns the largest pre-activations of dead latents, differentiable in encoder and encoder bias."""
         dictionary = passed.dictionary
         k = min(self.k or dictionary.d_out // 2 or 1, dictionary.n_latents)
-        inputs = dictionary.encoder_inputs(passed.inputs)
-        if inputs is None:
+        if not dictionary.has_affine_encoder:
             pre = dictionary.pre_activations(passed.inputs)
             support = Largest(k).support(_strength(dictionary.activation, pre).masked_fill(~dead, -torch.inf))
-            return pre[support.tokens, support.latents], support
+            known = pre[support.tokens, support.latents]
+            return dictionary.pre_activations_at(passed.inputs, support, known), support
         # Only the dead latents may move: the offset that all latents share stays out of it.
-        inputs = inputs.detach()
+        inputs = dictionary.encoder_inputs(passed.inputs).detach()
         encoder, bias = dictionary.encoder, dictionary.encoder_bias
         if dictionary.activation.by_magnitude:
             strength = _strength(dictionary.activation, torch.addmm(bias.detach(), inputs, encoder.detach().T))

@@ -73,7 +73,7 @@ class Resample(Upkeep):
         checks.set_at_least(self, "seed", 0)
 
     def check(self, dictionary: Dictionary) -> None:
-        if type(dictionary).encoder_inputs is Dictionary.encoder_inputs:
+        if not dictionary.has_affine_encoder:
             raise ValueError(
                 f"Resample points encoder rows at inputs, but {type(dictionary).__name__} has no affine encoder. "
                 "Use sd.AuxK() among the penalties instead."
@@ -97,7 +97,6 @@ class Resample(Upkeep):
         inputs, targets, centre = drawn
         dead = dead[: len(inputs)]
         encoded = dictionary.encoder_inputs(inputs)
-        assert encoded is not None  # `check` refuses kinds without an affine encoder
         live = passed.tokens_since_fired < self.dead_after
         norms = torch.linalg.vector_norm(dictionary.encoder, dim=-1)
         scale = ENCODER_SHARE * (norms[live] if bool(live.any()) else norms).mean()
@@ -124,7 +123,6 @@ class Resample(Upkeep):
             again = passed.dictionary.forward_pass(inputs, targets, step=passed.step, tokens_since_fired=since)
             losses.append((targets - again.reconstruction).double().square().sum(-1))
             encoded = passed.dictionary.encoder_inputs(inputs)
-            assert encoded is not None
             n_tokens += len(inputs)
             centre += (encoded.mean(0) - centre) * (len(inputs) / n_tokens)
         chances = torch.cat(losses) if losses else torch.zeros(1, dtype=torch.float64, device="cpu")
@@ -138,7 +136,7 @@ class Resample(Upkeep):
         tokens = torch.multinomial(chances, n_drawn, replacement=False, generator=generator)
         inputs, targets = _gathered(passed, self.n_inputs, tokens)
         chosen = first_of_equal(inputs).nonzero().flatten()[:n_dead]
-        if _subtracts_decoder_bias(passed.dictionary):
+        if _subtracts_decoder_bias(passed.dictionary, inputs[:1]):
             centre = torch.zeros_like(centre)
         return inputs[chosen], targets[chosen], centre
 
@@ -179,7 +177,6 @@ def _let_fire_(dictionary: Dictionary, latents: Tensor, inputs: Tensor, targets:
     is_smallest = sizes == found[tokens]
     models[tokens[is_smallest]] = active[is_smallest]
     encoded = dictionary.encoder_inputs(inputs)
-    assert encoded is not None  # `check` refuses kinds without an affine encoder
     own = (encoded * dictionary.encoder[latents]).sum(-1) + dictionary.encoder_bias[latents]
     chosen = silent & (own > 0)
     factors = torch.where(chosen, MARGIN * smallest / own, torch.ones_like(own))
@@ -190,13 +187,18 @@ def _let_fire_(dictionary: Dictionary, latents: Tensor, inputs: Tensor, targets:
             weight[latents] = weight[torch.where(chosen, models, latents)]
 
 
-def _subtracts_decoder_bias(dictionary: Dictionary) -> bool:
-    offset = dictionary.encoder_offset()
-    return (
-        offset is not None
-        and offset.shape == dictionary.decoder_bias.shape
-        and torch.equal(offset, -dictionary.decoder_bias)
-    )
+def _subtracts_decoder_bias(dictionary: Dictionary, x: Tensor) -> bool:
+    """Returns whether the encoder reads its input less the decoder's bias, by the derivative at one token."""
+    bias = dictionary.decoder_bias
+    is_trained = bias.requires_grad
+    bias.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            encoded = dictionary.encoder_inputs(x)
+            grad = torch.autograd.grad(encoded.sum(), bias, allow_unused=True)[0] if encoded.requires_grad else None
+    finally:
+        bias.requires_grad_(is_trained)
+    return grad is not None and torch.equal(grad, -torch.ones_like(grad))
 
 
 def forget(optimizer: torch.optim.Optimizer, parameters: tuple[Tensor, ...], latents: Tensor) -> None:
