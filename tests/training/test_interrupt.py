@@ -141,8 +141,11 @@ def test_other_threads_train_without_touching_signals(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
-def test_signals_of_schedulers_finish_the_step_like_ctrl_c(name, tmp_path, monkeypatch, capsys):
+def test_signals_of_schedulers_finish_the_step_like_ctrl_c(name, tmp_path, monkeypatch, capsys, request):
     number = getattr(signal, name)
+    # Under nohup SIGHUP is ignored, and a run leaves it so.
+    inherited = signal.signal(number, signal.SIG_DFL)
+    request.addfinalizer(lambda: signal.signal(number, inherited))
     whole = ADAM.run(tmp_path / "whole", checkpoint_every=1)
     before = signal.getsignal(number)
     folder = tmp_path / "stopped"
