@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from sparsedict.activations import Activation, State
@@ -125,7 +125,7 @@ class ForwardPass(Displayed):
         """Norm of each decoder row, differentiable."""
         return torch.linalg.vector_norm(self.dictionary.decoder, dim=-1)
 
-    def aligned(self, vector: Float[Tensor, " n_latents"]) -> Float[Tensor, "*entries"]:
+    def aligned(self, vector: Shaped[Tensor, " n_latents"]) -> Shaped[Tensor, "*entries"]:
         """Returns a value per latent, aligned with the entries."""
         return per_entry(vector, None if self.support is None else self.support.latents)
 

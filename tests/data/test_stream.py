@@ -434,3 +434,40 @@ def test_sites_in_a_decoder_of_an_encoder_decoder_model_are_refused() -> None:
         sd.ActivationStream(sd.Site(model, "decoder.block.1.layer.2.DenseReluDense"), tokens)
     stream = sd.ActivationStream(sd.Site(model, "encoder.block.1.layer.1.DenseReluDense"), tokens, batch_size=8)
     assert next(iter(stream)).n_tokens == 8
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(8, {8}), (10, {8}), (3, {4}), (100, {28})])
+def test_whole_sequences_are_served_in_reading_order(batch_size: int, sizes: set[int]) -> None:
+    data = ActivationStream(site(), unique(7, 4), batch_size=batch_size, mix="sequences")
+    seen, orders = [], []
+    for batch in data:
+        starts = ids(batch)[::4]
+        assert ids(batch) == [start + offset for start in starts for offset in range(4)]
+        seen += ids(batch)
+        orders += starts
+    assert sorted(seen) == list(range(28))
+    assert orders != sorted(orders)
+    assert {batch.n_tokens for batch in list(data)[:-1]} <= sizes
+
+
+def test_sequences_with_positions_left_out_stay_together() -> None:
+    data = ActivationStream(site(exclude_tokens=(1, 2, 3, 6)), unique(3, 4), batch_size=4, mix="sequences", seed=1)
+    sequences = [[0], [4, 5, 7], [8, 9, 10, 11]]
+    for batch in data:
+        left = ids(batch)
+        while left:
+            own = next(sequence for sequence in sequences if sequence[0] == left[0])
+            assert left[: len(own)] == own
+            left = left[len(own) :]
+    assert sorted(token for batch in data for token in ids(batch)) == [0, 4, 5, 7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("n_before", range(6))
+def test_a_stream_of_sequences_can_be_stopped_anywhere(n_before: int) -> None:
+    data = ActivationStream(site(), unique(9, 4), batch_size=10, buffer_size=16, mix="sequences")
+    batches, again = data.batches(), data.batches()
+    for _ in range(n_before):
+        batches.next_batch()
+    again.load_state_dict(batches.state_dict())
+    for _ in range(4):
+        assert ids(again.next_batch()) == ids(batches.next_batch())

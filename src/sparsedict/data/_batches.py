@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -28,15 +29,33 @@ class Chunk:
         order: Permutation of the rows; ``None`` serves them as they lie.
         start: Position of the source before these rows.
         end: Position of the source after them.
+        cuts: Row numbers, in ascending order, before which a batch may end; ``None`` where it may end anywhere. The
+            last is the number of rows.
     """
 
     held: Activations
     order: Tensor | None
     start: Position
     end: Position
+    cuts: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return self.held.n_tokens
+
+    def stop(self, start: int, wanted: int, most: int) -> int:
+        """Returns before which row a piece of a batch ends.
+
+        Args:
+            start: First row of the piece.
+            wanted: Rows that the batch has room for.
+            most: Rows of a whole batch: a longer sequence is a batch of its own.
+        """
+        if self.cuts is None:
+            return min(len(self), start + wanted)
+        fits = bisect_right(self.cuts, start + wanted) - 1
+        if fits >= 0 and self.cuts[fits] > start:
+            return self.cuts[fits]
+        return self.cuts[bisect_right(self.cuts, start)] if wanted >= most else start
 
     def rows(self, start: int, stop: int) -> Activations:
         """Returns the rows served at ``start`` to ``stop``: copies where there is an order."""
@@ -222,7 +241,9 @@ class Batches(Iterator[Activations]):
                     break
                 continue
             wanted = len(chunk) if self.batch_size is None else self.batch_size - n_held
-            stop = min(len(chunk), self._row + wanted)
+            stop = chunk.stop(self._row, wanted, self.batch_size or wanted)
+            if stop == self._row:
+                break
             pieces.append(chunk.rows(self._row, stop))
             n_held += stop - self._row
             self.n_served += stop - self._row

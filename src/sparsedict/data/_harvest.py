@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +17,9 @@ from sparsedict.data._seeds import permutation
 from sparsedict.data._tokens import Block, BlockSize, RowArray, TokenSource
 from sparsedict.sites._limits import check_ids, vocabulary
 
+Mix = Literal["tokens", "sequences"]
+"""What a batch is drawn from the buffer by: single tokens, or whole sequences."""
+
 _SEQUENCES, _ROWS = 0, 1
 """What a permutation is of, so that the two draw from generators of their own."""
 
@@ -25,13 +30,22 @@ class HarvestedRows(RowSource):
     Sequences (or documents) come in an order of each pass's own, where the source can be gone through in any order;
     the buffer then mixes the positions of sequences. A source that fits into the buffer is harvested once.
 
+    With ``mix="sequences"`` the buffer's sequences are served in random order, the positions of each in their own.
+
     Filling again when half is served would mix as a buffer of 1.5 times the size does (the chance that two rows of a
     batch are of one sequence falls by a third). But then some rows outlive many fillings, and a place in the pass
     could be taken up again only by storing activations or by harvesting many buffers. Emptied each time, it takes one.
     """
 
     def __init__(
-        self, harvester: Harvester, tokens: TokenSource, *, buffer_size: int, block_size: BlockSize, seed: int
+        self,
+        harvester: Harvester,
+        tokens: TokenSource,
+        *,
+        buffer_size: int,
+        block_size: BlockSize,
+        seed: int,
+        mix: Mix = "tokens",
     ) -> None:
         self.points = harvester.points
         self.shared = {
@@ -39,7 +53,7 @@ class HarvestedRows(RowSource):
             for name, site in harvester.sites.items()
             if site.reads == site.writes
         }
-        self.origin = tokens.origin
+        self.origin = tokens.origin if mix == "tokens" else f"{tokens.origin}, whole sequences"
         self.replays = not tokens.seeks
         self.facts = {name: site_facts(site) for name, site in harvester.sites.items()}
         self._harvester = harvester
@@ -56,6 +70,8 @@ class HarvestedRows(RowSource):
         self._kept_of_shape: dict[torch.Size, Tensor | None] = {}
         self._buffer: Activations | None = None
         self._whole: Chunk | None = None
+        self._mix = mix
+        self._n_rows_of: list[int] = []
 
     def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
         if self._resident and start == BEGINNING and not (epoch == 0 and self._is_part(most)):
@@ -73,7 +89,7 @@ class HarvestedRows(RowSource):
             self._whole = next(self._harvested(0, BEGINNING, None, None), None)
         if self._whole is not None:
             whole = self._whole
-            yield Chunk(whole.held, self._order(len(whole), epoch, BEGINNING), BEGINNING, whole.end)
+            yield self._chunk(whole.held, epoch, BEGINNING, whole.end)
 
     def _harvested(
         self, epoch: int, start: Position, order: tuple[int, int, int] | None, most: int | None
@@ -82,6 +98,7 @@ class HarvestedRows(RowSource):
         block = next(blocks, None)
         while block is not None:
             n_rows, n_positions, end = 0, 0, start
+            self._n_rows_of = []
             bad: list[Tensor] = []
             with self._harvester.evaluating():
                 while block is not None and n_rows + block.tokens.numel() <= self._capacity:
@@ -96,15 +113,19 @@ class HarvestedRows(RowSource):
             if bad and bool(torch.stack(bad).any()):
                 self._refuse(0, n_rows)
             if n_rows and self._buffer is not None:
-                held = self._buffer.rows(slice(0, n_rows))
-                yield Chunk(held, self._order(n_rows, epoch, start), start, end)
+                yield self._chunk(self._buffer.rows(slice(0, n_rows)), epoch, start, end)
             start = end
             most = most - n_rows if most is not None and most > n_rows else None
 
-    def _order(self, n_rows: int, epoch: int, start: Position) -> Tensor:
-        assert self._buffer is not None
-        device = next(iter(self._buffer.values())).device
-        return permutation(n_rows, self._seed, epoch, _ROWS, *start).to(device)
+    def _chunk(self, held: Activations, epoch: int, start: Position, end: Position) -> Chunk:
+        key = (self._seed, epoch, _ROWS, *start)
+        device = next(iter(held.values())).device
+        if self._mix == "tokens":
+            return Chunk(held, permutation(held.n_tokens, *key).to(device), start, end)
+        order = permutation(len(self._n_rows_of), *key).tolist()
+        rows = torch.arange(held.n_tokens, device="cpu").split(self._n_rows_of)
+        cuts = list(accumulate(self._n_rows_of[index] for index in order))
+        return Chunk(held, torch.cat([rows[index] for index in order]).to(device), start, end, cuts)
 
     def _append(self, block: Block, n_rows: int, bad: list[Tensor]) -> int:
         """Captures a block, copies its kept rows into the buffer, and returns how many rows the buffer then holds."""
@@ -116,6 +137,7 @@ class HarvestedRows(RowSource):
         if self._buffer is None:
             self._buffer = captured.map(self._allocated)
         stop = n_rows + (block.tokens.numel() if kept is None else len(kept))
+        self._n_rows_of += _rows_of_sequences(block, kept)
         targets, values = self._buffer.distinct(), captured.distinct()
         for name in targets:
             _put(targets[name][n_rows:stop], values[name], kept)
@@ -169,6 +191,14 @@ class HarvestedRows(RowSource):
             kept = self._harvester.kept(block)
             total += block.tokens.numel() if kept is None else len(kept)
         return total
+
+
+def _rows_of_sequences(block: Block, kept: Tensor | None) -> list[int]:
+    """Returns how many rows each sequence of a block keeps, without those that keep none."""
+    n_sequences, width = block.tokens.shape
+    if kept is None:
+        return [width] * n_sequences
+    return [n for n in torch.bincount(kept // width, minlength=n_sequences).tolist() if n]
 
 
 def _put(rows: Tensor, value: Tensor, kept: Tensor | None) -> None:

@@ -11,7 +11,7 @@ import torch
 from sparsedict import checks
 from sparsedict.data._forms import token_source
 from sparsedict.data._given import DEFAULT_BATCH_SIZE, DEFAULT_SEED
-from sparsedict.data._harvest import HarvestedRows
+from sparsedict.data._harvest import HarvestedRows, Mix
 from sparsedict.data._harvester import Harvester, takes_mask
 from sparsedict.data._packing import Bos
 from sparsedict.data._source import ActivationSource
@@ -60,6 +60,9 @@ class ActivationStream(ActivationSource):
             pass (and to resume); the buffer alone shuffles it.
         batch_size: Tokens per batch.
         seed: Of all shuffling.
+        mix: ``"tokens"`` draws a batch from all tokens of the buffer. ``"sequences"`` draws whole sequences, the
+            positions of each in reading order, for losses that run the model on a batch's tokens; a batch then holds
+            as many sequences as ``batch_size`` tokens have room for, at least one.
         tokenizer: Of texts; by default the model's ``tokenizer``, if it has one. Texts are packed into rows as by
             `pack`; rows that remain short are served too, padded and masked.
         context: Tokens per sequence for texts and for one long row, by default 256 or the model's positions where
@@ -97,6 +100,7 @@ class ActivationStream(ActivationSource):
         *,
         batch_size: int = DEFAULT_BATCH_SIZE,
         seed: int = DEFAULT_SEED,
+        mix: Mix = "tokens",
         tokenizer: Tokenizer | None = None,
         context: int | None = None,
         text_column: str | None = None,
@@ -109,6 +113,8 @@ class ActivationStream(ActivationSource):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__(batch_size, seed, dtype)
+        checks.one_of("mix", mix, ("tokens", "sequences"))
+        self._mix: Mix = mix
         self._harvester = Harvester.of(sites, neurons, dtype, None if device is None else torch.device(device))
         model = self._harvester.model
         tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
@@ -206,6 +212,7 @@ class ActivationStream(ActivationSource):
             buffer_size=self.buffer_size,
             block_size=self._block_size,
             seed=self.seed,
+            mix=self._mix,
         )
         rows.n_tokens = self._counted
         return rows

@@ -1,0 +1,106 @@
+"""Four kinds that are written outside the package: two dictionaries over several MLPs and two losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import sparsedict as sd
+
+
+class CrossLayer(sd.Dictionary):
+    """A cross-layer transcoder: latents of layer i read its input and write the outputs of layers i and later."""
+
+    def __init__(self, n_layers: int, d: int, n_latents: int, **options: Any) -> None:
+        self.n_layers = n_layers
+        self.reads = tuple(f"{layer}.inputs" for layer in range(n_layers))
+        self.writes = tuple(f"{layer}.outputs" for layer in range(n_layers))
+        super().__init__(n_layers * d, n_layers * d, n_latents, **options)
+        layer_of_latent = torch.arange(n_latents) * n_layers // n_latents
+        layer_of_column = torch.arange(n_layers * d) // d
+        self.register_buffer("reads_column", layer_of_latent[:, None] == layer_of_column, persistent=False)
+        self.register_buffer("writes_column", layer_of_latent[:, None] <= layer_of_column, persistent=False)
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.encoder * self.reads_column, self.encoder_bias)
+
+    def decode(self, latents: Tensor | sd.SparseLatents) -> Tensor:
+        return sd.kernels.matmul(latents, self.decoder * self.writes_column) + self.decoder_bias
+
+    def arguments(self) -> dict[str, Any]:
+        return {"n_layers": self.n_layers, "d": self.d_in // self.n_layers, "n_latents": self.n_latents}
+
+
+class Crosscoder(sd.Dictionary):
+    """One set of latents that reads and writes the same points of several sites."""
+
+    def __init__(self, points: tuple[str, ...], widths: tuple[int, ...], n_latents: int, **options: Any) -> None:
+        self.reads = self.writes = self.points = tuple(points)
+        self.widths = tuple(widths)
+        super().__init__(sum(widths), sum(widths), n_latents, **options)
+
+    def encoder_inputs(self, x: Tensor) -> Tensor:
+        return x
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.encoder, self.encoder_bias)
+
+    def decode(self, latents: Tensor | sd.SparseLatents) -> Tensor:
+        return sd.kernels.matmul(latents, self.decoder) + self.decoder_bias
+
+    def arguments(self) -> dict[str, Any]:
+        return {"points": self.points, "widths": self.widths, "n_latents": self.n_latents}
+
+
+@dataclass(frozen=True)
+class Nested(sd.Loss):
+    """The Matryoshka loss: the squared error of the reconstructions by the first latents alone, mean over widths."""
+
+    widths: tuple[int, ...]
+
+    def __call__(self, out: sd.ForwardPass) -> Tensor:
+        indices = torch.arange(out.dictionary.n_latents, device=out.inputs.device)
+        errors = []
+        for width in self.widths:
+            values = torch.where(out.aligned(indices) < width, out.values, 0.0)
+            latents = values if out.support is None else sd.SparseLatents(values, out.support, out.inputs.shape[:1])
+            error = out.dictionary.reconstruct(latents, out.inputs) - out.targets
+            errors.append(error.square().sum(-1).mean())
+        return torch.stack(errors).mean()
+
+
+class _Written:
+    """A reconstruction that has been computed already, in an MLP's place."""
+
+    reads = writes = "outputs"
+
+    def __init__(self, outputs: Tensor) -> None:
+        self.outputs = outputs
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x[..., :0]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.outputs.view(*latents.shape[:-1], -1)
+
+
+@dataclass(frozen=True)
+class EndToEnd(sd.Loss):
+    """KL divergence between the model's predictions as it is and with the reconstruction in the MLP's place."""
+
+    site: sd.Site
+    context: int
+
+    def __call__(self, out: sd.ForwardPass) -> Tensor:
+        assert out.batch is not None
+        assert out.batch.tokens is not None
+        tokens = out.batch.tokens.view(-1, self.context)
+        with torch.no_grad():
+            expected = self.site.logits(tokens).log_softmax(-1)
+        with self.site.replaced(_Written(out.reconstruction)):
+            predicted = self.site.logits(tokens).log_softmax(-1)
+        return functional.kl_div(predicted, expected, reduction="sum", log_target=True) / out.n_tokens
