@@ -58,7 +58,7 @@ class Activations(Mapping[str, Tensor]):
 
     def __init__(
         self,
-        points: Mapping[str, Float[Tensor, ...]],
+        points: Mapping[str, Tensor],
         *,
         tokens: Int[Tensor, "*shape"] | None = None,
         positions: Int[Tensor, "*shape"] | None = None,
