@@ -20,6 +20,7 @@ from torch import Tensor
 
 import sparsedict as sd
 from sparsedict.storage import StorageError, _checkpoint, read_checkpoint, write_checkpoint
+from sparsedict.training._settings import differences
 
 from ._runs import BATCH, CASES, N_STEPS, D, coder, rows, same_results
 
@@ -367,3 +368,12 @@ def test_how_often_needs_where(name, value):
 def test_what_isn_t_a_folder_s_path_is_named():
     with pytest.raises(TypeError, match=r"`checkpoint` must be the path of a folder, as text or a pathlib"):
         quick(3)  # type: ignore[arg-type]
+
+
+def test_options_that_another_release_of_pytorch_adds_to_an_optimizer_are_no_difference():
+    before = {"optimizer": {"class": "Adam", "groups": [{"lr": 0.1, "betas": [0.9, 0.99]}]}}
+    now = {"optimizer": {"class": "Adam", "groups": [{"lr": 0.1, "betas": [0.9, 0.99], "decoupled": False}]}}
+    assert not list(differences(before, now)) + list(differences(now, before))
+    now["optimizer"]["groups"][0]["lr"] = 0.2
+    assert list(differences(before, now)) == ["`optimizer.groups[0].lr` was 0.1 and is 0.2"]
+    assert list(differences({"optimizer": {"class": "Adam", "groups": []}}, before))
