@@ -13,47 +13,53 @@ import sparsedict as sd
 
 
 class CrossLayer(sd.Dictionary):
-    """A cross-layer transcoder: latents of layer i read its input and write the outputs of layers i and later."""
+    """A cross-layer transcoder: latents of layer i read its input and write the outputs of layers i and later.
+
+    Weights between a latent and layers that it doesn't read or write are zero, and get no gradient.
+    """
+
+    has_affine_encoder = True
 
     def __init__(self, n_layers: int, d: int, n_latents: int, **options: Any) -> None:
-        self.n_layers = n_layers
         self.reads = tuple(f"{layer}.inputs" for layer in range(n_layers))
         self.writes = tuple(f"{layer}.outputs" for layer in range(n_layers))
         super().__init__(n_layers * d, n_layers * d, n_latents, **options)
-        layer_of_latent = torch.arange(n_latents) * n_layers // n_latents
-        layer_of_column = torch.arange(n_layers * d) // d
-        self.register_buffer("reads_column", layer_of_latent[:, None] == layer_of_column, persistent=False)
-        self.register_buffer("writes_column", layer_of_latent[:, None] <= layer_of_column, persistent=False)
+        of_latent = torch.arange(n_latents)[:, None] * n_layers // n_latents
+        of_column = torch.arange(n_layers * d) // d
+        self.n_layers = n_layers
+        self.register_buffer("read_columns", of_latent == of_column, persistent=False)
+        self.register_buffer("written_columns", of_latent <= of_column, persistent=False)
+
+    def initialise_(self, inputs: Tensor, targets: Tensor) -> None:
+        super().initialise_(inputs, targets)
+        with torch.no_grad():
+            self.encoder.mul_(self.read_columns)
+            self.decoder.mul_(self.written_columns)
+            self.decoder_norm.constrain_(self.decoder)
 
     def pre_activations(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.encoder * self.reads_column, self.encoder_bias)
+        return functional.linear(x, self.encoder * self.read_columns, self.encoder_bias)
+
+    def pre_activations_at(self, x: Tensor, support: sd.Support, known: Tensor | None = None) -> Tensor:
+        known = None if known is None else known.detach()
+        return sd.kernels.affine_at(x, self.encoder * self.read_columns, self.encoder_bias, support, known)
 
     def decode(self, latents: Tensor | sd.SparseLatents) -> Tensor:
-        return sd.kernels.matmul(latents, self.decoder * self.writes_column) + self.decoder_bias
+        return sd.kernels.matmul(latents, self.decoder * self.written_columns) + self.decoder_bias
 
     def arguments(self) -> dict[str, Any]:
         return {"n_layers": self.n_layers, "d": self.d_in // self.n_layers, "n_latents": self.n_latents}
 
 
 class Crosscoder(sd.Dictionary):
-    """One set of latents that reads and writes the same points of several sites."""
+    """One set of latents that reads and writes several points."""
 
-    def __init__(self, points: tuple[str, ...], widths: tuple[int, ...], n_latents: int, **options: Any) -> None:
-        self.reads = self.writes = self.points = tuple(points)
-        self.widths = tuple(widths)
-        super().__init__(sum(widths), sum(widths), n_latents, **options)
-
-    def encoder_inputs(self, x: Tensor) -> Tensor:
-        return x
-
-    def pre_activations(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.encoder, self.encoder_bias)
-
-    def decode(self, latents: Tensor | sd.SparseLatents) -> Tensor:
-        return sd.kernels.matmul(latents, self.decoder) + self.decoder_bias
+    def __init__(self, points: tuple[str, ...], width: int, n_latents: int, **options: Any) -> None:
+        self.reads = self.writes = tuple(points)
+        super().__init__(width, width, n_latents, **options)
 
     def arguments(self) -> dict[str, Any]:
-        return {"points": self.points, "widths": self.widths, "n_latents": self.n_latents}
+        return {"points": self.reads, "width": self.d_in, "n_latents": self.n_latents}
 
 
 @dataclass(frozen=True)

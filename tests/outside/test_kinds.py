@@ -43,7 +43,7 @@ def options(activation: sd.Activation) -> dict[str, Any]:
 
 KINDS = {
     "cross-layer": lambda: CrossLayer(2, D, 32, **options(sd.TopK(6))),
-    "crosscoder": lambda: Crosscoder(("0.outputs", "1.outputs"), (D, D), 32, **options(sd.BatchTopK(6))),
+    "crosscoder": lambda: Crosscoder(("0.outputs", "1.outputs"), 2 * D, 32, **options(sd.BatchTopK(6))),
 }
 
 
@@ -66,6 +66,16 @@ def test_a_dictionary_over_several_mlps_is_trained_saved_and_loaded(
     assert loaded.trained_on["site"] == ["1.mlp", "2.mlp"]
 
 
+@pytest.mark.parametrize("activation", [sd.TopK(6), sd.BatchTopK(6), sd.ReLU()], ids=repr)
+def test_weights_between_unconnected_layers_stay_zero(
+    activation: sd.Activation, sites: sd.Sites, tokens: Tensor
+) -> None:
+    dictionary = CrossLayer(2, D, 32, **options(activation))
+    sd.fit(dictionary, sd.ActivationStream(sites, tokens, batch_size=64), n_tokens=640, progress=False)
+    assert torch.equal(dictionary.encoder != 0, dictionary.read_columns)
+    assert torch.equal(dictionary.decoder != 0, dictionary.written_columns)
+
+
 def test_a_cross_layer_dictionary_writes_to_its_own_layer_and_later_ones() -> None:
     dictionary = KINDS["cross-layer"]()
     x = torch.randn(5, 2 * D)
@@ -73,6 +83,7 @@ def test_a_cross_layer_dictionary_writes_to_its_own_layer_and_later_ones() -> No
     first[:, 16:], second[:, :16] = 0, 0
     changed = torch.cat([x[:, :D], torch.randn(5, D)], dim=-1)
     assert torch.equal(dictionary.pre_activations(x)[:, :16], dictionary.pre_activations(changed)[:, :16])
+    assert not torch.equal(dictionary.pre_activations(x)[:, 16:], dictionary.pre_activations(changed)[:, 16:])
     nothing = dictionary.decode(torch.zeros_like(first))
     assert torch.equal(dictionary.decode(second)[:, :D], nothing[:, :D])
     assert not torch.equal(dictionary.decode(first)[:, D:], nothing[:, D:])
