@@ -187,6 +187,17 @@ KINDS = {
 }
 
 
+ALL_PAIRS = [(kind, activation) for kind in KINDS for activation in ACTIVATIONS]
+"""Every kind with every activation, for properties that depend on both."""
+
+PAIRS = [
+    (list(KINDS)[(index + shift) % len(KINDS)], activation)
+    for index, activation in enumerate(ACTIVATIONS)
+    for shift in (0, len(KINDS) // 2)
+]
+"""Every activation with two kinds, and every kind with two activations or more: for all other properties."""
+
+
 def make(
     kind: str = "distiller", activation: str = "relu", norm: str = "unit", *, dtype: torch.dtype = torch.float64
 ) -> sd.Dictionary:

@@ -6,8 +6,7 @@ import torch
 import cases
 
 
-@pytest.mark.parametrize("kind", cases.KINDS)
-@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
+@pytest.mark.parametrize(("kind", "activation"), cases.PAIRS)
 @pytest.mark.parametrize("dense_share", [0.0, 1.0])
 def test_the_carrier_holds_what_was_evaluated(
     kind: str, activation: str, dense_share: float, monkeypatch: pytest.MonkeyPatch

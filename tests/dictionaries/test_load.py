@@ -26,8 +26,7 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
-@pytest.mark.parametrize("kind", cases.KINDS)
-@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
+@pytest.mark.parametrize(("kind", "activation"), cases.PAIRS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_dictionary_comes_back_bit_for_bit(
     kind: str, activation: str, dtype: torch.dtype, tmp_path: Path
