@@ -33,8 +33,7 @@ from sparsedict.adapters import Adapter
 from sparsedict.analysis import Calibration, Evaluation, calibrate_threshold, evaluate
 from sparsedict.batches import ActivationBatch, Activations
 from sparsedict.data import ActivationStore, ActivationStream
-from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
-from sparsedict.forward_pass import ForwardPass
+from sparsedict.dictionaries import Dictionary, ForwardPass, SparseAutoencoder, SparseDistiller
 from sparsedict.interventions import Ablation, Clamp, Steer
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.loading import load

@@ -1,4 +1,5 @@
-"""The active entries of a batch of latents: which they are (`Support`) and their values (`SparseLatents`)."""
+"""Latents of a batch: the entries stored (`Support`), their values (`SparseLatents`), and both sides of an activation
+(`Encoding`)."""
 
 from __future__ import annotations
 
@@ -183,6 +184,35 @@ class SparseLatents(Displayed):
     def l0(self) -> Float[Tensor, ""]:
         """Returns how many latents fire, mean over tokens."""
         return fires(self.values).sum() / max(self.support.n_tokens, 1)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Encoding(Displayed):
+    """Latents of a batch of rows, on their support.
+
+    Attributes:
+        pre_activations: Before the activation: ``[n_entries]`` with a support, else ``[n_tokens, n_latents]``.
+        values: After the activation, the same shape.
+        support: Which entries are stored; ``None`` where all are.
+    """
+
+    pre_activations: Float[Tensor, "*entries"]
+    values: Float[Tensor, "*entries"]
+    support: Support | None
+
+    def stored(self) -> Support:
+        """Returns which entries these are, also where they are all."""
+        if self.support is not None:
+            return self.support
+        n_tokens, n_latents = self.values.shape
+        indices = torch.arange(n_latents, device=self.values.device).expand(n_tokens, n_latents)
+        return Support.from_indices(indices, n_latents)
+
+    def latents(self) -> Tensor | SparseLatents:
+        """Returns the latents as rows, sparse where they are stored so."""
+        if self.support is None:
+            return self.values
+        return SparseLatents(self.values, self.support, torch.Size((self.support.n_tokens,)))
 
 
 def fires(values: Float[Tensor, "*entries"]) -> Bool[Tensor, "*entries"]:

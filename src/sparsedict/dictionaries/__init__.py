@@ -1,10 +1,20 @@
 """Dictionaries: sparse distillers (transcoders) and sparse autoencoders behind one interface."""
 
 from sparsedict.dictionaries._autoencoder import InputOffset, SparseAutoencoder
-from sparsedict.dictionaries._dictionary import Dictionary
+from sparsedict.dictionaries._dictionary import Dictionary, ForwardPass, Rows
 from sparsedict.dictionaries._distiller import SparseDistiller
 from sparsedict.dictionaries._encode import DENSE_SHARE
 from sparsedict.dictionaries._read import read
 from sparsedict.dictionaries._scales import Scales
 
-__all__ = ["DENSE_SHARE", "Dictionary", "InputOffset", "Scales", "SparseAutoencoder", "SparseDistiller", "read"]
+__all__ = [
+    "DENSE_SHARE",
+    "Dictionary",
+    "ForwardPass",
+    "InputOffset",
+    "Rows",
+    "Scales",
+    "SparseAutoencoder",
+    "SparseDistiller",
+    "read",
+]

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from sparsedict.forward_pass import Encoding
+from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
 from sparsedict.kernels import can_select, compacts, note_density, select, select_in_room
-from sparsedict.latents import Support
-
-if TYPE_CHECKING:
-    from sparsedict.dictionaries._dictionary import Dictionary
+from sparsedict.latents import Encoding, Support
 
 DENSE_SHARE = 1 / 16
 """Share of active entries above which training multiplies dense arrays (see ``benchmarks.density``)."""
 
 
-def encode_rows(dictionary: Dictionary, x: Tensor, *, sparse: bool = False) -> Encoding:
+def encode_rows(dictionary: EncoderDecoder, x: Tensor, *, sparse: bool = False) -> Encoding:
     """Encodes rows; ``sparse`` asks for the stored entries even where there are many.
 
     With a selection rule and an affine encoder, the search never holds all pre-activations at once. Otherwise they are
@@ -44,7 +39,7 @@ def encode_rows(dictionary: Dictionary, x: Tensor, *, sparse: bool = False) -> E
     return _on_support(dictionary, dictionary.pre_activations_at(x, *picked), picked[0])
 
 
-def _encode_from_all(dictionary: Dictionary, x: Tensor, sparse: bool) -> Encoding:
+def _encode_from_all(dictionary: EncoderDecoder, x: Tensor, sparse: bool) -> Encoding:
     pre = dictionary.pre_activations(x)
     support = _support(dictionary, pre.detach(), sparse)
     if support is None:
@@ -55,11 +50,11 @@ def _encode_from_all(dictionary: Dictionary, x: Tensor, sparse: bool) -> Encodin
     )
 
 
-def _all(dictionary: Dictionary, pre: Tensor) -> Encoding:
+def _all(dictionary: EncoderDecoder, pre: Tensor) -> Encoding:
     return Encoding(pre, dictionary.activation.values(pre, dictionary.activation_state.entries()), None)
 
 
-def _on_support(dictionary: Dictionary, entries: Tensor, support: Support) -> Encoding:
+def _on_support(dictionary: EncoderDecoder, entries: Tensor, support: Support) -> Encoding:
     state = dictionary.activation_state.entries(support.latents)
     values = dictionary.activation.values(entries, state)
     if support.has_padding:
@@ -67,17 +62,17 @@ def _on_support(dictionary: Dictionary, entries: Tensor, support: Support) -> En
     return Encoding(entries, values, support)
 
 
-def _trains(dictionary: Dictionary) -> bool:
+def _trains(dictionary: EncoderDecoder) -> bool:
     return dictionary.training and torch.is_grad_enabled()
 
 
-def _waits(dictionary: Dictionary, device: torch.device, sparse: bool) -> bool:
+def _waits(dictionary: EncoderDecoder, device: torch.device, sparse: bool) -> bool:
     """Returns whether counting the active entries of a training step makes the host wait for the device."""
     accelerated = device.type != "cpu" or compacts(device)
     return accelerated and dictionary.activation.elementwise and _trains(dictionary) and not sparse
 
 
-def _support(dictionary: Dictionary, pre: Tensor, sparse: bool) -> Support | None:
+def _support(dictionary: EncoderDecoder, pre: Tensor, sparse: bool) -> Support | None:
     state = dictionary.activation_state.entries()
     if _waits(dictionary, pre.device, sparse):
         note_density(pre, dictionary.activation.selection(state, training=True))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from jaxtyping import Float
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from sparsedict.dictionaries._dictionary import Dictionary
+from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
 
 
 class Reconstructing(nn.Module):
@@ -18,7 +15,7 @@ class Reconstructing(nn.Module):
         dictionary: The dictionary, whose parameters these are.
     """
 
-    def __init__(self, dictionary: Dictionary) -> None:
+    def __init__(self, dictionary: EncoderDecoder) -> None:
         super().__init__()
         self.dictionary = dictionary
         self.training = dictionary.training

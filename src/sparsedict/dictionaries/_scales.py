@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
 from sparsedict.latents import SparseLatents, Support
-
-if TYPE_CHECKING:
-    from sparsedict.dictionaries._dictionary import Dictionary
 
 PROBED = 256
 """Tokens on which the gain of a kind's reconstruction is measured."""
@@ -38,7 +35,7 @@ class Scales:
     @torch.no_grad()
     def measured(
         cls,
-        dictionary: Dictionary,
+        dictionary: EncoderDecoder,
         inputs: Float[Tensor, "n_tokens d_in"],
         targets: Float[Tensor, "n_tokens d_out"],
     ) -> Scales:
@@ -64,7 +61,7 @@ def spread(rows: Float[Tensor, "n_tokens d"]) -> float:
 
 
 @torch.no_grad()
-def gain(dictionary: Dictionary, inputs: Float[Tensor, "n_tokens d_in"], size: float) -> float:
+def gain(dictionary: EncoderDecoder, inputs: Float[Tensor, "n_tokens d_in"], size: float) -> float:
     """Returns by what a kind's ``reconstruct`` multiplies what is decoded, on a typical token.
 
     Args:
@@ -72,9 +69,7 @@ def gain(dictionary: Dictionary, inputs: Float[Tensor, "n_tokens d_in"], size: f
         inputs: Tokens to look at.
         size: About how large its latents are, or its outputs.
     """
-    from sparsedict.dictionaries._dictionary import Dictionary
-
-    if type(dictionary).reconstruct is Dictionary.reconstruct or not len(inputs):
+    if not len(inputs):
         return 1.0
     inputs = inputs[:PROBED]
     indices = torch.arange(len(inputs), device=inputs.device) % dictionary.n_latents

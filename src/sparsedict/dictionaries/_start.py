@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
 from sparsedict.dictionaries._start_tokens import keeping_frozen, start_tokens
 from sparsedict.torch_state import in_own_state, without_inference_
-
-if TYPE_CHECKING:
-    from sparsedict.dictionaries._dictionary import Dictionary
 
 INITIAL_NORM = 0.1
 """Norm of encoder rows that start from data, as a multiple of the targets' scale over the inputs'.
@@ -42,8 +40,9 @@ def unit_rows(n_rows: int, width: int, generator: torch.Generator | None, device
 @in_own_state
 @keeping_frozen
 @torch.no_grad()
-def start_from(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> None:
+def start_from(dictionary: EncoderDecoder, inputs: Tensor, targets: Tensor) -> None:
     """Points each latent at one token, in place (see `Dictionary.initialise_`)."""
+    assert isinstance(dictionary, nn.Module)
     without_inference_(dictionary)
     mean = targets.mean(0)
     dictionary.decoder_bias.copy_(mean)

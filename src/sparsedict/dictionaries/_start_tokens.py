@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
 from sparsedict.kernels import first_of_equal
-
-if TYPE_CHECKING:
-    from sparsedict.dictionaries._dictionary import Dictionary
 
 LARGEST_SEED = 2**63 - 1
 
@@ -47,11 +44,13 @@ def start_tokens(
     return distinct[latents % len(distinct)], latents >= len(distinct)
 
 
-def keeping_frozen(start: Callable[[Dictionary, Tensor, Tensor], None]) -> Callable[[Dictionary, Tensor, Tensor], None]:
+def keeping_frozen(
+    start: Callable[[EncoderDecoder, Tensor, Tensor], None],
+) -> Callable[[EncoderDecoder, Tensor, Tensor], None]:
     """Makes a start leave parameters with ``requires_grad=False`` as they are."""
 
     @wraps(start)
-    def wrapped(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> None:
+    def wrapped(dictionary: EncoderDecoder, inputs: Tensor, targets: Tensor) -> None:
         frozen = [(weight, weight.detach().clone()) for weight in dictionary.parameters() if not weight.requires_grad]
         start(dictionary, inputs, targets)
         with torch.no_grad():

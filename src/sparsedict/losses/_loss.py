@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from sparsedict.dictionaries import Dictionary
-    from sparsedict.forward_pass import ForwardPass
+from sparsedict.dictionaries import Dictionary, ForwardPass
 
 
 class Loss(ABC):

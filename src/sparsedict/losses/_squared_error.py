@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
 from sparsedict import checks
+from sparsedict.dictionaries import ForwardPass
 from sparsedict.losses._loss import Loss
-
-if TYPE_CHECKING:
-    from sparsedict.forward_pass import ForwardPass
 
 
 @dataclass(frozen=True)

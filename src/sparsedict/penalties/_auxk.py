@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.activations import Activation
-from sparsedict.forward_pass import ForwardPass
+from sparsedict.dictionaries import ForwardPass
 from sparsedict.kernels import affine_at, select
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.penalties._penalty import Penalty

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,13 +11,9 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.activations import Activation
+from sparsedict.dictionaries import Dictionary, ForwardPass
 from sparsedict.latents import fires
 from sparsedict.penalties._penalty import Penalty, set_coefficient
-
-if TYPE_CHECKING:
-    from sparsedict.dictionaries import Dictionary
-    from sparsedict.forward_pass import ForwardPass
-
 
 START = 0.1
 """Share of the variance that ``target`` active latents cost at the start."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
-
-if TYPE_CHECKING:
-    from sparsedict.dictionaries import Dictionary
-    from sparsedict.forward_pass import ForwardPass
+from sparsedict.dictionaries import Dictionary, ForwardPass
 
 Coefficient = float | Tensor
 """One number, or one per latent, ``[n_latents]``."""

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
+from sparsedict.dictionaries import Dictionary
 from sparsedict.penalties._penalty import Coefficient, LatentPenalty, set_coefficient
-
-if TYPE_CHECKING:
-    from sparsedict.dictionaries import Dictionary
 
 
 @dataclass(frozen=True, eq=False)

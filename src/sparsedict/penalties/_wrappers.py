@@ -1,17 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
+from sparsedict.dictionaries import Dictionary, ForwardPass
 from sparsedict.penalties._penalty import LatentPenalty, Penalty
-
-if TYPE_CHECKING:
-    from sparsedict.dictionaries import Dictionary
-    from sparsedict.forward_pass import ForwardPass
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsedict.batches import Activations
-from sparsedict.forward_pass import ForwardPass, Rows
+from sparsedict.dictionaries import ForwardPass, Rows
 from sparsedict.kernels import Room, Workspace
 from sparsedict.penalties import Penalty
 from sparsedict.storage import installed_version

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedict.forward_pass import ForwardPass
+from sparsedict.dictionaries import ForwardPass
 from sparsedict.latents import fires
 from sparsedict.training._kept import kept, put_back
 

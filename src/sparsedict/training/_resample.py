@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sparsedict import checks
-from sparsedict.dictionaries import Dictionary
-from sparsedict.forward_pass import ForwardPass, Rows
+from sparsedict.dictionaries import Dictionary, ForwardPass, Rows
 from sparsedict.kernels import first_of_equal
 from sparsedict.latents import SparseLatents, fires
 from sparsedict.training._upkeep import Upkeep

@@ -4,8 +4,7 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from sparsedict.dictionaries import Dictionary
-from sparsedict.forward_pass import ForwardPass
+from sparsedict.dictionaries import Dictionary, ForwardPass
 
 
 class Upkeep(ABC):

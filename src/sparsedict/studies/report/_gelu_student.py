@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sparsedict import figures
 from sparsedict.activations import GELU, Activation, ReLU
+from sparsedict.dictionaries import ForwardPass
 from sparsedict.display import shown
-from sparsedict.forward_pass import ForwardPass
 from sparsedict.norms import MaxNorm
 from sparsedict.penalties import L1, Penalty
 from sparsedict.studies._bench import Bench
