@@ -26,7 +26,7 @@ print(types)
 
 means = sd.analysis.latent_means(transcoder, data, n_tokens=20_000)
 print(sd.analysis.ablated_error(transcoder, data, types, means, n_tokens=20_000))
-with site.replaced(transcoder, ablate=sd.Ablation(types.simulators, means)):
+with site.replaced(transcoder, intervention=sd.Ablation(types.simulators, means)):
     print("logits without the simulators:", tuple(site.logits(held_out[:1]).shape))
 
 transcoder.save("transcoder")

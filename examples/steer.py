@@ -35,4 +35,4 @@ with torch.no_grad():
 assert abs(probability() - untouched) < 1e-6
 print(f"probability of ' None': {untouched:.2%} as it is")
 for value in (0.0, 5.0, 10.0, 20.0):
-    print(f"  latent {latent} at {value:4.1f}: {probability(ablate=sd.Clamp({latent: value})):.2%}")
+    print(f"  latent {latent} at {value:4.1f}: {probability(intervention=sd.Clamp({latent: value})):.2%}")

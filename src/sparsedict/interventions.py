@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.display import Displayed
+
+Intervention = Callable[[Tensor], Tensor]
+"""From dense latents ``[*batch, n_latents]`` to dense latents, such as `Ablation`, `Clamp` and `Steer`."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -78,7 +78,7 @@ def test_gradients_are_those_without_checkpointing(
         n_before = n_hooks(model)
         site = Site(model, "model.layers.1.mlp", **exclusion)
         ablate = None if not error_term else (lambda latents: 0.5 * latents)
-        with site.replaced(dictionary, error_term=error_term, ablate=ablate):
+        with site.replaced(dictionary, error_term=error_term, intervention=ablate):
             value = loss(site.logits(ids()))
             if not leave_first:
                 value.backward()

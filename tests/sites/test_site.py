@@ -173,7 +173,7 @@ def test_ablating_nothing_with_the_error_kept_is_the_identity(site: Site, tokens
         with site.replaced(random, error_term=True):
             assert torch.equal(site.logits(tokens), expected)
         nothing = Ablation(torch.zeros(8, dtype=torch.bool))
-        with site.replaced(random, ablate=nothing, error_term=True):
+        with site.replaced(random, intervention=nothing, error_term=True):
             assert torch.equal(site.logits(tokens), expected)
         with site.replaced(random):
             assert not torch.allclose(site.logits(tokens), expected)
@@ -182,7 +182,7 @@ def test_ablating_nothing_with_the_error_kept_is_the_identity(site: Site, tokens
 def test_ablating_everything_is_the_decoder_bias(site: Site, tokens: Tensor) -> None:
     neurons = site.neurons
     everything = Ablation(torch.ones(neurons.n, dtype=torch.bool))
-    with torch.no_grad(), site.replaced(neurons, ablate=everything):
+    with torch.no_grad(), site.replaced(neurons, intervention=everything):
         ablated = site.logits(tokens)
     with torch.no_grad(), site.ablated(neurons.decoder_bias):
         torch.testing.assert_close(site.logits(tokens), ablated)
@@ -222,7 +222,7 @@ def test_every_role_can_be_replaced(site: Site, tokens: Tensor, role: str) -> No
         expected = site.logits(tokens)
         with site.replaced(Halves(), reads=role, writes=role):
             torch.testing.assert_close(site.logits(tokens), expected)
-        with site.replaced(Halves(), reads=role, writes=role, ablate=torch.zeros_like):
+        with site.replaced(Halves(), reads=role, writes=role, intervention=torch.zeros_like):
             assert not torch.allclose(site.logits(tokens), expected)
 
 
@@ -231,7 +231,7 @@ def test_gradients_flow_through_a_replacement(model: _models.Plain, site: Site, 
     for error_term in (False, True):
         model.zero_grad()
         scale.grad = None
-        with site.replaced(site.neurons, ablate=lambda latents: latents * scale, error_term=error_term):
+        with site.replaced(site.neurons, intervention=lambda latents: latents * scale, error_term=error_term):
             site.logits(tokens).square().sum().backward()
         assert scale.grad is not None
         assert scale.grad.abs() > 0
@@ -480,8 +480,8 @@ def test_bad_types_are_refused_at_the_door(model: _models.Plain, site: Site) -> 
         site.capture([[1, 2]])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="`reads` must be one of"):
         site.replaced(Halves(), reads="output").__enter__()  # pyright: ignore[reportArgumentType]
-    with pytest.raises(TypeError, match="`ablate` must be callable"):
-        site.replaced(site.neurons, ablate=3).__enter__()  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="`intervention` must be callable"):
+        site.replaced(site.neurons, intervention=3).__enter__()  # pyright: ignore[reportArgumentType]
 
 
 class Wrapper:

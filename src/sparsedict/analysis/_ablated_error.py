@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,9 @@ from sparsedict.analysis._blocks import blocks, evaluation_mode
 from sparsedict.analysis._firing import latent_means
 from sparsedict.analysis._latent_types import LatentTypes
 from sparsedict.display import Displayed, shown
-from sparsedict.interventions import Ablation
+from sparsedict.interventions import Ablation, Intervention
 from sparsedict.metrics import RunningError
 from sparsedict.types import Role
-
-Intervention = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,26 +17,30 @@ from torch.utils._pytree import tree_leaves
 from sparsedict.sites._embedding import token_embedding
 from sparsedict.sites._points import Point, Removable, find_module
 
-End = Literal["source", "target"]
-"""Where a replacement reads, and where it writes."""
+End = tuple[Literal["source", "target"], Point]
+"""A point where a replacement reads, or one where it writes."""
 
 
 class ModelPass:
     """One forward pass: how often each point was reached in it, and which positions were replaced.
 
+    Args:
+        is_whole: Whether the model was called, rather than a part of it.
+
     Attributes:
-        n_calls: How often the replacement's ``"source"`` and its ``"target"`` were reached so far.
-        kept: Positions that were replaced; ``None`` where all were.
+        n_calls: How often each end of the replacement was reached so far.
+        kept: Positions that were replaced at each point; ``None`` where all were.
         checkpointed: Whether a point was reached under gradient checkpointing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_whole: bool = True) -> None:
         self.n_calls: Counter[End] = Counter()
-        self.kept: Tensor | None = None
+        self.kept: dict[Point, Tensor | None] = {}
         self.checkpointed: bool = False
+        self.is_whole = is_whole
         self._with_gradients = torch.is_grad_enabled()
 
-    def reaches(self, end: End, point: Point, model: nn.Module) -> bool:
+    def reaches(self, end: End, model: nn.Module) -> bool:
         """Counts a call, and returns whether it is the one that the point means.
 
         Raises:
@@ -44,7 +48,7 @@ class ModelPass:
         """
         self.checkpointed |= self._with_gradients and _under_checkpoint()
         self.n_calls[end] += 1
-        return point.is_call(self.n_calls[end] - 1, model)
+        return end[1].is_call(self.n_calls[end] - 1, model)
 
 
 class Passes:
@@ -87,7 +91,7 @@ class Passes:
         if self._closed:
             return None
         # Parts of a model may be called without the model. Then every call is taken for a pass of its own.
-        return self._current or ModelPass(), False
+        return self._current or ModelPass(is_whole=False), False
 
     def close(self, handles: Iterable[Removable]) -> None:
         """Ends the passes, and removes ``handles`` as soon as no pass can be recomputed any more."""

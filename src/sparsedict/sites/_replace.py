@@ -1,204 +1,199 @@
-"""Running a model with a dictionary in an MLP's place."""
+"""Running a model with dictionaries in the places of its MLPs."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from sparsedict import checks
-from sparsedict.adapters import Adapter, as_role
-from sparsedict.batches import ROLES
-from sparsedict.display import Displayed
-from sparsedict.sites._passes import Passes, uncompiled
+from sparsedict.sites._contribution import Contribution, contribute
+from sparsedict.sites._parts import Part, Places, Request, Target, arrange
+from sparsedict.sites._passes import ModelPass, Passes, uncompiled
 from sparsedict.sites._points import Point, Removable
 from sparsedict.sites._watch import Watch, watched
-from sparsedict.types import Role
-
-if TYPE_CHECKING:
-    from sparsedict.sites._site import Site
-
-Intervention = Callable[[Tensor], Tensor]
-"""From dense latents ``[*batch, n_latents]`` to dense latents, such as `Ablation`, `Clamp` and `Steer`."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Constant(Displayed):
-    """A vector in an activation's place, whatever the input: zero and mean ablation.
-
-    It encodes into no latents at all and decodes into the vector.
-
-    Args:
-        value: ``[d]``.
-        writes: Which activation it takes the place of.
-
-    Example:
-        >>> import torch
-        >>> constant = Constant(torch.tensor([1.0, 2.0]))
-        >>> constant.decode(constant.encode(torch.zeros(3, 2))).shape
-        torch.Size([3, 2])
-    """
-
-    value: Float[Tensor, " d"]
-    writes: Role = "outputs"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.value, Tensor) or self.value.ndim != 1 or not self.value.is_floating_point():
-            got = tuple(self.value.shape) if isinstance(self.value, Tensor) else type(self.value).__name__
-            raise ValueError(f"`value` must be a floating-point vector [d], got {got}.")
-        checks.one_of("writes", self.writes, ROLES)
-
-    @property
-    def reads(self) -> Role:
-        """It reads where it writes, and disregards what it reads."""
-        return self.writes
-
-    def encode(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch 0"]:
-        """Returns no latents."""
-        return x[..., :0]
-
-    def decode(self, latents: Float[Tensor, "*batch 0"]) -> Float[Tensor, "*batch d"]:
-        """Returns the vector for every position."""
-        return self.value.to(latents.device).expand(*latents.shape[:-1], -1)
 
 
 @contextmanager
-def replaced(
-    site: Site, x: Any, ablate: Intervention | None, error_term: bool, reads: Role | None, writes: Role | None
-) -> Iterator[None]:
-    """See `Site.replaced`."""
-    adapter = Adapter(x, reads, writes, argument="x")
-    adapter.require("decode")
-    source, target = map(as_role, adapter.points)
-    if ablate is not None and not callable(ablate):
-        raise TypeError(f"`ablate` must be callable on dense latents, got {type(ablate).__name__}.")
-    swap = _Swap(site, site.point(source), site.point(target), adapter, ablate, error_term)
-    points = swap.source, swap.target
-    with watched(site.model, [swap.target.module]) as watch, uncompiled(site.model, points):
-        assert isinstance(watch, Watch)
-        passes = Passes(site.model, points)
-        handles: list[Removable] = []
-        try:
-            handles.append(swap.source.attach(lambda value: swap.read(value, passes)))
-            handles.append(swap.target.attach(lambda original: swap.write(original, passes, watch)))
-            yield
-        finally:
-            passes.close(handles)
-            swap.held = None
-    if not swap.n_written:
-        warnings.warn(_unused(swap), RuntimeWarning, stacklevel=3)
+def replaced(places: Places, request: Request) -> Iterator[None]:
+    """See `Site.replaced` and `Sites.replaced`."""
+    parts, targets = arrange(places, request)
+    models = {id(target.model): target.model for target in targets}
+    runs = [
+        _Replacement(model, [p for p in parts if p.model is model], [t for t in targets if t.model is model])
+        for model in models.values()
+    ]
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(run.attached())
+        yield
+    for run in runs:
+        for message in run.unused():
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 @dataclass(eq=False)
-class _Swap:
-    """What happens at the two points of a replacement."""
+class _Held:
+    """A value of a forward pass that a later point of it needs."""
 
-    site: Site
-    source: Point
-    target: Point
-    x: Adapter
-    ablate: Intervention | None
-    error_term: bool
-    n_written: int = 0
-    n_passed: int = 0
-    held: tuple[Tensor, bool] | None = None
+    value: Tensor | Contribution
+    this: ModelPass
+    recomputed: bool
+    with_gradients: bool
 
-    def read(self, value: Tensor, passes: Passes) -> None:
+    def is_of(self, this: ModelPass, recomputed: bool) -> bool:
+        """Whether the value belongs to this forward pass: a pass may end before its value is used."""
+        if self.recomputed != recomputed:
+            return False
+        return self.this is this or not (self.this.is_whole and this.is_whole)
+
+
+class _Replacement:
+    """The dictionaries in one model, and the activations that they hold between its points.
+
+    A dictionary runs when the first point that it writes is reached. Its contributions to later points are held until
+    these are reached. At each point the contributions of all dictionaries add up.
+    """
+
+    def __init__(self, model: nn.Module, parts: Sequence[Part], targets: Sequence[Target]) -> None:
+        self._model, self._parts = model, tuple(parts)
+        self._targets = {target.point: target for target in targets}
+        self._sources = tuple(dict.fromkeys(point for part in parts for point in part.reads))
+        self._inputs: dict[tuple[int, Point], _Held] = {}
+        self._contributions: dict[tuple[int, Point], _Held] = {}
+        self._n_reached: Counter[Point] = Counter()
+        self._n_replaced: Counter[Point] = Counter()
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Adds hooks to the model. Those that a backward pass may need stay as long as its graph."""
+        points = (*self._sources, *self._targets)
+        with watched(self._model, [point.module for point in self._targets]) as watch, uncompiled(self._model, points):
+            assert isinstance(watch, Watch)
+            passes = Passes(self._model, points)
+            handles: list[Removable] = []
+            try:
+                # All dictionaries read a point before it is replaced.
+                for point in self._sources:
+                    handles.append(point.attach(partial(self._read, point, passes)))
+                for target in self._targets.values():
+                    handles.append(target.point.attach(partial(self._write, target, passes, watch)))
+                yield
+            finally:
+                passes.close(handles)
+                self._inputs.clear()
+                self._contributions.clear()
+
+    def _read(self, point: Point, passes: Passes, value: Tensor) -> None:
         found = passes.at()
-        if found is not None and (found[1] or found[0].reaches("source", self.source, self.site.model)):
-            self.held = value, torch.is_grad_enabled()
+        if found is None:
+            return
+        this, recomputed = found
+        if not recomputed and not this.reaches(("source", point), self._model):
+            return
+        for index, part in enumerate(self._parts):
+            if point in part.reads:
+                self._inputs[index, point] = _Held(value, this, recomputed, torch.is_grad_enabled())
+                # A pass that ended early may have left contributions behind.
+                for target in part.writes:
+                    self._contributions.pop((index, target), None)
 
-    def write(self, original: Tensor, passes: Passes, watch: Watch) -> Tensor | None:
+    def _write(self, target: Target, passes: Passes, watch: Watch, original: Tensor) -> Tensor | None:
         found = passes.at()
         if found is None:
             return None
-        this, recomputed = found
+        (this, recomputed), point = found, target.point
         if not recomputed:
-            self.n_passed += 1
-            if not this.reaches("target", self.target, self.site.model):
+            self._n_reached[point] += 1
+            if not this.reaches(("target", point), self._model):
                 return None
-            self.n_written += 1
-        elif (n_calls := this.n_calls["target"]) > 1:
+            self._n_replaced[point] += 1
+        elif (n_calls := this.n_calls["target", point]) > 1:
             raise RuntimeError(
-                f"`{self.target.path}` was called {n_calls} times in the forward pass, so gradient checkpointing can't "
-                "tell which call it recomputes. Turn checkpointing off while the site is replaced."
+                f"`{point.path}` was called {n_calls} times in the forward pass, so gradient checkpointing can't tell "
+                "which call it recomputes. Turn checkpointing off while the site is replaced."
             )
-        new = _reconstruction(self.x, self._taken(recomputed), original, self.ablate, self.error_term)
+        new = self._replacement(target, original, this, recomputed)
         if not recomputed:
-            context = watch.context(self.target.module)
-            this.kept = context.kept(original.shape[:-1], self.site.exclusion, original.device)
-        return new if this.kept is None else torch.where(this.kept.unsqueeze(-1), new, original)
+            context = watch.context(point.module)
+            this.kept[point] = context.kept(original.shape[:-1], target.exclusion, original.device)
+        kept = this.kept.get(point)
+        return new if kept is None else torch.where(kept.unsqueeze(-1), new, original)
 
-    def _taken(self, recomputed: bool) -> Tensor:
-        held, self.held = self.held, None
-        if (held is None and recomputed) or (held is not None and torch.is_grad_enabled() > held[1]):
-            raise RuntimeError(
-                f"Gradient checkpointing must recompute `{self.source}` together with `{self.target}`, or gradients "
-                "between them would be lost. Turn checkpointing off while the site is replaced."
+    def _replacement(self, target: Target, original: Tensor, this: ModelPass, recomputed: bool) -> Tensor:
+        total: Contribution | None = None
+        for index, part in enumerate(self._parts):
+            if target.point in part.writes:
+                held = self._contributions.pop((index, target.point), None)
+                if held is None or not held.is_of(this, recomputed):
+                    self._run(index, part, target.point, original.device, this, recomputed)
+                    held = self._contributions.pop((index, target.point))
+                self._check_gradients(held, part.reads[0], target.point)
+                assert isinstance(held.value, Contribution)
+                own = held.value.shaped(original, f"`{part.adapter.argument}`")
+                total = own if total is None else total + own
+        assert total is not None
+        if not target.error_term:
+            return total.value.to(original.dtype)
+        assert total.plain is not None
+        # Written as the original plus a difference, so that it is exact where no latent is changed.
+        return original.detach() + (total.value - total.plain.detach()).to(original.dtype)
+
+    def _run(
+        self, index: int, part: Part, target: Point, device: torch.device, this: ModelPass, recomputed: bool
+    ) -> None:
+        """Runs a dictionary, and holds its contributions to the points that it writes."""
+        inputs = [self._take(index, part, source, target, this, recomputed) for source in part.reads]
+        needs_plain = any(self._targets[point].error_term for point in part.writes if point in self._targets)
+        sums: dict[Point, Contribution] = {}
+        for point, own in zip(part.writes, contribute(part, inputs, device, needs_plain), strict=True):
+            if point in self._targets:
+                sums[point] = sums[point] + own if point in sums else own
+        for point, own in sums.items():
+            self._contributions[index, point] = _Held(own, this, recomputed, torch.is_grad_enabled())
+
+    def _take(self, index: int, part: Part, source: Point, target: Point, this: ModelPass, recomputed: bool) -> Tensor:
+        held = self._inputs.pop((index, source), None)
+        if held is not None and not held.is_of(this, recomputed):
+            held = None
+        if held is None and not recomputed:
+            several = (
+                " A dictionary that reads several layers needs a method `split_sources`, or is given as a list of "
+                "dictionaries that each read one layer."
             )
-        if held is None:
             raise RuntimeError(
-                f"The replacement reads at `{self.source}`, which this forward pass must reach before `{self.target}`."
+                f"The replacement reads at `{source}`, which this forward pass must reach before `{target}`."
+                + (several if len(part.reads) > 1 else "")
             )
-        return held[0]
+        self._check_gradients(held, source, target)
+        assert held is not None
+        assert isinstance(held.value, Tensor)
+        return held.value
 
+    def _check_gradients(self, held: _Held | None, source: Point, target: Point) -> None:
+        if held is None or torch.is_grad_enabled() > held.with_gradients:
+            raise RuntimeError(
+                f"Gradient checkpointing must recompute `{source}` together with `{target}`, or gradients between them "
+                "would be lost. Turn checkpointing off while the site is replaced."
+            )
 
-def _unused(swap: _Swap) -> str:
-    if swap.n_passed:
-        what = f"its call {swap.target.call} was never reached: there were {swap.n_passed} calls in all"
-    elif not swap.target.is_in(swap.site.model):
-        what = "another module has been put at its path since"
-    else:
-        what = (
-            "the module wasn't called. Was the model run inside the context, and this model rather than a copy or a "
-            "compiled one?"
-        )
-    return f"Nothing was replaced at `{swap.target}`, for {what}"
-
-
-def _reconstruction(
-    x: Adapter, source: Tensor, original: Tensor, ablate: Intervention | None, error_term: bool
-) -> Float[Tensor, "*batch d"]:
-    # Where a model is split over devices, the MLP may be given what another one computed.
-    inputs = _fitted(x, source.to(original.device))
-    # Interventions are written for all latents; without one the active latents suffice.
-    latents = x.encode_sparse(inputs) if ablate is None else x.encode(inputs)
-    plain = x.reconstruct(latents, inputs) if ablate is None or error_term else None
-    result = plain
-    if ablate is not None:
-        assert isinstance(latents, Tensor)
-        changed = ablate(latents)
-        checks.same_shape("ablate(latents)", changed, "latents", latents)
-        result = x.reconstruct(changed, inputs)
-    assert result is not None
-    if result.ndim == source.ndim and result.shape[:-1].numel() == original.shape[:-1].numel():
-        # Some models flatten sequences between the two points.
-        result = result.reshape(*original.shape[:-1], -1)
-        plain = None if plain is None else plain.reshape(result.shape)
-    if result.shape != original.shape:
-        raise ValueError(
-            f"`x` must give activations {tuple(original.shape)} at this site, got {tuple(result.shape)} from "
-            f"{type(x.source).__name__}."
-        )
-    if error_term:
-        assert plain is not None
-        # Written as the original plus a difference, so that it is exact where nothing is ablated.
-        result = original.detach() + (result - plain.detach()).to(original.dtype)
-    return result.to(original)
-
-
-def _fitted(x: Adapter, source: Tensor) -> Tensor:
-    """The activations in the dictionary's own precision."""
-    if x.d_in is not None and x.d_in != source.shape[-1]:
-        raise ValueError(f"`x` takes activations of width {x.d_in}, but the site gives {tuple(source.shape)}.")
-    if x.weight is not None and x.weight.device != source.device:
-        raise ValueError(
-            f"`x` must be on the site's device {source.device}, got {x.weight.device}. Move it with `.to`."
-        )
-    return x.fit(source)
+    def unused(self) -> Iterator[str]:
+        """Yields why a point wasn't replaced, for each such point."""
+        for point in self._targets:
+            if self._n_replaced[point]:
+                continue
+            if self._n_reached[point]:
+                why = f"its call {point.call} was never reached: there were {self._n_reached[point]} calls in all"
+            elif not point.is_in(self._model):
+                why = "another module has been put at its path since"
+            else:
+                why = (
+                    "the module wasn't called. Was the model run inside the context, and this model rather than a copy "
+                    "or a compiled one?"
+                )
+            yield f"Nothing was replaced at `{point}`, for {why}"

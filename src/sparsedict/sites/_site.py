@@ -14,17 +14,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparsedict import checks
-from sparsedict.batches import Activations
+from sparsedict.batches import ROLES, Activations
+from sparsedict.interventions import Intervention
 from sparsedict.sites._calls import n_places
 from sparsedict.sites._capture import capture_sites
+from sparsedict.sites._constant import Constant
 from sparsedict.sites._context import Exclusion
 from sparsedict.sites._devices import input_device, module_device
 from sparsedict.sites._find import find, holder_paths, probe, reading
 from sparsedict.sites._neurons import Neurons
+from sparsedict.sites._parts import Place, Request
 from sparsedict.sites._points import NoModuleError, Point, find_module, is_hook_point, resolve_ends, resolve_module
 from sparsedict.sites._refusals import no_neurons
 from sparsedict.sites._remembered import Remembered
-from sparsedict.sites._replace import Constant, Intervention, replaced
+from sparsedict.sites._replace import replaced
 from sparsedict.sites._suggest import check_module, hints
 from sparsedict.sites._tokens import Tokens, prepare
 from sparsedict.sites.families import Found
@@ -173,14 +176,25 @@ class Site:
         Raises:
             ValueError: If the model has no point at which its neurons' activations pass.
         """
-        if role == "neurons":
-            hidden = self.hidden
-            if hidden is None:
-                raise ValueError(
-                    f"The neurons of {self!r} pass no known point of the model: replace its inputs or outputs."
-                )
-            return hidden
-        return self.reads if role == "inputs" else self.writes
+        return self.place(role).point
+
+    def place(self, role: str) -> Place:
+        """Returns where the activations of a role are, and which of their positions are left out.
+
+        Raises:
+            ValueError: As `point`.
+        """
+        if role not in ROLES:
+            raise ValueError(f"`role` must be one of {', '.join(map(repr, ROLES))}, got {role!r}.")
+        point = self.hidden if role == "neurons" else self.reads if role == "inputs" else self.writes
+        if point is None:
+            raise ValueError(
+                f"The neurons of {self!r} pass no known point of the model: replace its inputs or outputs."
+            )
+        return Place(self.model, point, self.exclusion, lambda: self._width(role))
+
+    def _width(self, role: str) -> int:
+        return self.neurons.n if role == "neurons" else self.d_in if role == "inputs" else self.d_out
 
     def capture(self, tokens: Tokens, *, neurons: bool = False) -> Activations:
         """Returns what the MLP reads and writes for these tokens, without gradients.
@@ -202,7 +216,7 @@ class Site:
         self,
         x: EncoderDecoder | Any,
         *,
-        ablate: Intervention | None = None,
+        intervention: Intervention | None = None,
         error_term: bool = False,
         reads: Role | None = None,
         writes: Role | None = None,
@@ -210,22 +224,23 @@ class Site:
         r"""Returns a context in which the model runs with ``x`` in the MLP's place.
 
         .. math::
-            y' = R(a(f)), \qquad \text{with the error kept: } y' = R(a(f)) + (y - R(f)), \qquad f = \mathrm{encode}(x)
+            y' = R(a(f)), \qquad \text{with the error term: } y' = R(a(f)) + (y - R(f)), \qquad f = \mathrm{encode}(x)
 
-        Positions that the site leaves out pass through unchanged. Gradients flow, except through the error, which is
-        constant. Several sites can be replaced at once, one context inside the other.
+        Positions that the site leaves out pass through unchanged. Gradients flow, except through the error term, which
+        is constant. `Sites.replaced` replaces several MLPs at once.
 
         Args:
-            x: A dictionary, `Neurons`, `Constant`, or any object with ``encode`` and ``decode``.
-            ablate: $a$, from dense latents to dense latents: `Ablation`, `Clamp`, `Steer` or a function.
-            error_term: Whether to add what the reconstruction misses of the original.
-            reads: Which activations ``x`` takes, where it doesn't say so itself.
-            writes: Which it gives; by default the outputs, or the neurons' for one that reads these.
+            x: A dictionary, `Neurons`, `Constant`, or any object with ``encode`` and ``decode``. A list of these adds
+                up their reconstructions.
+            intervention: $a$, from dense latents to dense latents: `Ablation`, `Clamp`, `Steer` or a function.
+            error_term: Whether to add the part of the original that the reconstruction misses.
+            reads: The activations that ``x`` takes, where it doesn't name them itself.
+            writes: The activations that it gives; by default the outputs, or the neurons for one that reads these.
 
         Raises:
-            ValueError: If it isn't known which activations ``x`` takes, or the widths don't fit.
+            ValueError: If the activations that ``x`` takes aren't known, or the widths don't fit.
         """
-        return replaced(self, x, ablate, error_term, reads, writes)
+        return replaced({"": self.place}, Request(x, intervention, error_term, None, reads, writes))
 
     def ablated(self, mean: Float[Tensor, " d_out"] | None = None) -> AbstractContextManager[None]:
         """Returns a context in which the MLP writes zero, or its ``mean`` ``[d_out]``, wherever positions count."""

@@ -1,0 +1,88 @@
+"""The dictionaries that a caller puts in the places of MLPs, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import nn
+
+from sparsedict.interventions import Intervention
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One dictionary of the argument ``x``, with the sites that its key names."""
+
+    label: str
+    x: Any
+    sites: tuple[str, ...] | None
+    intervention: Intervention | None
+
+
+def entries(x: Any, intervention: Any, sites: Collection[str]) -> list[Entry]:
+    """Returns the dictionaries of a mapping, a list or one dictionary, each with its intervention.
+
+    Args:
+        x: The dictionaries, as for `Sites.replaced`.
+        intervention: The interventions in the same form.
+        sites: The names of the sites.
+
+    Raises:
+        TypeError: If the interventions have another form.
+        ValueError: If an intervention has a key that the dictionaries lack.
+    """
+    x = _plain(x)
+    only = tuple(sites) if len(sites) == 1 else None
+    if not isinstance(x, Mapping | list):
+        return [Entry("x", x, only, _callable("intervention", intervention))]
+    keys: list[Any] = list(x) if isinstance(x, Mapping) else list(range(len(x)))
+    found: list[Entry] = []
+    for key, change in zip(keys, _by_key(intervention, keys, x), strict=True):
+        value, label = _plain(x[key]), f"x[{key!r}]"
+        own = key if isinstance(key, tuple) else (key,)
+        named = only if isinstance(x, list) else own if all(name in sites for name in own) else None
+        if isinstance(value, list):
+            changes = _by_key(change, list(range(len(value))), value)
+            found += [
+                Entry(f"{label}[{index}]", one, named, _callable(f"intervention[{key!r}][{index}]", other))
+                for index, (one, other) in enumerate(zip(value, changes, strict=True))
+            ]
+        else:
+            found.append(Entry(label, value, named, _callable(f"intervention[{key!r}]", change)))
+    return found
+
+
+def _plain(x: Any) -> Any:
+    """Returns tuples and lists of modules as lists, and mappings of modules as mappings."""
+    if isinstance(x, nn.ModuleDict):
+        return dict(x.items())
+    return list(x) if isinstance(x, tuple | nn.ModuleList) and not hasattr(x, "encode") else x
+
+
+def _by_key(intervention: Any, keys: Sequence[Any], x: Any) -> list[Any]:
+    """Returns the intervention on each dictionary of a mapping or a list."""
+    intervention = _plain(intervention)
+    if intervention is None:
+        return [None] * len(keys)
+    if isinstance(x, Mapping) and isinstance(intervention, Mapping):
+        unknown = [key for key in intervention if key not in keys]
+        if unknown:
+            raise ValueError(f"`intervention` must have keys of `x`, {keys}, got {unknown[0]!r}.")
+        return [intervention.get(key) for key in keys]
+    if not isinstance(x, Mapping) and isinstance(intervention, list) and len(intervention) == len(keys):
+        return intervention
+    if len(keys) == 1 and callable(intervention):
+        return [intervention]
+    form = "a mapping with the keys of `x`" if isinstance(x, Mapping) else f"a list of {len(keys)}, as `x`"
+    raise TypeError(
+        f"`intervention` must be {form}, with a function or None for each dictionary, got "
+        f"{type(intervention).__name__}."
+    )
+
+
+def _callable(name: str, intervention: Any) -> Intervention | None:
+    if intervention is not None and not callable(intervention):
+        raise TypeError(f"`{name}` must be callable on dense latents, got {type(intervention).__name__}.")
+    return cast("Intervention | None", intervention)
