@@ -6,12 +6,14 @@ import json
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 import cases
 import sparsedict as sd
@@ -99,6 +101,43 @@ def test_what_chooses_among_all_latents_refuses_some(activation: str, tmp_path: 
     cases.make("distiller", activation).save(tmp_path)
     with pytest.raises(StorageError, match="chooses among all latents"):
         sd.load(tmp_path, latents=[1, 2])
+
+
+class Gating(sd.Dictionary):
+    """Multiplies pre-activations by a gate of one row for each latent, without naming it."""
+
+    reads = writes = "outputs"
+
+    def __init__(self, d_in: int, d_out: int, n_latents: int, **parts: Any) -> None:
+        super().__init__(d_in, d_out, n_latents, **parts)
+        self.gate = nn.Parameter(torch.randn(n_latents, d_in))
+        self.rotation = nn.Parameter(torch.randn(d_in, d_in))
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        return super().pre_activations(x @ self.rotation) * (x @ self.gate.T)
+
+
+class NamedGating(Gating):
+    @property
+    def per_latent(self) -> frozenset[str]:
+        return super().per_latent | {"gate"}
+
+
+@pytest.mark.parametrize("kind", [Gating, NamedGating])
+@pytest.mark.parametrize("d", [6, 12])
+@pytest.mark.parametrize("rows", [[7, 2, 11], list(range(12)), list(range(11, -1, -1))], ids=["some", "all", "turned"])
+def test_weights_of_a_kind_outside_the_library(kind: type[Gating], d: int, rows: list[int], tmp_path: Path) -> None:
+    whole = kind(d, 5, 12, activation=sd.ReLU(), decoder_norm=sd.Free())
+    whole.save(tmp_path)
+    if kind is Gating and rows[0] == 11:
+        with pytest.raises(
+            StorageError, match=r"Gating doesn't say whether .* `return super\(\).per_latent \| {'gate'}`"
+        ):
+            sd.load(tmp_path, latents=rows, parts=[kind])
+        return
+    some = sd.load(tmp_path, latents=rows, parts=[kind])
+    x = torch.randn(9, d)
+    torch.testing.assert_close(some.encode(x), whole.encode(x)[:, rows])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory from /proc")

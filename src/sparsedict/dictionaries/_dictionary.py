@@ -6,10 +6,9 @@ import copy
 import os
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
@@ -21,18 +20,19 @@ from sparsedict import checks, hub
 from sparsedict.activations import Activation, State
 from sparsedict.batches import Activations, Points
 from sparsedict.dictionaries._affine import affine_entries
+from sparsedict.dictionaries._description import described
 from sparsedict.dictionaries._encode import encode_rows
 from sparsedict.dictionaries._module import Reconstructing
-from sparsedict.dictionaries._pictures import Drawn, HasNumbers, put_figures
+from sparsedict.dictionaries._representation import summary
 from sparsedict.dictionaries._scales import Scales, gain, spread
-from sparsedict.dictionaries._start import placed, start_from, unit_rows
+from sparsedict.dictionaries._start import placed, start_from, sums, unit_rows
 from sparsedict.dictionaries._start_tokens import drawn_seed
 from sparsedict.dictionaries._state import ActivationState, initial_state
 from sparsedict.display import Displayed
 from sparsedict.kernels import matmul
 from sparsedict.latents import Encoding, SparseLatents, Support, firing_counts, per_entry
 from sparsedict.norms import DecoderNorm
-from sparsedict.storage import Description, Named, check_finite, write_dictionary
+from sparsedict.storage import Description, check_finite, write_dictionary
 from sparsedict.types import DictionaryOutput
 
 
@@ -120,7 +120,7 @@ class Dictionary(nn.Module, ABC):
         self.encoder_bias: nn.Parameter = nn.Parameter(torch.zeros(n_latents, **place))
         self.decoder: nn.Parameter = nn.Parameter(decoder)
         self.decoder_bias: nn.Parameter = nn.Parameter(torch.zeros(d_out, **place))
-        self._drawn = (self.encoder.dtype, self._sums())
+        self._drawn = (self.encoder.dtype, sums(self._weights()))
         # Without memory nothing is drawn: what is made so gets its weights from a file.
         self.start_seed: int = 0 if decoder.is_meta else drawn_seed(generator)
         self.eval()
@@ -171,21 +171,25 @@ class Dictionary(nn.Module, ABC):
     @property
     def is_untouched(self) -> bool:
         """Whether the weights are those that the constructor drew, not trained, loaded, edited or frozen."""
-        if not all(w.requires_grad for w in (self.encoder, self.encoder_bias, self.decoder, self.decoder_bias)):
+        if self.trained_on or not all(weight.requires_grad for weight in self._weights()):
             return False
         dtype, drawn = self._drawn
         # Conversion to another type moves the sums a little; otherwise any edit shows in one of them.
         tolerance = 1e-9 if self.encoder.dtype == dtype else 1e-2
-        return not self.trained_on and torch.allclose(self._sums(), drawn, rtol=tolerance, atol=tolerance)
+        return torch.allclose(sums(self._weights()), drawn, rtol=tolerance, atol=tolerance)
 
-    @torch.no_grad()
-    def _sums(self) -> Float[Tensor, " n_sums"]:
-        weights = (self.encoder, self.encoder_bias, self.decoder, self.decoder_bias)
-        if self.encoder.is_meta:
-            return torch.full((2 * len(weights),), torch.nan, device="cpu", dtype=torch.float64)
-        sums = [w.sum(dtype=torch.float64) for w in weights]
-        norms = [torch.linalg.vector_norm(w, dtype=torch.float64) for w in weights]
-        return torch.stack(sums + norms).cpu()
+    def _weights(self) -> tuple[nn.Parameter, ...]:
+        return self.encoder, self.encoder_bias, self.decoder, self.decoder_bias
+
+    @property
+    def per_latent(self) -> frozenset[str]:
+        """Names of the weights in ``state_dict`` whose rows belong to latents, for ``sd.load(path, latents=...)``.
+
+        Extend it in a kind with such weights of its own: ``super().per_latent | {"gate"}``.
+        """
+        kept = self.activation_state.state_dict().items()
+        state = {f"activation_state.{name}" for name, value in kept if value.ndim}
+        return frozenset({"encoder", "encoder_bias", "decoder", *state})
 
     @property
     def d_in(self) -> int:
@@ -389,8 +393,8 @@ class Dictionary(nn.Module, ABC):
         self,
         repository: str,
         *,
-        metrics: Mapping[str, Any] | HasNumbers | None = None,
-        figures: Mapping[str, str | os.PathLike[str] | Drawn] | None = None,
+        metrics: Mapping[str, Any] | hub.HasNumbers | None = None,
+        figures: Mapping[str, str | os.PathLike[str] | hub.Drawn] | None = None,
         license: str | None = None,
         private: bool = False,
         message: str | None = None,
@@ -417,25 +421,15 @@ class Dictionary(nn.Module, ABC):
             PermissionError: If the repository may not be written.
             ConnectionError: If the hub can't be reached.
         """
-        hub.HubAddress.of(repository)  # before anything is written
-        numbers = metrics.to_dict() if isinstance(metrics, HasNumbers) else metrics
-        with TemporaryDirectory() as folder:
-            self.save(folder)
-            drawn = put_figures(Path(folder), figures or {})
-            readme = hub.card(self._description(), repository, metrics=numbers, figures=drawn, license=license)
-            return hub.push(folder, repository, readme=readme, private=private, message=message)
+        card = {"metrics": metrics, "figures": figures, "license": license}
+        return hub.upload(self.save, self._description(), repository, **card, private=private, message=message)
 
     def _description(self) -> Description:
-        arguments = self.arguments()
-        others = {role: value for role, value in arguments.items() if is_dataclass(value)}
-        parts = {"activation": self.activation, "decoder_norm": self.decoder_norm, **others}
-        return Description(
-            kind=Named.of(type(self), {name: value for name, value in arguments.items() if name not in others}),
-            parts={role: Named.of_part(part) for role, part in parts.items()},
-            widths={"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents},
-            dtype=str(self.encoder.dtype).removeprefix("torch."),
-            trained_on=self.trained_on,
-        )
+        parts = {"activation": self.activation, "decoder_norm": self.decoder_norm}
+        return described(type(self), self.arguments(), parts, self._widths(), self.encoder.dtype, self.trained_on)
+
+    def _widths(self) -> dict[str, int]:
+        return {"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents}
 
     def __repr__(self) -> str:
         # `extra_repr` shows what the activation keeps.
@@ -444,12 +438,8 @@ class Dictionary(nn.Module, ABC):
         return "\n".join(line for line in super().__repr__().split("\n") if "(activation_state): " not in line)
 
     def extra_repr(self) -> str:
-        widths = {"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents}
         parts = {"activation": self.activation, "decoder_norm": self.decoder_norm}
-        given = {name: value for name, value in self.arguments().items() if value is not None and value is not False}
-        shown = ", ".join(f"{name}={value}" for name, value in (widths | parts | given).items())
-        learned = [_range(name, value) for name, value in self.activation_state.state_dict().items()]
-        return "; ".join([shown, *learned])
+        return summary(self._widths() | parts | self.arguments(), self.activation_state.state_dict())
 
 
 Rows = tuple[Tensor, Tensor]
@@ -535,15 +525,6 @@ class ForwardPass(Displayed):
     def firing_counts(self) -> Int[Tensor, " n_latents"]:
         """Returns on how many tokens each latent fired."""
         return firing_counts(self.encoding.latents())
-
-
-def _range(name: str, value: Tensor) -> str:
-    """Says between what learned values of an activation lie; logarithms are shown as what they stand for."""
-    if value.is_meta or not value.numel():
-        return name
-    wide = value.double().exp() if name.startswith("log_") else value.double()
-    low, high = float(wide.min()), float(wide.max())
-    return f"{name.removeprefix('log_')} {low:.3g}" + (f" to {high:.3g}" if low < high else "")
 
 
 def _check_part(name: str, value: object, kind: type, example: str) -> None:

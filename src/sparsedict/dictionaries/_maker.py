@@ -17,7 +17,7 @@ from sparsedict.dictionaries._distiller import SparseDistiller
 from sparsedict.norms import DecoderNorm
 from sparsedict.storage import Description, Named, StorageError
 
-_KINDS = (SparseAutoencoder, SparseDistiller)
+KINDS = (SparseAutoencoder, SparseDistiller)
 _PARTS = tuple(
     found
     for room in (activations, norms)
@@ -47,7 +47,7 @@ class Maker:
         self._own = own
         self._used_own = False
         self._widths = description.widths
-        self._kind = self._find("kind", Dictionary, description.kind, _KINDS)
+        self._kind = self._find("kind", Dictionary, description.kind, KINDS)
         self._arguments = dict(description.kind.arguments)
         self._check_roles(description.parts)
         self._parts: dict[str, Any] = {}
@@ -75,11 +75,6 @@ class Maker:
         if not self._used_own:
             self._check_arguments(made.arguments(), arguments)
         return made
-
-    def per_latent(self, n_latents: int) -> frozenset[str]:
-        """Returns the names of the weights whose rows are latents: those that grow with their number."""
-        some, more = self.make(n_latents).state_dict(), self.make(n_latents + 1).state_dict()
-        return frozenset(name for name, weight in some.items() if weight.shape != more[name].shape)
 
     def _check_roles(self, parts: Mapping[str, Named]) -> None:
         missing = _ROLES.keys() - parts.keys()

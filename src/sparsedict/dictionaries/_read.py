@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsedict import storage
 from sparsedict.dictionaries._dictionary import Dictionary
-from sparsedict.dictionaries._maker import Maker, own_classes
+from sparsedict.dictionaries._maker import KINDS, Maker, own_classes
 from sparsedict.storage import Description, StorageError, StoredTensor
 
 
@@ -45,7 +45,7 @@ def read(
     rows = None if latents is None else chosen_latents(latents, n_latents)
     maker = Maker(description, own, str(folder / storage.DESCRIPTION))
     dictionary = maker.make(None if rows is None else len(rows))
-    per_latent = frozenset() if rows is None else maker.per_latent(len(rows))
+    per_latent = frozenset() if rows is None else _per_latent(dictionary, stored, rows, n_latents, folder)
     _check_weights(dictionary, stored, dict.fromkeys(per_latent, n_latents), folder)
     weights = storage.read_weights(folder, digest, device, latents=rows, per_latent=per_latent)
     dictionary.load_state_dict(weights, assign=True)
@@ -94,6 +94,34 @@ def _check_widths(description: Description, stored: Mapping[str, StoredTensor], 
     dtype = str(stored["encoder"].dtype).removeprefix("torch.")
     if dtype != description.dtype:
         raise StorageError(f"{folder}: by the JSON `encoder` is of {description.dtype[:80]}, but it is of {dtype}.")
+
+
+def _per_latent(
+    dictionary: Dictionary, stored: Mapping[str, StoredTensor], rows: Sequence[int], n_latents: int, folder: Path
+) -> frozenset[str]:
+    """Returns the names of the weights of which the chosen rows are read.
+
+    They are those that the dictionary names. A kind outside the library may leave out weights of its own: they have
+    as many rows in the dictionary as were chosen, and as many in the file as there are latents.
+    """
+    told = dictionary.per_latent
+    others = {name: weight for name, weight in dictionary.state_dict().items() if name not in told and weight.ndim}
+    per_row = {
+        name
+        for name, weight in others.items()
+        if name in stored and len(weight) == len(rows) and stored[name].shape == (n_latents, *weight.shape[1:])
+    }
+    if len(rows) < n_latents:
+        return told | per_row
+    kind = type(dictionary)
+    is_silent = kind not in KINDS and kind.per_latent is Dictionary.per_latent
+    if per_row and is_silent and list(rows) != sorted(rows):
+        raise StorageError(
+            f"{folder}: `{min(per_row)}` has {n_latents} rows, as many as there are latents, and {kind.__name__} doesn't "
+            "say whether they belong to latents, so all latents can't be read in another order. Override `per_latent` in "
+            f"{kind.__name__}: `return super().per_latent | {{{min(per_row)!r}}}`, or without this name."
+        )
+    return told
 
 
 def _check_weights(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,6 +36,16 @@ def unit_rows(n_rows: int, width: int, generator: torch.Generator | None, device
     where = "cpu" if generator is None else generator.device
     rows = torch.randn(n_rows, width, generator=generator, device=where, dtype=torch.float32)
     return functional.normalize(rows, dim=-1)
+
+
+@torch.no_grad()
+def sums(weights: Sequence[Tensor]) -> Tensor:
+    """Returns sum and norm of each weight on the CPU, by which a change is noticed; NaN for weights without memory."""
+    if weights[0].is_meta:
+        return torch.full((2 * len(weights),), torch.nan, device="cpu", dtype=torch.float64)
+    totals = [weight.sum(dtype=torch.float64) for weight in weights]
+    norms = [torch.linalg.vector_norm(weight, dtype=torch.float64) for weight in weights]
+    return torch.stack(totals + norms).cpu()
 
 
 @in_own_state

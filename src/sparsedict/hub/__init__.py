@@ -7,7 +7,9 @@ login or the variable ``HF_TOKEN``.
 
 from sparsedict.hub._address import HubAddress, is_address
 from sparsedict.hub._card import card
+from sparsedict.hub._figures import Drawn
 from sparsedict.hub._push import push
 from sparsedict.hub._snapshot import Snapshot
+from sparsedict.hub._upload import HasNumbers, upload
 
-__all__ = ["HubAddress", "Snapshot", "card", "is_address", "push"]
+__all__ = ["Drawn", "HasNumbers", "HubAddress", "Snapshot", "card", "is_address", "push", "upload"]

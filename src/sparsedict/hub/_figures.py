@@ -1,4 +1,4 @@
-"""What goes onto the page of a dictionary on the hub, in whichever form it is given."""
+"""Figures of a model card: files, or objects that draw themselves."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
-class HasNumbers(Protocol):
-    """Results that give their numbers by name, such as those of ``sd.evaluate``."""
-
-    def to_dict(self) -> dict[str, Any]: ...
-
-
-@runtime_checkable
 class Drawn(Protocol):
     """A figure that can write itself to a file, such as matplotlib's."""
 
@@ -24,11 +17,11 @@ class Drawn(Protocol):
 
 
 def put_figures(folder: Path, figures: Mapping[str, str | os.PathLike[str] | Drawn]) -> dict[str, str]:
-    """Puts pictures into ``figures/`` of a folder, and returns their paths from it by caption.
+    """Writes figures into ``figures/`` of a folder, and returns their relative paths by caption.
 
     Raises:
         FileNotFoundError: If a file isn't there.
-        TypeError: If something is neither a file nor a figure.
+        TypeError: If a value is neither a file nor a figure.
     """
     written: dict[str, str] = {}
     for index, (caption, figure) in enumerate(figures.items()):

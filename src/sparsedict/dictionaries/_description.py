@@ -1,0 +1,39 @@
+"""The description of a dictionary that is saved with its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from typing import Any
+
+import torch
+
+from sparsedict.storage import Description, Named
+
+
+def described(
+    kind: type,
+    arguments: Mapping[str, Any],
+    parts: Mapping[str, Any],
+    widths: Mapping[str, int],
+    dtype: torch.dtype,
+    trained_on: Mapping[str, Any],
+) -> Description:
+    """Returns the description of a dictionary.
+
+    Args:
+        kind: Its class.
+        arguments: Those of its constructor without the parts. Dataclasses among them are described as parts.
+        parts: Its activation and its decoder norm, by role.
+        widths: ``d_in``, ``d_out`` and ``n_latents``.
+        dtype: Type of its weights.
+        trained_on: Where it was trained.
+    """
+    others = {role: value for role, value in arguments.items() if is_dataclass(value)}
+    return Description(
+        kind=Named.of(kind, {name: value for name, value in arguments.items() if name not in others}),
+        parts={role: Named.of_part(part) for role, part in {**parts, **others}.items()},
+        widths=dict(widths),
+        dtype=str(dtype).removeprefix("torch."),
+        trained_on=dict(trained_on),
+    )
