@@ -116,10 +116,11 @@ def _per_latent(
     kind = type(dictionary)
     is_silent = kind not in KINDS and kind.per_latent is Dictionary.per_latent
     if per_row and is_silent and list(rows) != sorted(rows):
+        name = min(per_row)
         raise StorageError(
-            f"{folder}: `{min(per_row)}` has {n_latents} rows, as many as there are latents, and {kind.__name__} doesn't "
-            "say whether they belong to latents, so all latents can't be read in another order. Override `per_latent` in "
-            f"{kind.__name__}: `return super().per_latent | {{{min(per_row)!r}}}`, or without this name."
+            f"{folder}: `{name}` has {n_latents} rows, as many as there are latents, and {kind.__name__} doesn't say "
+            "whether they belong to latents, so all latents can't be read in another order. Override `per_latent` in "
+            f"{kind.__name__}: `return super().per_latent | {{{name!r}}}`, or without this name."
         )
     return told
 
