@@ -19,9 +19,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what runs in the background deaf to Ctrl-C, and the tests of Ctrl-C with it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_hook = jaxtyping.install_import_hook("sparsedict", "checked.check")
-import sparsedict  # noqa: E402
+# Programs that tests start run without the checks, as they do for users.
+os.environ["SPARSEDICT_CHECK_TYPES"] = "1"
+import sparsedict
 
+del os.environ["SPARSEDICT_CHECK_TYPES"]
 _ = sparsedict
 
 # The same examples in every run, and no deadline: a busy machine is not an error of the library.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -25,6 +26,14 @@ def test_importing_the_package_does_not_import_torch() -> None:
         "sparsedict.TopK(3); sparsedict.storage; sparsedict.studies; from sparsedict import *; fit"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("value", "error"), [("1", "TypeCheckError"), ("0", "ValueError")])
+def test_an_environment_variable_switches_the_checks_of_shapes_on(value: str, error: str) -> None:
+    code = "import torch, sparsedict as sd; sd.ActivationBatch(torch.zeros(4, 2), torch.zeros(3, 2))"
+    environment = {**os.environ, "SPARSEDICT_CHECK_TYPES": value}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert f"{error}:" in ran.stderr
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:

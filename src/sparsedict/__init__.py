@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
     from sparsedict._public import __all__ as __all__
 
 __version__ = "0.1.0"
+
+if os.environ.get("SPARSEDICT_CHECK_TYPES", "0") not in ("", "0"):
+    # The checker comes first, for the hook is to see every module but that one.
+    importlib.import_module("sparsedict._runtime_checks")
+    importlib.import_module("jaxtyping").install_import_hook("sparsedict", "sparsedict._runtime_checks.check")
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import einops
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -44,6 +45,6 @@ class GroupMax(Activation):
 
     def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
         n_latents = pre.shape[-1]
-        within = pre.unflatten(-1, (self.k, n_latents // self.k)).argmax(-1)
+        within = einops.rearrange(pre, "tokens (groups within) -> tokens groups within", groups=self.k).argmax(-1)
         starts = torch.arange(0, n_latents, n_latents // self.k, device=pre.device)
         return Support.from_indices(within + starts, n_latents)

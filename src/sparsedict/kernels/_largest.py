@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import einops
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -56,7 +57,7 @@ def within_reach(entries: Shaped[Tensor, "n_rows n_latents"], k: int) -> Shaped[
         size *= 2
     # A group holds every so many-th entry, so that maxima are taken across rows of memory. A remainder is left out.
     entries = entries[:, : entries.shape[1] // size * size]
-    maxima = entries.unflatten(1, (size, -1)).amax(1).numpy()
+    maxima = einops.reduce(entries, "rows (size groups) -> rows groups", "max", size=size).numpy()
     n_groups = maxima.shape[1]
     return torch.from_numpy(np.partition(maxima, n_groups - k, axis=1)[:, n_groups - k].copy())
 

@@ -1,4 +1,4 @@
-"""The type checker that every test runs the library under."""
+"""The type checker of ``SPARSEDICT_CHECK_TYPES=1``, which the tests run under too."""
 
 from beartype import BeartypeConf, beartype
 
