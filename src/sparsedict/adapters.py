@@ -13,7 +13,7 @@ from sparsedict.latents import SparseLatents
 from sparsedict.types import Role
 
 N_DENSE = 2**24
-"""Entries of a dense array ``[n_tokens, n_latents]`` that is made at once: 64 MiB in float32."""
+"""Entries of a dense array ``[n_tokens, n_latents]`` that is made at once (64 MiB in float32)."""
 
 
 class Adapter:
