@@ -11,7 +11,20 @@ import pytest
 import sparsedict
 
 FLOORS = {
-    **dict.fromkeys(("checks", "display", "progress", "types", "batches", "latents", "selections", "torch_state"), 0.0),
+    **dict.fromkeys(
+        (
+            "_runtime_checks",
+            "checks",
+            "display",
+            "progress",
+            "types",
+            "batches",
+            "latents",
+            "selections",
+            "torch_state",
+        ),
+        0.0,
+    ),
     **dict.fromkeys(("activations", "norms", "storage", "kernels"), 1.0),
     **dict.fromkeys(("hub",), 1.2),
     **dict.fromkeys(("adapters", "interventions"), 1.5),
