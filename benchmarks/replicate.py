@@ -1,7 +1,7 @@
-"""What a `sparsedict replicate` took and found: ``python -m benchmarks.replicate FOLDER`` reads what it wrote.
+"""Prints the results of a replication: ``python -m benchmarks.replicate FOLDER``.
 
-Nothing is trained or measured here: texts and rows are made of the numbers in the folder, as its page is. Studies whose
-numbers aren't there yet are left out.
+Nothing is trained or measured here: texts and rows are made of the numbers in the folder, as its page is. Studies
+without numbers are left out.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import RESULTS
-from sparsedict.studies import STUDIES, Finding, Study
+from examples.report import STUDIES, Finding, Study
 
 WIDTH = 100
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="what `sparsedict replicate --out` wrote")
+    parser.add_argument("folder", type=Path, help="the folder that `python -m examples.report --out` wrote")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where to write replicate.json and replicate.txt")
     args = parser.parse_args(argv)
     run = json.loads((args.folder / "run.json").read_text(encoding="utf-8"))

@@ -6,9 +6,13 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 import typing
+from pathlib import Path
 from typing import Any
 
+# The scripts of the gallery import the package `examples`.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 # Tells jaxtyping to print its annotations as they are written in the source.
 typing.GENERATING_DOCUMENTATION = "sparsedict"  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -51,7 +55,7 @@ def _scrape(block: Any, block_vars: dict[str, Any], settings: dict[str, Any]) ->
 
 
 sphinx_gallery_conf = {
-    "examples_dirs": ["../examples/report"],
+    "examples_dirs": ["../examples/report/gallery"],
     "gallery_dirs": ["gallery"],
     "filename_pattern": "plot_",
     # As on the page of a replication.

@@ -75,6 +75,7 @@ def refresh_demo(folder: Path) -> None:
 def refresh_output(page: Path) -> None:
     """Runs a page and writes the printed output below the blocks that show it."""
     page = page.resolve()
+    sys.path.insert(0, str(REPOSITORY))  # pages may import the package `examples`
     text = page.read_text(encoding="utf-8")
     found = list(blocks(text))
     module = ModuleType("page")

@@ -1,5 +1,7 @@
 """Clamping a latent inside the running model, with what the dictionary misses kept by the error term."""
 
+from typing import Any
+
 import torch
 
 import sparsedict as sd
@@ -23,7 +25,7 @@ prompt = torch.tensor([[0, *tokenizer("        return", add_special_tokens=False
 
 
 @torch.no_grad()
-def probability(**replacement: object) -> float:
+def probability(**replacement: Any) -> float:
     """The probability of the word after the prompt, with the dictionary in the MLP's place."""
     with site.replaced(student, error_term=True, **replacement):
         return float(site.logits(prompt)[0, -1].softmax(-1)[word])

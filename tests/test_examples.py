@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.as_installed  # as users run it, whose errors these are
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("[!_]*.py"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

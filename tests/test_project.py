@@ -6,6 +6,10 @@ import ast
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +42,7 @@ def test_no_locked_package_belongs_to_one_build_of_pytorch() -> None:
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CITATION.cff", *sorted((REPOSITORY / "docs").glob("*.md"))]
 MODULES = sorted(PACKAGE.rglob("*.py"))
+EXAMPLES = sorted((REPOSITORY / "examples").rglob("*.py"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -51,6 +56,63 @@ def test_a_source_is_named_by_author_and_title() -> None:
     for module in MODULES:
         text = module.read_text(encoding="utf-8")
         assert not re.search(r"Source:[^.]*\b(the|this library's) report\b", text), module
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the sdist of this repository."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("dist")
+    code = "import sys; from hatchling import build; build.build_wheel(sys.argv[1]); build.build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, folder], check=True, cwd=REPOSITORY, capture_output=True)
+    return folder
+
+
+def test_the_wheel_holds_the_library_alone(distributions: Path) -> None:
+    names = zipfile.ZipFile(next(distributions.glob("*.whl"))).namelist()
+    assert {name.partition("/")[0] for name in names} == {"sparsedict", f"sparsedict-{sd.__version__}.dist-info"}
+    modules = {name for name in names if name.endswith(".py")}
+    assert modules == {f"sparsedict/{module.relative_to(PACKAGE).as_posix()}" for module in MODULES}
+
+
+def test_the_sdist_holds_the_examples(distributions: Path) -> None:
+    with tarfile.open(next(distributions.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {script.relative_to(REPOSITORY).as_posix() for script in EXAMPLES} <= names
+    assert "tests/examples_report/test_command.py" in names
+
+
+def private_uses(source: str) -> list[str]:
+    """Lists the private modules and attributes of the library that a script uses."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names if name.name.startswith("sparsedict") and "._" in name.name]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "sparsedict":
+            path = [*(node.module or "").split("."), *(name.name for name in node.names)]
+            found += [name for name in path if name.startswith("_") and name != "__version__"]
+        elif isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            found += [] if own else [ast.unparse(node)]
+    return found
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.relative_to(REPOSITORY).as_posix())
+def test_an_example_uses_public_names_alone(script: Path) -> None:
+    assert not private_uses(script.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import sparsedict.data._store",
+        "from sparsedict.data._store import X",
+        "from sparsedict.data import _store",
+        "x._y",
+    ],
+)
+def test_private_names_are_found(source: str) -> None:
+    assert private_uses(source)
 
 
 MARKUP = re.compile(r":[\w:]+:`[^`]*`|``.*?``|`[^`]*`|\w+://\S+")

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsedict.display import short, table
 
 ROLES = ("inputs", "outputs", "neurons")
-"""Points of one site: what its MLP reads, what it writes, and the MLP's hidden activations."""
+"""The points of one site, which are the MLP's input, its output and its hidden activations."""
 
 UNNAMED = "activations"
 """Point of a tensor that was given without a name; it stands for any point that a dictionary names."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, fields
 from typing import Any, ClassVar
 
@@ -104,6 +104,29 @@ def described(value: object) -> str:
         low, high, mean = (float(number) for number in (value.min(), value.max(), value.mean(dtype=torch.float64)))
         return f"{text}, {low:.4g} to {high:.4g}, mean {mean:.4g}"
     return text
+
+
+def aligned(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str]) -> str:
+    """Returns a text table: rows by name under column headings, with cells aligned to the right.
+
+    Args:
+        rows: Cells by row and column.
+        columns: The columns to show, in order.
+
+    Example:
+        >>> print(aligned({"first": {"FVU": "0.1"}, "b": {"FVU": "0.25"}}, ["FVU"]))
+                FVU
+        first   0.1
+        b      0.25
+    """
+    first = max(map(len, rows), default=0)
+    widths = {name: max(len(name), *(len(cells[name]) for cells in rows.values())) for name in columns}
+    lines = ["  ".join([" " * first, *(name.rjust(widths[name]) for name in columns)])]
+    lines += [
+        "  ".join([name.ljust(first), *(cells[column].rjust(widths[column]) for column in columns)])
+        for name, cells in rows.items()
+    ]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def table(caption: str, rows: Iterable[tuple[str, ...]], header: tuple[str, ...] | None = None) -> str:

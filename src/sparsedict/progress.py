@@ -103,3 +103,45 @@ class Lines:
             parts.append(self._text)
         if sys.stderr is not None:
             print(", ".join(parts), file=sys.stderr, flush=True)
+
+
+class Phases:
+    """Names the parts of a long run on the standard error stream, and measures how long each takes.
+
+    Args:
+        shown: Whether to print the names.
+        prefix: Printed before each name.
+
+    Attributes:
+        seconds: By phase, in order.
+
+    Example:
+        >>> phases = Phases(shown=False)
+        >>> with phases("training", "training on 1,000 tokens"):
+        ...     pass
+        >>> list(phases.seconds)
+        ['training']
+    """
+
+    def __init__(self, shown: bool, prefix: str = "") -> None:
+        self.seconds: dict[str, float] = {}
+        self._shown = shown
+        self._prefix = prefix
+
+    def within(self, prefix: str) -> Phases:
+        """Returns phases with another prefix and times of their own."""
+        return Phases(self._shown, prefix)
+
+    @contextmanager
+    def __call__(self, name: str, what: str) -> Iterator[None]:
+        """Runs the block as the phase ``name``.
+
+        Args:
+            name: Under which the seconds are added up.
+            what: The text that is printed.
+        """
+        if self._shown:
+            print(f"{self._prefix}{what} ...", file=sys.stderr, flush=True)
+        begin = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin

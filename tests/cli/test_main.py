@@ -14,7 +14,7 @@ from sparsedict.training import NonFiniteLossError
 from .conftest import Run
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["train", "--help"], ["replicate", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["train", "--help"]])
 def test_help_is_worth_reading(arguments: list[str], command: Run) -> None:
     status, out, _ = command(*arguments)
     assert status == 0
@@ -29,7 +29,7 @@ def test_version(command: Run) -> None:
         assert command(*arguments)[1].strip() == f"sparsedict {sparsedict.__version__}"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["replicate", "--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["demo", "--version"]])
 def test_help_and_version_import_no_torch(arguments: list[str]) -> None:
     code = (
         "import sys; from sparsedict.cli import main\n"

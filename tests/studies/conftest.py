@@ -1,15 +1,10 @@
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
-
 import pytest
 import torch
 
 from sparsedict import Site, TopK
-from sparsedict.studies import Inspection, Recipe, TakenApart, replicate, take_apart
-
-from ._bench import bench_of
+from sparsedict.studies import Inspection, Recipe, TakenApart, take_apart
 
 RECIPE = Recipe(activation=TopK(4), batch_size=64)
 INSPECTION = Inspection(n_evaluation_tokens=64, n_firing_tokens=300, n_example_tokens=200, n_shown=3, n_examples=2)
@@ -39,14 +34,3 @@ def run(site: Site, tokens: torch.Tensor, **options: object) -> TakenApart:
 @pytest.fixture(scope="session")
 def taken(site: Site, tokens: torch.Tensor) -> TakenApart:
     return run(site, tokens)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a replication of a small model."""
-    folder = tmp_path_factory.mktemp("replication") / "run"
-    with warnings.catch_warnings():
-        # Eight steps are too few for a target.
-        warnings.filterwarnings("ignore", "Dictionary .* TargetL0 asked")
-        replicate(bench_of(), folder, facts={"model": "a small one"}, progress=False)
-    return folder

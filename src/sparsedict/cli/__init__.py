@@ -12,16 +12,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from sparsedict import __version__
-from sparsedict.cli import _demo_options, _replicate_options, _train_options
+from sparsedict.cli import _demo_options, _train_options
 from sparsedict.cli._options import Formatter
 
 __all__ = ["main"]
 
-COMMANDS = (_demo_options, _replicate_options, _train_options)
+COMMANDS = (_demo_options, _train_options)
 
 EPILOG = """\
 Start with `sparsedict demo --out sparsedict-demo`: it needs no network and no data.
 Every command says where its results lie, and `sparsedict COMMAND --help` explains it with examples.
+The replication of the report is `python -m examples.report`, in the repository.
 """
 
 

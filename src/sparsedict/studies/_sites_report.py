@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsedict import pages
-from sparsedict.display import finite
+from sparsedict.display import aligned, finite
 from sparsedict.studies._folder import filled
 from sparsedict.studies._report import facts_of, write_report
-from sparsedict.studies._table import Cells, aligned
 from sparsedict.studies._taken_apart import COLUMNS, SECONDS, WIDTH, TakenApart
 
 RUN = "run.json"
@@ -63,7 +62,9 @@ def _write_all(found: Mapping[str, TakenApart], folder: Path, strings: pages.Tok
     for name, taken in found.items():
         (folder / name).mkdir()
         write_report(taken, folder / name, strings)
-    rows: dict[str, Cells] = {f"{name}  {kind}": cells for name, taken in found.items() for kind, cells in _rows(taken)}
+    rows: dict[str, Mapping[str, str]] = {
+        f"{name}  {kind}": cells for name, taken in found.items() for kind, cells in _rows(taken)
+    }
     first = next(iter(found.values()))
     table = aligned(rows, [column for column in COLUMNS if column != SECONDS])
     notes = _notes(first, rows)
@@ -94,7 +95,7 @@ def _write_all(found: Mapping[str, TakenApart], folder: Path, strings: pages.Tok
     }
 
 
-def _notes(first: TakenApart, rows: Mapping[str, Cells]) -> list[str]:
+def _notes(first: TakenApart, rows: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Returns what the table's columns mean, in words that hold for all sites."""
     inspection, n_tokens = first.settings["inspection"], next(iter(first.results.values())).firing.n_tokens
     notes = [
@@ -114,7 +115,7 @@ def _shared(facts: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return {name: value for name, value in facts[0].items() if all(other.get(name) == value for other in facts)}
 
 
-def _rows(taken: TakenApart) -> list[tuple[str, Cells]]:
+def _rows(taken: TakenApart) -> list[tuple[str, Mapping[str, str]]]:
     return [(kind, result.cells()) for kind, result in taken.results.items()]
 
 

@@ -23,8 +23,8 @@ from sparsedict.analysis import (
 )
 from sparsedict.data import ActivationStream
 from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
+from sparsedict.progress import Phases
 from sparsedict.sites import Neurons, Site
-from sparsedict.studies._phases import Phases
 from sparsedict.studies._recipe import Inspection, Recipe
 from sparsedict.studies._taken_apart import DictionaryResult, TakenApart
 from sparsedict.studies._used import used_settings

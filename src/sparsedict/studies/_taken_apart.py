@@ -13,11 +13,10 @@ from typing import Any
 
 from sparsedict.analysis import Evaluation, FiringFrequencies, LatentTypes, NeuronMatch, TopExamples
 from sparsedict.dictionaries import Dictionary
-from sparsedict.display import Displayed, finite, shown, table
+from sparsedict.display import Displayed, aligned, finite, shown, table
 from sparsedict.pages import TokenStrings
 from sparsedict.studies._folder import filled
 from sparsedict.studies._report import write_report
-from sparsedict.studies._table import Cells, aligned
 from sparsedict.training import History
 
 SECONDS = "seconds"
@@ -73,7 +72,7 @@ class DictionaryResult(Displayed):
         """Returns the cells of the table, by column."""
         return list(self.cells().items())
 
-    def cells(self) -> Cells:
+    def cells(self) -> Mapping[str, str]:
         """Returns what the table says of it, by column."""
         losses, types = self.evaluation.losses, self.types
         return {

@@ -1,0 +1,1 @@
+"""Scripts that show how `sparsedict` is used, and `examples.report`, a whole investigation."""

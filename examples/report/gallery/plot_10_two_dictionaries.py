@@ -1,0 +1,16 @@
+"""
+What a distiller finds, and what an autoencoder
+===============================================
+
+Which latents do a distiller and an autoencoder of one MLP share, and what are those that only one of them has?
+"""
+
+from examples import report
+
+bench = report.Bench.zoo(report.SKETCH, progress=False)
+found = report.TwoDictionaries().run(bench)
+print(found)
+
+# %%
+# Cosines with the nearest latent of the other.
+found.draw("shared-latents")

@@ -1,0 +1,84 @@
+"""The settings that come with the package."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sparsedict.training import Cosine
+
+from .setting import Setting, Training
+
+STANDARD = Setting(
+    layer=-1,
+    other_layer=-2,
+    n_harvested=200_000,
+    n_held_out=32_768,
+    n_loss_tokens=100_000,
+    expansion=4,
+    expansions=(4, 16, 64),
+    report=Training(200_000, 128, 5e-3),
+    modern=Training(130_000, 256, 1e-2, Cosine(warm_up=0.2), (0.9, 0.999), lazy=True, start="data"),
+    wide=Training(100_000, 1024, 5e-3, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
+    coefficient=0.4,
+    coefficients=(0.05, 0.4, 1.0, 2.5, 6.0),
+    autoencoder_coefficient=2.0,
+    counts=(8, 32, 64),
+    n_toy_steps=10_000,
+)
+"""For the embedded model, at most 25 minutes on two cores."""
+
+QUICK = replace(
+    STANDARD,
+    n_harvested=72_000,
+    n_held_out=8_192,
+    n_loss_tokens=4_096,
+    expansion=2,
+    expansions=(4, 16),
+    report=replace(STANDARD.report, n_tokens=72_000, lr=1e-2, start="data"),
+    modern=replace(STANDARD.modern, n_tokens=20_000),
+    wide=replace(STANDARD.wide, n_tokens=20_000, batch_size=512),
+    coefficient=0.1,
+    coefficients=(0.1, 2.0, 6.0),
+    counts=(8, 32),
+    n_toy_steps=1_000,
+)
+"""For the embedded model in four minutes. It shows directions, not numbers."""
+
+SKETCH = replace(
+    QUICK,
+    n_harvested=16_000,
+    n_held_out=8_192,
+    n_loss_tokens=1_024,
+    expansions=(1, 4),
+    report=replace(QUICK.report, n_tokens=16_000, batch_size=64, lr=5e-3),
+    modern=replace(QUICK.modern, n_tokens=16_000, batch_size=256),
+    wide=replace(QUICK.wide, n_tokens=16_000, batch_size=256, lr=1e-2),
+    coefficients=(0.1, 1.0, 10.0),
+    n_toy_steps=500,
+)
+"""For one study of the embedded model in seconds, to see how it goes."""
+
+C = 1_024
+"""The report sums the penalty over a batch of 1,024; here it is a mean over tokens."""
+
+REPORT = Setting(
+    layer=-1,
+    other_layer=0,
+    n_harvested=450_000_000,
+    n_held_out=1_000_000,
+    n_loss_tokens=100_000,
+    expansion=4,
+    expansions=(4, 16, 64),
+    report=Training(4_000_000_000, 1024, 5e-5, Cosine(final=0.01), (0.9, 0.99), 1e-4),
+    modern=Training(1_000_000_000, 1024, 3e-4, Cosine(warm_up=0.05), (0.9, 0.999), start="data"),
+    wide=Training(1_000_000_000, 4096, 3e-4, Cosine(warm_up=0.05), (0.9, 0.999), start="data"),
+    coefficient=2e-4 * C,
+    coefficients=(1e-4 * C, 2e-4 * C, 3e-4 * C, 5e-4 * C, 7e-4 * C, 1e-3 * C, 2e-3 * C),
+    autoencoder_coefficient=2e-4 * C,
+    counts=(8, 16, 32, 64),
+    n_toy_steps=10_000,
+)
+"""The report's own setting, for roneneldan/TinyStories-2Layers-33M on roneneldan/TinyStories, on an accelerator."""
+
+REPORT_CONTEXT = 128
+"""Tokens per sequence in the report."""

@@ -1,0 +1,262 @@
+"""The negative result, taken on: distillers of today's forms beside autoencoders at equal numbers of active latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from sparsedict import figures
+from sparsedict.activations import JumpReLU, TopK
+from sparsedict.display import shown
+from sparsedict.figures import Curve, Palette
+from sparsedict.metrics import fvu
+from sparsedict.penalties import TargetL0
+
+from ..bench import Bench
+from ..claims import Above, Clause
+from ..estimates import Measured, measured, told
+from ..order import Order
+from ..places import mlp
+from ..study import Compared, Drawing, Finding, Numbers, Study
+from .limits import best_choice, best_linear, best_values, own_neurons
+from .loss_by_layer import AVERAGE, ZERO, loss_parts
+from .parts import Part, along, by_seed, curve, modern, row
+from .ratios import FAR, KINDS, RATIO_LABEL, ratio_of, read_off
+
+VALUES, CHOICE = "FVU, best values", "FVU, best choice and values"
+
+
+class EqualSparsity(Study):
+    """The error of a distiller over that of an autoencoder when both may use as many latents."""
+
+    name: ClassVar[str] = "equal-sparsity"
+    title: ClassVar[str] = "The negative result, at equal sparsity"
+    shows: ClassVar[str] = "The report's conclusion"
+    claim: ClassVar[str] = (
+        "The student doesn't compare favourably with the autoencoder: its error is 3.06 times as large (3.3038 against "
+        "1.0808). The two had different numbers of active latents, and the forms of dictionaries were those of 2023."
+    )
+
+    def measure(self, bench: Bench) -> Numbers:
+        site, setting = mlp(bench.layer), bench.setting
+        orders, jumps = _orders(bench), _jumps(bench)
+        bench.train(repeated for order in (*orders.values(), *jumps.values()) for repeated in bench.repeated(order))
+        seeds = by_seed(bench, orders, _measure)
+        for part, jump in zip(seeds, by_seed(bench, jumps, _measure), strict=True):
+            part |= jump | _jump_ratios(jump, [n for n in setting.counts if f"JumpReLU {n}, distiller" in jumps])
+        sampling = _add_losses(bench, orders, seeds)
+        held, neurons, linear = bench.held_out(site), bench.sites[site].neurons, best_linear(bench.sample(site))
+        return {
+            "layer": bench.layer,
+            "n_tokens": setting.modern.n_tokens,
+            "counts": setting.counts,
+            "count": setting.count,
+            "jumps": list(jumps),
+            "measured": measured(seeds, sampling),
+            "skip_alone": float(fvu(linear(held.inputs).reconstruction, held.outputs)),
+            "neurons": {n: own_neurons(neurons, held, n) for n in setting.counts},
+        }
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        ratios = {n: ratio_of(_place(n), "distiller") for n in numbers["counts"]}
+        worse = [Clause(f"L0 {n}: the error is above the autoencoder's: ratio", ratio, Above(1), "3.06")
+                 for n, ratio in ratios.items()]  # fmt: skip
+        far = [Clause(f"L0 {n}: the error is far above it: ratio", ratio, Above(FAR), "3.06")
+               for n, ratio in ratios.items()]  # fmt: skip
+        return [*worse, *far]
+
+    def found(self, numbers: Numbers) -> Finding:
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), NOTES)
+
+
+NOTES = (
+    "Every dictionary has the same width and number of tokens. Ratios are of unexplained variance, seed by seed, at "
+    "the same L0: for TopK exactly; for JumpReLU, which is trained to a target and reaches it about, the autoencoder's "
+    "error is read off its curve, on logarithmic axes, at the distiller's L0 on held-out tokens.",
+    "Three steps from a distiller to an autoencoder. Values: on each token, the least-squares solution for the latents "
+    "that fired there. Choice: latents chosen by matching pursuit, the target in view, and the same solution for "
+    "these, which is near the best choice but not it. The rest is owed to the decoder rows.",
+    "The clauses are about the TopK distillers without a skip, as the report's student had none.",
+)
+
+
+def _place(n: int) -> str:
+    return f"L0 {n}"
+
+
+def _orders(bench: Bench) -> dict[str, Order]:
+    site, width = mlp(bench.layer), bench.width(bench.layer)
+    return {
+        f"{_place(n)}, {kind}": modern(
+            bench, site, width, TopK(n), kind=kind.partition(" ")[0], skip="skip" in kind
+        )
+        for kind in KINDS
+        for n in bench.setting.counts
+    }  # fmt: skip
+
+
+def _jumps(bench: Bench) -> dict[str, Order]:
+    """Returns JumpReLU dictionaries at the lowest and the highest L0, where there are two."""
+    site, width = mlp(bench.layer), bench.width(bench.layer)
+    return {
+        f"JumpReLU {n}, {kind}": modern(bench, site, width, JumpReLU(), penalties=(TargetL0(n),), kind=kind)
+        for kind in ("distiller", "autoencoder")
+        for n in (bench.setting.counts[0], bench.setting.counts[-1])
+    }
+
+
+def _measure(bench: Bench, order: Order) -> Part:
+    """Measures one dictionary; the limits only of TopK without a skip."""
+    found: Part = {"FVU": bench.error(order).fvu, "L0": bench.l0(order)}
+    found["dead"] = bench.firing(order).dead.n_dead / order.n_latents
+    if isinstance(order.activation, TopK) and not order.skip:
+        dictionary, held, k = bench.dictionary(order), bench.held_out(order.site), order.activation.k
+        found |= {VALUES: best_values(dictionary, held, k), CHOICE: best_choice(dictionary, held, k)}
+    return found
+
+
+def _jump_ratios(jump: Part, counts: Sequence[int]) -> Part:
+    """Returns one seed's JumpReLU distillers' errors over its autoencoders', read off at their L0."""
+    points = [(jump[f"JumpReLU {n}, autoencoder: L0"], jump[f"JumpReLU {n}, autoencoder: FVU"]) for n in counts]
+    found: Part = {}
+    for n in counts:
+        ours, l0 = (jump[f"JumpReLU {n}, distiller: {key}"] or 0.0 for key in ("FVU", "L0"))
+        theirs = read_off([(x or 0.0, y or 0.0) for x, y in points], l0)
+        found[f"JumpReLU {n}: ratio"] = ours / theirs if theirs else None
+    return found
+
+
+def _add_losses(bench: Bench, orders: dict[str, Order], seeds: list[Part]) -> dict[str, float]:
+    """Adds the loss recovered at the middle L0 to each seed's numbers; returns the sampling errors."""
+    sampling: dict[str, float] = {}
+    with bench.phases("losses", f"measuring the model's loss with {len(KINDS)} kinds of dictionaries"):
+        for kind in KINDS:
+            name = f"{_place(bench.setting.count)}, {kind}"
+            parts, errors = loss_parts(bench, orders[name])
+            for part, new in zip(seeds, parts, strict=True):
+                part |= {f"{name}: {key}": value for key, value in new.items()}
+            sampling |= {f"{name}: {key}": value for key, value in errors.items()}
+    return sampling
+
+
+def _summary(numbers: Numbers) -> str:
+    known, counts, middle = numbers["measured"], numbers["counts"], _place(numbers["count"])
+
+    def ratios(kind: str, key: str = "FVU") -> str:
+        return "; ".join(told(known, ratio_of(_place(n), kind, key), ".2f") for n in counts)
+
+    losses = along(known, (f"{middle}, {kind}: {AVERAGE}" for kind in KINDS), ".1%")
+    return (
+        f"At L0 {', '.join(map(str, counts))}, on equal tokens, the TopK distiller's error is {ratios('distiller')} "
+        f"times the autoencoder's, and with a linear skip {ratios('distiller with skip')}; the skip alone leaves "
+        f"{shown(numbers['skip_alone'], '.2f')} of the variance. {_of_jumps(numbers)}If each takes the best values for "
+        f"the latents that it chose, the plain ratio is {ratios('distiller', VALUES)}; if each also chooses its "
+        f"latents with the target in view, {ratios('distiller', CHOICE)}. At {middle}, distiller, distiller with skip "
+        f"and autoencoder recover {losses} of the model's loss, against the mean output."
+    )
+
+
+def _of_jumps(numbers: Numbers) -> str:
+    known = numbers["measured"]
+    pairs = [
+        f"{told(known, f'JumpReLU {n}: ratio', '.2f')} at L0 {told(known, f'JumpReLU {n}, distiller: L0', '.1f')}"
+        for n in numbers["counts"]
+        if f"JumpReLU {n}: ratio" in known
+    ]
+    return f"With JumpReLU it is {' and '.join(pairs)}. " if pairs else ""
+
+
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    known, counts = numbers["measured"], numbers["counts"]
+    steps = {
+        "FVU": "error",
+        VALUES: "error with the best values",
+        CHOICE: "error with latents chosen in view of the target",
+    }
+    ratios = [
+        row(known, f"{what} over the autoencoder's, {kind}, L0 {n}", ratio_of(_place(n), kind, key),
+            "3.06" if key == "FVU" else "-", ".2f")
+        for kind in KINDS[:2]
+        for key, what in steps.items()
+        for n in counts
+        if f"{_place(n)}, {kind}: {key}" in known
+    ]  # fmt: skip
+    jumps = [
+        row(
+            known,
+            f"error over the autoencoder's, JumpReLU distiller, asked for {n}",
+            f"JumpReLU {n}: ratio",
+            "3.06",
+            ".2f",
+        )
+        for n in counts
+        if f"JumpReLU {n}: ratio" in known
+    ]
+    return (*ratios, *jumps, *_points(numbers), *_plainer(numbers))
+
+
+def _points(numbers: Numbers) -> list[Compared]:
+    known: Measured = numbers["measured"]
+    names = [f"{_place(n)}, {kind}" for kind in KINDS for n in numbers["counts"]] + numbers["jumps"]
+    parts = {"L0": ".1f", "FVU": ".4f", "dead": ".1%"}
+    found = [
+        Compared(
+            f"{name}: {', '.join(parts)}", "-", "; ".join(told(known, f"{name}: {k}", f) for k, f in parts.items())
+        )
+        for name in names
+    ]
+    middle = _place(numbers["count"])
+    losses = [row(known, f"{middle}, {kind}: {key}", f"{middle}, {kind}: {key}", form=".1%")
+              for kind in KINDS for key in (ZERO, AVERAGE)]  # fmt: skip
+    return [*found, *losses]
+
+
+def _plainer(numbers: Numbers) -> list[Compared]:
+    own = numbers["neurons"]
+    return [
+        Compared("the skip alone: FVU", "-", shown(numbers["skip_alone"], ".4f")),
+        Compared(
+            f"the MLP's own neurons, the strongest {', '.join(map(str, own))} on each token: FVU",
+            "-",
+            ", ".join(shown(error, ".3f") for error in own.values()),
+        ),
+    ]
+
+
+L0_LABEL = "active latents per token (L0)"
+BARS = "Means over the seeds with 95 % intervals."
+
+
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    known, counts = numbers["measured"], numbers["counts"]
+    found = {
+        kind: curve(known, {n: ratio_of(_place(n), kind) for n in counts}, colour)
+        for kind, colour in zip(KINDS, (Palette.DISTILLER, Palette.ENCODER), strict=False)
+    }
+    ratios = {name: of for name, of in found.items() if of is not None}
+    return {
+        "equal-sparsity-ratio": Drawing(
+            lambda: figures.curves(ratios, L0_LABEL, RATIO_LABEL, x_scale="log", levels={"equal": 1.0}),
+            f"The distiller's unexplained variance over the autoencoder's, TopK. {BARS} The report's ratio was 3.06.",
+        ),
+        "equal-sparsity-error": _errors(numbers),
+    }
+
+
+def _errors(numbers: Numbers) -> Drawing:
+    known, counts = numbers["measured"], numbers["counts"]
+    colours = (Palette.DISTILLER, Palette.ENCODER, Palette.AUTOENCODER)
+    found = {
+        kind: curve(known, {n: f"{_place(n)}, {kind}: FVU" for n in counts}, colour, dashed="skip" in kind)
+        for kind, colour in zip(KINDS, colours, strict=True)
+    }
+    drawn = {name: of for name, of in found.items() if of is not None}
+    drawn["own neurons"] = Curve(counts, list(numbers["neurons"].values()), Palette.NULL, dashed=True)
+    levels = {"skip alone": numbers["skip_alone"]}
+    return Drawing(
+        lambda: figures.curves(
+            drawn, L0_LABEL, "variance unexplained (FVU)", x_scale="log", y_scale="log", levels=levels
+        ),
+        f"Unexplained variance with TopK over the same L0, beside the skip alone and the MLP's own strongest "
+        f"neurons. {BARS}",
+    )

@@ -1,0 +1,131 @@
+"""The negative result in every layer: which MLPs an autoencoder takes apart with less error than a distiller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from sparsedict import figures
+from sparsedict.activations import TopK
+from sparsedict.display import shown
+from sparsedict.figures import Palette
+from sparsedict.metrics import fvu
+
+from ..bench import Bench
+from ..claims import Above, Clause
+from ..estimates import measured, told
+from ..order import Order
+from ..places import mlp
+from ..study import Compared, Drawing, Finding, Numbers, Study
+from .limits import best_linear
+from .parts import Part, along, by_seed, curve, modern, row
+from .ratios import FAR, KINDS, RATIO_LABEL, ratio_of
+
+
+class EveryLayer(Study):
+    """Whether a distiller's error is larger than an autoencoder's in other layers too, at one number of latents."""
+
+    name: ClassVar[str] = "every-layer"
+    title: ClassVar[str] = "The negative result, in every layer"
+    shows: ClassVar[str] = "The report's conclusion"
+    claim: ClassVar[str] = (
+        "The student doesn't compare favourably with the autoencoder: its error is 3.06 times as large. (The report "
+        "has this for one layer.)"
+    )
+
+    def measure(self, bench: Bench) -> Numbers:
+        orders = {f"{_place(n)}, {kind}": _order(bench, n, kind) for n in bench.layers for kind in KINDS}
+        seeds = by_seed(bench, orders, _measure)
+        alone = {}
+        for layer in bench.layers:
+            held = bench.held_out(mlp(layer))
+            linear = best_linear(bench.sample(mlp(layer)))(held.inputs).reconstruction
+            alone[layer] = float(fvu(linear, held.outputs))
+        return {
+            "k": bench.setting.count,
+            "n_tokens": bench.setting.modern.n_tokens,
+            "layers": bench.layers,
+            "measured": measured(seeds),
+            "skip_alone": alone,
+        }
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        return [
+            Clause(f"{_place(n)}: the error is {how} the autoencoder's: ratio", ratio_of(_place(n), "distiller"),
+                   Above(bound), "3.06")
+            for how, bound in (("above", 1), ("far above", FAR))
+            for n in numbers["layers"]
+        ]  # fmt: skip
+
+    def found(self, numbers: Numbers) -> Finding:
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), NOTES)
+
+
+NOTES = (
+    "TopK; every dictionary of a layer has the same width and number of tokens. The main layer's are those of the "
+    "section above. Ratios are of unexplained variance, seed by seed. The clauses are about distillers without a skip; "
+    "the report's two had different numbers of active latents.",
+)
+
+
+def _place(layer: int) -> str:
+    return f"layer {layer}"
+
+
+def _named(layer: int, kind: str, key: str) -> str:
+    return f"{_place(layer)}, {kind}: {key}"
+
+
+def _order(bench: Bench, layer: int, kind: str) -> Order:
+    form = {"kind": kind.partition(" ")[0], "skip": "skip" in kind}
+    return modern(bench, mlp(layer), bench.width(layer), TopK(bench.setting.count), **form)
+
+
+def _measure(bench: Bench, order: Order) -> Part:
+    return {"FVU": bench.error(order).fvu, "dead": bench.firing(order).dead.n_dead / order.n_latents}
+
+
+def _summary(numbers: Numbers) -> str:
+    known, layers = numbers["measured"], numbers["layers"]
+
+    def ratios(kind: str) -> str:
+        return "; ".join(told(known, ratio_of(_place(n), kind), ".2f") for n in layers)
+
+    alone = ", ".join(shown(error, ".2f") for error in numbers["skip_alone"].values())
+    return (
+        f"With {numbers['k']} active latents, in layers {', '.join(map(str, layers))}, the distiller's error is "
+        f"{ratios('distiller')} times the autoencoder's, and with a linear skip {ratios('distiller with skip')}. The "
+        f"skip alone leaves {alone} of the variance."
+    )
+
+
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    known, layers = numbers["measured"], numbers["layers"]
+    ratios = [
+        row(known, f"error over the autoencoder's, {kind}, layer {n}", ratio_of(_place(n), kind), "3.06", ".2f")
+        for kind in KINDS[:2]
+        for n in layers
+    ]
+    parts = [
+        Compared(f"{key}, {kind}, layer by layer", "-", along(known, [_named(n, kind, key) for n in layers], form))
+        for key, form in (("FVU", ".4f"), ("dead", ".1%"))
+        for kind in KINDS
+    ]
+    alone = ", ".join(shown(error, ".4f") for error in numbers["skip_alone"].values())
+    return (*ratios, *parts, Compared("FVU, skip alone, layer by layer", "-", alone))
+
+
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    known = numbers["measured"]
+    found = {
+        kind: curve(known, {n: ratio_of(_place(n), kind) for n in numbers["layers"]}, colour)
+        for kind, colour in zip(KINDS, (Palette.DISTILLER, Palette.ENCODER), strict=False)
+    }
+    drawn = {name: of for name, of in found.items() if of is not None}
+    return {
+        "every-layer-ratio": Drawing(
+            lambda: figures.curves(drawn, "layer", RATIO_LABEL, levels={"equal": 1.0}),
+            f"The distiller's unexplained variance over the autoencoder's, layer by layer; TopK({numbers['k']}) in "
+            "all. Means over the seeds with 95 % intervals.",
+        )
+    }

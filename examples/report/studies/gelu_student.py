@@ -1,0 +1,231 @@
+"""Figure 11: a student with GELU latents, and the clusters of its simulators."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict import figures
+from sparsedict.activations import GELU, Activation, ReLU
+from sparsedict.dictionaries import ForwardPass
+from sparsedict.display import shown
+from sparsedict.norms import MaxNorm
+from sparsedict.penalties import L1, Penalty
+
+from ..bench import Bench
+from ..claims import Above, Clause
+from ..estimates import Difference, Quantity, Ratio, measured, told
+from ..order import Order
+from ..places import mlp
+from ..study import Compared, Drawing, Finding, Numbers, Study
+from .parts import Part, by_seed, described, match_from, match_numbers, row, student, typed
+
+SHORT = 1 / 3
+"""Of the neurons' median decoder norm: the bound on the rows of students with short rows."""
+
+
+@dataclass(frozen=True)
+class Sum(Penalty):
+    """``coefficient * sum a``, mean over tokens: the report's penalty, which pays for activations below zero.
+
+    Args:
+        coefficient: As of `L1`, which is the same where no activation is negative.
+    """
+
+    coefficient: float
+
+    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
+        return self.coefficient * passed.values.sum() / passed.n_tokens
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One student, with the main student's coefficient.
+
+    Attributes:
+        activation: Of its latents.
+        penalty: Of their activations.
+        short: Whether its decoder rows are bounded at a third of the neurons' instead of at 1.
+        weight_decay: Adam's.
+    """
+
+    activation: Activation
+    penalty: type[L1] | type[Sum] = Sum
+    short: bool = False
+    weight_decay: float = 0.0
+
+
+GELUS = GELU()
+ABSOLUTE, DECAYED = "GELU, absolute", "GELU, weight decay"
+VARIANTS = {
+    "ReLU": Variant(ReLU(), L1),
+    "GELU": Variant(GELUS),
+    ABSOLUTE: Variant(GELUS, L1),
+    DECAYED: Variant(GELUS, weight_decay=0.01),
+    "ReLU, short rows": Variant(ReLU(), L1, short=True),
+    "GELU, short rows": Variant(GELUS, short=True),
+}
+ONCE = (ABSOLUTE,)
+"""Students of one seed, which no clause is about."""
+SEVERAL, FEW = "neurons with several simulators", "neurons with two or three simulators"
+
+
+class GELUStudent(Study):
+    """Whether GELU latents become simulators more often, in clusters, and the cause of the clusters."""
+
+    name: ClassVar[str] = "gelu-student"
+    title: ClassVar[str] = "A student with GELU latents"
+    shows: ClassVar[str] = "Figure 11 and appendix B"
+    claim: ClassVar[str] = (
+        "With GELU latents, 70 % become simulators, against 29 % with ReLU at the same coefficient, and the rest are "
+        "almost dead. Simulators come in clusters, "
+        "typically two or three very similar ones for each neuron. A comment supposes that any weight decay would "
+        "cause the clusters."
+    )
+
+    def measure(self, bench: Bench) -> Numbers:
+        bound = float(f"{SHORT * _norm(bench):.2g}")
+        orders = {name: _order(bench, variant, bound) for name, variant in VARIANTS.items()}
+        bench.train(orders.values())
+        seeds = by_seed(bench, {name: order for name, order in orders.items() if name not in ONCE}, _measure)
+        for name in ONCE:
+            seeds[0] |= {f"{name}: {key}": value for key, value in _measure(bench, orders[name]).items()}
+        match, _, firing = typed(bench, orders["GELU"])
+        return {
+            "layer": bench.layer,
+            "neuron_norm": _norm(bench),
+            "bound": bound,
+            "measured": measured(seeds),
+            "per_neuron": {name: _per_neuron(bench, order) for name, order in orders.items()},
+            "latents": match_numbers(match, firing),
+        }
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        more = Ratio("GELU: simulators", "ReLU: simulators")
+        causes = Difference(f"{DECAYED}: {SEVERAL}", f"GELU: {SEVERAL}")
+        return [
+            Clause("most GELU latents are simulators", Quantity("GELU: simulators"), Above(0.5), "70 %", ".1%"),
+            Clause("simulators with GELU over those with ReLU, same coefficient", more, Above(MORE), "2.4"),
+            Clause("of the other GELU latents, most are dead", Quantity("GELU: dead among the others"), Above(0.5),
+                   "almost dead", ".1%"),
+            Clause("most simulated neurons have two or three simulators, GELU", Quantity(f"GELU: {FEW}"), Above(0.5),
+                   "typical", ".1%"),
+            Clause("weight decay causes the clusters: neurons with several, less those without decay", causes,
+                   Above(0.1), "supposed", ".1%"),
+        ]  # fmt: skip
+
+    def found(self, numbers: Numbers) -> Finding:
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), NOTES)
+
+
+MORE = 1.5
+"""Ratio above which simulators are clearly more; the report's is 2.4."""
+NOTES = (
+    "All students have the main student's coefficient. The report's code adds up activations as they are, so that a "
+    "GELU latent is paid for lying below zero; L1 takes their absolute values, under which none may be negative for "
+    "free. For ReLU the two are the same.",
+    "A ReLU can be scaled: a neuron whose decoder row has norm r can be one latent with a row of norm 1 and an "
+    "activation r times as large. A GELU can't, so with rows of norm b at most it takes about r / b latents of the "
+    "neuron's own size. Short rows have a bound of a third of the neurons' median norm; activations are then larger, "
+    "and the coefficient is smaller by the same factor.",
+    f"Weight decay is Adam's own, added to the gradient as in the report's code: {VARIANTS[DECAYED].weight_decay:g}, a "
+    "hundred times the report's.",
+)
+
+
+def _norm(bench: Bench) -> float:
+    return float(bench.sites[mlp(bench.layer)].neurons.decoder.norm(dim=1).median())
+
+
+def _order(bench: Bench, variant: Variant, bound: float) -> Order:
+    order = student(bench, bench.layer)
+    if variant == VARIANTS["ReLU"]:
+        return order
+    coefficient = bench.setting.coefficient * (bound if variant.short else 1.0)
+    return replace(
+        order,
+        activation=variant.activation,
+        penalties=(variant.penalty(float(f"{coefficient:.4g}")),),
+        decoder_norm=MaxNorm(bound) if variant.short else order.decoder_norm,
+        training=replace(order.training, weight_decay=variant.weight_decay),
+    )
+
+
+def _measure(bench: Bench, order: Order) -> Part:
+    """Measures one student."""
+    sizes = Counter({size: n for size, n in _per_neuron(bench, order).items() if size})
+    simulated = sizes.total()
+    several = {SEVERAL: sum(n for size, n in sizes.items() if size > 1), FEW: sizes[2] + sizes[3]}
+    return {
+        **described(bench, order),
+        **{key: n / simulated if simulated else None for key, n in several.items()},
+    }
+
+
+def _per_neuron(bench: Bench, order: Order) -> dict[int, int]:
+    """Counts neurons by their number of live simulators."""
+    match, types, _ = typed(bench, order)
+    return dict(sorted(Counter(match.latents_per_neuron(types.simulators).tolist()).items()))
+
+
+def _summary(numbers: Numbers) -> str:
+    known = numbers["measured"]
+
+    def tell(name: str, key: str = "simulators") -> str:
+        return told(known, f"{name}: {key}", ".1%")
+
+    several = "; ".join(f"{name} {tell(name, SEVERAL)}" for name in VARIANTS)
+    return (
+        f"With decoder rows of norm 1 at most, the report's setting, {tell('ReLU')} of the latents are simulators with "
+        f"ReLU and {tell('GELU')} with GELU. With rows of norm {numbers['bound']:g} at most, a third of the neurons' "
+        f"median norm of {shown(numbers['neuron_norm'], '.2f')}, they are {tell('ReLU, short rows')} and "
+        f"{tell('GELU, short rows')}. Of the latents that aren't simulators, {tell('ReLU', 'dead among the others')} "
+        f"are dead with ReLU and {tell('GELU', 'dead among the others')} with GELU, at a norm of 1. Simulated neurons "
+        f"that have two simulators or more: {several}."
+    )
+
+
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    known = numbers["measured"]
+    report = {"ReLU: simulators": "29 %", "GELU: simulators": "70 %", f"GELU: {FEW}": "typical"}
+    keys = {"simulators": ".1%", "dead": ".1%", "FVU": ".4f", SEVERAL: ".1%", FEW: ".1%"}
+    rows = [
+        row(known, f"{name}: {key}", f"{name}: {key}", report.get(f"{name}: {key}", "-"), form)
+        for key, form in keys.items()
+        for name in VARIANTS
+    ]
+    sizes = [
+        Compared(f"{name}, first seed: neurons with 1, 2, ... simulators", "-", _told_sizes(of))
+        for name, of in numbers["per_neuron"].items()
+    ]
+    return (*rows, *sizes)
+
+
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    match, types, _ = match_from(numbers["latents"])
+    sizes = {name: _sizes(of) for name, of in numbers["per_neuron"].items() if name not in ONCE}
+    return {
+        "figure-11-gelu": Drawing(
+            lambda: figures.decoder_similarity(match, types),
+            "Figure 11, first seed: decoder cosines of the GELU student at the report's setting, decoder rows of norm "
+            "1 at most. Bars are stacked by type.",
+        ),
+        "figure-11-clusters": Drawing(
+            lambda: figures.cluster_sizes(sizes),
+            "First seed: number of neurons by their number of live simulators, one bar per student.",
+        ),
+    }
+
+
+def _sizes(per_neuron: dict[str, int]) -> dict[int, int]:
+    return {int(size): n for size, n in per_neuron.items()}
+
+
+def _told_sizes(per_neuron: dict[str, int]) -> str:
+    sizes = {size: n for size, n in _sizes(per_neuron).items() if size}
+    return ", ".join(str(sizes.get(size, 0)) for size in range(1, max(sizes) + 1)) if sizes else "none"

@@ -1,0 +1,229 @@
+"""The report's answer to features of several layers: autoencoders of the residual stream, layer after layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsedict import figures
+from sparsedict.analysis import DictionaryMatch, match_dictionaries
+from sparsedict.figures import Palette
+from sparsedict.latents import firing_counts
+
+from ..bench import Bench
+from ..claims import Above, Below, Clause
+from ..estimates import Difference, Ratio, measured, told
+from ..order import Order
+from ..places import residual
+from ..study import Compared, Drawing, Finding, Numbers, Study
+from .parts import Part, along, curve, median, modern, row
+
+PRESENT = 0.7
+"""Decoder cosine from which a latent counts as there already in the layer before."""
+LEAST_RISE = 0.01
+LEAST_FIRINGS = 20
+N_READ = 16_384
+
+
+class ResidualStream(Study):
+    """Whether what autoencoders find in the residual stream appears gradually from layer to layer."""
+
+    name: ClassVar[str] = "residual-stream"
+    title: ClassVar[str] = "Features of several layers"
+    shows: ClassVar[str] = "The report's proposal"
+    claim: ClassVar[str] = (
+        "Distilling one MLP may miss features that several layers build together. An autoencoder of the residual "
+        "stream after each layer should pick them up, and show them appearing gradually as the model builds them."
+    )
+
+    def measure(self, bench: Bench) -> Numbers:
+        width = bench.width(bench.layer)
+        orders = {layer: modern(bench, residual(layer), width, kind="autoencoder") for layer in bench.layers}
+        bench.train(repeated for order in orders.values() for repeated in bench.repeated(order))
+        seeds = [_measure(bench, orders, repeat) for repeat in range(bench.setting.n_seeds)]
+        last, n = bench.layers[-1], bench.setting.n_seeds
+        drawn = {f"layer {a} to {b}": _match(bench, orders[b], orders[a], 0) for a, b in pairwise(bench.layers)}
+        drawn["same stream, another seed"] = _match(bench, orders[last], orders[last], 0)
+        cosines = {name: match.cosine_a for name, match in drawn.items()}
+        cosines["random directions"] = next(iter(drawn.values())).null_a
+        return {"layers": bench.layers, "measured": measured(seeds), "cosines": cosines, "n_seeds": n}
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        layers = numbers["layers"]
+        first, last = layers[0], layers[-1]
+        rises = [
+            Clause(f"more of layer {last}'s latents is read linearly after layer {b} than after layer {a}: difference",
+                   Difference(_read(b), _read(a)), Above(LEAST_RISE), "gradually", ".1%")
+            for a, b in pairwise(layers)
+        ]  # fmt: skip
+        partners = [
+            Clause(f"latents with a partner in the layer before, {a} to {b}, less those of the untrained start",
+                   Difference(_partner(a, b), _untrained(a, b)), Above(LEAST_RISE), "gradually", ".1%")
+            for a, b in pairwise(layers)
+        ]  # fmt: skip
+        late = Clause(
+            "read after the first layer, over what is read after the last: most of it comes later",
+            Ratio(_read(first), _read(last)),
+            Below(0.5),
+            "gradually",
+        )
+        return [*partners, *rises, late] if len(layers) > 1 else []
+
+    def found(self, numbers: Numbers) -> Finding:
+        if len(numbers["layers"]) < 2:
+            return Finding("The model has one layer only.")
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), NOTES)
+
+
+def _read(layer: int) -> str:
+    return f"layer {layer}: variance read linearly, median latent"
+
+
+def _partner(before: int, after: int) -> str:
+    return f"layer {before} to {after}: partner in the layer before"
+
+
+def _untrained(before: int, after: int) -> str:
+    return f"layer {before} to {after}: partner, untrained start"
+
+
+def _random(before: int, after: int) -> str:
+    return f"layer {before} to {after}: partner, random directions"
+
+
+CONTROL = "partner in the same stream's autoencoder of another seed"
+
+
+def _measure(bench: Bench, orders: dict[int, Order], repeat: int) -> Part:
+    """Measures one seed's autoencoders; those of the layer before are of the next seed."""
+    last = orders[bench.layers[-1]]
+    found: Part = {CONTROL: _present(_match(bench, last, last, repeat).cosine_a)}
+    for before, after in pairwise(bench.layers):
+        match = _match(bench, orders[after], orders[before], repeat)
+        start = _match_starts(bench, orders[after], orders[before], repeat)
+        found |= {
+            _partner(before, after): _present(match.cosine_a),
+            _untrained(before, after): _present(start.cosine_a),
+            _random(before, after): _present(match.null_a),
+            f"layer {before} to {after}: cosine, median": median(match.cosine_a),
+        }
+    for layer, order in orders.items():
+        quarters = _readable(bench, replace(last, repeat=repeat), residual(layer))
+        found |= dict(zip((_read(layer), *(f"layer {layer}: {q}" for q in QUARTERS)), quarters, strict=True))
+        own = replace(order, repeat=repeat)
+        found[f"layer {layer}: FVU"] = bench.error(own).fvu
+        found[f"layer {layer}: dead"] = bench.firing(own).dead.n_dead / order.n_latents
+    return found
+
+
+QUARTERS = ("variance read linearly, lower quarter", "variance read linearly, upper quarter")
+
+
+def _summary(numbers: Numbers) -> str:
+    known, layers = numbers["measured"], numbers["layers"]
+    pairs = list(pairwise(layers))
+
+    def each(key: Callable[[int, int], str]) -> str:
+        return along(known, (key(a, b) for a, b in pairs), ".1%")
+
+    return (
+        f"Of a layer's live latents, layers {', '.join(f'{a} to {b}' for a, b in pairs)}, {each(_partner)} have a "
+        f"partner in the layer before, a latent of another seed's autoencoder with a cosine above {PRESENT}. Of the "
+        f"untrained starts it is {each(_untrained)}, of random directions {each(_random)}, and of layer {layers[-1]}'s "
+        f"latents {told(known, CONTROL, '.1%')} have one in an autoencoder of the same stream from another seed. Of "
+        f"the variance of layer {layers[-1]}'s latents, at the median, a linear map reads "
+        f"{along(known, map(_read, layers), '.1%')} from the stream after layers {', '.join(map(str, layers))}."
+    )
+
+
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    known, layers = numbers["measured"], numbers["layers"]
+    rows = [row(known, CONTROL, CONTROL, form=".1%")]
+    for before, after in pairwise(layers):
+        rows += [row(known, key, key, form=".1%") for key in (_partner(before, after), _untrained(before, after),
+                                                              _random(before, after))]  # fmt: skip
+        median_cosine = f"layer {before} to {after}: cosine, median"
+        rows.append(row(known, median_cosine, median_cosine, form=".2f"))
+    for layer in layers:
+        keys = (_read(layer), *(f"layer {layer}: {q}" for q in QUARTERS), f"layer {layer}: FVU", f"layer {layer}: dead")
+        rows += [row(known, key, key, form=".1%") for key in keys]
+    return tuple(rows)
+
+
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    known, layers = numbers["measured"], numbers["layers"]
+    cosines = {name: torch.tensor(values) for name, values in numbers["cosines"].items()}
+    keys = {
+        "median": _read,
+        **{q.rpartition(", ")[2]: (lambda layer, q=q: f"layer {layer}: {q}") for q in QUARTERS},
+    }
+    read = {name: curve(known, {n: key(n) for n in layers}, scale=100) for name, key in keys.items()}
+    drawn = {name: of for name, of in read.items() if of is not None}
+    return {
+        "residual-neighbours": Drawing(
+            lambda: figures.cosine_histograms(
+                cosines, "cosine with the nearest latent", colours={"random directions": Palette.NULL}
+            ),
+            "First seed: density of the cosine of each live latent of a layer's residual stream with the nearest "
+            "latent of the layer before, of another seed; beside it the last layer's with the same stream's "
+            "autoencoder of another seed, and random directions, whose peak is cut off.",
+        ),
+        "residual-readable": Drawing(
+            lambda: figures.curves(drawn, "stream after layer", "variance read linearly (%)"),
+            "Share of the last layer's latents' variance that a linear map reads from the stream after each layer: "
+            "quartiles over latents, means over the seeds with 95 % intervals.",
+        ),
+    }
+
+
+def _present(cosine: Tensor) -> float:
+    return float((cosine > PRESENT).double().mean())
+
+
+NOTES = (
+    f"What a linear map reads: ridge regression from the stream to the activations of the last layer's latents, on one "
+    f"half of the held-out tokens and measured on the other; of latents that fire on {LEAST_FIRINGS} tokens or more of "
+    "each half. After the last layer itself it is less than all, for TopK isn't linear.",
+    "TopK autoencoders, one for the stream after each layer and each seed. Partners are looked for in an autoencoder "
+    "of another seed, whose start and order of the data differ. The untrained start: the same comparison of the rows "
+    "that training started from, which are tokens' activations.",
+)
+
+
+def _live(bench: Bench, order: Order) -> Tensor:
+    """Returns the decoder rows of the latents that fire on held-out tokens."""
+    return bench.dictionary(order).decoder.detach()[bench.firing(order).counts > 0]
+
+
+def _match(bench: Bench, order: Order, other: Order, repeat: int) -> DictionaryMatch:
+    """Matches the live latents of one seed's dictionary with those of the next seed's."""
+    order, other = replace(order, repeat=repeat), bench.other_seed(replace(other, repeat=repeat))
+    return match_dictionaries(_live(bench, order), _live(bench, other), seed=order.seed(bench.seed))
+
+
+def _match_starts(bench: Bench, order: Order, other: Order, repeat: int) -> DictionaryMatch:
+    """Matches the rows that the two dictionaries started from."""
+    order, other = replace(order, repeat=repeat), bench.other_seed(replace(other, repeat=repeat))
+    return match_dictionaries(bench.start(order), bench.start(other), seed=order.seed(bench.seed))
+
+
+@torch.no_grad()
+def _readable(bench: Bench, order: Order, site: str) -> tuple[float, float, float]:
+    """Returns quartiles over latents of the variance that a linear map reads from another stream, the median first."""
+    latents = bench.dictionary(order).encode(bench.held_out(order.site).inputs[:N_READ])
+    stream = bench.held_out(site).inputs[:N_READ]
+    half = len(stream) // 2
+    often = (firing_counts(latents[:half]) >= LEAST_FIRINGS) & (firing_counts(latents[half:]) >= LEAST_FIRINGS)
+    latents = latents[:, often].double()
+    x = torch.cat([stream, stream.new_ones(len(stream), 1)], dim=1).double()
+    gram = x[:half].T @ x[:half]
+    gram.diagonal().add_(1e-4 * gram.diagonal().mean())
+    read = x[half:] @ torch.linalg.solve(gram, x[:half].T @ latents[:half])
+    left = (latents[half:] - read).square().mean(0) / latents[half:].var(0, correction=0)
+    low, middle, high = (1 - left).quantile(left.new_tensor([0.25, 0.5, 0.75])).tolist() if len(left) else (0.0,) * 3
+    return middle, low, high

@@ -1,0 +1,207 @@
+"""Figures 7 and 8: a simulator's encoder and decoder belong to one neuron, whose activation it follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from sparsedict import figures
+from sparsedict.analysis import NeuronMatch, simulator_correlation
+from sparsedict.batches import Activations
+from sparsedict.dictionaries import Dictionary
+from sparsedict.sites import Neurons
+
+from ..bench import Bench
+from ..claims import Above, Below, Clause
+from ..estimates import Quantity, measured, told
+from ..order import Order
+from ..study import Compared, Drawing, Finding, Numbers, Study
+from .parts import Part, by_seed, mean_sd, row, student, typed
+
+N_SHOWN = 100
+N_POINTS = 2_000
+
+
+class SameNeuron(Study):
+    """Whether a simulator reads and writes for the same neuron."""
+
+    name: ClassVar[str] = "same-neuron"
+    title: ClassVar[str] = "One neuron, read and written"
+    shows: ClassVar[str] = "Figures 7 and 8"
+    claim: ClassVar[str] = (
+        "Although a simulator's encoder row has a modest cosine with its neuron's, the neuron nearest to the encoder "
+        "is the neuron nearest to the decoder, and the simulator's activation follows the neuron's closely: "
+        "correlation 0.98865 for the first one."
+    )
+
+    def measure(self, bench: Bench) -> Numbers:
+        coefficients = {"main": bench.setting.coefficient, "lowest": min(bench.setting.coefficients)}
+        orders = {name: student(bench, bench.layer, c) for name, c in coefficients.items()}
+        seeds = by_seed(bench, orders, _measure)
+        return {
+            "layer": bench.layer,
+            "coefficients": coefficients,
+            "measured": measured(seeds),
+            **_drawn(bench, orders["main"]),
+        }
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        agree, cosine, follow = (Quantity(f"main: {key}") for key in (AGREE, ENCODER, MEDIAN))
+        return [
+            Clause("the encoder's cosine with its neuron's is modest", cosine, Below(MODEST), "0.1 to 0.2"),
+            Clause("encoder and decoder are nearest to the same neuron", agree, Above(0.9), "yes", ".1%"),
+            Clause("the median simulator's correlation with its neuron", follow, Above(HIGH), "0.989", ".3f"),
+        ]
+
+    def found(self, numbers: Numbers) -> Finding:
+        drawings = _heat_maps(numbers)
+        if "first" in numbers:
+            drawings["figure-08-scatter"] = _scatter(numbers["first"])
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), drawings, NOTES)
+
+
+HIGH = 0.97
+"""A correlation that counts as near the report's."""
+MODEST = 0.5
+"""An encoder's cosine that counts as modest."""
+AGREE, ENCODER, WEIGHED = "same neuron", "encoder cosine", "encoder cosine, weighed by the inputs"
+FIRST, QUARTER, MEDIAN, THREE = (
+    "correlation, first simulator",
+    "correlation, quarter",
+    "correlation, median",
+    "correlation, three quarters",
+)
+
+
+def _measure(bench: Bench, order: Order) -> Part:
+    """Measures the live simulators of one student; None where there are none."""
+    match, types, _ = typed(bench, order)
+    neurons, held = bench.sites[order.site].neurons, bench.held_out(order.site)
+    alive = types.simulators
+    if not bool(alive.any()):
+        return dict.fromkeys((AGREE, ENCODER, WEIGHED, FIRST, QUARTER, MEDIAN, THREE))
+    dictionary, cosine = bench.dictionary(order), match.encoder_cosine_of_decoder_match
+    assert match.agrees is not None
+    assert cosine is not None
+    correlation = simulator_correlation(dictionary, match, held, latents=alive, neurons=neurons).correlation
+    quarters = correlation.quantile(correlation.new_tensor([0.25, 0.5, 0.75])).tolist()
+    return {
+        AGREE: float(match.agrees[alive].double().mean()),
+        ENCODER: float(cosine[alive].mean()),
+        WEIGHED: cosine_by_inputs(dictionary, neurons, match, alive, held.inputs),
+        FIRST: float(correlation[0]),
+        **dict(zip((QUARTER, MEDIAN, THREE), quarters, strict=True)),
+    }
+
+
+def _drawn(bench: Bench, order: Order) -> Numbers:
+    """Returns what the figures of the first seed's student need."""
+    match, types, _ = typed(bench, order)
+    neurons, dictionary = bench.sites[order.site].neurons, bench.dictionary(order)
+    found: Numbers = dict(_maps(dictionary, neurons, match))
+    alive = types.simulators
+    if bool(alive.any()):
+        found["first"] = _activations(dictionary, neurons, match, alive, bench.held_out(order.site))
+    return found
+
+
+def _summary(numbers: Numbers) -> str:
+    known, (main, lowest) = numbers["measured"], numbers["coefficients"].values()
+
+    def tell(key: str, form: str = ".3f", at: str = "main") -> str:
+        return told(known, f"{at}: {key}", form)
+
+    return (
+        f"At coefficient {main:g}, encoder and decoder are nearest to the same neuron for {tell(AGREE, '.1%')} of the "
+        f"simulators. The first simulator's correlation with its neuron is {tell(FIRST)}, the median's {tell(MEDIAN)}; "
+        f"at the lowest coefficient of the sweep ({lowest:g}) the median's is {tell(MEDIAN, at='lowest')}. The "
+        f"encoder's cosine is {tell(ENCODER)} on average, and {tell(WEIGHED)} if each direction counts by how much the "
+        "inputs vary along it."
+    )
+
+
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    known = numbers["measured"]
+    report = {AGREE: "yes", ENCODER: "0.1538", FIRST: "0.98865"}
+    forms = {AGREE: ".1%"}
+    return tuple(
+        row(known, f"{key}, coefficient {c:g}", f"{name}: {key}", report.get(key, "-"), forms.get(key, ".4f"))
+        for key in (AGREE, FIRST, QUARTER, MEDIAN, THREE, ENCODER, WEIGHED)
+        for name, c in numbers["coefficients"].items()
+    )
+
+
+def _heat_maps(numbers: Numbers) -> dict[str, Drawing]:
+    captions = {
+        "encoder": "Figure 7, first seed: cosines of the first 100 latents' encoder rows with those of the neurons "
+        "nearest to their decoder rows.",
+        "decoder": "Figure 7, first seed: cosines of their decoder rows with those of the same neurons. A simulator "
+        "is strong on both diagonals.",
+    }
+    maps = {side: torch.tensor(numbers[f"{side}_map"]) for side in captions}
+    return {
+        f"figure-07-{side}": Drawing(partial(figures.cosine_map, cosines), captions[side])
+        for side, cosines in maps.items()
+    }
+
+
+def _scatter(first: Numbers) -> Drawing:
+    activations = [torch.tensor(first[f"{of}_activation"]) for of in ("neuron", "latent")]
+    return Drawing(
+        lambda: figures.activation_scatter(*activations, correlation=first["correlation"]),
+        f"Figure 8, first seed: the first simulator, latent {first['latent']}, against neuron {first['neuron']}, on "
+        f"{len(activations[0]):,} held-out tokens. The correlation is over all held-out tokens.",
+    )
+
+
+NOTES = (
+    "The penalty makes weak activations zero, so that simulators follow their neurons the worse the larger the "
+    "coefficient; and a ReLU can't follow a GELU below zero.",
+    "An encoder row acts on the inputs alone, so a part of it along which the inputs hardly vary changes nothing and "
+    "is hardly learned. Weighed by the inputs' covariance, the cosine is the correlation of the two pre-activations: "
+    "where it is near 1 and the plain cosine isn't, that part is what they differ in.",
+)
+
+
+@torch.no_grad()
+def _maps(dictionary: Dictionary, neurons: Neurons, match: NeuronMatch) -> dict[str, Tensor]:
+    """Returns the cosines of the first latents with the neurons nearest to their decoder rows, for both sides."""
+    nearest = match.decoder_neuron[:N_SHOWN]
+    sides = {"decoder": (dictionary.decoder, neurons.decoder), "encoder": (dictionary.encoder, neurons.encoder)}
+    return {
+        f"{side}_map": normalize(ours[:N_SHOWN], dim=-1) @ normalize(theirs[nearest], dim=-1).T
+        for side, (ours, theirs) in sides.items()
+    }
+
+
+@torch.no_grad()
+def cosine_by_inputs(
+    dictionary: Dictionary, neurons: Neurons, match: NeuronMatch, alive: Tensor, inputs: Tensor
+) -> float | None:
+    """Returns the simulators' mean encoder cosine with directions weighed by the inputs' spread."""
+    variances, axes = torch.linalg.eigh(torch.cov(inputs.float().T))
+    root = axes * variances.clamp_min(0).sqrt()
+    ours, theirs = dictionary.encoder[alive], neurons.encoder[match.decoder_neuron[alive]]
+    return mean_sd(cosine_similarity(ours @ root, theirs @ root, dim=-1))[0]
+
+
+@torch.no_grad()
+def _activations(
+    dictionary: Dictionary, neurons: Neurons, match: NeuronMatch, alive: Tensor, data: Activations
+) -> Numbers:
+    """Returns the first simulator's activations and its neuron's."""
+    result = simulator_correlation(dictionary, match, data, latents=alive, neurons=neurons)
+    latent, neuron = int(result.latents[0]), int(result.neurons[0])
+    inputs = data.inputs[:N_POINTS]
+    return {
+        "latent": latent,
+        "neuron": neuron,
+        "correlation": float(result.correlation[0]),
+        "latent_activation": dictionary.encode(inputs)[:, latent],
+        "neuron_activation": neurons.encode(inputs)[:, neuron],
+    }

@@ -1,0 +1,150 @@
+"""What the report was left confused about: why sparse latents' decoders too lie fairly close to some neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsedict import figures
+from sparsedict.analysis import match_neurons
+from sparsedict.figures import Palette
+
+from ..bench import Bench
+from ..claims import Above, Between, Clause
+from ..estimates import Difference, Quantity, measured, told
+from ..order import Order
+from ..study import Compared, Drawing, Finding, Numbers, Study
+from .parts import median, row, student, typed
+
+N_DRAWN = 4_096
+N_COMBINED = 4
+"""Neurons that a sparse latent's row is explained by, at most."""
+
+
+class SparseDecoders(Study):
+    """What chance gives, for ever better notions of chance, beside the sparse latents' cosines with neurons."""
+
+    name: ClassVar[str] = "sparse-decoders"
+    title: ClassVar[str] = "Why sparse latents lie near neurons"
+    shows: ClassVar[str] = "Appendix A, at its end"
+    claim: ClassVar[str] = (
+        "The decoders of sparse latents have a moderately high cosine with some neuron's, which the toy of one neuron "
+        "leaves unexplained."
+    )
+
+    def measure(self, bench: Bench) -> Numbers:
+        order = student(bench, bench.layer)
+        bench.train(bench.repeated(order))
+        cosines, seeds = {}, []
+        for repeated in bench.repeated(order):
+            found, explained = _measure(bench, repeated)
+            cosines = cosines or found
+            seeds.append({name: median(values) for name, values in {**found, **explained}.items()})
+        return {"layer": bench.layer, "measured": measured(seeds), "cosines": cosines}
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        high = Difference(SPARSE, RANDOM)
+        return [
+            Clause("median cosine of sparse latents, less that of random directions", high, Above(0.05), "above 0"),
+            Clause("the median cosine is moderately high", Quantity(SPARSE), Between(0.3, 0.8), "moderately high"),
+        ]
+
+    def found(self, numbers: Numbers) -> Finding:
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), NOTES)
+
+
+SPARSE, RANDOM, VARIED, WRITTEN = (
+    "sparse latents",
+    "random directions",
+    "random, as outputs vary",
+    "outputs of tokens",
+)
+CHANCES = (RANDOM, VARIED, WRITTEN)
+
+
+def _measure(bench: Bench, order: Order) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns cosines with the nearest neuron, and shares of rows that neurons explain, for one seed."""
+    match, types, _ = typed(bench, order)
+    neurons, outputs = bench.sites[order.site].neurons, bench.held_out(order.site).outputs
+    generator = torch.Generator().manual_seed(order.seed(bench.seed))
+    chosen = torch.randperm(len(outputs), generator=generator)[:N_DRAWN]
+    centred = outputs - outputs.mean(0)
+    mixed = torch.randn(N_DRAWN, centred.shape[1], generator=generator).to(centred.device) @ _root(centred)
+    sparse = types.sparse
+    cosines = {
+        SPARSE: match.decoder_cosine[sparse],
+        RANDOM: match.null_decoder,
+        VARIED: match_neurons(mixed, neurons).decoder_cosine,
+        WRITTEN: match_neurons(centred[chosen], neurons).decoder_cosine,
+    }
+    return cosines, _explained(bench.dictionary(order).decoder.detach()[sparse], neurons.decoder)
+
+
+NOTES = (
+    "Chance, thrice: random directions; random directions that vary as the MLP's outputs do; and what the MLP writes "
+    "on single tokens, less its mean.",
+    "Neurons for a combination are chosen one after the other, each the nearest to what is left.",
+)
+
+
+def _summary(numbers: Numbers) -> str:
+    known = numbers["measured"]
+    chances = "; ".join(f"{name} {told(known, name, '.2f')}" for name in CHANCES)
+    return (
+        f"The median cosine of a live sparse latent with its nearest neuron is {told(known, SPARSE, '.2f')}. For "
+        f"comparison: {chances}. An MLP's output on a token is a sum of neurons, a few of them strong, so directions "
+        f"that follow the outputs lie near some neuron. Four neurons together explain {told(known, _by(4), '.1%')} of "
+        f"the median sparse latent's row, one neuron {told(known, _by(1), '.1%')}."
+    )
+
+
+def _by(n: int) -> str:
+    return f"share of a sparse latent's row explained, neurons: {n}"
+
+
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    known = numbers["measured"]
+    cosines = [
+        row(
+            known, f"cosine with the nearest neuron, median: {name}", name, "moderately high" if name == SPARSE else "-"
+        )
+        for name in (SPARSE, *CHANCES)
+    ]
+    return (*cosines, *(row(known, f"{_by(n)}, median", _by(n), form=".1%") for n in range(1, N_COMBINED + 1)))
+
+
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    cosines = {name: torch.tensor(values) for name, values in numbers["cosines"].items() if len(values)}
+    colours = {SPARSE: Palette.SPARSE, RANDOM: Palette.NULL}
+    return {
+        "sparse-decoders": Drawing(
+            lambda: figures.cosine_histograms(cosines, "decoder cosine with the nearest neuron", colours=colours),
+            "First seed: density of the cosines of sparse latents beside three notions of chance; the peak of random "
+            "directions is cut off.",
+        )
+    }
+
+
+def _root(rows: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+    return values.clamp_min(0).sqrt()[:, None] * vectors.T
+
+
+def _explained(rows: Tensor, neurons: Tensor) -> dict[str, Tensor]:
+    """Returns the share of each row's squared norm that its best one to four neurons explain, greedily."""
+    directions = torch.nn.functional.normalize(neurons, dim=-1)
+    rows = torch.nn.functional.normalize(rows, dim=-1)
+    left, chosen = rows.clone(), torch.zeros(len(rows), 0, dtype=torch.int64, device=rows.device)
+    found: dict[str, Tensor] = {}
+    for count in range(1, N_COMBINED + 1):
+        nearest = (left @ directions.T).abs().argmax(1, keepdim=True)
+        chosen = torch.cat([chosen, nearest], dim=1)
+        basis = directions[chosen]
+        gram = basis @ basis.mT + 1e-6 * torch.eye(count, device=rows.device)
+        weights = torch.linalg.solve(gram, basis @ rows[..., None])
+        left = rows - (basis.mT @ weights).squeeze(-1)
+        found[_by(count)] = 1 - left.square().sum(1)
+    return found

@@ -1,0 +1,224 @@
+"""Why a simulator's encoder may be unlike its neuron's: the same MLP on inputs that vary in few directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsedict import figures
+from sparsedict.analysis import firing_frequencies as count_firing
+from sparsedict.analysis import latent_types, match_neurons, simulator_correlation
+from sparsedict.batches import ActivationBatch, Activations
+from sparsedict.dictionaries import Dictionary
+from sparsedict.display import shown
+from sparsedict.penalties import L1
+from sparsedict.sites import Neurons
+from sparsedict.training import fit_many
+
+from ..bench import Bench
+from ..claims import Above, Below, Clause
+from ..estimates import Difference, Quantity, measured, told
+from ..order import Order
+from ..places import mlp
+from ..study import Compared, Drawing, Finding, Numbers, Study
+from .parts import (
+    THRESHOLD,
+    Part,
+    match_from,
+    match_numbers,
+    mean_sd,
+    median,
+    row,
+    student,
+)
+from .same_neuron import MODEST, cosine_by_inputs
+from .simulators import n_directions
+
+KEPT = 0.25
+"""Of the directions of the input: those that go on varying as they do."""
+FLAT = 0.03
+"""What is left of the inputs' deviations along the others."""
+MOST_PASSES = 10
+
+
+class UnevenInputs(Study):
+    """The encoders that a student learns when an MLP's inputs hardly vary along most directions."""
+
+    name: ClassVar[str] = "uneven-inputs"
+    title: ClassVar[str] = "Why an encoder may be unlike its neuron's"
+    shows: ClassVar[str] = "Figure 3 and appendix A"
+    claim: ClassVar[str] = (
+        "Simulators' decoders match their neurons' almost perfectly, while their encoders have a modest cosine (mean "
+        "0.1538, standard deviation 0.0475). The report supposes that the encoder is harder to learn, for the neuron "
+        "is active on widely spread data, while it always writes in one direction. Tested here is another cause: the "
+        "encoder's cosine falls where the same MLP's inputs vary in fewer directions, and the decoder's doesn't."
+    )
+
+    def measure(self, bench: Bench) -> Numbers:
+        order = student(bench, bench.layer, min(bench.setting.coefficients))
+        site = mlp(bench.layer)
+        neurons, held, sample = bench.sites[site].neurons, bench.held_out(site), bench.sample(site)
+        bench.train(bench.repeated(order))
+        mean, axes = sample.inputs.mean(0), _principal_axes(sample.inputs)
+        n_kept = max(1, round(KEPT * axes.shape[1]))
+        data, flat = (_flattened(batch, mean, axes[:, n_kept:], neurons) for batch in (sample, held))
+        scale = _variance(flat) / bench.variance(site)
+        trained = [_train(bench, repeated, data, scale) for repeated in bench.repeated(order)]
+        pairs = [(bench.dictionary(o), on_flat) for o, on_flat in zip(bench.repeated(order), trained, strict=True)]
+        seeds = [
+            _named("as they are", _state(bench, plain, neurons, held))
+            | _named("flat", _state(bench, on, neurons, flat))
+            for plain, on in pairs
+        ]
+        first = trained[0]
+        latents = match_numbers(match_neurons(first, neurons, seed=bench.seed), count_firing(first, flat))
+        return {
+            "layer": bench.layer,
+            "d_in": axes.shape[1],
+            "n_kept": n_kept,
+            "n_directions": {name: n_directions(on.inputs) for name, on in (("as they are", held), ("flat", flat))},
+            "measured": measured(seeds),
+            "latents": latents,
+        }
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        def of(inputs: str, key: str) -> Quantity:
+            return Quantity(f"{inputs}: {key}")
+
+        falls = Difference(f"as they are: {ENCODER}", f"flat: {ENCODER}")
+        return [
+            Clause(
+                "inputs as they are: simulators' decoder cosine", of("as they are", DECODER), Above(0.9), "above 0.9"
+            ),
+            Clause(
+                "inputs as they are: simulators' encoder cosine", of("as they are", ENCODER), Below(MODEST), "0.154"
+            ),
+            Clause("flat inputs: simulators' decoder cosine", of("flat", DECODER), Above(0.9), "above 0.9"),
+            Clause("flat inputs: simulators' encoder cosine", of("flat", ENCODER), Below(MODEST), "0.154"),
+            Clause("the encoder cosine falls where inputs vary in fewer directions: difference", falls, Above(0.2)),
+        ]
+
+    def found(self, numbers: Numbers) -> Finding:
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), NOTES)
+
+
+DECODER, ENCODER, DEVIATION = "decoder cosine", "encoder cosine", "encoder cosine, standard deviation"
+WEIGHED, FOLLOWS, AGREES = "encoder cosine, weighed by the inputs", "correlation with the neuron", "same neuron"
+LIVE = "live simulators"
+NOTES = (
+    f"Flat inputs: the MLP's inputs on the same tokens, with their deviations from the mean shrunk to {FLAT:g} of what "
+    f"they are along all but the strongest {KEPT:.0%} of their principal axes. The student learns what the MLP itself "
+    "computes of these. The coefficient is the lowest of the sweep, scaled with the outputs' standard deviation.",
+    "Weighed by how much the inputs vary along each direction, the cosine of two encoder rows is the correlation of "
+    "the two pre-activations.",
+    "The report's supposition, that a wide spread of data makes encoders harder to learn, isn't tested: no clause is "
+    "about it.",
+)
+
+
+def _named(inputs: str, part: Part) -> Part:
+    return {f"{inputs}: {key}": value for key, value in part.items()}
+
+
+def _summary(numbers: Numbers) -> str:
+    known, directions = numbers["measured"], numbers["n_directions"]
+
+    def tell(inputs: str, key: str, form: str = ".2f") -> str:
+        return told(known, f"{inputs}: {key}", form)
+
+    return (
+        f"With inputs as they are, which vary in about {shown(directions['as they are'], '.0f')} of {numbers['d_in']} "
+        f"directions, the simulators' encoder cosine is {tell('as they are', ENCODER)}. If the same MLP reads inputs "
+        f"that hardly vary outside of {numbers['n_kept']} directions, {tell('flat', LIVE, '.1%')} of the latents are "
+        f"live simulators, with a decoder cosine of {tell('flat', DECODER)} and an encoder cosine of "
+        f"{tell('flat', ENCODER)} (standard deviation {tell('flat', DEVIATION)}). The correlation of their activations "
+        f"with the neurons' is {tell('flat', FOLLOWS)} at the median, and their encoder cosine is "
+        f"{tell('flat', WEIGHED)} if each direction counts by how much the inputs vary along it. The inputs of the "
+        "report's model are not known here."
+    )
+
+
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    known = numbers["measured"]
+    report = {DECODER: "above 0.9", ENCODER: "0.1538", DEVIATION: "0.0475", FOLLOWS: "0.98865 (one)", AGREES: "yes"}
+    forms = {LIVE: ".1%", AGREES: ".1%"}
+    rows = [
+        row(known, f"{key}, inputs {inputs}", f"{inputs}: {key}", report.get(key, "-"), forms.get(key, ".3f"))
+        for key in (LIVE, DECODER, ENCODER, DEVIATION, WEIGHED, FOLLOWS, AGREES)
+        for inputs in numbers["n_directions"]
+    ]
+    told_directions = " / ".join(shown(n, ".0f") for n in numbers["n_directions"].values())
+    return (*rows, Compared("directions in which the inputs vary, as they are / flat", "-", told_directions))
+
+
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    match, types, _ = match_from(numbers["latents"])
+    return {
+        "uneven-decoder-similarity": Drawing(
+            lambda: figures.decoder_similarity(match, types),
+            "Decoder cosines of the first seed's student on flat inputs. Bars are stacked by type.",
+        ),
+        "uneven-encoder-similarity": Drawing(
+            lambda: figures.encoder_similarity(match, types), "Its encoder cosines; types by the decoder."
+        ),
+    }
+
+
+def _principal_axes(inputs: Tensor) -> Tensor:
+    """Returns the principal axes as columns, the strongest first."""
+    return torch.linalg.eigh(torch.cov(inputs.double().T))[1].flip(1).float()
+
+
+@torch.no_grad()
+def _flattened(batch: Activations, mean: Tensor, weak: Tensor, neurons: Neurons) -> Activations:
+    """Shrinks inputs along the weak axes ``[d_in, n_weak]``, and computes what the MLP makes of them."""
+    centred = batch.inputs - mean
+    inputs = mean + centred - (1 - FLAT) * (centred @ weak) @ weak.T
+    # In parts, for the neurons' activations take much more room than the inputs.
+    outputs = torch.cat([neurons.decode(neurons.encode(part)) for part in inputs.split(8_192)])
+    return ActivationBatch(inputs, outputs)
+
+
+def _variance(batch: Activations) -> float:
+    return float((batch.outputs - batch.outputs.mean(0)).double().square().sum(1).mean())
+
+
+def _train(bench: Bench, order: Order, data: Activations, scale: float) -> Dictionary:
+    """Trains a student as ordered, but on other data, whose variance is larger by ``scale``."""
+    (penalty,) = order.penalties
+    assert isinstance(penalty, L1)
+    assert isinstance(penalty.coefficient, float)
+    order = replace(order, penalties=(L1(float(f"{penalty.coefficient * scale**0.5:.4g}")),))
+    seed = order.seed(bench.seed)
+    dictionary = order.make(bench.sites[order.site], seed)
+    training = order.training
+    n_tokens = min(training.n_tokens, MOST_PASSES * data.n_tokens)
+    trainees = {"": replace(order.trainee(dictionary), site=None)}
+    with torch.enable_grad(), bench.phases("training", f"training 1 dictionary on {n_tokens:,} flat inputs"):
+        fit_many(trainees, data, n_tokens=n_tokens, batch_size=training.batch_size, seed=seed, progress=False)
+    return dictionary
+
+
+@torch.no_grad()
+def _state(bench: Bench, dictionary: Dictionary, neurons: Neurons, held: Activations) -> Part:
+    """Measures live simulators; None where there are too few."""
+    match, firing = match_neurons(dictionary, neurons, seed=bench.seed), count_firing(dictionary, held)
+    alive = latent_types(match, THRESHOLD, dead=firing.dead).simulators
+    cosine = match.encoder_cosine_of_decoder_match
+    assert cosine is not None
+    some = bool(alive.any())
+    result = simulator_correlation(dictionary, match, held, latents=alive, neurons=neurons) if some else None
+    encoder, deviation = mean_sd(cosine[alive])
+    return {
+        LIVE: float(alive.double().mean()),
+        DECODER: mean_sd(match.decoder_cosine[alive])[0],
+        ENCODER: encoder,
+        DEVIATION: deviation,
+        WEIGHED: cosine_by_inputs(dictionary, neurons, match, alive, held.inputs) if some else None,
+        FOLLOWS: None if result is None else median(result.correlation),
+        AGREES: float(match.agrees[alive].double().mean()) if some and match.agrees is not None else None,
+    }

@@ -1,0 +1,191 @@
+"""An open question: what a much larger student finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from sparsedict import figures
+from sparsedict.activations import TopK
+from sparsedict.analysis import match_dictionaries
+from sparsedict.figures import Curve, Palette
+from sparsedict.norms import UnitNorm
+
+from ..bench import Bench
+from ..claims import Above, Below, Clause
+from ..estimates import Difference, Ratio, measured, told
+from ..order import Order
+from ..places import mlp
+from ..study import Compared, Drawing, Finding, Numbers, Study
+from .parts import AUXK, Part, along, by_seed, curve, described
+from .reading import LEAST_EXAMPLES, examples_of, token_share
+
+SHARED = 0.7
+N_READ = 200
+"""Live latents whose examples are looked at."""
+
+
+class WiderStudents(Study):
+    """Students of ever more latents for each neuron."""
+
+    name: ClassVar[str] = "wider-students"
+    title: ClassVar[str] = "Much larger students"
+    shows: ClassVar[str] = "An open question of the report"
+    claim: ClassVar[str] = (
+        "The report asks whether a sufficiently larger student has compelling features. Tested here: the widest "
+        "student leaves less error, and its sparse latents are rarer and more readable than the narrowest one's, by "
+        "the share of their strongest examples that fall on one token."
+    )
+
+    def measure(self, bench: Bench) -> Numbers:
+        setting = bench.setting
+        orders = {_name(expansion): _order(bench, expansion) for expansion in setting.expansions}
+        seeds = by_seed(bench, orders, _measure)
+        for repeat, part in enumerate(seeds):
+            part |= _shared(bench, orders, repeat)
+        return {
+            "layer": bench.layer,
+            "k": setting.count,
+            "expansions": setting.expansions,
+            "n_tokens": setting.wide.n_tokens,
+            "measured": measured(seeds),
+        }
+
+    def clauses(self, numbers: Numbers) -> Sequence[Clause]:
+        small, large = (_name(numbers["expansions"][i]) for i in (0, -1))
+        return [
+            Clause(f"variance unexplained, {large} over {small}: ratio",
+                   Ratio(f"{large}: FVU", f"{small}: FVU"), Below(1)),
+            Clause(f"median frequency of sparse latents, {large} over {small}: ratio",
+                   Ratio(f"{large}: {FREQUENCY}", f"{small}: {FREQUENCY}"), Below(1)),
+            Clause(f"strongest examples on one token, {large} less {small}",
+                   Difference(f"{large}: {ON_ONE}", f"{small}: {ON_ONE}"), Above(0), form=".1%"),
+        ]  # fmt: skip
+
+    def found(self, numbers: Numbers) -> Finding:
+        return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), NOTES)
+
+
+FREQUENCY, ON_ONE = "frequency of sparse latents", "strongest examples on one token"
+LIVE, AGAIN, CONTROL = "live latents", "found again in the next wider", "found again at the same width, another seed"
+NOTES = (
+    "All with as many tokens: a wide student sees few of them for each latent. Dead are latents that never fire on the "
+    "held-out tokens. Latents are looked for in students of another seed.",
+    f"The share of examples on one token is the mean over the first {N_READ} live latents of each, without those that "
+    f"have fewer than {LEAST_EXAMPLES} examples; see the first 50 latents, above. It is a lower bound of readability; "
+    "nobody has rated these latents.",
+)
+
+
+def _name(expansion: int) -> str:
+    return f"{expansion} latents per neuron"
+
+
+def _order(bench: Bench, expansion: int) -> Order:
+    return Order(
+        mlp(bench.layer),
+        bench.width(bench.layer, expansion),
+        bench.setting.wide,
+        (AUXK,),
+        activation=TopK(bench.setting.count),
+        decoder_norm=UnitNorm(),
+    )
+
+
+def _measure(bench: Bench, order: Order) -> Part:
+    alive = bench.firing(order).counts > 0
+    found = described(bench, order)
+    found["share of sparse latents"] = (found["live sparse latents"] or 0.0) / order.n_latents
+    return {**found, LIVE: int(alive.sum()), **_token_shares(bench, order, alive)}
+
+
+def _shared(bench: Bench, orders: Mapping[str, Order], repeat: int) -> Part:
+    """Returns which live latents of one seed's students are found again in students of the next seed."""
+    found: Part = {}
+    names = list(orders)
+    for name, wider in zip(names, [*names[1:], None], strict=True):
+        order = replace(orders[name], repeat=repeat)
+        rows = _live(bench, order)
+        found[f"{name}: {CONTROL}"] = _share(rows, _live(bench, bench.other_seed(order)))
+        if wider is not None:
+            other = bench.other_seed(replace(orders[wider], repeat=repeat))
+            found[f"{name}: {AGAIN}"] = _share(rows, _live(bench, other))
+    return found
+
+
+def _live(bench: Bench, order: Order) -> Tensor:
+    return bench.dictionary(order).decoder.detach()[bench.firing(order).counts > 0]
+
+
+def _share(rows: Tensor, others: Tensor) -> float | None:
+    return float((match_dictionaries(rows, others).cosine_a > SHARED).double().mean()) if len(rows) else None
+
+
+def _summary(numbers: Numbers) -> str:
+    known, names = numbers["measured"], [_name(e) for e in numbers["expansions"]]
+    small, large = names[0], names[-1]
+
+    def pair(key: str, form: str) -> str:
+        return f"from {told(known, f'{small}: {key}', form)} to {told(known, f'{large}: {key}', form)}"
+
+    return (
+        f"From {small} to {large}, at {numbers['k']} active latents and on {numbers['n_tokens']:,} tokens each, the "
+        f"unexplained variance goes {pair('FVU', '.3f')}, live sparse latents {pair('live sparse latents', ',.0f')}, "
+        f"their median frequency {pair(FREQUENCY, '.2%')}, and the share of their strongest examples on one token "
+        f"{pair(ON_ONE, '.1%')}."
+    )
+
+
+def _rows(numbers: Numbers) -> tuple[Compared, ...]:
+    known, names = numbers["measured"], [_name(e) for e in numbers["expansions"]]
+    forms = {
+        "FVU": ".4f",
+        "simulators": ".2%",
+        "neurons with a simulator": ".1%",
+        "live sparse latents": ",.0f",
+        FREQUENCY: ".3%",
+        "dead": ".1%",
+        ON_ONE: ".1%",
+        AGAIN: ".1%",
+        CONTROL: ".1%",
+    }
+    return (
+        Compared("latents per neuron", "4", ", ".join(map(str, numbers["expansions"]))),
+        *(Compared(key, "-", along(known, (f"{name}: {key}" for name in names), form)) for key, form in forms.items()),
+    )
+
+
+def _drawings(numbers: Numbers) -> dict[str, Drawing]:
+    known, label = numbers["measured"], "latents per neuron"
+
+    def drawn(key: str, colour: str | None = None, scale: float = 100.0) -> Curve | None:
+        return curve(known, {e: f"{_name(e)}: {key}" for e in numbers["expansions"]}, colour, scale=scale)
+
+    types = {
+        "simulators": drawn("simulators", Palette.SIMULATORS),
+        "live sparse latents": drawn("share of sparse latents", Palette.SPARSE),
+        "dead": drawn("dead", Palette.DEAD),
+    }
+    shares = {name: of for name, of in types.items() if of is not None}
+    errors = {name: of for name, of in {"student": drawn("FVU", scale=1.0)}.items() if of is not None}
+    bars = "Means over the seeds with 95 % intervals."
+    return {
+        "wider-types": Drawing(
+            lambda: figures.curves(shares, label, "share of latents (%)", x_scale="log"),
+            f"Types of the latents, by the student's width. {bars}",
+        ),
+        "wider-error": Drawing(
+            lambda: figures.curves(errors, label, "variance unexplained (FVU)", x_scale="log"),
+            f"Their error over the same widths, at {numbers['k']} active latents per token and equal tokens. {bars}",
+        ),
+    }
+
+
+def _token_shares(bench: Bench, order: Order, alive: Tensor) -> Part:
+    """Returns how far single tokens explain the first live latents."""
+    found = examples_of(bench, order, alive.nonzero().flatten()[:N_READ].tolist())
+    known = [part for part in map(token_share, found.values()) if part is not None]
+    return {ON_ONE: sum(known) / len(known) if known else None}

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from benchmarks.replicate import main as read_replication
+
+from examples.report import STUDIES, Finding, Study, replicate
+from examples.report.studies import FirstLatents, NeuronSimulators, SameNeuron, SparseDecoders
+
+from ._bench import bench_of, setting_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:Dictionary .* TargetL0 asked")  # runs of eight steps
+
+GALLERY = Path(__file__).parents[2] / "examples" / "report" / "gallery"
+SOME = (NeuronSimulators(), SameNeuron())
+
+
+def test_every_study_leaves_numbers_figures_and_its_place_on_the_page(folder: Path) -> None:
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    for study in STUDIES:
+        numbers = json.loads((folder / "numbers" / f"{study.name}.json").read_text(encoding="utf-8"))
+        found = study.found(numbers)
+        assert html.escape(study.title) in page
+        assert html.escape(study.claim) in page
+        # What the page says is what the numbers say.
+        assert html.escape(found.summary) in page
+        for clause in found.clauses:
+            assert f"<td>{html.escape(clause.clause.says)}</td>" in page
+            assert f"<td>{html.escape(clause.here)}</td>" in page
+            assert f"<td>{html.escape(clause.result)}</td>" in page
+        for row in found.rows:
+            assert f"<td>{html.escape(row.here)}</td>" in page
+        for name, drawing in found.drawings.items():
+            assert (folder / "figures" / f"{name}.png").stat().st_size > 1000
+            assert (folder / "figures" / f"{name}.svg").stat().st_size > 1000
+            assert html.escape(drawing.caption) in page
+
+
+def test_the_page_needs_nothing_but_the_folder(folder: Path) -> None:
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    for address in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert address.startswith(("data:", "#", "https://www.lesswrong.com/")) or (folder / address).is_file(), address
+    assert (folder / "first-latents.html").is_file()
+
+
+def test_the_page_cites_the_report(folder: Path) -> None:
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert "slavachalnev, Sparse MLP Distillation, LessWrong, 15 January 2024" in page
+    assert 'href="https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation"' in page
+
+
+def test_the_page_says_what_the_run_was_asked_to_do(folder: Path) -> None:
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    for name, value in setting_of().to_dict().items():
+        assert f"<dt>{name.replace('_', ' ')}</dt>" in page, name
+        if isinstance(value, int):
+            assert f"<dd>{value:,}</dd>" in page
+    assert "<dd>a small one</dd>" in page
+
+
+def test_a_run_that_was_stopped_measures_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
+    assert "still to come" not in (tmp_path / "index.html").read_text(encoding="utf-8")
+    measured: list[str] = []
+    measure = SameNeuron.measure
+
+    def noted(self: Study, bench: object) -> dict:
+        measured.append(self.name)
+        return measure(self, bench)  # pyright: ignore[reportArgumentType]
+
+    for study in SOME:
+        monkeypatch.setattr(type(study), "measure", noted)
+    found = replicate(bench_of(), tmp_path, studies=SOME, progress=False)
+    assert measured == ["same-neuron"]
+    assert list(found) == ["neuron-simulators", "same-neuron"]
+
+
+def test_the_page_is_there_as_soon_as_there_is_one_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> dict:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SameNeuron, "measure", stop)
+    with pytest.raises(KeyboardInterrupt):
+        replicate(bench_of(), tmp_path, studies=SOME, progress=False)
+    assert "still to come" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_time_of_a_study_that_was_stopped_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = NeuronSimulators.measure
+
+    def stop(*_: object) -> dict:
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NeuronSimulators, "measure", stop)
+    with pytest.raises(KeyboardInterrupt):
+        replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
+    first = json.loads((tmp_path / "run.json").read_text())["seconds"]["neuron-simulators"]
+    assert first >= 0.2
+    monkeypatch.setattr(NeuronSimulators, "measure", measure)
+    replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
+    assert json.loads((tmp_path / "run.json").read_text())["seconds"]["neuron-simulators"] >= first
+
+
+def test_another_seed_changes_the_numbers(folder: Path, tmp_path: Path) -> None:
+    replicate(bench_of(seed=5), tmp_path, studies=SOME[:1], progress=False)
+    name = "numbers/neuron-simulators.json"
+    assert (tmp_path / name).read_text() != (folder / name).read_text()
+
+
+def test_the_same_seed_gives_the_same_numbers(folder: Path, tmp_path: Path) -> None:
+    replicate(bench_of(), tmp_path, studies=[SparseDecoders()], progress=False)
+    name = "numbers/sparse-decoders.json"
+    assert (tmp_path / name).read_text() == (folder / name).read_text()
+
+
+def test_refuses_the_folder_of_another_run_unless_forced(tmp_path: Path) -> None:
+    replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
+    with pytest.raises(FileExistsError, match="holds a run with another seed"):
+        replicate(bench_of(seed=1), tmp_path, studies=SOME[:1], progress=False)
+    replicate(bench_of(seed=1), tmp_path, studies=SOME[:1], force=True, progress=False)
+    assert json.loads((tmp_path / "run.json").read_text())["facts"]["seed"] == 1
+
+
+def test_refuses_a_folder_with_other_things(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(FileExistsError, match="holds other things"):
+        replicate(bench_of(), tmp_path, studies=SOME, progress=False)
+
+
+def test_every_study_has_a_script_in_the_gallery() -> None:
+    scripts = "\n".join(path.read_text(encoding="utf-8") for path in GALLERY.glob("plot_*.py"))
+    for study in STUDIES:
+        assert f"report.{type(study).__name__}()" in scripts
+    assert len({study.name for study in STUDIES}) == len(STUDIES)
+
+
+def test_scripts_of_the_gallery_draw_what_there_is(folder: Path) -> None:
+    for path in GALLERY.glob("plot_*.py"):
+        script = path.read_text(encoding="utf-8")
+        study = next(study for study in STUDIES if f"report.{type(study).__name__}()" in script)
+        numbers = json.loads((folder / "numbers" / f"{study.name}.json").read_text(encoding="utf-8"))
+        drawn = re.findall(r'found\.draw\("([^"]+)"\)', script)
+        assert drawn, path.name
+        # The small model is untrained: its MLPs don't lower the loss, so that there is no share to draw.
+        missing = set(drawn) - set(study.found(numbers).drawings)
+        assert missing <= {"comment-loss-recovered"}, path.name
+
+
+def test_the_texts_are_those_of_the_latents(folder: Path) -> None:
+    numbers = json.loads((folder / "numbers" / "first-latents.json").read_text())
+    assert len(numbers["of"]["student"]) == 12
+    assert isinstance(FirstLatents().found(numbers), Finding)
+    for latent in numbers["of"]["student"]:
+        for example in latent["examples"]:
+            assert (
+                example["activations"][example["peak"]] == max(e for e in example["activations"]) or latent["max"] > 0
+            )
+
+
+def test_ratings_that_people_add_come_onto_the_page_and_into_the_json(tmp_path: Path) -> None:
+    replicate(bench_of(), tmp_path, studies=[FirstLatents()], progress=False)
+    assert "not rated" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    (tmp_path / "ratings.json").write_text('{"student": {"0": 4, "1": 2}}')
+    replicate(bench_of(), tmp_path, studies=[FirstLatents()], progress=False)
+    assert "<td>3.000 ± 1.960 of 2</td>" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    numbers = json.loads((tmp_path / "numbers" / "first-latents.json").read_text())
+    assert numbers["given"] == {"student": {"0": 4, "1": 2}}
+    replicate(bench_of(seed=1), tmp_path, studies=[FirstLatents()], force=True, progress=False)
+    assert "not rated" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert (tmp_path / "earlier-ratings.json").is_file()
+    (tmp_path / "ratings.json").write_text("{")
+    with pytest.raises(ValueError, match=r"`ratings.json` must be JSON"):
+        replicate(bench_of(seed=1), tmp_path, studies=[FirstLatents()], progress=False)
+
+
+def test_the_page_keeps_what_was_measured_before(tmp_path: Path) -> None:
+    replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
+    found = replicate(bench_of(), tmp_path, studies=SOME[1:], progress=False)
+    assert list(found) == ["neuron-simulators", "same-neuron"]
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    for study in SOME:
+        assert html.escape(study.claim) in page
+
+
+def test_the_benchmarks_read_what_a_replication_has_so_far(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    for study in STUDIES[2:]:
+        (copy / "numbers" / f"{study.name}.json").unlink()
+    read_replication([str(copy), "--out", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "for 2 of 15 studies" in text
+    document = json.loads((tmp_path / "replicate.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert set(document["studies"]) == {study.name for study in STUDIES[:2]}
+    for study in document["studies"].values():
+        assert all(len(clause) == 5 for clause in study["clauses"])
+        assert study["verdict"] in text
+    for study in STUDIES[:2]:
+        (copy / "numbers" / f"{study.name}.json").unlink()
+    with pytest.raises(SystemExit, match="holds no study's numbers yet"):
+        read_replication([str(copy), "--out", str(tmp_path)])
