@@ -167,6 +167,6 @@ def test_axes_of_pyplot_are_left_to_pyplot() -> None:
 def test_rooms_with_extras_are_imported_at_their_first_use() -> None:
     assert {"figures", "pages", "studies"} <= set(dir(sd))
     assert sd.pages.token_strings
-    assert sd.studies.Study
+    assert sd.studies.take_apart
     with pytest.raises(AttributeError, match="no attribute 'figure'"):
         _ = sd.figure
