@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from sparsedict import checks
 from sparsedict.activations import Activation
 from sparsedict.batches import Points
-from sparsedict.dictionaries._affine import affine_entries
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._from_weights import from_weights
 from sparsedict.dictionaries._input_norm import checked_input_norm, without_scale
@@ -170,7 +169,7 @@ class SparseAutoencoder(Dictionary):
     def pre_activations_at(
         self, x: Float[Tensor, "n_tokens d_in"], support: Support, known: Float[Tensor, " n_entries"] | None = None
     ) -> Float[Tensor, " n_entries"]:
-        return affine_entries(self, x, support, known, offset=self._offset())
+        return self._affine_at(x, support, known, offset=self._offset())
 
     def _offset(self) -> Float[Tensor, " d_in"] | None:
         return -self.decoder_bias if self.input_offset == "decoder_bias" else self.input_bias

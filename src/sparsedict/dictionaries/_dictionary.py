@@ -9,81 +9,45 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sparsedict import checks, hub
 from sparsedict.activations import Activation, State
 from sparsedict.batches import Activations, Points
-from sparsedict.dictionaries._affine import affine_entries
 from sparsedict.dictionaries._description import described
 from sparsedict.dictionaries._encode import encode_rows
+from sparsedict.dictionaries._encoder_decoder import EncoderDecoder, check_part
 from sparsedict.dictionaries._module import Reconstructing
 from sparsedict.dictionaries._representation import summary
 from sparsedict.dictionaries._scales import Scales, gain, spread
-from sparsedict.dictionaries._start import placed, start_from, sums, unit_rows
-from sparsedict.dictionaries._start_tokens import drawn_seed
+from sparsedict.dictionaries._start import start_from
 from sparsedict.dictionaries._state import ActivationState, initial_state
 from sparsedict.display import Displayed
-from sparsedict.kernels import matmul
 from sparsedict.latents import Encoding, SparseLatents, Support, firing_counts, per_entry
 from sparsedict.norms import DecoderNorm
 from sparsedict.storage import Description, check_finite, write_dictionary
 from sparsedict.types import DictionaryOutput
 
 
-class Dictionary(nn.Module, ABC):
+class Dictionary(EncoderDecoder, ABC):
     """An encoder, an activation and a decoder under a norm constraint.
 
-    By default the encoder is affine and the decoder linear: ``latents = activation(x @ encoder.T + encoder_bias)``,
-    ``y = latents @ decoder + decoder_bias``. A kind states ``reads`` and ``writes``, and overrides the steps that
-    differ:
-
-    - :meth:`encoder_inputs`, where the encoder's matrix is applied to a function of the input;
-    - :meth:`pre_activations`, where the encoder isn't affine, and :meth:`pre_activations_at` to train it sparsely;
-    - :meth:`decode`, where the decoder isn't linear;
-    - :meth:`reconstruct`, where the output also depends on the input.
-
-    All weights are latent-major. A new dictionary is in evaluation mode; ``fit`` switches it to training mode.
+    A kind states ``reads`` and ``writes``, and overrides the steps of :class:`EncoderDecoder` that differ from an
+    affine encoder and a linear decoder. A new dictionary is in evaluation mode; ``fit`` switches it to training mode.
 
     Attributes:
-        encoder: ``[n_latents, d_in]``.
-        encoder_bias: ``[n_latents]``.
-        decoder: ``[n_latents, d_out]``.
-        decoder_bias: ``[d_out]``.
-        activation: How pre-activations become latents.
-        activation_state: What the activation learned or measured here.
-        decoder_norm: The constraint on decoder rows.
         reads: The points whose activations it takes: ``"inputs"``, ``"outputs"`` or ``"neurons"`` of one site, or a
             tuple of points of several sites, such as ``("0.inputs", "1.inputs")``, which are concatenated.
         writes: The points whose activations it reproduces.
         trained_on: Where it was trained, as training noted it; saved with it, so what it holds must fit into JSON.
-        start_seed: Seed by which :meth:`initialise_` draws its tokens; the constructor draws it after the weights.
-        has_affine_encoder: Whether ``pre_activations(x) == encoder_inputs(x) @ encoder.T + encoder_bias``. A kind that
-            overrides :meth:`pre_activations` without :meth:`encoder_inputs` has it set to ``False``.
     """
 
     reads: Points
     writes: Points
-    has_affine_encoder: ClassVar[bool] = True
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        bases = [base for base in cls.__bases__ if issubclass(base, Dictionary)]
-
-        def overrides(name: str) -> bool:
-            return all(getattr(cls, name) is not getattr(base, name) for base in bases)
-
-        if overrides("pre_activations") and "has_affine_encoder" not in vars(cls):
-            cls.has_affine_encoder = overrides("encoder_inputs")
-        encodes_anew = overrides("pre_activations") or overrides("encoder_inputs")
-        if encodes_anew and not overrides("pre_activations_at"):
-            # The inherited method computes the entries of the base's encoder.
-            cls.pre_activations_at = Dictionary.pre_activations_at
 
     def __init__(
         self,
@@ -102,32 +66,10 @@ class Dictionary(nn.Module, ABC):
                 "`Dictionary` is abstract: use a kind such as `sd.SparseDistiller`, or derive a class that states "
                 "`reads` and `writes`."
             )
-        super().__init__()
-        d_in, d_out = checks.at_least("d_in", d_in, 1), checks.at_least("d_out", d_out, 1)
-        n_latents = checks.at_least("n_latents", n_latents, 1)
-        _check_part("activation", activation, Activation, "sd.TopK(k=32)")
-        _check_part("decoder_norm", decoder_norm, DecoderNorm, "sd.UnitNorm()")
-        activation.check(n_latents)
-        self.activation = activation
-        self.decoder_norm = decoder_norm
+        options = {"device": device, "dtype": dtype, "generator": generator}
+        super().__init__(d_in, d_out, n_latents, activation=activation, decoder_norm=decoder_norm, **options)
         self.trained_on: dict[str, Any] = {}
-        place = placed(device, dtype)
-        self.activation_state: ActivationState = ActivationState(activation, n_latents, **place)
-        decoder = unit_rows(n_latents, d_out, generator, place["device"]).to(**place)
-        if not decoder.is_meta:
-            decoder_norm.constrain_(decoder)
-        self.encoder: nn.Parameter = nn.Parameter(self._initial_encoder(decoder, d_in, generator).to(**place))
-        self.encoder_bias: nn.Parameter = nn.Parameter(torch.zeros(n_latents, **place))
-        self.decoder: nn.Parameter = nn.Parameter(decoder)
-        self.decoder_bias: nn.Parameter = nn.Parameter(torch.zeros(d_out, **place))
-        self._drawn = (self.encoder.dtype, sums(self._weights()))
-        # Without memory nothing is drawn: what is made so gets its weights from a file.
-        self.start_seed: int = 0 if decoder.is_meta else drawn_seed(generator)
         self.eval()
-
-    def _initial_encoder(self, decoder: Tensor, d_in: int, generator: torch.Generator | None) -> Tensor:
-        """Returns unit rows to start the encoder from, ``[n_latents, d_in]``: random unless a kind knows better."""
-        return unit_rows(len(decoder), d_in, generator, decoder.device)
 
     def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
         """Starts the weights of a new dictionary from a sample of its data; `fit` does so with its first batches.
@@ -171,74 +113,7 @@ class Dictionary(nn.Module, ABC):
     @property
     def is_untouched(self) -> bool:
         """Whether the weights are those that the constructor drew, not trained, loaded, edited or frozen."""
-        if self.trained_on or not all(weight.requires_grad for weight in self._weights()):
-            return False
-        dtype, drawn = self._drawn
-        # Conversion to another type moves the sums a little; otherwise any edit shows in one of them.
-        tolerance = 1e-9 if self.encoder.dtype == dtype else 1e-2
-        return torch.allclose(sums(self._weights()), drawn, rtol=tolerance, atol=tolerance)
-
-    def _weights(self) -> tuple[nn.Parameter, ...]:
-        return self.encoder, self.encoder_bias, self.decoder, self.decoder_bias
-
-    @property
-    def per_latent(self) -> frozenset[str]:
-        """Names of the weights in ``state_dict`` whose rows belong to latents, for ``sd.load(path, latents=...)``.
-
-        Extend it in a kind with such weights of its own: ``super().per_latent | {"gate"}``.
-        """
-        kept = self.activation_state.state_dict().items()
-        state = {f"activation_state.{name}" for name, value in kept if value.ndim}
-        return frozenset({"encoder", "encoder_bias", "decoder", *state})
-
-    @property
-    def d_in(self) -> int:
-        return self.encoder.shape[1]
-
-    @property
-    def d_out(self) -> int:
-        return self.decoder.shape[1]
-
-    @property
-    def n_latents(self) -> int:
-        return self.encoder.shape[0]
-
-    def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        """Returns the vectors that the encoder's matrix is applied to: the inputs by default."""
-        return x
-
-    def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        """Returns the arguments of the activation: ``encoder_inputs(x) @ encoder.T + encoder_bias`` by default."""
-        return functional.linear(self.encoder_inputs(x), self.encoder, self.encoder_bias)
-
-    def pre_activations_at(
-        self, x: Float[Tensor, "n_tokens d_in"], support: Support, known: Float[Tensor, " n_entries"] | None = None
-    ) -> Float[Tensor, " n_entries"]:
-        """Returns the pre-activations at the entries of a support, differentiable.
-
-        Training calls it once the support is known, so that a backward pass costs as much as the entries. The default
-        is sparse for affine encoders. For other encoders the gradient flows through :meth:`pre_activations`, which is
-        exact and dense; override this method along with that one to train such an encoder sparsely.
-
-        Args:
-            x: One row for each token.
-            support: The entries.
-            known: Their values, where these were computed to find the support. They carry the gradient of
-                :meth:`pre_activations` if that computed them; detach them where this method defines the gradient.
-        """
-        if self.has_affine_encoder:
-            return affine_entries(self, x, support, known)
-        return self.pre_activations(x)[support.tokens, support.latents] if known is None else known
-
-    def decode(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> Float[Tensor, "*batch d_out"]:
-        """Returns the part of the output that depends on the latents alone: ``latents @ decoder + decoder_bias``."""
-        return matmul(latents, self.decoder) + self.decoder_bias
-
-    def reconstruct(
-        self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]
-    ) -> Float[Tensor, "*batch d_out"]:
-        """Returns the whole output, from latents and, where a kind needs them, the inputs."""
-        return self.decode(latents)
+        return not self.trained_on and self.has_drawn_weights()
 
     def folded(self) -> Dictionary:
         """Returns an equal dictionary that reads activations as they are: its normalisation lies in the weights.
@@ -265,7 +140,7 @@ class Dictionary(nn.Module, ABC):
         Raises:
             ValueError: If the activation can't serve this number of latents, or the state isn't its own.
         """
-        _check_part("activation", activation, Activation, "sd.TopK(k=32)")
+        check_part("activation", activation, Activation, "sd.TopK(k=32)")
         activation.check(self.n_latents)
         like = self.encoder.detach()
         state = initial_state(activation, self.n_latents, like, activation_state or {})
@@ -525,10 +400,3 @@ class ForwardPass(Displayed):
     def firing_counts(self) -> Int[Tensor, " n_latents"]:
         """Returns on how many tokens each latent fired."""
         return firing_counts(self.encoding.latents())
-
-
-def _check_part(name: str, value: object, kind: type, example: str) -> None:
-    if not isinstance(value, kind):
-        article = "an" if kind.__name__[0] in "AEIOU" else "a"
-        hint = " (pass an instance, not the class)" if isinstance(value, type) else ""
-        raise TypeError(f"`{name}` must be {article} {kind.__name__} such as `{example}`, got {value!r}{hint}.")

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from sparsedict.activations import GELU, Activation, ReLU, SiLU
 from sparsedict.batches import Points
-from sparsedict.dictionaries._affine import affine_entries
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._from_weights import from_weights
 from sparsedict.dictionaries._input_norm import checked_input_norm, without_scale
@@ -92,7 +91,7 @@ class SparseDistiller(Dictionary):
     def pre_activations_at(
         self, x: Float[Tensor, "n_tokens d_in"], support: Support, known: Float[Tensor, " n_entries"] | None = None
     ) -> Float[Tensor, " n_entries"]:
-        return affine_entries(self, x, support, known, offset=self.input_bias)
+        return self._affine_at(x, support, known, offset=self.input_bias)
 
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]

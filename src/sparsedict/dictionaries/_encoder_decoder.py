@@ -1,41 +1,198 @@
-"""The members of a dictionary that encoding, initialisation and scales use."""
+"""The weights of a dictionary and the steps from its input to its output, which kinds override."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
+from sparsedict import checks
 from sparsedict.activations import Activation
-from sparsedict.dictionaries._affine import AffineEncoder
+from sparsedict.dictionaries._new_weights import drawn_seed, placed, sums, unit_rows
 from sparsedict.dictionaries._state import ActivationState
+from sparsedict.kernels import affine_at, matmul
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.norms import DecoderNorm
 
 
-@runtime_checkable
-class EncoderDecoder(AffineEncoder, Protocol):
-    """An encoder, an activation and a decoder; see `Dictionary`, which has these members."""
+class EncoderDecoder(nn.Module):
+    """The weights of a :class:`Dictionary`, and the steps from its input to its output.
 
-    decoder: nn.Parameter
-    decoder_bias: nn.Parameter
-    activation: Activation
-    activation_state: ActivationState
-    decoder_norm: DecoderNorm
-    training: bool
-    start_seed: int
-    has_affine_encoder: ClassVar[bool]
+    By default the encoder is affine and the decoder linear: ``latents = activation(x @ encoder.T + encoder_bias)``,
+    ``y = latents @ decoder + decoder_bias``. A kind of dictionary overrides the steps that differ:
+
+    - :meth:`encoder_inputs`, where the encoder's matrix is applied to a function of the input;
+    - :meth:`pre_activations`, where the encoder isn't affine, and :meth:`pre_activations_at` to train it sparsely;
+    - :meth:`decode`, where the decoder isn't linear;
+    - :meth:`reconstruct`, where the output also depends on the input.
+
+    All weights are latent-major.
+
+    Attributes:
+        encoder: ``[n_latents, d_in]``.
+        encoder_bias: ``[n_latents]``.
+        decoder: ``[n_latents, d_out]``.
+        decoder_bias: ``[d_out]``.
+        activation: How pre-activations become latents.
+        activation_state: What the activation learned or measured here.
+        decoder_norm: The constraint on decoder rows.
+        start_seed: Seed by which `Dictionary.initialise_` draws its tokens; the constructor draws it after the weights.
+        has_affine_encoder: Whether ``pre_activations(x) == encoder_inputs(x) @ encoder.T + encoder_bias``. A kind that
+            overrides :meth:`pre_activations` without :meth:`encoder_inputs` has it set to ``False``.
+    """
+
+    has_affine_encoder: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        bases = [base for base in cls.__bases__ if issubclass(base, EncoderDecoder)]
+
+        def overrides(name: str) -> bool:
+            return all(getattr(cls, name) is not getattr(base, name) for base in bases)
+
+        if overrides("pre_activations") and "has_affine_encoder" not in vars(cls):
+            cls.has_affine_encoder = overrides("encoder_inputs")
+        encodes_anew = overrides("pre_activations") or overrides("encoder_inputs")
+        if encodes_anew and not overrides("pre_activations_at"):
+            # The inherited method computes the entries of the base's encoder.
+            cls.pre_activations_at = EncoderDecoder.pre_activations_at
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        n_latents: int,
+        *,
+        activation: Activation,
+        decoder_norm: DecoderNorm,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        d_in, d_out = checks.at_least("d_in", d_in, 1), checks.at_least("d_out", d_out, 1)
+        n_latents = checks.at_least("n_latents", n_latents, 1)
+        check_part("activation", activation, Activation, "sd.TopK(k=32)")
+        check_part("decoder_norm", decoder_norm, DecoderNorm, "sd.UnitNorm()")
+        activation.check(n_latents)
+        self.activation = activation
+        self.decoder_norm = decoder_norm
+        place = placed(device, dtype)
+        self.activation_state: ActivationState = ActivationState(activation, n_latents, **place)
+        decoder = unit_rows(n_latents, d_out, generator, place["device"]).to(**place)
+        if not decoder.is_meta:
+            decoder_norm.constrain_(decoder)
+        self.encoder: nn.Parameter = nn.Parameter(self._initial_encoder(decoder, d_in, generator).to(**place))
+        self.encoder_bias: nn.Parameter = nn.Parameter(torch.zeros(n_latents, **place))
+        self.decoder: nn.Parameter = nn.Parameter(decoder)
+        self.decoder_bias: nn.Parameter = nn.Parameter(torch.zeros(d_out, **place))
+        self._drawn = (self.encoder.dtype, sums(self._weights()))
+        # Without memory nothing is drawn: what is made so gets its weights from a file.
+        self.start_seed: int = 0 if decoder.is_meta else drawn_seed(generator)
+
+    def _initial_encoder(self, decoder: Tensor, d_in: int, generator: torch.Generator | None) -> Tensor:
+        """Returns unit rows to start the encoder from, ``[n_latents, d_in]``: random unless a kind knows better."""
+        return unit_rows(len(decoder), d_in, generator, decoder.device)
+
+    def has_drawn_weights(self) -> bool:
+        """Returns whether the weights are those that the constructor drew, not edited or frozen."""
+        if not all(weight.requires_grad for weight in self._weights()):
+            return False
+        dtype, drawn = self._drawn
+        # Conversion to another type moves the sums a little; otherwise any edit shows in one of them.
+        tolerance = 1e-9 if self.encoder.dtype == dtype else 1e-2
+        return torch.allclose(sums(self._weights()), drawn, rtol=tolerance, atol=tolerance)
+
+    def _weights(self) -> tuple[nn.Parameter, ...]:
+        return self.encoder, self.encoder_bias, self.decoder, self.decoder_bias
 
     @property
-    def n_latents(self) -> int: ...
+    def per_latent(self) -> frozenset[str]:
+        """Names of the weights in ``state_dict`` whose rows belong to latents, for ``sd.load(path, latents=...)``.
 
-    def parameters(self) -> Iterator[nn.Parameter]: ...
+        Extend it in a kind with such weights of its own: ``super().per_latent | {"gate"}``.
+        """
+        kept = self.activation_state.state_dict().items()
+        state = {f"activation_state.{name}" for name, value in kept if value.ndim}
+        return frozenset({"encoder", "encoder_bias", "decoder", *state})
 
-    def pre_activations(self, x: Tensor, /) -> Tensor: ...
+    @property
+    def d_in(self) -> int:
+        return self.encoder.shape[1]
 
-    def pre_activations_at(self, x: Tensor, support: Support, known: Tensor, /) -> Tensor: ...
+    @property
+    def d_out(self) -> int:
+        return self.decoder.shape[1]
 
-    def encode_sparse(self, x: Tensor, /) -> SparseLatents: ...
+    @property
+    def n_latents(self) -> int:
+        return self.encoder.shape[0]
 
-    def reconstruct(self, latents: Tensor | SparseLatents, inputs: Tensor, /) -> Tensor: ...
+    def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """Returns the vectors that the encoder's matrix is applied to: the inputs by default."""
+        return x
+
+    def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        """Returns the arguments of the activation: ``encoder_inputs(x) @ encoder.T + encoder_bias`` by default."""
+        return functional.linear(self.encoder_inputs(x), self.encoder, self.encoder_bias)
+
+    def pre_activations_at(
+        self, x: Float[Tensor, "n_tokens d_in"], support: Support, known: Float[Tensor, " n_entries"] | None = None
+    ) -> Float[Tensor, " n_entries"]:
+        """Returns the pre-activations at the entries of a support, differentiable.
+
+        Training calls it once the support is known, so that a backward pass costs as much as the entries. The default
+        is sparse for affine encoders. For other encoders the gradient flows through :meth:`pre_activations`, which is
+        exact and dense; override this method along with that one to train such an encoder sparsely.
+
+        Args:
+            x: One row for each token.
+            support: The entries.
+            known: Their values, where these were computed to find the support. They carry the gradient of
+                :meth:`pre_activations` if that computed them; detach them where this method defines the gradient.
+        """
+        if self.has_affine_encoder:
+            return self._affine_at(x, support, known)
+        return self.pre_activations(x)[support.tokens, support.latents] if known is None else known
+
+    def _affine_at(
+        self,
+        x: Float[Tensor, "n_tokens d_in"],
+        support: Support,
+        known: Float[Tensor, " n_entries"] | None,
+        offset: Float[Tensor, " d_in"] | None = None,
+    ) -> Float[Tensor, " n_entries"]:
+        """Returns the entries of the affine encoder; the gradients are as sparse as the entries.
+
+        Args:
+            x: One row for each token.
+            support: The entries.
+            known: Their values, where these were computed to find the support.
+            offset: A vector that `encoder_inputs` adds to every token, where that method learns nothing else. Its
+                gradient takes one product with a vector; the gradient of each token's input takes as long as decoding.
+        """
+        inputs = self.encoder_inputs(x)
+        known = None if known is None else known.detach().to(inputs.dtype)
+        if offset is None or x.requires_grad:
+            return affine_at(inputs, self.encoder, self.encoder_bias, support, known)
+        return affine_at(inputs.detach(), self.encoder, self.encoder_bias, support, known, offset)
+
+    def decode(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> Float[Tensor, "*batch d_out"]:
+        """Returns the part of the output that depends on the latents alone: ``latents @ decoder + decoder_bias``."""
+        return matmul(latents, self.decoder) + self.decoder_bias
+
+    def reconstruct(
+        self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]
+    ) -> Float[Tensor, "*batch d_out"]:
+        """Returns the whole output, from latents and, where a kind needs them, the inputs."""
+        return self.decode(latents)
+
+
+def check_part(name: str, value: object, kind: type, example: str) -> None:
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        hint = " (pass an instance, not the class)" if isinstance(value, type) else ""
+        raise TypeError(f"`{name}` must be {article} {kind.__name__} such as `{example}`, got {value!r}{hint}.")

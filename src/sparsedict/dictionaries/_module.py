@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
+from sparsedict.latents import SparseLatents
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """The members of a dictionary that the module calls."""
+
+    encoder: nn.Parameter
+    training: bool
+
+    def encode_sparse(self, x: Tensor, /) -> SparseLatents: ...
+
+    def reconstruct(self, latents: SparseLatents, inputs: Tensor, /) -> Tensor: ...
 
 
 class Reconstructing(nn.Module):
@@ -15,7 +29,7 @@ class Reconstructing(nn.Module):
         dictionary: The dictionary, whose parameters these are.
     """
 
-    def __init__(self, dictionary: EncoderDecoder) -> None:
+    def __init__(self, dictionary: Encodes) -> None:
         super().__init__()
         self.dictionary = dictionary
         self.training = dictionary.training

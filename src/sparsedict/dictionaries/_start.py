@@ -1,9 +1,6 @@
-"""What a dictionary's weights begin with: random rows, then a sample of its data."""
+"""The start of a dictionary's weights from a sample of its data."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,34 +15,6 @@ INITIAL_NORM = 0.1
 
 Short rows turn quickly under Adam; ``benchmarks.initialisation`` compares.
 """
-
-
-def placed(device: torch.device | str | None, dtype: torch.dtype | None) -> dict[str, Any]:
-    """Returns where weights are made and their type: PyTorch's defaults where nothing is asked for."""
-    return {
-        "device": torch.get_default_device() if device is None else torch.device(device),
-        "dtype": torch.get_default_dtype() if dtype is None else dtype,
-    }
-
-
-def unit_rows(n_rows: int, width: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Returns rows of norm 1 in random directions, drawn on the generator's device or the CPU."""
-    if device.type == "meta":
-        # The first number drawn without memory would import a good part of PyTorch.
-        return torch.empty(n_rows, width, device=device, dtype=torch.float32)
-    where = "cpu" if generator is None else generator.device
-    rows = torch.randn(n_rows, width, generator=generator, device=where, dtype=torch.float32)
-    return functional.normalize(rows, dim=-1)
-
-
-@torch.no_grad()
-def sums(weights: Sequence[Tensor]) -> Tensor:
-    """Returns sum and norm of each weight on the CPU, by which a change is noticed; NaN for weights without memory."""
-    if weights[0].is_meta:
-        return torch.full((2 * len(weights),), torch.nan, device="cpu", dtype=torch.float64)
-    totals = [weight.sum(dtype=torch.float64) for weight in weights]
-    norms = [torch.linalg.vector_norm(weight, dtype=torch.float64) for weight in weights]
-    return torch.stack(totals + norms).cpu()
 
 
 @in_own_state

@@ -12,16 +12,6 @@ from torch import Tensor
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
 from sparsedict.kernels import first_of_equal
 
-LARGEST_SEED = 2**63 - 1
-
-
-def drawn_seed(generator: torch.Generator | None) -> int:
-    """Returns a seed drawn from a copy of a generator, or of PyTorch's own of the CPU, which stays where it is."""
-    source = torch.default_generator if generator is None else generator
-    copy = torch.Generator(source.device)
-    copy.set_state(source.get_state())
-    return int(torch.randint(LARGEST_SEED, (), generator=copy, device=source.device, dtype=torch.int64))
-
 
 def start_tokens(
     seed: int, n_latents: int, inputs: Float[Tensor, "n_tokens d_in"]
