@@ -30,7 +30,7 @@ from sparsedict.activations import (
     TopK,
 )
 from sparsedict.adapters import Adapter
-from sparsedict.analysis import Calibration, Evaluation, calibrate_threshold, evaluate
+from sparsedict.analysis import Calibration, Evaluation, SitesEvaluation, calibrate_threshold, evaluate
 from sparsedict.batches import ActivationBatch, Activations
 from sparsedict.data import ActivationStore, ActivationStream
 from sparsedict.dictionaries import Dictionary, ForwardPass, SparseAutoencoder, SparseDistiller
@@ -102,6 +102,7 @@ __all__ = [
     "SiLU",
     "Site",
     "Sites",
+    "SitesEvaluation",
     "SparseAutoencoder",
     "SparseDistiller",
     "SparseLatents",

@@ -16,6 +16,7 @@ from sparsedict.analysis._latent_types import LatentTypes, latent_types
 from sparsedict.analysis._loss_recovered import loss_recovered
 from sparsedict.analysis._neuron_match import NeuronMatch, match_neurons
 from sparsedict.analysis._recovered import LossRecovered
+from sparsedict.analysis._sites_evaluation import DictionaryUse, SiteEvaluation, SitesEvaluation
 from sparsedict.analysis._top_examples import Example, TopExamples, top_examples
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Clusters",
     "DeadLatents",
     "DictionaryMatch",
+    "DictionaryUse",
     "Evaluation",
     "Example",
     "FiringFrequencies",
@@ -32,6 +34,8 @@ __all__ = [
     "NeuronMatch",
     "ReconstructionError",
     "SimulatorCorrelation",
+    "SiteEvaluation",
+    "SitesEvaluation",
     "TopExamples",
     "ablated_error",
     "calibrate_threshold",

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from sparsedict.adapters import Adapter
 from sparsedict.analysis._blocks import evaluation_mode
+from sparsedict.analysis._evaluate_sites import evaluate_sites
 from sparsedict.analysis._firing import DeadLatents
-from sparsedict.analysis._loss_recovered import ModelLoss, RunningMean, captures, measure_losses
-from sparsedict.analysis._masked_tokens import NotCausalError
+from sparsedict.analysis._loss_recovered import captures, conditions
+from sparsedict.analysis._measure_losses import ModelLoss, RunningMean, known_losses, measure_losses
 from sparsedict.analysis._recovered import LossRecovered
+from sparsedict.analysis._sites_evaluation import SitesEvaluation, loss_numbers
 from sparsedict.analysis._token_batches import Tokens
-from sparsedict.analysis._token_loss import NoLossError
+from sparsedict.batches import Points
 from sparsedict.display import Displayed, finite, shown
 from sparsedict.latents import firing_counts
 from sparsedict.metrics import RunningError, RunningL0
-from sparsedict.sites import Site
+from sparsedict.sites import Site, Sites
 from sparsedict.types import Role
 
 
@@ -53,7 +56,6 @@ class Evaluation(Displayed):
 
     def to_dict(self) -> dict[str, float | int | None]:
         """Returns the numbers by name, for tables and JSON; None where there is none, ``note`` says why."""
-        losses = self.losses
         numbers = {
             "fvu": self.fvu,
             "squared_error": self.squared_error,
@@ -61,14 +63,7 @@ class Evaluation(Displayed):
             "n_latents": self.n_latents,
             "n_dead": self.dead.n_dead,
             "n_tokens": self.n_tokens,
-            "loss_recovered_zero": None if losses is None else losses.zero,
-            "loss_recovered_mean": None if losses is None else losses.mean,
-            "kl": None if losses is None else losses.kl,
-            "loss_base": None if losses is None else losses.base,
-            "loss_replaced": None if losses is None else losses.replaced,
-            "loss_zero_ablated": None if losses is None else losses.zero_ablated,
-            "loss_mean_ablated": None if losses is None else losses.mean_ablated,
-        }
+        } | loss_numbers(self.losses)
         return finite(numbers)
 
     def display_rows(self) -> list[tuple[str, ...]]:
@@ -103,8 +98,38 @@ class Evaluation(Displayed):
         return "\n".join(lines)
 
 
+@overload
 def evaluate(
     site: Site,
+    dictionary: Any,
+    tokens: Any,
+    *,
+    batch_size: int = ...,
+    n_tokens: int | None = ...,
+    loss: ModelLoss | None = ...,
+    mask_token: int | None = ...,
+    reads: Role | None = ...,
+    writes: Role | None = ...,
+) -> Evaluation: ...
+
+
+@overload
+def evaluate(
+    site: Mapping[str, Site],
+    dictionary: Any,
+    tokens: Any,
+    *,
+    batch_size: int = ...,
+    n_tokens: int | None = ...,
+    loss: ModelLoss | None = ...,
+    mask_token: int | None = ...,
+    reads: Points | None = ...,
+    writes: Points | None = ...,
+) -> SitesEvaluation: ...
+
+
+def evaluate(
+    site: Site | Mapping[str, Site],
     dictionary: Any,
     tokens: Any,
     *,
@@ -112,22 +137,31 @@ def evaluate(
     n_tokens: int | None = None,
     loss: ModelLoss | None = None,
     mask_token: int | None = None,
-    reads: Role | None = None,
-    writes: Role | None = None,
-) -> Evaluation:
-    """Measures reconstruction, sparsity, latents that never fire, and losses with the dictionary in its MLP's place.
+    reads: Points | None = None,
+    writes: Points | None = None,
+) -> Evaluation | SitesEvaluation:
+    """Measures reconstruction, sparsity, latents that never fire, and losses with dictionaries in the places of MLPs.
+
+    For several sites, FVU and L0 are those of each site, on activations of the model as it is. Losses are measured
+    with each site alone replaced and with all sites replaced at once; the baselines write zero, or the mean, at the
+    same sites.
 
     Args:
-        site: Where the MLP is.
-        dictionary: A `Dictionary`, `Neurons`, or any object with ``encode`` and ``decode``.
+        site: The site of the MLP; or `Sites`, or a mapping of names to sites.
+        dictionary: A `Dictionary`, `Neurons`, or any object with ``encode`` and ``decode``; for several sites a mapping
+            of site names to these, a list, or one that names its points, as `Sites.replaced` takes them.
         tokens: Ids ``[n_sequences, n_positions]``, a mapping of the model's keyword arguments, or any other form that
             an `ActivationStream` takes; of text that the dictionary wasn't trained on.
         batch_size: Sequences in one forward pass.
-        n_tokens: Stop after the batch in which so many positions that count have been seen; by default use all.
+        n_tokens: Stop after the batch in which so many positions that count have been seen; by default use all. With
+            several sites a position counts if all of them keep it.
         loss: A loss of one's own, see `loss_recovered`.
         mask_token: Id of the mask token of a model that isn't causal, see `loss_recovered`.
-        reads: Which activations another library's object takes.
-        writes: Which it gives; by default the outputs, or the neurons' for one that reads these.
+        reads: The activations that another library's object takes.
+        writes: The activations that it gives; by default the outputs, or the neurons for one that reads these.
+
+    Returns:
+        An `Evaluation`; for several sites a `SitesEvaluation`.
 
     Raises:
         ValueError: If the tokens are empty, or the dictionary doesn't fit the site.
@@ -141,6 +175,19 @@ def evaluate(
         >>> abs(round(result.losses.kl, 3)), result.n_tokens
         (0.0, 32)
     """
+    if isinstance(site, Mapping):
+        sites = site if isinstance(site, Sites) else Sites(site)
+        return evaluate_sites(
+            sites,
+            dictionary,
+            tokens,
+            batch_size=batch_size,
+            n_tokens=n_tokens,
+            loss=loss,
+            mask_token=mask_token,
+            reads=reads,
+            writes=writes,
+        )
     adapter = Adapter(dictionary, reads, writes)
     error, sparsity, mean = RunningError(), RunningL0(), RunningMean()
     fired: Tensor | None = None
@@ -156,13 +203,9 @@ def evaluate(
             counts = _measure(adapter, inputs, targets, error, sparsity)
             fired = counts if fired is None else fired + counts
         assert fired is not None
-        losses, note = None, None
-        try:
-            losses = measure_losses(site, adapter, batches, mean.value, loss, mask_token)
-        except NotCausalError as unknown:
-            losses = LossRecovered.unknown(str(unknown))
-        except NoLossError as missing:
-            note = str(missing)
+        named = {"": conditions(site, adapter, mean.value)}
+        found, note = known_losses(lambda: measure_losses([site], named, batches, loss, mask_token), named)
+    losses = None if found is None else found[""]
     dead = DeadLatents(fired == 0, error.n_tokens)
     note = note if losses is None else losses.note
     return Evaluation(error.fvu, error.squared_error, sparsity.value, dead, error.n_tokens, losses, note)

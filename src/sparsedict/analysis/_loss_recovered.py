@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,17 +12,12 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.adapters import Adapter, as_role
 from sparsedict.analysis._blocks import evaluation_mode
-from sparsedict.analysis._gaps import LossSums
+from sparsedict.analysis._measure_losses import Conditions, ModelLoss, RunningMean, measure_losses
 from sparsedict.analysis._recovered import LossRecovered
-from sparsedict.analysis._scorer import Scorer
 from sparsedict.analysis._token_batches import Tokens, token_batches
-from sparsedict.analysis._token_loss import NoLossError
 from sparsedict.batches import Activations
 from sparsedict.sites import Constant, Site
 from sparsedict.types import Role
-
-ModelLoss = Callable[[Tensor, Tokens, Tensor], Tensor]
-"""From the model's output, the tokens and the mask of positions that count, to the losses that count, ``[n]``."""
 
 
 def loss_recovered(
@@ -82,9 +77,18 @@ def loss_recovered(
             running.update_(seen.batch().of(role))
         if mean is None:
             mean = running.value
-        return measure_losses(
-            site, adapter, batches, checks.latent_vector("mean", mean, running.width), loss, mask_token
-        )
+        mean = checks.latent_vector("mean", mean, running.width)
+        return measure_losses([site], {"": conditions(site, adapter, mean)}, batches, loss, mask_token)[""]
+
+
+def conditions(site: Site, adapter: Adapter, mean: Float[Tensor, " d_out"]) -> Conditions:
+    """Returns the contexts of a site with a dictionary, zero and the mean in the place of its activations."""
+    writes = as_role(adapter.points[1])
+    return Conditions(
+        lambda: site.replaced(adapter),
+        lambda: site.replaced(Constant(torch.zeros_like(mean), writes)),
+        lambda: site.replaced(Constant(mean, writes)),
+    )
 
 
 def captures(
@@ -98,96 +102,3 @@ def captures(
         n_left -= int(seen.kept.sum())
         if n_left <= 0:
             return
-
-
-def measure_losses(
-    site: Site,
-    adapter: Adapter,
-    batches: Iterable[tuple[Tokens, Tensor]],
-    mean: Float[Tensor, " d_out"],
-    loss: ModelLoss | None,
-    mask_token: int | None,
-) -> LossRecovered:
-    """Runs the model four times on each batch.
-
-    Raises:
-        NoLossError: If the model gives no logits over its tokens and no loss is given.
-        ValueError: If no token is left to predict.
-    """
-    writes = as_role(adapter.points[1])
-    conditions: tuple[tuple[Any, Role], ...] = (
-        (adapter.source, as_role(adapter.points[0])),
-        (Constant(torch.zeros_like(mean), writes), writes),
-        (Constant(mean, writes), writes),
-    )
-    scorer = Scorer(site, mask_token) if loss is None else None
-    sums, divergence = LossSums(), 0.0
-    for batch, mask in batches:
-        if scorer is None:
-            sums.update_(_own_losses(site, batch, mask, conditions, writes, loss), None)
-            continue
-        try:
-            scored = scorer(batch, mask)
-        except TypeError as error:
-            raise error if "must return logits" not in str(error) else NoLossError(str(error)) from error
-        losses = [scored.loss(scored.logits)]
-        for x, reads in conditions:
-            output = _output(site, scored.batch, x, reads, writes)
-            losses.append(scored.loss(output))
-            if x is adapter.source:
-                divergence += float(scored.loss.divergence(scored.logits, output).cpu().double().sum())
-        sums.update_(losses, scored.loss.sequences)
-    if sums.n == 0:
-        raise ValueError("`tokens` must leave at least one token to predict, got none: all are padding or left out.")
-    kl = None if scorer is None else divergence / sums.n
-    base, replaced, zero_ablated, mean_ablated = sums.means
-    _, _, zero_error, mean_error = sums.gap_errors
-    return LossRecovered(base, replaced, zero_ablated, mean_ablated, kl, sums.n, zero_error, mean_error)
-
-
-def _own_losses(
-    site: Site,
-    batch: Tokens,
-    mask: Tensor,
-    conditions: tuple[tuple[Any, Role], ...],
-    writes: Role,
-    loss: ModelLoss | None,
-) -> list[Tensor]:
-    """Losses by a function of the caller's, of the model as it is and under each condition."""
-    assert loss is not None
-    outputs = [site.logits(batch)]
-    outputs += [_output(site, batch, x, reads, writes) for x, reads in conditions]
-    losses = [loss(output, batch, mask) for output in outputs]
-    for own in losses:
-        if not isinstance(own, Tensor) or not own.is_floating_point():
-            raise TypeError(f"`loss` must return a tensor of losses, got {type(own).__name__}.")
-    return losses
-
-
-def _output(site: Site, batch: Tokens, x: Any, reads: Role, writes: Role) -> Tensor:
-    with site.replaced(x, reads=reads, writes=writes):
-        return site.logits(batch)
-
-
-class RunningMean:
-    """The mean of rows, over batches."""
-
-    def __init__(self) -> None:
-        self._sum: Tensor | None = None
-        self._n = 0
-
-    def update_(self, rows: Float[Tensor, "n_tokens d"]) -> None:
-        """Takes in a batch."""
-        new = rows.float().sum(0).double() if rows.device.type != "mps" else rows.float().sum(0).cpu().double()
-        self._sum = new if self._sum is None else self._sum + new
-        self._n += len(rows)
-
-    @property
-    def width(self) -> int:
-        assert self._sum is not None
-        return len(self._sum)
-
-    @property
-    def value(self) -> Float[Tensor, " d"]:
-        assert self._sum is not None
-        return (self._sum / max(self._n, 1)).float()

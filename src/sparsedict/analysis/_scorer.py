@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,15 +41,16 @@ class Scorer:
     model that sees later tokens predicts tokens that are masked. ``labels`` in the batch come before these.
 
     Args:
-        site: Where a dictionary takes the MLP's place.
+        sites: The sites where dictionaries take the places of MLPs, all of one model.
         mask_token: Id of the mask token of a model that isn't causal; by default the tokenizer's or configuration's.
     """
 
-    def __init__(self, site: Site, mask_token: int | None = None) -> None:
-        self._site = site
+    def __init__(self, sites: Sequence[Site], mask_token: int | None = None) -> None:
+        site = self._site = sites[0]
+        self._excluded = {token for own in sites for token in own.exclusion.tokens}
         self._mask_token = None if mask_token is None else checks.at_least("mask_token", mask_token, 0)
         self._seq2seq = is_seq2seq(site.model)
-        self._elsewhere = self._seq2seq and stack(site.model, site.writes.module) == "encoder"
+        self._elsewhere = self._seq2seq and all(stack(own.model, own.writes.module) == "encoder" for own in sites)
         self._causal: bool | None = None
         self._masker: Masker | None = None
 
@@ -57,7 +59,7 @@ class Scorer:
 
         Args:
             batch: Tokens or keyword arguments.
-            mask: The site's positions that count.
+            mask: The positions that count at the sites.
 
         Raises:
             NoLossError: If the model gives no logits over its tokens, or isn't causal and has no known mask token.
@@ -109,10 +111,10 @@ class Scorer:
     def _masked(self, batch: Tokens, ids: Tensor, counts: Tensor) -> tuple[Tokens, Tensor]:
         if self._masker is None:
             token = mask_token_of(self._site.model) if self._mask_token is None else self._mask_token
-            if token in self._site.exclusion.tokens:
+            if token in self._excluded:
                 raise ValueError(
                     f"`exclude_tokens` must not hold the mask token {token}, or nothing is replaced where tokens are "
-                    f"predicted, got {self._site.exclusion.tokens}."
+                    f"predicted, got {sorted(self._excluded)}."
                 )
             self._masker = Masker(token)
         return self._masker(batch, ids, counts)

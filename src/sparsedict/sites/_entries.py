@@ -15,7 +15,8 @@ from sparsedict.interventions import Intervention
 class Entry:
     """One dictionary of the argument ``x``, with the sites that its key names."""
 
-    label: str
+    key: str
+    argument: str
     x: Any
     sites: tuple[str, ...] | None
     intervention: Intervention | None
@@ -36,22 +37,32 @@ def entries(x: Any, intervention: Any, sites: Collection[str]) -> list[Entry]:
     x = _plain(x)
     only = tuple(sites) if len(sites) == 1 else None
     if not isinstance(x, Mapping | list):
-        return [Entry("x", x, only, _callable("intervention", intervention))]
+        return [Entry("", "x", x, only, _callable("intervention", intervention))]
     keys: list[Any] = list(x) if isinstance(x, Mapping) else list(range(len(x)))
     found: list[Entry] = []
     for key, change in zip(keys, _by_key(intervention, keys, x), strict=True):
-        value, label = _plain(x[key]), f"x[{key!r}]"
+        value, name, argument = _plain(x[key]), _shown(key), f"x[{key!r}]"
         own = key if isinstance(key, tuple) else (key,)
         named = only if isinstance(x, list) else own if all(name in sites for name in own) else None
         if isinstance(value, list):
             changes = _by_key(change, list(range(len(value))), value)
             found += [
-                Entry(f"{label}[{index}]", one, named, _callable(f"intervention[{key!r}][{index}]", other))
+                Entry(
+                    f"{name}[{index}]",
+                    f"{argument}[{index}]",
+                    one,
+                    named,
+                    _callable(f"intervention[{key!r}][{index}]", other),
+                )
                 for index, (one, other) in enumerate(zip(value, changes, strict=True))
             ]
         else:
-            found.append(Entry(label, value, named, _callable(f"intervention[{key!r}]", change)))
+            found.append(Entry(name, argument, value, named, _callable(f"intervention[{key!r}]", change)))
     return found
+
+
+def _shown(key: Any) -> str:
+    return ", ".join(map(str, key)) if isinstance(key, tuple) else str(key)
 
 
 def _plain(x: Any) -> Any:

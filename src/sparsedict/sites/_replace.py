@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsedict.sites._contribution import Contribution, contribute
-from sparsedict.sites._parts import Part, Places, Request, Target, arrange
+from sparsedict.sites._parts import Part, Places, Target, arrange
 from sparsedict.sites._passes import ModelPass, Passes, uncompiled
+from sparsedict.sites._placed import Request
 from sparsedict.sites._points import Point, Removable
 from sparsedict.sites._watch import Watch, watched
 

@@ -23,7 +23,8 @@ from sparsedict.sites._context import Exclusion
 from sparsedict.sites._devices import input_device, module_device
 from sparsedict.sites._find import find, holder_paths, probe, reading
 from sparsedict.sites._neurons import Neurons
-from sparsedict.sites._parts import Place, Request
+from sparsedict.sites._parts import Place
+from sparsedict.sites._placed import Request
 from sparsedict.sites._points import NoModuleError, Point, find_module, is_hook_point, resolve_ends, resolve_module
 from sparsedict.sites._refusals import no_neurons
 from sparsedict.sites._remembered import Remembered

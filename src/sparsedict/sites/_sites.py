@@ -14,7 +14,7 @@ from sparsedict import checks
 from sparsedict.batches import Activations, Points
 from sparsedict.sites._capture import capture_sites
 from sparsedict.sites._constant import Constant
-from sparsedict.sites._parts import Request
+from sparsedict.sites._placed import PlacedDictionary, Request, place
 from sparsedict.sites._replace import replaced
 from sparsedict.sites._site import Site
 from sparsedict.sites._tokens import Tokens
@@ -155,6 +155,20 @@ class Sites(Mapping[str, Site]):
         """
         request = Request(x, intervention, error_term, only, reads, writes)
         return replaced({name: site.place for name, site in self.items()}, request)
+
+    def place(self, x: Any, *, reads: Points | None = None, writes: Points | None = None) -> list[PlacedDictionary]:
+        """Returns the dictionaries that `replaced` would run, with the full names of their points.
+
+        Args:
+            x: As for `replaced`. A dictionary with ``split_sources()`` gives several, all with its key.
+            reads: The points that another library's object reads.
+            writes: The points that it writes.
+
+        Raises:
+            TypeError: If an object can't encode and decode.
+            ValueError: If the points of a dictionary aren't known, or aren't there.
+        """
+        return place(tuple(self), Request(x, reads=reads, writes=writes))
 
     def ablated(self, means: Mapping[str, Float[Tensor, " d_out"]] | None = None) -> AbstractContextManager[None]:
         """Returns a context in which every MLP writes zero, or its mean output, at the positions that count.

@@ -1,0 +1,221 @@
+"""How good dictionaries over several sites are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.analysis._blocks import evaluation_mode
+from sparsedict.analysis._firing import DeadLatents
+from sparsedict.analysis._measure_losses import (
+    Conditions,
+    ModelLoss,
+    RunningMean,
+    known_losses,
+    measure_losses,
+)
+from sparsedict.analysis._recovered import LossRecovered
+from sparsedict.analysis._sites_evaluation import DictionaryUse, SiteEvaluation, SitesEvaluation
+from sparsedict.analysis._token_batches import Tokens, token_batches
+from sparsedict.batches import Activations, Points
+from sparsedict.latents import firing_counts
+from sparsedict.metrics import RunningError, RunningL0
+from sparsedict.sites import Constant, PlacedDictionary, Sites
+from sparsedict.types import Role
+
+ALL = ""
+"""Name of the losses with all sites replaced; those with one site replaced have its name."""
+
+
+@dataclass(eq=False)
+class _Use:
+    """Sparsity of one placed dictionary, over batches."""
+
+    placed: PlacedDictionary
+    sparsity: RunningL0 = field(default_factory=RunningL0)
+    fired: Tensor | None = None
+
+    def update_(self, latents: Any) -> None:
+        self.sparsity.update_(latents)
+        counts = firing_counts(latents)
+        self.fired = counts if self.fired is None else self.fired + counts
+
+
+class _Measures:
+    """Reconstruction and sparsity of dictionaries, over batches."""
+
+    def __init__(self, sites: Sites, placed: Sequence[PlacedDictionary]) -> None:
+        self.uses = [_Use(own) for own in placed]
+        names = dict.fromkeys(name for own in placed for name in own.writes)
+        # In the order of the sites.
+        self.written: list[str] = sorted(names, key=lambda name: list(sites).index(_site(name)))
+        self.errors = {name: RunningError() for name in self.written}
+        self.means = {name: RunningMean() for name in self.written}
+        self._size = min(own.adapter.n_rows for own in placed)
+        self.n_tokens = 0
+
+    def update_(self, batch: Activations) -> None:
+        """Takes in a batch of rows."""
+        for name, mean in self.means.items():
+            mean.update_(batch[name])
+        for start in range(0, batch.n_tokens, self._size):
+            self._update_block(batch.rows(slice(start, start + self._size)))
+        self.n_tokens += batch.n_tokens
+
+    def _update_block(self, batch: Activations) -> None:
+        sums: dict[str, Tensor] = {}
+        for use in self.uses:
+            adapter, placed = use.placed.adapter, use.placed
+            inputs, widths = batch.of(placed.reads), [batch[name].shape[-1] for name in placed.writes]
+            adapter.check_widths(inputs, batch.of(placed.writes))
+            x = adapter.fit(inputs)
+            latents = adapter.encode_sparse(x)
+            use.update_(latents)
+            output = adapter.reconstruct(latents, x)
+            checks.activations(f"the reconstruction of `{adapter.argument}`", output, sum(widths))
+            for name, own in zip(placed.writes, output.split(widths, -1), strict=True):
+                sums[name] = own if name not in sums else sums[name] + own.to(sums[name].device)
+        for name, own in sums.items():
+            self.errors[name].update_(own, batch[name].to(own.device))
+
+    def l0_at(self, site: str) -> float:
+        """Returns L0 of the dictionaries that read at a site."""
+        found = [use.sparsity.value for use in self.uses if site in map(_site, use.placed.reads)]
+        return sum(found) if found else float("nan")
+
+    def dictionaries(self) -> dict[str, DictionaryUse]:
+        """Returns the use of each dictionary; the parts of one that was split are one."""
+        by_key: dict[str, list[_Use]] = {}
+        for use in self.uses:
+            by_key.setdefault(use.placed.key or "dictionary", []).append(use)
+        return {key: self._dictionary(own) for key, own in by_key.items()}
+
+    def _dictionary(self, uses: Sequence[_Use]) -> DictionaryUse:
+        reads = dict.fromkeys(name for use in uses for name in use.placed.reads)
+        writes = dict.fromkeys(name for use in uses for name in use.placed.writes)
+        fired = torch.cat([use.fired.cpu() for use in uses if use.fired is not None])
+        dead = DeadLatents(fired == 0, self.n_tokens)
+        return DictionaryUse(tuple(reads), tuple(writes), sum(use.sparsity.value for use in uses), dead)
+
+
+def evaluate_sites(
+    sites: Sites,
+    x: Any,
+    tokens: Any,
+    *,
+    batch_size: int,
+    n_tokens: int | None,
+    loss: ModelLoss | None,
+    mask_token: int | None,
+    reads: Points | None,
+    writes: Points | None,
+) -> SitesEvaluation:
+    """See `evaluate`."""
+    placed = sites.place(x, reads=reads, writes=writes)
+    if not placed:
+        raise ValueError("`dictionary` must hold at least one dictionary, got none.")
+    measures = _Measures(sites, placed)
+    points = [name for own in placed for name in (*own.reads, *own.writes)]
+    neurons = sorted({_site(name) for name in points if name.endswith(".neurons")})
+    n_left = 2**62 if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
+    batches: list[tuple[Tokens, Tensor]] = []
+    with evaluation_mode(*sites.models, *(own.adapter for own in placed)):
+        for batch in token_batches(tokens, batch_size, sites.models[0]):
+            seen = sites.capture(batch, neurons=neurons)
+            batches.append((batch, seen.kept))
+            measures.update_(seen.batch())
+            n_left -= int(seen.kept.sum())
+            if n_left <= 0:
+                break
+        found, note = _losses(sites, x, measures, batches, loss, mask_token, reads, writes)
+    keys = _keys(measures.written)
+    losses = None if found is None else found[ALL]
+    notes = {} if found is None else {name: own.note for name, own in found.items() if own.note is not None}
+    note = note if note is not None else _joined(notes)
+    return SitesEvaluation(
+        {
+            key: SiteEvaluation(
+                measures.errors[name].fvu,
+                measures.errors[name].squared_error,
+                measures.l0_at(_site(name)),
+                None if found is None else found[_site(name)],
+            )
+            for name, key in keys.items()
+        },
+        measures.dictionaries(),
+        losses,
+        measures.n_tokens,
+        note,
+    )
+
+
+def _losses(
+    sites: Sites,
+    x: Any,
+    measures: _Measures,
+    batches: list[tuple[Tokens, Tensor]],
+    loss: ModelLoss | None,
+    mask_token: int | None,
+    reads: Points | None,
+    writes: Points | None,
+) -> tuple[dict[str, LossRecovered] | None, str | None]:
+    """Returns losses with all sites replaced at once, and with each alone."""
+    names = list(dict.fromkeys(map(_site, measures.written)))
+    written = {name: sites[name] for name in names}
+    if len({id(site.model) for site in written.values()}) > 1:
+        return None, "Losses need sites of one model: evaluate the sites of each model by themselves."
+    means = {name: mean.value for name, mean in measures.means.items()}
+
+    def conditions(only: Sequence[str]) -> Conditions:
+        own = {name: mean for name, mean in means.items() if _site(name) in only}
+        zeros = {name: torch.zeros_like(mean) for name, mean in own.items()}
+        return Conditions(
+            lambda: sites.replaced(x, only=only, reads=reads, writes=writes),
+            lambda: sites.replaced(_constants(zeros)),
+            lambda: sites.replaced(_constants(own)),
+        )
+
+    named = {ALL: conditions(names)}
+    if len(names) > 1:
+        named |= {name: conditions([name]) for name in names}
+    found, note = known_losses(
+        lambda: measure_losses(list(written.values()), named, batches, loss, mask_token), [ALL, *names]
+    )
+    if found is not None and len(names) == 1:
+        found |= {names[0]: found[ALL]}
+    return found, note
+
+
+def _constants(values: Mapping[str, Tensor]) -> dict[str, list[Constant]]:
+    found: dict[str, list[Constant]] = {}
+    for name, value in values.items():
+        site, _, role = name.rpartition(".")
+        found.setdefault(site, []).append(Constant(value, _ROLES[role]))
+    return found
+
+
+_ROLES: dict[str, Role] = {"inputs": "inputs", "outputs": "outputs", "neurons": "neurons"}
+
+
+def _site(point: str) -> str:
+    return point.rpartition(".")[0]
+
+
+def _keys(points: Sequence[str]) -> dict[str, str]:
+    """Returns the key of each point in the result: its site, unless the site has several points."""
+    sites = [_site(name) for name in points]
+    return {name: _site(name) if sites.count(_site(name)) == 1 else name for name in points}
+
+
+def _joined(notes: Mapping[str, str]) -> str | None:
+    """Returns notes with the sites that they are about; one that is about all is given once."""
+    if not notes:
+        return None
+    if len(set(notes.values())) == 1 and ALL in notes:
+        return notes[ALL]
+    return " ".join(f"{'All sites' if name == ALL else f'Site {name!r}'}: {note}" for name, note in notes.items())

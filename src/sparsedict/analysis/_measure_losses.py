@@ -1,0 +1,169 @@
+"""A model's losses as it is, with dictionaries in the places of its MLPs, and with constants there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict.analysis._gaps import LossSums
+from sparsedict.analysis._masked_tokens import NotCausalError
+from sparsedict.analysis._recovered import LossRecovered
+from sparsedict.analysis._scorer import Scorer
+from sparsedict.analysis._token_batches import Tokens
+from sparsedict.analysis._token_loss import NoLossError
+from sparsedict.sites import Site
+
+ModelLoss = Callable[[Tensor, Tokens, Tensor], Tensor]
+"""From the model's output, the tokens and the mask of positions that count, to the losses that count, ``[n]``."""
+
+Context = Callable[[], AbstractContextManager[None]]
+"""Makes a context in which the model runs in another way."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Contexts for one `LossRecovered`.
+
+    Attributes:
+        replaced: With dictionaries in the places of MLPs.
+        zero: With zero there.
+        mean: With the mean outputs there.
+    """
+
+    replaced: Context
+    zero: Context
+    mean: Context
+
+    @property
+    def contexts(self) -> tuple[Context, Context, Context]:
+        return self.replaced, self.zero, self.mean
+
+
+class _Losses:
+    """Losses of one set of conditions, over batches."""
+
+    def __init__(self) -> None:
+        self.sums = LossSums()
+        self.divergence = 0.0
+
+    def result(self, has_divergence: bool) -> LossRecovered:
+        n = self.sums.n
+        if n == 0:
+            raise ValueError(
+                "`tokens` must leave at least one token to predict, got none: all are padding or left out."
+            )
+        base, replaced, zero_ablated, mean_ablated = self.sums.means
+        _, _, zero_error, mean_error = self.sums.gap_errors
+        kl = self.divergence / n if has_divergence else None
+        return LossRecovered(base, replaced, zero_ablated, mean_ablated, kl, n, zero_error, mean_error)
+
+
+def measure_losses(
+    sites: Sequence[Site],
+    conditions: Mapping[str, Conditions],
+    batches: Iterable[tuple[Tokens, Tensor]],
+    loss: ModelLoss | None,
+    mask_token: int | None,
+) -> dict[str, LossRecovered]:
+    """Runs the model on each batch as it is, and three times for each set of conditions.
+
+    Args:
+        sites: The sites that are replaced, all of one model.
+        conditions: Sets of conditions by name.
+        batches: Tokens with the mask of their positions that count.
+        loss: A loss of the caller's, as for `loss_recovered`.
+        mask_token: As for `loss_recovered`.
+
+    Raises:
+        NoLossError: If the model gives no logits over its tokens and no loss is given.
+        ValueError: If no token is left to predict.
+    """
+    scorer = Scorer(sites, mask_token) if loss is None else None
+    found = {name: _Losses() for name in conditions}
+    for batch, mask in batches:
+        if scorer is None:
+            assert loss is not None
+            _measure_own(sites[0], conditions, found, batch, mask, loss)
+            continue
+        try:
+            scored = scorer(batch, mask)
+        except TypeError as error:
+            raise error if "must return logits" not in str(error) else NoLossError(str(error)) from error
+        base = scored.loss(scored.logits)
+        for name, own in conditions.items():
+            losses = [base]
+            for context in own.contexts:
+                output = _output(sites[0], context, scored.batch)
+                losses.append(scored.loss(output))
+                if context is own.replaced:
+                    divergence = scored.loss.divergence(scored.logits, output)
+                    found[name].divergence += float(divergence.cpu().double().sum())
+            found[name].sums.update_(losses, scored.loss.sequences)
+    return {name: own.result(scorer is not None) for name, own in found.items()}
+
+
+def known_losses(
+    measure: Callable[[], dict[str, LossRecovered]], names: Iterable[str]
+) -> tuple[dict[str, LossRecovered] | None, str | None]:
+    """Returns losses by name, NaN where they can't be measured; or None, and the reason why there are none."""
+    try:
+        return measure(), None
+    except NotCausalError as unknown:
+        return dict.fromkeys(names, LossRecovered.unknown(str(unknown))), None
+    except NoLossError as missing:
+        return None, str(missing)
+
+
+def _measure_own(
+    site: Site,
+    conditions: Mapping[str, Conditions],
+    found: Mapping[str, _Losses],
+    batch: Tokens,
+    mask: Tensor,
+    loss: ModelLoss,
+) -> None:
+    """Takes in losses by a function of the caller's."""
+
+    def measured(output: Tensor) -> Tensor:
+        own = loss(output, batch, mask)
+        if not isinstance(own, Tensor) or not own.is_floating_point():
+            raise TypeError(f"`loss` must return a tensor of losses, got {type(own).__name__}.")
+        return own
+
+    base = measured(site.logits(batch))
+    for name, own in conditions.items():
+        losses = [measured(_output(site, context, batch)) for context in own.contexts]
+        found[name].sums.update_([base, *losses], None)
+
+
+def _output(site: Site, context: Context, batch: Tokens) -> Tensor:
+    with context():
+        return site.logits(batch)
+
+
+class RunningMean:
+    """The mean of rows, over batches."""
+
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None
+        self._n = 0
+
+    def update_(self, rows: Float[Tensor, "n_tokens d"]) -> None:
+        """Takes in a batch."""
+        new = rows.float().sum(0).double() if rows.device.type != "mps" else rows.float().sum(0).cpu().double()
+        self._sum = new if self._sum is None else self._sum + new
+        self._n += len(rows)
+
+    @property
+    def width(self) -> int:
+        assert self._sum is not None
+        return len(self._sum)
+
+    @property
+    def value(self) -> Float[Tensor, " d"]:
+        assert self._sum is not None
+        return (self._sum / max(self._n, 1)).float()

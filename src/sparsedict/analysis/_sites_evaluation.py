@@ -1,0 +1,147 @@
+"""The result of evaluating dictionaries over several sites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sparsedict.analysis._firing import DeadLatents
+from sparsedict.analysis._recovered import LossRecovered
+from sparsedict.display import Displayed, finite, short, shown
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SiteEvaluation(Displayed):
+    """How well the dictionaries reproduce the activations of one site.
+
+    Attributes:
+        fvu: Fraction of variance unexplained, over all tokens.
+        squared_error: Summed over the width, mean over tokens.
+        l0: Latents that aren't zero, mean over tokens, of the dictionaries that read at this site; NaN if none does.
+        losses: The model's losses with this site alone replaced; ``None`` where the model has none.
+    """
+
+    fvu: float
+    squared_error: float
+    l0: float
+    losses: LossRecovered | None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Returns the numbers by name; None where there is none."""
+        numbers = {"fvu": self.fvu, "squared_error": self.squared_error, "l0": self.l0}
+        return finite(numbers | loss_numbers(self.losses))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DictionaryUse(Displayed):
+    """How one dictionary of several is used.
+
+    Attributes:
+        reads: The points that it reads.
+        writes: The points that it writes.
+        l0: Latents that aren't zero, mean over tokens.
+        dead: Latents that never fired on these tokens.
+    """
+
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    l0: float
+    dead: DeadLatents
+
+    @property
+    def n_latents(self) -> int:
+        return len(self.dead.mask)
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Returns the numbers by name."""
+        return finite({"l0": self.l0, "n_latents": self.n_latents, "n_dead": self.dead.n_dead})
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SitesEvaluation(Displayed):
+    """How good dictionaries over several sites are on tokens that they weren't trained on.
+
+    Attributes:
+        sites: Numbers of each site that is replaced, by its name; by the point's name where several of its points are.
+        dictionaries: Numbers of each dictionary, by its key or index; a single dictionary is named ``"dictionary"``.
+        losses: The model's losses with all sites replaced at once; ``None`` where it has none, NaN where they can't be
+            measured.
+        n_tokens: Tokens seen.
+        note: Why there are no losses, or why a number is NaN.
+    """
+
+    sites: Mapping[str, SiteEvaluation]
+    dictionaries: Mapping[str, DictionaryUse]
+    losses: LossRecovered | None
+    n_tokens: int
+    note: str | None = None
+
+    @property
+    def l0(self) -> float:
+        """Latents of all dictionaries that aren't zero, mean over tokens."""
+        return sum(own.l0 for own in self.dictionaries.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the numbers by name, for tables and JSON; None where there is none, ``note`` says why.
+
+        Losses are those with all sites replaced at once. ``sites`` and ``dictionaries`` hold a mapping each.
+        """
+        numbers = {"l0": self.l0, "n_tokens": self.n_tokens} | loss_numbers(self.losses)
+        parts = {"sites": self.sites, "dictionaries": self.dictionaries}
+        return finite(numbers) | {
+            key: {name: own.to_dict() for name, own in values.items()} for key, values in parts.items()
+        }
+
+    def __repr__(self) -> str:
+        fvu = ", ".join(f"{name}: {short(own.fvu)}" for name, own in list(self.sites.items())[:4])
+        more = f", ... {len(self.sites)} sites" if len(self.sites) > 4 else ""
+        parts = [f"fvu={{{fvu}{more}}}", f"l0={short(self.l0)}"]
+        if self.losses is not None:
+            parts += [f"{name}={short(getattr(self.losses, name))}" for name in ("zero", "mean", "kl")]
+        return f"SitesEvaluation({', '.join(parts)}, n_tokens={self.n_tokens})"
+
+    def display_rows(self) -> list[tuple[str, ...]]:
+        """Returns a heading, a row for each site, one for all sites at once, one for each dictionary, and the note."""
+        heading = ("site", "FVU", "L0", "loss recovered, zero", "loss recovered, mean", "KL", "loss replaced")
+        rows: list[tuple[str, ...]] = [heading]
+        for name, own in self.sites.items():
+            rows.append((name, shown(own.fvu, ".4f"), shown(own.l0, ".1f"), *_loss_cells(own.losses)))
+        rows.append(("all at once", "", shown(self.l0, ".1f"), *_loss_cells(self.losses)))
+        for name, own in self.dictionaries.items():
+            dead = f"{own.dead.n_dead:,} of {own.n_latents:,} latents never fired"
+            rows.append((f"dictionary {name!r}", "", shown(own.l0, ".1f"), dead))
+        rows.append(("tokens", f"{self.n_tokens:,}"))
+        return rows if self.note is None else [*rows, ("note", self.note)]
+
+    def __str__(self) -> str:
+        rows = self.display_rows()
+        table = [row for row in rows if len(row) == len(rows[0])]
+        widths = [max(len(row[column]) for row in table) for column in range(len(rows[0]))]
+        lines = []
+        for row in rows:
+            if len(row) == len(rows[0]):
+                cells = [f"{row[0]:<{widths[0]}}", *(f"{v:>{w}}" for v, w in zip(row[1:], widths[1:], strict=True))]
+                lines.append("  ".join(cells).rstrip())
+            else:
+                lines.append("  ".join(cell for cell in row if cell))
+        return "\n".join(lines)
+
+
+def loss_numbers(losses: LossRecovered | None) -> dict[str, float | None]:
+    """Returns losses by the names that `Evaluation.to_dict` gives them."""
+    names = {
+        "loss_recovered_zero": "zero",
+        "loss_recovered_mean": "mean",
+        "kl": "kl",
+        "loss_base": "base",
+        "loss_replaced": "replaced",
+        "loss_zero_ablated": "zero_ablated",
+        "loss_mean_ablated": "mean_ablated",
+    }
+    return {key: None if losses is None else getattr(losses, name) for key, name in names.items()}
+
+
+def _loss_cells(losses: LossRecovered | None) -> tuple[str, ...]:
+    numbers = (None,) * 4 if losses is None else (losses.zero, losses.mean, losses.kl, losses.replaced)
+    return tuple(shown(value, ".4f") for value in numbers)
