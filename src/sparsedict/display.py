@@ -37,7 +37,7 @@ class Displayed:
 
     def display_rows(self) -> list[tuple[str, ...]]:
         """Returns the rows of the notebook's table: a name and a value each."""
-        return [(field.name, described(getattr(self, field.name))) for field in fields(self)]
+        return [(field.name, described(getattr(self, field.name))) for field in fields(self) if field.repr]
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{field.name}={short(getattr(self, field.name))}" for field in fields(self) if field.repr)

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,6 +13,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparsedict.display import Displayed
+
+
+@runtime_checkable
+class ResultMemory(Protocol):
+    """Arrays in which products may write their results instead of allocating new ones."""
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+        """Returns an uninitialised array that nothing else uses; ``None`` where there is none of this kind."""
+        ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -24,12 +34,14 @@ class Support(Displayed):
         n_latents: Width of the dictionary.
         has_padding: Whether entries may lie beyond the last offset. They belong to no token: room that was kept where
             the number of entries isn't known to the host. Their latent is 0; their value must be 0, without gradient.
+        memory: Where gradients that products with this support give may be written; ``None`` for new arrays.
     """
 
     latents: Int[Tensor, " n_entries"]
     offsets: Int[Tensor, " n_tokens_and_one"]
     n_latents: int
     has_padding: bool = False
+    memory: ResultMemory | None = field(default=None, repr=False)
 
     @classmethod
     def from_mask(cls, mask: Bool[Tensor, "n_tokens n_latents"]) -> Support:
@@ -54,6 +66,10 @@ class Support(Displayed):
         return cls(
             flat - torch.repeat_interleave(starts[:-1], offsets.diff(), output_size=len(flat)), offsets, n_latents
         )
+
+    def with_memory(self, memory: ResultMemory | None) -> Support:
+        """Returns the same entries, whose products may write gradients into other memory."""
+        return self if memory is self.memory else replace(self, memory=memory)
 
     @property
     def n_tokens(self) -> int:
@@ -149,10 +165,10 @@ class SparseLatents(Displayed):
         return self.support.offsets
 
     @classmethod
-    def none(cls, n_tokens: int, n_latents: int, like: Tensor) -> SparseLatents:
+    def none(cls, n_tokens: int, n_latents: int, like: Tensor, *, memory: ResultMemory | None = None) -> SparseLatents:
         """Returns tokens on which no latent fires, of the device and type of another tensor."""
         offsets = torch.zeros(n_tokens + 1, dtype=torch.int64, device=like.device)
-        support = Support(offsets[:0], offsets, n_latents)
+        support = Support(offsets[:0], offsets, n_latents, memory=memory)
         return cls(like.new_zeros(0), support, torch.Size((n_tokens,)))
 
     @property

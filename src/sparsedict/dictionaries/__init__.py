@@ -3,8 +3,8 @@
 from sparsedict.dictionaries._autoencoder import InputOffset, SparseAutoencoder
 from sparsedict.dictionaries._dictionary import Dictionary, ForwardPass, Rows
 from sparsedict.dictionaries._distiller import SparseDistiller
-from sparsedict.dictionaries._encode import DENSE_SHARE
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
+from sparsedict.dictionaries._paths import DENSE_SHARE
 from sparsedict.dictionaries._read import read
 from sparsedict.dictionaries._scales import Scales
 

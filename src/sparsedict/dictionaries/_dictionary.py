@@ -6,7 +6,7 @@ import copy
 import os
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from sparsedict.dictionaries._scales import Scales, gain, spread
 from sparsedict.dictionaries._start import start_from
 from sparsedict.dictionaries._state import ActivationState, initial_state
 from sparsedict.display import Displayed
+from sparsedict.kernels import StepContext
 from sparsedict.latents import Encoding, SparseLatents, Support, firing_counts, per_entry
 from sparsedict.norms import DecoderNorm
 from sparsedict.storage import Description, check_finite, write_dictionary
@@ -180,7 +181,7 @@ class Dictionary(EncoderDecoder, ABC):
     def encode_sparse(self, x: Float[Tensor, "*batch d_in"]) -> SparseLatents:
         """Returns the active latents only. ``encode(x)`` equals ``encode_sparse(x).to_dense()``."""
         flat, batch_shape = self._rows(x)
-        encoding = encode_rows(self, flat, sparse=True)
+        encoding = encode_rows(self, flat, stored=True)
         return SparseLatents(encoding.values.reshape(-1), encoding.stored(), batch_shape)
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> DictionaryOutput:
@@ -220,6 +221,7 @@ class Dictionary(EncoderDecoder, ABC):
         step: int = 0,
         tokens_since_fired: Int[Tensor, " n_latents"] | None = None,
         batch: Activations | None = None,
+        context: StepContext | None = None,
     ) -> ForwardPass:
         """Evaluates a batch for training: the carrier that losses, penalties and upkeep receive.
 
@@ -229,6 +231,8 @@ class Dictionary(EncoderDecoder, ABC):
             step: Optimiser steps done before.
             tokens_since_fired: For each latent, tokens seen since it last fired; zeros where left out.
             batch: All activations of these tokens, for losses that need more than inputs and targets.
+            context: Memory to reuse and how entries may be selected; ``fit`` gives that of its step. Where left out,
+                every array is new.
 
         Raises:
             TypeError: If inputs or targets aren't floating-point tensors.
@@ -241,11 +245,14 @@ class Dictionary(EncoderDecoder, ABC):
                 "`inputs` and `targets` must be rows of the same tokens, at least one, "
                 f"got shapes {tuple(inputs.shape)} and {tuple(targets.shape)}."
             )
-        encoding = encode_rows(self, inputs)
+        context = StepContext(self.training and torch.is_grad_enabled()) if context is None else context
+        encoding = encode_rows(self, inputs, context)
         reconstruction = self.reconstruct(encoding.latents(), inputs)
         if tokens_since_fired is None:
             tokens_since_fired = torch.zeros(self.n_latents, dtype=torch.int64, device=inputs.device)
-        return ForwardPass(self, inputs, targets, reconstruction, encoding, step, tokens_since_fired, batch)
+        return ForwardPass(
+            self, inputs, targets, reconstruction, encoding, step, tokens_since_fired, batch, context=context
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the dictionary to a folder: ``dictionary.safetensors`` and ``dictionary.json``, never pickle.
@@ -339,6 +346,8 @@ class ForwardPass(Displayed):
         batch: All activations of these tokens, with their ids and positions where these are known; in training those
             of the data, on its device. ``None`` where the pass was made of two tensors.
         upcoming: In training, gives the inputs and targets of the next batches, see :meth:`sample`.
+        context: Memory that the step reuses. A penalty that selects entries itself passes ``context.workspace`` to
+            :func:`sparsedict.kernels.select` and to :meth:`Support.with_memory`, so that it reuses that memory too.
     """
 
     dictionary: Dictionary
@@ -350,6 +359,7 @@ class ForwardPass(Displayed):
     tokens_since_fired: Int[Tensor, " n_latents"]
     batch: Activations | None = None
     upcoming: Callable[[int], Iterator[Rows]] | None = None
+    context: StepContext = field(default=StepContext(), repr=False)
 
     def sample(self, n_tokens: int) -> Iterator[Rows]:
         """Yields inputs and targets of the batches that training goes on with, without taking them from it.

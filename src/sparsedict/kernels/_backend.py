@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sparsedict.kernels import _bag
+from sparsedict.kernels import _embedding_bag
 from sparsedict.latents import Support
 
 LEAST_CAPABILITY = (7, 0)
@@ -41,7 +41,7 @@ def backend_for(device: torch.device) -> Backend:
     """Returns Triton's kernels where they can run, else the embedding bag."""
     if _forced:
         return _forced[-1]
-    return triton_backend() if _runs_triton(device) else _bag
+    return triton_backend() if _runs_triton(device) else _embedding_bag
 
 
 def triton_backend() -> Backend:
@@ -57,7 +57,7 @@ def triton_backend() -> Backend:
 
 def compacts(device: torch.device) -> bool:
     """Returns whether entries can be gathered on a device without waiting for their number."""
-    return backend_for(device) is not _bag
+    return backend_for(device) is not _embedding_bag
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsedict.kernels._largest import within_reach
 from sparsedict.kernels._positions import positions_where
-from sparsedict.kernels._workspace import scratch
+from sparsedict.kernels._workspace import Workspace, scratch
 
 FLOAT32_ROUNDING = 2.0**-24
 SQUARES_UNDERFLOW = 2.0**-63
@@ -55,6 +55,7 @@ class Bounds:
         inputs: One vector for each token.
         rows: One row for each latent.
         bias: One number for each latent.
+        workspace: Memory to reuse for the rounded vectors and for scratch arrays.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Bounds:
         inputs: Float[Tensor, "n_tokens d"],
         rows: Float[Tensor, "n_latents d"],
         bias: Float[Tensor, " n_latents"],
+        workspace: Workspace | None = None,
     ) -> None:
         # What all tokens share need not suffer from rounding to bfloat16, but goes through two more sums in float32.
         d = rows.shape[1]
@@ -69,8 +71,8 @@ class Bounds:
         mean = inputs.mean(0)
         bias_losses = 2 * sum_rounding * bias.abs()
         inputs, bias = inputs - mean, torch.addmv(bias, rows, mean)
-        rounded_inputs, input_norms, input_losses = _rounded("inputs", inputs)
-        rounded_rows, row_norms, row_losses = _rounded("rows", rows)
+        rounded_inputs, input_norms, input_losses = _rounded("inputs", inputs, workspace)
+        rounded_rows, row_norms, row_losses = _rounded("rows", rows, workspace)
         input_losses += sum_rounding * (4 * input_norms + 2 * torch.linalg.vector_norm(mean))
         high = bias.bfloat16()
         low = (bias - high).bfloat16()
@@ -78,15 +80,15 @@ class Bounds:
         ones = torch.ones_like(high)[:1].expand(len(inputs))
         _fill(rounded_rows, d, (_up(row_losses), _up(row_norms), high, low, _up(bias_losses)))
         _fill(rounded_inputs, d, (_up(input_norms), _up(input_losses), ones, ones, ones))
-        self._rows, self._inputs = rounded_rows, rounded_inputs
+        self._rows, self._inputs, self._workspace = rounded_rows, rounded_inputs, workspace
         losses = input_norms * row_losses.max() + input_losses * row_norms.max() + bias_losses.max()
         self._slack = 2 * losses * (1 + 2.0**-5)
         self._largest = 2 * (input_norms * row_norms.max() + bias.abs().max())
 
     @classmethod
-    def of(cls, inputs: Tensor, rows: Tensor, bias: Tensor) -> Bounds | None:
+    def of(cls, inputs: Tensor, rows: Tensor, bias: Tensor, workspace: Workspace | None = None) -> Bounds | None:
         """Returns bounds, or ``None`` where there are none, for something is NaN or infinite, or could become so."""
-        bounds = cls(inputs, rows, bias)
+        bounds = cls(inputs, rows, bias, workspace)
         return bounds if bool((bounds._slack + bounds._largest).isfinite().all()) else None
 
     def block(self, begin: int, end: int, out: Float[Tensor, "n_block n_latents"]) -> None:
@@ -98,7 +100,7 @@ class Bounds:
     ) -> Int[Tensor, " n_candidates"]:
         """Returns the positions in a block of all that may exceed a threshold, which isn't negative, ascending."""
         lowest = _floor(threshold - threshold.abs() * OUTPUT_ROUNDING).view(torch.int16)
-        return _positions_at_least(block, lowest)
+        return _positions_at_least(block, lowest, self._workspace)
 
     def candidates(
         self, begin: int, end: int, block: Float[Tensor, "n_block n_latents"], k: int
@@ -114,20 +116,20 @@ class Bounds:
             return None
         negative = (reach < 0).nonzero().flatten()
         if len(negative):
-            reach[negative] = _reach_in_order(bits, negative, k)
+            reach[negative] = _reach_in_order(bits, negative, k, self._workspace)
         lowest = self._lowest(reach.view(torch.bfloat16).float(), begin, end)
         if bool((lowest > 0).all()):
-            return _positions_at_least(block, lowest.view(torch.int16)[:, None])
-        return _positions_reaching_(bits, lowest)
+            return _positions_at_least(block, lowest.view(torch.int16)[:, None], self._workspace)
+        return _positions_reaching_(bits, lowest, self._workspace)
 
     def _lowest(self, kth: Tensor, begin: int, end: int) -> Tensor:
         """Returns what the bounds of a token's ``k`` largest reach, given what ``k`` bounds do."""
         return _floor(kth - kth.abs() * OUTPUT_ROUNDING - self._slack[begin:end])
 
 
-def _reach_in_order(bits: Tensor, rows: Tensor, k: int) -> Tensor:
+def _reach_in_order(bits: Tensor, rows: Tensor, k: int, workspace: Workspace | None) -> Tensor:
     """Returns the bits of what :func:`within_reach` finds in some rows of any sign."""
-    chosen = scratch("rows in order", (len(rows), bits.shape[1]), bits.dtype, bits.device)
+    chosen = scratch(workspace, "rows in order", (len(rows), bits.shape[1]), bits.dtype, bits.device)
     torch.index_select(bits, 0, rows, out=chosen)
     size = max(1, PART_ENTRIES // bits.shape[1])
     for part in chosen.split(size):
@@ -145,13 +147,13 @@ def _in_order_(bits: Tensor) -> Tensor:
     return bits.bitwise_xor_((bits >> 15).bitwise_and_(0x7FFF))
 
 
-def _positions_at_least(block: Tensor, lowest: Tensor) -> Tensor:
-    mask = scratch("mask", tuple(block.shape), torch.bool, block.device)
+def _positions_at_least(block: Tensor, lowest: Tensor, workspace: Workspace | None) -> Tensor:
+    mask = scratch(workspace, "mask", tuple(block.shape), torch.bool, block.device)
     np.greater_equal(block.view(torch.int16).numpy(), lowest.numpy(), out=mask.numpy())
     return positions_where(mask)
 
 
-def _positions_reaching_(bits: Tensor, lowest: Tensor) -> Tensor:
+def _positions_reaching_(bits: Tensor, lowest: Tensor, workspace: Workspace | None) -> Tensor:
     """Returns the positions of numbers at least as large as their row's, of any sign; the bits are lost.
 
     As unsigned integers, those from a positive number up are a range, and so are those from a negative one up: the
@@ -162,7 +164,7 @@ def _positions_reaching_(bits: Tensor, lowest: Tensor) -> Tensor:
     moved = bits.sub_(torch.where(positive, least, 0)[:, None]).numpy().view(np.uint16)
     magnitude = (least & 0x7FFF).int()
     length = torch.where(positive, 0x7FFF - magnitude, 0x8000 + magnitude)
-    mask = scratch("mask", tuple(bits.shape), torch.bool, bits.device)
+    mask = scratch(workspace, "mask", tuple(bits.shape), torch.bool, bits.device)
     np.less_equal(moved, length[:, None].numpy().astype(np.uint16), out=mask.numpy())
     return positions_where(mask)
 
@@ -174,14 +176,14 @@ def _floor(values: Tensor) -> Tensor:
     return torch.where(rounded > values, lower, rounded)
 
 
-def _rounded(name: str, exact: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _rounded(name: str, exact: Tensor, workspace: Workspace | None) -> tuple[Tensor, Tensor, Tensor]:
     """Returns rows in bfloat16 with room for more columns, their norms, and the norms of what rounding lost."""
     n, d = exact.shape
     width = -(-(d + N_BOUND_COLUMNS) // TILE) * TILE
-    rounded = scratch(f"rounded {name}", (n, width), torch.bfloat16, exact.device)
+    rounded = scratch(workspace, f"rounded {name}", (n, width), torch.bfloat16, exact.device)
     norms, losses = exact.new_empty(n), exact.new_empty(n)
     size = min(n, max(1, PART_ENTRIES // d))
-    lost = scratch("lost", (size, d), exact.dtype, exact.device)
+    lost = scratch(workspace, "lost", (size, d), exact.dtype, exact.device)
     for begin in range(0, n, size):
         part = exact[begin : begin + size]
         low, left = rounded[begin : begin + size, :d], lost[: len(part)]

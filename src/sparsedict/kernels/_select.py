@@ -12,7 +12,7 @@ from sparsedict.kernels._bounds import Bounds, bounds_pay
 from sparsedict.kernels._largest import MOST_CANDIDATES, is_searched, largest, largest_of_all, largest_stored
 from sparsedict.kernels._positions import positions_above
 from sparsedict.kernels._products import sampled_product
-from sparsedict.kernels._workspace import scratch
+from sparsedict.kernels._workspace import Workspace, scratch
 from sparsedict.latents import Support, per_entry
 from sparsedict.selections import Above, Largest, LargestOfBatch, Selection
 
@@ -52,6 +52,7 @@ def select(
     *,
     most: int | None = None,
     bounded: bool | None = None,
+    workspace: Workspace | None = None,
 ) -> Picked | None:
     """Returns the entries that a rule picks, and the pre-activations there, without history.
 
@@ -66,6 +67,7 @@ def select(
         rule: One of the rules for which :func:`can_select` holds.
         most: Entries beyond which to give up and return ``None``, for dense products are faster then.
         bounded: Whether to look at bounds first; by default where that is faster.
+        workspace: Memory to reuse for blocks and bounds.
     """
     dtype = inputs.dtype
     if torch.amp.is_autocast_available(inputs.device.type) and torch.is_autocast_enabled(inputs.device.type):
@@ -74,7 +76,7 @@ def select(
     bounded = bounds_pay(inputs, rows) if bounded is None else bounded
     # Without groups there is no bound to compare with.
     bounded &= len(inputs) > 0 and not (isinstance(rule, Largest) and not is_searched(len(rows), rule.k))
-    search = _Search(inputs, rows, bias, rule.threshold if isinstance(rule, Above) else None, bounded)
+    search = _Search(inputs, rows, bias, rule.threshold if isinstance(rule, Above) else None, bounded, workspace)
     if isinstance(rule, Largest):
         picked = search.largest(rule)
     elif isinstance(rule, LargestOfBatch):
@@ -105,11 +107,21 @@ def like(threshold: Tensor, pre: Tensor) -> Tensor:
 class _Search:
     """One search among the entries of ``inputs @ rows.T + bias``."""
 
-    def __init__(self, inputs: Tensor, rows: Tensor, bias: Tensor, threshold: Tensor | None, bounded: bool) -> None:
-        self._inputs, self._rows, self._bias = inputs, rows, bias
+    def __init__(
+        self,
+        inputs: Tensor,
+        rows: Tensor,
+        bias: Tensor,
+        threshold: Tensor | None,
+        bounded: bool,
+        workspace: Workspace | None,
+    ) -> None:
+        self._inputs, self._rows, self._bias, self._workspace = inputs, rows, bias, workspace
         self._n_tokens, self._n_latents = len(inputs), len(rows)
         # A threshold goes into the bias: the sign of a bound says whether it may be reached.
-        self._bounds = Bounds.of(inputs, rows, bias if threshold is None else bias - threshold) if bounded else None
+        self._bounds = None
+        if bounded:
+            self._bounds = Bounds.of(inputs, rows, bias if threshold is None else bias - threshold, workspace)
 
     def largest(self, rule: Largest) -> Picked:
         indices, values = [], []
@@ -172,7 +184,7 @@ class _Search:
         dtype = self._inputs.dtype if self._bounds is None else torch.bfloat16
         n_fitting = BLOCK_BYTES // (self._n_latents * dtype.itemsize)
         size = max(1, min(max(n_fitting, LEAST_BLOCK_TOKENS), self._n_tokens))
-        buffer = scratch("block", (size, self._n_latents), dtype, self._inputs.device)
+        buffer = scratch(self._workspace, "block", (size, self._n_latents), dtype, self._inputs.device)
         for begin in range(0, max(self._n_tokens, 1), size):
             end = min(begin + size, self._n_tokens)
             block = buffer[: end - begin]
@@ -196,7 +208,8 @@ class _Search:
         return flat[kept] + offset, known[kept]
 
     def _exact(self, begin: int, end: int) -> Tensor:
-        out = scratch("exact block", (end - begin, self._n_latents), self._inputs.dtype, self._inputs.device)
+        shape = end - begin, self._n_latents
+        out = scratch(self._workspace, "exact block", shape, self._inputs.dtype, self._inputs.device)
         return torch.addmm(self._bias, self._inputs[begin:end], self._rows.T, out=out)
 
     def _at(self, inputs: Tensor, support: Support) -> Tensor:

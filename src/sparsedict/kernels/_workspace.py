@@ -1,81 +1,84 @@
-"""Large arrays that are used again from step to step: fresh ones would cost a page fault for every four kilobytes."""
+"""Memory that training steps reuse: a new large array costs a page fault for every four kilobytes."""
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import sys
+from typing import Any
 
 import torch
 from torch import Tensor
 
-_here = threading.local()
-
-
 ALIGNMENT = 64
-"""Bytes between which arrays in one piece of memory begin: a cache line, and a multiple of every item's size."""
+"""Bytes between the beginnings of arrays in one piece of memory: a cache line, and a multiple of every item's size."""
 
 
 class Workspace:
-    """Arrays kept for the next step. Accelerators keep freed memory themselves, so it serves the CPU alone.
+    """Reuses the memory of the previous step's gradients on the CPU; accelerators cache freed memory themselves.
 
-    The last step's gradients lie idle until the first of the new ones is written. Until then what a step needs in
-    passing lies in them, as far as it fits, and takes no memory of its own.
+    Scratch arrays lie in the old gradients until the first new gradient is written; gradients are then written over
+    them. A gradient that anything else refers to, such as a callback that keeps it, is left as it is.
+
+    A copy of a workspace, or one read from a pickle, is empty.
     """
 
     def __init__(self) -> None:
         self._scratch: dict[tuple[str, torch.dtype], Tensor] = {}
         self._lent: dict[tuple[str, torch.dtype], Tensor] = {}
-        self._offered: list[_Offered] = []
+        self._reclaimed: list[_Reclaimed] = []
         self._is_new = True
 
-    def offer(self, arrays: Iterable[Tensor | None]) -> None:
-        """Takes arrays that nobody reads any more, such as the gradients of the last step: results may lie in them."""
-        self._take_back()
-        self._offered = [_Offered(array) for array in arrays if array is not None and array.device.type == "cpu"]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Workspace, ()
 
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """Lets what runs inside, in this thread, take arrays from here."""
-        before = getattr(_here, "workspace", None)
-        _here.workspace = self
-        try:
-            yield
-        finally:
-            self._take_back()
-            if self._is_new:
-                # From the next step on there are gradients for it to lie in.
-                self._scratch.clear()
-            self._is_new = False
-            _here.workspace = before
+    def reclaim(self, gradients: list[Tensor]) -> None:
+        """Takes the gradients to which nothing but this list refers, until :meth:`release`.
 
-    def take(self, like: tuple[tuple[int, ...], torch.dtype]) -> Tensor | None:
-        """Returns an offered array of a shape and type, once."""
-        for i, offered in enumerate(self._offered):
-            if (tuple(offered.array.shape), offered.array.dtype) == like and offered.is_contiguous:
+        Args:
+            gradients: Gradients of the previous step. Drop the list after the call: PyTorch copies a gradient that
+                something else refers to when it is accumulated.
+        """
+        self._reclaimed, self._lent = [], {}
+        counts, (unshared,) = _reference_counts(gradients), _reference_counts([torch.empty(1, device="cpu")])
+        self._reclaimed = [
+            _Reclaimed(gradient)
+            for gradient, count in zip(gradients, counts, strict=True)
+            if gradient.device.type == "cpu" and unshared is not None and count == unshared
+        ]
+
+    def release(self) -> None:
+        """Ends a step: frees the memory that no gradient took."""
+        self._reclaimed, self._lent = [], {}
+        if self._is_new:
+            # The first step has no old gradients to put scratch arrays in; the next steps have.
+            self._scratch.clear()
+        self._is_new = False
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+        """Returns a reclaimed array of a shape and type, once, and invalidates the scratch arrays in it."""
+        for i, reclaimed in enumerate(self._reclaimed):
+            array = reclaimed.array
+            if tuple(array.shape) == shape and array.dtype == dtype and reclaimed.is_contiguous:
                 self._lent.clear()
-                return self._offered.pop(i).array
+                del self._reclaimed[i]
+                return array
         return None
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Returns an array, not cleared, that is valid until the same name is asked for again, or a result taken."""
+        """Returns an uninitialised array, valid until the same name is asked for again or an array is taken."""
         key, size = (name, dtype), math.prod(shape)
-        kept = self._lent.get(key, self._scratch.get(key))
-        if kept is None or len(kept) < size:
-            lent = next((part for array in self._offered if (part := array.lend(size, dtype)) is not None), None)
+        found = self._lent.get(key, self._scratch.get(key))
+        if found is None or len(found) < size:
+            lent = next((part for array in self._reclaimed if (part := array.lend(size, dtype)) is not None), None)
             if lent is None:
-                kept = self._scratch[key] = torch.empty(size, dtype=dtype, device="cpu")
+                found = self._scratch[key] = torch.empty(size, dtype=dtype, device="cpu")
             else:
-                kept = self._lent[key] = lent
-        return kept[:size].view(shape)
-
-    def _take_back(self) -> None:
-        self._offered, self._lent = [], {}
+                found = self._lent[key] = lent
+        return found[:size].view(shape)
 
 
-class _Offered:
-    """An array that nobody reads, parts of which are lent."""
+class _Reclaimed:
+    """An array that nothing else refers to, parts of which are lent."""
 
     def __init__(self, array: Tensor) -> None:
         self.array = array
@@ -87,7 +90,7 @@ class _Offered:
         self._n_lent = 0
 
     def lend(self, size: int, dtype: torch.dtype) -> Tensor | None:
-        """Returns a part of it as ``size`` items of a type, or ``None`` where no room is left."""
+        """Returns a part of it as ``size`` items of a type, or ``None`` where too little is free."""
         end = self._n_lent + size * dtype.itemsize
         if end > self._n_free:
             return None
@@ -96,15 +99,25 @@ class _Offered:
         return part
 
 
-def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Returns an array for passing use, from the workspace in use where there is one."""
-    workspace: Workspace | None = getattr(_here, "workspace", None)
+def _reference_counts(arrays: list[Tensor]) -> list[tuple[int, int, int] | None]:
+    """Returns how often Python, autograd, views and other libraries refer to each array and its memory.
+
+    Compare with the counts of an unshared array. They are ``None`` where this version of PyTorch doesn't give them.
+    """
+    count_of_storage = getattr(torch._C, "_storage_Use_Count", None)
+    # `Tensor.untyped_storage` would leave a reference behind, and autograd adds in place only where there is one.
+    address_of_storage = getattr(torch._C, "_storage_address", None)
+    if count_of_storage is None or address_of_storage is None or not hasattr(Tensor, "_use_count"):
+        return [None] * len(arrays)
+    return [
+        (sys.getrefcount(array), array._use_count(), count_of_storage(address_of_storage(array))) for array in arrays
+    ]
+
+
+def scratch(
+    workspace: Workspace | None, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Returns an uninitialised array: on the CPU that of a workspace, where there is one, else a new one."""
     if workspace is None or device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)
     return workspace.scratch(name, shape, dtype)
-
-
-def result(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
-    """Returns an offered array for a result on the CPU, if there is one."""
-    workspace: Workspace | None = getattr(_here, "workspace", None)
-    return None if workspace is None else workspace.take((shape, dtype))

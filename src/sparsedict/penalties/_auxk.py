@@ -66,7 +66,7 @@ class AuxK(Penalty):
         # Latents that aren't dead can fill a row that has too few dead ones: they count as zero.
         values = values if dictionary.activation.by_magnitude else values.relu()
         latents = SparseLatents(values * dead[support.latents], support, torch.Size((n_tokens,)))
-        nothing = SparseLatents.none(n_tokens, dictionary.n_latents, values)
+        nothing = SparseLatents.none(n_tokens, dictionary.n_latents, values, memory=passed.context.workspace)
         added = dictionary.reconstruct(latents, passed.inputs) - dictionary.reconstruct(nothing, passed.inputs)
         error = (missing - added).square().sum(-1).mean()
         return torch.where(dead.any(), error * self.coefficient, torch.zeros_like(error))
@@ -77,7 +77,8 @@ class AuxK(Penalty):
         k = min(self.k or dictionary.d_out // 2 or 1, dictionary.n_latents)
         if not dictionary.has_affine_encoder:
             pre = dictionary.pre_activations(passed.inputs)
-            support = Largest(k).support(_strength(dictionary.activation, pre).masked_fill(~dead, -torch.inf))
+            strength = _strength(dictionary.activation, pre).masked_fill(~dead, -torch.inf)
+            support = Largest(k).support(strength).with_memory(passed.context.workspace)
             known = pre[support.tokens, support.latents]
             return dictionary.pre_activations_at(passed.inputs, support, known), support
         # Only the dead latents may move: the offset that all latents share stays out of it.
@@ -85,18 +86,21 @@ class AuxK(Penalty):
         encoder, bias = dictionary.encoder, dictionary.encoder_bias
         if dictionary.activation.by_magnitude:
             strength = _strength(dictionary.activation, torch.addmm(bias.detach(), inputs, encoder.detach().T))
-            support = Largest(k).support(strength.masked_fill(~dead, -torch.inf))
+            support = Largest(k).support(strength.masked_fill(~dead, -torch.inf)).with_memory(passed.context.workspace)
             return affine_at(inputs, encoder, bias, support), support
+        workspace = passed.context.workspace
         if dead.device.type == "cpu":
             among = dead.nonzero().flatten()
-            picked = select(inputs, encoder[among].detach(), bias[among].detach(), Largest(min(k, len(among))))
+            rule = Largest(min(k, len(among)))
+            picked = select(inputs, encoder[among].detach(), bias[among].detach(), rule, workspace=workspace)
         else:
             among = None
-            picked = select(inputs, encoder, bias.masked_fill(~dead, -torch.inf), Largest(k))
+            picked = select(inputs, encoder, bias.masked_fill(~dead, -torch.inf), Largest(k), workspace=workspace)
         assert picked is not None  # the rule has no limit at which it gives up
         support, known = picked
         if among is not None:
             support = Support(among[support.latents], support.offsets, dictionary.n_latents)
+        support = support.with_memory(workspace)
         return affine_at(inputs, encoder, bias, support, known), support
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sparsedict.batches import Activations
 from sparsedict.dictionaries import ForwardPass, Rows
-from sparsedict.kernels import Room, Workspace
+from sparsedict.kernels import Capacity, StepContext, Workspace
 from sparsedict.penalties import Penalty
 from sparsedict.storage import installed_version
 from sparsedict.training._evaluated import MOST_TOKENS, end_, evaluation_l0, warn_of_difference, warn_of_missed
@@ -55,7 +55,7 @@ class Counters:
     Attributes:
         tokens_since_fired: For each latent, tokens seen since it last fired.
         step: Optimiser steps done.
-        density: Share of entries that the last step stored, where a device's steps go by it (see ``kernels.Room``).
+        density: Share of entries that the last step stored; the next step's ``kernels.Capacity`` depends on it.
     """
 
     tokens_since_fired: Tensor
@@ -126,11 +126,11 @@ class Learner:
         """
         inputs, targets = self._rows(batch)
         self._set_rate()
-        room = Room(self._counters.density)
-        passed, parts = self._differentiated(inputs, targets, batch, room)
-        if not room.sufficed():
+        capacity = Capacity(self._counters.density)
+        passed, parts = self._differentiated(inputs, targets, batch, capacity)
+        if not capacity.sufficed():
             passed, parts = self._differentiated(inputs, targets, batch)
-        self._counters.density = room.density
+        self._counters.density = capacity.density
         self._meter.add(passed, parts)
         self._last_inputs = inputs[:MOST_TOKENS]
         self._update_weights()
@@ -140,39 +140,40 @@ class Learner:
         self.history.n_tokens += len(inputs)
 
     def _drop_gradients(self) -> None:
-        parameters = list(self._dictionary.parameters())
-        gradients = [parameter.grad for parameter in parameters]
+        parameters = self._dictionary.parameters()
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         self._optimizer.zero_grad()
-        # An optimiser that sets gradients to zero, or has none of a parameter, leaves them to be added to.
-        self._workspace.offer(grad for weight, grad in zip(parameters, gradients, strict=True) if weight.grad is None)
+        self._workspace.reclaim(gradients)
 
     def _differentiated(
-        self, inputs: Tensor, targets: Tensor, batch: Activations, room: Room | None = None
+        self, inputs: Tensor, targets: Tensor, batch: Activations, capacity: Capacity | None = None
     ) -> tuple[ForwardPass, list[Tensor]]:
         """Gives every parameter its gradient; returns the pass, and the objective, loss and penalties."""
         trainee = self.trainee
         self._drop_gradients()
         # The caller's autocast would keep casted weights of the step before.
         torch.clear_autocast_cache()
-        with torch.enable_grad(), self._workspace.used():
-            with self._precision(inputs.device):
-                passed = self._passed(inputs, targets, batch, room)
-                terms = [trainee.loss(passed), *(penalty(passed) for penalty in trainee.penalties)]
-                objective = torch.stack(terms).sum()
-            objective.backward()
+        try:
+            with torch.enable_grad():
+                with self._precision(inputs.device):
+                    passed = self._passed(inputs, targets, batch, StepContext(True, self._workspace, capacity))
+                    terms = [trainee.loss(passed), *(penalty(passed) for penalty in trainee.penalties)]
+                    objective = torch.stack(terms).sum()
+                objective.backward()
+        finally:
+            self._workspace.release()
         return passed, [objective, *terms]
 
-    def _passed(self, inputs: Tensor, targets: Tensor, batch: Activations, room: Room | None) -> ForwardPass:
+    def _passed(self, inputs: Tensor, targets: Tensor, batch: Activations, context: StepContext) -> ForwardPass:
         counters = self._counters
         since = counters.tokens_since_fired
         forward = partial(
             self._dictionary.forward_pass, inputs, targets, step=counters.step, tokens_since_fired=since, batch=batch
         )
-        with nullcontext() if room is None else room.used():
-            passed = forward()
-        # A part that keeps something from step to step may be asked once only: before it is, the entries must be right.
-        if room is not None and self._parts_keep_state and not room.sufficed():
-            return forward()
+        passed = forward(context=context)
+        # A part with state must be called once a step only: before it is, the entries must be right.
+        if context.capacity is not None and self._parts_keep_state and not context.capacity.sufficed():
+            return forward(context=replace(context, capacity=None))
         return passed
 
     def record(self, *, is_last: bool = False) -> Record:

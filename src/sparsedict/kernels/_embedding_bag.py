@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsedict.kernels._workspace import result
 from sparsedict.latents import Support
 
 
@@ -29,15 +28,17 @@ def weighted_tokens(
     turned, owned = support.by_latent, _stored(support)
     tokens, weights = turned.tokens[owned], values.index_select(0, turned.order[owned])
     shape = (support.n_latents, vectors.shape[1])
-    kept = result(shape, torch.promote_types(values.dtype, vectors.dtype)) if math.prod(shape) > KEPT_ENTRIES else None
-    if kept is None:
+    out = None
+    if support.memory is not None and math.prod(shape) > REUSED_ENTRIES:
+        out = support.memory.take(shape, torch.promote_types(values.dtype, vectors.dtype))
+    if out is None:
         return _bag(vectors, tokens, turned.offsets, weights)
     size = max(1, PART_ENTRIES // shape[1])
     for begin in range(0, support.n_latents, size):
         offsets = turned.offsets[begin : begin + size + 1]
         stored = slice(int(offsets[0]), int(offsets[-1]))
-        kept[begin : begin + size] = _bag(vectors, tokens[stored], offsets - offsets[0], weights[stored])
-    return kept
+        out[begin : begin + size] = _bag(vectors, tokens[stored], offsets - offsets[0], weights[stored])
+    return out
 
 
 def sampled_product(
@@ -59,11 +60,11 @@ def sum_by_latent(values: Float[Tensor, " n_entries"], support: Support) -> Floa
     return sums.index_add_(0, support.latents, values.to(dtype)).to(values.dtype)
 
 
-KEPT_ENTRIES = 2**20
-"""Entries of a result from which it is worth writing into memory that was used before."""
+REUSED_ENTRIES = 2**20
+"""Entries of a result above which memory is reused for it, where the support has any."""
 
 PART_ENTRIES = 2**20
-"""Entries computed at once where the result is written so."""
+"""Entries computed at once where the result is written into reused memory."""
 
 _SUM = 0  # the code of embedding bag's mode
 

@@ -1,0 +1,203 @@
+"""Selection that doesn't wait for the number of entries: memory is allocated for as many as are expected."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict.kernels._backend import compacts
+from sparsedict.kernels._select import first_threshold, like
+from sparsedict.kernels._workspace import Workspace, scratch
+from sparsedict.latents import Support
+from sparsedict.selections import Above, LargestOfBatch, Selection
+
+if TYPE_CHECKING:
+    from sparsedict.kernels._triton import Compaction
+
+CAPACITY_FACTOR = 1.25
+"""Least capacity over the number of entries that the previous step stored."""
+
+LEAST_CAPACITY = 2**10
+
+CANDIDATES = 2
+"""Capacity for candidates of the largest of a batch, over the number wanted."""
+
+GUESS_SHARE = 0.8
+"""Share of a guessed threshold above which candidates are gathered.
+
+It is lower than where the host can search again at once: with too few candidates the whole step is computed again.
+"""
+
+BLOCK_ENTRIES = 2**26
+"""Pre-activations held at once, enough to keep an accelerator busy."""
+
+
+class Capacity:
+    """For how many entries a step allocates memory, and whether that was enough.
+
+    The capacity follows from the density of the previous step. While the device works, the host reads how many entries
+    there were. If they exceeded the capacity, the results of the step are wrong, and the step must be computed again
+    without a capacity. So a step depends on the densities of earlier steps and on its own data alone.
+
+    Args:
+        density: Share of entries that the previous step stored.
+    """
+
+    def __init__(self, density: float) -> None:
+        self.density: float = density
+        self._readings: list[tuple[_Reading, int | None]] = []
+
+    def n_needed(self, total: int) -> int:
+        """Returns how many of ``total`` entries may be needed, by the density of the previous step."""
+        return int(CAPACITY_FACTOR * self.density * total)
+
+    def n_allocated(self, total: int) -> int:
+        """Returns for how many of ``total`` entries to allocate: few different sizes, so that freed memory fits."""
+        return min(max(1 << self.n_needed(total).bit_length(), LEAST_CAPACITY), total)
+
+    def note(self, count: Tensor, exceeded: Tensor, total: int | None) -> None:
+        """Starts to read the number of entries found, and whether the step must be computed again, from the device.
+
+        Args:
+            count: Entries found.
+            exceeded: Whether the step must be computed again.
+            total: How many there could be; ``None`` where the next step's capacity doesn't depend on the count.
+        """
+        self._readings.append((_Reading(torch.stack((count, exceeded.to(count.dtype)))), total))
+
+    def sufficed(self) -> bool:
+        """Returns whether the capacity was enough, and sets the density for the next step.
+
+        Waits until the device has chosen entries, not for the work that follows.
+        """
+        found = [(*reading.wait(), total) for reading, total in self._readings]
+        self._readings = []
+        shares = [count / total for count, _, total in found if total]
+        self.density = max(shares, default=self.density)
+        return not any(exceeded for _, exceeded, _ in found)
+
+
+class _Reading:
+    """Two numbers on their way from the device to the host."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._numbers, self._copied = numbers, None
+        if numbers.is_cuda:
+            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, device="cpu", pin_memory=True)
+            with torch.cuda.device(numbers.device):
+                self._numbers.copy_(numbers, non_blocking=True)
+                self._copied = torch.cuda.Event()
+                self._copied.record()
+
+    def wait(self) -> tuple[int, int]:
+        if self._copied is not None:
+            self._copied.synchronize()
+        count, failed = self._numbers.tolist()
+        return count, failed
+
+
+def can_select_within(
+    capacity: Capacity | None, rule: Selection | None, device: torch.device, *, total: int, most: int
+) -> bool:
+    """Returns whether :func:`select_within` applies a rule on a device, and at most ``most`` entries are expected.
+
+    Args:
+        capacity: That of the step; ``None`` where the step has none.
+        rule: The rule; ``None`` where there is none.
+        device: Where the pre-activations are.
+        total: Number of all pre-activations.
+        most: Entries beyond which dense products are faster. The largest of a batch are as many as the rule says.
+    """
+    if capacity is None or not compacts(device):
+        return False
+    return isinstance(rule, LargestOfBatch) or (isinstance(rule, Above) and capacity.n_needed(total) <= most)
+
+
+@torch.no_grad()
+def select_within(
+    capacity: Capacity,
+    inputs: Float[Tensor, "n_tokens d"],
+    rows: Float[Tensor, "n_latents d"],
+    bias: Float[Tensor, " n_latents"],
+    rule: Selection,
+    *,
+    workspace: Workspace | None = None,
+) -> tuple[Support, Float[Tensor, " n_entries"]]:
+    """Returns the entries that a rule picks, padded, and the pre-activations there, without history.
+
+    Padding has a pre-activation at which the rule wouldn't pick it. Where the entries exceed the capacity, the result
+    is incomplete, and :meth:`Capacity.sufficed` returns ``False``.
+
+    Args:
+        capacity: For how many entries to allocate memory; it records how many there were.
+        inputs: One vector for each token.
+        rows: One row for each latent, such as an encoder.
+        bias: One number for each latent.
+        rule: A rule for which :func:`can_select_within` holds.
+        workspace: Memory to reuse for blocks.
+    """
+    dtype, total = inputs.dtype, len(inputs) * len(rows)
+    if torch.is_autocast_enabled(inputs.device.type):
+        low = torch.get_autocast_dtype(inputs.device.type)
+        inputs, rows, bias = inputs.to(low), rows.to(low), bias.to(low)
+    if isinstance(rule, LargestOfBatch):
+        support, values = _largest_of_batch(inputs, rows, bias, rule, capacity, workspace)
+    else:
+        assert isinstance(rule, Above), rule
+        n_entries = capacity.n_allocated(total)
+        found = _gathered(inputs, rows, bias, like(rule.threshold, inputs), n_entries, workspace)
+        capacity.note(found.count, found.count > n_entries, total)
+        support, values = Support(found.latents, found.offsets, len(rows), True), found.values
+    return support, values.to(dtype)
+
+
+def note_density(pre: Float[Tensor, "n_tokens n_latents"], rule: Selection | None, capacity: Capacity | None) -> None:
+    """Records how many of all pre-activations a rule would have picked, where a capacity depends on it."""
+    if capacity is None or not isinstance(rule, Above) or not compacts(pre.device):
+        return
+    from sparsedict.kernels._triton import counts_above
+
+    count = counts_above(pre.detach().contiguous(), like(rule.threshold, pre)).sum()
+    capacity.note(count, torch.zeros_like(count), pre.numel())
+
+
+def _largest_of_batch(
+    inputs: Tensor,
+    rows: Tensor,
+    bias: Tensor,
+    rule: LargestOfBatch,
+    capacity: Capacity,
+    workspace: Workspace | None,
+) -> tuple[Support, Tensor]:
+    total = len(inputs) * len(rows)
+    n_wanted = min(rule.k * len(inputs), total)
+    n_entries = min(CANDIDATES * n_wanted, total)
+    threshold = like(first_threshold(rule, inputs, GUESS_SHARE), inputs)
+    found = _gathered(inputs, rows, bias, threshold, n_entries, workspace)
+    count = found.count
+    # Too few above a guess: there may be more below it.
+    capacity.note(count, (count > n_entries) | ((count < n_wanted) & (threshold > 0)), None)
+    chosen = found.values.topk(n_wanted, sorted=False).indices.sort().values
+    offsets = torch.searchsorted(chosen, found.offsets)
+    return Support(found.latents[chosen], offsets, len(rows), True), found.values[chosen]
+
+
+def _gathered(
+    inputs: Tensor, rows: Tensor, bias: Tensor, threshold: Tensor, n_entries: int, workspace: Workspace | None
+) -> Compaction:
+    from sparsedict.kernels._triton import Compaction
+
+    n_tokens, n_latents = len(inputs), len(rows)
+    first = threshold.flatten()[0]
+    padding = (first - first.abs() - 1).nan_to_num(0.0, 0.0, 0.0).to(inputs.dtype)
+    found = Compaction(threshold, n_tokens, n_entries, padding)
+    size = min(max(1, BLOCK_ENTRIES // n_latents), n_tokens)
+    buffer = scratch(workspace, "block", (size, n_latents), inputs.dtype, inputs.device)
+    for begin in range(0, n_tokens, size):
+        block = buffer[: min(size, n_tokens - begin)]
+        torch.addmm(bias, inputs[begin : begin + size], rows.T, out=block)
+        found.take(begin, block)
+    return found
