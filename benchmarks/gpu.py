@@ -21,14 +21,12 @@ from torch import Tensor
 
 import sparsedict as sd
 from sparsedict import kernels
-from sparsedict.kernels import Room, select_in_room
+from sparsedict.kernels import Capacity, select_within
 from sparsedict.selections import Above, Largest
 
 RESULT = Path(__file__).parent / "results" / "gpu.json"
 ADAM_BYTES = 28
 """Bytes that Adam moves for a parameter in float32: it reads weight, gradient and two moments, writes all but one."""
-
-DENSE_SHARE = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -98,10 +96,8 @@ def kernel_figures(shape: Shape, dtype: torch.dtype, clock: Clock) -> dict[str, 
     def transposed() -> object:
         return sd.Support(support.latents, support.offsets, shape.n_latents).by_latent
 
-    def in_room() -> object:
-        room = Room(shape.k / shape.n_latents)
-        with room.used():
-            return select_in_room(inputs, rows, bias, rule, most=int(DENSE_SHARE * block.numel()))
+    def within_capacity() -> object:
+        return select_within(Capacity(shape.k / shape.n_latents), inputs, rows, bias, rule)
 
     token_bytes, row_bytes, gathered = inputs.nbytes, rows.nbytes, support.n_entries * (d * size + 16)
     calls: dict[str, tuple[Callable[[], object], int, int]] = {
@@ -126,7 +122,7 @@ def kernel_figures(shape: Shape, dtype: torch.dtype, clock: Clock) -> dict[str, 
         "by_latent": (transposed, 16 * support.n_entries, 0),
     }
     if kernels.compacts(device):
-        calls["select in room, above"] = (in_room, token_bytes + row_bytes, 0)
+        calls["select within capacity, above"] = (within_capacity, token_bytes + row_bytes, 0)
     bandwidth, figures = clock.bandwidth(), {}
     for name, (call, least, moved) in calls.items():
         seconds = clock(call)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import cases
 import sparsedict as sd
-from sparsedict.dictionaries import _encode
+from sparsedict.dictionaries import _paths
 
 every_kind = pytest.mark.parametrize("kind", cases.KINDS)
 every_pair = pytest.mark.parametrize(("kind", "activation"), cases.ALL_PAIRS)
@@ -20,10 +20,12 @@ every_norm = pytest.mark.parametrize("norm", cases.NORMS)
 ALL_DENSE, ALL_SPARSE = 0.0, 1.0
 
 
-def training_gradients(dictionary: sd.Dictionary, x: Tensor, mix: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def training_gradients(
+    dictionary: sd.Dictionary, x: Tensor, mix: Tensor, context: sd.kernels.StepContext | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Reconstruction of a training step and the gradients of a loss that touches reconstruction and latents."""
     x = x.clone().requires_grad_()
-    passed = dictionary.forward_pass(x, torch.zeros(len(x), dictionary.d_out, dtype=x.dtype))
+    passed = dictionary.forward_pass(x, torch.zeros(len(x), dictionary.d_out, dtype=x.dtype), context=context)
     loss = (passed.reconstruction * mix).sum() + passed.values.square().sum()
     return passed.reconstruction.detach(), _gradients(loss, dict(dictionary.named_parameters()) | {"x": x})
 
@@ -59,7 +61,7 @@ def test_training_step_equals_the_dense_reference(kind: str, activation: str, mo
     norm = list(cases.NORMS)[cases.ALL_PAIRS.index((kind, activation)) % len(cases.NORMS)]
     dictionary = cases.make(kind, activation, norm).train()
     for dense_share in (ALL_DENSE, ALL_SPARSE):
-        monkeypatch.setattr(_encode, "DENSE_SHARE", dense_share)
+        monkeypatch.setattr(_paths, "DENSE_SHARE", dense_share)
         assert_step_equals_reference(kind, activation, dictionary, cases.tokens(9), 1e-10)
 
 
@@ -67,7 +69,7 @@ def test_training_step_equals_the_dense_reference(kind: str, activation: str, mo
 def test_training_step_in_single_precision_and_of_one_token(
     kind: str, activation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_encode, "DENSE_SHARE", ALL_SPARSE)
+    monkeypatch.setattr(_paths, "DENSE_SHARE", ALL_SPARSE)
     dictionary = cases.make(kind, activation, dtype=torch.float32).train()
     assert_step_equals_reference(kind, activation, dictionary, cases.tokens(9, dtype=torch.float32), 1e-5)
     assert_step_equals_reference(kind, activation, dictionary, cases.tokens(1, dtype=torch.float32), 1e-5)
@@ -126,7 +128,7 @@ def test_encode_is_encode_sparse_made_dense(
 ) -> None:
     dictionary = cases.make(kind, activation).train(training)
     for dense_share, shape in ((ALL_DENSE, (9,)), (ALL_SPARSE, (3, 3)), (ALL_DENSE, ()), (ALL_SPARSE, (1, 1))):
-        monkeypatch.setattr(_encode, "DENSE_SHARE", dense_share)
+        monkeypatch.setattr(_paths, "DENSE_SHARE", dense_share)
         x = cases.tokens(9)[3:].repeat(2, 1)[: max(1, torch.Size(shape).numel())].reshape(*shape, cases.D_IN)
         sparse = dictionary.encode_sparse(x)
         latents = dictionary.encode(x)
@@ -264,17 +266,16 @@ TRITON_CASES = sorted(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs Triton in the tests below")
 @pytest.mark.parametrize(("kind", "activation"), TRITON_CASES)
 def test_triton_computes_the_dense_reference(kind: str, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a GPU would, in Triton's interpreter: with room for entries whose number isn't known."""
+    """As on a GPU, in Triton's interpreter: the host doesn't read the number of entries."""
     pytest.importorskip("triton")
-    monkeypatch.setattr(_encode, "DENSE_SHARE", ALL_SPARSE)
+    monkeypatch.setattr(_paths, "DENSE_SHARE", ALL_SPARSE)
     dictionary = cases.make(kind, activation).train()
     for n_tokens in (1, 6):
-        x, room = cases.tokens(n_tokens), sd.kernels.Room(0.5)
+        x, capacity = cases.tokens(n_tokens), sd.kernels.Capacity(0.5)
         mix = torch.randn(n_tokens, dictionary.d_out, dtype=x.dtype)
         with sd.kernels.using(sd.kernels.triton_backend()):
-            with room.used():
-                actual, gradients = training_gradients(dictionary, x, mix)
-            if not room.sufficed():
+            actual, gradients = training_gradients(dictionary, x, mix, sd.kernels.StepContext(capacity=capacity))
+            if not capacity.sufficed():
                 assert activation == "batch_top_k"
                 actual, gradients = training_gradients(dictionary, x, mix)
         wanted, wanted_gradients = reference_gradients(kind, activation, dictionary, x, mix)
@@ -290,11 +291,10 @@ def test_a_gpu_step_reads_nothing_from_the_device(activation: str) -> None:
     x = cases.tokens(200, dtype=torch.float32).cuda()
     target = torch.zeros(200, dictionary.d_out, device="cuda")
     for mode in ("default", "error"):  # kernels are compiled first
-        room = sd.kernels.Room(0.01)
+        context = sd.kernels.StepContext(capacity=sd.kernels.Capacity(0.01))
         torch.cuda.set_sync_debug_mode(mode)
         try:
-            with room.used():
-                passed = dictionary.forward_pass(x, target)
+            passed = dictionary.forward_pass(x, target, context=context)
             (passed.reconstruction.square().sum() + passed.values.sum()).backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -16,13 +16,13 @@ from torch import Tensor
 
 import sparsedict as sd
 from sparsedict import kernels
-from sparsedict.kernels import Backend, _backend, _bag
+from sparsedict.kernels import Backend, _backend, _embedding_bag
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def embedding_bag() -> Backend:
-    return _bag
+    return _embedding_bag
 
 
 def triton() -> Backend:
@@ -156,7 +156,7 @@ def test_mixed_precision_is_promoted(backend: Callable[[], Backend]) -> None:
 
 
 def test_the_cpu_keeps_the_embedding_bag() -> None:
-    assert _backend.backend_for(torch.device("cpu")) is _bag
+    assert _backend.backend_for(torch.device("cpu")) is _embedding_bag
     assert not kernels.compacts(torch.device("cpu"))
 
 

@@ -1,4 +1,4 @@
-"""Steps on a device that doesn't tell how many entries are active: Triton's kernels, in their interpreter."""
+"""Steps that don't wait for the number of active entries: Triton's kernels, in their interpreter."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 import sparsedict as sd
 from sparsedict import kernels
-from sparsedict.dictionaries import _encode
-from sparsedict.kernels import _room
+from sparsedict.dictionaries import _paths
+from sparsedict.kernels import _capacity
 
 D, N_LATENTS, BATCH, N_STEPS = 5, 32, 24, 5
 
 
 class Watch(sd.training.Upkeep):
-    """Notes which steps had room kept for their entries."""
+    """Records which steps selected within a capacity."""
 
     def __init__(self) -> None:
-        self.had_room: list[bool] = []
+        self.was_padded: list[bool] = []
 
     def __call__(self, passed: sd.ForwardPass, optimizer: torch.optim.Optimizer) -> None:
-        self.had_room.append(passed.support is not None and passed.support.has_padding)
+        self.was_padded.append(passed.support is not None and passed.support.has_padding)
 
 
 class Counting(sd.Penalty):
@@ -46,8 +46,8 @@ class Counting(sd.Penalty):
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
-    monkeypatch.setattr(_room, "LEAST_ROOM", 8)
-    monkeypatch.setattr(_encode, "DENSE_SHARE", 0.6)
+    monkeypatch.setattr(_capacity, "LEAST_CAPACITY", 8)
+    monkeypatch.setattr(_paths, "DENSE_SHARE", 0.6)
 
 
 def coder(activation: sd.Activation) -> sd.SparseAutoencoder:
@@ -84,7 +84,7 @@ def check_same(one: tuple[sd.SparseAutoencoder, sd.History], other: tuple[sd.Spa
 
 
 @pytest.mark.parametrize(
-    ("activation", "penalties", "room_from"),
+    ("activation", "penalties", "padded_from"),
     [
         (sd.ReLU(), [sd.L1(0.01)], 1),
         (sd.JumpReLU(0.1, 0.1), [sd.L0(0.01)], 1),
@@ -94,24 +94,26 @@ def check_same(one: tuple[sd.SparseAutoencoder, sd.History], other: tuple[sd.Spa
     ],
     ids=lambda part: type(part).__name__ if isinstance(part, sd.Activation) else "",
 )
-def test_training_with_room_is_training(activation: sd.Activation, penalties: list[sd.Penalty], room_from: int) -> None:
-    """The first step is dense: nobody knows yet how many entries there will be."""
+def test_training_within_a_capacity_is_training(
+    activation: sd.Activation, penalties: list[sd.Penalty], padded_from: int
+) -> None:
+    """The first step is dense: there is no density of an earlier step."""
     usual, watch = trained(activation, data(), penalties=penalties), Watch()
     with kernels.using(kernels.triton_backend()):
         found = trained(activation, data(), penalties=penalties, upkeep=[watch])
     check_same(usual, found)
-    assert watch.had_room == [step >= room_from for step in range(N_STEPS)]
+    assert watch.was_padded == [step >= padded_from for step in range(N_STEPS)]
 
 
 @pytest.mark.parametrize("penalty", [sd.L1(0.01), Counting()], ids=lambda penalty: type(penalty).__name__)
-def test_a_step_that_lacked_room_is_computed_again(penalty: sd.Penalty) -> None:
+def test_a_step_that_exceeded_its_capacity_is_computed_again(penalty: sd.Penalty) -> None:
     """The third batch is far larger than those before, so three times as many latents fire."""
     rows, watch = list(data((0.5, 0.5, 5.0, 0.5, 0.5)).split(BATCH)), Watch()
     usual = trained(sd.ReLU(), rows, penalties=[type(penalty)() if isinstance(penalty, Counting) else penalty])
     with kernels.using(kernels.triton_backend()):
         found = trained(sd.ReLU(), rows, penalties=[penalty], upkeep=[watch])
     check_same(usual, found)
-    assert watch.had_room == [False, True, False, True, True]
+    assert watch.was_padded == [False, True, False, True, True]
     if isinstance(penalty, Counting):
         assert penalty.n_calls == N_STEPS
 
@@ -127,4 +129,4 @@ def test_a_run_that_goes_on_takes_the_same_paths(tmp_path: Path) -> None:
         first.rename(part / first.name)
         again, _ = trained(sd.ReLU(), data(), checkpoint=part, checkpoint_every=2, resume=True, upkeep=watches[1:])
     assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in whole.state_dict().items())
-    assert watches[1].had_room == [True]
+    assert watches[1].was_padded == [True]

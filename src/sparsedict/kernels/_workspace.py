@@ -107,10 +107,12 @@ def _reference_counts(arrays: list[Tensor]) -> list[tuple[int, int, int] | None]
     count_of_storage = getattr(torch._C, "_storage_Use_Count", None)
     # `Tensor.untyped_storage` would leave a reference behind, and autograd adds in place only where there is one.
     address_of_storage = getattr(torch._C, "_storage_address", None)
-    if count_of_storage is None or address_of_storage is None or not hasattr(Tensor, "_use_count"):
+    count_of_tensor = getattr(Tensor, "_use_count", None)
+    if count_of_storage is None or address_of_storage is None or count_of_tensor is None:
         return [None] * len(arrays)
     return [
-        (sys.getrefcount(array), array._use_count(), count_of_storage(address_of_storage(array))) for array in arrays
+        (sys.getrefcount(array), count_of_tensor(array), count_of_storage(address_of_storage(array)))
+        for array in arrays
     ]
 
 

@@ -156,7 +156,8 @@ class Learner:
         try:
             with torch.enable_grad():
                 with self._precision(inputs.device):
-                    passed = self._passed(inputs, targets, batch, StepContext(True, self._workspace, capacity))
+                    context = StepContext(workspace=self._workspace, capacity=capacity)
+                    passed = self._passed(inputs, targets, batch, context)
                     terms = [trainee.loss(passed), *(penalty(passed) for penalty in trainee.penalties)]
                     objective = torch.stack(terms).sum()
                 objective.backward()

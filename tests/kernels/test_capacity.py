@@ -1,4 +1,4 @@
-"""Steps that don't know how many entries they store are computed with Triton's kernels, as on a GPU."""
+"""Selection within a capacity, computed by Triton's kernels as on a GPU."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 import sparsedict as sd
 from sparsedict import kernels
-from sparsedict.kernels import Room, select_in_room
-from sparsedict.kernels._room import LEAST_ROOM
-from sparsedict.selections import Above, LargestOfBatch
+from sparsedict.kernels import Capacity, _embedding_bag, can_select_within, select_within
+from sparsedict.kernels._capacity import LEAST_CAPACITY
+from sparsedict.selections import Above, Largest, LargestOfBatch, Selection
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,24 +45,20 @@ def test_entries_above_a_threshold(per_latent: bool) -> None:
     inputs, rows, bias = problem()
     threshold = torch.rand(40, dtype=torch.float64).to(DEVICE) + 2 if per_latent else torch.tensor(2.5)
     inputs[0, 0], bias[0] = 0.0, -1000.0
-    rule, room, pre = Above(threshold), Room(0.2), inputs @ rows.T + bias
-    with room.used():
-        picked = select_in_room(inputs, rows, bias, rule, most=200)
-    assert picked is not None
+    rule, capacity, pre = Above(threshold), Capacity(0.2), inputs @ rows.T + bias
+    picked = select_within(capacity, inputs, rows, bias, rule)
     check_picked(picked, rule.support(pre), pre)
     support, values = picked
     assert (values[~support.is_stored] < threshold.flatten()[0].to(DEVICE)).all()
-    assert room.sufficed()
-    assert room.density == rule.support(pre).n_entries / pre.numel()
+    assert capacity.sufficed()
+    assert capacity.density == rule.support(pre).n_entries / pre.numel()
 
 
 def test_nan_counts_as_greater() -> None:
     inputs, rows, bias = problem()
     inputs[2] = torch.nan
-    room = Room(0.2)
-    with room.used():
-        picked = select_in_room(inputs, rows, bias, Above(torch.tensor(1e9)), most=200)
-    assert picked is not None
+    capacity = Capacity(0.2)
+    picked = select_within(capacity, inputs, rows, bias, Above(torch.tensor(1e9)))
     assert picked[0].offsets.tolist() == [0, 0, 0, 40, 40, 40]
     assert picked[1][:40].isnan().all()
 
@@ -72,42 +68,51 @@ def test_a_threshold_is_not_rounded_to_the_type_of_the_products() -> None:
     inputs, rows = torch.ones(1, 1, device=DEVICE), torch.ones(2, 1, device=DEVICE)
     bias = torch.tensor([2.0**-7, 0.0], device=DEVICE)
     threshold = torch.full((2,), 1 + 0.9 * 2.0**-7, device=DEVICE)
-    with Room(0.1).used(), torch.autocast(DEVICE, torch.bfloat16):
-        picked = select_in_room(inputs, rows, bias, Above(threshold), most=2)
-    assert picked is not None
+    with torch.autocast(DEVICE, torch.bfloat16):
+        picked = select_within(Capacity(0.1), inputs, rows, bias, Above(threshold))
     assert picked[0].offsets.tolist() == [0, 1]
     assert float(picked[1][0]) == 1 + 2.0**-7
 
 
 def test_blocks_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsedict.kernels._room.BLOCK_ENTRIES", 80)
+    monkeypatch.setattr("sparsedict.kernels._capacity.BLOCK_ENTRIES", 80)
     inputs, rows, bias = problem()
     rule, pre = Above(torch.tensor(1.0)), inputs @ rows.T + bias
-    with Room(0.3).used():
-        picked = select_in_room(inputs, rows, bias, rule, most=200)
-    assert picked is not None
+    picked = select_within(Capacity(0.3), inputs, rows, bias, rule)
     check_picked(picked, rule.support(pre), pre)
 
 
 def test_entries_that_do_not_fit_are_told_and_stay_within_their_memory() -> None:
     inputs, rows, bias = problem(30, 100)
-    room, pre = Room(0.01), inputs @ rows.T + bias
-    with room.used():
-        picked = select_in_room(inputs, rows, bias, Above(torch.tensor(-1.0)), most=3000)
-    assert picked is not None
-    assert picked[0].n_entries == LEAST_ROOM < (pre > -1).sum()
-    assert int(picked[0].offsets[-1]) == LEAST_ROOM
-    assert not room.sufficed()
-    assert room.density == float((pre > -1).sum()) / pre.numel()
+    capacity, pre = Capacity(0.01), inputs @ rows.T + bias
+    picked = select_within(capacity, inputs, rows, bias, Above(torch.tensor(-1.0)))
+    assert picked[0].n_entries == LEAST_CAPACITY < (pre > -1).sum()
+    assert int(picked[0].offsets[-1]) == LEAST_CAPACITY
+    assert not capacity.sufficed()
+    assert capacity.density == float((pre > -1).sum()) / pre.numel()
 
 
-def test_many_entries_are_left_to_dense_products() -> None:
-    with Room(0.9).used():
-        assert select_in_room(*problem(), Above(torch.zeros(())), most=100) is None
+@pytest.mark.parametrize(
+    ("capacity", "rule", "most", "wanted"),
+    [
+        (Capacity(0.4), Above(torch.zeros(())), 100, True),
+        (Capacity(0.41), Above(torch.zeros(())), 100, False),
+        (Capacity(1.0), LargestOfBatch(3), 0, True),
+        (Capacity(0.1), Largest(3), 100, False),
+        (Capacity(0.1), None, 100, False),
+        (None, Above(torch.zeros(())), 100, False),
+    ],
+)
+def test_what_can_be_selected_within_a_capacity(
+    capacity: Capacity | None, rule: Selection | None, most: int, wanted: bool
+) -> None:
+    """A quarter more entries than in the step before are expected, of 200."""
+    assert can_select_within(capacity, rule, torch.device(DEVICE), total=200, most=most) == wanted
 
 
-def test_without_room_nothing_is_chosen() -> None:
-    assert select_in_room(*problem(), Above(torch.zeros(())), most=200) is None
+def test_the_embedding_bag_selects_within_no_capacity() -> None:
+    with kernels.using(_embedding_bag):
+        assert not can_select_within(Capacity(0.1), Above(torch.zeros(())), torch.device("cpu"), total=200, most=100)
 
 
 @pytest.mark.parametrize("guess", [None, torch.nan, 0.5, 2.0])
@@ -115,25 +120,21 @@ def test_largest_of_a_batch(guess: float | None) -> None:
     inputs, rows, bias = problem(n_latents=41)
     pre = inputs @ rows.T + bias
     rule = LargestOfBatch(3, None if guess is None else torch.tensor(guess, device=DEVICE))
-    room = Room(1.0)
-    with room.used():
-        picked = select_in_room(inputs, rows, bias, rule, most=0)
-    assert picked is not None
+    capacity = Capacity(1.0)
+    picked = select_within(capacity, inputs, rows, bias, rule)
     n_above = int((pre > (0.0 if guess is None or guess != guess else 0.8 * guess)).sum())
-    assert room.sufficed() == (15 <= n_above <= 30)
+    assert capacity.sufficed() == (15 <= n_above <= 30)
     if 15 <= n_above <= 30:
         check_picked(picked, rule.support(pre), pre)
-    assert room.density == 1.0
+    assert capacity.density == 1.0
 
 
 def test_fewer_positive_entries_than_wanted_are_all_of_them() -> None:
     inputs, rows, bias = problem()
     bias -= 6.5
-    rule, room, pre = LargestOfBatch(3), Room(1.0), inputs @ rows.T + bias
-    with room.used():
-        picked = select_in_room(inputs, rows, bias, rule, most=0)
-    assert picked is not None
-    assert room.sufficed()
+    rule, capacity, pre = LargestOfBatch(3), Capacity(1.0), inputs @ rows.T + bias
+    picked = select_within(capacity, inputs, rows, bias, rule)
+    assert capacity.sufficed()
     assert 0 < rule.support(pre).n_entries < 15
     check_picked(picked, rule.support(pre), pre)
     assert (picked[1][~picked[0].is_stored] <= 0).all()
