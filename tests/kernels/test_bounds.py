@@ -91,9 +91,9 @@ def test_there_are_none_of_what_is_not_finite() -> None:
     x, w, b = torch.ones(3, 4), torch.ones(5, 4), torch.ones(5)
     assert Bounds.of(x, w, b) is not None
     for spoilt in range(3):
-        parts = [x.clone(), w.clone(), b.clone()]
+        inputs, rows, bias = parts = x.clone(), w.clone(), b.clone()
         parts[spoilt].view(-1)[2] = torch.nan
-        assert Bounds.of(*parts) is None
+        assert Bounds.of(inputs, rows, bias) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -108,4 +108,4 @@ def test_every_number_is_compared_rightly_with_bounds_of_any_sign() -> None:
     lowest = torch.tensor([-3e38, -1.5, -1e-40, -0.0, 0.0, 1e-40, 0.25, 3e38]).bfloat16()
     bits = every.view(torch.int16).expand(len(lowest), -1).clone()
     expected = (every.double() >= lowest.double()[:, None]).flatten().nonzero().flatten()
-    assert torch.equal(_positions_reaching_(bits, lowest), expected)
+    assert torch.equal(_positions_reaching_(bits, lowest, None), expected)

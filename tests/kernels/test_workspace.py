@@ -210,7 +210,7 @@ def test_the_memory_of_the_last_gradients_is_reused(reused: None) -> None:
 def test_gradients_that_a_callback_holds_stay(
     holder: str, optimizer: Callable[..., torch.optim.Optimizer], reused: None
 ) -> None:
-    held: list[tuple[object, Tensor]] = []
+    held: list[tuple[object, object]] = []
 
     def hold(name: str, record: sd.Record, dictionary: sd.Dictionary) -> None:
         assert dictionary.decoder.grad is not None

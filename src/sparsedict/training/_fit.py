@@ -87,8 +87,8 @@ def fit(
             the tokens that a dictionary starts from depend on the ``generator`` that it was made with, or on
             ``torch.manual_seed`` before it was made.
         progress: Whether to show a progress bar.
-        callbacks: Called with ``(name, record, dictionary)`` at each record. Clone what you keep of gradients: on a CPU
-            the next step writes over them.
+        callbacks: Called with ``(name, record, dictionary)`` at each record. Gradients that a callback keeps stay as
+            they are: a step reuses the memory of gradients to which nothing else refers.
         log_every: Steps between records. Only then are results read from the device.
         dead_after: Tokens without firing after which a latent counts as dead in the records.
         checkpoint: Folder to write checkpoints to, from which a run that was stopped can go on; ``None`` for none.

@@ -14,7 +14,7 @@ class Upkeep(ABC):
     def __call__(self, passed: ForwardPass, optimizer: torch.optim.Optimizer) -> None:
         """Changes ``passed.dictionary`` in place, after the step that ``passed`` describes.
 
-        Gradients are those of the step; clone what is to be kept, for the next step's may lie in the same memory.
+        Gradients are those of the step. Those that you keep stay as they are.
         """
 
     def check(self, dictionary: Dictionary) -> None:
