@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from sparsedict.adapters import Adapter
-from sparsedict.data._seeds import generator
 from sparsedict.display import Displayed
+from sparsedict.seeds import generator
 from sparsedict.torch_state import in_own_state
 
 _NULL = int.from_bytes(b"null", "big")

@@ -13,10 +13,7 @@ from sparsedict.analysis._masked_tokens import Masker, changed_later, labels_of,
 from sparsedict.analysis._token_batches import Tokens, with_ids
 from sparsedict.analysis._token_loss import NoLossError, TokenLoss, shifted
 from sparsedict.sites import Site
-from sparsedict.sites._context import TokenContext
-from sparsedict.sites._limits import IGNORED_LABEL
-from sparsedict.sites._predictions import is_seq2seq, predictions
-from sparsedict.sites._watch import stack
+from sparsedict.sites.models import IGNORED_LABEL, TokenContext, is_seq2seq, predictions, stack
 
 
 @dataclass(frozen=True, eq=False)

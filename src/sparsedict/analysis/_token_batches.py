@@ -8,11 +8,9 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 
 from sparsedict import checks
-from sparsedict.data._forms import token_source
-from sparsedict.data._harvester import takes_mask
-from sparsedict.data._tokens import BlockSize
-from sparsedict.sites._arguments import IDS as ID_NAMES
-from sparsedict.sites._limits import check_ids, check_length, longest_row, vocabulary
+from sparsedict.data import BlockSize, takes_mask, token_source
+from sparsedict.sites.models import IDS as ID_NAMES
+from sparsedict.sites.models import check_ids, check_length, longest_row, vocabulary
 
 Tokens = Tensor | Mapping[str, Any]
 """Token ids ``[n_sequences, n_positions]``, or the model's keyword arguments, such as a tokenizer gives."""

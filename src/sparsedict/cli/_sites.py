@@ -13,8 +13,7 @@ from torch import nn
 
 from sparsedict.cli._errors import in_options, speaking_of
 from sparsedict.sites import Site
-from sparsedict.sites._points import find_module
-from sparsedict.sites._suggest import experts_of, mlps
+from sparsedict.sites.models import experts_of, find_module, mlps
 
 WILD = "*?["
 TWO_ENDS = ".."

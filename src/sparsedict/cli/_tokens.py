@@ -16,9 +16,7 @@ from torch import Tensor
 from sparsedict.cli._data_files import SUFFIXES, read_files, suffix
 from sparsedict.cli._data_name import DataName
 from sparsedict.cli._data_sets import read_folder, read_hub
-from sparsedict.data._forms import token_source
-from sparsedict.data._packing import Bos, Texts
-from sparsedict.data._tokens import BlockSize, TokenSource
+from sparsedict.data import BlockSize, Bos, Texts, TokenSource, token_source
 
 TOO_MANY = 2
 """At most so many times the tokens that are wanted are read, since the held-out ones are among them."""

@@ -29,7 +29,7 @@ from sparsedict.cli._vocabulary import vocabulary
 from sparsedict.pages import token_strings
 from sparsedict.penalties import L0, L1, Penalty
 from sparsedict.sites import Site
-from sparsedict.sites._limits import check_ids
+from sparsedict.sites.models import check_ids
 from sparsedict.studies import Inspection, Recipe, RunFolder, take_apart_sites
 
 __all__ = ["run", "stopped"]

@@ -9,10 +9,27 @@ Whatever somebody trains on becomes `Batches` by `as_batches`: an endless iterat
 """
 
 from sparsedict.data._batches import Batches
+from sparsedict.data._forms import token_source
 from sparsedict.data._given import as_batches
+from sparsedict.data._harvester import takes_mask
 from sparsedict.data._pack import pack
+from sparsedict.data._packing import Bos, Texts
 from sparsedict.data._store import ActivationStore
 from sparsedict.data._stream import ActivationStream
+from sparsedict.data._tokens import BlockSize, TokenSource
 from sparsedict.data.synthetic import SyntheticFeatures
 
-__all__ = ["ActivationStore", "ActivationStream", "Batches", "SyntheticFeatures", "as_batches", "pack"]
+__all__ = [
+    "ActivationStore",
+    "ActivationStream",
+    "Batches",
+    "BlockSize",
+    "Bos",
+    "SyntheticFeatures",
+    "Texts",
+    "TokenSource",
+    "as_batches",
+    "pack",
+    "takes_mask",
+    "token_source",
+]

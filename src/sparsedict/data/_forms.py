@@ -16,7 +16,7 @@ from sparsedict.data._packing import Bos, Packing, Texts
 from sparsedict.data._tables import MASK, TEXT, TOKENS, as_sequence, chosen_columns
 from sparsedict.data._tokenizers import Tokenizer
 from sparsedict.data._tokens import DEFAULT_CONTEXT, RowArray, TokenSource
-from sparsedict.sites._limits import check_length
+from sparsedict.sites.models import check_length
 
 
 def token_source(

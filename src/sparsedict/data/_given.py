@@ -15,7 +15,7 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.batches import ROLES, UNNAMED, Activations, identity
 from sparsedict.data._batches import BEGINNING, Batches, Chunk, Position, RowSource
-from sparsedict.data._seeds import permutation
+from sparsedict.seeds import permutation
 from sparsedict.torch_state import InCallersState, in_own_state
 
 Pair = tuple[Float[Tensor, "n_tokens d_in"], Float[Tensor, "n_tokens d_out"]]

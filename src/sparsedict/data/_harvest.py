@@ -13,9 +13,9 @@ from sparsedict.batches import ROLES, Activations, point_name
 from sparsedict.data._batches import BEGINNING, Chunk, Position, RowSource
 from sparsedict.data._facts import site_facts
 from sparsedict.data._harvester import Harvester
-from sparsedict.data._seeds import permutation
 from sparsedict.data._tokens import Block, BlockSize, RowArray, TokenSource
-from sparsedict.sites._limits import check_ids, vocabulary
+from sparsedict.seeds import permutation
+from sparsedict.sites.models import check_ids, vocabulary
 
 Mix = Literal["tokens", "sequences"]
 """What a batch is drawn from the buffer by: single tokens, or whole sequences."""

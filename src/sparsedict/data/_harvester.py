@@ -13,10 +13,7 @@ from torch import Tensor, nn
 from sparsedict.batches import Activations, point_name
 from sparsedict.data._tokens import Block
 from sparsedict.sites import Site, capture_sites
-from sparsedict.sites._context import TokenContext
-from sparsedict.sites._modes import evaluating
-from sparsedict.sites._predictions import is_seq2seq
-from sparsedict.sites._watch import stack
+from sparsedict.sites.models import TokenContext, evaluating, is_seq2seq, stack
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from sparsedict.data._batches import Position
-from sparsedict.data._seeds import permutation
 from sparsedict.data._tables import MASK, TEXT, TOKENS, chosen_columns
 from sparsedict.data._tokens import Block, BlockSize, Order, Row, TokenSource, is_integral, not_ids, stacked
-from sparsedict.sites._limits import check_length
+from sparsedict.seeds import permutation
+from sparsedict.sites.models import check_length
 
 LOOK_AHEAD = 64
 """Items that are fetched, and documents that are tokenised, together."""

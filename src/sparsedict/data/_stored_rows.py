@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sparsedict.batches import Activations
 from sparsedict.data._batches import BEGINNING, Chunk, Position, RowSource
-from sparsedict.data._seeds import permutation
 from sparsedict.data._shards import BLOCK, MappedShard, ShardHeader, raw, read_header
 from sparsedict.data._store_description import FILE, StoreDescription
+from sparsedict.seeds import permutation
 from sparsedict.storage import StorageError
 
 MOST_MAPPED = 256

@@ -18,7 +18,7 @@ from sparsedict.data._shards import DTYPES
 from sparsedict.data._store_description import StoreDescription, tokens_per_shard
 from sparsedict.data._tokens import BlockSize, TokenSource
 from sparsedict.sites import Site
-from sparsedict.sites._points import find_module
+from sparsedict.sites.models import find_module
 from sparsedict.types import Role
 
 ROLES: tuple[Role, ...] = ("inputs", "outputs", "neurons")

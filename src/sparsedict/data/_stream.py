@@ -21,8 +21,7 @@ from sparsedict.data._stored_sites import bytes_per_token, planned
 from sparsedict.data._tokenizers import Tokenizer
 from sparsedict.data._tokens import BlockSize
 from sparsedict.sites import Site
-from sparsedict.sites._devices import input_device
-from sparsedict.sites._limits import longest_row
+from sparsedict.sites.models import input_device, longest_row
 from sparsedict.torch_state import in_own_state
 
 BUFFER_BYTES = 2**30

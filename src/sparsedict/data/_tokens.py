@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sparsedict.data._batches import Position
-from sparsedict.data._seeds import permutation
+from sparsedict.seeds import permutation
 
 DEFAULT_CONTEXT = 256
 

@@ -5,17 +5,38 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 from sparsedict import figures, pages
-
-if TYPE_CHECKING:
-    from sparsedict.studies._taken_apart import DictionaryResult, TakenApart
+from sparsedict.studies._dictionary_result import DictionaryResult
 
 Draw = Callable[[], Any]
 
 
-def write_report(taken: TakenApart, folder: Path, strings: pages.TokenStrings | None) -> dict[str, Path]:
+@runtime_checkable
+class Reported(Protocol):
+    """The members of `TakenApart` that the report shows."""
+
+    @property
+    def results(self) -> Mapping[str, DictionaryResult]: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    @property
+    def seconds(self) -> Mapping[str, float]: ...
+
+    @property
+    def note(self) -> str | None: ...
+
+    def table(self) -> str: ...
+
+    def notes(self) -> list[str]: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def write_report(taken: Reported, folder: Path, strings: pages.TokenStrings | None) -> dict[str, Path]:
     """Writes everything to an empty folder.
 
     Returns:
@@ -39,7 +60,7 @@ def write_report(taken: TakenApart, folder: Path, strings: pages.TokenStrings | 
     }
 
 
-def _write_figures(taken: TakenApart, folder: Path) -> dict[Path, str]:
+def _write_figures(taken: Reported, folder: Path) -> dict[Path, str]:
     """Returns the captions by SVG file."""
     captions: dict[Path, str] = {}
     for name, result in taken.results.items():
@@ -73,7 +94,7 @@ def _figures(name: str, result: DictionaryResult) -> dict[str, tuple[Draw, str]]
     return drawn
 
 
-def _write_examples(taken: TakenApart, folder: Path, strings: pages.TokenStrings | None) -> None:
+def _write_examples(taken: Reported, folder: Path, strings: pages.TokenStrings | None) -> None:
     groups = {
         name: pages.latent_cards(result.examples, firing=result.firing, match=result.match, types=result.types)
         for name, result in taken.results.items()
@@ -88,7 +109,7 @@ def _write_examples(taken: TakenApart, folder: Path, strings: pages.TokenStrings
     pages.write_examples(folder / "examples.html", groups, strings=strings, lead=lead)
 
 
-def _write_index(taken: TakenApart, folder: Path, captions: dict[Path, str]) -> None:
+def _write_index(taken: Reported, folder: Path, captions: dict[Path, str]) -> None:
     settings = taken.settings
     links = {
         "examples.html": "top activating examples of some latents",

@@ -11,9 +11,10 @@ from typing import Any
 
 from sparsedict import pages
 from sparsedict.display import aligned, finite
+from sparsedict.studies._dictionary_result import SECONDS
 from sparsedict.studies._folder import filled
 from sparsedict.studies._report import facts_of, write_report
-from sparsedict.studies._taken_apart import COLUMNS, SECONDS, WIDTH, TakenApart
+from sparsedict.studies._taken_apart import COLUMNS, WIDTH, TakenApart
 
 RUN = "run.json"
 """Holds what the run was asked for."""

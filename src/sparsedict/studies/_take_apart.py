@@ -25,8 +25,9 @@ from sparsedict.data import ActivationStream
 from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
 from sparsedict.progress import Phases
 from sparsedict.sites import Neurons, Site
+from sparsedict.studies._dictionary_result import DictionaryResult
 from sparsedict.studies._recipe import Inspection, Recipe
-from sparsedict.studies._taken_apart import DictionaryResult, TakenApart
+from sparsedict.studies._taken_apart import TakenApart
 from sparsedict.studies._used import used_settings
 from sparsedict.training import History, Trainee, fit_many
 from sparsedict.training.callbacks import Callback

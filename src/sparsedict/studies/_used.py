@@ -16,7 +16,7 @@ from sparsedict.storage import installed_version
 from sparsedict.studies._recipe import Inspection, Recipe
 
 if TYPE_CHECKING:
-    from sparsedict.studies._taken_apart import DictionaryResult
+    from sparsedict.studies._dictionary_result import DictionaryResult
 
 PACKAGES = ("torch", "numpy", "safetensors", "transformers", "tokenizers", "datasets")
 

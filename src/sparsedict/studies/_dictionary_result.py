@@ -1,0 +1,80 @@
+"""One trained dictionary of a study, and its measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sparsedict.analysis import Evaluation, FiringFrequencies, LatentTypes, NeuronMatch, TopExamples
+from sparsedict.dictionaries import Dictionary
+from sparsedict.display import Displayed, finite, shown
+from sparsedict.training import History
+
+SECONDS = "seconds"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DictionaryResult(Displayed):
+    """One trained dictionary and what was found out about it.
+
+    Attributes:
+        dictionary: Trained.
+        history: Of its training.
+        evaluation: On held-out tokens.
+        firing: On held-out tokens.
+        match: With the MLP's neurons, where these are known.
+        types: By that match.
+        examples: Top examples of some latents.
+    """
+
+    dictionary: Dictionary
+    history: History
+    evaluation: Evaluation
+    firing: FiringFrequencies
+    match: NeuronMatch | None
+    types: LatentTypes | None
+    examples: Mapping[int, TopExamples]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all numbers, those of each latent as lists, for JSON."""
+        dead = self.firing.dead
+        numbers = {
+            **self.evaluation.to_dict(),
+            "n_evaluation_tokens": self.evaluation.n_tokens,
+            "n_dead": dead.n_dead,
+            "n_firing_tokens": dead.n_tokens,
+            "n_simulators": None if self.types is None else self.types.n_simulators,
+            "seconds": self.history.seconds,
+            "latents": {
+                "firing_counts": self.firing.counts.tolist(),
+                "decoder_cosine": _rounded(self.match and self.match.decoder_cosine),
+                "decoder_neuron": None if self.match is None else self.match.decoder_neuron.tolist(),
+                "encoder_cosine": _rounded(self.match and self.match.encoder_cosine),
+                "shown": sorted(self.examples),
+            },
+            "history": self.history.to_dict(),
+        }
+        return finite(numbers)
+
+    def display_rows(self) -> list[tuple[str, ...]]:
+        """Returns the cells of the table, by column."""
+        return list(self.cells().items())
+
+    def cells(self) -> Mapping[str, str]:
+        """Returns what the table says of it, by column."""
+        losses, types = self.evaluation.losses, self.types
+        return {
+            "FVU": shown(self.evaluation.fvu, ".4f"),
+            "L0": f"{self.evaluation.l0:.1f}",
+            "recovered (zero)": shown(losses and losses.zero, ".1%"),
+            "recovered (mean)": shown(losses and losses.mean, ".1%"),
+            "KL": shown(losses and losses.kl, ".4f"),
+            "never fired": f"{self.firing.dead.n_dead:,} ({self.firing.dead.share:.1%})",
+            "simulators": "-" if types is None else f"{types.n_simulators:,} ({types.share:.1%})",
+            SECONDS: f"{self.history.seconds:.0f}",
+        }
+
+
+def _rounded(values: Any) -> list[float] | None:
+    return None if values is None else [round(value, 6) for value in values.tolist()]
