@@ -47,8 +47,34 @@ class CrossLayer(sd.Dictionary):
     def decode(self, latents: Tensor | sd.SparseLatents) -> Tensor:
         return sd.kernels.matmul(latents, self.decoder * self.written_columns) + self.decoder_bias
 
+    def split_sources(self) -> list[Source]:
+        """Returns the latents of each layer as an object of their own, so that a model can run layer by layer."""
+        return [Source(self, layer) for layer in range(self.n_layers)]
+
     def arguments(self) -> dict[str, Any]:
         return {"n_layers": self.n_layers, "d": self.d_in // self.n_layers, "n_latents": self.n_latents}
+
+
+class Source:
+    """The latents of one layer of a cross-layer dictionary whose activation is elementwise."""
+
+    def __init__(self, whole: CrossLayer, layer: int) -> None:
+        d = whole.d_in // whole.n_layers
+        self.whole, self.layer = whole, layer
+        self.reads, self.writes = whole.reads[layer], whole.writes[layer:]
+        self.columns = slice(layer * d, (layer + 1) * d)
+        self.latents = whole.read_columns[:, layer * d].nonzero().squeeze(1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        inputs = x.new_zeros(*x.shape[:-1], self.whole.d_in)
+        inputs[..., self.columns] = x
+        return self.whole.encode(inputs)[..., self.latents]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        all_latents = latents.new_zeros(*latents.shape[:-1], self.whole.n_latents)
+        all_latents[..., self.latents] = latents
+        decoded = self.whole.decode(all_latents) - (self.whole.decoder_bias if self.layer else 0)
+        return decoded[..., self.columns.start :]
 
 
 class Crosscoder(sd.Dictionary):

@@ -42,7 +42,7 @@ def options(activation: sd.Activation) -> dict[str, Any]:
 
 
 KINDS = {
-    "cross-layer": lambda: CrossLayer(2, D, 32, **options(sd.TopK(6))),
+    "cross-layer": lambda: CrossLayer(2, D, 32, **options(sd.BatchTopK(6))),
     "crosscoder": lambda: Crosscoder(("0.outputs", "1.outputs"), 2 * D, 32, **options(sd.BatchTopK(6))),
 }
 
@@ -74,6 +74,34 @@ def test_weights_between_unconnected_layers_stay_zero(
     sd.fit(dictionary, sd.ActivationStream(sites, tokens, batch_size=64), n_tokens=640, progress=False)
     assert torch.equal(dictionary.encoder != 0, dictionary.read_columns)
     assert torch.equal(dictionary.decoder != 0, dictionary.written_columns)
+
+
+def test_a_cross_layer_dictionary_runs_in_the_model_layer_by_layer(sites: sd.Sites, tokens: Tensor) -> None:
+    dictionary = KINDS["cross-layer"]()
+    sd.fit(dictionary, sd.ActivationStream(sites, tokens, batch_size=64), n_tokens=N_TOKENS, progress=False)
+    model = sites["0"].model
+    embedding, _, _, head = model
+    with torch.no_grad():
+        x = embedding(tokens)
+        early = dictionary.reconstruct(dictionary.encode(torch.cat([x, x], -1)), torch.cat([x, x], -1))[..., :D]
+        both = torch.cat([x, x + early], -1)
+        late = dictionary.reconstruct(dictionary.encode(both), both)[..., D:]
+        with sites.replaced(dictionary):
+            torch.testing.assert_close(model(tokens), head(x + early + late))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dictionaries_over_several_mlps_are_evaluated(kind: str, sites: sd.Sites, tokens: Tensor) -> None:
+    dictionary = KINDS[kind]()
+    sd.fit(dictionary, sd.ActivationStream(sites, tokens, batch_size=64), n_tokens=N_TOKENS, progress=False)
+    found = sd.evaluate(sites, dictionary, tokens)
+    batch = sites.capture(tokens).batch()
+    inputs, targets = dictionary.select(batch)
+    reconstruction = dictionary(inputs).reconstruction
+    for index, name in enumerate(sites):
+        columns = slice(index * D, (index + 1) * D)
+        expected = sd.metrics.fvu(reconstruction[:, columns], targets[:, columns])
+        assert found.sites[name].fvu == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_cross_layer_dictionary_writes_to_its_own_layer_and_later_ones() -> None:
