@@ -15,7 +15,7 @@ from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._scorer import Scorer
 from sparsedict.analysis._token_batches import Tokens
 from sparsedict.analysis._token_loss import NoLossError
-from sparsedict.sites import Site
+from sparsedict.sites import ReplacementOrderError, Site
 
 ModelLoss = Callable[[Tensor, Tokens, Tensor], Tensor]
 """From the model's output, the tokens and the mask of positions that count, to the losses that count, ``[n]``."""
@@ -114,7 +114,7 @@ def known_losses(
         return measure(), None
     except NotCausalError as unknown:
         return dict.fromkeys(names, LossRecovered.unknown(str(unknown))), None
-    except NoLossError as missing:
+    except (NoLossError, ReplacementOrderError) as missing:
         return None, str(missing)
 
 

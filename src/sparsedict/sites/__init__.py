@@ -5,7 +5,17 @@ from sparsedict.sites._constant import Constant
 from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._placed import PlacedDictionary
 from sparsedict.sites._points import Point
+from sparsedict.sites._replace import ReplacementOrderError
 from sparsedict.sites._site import Site
 from sparsedict.sites._sites import Sites
 
-__all__ = ["Constant", "Neurons", "PlacedDictionary", "Point", "Site", "Sites", "capture_sites"]
+__all__ = [
+    "Constant",
+    "Neurons",
+    "PlacedDictionary",
+    "Point",
+    "ReplacementOrderError",
+    "Site",
+    "Sites",
+    "capture_sites",
+]

@@ -20,6 +20,10 @@ from sparsedict.sites._points import Point, Removable
 from sparsedict.sites._watch import Watch, watched
 
 
+class ReplacementOrderError(RuntimeError):
+    """A dictionary reads a point that a forward pass reaches only after a point that the dictionary writes."""
+
+
 @contextmanager
 def replaced(places: Places, request: Request) -> Iterator[None]:
     """See `Site.replaced` and `Sites.replaced`."""
@@ -167,7 +171,7 @@ class _Replacement:
                 " A dictionary that reads several layers needs a method `split_sources`, or is given as a list of "
                 "dictionaries that each read one layer."
             )
-            raise RuntimeError(
+            raise ReplacementOrderError(
                 f"The replacement reads at `{source}`, which this forward pass must reach before `{target}`."
                 + (several if len(part.reads) > 1 else "")
             )
