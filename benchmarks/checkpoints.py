@@ -31,7 +31,7 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-class Clock(sd.training.Upkeep):
+class Clock(sd.training.StepHook):
     """Notes when each step is done."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ def writing(d: int, n_latents: int, rounds: int) -> None:
             coder.encoder *= 0.5  # so that it isn't started from data
         clock = Clock()
         run = {"n_tokens": len(data), "batch_size": 64, "log_every": 10**6, "progress": False}
-        sd.fit(coder, data, upkeep=[clock], checkpoint=folder, checkpoint_every=1, **run)
+        sd.fit(coder, data, step_hooks=[clock], checkpoint=folder, checkpoint_every=1, **run)
         return [later - earlier for earlier, later in pairwise(clock.moments)]
 
     with tempfile.TemporaryDirectory() as name:

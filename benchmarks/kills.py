@@ -66,10 +66,10 @@ def of_a_tensor() -> tuple[dict[str, sd.Trainee], Any]:
 
 
 def of_a_pair() -> tuple[dict[str, sd.Trainee], Any]:
-    upkeep = [sd.Resample(every=7, dead_after=500)]
+    step_hooks = [sd.Resample(every=7, dead_after=500)]
     optimizer = functools.partial(torch.optim.SGD, momentum=0.9)
     student = distiller(sd.ReLU())
-    return {"": sd.Trainee(student, penalties=[sd.L1(0.02)], upkeep=upkeep, optimizer=optimizer)}, (
+    return {"": sd.Trainee(student, penalties=[sd.L1(0.02)], step_hooks=step_hooks, optimizer=optimizer)}, (
         rows(),
         rows().relu(),
     )

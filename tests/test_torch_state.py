@@ -143,8 +143,8 @@ TASKS: dict[str, Callable[[], list[Tensor]]] = {
         for activation in (sd.ReLU(), sd.GELU(), sd.Gated(), sd.JumpReLU(), sd.TopK(4), sd.BatchTopK(4))
     },
     "fit in bfloat16": lambda: fitted(sd.ReLU(), batch_size=100, autocast=torch.bfloat16),
-    "fit with upkeep": lambda: fitted(
-        sd.ReLU(), batch_size=100, penalties=[sd.AuxK(4, 300)], upkeep=[sd.Resample(4, 300)]
+    "fit with a step hook": lambda: fitted(
+        sd.ReLU(), batch_size=100, penalties=[sd.AuxK(4, 300)], step_hooks=[sd.Resample(4, 300)]
     ),
     "fit with a target": lambda: fitted(sd.JumpReLU(), batch_size=100, penalties=[sd.TargetL0(4)]),
     "fit with coefficients": lambda: fitted(sd.ReLU(), batch_size=100, penalties=[sd.L1(COSTS)]),

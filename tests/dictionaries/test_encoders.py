@@ -191,7 +191,7 @@ def test_a_kind_may_say_so_itself() -> None:
 def test_a_kind_that_overrides_nothing_is_trained_saved_and_loaded(tmp_path: Any) -> None:
     plain = Plain(D, D, N_LATENTS, **PARTS)
     data = torch.randn(256, D)
-    history = sd.fit(plain, data, n_tokens=2048, batch_size=64, progress=False, upkeep=[sd.Resample(8, 128)])
+    history = sd.fit(plain, data, n_tokens=2048, batch_size=64, progress=False, step_hooks=[sd.Resample(8, 128)])
     assert history.last.fvu < 1.0
     plain.save(tmp_path)
     same = sd.load(tmp_path, parts=[Plain])

@@ -149,7 +149,7 @@ CASES: dict[str, Case] = {
             coder(sd.ReLU()),
             rows,
             penalties=[sd.WarmUp(sd.L1(0.02), n_steps=8), sd.WarmUp(Noisy(), n_steps=2)],
-            upkeep=[sd.Resample(every=4, dead_after=100)],
+            step_hooks=[sd.Resample(every=4, dead_after=100)],
         )
     ),
     "two sites, two optimisers": Case(

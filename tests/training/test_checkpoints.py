@@ -20,7 +20,7 @@ from torch import Tensor
 
 import sparsedict as sd
 from sparsedict.storage import StorageError, _checkpoint, read_checkpoint, write_checkpoint
-from sparsedict.training._settings import differences
+from sparsedict.training._settings import differences, renamed_paths, renamed_settings
 
 from ._runs import BATCH, CASES, N_STEPS, D, coder, rows, same_results
 
@@ -104,7 +104,7 @@ def another_penalty(**kwargs: Any) -> dict[str, Any]:
             r"`optimizer.groups\[0\].betas\[0\]` was 0.9 and is 0.5",
         ),
         ({}, {"clip_norm": 1.0}, "`clip_norm` was None and is 1.0"),
-        ({}, {"upkeep": [sd.Resample(every=5)]}, r"`upkeep` was \[\] and is \[Resample\("),
+        ({}, {"step_hooks": [sd.Resample(every=5)]}, r"`step_hooks` was \[\] and is \[Resample\("),
         ({}, {"dictionary": coder(sd.TopK(4))}, "`dictionary.activation.k` was 3 and is 4"),
         ({}, {"dictionary": coder(sd.ReLU())}, r"`dictionary.activation` was TopK\(k=3\) and is ReLU\(\)"),
         ({}, {"dictionary": coder(sd.TopK(3)).double()}, "`dictionary.weights.encoder` was 'torch.float32"),
@@ -377,3 +377,18 @@ def test_options_that_another_release_of_pytorch_adds_to_an_optimizer_are_no_dif
     now["optimizer"]["groups"][0]["lr"] = 0.2
     assert list(differences(before, now)) == ["`optimizer.groups[0].lr` was 0.1 and is 0.2"]
     assert list(differences({"optimizer": {"class": "Adam", "groups": []}}, before))
+
+
+def test_settings_and_states_of_version_0_1_get_the_present_names() -> None:
+    alone = {"n_tokens": 5, "upkeep": [1]}
+    assert renamed_settings(alone) == {"n_tokens": 5, "step_hooks": [1]}
+    several = {"n_tokens": 5, "trainees": {"upkeep": {"upkeep": [1], "lr": 0.1}}}
+    assert renamed_settings(several) == {"n_tokens": 5, "trainees": {"upkeep": {"step_hooks": [1], "lr": 0.1}}}
+    states = {".upkeep[0].part": 1, ".penalties[0]": 2, "a.upkeep[1]": 3, "callbacks[0].upkeep[0]": 4}
+    assert renamed_paths(states, ["", "a"]) == {
+        ".step_hooks[0].part": 1,
+        ".penalties[0]": 2,
+        "a.step_hooks[1]": 3,
+        "callbacks[0].upkeep[0]": 4,
+    }
+    assert renamed_paths(states, []) == states

@@ -272,7 +272,7 @@ def test_resampled_latents_come_back():
     with torch.no_grad():
         dictionary.encoder_bias[:8] = -100.0
     resample = sd.Resample(every=20, dead_after=2000)
-    history = quick(dictionary, rows(), batch_size=256, upkeep=[resample], dead_after=2000, log_every=5)
+    history = quick(dictionary, rows(), batch_size=256, step_hooks=[resample], dead_after=2000, log_every=5)
     assert max(share for share in history.column("dead") if not math.isnan(share)) >= 8 / N_LATENTS
     assert history.last.dead < 3 / N_LATENTS
 
@@ -304,13 +304,13 @@ def test_resampling_stops_where_it_is_told_to():
 def test_resampling_leaves_divergence_to_the_loop():
     dictionary = coder(sd.ReLU(), decoder_norm=sd.Free())
     with pytest.raises(sd.NonFiniteLossError):
-        quick(dictionary, rows() * 1e3, batch_size=256, lr=1e30, upkeep=[sd.Resample(every=1, dead_after=1)])
+        quick(dictionary, rows() * 1e3, batch_size=256, lr=1e30, step_hooks=[sd.Resample(every=1, dead_after=1)])
     assert all(weight.isfinite().all() for weight in dictionary.parameters())
 
 
 def test_resampling_where_everything_is_reconstructed():
     dictionary = coder()
-    quick(dictionary, torch.zeros(512, D), n_tokens=1024, upkeep=[sd.Resample(every=1, dead_after=1)])
+    quick(dictionary, torch.zeros(512, D), n_tokens=1024, step_hooks=[sd.Resample(every=1, dead_after=1)])
     assert all(weight.isfinite().all() for weight in dictionary.parameters())
 
 
@@ -342,7 +342,7 @@ def test_auxk_brings_silent_latents_back():
         ({"penalties": sd.L1(0.1)}, TypeError, r"`penalties` must be a list such as \[sd.L1\(0.2\)\]"),
         ({"penalties": [0.1]}, TypeError, "`penalties` must hold Penalty objects"),
         ({"penalties": [sd.L0(0.1)]}, ValueError, "L0 needs an activation that gives firing a gradient"),
-        ({"upkeep": [None]}, TypeError, "`upkeep` must hold Upkeep objects"),
+        ({"step_hooks": [None]}, TypeError, "`step_hooks` must hold StepHook objects"),
         ({"optimizer": "adam"}, TypeError, "`optimizer` must be a class or partial"),
         ({"schedule": "cosine"}, TypeError, "`schedule` must be a Schedule"),
         ({"loss": "mse"}, TypeError, "`loss` must be a Loss"),
@@ -441,7 +441,7 @@ def test_latents_that_fire_negatively_are_neither_dead_nor_resampled() -> None:
         n_tokens=12_288,
         batch_size=512,
         lr=1e-6,
-        upkeep=[sd.Resample(every=8, dead_after=1000)],
+        step_hooks=[sd.Resample(every=8, dead_after=1000)],
         dead_after=1000,
         log_every=4,
         progress=False,

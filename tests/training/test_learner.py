@@ -16,7 +16,7 @@ from sparsedict.kernels import _capacity
 D, N_LATENTS, BATCH, N_STEPS = 5, 32, 24, 5
 
 
-class Watch(sd.training.Upkeep):
+class Watch(sd.training.StepHook):
     """Records which steps selected within a capacity."""
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ def test_training_within_a_capacity_is_training(
     """The first step is dense: there is no density of an earlier step."""
     usual, watch = trained(activation, data(), penalties=penalties), Watch()
     with kernels.using(kernels.triton_backend()):
-        found = trained(activation, data(), penalties=penalties, upkeep=[watch])
+        found = trained(activation, data(), penalties=penalties, step_hooks=[watch])
     check_same(usual, found)
     assert watch.was_padded == [step >= padded_from for step in range(N_STEPS)]
 
@@ -111,7 +111,7 @@ def test_a_step_that_exceeded_its_capacity_is_computed_again(penalty: sd.Penalty
     rows, watch = list(data((0.5, 0.5, 5.0, 0.5, 0.5)).split(BATCH)), Watch()
     usual = trained(sd.ReLU(), rows, penalties=[type(penalty)() if isinstance(penalty, Counting) else penalty])
     with kernels.using(kernels.triton_backend()):
-        found = trained(sd.ReLU(), rows, penalties=[penalty], upkeep=[watch])
+        found = trained(sd.ReLU(), rows, penalties=[penalty], step_hooks=[watch])
     check_same(usual, found)
     assert watch.was_padded == [False, True, False, True, True]
     if isinstance(penalty, Counting):
@@ -122,11 +122,11 @@ def test_a_run_that_goes_on_takes_the_same_paths(tmp_path: Path) -> None:
     with kernels.using(kernels.triton_backend()):
         watches = Watch(), Watch()
         folder = tmp_path / "whole"
-        whole, _ = trained(sd.ReLU(), data(), checkpoint=folder, checkpoint_every=2, upkeep=watches[:1])
+        whole, _ = trained(sd.ReLU(), data(), checkpoint=folder, checkpoint_every=2, step_hooks=watches[:1])
         part = tmp_path / "part"
         part.mkdir()
         first = min(folder.glob("step-*"))
         first.rename(part / first.name)
-        again, _ = trained(sd.ReLU(), data(), checkpoint=part, checkpoint_every=2, resume=True, upkeep=watches[1:])
+        again, _ = trained(sd.ReLU(), data(), checkpoint=part, checkpoint_every=2, resume=True, step_hooks=watches[1:])
     assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in whole.state_dict().items())
     assert watches[1].was_padded == [True]

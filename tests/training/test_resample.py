@@ -134,7 +134,7 @@ def test_the_optimiser_forgets_the_rows(optimizer: Any) -> None:
     assert made.state[dictionary.decoder_bias]
 
 
-class Watched(sd.Upkeep):
+class Watched(sd.StepHook):
     """Notes what it could draw from."""
 
     def __init__(self) -> None:
@@ -150,13 +150,13 @@ class Watched(sd.Upkeep):
 
 def test_the_draw_is_among_batches_to_come_and_takes_none_away() -> None:
     watched = Watched()
-    sd.fit(coder(), rows(1000), n_tokens=600, batch_size=100, upkeep=[watched], progress=False)
+    sd.fit(coder(), rows(1000), n_tokens=600, batch_size=100, step_hooks=[watched], progress=False)
     assert watched.sizes == [[100] * n for n in (3, 3, 3, 2, 1, 0)]
     assert torch.equal(watched.following, watched.rows[1])
     plain = Watched()
     plain.sizes = watched.sizes
     once = iter([rows(1000)[start : start + 100] for start in range(0, 600, 100)])
-    sd.fit(coder(), once, n_tokens=600, upkeep=[plain], progress=False)
+    sd.fit(coder(), once, n_tokens=600, step_hooks=[plain], progress=False)
     assert len(plain.rows) == 6
 
 
@@ -169,7 +169,7 @@ def test_a_latent_may_start_at_a_token_of_a_later_batch() -> None:
         dictionary.encoder_bias[2] = -100.0
     batches = [usual, usual, usual, late, usual]
     resample = sd.Resample(every=1, dead_after=100, until=1)
-    sd.fit(dictionary, iter(batches), n_tokens=500, lr=1e-9, upkeep=[resample], progress=False)
+    sd.fit(dictionary, iter(batches), n_tokens=500, lr=1e-9, step_hooks=[resample], progress=False)
     assert float(dictionary.decoder[2, 3].detach()) > 0.9
 
 
@@ -178,7 +178,7 @@ def test_the_last_step_resamples_nothing() -> None:
     with torch.no_grad():
         dictionary.encoder_bias[2] = -100.0
     resample = sd.Resample(every=3, dead_after=100)
-    sd.fit(dictionary, rows(300), n_tokens=300, batch_size=100, lr=1e-9, upkeep=[resample], progress=False)
+    sd.fit(dictionary, rows(300), n_tokens=300, batch_size=100, lr=1e-9, step_hooks=[resample], progress=False)
     assert float(dictionary.encoder_bias[2].detach()) == pytest.approx(-100.0)
 
 
@@ -217,7 +217,7 @@ def test_a_run_that_has_read_ahead_goes_on_to_the_bit(stop: int, tmp_path: Path)
             Drawn(),
             n_tokens=400,
             penalties=[Noisy()],
-            upkeep=[sd.Resample(every=4, dead_after=40, n_inputs=120)],
+            step_hooks=[sd.Resample(every=4, dead_after=40, n_inputs=120)],
             checkpoint=tmp_path / folder,
             checkpoint_every=1,
             log_every=1,
@@ -299,7 +299,7 @@ def test_a_new_latent_of_top_k_has_twice_the_smallest_pre_activation_on_its_toke
 def test_dead_latents_come_back_to_stay(activation: sd.Activation, penalties: list[sd.Penalty]) -> None:
     x = SyntheticFeatures(16, 64, 4.0, seed=0).sample(20_000, 1)[0].outputs
     n_dead = {}
-    for upkeep in ([], [sd.Resample(every=25, dead_after=1500, until=100, n_inputs=1024)]):
+    for hooks in ([], [sd.Resample(every=25, dead_after=1500, until=100, n_inputs=1024)]):
         dictionary = sd.SparseAutoencoder(
             16, 64, activation=activation, decoder_norm=sd.UnitNorm(), generator=torch.Generator().manual_seed(0)
         )
@@ -309,8 +309,15 @@ def test_dead_latents_come_back_to_stay(activation: sd.Activation, penalties: li
             dictionary.encoder_bias[:10] = -30.0
         lr = sd.training.RelativeLR(0.006)
         sd.fit(
-            dictionary, x, n_tokens=19_200, batch_size=128, lr=lr, penalties=penalties, upkeep=upkeep, progress=False
+            dictionary,
+            x,
+            n_tokens=19_200,
+            batch_size=128,
+            lr=lr,
+            penalties=penalties,
+            step_hooks=step_hooks,
+            progress=False,
         )
-        n_dead[bool(upkeep)] = int((sd.analysis.firing_frequencies(dictionary, x).counts[:10] == 0).sum())
+        n_dead[bool(hooks)] = int((sd.analysis.firing_frequencies(dictionary, x).counts[:10] == 0).sum())
     assert n_dead[False] == 10
     assert n_dead[True] <= 2

@@ -72,7 +72,7 @@ OPTIMIZERS = {
 PARTS: dict[str, dict[str, Any]] = {
     "clip": {"clip_norm": 0.3},
     "auxk": {"penalties": [sd.AuxK(dead_after=1000)]},
-    "resample": {"upkeep": [sd.Resample(every=8, dead_after=1000)]},
+    "resample": {"step_hooks": [sd.Resample(every=8, dead_after=1000)]},
 }
 
 
@@ -121,12 +121,12 @@ def test_an_explicit_rate_is_the_optimisers_own() -> None:
     assert not trainee.has_relative_lr
     rates: list[list[float]] = []
 
-    class Watch(sd.training.Upkeep):
+    class Watch(sd.training.StepHook):
         def __call__(self, passed: sd.ForwardPass, optimizer: torch.optim.Optimizer) -> None:
             rates.append([group["lr"] for group in optimizer.param_groups])
 
     for lr in (3e-3, RelativeLR(3e-3)):
-        trained(make(), 100, 100, lr=lr, n_tokens=256, upkeep=[Watch()], schedule=sd.training.Constant())
+        trained(make(), 100, 100, lr=lr, n_tokens=256, step_hooks=[Watch()], schedule=sd.training.Constant())
     assert rates[0] == [3e-3]
     assert len(rates[1]) > 1
     assert min(rates[1]) == 3e-3

@@ -94,7 +94,7 @@ def test_resampling_needs_weights_that_are_trained(name: str) -> None:
     dictionary = coder(sd.ReLU())
     getattr(dictionary, name).requires_grad_(False)
     with pytest.raises(ValueError, match=rf"Resample writes .*, but `{name}` is frozen .*AuxK"):
-        fit(dictionary, upkeep=[sd.Resample(every=2)])
+        fit(dictionary, step_hooks=[sd.Resample(every=2)])
 
 
 def share_parameter(a: sd.SparseAutoencoder, b: sd.SparseAutoencoder) -> None:

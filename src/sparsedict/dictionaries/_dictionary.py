@@ -223,7 +223,7 @@ class Dictionary(EncoderDecoder, ABC):
         batch: Activations | None = None,
         context: StepContext | None = None,
     ) -> ForwardPass:
-        """Evaluates a batch for training: the carrier that losses, penalties and upkeep receive.
+        """Evaluates a batch for training: the carrier that losses, penalties and step hooks receive.
 
         Args:
             inputs: What the dictionary reads, one row for each token.

@@ -1,4 +1,4 @@
-"""Training: `fit`, `fit_many`, schedules, upkeep, callbacks and the history they return."""
+"""Training: `fit`, `fit_many`, schedules, step hooks, callbacks and the history they return."""
 
 from sparsedict.training import callbacks
 from sparsedict.training._fit import fit, fit_many
@@ -7,9 +7,9 @@ from sparsedict.training._interrupt import Terminated, exit_on_signal
 from sparsedict.training._lazy_adam import LazyAdam
 from sparsedict.training._learner import NonFiniteLossError
 from sparsedict.training._resample import Resample
+from sparsedict.training._step_hook import StepHook
 from sparsedict.training._trainee import OptimizerFactory, Trainee, default_lr
 from sparsedict.training._units import RelativeLR
-from sparsedict.training._upkeep import Upkeep
 from sparsedict.training.schedules import Constant, Cosine, Linear, Schedule
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "Schedule",
     "Terminated",
     "Trainee",
-    "Upkeep",
+    "StepHook",
     "callbacks",
     "default_lr",
     "exit_on_signal",

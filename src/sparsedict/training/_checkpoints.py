@@ -23,7 +23,7 @@ from sparsedict.storage import (
     take_lock,
     write_checkpoint,
 )
-from sparsedict.training._settings import differences
+from sparsedict.training._settings import differences, renamed_paths, renamed_settings
 
 Every = int | timedelta
 """Steps, or time, from one checkpoint to the next."""
@@ -95,7 +95,7 @@ class Checkpoints:
         if found is None:
             return None
         self.last_step, before, state = found
-        changes = list(differences(before.get("run"), settings))
+        changes = list(differences(renamed_settings(before.get("run", {})), settings))
         if changes:
             shown = "; ".join(changes[:MOST_SHOWN])
             more = f"; and {len(changes) - MOST_SHOWN} more" if len(changes) > MOST_SHOWN else ""
@@ -110,7 +110,7 @@ class Checkpoints:
                 "What follows may differ in the last bits from what it would have been.",
                 stacklevel=2,
             )
-        return state
+        return {**state, "parts": renamed_paths(state["parts"], state["learners"])}
 
     def is_due(self, step: int) -> bool:
         """Whether to write one after so many steps."""

@@ -26,9 +26,9 @@ from sparsedict.training._history import History
 from sparsedict.training._learner import Learner
 from sparsedict.training._loop import Loop
 from sparsedict.training._settings import devices_of, environment, of_run
+from sparsedict.training._step_hook import StepHook
 from sparsedict.training._trainee import OptimizerFactory, Trainee
 from sparsedict.training._units import RelativeLR, units_from
-from sparsedict.training._upkeep import Upkeep
 from sparsedict.training.callbacks import Callback
 from sparsedict.training.schedules import Cosine, Schedule
 
@@ -47,7 +47,7 @@ def fit(
     batch_size: int | None = None,
     penalties: Sequence[Penalty] = (),
     loss: Loss = SQUARED_ERROR,
-    upkeep: Sequence[Upkeep] = (),
+    step_hooks: Sequence[StepHook] = (),
     optimizer: OptimizerFactory | None = None,
     schedule: Schedule = COSINE,
     clip_norm: float | None = None,
@@ -78,7 +78,7 @@ def fit(
         batch_size: Tokens per step, where the data doesn't have its own (4,096 by default).
         penalties: What presses the latents to be sparse; each is summed over latents, mean over tokens.
         loss: How far the reconstruction is from the target: summed over ``d_out``, mean over tokens.
-        upkeep: What is done to the dictionary between steps, such as ``Resample``.
+        step_hooks: Called after each step to change the dictionary, such as ``Resample``.
         optimizer: An optimiser class or a partial of one, called with the parameters and ``lr``; Adam by default.
         schedule: Course of the learning rate over the run.
         clip_norm: Largest norm of all gradients together, or ``None``; in units of the data where the rate is.
@@ -119,7 +119,7 @@ def fit(
         >>> history.n_steps
         8
     """
-    trainee = Trainee(dictionary, penalties, loss, upkeep, lr, schedule, optimizer, clip_norm)
+    trainee = Trainee(dictionary, penalties, loss, step_hooks, lr, schedule, optimizer, clip_norm)
     return fit_many(
         {"": trainee},
         data,

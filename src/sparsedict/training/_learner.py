@@ -319,8 +319,8 @@ class Learner:
         torch.where(fired, torch.zeros_like(since), since + passed.n_tokens, out=since)
         if upcoming is not None:
             passed = replace(passed, upcoming=lambda n_tokens: map(self._rows, upcoming(n_tokens)))
-        for upkeep in self.trainee.upkeep:
-            upkeep(passed, self._optimizer)
+        for step_hook in self.trainee.step_hooks:
+            step_hook(passed, self._optimizer)
 
     def _rows(self, batch: Activations) -> Rows:
         weight = self._dictionary.decoder

@@ -10,7 +10,7 @@ from sparsedict import checks
 from sparsedict.dictionaries import Dictionary, ForwardPass, Rows
 from sparsedict.kernels import first_of_equal
 from sparsedict.latents import SparseLatents, fires
-from sparsedict.training._upkeep import Upkeep
+from sparsedict.training._step_hook import StepHook
 
 ENCODER_SHARE = 0.2
 """Norm of a new encoder row over the mean norm of those of live latents."""
@@ -20,7 +20,7 @@ MARGIN = 2.0
 
 
 @dataclass(frozen=True)
-class Resample(Upkeep):
+class Resample(StepHook):
     r"""Points dead latents at badly reconstructed inputs, every so many steps.
 
     The squared error :math:`\ell_t = |y_t - \hat y_t|^2` of the dictionary as it is is computed on the next

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -97,9 +97,36 @@ def _of_trainee(trainee: Trainee, optimizer: torch.optim.Optimizer) -> dict[str,
         **({"relative": True} if isinstance(trainee.lr, RelativeLR) else {}),
         **{
             name: described(getattr(trainee, name))
-            for name in ("penalties", "loss", "upkeep", "schedule", "clip_norm", "site")
+            for name in ("penalties", "loss", "step_hooks", "schedule", "clip_norm", "site")
         },
     }
+
+
+RENAMED = {"upkeep": "step_hooks"}
+"""Settings of a trainee by their name in version 0.1, with the present name."""
+
+
+def renamed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a run with the names of this version."""
+    own = {RENAMED.get(name, name): value for name, value in settings.items()}
+    if isinstance(own.get("trainees"), Mapping):
+        own["trainees"] = {name: renamed_settings(trainee) for name, trainee in own["trainees"].items()}
+    return own
+
+
+def renamed_paths(states: Mapping[str, Any], trainees: Iterable[str]) -> dict[str, Any]:
+    """Returns the states of parts, by their path in a trainee, with the names of this version.
+
+    Args:
+        states: By path, such as ``"small.upkeep[0]"`` for a part of the trainee ``"small"``.
+        trainees: Names of the trainees.
+    """
+    prefixes = {f"{name}.{old}[": f"{name}.{new}[" for name in trainees for old, new in RENAMED.items()}
+    renamed = {}
+    for path, state in states.items():
+        old = next((prefix for prefix in prefixes if path.startswith(prefix)), None)
+        renamed[path if old is None else prefixes[old] + path[len(old) :]] = state
+    return renamed
 
 
 def differences(before: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -12,8 +12,8 @@ from sparsedict import checks
 from sparsedict.dictionaries import Dictionary
 from sparsedict.losses import Loss, SquaredError
 from sparsedict.penalties import Penalty
+from sparsedict.training._step_hook import StepHook
 from sparsedict.training._units import RelativeLR
-from sparsedict.training._upkeep import Upkeep
 from sparsedict.training.schedules import Cosine, Schedule
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
@@ -46,7 +46,7 @@ class Trainee:
         dictionary: Trained in place.
         penalties: What presses its latents to be sparse, added to the loss.
         loss: How far its reconstruction is from the target.
-        upkeep: What is done to it between steps.
+        step_hooks: Called after each step to change the dictionary.
         lr: Peak learning rate of the optimiser, or a :class:`RelativeLR`, in units of the data. ``None`` is
             ``RelativeLR(default_lr(dictionary))``, which is made for Adam.
         schedule: The learning rate's course over the run.
@@ -60,7 +60,7 @@ class Trainee:
     dictionary: Dictionary
     penalties: Sequence[Penalty] = ()
     loss: Loss = field(default_factory=SquaredError)
-    upkeep: Sequence[Upkeep] = ()
+    step_hooks: Sequence[StepHook] = ()
     lr: float | RelativeLR | None = None
     schedule: Schedule = field(default_factory=partial(Cosine, warm_up=0.2))
     optimizer: OptimizerFactory | None = None
@@ -74,7 +74,7 @@ class Trainee:
                 f"got {type(self.dictionary).__name__}."
             )
         _set_parts(self, "penalties", Penalty, "[sd.L1(0.2)]")
-        _set_parts(self, "upkeep", Upkeep, "[sd.Resample(every=1000)]")
+        _set_parts(self, "step_hooks", StepHook, "[sd.Resample(every=1000)]")
         if not isinstance(self.loss, Loss):
             raise TypeError(f"`loss` must be a Loss such as sd.SquaredError(), got {self.loss!r}.")
         if not isinstance(self.schedule, Schedule):
@@ -88,7 +88,7 @@ class Trainee:
                 "`optimizer` must be a class or partial such as torch.optim.AdamW, called with the parameters and "
                 f"`lr`, got {type(self.optimizer).__name__}."
             )
-        for part in (*self.penalties, *self.upkeep, self.loss):
+        for part in (*self.penalties, *self.step_hooks, self.loss):
             part.check(self.dictionary)
 
     @property

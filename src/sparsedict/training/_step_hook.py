@@ -7,8 +7,8 @@ import torch
 from sparsedict.dictionaries import Dictionary, ForwardPass
 
 
-class Upkeep(ABC):
-    """What is done to a dictionary between training steps, besides the optimiser."""
+class StepHook(ABC):
+    """Changes a dictionary after each training step."""
 
     @abstractmethod
     def __call__(self, passed: ForwardPass, optimizer: torch.optim.Optimizer) -> None:
@@ -18,4 +18,4 @@ class Upkeep(ABC):
         """
 
     def check(self, dictionary: Dictionary) -> None:
-        """Raises ``ValueError`` where this upkeep can't serve the dictionary."""
+        """Raises ``ValueError`` where the hook can't be used with the dictionary."""
