@@ -18,7 +18,8 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,14 @@ import sparsedict as sd
 from sparsedict import zoo
 from sparsedict.activations import Activation, BatchTopK, TopK
 from sparsedict.batches import Activations
-from sparsedict.studies import DEMO, Recipe
-from sparsedict.training import Constant
+from sparsedict.studies import DEMO, DEMO_BATCH_SIZE, recipes
+from sparsedict.training import Constant, Recipe
 
 K = 32
 N_LATENTS = 2048
 BOS = 0
 KINDS = ("distiller", "autoencoder")
-DEFAULT = Recipe()
+DEFAULT = recipes()
 RESULTS = Path(__file__).parent / "results" / "first_try.json"
 SETTINGS = ("way", "kind", "model", "layer", "n_trained", "seed")
 """What makes a row another row."""
@@ -57,16 +58,17 @@ def from_mean(dictionary: sd.Dictionary, batch: Activations) -> None:
         dictionary.decoder_bias.copy_(dictionary.select(batch)[1].mean(0))
 
 
-def of(recipe: Recipe) -> Way:
-    """Returns how a recipe trains."""
-    names = ("lr", "penalties", "schedule", "optimizer")
-    return Way(recipe.activation, recipe.batch_size, {name: getattr(recipe, name) for name in names})
+def of(by_kind: dict[str, Recipe], batch_size: int) -> Way:
+    """Returns how recipes train."""
+    recipe = by_kind["autoencoder"]
+    assert isinstance(recipe.make, partial)
+    return Way(recipe.make.keywords["activation"], batch_size, dict(recipe.options))
 
 
 WAYS = {
-    "demo": of(DEMO),
-    "train": of(DEFAULT),
-    "small": of(replace(DEFAULT, activation=BatchTopK(K), batch_size=DEMO.batch_size)),
+    "demo": of(DEMO, DEMO_BATCH_SIZE),
+    "train": of(DEFAULT, 1024),
+    "small": of(recipes(BatchTopK(K)), DEMO_BATCH_SIZE),
     "plain": Way(TopK(K), 1024, {"lr": 1e-3, "schedule": Constant()}, from_mean),
 }
 """As `sparsedict demo` does; as `sparsedict train` does; the demo's with Adam; and a plain one."""
@@ -76,7 +78,7 @@ def make(kind: str, way: Way, site: sd.Site, seed: int) -> sd.Dictionary:
     """Returns a new dictionary of one kind for a site."""
     parts: dict[str, Any] = {
         "activation": way.activation,
-        "decoder_norm": DEMO.decoder_norm,
+        "decoder_norm": sd.UnitNorm(),
         "generator": torch.Generator().manual_seed(seed),
     }
     if kind == "autoencoder":

@@ -101,9 +101,15 @@ def test_what_takes_an_mlp_apart_found_is_short_and_a_table_in_a_notebook() -> N
         torch.nn.Linear(4, 10),
     )
     tokens = torch.randint(10, (64, 32))
-    recipe = sd.studies.Recipe(activation=sd.TopK(2), batch_size=256)
     found = sd.studies.take_apart(
-        sd.Site(model, "1"), tokens, tokens[:8], n_latents=32, n_tokens=512, recipe=recipe, progress=False
+        sd.Site(model, "1"),
+        tokens,
+        tokens[:8],
+        n_latents=32,
+        n_tokens=512,
+        recipes=sd.studies.recipes(sd.TopK(2)),
+        batch_size=256,
+        progress=False,
     )
     for result in (found, *found.results.values()):
         assert len(repr(result)) < 700

@@ -8,7 +8,7 @@ import pytest
 
 from sparsedict.cli import _train_options
 from sparsedict.cli._options import count, every, folder, positive, share, whole
-from sparsedict.studies import Recipe
+from sparsedict.studies import _recipe
 
 
 @pytest.mark.parametrize("text", ["2000000", "2_000_000", "2,000,000", "2e6", "2M", "2m", "2000k", "0.002B"])
@@ -54,7 +54,6 @@ def test_numbers_in_a_range() -> None:
             positive(wrong)
 
 
-def test_the_defaults_that_help_shows_are_those_of_the_recipe() -> None:
-    recipe = Recipe()
-    assert recipe.batch_size == _train_options.BATCH_SIZE
-    assert recipe.activation.k == _train_options.K
+def test_the_defaults_that_help_shows_are_those_of_the_recipes() -> None:
+    assert _recipe.BATCH_SIZE == _train_options.BATCH_SIZE
+    assert _recipe.ACTIVATION.k == _train_options.K

@@ -20,7 +20,7 @@ import torch
 
 import sparsedict as sd
 from sparsedict.cli._train_options import add_options
-from sparsedict.cli.train import recipe_of
+from sparsedict.cli.train import recipes_of
 from sparsedict.training._loop import Loop
 
 from .conftest import Run
@@ -430,9 +430,10 @@ def test_other_things_in_the_folder_are_noticed_before_any_work(
 def test_recipes(options: list[str], activation: sd.Activation, penalty: type) -> None:
     parser = argparse.ArgumentParser()
     add_options(parser)
-    recipe = recipe_of(parser.parse_args(["m", "--site", "s", "--data", "d", "--out", "o", *options]))
-    assert recipe.activation == activation
-    assert [type(part) for part in recipe.penalties] == [penalty]
+    recipe = recipes_of(parser.parse_args(["m", "--site", "s", "--data", "d", "--out", "o", *options]))
+    for found in recipe.values():
+        assert found.make.keywords["activation"] == activation  # pyright: ignore[reportFunctionMemberAccess]
+        assert [type(part) for part in found.options["penalties"]] == [penalty]
 
 
 def test_a_run_that_was_stopped_is_gone_on_with(

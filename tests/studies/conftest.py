@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from sparsedict import Site, TopK
-from sparsedict.studies import Inspection, Recipe, TakenApart, take_apart
+from sparsedict.studies import Inspection, TakenApart, recipes, take_apart
 
-RECIPE = Recipe(activation=TopK(4), batch_size=64)
 INSPECTION = Inspection(n_evaluation_tokens=64, n_firing_tokens=300, n_example_tokens=200, n_shown=3, n_examples=2)
 
 
@@ -27,8 +26,8 @@ def tokens() -> torch.Tensor:
 
 
 def run(site: Site, tokens: torch.Tensor, **options: object) -> TakenApart:
-    given = {"n_latents": 24, "n_tokens": 640, "recipe": RECIPE, "inspection": INSPECTION, "progress": False, **options}
-    return take_apart(site, tokens[:40], tokens[40:], **given)  # pyright: ignore[reportArgumentType]
+    given = {"recipes": recipes(TopK(4)), "batch_size": 64, "inspection": INSPECTION, "progress": False, **options}
+    return take_apart(site, tokens[:40], tokens[40:], n_latents=24, n_tokens=640, **given)
 
 
 @pytest.fixture(scope="session")

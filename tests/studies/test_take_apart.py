@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 import torch
 
-from sparsedict import ActivationStream, Site, SparseAutoencoder, SparseDistiller
+from sparsedict import L1, ActivationStream, ReLU, Site, SparseAutoencoder, SparseDistiller, TopK, UnitNorm
 from sparsedict.analysis import FiringFrequencies, firing_frequencies
-from sparsedict.studies import Inspection, TakenApart
+from sparsedict.studies import Inspection, TakenApart, recipes, take_apart_sites
 from sparsedict.studies._take_apart import drawn
+from sparsedict.training import Recipe
 
 from .conftest import INSPECTION, model_of, run
 
@@ -41,7 +45,7 @@ def test_the_same_seed_gives_the_same_results(taken: TakenApart, site: Site, tok
 
 
 def test_one_kind_alone(site: Site, tokens: torch.Tensor) -> None:
-    assert list(run(site, tokens, kinds=["autoencoder"]).results) == ["autoencoder"]
+    assert list(run(site, tokens, recipes=recipes(TopK(4), kinds=["autoencoder"])).results) == ["autoencoder"]
 
 
 def test_an_mlp_without_known_neurons_is_taken_apart_all_the_same(tokens: torch.Tensor) -> None:
@@ -58,10 +62,54 @@ def test_an_mlp_without_known_neurons_is_taken_apart_all_the_same(tokens: torch.
 
 @pytest.mark.as_installed
 @pytest.mark.parametrize("kinds", [[], ["coder"], ["distiller", "distiller"]])
-def test_refuses_unknown_kinds(kinds: list[str], site: Site, tokens: torch.Tensor) -> None:
+def test_refuses_unknown_kinds(kinds: list[str]) -> None:
     with pytest.raises(ValueError, match=r"`kinds` must name some of 'distiller', 'autoencoder'") as caught:
-        run(site, tokens, kinds=kinds)
+        recipes(kinds=kinds)
     assert repr(kinds) in str(caught.value)
+
+
+def test_a_recipe_of_the_users_own(site: Site, tokens: torch.Tensor) -> None:
+    def inputs(site: Site, n_latents: int, **place: Any) -> SparseAutoencoder:
+        return SparseAutoencoder(
+            site.d_in, n_latents, activation=ReLU(), decoder_norm=UnitNorm(), reads="inputs", **place
+        )
+
+    own = {**recipes(TopK(4), kinds=["distiller"]), "of-inputs": Recipe(inputs, penalties=[L1(0.1)], clip_norm=1.0)}
+    taken = run(site, tokens, recipes=own, dead_after=200)
+    assert list(taken.results) == ["distiller", "of-inputs"]
+    assert taken.results["of-inputs"].dictionary.reads == "inputs"
+    used = taken.settings["recipe"]
+    assert used["activation"] == {"distiller": "TopK(k=4)", "of-inputs": "ReLU()"}
+    assert used["clip_norm"] == {"distiller": None, "of-inputs": 1.0}
+    assert used["schedule"].startswith("Cosine(")
+    assert json.loads(json.dumps(used)) == used
+
+
+@pytest.mark.as_installed
+def test_refuses_recipes_that_are_none(site: Site, tokens: torch.Tensor) -> None:
+    for wrong, error, words in (
+        ({}, ValueError, "`recipes` must hold at least one"),
+        ({"a/b": Recipe(SparseAutoencoder)}, ValueError, "names that a folder can have"),
+        ({"a": SparseAutoencoder}, TypeError, r"`recipes\['a'\]` must be a Recipe"),
+    ):
+        with pytest.raises(error, match=words):
+            run(site, tokens, recipes=wrong)
+
+
+def test_sites_may_have_one_width_or_one_each(site: Site, tokens: torch.Tensor) -> None:
+    for given, widths in ((8, [8, 8]), ({"a": 8, "b": 12}, [8, 12])):
+        found = take_apart_sites(
+            {"a": site, "b": site},
+            tokens[:40],
+            tokens[40:],
+            n_latents=given,  # pyright: ignore[reportArgumentType]
+            n_tokens=128,
+            recipes=recipes(TopK(2), kinds=["autoencoder"]),
+            batch_size=64,
+            inspection=INSPECTION,
+            progress=False,
+        )
+        assert [taken.results["autoencoder"].dictionary.n_latents for taken in found.values()] == widths
 
 
 @pytest.mark.parametrize("held_out", [torch.rand(2, 3), torch.zeros(0, 3, dtype=torch.int64), torch.arange(5)])

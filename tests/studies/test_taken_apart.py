@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import sparsedict as sd
-from sparsedict.studies import TakenApart
+from sparsedict.studies import TakenApart, recipes
 from sparsedict.studies._taken_apart import COLUMNS, WIDTH
 
 from .conftest import run
@@ -77,7 +77,7 @@ def test_writing_again_replaces_its_own_files_and_no_others(
 ) -> None:
     taken.write(tmp_path / "run")
     (tmp_path / "run" / "notes.md").write_text("mine")
-    again = run(site, tokens, kinds=["autoencoder"])
+    again = run(site, tokens, recipes=recipes(sd.TopK(4), kinds=["autoencoder"]))
     with pytest.raises(FileExistsError, match="holds an earlier result"):
         again.write(tmp_path / "run")
     assert (tmp_path / "run" / "distiller" / "dictionary.json").exists()

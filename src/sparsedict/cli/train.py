@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,25 +29,25 @@ from sparsedict.pages import token_strings
 from sparsedict.penalties import L0, L1, Penalty
 from sparsedict.sites import Site
 from sparsedict.sites.models import check_ids
-from sparsedict.studies import Inspection, Recipe, RunFolder, take_apart_sites
+from sparsedict.studies import Inspection, RunFolder, recipes, take_apart_sites
+from sparsedict.training import Recipe
 
 __all__ = ["run", "stopped"]
 
-RECIPE = Recipe()
 INSPECTION = Inspection()
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    recipe = recipe_of(args)
+    found = recipes_of(args)
     with run_folder(args) as folder:
         if folder.is_finished():
             say_finished(folder)
         else:
-            _train(args, recipe, folder)
+            _train(args, found, folder)
 
 
-def _train(args: argparse.Namespace, recipe: Recipe, folder: RunFolder) -> None:
+def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunFolder) -> None:
     """Trains and measures. All that can be checked without the model's weights is checked before they are loaded."""
     set_threads(args)
     check_trackers(args)
@@ -75,8 +74,8 @@ def _train(args: argparse.Namespace, recipe: Recipe, folder: RunFolder) -> None:
         held_out,
         n_latents=n_latents,
         n_tokens=args.n_tokens,
-        recipe=recipe,
-        kinds=("distiller", "autoencoder") if args.kind == "both" else (args.kind,),
+        recipes=recipes,
+        batch_size=args.batch_size,
         model_name=args.model,
         seed=args.seed,
         **options,
@@ -84,8 +83,8 @@ def _train(args: argparse.Namespace, recipe: Recipe, folder: RunFolder) -> None:
     conclude(folder, found, token_strings(tokenizer if strings is None else strings))
 
 
-def recipe_of(args: argparse.Namespace) -> Recipe:
-    """Returns the recipe that the options ask for.
+def recipes_of(args: argparse.Namespace) -> dict[str, Recipe]:
+    """Returns the recipes that the options ask for.
 
     Raises:
         ValueError: If options don't go together.
@@ -96,15 +95,16 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     if args.skip and args.kind == "autoencoder":
         raise ValueError("--skip is for a distiller, got --kind autoencoder.")
     with speaking_of(coefficient="--l1" if args.activation == "relu" else "--l0", lr="--lr"):
-        parts: dict[str, tuple[Activation, tuple[Penalty, ...]]] = {
-            "topk": (TopK(args.k or K), RECIPE.penalties),
-            "batchtopk": (BatchTopK(args.k or K), RECIPE.penalties),
-            "relu": (ReLU(), (L1(L1_COEFFICIENT if args.l1 is None else args.l1),)),
-            "jumprelu": (JumpReLU(), (L0(L0_COEFFICIENT if args.l0 is None else args.l0),)),
+        parts: dict[str, tuple[Activation, list[Penalty] | None]] = {
+            "topk": (TopK(args.k or K), None),
+            "batchtopk": (BatchTopK(args.k or K), None),
+            "relu": (ReLU(), [L1(L1_COEFFICIENT if args.l1 is None else args.l1)]),
+            "jumprelu": (JumpReLU(), [L0(L0_COEFFICIENT if args.l0 is None else args.l0)]),
         }
         activation, penalties = parts[args.activation]
-        own: dict[str, Any] = {"lr": args.lr, "batch_size": args.batch_size, "skip": args.skip}
-        return dataclasses.replace(RECIPE, activation=activation, penalties=penalties, **own)
+        kinds = ("distiller", "autoencoder") if args.kind == "both" else (args.kind,)
+        own = {"lr": args.lr} if penalties is None else {"lr": args.lr, "penalties": penalties}
+        return recipes(activation, skip=args.skip, kinds=kinds, **own)
 
 
 def _tokens(args: argparse.Namespace, config: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:

@@ -1,66 +1,84 @@
-"""How the dictionaries of a study are made, trained and looked at: the one place of its defaults."""
+"""The recipes of a study, and what is measured of its dictionaries: the one place of its defaults."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from sparsedict import checks
 from sparsedict.activations import Activation, BatchTopK, TopK
+from sparsedict.dictionaries import SparseAutoencoder, SparseDistiller
 from sparsedict.norms import DecoderNorm, UnitNorm
-from sparsedict.penalties import AuxK, Penalty
-from sparsedict.training import Cosine, LazyAdam, OptimizerFactory, Schedule
+from sparsedict.penalties import AuxK
+from sparsedict.sites import Site
+from sparsedict.training import LazyAdam, Recipe
 
+KINDS = ("distiller", "autoencoder")
 ACTIVATION = TopK(32)
 DECODER_NORM = UnitNorm()
 PENALTIES = (AuxK(dead_after=100_000),)
-SCHEDULE = Cosine(warm_up=0.2)
+BATCH_SIZE = 1024
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What the dictionaries of a study are made of, and how they are trained.
+def distiller(site: Site, n_latents: int, **parts: Any) -> SparseDistiller:
+    """Makes a distiller of a site's MLP.
 
-    Attributes:
-        activation: Of each dictionary.
-        decoder_norm: The constraint on decoder rows.
-        penalties: What presses latents to be sparse, or brings silent ones back.
-        optimizer: An optimiser class or a partial of one; ``None`` for Adam.
-        lr: Its peak learning rate; ``None`` for ``training.default_lr``.
-        schedule: The learning rate's course.
-        batch_size: Tokens per step.
-        skip: Whether the distiller has a linear skip.
+    Args:
+        site: Where the MLP is.
+        n_latents: Width.
+        parts: Other arguments of `SparseDistiller`.
     """
-
-    activation: Activation = ACTIVATION
-    decoder_norm: DecoderNorm = DECODER_NORM
-    penalties: tuple[Penalty, ...] = PENALTIES
-    optimizer: OptimizerFactory | None = None
-    lr: float | None = None
-    schedule: Schedule = SCHEDULE
-    batch_size: int = 1024
-    skip: bool = False
-
-    def __post_init__(self) -> None:
-        if self.lr is not None:
-            checks.set_in_range(self, "lr", 0.0, open_low=True)
-        checks.set_at_least(self, "batch_size", 1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns every setting, parts as they are written in code."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+    return SparseDistiller(site.d_in, site.d_out, n_latents, **parts)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, type):
-        return value.__name__
-    return value if value is None or isinstance(value, bool | int | float) else repr(value)
+def autoencoder(site: Site, n_latents: int, **parts: Any) -> SparseAutoencoder:
+    """Makes an autoencoder of the output of a site's MLP.
+
+    Args:
+        site: Where the MLP is.
+        n_latents: Width.
+        parts: Other arguments of `SparseAutoencoder`.
+    """
+    return SparseAutoencoder(site.d_out, n_latents, **parts)
 
 
-DEMO = Recipe(activation=BatchTopK(32), penalties=(AuxK(dead_after=30_000),), optimizer=LazyAdam, batch_size=512)
-"""The recipe of ``sparsedict demo``. Only a small dictionary affords steps so small."""
+def recipes(
+    activation: Activation = ACTIVATION,
+    *,
+    decoder_norm: DecoderNorm = DECODER_NORM,
+    skip: bool = False,
+    kinds: Sequence[str] = KINDS,
+    **options: Any,
+) -> dict[str, Recipe]:
+    """Returns the recipes of a distiller and an autoencoder with the same parts, for `take_apart`.
+
+    Args:
+        activation: Of both.
+        decoder_norm: The constraint on decoder rows.
+        skip: Whether the distiller has a linear skip.
+        kinds: Which of ``"distiller"`` and ``"autoencoder"``.
+        options: Arguments of `Trainee` but the dictionary, such as ``lr``. Without ``penalties``, dead latents are
+            revived by `AuxK`.
+
+    Raises:
+        ValueError: If ``kinds`` names no kind, another one, or one twice.
+    """
+    if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
+        raise ValueError(f"`kinds` must name some of {', '.join(map(repr, KINDS))}, each once, got {kinds!r}.")
+    options = {"penalties": PENALTIES, **options}
+    parts: dict[str, Any] = {"activation": activation, "decoder_norm": decoder_norm}
+    makers = {"distiller": partial(distiller, skip=skip, **parts), "autoencoder": partial(autoencoder, **parts)}
+    return {kind: Recipe(makers[kind], **options) for kind in kinds}
+
+
+RECIPES = recipes()
+"""The recipes of ``sparsedict train`` without options."""
+DEMO = recipes(BatchTopK(32), penalties=(AuxK(dead_after=30_000),), optimizer=LazyAdam)
+"""The recipes of ``sparsedict demo``."""
+DEMO_BATCH_SIZE = 512
+"""Tokens per step of ``sparsedict demo``. Only a small dictionary affords steps so small."""
 
 
 @dataclass(frozen=True)

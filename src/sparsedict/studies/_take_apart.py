@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import Any, Literal
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -22,19 +22,15 @@ from sparsedict.analysis import (
     top_examples,
 )
 from sparsedict.data import ActivationStream
-from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
+from sparsedict.dictionaries import Dictionary
 from sparsedict.progress import Phases
 from sparsedict.sites import Neurons, Site
 from sparsedict.studies._dictionary_result import DictionaryResult
-from sparsedict.studies._recipe import Inspection, Recipe
+from sparsedict.studies._recipe import BATCH_SIZE, RECIPES, Inspection
 from sparsedict.studies._taken_apart import TakenApart
 from sparsedict.studies._used import used_settings
-from sparsedict.training import History, Trainee, fit_many
-from sparsedict.training.callbacks import Callback
+from sparsedict.training import History, Recipe, Trainee, fit_many
 
-Kind = Literal["distiller", "autoencoder"]
-KINDS: tuple[Kind, ...] = ("distiller", "autoencoder")
-RECIPE = Recipe()
 INSPECTION = Inspection()
 
 COUNTED_AT_ONCE = 1024
@@ -42,29 +38,9 @@ COUNTED_AT_ONCE = 1024
 
 
 def take_apart(
-    site: Site,
-    train_tokens: Any,
-    held_out_tokens: Tensor,
-    *,
-    n_latents: int,
-    n_tokens: int,
-    recipe: Recipe = RECIPE,
-    inspection: Inspection = INSPECTION,
-    kinds: Sequence[Kind] = KINDS,
-    tokenizer: Any = None,
-    context: int | None = None,
-    model_name: str | None = None,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    progress: bool = True,
-    verbose: bool | None = None,
-    autocast: torch.dtype | None = None,
-    callbacks: Sequence[Callback] = (),
-    checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int | timedelta | None = None,
-    resume: bool = False,
+    site: Site, train_tokens: Any, held_out_tokens: Tensor, *, n_latents: int, n_tokens: int, **options: Any
 ) -> TakenApart:
-    """Trains a sparse distiller and an autoencoder of one MLP in one pass, and finds out what they are.
+    """Trains a sparse distiller and an autoencoder of one MLP in one pass, and measures them.
 
     Args:
         site: Where the MLP is.
@@ -73,47 +49,13 @@ def take_apart(
             `sparsedict.data.pack` for texts.
         n_latents: Of each dictionary.
         n_tokens: Tokens to train on; text that holds fewer is repeated.
-        recipe: What the dictionaries are made of, and how they are trained.
-        inspection: What is measured, and on how many tokens.
-        kinds: Which dictionaries: ``"distiller"``, ``"autoencoder"``.
-        tokenizer: Of texts to train on.
-        context: Tokens per sequence to train on, for texts and for one long row.
-        model_name: What to call the model in the results; by default what it calls itself.
-        seed: Of the initial weights, the shuffle and the latents shown.
-        dtype: Of the dictionaries.
-        progress: Whether to show a progress bar on the standard error stream.
-        verbose: Whether to name each part of the work there; as ``progress`` where left out.
-        autocast: Type in which training computes products, as for `fit`.
-        callbacks: Called at each record of the training, as for `fit`. Dictionaries are named by their kind.
-        checkpoint: Folder for checkpoints of the training, as for `fit`; none by default.
-        checkpoint_every: Steps or time between them, as for `fit`.
-        resume: Whether to go on from the newest of them, or begin where there is none.
+        options: Other arguments of `take_apart_sites`. Dictionaries are named by their recipe.
 
     Raises:
-        ValueError: If there is no kind to train, or the held-out tokens aren't rows of ids.
+        ValueError: If there is no recipe, or the held-out tokens aren't rows of ids.
     """
-    found = take_apart_sites(
-        {site.name: site},
-        train_tokens,
-        held_out_tokens,
-        n_latents={site.name: n_latents},
-        n_tokens=n_tokens,
-        recipe=recipe,
-        inspection=inspection,
-        kinds=kinds,
-        tokenizer=tokenizer,
-        context=context,
-        model_name=model_name,
-        seed=seed,
-        dtype=dtype,
-        progress=progress,
-        verbose=verbose,
-        autocast=autocast,
-        callbacks=callbacks,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
-    )
+    sites = {site.name: site}
+    found = take_apart_sites(sites, train_tokens, held_out_tokens, n_latents=n_latents, n_tokens=n_tokens, **options)
     return found[site.name]
 
 
@@ -122,11 +64,11 @@ def take_apart_sites(
     train_tokens: Any,
     held_out_tokens: Tensor,
     *,
-    n_latents: Mapping[str, int],
+    n_latents: int | Mapping[str, int],
     n_tokens: int,
-    recipe: Recipe = RECIPE,
+    recipes: Mapping[str, Recipe] = RECIPES,
+    batch_size: int = BATCH_SIZE,
     inspection: Inspection = INSPECTION,
-    kinds: Sequence[Kind] = KINDS,
     tokenizer: Any = None,
     context: int | None = None,
     model_name: str | None = None,
@@ -134,11 +76,7 @@ def take_apart_sites(
     dtype: torch.dtype = torch.float32,
     progress: bool = True,
     verbose: bool | None = None,
-    autocast: torch.dtype | None = None,
-    callbacks: Sequence[Callback] = (),
-    checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int | timedelta | None = None,
-    resume: bool = False,
+    **options: Any,
 ) -> dict[str, TakenApart]:
     """Takes several MLPs of one model apart: the model runs once on the text for all of them.
 
@@ -148,60 +86,47 @@ def take_apart_sites(
         sites: By name, of one model.
         train_tokens: See `take_apart`.
         held_out_tokens: See `take_apart`.
-        n_latents: Of each dictionary of a site, by the site's name.
+        n_latents: Of each dictionary: one number, or a number for each site by its name.
         n_tokens: See `take_apart`.
-        recipe: See `take_apart`.
-        inspection: See `take_apart`.
-        kinds: See `take_apart`.
-        tokenizer: See `take_apart`.
-        context: See `take_apart`.
-        model_name: See `take_apart`.
-        seed: See `take_apart`.
-        dtype: See `take_apart`.
-        progress: See `take_apart`.
-        verbose: See `take_apart`.
-        autocast: See `take_apart`.
-        callbacks: See `take_apart`. Dictionaries are named ``SITE/KIND``.
-        checkpoint: See `take_apart`.
-        checkpoint_every: See `take_apart`.
-        resume: See `take_apart`.
+        recipes: How dictionaries are made and trained, by a name such as ``"distiller"``; see
+            `sparsedict.studies.recipes`. Each makes a dictionary of each site by
+            ``make(site, n_latents, generator=..., dtype=..., device=...)``.
+        batch_size: Tokens per step.
+        inspection: What is measured, and on how many tokens.
+        tokenizer: Of texts to train on.
+        context: Tokens per sequence to train on, for texts and for one long row.
+        model_name: What to call the model in the results; by default what it calls itself.
+        seed: Of the initial weights, the shuffle and the latents shown.
+        dtype: Of the dictionaries.
+        progress: Whether to show a progress bar on the standard error stream.
+        verbose: Whether to name each part of the work there; as ``progress`` where left out.
+        options: Other arguments of `fit_many`, such as ``autocast``, ``callbacks``, ``checkpoint`` and ``resume``.
+            Dictionaries are named ``SITE/RECIPE`` where there are several sites.
 
     Returns:
         What was found, by the site's name; see `write_sites`.
 
     Raises:
-        ValueError: If there is no site or no kind to train, or the held-out tokens aren't rows of ids.
+        ValueError: If there is no site or no recipe, a name can't be that of a folder, or the held-out tokens aren't
+            rows of ids.
     """
-    _check(sites, kinds, held_out_tokens)
+    _check(sites, recipes, held_out_tokens)
     phases = Phases(progress if verbose is None else verbose)
     known = {name: _neurons(site) for name, site in sites.items()}
-    made = {
-        name: {
-            kind: _make(kind, site, n_latents[name], recipe, seed, {"dtype": dtype, "device": site.device})
-            for kind in kinds
-        }
-        for name, site in sites.items()
-    }
+    widths = dict.fromkeys(sites, n_latents) if isinstance(n_latents, int) else n_latents
+    trainees = {name: _trainees(name, site, widths[name], recipes, seed, dtype) for name, site in sites.items()}
     with phases("training", f"harvesting and training on {n_tokens:,} tokens"):
-        stream = ActivationStream(
-            sites,
-            train_tokens,
-            batch_size=recipe.batch_size,
-            seed=seed,
-            tokenizer=tokenizer,
-            context=context,
-            dtype=dtype,
-        )
-        stops: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_every": checkpoint_every, "resume": resume}
-        how = {"progress": progress, "autocast": autocast, "callbacks": callbacks, **stops}
-        histories = _train(made, stream, recipe, n_tokens, **how)
-    run = {"model_name": model_name, "n_tokens": n_tokens, "seed": seed, "autocast": autocast}
+        how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "dtype": dtype}
+        stream = ActivationStream(sites, train_tokens, tokenizer=tokenizer, context=context, **how)
+        histories = _train(trainees, stream, n_tokens, progress=progress, **options)
+    run = {"model_name": model_name, "n_tokens": n_tokens, "seed": seed, "autocast": options.get("autocast")}
     found: dict[str, TakenApart] = {}
     for name, site in sites.items():
         own = phases.within(f"{name}: " if len(sites) > 1 else "")
-        results = _measured(site, made[name], histories[name], held_out_tokens, known[name][0], inspection, seed, own)
-        settings = used_settings(site, results, stream, recipe, inspection, held_out_tokens=held_out_tokens, **run)
-        for dictionary in made[name].values():
+        made = {kind: trainee.dictionary for kind, trainee in trainees[name].items()}
+        results = _measured(site, made, histories[name], held_out_tokens, known[name][0], inspection, seed, own)
+        settings = used_settings(site, results, stream, trainees[name], inspection, held_out_tokens, **run)
+        for dictionary in made.values():
             dictionary.trained_on.update({key: settings[key] for key in ("model", "site", "left_out_tokens", "seed")})
         found[name] = TakenApart(results, settings, {**phases.seconds, **own.seconds}, known[name][1])
     return found
@@ -248,11 +173,16 @@ def _measured(
     return results
 
 
-def _check(sites: Mapping[str, Site], kinds: Sequence[str], held_out_tokens: Tensor) -> None:
+def _check(sites: Mapping[str, Site], recipes: Mapping[str, Recipe], held_out_tokens: Tensor) -> None:
     if not sites:
         raise ValueError("`sites` must name at least one site, got an empty mapping.")
-    if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
-        raise ValueError(f"`kinds` must name some of {', '.join(map(repr, KINDS))}, each once, got {kinds!r}.")
+    if not recipes:
+        raise ValueError("`recipes` must hold at least one recipe, got an empty mapping. See `studies.recipes()`.")
+    for name, recipe in recipes.items():
+        if not isinstance(recipe, Recipe):
+            raise TypeError(f"`recipes[{name!r}]` must be a Recipe(make, ...), got {type(recipe).__name__}.")
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise ValueError(f"`recipes` must have names that a folder can have, such as 'distiller', got {name!r}.")
     if held_out_tokens.ndim != 2 or not len(held_out_tokens) or held_out_tokens.is_floating_point():
         raise ValueError(
             "`held_out_tokens` must be integer ids [n_sequences, n_positions], at least one sequence, got "
@@ -268,36 +198,29 @@ def _neurons(site: Site) -> tuple[Neurons | None, str | None]:
         return None, str(error)
 
 
-def _make(kind: Kind, site: Site, n_latents: int, recipe: Recipe, seed: int, place: dict[str, Any]) -> Dictionary:
-    parts: dict[str, Any] = {
-        "activation": recipe.activation,
-        "decoder_norm": recipe.decoder_norm,
-        "generator": torch.Generator().manual_seed(seed),
-        **place,
-    }
-    if kind == "distiller":
-        return SparseDistiller(site.d_in, site.d_out, n_latents, skip=recipe.skip, **parts)
-    return SparseAutoencoder(site.d_out, n_latents, **parts)
+def _trainees(
+    name: str, site: Site, n_latents: int, recipes: Mapping[str, Recipe], seed: int, dtype: torch.dtype
+) -> dict[str, Trainee]:
+    """Makes the dictionaries of one site; returns them with how they are trained, by recipe."""
+    made: dict[str, Trainee] = {}
+    for kind, recipe in recipes.items():
+        generator = torch.Generator().manual_seed(seed)
+        trainee = recipe.trainee(site, n_latents, generator=generator, dtype=dtype, device=site.device)
+        made[kind] = replace(trainee, site=name)
+    return made
 
 
 def _train(
-    made: Mapping[str, Mapping[str, Dictionary]],
-    stream: ActivationStream,
-    recipe: Recipe,
-    n_tokens: int,
-    **options: Any,
+    trainees: Mapping[str, Mapping[str, Trainee]], stream: ActivationStream, n_tokens: int, **options: Any
 ) -> dict[str, dict[str, History]]:
-    """Trains all dictionaries in one pass; returns their histories by site and kind."""
-    pairs = [(name, kind) for name, dictionaries in made.items() for kind in dictionaries]
-    labels = {(name, kind): kind if len(made) == 1 else f"{name}/{kind}" for name, kind in pairs}
-    how: dict[str, Any] = {"lr": recipe.lr, "schedule": recipe.schedule, "optimizer": recipe.optimizer}
-    trainees = {
-        labels[name, kind]: Trainee(made[name][kind], recipe.penalties, site=name, **how) for name, kind in pairs
-    }
-    n_steps = math.ceil(n_tokens / recipe.batch_size)
+    """Trains all dictionaries in one pass; returns their histories by site and recipe."""
+    pairs = [(name, kind) for name, own in trainees.items() for kind in own]
+    labels = {(name, kind): kind if len(trainees) == 1 else f"{name}/{kind}" for name, kind in pairs}
+    together = {labels[name, kind]: trainees[name][kind] for name, kind in pairs}
     # About a hundred records make a curve, however short the run is.
-    histories = fit_many(trainees, stream, n_tokens=n_tokens, log_every=max(1, min(100, n_steps // 100)), **options)
-    return {name: {kind: histories[labels[name, kind]] for kind in made[name]} for name in made}
+    options.setdefault("log_every", max(1, min(100, math.ceil(n_tokens / stream.batch_size) // 100)))
+    histories = fit_many(together, stream, n_tokens=n_tokens, **options)
+    return {name: {kind: histories[labels[name, kind]] for kind in own} for name, own in trainees.items()}
 
 
 def _firing(

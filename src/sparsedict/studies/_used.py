@@ -13,7 +13,8 @@ from torch import Tensor
 from sparsedict.data import ActivationStream
 from sparsedict.sites import Site
 from sparsedict.storage import installed_version
-from sparsedict.studies._recipe import Inspection, Recipe
+from sparsedict.studies._recipe import Inspection
+from sparsedict.training import Trainee
 
 if TYPE_CHECKING:
     from sparsedict.studies._dictionary_result import DictionaryResult
@@ -25,14 +26,14 @@ def used_settings(
     site: Site,
     results: Mapping[str, DictionaryResult],
     stream: ActivationStream,
-    recipe: Recipe,
+    trainees: Mapping[str, Trainee],
     inspection: Inspection,
+    held_out_tokens: Tensor,
     *,
     model_name: str | None,
     n_tokens: int,
     seed: int,
     autocast: torch.dtype | None,
-    held_out_tokens: Tensor,
 ) -> dict[str, Any]:
     """Returns all that decided the results of one site, after the training.
 
@@ -40,21 +41,22 @@ def used_settings(
         site: Where the MLP is.
         results: Of its dictionaries, by kind.
         stream: What they were trained on.
-        recipe: What they are made of.
+        trainees: How they were trained, by kind.
         inspection: What was measured.
+        held_out_tokens: What was measured on.
         model_name: What to call the model; ``None`` for what it calls itself.
         n_tokens: Tokens that the training was asked for.
         seed: Of the initial weights, the shuffle and the latents shown.
         autocast: Type in which training computed products, or ``None``.
-        held_out_tokens: What was measured on.
     """
     config = getattr(site.model, "config", None)
     weight = next(site.model.parameters(), None)
     result = next(iter(results.values()))
     decoder = result.dictionary.decoder
-    used = {**recipe.to_dict(), "batch_size": stream.batch_size}
-    used["lr"] = {kind: each.dictionary.trained_on["lr"] for kind, each in results.items()}
-    used["optimizer"] = used["optimizer"] or "Adam"
+    recipe = {
+        **_shared({kind: _recipe(trainee) for kind, trainee in trainees.items()}),
+        "batch_size": stream.batch_size,
+    }
     return {
         "model": model_name or getattr(config, "name_or_path", "") or type(site.model).__name__,
         "model_class": type(site.model).__name__,
@@ -72,7 +74,7 @@ def used_settings(
         "dtype": _plain(decoder.dtype),
         "autocast": None if autocast is None else _plain(autocast),
         "device": str(decoder.device),
-        "recipe": used,
+        "recipe": recipe,
         "inspection": inspection.to_dict(),
         "environment": environment(decoder.device),
     }
@@ -95,6 +97,33 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if is_cuda else f"CPU, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
     }
+
+
+def _recipe(trainee: Trainee) -> dict[str, Any]:
+    """Returns the parts of a dictionary and of its training, as they are written in code."""
+    dictionary, optimizer = trainee.dictionary, trainee.optimizer
+    return {
+        "activation": repr(dictionary.activation),
+        "decoder_norm": repr(dictionary.decoder_norm),
+        "skip": bool(dictionary.arguments().get("skip", False)),
+        "penalties": [repr(penalty) for penalty in trainee.penalties],
+        "loss": repr(trainee.loss),
+        "step_hooks": [repr(part) for part in trainee.step_hooks],
+        "lr": dictionary.trained_on["lr"],
+        "schedule": repr(trainee.schedule),
+        "optimizer": "Adam" if optimizer is None else getattr(optimizer, "__name__", None) or repr(optimizer),
+        "clip_norm": trainee.clip_norm,
+    }
+
+
+def _shared(recipes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Returns each setting once where all recipes agree, and by recipe where they don't; the rate always by recipe."""
+    found: dict[str, Any] = {}
+    for name in next(iter(recipes.values())):
+        values = {kind: recipe[name] for kind, recipe in recipes.items()}
+        first = next(iter(values.values()))
+        found[name] = first if name != "lr" and all(value == first for value in values.values()) else values
+    return found
 
 
 def _plain(dtype: torch.dtype) -> str:

@@ -6,6 +6,7 @@ from sparsedict.training._history import History, Record
 from sparsedict.training._interrupt import Terminated, exit_on_signal
 from sparsedict.training._lazy_adam import LazyAdam
 from sparsedict.training._learner import NonFiniteLossError
+from sparsedict.training._recipe import Recipe
 from sparsedict.training._resample import Resample
 from sparsedict.training._step_hook import StepHook
 from sparsedict.training._trainee import OptimizerFactory, Trainee, default_lr
@@ -20,6 +21,7 @@ __all__ = [
     "Linear",
     "NonFiniteLossError",
     "OptimizerFactory",
+    "Recipe",
     "Record",
     "RelativeLR",
     "Resample",

@@ -1,9 +1,12 @@
+"""One dictionary and how it is to be trained."""
+
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,21 +76,7 @@ class Trainee:
                 "`dictionary` must be a sparsedict.Dictionary such as SparseDistiller(...), "
                 f"got {type(self.dictionary).__name__}."
             )
-        _set_parts(self, "penalties", Penalty, "[sd.L1(0.2)]")
-        _set_parts(self, "step_hooks", StepHook, "[sd.Resample(every=1000)]")
-        if not isinstance(self.loss, Loss):
-            raise TypeError(f"`loss` must be a Loss such as sd.SquaredError(), got {self.loss!r}.")
-        if not isinstance(self.schedule, Schedule):
-            raise TypeError(f"`schedule` must be a Schedule such as sd.Cosine(), got {self.schedule!r}.")
-        if self.lr is not None and not isinstance(self.lr, RelativeLR):
-            checks.set_in_range(self, "lr", 0.0, open_low=True)
-        if self.clip_norm is not None:
-            checks.set_in_range(self, "clip_norm", 0.0, open_low=True)
-        if self.optimizer is not None and not callable(self.optimizer):
-            raise TypeError(
-                "`optimizer` must be a class or partial such as torch.optim.AdamW, called with the parameters and "
-                f"`lr`, got {type(self.optimizer).__name__}."
-            )
+        check_options(self)
         for part in (*self.penalties, *self.step_hooks, self.loss):
             part.check(self.dictionary)
 
@@ -115,16 +104,40 @@ class Trainee:
         return optimizer
 
 
-def _set_parts(trainee: Trainee, name: str, kind: type, example: str) -> None:
+def check_options(options: Any) -> None:
+    """Checks the attributes of a `Trainee` that don't need its dictionary, in place.
+
+    Raises:
+        TypeError: If one is of another type.
+        ValueError: If a number is out of range.
+    """
+    _set_parts(options, "penalties", Penalty, "[sd.L1(0.2)]")
+    _set_parts(options, "step_hooks", StepHook, "[sd.Resample(every=1000)]")
+    if not isinstance(options.loss, Loss):
+        raise TypeError(f"`loss` must be a Loss such as sd.SquaredError(), got {options.loss!r}.")
+    if not isinstance(options.schedule, Schedule):
+        raise TypeError(f"`schedule` must be a Schedule such as sd.Cosine(), got {options.schedule!r}.")
+    if options.lr is not None and not isinstance(options.lr, RelativeLR):
+        checks.set_in_range(options, "lr", 0.0, open_low=True)
+    if options.clip_norm is not None:
+        checks.set_in_range(options, "clip_norm", 0.0, open_low=True)
+    if options.optimizer is not None and not callable(options.optimizer):
+        raise TypeError(
+            "`optimizer` must be a class or partial such as torch.optim.AdamW, called with the parameters and "
+            f"`lr`, got {type(options.optimizer).__name__}."
+        )
+
+
+def _set_parts(options: Any, name: str, kind: type, example: str) -> None:
     """Checks parts, and makes them a tuple: a generator could be gone through once."""
-    value = getattr(trainee, name)
+    value = getattr(options, name)
     if isinstance(value, kind) or not isinstance(value, Iterable):
         raise TypeError(f"`{name}` must be a list such as {example}, got {value!r}.")
     parts = tuple(value)
     for part in parts:
         if not isinstance(part, kind):
             raise TypeError(f"`{name}` must hold {kind.__name__} objects such as {example}, got {part!r}.")
-    object.__setattr__(trainee, name, parts)
+    object.__setattr__(options, name, parts)
 
 
 def _can_fuse(parameters: Sequence[Tensor]) -> bool:
