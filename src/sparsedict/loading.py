@@ -8,16 +8,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sparsedict import checks, dictionaries, formats, hub, storage
+from sparsedict import checks, dictionaries, hub, storage
 from sparsedict.dictionaries import Dictionary
-from sparsedict.formats import Place
+from sparsedict.formats import Format, Place, checked_formats, recognised, state_dict
 from sparsedict.torch_state import in_own_state
 
 _OTHERS = "no other library's checkpoint is recognised there"
 _RUN = "by `checkpoint=` and `resume=True`"
 _MOST_LISTED = 8
-_SUFFIXES = formats.state_dict.SUFFIXES
-_FROM_WEIGHTS = formats.state_dict.FROM_WEIGHTS
+_SUFFIXES = state_dict.SUFFIXES
+_FROM_WEIGHTS = state_dict.FROM_WEIGHTS
 
 
 @in_own_state
@@ -26,6 +26,7 @@ def load(
     *,
     latents: Iterable[int] | Tensor | None = None,
     parts: Iterable[type] = (),
+    formats: Iterable[Format] = (),
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
@@ -41,11 +42,13 @@ def load(
             comes has these latents, with the values that they have in the whole one, except that TopK chooses among
             them alone: all that fire in the whole one fire, and others may. ``trained_on["latents"]`` keeps the list.
         parts: Classes of your own that the dictionary is made of: activations, decoder norms, kinds of dictionaries.
+        formats: Formats of your own, each an object with ``recognises(place)`` and ``read(path, device=, dtype=)``; see
+            :class:`sparsedict.formats.Format`. They are asked first, in this order.
         device: Where to put the weights; the CPU where left out.
         dtype: Type to convert them to; as they were saved where left out.
 
     Raises:
-        TypeError: If ``path`` isn't one.
+        TypeError: If ``path`` isn't one, or an item of ``formats`` isn't a format.
         FileNotFoundError: If the folder or a file in it is missing.
         PermissionError: If a repository on the hub is gated.
         ConnectionError: If the hub can't be reached and the local cache doesn't hold what is asked for.
@@ -64,21 +67,29 @@ def load(
     if not hub.is_address(path) and not os.path.lexists(path):
         hint = f" A repository on the hub would be 'hf://{path}'." if _could_be_on_the_hub(str(path)) else ""
         raise FileNotFoundError(f"`path` must be a folder or file of a dictionary, but {path} doesn't exist.{hint}")
+    own = checked_formats(formats)
     place = Place.of(path)
-    if place.named is None and place.holds(storage.DESCRIPTION):
+    found = next((one for one in own if one.recognises(place)), None)
+    if found is None and place.named is None and place.holds(storage.DESCRIPTION):
         if place.snapshot is not None:
             place.find(storage.DESCRIPTION)
             place.find(storage.WEIGHTS)
         return dictionaries.read(place.folder, latents=latents, parts=parts, device=device, dtype=dtype)
-    other = formats.recognised(place)
-    if other is None:
+    found = recognised(place) if found is None else found
+    if found is None:
         raise FileNotFoundError(_unknown(place))
     if latents is not None:
         raise ValueError(
             "`latents` can be chosen from a folder of `Dictionary.save`, whose rows lie ready to be read. Load the "
             f"whole of {place}, save it, and choose from that."
         )
-    return other.read(place, device=device, dtype=dtype)
+    read = found.read(place, device=device, dtype=dtype)
+    if not isinstance(read, Dictionary):
+        raise TypeError(
+            f"`formats` must hold formats whose `read` returns a Dictionary, but {type(found).__name__} returned "
+            f"{type(read).__name__}."
+        )
+    return read.eval()
 
 
 def _unknown(place: Place) -> str:

@@ -4,6 +4,7 @@ from sparsedict.dictionaries._autoencoder import InputOffset, SparseAutoencoder
 from sparsedict.dictionaries._dictionary import Dictionary, ForwardPass, Rows
 from sparsedict.dictionaries._distiller import SparseDistiller
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
+from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._paths import DENSE_SHARE
 from sparsedict.dictionaries._read import read
 from sparsedict.dictionaries._scales import Scales
@@ -12,6 +13,7 @@ __all__ = [
     "DENSE_SHARE",
     "Dictionary",
     "EncoderDecoder",
+    "Exported",
     "ForwardPass",
     "InputOffset",
     "Rows",

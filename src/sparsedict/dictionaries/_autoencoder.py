@@ -11,8 +11,9 @@ from sparsedict import checks
 from sparsedict.activations import Activation
 from sparsedict.batches import Points
 from sparsedict.dictionaries._dictionary import Dictionary
+from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._from_weights import from_weights
-from sparsedict.dictionaries._input_norm import checked_input_norm, without_scale
+from sparsedict.dictionaries._input_norm import bias_with_offset, checked_input_norm, without_scale
 from sparsedict.dictionaries._scales import Scales
 from sparsedict.dictionaries._start import start_from
 from sparsedict.latents import SparseLatents, Support
@@ -179,6 +180,14 @@ class SparseAutoencoder(Dictionary):
     ) -> Float[Tensor, "*batch d_in"]:
         decoded = self.decode(latents)
         return decoded if self.input_norm is None else self.input_norm.restore(decoded, inputs)
+
+    def exported(self) -> Exported:
+        return self._exported(
+            encoder_bias=bias_with_offset(self),
+            is_distiller=False,
+            subtracts_decoder_bias=self.input_offset == "decoder_bias",
+            input_norm=self.input_norm,
+        )
 
     def folded(self) -> SparseAutoencoder:
         folded, factor = without_scale(self)

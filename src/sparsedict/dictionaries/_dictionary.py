@@ -20,7 +20,8 @@ from sparsedict.activations import Activation, State
 from sparsedict.batches import Activations, Points
 from sparsedict.dictionaries._description import described
 from sparsedict.dictionaries._encode import encode_rows
-from sparsedict.dictionaries._encoder_decoder import EncoderDecoder, check_part
+from sparsedict.dictionaries._encoder_decoder import EncoderDecoder, check_part, overrides
+from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._module import Reconstructing
 from sparsedict.dictionaries._representation import summary
 from sparsedict.dictionaries._scales import Scales, gain, spread
@@ -32,6 +33,9 @@ from sparsedict.latents import Encoding, SparseLatents, Support, firing_counts, 
 from sparsedict.norms import DecoderNorm
 from sparsedict.storage import Description, check_finite, write_dictionary
 from sparsedict.types import DictionaryOutput
+
+STEPS = ("encoder_inputs", "pre_activations", "decode", "reconstruct")
+"""The methods from input to output that kinds override."""
 
 
 class Dictionary(EncoderDecoder, ABC):
@@ -49,6 +53,12 @@ class Dictionary(EncoderDecoder, ABC):
 
     reads: Points
     writes: Points
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if any(overrides(cls, step) for step in STEPS) and not overrides(cls, "exported"):
+            # The inherited form is that of the base's steps.
+            cls.exported = Dictionary.exported
 
     def __init__(
         self,
@@ -115,6 +125,33 @@ class Dictionary(EncoderDecoder, ABC):
     def is_untouched(self) -> bool:
         """Whether the weights are those that the constructor drew, not trained, loaded, edited or frozen."""
         return not self.trained_on and self.has_drawn_weights()
+
+    def exported(self) -> Exported:
+        """Returns plain weights that compute the same, as the writers in `sd.formats` store them.
+
+        The default serves kinds that override none of the steps. Override it in a kind that plain weights can express.
+
+        Raises:
+            TypeError: If the kind overrides a step and not this method.
+        """
+        changed = [step for step in STEPS if getattr(type(self), step) is not getattr(EncoderDecoder, step)]
+        if changed:
+            raise TypeError(
+                f"`dictionary` must have an exact form in plain weights, but {type(self).__name__} overrides "
+                f"`{'`, `'.join(changed)}` and not `exported`. Override `exported` if plain weights compute the same."
+            )
+        return self._exported()
+
+    def _exported(self, **others: Any) -> Exported:
+        """Returns the form with the weights of the base class, where ``others`` doesn't give them."""
+        encoder, encoder_bias, decoder, decoder_bias = (weight.detach() for weight in self._weights())
+        parts = {
+            "activation": self.activation,
+            "activation_state": {name: value.detach() for name, value in self.activation_state.state_dict().items()},
+            "is_distiller": self.reads != self.writes,
+        }
+        weights = {"encoder_bias": encoder_bias, "decoder": decoder, "decoder_bias": decoder_bias}
+        return Exported(encoder, **{**weights, **parts, **others})
 
     def folded(self) -> Dictionary:
         """Returns an equal dictionary that reads activations as they are: its normalisation lies in the weights.

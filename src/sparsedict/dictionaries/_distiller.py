@@ -11,8 +11,9 @@ from torch.nn import functional
 from sparsedict.activations import GELU, Activation, ReLU, SiLU
 from sparsedict.batches import Points
 from sparsedict.dictionaries._dictionary import Dictionary
+from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._from_weights import from_weights
-from sparsedict.dictionaries._input_norm import checked_input_norm, without_scale
+from sparsedict.dictionaries._input_norm import bias_with_offset, checked_input_norm, without_scale
 from sparsedict.dictionaries._scales import Scales
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.norms import DecoderNorm, Free, InputNorm
@@ -102,6 +103,11 @@ class SparseDistiller(Dictionary):
     def parameter_units(self, scales: Scales) -> dict[str, float]:
         own = {"input_bias": scales.encoded, "skip": scales.targets / scales.inputs}
         return super().parameter_units(scales) | own
+
+    def exported(self) -> Exported:
+        skip = None if self.skip is None else self.skip.detach()
+        bias = bias_with_offset(self)
+        return self._exported(encoder_bias=bias, is_distiller=True, skip=skip, input_norm=self.input_norm)
 
     def folded(self) -> SparseDistiller:
         return without_scale(self)[0]

@@ -48,15 +48,10 @@ class EncoderDecoder(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        bases = [base for base in cls.__bases__ if issubclass(base, EncoderDecoder)]
-
-        def overrides(name: str) -> bool:
-            return all(getattr(cls, name) is not getattr(base, name) for base in bases)
-
-        if overrides("pre_activations") and "has_affine_encoder" not in vars(cls):
-            cls.has_affine_encoder = overrides("encoder_inputs")
-        encodes_anew = overrides("pre_activations") or overrides("encoder_inputs")
-        if encodes_anew and not overrides("pre_activations_at"):
+        if overrides(cls, "pre_activations") and "has_affine_encoder" not in vars(cls):
+            cls.has_affine_encoder = overrides(cls, "encoder_inputs")
+        encodes_anew = overrides(cls, "pre_activations") or overrides(cls, "encoder_inputs")
+        if encodes_anew and not overrides(cls, "pre_activations_at"):
             # The inherited method computes the entries of the base's encoder.
             cls.pre_activations_at = EncoderDecoder.pre_activations_at
 
@@ -189,6 +184,12 @@ class EncoderDecoder(nn.Module):
     ) -> Float[Tensor, "*batch d_out"]:
         """Returns the whole output, from latents and, where a kind needs them, the inputs."""
         return self.decode(latents)
+
+
+def overrides(kind: type[EncoderDecoder], name: str) -> bool:
+    """Returns whether a class has another method of this name than each of its bases."""
+    bases = [base for base in kind.__bases__ if issubclass(base, EncoderDecoder)]
+    return all(getattr(kind, name) is not getattr(base, name) for base in bases)
 
 
 def check_part(name: str, value: object, kind: type, example: str) -> None:

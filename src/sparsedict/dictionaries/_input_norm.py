@@ -6,14 +6,16 @@ import copy
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparsedict.norms import DecoderNorm, Free, InputNorm
+from sparsedict.torch_state import in_own_state
 
 
 @runtime_checkable
 class _Normalising(Protocol):
     encoder: nn.Parameter
+    encoder_bias: nn.Parameter
     input_bias: nn.Parameter | None
     input_norm: InputNorm | None
     decoder_norm: DecoderNorm
@@ -33,6 +35,14 @@ def checked_input_norm(input_norm: InputNorm | None, d_in: int) -> InputNorm | N
         )
     input_norm.check(d_in)
     return input_norm
+
+
+@in_own_state
+@torch.no_grad()
+def bias_with_offset(dictionary: _Normalising) -> Tensor:
+    """Returns the encoder's bias with the input's own offset in it."""
+    bias = dictionary.encoder_bias.detach()
+    return bias if dictionary.input_bias is None else bias + dictionary.encoder @ dictionary.input_bias
 
 
 @torch.no_grad()

@@ -1,111 +1,68 @@
-"""Takes a dictionary apart for a library that has fewer offsets, and writes its files."""
+"""The form of a dictionary that writers store, and the files that they write."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsedict.activations import Activation, BatchTopK, Gated, JumpReLU
-from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
-from sparsedict.norms import InputNorm, InputScale
+from sparsedict.activations import BatchTopK, Gated, JumpReLU
+from sparsedict.dictionaries import Dictionary, Exported
+from sparsedict.norms import InputScale
 from sparsedict.storage import check_finite, replace_file, save_tensors
 from sparsedict.torch_state import in_own_state
 
 
-@dataclass(frozen=True)
-class Apart:
-    """The weights of a dictionary, on the CPU, with its own input offset moved into the encoder's bias.
-
-    Attributes:
-        is_distiller: Whether it gives something else than it reads.
-        activation: The activation.
-        input_norm: The normalisation that no weights can stand for.
-        subtracts_decoder_bias: Whether the decoder's bias is subtracted from the input.
-        encoder: ``[n_latents, d_in]``.
-        encoder_bias: ``[n_latents]``; for a gated activation what both paths share, which :attr:`state` contains too.
-        decoder: ``[n_latents, d_out]``.
-        decoder_bias: ``[d_out]``.
-        skip: ``[d_out, d_in]``.
-        state: What the activation learned.
-    """
-
-    is_distiller: bool
-    activation: Activation
-    input_norm: InputNorm | None
-    subtracts_decoder_bias: bool
-    encoder: Tensor
-    encoder_bias: Tensor
-    decoder: Tensor
-    decoder_bias: Tensor
-    skip: Tensor | None
-    state: Mapping[str, Tensor]
-
-    @property
-    def threshold(self) -> Tensor | None:
-        """One for each latent, of a JumpReLU or of a trained BatchTopK."""
-        if isinstance(self.activation, JumpReLU):
-            return self.state["log_threshold"].exp()
-        if isinstance(self.activation, BatchTopK):
-            threshold = self.state["threshold"]
-            if bool(threshold.isnan()):
-                raise ValueError(
-                    "`dictionary` has a BatchTopK without a threshold yet, and without one it can't be written. Train "
-                    "it with `fit`, or set `dictionary.activation_state.threshold`."
-                )
-            return threshold.to(self.encoder_bias.dtype).expand(len(self.encoder)).clone()
-        return None
-
-    def gate(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the biases of gate and magnitude and the logarithm of the magnitude's scale."""
-        assert isinstance(self.activation, Gated)
-        scale = self.state["log_scale"]
-        return (
-            self.state["gate_bias"] + self.encoder_bias,
-            self.state["magnitude_bias"] + scale.exp() * self.encoder_bias,
-            scale,
-        )
-
-
 @in_own_state
 @torch.no_grad()
-def apart(dictionary: Dictionary, library: str) -> Apart:
-    """Takes a dictionary apart.
+def exact_form(dictionary: Dictionary, library: str) -> Exported:
+    """Returns the form of a dictionary that a writer stores: on the CPU, a constant scale of the input in the weights.
 
     Raises:
-        TypeError: If it is of a kind that no other library has.
+        TypeError: If it is no dictionary, or of a kind without an exact form.
+        ValueError: If a weight is NaN or infinite.
     """
-    if not isinstance(dictionary, SparseAutoencoder | SparseDistiller):
+    if not isinstance(dictionary, Dictionary):
         raise TypeError(
-            f"`dictionary` must be a SparseAutoencoder or a SparseDistiller to be written for {library}, "
-            f"got {type(dictionary).__name__}."
+            f"`dictionary` must be a Dictionary to be written for {library}, got {type(dictionary).__name__}."
         )
-    if isinstance(dictionary.input_norm, InputScale):
-        dictionary = dictionary.folded()
-    weights = {name: weight.detach().cpu() for name, weight in dictionary.state_dict().items()}
-    check_finite({n: w for n, w in weights.items() if not n.startswith("activation_state.")}, "`dictionary`")
-    bias = weights["encoder_bias"]
-    if dictionary.input_bias is not None:
-        bias = bias + weights["encoder"] @ weights["input_bias"]
-    state = {n.removeprefix("activation_state."): w for n, w in weights.items() if n.startswith("activation_state.")}
-    is_distiller = isinstance(dictionary, SparseDistiller)
-    return Apart(
-        is_distiller,
-        dictionary.activation,
-        dictionary.input_norm,
-        isinstance(dictionary, SparseAutoencoder) and dictionary.input_offset == "decoder_bias",
-        weights["encoder"],
-        bias,
-        weights["decoder"],
-        weights["decoder_bias"],
-        weights.get("skip"),
-        state,
+    form = dictionary.exported()
+    if isinstance(form.input_norm, InputScale):
+        form = dictionary.folded().exported()
+    form = form.to_cpu()
+    named = {name: getattr(form, name) for name in ("encoder", "encoder_bias", "decoder", "decoder_bias", "skip")}
+    check_finite({name: weight for name, weight in named.items() if weight is not None}, "`dictionary`")
+    return form
+
+
+def threshold_of(form: Exported) -> Tensor | None:
+    """Returns one threshold for each latent, of a JumpReLU or of a trained BatchTopK."""
+    if isinstance(form.activation, JumpReLU):
+        return form.activation_state["log_threshold"].exp()
+    if isinstance(form.activation, BatchTopK):
+        threshold = form.activation_state["threshold"]
+        if bool(threshold.isnan()):
+            raise ValueError(
+                "`dictionary` has a BatchTopK without a threshold yet, and without one it can't be written. Train "
+                "it with `fit`, or set `dictionary.activation_state.threshold`."
+            )
+        return threshold.to(form.encoder_bias.dtype).expand(len(form.encoder)).clone()
+    return None
+
+
+def gate_of(form: Exported) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the biases of gate and magnitude of a gated activation, and the logarithm of the magnitude's scale."""
+    assert isinstance(form.activation, Gated)
+    scale = form.activation_state["log_scale"]
+    return (
+        form.activation_state["gate_bias"] + form.encoder_bias,
+        form.activation_state["magnitude_bias"] + scale.exp() * form.encoder_bias,
+        scale,
     )
 
 

@@ -22,7 +22,7 @@ from sparsedict.formats._made import Learned, Weights
 from sparsedict.formats._place import Place
 from sparsedict.formats._tensors import Tensors, read_safetensors
 from sparsedict.formats._transcoder_set import LAYER
-from sparsedict.formats._written import CALIBRATE, apart, refuse, write_tensors, write_text
+from sparsedict.formats._written import CALIBRATE, exact_form, refuse, threshold_of, write_tensors, write_text
 from sparsedict.formats._yaml import read_yaml
 from sparsedict.storage import StorageError
 
@@ -140,23 +140,23 @@ def write(
 
 
 def _tensors(dictionary: Dictionary) -> dict[str, Tensor]:
-    parts = apart(dictionary, "circuit-tracer")
-    if not parts.is_distiller:
+    form = exact_form(dictionary, "circuit-tracer")
+    if not form.is_distiller:
         raise TypeError(
-            "`dictionary` must be a SparseDistiller: circuit-tracer puts them in the place of MLPs, "
+            "`dictionary` must be a distiller, such as SparseDistiller: circuit-tracer puts them in the place of MLPs, "
             f"got {type(dictionary).__name__}."
         )
-    d_in, d_out = parts.encoder.shape[1], parts.decoder.shape[1]
+    d_in, d_out = form.encoder.shape[1], form.decoder.shape[1]
     if d_in != d_out:
         raise refuse(f"widths d_in={d_in} and d_out={d_out}", "circuit-tracer", ("one width for both",))
-    if parts.input_norm is not None:
-        raise refuse(f"the normalisation {parts.input_norm}", "circuit-tracer", ("inputs as they are",))
-    threshold = parts.threshold
-    if threshold is None and not isinstance(parts.activation, ReLU | TopK):
-        remedy = CALIBRATE if parts.activation.non_negative else ""
-        raise refuse(f"the activation {parts.activation}", "circuit-tracer", ("ReLU, JumpReLU and TopK",), remedy)
-    named = {"W_enc": parts.encoder, "W_dec": parts.decoder, "b_enc": parts.encoder_bias, "b_dec": parts.decoder_bias}
-    optional = {"W_skip": parts.skip, THRESHOLD: threshold}
+    if form.input_norm is not None:
+        raise refuse(f"the normalisation {form.input_norm}", "circuit-tracer", ("inputs as they are",))
+    threshold = threshold_of(form)
+    if threshold is None and not isinstance(form.activation, ReLU | TopK):
+        remedy = CALIBRATE if form.activation.non_negative else ""
+        raise refuse(f"the activation {form.activation}", "circuit-tracer", ("ReLU, JumpReLU and TopK",), remedy)
+    named = {"W_enc": form.encoder, "W_dec": form.decoder, "b_enc": form.encoder_bias, "b_dec": form.decoder_bias}
+    optional = {"W_skip": form.skip, THRESHOLD: threshold}
     return named | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
 

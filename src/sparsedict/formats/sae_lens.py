@@ -12,13 +12,22 @@ import torch
 from torch import Tensor
 
 from sparsedict.activations import AbsTopK, BatchTopK, Gated, ReLU, TopK
-from sparsedict.dictionaries import Dictionary, SparseDistiller
+from sparsedict.dictionaries import Dictionary, Exported
 from sparsedict.formats import _made as made
 from sparsedict.formats import _sae_lens_cfg as about
 from sparsedict.formats._made import Learned, Weights
 from sparsedict.formats._place import Place
 from sparsedict.formats._tensors import Tensors, read_safetensors
-from sparsedict.formats._written import CALIBRATE, Apart, apart, noted, refuse, write_json, write_tensors
+from sparsedict.formats._written import (
+    CALIBRATE,
+    exact_form,
+    gate_of,
+    noted,
+    refuse,
+    threshold_of,
+    write_json,
+    write_tensors,
+)
 from sparsedict.storage import StorageError
 
 WEIGHTS = "sae_weights.safetensors"
@@ -199,23 +208,23 @@ def write(
     if metadata is not None and not isinstance(metadata, Mapping):
         raise TypeError(f"`metadata` must be a dict, got {type(metadata).__name__}.")
     given = about.Given(model_name, hook_name, hook_name_out, dict(metadata or {}))
-    given.check(isinstance(dictionary, SparseDistiller))
-    apart_ = apart(dictionary, "SAELens")
-    architecture, tensors, extra = _architecture(apart_)
-    tensors |= {"W_enc": apart_.encoder.mT, "W_dec": apart_.decoder, "b_dec": apart_.decoder_bias}
-    if apart_.skip is not None:
-        tensors["W_skip"] = apart_.skip
+    form = exact_form(dictionary, "SAELens")
+    given.check(form.is_distiller)
+    architecture, tensors, extra = _architecture(form)
+    tensors |= {"W_enc": form.encoder.mT, "W_dec": form.decoder, "b_dec": form.decoder_bias}
+    if form.skip is not None:
+        tensors["W_skip"] = form.skip
     kept = noted(dictionary, "SAELens")
     cfg = {
         "architecture": architecture,
-        "d_in": apart_.encoder.shape[1],
-        "d_sae": len(apart_.encoder),
-        **({"d_out": apart_.decoder.shape[1]} if apart_.is_distiller else {}),
+        "d_in": form.encoder.shape[1],
+        "d_sae": len(form.encoder),
+        **({"d_out": form.decoder.shape[1]} if form.is_distiller else {}),
         **extra,
-        "dtype": str(apart_.encoder.dtype).removeprefix("torch."),
+        "dtype": str(form.encoder.dtype).removeprefix("torch."),
         "device": "cpu",
-        "apply_b_dec_to_input": apart_.subtracts_decoder_bias,
-        "normalize_activations": about.normalize_activations(apart_.input_norm),
+        "apply_b_dec_to_input": form.subtracts_decoder_bias,
+        "normalize_activations": about.normalize_activations(form.input_norm),
         "reshape_activations": kept.get("reshape_activations", "none"),
         "metadata": about.metadata(dictionary, kept, given),
     }
@@ -229,12 +238,12 @@ def write(
         )
 
 
-def _architecture(apart_: Apart) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
+def _architecture(form: Exported) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
     """Returns the architecture, the tensors that it alone has, and its own part of the configuration."""
-    activation, threshold = apart_.activation, apart_.threshold
-    bias = {"b_enc": apart_.encoder_bias}
-    if apart_.is_distiller:
-        skip = "" if apart_.skip is None else "skip_"
+    activation, threshold = form.activation, threshold_of(form)
+    bias = {"b_enc": form.encoder_bias}
+    if form.is_distiller:
+        skip = "" if form.skip is None else "skip_"
         if isinstance(activation, ReLU):
             return f"{skip}transcoder", bias, {}
         if threshold is not None:
@@ -246,9 +255,9 @@ def _architecture(apart_: Apart) -> tuple[str, dict[str, Tensor], dict[str, Any]
         return "jumprelu", bias | {"threshold": threshold}, {}
     if isinstance(activation, TopK | AbsTopK):
         name = "topk" if isinstance(activation, TopK) else "abstopk"
-        return name, bias, {"k": activation.k, "rescale_acts_by_decoder_norm": _has_unit_rows(apart_.decoder)}
+        return name, bias, {"k": activation.k, "rescale_acts_by_decoder_norm": _has_unit_rows(form.decoder)}
     if isinstance(activation, Gated):
-        gate, magnitude, scale = apart_.gate()
+        gate, magnitude, scale = gate_of(form)
         return "gated", {"b_gate": gate, "b_mag": magnitude, "r_mag": scale}, {}
     has = ("ReLU", "TopK", "AbsTopK", "JumpReLU", "Gated in autoencoders")
     raise refuse(f"the activation {activation}", "SAELens", has, CALIBRATE if activation.non_negative else "")

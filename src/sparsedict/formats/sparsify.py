@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from sparsedict.activations import AbsTopK, Activation, GroupMax, TopK
-from sparsedict.dictionaries import Dictionary
+from sparsedict.dictionaries import Dictionary, Exported
 from sparsedict.formats import _made as made
 from sparsedict.formats._made import Learned, Weights
 from sparsedict.formats._place import Place
 from sparsedict.formats._tensors import Tensors, read_safetensors
-from sparsedict.formats._written import Apart, apart, noted, refuse, write_json, write_tensors
+from sparsedict.formats._written import exact_form, noted, refuse, write_json, write_tensors
 from sparsedict.norms import DecoderNorm, UnitNorm
 from sparsedict.storage import StorageError
 from sparsedict.torch_state import in_own_state
@@ -95,21 +95,21 @@ def write(dictionary: Dictionary, path: str | os.PathLike[str]) -> None:
         TypeError: If it is of another kind.
         ValueError: If sparsify has nothing like its activation, normalisation or widths.
     """
-    parts = apart(dictionary, "sparsify")
-    (n_latents, d_in), d_out = parts.encoder.shape, parts.decoder.shape[1]
+    form = exact_form(dictionary, "sparsify")
+    (n_latents, d_in), d_out = form.encoder.shape, form.decoder.shape[1]
     if d_in != d_out:
         raise refuse(f"widths d_in={d_in} and d_out={d_out}", "sparsify", ("one width for both",))
-    if parts.input_norm is not None:
-        raise refuse(f"the normalisation {parts.input_norm}", "sparsify", ("inputs as they are",))
-    activation = _named_activation(parts.activation)
+    if form.input_norm is not None:
+        raise refuse(f"the normalisation {form.input_norm}", "sparsify", ("inputs as they are",))
+    activation = _named_activation(form.activation)
     tensors = {
-        "encoder.weight": parts.encoder,
-        "encoder.bias": _bias(parts),
-        "W_dec": parts.decoder,
-        "b_dec": parts.decoder_bias,
+        "encoder.weight": form.encoder,
+        "encoder.bias": _bias(form),
+        "W_dec": form.decoder,
+        "b_dec": form.decoder_bias,
     }
-    if parts.skip is not None:
-        tensors["W_skip"] = parts.skip
+    if form.skip is not None:
+        tensors["W_skip"] = form.skip
     cfg = {
         "multi_topk": False,
         **noted(dictionary, "sparsify"),
@@ -117,8 +117,8 @@ def write(dictionary: Dictionary, path: str | os.PathLike[str]) -> None:
         "expansion_factor": max(1, n_latents // d_in),
         "normalize_decoder": isinstance(dictionary.decoder_norm, UnitNorm),
         "num_latents": n_latents,
-        "skip_connection": parts.skip is not None,
-        "transcode": parts.is_distiller,
+        "skip_connection": form.skip is not None,
+        "transcode": form.is_distiller,
         "d_in": d_in,
     }
     cfg.pop("signed", None)
@@ -170,8 +170,8 @@ def _check_sizes(tensors: Tensors, cfg: dict[str, Any], file: Path) -> None:
 
 
 @in_own_state
-def _bias(parts: Apart) -> Tensor:
+def _bias(form: Exported) -> Tensor:
     """Returns the encoder's bias for the offset that sparsify has: the decoder's bias is subtracted by autoencoders."""
-    if parts.is_distiller or parts.subtracts_decoder_bias:
-        return parts.encoder_bias
-    return parts.encoder_bias + parts.encoder @ parts.decoder_bias
+    if form.is_distiller or form.subtracts_decoder_bias:
+        return form.encoder_bias
+    return form.encoder_bias + form.encoder @ form.decoder_bias
