@@ -61,7 +61,7 @@ class Scorer:
         Raises:
             NoLossError: If the model gives no logits over its tokens, or isn't causal and has no known mask token.
         """
-        logits, context = predictions(self._site, batch)
+        logits, context = predictions(self._site.model, batch)
         labels = labels_of(batch)
         ids = _checked(logits, context, labels)
         counts = self._counting(mask, context, ids)

@@ -1,16 +1,17 @@
 """Where in a model an MLP is: capturing what it reads and writes, and replacing it."""
 
-from sparsedict.sites._capture import capture_sites
 from sparsedict.sites._constant import Constant
+from sparsedict.sites._ends import Ends
 from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._placed import PlacedDictionary
 from sparsedict.sites._points import Point
 from sparsedict.sites._replace import ReplacementOrderError
-from sparsedict.sites._site import Site
+from sparsedict.sites._site import Site, capture_sites
 from sparsedict.sites._sites import Sites
 
 __all__ = [
     "Constant",
+    "Ends",
     "Neurons",
     "PlacedDictionary",
     "Point",

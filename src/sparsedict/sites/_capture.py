@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,47 +12,43 @@ from sparsedict.batches import Activations
 from sparsedict.sites._calls import check_called_once
 from sparsedict.sites._context import TokenContext
 from sparsedict.sites._devices import input_device
+from sparsedict.sites._ends import Ends
+from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._passes import uncompiled
 from sparsedict.sites._points import Point
 from sparsedict.sites._tokens import Call, Tokens, prepare
 from sparsedict.sites._watch import watched
-
-if TYPE_CHECKING:
-    from sparsedict.sites._site import Site
 
 
 class _EnoughError(Exception):
     """Leaves the forward pass once everything asked for has been seen."""
 
 
-def capture_sites(sites: Mapping[str, Site], tokens: Tokens, *, neurons: bool | Iterable[str] = False) -> Activations:
+def capture(sites: Mapping[str, Ends], hidden: Mapping[str, Point | Neurons], tokens: Tokens) -> Activations:
     """Returns the activations of several sites, from one forward pass of each model that stops after its last site.
 
     Args:
-        sites: Sites by name, of one model or of several that take the same tokens. An empty name adds nothing to the
-            names of the points.
+        sites: The ends of the sites by name, of one model or of several that take the same tokens. An empty name adds
+            nothing to the names of the points.
+        hidden: For the sites whose hidden activations are captured too, the point where they are, or the neurons that
+            compute them.
         tokens: Token ids ``[n_sequences, n_positions]``, or a mapping of the model's keyword arguments.
-        neurons: Whether to capture the hidden activations too, or the names of the sites where to.
-
-    Returns:
-        Activations in the shape of the tokens. Positions that any site leaves out are masked.
 
     Raises:
-        ValueError: If there are no sites, they have different positions, or a model has no weights in memory.
+        ValueError: If the sites have different positions, or a model has no weights in memory.
     """
-    if not sites:
-        raise ValueError("`sites` must name at least one site, got an empty mapping.")
-    wanted = frozenset(sites) if neurons is True else frozenset(neurons or ())
-    by_model: dict[int, dict[str, Site]] = {}
-    for name, site in sites.items():
-        by_model.setdefault(id(site.model), {})[name] = site
+    by_model: dict[int, dict[str, Ends]] = {}
+    for name, ends in sites.items():
+        by_model.setdefault(id(ends.model), {})[name] = ends
     found: dict[str, Activations] = {}
     for own in by_model.values():
-        found |= _of_one_model(own, tokens, wanted)
+        found |= _of_one_model(own, hidden, tokens)
     return Activations.of_sites({name: found[name] for name in sites})
 
 
-def _of_one_model(sites: Mapping[str, Site], tokens: Tokens, wanted: frozenset[str]) -> dict[str, Activations]:
+def _of_one_model(
+    sites: Mapping[str, Ends], hidden: Mapping[str, Point | Neurons], tokens: Tokens
+) -> dict[str, Activations]:
     model = next(iter(sites.values())).model
     if getattr(input_device(model), "type", None) == "meta":
         raise ValueError(
@@ -62,18 +57,18 @@ def _of_one_model(sites: Mapping[str, Site], tokens: Tokens, wanted: frozenset[s
         )
     call = prepare(model, tokens, cache=False)
     points: dict[Point, None] = {}
-    for name, site in sites.items():
-        hidden = site.hidden if name in wanted else None
-        points.update(dict.fromkeys(p for p in (site.reads, hidden, site.writes) if p is not None))
+    for name, ends in sites.items():
+        inside = hidden.get(name)
+        points.update(dict.fromkeys(p for p in (ends.reads, inside, ends.writes) if isinstance(p, Point)))
     with uncompiled(model, points):
-        unsure = {point for site in sites.values() for point in (site.reads, site.writes) if not site.is_sure(point)}
+        unsure = {point for ends in sites.values() for point in ends.points if not ends.calls.is_sure(model, point)}
         if unsure and check_called_once(model, call, unsure):
-            for site in sites.values():
-                site.note_sure()
-        with watched(model, (site.writes.module for site in sites.values())) as watch:
+            for ends in sites.values():
+                ends.calls.note(model, ends.points)
+        with watched(model, (ends.writes.module for ends in sites.values())) as watch:
             values = record(model, call, points)
-    contexts = {name: watch.context(site.writes.module) for name, site in sites.items()}
-    return {name: _activations(site, values, contexts[name], name in wanted) for name, site in sites.items()}
+    contexts = {name: watch.context(ends.writes.module) for name, ends in sites.items()}
+    return {name: _activations(ends, values, contexts[name], hidden.get(name)) for name, ends in sites.items()}
 
 
 @torch.no_grad()
@@ -127,26 +122,26 @@ def _run(
     )
 
 
-def _activations(site: Site, values: Mapping[Point, Tensor], seen: TokenContext, neurons: bool) -> Activations:
-    outputs = values[site.writes]
-    inputs = values[site.reads].to(outputs.device)
-    site.note_widths(inputs.shape[-1], outputs.shape[-1])
+def _activations(
+    ends: Ends, values: Mapping[Point, Tensor], seen: TokenContext, hidden: Point | Neurons | None
+) -> Activations:
+    outputs = values[ends.writes]
+    inputs = values[ends.reads].to(outputs.device)
     shape = outputs.shape[:-1]
     # Some models flatten sequences before the MLP; the tokens' own shape is what users count in.
     if seen.shape is not None and seen.shape.numel() == shape.numel():
         shape = seen.shape
     if inputs.shape[:-1].numel() != shape.numel():
         raise ValueError(
-            f"`reads` and `writes` must see the same positions, got {tuple(inputs.shape)} at `{site.reads}` and "
-            f"{tuple(outputs.shape)} at `{site.writes}`."
+            f"`reads` and `writes` must see the same positions, got {tuple(inputs.shape)} at `{ends.reads}` and "
+            f"{tuple(outputs.shape)} at `{ends.writes}`."
         )
     # The widths are named, for without a token they can't be inferred.
     found = {name: value.reshape(*shape, value.shape[-1]) for name, value in (("inputs", inputs), ("outputs", outputs))}
-    if neurons:
-        point = site.hidden
-        hidden = site.neurons.encode(inputs) if point is None else values[point]
-        found["neurons"] = hidden.reshape(*shape, hidden.shape[-1])
-    mask = seen.kept(shape, site.exclusion, outputs.device)
+    if hidden is not None:
+        neurons = values[hidden] if isinstance(hidden, Point) else hidden.encode(inputs)
+        found["neurons"] = neurons.reshape(*shape, neurons.shape[-1])
+    mask = seen.kept(shape, ends.exclusion, outputs.device)
     if mask is None:
         mask = torch.ones(shape, dtype=torch.bool, device=outputs.device)
     if seen.shape != shape:

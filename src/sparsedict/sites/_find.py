@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from sparsedict.sites._capture import record
 from sparsedict.sites._devices import loaded
 from sparsedict.sites._embedding import token_embedding
+from sparsedict.sites._ends import Ends
 from sparsedict.sites._modes import evaluating
 from sparsedict.sites._passes import uncompiled
 from sparsedict.sites._points import find_module, is_hook_point
@@ -20,14 +20,11 @@ from sparsedict.sites._tokens import prepare
 from sparsedict.sites.families import Found, candidates
 from sparsedict.sites.families._two_layer import between
 
-if TYPE_CHECKING:
-    from sparsedict.sites._site import Site
-
 Reading = tuple[Found, bool]
 """One way to read a site, and whether a norm's scale and shift were folded into it."""
 
 
-def find(site: Site) -> tuple[int | None, int]:
+def find(ends: Ends) -> tuple[int | None, int]:
     """Returns which of `readings` reproduces what the model computes at this site, and how many were tried.
 
     The likeliest reading that was found in the module itself is taken if its output agrees with the model's; else the
@@ -36,8 +33,8 @@ def find(site: Site) -> tuple[int | None, int]:
     best: tuple[float, int] | None = None
     first_sure = None
     n_tried = 0
-    reference = _Reference(site)
-    for index, (found, folded) in enumerate(readings(site)):
+    reference = _Reference(ends)
+    for index, (found, folded) in enumerate(readings(ends)):
         n_tried += 1
         first_sure = index if first_sure is None and found.sure and not folded else first_sure
         error = reference.error(found)
@@ -51,59 +48,59 @@ def find(site: Site) -> tuple[int | None, int]:
         return first_sure, n_tried
     if best is None:
         return None, n_tried
-    if reading(site, best[1])[1]:
+    if reading(ends, best[1])[1]:
         warnings.warn(
-            f"`{site.reads}` lies before the norm's scale and shift, so `neurons` has them folded into its encoder. "
+            f"`{ends.reads}` lies before the norm's scale and shift, so `neurons` has them folded into its encoder. "
             "Read the MLP itself to have its weights unchanged.",
             stacklevel=4,
         )
     return best[1], n_tried
 
 
-def reading(site: Site, index: int) -> Reading:
+def reading(ends: Ends, index: int) -> Reading:
     """Returns one of `readings`."""
-    return next(islice(readings(site), index, None))
+    return next(islice(readings(ends), index, None))
 
 
-def readings(site: Site) -> Iterator[Reading]:
+def readings(ends: Ends) -> Iterator[Reading]:
     """Yields every way to read the modules of a site as an MLP."""
-    for found in _plain_readings(site):
+    for found in _plain_readings(ends):
         yield found, False
-        for scale, shift in _affines(site, found.neurons.encoder):
+        for scale, shift in _affines(ends, found.neurons.encoder):
             if scale.shape == found.neurons.encoder.shape[1:]:
                 yield Found(found.neurons.fold(scale, shift), found.hidden, found.sure), True
 
 
-def _plain_readings(site: Site) -> Iterator[Found]:
-    reads, writes = site.reads, site.writes
+def _plain_readings(ends: Ends) -> Iterator[Found]:
+    reads, writes = ends.reads, ends.writes
     if reads == writes:
         return
-    paths = holder_paths(site)
-    holders = [module for path in paths if (module := find_module(site.model, path) if path else site.model)]
+    paths = holder_paths(ends)
+    holders = [module for path in paths if (module := find_module(ends.model, path) if path else ends.model)]
     for module in holders:
         yield from candidates(module)
     if reads.module is not writes.module and not is_hook_point(reads.module):
         yield from between(reads.module, writes.module, *holders)
 
 
-def holder_paths(site: Site) -> list[str]:
+def holder_paths(ends: Ends) -> list[str]:
     """Paths of the modules that may hold the MLP: what both points share, then what lies below it on either side."""
-    ends = []
-    for point in (site.writes, site.reads):
+    split = []
+    for point in (ends.writes, ends.reads):
         parts = point.path.split(".")
-        ends.append(parts[:-1] if is_hook_point(point.module) else parts)
+        split.append(parts[:-1] if is_hook_point(point.module) else parts)
     shared = 0
-    while shared < min(map(len, ends)) and ends[0][shared] == ends[1][shared]:
+    while shared < min(map(len, split)) and split[0][shared] == split[1][shared]:
         shared += 1
-    paths = [".".join(ends[0][:shared])]
-    for parts in ends:
+    paths = [".".join(split[0][:shared])]
+    for parts in split:
         paths += [".".join(parts[:n]) for n in range(shared + 1, len(parts) + 1)]
     return paths
 
 
-def _affines(site: Site, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    parent, _, hook = site.reads.path.rpartition(".")
-    norm = find_module(site.model, parent) if hook == "hook_normalized" else None
+def _affines(ends: Ends, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    parent, _, hook = ends.reads.path.rpartition(".")
+    norm = find_module(ends.model, parent) if hook == "hook_normalized" else None
     if norm is None:
         return
     weight, bias = (
@@ -120,8 +117,8 @@ def _affines(site: Site, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]
 class _Reference:
     """What the model itself computes at a site, for inputs on which readings are compared with it."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, ends: Ends) -> None:
+        self._ends = ends
         self._alone: dict[int, tuple[Tensor, Tensor] | None] = {}
         self._inside: tuple[Tensor, Tensor] | None = None
         self._probed = False
@@ -150,16 +147,16 @@ class _Reference:
         return float(error)
 
     def _pair(self, found: Found) -> tuple[Tensor, Tensor] | None:
-        site, encoder = self._site, found.neurons.encoder
+        ends, encoder = self._ends, found.neurons.encoder
         if encoder.device.type == "meta":
             return None
-        module = site.reads.module
-        if module is site.writes.module and not is_hook_point(module) and found.neurons.d_in not in self._alone:
+        module = ends.reads.module
+        if module is ends.writes.module and not is_hook_point(module) and found.neurons.d_in not in self._alone:
             self._alone[found.neurons.d_in] = _run_alone(module, found)
         pair = self._alone.get(found.neurons.d_in)
         if pair is None:
             if not self._probed:
-                self._inside, self._probed = probe(site), True
+                self._inside, self._probed = probe(ends), True
             pair = self._inside
         self.compared |= pair is not None
         return pair
@@ -180,17 +177,17 @@ def _run_alone(module: nn.Module, found: Found) -> tuple[Tensor, Tensor] | None:
     return (inputs, outputs) if isinstance(outputs, Tensor) else None
 
 
-def probe(site: Site) -> tuple[Tensor, Tensor] | None:
+def probe(ends: Ends) -> tuple[Tensor, Tensor] | None:
     """Returns what the site reads and writes for a few tokens, or None if the model can't be run on bare tokens."""
-    reads, writes = site.reads, site.writes
-    if token_embedding(site.model) is None:
+    reads, writes = ends.reads, ends.writes
+    if token_embedding(ends.model) is None:
         return None
-    with evaluating(site.model):
+    with evaluating(ends.model):
         try:
-            call = prepare(site.model, torch.tensor([[0, 1, 1, 0]], device="cpu"), cache=False)
+            call = prepare(ends.model, torch.tensor([[0, 1, 1, 0]], device="cpu"), cache=False)
             points = {reads: None, writes: None}
-            with uncompiled(site.model, points):
-                values = record(site.model, call, points)
+            with uncompiled(ends.model, points):
+                values = record(ends.model, call, points)
         except Exception:  # Models that need more than tokens say so in their own ways.
             return None
     return values[reads], values[writes]

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from sparsedict.sites._context import TokenContext
-from sparsedict.sites._tokens import Tokens
+from sparsedict.sites._tokens import Tokens, prepare
 from sparsedict.sites._watch import stack_modules, watched
-
-if TYPE_CHECKING:
-    from sparsedict.sites._site import Site
 
 
 def is_seq2seq(model: nn.Module) -> bool:
@@ -22,14 +18,34 @@ def is_seq2seq(model: nn.Module) -> bool:
     return "decoder_input_ids" in names or {"src", "tgt"} <= names.keys()
 
 
-def predictions(site: Site, tokens: Tokens) -> tuple[Tensor, TokenContext]:
+def logits_of(model: nn.Module, tokens: Tokens) -> Tensor:
+    """Returns the model's logits, with gradients where these are on.
+
+    Raises:
+        TypeError: If the model gives none.
+    """
+    call = prepare(model, tokens)
+    output = model(*call.args, **call.kwargs)
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if logits is None and isinstance(output, tuple) and output:
+        logits = output[0]
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"`model` must return logits, got {type(output).__name__} from {type(model).__name__}. Load it with its "
+            "language-model head."
+        )
+    return logits
+
+
+def predictions(model: nn.Module, tokens: Tokens) -> tuple[Tensor, TokenContext]:
     """Returns the model's logits and the tokens at their positions: in an encoder-decoder model the decoder's.
 
     Raises:
         TypeError: If the model gives no logits.
     """
-    model = site.model
     predicts = next(stack_modules(model, "decoder"), model) if is_seq2seq(model) else model
     with watched(model, [predicts]) as watch:
-        logits = site.logits(tokens)
+        logits = logits_of(model, tokens)
     return logits, watch.context(predicts)

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import nn
 
+from sparsedict.sites._ends import Ends
 from sparsedict.sites._find import holder_paths
 from sparsedict.sites._points import find_module
 from sparsedict.sites._suggest import experts_of, is_callable, mlps
 
-if TYPE_CHECKING:
-    from sparsedict.sites._site import Site
 
-
-def no_neurons(site: Site, n_tried: int) -> str:
+def no_neurons(ends: Ends, n_tried: int) -> str:
     """Returns why a site has no neurons that can be found, and what to do."""
-    path = holder_paths(site)[0]
-    holder = find_module(site.model, path) or site.model
+    path = holder_paths(ends)[0]
+    holder = find_module(ends.model, path) or ends.model
     if experts_of(holder) is not None:
-        return f"`neurons` needs one MLP, and {site.name!r} ({type(holder).__name__}) {of_mixture(holder, path)}"
+        return f"`neurons` needs one MLP, and {ends.name!r} ({type(holder).__name__}) {of_mixture(holder, path)}"
     remedy = (
         "Give them by hand: `Site(..., neurons=Neurons(encoder, decoder, activation, ...))`, or `neurons=` a function "
         "from the module to `Neurons`. Capturing and replacing work without them."
     )
-    if site.reads == site.writes:
-        return f"`neurons` needs a site that reads before an MLP and writes after it, not only `{site.reads}`. {remedy}"
+    if ends.reads == ends.writes:
+        return f"`neurons` needs a site that reads before an MLP and writes after it, not only `{ends.reads}`. {remedy}"
     children = ", ".join(f"{name}: {type(child).__name__}" for name, child in holder.named_children())
     looked = (
         "two linear layers and an activation, three linear layers (gated), a fused gate, BERT's "
@@ -33,14 +29,14 @@ def no_neurons(site: Site, n_tried: int) -> str:
     )
     if n_tried:
         outcome = f"none of the {n_tried} readings gives the site's own output from its own input"
-        if site.reads.module is site.writes.module:
+        if ends.reads.module is ends.writes.module:
             outcome += " (a residual or a norm inside the module can be left out with `reads=` and `writes=`)"
     else:
         outcome = "found nothing of the kind"
-    inside = mlps(site.model, path, below=path)
+    inside = mlps(ends.model, path, below=path)
     if inside:
         remedy = f"MLPs in it: {'; '.join(inside)}. {remedy}"
-    return f"`neurons` looked for {looked} at {site.name!r} ({children or 'no children'}) and {outcome}. {remedy}"
+    return f"`neurons` looked for {looked} at {ends.name!r} ({children or 'no children'}) and {outcome}. {remedy}"
 
 
 def of_mixture(module: nn.Module, path: str) -> str:

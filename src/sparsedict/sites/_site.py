@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from operator import index
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparsedict import checks
-from sparsedict.batches import ROLES, Activations
+from sparsedict.batches import ROLES, Activations, point_name
 from sparsedict.interventions import Intervention
-from sparsedict.sites._calls import n_places
-from sparsedict.sites._capture import capture_sites
+from sparsedict.sites._capture import capture
 from sparsedict.sites._constant import Constant
 from sparsedict.sites._context import Exclusion
 from sparsedict.sites._devices import input_device, module_device
+from sparsedict.sites._ends import Ends, KnownCalls
 from sparsedict.sites._find import find, holder_paths, probe, reading
 from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._parts import Place
 from sparsedict.sites._placed import Request
 from sparsedict.sites._points import NoModuleError, Point, find_module, is_hook_point, resolve_ends, resolve_module
+from sparsedict.sites._predictions import logits_of
 from sparsedict.sites._refusals import no_neurons
 from sparsedict.sites._remembered import Remembered
 from sparsedict.sites._replace import replaced
 from sparsedict.sites._suggest import check_module, hints
-from sparsedict.sites._tokens import Tokens, prepare
+from sparsedict.sites._tokens import Tokens
 from sparsedict.sites.families import Found
 from sparsedict.types import EncoderDecoder, Role
 
@@ -89,20 +89,20 @@ class Site:
         self.call: int | None = None if call is None else checks.at_least("call", call, 0)
         self._names = (path, reads, writes)
         try:
-            source, target = self._ends()
+            self._calls = KnownCalls()
+            self.exclusion: Exclusion = Exclusion()
+            self.name: str = ""
+            source, target = self.ends.points
         except NoModuleError as error:
             raise ValueError(f"{error} {hints(model, error)}") from None
         if path is not None and not is_hook_point(source.module):
             check_module(model, path)
         name = path or (str(source) if source == target else f"{source} -> {target}")
-        self.name: str = name if self.call is None else f"{name} (call {self.call})"
-        self.exclusion: Exclusion = Exclusion(
-            _token_ids(exclude_tokens), checks.at_least("exclude_first", exclude_first, 0)
-        )
+        self.name = name if self.call is None else f"{name} (call {self.call})"
+        self.exclusion = Exclusion(_token_ids(exclude_tokens), checks.at_least("exclude_first", exclude_first, 0))
         self._given = neurons
         self._reading: Remembered[int] | None = None
         self._widths: Remembered[tuple[int, int]] | None = None
-        self._called_once: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         parts = [type(self.model).__name__, repr(self.name)]
@@ -113,14 +113,20 @@ class Site:
         return f"Site({', '.join(parts)})"
 
     @property
+    def ends(self) -> Ends:
+        """The points that the site has now, for a module may have been exchanged."""
+        reads, writes = (replace(point, call=self.call) for point in resolve_ends(self.model, *self._names))
+        return Ends(self.model, reads, writes, self.name, self.exclusion, self._calls)
+
+    @property
     def reads(self) -> Point:
         """The point where the MLP takes its input."""
-        return self._ends()[0]
+        return self.ends.reads
 
     @property
     def writes(self) -> Point:
         """The point where its output is."""
-        return self._ends()[1]
+        return self.ends.writes
 
     @property
     def d_in(self) -> int:
@@ -258,45 +264,18 @@ class Site:
         Raises:
             TypeError: If the model gives none.
         """
-        call = prepare(self.model, tokens)
-        output = self.model(*call.args, **call.kwargs)
-        if isinstance(output, Tensor):
-            return output
-        logits = getattr(output, "logits", None)
-        if logits is None and isinstance(output, tuple) and output:
-            logits = output[0]
-        if not isinstance(logits, Tensor):
-            raise TypeError(
-                f"`model` must return logits, got {type(output).__name__} from {type(self.model).__name__}. Load it "
-                "with its language-model head."
-            )
-        return logits
+        return logits_of(self.model, tokens)
 
-    def note_widths(self, d_in: int, d_out: int) -> None:
-        """Remembers the widths that a capture has seen, so that they need no probing."""
-        self._widths = Remembered((d_in, d_out), self._end_modules())
+    def _source_of_neurons(self) -> Point | Neurons:
+        """Returns the point where the neurons' activations are, or the neurons that compute them."""
+        point = self.hidden
+        return self.neurons if point is None else point
 
-    def is_sure(self, point: Point) -> bool:
-        """Returns whether it is known which call a point means: it is said, or the model was seen to make one only."""
-        if point.call is not None:
-            return True
-        n = self._called_once.get(point.module)
-        return n is not None and n == n_places(self.model, point.module)
-
-    def note_sure(self) -> None:
-        """Remembers that a forward pass of the model calls the site's modules once."""
-        self._called_once.update({module: n_places(self.model, module) for module in self._end_modules()})
-
-    def _end_modules(self) -> list[nn.Module]:
-        return [point.module for point in self._ends()]
-
-    def _ends(self) -> tuple[Point, Point]:
-        # Each time anew, for a module may have been exchanged.
-        reads, writes = resolve_ends(self.model, *self._names)
-        return replace(reads, call=self.call), replace(writes, call=self.call)
+    def _note_widths(self, d_in: int, d_out: int) -> None:
+        self._widths = Remembered((d_in, d_out), self.ends.modules)
 
     def _holder(self) -> nn.Module:
-        path = holder_paths(self)[0]
+        path = holder_paths(self.ends)[0]
         return resolve_module(self.model, path) if path else self.model
 
     def _found(self) -> Found:
@@ -304,16 +283,16 @@ class Site:
         modules = list(self._holder().modules())
         index = None if self._reading is None else self._reading.value_for(modules)
         if index is None:
-            index, n_tried = find(self)
+            index, n_tried = find(self.ends)
             if index is None:
-                raise ValueError(no_neurons(self, n_tried))
+                raise ValueError(no_neurons(self.ends, n_tried))
             self._reading = Remembered(index, modules)
-        return reading(self, index)[0]
+        return reading(self.ends, index)[0]
 
     def _find_widths(self) -> tuple[int, int]:
-        widths = None if self._widths is None else self._widths.value_for(self._end_modules())
+        widths = None if self._widths is None else self._widths.value_for(self.ends.modules)
         if widths is None:
-            pair = probe(self)
+            pair = probe(self.ends)
             widths = None if pair is None else (pair[0].shape[-1], pair[1].shape[-1])
         if widths is None:
             try:
@@ -323,8 +302,34 @@ class Site:
                     f"The widths of {self!r} are unknown, for the model can't run on bare tokens. Call `capture` once."
                 ) from error
             widths = (neurons.d_in, neurons.d_out)
-        self.note_widths(*widths)
+        self._note_widths(*widths)
         return widths
+
+
+def capture_sites(sites: Mapping[str, Site], tokens: Tokens, *, neurons: bool | Iterable[str] = False) -> Activations:
+    """Returns the activations of several sites, from one forward pass of each model that stops after its last site.
+
+    Args:
+        sites: Sites by name, of one model or of several that take the same tokens. An empty name adds nothing to the
+            names of the points.
+        tokens: Token ids ``[n_sequences, n_positions]``, or a mapping of the model's keyword arguments.
+        neurons: Whether to capture the hidden activations too, or the names of the sites where to.
+
+    Returns:
+        Activations in the shape of the tokens. Positions that any site leaves out are masked.
+
+    Raises:
+        ValueError: If there are no sites, they have different positions, or a model has no weights in memory.
+    """
+    if not sites:
+        raise ValueError("`sites` must name at least one site, got an empty mapping.")
+    wanted = sites.keys() if neurons is True else frozenset(neurons or ())
+    hidden = {name: site._source_of_neurons() for name, site in sites.items() if name in wanted}
+    found = capture({name: site.ends for name, site in sites.items()}, hidden, tokens)
+    for name, site in sites.items():
+        widths = (found[point_name(name, role)].shape[-1] for role in ("inputs", "outputs"))
+        site._note_widths(*widths)
+    return found
 
 
 def _wrapped(model: object) -> str:

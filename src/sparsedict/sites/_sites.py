@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from sparsedict import checks
 from sparsedict.batches import Activations, Points
-from sparsedict.sites._capture import capture_sites
 from sparsedict.sites._constant import Constant
 from sparsedict.sites._placed import PlacedDictionary, Request, place
 from sparsedict.sites._replace import replaced
-from sparsedict.sites._site import Site
+from sparsedict.sites._site import Site, capture_sites
 from sparsedict.sites._tokens import Tokens
 
 

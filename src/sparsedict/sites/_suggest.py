@@ -6,17 +6,14 @@ import difflib
 import re
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from torch import nn
 
+from sparsedict.sites._ends import Ends
 from sparsedict.sites._find import find
 from sparsedict.sites._points import NoModuleError, find_module, is_hook_point, module_names, resolve_ends
 from sparsedict.sites.families import candidates
 from sparsedict.sites.families._found import linear_layers, matrix
-
-if TYPE_CHECKING:
-    from sparsedict.sites._site import Site
 
 _N_TRIED = 12
 
@@ -38,7 +35,7 @@ def mlps(model: nn.Module, near: str, *, below: str | None = None, most: int = 3
         module = find_module(model, path)
         if module is None or kind in failed or next(candidates(module), None) is None:
             continue
-        form = next((form for form, site in _forms(model, path, module) if _is_proven(site)), None)
+        form = next((form for form, ends in _forms(model, path, module) if _is_proven(ends)), None)
         n_tried += 1
         if form is None:
             failed.add(kind)
@@ -100,14 +97,12 @@ def _nearest(model: nn.Module, near: str, below: str | None) -> list[str]:
     return sorted(names, key=key)
 
 
-def _forms(model: nn.Module, path: str, module: nn.Module) -> Iterator[tuple[str, Site]]:
-    """Yields the ways in which a module may be named as a site, with the site."""
-    from sparsedict.sites._site import Site
-
+def _forms(model: nn.Module, path: str, module: nn.Module) -> Iterator[tuple[str, Ends]]:
+    """Yields the ways in which a module may be named as a site, with its ends."""
     # Without numbers, as on the meta device, nothing would prove that a block is an MLP.
     if is_callable(module) and not (_is_meta(module) and _holds_more(module)):
         ends = resolve_ends(model, path, None, None)
-        yield repr(path), Site(model, reads=str(ends[0]), writes=str(ends[1]))
+        yield repr(path), Ends(model, *ends, name=path)
     # A wrapped layer of TransformerLens is one with what it wraps.
     names = {m: name for name, m in module.named_modules() if name and "_original_component" not in name}
     layers = [f"{path}.{names[layer]}" for layer in linear_layers(module) if layer in names]
@@ -115,7 +110,7 @@ def _forms(model: nn.Module, path: str, module: nn.Module) -> Iterator[tuple[str
     spread = _spread_ends(module, path)
     for reads, writes in ([spread] if spread is not None else []) + (pairs if len(layers) in (2, 3) else []):
         form = f"reads='{reads}:in', writes='{writes}:out'"
-        yield form, Site(model, reads=f"{reads}:in", writes=f"{writes}:out")
+        yield form, Ends(model, *resolve_ends(model, None, f"{reads}:in", f"{writes}:out"), name=form)
 
 
 def _spread_ends(module: nn.Module, path: str) -> tuple[str, str] | None:
@@ -185,5 +180,5 @@ def _is_meta(module: nn.Module) -> bool:
     return any(weight.is_meta for weight in module.parameters())
 
 
-def _is_proven(site: Site) -> bool:
-    return find(site)[0] is not None
+def _is_proven(ends: Ends) -> bool:
+    return find(ends)[0] is not None
