@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="the folder that `python -m examples.report --out` wrote")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where to write replicate.json and replicate.txt")
+    parser.add_argument("--note", default="", help="a line about the run, such as that the machine was shared")
     args = parser.parse_args(argv)
     run = json.loads((args.folder / "run.json").read_text(encoding="utf-8"))
     found = {s: s.found(numbers) for s in STUDIES if (numbers := _numbers(args.folder, s)) is not None}
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     content = {
         "facts": run["facts"],
         "environment": run.get("environment", {}),
+        "note": args.note,
         "seconds": run["seconds"],
         "seconds_in_all": round(sum(run["seconds"].values()), 1),
         "studies": {study.name: _told(finding) for study, finding in found.items()},
@@ -64,7 +66,8 @@ def _time(content: dict[str, Any]) -> str:
     minutes = content["seconds_in_all"] / 60
     studies = f"{len(content['studies'])} of {len(STUDIES)} studies"
     threads = content["environment"].get("threads", "?")
-    return f"In all {minutes:.1f} minutes for {studies} on {threads} threads, first seed {content['facts']['seed']}."
+    total = f"In all {minutes:.1f} minutes for {studies} on {threads} threads, first seed {content['facts']['seed']}."
+    return "\n".join(filter(None, [total, content["note"]]))
 
 
 if __name__ == "__main__":
