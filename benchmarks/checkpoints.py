@@ -37,7 +37,7 @@ class Clock(sd.training.StepHook):
     def __init__(self) -> None:
         self.moments: list[float] = []
 
-    def __call__(self, passed: sd.ForwardPass, optimizer: torch.optim.Optimizer) -> None:
+    def __call__(self, out: sd.ForwardPass, optimizer: torch.optim.Optimizer) -> None:
         self.moments.append(time.perf_counter())
 
 

@@ -56,8 +56,8 @@ def distiller(activation: sd.Activation) -> sd.SparseDistiller:
 class Noise(sd.Penalty):
     """Draws from PyTorch's global generator."""
 
-    def __call__(self, passed: sd.ForwardPass) -> Tensor:
-        return passed.values.abs().sum() / passed.n_tokens * torch.rand(()) * 0.01
+    def __call__(self, out: sd.ForwardPass) -> Tensor:
+        return out.values.abs().sum() / out.n_tokens * torch.rand(()) * 0.01
 
 
 def of_a_tensor() -> tuple[dict[str, sd.Trainee], Any]:

@@ -32,8 +32,8 @@ class LogPenalty(sd.Penalty):
     coefficient: float
     scale: float = 1.0
 
-    def __call__(self, passed: sd.ForwardPass) -> Tensor:
-        return self.coefficient * (passed.values.abs() / self.scale).log1p().sum() / passed.n_tokens
+    def __call__(self, out: sd.ForwardPass) -> Tensor:
+        return self.coefficient * (out.values.abs() / self.scale).log1p().sum() / out.n_tokens
 
 
 @dataclass(frozen=True)

@@ -139,9 +139,9 @@ def test_data_without_variance_trains_and_is_evaluated(data: str, name: str) -> 
 def test_the_threshold_reaches_the_dictionary() -> None:
     dictionary = sd.SparseDistiller(6, 5, 12, activation=sd.BatchTopK(3, momentum=0.0), decoder_norm=sd.UnitNorm())
     x = torch.randn(50, 6)
-    passed = dictionary.train().forward_pass(x, torch.zeros(50, 5))
-    dictionary.activation.measure_(passed.values.detach(), dictionary.activation_state.entries(), step=0)
-    smallest = passed.values[passed.values > 0].min()
+    out = dictionary.train().forward_pass(x, torch.zeros(50, 5))
+    dictionary.activation.measure_(out.values.detach(), dictionary.activation_state.entries(), step=0)
+    smallest = out.values[out.values > 0].min()
     assert torch.equal(dictionary.activation_state.threshold, smallest.detach())
     counts = (dictionary.eval().encode(x) > 0).sum()
     assert 50 * 3 - 1 <= counts <= 50 * 3

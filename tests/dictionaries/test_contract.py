@@ -25,9 +25,9 @@ def training_gradients(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Reconstruction of a training step and the gradients of a loss that touches reconstruction and latents."""
     x = x.clone().requires_grad_()
-    passed = dictionary.forward_pass(x, torch.zeros(len(x), dictionary.d_out, dtype=x.dtype), context=context)
-    loss = (passed.reconstruction * mix).sum() + passed.values.square().sum()
-    return passed.reconstruction.detach(), _gradients(loss, dict(dictionary.named_parameters()) | {"x": x})
+    out = dictionary.forward_pass(x, torch.zeros(len(x), dictionary.d_out, dtype=x.dtype), context=context)
+    loss = (out.reconstruction * mix).sum() + out.values.square().sum()
+    return out.reconstruction.detach(), _gradients(loss, dict(dictionary.named_parameters()) | {"x": x})
 
 
 def reference_gradients(kind: str, activation: str, dictionary: sd.Dictionary, x: Tensor, mix: Tensor):
@@ -104,8 +104,8 @@ def test_gradients_are_the_same_where_the_inputs_need_none(kind: str, activation
     dictionary = cases.make(kind, activation).train()
     x, mix = cases.tokens(9), torch.randn(9, dictionary.d_out, dtype=torch.float64)
     _, wanted = training_gradients(dictionary, x, mix)
-    passed = dictionary.forward_pass(x, torch.zeros_like(mix))
-    loss = (passed.reconstruction * mix).sum() + passed.values.square().sum()
+    out = dictionary.forward_pass(x, torch.zeros_like(mix))
+    loss = (out.reconstruction * mix).sum() + out.values.square().sum()
     for name, gradient in _gradients(loss, dict(dictionary.named_parameters())).items():
         assert_equal(gradient, wanted[name], 1e-10, f"gradient of {name}")
 
@@ -294,8 +294,8 @@ def test_a_gpu_step_reads_nothing_from_the_device(activation: str) -> None:
         context = sd.kernels.StepContext(capacity=sd.kernels.Capacity(0.01))
         torch.cuda.set_sync_debug_mode(mode)
         try:
-            passed = dictionary.forward_pass(x, target, context=context)
-            (passed.reconstruction.square().sum() + passed.values.sum()).backward()
+            out = dictionary.forward_pass(x, target, context=context)
+            (out.reconstruction.square().sum() + out.values.sum()).backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

@@ -16,26 +16,26 @@ def test_the_carrier_holds_what_was_evaluated(
     x = cases.tokens(9)
     targets = torch.randn(9, dictionary.d_out, dtype=torch.float64)
     tokens_since_fired = torch.arange(cases.N_LATENTS)
-    passed = dictionary.forward_pass(x, targets, step=4, tokens_since_fired=tokens_since_fired)
+    out = dictionary.forward_pass(x, targets, step=4, tokens_since_fired=tokens_since_fired)
     output = dictionary(x)
-    torch.testing.assert_close(passed.reconstruction, output.reconstruction)
-    assert (passed.n_tokens, passed.step) == (9, 4)
-    assert passed.dictionary is dictionary
-    assert passed.activation is dictionary.activation
-    assert passed.targets is targets
-    assert passed.tokens_since_fired is tokens_since_fired
+    torch.testing.assert_close(out.reconstruction, output.reconstruction)
+    assert (out.n_tokens, out.step) == (9, 4)
+    assert out.dictionary is dictionary
+    assert out.activation is dictionary.activation
+    assert out.targets is targets
+    assert out.tokens_since_fired is tokens_since_fired
     pre = dictionary.pre_activations(x)
-    assert torch.equal(passed.firing_counts(), (output.latents != 0).sum(0))
-    torch.testing.assert_close(passed.decoder_norms, dictionary.decoder.norm(dim=-1))
-    assert passed.decoder_norms.requires_grad
-    where = (...,) if passed.support is None else (passed.support.tokens, passed.support.latents)
-    torch.testing.assert_close(passed.pre_activations, pre[where])
-    torch.testing.assert_close(passed.values, output.latents[where])
+    assert torch.equal(out.firing_counts(), (output.latents != 0).sum(0))
+    torch.testing.assert_close(out.decoder_norms, dictionary.decoder.norm(dim=-1))
+    assert out.decoder_norms.requires_grad
+    where = (...,) if out.support is None else (out.support.tokens, out.support.latents)
+    torch.testing.assert_close(out.pre_activations, pre[where])
+    torch.testing.assert_close(out.values, output.latents[where])
     assert torch.equal(
-        passed.aligned(tokens_since_fired.double()).expand_as(passed.values),
+        out.aligned(tokens_since_fired.double()).expand_as(out.values),
         tokens_since_fired.double().expand_as(pre)[where],
     )
-    for name, value in passed.state.items():
+    for name, value in out.state.items():
         whole = dictionary.activation_state.entries()[name]
-        aligned = whole if whole.ndim == 0 else passed.aligned(whole)
+        aligned = whole if whole.ndim == 0 else out.aligned(whole)
         assert torch.equal(value, aligned), name

@@ -62,8 +62,8 @@ def test_a_threshold_not_measured_yet_is_still_missing_afterwards(tmp_path: Path
 
 def test_a_loaded_dictionary_trains_and_stands_alone(saved: Path) -> None:
     loaded = sd.load(saved).train()
-    passed = loaded.forward_pass(cases.tokens(9), torch.ones(9, cases.D_OUT, dtype=torch.float64))
-    sd.SquaredError()(passed).backward()
+    out = loaded.forward_pass(cases.tokens(9), torch.ones(9, cases.D_OUT, dtype=torch.float64))
+    sd.SquaredError()(out).backward()
     torch.optim.SGD(loaded.parameters(), lr=0.1).step()
     changed = copy.deepcopy(loaded)
     changed.save(saved)

@@ -57,9 +57,9 @@ class ExactNorm(sd.DecoderNorm):
 class Entropy(sd.Penalty):
     coefficient: float
 
-    def __call__(self, passed: sd.ForwardPass) -> Tensor:
-        weighted = passed.values * passed.aligned(passed.decoder_norms)
-        return self.coefficient * (1 + weighted).log().sum() / passed.n_tokens
+    def __call__(self, out: sd.ForwardPass) -> Tensor:
+        weighted = out.values * out.aligned(out.decoder_norms)
+        return self.coefficient * (1 + weighted).log().sum() / out.n_tokens
 
 
 class Normalising(sd.Dictionary):
@@ -107,14 +107,14 @@ def test_they_train_a_step(name: str) -> None:
     optimizer = torch.optim.Adam(dictionary.parameters(), lr=0.01)
     losses = []
     for step in range(5):
-        passed = dictionary.forward_pass(cases.tokens(20), torch.ones(20, 5, dtype=torch.float64), step=step)
-        loss = sd.SquaredError()(passed) + Entropy(0.01)(passed) + sd.AuxK(k=2, dead_after=1)(passed)
+        out = dictionary.forward_pass(cases.tokens(20), torch.ones(20, 5, dtype=torch.float64), step=step)
+        loss = sd.SquaredError()(out) + Entropy(0.01)(out) + sd.AuxK(k=2, dead_after=1)(out)
         optimizer.zero_grad()
         loss.backward()
         dictionary.decoder_norm.project_gradient_(dictionary.decoder, dictionary.decoder.grad)
         optimizer.step()
         dictionary.decoder_norm.constrain_(dictionary.decoder)
-        dictionary.activation.after_step_(passed.values.detach(), passed.state)
+        dictionary.activation.after_step_(out.values.detach(), out.state)
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
     torch.testing.assert_close(dictionary.decoder.norm(dim=-1), torch.full((12,), 0.5, dtype=torch.float64))
@@ -131,13 +131,13 @@ def test_the_training_step_equals_plain_autograd(
     dictionary = make(ACTIVATIONS[name]).train()
     x = cases.tokens(9).requires_grad_()
     leaves = [x, *dictionary.parameters()]
-    passed = dictionary.forward_pass(x, torch.zeros(9, 5, dtype=torch.float64))
-    actual = torch.autograd.grad(passed.reconstruction.square().sum(), leaves, allow_unused=True)
+    out = dictionary.forward_pass(x, torch.zeros(9, 5, dtype=torch.float64))
+    actual = torch.autograd.grad(out.reconstruction.square().sum(), leaves, allow_unused=True)
     # The latents are plain torch here, on a mask that says what was stored; all the rest is dense.
     pre = dictionary.pre_activations(x)
     mask = torch.ones_like(pre)
-    if passed.support is not None:
-        mask = torch.zeros_like(pre).index_put((passed.support.tokens, passed.support.latents), torch.ones(()).double())
+    if out.support is not None:
+        mask = torch.zeros_like(pre).index_put((out.support.tokens, out.support.latents), torch.ones(()).double())
     latents = dictionary.activation.values(pre, dictionary.activation_state.entries()) * mask
     output = (latents @ dictionary.decoder + dictionary.decoder_bias) * dictionary.length(x)
     wanted = torch.autograd.grad(output.square().sum(), leaves, allow_unused=True)

@@ -104,9 +104,9 @@ def test_a_searched_step_is_the_dense_one(bounded: bool, **drawn: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if bounded:
             patch.setattr(_select, "bounds_pay", bound_always)
-        passed = dictionary.forward_pass(inputs, targets)
-    assert passed.encoding.support is not None
-    support = passed.encoding.support
+        out = dictionary.forward_pass(inputs, targets)
+    assert out.encoding.support is not None
+    support = out.encoding.support
     stored = torch.zeros(len(inputs), dictionary.n_latents, dtype=torch.bool)
     stored[support.tokens, support.latents] = True
     assert int(stored.sum()) == support.n_entries
@@ -114,8 +114,8 @@ def test_a_searched_step_is_the_dense_one(bounded: bool, **drawn: Any) -> None:
     pre, output = densely(dictionary, inputs, stored)
     scale = 1 + float(pre.detach().abs().max())
     assert_chosen(dictionary.activation, pre.detach(), stored, tolerance * scale)
-    torch.testing.assert_close(passed.reconstruction, output, rtol=tolerance, atol=tolerance * scale)
-    actual = torch.autograd.grad(sd.SquaredError()(passed), leaves, allow_unused=True)
+    torch.testing.assert_close(out.reconstruction, output, rtol=tolerance, atol=tolerance * scale)
+    actual = torch.autograd.grad(sd.SquaredError()(out), leaves, allow_unused=True)
     wanted = torch.autograd.grad((output - targets).square().sum() / len(inputs), leaves, allow_unused=True)
     for found, expected in zip(actual, wanted, strict=True):
         assert found is not None

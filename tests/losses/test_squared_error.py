@@ -11,10 +11,10 @@ import sparsedict as sd
 
 def test_it_is_summed_over_the_width_and_meant_over_tokens() -> None:
     targets = torch.randn(9, cases.D_OUT, dtype=torch.float64)
-    passed = cases.make().train().forward_pass(cases.tokens(9), targets)
-    wanted = ((passed.reconstruction - targets) ** 2).sum() / 9
-    torch.testing.assert_close(sd.SquaredError()(passed), wanted)
-    perfect = replace(passed, targets=passed.reconstruction.detach())
+    out = cases.make().train().forward_pass(cases.tokens(9), targets)
+    wanted = ((out.reconstruction - targets) ** 2).sum() / 9
+    torch.testing.assert_close(sd.SquaredError()(out), wanted)
+    perfect = replace(out, targets=out.reconstruction.detach())
     assert sd.SquaredError()(perfect).item() == 0
 
 
@@ -25,6 +25,6 @@ def test_it_serves_every_dictionary() -> None:
 
 @pytest.mark.as_installed
 def test_shapes_that_would_broadcast_in_silence_are_refused() -> None:
-    passed = cases.make().train().forward_pass(cases.tokens(9), torch.zeros(9, cases.D_OUT, dtype=torch.float64))
+    out = cases.make().train().forward_pass(cases.tokens(9), torch.zeros(9, cases.D_OUT, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"`reconstruction` and `targets` must have one shape, got .* and \(9, 1\)"):
-        sd.SquaredError()(replace(passed, targets=passed.targets[:, :1]))
+        sd.SquaredError()(replace(out, targets=out.targets[:, :1]))

@@ -12,16 +12,16 @@ IDLE = torch.zeros(cases.N_LATENTS, dtype=torch.int64).index_fill_(0, DEAD, 100)
 LIVE = IDLE == 0
 
 
-def passed_with(tokens_since_fired: Tensor, kind: str = "autoencoder", activation: str = "top_1") -> sd.ForwardPass:
+def pass_with(tokens_since_fired: Tensor, kind: str = "autoencoder", activation: str = "top_1") -> sd.ForwardPass:
     dictionary = cases.make(kind, activation).train()
     x = cases.tokens(9)
     targets = torch.randn(9, dictionary.d_out, dtype=torch.float64)
     return dictionary.forward_pass(x, targets, tokens_since_fired=tokens_since_fired)
 
 
-def gradients(penalty: sd.AuxK, passed: sd.ForwardPass) -> dict[str, Tensor]:
-    named = dict(passed.dictionary.named_parameters())
-    found = torch.autograd.grad(penalty(passed), list(named.values()), allow_unused=True)
+def gradients(penalty: sd.AuxK, out: sd.ForwardPass) -> dict[str, Tensor]:
+    named = dict(out.dictionary.named_parameters())
+    found = torch.autograd.grad(penalty(out), list(named.values()), allow_unused=True)
     return {
         name: torch.zeros_like(weight) if gradient is None else gradient
         for (name, weight), gradient in zip(named.items(), found, strict=True)
@@ -31,23 +31,23 @@ def gradients(penalty: sd.AuxK, passed: sd.ForwardPass) -> dict[str, Tensor]:
 @pytest.mark.parametrize("kind", cases.KINDS)
 @pytest.mark.parametrize("k", [1, 2, 3, 7])
 def test_value_and_gradient_follow_the_formula(kind: str, k: int) -> None:
-    passed = passed_with(IDLE, kind)
-    dictionary, penalty = passed.dictionary, sd.AuxK(k=k, dead_after=100, coefficient=0.5)
+    out = pass_with(IDLE, kind)
+    dictionary, penalty = out.dictionary, sd.AuxK(k=k, dead_after=100, coefficient=0.5)
     weights = {name: value.detach().clone().requires_grad_() for name, value in dictionary.named_parameters()}
-    inputs = cases.KINDS[kind].encoder_inputs(weights, passed.inputs).detach()
+    inputs = cases.KINDS[kind].encoder_inputs(weights, out.inputs).detach()
     pre = (inputs @ weights["encoder"].T + weights["encoder_bias"])[:, DEAD]
     bound = pre.sort(dim=-1, descending=True).values[:, min(k, len(DEAD)) - 1 :][:, :1]
     latents = torch.where(pre >= bound, pre.relu(), torch.zeros_like(pre))
-    missing = (passed.targets - passed.reconstruction).detach()
+    missing = (out.targets - out.reconstruction).detach()
     contribution = latents @ weights["decoder"][DEAD]
     decoded = [contribution, torch.zeros_like(contribution)]
-    whole = [cases.KINDS[kind].restored(part + weights["decoder_bias"], passed.inputs) for part in decoded]
+    whole = [cases.KINDS[kind].restored(part + weights["decoder_bias"], out.inputs) for part in decoded]
     wanted = 0.5 * (missing - (whole[0] - whole[1])).square().sum() / 9
     assert wanted > 0
     assert latents.any()
-    torch.testing.assert_close(penalty(passed), wanted)
+    torch.testing.assert_close(penalty(out), wanted)
     wanted.backward()
-    for name, gradient in gradients(penalty, passed).items():
+    for name, gradient in gradients(penalty, out).items():
         reference = weights[name].grad
         torch.testing.assert_close(gradient, torch.zeros_like(gradient) if reference is None else reference)
 
@@ -55,7 +55,7 @@ def test_value_and_gradient_follow_the_formula(kind: str, k: int) -> None:
 @pytest.mark.parametrize("kind", cases.KINDS)
 @pytest.mark.parametrize("activation", ["relu", "top_k", "batch_top_k", "jump_relu"])
 def test_the_gradient_reaches_dead_latents_alone(kind: str, activation: str) -> None:
-    found = gradients(sd.AuxK(k=5, dead_after=100), passed_with(IDLE, kind, activation))
+    found = gradients(sd.AuxK(k=5, dead_after=100), pass_with(IDLE, kind, activation))
     for name in ("encoder", "encoder_bias", "decoder"):
         gradient = found.pop(name)
         assert not gradient[LIVE].any(), name
@@ -66,25 +66,25 @@ def test_the_gradient_reaches_dead_latents_alone(kind: str, activation: str) -> 
 @pytest.mark.parametrize("kind", cases.KINDS)
 def test_without_dead_latents_there_is_nothing(kind: str) -> None:
     penalty = sd.AuxK(dead_after=101)
-    passed = passed_with(IDLE, kind)
-    assert penalty(passed).item() == 0
-    assert not any(gradient.any() for gradient in gradients(penalty, passed).values())
+    out = pass_with(IDLE, kind)
+    assert penalty(out).item() == 0
+    assert not any(gradient.any() for gradient in gradients(penalty, out).values())
 
 
 def test_latents_that_have_just_been_made_are_not_dead() -> None:
     dictionary = cases.make().train()
-    passed = dictionary.forward_pass(cases.tokens(9), torch.ones(9, cases.D_OUT, dtype=torch.float64))
-    assert sd.AuxK(dead_after=1)(passed).item() == 0
+    out = dictionary.forward_pass(cases.tokens(9), torch.ones(9, cases.D_OUT, dtype=torch.float64))
+    assert sd.AuxK(dead_after=1)(out).item() == 0
 
 
 def test_all_latents_may_be_dead() -> None:
-    passed = passed_with(torch.full((cases.N_LATENTS,), 10**9))
-    assert gradients(sd.AuxK(k=cases.N_LATENTS), passed)["encoder"].any(dim=-1).all()
+    out = pass_with(torch.full((cases.N_LATENTS,), 10**9))
+    assert gradients(sd.AuxK(k=cases.N_LATENTS), out)["encoder"].any(dim=-1).all()
 
 
 def test_k_defaults_to_half_the_width_of_the_output() -> None:
-    passed = passed_with(IDLE, "distiller")
-    torch.testing.assert_close(sd.AuxK(dead_after=100)(passed), sd.AuxK(cases.D_OUT // 2, dead_after=100)(passed))
+    out = pass_with(IDLE, "distiller")
+    torch.testing.assert_close(sd.AuxK(dead_after=100)(out), sd.AuxK(cases.D_OUT // 2, dead_after=100)(out))
 
 
 @pytest.mark.as_installed
@@ -117,11 +117,11 @@ def test_what_dead_latents_add_is_in_the_scale_of_the_output() -> None:
     with torch.no_grad():
         dictionary.decoder_bias.fill_(0.5)
     x = 5 * torch.randn(9, 6, dtype=torch.float64)
-    passed = dictionary.forward_pass(x, x, tokens_since_fired=torch.full((8,), 100))
+    out = dictionary.forward_pass(x, x, tokens_since_fired=torch.full((8,), 100))
     latents = dictionary.pre_activations(x).relu()
     added = latents @ dictionary.decoder * x.norm(dim=-1, keepdim=True)
-    wanted = (x - passed.reconstruction - added).square().sum(-1).mean()
-    torch.testing.assert_close(sd.AuxK(8, 100, 1.0)(passed), wanted)
+    wanted = (x - out.reconstruction - added).square().sum(-1).mean()
+    torch.testing.assert_close(sd.AuxK(8, 100, 1.0)(out), wanted)
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -142,14 +142,14 @@ def test_dead_latents_of_either_sign_are_used(affine: bool, k: int) -> None:
         with torch.no_grad():
             dictionary.encoder.mul_(sign)
             dictionary.decoder.mul_(sign)
-        passed = dictionary.train().forward_pass(x, x, tokens_since_fired=torch.full((8,), 100))
+        out = dictionary.train().forward_pass(x, x, tokens_since_fired=torch.full((8,), 100))
         penalty = sd.AuxK(k, 100, 1.0)
-        gradient = gradients(penalty, passed)
-        found.append((penalty(passed), sign * gradient["encoder"], sign * gradient["decoder"]))
+        gradient = gradients(penalty, out)
+        found.append((penalty(out), sign * gradient["encoder"], sign * gradient["decoder"]))
         pre = dictionary.pre_activations(x).detach()
         kept = torch.where(pre.abs() >= pre.abs().topk(k).values[:, -1:], pre, 0.0)
         added = dictionary.reconstruct(kept, x) - dictionary.reconstruct(torch.zeros_like(kept), x)
-        wanted = (x - passed.reconstruction - added).square().sum(-1).mean()
+        wanted = (x - out.reconstruction - added).square().sum(-1).mean()
         torch.testing.assert_close(found[-1][0], wanted)
     torch.testing.assert_close(found[0], found[1])
 
@@ -184,16 +184,16 @@ def test_the_former_name_is_taken_with_a_warning() -> None:
 @pytest.mark.parametrize("kind", cases.KINDS)
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_dead_latents_of_abs_top_k_are_taken_by_magnitude_with_their_signs(kind: str, k: int) -> None:
-    passed = passed_with(IDLE, kind, "abs_top_k")
-    dictionary, penalty = passed.dictionary, sd.AuxK(k=k, dead_after=100, coefficient=1.0)
-    pre = dictionary.pre_activations(passed.inputs).detach()[:, DEAD]
+    out = pass_with(IDLE, kind, "abs_top_k")
+    dictionary, penalty = out.dictionary, sd.AuxK(k=k, dead_after=100, coefficient=1.0)
+    pre = dictionary.pre_activations(out.inputs).detach()[:, DEAD]
     latents = torch.zeros(9, cases.N_LATENTS, dtype=torch.float64)
     largest = pre.abs().topk(k, dim=-1).indices
     latents[torch.arange(9)[:, None], DEAD[largest]] = pre.gather(1, largest)
     assert (latents < 0).any()
-    added = dictionary.reconstruct(latents, passed.inputs) - dictionary.reconstruct(0 * latents, passed.inputs)
-    wanted = (passed.targets - passed.reconstruction - added).square().sum(-1).mean()
-    torch.testing.assert_close(penalty(passed).detach(), wanted.detach())
-    found = gradients(penalty, passed)
+    added = dictionary.reconstruct(latents, out.inputs) - dictionary.reconstruct(0 * latents, out.inputs)
+    wanted = (out.targets - out.reconstruction - added).square().sum(-1).mean()
+    torch.testing.assert_close(penalty(out).detach(), wanted.detach())
+    found = gradients(penalty, out)
     assert found["encoder"][DEAD].any()
     assert not found["encoder"][LIVE].any()

@@ -15,35 +15,35 @@ import sparsedict as sd
 TARGETS = torch.zeros(9, cases.D_OUT, dtype=torch.float64)
 
 
-def passed_by_jump_relu(targets: torch.Tensor = TARGETS) -> sd.ForwardPass:
+def jump_relu_pass(targets: torch.Tensor = TARGETS) -> sd.ForwardPass:
     return cases.make("distiller", "jump_relu").train().forward_pass(cases.tokens(9), targets)
 
 
 @pytest.mark.parametrize("dense_share", [0.0, 1.0])
 def test_their_gradient_is_the_boxes(dense_share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparsedict.dictionaries._paths.DENSE_SHARE", dense_share)
-    passed = passed_by_jump_relu()
-    log_threshold = passed.dictionary.activation_state.log_threshold
+    out = jump_relu_pass()
+    log_threshold = out.dictionary.activation_state.log_threshold
     threshold = log_threshold.detach().exp()
-    pre = passed.dictionary.pre_activations(passed.inputs).detach()
+    pre = out.dictionary.pre_activations(out.inputs).detach()
     in_box = ((pre - threshold).abs() < cases.BANDWIDTH / 2).sum(0) / 9
     count_slope = -in_box / cases.BANDWIDTH * threshold
     assert in_box.any()
-    (slope,) = torch.autograd.grad(sd.L0(0.3)(passed), log_threshold, retain_graph=True)
+    (slope,) = torch.autograd.grad(sd.L0(0.3)(out), log_threshold, retain_graph=True)
     torch.testing.assert_close(slope, 0.3 * count_slope)
-    (slope,) = torch.autograd.grad(sd.TargetL0(2.0, 0.3)(passed), log_threshold)
+    (slope,) = torch.autograd.grad(sd.TargetL0(2.0, 0.3)(out), log_threshold)
     l0 = float((pre > threshold).sum() / 9)
     torch.testing.assert_close(slope, 0.3 * 2 * (l0 / 2 - 1) / 2 * count_slope)
 
 
 def test_a_coefficient_of_ones_own_moves_thresholds_alone() -> None:
-    passed = passed_by_jump_relu()
-    l0 = float((passed.values > 0).sum() / 9)
+    out = jump_relu_pass()
+    l0 = float((out.values > 0).sum() / 9)
     for factor in (0.5, 2.0):
-        penalty = sd.TargetL0(l0 * factor, 1.0)(passed)
+        penalty = sd.TargetL0(l0 * factor, 1.0)(out)
         encoder, thresholds = torch.autograd.grad(
             penalty,
-            [passed.dictionary.encoder, passed.dictionary.activation_state.get_parameter("log_threshold")],
+            [out.dictionary.encoder, out.dictionary.activation_state.get_parameter("log_threshold")],
             allow_unused=True,
             retain_graph=True,
         )
@@ -52,11 +52,11 @@ def test_a_coefficient_of_ones_own_moves_thresholds_alone() -> None:
 
 
 def test_the_target_is_where_the_penalty_vanishes() -> None:
-    passed = passed_by_jump_relu()
-    l0 = float((passed.values > 0).sum() / 9)
-    assert sd.TargetL0(l0, 1.0)(passed).item() == pytest.approx(0, abs=1e-12)
-    assert sd.TargetL0(l0 / 2, 1.0)(passed) > 0
-    assert sd.TargetL0(l0 * 2, 1.0)(passed) > 0
+    out = jump_relu_pass()
+    l0 = float((out.values > 0).sum() / 9)
+    assert sd.TargetL0(l0, 1.0)(out).item() == pytest.approx(0, abs=1e-12)
+    assert sd.TargetL0(l0 / 2, 1.0)(out) > 0
+    assert sd.TargetL0(l0 * 2, 1.0)(out) > 0
 
 
 def logarithms(penalty: sd.TargetL0) -> list[float]:
@@ -65,33 +65,33 @@ def logarithms(penalty: sd.TargetL0) -> list[float]:
 
 def test_the_controller_raises_thresholds_and_cost_above_the_target_and_lowers_them_below_it() -> None:
     for factor, sign in ((0.5, 1), (2.0, -1)):
-        passed = passed_by_jump_relu(torch.randn(9, cases.D_OUT, dtype=torch.float64))
-        thresholds = passed.dictionary.activation_state.log_threshold
+        out = jump_relu_pass(torch.randn(9, cases.D_OUT, dtype=torch.float64))
+        thresholds = out.dictionary.activation_state.log_threshold
         before = thresholds.detach().clone()
-        penalty = sd.TargetL0(float((passed.values > 0).sum() / 9) * factor)
-        assert penalty(passed) > 0
+        penalty = sd.TargetL0(float((out.values > 0).sum() / 9) * factor)
+        assert penalty(out) > 0
         found = [logarithms(penalty)[0]]
         for step in range(200):
-            penalty.after_step_(replace(passed, step=step))
+            penalty.after_step_(replace(out, step=step))
             found += logarithms(penalty)
         assert all((later - earlier) * sign >= 0 for earlier, later in itertools.pairwise(found))
-        assert math.copysign(1, penalty(replace(passed, step=200)).item()) == sign
+        assert math.copysign(1, penalty(replace(out, step=200)).item()) == sign
         assert ((thresholds.detach() - before) * sign > 0).all()
 
 
 def test_the_controller_leaves_a_dictionary_at_the_target_alone() -> None:
-    passed = passed_by_jump_relu(torch.randn(9, cases.D_OUT, dtype=torch.float64))
-    before = passed.dictionary.activation_state.log_threshold.detach().clone()
-    penalty = sd.TargetL0(float((passed.values > 0).sum()) / 9)
-    cost = penalty(passed).item()
-    penalty.after_step_(passed)
-    torch.testing.assert_close(passed.dictionary.activation_state.log_threshold.detach(), before, rtol=0, atol=1e-6)
-    assert penalty(passed).item() == pytest.approx(cost)
+    out = jump_relu_pass(torch.randn(9, cases.D_OUT, dtype=torch.float64))
+    before = out.dictionary.activation_state.log_threshold.detach().clone()
+    penalty = sd.TargetL0(float((out.values > 0).sum()) / 9)
+    cost = penalty(out).item()
+    penalty.after_step_(out)
+    torch.testing.assert_close(out.dictionary.activation_state.log_threshold.detach(), before, rtol=0, atol=1e-6)
+    assert penalty(out).item() == pytest.approx(cost)
 
 
 def test_each_dictionary_has_a_coefficient_of_its_own_and_the_state_goes_on() -> None:
     targets = torch.randn(9, cases.D_OUT, dtype=torch.float64)
-    earlier, first, second = (passed_by_jump_relu(targets) for _ in range(3))
+    earlier, first, second = (jump_relu_pass(targets) for _ in range(3))
     penalty = sd.TargetL0(0.1)
     penalty(earlier)
     penalty.after_step_(replace(earlier, step=1))
@@ -110,12 +110,12 @@ def test_each_dictionary_has_a_coefficient_of_its_own_and_the_state_goes_on() ->
 
 
 def test_a_new_run_begins_with_a_new_coefficient() -> None:
-    passed, penalty = passed_by_jump_relu(torch.randn(9, cases.D_OUT, dtype=torch.float64)), sd.TargetL0(0.1)
-    penalty(passed)
+    out, penalty = jump_relu_pass(torch.randn(9, cases.D_OUT, dtype=torch.float64)), sd.TargetL0(0.1)
+    penalty(out)
     start = logarithms(penalty)
-    penalty.after_step_(replace(passed, step=1))
+    penalty.after_step_(replace(out, step=1))
     assert logarithms(penalty) > start
-    penalty(passed)
+    penalty(out)
     assert logarithms(penalty) == start
 
 

@@ -13,7 +13,7 @@ PAIRS = [(name, activation) for name, case in cases.PENALTIES.items() for activa
 every_pair = pytest.mark.parametrize(("name", "activation"), PAIRS)
 
 
-def passed_by(activation: str, norm: str = "free", x: Tensor | None = None, step: int = 0) -> sd.ForwardPass:
+def pass_of(activation: str, norm: str = "free", x: Tensor | None = None, step: int = 0) -> sd.ForwardPass:
     dictionary = cases.make("distiller", activation, norm).train()
     with torch.no_grad():
         dictionary.decoder.mul_(torch.linspace(0.2, 2, cases.N_LATENTS)[:, None])
@@ -21,8 +21,8 @@ def passed_by(activation: str, norm: str = "free", x: Tensor | None = None, step
     return dictionary.forward_pass(x, torch.zeros(len(x), cases.D_OUT, dtype=torch.float64), step=step)
 
 
-def dense(passed: sd.ForwardPass) -> Tensor:
-    latents = passed.encoding.latents()
+def dense(out: sd.ForwardPass) -> Tensor:
+    latents = out.encoding.latents()
     return latents.to_dense() if isinstance(latents, sd.SparseLatents) else latents
 
 
@@ -33,12 +33,12 @@ def test_value_and_gradient_follow_the_formula(
 ) -> None:
     monkeypatch.setattr("sparsedict.dictionaries._paths.DENSE_SHARE", dense_share)
     case = cases.PENALTIES[name]
-    passed = passed_by(activation)
-    actual, wanted = case.penalty(passed), case.formula(dense(passed), passed.dictionary.decoder)
+    out = pass_of(activation)
+    actual, wanted = case.penalty(out), case.formula(dense(out), out.dictionary.decoder)
     assert actual.shape == ()
     torch.testing.assert_close(actual, wanted)
     if "l0" not in name:  # a count has no derivative of its own: see test_counts.py
-        leaves = list(passed.dictionary.parameters())
+        leaves = list(out.dictionary.parameters())
         slopes = torch.autograd.grad(actual, leaves, allow_unused=True, retain_graph=True)
         for ours, theirs in zip(slopes, torch.autograd.grad(wanted, leaves, allow_unused=True), strict=True):
             assert (ours is None) == (theirs is None)
@@ -49,8 +49,8 @@ def test_value_and_gradient_follow_the_formula(
 @every_pair
 def test_never_negative_and_nothing_for_latents_at_zero(name: str, activation: str) -> None:
     penalty = cases.PENALTIES[name].penalty
-    silent = passed_by(activation, x=cases.tokens(3)[:1].expand(4, -1))
-    some = passed_by(activation)
+    silent = pass_of(activation, x=cases.tokens(3)[:1].expand(4, -1))
+    some = pass_of(activation)
     assert (dense(some) > 0).any()
     assert penalty(some) > 0
     if activation in ("gelu", "silu"):
@@ -65,7 +65,7 @@ def test_never_negative_and_nothing_for_latents_at_zero(name: str, activation: s
 def test_the_mean_over_tokens_does_not_grow_with_the_batch(name: str, activation: str) -> None:
     penalty = cases.PENALTIES[name].penalty
     x = cases.tokens(9)
-    once, twice = passed_by(activation, x=x), passed_by(activation, x=torch.cat([x, x]))
+    once, twice = pass_of(activation, x=x), pass_of(activation, x=torch.cat([x, x]))
     torch.testing.assert_close(penalty(twice), penalty(once))
 
 

@@ -29,15 +29,15 @@ def test_norm_weighting_can_not_be_cheated_by_rescaling(penalty: sd.L1, activati
 
 
 def test_norm_weighting_presses_on_the_decoder_too() -> None:
-    passed = cases.make("distiller", "relu", "free").train().forward_pass(cases.tokens(9), TARGETS)
-    (slope,) = torch.autograd.grad(sd.NormWeighted(sd.L1(1.0))(passed), passed.dictionary.decoder)
-    assert (slope * passed.dictionary.decoder).sum() > 0
+    out = cases.make("distiller", "relu", "free").train().forward_pass(cases.tokens(9), TARGETS)
+    (slope,) = torch.autograd.grad(sd.NormWeighted(sd.L1(1.0))(out), out.dictionary.decoder)
+    assert (slope * out.dictionary.decoder).sum() > 0
 
 
 @pytest.mark.parametrize(("step", "share"), [(0, 0.1), (4, 0.5), (9, 1.0), (10, 1.0), (10**6, 1.0)])
 def test_warm_up_grows_linearly(step: int, share: float) -> None:
-    passed = cases.make("distiller").train().forward_pass(cases.tokens(9), TARGETS, step=step)
-    torch.testing.assert_close(sd.WarmUp(sd.L1(0.3), 10)(passed), share * sd.L1(0.3)(passed))
+    out = cases.make("distiller").train().forward_pass(cases.tokens(9), TARGETS, step=step)
+    torch.testing.assert_close(sd.WarmUp(sd.L1(0.3), 10)(out), share * sd.L1(0.3)(out))
 
 
 def test_warm_up_passes_the_checks_of_what_it_warms_up() -> None:

@@ -45,8 +45,8 @@ class Noisy(sd.Penalty):
         self.mean = torch.zeros(())
         self.n_calls = 0
 
-    def __call__(self, passed: sd.ForwardPass) -> Tensor:
-        size = passed.values.abs().sum() / passed.n_tokens
+    def __call__(self, out: sd.ForwardPass) -> Tensor:
+        size = out.values.abs().sum() / out.n_tokens
         self.mean = 0.9 * self.mean + 0.1 * size.detach() * torch.rand(()) * random.random() * np.random.rand()
         self.n_calls += 1
         return size * self.mean * 0.01

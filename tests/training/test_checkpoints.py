@@ -141,8 +141,8 @@ class Shrunk(sd.Penalty):
     def __init__(self, by: float) -> None:
         self.by = by
 
-    def __call__(self, passed: sd.ForwardPass) -> Tensor:
-        return passed.values.abs().sum() * self.by / passed.n_tokens
+    def __call__(self, out: sd.ForwardPass) -> Tensor:
+        return out.values.abs().sum() * self.by / out.n_tokens
 
 
 def test_a_part_that_is_no_dataclass_is_compared_too(tmp_path):

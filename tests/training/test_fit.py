@@ -253,8 +253,8 @@ class Explode(sd.Penalty):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def __call__(self, passed: sd.ForwardPass) -> Tensor:
-        return passed.values.sum() * (torch.inf if passed.step == self.step else 0.0)
+    def __call__(self, out: sd.ForwardPass) -> Tensor:
+        return out.values.sum() * (torch.inf if out.step == self.step else 0.0)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state():
@@ -283,10 +283,10 @@ def test_a_resampled_latent_does_not_fire_on_what_all_tokens_share():
     with torch.no_grad():
         dictionary.encoder_bias.fill_(-1e3)
         dictionary.decoder_bias.copy_(x.mean(0))
-    passed = dictionary.forward_pass(x[:256], x[:256], step=4, tokens_since_fired=torch.full((N_LATENTS,), 10))
+    out = dictionary.forward_pass(x[:256], x[:256], step=4, tokens_since_fired=torch.full((N_LATENTS,), 10))
     optimizer = torch.optim.Adam(dictionary.parameters())
-    sd.Resample(every=5, dead_after=5)(passed, optimizer)
-    assert (passed.tokens_since_fired == 0).all()
+    sd.Resample(every=5, dead_after=5)(out, optimizer)
+    assert (out.tokens_since_fired == 0).all()
     shares = (dictionary.encode(x) > 0).double().mean(0)
     assert 0.2 < shares.mean() < 0.8
 
@@ -296,8 +296,8 @@ def test_resampling_stops_where_it_is_told_to():
     before = dictionary.encoder.detach().clone()
     resample = sd.Resample(every=5, dead_after=5, until=10)
     for step, changes in ((14, False), (9, True)):
-        passed = dictionary.forward_pass(rows(), rows(), step=step, tokens_since_fired=torch.full((N_LATENTS,), 10))
-        resample(passed, torch.optim.Adam(dictionary.parameters()))
+        out = dictionary.forward_pass(rows(), rows(), step=step, tokens_since_fired=torch.full((N_LATENTS,), 10))
+        resample(out, torch.optim.Adam(dictionary.parameters()))
         assert torch.equal(dictionary.encoder, before) is not changes
 
 

@@ -22,8 +22,8 @@ class Watch(sd.training.StepHook):
     def __init__(self) -> None:
         self.was_padded: list[bool] = []
 
-    def __call__(self, passed: sd.ForwardPass, optimizer: torch.optim.Optimizer) -> None:
-        self.was_padded.append(passed.support is not None and passed.support.has_padding)
+    def __call__(self, out: sd.ForwardPass, optimizer: torch.optim.Optimizer) -> None:
+        self.was_padded.append(out.support is not None and out.support.has_padding)
 
 
 class Counting(sd.Penalty):
@@ -32,9 +32,9 @@ class Counting(sd.Penalty):
     def __init__(self) -> None:
         self.n_calls = 0
 
-    def __call__(self, passed: sd.ForwardPass) -> Tensor:
+    def __call__(self, out: sd.ForwardPass) -> Tensor:
         self.n_calls += 1
-        return passed.values.abs().sum() * 0.001 * self.n_calls / passed.n_tokens
+        return out.values.abs().sum() * 0.001 * self.n_calls / out.n_tokens
 
     def state_dict(self) -> dict[str, int]:
         return {"n_calls": self.n_calls}

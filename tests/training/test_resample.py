@@ -39,15 +39,15 @@ def coder(**kwargs: Any) -> sd.SparseAutoencoder:
 def resampled(
     dictionary: sd.Dictionary, x: Tensor, targets: Tensor, resample: sd.Resample = RESAMPLE, optimizer: Any = None
 ) -> sd.ForwardPass:
-    passed = dictionary.forward_pass(x, targets, step=0, tokens_since_fired=IDLE.clone())
-    resample(passed, optimizer or torch.optim.Adam(dictionary.parameters()))
-    return passed
+    out = dictionary.forward_pass(x, targets, step=0, tokens_since_fired=IDLE.clone())
+    resample(out, optimizer or torch.optim.Adam(dictionary.parameters()))
+    return out
 
 
 def test_rows_are_those_of_the_source() -> None:
     dictionary, x = coder(), rows()
     before = {name: value.clone() for name, value in dictionary.state_dict().items()}
-    passed = resampled(dictionary, x, x)
+    out = resampled(dictionary, x, x)
     norm = 0.2 * before["encoder"][LIVE].norm(dim=-1).mean()
     directions = torch.nn.functional.normalize(x - before["decoder_bias"], dim=-1)
     drawn = (dictionary.decoder[DEAD].detach() @ directions.T).argmax(1)
@@ -55,7 +55,7 @@ def test_rows_are_those_of_the_source() -> None:
     torch.testing.assert_close(dictionary.decoder[DEAD].detach(), directions[drawn])
     torch.testing.assert_close(dictionary.encoder[DEAD].detach(), directions[drawn] * norm)
     assert torch.equal(dictionary.encoder_bias[DEAD].detach(), torch.zeros(3))
-    assert torch.equal(passed.tokens_since_fired, torch.zeros_like(IDLE))
+    assert torch.equal(out.tokens_since_fired, torch.zeros_like(IDLE))
     for name in ("encoder", "encoder_bias", "decoder"):
         assert torch.equal(dictionary.state_dict()[name][LIVE], before[name][LIVE])
     assert torch.equal(dictionary.decoder_bias, before["decoder_bias"])
@@ -88,8 +88,8 @@ def test_tokens_are_drawn_by_the_square_of_their_squared_error() -> None:
     for seed in range(700):
         with torch.no_grad():
             dictionary.encoder_bias.fill_(-100.0)  # the output is the decoder bias
-        passed = dictionary.forward_pass(x, x, tokens_since_fired=tokens_since_fired.clone())
-        sd.Resample(every=1, dead_after=100, seed=seed)(passed, torch.optim.Adam(dictionary.parameters()))
+        out = dictionary.forward_pass(x, x, tokens_since_fired=tokens_since_fired.clone())
+        sd.Resample(every=1, dead_after=100, seed=seed)(out, torch.optim.Adam(dictionary.parameters()))
         seen[int(dictionary.decoder[2].argmax())] += 1
     # 50, 200 and 450 are expected, with deviations of 7, 12 and 13.
     assert abs(seen[0] - 50) < 28
@@ -99,16 +99,16 @@ def test_tokens_are_drawn_by_the_square_of_their_squared_error() -> None:
 
 def test_equal_inputs_make_no_twins() -> None:
     dictionary, x = coder(), rows(2).repeat(50, 1)
-    passed = resampled(dictionary, x, x)
-    assert int((passed.tokens_since_fired == 0).sum()) == len(LIVE) + 2
+    out = resampled(dictionary, x, x)
+    assert int((out.tokens_since_fired == 0).sum()) == len(LIVE) + 2
     cosine = dictionary.decoder[2].detach() @ dictionary.decoder[5].detach()
     assert float(cosine) < 1 - 1e-4
 
 
 def test_nothing_is_drawn_twice_where_more_are_dead_than_there_are_tokens() -> None:
     dictionary, x = coder(), rows(1)
-    passed = resampled(dictionary, x, x)
-    assert passed.tokens_since_fired[DEAD].tolist() == [0, 100, 100]
+    out = resampled(dictionary, x, x)
+    assert out.tokens_since_fired[DEAD].tolist() == [0, 100, 100]
 
 
 @pytest.mark.parametrize(
@@ -141,10 +141,10 @@ class Watched(sd.StepHook):
         self.sizes: list[list[int]] = []
         self.rows: list[Tensor] = []
 
-    def __call__(self, passed: sd.ForwardPass, optimizer: torch.optim.Optimizer) -> None:
-        drawn = [inputs for inputs, _ in passed.sample(250)]
+    def __call__(self, out: sd.ForwardPass, optimizer: torch.optim.Optimizer) -> None:
+        drawn = [inputs for inputs, _ in out.sample(250)]
         self.sizes.append([len(inputs) for inputs in drawn])
-        self.rows.append(passed.inputs)
+        self.rows.append(out.inputs)
         self.following = drawn[0] if len(self.rows) == 1 else self.following
 
 
@@ -185,8 +185,8 @@ def test_the_last_step_resamples_nothing() -> None:
 class Noisy(sd.Penalty):
     """Draws from the global generator at each step, as data of one's own may."""
 
-    def __call__(self, passed: sd.ForwardPass) -> Tensor:
-        return (passed.dictionary.encoder * torch.randn(N_LATENTS, D)).sum() * 0.01
+    def __call__(self, out: sd.ForwardPass) -> Tensor:
+        return (out.dictionary.encoder * torch.randn(N_LATENTS, D)).sum() * 0.01
 
 
 class Drawn:
@@ -266,8 +266,8 @@ def test_new_latents_fire_where_they_must_compete(activation: sd.Activation) -> 
     per_latent = [name for name, value in dictionary.state_dict().items() if value.shape[:1] == (64,)]
     live = {name: dictionary.state_dict()[name][~dead].clone() for name in per_latent}
     dictionary.train()
-    passed = dictionary.forward_pass(x, x, tokens_since_fired=torch.where(dead, 100, 0))
-    sd.Resample(every=1, dead_after=100, n_inputs=len(x))(passed, torch.optim.Adam(dictionary.parameters()))
+    out = dictionary.forward_pass(x, x, tokens_since_fired=torch.where(dead, 100, 0))
+    sd.Resample(every=1, dead_after=100, n_inputs=len(x))(out, torch.optim.Adam(dictionary.parameters()))
     assert dictionary.training
     fired = dictionary.eval().encode(x)[:, dead] != 0
     assert int(fired.any(0).sum()) >= 7
@@ -282,8 +282,8 @@ def test_a_new_latent_of_top_k_has_twice_the_smallest_pre_activation_on_its_toke
     before = dictionary.encode(x)
     smallest = torch.where(before > 0, before, torch.inf).min(-1).values
     tokens_since_fired = torch.zeros(64, dtype=torch.int64).index_fill_(0, torch.tensor([2]), 100)
-    passed = dictionary.train().forward_pass(x, x, tokens_since_fired=tokens_since_fired)
-    sd.Resample(every=1, dead_after=100, n_inputs=len(x))(passed, torch.optim.Adam(dictionary.parameters()))
+    out = dictionary.train().forward_pass(x, x, tokens_since_fired=tokens_since_fired)
+    sd.Resample(every=1, dead_after=100, n_inputs=len(x))(out, torch.optim.Adam(dictionary.parameters()))
     directions = torch.nn.functional.normalize(x - dictionary.decoder_bias.detach(), dim=-1)
     token = int((directions @ dictionary.decoder[2].detach()).argmax())
     pre = dictionary.pre_activations(x[token])[2].detach()
@@ -315,7 +315,7 @@ def test_dead_latents_come_back_to_stay(activation: sd.Activation, penalties: li
             batch_size=128,
             lr=lr,
             penalties=penalties,
-            step_hooks=step_hooks,
+            step_hooks=hooks,
             progress=False,
         )
         n_dead[bool(hooks)] = int((sd.analysis.firing_frequencies(dictionary, x).counts[:10] == 0).sum())

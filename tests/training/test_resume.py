@@ -71,8 +71,8 @@ class Explode(sd.Penalty):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def __call__(self, passed: sd.ForwardPass) -> Tensor:
-        return passed.values.sum() * (torch.inf if passed.step == self.step else 0.0)
+    def __call__(self, out: sd.ForwardPass) -> Tensor:
+        return out.values.sum() * (torch.inf if out.step == self.step else 0.0)
 
 
 @pytest.mark.parametrize("step", [6, 8])

@@ -122,7 +122,7 @@ def test_an_explicit_rate_is_the_optimisers_own() -> None:
     rates: list[list[float]] = []
 
     class Watch(sd.training.StepHook):
-        def __call__(self, passed: sd.ForwardPass, optimizer: torch.optim.Optimizer) -> None:
+        def __call__(self, out: sd.ForwardPass, optimizer: torch.optim.Optimizer) -> None:
             rates.append([group["lr"] for group in optimizer.param_groups])
 
     for lr in (3e-3, RelativeLR(3e-3)):

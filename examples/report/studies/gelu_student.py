@@ -39,8 +39,8 @@ class Sum(Penalty):
 
     coefficient: float
 
-    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
-        return self.coefficient * passed.values.sum() / passed.n_tokens
+    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
+        return self.coefficient * out.values.sum() / out.n_tokens
 
 
 @dataclass(frozen=True)

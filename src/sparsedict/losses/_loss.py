@@ -12,7 +12,7 @@ class Loss(ABC):
     """What training minimises besides the penalties."""
 
     @abstractmethod
-    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
+    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
         """Returns the loss of one step, differentiable."""
 
     def check(self, dictionary: Dictionary) -> None:

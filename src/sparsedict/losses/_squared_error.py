@@ -15,6 +15,6 @@ from sparsedict.losses._loss import Loss
 class SquaredError(Loss):
     """``|reconstruction - target|^2``, summed over ``d_out``, mean over tokens."""
 
-    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
-        checks.same_shape("reconstruction", passed.reconstruction, "targets", passed.targets)
-        return functional.mse_loss(passed.reconstruction, passed.targets, reduction="sum") / passed.n_tokens
+    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
+        checks.same_shape("reconstruction", out.reconstruction, "targets", out.targets)
+        return functional.mse_loss(out.reconstruction, out.targets, reduction="sum") / out.n_tokens

@@ -55,40 +55,40 @@ class AuxK(Penalty):
         checks.set_at_least(self, "dead_after", 1)
         checks.set_in_range(self, "coefficient", 0.0)
 
-    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
-        dictionary, n_tokens = passed.dictionary, passed.n_tokens
-        dead = passed.tokens_since_fired >= self.dead_after
-        missing = (passed.targets - passed.reconstruction).detach()
+    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
+        dictionary, n_tokens = out.dictionary, out.n_tokens
+        dead = out.tokens_since_fired >= self.dead_after
+        missing = (out.targets - out.reconstruction).detach()
         # Asking whether there is any makes an accelerator wait; the CPU knows.
         if dead.device.type == "cpu" and not bool(dead.any()):
             return dictionary.encoder_bias[0] * 0.0
-        values, support = self._largest_dead(passed, dead)
+        values, support = self._largest_dead(out, dead)
         # Latents that aren't dead can fill a row that has too few dead ones: they count as zero.
         values = values if dictionary.activation.by_magnitude else values.relu()
         latents = SparseLatents(values * dead[support.latents], support, torch.Size((n_tokens,)))
-        nothing = SparseLatents.none(n_tokens, dictionary.n_latents, values, memory=passed.context.workspace)
-        added = dictionary.reconstruct(latents, passed.inputs) - dictionary.reconstruct(nothing, passed.inputs)
+        nothing = SparseLatents.none(n_tokens, dictionary.n_latents, values, memory=out.context.workspace)
+        added = dictionary.reconstruct(latents, out.inputs) - dictionary.reconstruct(nothing, out.inputs)
         error = (missing - added).square().sum(-1).mean()
         return torch.where(dead.any(), error * self.coefficient, torch.zeros_like(error))
 
-    def _largest_dead(self, passed: ForwardPass, dead: Bool[Tensor, " n_latents"]) -> tuple[Tensor, Support]:
+    def _largest_dead(self, out: ForwardPass, dead: Bool[Tensor, " n_latents"]) -> tuple[Tensor, Support]:
         """Returns the largest pre-activations of dead latents, differentiable in encoder and encoder bias."""
-        dictionary = passed.dictionary
+        dictionary = out.dictionary
         k = min(self.k or dictionary.d_out // 2 or 1, dictionary.n_latents)
         if not dictionary.has_affine_encoder:
-            pre = dictionary.pre_activations(passed.inputs)
+            pre = dictionary.pre_activations(out.inputs)
             strength = _strength(dictionary.activation, pre).masked_fill(~dead, -torch.inf)
-            support = Largest(k).support(strength).with_memory(passed.context.workspace)
+            support = Largest(k).support(strength).with_memory(out.context.workspace)
             known = pre[support.tokens, support.latents]
-            return dictionary.pre_activations_at(passed.inputs, support, known), support
+            return dictionary.pre_activations_at(out.inputs, support, known), support
         # Only the dead latents may move: the offset that all latents share stays out of it.
-        inputs = dictionary.encoder_inputs(passed.inputs).detach()
+        inputs = dictionary.encoder_inputs(out.inputs).detach()
         encoder, bias = dictionary.encoder, dictionary.encoder_bias
         if dictionary.activation.by_magnitude:
             strength = _strength(dictionary.activation, torch.addmm(bias.detach(), inputs, encoder.detach().T))
-            support = Largest(k).support(strength.masked_fill(~dead, -torch.inf)).with_memory(passed.context.workspace)
+            support = Largest(k).support(strength.masked_fill(~dead, -torch.inf)).with_memory(out.context.workspace)
             return affine_at(inputs, encoder, bias, support), support
-        workspace = passed.context.workspace
+        workspace = out.context.workspace
         if dead.device.type == "cpu":
             among = dead.nonzero().flatten()
             rule = Largest(min(k, len(among)))

@@ -52,8 +52,8 @@ class L0(Penalty):
     def __post_init__(self) -> None:
         set_coefficient(self)
 
-    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
-        return _count(passed, passed.pre_activations) * self.coefficient
+    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
+        return _count(out, out.pre_activations) * self.coefficient
 
     def check(self, dictionary: Dictionary) -> None:
         _need_firing_gradient(self, dictionary)
@@ -101,28 +101,28 @@ class TargetL0(Penalty):
     def _held(self) -> _Costs:
         return vars(self)["_costs"]
 
-    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
+    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
         if self.coefficient is not None:
             # It moves thresholds alone where there are any, also below the target, where it rewards latents that fire.
-            count = _count(passed, passed.pre_activations.detach())
+            count = _count(out, out.pre_activations.detach())
             if not count.requires_grad:
-                count = _count(passed, passed.pre_activations)
+                count = _count(out, out.pre_activations)
             return (count / self.target - 1) ** 2 * self.coefficient
-        targets = passed.targets.detach()
-        variance = (targets - targets.mean(0)).square().sum() / passed.n_tokens
-        return _count(passed, passed.pre_activations) * (SMALL * self._held.of(passed).sinh() * variance / self.target)
+        targets = out.targets.detach()
+        variance = (targets - targets.mean(0)).square().sum() / out.n_tokens
+        return _count(out, out.pre_activations) * (SMALL * self._held.of(out).sinh() * variance / self.target)
 
     @torch.no_grad()
-    def after_step_(self, passed: ForwardPass) -> None:
+    def after_step_(self, out: ForwardPass) -> None:
         if self.coefficient is not None:
             return
-        dictionary = passed.dictionary
+        dictionary = out.dictionary
         # Integers divide into the default type, which is the caller's.
-        l0 = fires(passed.values.detach()).sum().to(torch.float32) / passed.n_tokens
+        l0 = fires(out.values.detach()).sum().to(torch.float32) / out.n_tokens
         error = (l0 / self.target - 1).clamp_max(1.0)
-        gain = max(LEAST_GAIN, GAIN / (1 + passed.step / SLOWER_AFTER))
-        passed.activation.move_thresholds_(dictionary.activation_state.entries(), gain * error)
-        self._held.of(passed).add_(COST_GAIN * error).clamp_(LOWEST, HIGHEST)
+        gain = max(LEAST_GAIN, GAIN / (1 + out.step / SLOWER_AFTER))
+        out.activation.move_thresholds_(dictionary.activation_state.entries(), gain * error)
+        self._held.of(out).add_(COST_GAIN * error).clamp_(LOWEST, HIGHEST)
 
     def missed(self, l0: float, n_tokens: int) -> str | None:
         noise = 4 * math.sqrt(max(l0, self.target) / max(n_tokens, 1))
@@ -169,17 +169,17 @@ class _Costs:
         self._last_step: WeakKeyDictionary[Dictionary, int] = WeakKeyDictionary()
         self._waiting: list[Tensor] = []
 
-    def of(self, passed: ForwardPass) -> Tensor:
+    def of(self, out: ForwardPass) -> Tensor:
         """Returns that of a dictionary in training; a new one at the first step of a run."""
-        dictionary = passed.dictionary
-        if passed.step == 0:
+        dictionary = out.dictionary
+        if out.step == 0:
             self._forget_earlier_runs()
         if dictionary not in self._logarithms:
             # The default device may be another.
             new = torch.full((), math.asinh(START / SMALL), device="cpu", dtype=torch.float32)
             start = self._waiting.pop(0) if self._waiting else new
-            self._logarithms[dictionary] = start.to(passed.targets.device)
-        self._last_step[dictionary] = passed.step
+            self._logarithms[dictionary] = start.to(out.targets.device)
+        self._last_step[dictionary] = out.step
         return self._logarithms[dictionary]
 
     def _forget_earlier_runs(self) -> None:
@@ -200,8 +200,8 @@ class _Costs:
         self._waiting[:] = [value.clone() for value in logarithms]
 
 
-def _count(passed: ForwardPass, pre: Tensor) -> Tensor:
-    return passed.activation.firing(pre, passed.state).sum() / passed.n_tokens
+def _count(out: ForwardPass, pre: Tensor) -> Tensor:
+    return out.activation.firing(pre, out.state).sum() / out.n_tokens
 
 
 def _need_firing_gradient(penalty: Penalty, dictionary: Dictionary) -> None:

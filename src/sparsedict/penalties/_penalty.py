@@ -22,16 +22,16 @@ class Penalty(ABC):
     """A term of the loss that depends on the latents: summed over latents, mean over tokens."""
 
     @abstractmethod
-    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
+    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
         """Returns the penalty of one step, differentiable."""
 
-    def after_step_(self, passed: ForwardPass) -> None:
-        """Changes ``passed.dictionary`` in place, after the optimiser's step (default: nothing to change).
+    def after_step_(self, out: ForwardPass) -> None:
+        """Changes ``out.dictionary`` in place, after the optimiser's step (default: nothing to change).
 
         It is called without gradients.
 
         Args:
-            passed: The pass that the step's gradients are of. Its values are those before the step.
+            out: The forward pass of the step. Its values are those before the step.
         """
 
     def missed(self, l0: float, n_tokens: int) -> str | None:
@@ -62,15 +62,15 @@ class LatentPenalty(Penalty):
     def cost(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
         """Returns the cost of each latent; it must be zero where a latent is zero."""
 
-    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
-        return self.of(passed, passed.values)
+    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
+        return self.of(out, out.values)
 
-    def of(self, passed: ForwardPass, values: Float[Tensor, "*entries"]) -> Float[Tensor, ""]:
+    def of(self, out: ForwardPass, values: Float[Tensor, "*entries"]) -> Float[Tensor, ""]:
         """Returns the penalty of given values instead of the latents' own."""
         cost = self.cost(values)
         if isinstance(self.coefficient, Tensor):
-            return (passed.aligned(self.coefficient.to(cost)) * cost).sum() / passed.n_tokens
-        return cost.sum() * (self.coefficient / passed.n_tokens)
+            return (out.aligned(self.coefficient.to(cost)) * cost).sum() / out.n_tokens
+        return cost.sum() * (self.coefficient / out.n_tokens)
 
     def check(self, dictionary: Dictionary) -> None:
         self.check_cost(dictionary)

@@ -31,8 +31,8 @@ class NormWeighted(Penalty):
         if not isinstance(self.penalty, LatentPenalty):
             raise TypeError(f"`penalty` must be a LatentPenalty such as `sd.L1(0.2)`, got {self.penalty!r}.")
 
-    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
-        return self.penalty.of(passed, passed.values * passed.aligned(passed.decoder_norms))
+    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
+        return self.penalty.of(out, out.values * out.aligned(out.decoder_norms))
 
     def check(self, dictionary: Dictionary) -> None:
         self.penalty.check_cost(dictionary)
@@ -55,11 +55,11 @@ class WarmUp(Penalty):
             raise TypeError(f"`penalty` must be a Penalty such as `sd.L1(0.2)`, got {self.penalty!r}.")
         checks.set_at_least(self, "n_steps", 1)
 
-    def __call__(self, passed: ForwardPass) -> Float[Tensor, ""]:
-        return self.penalty(passed) * min(1.0, (passed.step + 1) / self.n_steps)
+    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
+        return self.penalty(out) * min(1.0, (out.step + 1) / self.n_steps)
 
-    def after_step_(self, passed: ForwardPass) -> None:
-        self.penalty.after_step_(passed)
+    def after_step_(self, out: ForwardPass) -> None:
+        self.penalty.after_step_(out)
 
     def missed(self, l0: float, n_tokens: int) -> str | None:
         return self.penalty.missed(l0, n_tokens)

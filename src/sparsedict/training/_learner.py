@@ -127,14 +127,14 @@ class Learner:
         inputs, targets = self._rows(batch)
         self._set_rate()
         capacity = Capacity(self._counters.density)
-        passed, parts = self._differentiated(inputs, targets, batch, capacity)
+        out, parts = self._differentiated(inputs, targets, batch, capacity)
         if not capacity.sufficed():
-            passed, parts = self._differentiated(inputs, targets, batch)
+            out, parts = self._differentiated(inputs, targets, batch)
         self._counters.density = capacity.density
-        self._meter.add(passed, parts)
+        self._meter.add(out, parts)
         self._last_inputs = inputs[:MOST_TOKENS]
         self._update_weights()
-        self._after_step(passed, upcoming)
+        self._after_step(out, upcoming)
         self._counters.step += 1
         self.history.n_steps = self._counters.step
         self.history.n_tokens += len(inputs)
@@ -157,25 +157,25 @@ class Learner:
             with torch.enable_grad():
                 with self._precision(inputs.device):
                     context = StepContext(workspace=self._workspace, capacity=capacity)
-                    passed = self._passed(inputs, targets, batch, context)
-                    terms = [trainee.loss(passed), *(penalty(passed) for penalty in trainee.penalties)]
+                    out = self._forward_pass(inputs, targets, batch, context)
+                    terms = [trainee.loss(out), *(penalty(out) for penalty in trainee.penalties)]
                     objective = torch.stack(terms).sum()
                 objective.backward()
         finally:
             self._workspace.release()
-        return passed, [objective, *terms]
+        return out, [objective, *terms]
 
-    def _passed(self, inputs: Tensor, targets: Tensor, batch: Activations, context: StepContext) -> ForwardPass:
+    def _forward_pass(self, inputs: Tensor, targets: Tensor, batch: Activations, context: StepContext) -> ForwardPass:
         counters = self._counters
         since = counters.tokens_since_fired
         forward = partial(
             self._dictionary.forward_pass, inputs, targets, step=counters.step, tokens_since_fired=since, batch=batch
         )
-        passed = forward(context=context)
+        out = forward(context=context)
         # A part with state must be called once a step only: before it is, the entries must be right.
         if context.capacity is not None and self._parts_keep_state and not context.capacity.sufficed():
             return forward(context=replace(context, capacity=None))
-        return passed
+        return out
 
     def record(self, *, is_last: bool = False) -> Record:
         """Reads what was measured since the last record, the only place that waits for the device.
@@ -308,19 +308,19 @@ class Learner:
         if decoder.requires_grad:
             norm.constrain_(decoder)
 
-    def _after_step(self, passed: ForwardPass, upcoming: Upcoming | None) -> None:
+    def _after_step(self, out: ForwardPass, upcoming: Upcoming | None) -> None:
         state = self._dictionary.activation_state.entries()
-        self._dictionary.activation.measure_(passed.values.detach(), state, step=self._counters.step)
+        self._dictionary.activation.measure_(out.values.detach(), state, step=self._counters.step)
         with torch.no_grad():
             for penalty in self.trainee.penalties:
-                penalty.after_step_(passed)
-        fired = passed.firing_counts() > 0
+                penalty.after_step_(out)
+        fired = out.firing_counts() > 0
         since = self._counters.tokens_since_fired
-        torch.where(fired, torch.zeros_like(since), since + passed.n_tokens, out=since)
+        torch.where(fired, torch.zeros_like(since), since + out.n_tokens, out=since)
         if upcoming is not None:
-            passed = replace(passed, upcoming=lambda n_tokens: map(self._rows, upcoming(n_tokens)))
+            out = replace(out, upcoming=lambda n_tokens: map(self._rows, upcoming(n_tokens)))
         for step_hook in self.trainee.step_hooks:
-            step_hook(passed, self._optimizer)
+            step_hook(out, self._optimizer)
 
     def _rows(self, batch: Activations) -> Rows:
         weight = self._dictionary.decoder

@@ -47,20 +47,20 @@ class Meter:
         put_back(self, state, KEPT)
 
     @torch.no_grad()
-    def add(self, passed: ForwardPass, terms: list[Tensor]) -> None:
+    def add(self, out: ForwardPass, terms: list[Tensor]) -> None:
         """Adds a step: its objective, loss and penalties, and the sums that FVU and L0 need."""
         stacked = torch.stack([term.detach().double() for term in terms])
-        bad = torch.where(torch.isfinite(stacked[0]), torch.iinfo(torch.int64).max, passed.step)
+        bad = torch.where(torch.isfinite(stacked[0]), torch.iinfo(torch.int64).max, out.step)
         self._first_bad = torch.minimum(self._first_bad, bad)
         self._terms += stacked
-        targets = passed.targets.detach()
-        error = _squares(passed.reconstruction.detach() - targets)
-        active = fires(passed.values.detach()).sum().double()
-        self.last_l0 = active / passed.n_tokens
+        targets = out.targets.detach()
+        error = _squares(out.reconstruction.detach() - targets)
+        active = fires(out.values.detach()).sum().double()
+        self.last_l0 = active / out.n_tokens
         self._counts += torch.stack([error, _squares(targets), active])
         self._target_sum += _column_sums(targets)
         self._n_steps += 1
-        self._n_tokens += passed.n_tokens
+        self._n_tokens += out.n_tokens
 
     def read(self) -> tuple[dict[str, float], int | None]:
         """Returns the means since the last reading, and the first step that wasn't finite; starts anew."""

@@ -85,18 +85,18 @@ class Resample(StepHook):
                 )
 
     @torch.no_grad()
-    def __call__(self, passed: ForwardPass, optimizer: torch.optim.Optimizer) -> None:
-        if (passed.step + 1) % self.every or (self.until is not None and passed.step >= self.until):
+    def __call__(self, out: ForwardPass, optimizer: torch.optim.Optimizer) -> None:
+        if (out.step + 1) % self.every or (self.until is not None and out.step >= self.until):
             return
-        dictionary = passed.dictionary
-        dead = (passed.tokens_since_fired >= self.dead_after).nonzero().flatten()
-        drawn = self._drawn(passed, len(dead)) if len(dead) else None
+        dictionary = out.dictionary
+        dead = (out.tokens_since_fired >= self.dead_after).nonzero().flatten()
+        drawn = self._drawn(out, len(dead)) if len(dead) else None
         if drawn is None:
             return
         inputs, targets, centre = drawn
         dead = dead[: len(inputs)]
         encoded = dictionary.encoder_inputs(inputs)
-        live = passed.tokens_since_fired < self.dead_after
+        live = out.tokens_since_fired < self.dead_after
         norms = torch.linalg.vector_norm(dictionary.encoder, dim=-1)
         scale = ENCODER_SHARE * (norms[live] if bool(live.any()) else norms).mean()
         rows = normalize(encoded - centre, dim=-1) * scale
@@ -106,22 +106,22 @@ class Resample(StepHook):
         dictionary.decoder[dead] = normalize(targets - without, dim=-1)
         dictionary.decoder_norm.constrain_(dictionary.decoder)
         _let_fire_(dictionary, dead, inputs, targets)
-        passed.tokens_since_fired[dead] = 0
+        out.tokens_since_fired[dead] = 0
         learned = [weight for weight in dictionary.activation_state.parameters() if weight.shape == live.shape]
         forget(optimizer, (dictionary.encoder, dictionary.encoder_bias, dictionary.decoder, *learned), dead)
 
-    def _drawn(self, passed: ForwardPass, n_dead: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _drawn(self, out: ForwardPass, n_dead: int) -> tuple[Tensor, Tensor, Tensor] | None:
         """Returns inputs and targets of up to ``n_dead`` tokens, and what is subtracted from what the encoder reads.
 
         ``None`` where there is nothing to draw: at the end of the run, where all is reconstructed, or where an error
         isn't finite, which is the record's to report.
         """
-        losses, centre, n_tokens = [], torch.zeros_like(passed.dictionary.encoder[0]), 0
-        for inputs, targets in passed.sample(self.n_inputs):
-            since = passed.tokens_since_fired
-            again = passed.dictionary.forward_pass(inputs, targets, step=passed.step, tokens_since_fired=since)
+        losses, centre, n_tokens = [], torch.zeros_like(out.dictionary.encoder[0]), 0
+        for inputs, targets in out.sample(self.n_inputs):
+            since = out.tokens_since_fired
+            again = out.dictionary.forward_pass(inputs, targets, step=out.step, tokens_since_fired=since)
             losses.append((targets - again.reconstruction).double().square().sum(-1))
-            encoded = passed.dictionary.encoder_inputs(inputs)
+            encoded = out.dictionary.encoder_inputs(inputs)
             n_tokens += len(inputs)
             centre += (encoded.mean(0) - centre) * (len(inputs) / n_tokens)
         chances = torch.cat(losses) if losses else torch.zeros(1, dtype=torch.float64, device="cpu")
@@ -131,21 +131,21 @@ class Resample(StepHook):
         chances = (chances / largest).square()
         # Twice as many, for equal inputs may be among them.
         n_drawn = min(2 * n_dead, int((chances > 0).sum()))
-        generator = torch.Generator(chances.device).manual_seed(self.seed + passed.step)
+        generator = torch.Generator(chances.device).manual_seed(self.seed + out.step)
         tokens = torch.multinomial(chances, n_drawn, replacement=False, generator=generator)
-        inputs, targets = _gathered(passed, self.n_inputs, tokens)
+        inputs, targets = _gathered(out, self.n_inputs, tokens)
         chosen = first_of_equal(inputs).nonzero().flatten()[:n_dead]
-        if _subtracts_decoder_bias(passed.dictionary, inputs[:1]):
+        if _subtracts_decoder_bias(out.dictionary, inputs[:1]):
             centre = torch.zeros_like(centre)
         return inputs[chosen], targets[chosen], centre
 
 
-def _gathered(passed: ForwardPass, n_inputs: int, tokens: Tensor) -> Rows:
+def _gathered(out: ForwardPass, n_inputs: int, tokens: Tensor) -> Rows:
     """Returns the rows of some tokens of the sample, in their order."""
-    inputs = passed.inputs.new_empty(len(tokens), passed.inputs.shape[1])
-    targets = passed.targets.new_empty(len(tokens), passed.targets.shape[1])
+    inputs = out.inputs.new_empty(len(tokens), out.inputs.shape[1])
+    targets = out.targets.new_empty(len(tokens), out.targets.shape[1])
     begin = 0
-    for some_inputs, some_targets in passed.sample(n_inputs):
+    for some_inputs, some_targets in out.sample(n_inputs):
         here = ((tokens >= begin) & (tokens < begin + len(some_inputs))).nonzero().flatten()
         inputs[here] = some_inputs[tokens[here] - begin]
         targets[here] = some_targets[tokens[here] - begin]
@@ -158,11 +158,11 @@ def _let_fire_(dictionary: Dictionary, latents: Tensor, inputs: Tensor, targets:
     was_training = dictionary.training
     dictionary.eval()
     try:
-        passed = dictionary.forward_pass(inputs, targets)
+        out = dictionary.forward_pass(inputs, targets)
     finally:
         dictionary.train(was_training)
-    support, fired = passed.encoding.stored(), fires(passed.values.flatten())
-    tokens, active, pre = support.tokens[fired], support.latents[fired], passed.pre_activations.flatten()[fired]
+    support, fired = out.encoding.stored(), fires(out.values.flatten())
+    tokens, active, pre = support.tokens[fired], support.latents[fired], out.pre_activations.flatten()[fired]
     if not len(pre):
         return
     silent = torch.ones_like(latents, dtype=torch.bool)

@@ -11,8 +11,8 @@ class StepHook(ABC):
     """Changes a dictionary after each training step."""
 
     @abstractmethod
-    def __call__(self, passed: ForwardPass, optimizer: torch.optim.Optimizer) -> None:
-        """Changes ``passed.dictionary`` in place, after the step that ``passed`` describes.
+    def __call__(self, out: ForwardPass, optimizer: torch.optim.Optimizer) -> None:
+        """Changes ``out.dictionary`` in place, after the step that ``out`` describes.
 
         Gradients are those of the step. Those that you keep stay as they are.
         """
