@@ -71,9 +71,9 @@ class Bench:
         self._train = Harvest(self.sites, train_tokens, setting.n_harvested, "training", **run)
         self._held_out = Harvest(self.sites, held_out_tokens, setting.n_held_out, "held-out", **run)
         self._shelf = Shelf(self.sites, self._train, folder=folder, progress=progress, **run)
-        self._firing: dict[Order, FiringFrequencies] = {}
-        self._errors: dict[Order, ReconstructionError] = {}
-        self._losses: dict[Order, SequenceLosses] = {}
+        self._firing: dict[str, FiringFrequencies] = {}
+        self._errors: dict[str, ReconstructionError] = {}
+        self._losses: dict[str, SequenceLosses] = {}
         self._ablations: dict[str, Ablations] = {}
         self._predicted: Tensor | None = None
 
@@ -194,16 +194,16 @@ class Bench:
     def start(self, order: Order) -> Dictionary:
         """Returns a dictionary as training starts it from tokens, but untrained."""
         n_tokens = max(order.n_latents, order.training.batch_size)
-        training = replace(order.training, n_tokens=n_tokens, lr=UNTRAINED, start="data", lazy=False)
+        training = replace(order.training, n_tokens=n_tokens, lr=UNTRAINED, start="data", optimizer=None)
         return self.dictionary(replace(order, training=training, penalties=(), warm=None))
 
     def firing(self, order: Order) -> FiringFrequencies:
         """Counts firing on held-out tokens."""
-        if order not in self._firing:
+        if order.slug not in self._firing:
             # GELU and SiLU latents are zero almost nowhere; the report counts them as active where they are positive.
             above = 0.0 if isinstance(order.activation, GELU | SiLU) else None
-            self._firing[order] = count_firing(self.dictionary(order), self.held_out(order.site), above=above)
-        return self._firing[order]
+            self._firing[order.slug] = count_firing(self.dictionary(order), self.held_out(order.site), above=above)
+        return self._firing[order.slug]
 
     def l0(self, order: Order) -> float:
         """Returns the latents active on a held-out token, on average."""
@@ -212,9 +212,9 @@ class Bench:
 
     def error(self, order: Order) -> ReconstructionError:
         """Measures the reconstruction on held-out tokens."""
-        if order not in self._errors:
-            self._errors[order] = ablated_error(self.dictionary(order), self.held_out(order.site), {}).full
-        return self._errors[order]
+        if order.slug not in self._errors:
+            self._errors[order.slug] = ablated_error(self.dictionary(order), self.held_out(order.site), {}).full
+        return self._errors[order.slug]
 
     @property
     def loss_tokens(self) -> Tensor:
@@ -223,9 +223,9 @@ class Bench:
 
     def losses(self, order: Order) -> SequenceLosses:
         """Measures the model's losses with a dictionary in its MLP's place."""
-        if order not in self._losses:
-            self._losses[order] = self.losses_of(order.site, self.dictionary(order))
-        return self._losses[order]
+        if order.slug not in self._losses:
+            self._losses[order.slug] = self.losses_of(order.site, self.dictionary(order))
+        return self._losses[order.slug]
 
     def losses_of(self, site: str, x: Any) -> SequenceLosses:
         """Measures the model's losses with a dictionary or a constant in an MLP's place."""

@@ -6,16 +6,17 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 
+import sparsedict as sd
 from sparsedict.activations import Activation, ReLU
 from sparsedict.dictionaries import Dictionary, SparseAutoencoder, SparseDistiller
 from sparsedict.norms import DecoderNorm, MaxNorm
 from sparsedict.penalties import Penalty
 from sparsedict.sites import Site
-from sparsedict.training import Trainee
 
 from .setting import Training
 
@@ -83,17 +84,10 @@ class Order:
             draw_(dictionary, seed)
         return dictionary
 
-    def trainee(self, dictionary: Dictionary) -> Trainee:
-        """Returns how it is trained."""
-        training = self.training
-        return Trainee(
-            dictionary,
-            self.penalties,
-            lr=training.lr,
-            schedule=training.schedule,
-            optimizer=training.optimizer,
-            site=self.site,
-        )
+    def recipe(self, site: Site, seed: int, start_from: Dictionary | None = None) -> sd.Recipe:
+        """Returns how it is made and trained."""
+        make = partial(self.make, site, seed, start_from)
+        return sd.Recipe(make, penalties=self.penalties, site=self.site, **self.training.options)
 
 
 @torch.no_grad()

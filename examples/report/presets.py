@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
-from sparsedict.training import Cosine
+from sparsedict.training import Cosine, LazyAdam
 
-from .setting import Setting, Training
+from .setting import ADAM, Setting, Training
 
 STANDARD = Setting(
     layer=-1,
@@ -17,8 +18,8 @@ STANDARD = Setting(
     expansion=4,
     expansions=(4, 16, 64),
     report=Training(200_000, 128, 5e-3),
-    modern=Training(130_000, 256, 1e-2, Cosine(warm_up=0.2), (0.9, 0.999), lazy=True, start="data"),
-    wide=Training(100_000, 1024, 5e-3, Cosine(warm_up=0.2), (0.9, 0.999), start="data"),
+    modern=Training(130_000, 256, 1e-2, Cosine(warm_up=0.2), LazyAdam, start="data"),
+    wide=Training(100_000, 1024, 5e-3, Cosine(warm_up=0.2), None, start="data"),
     coefficient=0.4,
     coefficients=(0.05, 0.4, 1.0, 2.5, 6.0),
     autoencoder_coefficient=2.0,
@@ -69,9 +70,9 @@ REPORT = Setting(
     n_loss_tokens=100_000,
     expansion=4,
     expansions=(4, 16, 64),
-    report=Training(4_000_000_000, 1024, 5e-5, Cosine(final=0.01), (0.9, 0.99), 1e-4),
-    modern=Training(1_000_000_000, 1024, 3e-4, Cosine(warm_up=0.05), (0.9, 0.999), start="data"),
-    wide=Training(1_000_000_000, 4096, 3e-4, Cosine(warm_up=0.05), (0.9, 0.999), start="data"),
+    report=Training(4_000_000_000, 1024, 5e-5, Cosine(final=0.01), partial(ADAM, weight_decay=1e-4)),
+    modern=Training(1_000_000_000, 1024, 3e-4, Cosine(warm_up=0.05), None, start="data"),
+    wide=Training(1_000_000_000, 4096, 3e-4, Cosine(warm_up=0.05), None, start="data"),
     coefficient=2e-4 * C,
     coefficients=(1e-4 * C, 2e-4 * C, 3e-4 * C, 5e-4 * C, 7e-4 * C, 1e-3 * C, 2e-3 * C),
     autoencoder_coefficient=2e-4 * C,

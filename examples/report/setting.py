@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
 
+import sparsedict as sd
 from sparsedict import checks
-from sparsedict.training import Cosine, LazyAdam, Schedule
+from sparsedict.training import Cosine, OptimizerFactory, Schedule
 
 Start = Literal["random", "data"]
 COSINE = Cosine(warm_up=0.1, final=0.01)
+ADAM = partial(torch.optim.Adam, betas=(0.9, 0.99))
+"""Adam with the report's second moment."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How dictionaries of one kind are trained.
+    """How long dictionaries are trained, from which start, and the options of `Trainee` that they share.
 
     Attributes:
         n_tokens: Tokens in all.
         batch_size: Tokens per step.
-        lr: Peak learning rate of Adam.
-        schedule: The learning rate's course.
-        betas: Adam's.
-        weight_decay: Adam's, added to the gradient.
-        lazy: Whether Adam leaves rows alone that a step has no gradient for (see `LazyAdam`).
+        lr: As of `Trainee`.
+        schedule: As of `Trainee`.
+        optimizer: As of `Trainee`; by default Adam with the report's second moment.
         start: From random weights as the report drew them, or from tokens as `fit` does.
     """
 
@@ -35,29 +35,19 @@ class Training:
     batch_size: int
     lr: float
     schedule: Schedule = COSINE
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    lazy: bool = False
+    optimizer: OptimizerFactory | None = ADAM
     start: Start = "random"
 
     def __post_init__(self) -> None:
         checks.set_at_least(self, "n_tokens", 1)
         checks.set_at_least(self, "batch_size", 1)
-        checks.set_in_range(self, "lr", 0.0, open_low=True)
         checks.one_of("start", self.start, ("random", "data"))
-        if self.lazy and self.weight_decay:
-            raise ValueError(
-                f"`weight_decay` must be 0 where `lazy` is True, for LazyAdam has none, got {self.weight_decay}."
-            )
+        sd.Recipe(sd.SparseDistiller, **self.options)  # checks them
 
     @property
-    def optimizer(self) -> Callable[..., torch.optim.Optimizer] | None:
-        """A factory for `Trainee`; ``None`` where its own default is meant."""
-        if self.lazy:
-            return partial(LazyAdam, betas=self.betas)
-        if self.betas == (0.9, 0.999) and not self.weight_decay:
-            return None
-        return partial(torch.optim.Adam, betas=self.betas, weight_decay=self.weight_decay)
+    def options(self) -> dict[str, Any]:
+        """The options of `Trainee`."""
+        return {"lr": self.lr, "schedule": self.schedule, "optimizer": self.optimizer}
 
 
 @dataclass(frozen=True)
@@ -145,4 +135,8 @@ class Setting:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
+    if isinstance(value, partial):
+        return f"{value.func.__name__}({', '.join(f'{name}={part!r}' for name, part in value.keywords.items())})"
+    if value is None or isinstance(value, type):  # optimisers: `Trainee` has Adam where none is named
+        return "Adam" if value is None else value.__name__
     return value if isinstance(value, bool | int | float | str) else repr(value)

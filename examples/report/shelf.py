@@ -17,7 +17,7 @@ from sparsedict.dictionaries import Dictionary
 from sparsedict.loading import load
 from sparsedict.progress import Phases
 from sparsedict.sites import Site
-from sparsedict.training import fit_many
+from sparsedict.training import Recipe, fit_many
 
 from .harvest import Harvest
 from .order import Order
@@ -89,8 +89,8 @@ class Shelf:
         return True
 
     def _train_together(self, orders: Sequence[Order], n_tokens: int, batch_size: int) -> None:
-        dictionaries = {order.slug: self._make(order) for order in orders}
-        trainees = {order.slug: order.trainee(dictionaries[order.slug]) for order in orders}
+        trainees = {order.slug: self._recipe(order).trainee() for order in orders}
+        dictionaries = {slug: trainee.dictionary for slug, trainee in trainees.items()}
         data, options = self._data(orders, batch_size)
         what = "1 dictionary" if len(orders) == 1 else f"{len(orders)} dictionaries in one pass"
         # What asks for a dictionary may well do so while it measures, without gradients.
@@ -107,9 +107,9 @@ class Shelf:
         if half_done is not None:
             shutil.rmtree(half_done, ignore_errors=True)
 
-    def _make(self, order: Order) -> Dictionary:
+    def _recipe(self, order: Order) -> Recipe:
         warm = None if order.warm is None else self[order.warm]
-        return order.make(self._sites[order.site], order.seed(self._seed), warm)
+        return order.recipe(self._sites[order.site], order.seed(self._seed), warm)
 
     def _data(self, orders: Sequence[Order], batch_size: int) -> tuple[Any, dict[str, Any]]:
         """Returns what to train on, in memory where it fits and otherwise as a stream, and options that go with it."""

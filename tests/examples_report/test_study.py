@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from examples.report import (
 )
 from examples.report.order import draw_
 from examples.report.study import plain
-from sparsedict import L1, MaxNorm, ReLU
+from sparsedict import L1, MaxNorm, ReLU, SparseDistiller, Trainee
 from sparsedict.figures import Curve, curves
 from sparsedict.training import LazyAdam
 
@@ -63,7 +64,10 @@ def test_presets_can_be_printed_whole(setting: Setting) -> None:
 def test_the_reports_preset_holds_the_reports_values() -> None:
     training = REPORT.report
     assert (training.n_tokens, training.batch_size, training.lr) == (4_000_000_000, 1024, 5e-5)
-    assert (training.betas, training.weight_decay, training.start) == ((0.9, 0.99), 1e-4, "random")
+    optimizer = training.optimizer
+    assert isinstance(optimizer, partial)
+    assert optimizer.keywords == {"betas": (0.9, 0.99), "weight_decay": 1e-4}
+    assert training.start == "random"
     assert training.schedule.factor(10**6, 10**6) == pytest.approx(0.01)
     assert REPORT.coefficient == pytest.approx(0.2048)
     assert REPORT.expansion * 4096 == 16_384
@@ -114,14 +118,17 @@ def test_coefficients_keep_the_balance_of_error_and_penalty() -> None:
     assert larger.report == SKETCH.report
 
 
-def test_lazy_training_leaves_rows_without_a_gradient_alone() -> None:
-    training = Training(100, 10, 0.1, betas=(0.8, 0.9), lazy=True)
-    assert training.optimizer is not None
-    optimizer = training.optimizer([torch.nn.Parameter(torch.ones(2, 2))], lr=0.1)
+def test_the_options_of_a_training_are_those_of_a_trainee() -> None:
+    student = SparseDistiller(4, 4, 8, activation=ReLU(), decoder_norm=MaxNorm(1.0))
+    training = Training(100, 10, 0.1, optimizer=partial(LazyAdam, betas=(0.8, 0.9)))
+    optimizer = Trainee(student, **training.options).make_optimizer()
     assert isinstance(optimizer, LazyAdam)
-    assert optimizer.defaults["betas"] == (0.8, 0.9)
+    assert (optimizer.defaults["betas"], optimizer.defaults["lr"]) == ((0.8, 0.9), 0.1)
+    with pytest.raises(ValueError, match="`lr` must"):
+        Training(100, 10, 0.0)
 
 
-def test_lazy_training_has_no_weight_decay() -> None:
-    with pytest.raises(ValueError, match=r"`weight_decay` must be 0 where `lazy` is True.*got 0.1"):
-        Training(100, 10, 0.1, weight_decay=0.1, lazy=True)
+def test_a_page_shows_optimisers_by_name() -> None:
+    shown = STANDARD.to_dict()
+    assert shown["report: optimizer"] == "Adam(betas=(0.9, 0.99))"
+    assert (shown["modern: optimizer"], shown["wide: optimizer"]) == ("LazyAdam", "Adam")

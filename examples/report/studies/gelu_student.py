@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from ..claims import Above, Clause
 from ..estimates import Difference, Quantity, Ratio, measured, told
 from ..order import Order
 from ..places import mlp
+from ..setting import ADAM
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import Part, by_seed, described, match_from, match_numbers, row, student, typed
 
@@ -152,7 +154,7 @@ def _order(bench: Bench, variant: Variant, bound: float) -> Order:
         activation=variant.activation,
         penalties=(variant.penalty(float(f"{coefficient:.4g}")),),
         decoder_norm=MaxNorm(bound) if variant.short else order.decoder_norm,
-        training=replace(order.training, weight_decay=variant.weight_decay),
+        training=replace(order.training, optimizer=partial(ADAM, weight_decay=variant.weight_decay)),
     )
 
 

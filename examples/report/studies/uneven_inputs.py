@@ -194,13 +194,12 @@ def _train(bench: Bench, order: Order, data: Activations, scale: float) -> Dicti
     assert isinstance(penalty.coefficient, float)
     order = replace(order, penalties=(L1(float(f"{penalty.coefficient * scale**0.5:.4g}")),))
     seed = order.seed(bench.seed)
-    dictionary = order.make(bench.sites[order.site], seed)
+    trainee = replace(order.recipe(bench.sites[order.site], seed).trainee(), site=None)
     training = order.training
     n_tokens = min(training.n_tokens, MOST_PASSES * data.n_tokens)
-    trainees = {"": replace(order.trainee(dictionary), site=None)}
     with torch.enable_grad(), bench.phases("training", f"training 1 dictionary on {n_tokens:,} flat inputs"):
-        fit_many(trainees, data, n_tokens=n_tokens, batch_size=training.batch_size, seed=seed, progress=False)
-    return dictionary
+        fit_many({"": trainee}, data, n_tokens=n_tokens, batch_size=training.batch_size, seed=seed, progress=False)
+    return trainee.dictionary
 
 
 @torch.no_grad()
