@@ -33,15 +33,15 @@ class Items:
     """
 
     def __init__(self, data: Any, name: str = "tokens", text_column: str | None = None) -> None:
-        self.seeks = indexed(data)
-        self.kind = type(data).__name__
+        self.seeks: bool = indexed(data)
+        self.kind: str = type(data).__name__
         self.name = name
         self.text_column = text_column
         self._data: Any = data
         iterator = iter(data) if not self.seeks else (data[index] for index in range(min(1, len(data))))
         self._once = iterator is data
         self._read = False
-        self.first = next(iterator, _NOTHING)
+        self.first: Any = next(iterator, _NOTHING)
         if self.first is _NOTHING:
             raise ValueError(f"`{name}` must give at least one item, got an empty {self.kind}.")
         if self._once:

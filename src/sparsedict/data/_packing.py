@@ -59,9 +59,9 @@ class Texts(TokenSource):
         self._document_bos = bos if packing.bos in ("both", "documents") else None
         self._context = checks.at_least("context", packing.context, 1 if self._row_bos is None else 2)
         self._join = packing.join
-        self.seeks = items.seeks
+        self.seeks: bool = items.seeks
         packed = "packed into" if packing.join else "cut into"
-        self.origin = f"texts from {items.origin}, {packed} sequences of {self._context:,} tokens"
+        self.origin: str = f"texts from {items.origin}, {packed} sequences of {self._context:,} tokens"
 
     def blocks(self, order: Order | None, epoch: int, start: Position, size: BlockSize) -> Iterator[Block]:
         return stacked(self.rows(order, epoch, start), size)
