@@ -13,7 +13,7 @@ import sparsedict as sd
 from sparsedict.data import SyntheticFeatures
 from sparsedict.kernels import Workspace
 from sparsedict.training import Constant
-from sparsedict.training._learner import Learner
+from sparsedict.training._trainer import DictionaryTrainer
 
 D, N_LATENTS = 8, 24
 
@@ -415,13 +415,13 @@ class Largest(TorchDispatchMode):
 def test_a_record_needs_no_memory_the_size_of_the_weights() -> None:
     dictionary = sd.SparseAutoencoder(512, 1024, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
     trainee = sd.Trainee(dictionary)
-    learner = Learner(
+    trainer = DictionaryTrainer(
         "", trainee, trainee.make_optimizer(), n_steps=2, dead_after=10**6, autocast=None, workspace=Workspace()
     )
     inputs = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
-    learner.learn(sd.ActivationBatch(inputs, inputs))
+    trainer.learn(sd.ActivationBatch(inputs, inputs))
     with Largest() as largest:
-        learner.record()
+        trainer.record()
     assert 0 < largest.n_bytes <= dictionary.encoder.nbytes // 16
 
 

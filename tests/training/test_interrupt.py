@@ -20,7 +20,7 @@ from torch import Tensor
 
 import sparsedict as sd
 from sparsedict.storage import _checkpoint, _tensor_file
-from sparsedict.training._feed import Feed
+from sparsedict.training._batch_queue import BatchQueue
 from sparsedict.training._loop import Loop
 
 from ._runs import BATCH, CASES, N_STEPS, coder, last_state, rows, same, same_results
@@ -194,9 +194,9 @@ def test_a_handler_of_the_program_is_called_when_the_checkpoint_is_there(tmp_pat
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_does_not_wait_for_a_batch_that_is_being_harvested(number, tmp_path, monkeypatch):
     whole = ADAM.run()
-    ahead = Feed.ahead
+    ahead = BatchQueue.ahead
 
-    def slow(self: Feed, index: int) -> Any:
+    def slow(self: BatchQueue, index: int) -> Any:
         if self._latest is not None and not self._waiting and self.batches.n_served == 6 * BATCH:
             signal.raise_signal(number)
             raise AssertionError("it went on")
@@ -204,7 +204,7 @@ def test_a_signal_does_not_wait_for_a_batch_that_is_being_harvested(number, tmp_
 
     kind = KeyboardInterrupt if number == signal.SIGINT else sd.training.Terminated
     with monkeypatch.context() as patch:
-        patch.setattr(Feed, "ahead", slow)
+        patch.setattr(BatchQueue, "ahead", slow)
         with pytest.raises(kind, match="after step 6"):
             ADAM.run(tmp_path)
     assert steps(tmp_path) == [0, 6]

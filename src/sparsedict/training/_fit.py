@@ -17,18 +17,18 @@ from sparsedict.kernels import Workspace
 from sparsedict.losses import Loss, SquaredError
 from sparsedict.penalties import Penalty
 from sparsedict.torch_state import in_own_state, without_inference_
-from sparsedict.training._begin import begin_
+from sparsedict.training._batch_queue import BatchQueue
 from sparsedict.training._checkpoints import Checkpoints
 from sparsedict.training._deterministic import deterministic_algorithms
-from sparsedict.training._door import check_callbacks, check_checkpoint, check_points, check_trainees
-from sparsedict.training._feed import Feed
 from sparsedict.training._history import History
-from sparsedict.training._learner import Learner
+from sparsedict.training._initialise import initialise_
 from sparsedict.training._loop import Loop
 from sparsedict.training._settings import devices_of, environment, of_run
 from sparsedict.training._step_hook import StepHook
 from sparsedict.training._trainee import OptimizerFactory, Trainee
+from sparsedict.training._trainer import DictionaryTrainer
 from sparsedict.training._units import RelativeLR, units_from
+from sparsedict.training._validation import check_callbacks, check_checkpoint, check_points, check_trainees
 from sparsedict.training.callbacks import Callback
 from sparsedict.training.schedules import Cosine, Schedule
 
@@ -201,24 +201,25 @@ def fit_many(
         optimizers = {name: trainee.make_optimizer() for name, trainee in trainees.items()}
         batches = as_batches(data, batch_size=batch_size, seed=seed)
         batches.expect(n_tokens)
-        feed = Feed(batches)
-        check_points(trainees, feed.batches)
+        queue = BatchQueue(batches)
+        check_points(trainees, queue.batches)
         asked = {"n_tokens": n_tokens, "log_every": log_every, "dead_after": dead_after, "autocast": autocast}
-        settings = of_run(trainees, optimizers, feed.batches.description, deterministic=deterministic, **asked)
+        settings = of_run(trainees, optimizers, queue.batches.description, deterministic=deterministic, **asked)
         state = None if checkpoints is None else checkpoints.begin(settings, environment(devices_of(trainees)))
         if state is None:
-            n_planned, units = begin_(trainees, feed, n_tokens)
+            n_planned, units = initialise_(trainees, queue, n_tokens)
         else:
             n_planned = state["n_planned"]
             units = {name: units_from(own.get("units")) for name, own in state["learners"].items()}
         plan: dict[str, Any] = {"n_steps": n_planned, "dead_after": dead_after, "autocast": autocast}
         plan["workspace"] = Workspace()
-        learners = [
-            Learner(name, trainee, optimizers[name], units=units[name], **plan) for name, trainee in trainees.items()
+        trainers = [
+            DictionaryTrainer(name, trainee, optimizers[name], units=units[name], **plan)
+            for name, trainee in trainees.items()
         ]
         loop = Loop(
-            learners,
-            feed,
+            trainers,
+            queue,
             n_tokens=n_tokens,
             n_planned=n_planned,
             log_every=log_every,
@@ -229,4 +230,4 @@ def fit_many(
         if state is not None:
             loop.load_state_dict(state)
         loop.run()
-    return {learner.name: learner.history for learner in learners}
+    return {trainer.name: trainer.history for trainer in trainers}

@@ -11,25 +11,25 @@ from sparsedict.batches import Activations
 from sparsedict.display import shown
 from sparsedict.progress import Progress, progress_bar
 from sparsedict.torch_state import callers_state
+from sparsedict.training._batch_queue import BatchQueue
 from sparsedict.training._checkpoints import Checkpoints
-from sparsedict.training._feed import Feed
 from sparsedict.training._history import Record
 from sparsedict.training._interrupt import Interrupt, WaitInterrupted
-from sparsedict.training._kept import kept, put_back, stateful
-from sparsedict.training._learner import Learner
 from sparsedict.training._random import random_state, set_random_state
+from sparsedict.training._state import attributes, restore, stateful
 from sparsedict.training._trainee import Trainee
+from sparsedict.training._trainer import DictionaryTrainer
 from sparsedict.training.callbacks import Callback
 
 COUNTERS = ("n_steps", "n_seen")
 
 
 class Loop:
-    """Trains learners on the same batches until each has seen enough tokens.
+    """Trains trainers on the same batches until each has seen enough tokens.
 
     Args:
-        learners: What is trained.
-        feed: Where the batches come from.
+        trainers: What is trained.
+        queue: Where the batches come from.
         n_tokens: Tokens to train each on.
         n_planned: Steps that these are expected to take.
         log_every: Steps between records.
@@ -40,8 +40,8 @@ class Loop:
 
     def __init__(
         self,
-        learners: Sequence[Learner],
-        feed: Feed,
+        trainers: Sequence[DictionaryTrainer],
+        queue: BatchQueue,
         *,
         n_tokens: int,
         n_planned: int,
@@ -52,15 +52,15 @@ class Loop:
     ) -> None:
         self.n_steps = 0
         self.n_seen = 0
-        self._learners = learners
-        self._feed = feed
+        self._trainers = trainers
+        self._queue = queue
         self._n_tokens = n_tokens
         self._n_planned = n_planned
         self._log_every = log_every
         self._callbacks = callbacks
         self._checkpoints = checkpoints
         self._progress = progress
-        parts = {learner.name: learner.trainee for learner in learners} | {"callbacks": callbacks}
+        parts = {trainer.name: trainer.trainee for trainer in trainers} | {"callbacks": callbacks}
         self._stateful = dict(found for name, part in parts.items() for found in stateful(part, name))
 
     def run(self) -> None:
@@ -70,16 +70,16 @@ class Loop:
             KeyboardInterrupt: After Ctrl-C, when the step is finished and its checkpoint written.
             Terminated: After another signal that ends processes, such as SIGTERM, likewise.
         """
-        dictionaries = [learner.trainee.dictionary for learner in self._learners]
+        dictionaries = [trainer.trainee.dictionary for trainer in self._trainers]
         try:
             for dictionary in dictionaries:
                 dictionary.train()
             self._train()
         finally:
-            for dictionary, learner in zip(dictionaries, self._learners, strict=True):
+            for dictionary, trainer in zip(dictionaries, self._trainers, strict=True):
                 dictionary.eval()
-                batches = self._feed.batches
-                learner.note_training(batches.description, batches.facts(learner.trainee.site))
+                batches = self._queue.batches
+                trainer.note_training(batches.description, batches.facts(trainer.trainee.site))
 
     def _train(self) -> None:
         done = min(self.n_seen, self._n_tokens)
@@ -97,61 +97,61 @@ class Loop:
                         break
             if interrupt.asked is not None:
                 interrupt.stop(self._farewell())
-            for learner in self._learners:
-                learner.warn_of_evaluation()
+            for trainer in self._trainers:
+                trainer.warn_of_evaluation()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the rest of the run depends on."""
         return {
-            **kept(self, COUNTERS),
+            **attributes(self, COUNTERS),
             "n_planned": self._n_planned,
-            "learners": {learner.name: learner.state_dict() for learner in self._learners},
+            "learners": {trainer.name: trainer.state_dict() for trainer in self._trainers},
             "parts": {path: part.state_dict() for path, part in self._stateful.items()},
-            "feed": self._feed.state_dict(),
+            "feed": self._queue.state_dict(),
             "random": random_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes to where another loop of the same settings stood."""
-        put_back(self, state, COUNTERS)
-        for learner in self._learners:
-            learner.load_state_dict(state["learners"][learner.name])
+        restore(self, state, COUNTERS)
+        for trainer in self._trainers:
+            trainer.load_state_dict(state["learners"][trainer.name])
         for path, part in self._stateful.items():
             # A callback that was added since then starts from here.
             if path in state["parts"] or not path.startswith("callbacks"):
                 part.load_state_dict(state["parts"][path])
         if self.n_seen < self._n_tokens:
-            self._feed.load_state_dict(state["feed"])
+            self._queue.load_state_dict(state["feed"])
         # Last, for data of one's own may draw while it is read again.
         set_random_state(state["random"])
 
     def _step(self, bar: Progress, interrupt: Interrupt) -> None:
         with interrupt.waiting():
             # Only once it is there whole does it count as served.
-            self._feed.ahead(0)
-        batch = self._feed.next_batch()
+            self._queue.ahead(0)
+        batch = self._queue.next_batch()
         n = batch.n_tokens
-        for learner in self._learners:
-            upcoming = partial(self._upcoming, learner.trainee, n)
-            learner.learn(batch.site(learner.trainee.site), upcoming)
+        for trainer in self._trainers:
+            upcoming = partial(self._upcoming, trainer.trainee, n)
+            trainer.learn(batch.site(trainer.trainee.site), upcoming)
         self.n_steps += 1
         self.n_seen += n
         bar.update(min(n, self._n_tokens - self.n_seen + n))
         if self.n_seen >= self._n_tokens or self.n_steps % self._log_every == 0:
             is_last = self.n_seen >= self._n_tokens
-            records = [learner.record(is_last=is_last) for learner in self._learners]
+            records = [trainer.record(is_last=is_last) for trainer in self._trainers]
             bar.set_postfix_str(_summary(records))
-            for learner, record in zip(self._learners, records, strict=True):
+            for trainer, record in zip(self._trainers, records, strict=True):
                 for callback in self._callbacks:
                     with callers_state():
-                        callback(learner.name, record, learner.trainee.dictionary)
+                        callback(trainer.name, record, trainer.trainee.dictionary)
 
     def _upcoming(self, trainee: Trainee, n_now: int, n_tokens: int) -> Iterator[Activations]:
         """Yields the batches after the one of ``n_now`` tokens that is being learned from, up to the end of the run."""
         left = min(n_tokens, self._n_tokens - self.n_seen - n_now)
         index = 0
         while left > 0:
-            batch = self._feed.ahead(index)
+            batch = self._queue.ahead(index)
             yield batch.site(trainee.site)
             left, index = left - batch.n_tokens, index + 1
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sparsedict.dictionaries import ForwardPass
 from sparsedict.latents import fires
-from sparsedict.training._kept import kept, put_back
+from sparsedict.training._state import attributes, restore
 
 KEPT = ("_terms", "_counts", "_target_sum", "_n_steps", "_n_tokens", "_first_bad")
 ROWS = 32
@@ -40,11 +40,11 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the sums since the last reading."""
-        return kept(self, KEPT)
+        return attributes(self, KEPT)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from other sums."""
-        put_back(self, state, KEPT)
+        restore(self, state, KEPT)
 
     @torch.no_grad()
     def add(self, out: ForwardPass, terms: list[Tensor]) -> None:

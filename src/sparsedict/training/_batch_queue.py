@@ -1,4 +1,4 @@
-"""Batches for the loop, and where each came from."""
+"""The batches of a run, with the next ones read ahead where a dictionary needs them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEAR = 0.05
 """Relative distance up to which rows are the same but for rounding, as on another machine."""
 
 
-class Feed:
+class BatchQueue:
     """Serves batches, and can be put back to the one that it served last.
 
     A checkpoint holds the place of the last batch that was trained on, and some of its rows. Whoever goes on reads that

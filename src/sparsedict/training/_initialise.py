@@ -1,4 +1,4 @@
-"""How a run begins: new dictionaries are started from the first batches."""
+"""Initialisation of new dictionaries and their units from the first batches of a run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from sparsedict import checks
 from sparsedict.activations import Activation
 from sparsedict.batches import Activations
-from sparsedict.training._door import check_widths
-from sparsedict.training._feed import Feed
+from sparsedict.training._batch_queue import BatchQueue
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._units import Units, measured_units
+from sparsedict.training._validation import check_widths
 
 MOST_INITIAL_TOKENS = 32_768
 """Most tokens that a new dictionary is started from: they are held in memory together."""
@@ -22,7 +22,9 @@ TOKENS_PER_LATENT = 4
 """Tokens from which a latent's is drawn, so that dictionaries of other seeds start at others."""
 
 
-def begin_(trainees: Mapping[str, Trainee], feed: Feed, n_tokens: int) -> tuple[int, dict[str, Units | None]]:
+def initialise_(
+    trainees: Mapping[str, Trainee], queue: BatchQueue, n_tokens: int
+) -> tuple[int, dict[str, Units | None]]:
     """Starts new dictionaries from tokens of the first batches.
 
     Returns:
@@ -31,7 +33,7 @@ def begin_(trainees: Mapping[str, Trainee], feed: Feed, n_tokens: int) -> tuple[
     Raises:
         ValueError: If widths don't fit, or the first batches aren't finite.
     """
-    first = feed.ahead(0)
+    first = queue.ahead(0)
     for name, trainee in trainees.items():
         check_widths(name, trainee, first.site(trainee.site))
     untouched = [trainee for trainee in trainees.values() if trainee.dictionary.is_untouched]
@@ -39,7 +41,7 @@ def begin_(trainees: Mapping[str, Trainee], feed: Feed, n_tokens: int) -> tuple[
     held = [first]
     n_held = first.n_tokens
     while n_held < min(TOKENS_PER_LATENT * n_wanted, MOST_INITIAL_TOKENS, n_tokens):
-        held.append(feed.ahead(len(held)))
+        held.append(queue.ahead(len(held)))
         n_held += held[-1].n_tokens
     new = {id(trainee) for trainee in untouched}
     for trainee in untouched:

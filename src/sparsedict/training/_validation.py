@@ -1,4 +1,4 @@
-"""Checks of `fit_many`'s arguments against each other and the data, before anything is done."""
+"""Checks of the arguments of `fit_many` against each other and the data, before training starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of parts and counters, and putting it back."""
+"""State of parts, callbacks and counters in checkpoints."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def stateful(part: Any, path: str) -> Iterator[tuple[str, Stateful]]:
             yield from stateful(getattr(part, field.name), f"{path}.{field.name}")
 
 
-def kept(owner: object, names: Iterable[str]) -> dict[str, Any]:
+def attributes(owner: object, names: Iterable[str]) -> dict[str, Any]:
     """Returns attributes by name."""
     return {name: getattr(owner, name) for name in names}
 
 
-def put_back(owner: object, state: Mapping[str, Any], names: Iterable[str]) -> None:
+def restore(owner: object, state: Mapping[str, Any], names: Iterable[str]) -> None:
     """Gives attributes the values that they had: tensors in place, on the device where they are."""
     for name in names:
         if name not in state:

@@ -1,3 +1,5 @@
+"""The training of one dictionary, batch by batch."""
+
 from __future__ import annotations
 
 import math
@@ -19,8 +21,8 @@ from sparsedict.penalties import Penalty
 from sparsedict.storage import installed_version
 from sparsedict.training._evaluated import MOST_TOKENS, end_, evaluation_l0, warn_of_difference, warn_of_missed
 from sparsedict.training._history import History, Record
-from sparsedict.training._kept import kept, put_back, stateful
 from sparsedict.training._meter import Meter
+from sparsedict.training._state import attributes, restore, stateful
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._units import Units
 
@@ -50,7 +52,7 @@ Upcoming = Callable[[int], Iterator[Activations]]
 
 @dataclass
 class Counters:
-    """What a learner counts from step to step. All of it goes into checkpoints: a new counter is a new field.
+    """What a trainer counts from step to step. All of it goes into checkpoints: a new counter is a new field.
 
     Attributes:
         tokens_since_fired: For each latent, tokens seen since it last fired.
@@ -66,8 +68,8 @@ class Counters:
 COUNTERS = tuple(field.name for field in fields(Counters))
 
 
-class Learner:
-    """One trainee while it is being trained: takes batches, keeps its optimiser, history and counters.
+class DictionaryTrainer:
+    """Trains one dictionary on batches; holds its optimiser, history and counters.
 
     Args:
         name: For messages.
@@ -77,7 +79,7 @@ class Learner:
         dead_after: Tokens without firing after which a latent counts as dead.
         autocast: Type in which products are computed, or ``None``.
         units: Of the parameters, where the learning rate is relative to them.
-        workspace: Memory that steps use again; learners that take turns may share it.
+        workspace: Memory that steps use again; trainers that take turns may share it.
     """
 
     def __init__(
@@ -234,7 +236,7 @@ class Learner:
         return {
             "dictionary": self._dictionary.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "counters": kept(self._counters, COUNTERS),
+            "counters": attributes(self._counters, COUNTERS),
             "meter": self._meter.state_dict(),
             # At a record both are the same.
             "good": {"step": good_step, "dictionary": None if good_step == self._counters.step else good},
@@ -246,12 +248,12 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes to where another learner of the same settings stood."""
+        """Goes to where another trainer of the same settings stood."""
         self._dictionary.load_state_dict(state["dictionary"])
         for name, value in self._dictionary.activation_state.training_state().items():
             value.copy_(state["training_state"][name])
         load_optimizer(self._optimizer, state["optimizer"])
-        put_back(self._counters, state["counters"], COUNTERS)
+        restore(self._counters, state["counters"], COUNTERS)
         self._meter.load_state_dict(state["meter"])
         good = state["good"]
         self._keep()
