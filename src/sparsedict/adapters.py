@@ -123,7 +123,7 @@ class Adapter:
 
     @property
     def weight(self) -> Tensor | None:
-        """A tensor of the object's device and precision: its encoder, or its first floating-point parameter."""
+        """A tensor of the object's device and precision (its encoder or its first floating-point parameter)."""
         encoder = getattr(self.source, "encoder", None)
         if isinstance(encoder, Tensor):
             return encoder
