@@ -46,6 +46,6 @@ check(sd.Site(GPT2LMHeadModel(config).eval(), "transformer.h.1.mlp"), tokens)
 # Two ends of one point make a residual stream a site: an autoencoder of it learns from whatever passes there.
 model = GPT2LMHeadModel(config).eval()
 stream = sd.Site(model, reads="transformer.h.0:out", writes="transformer.h.0:out")
-coder = sd.SparseAutoencoder(stream.d_out, 128, activation=sd.TopK(8), decoder_norm=sd.UnitNorm())
+sae = sd.SparseAutoencoder(stream.d_out, 128, activation=sd.TopK(8), decoder_norm=sd.UnitNorm())
 data = sd.ActivationStream(stream, tokens, batch_size=256)
-print(stream, sd.fit(coder, data, n_tokens=40_000, progress=False))
+print(stream, sd.fit(sae, data, n_tokens=40_000, progress=False))

@@ -31,6 +31,34 @@ settings.register_profile("repository", max_examples=40, derandomize=True, deadl
 settings.load_profile("repository")
 
 
+SLOW = (
+    "activations/test_topk.py::test_data_without_variance",
+    "analysis/test_top_examples.py::test_examples_are_those_of_all_latents",
+    "cli/test_demo.py",
+    "cli/test_train.py",
+    "data/test_store.py",
+    "data/test_stream.py",
+    "examples_report/",
+    "kernels/test_backends.py",
+    "penalties/test_counts.py::test_the_target",
+    "sites/test_checkpointing.py",
+    "sites/test_families.py",
+    "storage/test_kill.py",
+    "studies/",
+    "test_benchmarks.py",
+    "test_docs.py::test_the_code",
+    "test_examples.py",
+    "training/test_fit.py",
+    "training/test_interrupt.py",
+    "training/test_resample.py",
+    "training/test_resume.py",
+    "training/test_trainer.py",
+    "training/test_units.py",
+    "zoo/",
+)
+"""Beginnings of the names of tests that ``python -m tests --fast`` leaves out: three quarters of the suite's time."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
@@ -39,6 +67,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
     # Workers of pytest-xdist must collect equal names, so no name may hold the address of an object.
     addressed = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if addressed:
