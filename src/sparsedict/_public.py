@@ -33,7 +33,7 @@ from sparsedict.adapters import Adapter
 from sparsedict.analysis import Calibration, Evaluation, SitesEvaluation, calibrate_threshold, evaluate
 from sparsedict.batches import ActivationBatch, Activations
 from sparsedict.data import ActivationStore, ActivationStream
-from sparsedict.dictionaries import Dictionary, ForwardPass, SparseAutoencoder, SparseDistiller
+from sparsedict.dictionaries import Dictionary, ForwardPass, SparseAutoencoder, SparseDistiller, Transcoder
 from sparsedict.interventions import Ablation, Clamp, Steer
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.loading import load
@@ -116,6 +116,7 @@ __all__ = [
     "TargetL0",
     "TopK",
     "Trainee",
+    "Transcoder",
     "UnitNorm",
     "WarmUp",
     "activations",

@@ -93,3 +93,7 @@ def test_the_skip_is_never_dropped() -> None:
     for latents in (distiller.encode(x), distiller.encode_sparse(x)):
         torch.testing.assert_close(distiller.reconstruct(latents, x), distiller.decode(latents) + skipped)
     torch.testing.assert_close(distiller(x).reconstruction - distiller.decode(distiller.encode(x)), skipped)
+
+
+def test_transcoder_is_another_name_of_the_distiller() -> None:
+    assert sd.Transcoder is sd.SparseDistiller

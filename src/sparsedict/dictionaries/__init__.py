@@ -2,7 +2,7 @@
 
 from sparsedict.dictionaries._autoencoder import InputOffset, SparseAutoencoder
 from sparsedict.dictionaries._dictionary import Dictionary, ForwardPass, Rows
-from sparsedict.dictionaries._distiller import SparseDistiller
+from sparsedict.dictionaries._distiller import SparseDistiller, Transcoder
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
 from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._paths import DENSE_SHARE
@@ -20,5 +20,6 @@ __all__ = [
     "Scales",
     "SparseAutoencoder",
     "SparseDistiller",
+    "Transcoder",
     "read",
 ]

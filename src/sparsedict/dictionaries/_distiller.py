@@ -218,3 +218,7 @@ def _matching_activation(function: Any) -> Activation:
         f"`neurons.activation` must be ReLU, GELU or SiLU for a distiller to copy it, got {function!r}. "
         "Use `site.replaced(site.neurons)` to run the neurons as they are."
     )
+
+
+Transcoder = SparseDistiller
+"""The field's name for a sparse distiller."""
