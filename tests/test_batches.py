@@ -58,6 +58,22 @@ def test_points_of_different_tokens_are_refused() -> None:
         sd.Activations({})
 
 
+@pytest.mark.as_installed
+@pytest.mark.parametrize(
+    ("points", "error", "message"),
+    [
+        ({1: torch.zeros(2, 3)}, TypeError, "`points` must have names such as 'inputs', got 1"),
+        ({"tokens": torch.zeros(2, 3)}, ValueError, "pass it as the argument `tokens`"),
+        ({"inputs": [1.0]}, TypeError, r"`points\['inputs'\]` must be a floating-point tensor .*, got list"),
+        ({"inputs": torch.arange(4)}, TypeError, "got torch.int64"),
+        ({"inputs": torch.tensor(1.0)}, TypeError, "got torch.float32"),
+    ],
+)
+def test_bad_points_are_named(points: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        sd.Activations(points)  # pyright: ignore[reportArgumentType]
+
+
 def test_a_site_s_points_can_be_named_without_the_site() -> None:
     batch = two_sites()
     own = batch.site("1")

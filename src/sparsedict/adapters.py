@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sparsedict.batches import ROLES, Activations, Points
+from sparsedict.batches import ROLES, Activations, Points, names_of
 from sparsedict.latents import SparseLatents
 from sparsedict.types import Role
 
@@ -176,11 +176,6 @@ class Adapter:
                     f"`{self.argument}.{name}` must equal the width of the activations that it {verb}, "
                     f"{part.shape[-1]}, got {width}."
                 )
-
-
-def names_of(points: Points) -> tuple[str, ...]:
-    """Returns the names of points as a tuple."""
-    return (points,) if isinstance(points, str) else tuple(points)
 
 
 def as_role(points: Points | None) -> Role:

@@ -17,6 +17,9 @@ ROLES = ("inputs", "outputs", "neurons")
 UNNAMED = "activations"
 """Point of a tensor that was given without a name; it stands for any point that a dictionary names."""
 
+PER_TOKEN = ("tokens", "positions", "mask", "attention_mask")
+"""Names of the tensors that hold one number for each token; no point may have one of them."""
+
 Points = str | tuple[str, ...]
 """The name of a point, or several names, whose activations are concatenated."""
 
@@ -45,7 +48,9 @@ class Activations(Mapping[str, Tensor]):
         attention_mask: False at padding, ``[*shape]``; ``None`` where there is none.
 
     Raises:
-        ValueError: If there is no point, or the points hold different tokens.
+        TypeError: If a point isn't a name, or holds no floating-point tensor.
+        ValueError: If there is no point, a point has the name of one of the other arguments, or the points hold
+            different tokens.
 
     Example:
         >>> import torch
@@ -67,6 +72,8 @@ class Activations(Mapping[str, Tensor]):
     ) -> None:
         if not points:
             raise ValueError("`points` must name at least one point, got an empty mapping.")
+        for name, value in points.items():
+            _check_point(name, value)
         self._tensors: dict[str, Tensor] = dict(points)
         self._parts: dict[str, tuple[str, ...]] = {name: (name,) for name in self._tensors}
         self.tokens = tokens
@@ -89,7 +96,7 @@ class Activations(Mapping[str, Tensor]):
                 )
 
     def _per_token(self) -> Iterator[tuple[str, Tensor]]:
-        for name in ("tokens", "positions", "mask", "attention_mask"):
+        for name in PER_TOKEN:
             value = getattr(self, name)
             if value is not None:
                 yield name, value
@@ -98,8 +105,7 @@ class Activations(Mapping[str, Tensor]):
         names = self._parts.get(point)
         if names is None:
             raise missing_point(point, self)
-        parts = [self._tensors[name] for name in names]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return _side_by_side([self._tensors[name] for name in names])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
@@ -119,9 +125,8 @@ class Activations(Mapping[str, Tensor]):
         Raises:
             MissingPointError: If there is no such point. It is a ``ValueError`` and a ``KeyError``.
         """
-        names = (points,) if isinstance(points, str) else tuple(points)
-        parts = [self[lookup(name, self._parts)] for name in names]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        names = names_of(points)
+        return _side_by_side([self[lookup(name, self._parts)] for name in names])
 
     @property
     def inputs(self) -> Float[Tensor, "*shape d_in"]:
@@ -231,9 +236,7 @@ class Activations(Mapping[str, Tensor]):
         made = cls.__new__(cls)
         made._tensors = tensors
         made._parts = {name: (name,) for name in tensors}
-        made.tokens, made.positions, made.mask, made.attention_mask = (
-            per_token.get(name) for name in ("tokens", "positions", "mask", "attention_mask")
-        )
+        made.tokens, made.positions, made.mask, made.attention_mask = (per_token.get(name) for name in PER_TOKEN)
         return made
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Activations:
@@ -297,6 +300,21 @@ class Activations(Mapping[str, Tensor]):
         return table("Activations", rows)
 
 
+def _check_point(name: object, value: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"`points` must have names such as 'inputs', got {name!r} of type {type(name).__name__}.")
+    if name in PER_TOKEN:
+        raise ValueError(f"`points` must not have a point {name!r}: pass it as the argument `{name}`.")
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 1:
+        kind = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"`points[{name!r}]` must be a floating-point tensor [*shape, width], got {kind}.")
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenates activations, on the first one's device: the sites of a model may lie on several."""
+    return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts], dim=-1)
+
+
 def ActivationBatch(  # noqa: N802
     inputs: Float[Tensor, "n_tokens d_in"],
     outputs: Float[Tensor, "n_tokens d_out"],
@@ -313,6 +331,11 @@ def ActivationBatch(  # noqa: N802
         ValueError: If they hold different tokens.
     """
     return Activations({"inputs": inputs, "outputs": outputs, **({} if neurons is None else {"neurons": neurons})})
+
+
+def names_of(points: Points) -> tuple[str, ...]:
+    """Returns one name, or several, as a tuple."""
+    return (points,) if isinstance(points, str) else tuple(points)
 
 
 def point_name(site: str | None, point: str) -> str:
@@ -342,7 +365,7 @@ def aliases(points: Iterable[str], site: str | tuple[str, ...] | None) -> dict[s
         if len(there) != 1:
             return known
         site = there
-    names = (site,) if isinstance(site, str) else tuple(site)
+    names = names_of(site)
     for name in names:
         if name not in there:
             raise ValueError(f"`site` must be one of the data's sites {list(there)}, got {name!r}.")

@@ -206,3 +206,14 @@ def test_ready_made_batches_of_no_rows_are_passed_over() -> None:
     batches = as_batches([rows(2), rows(0), rows(3)], repeat=False)
     assert isinstance(batches, Batches)
     assert [batch.n_tokens for batch in batches if batch.n_tokens] == [2, 3]
+
+
+def test_ids_of_activations_by_site_stay_and_points_may_change_their_order() -> None:
+    x, ids = rows(6, 3), torch.arange(6)
+    one = Activations({"inputs": x, "outputs": -x}, tokens=ids)
+    batch = as_batches({"a": one, "b.inputs": x}, batch_size=6).next_batch()
+    assert batch.tokens is not None
+    assert torch.equal(batch["a.inputs"], x[batch.tokens])
+    assert torch.equal(batch["b.inputs"], x[batch.tokens])
+    given = as_batches([{"a": x, "b": -x}, {"b": -x, "a": x}], repeat=False)
+    assert all(torch.equal(own["a.activations"], -own["b.activations"]) for own in given)

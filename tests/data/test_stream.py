@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -471,3 +472,11 @@ def test_a_stream_of_sequences_can_be_stopped_anywhere(n_before: int) -> None:
     again.load_state_dict(batches.state_dict())
     for _ in range(4):
         assert ids(again.next_batch()) == ids(batches.next_batch())
+
+
+def test_a_stream_of_whole_sequences_is_not_saved(tmp_path: Path) -> None:
+    data = ActivationStream(site(), unique(9, 4), batch_size=10, mix="sequences")
+    assert data.n_batches is None
+    with pytest.raises(ValueError, match="`mix` must be 'tokens' for a stream that is saved, got 'sequences'"):
+        data.save_to(tmp_path / "store", progress=False)
+    assert not (tmp_path / "store").exists()

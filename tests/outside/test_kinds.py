@@ -66,6 +66,12 @@ def test_a_dictionary_over_several_mlps_is_trained_saved_and_loaded(
     assert loaded.trained_on["site"] == ["1.mlp", "2.mlp"]
 
 
+def test_training_notes_the_sites_that_a_dictionary_reads_and_writes(sites: sd.Sites, tokens: Tensor) -> None:
+    dictionary = Crosscoder(("1.outputs",), D, 32, **options(sd.TopK(6)))
+    sd.fit(dictionary, sd.ActivationStream(sites, tokens, batch_size=64), n_tokens=640, progress=False)
+    assert dictionary.trained_on["site"] == "2.mlp"
+
+
 @pytest.mark.parametrize("activation", [sd.TopK(6), sd.BatchTopK(6), sd.ReLU()], ids=repr)
 def test_weights_between_unconnected_layers_stay_zero(
     activation: sd.Activation, sites: sd.Sites, tokens: Tensor

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sparsedict.batches import Activations, Points, aliases, lookup, sites_of
+from sparsedict.batches import Activations, Points, aliases, lookup, names_of, sites_of
 from sparsedict.torch_state import in_own_state
 
 Position = tuple[int, int]
@@ -166,18 +166,28 @@ class Batches(Iterator[Activations]):
         Raises:
             ValueError: If there is no such site, or no such point (`MissingPointError`).
         """
+        return tuple(self._source.shared.get(part, part) for part in self._parts(points, site))
+
+    def sites_of(self, points: Points, site: str | tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """Returns the names of the sites that a dictionary's points belong to; empty for a site without a name.
+
+        Args:
+            points: See :meth:`resolve`.
+            site: See :meth:`resolve`.
+        """
+        return sites_of(self._parts(points, site))
+
+    def _parts(self, points: Points, site: str | tuple[str, ...] | None) -> list[str]:
         known = aliases(self.points, site)
-        names = (points,) if isinstance(points, str) else points
-        found = [part for name in names for part in known[lookup(name, known)]]
-        return tuple(self._source.shared.get(part, part) for part in found)
+        return [part for name in names_of(points) for part in known[lookup(name, known)]]
 
     def facts(self, site: str | tuple[str, ...] | None) -> dict[str, Any]:
         """Returns facts about a site, such as its ``model`` and ``site``; of several sites, lists of facts.
 
         Args:
-            site: The site, or sites; ``None`` for all.
+            site: The site, or sites; ``None`` or an empty tuple for all.
         """
-        names = tuple(self._source.facts) if site is None else (site,) if isinstance(site, str) else site
+        names = names_of(site) if site else tuple(self._source.facts)
         found = [self._source.facts.get(name, {}) for name in names]
         keys = dict.fromkeys(key for facts in found for key in facts)
         values = {key: [facts.get(key) for facts in found] for key in keys}

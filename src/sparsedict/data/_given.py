@@ -131,8 +131,10 @@ def _as_batch(name: str, value: Any) -> Activations:
     lengths = sorted({len(part) for part in points.values()} | {own.n_tokens for own in by_site.values()})
     if len(lengths) > 1:
         raise ValueError(f"`{name}` must hold the same tokens for all sites, got {lengths} tokens.")
-    joined = Activations.of_sites(by_site) if by_site else None
-    return Activations({**points, **(joined or {})})
+    if not by_site:
+        return Activations(points)
+    joined = Activations.of_sites(by_site)
+    return Activations({**points, **joined}, tokens=joined.tokens, positions=joined.positions)
 
 
 def _of_one_site(name: str, value: Any) -> Activations:
@@ -248,7 +250,7 @@ class _GivenBatches(RowSource):
     def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
         for index, item in enumerate(self._pass(epoch, start[0]), start[0]):
             batch = _as_batch("a batch", item)
-            if tuple(batch) != self.points:
+            if set(batch) != set(self.points):
                 raise ValueError(
                     f"`data` must give the same points in each batch, got {tuple(batch)} and {self.points}."
                 )

@@ -157,6 +157,11 @@ class ActivationStream(ActivationSource):
         return self._counted
 
     @property
+    def n_batches(self) -> int | None:
+        """Batches of one pass; ``None`` where that is known only after a pass, as with ``mix="sequences"``."""
+        return super().n_batches if self._mix == "tokens" else None
+
+    @property
     def buffer_bytes(self) -> int:
         """What a full buffer takes, in bytes."""
         held = self.buffer_size if self.n_positions is None else min(self.buffer_size, self.n_positions)
@@ -195,10 +200,16 @@ class ActivationStream(ActivationSource):
             The store, with this stream's batch size and seed.
 
         Raises:
-            ValueError: If ``n_tokens`` must be given, or the folder holds other activations.
+            ValueError: If ``n_tokens`` must be given, the folder holds other activations, or the stream serves whole
+                sequences, which a store doesn't keep together.
             OSError: If the disk lacks room for all of it, before anything is written.
         """
         path = checks.path("folder", folder)
+        if self._mix != "tokens":
+            raise ValueError(
+                f"`mix` must be 'tokens' for a stream that is saved, got {self._mix!r}: a store serves single tokens "
+                "in random order. Make another stream for the store."
+            )
         made_by = {"seed": self.seed, "buffer_size": self.buffer_size}
         description = planned(self._harvester, self._tokens, self._block_size, n_tokens, self.n_tokens, dtype, made_by)
         write_store(path, description, self._rows(), self.seed, progress)

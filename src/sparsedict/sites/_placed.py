@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sparsedict.adapters import Adapter, names_of
-from sparsedict.batches import ROLES, Points, point_name
+from sparsedict.adapters import Adapter
+from sparsedict.batches import ROLES, Points, names_of, point_name
 from sparsedict.interventions import Intervention
 from sparsedict.sites._entries import entries
 from sparsedict.sites._split import split_sources

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sparsedict.adapters import Adapter, names_of
+from sparsedict.adapters import Adapter
+from sparsedict.batches import names_of
 from sparsedict.interventions import Intervention
 
 

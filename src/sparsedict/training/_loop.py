@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from sparsedict.batches import Activations
+from sparsedict.batches import Activations, names_of
 from sparsedict.display import shown
 from sparsedict.progress import Progress, progress_bar
 from sparsedict.torch_state import callers_state
@@ -78,8 +78,9 @@ class Loop:
         finally:
             for dictionary, trainer in zip(dictionaries, self._trainers, strict=True):
                 dictionary.eval()
-                batches = self._queue.batches
-                trainer.note_training(batches.description, batches.facts(trainer.trainee.site))
+                batches, trainee = self._queue.batches, trainer.trainee
+                points = (*names_of(dictionary.reads), *names_of(dictionary.writes))
+                trainer.note_training(batches.description, batches.facts(batches.sites_of(points, trainee.site)))
 
     def _train(self) -> None:
         done = min(self.n_seen, self._n_tokens)

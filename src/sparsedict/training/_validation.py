@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sparsedict import checks
-from sparsedict.batches import ROLES, Activations, MissingPointError, Points
+from sparsedict.batches import ROLES, Activations, MissingPointError, Points, names_of
 from sparsedict.data import Batches
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._weights import check_shared, check_weights
@@ -87,7 +87,7 @@ def check_site(label: str, site: str | tuple[str, ...] | None, names: Sequence[s
     """Checks that the data has the sites that a trainee names."""
     if names is None and site is not None:
         raise ValueError(f"`{label}` must be None, for the data has one site without a name, got {site!r}.")
-    for own in (site,) if isinstance(site, str) else site or ():
+    for own in names_of(site or ()):
         if own not in (names or ()):
             raise ValueError(f"`{label}` must be one of the data's sites {list(names or ())}, got {own!r}.")
 
