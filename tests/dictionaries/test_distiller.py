@@ -62,13 +62,13 @@ def test_the_neurons_type_is_kept() -> None:
 def test_gated_neurons_are_refused() -> None:
     mlp = neurons(functional.silu)
     mlp.gate = torch.randn(20, 6)
-    with pytest.raises(ValueError, match=r"`neurons` must belong to an ungated MLP, got a gated one.*site\.replaced"):
+    with pytest.raises(ValueError, match=r"`neurons` must belong to an ungated MLP, got a gated MLP.*site\.replaced"):
         sd.SparseDistiller.from_neurons(mlp)
 
 
 @pytest.mark.parametrize("function", [torch.tanh, torch.sigmoid, lambda x: x * torch.sigmoid(1.702 * x)])
 def test_other_functions_are_refused(function: Any) -> None:
-    with pytest.raises(ValueError, match=r"`neurons\.activation` must be ReLU, GELU or SiLU .* got"):
+    with pytest.raises(ValueError, match=r"`neurons\.activation` must be ReLU, GELU or SiLU, got"):
         sd.SparseDistiller.from_neurons(neurons(function))
 
 

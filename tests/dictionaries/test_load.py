@@ -93,22 +93,22 @@ def test_saving_twice_keeps_the_last(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"kind": {"name": "Crosscoder"}}, "kind 'Crosscoder' isn't one of sparsedict's: Sparse"),
-        ({"kind": {"name": "Dictionary"}}, "kind 'Dictionary' isn't one of sparsedict's"),
-        ({"activation": {"name": "UnitNorm"}}, "activation 'UnitNorm' isn't one of sparsedict's: .*BatchTopK, GELU"),
-        ({"activation": {"name": "torch"}}, "activation 'torch' isn't one of sparsedict's"),
+        ({"kind": {"name": "Crosscoder"}}, "kind 'Crosscoder' isn't a class of sparsedict: Sparse"),
+        ({"kind": {"name": "Dictionary"}}, "kind 'Dictionary' isn't a class of sparsedict"),
+        ({"activation": {"name": "UnitNorm"}}, "activation 'UnitNorm' isn't a class of sparsedict: .*BatchTopK, GELU"),
+        ({"activation": {"name": "torch"}}, "activation 'torch' isn't a class of sparsedict"),
         (
             {"activation": {"name": "system", "package": "os"}},
             r"the activation is 'system' from 'os', which isn't part of sparsedict. Pass the class: .*parts=\[system\]",
         ),
-        ({"activation": {"arguments": {}}}, r"TopK refuses its arguments \{\}"),
-        ({"activation": {"arguments": {"k": 2, "j": 1}}}, "TopK refuses its arguments .* unexpected keyword"),
+        ({"activation": {"arguments": {}}}, r"TopK doesn't accept the arguments \{\}"),
+        ({"activation": {"arguments": {"k": 2, "j": 1}}}, "TopK doesn't accept the arguments .* unexpected keyword"),
         ({"activation": {"arguments": {"k": -1}}}, "`k` must be at least 1, got -1"),
         ({"activation": {"arguments": {"k": 13}}}, "`k` must be at most `n_latents`, got k=13"),
         ({"kind": {"arguments": {"d_in": 6, "d_out": 5, "n_latents": 10**12}}}, "`n_latents` is 1000000000000"),
         (
             {"kind": {"arguments": {"d_in": 6, "d_out": 5, "n_latents": 12, "device": "cuda"}}},
-            "no file may set: device",
+            "must not set the arguments device",
         ),
         ({"widths": {"n_latents": 10**12}}, r"`encoder` must be of shape \(1000000000000, 6\), but it is of shape"),
         ({"widths": {"d_out": 6}}, r"`decoder` must be of shape \(12, 6\)"),
@@ -126,7 +126,7 @@ def test_what_can_not_be_made_is_named(saved: Path, keys: dict[str, object], mes
 @pytest.mark.as_installed
 @pytest.mark.parametrize(
     ("part", "message"),
-    [("TopK", "must hold classes.*got 'TopK'"), (dict, "kinds of dictionaries, or parts .*, got dict")],
+    [("TopK", "must hold classes.*got 'TopK'"), (dict, "kinds of dictionaries or parts .*, got dict")],
 )
 def test_parts_must_be_classes_of_parts(saved: Path, part: object, message: str) -> None:
     with pytest.raises(TypeError, match=f"`parts` must hold .*{message}|`parts` {message}"):

@@ -87,7 +87,7 @@ def test_latents_of_latents_are_named_by_the_first_dictionary(tmp_path: Path) ->
         ([-1], ValueError, "must lie from 0 to 11, got -1"),
         ([3, 3], ValueError, "each latent once"),
         ([1.0], TypeError, "must be indices of latents, got 1.0 of type float"),
-        (torch.ones(12, dtype=torch.bool), TypeError, "of a mask take"),
+        (torch.ones(12, dtype=torch.bool), TypeError, "convert a mask"),
     ],
 )
 def test_what_names_no_latents_is_refused(tmp_path: Path, latents: object, error: type, message: str) -> None:
@@ -131,7 +131,7 @@ def test_weights_of_a_kind_outside_the_library(kind: type[Gating], d: int, rows:
     whole.save(tmp_path)
     if kind is Gating and rows[0] == 11:
         with pytest.raises(
-            StorageError, match=r"Gating doesn't say whether .* `return super\(\).per_latent \| {'gate'}`"
+            StorageError, match=r"Gating doesn't state whether .* `return super\(\).per_latent \| {'gate'}`"
         ):
             sd.load(tmp_path, latents=rows, parts=[kind])
         return

@@ -176,23 +176,23 @@ def test_a_large_tensor_that_nobody_asked_for_is_not_read(saved: Path) -> None:
         ({"parts": {}}, "`parts` lacks 'activation', 'decoder_norm'"),
         (
             {"parts": {"activation": NAMED, "decoder_norm": NAMED}},
-            "decoder norm 'ReLU' isn't one of sparsedict's: Free",
+            "decoder norm 'ReLU' isn't a class of sparsedict: Free",
         ),
         (
             {"parts": {"activation": NAMED, "decoder_norm": NAMED | {"name": "Free"}, "generator": NAMED}},
-            "no file may set: generator",
+            "must not set the arguments generator",
         ),
         (
             {"parts": {"activation": NAMED, "decoder_norm": NAMED | {"name": "Free"}, "d_in": NAMED}},
-            "no file may set: d_in",
+            "must not set the arguments d_in",
         ),
         (
             {"parts": {"activation": NAMED, "decoder_norm": NAMED | {"name": "Free"}, "run": NAMED}},
-            r"SparseDistiller refuses its arguments .* unexpected keyword argument 'run'",
+            r"SparseDistiller doesn't accept the arguments .* unexpected keyword argument 'run'",
         ),
         (
             {"kind": {"name": "SparseDistiller", "package": "sparsedict", "arguments": {"d_in": 6, "__class__": 1}}},
-            "SparseDistiller refuses its arguments",
+            "SparseDistiller doesn't accept the arguments",
         ),
         (
             {
@@ -202,11 +202,11 @@ def test_a_large_tensor_that_nobody_asked_for_is_not_read(saved: Path) -> None:
                     "arguments": {"d_in": 6, "d_out": 5, "n_latents": 12, "input_bias": True, "skip": "yes"},
                 }
             },
-            "can't be made with `skip` 'yes': it becomes True",
+            "doesn't accept `skip` 'yes': the constructor changes it to True",
         ),
         (
             {"kind": {"name": "../../SparseDistiller", "package": "sparsedict", "arguments": {}}},
-            r"kind '../../SparseDistiller' isn't one of sparsedict's",
+            r"kind '../../SparseDistiller' isn't a class of sparsedict",
         ),
         (
             {"kind": {"name": "system", "package": "os", "arguments": {"command": "touch trace"}}},

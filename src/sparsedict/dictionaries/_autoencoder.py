@@ -1,3 +1,5 @@
+"""Sparse autoencoders."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -27,28 +29,28 @@ class SparseAutoencoder(Dictionary):
     """Reproduces one activation vector through sparse latents.
 
     ``latents = activation((x + offset) @ encoder.T + encoder_bias)``; ``y = latents @ decoder + decoder_bias``. With an
-    ``input_norm``, the normalised input stands for ``x``, and ``y`` is put back into the input's own scale.
+    ``input_norm``, ``x`` is the normalised input, and ``y`` is returned to the scale of the input.
 
     Args:
         d_in: Width of the activations.
         n_latents: Number of latents.
         activation: How pre-activations become latents.
         decoder_norm: The constraint on decoder rows.
-        reads: Which of a site's activations it reproduces: the MLP's ``"outputs"``, ``"inputs"`` or ``"neurons"``.
-        input_offset: What is added to the input: ``"decoder_bias"`` subtracts the decoder's bias, ``"own"`` adds a
-            learned vector, ``"none"`` nothing.
-        input_norm: How the input is normalised before the offset; ``None`` leaves it as it is.
-        device: Where the weights are made.
-        dtype: Their type.
-        generator: Source of the random weights.
+        reads: The point of a site to reproduce: the MLP's ``"outputs"``, ``"inputs"`` or ``"neurons"``.
+        input_offset: The offset of the input: ``"decoder_bias"`` subtracts the decoder's bias, ``"own"`` adds a learned
+            vector, and ``"none"`` adds nothing.
+        input_norm: Normalisation of the input before the offset; ``None`` for no normalisation.
+        device: Device of the weights.
+        dtype: Dtype of the weights.
+        generator: Random number generator for the weights.
 
     Source: Bricken et al., "Towards Monosemanticity", 2023; Cunningham et al., "Sparse Autoencoders Find Highly
     Interpretable Features in Language Models", 2023.
 
     Example:
         >>> import torch, sparsedict as sd
-        >>> coder = sd.SparseAutoencoder(8, 32, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
-        >>> coder.encode(torch.randn(5, 8)).shape
+        >>> sae = sd.SparseAutoencoder(8, 32, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
+        >>> sae.encode(torch.randn(5, 8)).shape
         torch.Size([5, 32])
     """
 
@@ -104,27 +106,28 @@ class SparseAutoencoder(Dictionary):
         input_norm: InputNorm | None = None,
         copy: bool = True,
     ) -> SparseAutoencoder:
-        """Returns an autoencoder with copies of given weights, such as those of a checkpoint of one's own.
+        """Returns an autoencoder with copies of given weights, such as the weights of a custom checkpoint.
 
         Args:
             encoder: ``[n_latents, d_in]``, as the weight of ``nn.Linear(d_in, n_latents)``.
             decoder: ``[n_latents, d_in]``, transposed from the weight of ``nn.Linear(n_latents, d_in)``.
             activation: How pre-activations become latents.
-            input_offset: What is added to the input: ``"decoder_bias"`` subtracts the decoder's bias, ``"own"`` adds
-                ``input_bias``, ``"none"`` nothing. Weights alone don't tell.
-            encoder_bias: Zeros where left out.
-            decoder_bias: Zeros where left out.
-            input_bias: With ``input_offset="own"``.
-            activation_state: What the activation learned, by name, such as ``{"log_threshold": threshold.log()}`` of
-                a JumpReLU or ``{"threshold": 0.5}`` of a BatchTopK. One number stands for all latents.
-            decoder_norm: The constraint on decoder rows if it is trained on; ``sd.Free()`` where left out.
-            reads: Which of a site's activations it reproduces.
-            input_norm: How the input is normalised before the offset.
-            copy: Whether to copy the weights. Without, the dictionary shares their memory where types agree.
+            input_offset: The offset of the input: ``"decoder_bias"`` subtracts the decoder's bias, ``"own"`` adds
+                ``input_bias``, and ``"none"`` adds nothing. Weights alone don't determine it, so it has no default.
+            encoder_bias: Zeros by default.
+            decoder_bias: Zeros by default.
+            input_bias: Required with ``input_offset="own"``.
+            activation_state: Learned state of the activation by name, such as ``{"log_threshold": threshold.log()}``
+                for JumpReLU or ``{"threshold": 0.5}`` for BatchTopK. A number applies to all latents.
+            decoder_norm: The constraint on decoder rows in further training; ``sd.Free()`` by default.
+            reads: The point of a site to reproduce.
+            input_norm: Normalisation of the input before the offset.
+            copy: Whether to copy the weights. If ``False``, the dictionary shares the memory of weights that have the
+                dtype of the encoder.
 
         Raises:
             TypeError: If a weight isn't a floating-point tensor.
-            ValueError: If shapes don't fit; the message says so where a transposed matrix would.
+            ValueError: If shapes don't match. The message suggests the transpose where it would match.
 
         Example:
             >>> import torch, sparsedict as sd
@@ -156,7 +159,7 @@ class SparseAutoencoder(Dictionary):
         return decoder.clone()
 
     def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
-        # The decoder gives what is normalised, so that is what its rows start from.
+        # The decoder's output is in normalised units, so its rows start from normalised targets.
         start_from(self, inputs, targets if self.input_norm is None else self.input_norm.normalise(targets))
 
     def parameter_units(self, scales: Scales) -> dict[str, float]:

@@ -22,12 +22,12 @@ def described(
     """Returns the description of a dictionary.
 
     Args:
-        kind: Its class.
-        arguments: Those of its constructor without the parts. Dataclasses among them are described as parts.
-        parts: Its activation and its decoder norm, by role.
+        kind: Class of the dictionary.
+        arguments: Arguments of the constructor without activation and decoder norm. Dataclasses are stored as parts.
+        parts: Activation and decoder norm, by role.
         widths: ``d_in``, ``d_out`` and ``n_latents``.
-        dtype: Type of its weights.
-        trained_on: Where it was trained.
+        dtype: Dtype of the weights.
+        trained_on: Model, site and settings of the training run.
     """
     others = {role: value for role, value in arguments.items() if is_dataclass(value)}
     return Description(

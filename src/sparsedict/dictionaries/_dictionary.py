@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -30,12 +30,13 @@ from sparsedict.dictionaries._state import ActivationState, initial_state
 from sparsedict.display import Displayed
 from sparsedict.kernels import StepContext
 from sparsedict.latents import Encoding, SparseLatents, Support, firing_counts, per_entry
-from sparsedict.norms import DecoderNorm
 from sparsedict.storage import Description, check_finite, write_dictionary
 from sparsedict.types import DictionaryOutput
 
+Kind = TypeVar("Kind", bound="Dictionary")
+
 STEPS = ("encoder_inputs", "pre_activations", "decode", "reconstruct")
-"""The methods from input to output that kinds override."""
+"""The methods between input and output that kinds may override."""
 
 
 class Dictionary(EncoderDecoder, ABC):
@@ -45,10 +46,11 @@ class Dictionary(EncoderDecoder, ABC):
     affine encoder and a linear decoder. A new dictionary is in evaluation mode; ``fit`` switches it to training mode.
 
     Attributes:
-        reads: The points whose activations it takes: ``"inputs"``, ``"outputs"`` or ``"neurons"`` of one site, or a
-            tuple of points of several sites, such as ``("0.inputs", "1.inputs")``, which are concatenated.
-        writes: The points whose activations it reproduces.
-        trained_on: Where it was trained, as training noted it; saved with it, so what it holds must fit into JSON.
+        reads: The points whose activations the dictionary reads: ``"inputs"``, ``"outputs"`` or ``"neurons"`` of one
+            site, or a tuple of points of several sites, such as ``("0.inputs", "1.inputs")``. The activations of a
+            tuple are concatenated.
+        writes: The points whose activations the dictionary reproduces.
+        trained_on: The model, site and settings of the training run. `save` stores them as JSON.
     """
 
     reads: Points
@@ -60,76 +62,61 @@ class Dictionary(EncoderDecoder, ABC):
             # The inherited form is that of the base's steps.
             cls.exported = Dictionary.exported
 
-    def __init__(
-        self,
-        d_in: int,
-        d_out: int,
-        n_latents: int,
-        *,
-        activation: Activation,
-        decoder_norm: DecoderNorm,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        if type(self) is Dictionary:
+    def __new__(cls: type[Kind], *args: Any, **kwargs: Any) -> Kind:
+        if cls is Dictionary:
             raise TypeError(
-                "`Dictionary` is abstract: use a kind such as `sd.SparseDistiller`, or derive a class that states "
+                "`Dictionary` is abstract. Use a kind such as `sd.SparseDistiller`, or derive a class that defines "
                 "`reads` and `writes`."
             )
-        options = {"device": device, "dtype": dtype, "generator": generator}
-        super().__init__(d_in, d_out, n_latents, activation=activation, decoder_norm=decoder_norm, **options)
-        self.trained_on: dict[str, Any] = {}
-        self.eval()
+        return object.__new__(cls)
 
     def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
         """Starts the weights of a new dictionary from a sample of its data; `fit` does so with its first batches.
 
-        Each latent is pointed at one token, drawn by ``start_seed`` without replacement. Its decoder row points at the
-        token's target, less the mean target; its encoder row at the token's input, less the mean input and whitened,
-        short and with a bias that centres it. The decoder bias becomes the mean target. Every latent thus starts near
-        something that occurs. Parameters with ``requires_grad=False`` stay as they are.
+        Each latent starts at one token, drawn without replacement by ``start_seed``. The decoder row is the token's
+        target minus the mean target. The encoder row is the token's whitened input, scaled down, and the encoder bias
+        centres it. The decoder bias is the mean target. Parameters with ``requires_grad=False`` don't change.
 
         Args:
-            inputs: What the dictionary reads; best several times as many tokens as there are latents, or the draw has
-                little to choose from.
-            targets: What it should give.
+            inputs: Activations that the dictionary reads. Pass several times as many tokens as there are latents.
+            targets: Activations that the dictionary reproduces, of the same tokens.
         """
         start_from(self, inputs, targets / gain(self, inputs, spread(targets)))
 
     def scales(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> Scales:
-        """Measures how large activations are, and with them latents and what the encoder reads.
+        """Measures the scales of activations and latents.
 
         Args:
-            inputs: What the dictionary reads.
-            targets: What it should give.
+            inputs: Activations that the dictionary reads.
+            targets: Activations that the dictionary reproduces, of the same tokens.
         """
         return Scales.measured(self, inputs, targets)
 
     def parameter_units(self, scales: Scales) -> dict[str, float]:
-        """Returns by parameter's name the unit that it is measured in, given how large activations are.
+        """Returns the unit of each parameter by name, given the scales of the activations.
 
-        With ``fit``'s default learning rate, a step of Adam moves a parameter by about the rate times its unit.
-        Parameters that aren't named have the unit 1. Override it in a kind that has parameters of its own.
+        With the default learning rate of ``fit``, a step of Adam moves a parameter by about the rate times its unit.
+        A parameter without an entry has the unit 1. Override this method in a kind that adds parameters.
         """
-        own = {
+        units = {
             "encoder": scales.latents / scales.encoded,
             "encoder_bias": scales.latents,
             "decoder": 1.0,
             "decoder_bias": scales.latents,
         }
-        kept = self.activation.units(scales.latents)
-        return own | {f"activation_state.{name}": unit for name, unit in kept.items()}
+        of_state = self.activation.units(scales.latents)
+        return units | {f"activation_state.{name}": unit for name, unit in of_state.items()}
 
     @property
     def is_untouched(self) -> bool:
-        """Whether the weights are those that the constructor drew, not trained, loaded, edited or frozen."""
+        """Whether the weights are as drawn by the constructor, and neither trained, loaded, edited nor frozen."""
         return not self.trained_on and self.has_drawn_weights()
 
     def exported(self) -> Exported:
-        """Returns plain weights that compute the same, as the writers in `sd.formats` store them.
+        """Returns equivalent plain weights, which the writers in `sd.formats` store.
 
-        The default serves kinds that override none of the steps. Override it in a kind that plain weights can express.
+        The default applies to kinds that override none of the steps. Other kinds override this method if plain weights
+        express them exactly.
 
         Raises:
             TypeError: If the kind overrides a step and not this method.
@@ -143,7 +130,7 @@ class Dictionary(EncoderDecoder, ABC):
         return self._exported()
 
     def _exported(self, **others: Any) -> Exported:
-        """Returns the form with the weights of the base class, where ``others`` doesn't give them."""
+        """Returns the plain weights of the base class, except those given in ``others``."""
         encoder, encoder_bias, decoder, decoder_bias = (weight.detach() for weight in self._weights())
         parts = {
             "activation": self.activation,
@@ -154,12 +141,12 @@ class Dictionary(EncoderDecoder, ABC):
         return Exported(encoder, **{**weights, **parts, **others})
 
     def folded(self) -> Dictionary:
-        """Returns an equal dictionary that reads activations as they are: its normalisation lies in the weights.
+        """Returns an equivalent dictionary whose weights include the normalisation of the input.
 
-        Latents and outputs stay as they were, to rounding. A dictionary without normalisation gives a copy.
+        Latents and outputs are equal up to rounding. The result is a copy if the dictionary has no normalisation.
 
         Raises:
-            ValueError: If the normalisation depends on the input, so that no weights could stand for it.
+            ValueError: If the normalisation depends on the input, so that no weights express it.
         """
         return copy.deepcopy(self)
 
@@ -172,31 +159,31 @@ class Dictionary(EncoderDecoder, ABC):
 
         Args:
             activation: How pre-activations become latents.
-            activation_state: What it keeps, by name, such as ``{"threshold": 0.5}`` of a BatchTopK: tensors, or one
-                number for all latents; its initial state where left out.
+            activation_state: State of the activation by name, such as ``{"threshold": 0.5}`` for BatchTopK. Values
+                are tensors, or one number for all latents. Omitted values are those of a new dictionary.
 
         Raises:
-            ValueError: If the activation can't serve this number of latents, or the state isn't its own.
+            ValueError: If the activation is invalid for this number of latents, or has no state of this name or shape.
         """
         check_part("activation", activation, Activation, "sd.TopK(k=32)")
         activation.check(self.n_latents)
         like = self.encoder.detach()
         state = initial_state(activation, self.n_latents, like, activation_state or {})
-        made = copy.deepcopy(self)
-        made.activation = activation
-        made.activation_state = ActivationState(activation, self.n_latents, like.device, like.dtype)
-        made.activation_state.load_state_dict(state)
-        return made
+        other = copy.deepcopy(self)
+        other.activation = activation
+        other.activation_state = ActivationState(activation, self.n_latents, like.device, like.dtype)
+        other.activation_state.load_state_dict(state)
+        return other
 
     def arguments(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, except activation and norm, so that a dictionary can be made again."""
+        """Returns the constructor's arguments without activation and decoder norm, by which `sd.load` calls it."""
         return {"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents}
 
     def select(self, batch: Activations) -> tuple[Float[Tensor, "n_tokens d_in"], Float[Tensor, "n_tokens d_out"]]:
-        """Returns the activations that this dictionary reads, and those that it should reproduce.
+        """Returns the activations that this dictionary reads, and the activations that it reproduces.
 
         Raises:
-            ValueError: If the batch lacks a point; the message lists the points that there are.
+            ValueError: If the batch lacks a point. The message lists the points of the batch.
         """
         return batch.of(self.reads), batch.of(self.writes)
 
@@ -207,8 +194,8 @@ class Dictionary(EncoderDecoder, ABC):
             x: Activations with any leading dimensions, of any floating-point type.
 
         Raises:
-            TypeError: If ``x`` holds tokens rather than activations.
-            ValueError: If its width isn't ``d_in``.
+            TypeError: If ``x`` holds token ids rather than activations.
+            ValueError: If the width of ``x`` isn't ``d_in``.
         """
         flat, batch_shape = self._rows(x)
         latents = encode_rows(self, flat).latents()
@@ -232,9 +219,9 @@ class Dictionary(EncoderDecoder, ABC):
     def as_module(self) -> nn.Module:
         """Returns a module with ``forward(x) -> reconstruction``, to put in a model in place of an MLP.
 
-        The module has the dictionary's parameters, not copies, takes any leading dimensions and returns the type that
-        it was given. `Site.replaced` puts a dictionary in place for a while; a module stays there, and it acts on all
-        positions. A dictionary that reads an MLP's outputs belongs after the MLP.
+        The module shares the dictionary's parameters. Inputs may have any leading dimensions, and outputs have the
+        type of the inputs. The module acts on all positions, while `Site.replaced` acts for the duration of a ``with``
+        block and passes excluded positions through. Put a dictionary that reads an MLP's outputs after the MLP.
 
         Example:
             >>> import torch
@@ -246,7 +233,7 @@ class Dictionary(EncoderDecoder, ABC):
         return Reconstructing(self)
 
     def _rows(self, x: Tensor) -> tuple[Tensor, torch.Size]:
-        """Returns activations as rows in the weights' type, and the leading dimensions they came in."""
+        """Returns activations as rows in the weights' type, and their leading dimensions."""
         checks.activations("x", x, self.d_in)
         return x.reshape(-1, self.d_in).to(self.encoder.dtype), x.shape[:-1]
 
@@ -260,20 +247,21 @@ class Dictionary(EncoderDecoder, ABC):
         batch: Activations | None = None,
         context: StepContext | None = None,
     ) -> ForwardPass:
-        """Evaluates a batch for training: the carrier that losses, penalties and step hooks receive.
+        """Evaluates a batch for training, and returns the carrier that losses, penalties and step hooks receive.
 
         Args:
-            inputs: What the dictionary reads, one row for each token.
-            targets: What it should give for each of them.
-            step: Optimiser steps done before.
-            tokens_since_fired: For each latent, tokens seen since it last fired; zeros where left out.
-            batch: All activations of these tokens, for losses that need more than inputs and targets.
-            context: Memory to reuse and how entries may be selected; ``fit`` gives that of its step. Where left out,
-                every array is new.
+            inputs: Activations that the dictionary reads, one row per token.
+            targets: Activations that the dictionary reproduces, one row per token.
+            step: Number of optimiser steps before this one.
+            tokens_since_fired: Number of tokens since each latent last fired; zeros by default.
+            batch: All activations of these tokens, for losses that need other points.
+            context: Scratch memory and the rule for selecting entries. ``fit`` passes its own. By default, every array
+                is newly allocated.
 
         Raises:
             TypeError: If inputs or targets aren't floating-point tensors.
-            ValueError: If their widths aren't the dictionary's, or they don't hold the same tokens, at least one.
+            ValueError: If their widths aren't ``d_in`` and ``d_out``, their numbers of tokens differ, or they are
+                empty.
         """
         checks.activations("inputs", inputs, self.d_in)
         checks.activations("targets", targets, self.d_out)
@@ -294,15 +282,15 @@ class Dictionary(EncoderDecoder, ABC):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the dictionary to a folder: ``dictionary.safetensors`` and ``dictionary.json``, never pickle.
 
-        A dictionary that was saved there before is replaced as a whole: an interrupted save leaves the old one or the
-        new one. Load it again by :func:`sparsedict.load`.
+        A dictionary that the folder already holds is replaced atomically: after an interrupted save, the folder holds
+        either the old or the new one. :func:`sparsedict.load` reads the folder.
 
         Args:
-            path: The folder; it is made where it doesn't exist.
+            path: The folder. It is created if it doesn't exist.
 
         Raises:
-            TypeError: If a part holds what can't be saved, such as a tensor among its fields.
-            ValueError: If a weight is NaN or infinite: such a file would be refused when it is loaded.
+            TypeError: If a part has a field that JSON can't represent, such as a tensor.
+            ValueError: If a weight is NaN or infinite. `sd.load` doesn't accept such files.
             NotADirectoryError: If the path is a file.
         """
         check_finite(dict(self.named_parameters()), "This dictionary")
@@ -320,24 +308,24 @@ class Dictionary(EncoderDecoder, ABC):
     ) -> str:
         """Uploads the dictionary with a model card to the Hugging Face hub, in one commit.
 
-        The card says what it is, where it was trained and how good it is. Load it again by
-        ``sd.load("hf://owner/repository")``. Needs ``huggingface_hub`` (the extra ``hf``), and its login.
+        The card describes the dictionary, its training run and its metrics. ``sd.load("hf://owner/repository")`` loads
+        the dictionary. This method needs ``huggingface_hub`` (the extra ``hf``) and its login.
 
         Args:
-            repository: ``"owner/repository"``, made where it doesn't exist; ``"owner/repository@branch/path"`` for a
-                branch, or a folder among others.
-            metrics: Numbers for the card: those of ``sd.evaluate``, or any by name.
-            figures: Pictures for the card by their captions: files, or matplotlib figures.
-            license: Its identifier on the hub, such as ``"mit"``.
-            private: Whether a repository that is made now is private.
-            message: Of the commit.
+            repository: ``"owner/repository"``, created if it doesn't exist, or ``"owner/repository@branch/path"`` for a
+                branch or a subfolder.
+            metrics: Numbers for the card: the result of ``sd.evaluate``, or a mapping by name.
+            figures: Figures for the card by caption: image files, or matplotlib figures.
+            license: The hub's identifier of the license, such as ``"mit"``.
+            private: Whether a newly created repository is private.
+            message: The commit message.
 
         Returns:
-            The commit's page.
+            The address of the commit's page.
 
         Raises:
             ImportError: If ``huggingface_hub`` isn't installed.
-            PermissionError: If the repository may not be written.
+            PermissionError: If the login has no write access to the repository.
             ConnectionError: If the hub can't be reached.
         """
         card = {"metrics": metrics, "figures": figures, "license": license}
@@ -351,7 +339,7 @@ class Dictionary(EncoderDecoder, ABC):
         return {"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents}
 
     def __repr__(self) -> str:
-        # `extra_repr` shows what the activation keeps.
+        # `extra_repr` already shows the activation's state.
         if set(self._modules) == {"activation_state"}:
             return f"{type(self).__name__}({self.extra_repr()})"
         return "\n".join(line for line in super().__repr__().split("\n") if "(activation_state): " not in line)
@@ -369,22 +357,22 @@ Rows = tuple[Tensor, Tensor]
 class ForwardPass(Displayed):
     """Everything evaluated in one training step.
 
-    Entries are either the stored ones, ``[n_entries]``, or all, ``[n_tokens, n_latents]``: write elementwise
-    formulas, align what there is per latent by :meth:`aligned`, sum, divide by :attr:`n_tokens`.
+    Entries are either the stored entries, ``[n_entries]``, or all entries, ``[n_tokens, n_latents]``. A formula serves
+    both if it is elementwise, aligns vectors over latents by :meth:`aligned`, and divides its sum by :attr:`n_tokens`.
 
     Attributes:
         dictionary: The dictionary in training.
-        inputs: What it read, ``[n_tokens, d_in]``.
-        targets: What it should give, ``[n_tokens, d_out]``.
-        reconstruction: What it gave, ``[n_tokens, d_out]``.
+        inputs: Activations that the dictionary read, ``[n_tokens, d_in]``.
+        targets: Activations to reproduce, ``[n_tokens, d_out]``.
+        reconstruction: Output of the dictionary, ``[n_tokens, d_out]``.
         encoding: Pre-activations and latents on the support.
-        step: Optimiser steps done before this one.
-        tokens_since_fired: For each latent, tokens seen since it last fired, ``[n_latents]``.
-        batch: All activations of these tokens, with their ids and positions where these are known; in training those
-            of the data, on its device. ``None`` where the pass was made of two tensors.
-        upcoming: In training, gives the inputs and targets of the next batches, see :meth:`sample`.
-        context: Memory that the step reuses. A penalty that selects entries itself passes ``context.workspace`` to
-            :func:`sparsedict.kernels.select` and to :meth:`Support.with_memory`, so that it reuses that memory too.
+        step: Number of optimiser steps before this one.
+        tokens_since_fired: Number of tokens since each latent last fired, ``[n_latents]``.
+        batch: All activations of these tokens, with token ids and positions where known. In training, the tensors are
+            on the device of the data. ``None`` if the pass was made from two tensors.
+        upcoming: In training, returns inputs and targets of the next batches; see :meth:`sample`.
+        context: Scratch memory of the step. A penalty that selects entries passes ``context.workspace`` to
+            :func:`sparsedict.kernels.select` and to :meth:`Support.with_memory` to reuse this memory.
     """
 
     dictionary: Dictionary
@@ -399,11 +387,13 @@ class ForwardPass(Displayed):
     context: StepContext = field(default=StepContext(), repr=False)
 
     def sample(self, n_tokens: int) -> Iterator[Rows]:
-        """Yields inputs and targets of the batches that training goes on with, without taking them from it.
+        """Yields inputs and targets of the next training batches without consuming them.
+
+        Outside of training, the only rows are those of this pass.
 
         Args:
-            n_tokens: Where to stop, rounded up to whole batches; the end of the run comes first. These tokens are held
-                in memory until they have been trained on. Outside of training this pass's own rows are all there is.
+            n_tokens: Number of tokens, rounded up to whole batches. Fewer are yielded near the end of the run. The
+                tokens stay in memory until training has used them.
         """
         return iter([(self.inputs, self.targets)]) if self.upcoming is None else self.upcoming(n_tokens)
 
@@ -427,12 +417,12 @@ class ForwardPass(Displayed):
 
     @property
     def support(self) -> Support | None:
-        """Which entries are stored; ``None`` where all are."""
+        """Positions of the stored entries; ``None`` if all entries are stored."""
         return self.encoding.support
 
     @property
     def state(self) -> State:
-        """What the activation keeps, aligned with the entries."""
+        """State of the activation, aligned with the entries."""
         return self.dictionary.activation_state.entries(None if self.support is None else self.support.latents)
 
     @cached_property
@@ -441,9 +431,9 @@ class ForwardPass(Displayed):
         return torch.linalg.vector_norm(self.dictionary.decoder, dim=-1)
 
     def aligned(self, vector: Shaped[Tensor, " n_latents"]) -> Shaped[Tensor, "*entries"]:
-        """Returns a value per latent, aligned with the entries."""
+        """Returns the values of a vector over latents at the entries."""
         return per_entry(vector, None if self.support is None else self.support.latents)
 
     def firing_counts(self) -> Int[Tensor, " n_latents"]:
-        """Returns on how many tokens each latent fired."""
+        """Returns the number of tokens on which each latent fired."""
         return firing_counts(self.encoding.latents())

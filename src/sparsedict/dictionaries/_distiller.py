@@ -1,3 +1,5 @@
+"""Sparse distillers, also called transcoders."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -20,11 +22,11 @@ from sparsedict.norms import DecoderNorm, Free, InputNorm
 
 
 class SparseDistiller(Dictionary):
-    """A wide sparse student of one MLP, also called a transcoder: reads what the MLP reads, gives what it writes.
+    """A wide sparse student of one MLP, also called a transcoder: predicts the MLP's output from its input.
 
     ``latents = activation((x + input_bias) @ encoder.T + encoder_bias)``;
     ``y = latents @ decoder + decoder_bias (+ x @ skip.T)``. With an ``input_norm``, the encoder reads the normalised
-    input; the skip reads the input as it is.
+    input, and the skip reads the input without normalisation.
 
     Args:
         d_in: Width of the MLP's input.
@@ -33,11 +35,11 @@ class SparseDistiller(Dictionary):
         activation: How pre-activations become latents.
         decoder_norm: The constraint on decoder rows.
         input_bias: Whether a learned vector is added to the input.
-        skip: Whether a learned linear map of the input, zero at the start, is added to the output.
-        input_norm: How the input is normalised before the bias; ``None`` leaves it as it is.
-        device: Where the weights are made.
-        dtype: Their type.
-        generator: Source of the random weights.
+        skip: Whether a learned linear map of the input is added to the output. It is zero at initialisation.
+        input_norm: Normalisation of the input before the bias; ``None`` for no normalisation.
+        device: Device of the weights.
+        dtype: Dtype of the weights.
+        generator: Random number generator for the weights.
 
     Source: the idea in slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation; "transcoder" in Dunefsky,
@@ -46,8 +48,8 @@ class SparseDistiller(Dictionary):
 
     Example:
         >>> import torch, sparsedict as sd
-        >>> student = sd.SparseDistiller(8, 8, 32, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
-        >>> latents, output = student(torch.randn(2, 5, 8))
+        >>> transcoder = sd.SparseDistiller(8, 8, 32, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
+        >>> latents, output = transcoder(torch.randn(2, 5, 8))
         >>> latents.shape, output.shape
         (torch.Size([2, 5, 32]), torch.Size([2, 5, 8]))
     """
@@ -81,9 +83,9 @@ class SparseDistiller(Dictionary):
             generator=generator,
         )
         self.input_norm: InputNorm | None = checked_input_norm(input_norm, d_in)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.input_bias: nn.Parameter | None = nn.Parameter(torch.zeros(d_in, **place)) if input_bias else None
-        self.skip: nn.Parameter | None = nn.Parameter(torch.zeros(d_out, d_in, **place)) if skip else None
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.input_bias: nn.Parameter | None = nn.Parameter(torch.zeros(d_in, **options)) if input_bias else None
+        self.skip: nn.Parameter | None = nn.Parameter(torch.zeros(d_out, d_in, **options)) if skip else None
 
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         x = x if self.input_norm is None else self.input_norm.normalise(x)
@@ -101,8 +103,8 @@ class SparseDistiller(Dictionary):
         return decoded if self.skip is None else decoded + functional.linear(inputs, self.skip)
 
     def parameter_units(self, scales: Scales) -> dict[str, float]:
-        own = {"input_bias": scales.encoded, "skip": scales.targets / scales.inputs}
-        return super().parameter_units(scales) | own
+        units = {"input_bias": scales.encoded, "skip": scales.targets / scales.inputs}
+        return super().parameter_units(scales) | units
 
     def exported(self) -> Exported:
         skip = None if self.skip is None else self.skip.detach()
@@ -135,30 +137,31 @@ class SparseDistiller(Dictionary):
         input_norm: InputNorm | None = None,
         copy: bool = True,
     ) -> SparseDistiller:
-        """Returns a distiller with copies of given weights, such as those of a checkpoint of one's own.
+        """Returns a distiller with copies of given weights, such as the weights of a custom checkpoint.
 
         Args:
             encoder: ``[n_latents, d_in]``, as the weight of ``nn.Linear(d_in, n_latents)``.
             decoder: ``[n_latents, d_out]``, transposed from the weight of ``nn.Linear(n_latents, d_out)``.
             activation: How pre-activations become latents.
-            encoder_bias: Zeros where left out.
-            decoder_bias: Zeros where left out.
-            input_bias: What is added to the input; nothing where left out.
-            skip: A linear map of the input that is added to the output; none where left out.
-            activation_state: What the activation learned, by name, such as ``{"log_threshold": threshold.log()}`` of
-                a JumpReLU or ``{"threshold": 0.5}`` of a BatchTopK. One number stands for all latents.
-            decoder_norm: The constraint on decoder rows if it is trained on; ``sd.Free()`` where left out.
-            input_norm: How the input is normalised before the bias.
-            copy: Whether to copy the weights. Without, the dictionary shares their memory where types agree.
+            encoder_bias: Zeros by default.
+            decoder_bias: Zeros by default.
+            input_bias: A vector that is added to the input; none by default.
+            skip: A linear map of the input that is added to the output; none by default.
+            activation_state: Learned state of the activation by name, such as ``{"log_threshold": threshold.log()}``
+                for JumpReLU or ``{"threshold": 0.5}`` for BatchTopK. A number applies to all latents.
+            decoder_norm: The constraint on decoder rows in further training; ``sd.Free()`` by default.
+            input_norm: Normalisation of the input before the bias.
+            copy: Whether to copy the weights. If ``False``, the dictionary shares the memory of weights that have the
+                dtype of the encoder.
 
         Raises:
             TypeError: If a weight isn't a floating-point tensor.
-            ValueError: If shapes don't fit; the message says so where a transposed matrix would.
+            ValueError: If shapes don't match. The message suggests the transpose where it would match.
 
         Example:
             >>> import torch, sparsedict as sd
-            >>> student = sd.SparseDistiller.from_weights(torch.eye(3), torch.ones(3, 2), activation=sd.ReLU())
-            >>> student(torch.tensor([[1.0, 2.0, -3.0]])).reconstruction
+            >>> transcoder = sd.SparseDistiller.from_weights(torch.eye(3), torch.ones(3, 2), activation=sd.ReLU())
+            >>> transcoder(torch.tensor([[1.0, 2.0, -3.0]])).reconstruction
             tensor([[3., 3.]], grad_fn=<ViewBackward0>)
         """
 
@@ -172,7 +175,7 @@ class SparseDistiller(Dictionary):
 
     @classmethod
     def from_neurons(cls, neurons: Any) -> SparseDistiller:
-        """Returns the distiller that computes exactly what an ungated MLP computes: one latent for each neuron.
+        """Returns a distiller that equals an ungated MLP exactly, with one latent per neuron.
 
         Args:
             neurons: The MLP's own neurons, such as ``site.neurons``.
@@ -182,8 +185,8 @@ class SparseDistiller(Dictionary):
         """
         if getattr(neurons, "gate", None) is not None:
             raise ValueError(
-                "`neurons` must belong to an ungated MLP, got a gated one: its neurons are products of two maps of "
-                "the input, which no distiller computes. Use `site.replaced(site.neurons)` to run them as they are."
+                "`neurons` must belong to an ungated MLP, got a gated MLP. Its neurons are products of two linear maps "
+                "of the input, which a distiller can't express. Use `site.replaced(site.neurons)` instead."
             )
         n_latents, d_in = neurons.encoder.shape
         distiller = cls(
@@ -204,7 +207,7 @@ class SparseDistiller(Dictionary):
 
 
 def _matching_activation(function: Any) -> Activation:
-    """Finds the part that computes the same function, by its values on a grid."""
+    """Returns the activation part that equals a function on a grid of values."""
     grid = torch.linspace(-6, 6, 241, dtype=torch.float64, device="cpu")
     try:
         wanted = function(grid)
@@ -215,8 +218,7 @@ def _matching_activation(function: Any) -> Activation:
         if torch.allclose(part.values(grid, {}), wanted, rtol=0, atol=1e-5):
             return part
     raise ValueError(
-        f"`neurons.activation` must be ReLU, GELU or SiLU for a distiller to copy it, got {function!r}. "
-        "Use `site.replaced(site.neurons)` to run the neurons as they are."
+        f"`neurons.activation` must be ReLU, GELU or SiLU, got {function!r}. Use `site.replaced(site.neurons)` instead."
     )
 
 

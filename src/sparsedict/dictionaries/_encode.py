@@ -1,4 +1,4 @@
-"""Inputs -> latents on their support: the one way that every dictionary encodes."""
+"""Computation of latents from inputs, used by every kind of dictionary."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def encode_rows(
 
     Args:
         dictionary: The dictionary.
-        x: One row for each token.
-        context: That of a training step; where left out, gradients are wanted in training mode where autograd records.
-        stored: Whether to return stored entries even where there are many.
+        x: One row per token.
+        context: The context of a training step. By default, gradients are required in training mode if autograd is on.
+        stored: Whether to return stored entries even if dense products would be faster.
     """
     context = StepContext(dictionary.training and torch.is_grad_enabled()) if context is None else context
     activation, state = dictionary.activation, dictionary.activation_state.entries()
     rule = activation.selection(state, training=dictionary.training)
-    conditions = Conditions.of(
+    conditions = Conditions.from_batch(
         rule if dictionary.has_affine_encoder else None,
         context,
         x.device,
@@ -56,7 +56,7 @@ def encode_rows(
 def _selected(
     dictionary: EncoderDecoder, x: Tensor, rule: Selection, path: Path, context: StepContext
 ) -> tuple[Support, Tensor] | None:
-    """Returns the support and the pre-activations there, without history; ``None`` where dense products are faster."""
+    """Returns the support and detached pre-activations on it; ``None`` if dense products are faster."""
     weights = dictionary.encoder_inputs(x), dictionary.encoder, dictionary.encoder_bias
     if path is Path.WITHIN_CAPACITY:
         assert context.capacity is not None  # a condition of this path

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from sparsedict import checks
 from sparsedict.activations import Activation
-from sparsedict.dictionaries._new_weights import drawn_seed, placed, sums, unit_rows
+from sparsedict.dictionaries._new_weights import drawn_seed, sums, tensor_options, unit_rows
 from sparsedict.dictionaries._state import ActivationState
 from sparsedict.kernels import affine_at, matmul
 from sparsedict.latents import SparseLatents, Support
@@ -24,7 +24,7 @@ class EncoderDecoder(nn.Module):
     By default the encoder is affine and the decoder linear: ``latents = activation(x @ encoder.T + encoder_bias)``,
     ``y = latents @ decoder + decoder_bias``. A kind of dictionary overrides the steps that differ:
 
-    - :meth:`encoder_inputs`, where the encoder's matrix is applied to a function of the input;
+    - :meth:`encoder_inputs`, where the encoder's matrix multiplies a function of the input;
     - :meth:`pre_activations`, where the encoder isn't affine, and :meth:`pre_activations_at` to train it sparsely;
     - :meth:`decode`, where the decoder isn't linear;
     - :meth:`reconstruct`, where the output also depends on the input.
@@ -37,11 +37,11 @@ class EncoderDecoder(nn.Module):
         decoder: ``[n_latents, d_out]``.
         decoder_bias: ``[d_out]``.
         activation: How pre-activations become latents.
-        activation_state: What the activation learned or measured here.
+        activation_state: Learned parameters and measured buffers of the activation.
         decoder_norm: The constraint on decoder rows.
-        start_seed: Seed by which `Dictionary.initialise_` draws its tokens; the constructor draws it after the weights.
+        start_seed: Seed by which `Dictionary.initialise_` draws tokens. The constructor draws it after the weights.
         has_affine_encoder: Whether ``pre_activations(x) == encoder_inputs(x) @ encoder.T + encoder_bias``. A kind that
-            overrides :meth:`pre_activations` without :meth:`encoder_inputs` has it set to ``False``.
+            overrides :meth:`pre_activations` without :meth:`encoder_inputs` has the value ``False``.
     """
 
     has_affine_encoder: ClassVar[bool] = True
@@ -50,9 +50,9 @@ class EncoderDecoder(nn.Module):
         super().__init_subclass__(**kwargs)
         if overrides(cls, "pre_activations") and "has_affine_encoder" not in vars(cls):
             cls.has_affine_encoder = overrides(cls, "encoder_inputs")
-        encodes_anew = overrides(cls, "pre_activations") or overrides(cls, "encoder_inputs")
-        if encodes_anew and not overrides(cls, "pre_activations_at"):
-            # The inherited method computes the entries of the base's encoder.
+        has_other_encoder = overrides(cls, "pre_activations") or overrides(cls, "encoder_inputs")
+        if has_other_encoder and not overrides(cls, "pre_activations_at"):
+            # The inherited method computes entries of the inherited encoder.
             cls.pre_activations_at = EncoderDecoder.pre_activations_at
 
     def __init__(
@@ -75,29 +75,31 @@ class EncoderDecoder(nn.Module):
         activation.check(n_latents)
         self.activation = activation
         self.decoder_norm = decoder_norm
-        place = placed(device, dtype)
-        self.activation_state: ActivationState = ActivationState(activation, n_latents, **place)
-        decoder = unit_rows(n_latents, d_out, generator, place["device"]).to(**place)
+        self.trained_on: dict[str, Any] = {}
+        options = tensor_options(device, dtype)
+        self.activation_state: ActivationState = ActivationState(activation, n_latents, **options)
+        decoder = unit_rows(n_latents, d_out, generator, options["device"]).to(**options)
         if not decoder.is_meta:
             decoder_norm.constrain_(decoder)
-        self.encoder: nn.Parameter = nn.Parameter(self._initial_encoder(decoder, d_in, generator).to(**place))
-        self.encoder_bias: nn.Parameter = nn.Parameter(torch.zeros(n_latents, **place))
+        self.encoder: nn.Parameter = nn.Parameter(self._initial_encoder(decoder, d_in, generator).to(**options))
+        self.encoder_bias: nn.Parameter = nn.Parameter(torch.zeros(n_latents, **options))
         self.decoder: nn.Parameter = nn.Parameter(decoder)
-        self.decoder_bias: nn.Parameter = nn.Parameter(torch.zeros(d_out, **place))
+        self.decoder_bias: nn.Parameter = nn.Parameter(torch.zeros(d_out, **options))
         self._drawn = (self.encoder.dtype, sums(self._weights()))
-        # Without memory nothing is drawn: what is made so gets its weights from a file.
+        # Weights on the meta device are loaded from a file, so no seed is needed.
         self.start_seed: int = 0 if decoder.is_meta else drawn_seed(generator)
+        self.eval()
 
     def _initial_encoder(self, decoder: Tensor, d_in: int, generator: torch.Generator | None) -> Tensor:
-        """Returns unit rows to start the encoder from, ``[n_latents, d_in]``: random unless a kind knows better."""
+        """Returns unit rows of a new encoder, ``[n_latents, d_in]``: random rows by default."""
         return unit_rows(len(decoder), d_in, generator, decoder.device)
 
     def has_drawn_weights(self) -> bool:
-        """Returns whether the weights are those that the constructor drew, not edited or frozen."""
+        """Returns whether the weights are as drawn by the constructor: not edited or frozen."""
         if not all(weight.requires_grad for weight in self._weights()):
             return False
         dtype, drawn = self._drawn
-        # Conversion to another type moves the sums a little; otherwise any edit shows in one of them.
+        # Conversion to another dtype changes the sums slightly. Any other change of a sum is an edit.
         tolerance = 1e-9 if self.encoder.dtype == dtype else 1e-2
         return torch.allclose(sums(self._weights()), drawn, rtol=tolerance, atol=tolerance)
 
@@ -106,13 +108,13 @@ class EncoderDecoder(nn.Module):
 
     @property
     def per_latent(self) -> frozenset[str]:
-        """Names of the weights in ``state_dict`` whose rows belong to latents, for ``sd.load(path, latents=...)``.
+        """Names of the weights in ``state_dict`` with one row per latent, for ``sd.load(path, latents=...)``.
 
-        Extend it in a kind with such weights of its own: ``super().per_latent | {"gate"}``.
+        A kind that adds such weights extends the set: ``super().per_latent | {"gate"}``.
         """
-        kept = self.activation_state.state_dict().items()
-        state = {f"activation_state.{name}" for name, value in kept if value.ndim}
-        return frozenset({"encoder", "encoder_bias", "decoder", *state})
+        state = self.activation_state.state_dict().items()
+        of_state = {f"activation_state.{name}" for name, value in state if value.ndim}
+        return frozenset({"encoder", "encoder_bias", "decoder", *of_state})
 
     @property
     def d_in(self) -> int:
@@ -127,7 +129,7 @@ class EncoderDecoder(nn.Module):
         return self.encoder.shape[0]
 
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        """Returns the vectors that the encoder's matrix is applied to: the inputs by default."""
+        """Returns the vectors that the encoder's matrix multiplies: the inputs by default."""
         return x
 
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
@@ -139,15 +141,15 @@ class EncoderDecoder(nn.Module):
     ) -> Float[Tensor, " n_entries"]:
         """Returns the pre-activations at the entries of a support, differentiable.
 
-        Training calls it once the support is known, so that a backward pass costs as much as the entries. The default
-        is sparse for affine encoders. For other encoders the gradient flows through :meth:`pre_activations`, which is
-        exact and dense; override this method along with that one to train such an encoder sparsely.
+        Training calls this method with the support of the activation, so that the backward pass only computes
+        gradients of these entries. The default is sparse for affine encoders. For other encoders, the gradient flows
+        through :meth:`pre_activations`: it is exact but dense. Override both methods to train such an encoder sparsely.
 
         Args:
-            x: One row for each token.
+            x: One row per token.
             support: The entries.
-            known: Their values, where these were computed to find the support. They carry the gradient of
-                :meth:`pre_activations` if that computed them; detach them where this method defines the gradient.
+            known: The values of the entries if the search for the support computed them. Values that
+                :meth:`pre_activations` computed carry its gradient. Detach them if this method defines the gradient.
         """
         if self.has_affine_encoder:
             return self._affine_at(x, support, known)
@@ -160,14 +162,15 @@ class EncoderDecoder(nn.Module):
         known: Float[Tensor, " n_entries"] | None,
         offset: Float[Tensor, " d_in"] | None = None,
     ) -> Float[Tensor, " n_entries"]:
-        """Returns the entries of the affine encoder; the gradients are as sparse as the entries.
+        """Returns pre-activations of the affine encoder at the entries, with sparse gradients.
 
         Args:
-            x: One row for each token.
+            x: One row per token.
             support: The entries.
-            known: Their values, where these were computed to find the support.
-            offset: A vector that `encoder_inputs` adds to every token, where that method learns nothing else. Its
-                gradient takes one product with a vector; the gradient of each token's input takes as long as decoding.
+            known: The values of the entries if the search for the support computed them.
+            offset: The vector that `encoder_inputs` adds to every token, if the method has no other parameter. The
+                gradient of this vector takes one product with a vector, while the gradient of ``encoder_inputs(x)``
+                takes as long as decoding.
         """
         inputs = self.encoder_inputs(x)
         known = None if known is None else known.detach().to(inputs.dtype)
@@ -182,12 +185,12 @@ class EncoderDecoder(nn.Module):
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
-        """Returns the whole output, from latents and, where a kind needs them, the inputs."""
+        """Returns the output from latents, and from inputs in kinds that use them, such as a kind with a skip."""
         return self.decode(latents)
 
 
 def overrides(kind: type[EncoderDecoder], name: str) -> bool:
-    """Returns whether a class has another method of this name than each of its bases."""
+    """Returns whether a class overrides the method of this name of each base."""
     bases = [base for base in kind.__bases__ if issubclass(base, EncoderDecoder)]
     return all(getattr(kind, name) is not getattr(base, name) for base in bases)
 

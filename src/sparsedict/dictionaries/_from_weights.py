@@ -1,4 +1,4 @@
-"""Dictionaries of weights that exist already."""
+"""Construction of dictionaries from given weights."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def from_weights(
     *,
     copy: bool,
 ) -> Kind:
-    """Makes a dictionary that holds these weights, in evaluation mode.
+    """Returns a dictionary with these weights, in evaluation mode.
 
     Args:
-        make: Makes it, from its three widths, the activation, the norm and the type.
-        weights: By name: ``encoder`` and ``decoder``, latent-major, and others; ``None`` where there is none.
+        make: Constructor that takes the three widths, the activation, the decoder norm and the dtype.
+        weights: ``encoder``, ``decoder`` (latent-major) and optional weights by name; ``None`` for an absent weight.
         activation: How pre-activations become latents.
         decoder_norm: The constraint on decoder rows.
-        activation_state: What the activation learned, by name; its initial state where left out.
+        activation_state: Learned state of the activation by name. Omitted values are those of a new dictionary.
         copy: Whether to copy the weights.
 
     Raises:
         TypeError: If a weight isn't a floating-point tensor.
-        ValueError: If shapes don't fit. The message says so where a transposed matrix would.
+        ValueError: If shapes don't match. The message suggests the transpose where it would match.
     """
     given = {name: _checked(name, weight, copy) for name, weight in weights.items() if weight is not None}
     n_latents, d_in, d_out = _widths(given)
@@ -54,14 +54,14 @@ def from_weights(
         if name in given and tuple(given[name].shape) != shape:
             hint = _transposed(tuple(given[name].shape), shape)
             raise ValueError(f"`{name}` must be of shape {list(shape)}, got {list(given[name].shape)}.{hint}")
-    # Nothing is drawn, and nothing of that size made, before the weights take their places.
+    # The meta device avoids drawing and allocating weights that are replaced at once.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        made = make(d_in, d_out, n_latents, activation=activation, decoder_norm=decoder_norm, dtype=encoder.dtype)
+        dictionary = make(d_in, d_out, n_latents, activation=activation, decoder_norm=decoder_norm, dtype=encoder.dtype)
     named = {name: value.to(encoder).contiguous() for name, value in given.items()}
     state = initial_state(activation, n_latents, encoder, activation_state or {})
     named |= {f"activation_state.{name}": value for name, value in state.items()}
-    made.load_state_dict(named, assign=True)
-    return made.eval()
+    dictionary.load_state_dict(named, assign=True)
+    return dictionary.eval()
 
 
 def _checked(name: str, weight: object, copy: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the kinds that may normalise their input share."""
+"""Functions shared by the kinds with an ``input_norm``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Kind = TypeVar("Kind", bound=_Normalising)
 
 
 def checked_input_norm(input_norm: InputNorm | None, d_in: int) -> InputNorm | None:
-    """Returns the normalisation if it is one and can serve this width."""
+    """Returns the normalisation after checking its type and width."""
     if input_norm is None:
         return None
     if not isinstance(input_norm, InputNorm):
@@ -40,14 +40,14 @@ def checked_input_norm(input_norm: InputNorm | None, d_in: int) -> InputNorm | N
 @in_own_state
 @torch.no_grad()
 def bias_with_offset(dictionary: _Normalising) -> Tensor:
-    """Returns the encoder's bias with the input's own offset in it."""
+    """Returns the encoder's bias plus the contribution of the input's learned offset."""
     bias = dictionary.encoder_bias.detach()
     return bias if dictionary.input_bias is None else bias + dictionary.encoder @ dictionary.input_bias
 
 
 @torch.no_grad()
 def without_scale(dictionary: Kind) -> tuple[Kind, float]:
-    """Returns a copy that takes inputs as they are, its encoder multiplied by the factor, and the factor."""
+    """Returns a copy without normalisation, whose encoder includes the factor, and the factor."""
     folded = copy.deepcopy(dictionary)
     if dictionary.input_norm is None:
         return folded, 1.0
@@ -55,7 +55,7 @@ def without_scale(dictionary: Kind) -> tuple[Kind, float]:
     if factor is None:
         raise ValueError(
             f"`input_norm` must multiply every input by one number to be folded into weights, got "
-            f"{dictionary.input_norm}: what it does depends on the input. Use the dictionary as it is."
+            f"{dictionary.input_norm}, whose factor depends on the input. Use the dictionary without folding."
         )
     folded.encoder.mul_(factor)
     if folded.input_bias is not None:

@@ -1,4 +1,4 @@
-"""Makes the objects that a description names, out of the library's classes and those that the caller passes."""
+"""Construction of the objects that a description names, from the library's classes and the caller's classes."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _PARTS = tuple(
     if isinstance(found := getattr(room, name), type) and is_dataclass(found)
 )
 _ROLES = {"activation": ("activation", Activation), "decoder_norm": ("decoder norm", DecoderNorm)}
-"""The parts that every kind has: what errors call them, and what they must be."""
+"""The parts of every kind: name in errors, and base class."""
 
 _NEVER_SET = {"device", "dtype", "generator"}
 
 
 class Maker:
-    """Makes what a description describes, without its weights.
+    """Constructs the dictionary of a description, without weights.
 
     Args:
-        description: Of the whole dictionary.
-        own: Classes of the caller's.
-        file: What the description was read from, for errors.
+        description: Description of the dictionary.
+        own: The caller's classes.
+        file: File of the description, for errors.
 
     Raises:
-        StorageError: If a class isn't known, or a part refuses its arguments.
+        StorageError: If a class is unknown, or a part raises an error for its arguments.
     """
 
     def __init__(self, description: Description, own: Sequence[type], file: str) -> None:
@@ -56,25 +56,29 @@ class Maker:
             self._parts[role] = self._part(what, base, named)
 
     def make(self, n_latents: int | None = None) -> Dictionary:
-        """Returns the dictionary, or one with another number of latents; without memory if all classes are ours."""
+        """Returns the dictionary, on the meta device if all classes are the library's.
+
+        Args:
+            n_latents: Number of latents; that of the description by default.
+        """
         arguments, parts = dict(self._arguments), dict(self._parts)
         if n_latents is not None:
             if "n_latents" not in arguments:
-                raise StorageError(f"{self._file}: a {self._kind.__name__} can't be made of some of its latents.")
+                raise StorageError(f"{self._file}: a {self._kind.__name__} can't be loaded with some of its latents.")
             arguments["n_latents"] = n_latents
             parts["activation"] = self._call(parts["activation"].among, {"n_latents": n_latents})
-        # A class of the caller's own may look at numbers while it is made, which tensors without storage don't have.
+        # The constructor of a caller's class may read values, which tensors on the meta device don't have.
         with torch.random.fork_rng(devices=[]), torch.device("cpu" if self._used_own else "meta"):
-            made: Dictionary = self._call(self._kind, self._values(arguments) | parts)
+            dictionary: Dictionary = self._call(self._kind, self._values(arguments) | parts)
         wanted = {**self._widths, "n_latents": n_latents or self._widths["n_latents"]}
-        widths = {"d_in": made.d_in, "d_out": made.d_out, "n_latents": made.n_latents}
+        widths = {"d_in": dictionary.d_in, "d_out": dictionary.d_out, "n_latents": dictionary.n_latents}
         if widths != wanted:
             raise StorageError(
-                f"{self._file}: the arguments make a dictionary of {widths}, but the widths are {wanted}."
+                f"{self._file}: the constructor's arguments give the widths {widths}, but the file states {wanted}."
             )
         if not self._used_own:
-            self._check_arguments(made.arguments(), arguments)
-        return made
+            self._check_arguments(dictionary.arguments(), arguments)
+        return dictionary
 
     def _check_roles(self, parts: Mapping[str, Named]) -> None:
         missing = _ROLES.keys() - parts.keys()
@@ -83,9 +87,7 @@ class Maker:
         given = self._arguments.keys()
         forbidden = (given & (_NEVER_SET | parts.keys())) | (parts.keys() & _NEVER_SET)
         if forbidden:
-            raise StorageError(
-                f"{self._file}: `kind` has arguments that no file may set: {', '.join(sorted(forbidden))}."
-            )
+            raise StorageError(f"{self._file}: `kind` must not set the arguments {', '.join(sorted(forbidden))}.")
 
     def _check_arguments(self, made: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         for name, value in given.items():
@@ -93,8 +95,8 @@ class Maker:
                 continue
             if name in made and (made[name] != value or type(made[name]) is not type(value)):
                 raise StorageError(
-                    f"{self._file}: a {self._kind.__name__} can't be made with `{name}` {str(value)[:80]!r}: "
-                    f"it becomes {made[name]!r}."
+                    f"{self._file}: {self._kind.__name__} doesn't accept `{name}` {str(value)[:80]!r}: the "
+                    f"constructor changes it to {made[name]!r}."
                 )
 
     def _part(self, role: str, base: type, named: Named) -> Any:
@@ -109,7 +111,7 @@ class Maker:
         return tuple(self._value(name, item) for item in value) if isinstance(value, tuple) else value
 
     def _find(self, role: str, base: type, named: Named, library: Sequence[type]) -> type:
-        """Finds a class by name among the library's own or those that the caller passed."""
+        """Returns the class of this name among the library's or the caller's classes."""
         known = library if named.package == "sparsedict" else self._own
         known = [c for c in known if issubclass(c, base) and not inspect.isabstract(c)]
         found = [c for c in known if c.__name__ == named.name]
@@ -119,7 +121,7 @@ class Maker:
             )
         if not found and named.package == "sparsedict":
             names = ", ".join(sorted(c.__name__ for c in known))
-            raise StorageError(f"{self._file}: {role} {named.name[:80]!r} isn't one of sparsedict's: {names}.")
+            raise StorageError(f"{self._file}: {role} {named.name[:80]!r} isn't a class of sparsedict: {names}.")
         if not found:
             raise StorageError(
                 f"{self._file}: the {role} is {named.name[:80]!r} from {named.package[:80]!r}, which isn't part of "
@@ -134,14 +136,14 @@ class Maker:
         except (TypeError, ValueError, OverflowError) as error:
             name = getattr(made, "__qualname__", type(made).__name__)
             shown = str({name: value for name, value in arguments.items() if name not in self._parts})[:200]
-            raise StorageError(f"{self._file}: {name} refuses its arguments {shown}: {error}") from error
+            raise StorageError(f"{self._file}: {name} doesn't accept the arguments {shown}: {error}") from error
 
 
 def own_classes(parts: Any) -> list[type]:
-    """Returns the caller's classes if they are parts or kinds.
+    """Returns the caller's classes after checking that each is a part or a kind.
 
     Raises:
-        TypeError: If one isn't a class, or isn't one of a part or kind.
+        TypeError: If an item isn't a class, or is neither a kind of dictionary nor a dataclass.
     """
     own = list(parts)
     for part in own:
@@ -149,7 +151,7 @@ def own_classes(parts: Any) -> list[type]:
             raise TypeError(f"`parts` must hold classes, such as `parts=[MyActivation]`, got {part!r}.")
         if not (issubclass(part, Dictionary) or is_dataclass(part)):
             raise TypeError(
-                "`parts` must hold kinds of dictionaries, or parts (activations, decoder norms and others, which are "
-                f"dataclasses), got {part.__name__}."
+                "`parts` must hold kinds of dictionaries or parts (dataclasses such as activations and decoder norms), "
+                f"got {part.__name__}."
             )
     return own

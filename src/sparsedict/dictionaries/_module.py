@@ -1,4 +1,4 @@
-"""A dictionary as a module that takes an MLP's place."""
+"""A module that maps activations to a dictionary's reconstruction, to replace an MLP."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Encodes(Protocol):
 
 
 class Reconstructing(nn.Module):
-    """Maps activations to their reconstruction alone, in the type they came in; see `Dictionary.as_module`.
+    """Maps activations to their reconstruction, in the dtype of the activations; see `Dictionary.as_module`.
 
     Attributes:
-        dictionary: The dictionary, whose parameters these are.
+        dictionary: The dictionary. Its parameters are the module's parameters.
     """
 
     def __init__(self, dictionary: Encodes) -> None:

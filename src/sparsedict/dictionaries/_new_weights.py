@@ -1,4 +1,4 @@
-"""The weights of a new dictionary: random rows, their place, and sums by which a change is noticed."""
+"""Random rows for new weights, their device and dtype, and checksums that detect edits."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ LARGEST_SEED = 2**63 - 1
 
 
 def drawn_seed(generator: torch.Generator | None) -> int:
-    """Returns a seed drawn from a copy of a generator, or of PyTorch's own of the CPU, which stays where it is."""
+    """Returns a seed from a copy of a generator (PyTorch's CPU generator by default), without advancing it."""
     source = torch.default_generator if generator is None else generator
     copy = torch.Generator(source.device)
     copy.set_state(source.get_state())
     return int(torch.randint(LARGEST_SEED, (), generator=copy, device=source.device, dtype=torch.int64))
 
 
-def placed(device: torch.device | str | None, dtype: torch.dtype | None) -> dict[str, Any]:
-    """Returns where weights are made and their type: PyTorch's defaults where nothing is asked for."""
+def tensor_options(device: torch.device | str | None, dtype: torch.dtype | None) -> dict[str, Any]:
+    """Returns the device and dtype of new weights as keyword arguments, with PyTorch's defaults for ``None``."""
     return {
         "device": torch.get_default_device() if device is None else torch.device(device),
         "dtype": torch.get_default_dtype() if dtype is None else dtype,
@@ -31,7 +31,7 @@ def placed(device: torch.device | str | None, dtype: torch.dtype | None) -> dict
 def unit_rows(n_rows: int, width: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
     """Returns rows of norm 1 in random directions, drawn on the generator's device or the CPU."""
     if device.type == "meta":
-        # The first number drawn without memory would import a good part of PyTorch.
+        # Drawing a random number on the meta device imports slow parts of PyTorch.
         return torch.empty(n_rows, width, device=device, dtype=torch.float32)
     where = "cpu" if generator is None else generator.device
     rows = torch.randn(n_rows, width, generator=generator, device=where, dtype=torch.float32)
@@ -40,7 +40,7 @@ def unit_rows(n_rows: int, width: int, generator: torch.Generator | None, device
 
 @torch.no_grad()
 def sums(weights: Sequence[Tensor]) -> Tensor:
-    """Returns sum and norm of each weight on the CPU, by which a change is noticed; NaN for weights without memory."""
+    """Returns the sum and norm of each weight on the CPU, to detect edits; NaN for weights on the meta device."""
     if weights[0].is_meta:
         return torch.full((2 * len(weights),), torch.nan, device="cpu", dtype=torch.float64)
     totals = [weight.sum(dtype=torch.float64) for weight in weights]

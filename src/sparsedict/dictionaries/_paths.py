@@ -1,4 +1,4 @@
-"""The choice between dense and sparse products: one table for all dictionaries, devices and backends."""
+"""Choice between dense and sparse products, in one table for all dictionaries, devices and backends."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ DENSE_SHARE = 1 / 16
 
 
 class Path(Enum):
-    """How the pre-activations that matter are found."""
+    """How pre-activations on the support are found and stored."""
 
-    WITHIN_CAPACITY = "selected block by block, into memory for a number of entries that the host doesn't know"
-    SELECTED = "selected block by block; the other pre-activations are never held"
-    GATHERED = "all are computed, and those on the activation's support gathered"
-    DENSE = "all are computed and kept"
+    WITHIN_CAPACITY = (
+        "selected block by block into memory of fixed capacity; the host never reads the number of entries"
+    )
+    SELECTED = "selected block by block; other pre-activations are not stored"
+    GATHERED = "all are computed, and entries on the support are gathered"
+    DENSE = "all are computed and stored"
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """The conditions that decide on the path.
+    """The conditions that determine the path.
 
     Attributes:
-        stored: The caller asks for stored entries, even where there are many.
-        training: Gradients are wanted.
-        elementwise: The activation may also be computed on all pre-activations.
+        stored: Stored entries are required, even if dense products are faster.
+        training: Gradients are required.
+        elementwise: The activation can be computed on all pre-activations.
         within_capacity: The step has a capacity, and the rule can select within it.
         selectable: The encoder is affine, and the rule can be applied block by block without waiting for the device.
-        counts_wait: The host would wait for the device to read the number of entries.
+        counts_wait: Reading the number of entries would make the host wait for the device.
     """
 
     stored: bool
@@ -44,7 +46,7 @@ class Conditions:
     counts_wait: bool
 
     @classmethod
-    def of(
+    def from_batch(
         cls,
         rule: Selection | None,
         context: StepContext,
@@ -58,13 +60,13 @@ class Conditions:
         """Reads the conditions of a batch.
 
         Args:
-            rule: The activation's rule; ``None`` where it has none or the encoder isn't affine.
-            context: That of the step.
-            device: Where the batch is.
-            n_tokens: Tokens in the batch.
-            n_latents: Width of the dictionary.
-            elementwise: Whether the activation is.
-            stored: Whether the caller asks for stored entries.
+            rule: Selection rule of the activation; ``None`` without a rule or an affine encoder.
+            context: Context of the step.
+            device: Device of the batch.
+            n_tokens: Number of tokens in the batch.
+            n_latents: Number of latents.
+            elementwise: Whether the activation is elementwise.
+            stored: Whether stored entries are required.
         """
         total, most = n_tokens * n_latents, most_stored(n_tokens, n_latents)
         return cls(

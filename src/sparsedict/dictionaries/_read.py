@@ -1,4 +1,4 @@
-"""Makes a saved dictionary again."""
+"""Reading of dictionaries in the library's own format."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def read(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
-    """Reads a folder of the library's own format; :func:`sparsedict.load` does so, and reads other things too.
+    """Reads a folder of the library's own format. :func:`sparsedict.load` reads other formats too.
 
     Args:
         path: The folder.
-        latents: Which latents to read, in this order; all where left out. See :func:`sparsedict.load`.
-        parts: Classes of your own that the dictionary is made of: activations, decoder norms, kinds of dictionaries.
-        device: Where to put the weights; the CPU where left out.
-        dtype: Type to convert them to; as they were saved where left out.
+        latents: Indices of the latents to read, in this order; all by default. See :func:`sparsedict.load`.
+        parts: The caller's classes that the dictionary uses: activations, decoder norms, kinds of dictionaries.
+        device: Device of the weights; the CPU by default.
+        dtype: Dtype to convert the weights to; the saved dtype by default.
 
     Raises:
         FileNotFoundError: If the folder or a file in it is missing.
-        StorageError: If a file is broken or from a newer version, or a class isn't known. It is a ``ValueError``.
+        StorageError: If a file is damaged or of a newer version, or a class is unknown. It is a ``ValueError``.
     """
     folder = Path(path)
     own = own_classes(parts)
@@ -61,13 +61,13 @@ def chosen_latents(latents: Iterable[int] | Tensor, n_latents: int) -> list[int]
     """Returns latents as a list of indices.
 
     Raises:
-        TypeError: If they aren't integers.
-        ValueError: If there are none, one lies outside of the dictionary, or one occurs twice.
+        TypeError: If an index isn't an integer.
+        ValueError: If the list is empty, or an index is out of range or occurs twice.
     """
     rows = latents.tolist() if isinstance(latents, Tensor) else list(latents)
     wrong = next((row for row in rows if isinstance(row, bool) or not hasattr(row, "__index__")), None)
     if wrong is not None:
-        hint = ": of a mask take `mask.nonzero().squeeze(-1)`" if isinstance(wrong, bool) else ""
+        hint = "; convert a mask by `mask.nonzero().squeeze(-1)`" if isinstance(wrong, bool) else ""
         raise TypeError(f"`latents` must be indices of latents, got {wrong!r} of type {type(wrong).__name__}{hint}.")
     rows = [row.__index__() for row in rows]
     if not rows:
@@ -81,7 +81,7 @@ def chosen_latents(latents: Iterable[int] | Tensor, n_latents: int) -> list[int]
 
 
 def _check_widths(description: Description, stored: Mapping[str, StoredTensor], folder: Path) -> None:
-    """Compares the widths with the stored weights before anything of that size is made."""
+    """Compares the widths with the stored weights before memory of that size is allocated."""
     widths = description.widths
     n_latents = widths["n_latents"]
     for name, wanted in (("encoder", (n_latents, widths["d_in"])), ("decoder", (n_latents, widths["d_out"]))):
@@ -101,28 +101,28 @@ def _per_latent(
 ) -> frozenset[str]:
     """Returns the names of the weights of which the chosen rows are read.
 
-    They are those that the dictionary names. A kind outside the library may leave out weights of its own: they have
-    as many rows in the dictionary as were chosen, and as many in the file as there are latents.
+    These are the weights that `Dictionary.per_latent` names. A kind outside the library may omit some: weights with one
+    row per chosen latent in the dictionary and one row per latent in the file are added.
     """
-    told = dictionary.per_latent
-    others = {name: weight for name, weight in dictionary.state_dict().items() if name not in told and weight.ndim}
+    named = dictionary.per_latent
+    others = {name: weight for name, weight in dictionary.state_dict().items() if name not in named and weight.ndim}
     per_row = {
         name
         for name, weight in others.items()
         if name in stored and len(weight) == len(rows) and stored[name].shape == (n_latents, *weight.shape[1:])
     }
     if len(rows) < n_latents:
-        return told | per_row
+        return named | per_row
     kind = type(dictionary)
-    is_silent = kind not in KINDS and kind.per_latent is Dictionary.per_latent
-    if per_row and is_silent and list(rows) != sorted(rows):
+    is_unspecified = kind not in KINDS and kind.per_latent is Dictionary.per_latent
+    if per_row and is_unspecified and list(rows) != sorted(rows):
         name = min(per_row)
         raise StorageError(
-            f"{folder}: `{name}` has {n_latents} rows, as many as there are latents, and {kind.__name__} doesn't say "
-            "whether they belong to latents, so all latents can't be read in another order. Override `per_latent` in "
+            f"{folder}: `{name}` has {n_latents} rows, the number of latents, and {kind.__name__} doesn't state "
+            "whether they belong to latents, so the latents can't be reordered. Override `per_latent` in "
             f"{kind.__name__}: `return super().per_latent | {{{name!r}}}`, or without this name."
         )
-    return told
+    return named
 
 
 def _check_weights(
@@ -131,10 +131,10 @@ def _check_weights(
     """Compares names, shapes and types with the file's header, before any weight is read.
 
     Args:
-        dictionary: What is to be filled.
-        stored: What the file holds.
-        n_rows: Of the weights of which only some rows are read, how many there are in the file.
-        folder: For errors.
+        dictionary: The dictionary to load weights into.
+        stored: Header of the file.
+        n_rows: Number of rows in the file, for the weights of which only some rows are read.
+        folder: Folder of the file, for errors.
     """
     wanted = dictionary.state_dict()
     for what, names in (("lack", wanted.keys() - stored.keys()), ("hold unexpected", stored.keys() - wanted.keys())):

@@ -1,4 +1,4 @@
-"""The one line that a dictionary is printed as."""
+"""One-line representation of a dictionary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def summary(arguments: Mapping[str, Any], learned: Mapping[str, Tensor]) -> str:
-    """Returns arguments by name, without those that are off, and the ranges of learned values."""
+    """Returns arguments by name, except ``None`` and ``False``, and the ranges of learned values."""
     shown = ", ".join(
         f"{name}={value}" for name, value in arguments.items() if value is not None and value is not False
     )
@@ -17,7 +17,7 @@ def summary(arguments: Mapping[str, Any], learned: Mapping[str, Tensor]) -> str:
 
 
 def _range(name: str, value: Tensor) -> str:
-    """Returns the smallest and largest of an activation's learned values; exponentials of logarithms."""
+    """Returns the range of an activation's learned values, after the exponential if they are logarithms."""
     if value.is_meta or not value.numel():
         return name
     wide = value.double().exp() if name.startswith("log_") else value.double()

@@ -1,4 +1,4 @@
-"""The start of a dictionary's weights from a sample of its data."""
+"""Initialisation of a dictionary's weights from a sample of its data."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sparsedict.dictionaries._start_tokens import keeping_frozen, start_tokens
 from sparsedict.torch_state import in_own_state, without_inference_
 
 INITIAL_NORM = 0.1
-"""Norm of encoder rows that start from data, as a multiple of the targets' scale over the inputs'.
+"""Norm of new encoder rows, as a multiple of the ratio of the targets' scale to the inputs' scale.
 
-Short rows turn quickly under Adam; ``benchmarks.initialisation`` compares.
+Short rows change direction quickly under Adam; see ``benchmarks.initialisation``.
 """
 
 
@@ -21,7 +21,7 @@ Short rows turn quickly under Adam; ``benchmarks.initialisation`` compares.
 @keeping_frozen
 @torch.no_grad()
 def start_from(dictionary: EncoderDecoder, inputs: Tensor, targets: Tensor) -> None:
-    """Points each latent at one token, in place (see `Dictionary.initialise_`)."""
+    """Initialises each latent at one token, in place (see `Dictionary.initialise_`)."""
     assert isinstance(dictionary, nn.Module)
     without_inference_(dictionary)
     mean = targets.mean(0)
@@ -30,13 +30,13 @@ def start_from(dictionary: EncoderDecoder, inputs: Tensor, targets: Tensor) -> N
         return
     encoded = dictionary.encoder_inputs(inputs)
     tokens, is_shared = start_tokens(dictionary.start_seed, dictionary.n_latents, inputs)
-    # Rows are measured by their spread first: nothing here depends on how large activations are.
+    # Division by the spread makes the result independent of the scale of activations.
     size = (targets - mean).square().mean().sqrt()
     rows = functional.normalize(_over((targets - mean)[tokens], size), dim=-1)
-    # A token serves a second latent with a random direction mixed in; one that is the mean itself serves none.
+    # A second latent at the same token gets a random direction in addition, and a latent at the mean only that.
     random = functional.normalize(dictionary.decoder, dim=-1)
-    taken = is_shared | ~rows.any(dim=-1)
-    dictionary.decoder.copy_(functional.normalize(rows + random * taken[:, None], dim=-1))
+    needs_random = is_shared | ~rows.any(dim=-1)
+    dictionary.decoder.copy_(functional.normalize(rows + random * needs_random[:, None], dim=-1))
     dictionary.decoder_norm.constrain_(dictionary.decoder)
     centred = (encoded - encoded.mean(0)).float()
     encoded_size = centred.square().mean().sqrt()
@@ -47,12 +47,12 @@ def start_from(dictionary: EncoderDecoder, inputs: Tensor, targets: Tensor) -> N
 
 
 def _over(values: Tensor, size: Tensor) -> Tensor:
-    """Returns values over a size; as they are where it is zero."""
+    """Returns values divided by a size, or the values if the size is zero."""
     return values / torch.where(size > 0, size, torch.ones_like(size))
 
 
 def _whitened(rows: Tensor) -> Tensor:
-    """Returns centred rows times the inverse of their covariance, which a tenth of its mean variance steadies."""
+    """Returns centred rows times the inverse of their covariance, regularised by a tenth of the mean variance."""
     covariance = rows.T @ rows / len(rows)
     covariance.diagonal().add_(0.1 * covariance.diagonal().mean().clamp_min(1e-12))
     return torch.linalg.solve(covariance, rows.T).T

@@ -1,4 +1,4 @@
-"""Which tokens a new dictionary's latents start at."""
+"""Choice of the tokens at which the latents of a new dictionary start."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sparsedict.kernels import first_of_equal
 def start_tokens(
     seed: int, n_latents: int, inputs: Float[Tensor, "n_tokens d_in"]
 ) -> tuple[Int[Tensor, " n_latents"], Bool[Tensor, " n_latents"]]:
-    """Draws a token for each latent, without replacement while there are tokens that differ.
+    """Draws a token for each latent, without replacement until all distinct tokens are used.
 
     Args:
-        seed: Of the draw: that of the dictionary.
-        n_latents: Tokens to draw.
-        inputs: What the dictionary reads, one row for each token.
+        seed: Seed of the draw.
+        n_latents: Number of tokens to draw.
+        inputs: Activations that the dictionary reads, one row per token.
 
     Returns:
-        The tokens, and which latents share theirs with an earlier latent.
+        Indices of the tokens, and whether each latent shares its token with an earlier latent.
     """
     order = torch.randperm(len(inputs), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     order = order.to(inputs.device)
@@ -37,7 +37,7 @@ def start_tokens(
 def keeping_frozen(
     start: Callable[[EncoderDecoder, Tensor, Tensor], None],
 ) -> Callable[[EncoderDecoder, Tensor, Tensor], None]:
-    """Makes a start leave parameters with ``requires_grad=False`` as they are."""
+    """Wraps an initialisation so that parameters with ``requires_grad=False`` don't change."""
 
     @wraps(start)
     def wrapped(dictionary: EncoderDecoder, inputs: Tensor, targets: Tensor) -> None:

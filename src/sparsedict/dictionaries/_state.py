@@ -1,3 +1,5 @@
+"""State that an activation keeps in a dictionary."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -10,7 +12,7 @@ from sparsedict.latents import per_entry
 
 
 class ActivationState(nn.Module):
-    """What an activation keeps in one dictionary: learned parameters and measured buffers, by name."""
+    """State of an activation in one dictionary: learned parameters and measured buffers, by name."""
 
     def __init__(
         self, activation: Activation, n_latents: int, device: torch.device | str | None, dtype: torch.dtype | None
@@ -24,33 +26,33 @@ class ActivationState(nn.Module):
                 self.register_buffer(name, placed)
 
         for name, value in activation.training_state(n_latents).items():
-            # It isn't in files, so a dictionary that is made without memory and then read needs its values.
-            without_memory = device is not None and torch.device(device).type == "meta"
-            self.register_buffer(name, value if without_memory else value.to(device=device), persistent=False)
+            # Files don't hold this state, so a dictionary on the meta device keeps its values for loading.
+            is_meta = device is not None and torch.device(device).type == "meta"
+            self.register_buffer(name, value if is_meta else value.to(device=device), persistent=False)
 
     def training_state(self) -> dict[str, Tensor]:
-        """Returns what is kept while training alone."""
+        """Returns the state that is used in training only, and not saved."""
         return {name: value for name, value in self.named_buffers() if name in self._non_persistent_buffers_set}
 
     def entries(self, latents: Tensor | None = None) -> dict[str, Tensor]:
-        """Returns the kept tensors, gathered for stored entries or whole."""
-        kept = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        return {name: per_entry(value, latents) for name, value in kept.items()}
+        """Returns the state by name: whole, or gathered at the latents of stored entries."""
+        state = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        return {name: per_entry(value, latents) for name, value in state.items()}
 
 
 def initial_state(
     activation: Activation, n_latents: int, like: Tensor, given: Mapping[str, Tensor | float]
 ) -> dict[str, Tensor]:
-    """Returns what an activation keeps: as given, else as in a new dictionary.
+    """Returns the state of an activation: the given values, and those of a new dictionary for the others.
 
     Args:
         activation: The activation.
         n_latents: Number of latents.
-        like: A weight of the dictionary, for device and type.
-        given: By name; a single number stands for all latents.
+        like: A weight of the dictionary, for device and dtype.
+        given: Values by name. A number applies to all latents.
 
     Raises:
-        ValueError: If a name or a shape isn't the activation's.
+        ValueError: If the activation has no state of this name or shape.
     """
     state = {name: value.detach().to(like.device) for name, value in activation.initial_state(n_latents).items()}
     unknown = sorted(given.keys() - state.keys())
@@ -60,9 +62,9 @@ def initial_state(
     for name, value in given.items():
         tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
         shape = state[name].shape
-        # A threshold of zero has the logarithm minus infinity, and one that was never measured is NaN.
-        fits = tensor.shape in (shape, torch.Size(()))
-        if not fits or bool(((tensor.isnan() & ~state[name].isnan()) | (tensor == torch.inf)).any()):
+        # A threshold of zero has the logarithm minus infinity, and an unmeasured threshold is NaN.
+        is_valid_shape = tensor.shape in (shape, torch.Size(()))
+        if not is_valid_shape or bool(((tensor.isnan() & ~state[name].isnan()) | (tensor == torch.inf)).any()):
             raise ValueError(
                 f"`activation_state` must hold {name!r} of shape {list(shape)}, or one number, neither NaN nor "
                 f"infinite, got shape {list(tensor.shape)}."
