@@ -153,11 +153,11 @@ def fit(device: torch.device, note: Notes) -> None:
     model = sd.zoo.load_model().to(device)
     site = sd.Site(model, "transformer.h.1.mlp", exclude_tokens=[0])
     tokens = sd.zoo.tokens("train", n_tokens=min(n_tokens, 500_000))
-    start, n_served = time.perf_counter(), 0
+    start, n_tokens_yielded = time.perf_counter(), 0
     for batch in sd.ActivationStream(site, tokens, batch_size=4096):
-        n_served += batch.n_tokens
+        n_tokens_yielded += batch.n_tokens
     _wait(device)
-    note("harvest, tokens per second", n_served / (time.perf_counter() - start))
+    note("harvest, tokens per second", n_tokens_yielded / (time.perf_counter() - start))
     for dtype in (None, torch.bfloat16):
         torch.manual_seed(0)
         student = sd.SparseDistiller(

@@ -50,8 +50,8 @@ def harvest(site: Site, tokens: Tensor, n_sequences: int, batch_size: int, buffe
     stream = ActivationStream(
         site, tokens, batch_size=batch_size, model_batch_size=n_sequences, buffer_size=buffer_size
     )
-    n_served = sum(batch.n_tokens for batch in stream)
-    assert n_served == stream.n_tokens
+    n_tokens_yielded = sum(batch.n_tokens for batch in stream)
+    assert n_tokens_yielded == stream.n_tokens
 
 
 def seconds(run: Callable[[], None]) -> tuple[float, float]:

@@ -32,7 +32,7 @@ import sparsedict as sd
 RESULTS = Path(__file__).parent / "results" / "kills.json"
 D, N_LATENTS, BATCH, N_STEPS = 16, 64, 128, 60
 
-MOST_KILLS = 10
+MAX_KILLS = 10
 """In one run, so that all kinds of runs are killed."""
 
 FORK = multiprocessing.get_context("fork")
@@ -225,10 +225,10 @@ def one_run(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "checkpoints"
         before, found = -1, None
-        for n_lives in range(MOST_KILLS + 1):
+        for n_lives in range(MAX_KILLS + 1):
             process, receive = born(make, folder, every=draw.choice((1, 1, 2, 5)))
             counts["resumes"] += n_lives > 0
-            if counts["kills"] < n_kills and n_lives < MOST_KILLS:
+            if counts["kills"] < n_kills and n_lives < MAX_KILLS:
                 next(waits)(folder, process)
                 process.kill()
             found = result(process, receive)

@@ -13,7 +13,7 @@ from benchmarks.contenders import Contender
 from benchmarks.stopwatch import Order, Turn
 from benchmarks.worker import ContenderError, Worker
 
-MOST_STEPS = 20
+MAX_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def race(
         turn = _turn(contender, workers, Order(1, n_warm=2), result)
         if turn is not None:
             running.append(contender)
-            n_steps[contender] = min(max(round(turn_seconds / turn.steps[0]), 1), MOST_STEPS)
+            n_steps[contender] = min(max(round(turn_seconds / turn.steps[0]), 1), MAX_STEPS)
     begin = time.perf_counter()
     for index in range(rounds):
         if index and time.perf_counter() - begin > seconds:

@@ -37,7 +37,7 @@ def test_a_batch_is_a_mapping_from_points_to_tensors() -> None:
 @pytest.mark.parametrize("point", ["neurons", "0.inputs", ""])
 def test_a_missing_point_lists_the_points_there_are(point: str) -> None:
     batch = sd.ActivationBatch(torch.zeros(4, 2), torch.zeros(4, 3))
-    for get in (batch.__getitem__, batch.of):
+    for get in (batch.__getitem__, batch.at):
         with pytest.raises(MissingPointError, match="their points are 'inputs', 'outputs'") as caught:
             get(point)
         assert isinstance(caught.value, KeyError)
@@ -81,9 +81,9 @@ def test_a_site_s_points_can_be_named_without_the_site() -> None:
     assert own["0.inputs"] is batch["0.inputs"]  # all other points stay
     both = batch.site(("1", "0"))
     assert torch.equal(both.outputs, torch.cat([batch["1.outputs"], batch["0.outputs"]], dim=-1))
-    assert torch.equal(batch.of(("0.inputs", "1.outputs")), torch.cat([batch["0.inputs"], batch["1.outputs"]], dim=-1))
+    assert torch.equal(batch.at(("0.inputs", "1.outputs")), torch.cat([batch["0.inputs"], batch["1.outputs"]], dim=-1))
     with pytest.raises(MissingPointError, match=r"'0\.inputs', '0\.outputs', '1\.inputs'"):
-        batch.site(None).of("inputs")
+        batch.site(None).at("inputs")
     with pytest.raises(ValueError, match=r"`site` must be one of the data's sites \['0', '1'\], got '2'"):
         batch.site("2")
 
@@ -99,7 +99,7 @@ def test_a_tensor_without_a_name_stands_for_any_point() -> None:
     assert batch.inputs is batch.outputs is batch.neurons is x
     assert lookup("outputs", aliases(["a.activations", "b.inputs"], "a")) == "activations"
     with pytest.raises(MissingPointError):
-        batch.of("0.inputs")
+        batch.at("0.inputs")
 
 
 def test_kept_positions_become_rows_in_reading_order() -> None:
@@ -142,7 +142,7 @@ def test_ids_and_positions_follow_the_rows_and_keep_their_type() -> None:
 def test_sites_of_one_batch_share_tokens_and_intersect_masks() -> None:
     one = sd.Activations({"inputs": torch.zeros(3, 2)}, mask=torch.tensor([True, True, False]))
     two = sd.Activations({"outputs": torch.ones(3, 4)}, mask=torch.tensor([False, True, True]))
-    joined = sd.Activations.of_sites({"a": one, "b": two})
+    joined = sd.Activations.from_sites({"a": one, "b": two})
     assert list(joined) == ["a.inputs", "b.outputs"]
     assert joined.kept.tolist() == [False, True, False]
 

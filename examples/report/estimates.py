@@ -79,10 +79,10 @@ class Estimate:
     def exp(self) -> Estimate:
         """Returns the estimate of what this one is the logarithm of."""
         low = math.exp(self.low) if math.isfinite(self.low) else -math.inf
-        return Estimate(math.exp(self.value), low, math.exp(min(self.high, MOST_EXPONENT)), self.n)
+        return Estimate(math.exp(self.value), low, math.exp(min(self.high, MAX_EXPONENT)), self.n)
 
 
-MOST_EXPONENT = 700.0
+MAX_EXPONENT = 700.0
 """Beyond it the exponential overflows."""
 
 

@@ -161,11 +161,11 @@ class Adapter:
 
     def inputs(self, batch: Activations) -> Float[Tensor, "*batch d_in"]:
         """Returns the activations of a batch that the object reads."""
-        return self.source.select(batch)[0] if _selects(self.source) else batch.of(self.points[0])
+        return self.source.select(batch)[0] if _selects(self.source) else batch.at(self.points[0])
 
     def targets(self, batch: Activations) -> Float[Tensor, "*batch d_out"]:
         """Returns the activations of a batch that the object should reproduce."""
-        return self.source.select(batch)[1] if _selects(self.source) else batch.of(self.points[1])
+        return self.source.select(batch)[1] if _selects(self.source) else batch.at(self.points[1])
 
     def check_widths(self, inputs: Tensor, targets: Tensor) -> None:
         """Raises ``ValueError`` where the object's own widths aren't those of activations."""

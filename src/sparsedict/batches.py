@@ -116,7 +116,7 @@ class Activations(Mapping[str, Tensor]):
     def __contains__(self, point: object) -> bool:
         return point in self._parts
 
-    def of(self, points: Points) -> Float[Tensor, "*shape width"]:
+    def at(self, points: Points) -> Float[Tensor, "*shape width"]:
         """Returns the activations of a point, or of several points side by side.
 
         Args:
@@ -131,17 +131,17 @@ class Activations(Mapping[str, Tensor]):
     @property
     def inputs(self) -> Float[Tensor, "*shape d_in"]:
         """What the MLP of a single site reads."""
-        return self.of("inputs")
+        return self.at("inputs")
 
     @property
     def outputs(self) -> Float[Tensor, "*shape d_out"]:
         """What the MLP of a single site writes."""
-        return self.of("outputs")
+        return self.at("outputs")
 
     @property
     def neurons(self) -> Float[Tensor, "*shape n_neurons"]:
         """Hidden activations of the MLP of a single site."""
-        return self.of("neurons")
+        return self.at("neurons")
 
     @property
     def shape(self) -> torch.Size:
@@ -268,7 +268,7 @@ class Activations(Mapping[str, Tensor]):
         return made
 
     @classmethod
-    def of_sites(cls, by_site: Mapping[str, Activations]) -> Activations:
+    def from_sites(cls, by_site: Mapping[str, Activations]) -> Activations:
         """Joins activations of the same tokens at several sites; their points get the names of the sites.
 
         Args:

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-MOST_ITEMS = 4
+MAX_ITEMS = 4
 """A longer collection is shown by its length."""
-MOST_CHARACTERS = 200
+MAX_CHARACTERS = 200
 """An object with a longer representation, or one of several lines, is shown by its class within that of another."""
 
 
@@ -57,7 +57,7 @@ def short(value: object) -> str:
         return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.4g}"
-    if isinstance(value, (list, tuple, dict, set, frozenset)) and len(value) > MOST_ITEMS:
+    if isinstance(value, (list, tuple, dict, set, frozenset)) and len(value) > MAX_ITEMS:
         return f"{type(value).__name__} of {len(value):,}"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {short(item)}" for key, item in value.items()) + "}"
@@ -67,7 +67,7 @@ def short(value: object) -> str:
     if type(value) is tuple:
         return f"({', '.join(map(short, value))}{',' if len(value) == 1 else ''})"
     text = repr(value)
-    is_long = len(text) > MOST_CHARACTERS or "\n" in text
+    is_long = len(text) > MAX_CHARACTERS or "\n" in text
     return f"{type(value).__name__}(...)" if is_long and not isinstance(value, str | bytes) else text
 
 

@@ -15,7 +15,7 @@ from sparsedict.torch_state import in_own_state
 
 _OTHERS = "no other library's checkpoint is recognised there"
 _RUN = "by `checkpoint=` and `resume=True`"
-_MOST_LISTED = 8
+_MAX_LISTED = 8
 _SUFFIXES = state_dict.SUFFIXES
 _FROM_WEIGHTS = state_dict.FROM_WEIGHTS
 
@@ -102,7 +102,7 @@ def _unknown(place: Place) -> str:
     missing = f"{place} holds no saved dictionary: {storage.DESCRIPTION} is missing, and {_OTHERS}."
     inner = place.inner(storage.DESCRIPTION, depth=1)
     if inner:
-        return f"{missing} There are some in its folders {', '.join(inner[:_MOST_LISTED])}: load one of them."
+        return f"{missing} There are some in its folders {', '.join(inner[:_MAX_LISTED])}: load one of them."
     if place.inner(storage.CHECKPOINT, depth=1):
         what = "It holds checkpoints of a run: `fit` goes on with it"
         return f"{missing} {what}, {_RUN}, and what comes of it can be saved."
@@ -118,12 +118,12 @@ def _unknown(place: Place) -> str:
     if not elsewhere:
         return missing
     load = f": load one of them, such as `sd.load({place.inside(elsewhere[0])!r})`" if place.snapshot is None else ""
-    return f"{missing} There are weights in {', '.join(elsewhere[:_MOST_LISTED])}{load}."
+    return f"{missing} There are weights in {', '.join(elsewhere[:_MAX_LISTED])}{load}."
 
 
 def _could_be_on_the_hub(path: str) -> bool:
     try:
-        hub.HubAddress.of(path)
+        hub.HubAddress.from_string(path)
     except ValueError:
         return False
     return not path.startswith("hf:")

@@ -419,7 +419,7 @@ def test_the_files_need_neither_torch_nor_this_library(folder: Path) -> None:
 
 
 def test_more_shards_than_may_be_mapped_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_stored_rows, "MOST_MAPPED", 2)
+    monkeypatch.setattr(_stored_rows, "MAX_MAPPED", 2)
     store = ActivationStore(folder, batch_size=64, buffer_size=512)
     assert sorted(served(store, repeat=False)) == list(range(N_TOKENS))
     assert len(store._shards._mapped) == 2

@@ -114,12 +114,12 @@ def test_a_stream_goes_on_from_its_own_state(n_sequences: int, context: int, sto
 def test_no_more_is_harvested_than_the_buffer_holds(n_sequences: int, context: int, **sizes: int) -> None:
     model = Counted()
     data = stream(unique(n_sequences, context), where=site(model), **sizes)
-    model.n_positions = n_served = 0
+    model.n_positions = n_tokens_yielded = 0
     for batch in data:
         # What has been harvested and isn't served yet lies in the buffer or, from the one before it, in this batch.
-        assert model.n_positions - n_served <= data.buffer_size + data.batch_size
-        n_served += batch.n_tokens
-    assert model.n_positions == n_served
+        assert model.n_positions - n_tokens_yielded <= data.buffer_size + data.batch_size
+        n_tokens_yielded += batch.n_tokens
+    assert model.n_positions == n_tokens_yielded
 
 
 @settings(max_examples=40, deadline=None)
@@ -139,10 +139,10 @@ def test_no_more_is_harvested_than_is_expected(
     batches = expecting()
     model.n_positions = 0
     whole = list(islice(batches, n_batches))
-    n_served = sum(batch.n_tokens for batch in whole)
-    n_whole_passes = n_served // (n_sequences * context)
+    n_tokens_yielded = sum(batch.n_tokens for batch in whole)
+    n_whole_passes = n_tokens_yielded // (n_sequences * context)
     spare = sizes["model_batch_size"] * context
-    assert model.n_positions <= n_served + spare or n_whole_passes
+    assert model.n_positions <= n_tokens_yielded + spare or n_whole_passes
     assert max(torch.bincount(torch.tensor([token for batch in whole for token in ids(batch)]))) <= n_whole_passes + 1
     # The same again, stopped anywhere and gone on with, beyond what was expected too.
     first, again = expecting(), stream(source, where=site(model), **sizes).batches()
@@ -213,7 +213,7 @@ def test_batches_straddle_passes_so_that_all_have_one_size() -> None:
     assert [batch.n_tokens for batch in served] == [8] * 10
     counts = torch.bincount(torch.tensor([token for batch in served for token in ids(batch)]))
     assert counts.tolist() == [4] * 20
-    assert batches.n_served == 80
+    assert batches.n_tokens_yielded == 80
 
 
 def test_a_pass_smaller_than_a_batch_is_a_batch() -> None:

@@ -275,7 +275,7 @@ def test_triton_computes_the_dense_reference(kind: str, activation: str, monkeyp
         mix = torch.randn(n_tokens, dictionary.d_out, dtype=x.dtype)
         with sd.kernels.using(sd.kernels.triton_backend()):
             actual, gradients = training_gradients(dictionary, x, mix, sd.kernels.StepContext(capacity=capacity))
-            if not capacity.sufficed():
+            if not capacity.was_sufficient():
                 assert activation == "batch_top_k"
                 actual, gradients = training_gradients(dictionary, x, mix)
         wanted, wanted_gradients = reference_gradients(kind, activation, dictionary, x, mix)

@@ -212,5 +212,5 @@ def test_encoding_whole_and_sparsely_gives_the_same_numbers(
     dictionary.encoder_bias.data.fill_(bias)
     x = torch.randn(700, 64, generator=generator)
     for bounded in (False, True):
-        monkeypatch.setattr(_select, "bounds_pay", lambda inputs, rows, bounded=bounded: bounded)
+        monkeypatch.setattr(_select, "bounds_are_faster", lambda inputs, rows, bounded=bounded: bounded)
         assert torch.equal(dictionary.encode(x), dictionary.encode_sparse(x).to_dense())

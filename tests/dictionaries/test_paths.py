@@ -176,7 +176,7 @@ def test_a_dense_step_measures_the_density_of_the_next() -> None:
     dictionary = made(sd.ReLU()).train()
     with kernels.using(kernels.triton_backend()):
         assert path_taken(dictionary, StepContext(capacity=capacity), stored=False) is Path.DENSE
-    assert capacity.sufficed()
+    assert capacity.was_sufficient()
     x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
     assert capacity.density == float((dictionary.pre_activations(x) > 0).float().mean())
 

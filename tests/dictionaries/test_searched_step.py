@@ -22,7 +22,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 def searched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks a step, and sparse products however many entries are stored."""
     monkeypatch.setattr(_select, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(_select, "LEAST_BLOCK_TOKENS", 16)
+    monkeypatch.setattr(_select, "MIN_BLOCK_TOKENS", 16)
     monkeypatch.setattr(_paths, "DENSE_SHARE", 1.0)
 
 
@@ -103,7 +103,7 @@ def test_a_searched_step_is_the_dense_one(bounded: bool, **drawn: Any) -> None:
     leaves = [inputs.requires_grad_(), *dictionary.parameters()]
     with pytest.MonkeyPatch.context() as patch:
         if bounded:
-            patch.setattr(_select, "bounds_pay", bound_always)
+            patch.setattr(_select, "bounds_are_faster", bound_always)
         out = dictionary.forward_pass(inputs, targets)
     assert out.encoding.support is not None
     support = out.encoding.support

@@ -25,8 +25,8 @@ from sparsedict.hub import HubAddress, is_address
 def test_an_address_names_repository_path_and_revision(
     text: str, repository: str, path: str, revision: str | None
 ) -> None:
-    assert HubAddress.of(text) == HubAddress(repository, path, revision)
-    assert HubAddress.of(str(HubAddress.of(text))) == HubAddress.of(text)
+    assert HubAddress.from_string(text) == HubAddress(repository, path, revision)
+    assert HubAddress.from_string(str(HubAddress.from_string(text))) == HubAddress.from_string(text)
 
 
 @pytest.mark.parametrize(
@@ -51,18 +51,18 @@ def test_an_address_names_repository_path_and_revision(
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="An address on the hub must be `hf://owner/repository`"):
-        HubAddress.of(text)
+        HubAddress.from_string(text)
 
 
 @given(st.text(max_size=30))
 def test_any_text_is_an_address_or_refused_and_never_leaves_its_repository(text: str) -> None:
     try:
-        address = HubAddress.of(f"hf://{text}")
+        address = HubAddress.from_string(f"hf://{text}")
     except ValueError:
         return
     root = Path("/snapshot").resolve()
     assert (root / address.path).resolve().is_relative_to(root)
-    assert HubAddress.of(str(address)) == address
+    assert HubAddress.from_string(str(address)) == address
 
 
 def test_paths_of_this_machine_are_no_addresses() -> None:

@@ -5,7 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedict.kernels._bounds import OUTPUT_ROUNDING, Bounds, _floor, _in_order_, _positions_reaching_, bounds_pay
+from sparsedict.kernels._bounds import (
+    OUTPUT_ROUNDING,
+    Bounds,
+    _floor,
+    _in_order_,
+    _positions_reaching_,
+    bounds_are_faster,
+)
 
 
 @given(
@@ -23,7 +30,7 @@ def test_no_pre_activation_exceeds_its_bound_by_more_than_rounding(
     inputs = torch.randn(n_tokens, d, generator=generator) + offset
     inputs[:, 0] += outlier * torch.randn(n_tokens, generator=generator)
     rows, bias = torch.randn(n_latents, d, generator=generator), 9 * torch.randn(n_latents, generator=generator)
-    bounds = Bounds.of(inputs, rows, bias)
+    bounds = Bounds.from_rows(inputs, rows, bias)
     assert bounds is not None
     block = torch.empty(n_tokens, n_latents, dtype=torch.bfloat16)
     bounds.block(0, n_tokens, block)
@@ -41,7 +48,7 @@ def test_bounds_hold_where_a_large_mean_and_the_bias_cancel(spread: float, scale
     inputs = (300 * torch.rand(64, generator=generator) + spread * torch.randn(8, 64, generator=generator)) * scale
     rows = torch.randn(512, 64, generator=generator)
     bias = -(inputs[0].double() @ rows.double().T).float()
-    bounds = Bounds.of(inputs, rows, bias)
+    bounds = Bounds.from_rows(inputs, rows, bias)
     assert bounds is not None
     block = torch.empty(8, 512, dtype=torch.bfloat16)
     bounds.block(0, 8, block)
@@ -56,7 +63,7 @@ def test_small_numbers_that_round_downwards_are_not_lost() -> None:
     inputs, rows = torch.full((2, 8), 1.0035e-20), torch.full((3, 8), 1.0035)
     inputs[1] = -inputs[0]
     bias = -(inputs[0].bfloat16().double() @ rows[0].bfloat16().double()).float().expand(3).clone()
-    bounds = Bounds.of(inputs, rows, bias)
+    bounds = Bounds.from_rows(inputs, rows, bias)
     assert bounds is not None
     block = torch.empty(2, 3, dtype=torch.bfloat16)
     bounds.block(0, 2, block)
@@ -67,7 +74,7 @@ def test_small_numbers_that_round_downwards_are_not_lost() -> None:
 def test_there_are_none_where_sums_may_overflow() -> None:
     inputs, rows = torch.full((2, 4), 2e19), torch.tensor([[2e19] * 4, [-2e19] * 4])
     inputs[1] *= -1
-    assert Bounds.of(inputs, rows, torch.zeros(2)) is None
+    assert Bounds.from_rows(inputs, rows, torch.zeros(2)) is None
 
 
 @given(st.lists(st.floats(allow_nan=False, width=32), min_size=2, max_size=9))
@@ -89,17 +96,17 @@ def test_a_threshold_is_rounded_down_to_its_neighbour(threshold: float) -> None:
 
 def test_there_are_none_of_what_is_not_finite() -> None:
     x, w, b = torch.ones(3, 4), torch.ones(5, 4), torch.ones(5)
-    assert Bounds.of(x, w, b) is not None
+    assert Bounds.from_rows(x, w, b) is not None
     for spoilt in range(3):
         inputs, rows, bias = parts = x.clone(), w.clone(), b.clone()
         parts[spoilt].view(-1)[2] = torch.nan
-        assert Bounds.of(inputs, rows, bias) is None
+        assert Bounds.from_rows(inputs, rows, bias) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_they_serve_float32_alone(dtype: torch.dtype) -> None:
-    assert not bounds_pay(torch.zeros(2048, 512, dtype=dtype), torch.zeros(8192, 512, dtype=dtype))
-    assert not bounds_pay(torch.zeros(2, 8), torch.zeros(64, 8))
+    assert not bounds_are_faster(torch.zeros(2048, 512, dtype=dtype), torch.zeros(8192, 512, dtype=dtype))
+    assert not bounds_are_faster(torch.zeros(2, 8), torch.zeros(64, 8))
 
 
 def test_every_number_is_compared_rightly_with_bounds_of_any_sign() -> None:

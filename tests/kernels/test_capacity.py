@@ -11,7 +11,7 @@ from torch import Tensor
 import sparsedict as sd
 from sparsedict import kernels
 from sparsedict.kernels import Capacity, _embedding_bag, can_select_within, select_within
-from sparsedict.kernels._capacity import LEAST_CAPACITY
+from sparsedict.kernels._capacity import MIN_CAPACITY
 from sparsedict.selections import Above, Largest, LargestOfBatch, Selection
 
 pytest.importorskip("triton")
@@ -50,7 +50,7 @@ def test_entries_above_a_threshold(per_latent: bool) -> None:
     check_picked(picked, rule.support(pre), pre)
     support, values = picked
     assert (values[~support.is_stored] < threshold.flatten()[0].to(DEVICE)).all()
-    assert capacity.sufficed()
+    assert capacity.was_sufficient()
     assert capacity.density == rule.support(pre).n_entries / pre.numel()
 
 
@@ -86,9 +86,9 @@ def test_entries_that_do_not_fit_are_told_and_stay_within_their_memory() -> None
     inputs, rows, bias = problem(30, 100)
     capacity, pre = Capacity(0.01), inputs @ rows.T + bias
     picked = select_within(capacity, inputs, rows, bias, Above(torch.tensor(-1.0)))
-    assert picked[0].n_entries == LEAST_CAPACITY < (pre > -1).sum()
-    assert int(picked[0].offsets[-1]) == LEAST_CAPACITY
-    assert not capacity.sufficed()
+    assert picked[0].n_entries == MIN_CAPACITY < (pre > -1).sum()
+    assert int(picked[0].offsets[-1]) == MIN_CAPACITY
+    assert not capacity.was_sufficient()
     assert capacity.density == float((pre > -1).sum()) / pre.numel()
 
 
@@ -123,7 +123,7 @@ def test_largest_of_a_batch(guess: float | None) -> None:
     capacity = Capacity(1.0)
     picked = select_within(capacity, inputs, rows, bias, rule)
     n_above = int((pre > (0.0 if guess is None or guess != guess else 0.8 * guess)).sum())
-    assert capacity.sufficed() == (15 <= n_above <= 30)
+    assert capacity.was_sufficient() == (15 <= n_above <= 30)
     if 15 <= n_above <= 30:
         check_picked(picked, rule.support(pre), pre)
     assert capacity.density == 1.0
@@ -134,7 +134,7 @@ def test_fewer_positive_entries_than_wanted_are_all_of_them() -> None:
     bias -= 6.5
     rule, capacity, pre = LargestOfBatch(3), Capacity(1.0), inputs @ rows.T + bias
     picked = select_within(capacity, inputs, rows, bias, rule)
-    assert capacity.sufficed()
+    assert capacity.was_sufficient()
     assert 0 < rule.support(pre).n_entries < 15
     check_picked(picked, rule.support(pre), pre)
     assert (picked[1][~picked[0].is_stored] <= 0).all()

@@ -22,7 +22,7 @@ SHAPES = {
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_select, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(_select, "LEAST_BLOCK_TOKENS", 16)
+    monkeypatch.setattr(_select, "MIN_BLOCK_TOKENS", 16)
 
 
 def drawn(n_tokens: int, n_latents: int, d: int, seed: int, dtype: torch.dtype = torch.float32):
@@ -217,7 +217,7 @@ def test_a_training_step_by_way_of_bounds_is_that_without(
     x, target = cases.tokens(37).float(), torch.randn(37, dictionary.d_out)
 
     def gradients(bounded: bool) -> dict[str, Tensor]:
-        monkeypatch.setattr(_select, "bounds_pay", lambda inputs, rows: bounded)
+        monkeypatch.setattr(_select, "bounds_are_faster", lambda inputs, rows: bounded)
         dictionary.zero_grad()
         sd.SquaredError()(dictionary.forward_pass(x, target)).backward()
         return {name: weight.grad for name, weight in dictionary.named_parameters() if weight.grad is not None}

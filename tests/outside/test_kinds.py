@@ -136,7 +136,7 @@ def distiller() -> sd.SparseDistiller:
 
 def test_a_nested_loss_orders_latents(sites: sd.Sites, tokens: Tensor) -> None:
     stream = sd.ActivationStream(sites["1"], tokens, batch_size=64)
-    inputs, targets = (sites["1"].capture(tokens).batch().of(point) for point in ("inputs", "outputs"))
+    inputs, targets = (sites["1"].capture(tokens).batch().at(point) for point in ("inputs", "outputs"))
     errors = {}
     for name, loss in (("plain", sd.SquaredError()), ("nested", Nested((8, 16, 32)))):
         student = distiller()

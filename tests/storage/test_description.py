@@ -27,7 +27,7 @@ def description(**changes: Any) -> Description:
     return Description(
         **{
             "kind": Named("SparseDistiller", "sparsedict", {"d_in": 3, "skip": False}),
-            "parts": {"activation": Named.of_part(sd.TopK(2)), "decoder_norm": Named.of_part(sd.MaxNorm(0.1))},
+            "parts": {"activation": Named.from_part(sd.TopK(2)), "decoder_norm": Named.from_part(sd.MaxNorm(0.1))},
             "widths": {"d_in": 3, "d_out": 2, "n_latents": 4},
             "dtype": "float32",
             "trained_on": {},
@@ -61,7 +61,7 @@ def test_arguments_come_back_as_they_were(
         sum: int = field(default=0, init=False)
 
     part = Part(number, integer, text, tuple(pairs))
-    read, _ = Description.from_json(description(parts={"activation": Named.of_part(part)}).to_json(DIGEST), "file")
+    read, _ = Description.from_json(description(parts={"activation": Named.from_part(part)}).to_json(DIGEST), "file")
     assert Part(**read.parts["activation"].arguments) == part
     assert (read.parts["activation"].name, read.parts["activation"].package) == ("Part", __name__)
 
@@ -72,7 +72,7 @@ def test_parts_in_parts_come_back_as_they_were() -> None:
         one: sd.Activation
         several: tuple[sd.Activation, ...]
 
-    named = Named.of_part(Either(sd.TopK(3), (sd.ReLU(), sd.JumpReLU(threshold=0.5))))
+    named = Named.from_part(Either(sd.TopK(3), (sd.ReLU(), sd.JumpReLU(threshold=0.5))))
     read, _ = Description.from_json(description(parts={"activation": named}).to_json(DIGEST), "file")
     assert read.parts["activation"] == named
     assert read.parts["activation"].arguments["one"] == Named("TopK", "sparsedict", {"k": 3})
@@ -85,7 +85,7 @@ def test_a_part_that_holds_a_tensor_is_refused() -> None:
         scale: torch.Tensor
 
     with pytest.raises(TypeError, match=r"Scaled can't be saved: `scale` holds a Tensor.*initial_state"):
-        Named.of_part(Scaled(torch.ones(2)))
+        Named.from_part(Scaled(torch.ones(2)))
 
 
 def test_a_part_that_is_no_dataclass_is_refused() -> None:
@@ -93,7 +93,7 @@ def test_a_part_that_is_no_dataclass_is_refused() -> None:
         pass
 
     with pytest.raises(TypeError, match="Plain can't be saved: make it a frozen dataclass"):
-        Named.of_part(Plain())
+        Named.from_part(Plain())
 
 
 @pytest.mark.parametrize(("value", "error"), [(torch.ones(1), TypeError), (float("nan"), ValueError)])

@@ -197,7 +197,7 @@ def test_a_signal_does_not_wait_for_a_batch_that_is_being_harvested(number, tmp_
     ahead = BatchQueue.ahead
 
     def slow(self: BatchQueue, index: int) -> Any:
-        if self._latest is not None and not self._waiting and self.batches.n_served == 6 * BATCH:
+        if self._latest is not None and not self._waiting and self.batches.n_tokens_yielded == 6 * BATCH:
             signal.raise_signal(number)
             raise AssertionError("it went on")
         return ahead(self, index)

@@ -46,7 +46,7 @@ class Counting(sd.Penalty):
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
-    monkeypatch.setattr(_capacity, "LEAST_CAPACITY", 8)
+    monkeypatch.setattr(_capacity, "MIN_CAPACITY", 8)
     monkeypatch.setattr(_paths, "DENSE_SHARE", 0.6)
 
 

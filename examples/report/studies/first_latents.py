@@ -19,7 +19,7 @@ from ..order import Order
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import autoencoder, row, student, typed
 from .ratings import Kinds, by_dictionary, by_kind, count, estimates
-from .reading import LEAST_EXAMPLES, N_EXAMPLES, examples_of, token_share
+from .reading import MIN_EXAMPLES, N_EXAMPLES, examples_of, token_share
 
 N_LATENTS = 50
 
@@ -88,7 +88,7 @@ NOTES = (
     "One student and one autoencoder, of the first seed. Intervals are over latents: a mean's from its standard error, "
     "a rank correlation's by Fieller's approximation.",
     f"The {N_EXAMPLES} strongest examples of each latent on held-out text, each from a sequence of its own; latents "
-    f"that have fewer than {LEAST_EXAMPLES} are left out of the shares. One token explaining all examples is a rule, "
+    f"that have fewer than {MIN_EXAMPLES} are left out of the shares. One token explaining all examples is a rule, "
     "but not the only kind of rule: the share is a lower bound of readability, and no rating.",
     'Ratings: write them beside this page as ratings.json, such as {"student": {"0": 3, "1": 0}, "autoencoder": {"0": '
     "4}}, by dictionary and latent, and give the same command again.",

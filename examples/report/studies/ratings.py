@@ -13,7 +13,7 @@ from .reading import rank_correlation
 
 HIGHEST = 4
 """Rating."""
-LEAST_ERROR = 1e-9
+MIN_ERROR = 1e-9
 """A standard error of zero would mean that it isn't known."""
 Kinds = dict[str, list[Numbers]]
 """Latents by kind."""
@@ -80,7 +80,7 @@ def estimates(kinds: Kinds) -> Measured:
 
 def _mean(values: list[float]) -> dict[str, Any]:
     error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return {"values": [fmean(values)], "sampling": max(error, LEAST_ERROR) if len(values) > 1 else 0.0}
+    return {"values": [fmean(values)], "sampling": max(error, MIN_ERROR) if len(values) > 1 else 0.0}
 
 
 def _rank(latents: list[Numbers], key: str) -> dict[str, Any]:
@@ -89,5 +89,5 @@ def _rank(latents: list[Numbers], key: str) -> dict[str, Any]:
     rho = rank_correlation(maxima, known(latents, key))
     error = 0.0
     if rho is not None and len(maxima) > 3:
-        error = max((1 - rho**2) * math.sqrt(1.06 / (len(maxima) - 3)), LEAST_ERROR)
+        error = max((1 - rho**2) * math.sqrt(1.06 / (len(maxima) - 3)), MIN_ERROR)
     return {"values": [rho], "sampling": error}

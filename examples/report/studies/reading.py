@@ -14,7 +14,7 @@ from ..bench import Bench
 from ..order import Order
 
 N_EXAMPLES = 10
-LEAST_EXAMPLES = N_EXAMPLES // 2
+MIN_EXAMPLES = N_EXAMPLES // 2
 CONTEXT = 12
 
 
@@ -35,7 +35,7 @@ def examples_of(bench: Bench, order: Order, latents: Iterable[int]) -> dict[int,
 
 def token_share(found: TopExamples) -> float | None:
     """Returns the share of a latent's examples that fall on its most frequent token; None of too few examples."""
-    if len(found) < LEAST_EXAMPLES:
+    if len(found) < MIN_EXAMPLES:
         return None
     return max(Counter(int(e.tokens[e.peak]) for e in found.examples).values()) / len(found)
 

@@ -25,8 +25,8 @@ from .parts import Part, along, curve, median, modern, row
 
 PRESENT = 0.7
 """Decoder cosine from which a latent counts as there already in the layer before."""
-LEAST_RISE = 0.01
-LEAST_FIRINGS = 20
+MIN_RISE = 0.01
+MIN_FIRINGS = 20
 N_READ = 16_384
 
 
@@ -58,12 +58,12 @@ class ResidualStream(Study):
         first, last = layers[0], layers[-1]
         rises = [
             Clause(f"more of layer {last}'s latents is read linearly after layer {b} than after layer {a}: difference",
-                   Difference(_read(b), _read(a)), Above(LEAST_RISE), "gradually", ".1%")
+                   Difference(_read(b), _read(a)), Above(MIN_RISE), "gradually", ".1%")
             for a, b in pairwise(layers)
         ]  # fmt: skip
         partners = [
             Clause(f"latents with a partner in the layer before, {a} to {b}, less those of the untrained start",
-                   Difference(_partner(a, b), _untrained(a, b)), Above(LEAST_RISE), "gradually", ".1%")
+                   Difference(_partner(a, b), _untrained(a, b)), Above(MIN_RISE), "gradually", ".1%")
             for a, b in pairwise(layers)
         ]  # fmt: skip
         late = Clause(
@@ -187,7 +187,7 @@ def _present(cosine: Tensor) -> float:
 
 NOTES = (
     f"What a linear map reads: ridge regression from the stream to the activations of the last layer's latents, on one "
-    f"half of the held-out tokens and measured on the other; of latents that fire on {LEAST_FIRINGS} tokens or more of "
+    f"half of the held-out tokens and measured on the other; of latents that fire on {MIN_FIRINGS} tokens or more of "
     "each half. After the last layer itself it is less than all, for TopK isn't linear.",
     "TopK autoencoders, one for the stream after each layer and each seed. Partners are looked for in an autoencoder "
     "of another seed, whose start and order of the data differ. The untrained start: the same comparison of the rows "
@@ -218,7 +218,7 @@ def _readable(bench: Bench, order: Order, site: str) -> tuple[float, float, floa
     latents = bench.dictionary(order).encode(bench.held_out(order.site).inputs[:N_READ])
     stream = bench.held_out(site).inputs[:N_READ]
     half = len(stream) // 2
-    often = (firing_counts(latents[:half]) >= LEAST_FIRINGS) & (firing_counts(latents[half:]) >= LEAST_FIRINGS)
+    often = (firing_counts(latents[:half]) >= MIN_FIRINGS) & (firing_counts(latents[half:]) >= MIN_FIRINGS)
     latents = latents[:, often].double()
     x = torch.cat([stream, stream.new_ones(len(stream), 1)], dim=1).double()
     gram = x[:half].T @ x[:half]

@@ -42,7 +42,7 @@ KEPT = 0.25
 """Of the directions of the input: those that go on varying as they do."""
 FLAT = 0.03
 """What is left of the inputs' deviations along the others."""
-MOST_PASSES = 10
+MAX_PASSES = 10
 
 
 class UnevenInputs(Study):
@@ -196,7 +196,7 @@ def _train(bench: Bench, order: Order, data: Activations, scale: float) -> Dicti
     seed = order.seed(bench.seed)
     trainee = replace(order.recipe(bench.sites[order.site], seed).trainee(), site=None)
     training = order.training
-    n_tokens = min(training.n_tokens, MOST_PASSES * data.n_tokens)
+    n_tokens = min(training.n_tokens, MAX_PASSES * data.n_tokens)
     with torch.enable_grad(), bench.phases("training", f"training 1 dictionary on {n_tokens:,} flat inputs"):
         fit_many({"": trainee}, data, n_tokens=n_tokens, batch_size=training.batch_size, seed=seed, progress=False)
     return trainee.dictionary

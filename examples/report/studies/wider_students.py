@@ -21,7 +21,7 @@ from ..order import Order
 from ..places import mlp
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import AUXK, Part, along, by_seed, curve, described
-from .reading import LEAST_EXAMPLES, examples_of, token_share
+from .reading import MIN_EXAMPLES, examples_of, token_share
 
 SHARED = 0.7
 N_READ = 200
@@ -75,7 +75,7 @@ NOTES = (
     "All with as many tokens: a wide student sees few of them for each latent. Dead are latents that never fire on the "
     "held-out tokens. Latents are looked for in students of another seed.",
     f"The share of examples on one token is the mean over the first {N_READ} live latents of each, without those that "
-    f"have fewer than {LEAST_EXAMPLES} examples; see the first 50 latents, above. It is a lower bound of readability; "
+    f"have fewer than {MIN_EXAMPLES} examples; see the first 50 latents, above. It is a lower bound of readability; "
     "nobody has rated these latents.",
 )
 

@@ -25,7 +25,7 @@ from sparsedict.analysis._token_batches import Tokens, token_batches
 from sparsedict.batches import Activations, Points
 from sparsedict.latents import firing_counts
 from sparsedict.metrics import RunningError, RunningL0
-from sparsedict.sites import Constant, PlacedDictionary, Sites
+from sparsedict.sites import Constant, ResolvedDictionary, Sites
 from sparsedict.types import Role
 
 ALL = ""
@@ -36,7 +36,7 @@ ALL = ""
 class _Use:
     """Sparsity of one placed dictionary, over batches."""
 
-    placed: PlacedDictionary
+    placed: ResolvedDictionary
     sparsity: RunningL0 = field(default_factory=RunningL0)
     fired: Tensor | None = None
 
@@ -49,7 +49,7 @@ class _Use:
 class _Measures:
     """Reconstruction and sparsity of dictionaries, over batches."""
 
-    def __init__(self, sites: Sites, placed: Sequence[PlacedDictionary]) -> None:
+    def __init__(self, sites: Sites, placed: Sequence[ResolvedDictionary]) -> None:
         self.uses = [_Use(own) for own in placed]
         names = dict.fromkeys(name for own in placed for name in own.writes)
         # In the order of the sites.
@@ -71,8 +71,8 @@ class _Measures:
         sums: dict[str, Tensor] = {}
         for use in self.uses:
             adapter, placed = use.placed.adapter, use.placed
-            inputs, widths = batch.of(placed.reads), [batch[name].shape[-1] for name in placed.writes]
-            adapter.check_widths(inputs, batch.of(placed.writes))
+            inputs, widths = batch.at(placed.reads), [batch[name].shape[-1] for name in placed.writes]
+            adapter.check_widths(inputs, batch.at(placed.writes))
             x = adapter.fit(inputs)
             latents = adapter.encode_sparse(x)
             use.update_(latents)
@@ -116,7 +116,7 @@ def evaluate_sites(
     writes: Points | None,
 ) -> SitesEvaluation:
     """See `evaluate`."""
-    placed = sites.place(x, reads=reads, writes=writes)
+    placed = sites.resolve(x, reads=reads, writes=writes)
     if not placed:
         raise ValueError("`dictionary` must hold at least one dictionary, got none.")
     measures = _Measures(sites, placed)

@@ -74,7 +74,7 @@ def loss_recovered(
     with evaluation_mode(site.model, dictionary):
         for batch, seen in captures(site, adapter, tokens, batch_size, n_tokens):
             batches.append((batch, seen.kept))
-            running.update_(seen.batch().of(role))
+            running.update_(seen.batch().at(role))
         if mean is None:
             mean = running.value
         mean = checks.latent_vector("mean", mean, running.width)

@@ -21,7 +21,7 @@ TABLES = (".parquet", ".arrow")
 TOKENS = (".npy", ".npz", ".pt", ".pth", ".safetensors")
 SUFFIXES = (*PLAIN[:-1], *LINES, ".json", ".csv", ".tsv", *TABLES, *TOKENS)
 ID_COLUMNS = ("input_ids", "tokens", "ids")
-MOST_SHOWN = 200
+MAX_SHOWN = 200
 """Characters of a row in an error."""
 
 
@@ -111,10 +111,10 @@ def _json_lines(file: Path, column: str | None) -> Iterator[Any]:
 def _held(row: Any, field: str) -> str:
     """Describes a row without a field."""
     if not isinstance(row, Mapping):
-        return repr(row)[:MOST_SHOWN]
+        return repr(row)[:MAX_SHOWN]
     if field in row:
         return "null there"
-    return f"the fields {', '.join(map(repr, row))}"[:MOST_SHOWN] if row else "an empty object"
+    return f"the fields {', '.join(map(repr, row))}"[:MAX_SHOWN] if row else "an empty object"
 
 
 def _json(file: Path, column: str | None) -> Any:

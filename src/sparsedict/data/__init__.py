@@ -4,19 +4,19 @@ Whatever somebody trains on becomes `Batches` by `as_batches`: an endless iterat
 
 - ``next_batch()``: `Activations`, rows by the name of their point; ``points`` lists the names;
 - ``state_dict()`` and ``load_state_dict(state)``: a few integers that say where the next row comes from;
-- ``n_tokens`` of one pass, where known; ``n_served``, ``epoch``, and a ``description`` in one line that says whether
-  and how passes repeat.
+- ``n_tokens`` of one pass, if known; ``n_tokens_yielded``; ``epoch``; and a one-line ``description``, which includes
+  how passes repeat.
 """
 
 from sparsedict.data._batches import Batches
 from sparsedict.data._forms import token_source
-from sparsedict.data._given import as_batches
 from sparsedict.data._harvester import takes_mask
 from sparsedict.data._pack import pack
 from sparsedict.data._packing import Bos, Texts
 from sparsedict.data._store import ActivationStore
 from sparsedict.data._stream import ActivationStream
 from sparsedict.data._tokens import BlockSize, TokenSource
+from sparsedict.data._user_data import as_batches
 from sparsedict.data.synthetic import SyntheticFeatures
 
 __all__ = [

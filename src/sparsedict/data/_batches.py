@@ -78,7 +78,7 @@ class RowSource(ABC):
         n_tokens: Tokens of one pass, where known before it has been made.
         grouped: Whether each chunk is a batch that was cut elsewhere.
         replays: Whether a position in a pass can only be reached by reading everything before it.
-        facts: Facts about each site by its name, such as the name of its model; the name is empty for a single site.
+        metadata: Facts about each site by its name, such as the name of its model; the name is empty for a single site.
         origin: Description of the tokens and of how later passes differ.
     """
 
@@ -87,7 +87,7 @@ class RowSource(ABC):
     n_tokens: int | None = None
     grouped: bool = False
     replays: bool = False
-    facts: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    metadata: Mapping[str, Mapping[str, str]] = MappingProxyType({})
     origin: str
 
     @abstractmethod
@@ -100,7 +100,7 @@ class RowSource(ABC):
             most: Rows that will be asked for from there on, over all passes, where known: no more need be held ready.
         """
 
-    def served(self, batch: Activations) -> Activations:
+    def finalize(self, batch: Activations) -> Activations:
         """Returns a batch of rows as it is served, such as on another device."""
         return batch
 
@@ -130,12 +130,12 @@ class Batches(Iterator[Activations]):
         names: Names of the sites; ``None`` for a single site without a name.
         n_tokens: Tokens of one pass, where known in advance.
         epoch: Number of the pass that the next row comes from.
-        n_served: Tokens served so far, over all passes.
+        n_tokens_yielded: Tokens served so far, over all passes.
     """
 
     def __init__(self, source: RowSource, *, batch_size: int | None, seed: int | None, repeat: bool) -> None:
         self.batch_size = batch_size
-        self.n_served: int = 0
+        self.n_tokens_yielded: int = 0
         self.epoch: int = 0
         self._source = source
         self._seed = seed
@@ -181,16 +181,16 @@ class Batches(Iterator[Activations]):
         known = aliases(self.points, site)
         return [part for name in names_of(points) for part in known[lookup(name, known)]]
 
-    def facts(self, site: str | tuple[str, ...] | None) -> dict[str, Any]:
-        """Returns facts about a site, such as its ``model`` and ``site``; of several sites, lists of facts.
+    def metadata(self, site: str | tuple[str, ...] | None) -> dict[str, Any]:
+        """Returns metadata about a site, such as its ``model`` and ``site``; of several sites, lists of metadata.
 
         Args:
             site: The site, or sites; ``None`` or an empty tuple for all.
         """
-        names = names_of(site) if site else tuple(self._source.facts)
-        found = [self._source.facts.get(name, {}) for name in names]
-        keys = dict.fromkeys(key for facts in found for key in facts)
-        values = {key: [facts.get(key) for facts in found] for key in keys}
+        names = names_of(site) if site else tuple(self._source.metadata)
+        found = [self._source.metadata.get(name, {}) for name in names]
+        keys = dict.fromkeys(key for metadata in found for key in metadata)
+        values = {key: [metadata.get(key) for metadata in found] for key in keys}
         return {key: own[0] if len(own) == 1 else own for key, own in values.items()}
 
     @property
@@ -205,7 +205,7 @@ class Batches(Iterator[Activations]):
         return f"{self._source.origin}; {size}{seed}; {'repeated' if self._repeat else 'one pass'}"
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.description}; {self.n_served:,} tokens served)"
+        return f"{type(self).__name__}({self.description}; {self.n_tokens_yielded:,} tokens served)"
 
     def __iter__(self) -> Batches:
         return self
@@ -215,7 +215,7 @@ class Batches(Iterator[Activations]):
         pieces = self._take()
         if not pieces:
             raise StopIteration
-        return self._source.served(Activations.cat(pieces))
+        return self._source.finalize(Activations.cat(pieces))
 
     def next_batch(self) -> Activations:
         """Returns the next batch.
@@ -256,7 +256,7 @@ class Batches(Iterator[Activations]):
                 break
             pieces.append(chunk.rows(self._row, stop))
             n_held += stop - self._row
-            self.n_served += stop - self._row
+            self.n_tokens_yielded += stop - self._row
             self._n_pass += stop - self._row
             self._row = stop
         return pieces
@@ -282,7 +282,7 @@ class Batches(Iterator[Activations]):
 
     def _still_expected(self) -> int | None:
         """Returns how many rows will be asked for from the beginning of the chunk on."""
-        left = None if self._expected is None else self._expected - (self.n_served - self._row)
+        left = None if self._expected is None else self._expected - (self.n_tokens_yielded - self._row)
         return left if left is not None and left > 0 else None
 
     def _begin(self, epoch: int, start: Position = BEGINNING, row: int = 0, n_pass: int = 0) -> None:
@@ -306,7 +306,7 @@ class Batches(Iterator[Activations]):
             "position": list(start),
             "row": row,
             "n_pass": self._n_pass,
-            "n_served": self.n_served,
+            "n_served": self.n_tokens_yielded,
             "batch_size": self.batch_size,
             "seed": self._seed,
             "expected": self._expected,
@@ -332,5 +332,5 @@ class Batches(Iterator[Activations]):
         if state.get("source") is not None:
             self._source.restore(state["source"])
         self._begin(int(state["epoch"]), (int(first), int(second)), int(state["row"]), int(state["n_pass"]))
-        self.n_served = int(state["n_served"])
+        self.n_tokens_yielded = int(state["n_served"])
         self._expected = state.get("expected")

@@ -90,7 +90,7 @@ def _recognised(data: Any, name: str, text_column: str | None) -> Any:
     if isinstance(data, Mapping):
         return _column(data, name, text_column)
     if isinstance(data, Tensor | np.ndarray):
-        _refuse_column(data, name, text_column)
+        _check_column(data, name, text_column)
         if isinstance(data, Tensor) or data.dtype.kind not in "OUTS":
             return data
         if data.ndim != 1 and not (data.ndim == 2 and data.dtype.kind == "O"):
@@ -109,7 +109,7 @@ def _recognised(data: Any, name: str, text_column: str | None) -> Any:
     return data
 
 
-def _refuse_column(item: Any, name: str, text_column: str | None) -> None:
+def _check_column(item: Any, name: str, text_column: str | None) -> None:
     if text_column is not None:
         raise ValueError(
             f"`text_column` must be left out where `{name}` has no columns, got {text_column!r} for items of type "
@@ -139,7 +139,7 @@ def _listed(data: Sequence[Any], name: str, text_column: str | None) -> Any:
     """
     examples = dict(zip(map(type, reversed(data)), reversed(data), strict=True)).values()  # the first of each type
     if any(_is_id(value) for value in examples):
-        _refuse_column(data[0], name, text_column)
+        _check_column(data[0], name, text_column)
         numbers = [index for index, item in enumerate(data) if not _is_id(item)]
         if numbers:
             raise TypeError(

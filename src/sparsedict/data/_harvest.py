@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sparsedict.batches import ROLES, Activations, point_name
 from sparsedict.data._batches import BEGINNING, Chunk, Position, RowSource
-from sparsedict.data._facts import site_facts
 from sparsedict.data._harvester import Harvester
+from sparsedict.data._site_metadata import site_metadata
 from sparsedict.data._tokens import Block, BlockSize, RowArray, TokenSource
 from sparsedict.seeds import permutation
 from sparsedict.sites.models import check_ids, vocabulary
@@ -55,7 +55,7 @@ class HarvestedRows(RowSource):
         }
         self.origin = tokens.origin if mix == "tokens" else f"{tokens.origin}, whole sequences"
         self.replays = not tokens.seeks
-        self.facts = {name: site_facts(site) for name, site in harvester.sites.items()}
+        self.metadata = {name: site_metadata(site) for name, site in harvester.sites.items()}
         self._harvester = harvester
         self._tokens = tokens
         self._seed = seed
@@ -111,7 +111,7 @@ class HarvestedRows(RowSource):
                     if most is not None and n_rows >= most:
                         break
             if bad and bool(torch.stack(bad).any()):
-                self._refuse(0, n_rows)
+                self._raise_if_not_finite(0, n_rows)
             if n_rows and self._buffer is not None:
                 yield self._chunk(self._buffer.rows(slice(0, n_rows)), epoch, start, end)
             start = end
@@ -130,7 +130,7 @@ class HarvestedRows(RowSource):
     def _append(self, block: Block, n_rows: int, bad: list[Tensor]) -> int:
         """Captures a block, copies its kept rows into the buffer, and returns how many rows the buffer then holds."""
         check_ids(block.tokens, self._vocabulary, block.numbers)
-        kept = self._kept(block)
+        kept = self._kept_indices(block)
         if kept is not None and not len(kept):
             return n_rows
         captured = self._harvester.capture(block)
@@ -150,10 +150,10 @@ class HarvestedRows(RowSource):
             # Read once for each filling of the buffer, for reading waits for the device.
             bad.append(wrong)
         elif bool(wrong):
-            self._refuse(n_rows, stop)
+            self._raise_if_not_finite(n_rows, stop)
         return stop
 
-    def _kept(self, block: Block) -> Tensor | None:
+    def _kept_indices(self, block: Block) -> Tensor | None:
         if block.attention_mask is not None or self._harvester.by_token:
             return self._harvester.kept(block)
         # Then it is a matter of the shape alone.
@@ -167,7 +167,7 @@ class HarvestedRows(RowSource):
         device = harvester.device or column.device
         return torch.empty(self._capacity, *column.shape[1:], dtype=dtype or column.dtype, device=device)
 
-    def _refuse(self, start: int, stop: int) -> None:
+    def _raise_if_not_finite(self, start: int, stop: int) -> None:
         """Raises if rows of the buffer aren't finite, naming the site. A sum may have overflowed by itself."""
         assert self._buffer is not None
         for name, site in self._harvester.sites.items():

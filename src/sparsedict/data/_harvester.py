@@ -33,7 +33,7 @@ class Harvester:
     device: torch.device | None
 
     @classmethod
-    def of(
+    def from_sites(
         cls,
         sites: Site | Mapping[str, Site],
         neurons: bool | Iterable[str],

@@ -26,7 +26,7 @@ BLOCK = 256
 CHECKSUMS = "checksums"
 METADATA = "sparsedict"
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-_MOST_HEADER = 2**20
+_MAX_HEADER = 2**20
 _RAW = {4: np.uint32, 2: np.uint16}
 """NumPy's type of an entry's bits, by its size: it has no bfloat16."""
 
@@ -124,7 +124,7 @@ def read_header(folder: Path, name: str, columns: Sequence[tuple[str, int]], dty
         size = stream.seek(0, 2)
         stream.seek(0)
         length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(size - 8, _MOST_HEADER):
+        if size < 8 or length > min(size - 8, _MAX_HEADER):
             raise StorageError(f"{file} is truncated or isn't a safetensors file.")
         document = parse_json(stream.read(length), str(file))
     try:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from sparsedict import checks
-from sparsedict.data._given import DEFAULT_BATCH_SIZE, DEFAULT_SEED
 from sparsedict.data._source import ActivationSource
 from sparsedict.data._store_description import FILE, StoreDescription
 from sparsedict.data._stored_rows import Shards, StoredRows
+from sparsedict.data._user_data import DEFAULT_BATCH_SIZE, DEFAULT_SEED
 from sparsedict.progress import progress_bar
 from sparsedict.storage import StorageError
 

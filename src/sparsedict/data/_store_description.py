@@ -18,7 +18,7 @@ from sparsedict.storage import Reader, StorageError, installed_version, read_jso
 FILE = "activations.json"
 FORMAT = "sparsedict activations"
 FORMAT_VERSION = 1
-MOST_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 SHARD_BYTES = 2**28
 _NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 
@@ -105,7 +105,7 @@ class StoreDescription:
         file = regular_file(folder, FILE)
         if file is None:
             return None
-        document = read_json(file, MOST_BYTES)
+        document = read_json(file, MAX_BYTES)
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise StorageError(f"{file} doesn't describe stored activations: its `format` isn't {FORMAT!r}.")
         read = Reader(document, str(file))

@@ -17,7 +17,7 @@ from sparsedict.data._store_description import FILE, StoreDescription
 from sparsedict.seeds import permutation
 from sparsedict.storage import StorageError
 
-MOST_MAPPED = 256
+MAX_MAPPED = 256
 """Shards that are mapped at a time, each of which keeps a file open."""
 
 _BLOCKS, _ROWS = 0, 1
@@ -64,7 +64,7 @@ class Shards:
         if shard in self._mapped:
             self._mapped.move_to_end(shard)
         else:
-            if len(self._mapped) >= MOST_MAPPED:
+            if len(self._mapped) >= MAX_MAPPED:
                 self._mapped.popitem(last=False)
             self._mapped[shard] = MappedShard(self._headers[shard], self.description.widths, self.description.dtype)
         return self._mapped[shard]
@@ -92,7 +92,7 @@ class Shards:
             self.mapped(shard).expect(block)
 
 
-FACTS = ("model", "model_class", "architecture", "site")
+METADATA_KEYS = ("model", "model_class", "architecture", "site")
 """What is known of a site that training notes in a dictionary."""
 
 
@@ -109,8 +109,9 @@ class StoredRows(RowSource):
         owners = {point: first.setdefault(column, point) for point, column in self._columns_of.items()}
         self.shared = {point: owner for point, owner in owners.items() if point != owner}
         self.n_tokens = description.n_tokens
-        self.facts = {
-            name: {fact: str(site[fact]) for fact in FACTS if fact in site} for name, site in description.sites.items()
+        self.metadata = {
+            name: {fact: str(site[fact]) for fact in METADATA_KEYS if fact in site}
+            for name, site in description.sites.items()
         }
         self.origin = f"{self.n_tokens:,} stored tokens ({description.origin}), shuffled anew for each pass"
         self._shards = shards
@@ -166,5 +167,5 @@ class StoredRows(RowSource):
         held = Activations({point: columns[column] for point, column in self._columns_of.items()})
         return Chunk(held, order, start, end)
 
-    def served(self, batch: Activations) -> Activations:
+    def finalize(self, batch: Activations) -> Activations:
         return batch.to(self._device, self._dtype)

@@ -12,9 +12,9 @@ import torch
 
 from sparsedict import checks
 from sparsedict.batches import Activations, identity, point_name
-from sparsedict.data._facts import site_facts
 from sparsedict.data._harvester import Harvester
 from sparsedict.data._shards import DTYPES
+from sparsedict.data._site_metadata import site_metadata
 from sparsedict.data._store_description import StoreDescription, tokens_per_shard
 from sparsedict.data._tokens import BlockSize, TokenSource
 from sparsedict.sites import Site
@@ -68,7 +68,7 @@ def stored_sites(
             columns.setdefault(point, (f"{label}{role}", width))
         order = list(columns)
         places = {role: order.index(points[role][0]) if role in points else None for role in ROLES}
-        sites[name] = {**site_facts(site), "d_in": site.d_in, "d_out": site.d_out, **places}
+        sites[name] = {**site_metadata(site), "d_in": site.d_in, "d_out": site.d_out, **places}
     return tuple(columns.values()), sites
 
 
@@ -124,7 +124,7 @@ def planned(
         raise ValueError("`n_tokens` must be given where the tokens of a pass aren't known before it is made.")
     wanted = known if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
     assert wanted is not None
-    facts, captured = probed(harvester, tokens, size)
+    metadata, captured = probed(harvester, tokens, size)
     columns, sites = stored_sites(harvester, captured)
     description = StoreDescription(
         columns=columns,
@@ -138,7 +138,7 @@ def planned(
             "n_tokens": wanted,
             **made_by,
             "model_batch_size": size.n_sequences or f"about {size.target} tokens",
-            **facts,
+            **metadata,
         },
     )
     return replace(description, tokens_per_shard=tokens_per_shard(description.bytes_per_token))

@@ -10,7 +10,6 @@ import torch
 
 from sparsedict import checks
 from sparsedict.data._forms import token_source
-from sparsedict.data._given import DEFAULT_BATCH_SIZE, DEFAULT_SEED
 from sparsedict.data._harvest import HarvestedRows, Mix
 from sparsedict.data._harvester import Harvester, takes_mask
 from sparsedict.data._packing import Bos
@@ -20,14 +19,15 @@ from sparsedict.data._store_writer import write_store
 from sparsedict.data._stored_sites import bytes_per_token, planned
 from sparsedict.data._tokenizers import Tokenizer
 from sparsedict.data._tokens import BlockSize
+from sparsedict.data._user_data import DEFAULT_BATCH_SIZE, DEFAULT_SEED
 from sparsedict.sites import Site
 from sparsedict.sites.models import input_device, longest_row
 from sparsedict.torch_state import in_own_state
 
 BUFFER_BYTES = 2**30
-MOST_BUFFERED = 2**18
+MAX_BUFFERED = 2**18
 FORWARD_POSITIONS = {"cpu": 1024}
-MOST_FORWARD_POSITIONS = 16384
+MAX_FORWARD_POSITIONS = 16384
 """Positions in one forward pass where the number of sequences is left open, on the CPU and elsewhere.
 
 On the CPU, where small passes stay in its caches, as measured by ``benchmarks.harvest``.
@@ -114,19 +114,19 @@ class ActivationStream(ActivationSource):
         super().__init__(batch_size, seed, dtype)
         checks.one_of("mix", mix, ("tokens", "sequences"))
         self._mix: Mix = mix
-        self._harvester = Harvester.of(sites, neurons, dtype, None if device is None else torch.device(device))
+        self._harvester = Harvester.from_sites(sites, neurons, dtype, None if device is None else torch.device(device))
         model = self._harvester.model
         tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
         self._tokens = token_source(
             tokens, tokenizer, context, text_column=text_column, bos=bos, join=join, longest=longest_row(model)
         )
         self.bytes_per_token: int = bytes_per_token(self._harvester)
-        usual = min(BUFFER_BYTES // self.bytes_per_token, MOST_BUFFERED)
+        usual = min(BUFFER_BYTES // self.bytes_per_token, MAX_BUFFERED)
         self.buffer_size: int = self._checked_buffer(buffer_size, usual, self.n_positions)
         if model_batch_size is not None:
             model_batch_size = checks.at_least("model_batch_size", model_batch_size, 1)
         runs_on = input_device(model)
-        target = FORWARD_POSITIONS.get("cpu" if runs_on is None else runs_on.type, MOST_FORWARD_POSITIONS)
+        target = FORWARD_POSITIONS.get("cpu" if runs_on is None else runs_on.type, MAX_FORWARD_POSITIONS)
         self._block_size = BlockSize(model_batch_size, target, self.buffer_size, takes_mask(model))
         self._counted: int | None = None
 

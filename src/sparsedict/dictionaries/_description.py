@@ -31,8 +31,8 @@ def described(
     """
     others = {role: value for role, value in arguments.items() if is_dataclass(value)}
     return Description(
-        kind=Named.of(kind, {name: value for name, value in arguments.items() if name not in others}),
-        parts={role: Named.of_part(part) for role, part in {**parts, **others}.items()},
+        kind=Named.from_class(kind, {name: value for name, value in arguments.items() if name not in others}),
+        parts={role: Named.from_part(part) for role, part in {**parts, **others}.items()},
         widths=dict(widths),
         dtype=str(dtype).removeprefix("torch."),
         trained_on=dict(trained_on),

@@ -185,7 +185,7 @@ class Dictionary(EncoderDecoder, ABC):
         Raises:
             ValueError: If the batch lacks a point. The message lists the points of the batch.
         """
-        return batch.of(self.reads), batch.of(self.writes)
+        return batch.at(self.reads), batch.at(self.writes)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         """Returns all latents.

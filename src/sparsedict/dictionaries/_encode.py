@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
 from sparsedict.dictionaries._paths import Conditions, Path, most_stored
-from sparsedict.kernels import StepContext, note_density, select, select_within
+from sparsedict.kernels import StepContext, record_density, select, select_within
 from sparsedict.latents import Encoding, Support
 from sparsedict.selections import Selection
 
@@ -48,7 +48,7 @@ def encode_rows(
             path = conditions.path_of_many
         if support is not None and path is Path.GATHERED:
             return _gathered(dictionary, x, pre, support.with_memory(context.workspace))
-    note_density(pre.detach(), rule, context.capacity)
+    record_density(pre.detach(), rule, context.capacity)
     return Encoding(pre, activation.values(pre, state), None)
 
 

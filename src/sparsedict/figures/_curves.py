@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Scale = Literal["linear", "log"]
-MOST_PLACES = 7
+MAX_PLACES = 7
 """Places along a logarithmic axis, or whole numbers, that are written below it one by one."""
-LEAST_GAP = 0.1
+MIN_GAP = 0.1
 """Between two such places, as a share of the axis."""
 MARKERS = ("o", "s", "^", "D", "v")
 
@@ -119,7 +119,7 @@ def curves(
     _plain_ticks(ax, x_scale, y_scale)
     places = sorted({float(f"{x:.3g}") for curve in curves.values() for x in curve.x})
     whole = all(place.is_integer() for place in places)
-    if markers and (x_scale == "log" or whole) and len(places) <= MOST_PLACES and _apart(places, x_scale):
+    if markers and (x_scale == "log" or whole) and len(places) <= MAX_PLACES and _apart(places, x_scale):
         _ticks_at(ax, places, x_names or {})
     return finish(ax, x_label, y_label, n_legend_columns=2)
 
@@ -203,7 +203,7 @@ L1_LABEL = "L1 coefficient, per token"
 def _apart(places: Sequence[float], scale: Scale) -> bool:
     """Returns whether numbers below all of these places would stand clear of one another."""
     at = [math.log(place) for place in places] if scale == "log" else list(places)
-    return all(later - earlier >= LEAST_GAP * (at[-1] - at[0]) for earlier, later in pairwise(at))
+    return all(later - earlier >= MIN_GAP * (at[-1] - at[0]) for earlier, later in pairwise(at))
 
 
 def _ticks_at(ax: Axes, places: Sequence[float], names: Mapping[float, str]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 N_BINS = 50
 NULL = "random directions"
 LINES = ("-", "--", "-.", ":")
-MOST_SIMULATORS = 6
+MAX_SIMULATORS = 6
 """Of one neuron: more are counted together."""
 
 
@@ -169,7 +169,7 @@ def cluster_sizes(sizes: dict[str, dict[int, int]], *, ax: Axes | None = None) -
     """
     ax = own_axes(ax)
     largest = max(size for of in sizes.values() for size in of)
-    shown = range(min(largest, MOST_SIMULATORS) + 1)
+    shown = range(min(largest, MAX_SIMULATORS) + 1)
     width = 0.8 / len(sizes)
     for index, (name, of) in enumerate(sizes.items()):
         heights = [of.get(size, 0) for size in shown[:-1]]
@@ -177,7 +177,7 @@ def cluster_sizes(sizes: dict[str, dict[int, int]], *, ax: Axes | None = None) -
         places = [size + (index - (len(sizes) - 1) / 2) * width for size in shown]
         ax.bar(places, heights, width, color=Palette.SERIES[index % len(Palette.SERIES)], label=name)
     names = [str(size) for size in shown]
-    if largest > MOST_SIMULATORS:
+    if largest > MAX_SIMULATORS:
         names[-1] += "+"
     ax.set_xticks(list(shown), names)
     return finish(ax, "simulators of one neuron", "neurons", n_legend_columns=2)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsedict.formats._place import listed
-from sparsedict.formats._tensors import MOST_TENSORS, Tensors
+from sparsedict.formats._tensors import MAX_TENSORS, Tensors
 from sparsedict.storage import StorageError
 
-MOST_PICKLED = 4 * 2**20
+MAX_PICKLED = 4 * 2**20
 """Bytes of the part of a file that isn't tensors' content: a state dict has a few hundred for each tensor."""
 
 ALLOWED = re.compile(
@@ -40,7 +40,7 @@ def read_pickle(file: Path) -> Tensors:
     loaded = _unwrapped(loaded)
     if not isinstance(loaded, dict):
         raise StorageError(f"{file} must hold a state dict, tensors by name, got a {type(loaded).__name__}.")
-    if len(loaded) > MOST_TENSORS:
+    if len(loaded) > MAX_TENSORS:
         raise StorageError(f"{file} holds {len(loaded):,} entries, more than any dictionary has.")
     for name, tensor in loaded.items():
         _check_entry(file, name, tensor)
@@ -84,7 +84,7 @@ def _check_zip(file: Path) -> None:
             pickled = [info for info in members if info.filename.endswith("/data.pkl")]
             if len(pickled) != 1:
                 raise StorageError(f"{file} isn't a file of `torch.save`: it holds {len(pickled)} pickles, not one.")
-            if pickled[0].file_size > MOST_PICKLED:
+            if pickled[0].file_size > MAX_PICKLED:
                 raise StorageError(f"{file} holds a pickle of {pickled[0].file_size:,} bytes: it isn't a state dict.")
             _check_names(file, archive.read(pickled[0]))
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:

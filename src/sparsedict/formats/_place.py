@@ -11,8 +11,8 @@ from typing import Any
 from sparsedict import checks, hub
 from sparsedict.storage import StorageError, read_json, regular_file
 
-MOST_LISTED = 12
-MOST_ENTRIES = 10_000
+MAX_LISTED = 12
+MAX_ENTRIES = 10_000
 """Entries of a folder that are looked at: a folder of more isn't one of checkpoints."""
 
 
@@ -41,7 +41,7 @@ class Place(os.PathLike[str]):
         if isinstance(path, Place):
             return path
         if hub.is_address(path):
-            snapshot = hub.Snapshot.of(str(path))
+            snapshot = hub.Snapshot.from_address(str(path))
             place = snapshot.root / snapshot.address.path
             return cls(place.parent, place.name, snapshot) if snapshot.is_file else cls(place, None, snapshot)
         found = checks.path("path", path, "a folder or file of a checkpoint, or an address on the hub")
@@ -143,9 +143,9 @@ class Place(os.PathLike[str]):
         """Returns the names of what lies in the folder."""
         if self.snapshot is not None:
             below = (name.removeprefix(self._start) for name in self.snapshot.names if name.startswith(self._start))
-            return sorted({name.partition("/")[0] for name in below})[:MOST_ENTRIES]
+            return sorted({name.partition("/")[0] for name in below})[:MAX_ENTRIES]
         with os.scandir(self.folder) as found:
-            return sorted(entry.name for entry, _ in zip(found, range(MOST_ENTRIES), strict=False))
+            return sorted(entry.name for entry, _ in zip(found, range(MAX_ENTRIES), strict=False))
 
     def inner(self, *names: str, depth: int = 2) -> list[str]:
         """Returns the folders below this one that hold any of these files, as paths from it; none of a named file."""
@@ -174,7 +174,7 @@ class Place(os.PathLike[str]):
 
 def _below(folder: Path, names: tuple[str, ...], depth: int) -> Iterator[str]:
     """Yields folders level by level, of no more entries than one folder may have."""
-    level, left = [folder], MOST_ENTRIES
+    level, left = [folder], MAX_ENTRIES
     for _ in range(depth):
         inner = [place / name for place in level for name in Place(place, None).entries()][:left]
         left -= len(inner)
@@ -185,5 +185,5 @@ def _below(folder: Path, names: tuple[str, ...], depth: int) -> Iterator[str]:
 def listed(names: Iterable[str]) -> str:
     """Names some of many, for an error."""
     shown = [repr(name[:80]) for name in names]
-    more = f" and {len(shown) - MOST_LISTED} more" if len(shown) > MOST_LISTED else ""
-    return ", ".join(shown[:MOST_LISTED]) + more
+    more = f" and {len(shown) - MAX_LISTED} more" if len(shown) > MAX_LISTED else ""
+    return ", ".join(shown[:MAX_LISTED]) + more

@@ -17,11 +17,11 @@ from torch import Tensor
 from sparsedict.formats._place import listed
 from sparsedict.storage import StorageError, looks_like
 
-MOST_TENSORS = 10_000
-MOST_INFLATED = 64 * 2**20
+MAX_TENSORS = 10_000
+MAX_INFLATED = 64 * 2**20
 """Bytes that a compressed file may grow to without being suspect, whatever its own size."""
 
-MOST_RATIO = 100
+MAX_RATIO = 100
 """What a compressed file may grow by beyond that; weights hardly compress at all."""
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -209,12 +209,12 @@ def _read_header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 def _check_inflation(file: Path, n_bytes: int) -> None:
     size = file.stat().st_size
-    if n_bytes > MOST_INFLATED and n_bytes > MOST_RATIO * size:
+    if n_bytes > MAX_INFLATED and n_bytes > MAX_RATIO * size:
         raise StorageError(
             f"{file} has {size:,} bytes and would grow to {n_bytes:,}: weights don't compress so far, so it isn't read."
         )
 
 
 def _check_count(file: Path, tensors: Mapping[str, object]) -> None:
-    if len(tensors) > MOST_TENSORS:
+    if len(tensors) > MAX_TENSORS:
         raise StorageError(f"{file} holds {len(tensors):,} tensors, more than any dictionary has.")

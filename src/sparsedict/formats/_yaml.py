@@ -7,9 +7,9 @@ from typing import Any
 
 from sparsedict.storage import StorageError
 
-MOST_BYTES = 256 * 2**10
-MOST_EVENTS = 20_000
-MOST_NESTED = 32
+MAX_BYTES = 256 * 2**10
+MAX_EVENTS = 20_000
+MAX_NESTED = 32
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -24,9 +24,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except ImportError:
         raise ImportError(f"Reading {file} needs PyYAML: install `sparsedict[formats]` or `pyyaml`.") from None
     with file.open("rb") as stream:
-        text = stream.read(MOST_BYTES + 1)
-    if len(text) > MOST_BYTES:
-        raise StorageError(f"{file} is larger than {MOST_BYTES:,} bytes: it can't be a configuration.")
+        text = stream.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise StorageError(f"{file} is larger than {MAX_BYTES:,} bytes: it can't be a configuration.")
     try:
         _check(yaml, text)
         document = yaml.safe_load(text)
@@ -45,7 +45,7 @@ def _check(yaml: Any, text: bytes) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise ValueError("it refers to parts of itself")
-        if number > MOST_EVENTS or depth > MOST_NESTED:
+        if number > MAX_EVENTS or depth > MAX_NESTED:
             raise ValueError("it is too long or nested too deeply")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > 10_000:
             raise ValueError("it holds a value of over 10,000 characters")

@@ -22,7 +22,7 @@ class HubAddress:
         revision: A branch, tag or commit; ``None`` for the main branch.
 
     Example:
-        >>> HubAddress.of("hf://owner/coders@v1/layer_3")
+        >>> HubAddress.from_string("hf://owner/coders@v1/layer_3")
         HubAddress(repository='owner/coders', path='layer_3', revision='v1')
     """
 
@@ -31,7 +31,7 @@ class HubAddress:
     revision: str | None = None
 
     @classmethod
-    def of(cls, text: str) -> HubAddress:
+    def from_string(cls, text: str) -> HubAddress:
         """Reads an address; ``hf://`` may be left out, and the revision may also stand at the end.
 
         Raises:

@@ -32,7 +32,7 @@ def card(
         figures: Files of pictures beside the card, by their captions.
         license: Its identifier on the hub, such as ``"mit"``.
     """
-    place = HubAddress.of(address) if isinstance(address, str) else address
+    place = HubAddress.from_string(address) if isinstance(address, str) else address
     trained_on = {name: value for name, value in description.trained_on.items() if value is not None}
     sections = [
         _header(description, license),
@@ -64,7 +64,7 @@ def _is_repository(model: str) -> bool:
     if os.path.isdir(model):
         return False
     try:
-        return HubAddress.of(model) == HubAddress(model)
+        return HubAddress.from_string(model) == HubAddress(model)
     except ValueError:
         return False
 

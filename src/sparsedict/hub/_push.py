@@ -37,7 +37,7 @@ def push(
         PermissionError: If the repository may not be written.
         ConnectionError: If the hub can't be reached.
     """
-    place = HubAddress.of(address) if isinstance(address, str) else address
+    place = HubAddress.from_string(address) if isinstance(address, str) else address
     root = Path(folder)
     files = sorted(file for file in root.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(root)))
     if not files:

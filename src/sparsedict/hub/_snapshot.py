@@ -32,7 +32,7 @@ class Snapshot:
     is_offline: bool
 
     @classmethod
-    def of(cls, address: str | HubAddress) -> Snapshot:
+    def from_address(cls, address: str | HubAddress) -> Snapshot:
         """Finds what is there.
 
         Args:
@@ -45,7 +45,7 @@ class Snapshot:
             PermissionError: If it is gated.
             ConnectionError: If the hub can't be reached and the cache doesn't hold it.
         """
-        place = HubAddress.of(address) if isinstance(address, str) else address
+        place = HubAddress.from_string(address) if isinstance(address, str) else address
         hub, api = library(), client()
         with explained(place, "Loading"):
             try:

@@ -48,7 +48,7 @@ def upload(
     Returns:
         The commit's page.
     """
-    HubAddress.of(repository)  # before anything is written
+    HubAddress.from_string(repository)  # before anything is written
     numbers = metrics.to_dict() if isinstance(metrics, HasNumbers) else metrics
     with TemporaryDirectory() as folder:
         save(Path(folder))

@@ -2,7 +2,7 @@
 
 from sparsedict.kernels._autograd import affine_at, matmul
 from sparsedict.kernels._backend import Backend, compacts, triton_backend, using
-from sparsedict.kernels._capacity import Capacity, can_select_within, note_density, select_within
+from sparsedict.kernels._capacity import Capacity, can_select_within, record_density, select_within
 from sparsedict.kernels._context import StepContext
 from sparsedict.kernels._distinct import first_of_equal
 from sparsedict.kernels._products import sampled_product, sum_by_latent, weighted_rows, weighted_tokens
@@ -20,7 +20,7 @@ __all__ = [
     "compacts",
     "first_of_equal",
     "matmul",
-    "note_density",
+    "record_density",
     "sampled_product",
     "select",
     "select_within",

@@ -14,7 +14,7 @@ from torch import Tensor
 from sparsedict.kernels import _embedding_bag
 from sparsedict.latents import Support
 
-LEAST_CAPABILITY = (7, 0)
+MIN_CAPABILITY = (7, 0)
 """CUDA capability from which Triton compiles."""
 
 
@@ -74,4 +74,4 @@ def using(backend: Backend) -> Iterator[None]:
 def _runs_triton(device: torch.device) -> bool:
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return False
-    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= MIN_CAPABILITY

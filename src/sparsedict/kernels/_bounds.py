@@ -27,15 +27,15 @@ PART_ENTRIES = 2**17
 TILE = 32
 """The width is a multiple of this, as matrix units want it."""
 
-LEAST_WORK = 2**29
+MIN_WORK = 2**29
 """Multiplications below which the product in float32 is over before the bounds have been prepared."""
 
 
-def bounds_pay(inputs: Float[Tensor, "n_tokens d"], rows: Float[Tensor, "n_latents d"]) -> bool:
+def bounds_are_faster(inputs: Float[Tensor, "n_tokens d"], rows: Float[Tensor, "n_latents d"]) -> bool:
     """Returns whether this machine multiplies bfloat16 so much faster that bounds come first."""
     if inputs.dtype != torch.float32 or rows.dtype != torch.float32 or inputs.device.type != "cpu":
         return False
-    return _has_tiles() and inputs.numel() * len(rows) >= LEAST_WORK
+    return _has_tiles() and inputs.numel() * len(rows) >= MIN_WORK
 
 
 def _has_tiles() -> bool:
@@ -86,7 +86,7 @@ class Bounds:
         self._largest = 2 * (input_norms * row_norms.max() + bias.abs().max())
 
     @classmethod
-    def of(cls, inputs: Tensor, rows: Tensor, bias: Tensor, workspace: Workspace | None = None) -> Bounds | None:
+    def from_rows(cls, inputs: Tensor, rows: Tensor, bias: Tensor, workspace: Workspace | None = None) -> Bounds | None:
         """Returns bounds, or ``None`` where there are none, for something is NaN or infinite, or could become so."""
         bounds = cls(inputs, rows, bias, workspace)
         return bounds if bool((bounds._slack + bounds._largest).isfinite().all()) else None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CAPACITY_FACTOR = 1.25
 """Least capacity over the number of entries that the previous step stored."""
 
-LEAST_CAPACITY = 2**10
+MIN_CAPACITY = 2**10
 
 CANDIDATES = 2
 """Capacity for candidates of the largest of a batch, over the number wanted."""
@@ -56,9 +56,9 @@ class Capacity:
 
     def n_allocated(self, total: int) -> int:
         """Returns for how many of ``total`` entries to allocate: few different sizes, so that freed memory fits."""
-        return min(max(1 << self.n_needed(total).bit_length(), LEAST_CAPACITY), total)
+        return min(max(1 << self.n_needed(total).bit_length(), MIN_CAPACITY), total)
 
-    def note(self, count: Tensor, exceeded: Tensor, total: int | None) -> None:
+    def update(self, count: Tensor, exceeded: Tensor, total: int | None) -> None:
         """Starts to read the number of entries found, and whether the step must be computed again, from the device.
 
         Args:
@@ -68,7 +68,7 @@ class Capacity:
         """
         self._readings.append((_Reading(torch.stack((count, exceeded.to(count.dtype)))), total))
 
-    def sufficed(self) -> bool:
+    def was_sufficient(self) -> bool:
         """Returns whether the capacity was enough, and sets the density for the next step.
 
         Waits until the device has chosen entries, not for the work that follows.
@@ -129,7 +129,7 @@ def select_within(
     """Returns the entries that a rule picks, padded, and the pre-activations there, without history.
 
     Padding has a pre-activation at which the rule wouldn't pick it. Where the entries exceed the capacity, the result
-    is incomplete, and :meth:`Capacity.sufficed` returns ``False``.
+    is incomplete, and :meth:`Capacity.was_sufficient` returns ``False``.
 
     Args:
         capacity: For how many entries to allocate memory; it records how many there were.
@@ -149,19 +149,19 @@ def select_within(
         assert isinstance(rule, Above), rule
         n_entries = capacity.n_allocated(total)
         found = _gathered(inputs, rows, bias, like(rule.threshold, inputs), n_entries, workspace)
-        capacity.note(found.count, found.count > n_entries, total)
+        capacity.update(found.count, found.count > n_entries, total)
         support, values = Support(found.latents, found.offsets, len(rows), True), found.values
     return support, values.to(dtype)
 
 
-def note_density(pre: Float[Tensor, "n_tokens n_latents"], rule: Selection | None, capacity: Capacity | None) -> None:
+def record_density(pre: Float[Tensor, "n_tokens n_latents"], rule: Selection | None, capacity: Capacity | None) -> None:
     """Records how many of all pre-activations a rule would have picked, where a capacity depends on it."""
     if capacity is None or not isinstance(rule, Above) or not compacts(pre.device):
         return
     from sparsedict.kernels._triton import counts_above
 
     count = counts_above(pre.detach().contiguous(), like(rule.threshold, pre)).sum()
-    capacity.note(count, torch.zeros_like(count), pre.numel())
+    capacity.update(count, torch.zeros_like(count), pre.numel())
 
 
 def _largest_of_batch(
@@ -179,7 +179,7 @@ def _largest_of_batch(
     found = _gathered(inputs, rows, bias, threshold, n_entries, workspace)
     count = found.count
     # Too few above a guess: there may be more below it.
-    capacity.note(count, (count > n_entries) | ((count < n_wanted) & (threshold > 0)), None)
+    capacity.update(count, (count > n_entries) | ((count < n_wanted) & (threshold > 0)), None)
     chosen = found.values.topk(n_wanted, sorted=False).indices.sort().values
     offsets = torch.searchsorted(chosen, found.offsets)
     return Support(found.latents[chosen], offsets, len(rows), True), found.values[chosen]

@@ -18,7 +18,7 @@ class StepContext:
             which are faster, and the host of an accelerator doesn't wait for the number of entries.
         workspace: Memory to reuse on the CPU; ``None`` allocates new arrays.
         capacity: Allows selection that doesn't wait for the number of entries; check
-            :meth:`~sparsedict.kernels.Capacity.sufficed` after the step. ``None`` forbids it.
+            :meth:`~sparsedict.kernels.Capacity.was_sufficient` after the step. ``None`` forbids it.
     """
 
     training: bool = True

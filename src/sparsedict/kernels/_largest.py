@@ -14,7 +14,7 @@ from sparsedict.latents import Support
 GROUPS_PER_ENTRY = 8
 """Groups that a row is cut into, for each entry wanted: more take longer, fewer leave more candidates."""
 
-MOST_CANDIDATES = 16
+MAX_CANDIDATES = 16
 """Candidates on an average row, for each entry wanted, beyond which rows are searched as a whole."""
 
 
@@ -37,7 +37,7 @@ def largest(
     # Where a row's bound isn't a number, all of the row is looked at.
     below = np.less(exact.numpy(), reach[:, None].numpy())
     flat = positions_where(torch.from_numpy(np.logical_not(below, out=below)))
-    if len(flat) > MOST_CANDIDATES * k * len(pre):
+    if len(flat) > MAX_CANDIDATES * k * len(pre):
         return _whole(pre, k, lowest_ties)
     support = Support.from_flat(flat, len(pre), pre.shape[1])
     return largest_stored(pre.view(-1)[flat], support, k, lowest_ties=lowest_ties)
@@ -79,7 +79,7 @@ def largest_stored(
         lowest_ties: Of equal entries that compete for the last places, take those of lowest index.
     """
     counts = support.offsets.diff()
-    wide = counts > MOST_CANDIDATES * k
+    wide = counts > MAX_CANDIDATES * k
     if bool(wide.any()) and not bool(wide.all()):
         # One row whose entries are all equal must not make the others as wide.
         indices, largest_values = support.latents.new_empty(len(counts), k), values.new_empty(len(counts), k)

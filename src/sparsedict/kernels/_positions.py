@@ -9,10 +9,10 @@ LOG2_WORD = 3
 WORD = 2**LOG2_WORD
 """Entries of a mask that are looked at together: those of a 64-bit integer."""
 
-LEAST_WORDS = 2**13
+MIN_WORDS = 2**13
 """Words below which a second search costs more than it saves."""
 
-MOST_WORDS_SHARE = 1 / 4
+MAX_WORDS_SHARE = 1 / 4
 """Share of words with a true entry beyond which looking at words first gains nothing."""
 
 
@@ -22,10 +22,10 @@ def positions_where(mask: Bool[Tensor, "*shape"]) -> Int[Tensor, " n_true"]:
         return mask.flatten().nonzero().flatten()
     n_words = mask.numel() // WORD
     # Words are sought by PyTorch's threads; with one of them NumPy's single search is faster.
-    if n_words >= LEAST_WORDS and _is_of_words(mask) and torch.get_num_threads() > 1:
+    if n_words >= MIN_WORDS and _is_of_words(mask) and torch.get_num_threads() > 1:
         words = mask.view(-1).view(torch.int64)
         hit = words.nonzero().view(-1)
-        if len(hit) <= MOST_WORDS_SHARE * n_words:
+        if len(hit) <= MAX_WORDS_SHARE * n_words:
             inside = _true(words.index_select(0, hit).view(torch.bool))
             # Shifts are ten times faster than divisions.
             return hit.index_select(0, inside >> LOG2_WORD).mul_(WORD).add_(inside & (WORD - 1))

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsedict.kernels._bounds import Bounds, bounds_pay
-from sparsedict.kernels._largest import MOST_CANDIDATES, is_searched, largest, largest_of_all, largest_stored
+from sparsedict.kernels._bounds import Bounds, bounds_are_faster
+from sparsedict.kernels._largest import MAX_CANDIDATES, is_searched, largest, largest_of_all, largest_stored
 from sparsedict.kernels._positions import positions_above
 from sparsedict.kernels._products import sampled_product
 from sparsedict.kernels._workspace import Workspace, scratch
@@ -19,13 +19,13 @@ from sparsedict.selections import Above, Largest, LargestOfBatch, Selection
 BLOCK_BYTES = 2**25
 """Memory for the pre-activations, or their bounds, held at once: larger blocks are multiplied faster."""
 
-LEAST_BLOCK_TOKENS = 256
+MIN_BLOCK_TOKENS = 256
 """Fewer tokens in a block would read all rows for too little work."""
 
 GUESS_SHARE = 0.9
 """Share of a guessed threshold above which candidates are gathered."""
 
-MOST_SHARE = 1 / 32
+MAX_SHARE = 1 / 32
 """Share of a block's entries beyond which all of them are computed rather than candidates one by one."""
 
 SAMPLE_TOKENS = 64
@@ -73,7 +73,7 @@ def select(
     if torch.amp.is_autocast_available(inputs.device.type) and torch.is_autocast_enabled(inputs.device.type):
         low = torch.get_autocast_dtype(inputs.device.type)
         inputs, rows, bias = inputs.to(low), rows.to(low), bias.to(low)
-    bounded = bounds_pay(inputs, rows) if bounded is None else bounded
+    bounded = bounds_are_faster(inputs, rows) if bounded is None else bounded
     # Without groups there is no bound to compare with.
     bounded &= len(inputs) > 0 and not (isinstance(rule, Largest) and not is_searched(len(rows), rule.k))
     search = _Search(inputs, rows, bias, rule.threshold if isinstance(rule, Above) else None, bounded, workspace)
@@ -121,7 +121,7 @@ class _Search:
         # A threshold goes into the bias: the sign of a bound says whether it may be reached.
         self._bounds = None
         if bounded:
-            self._bounds = Bounds.of(inputs, rows, bias if threshold is None else bias - threshold, workspace)
+            self._bounds = Bounds.from_rows(inputs, rows, bias if threshold is None else bias - threshold, workspace)
 
     def largest(self, rule: Largest) -> Picked:
         indices, values = [], []
@@ -135,7 +135,7 @@ class _Search:
         if self._bounds is None:
             return largest(block, rule.k, lowest_ties=rule.lowest_ties)
         flat = self._bounds.candidates(begin, end, block, rule.k)
-        if flat is None or len(flat) > MOST_CANDIDATES * rule.k * (end - begin):
+        if flat is None or len(flat) > MAX_CANDIDATES * rule.k * (end - begin):
             return largest(self._exact(begin, end), rule.k, lowest_ties=rule.lowest_ties)
         support = Support.from_flat(flat, end - begin, self._n_latents)
         known = self._at(self._inputs[begin:end], support)
@@ -183,7 +183,7 @@ class _Search:
         """Yields first token, end, and pre-activations or their bounds of each block, in one buffer."""
         dtype = self._inputs.dtype if self._bounds is None else torch.bfloat16
         n_fitting = BLOCK_BYTES // (self._n_latents * dtype.itemsize)
-        size = max(1, min(max(n_fitting, LEAST_BLOCK_TOKENS), self._n_tokens))
+        size = max(1, min(max(n_fitting, MIN_BLOCK_TOKENS), self._n_tokens))
         buffer = scratch(self._workspace, "block", (size, self._n_latents), dtype, self._inputs.device)
         for begin in range(0, max(self._n_tokens, 1), size):
             end = min(begin + size, self._n_tokens)
@@ -198,7 +198,7 @@ class _Search:
         """Returns positions in the whole batch, ascending, and pre-activations; ``limit`` is what bounds must reach."""
         offset = begin * self._n_latents
         flat = None if self._bounds is None else self._bounds.above(block, limit)
-        if flat is None or len(flat) > MOST_SHARE * block.numel():
+        if flat is None or len(flat) > MAX_SHARE * block.numel():
             exact = block if self._bounds is None else self._exact(begin, end)
             flat = positions_above(exact, threshold)
             return flat + offset, exact.view(-1)[flat]

@@ -10,7 +10,7 @@ TokenStrings = Callable[[Sequence[int]], list[str]]
 """Returns the text of each token id."""
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-MOST_DOTS = 12
+MAX_DOTS = 12
 
 
 def token_strings(source: Any = None) -> TokenStrings:
@@ -58,7 +58,7 @@ _MARKS = {"\n": "↵", "\t": "→", "\r": "␍", "\N{NO-BREAK SPACE}": "⍽"}
 
 
 def _dots(n: int) -> str:
-    return "·" * n if n <= MOST_DOTS else f"·\N{MULTIPLICATION SIGN}{n}"
+    return "·" * n if n <= MAX_DOTS else f"·\N{MULTIPLICATION SIGN}{n}"
 
 
 def _from_byte(token: str) -> str:

@@ -15,19 +15,19 @@ from sparsedict.dictionaries import Dictionary, ForwardPass
 from sparsedict.latents import fires
 from sparsedict.penalties._penalty import Penalty, set_coefficient
 
-START = 0.1
+START_SHARE = 0.1
 """Share of the variance that ``target`` active latents cost at the start."""
 
-SMALL = 0.01
+LINEAR_SHARE = 0.01
 """Share of the variance below which the coefficient follows linearly, so that it may change its sign."""
 
-GAIN, LEAST_GAIN, SLOWER_AFTER = 0.1, 0.01, 400
+GAIN, MIN_GAIN, SLOWER_AFTER = 0.1, 0.01, 400
 """Share of the error by which thresholds move at the start, the least one, and steps after which it is half."""
 
 COST_GAIN = 0.05
 """Share of the error by which the coefficient's logarithm moves."""
 
-CLEARLY = 0.1
+MISS_TOLERANCE = 0.1
 """Share of the target by which L0 may miss it at the end of a run without a warning."""
 
 LOWEST, HIGHEST = -3.0, 5.0
@@ -56,7 +56,7 @@ class L0(Penalty):
         return _count(out, out.pre_activations) * self.coefficient
 
     def check(self, dictionary: Dictionary) -> None:
-        _need_firing_gradient(self, dictionary)
+        _require_firing_gradient(self, dictionary)
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ class TargetL0(Penalty):
         checks.set_in_range(self, "target", 0.0, open_low=True)
         if self.coefficient is not None:
             set_coefficient(self)
-        object.__setattr__(self, "_costs", _Costs())
+        object.__setattr__(self, "_coefficients", _LogCoefficients())
 
     @property
-    def _held(self) -> _Costs:
-        return vars(self)["_costs"]
+    def _log_coefficients(self) -> _LogCoefficients:
+        return vars(self)["_coefficients"]
 
     def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
         if self.coefficient is not None:
@@ -110,7 +110,9 @@ class TargetL0(Penalty):
             return (count / self.target - 1) ** 2 * self.coefficient
         targets = out.targets.detach()
         variance = (targets - targets.mean(0)).square().sum() / out.n_tokens
-        return _count(out, out.pre_activations) * (SMALL * self._held.of(out).sinh() * variance / self.target)
+        return _count(out, out.pre_activations) * (
+            LINEAR_SHARE * self._log_coefficients.get(out).sinh() * variance / self.target
+        )
 
     @torch.no_grad()
     def after_step_(self, out: ForwardPass) -> None:
@@ -120,13 +122,13 @@ class TargetL0(Penalty):
         # Integers divide into the default type, which is the caller's.
         l0 = fires(out.values.detach()).sum().to(torch.float32) / out.n_tokens
         error = (l0 / self.target - 1).clamp_max(1.0)
-        gain = max(LEAST_GAIN, GAIN / (1 + out.step / SLOWER_AFTER))
+        gain = max(MIN_GAIN, GAIN / (1 + out.step / SLOWER_AFTER))
         out.activation.move_thresholds_(dictionary.activation_state.entries(), gain * error)
-        self._held.of(out).add_(COST_GAIN * error).clamp_(LOWEST, HIGHEST)
+        self._log_coefficients.get(out).add_(COST_GAIN * error).clamp_(LOWEST, HIGHEST)
 
     def missed(self, l0: float, n_tokens: int) -> str | None:
         noise = 4 * math.sqrt(max(l0, self.target) / max(n_tokens, 1))
-        if abs(l0 - self.target) <= max(CLEARLY * self.target, noise):
+        if abs(l0 - self.target) <= max(MISS_TOLERANCE * self.target, noise):
             return None
         remedy = (
             "Train for more steps, or with a learning rate that decays to the end."
@@ -137,14 +139,14 @@ class TargetL0(Penalty):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the logarithms of the coefficients, in the order in which dictionaries are trained."""
-        return {"logarithms": self._held.all()}
+        return {"logarithms": self._log_coefficients.values()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from other coefficients, in the order in which dictionaries will be trained."""
-        self._held.put_back(state_dict["logarithms"])
+        self._log_coefficients.restore(state_dict["logarithms"])
 
     def check(self, dictionary: Dictionary) -> None:
-        _need_firing_gradient(self, dictionary)
+        _require_firing_gradient(self, dictionary)
         if self.target > dictionary.n_latents:
             raise ValueError(f"`target` must be at most n_latents={dictionary.n_latents}, got {self.target}.")
         if self.coefficient is not None:
@@ -161,7 +163,7 @@ class TargetL0(Penalty):
             )
 
 
-class _Costs:
+class _LogCoefficients:
     """The logarithms of a penalty's coefficients, of each dictionary that is trained with it: several may share it."""
 
     def __init__(self) -> None:
@@ -169,14 +171,14 @@ class _Costs:
         self._last_step: WeakKeyDictionary[Dictionary, int] = WeakKeyDictionary()
         self._waiting: list[Tensor] = []
 
-    def of(self, out: ForwardPass) -> Tensor:
+    def get(self, out: ForwardPass) -> Tensor:
         """Returns that of a dictionary in training; a new one at the first step of a run."""
         dictionary = out.dictionary
         if out.step == 0:
             self._forget_earlier_runs()
         if dictionary not in self._logarithms:
             # The default device may be another.
-            new = torch.full((), math.asinh(START / SMALL), device="cpu", dtype=torch.float32)
+            new = torch.full((), math.asinh(START_SHARE / LINEAR_SHARE), device="cpu", dtype=torch.float32)
             start = self._waiting.pop(0) if self._waiting else new
             self._logarithms[dictionary] = start.to(out.targets.device)
         self._last_step[dictionary] = out.step
@@ -189,11 +191,11 @@ class _Costs:
             if last_step > 0:
                 del self._logarithms[other], self._last_step[other]
 
-    def all(self) -> list[Tensor]:
+    def values(self) -> list[Tensor]:
         """Returns them in the order in which their dictionaries are trained."""
         return list(self._logarithms.values()) or list(self._waiting)
 
-    def put_back(self, logarithms: list[Tensor]) -> None:
+    def restore(self, logarithms: list[Tensor]) -> None:
         """Gives them, in this order, to the dictionaries that are asked for from now on."""
         self._logarithms.clear()
         self._last_step.clear()
@@ -204,7 +206,7 @@ def _count(out: ForwardPass, pre: Tensor) -> Tensor:
     return out.activation.firing(pre, out.state).sum() / out.n_tokens
 
 
-def _need_firing_gradient(penalty: Penalty, dictionary: Dictionary) -> None:
+def _require_firing_gradient(penalty: Penalty, dictionary: Dictionary) -> None:
     if type(dictionary.activation).firing is Activation.firing:
         raise ValueError(
             f"{type(penalty).__name__} needs an activation that gives firing a gradient, but "

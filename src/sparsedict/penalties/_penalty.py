@@ -63,9 +63,9 @@ class LatentPenalty(Penalty):
         """Returns the cost of each latent; it must be zero where a latent is zero."""
 
     def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
-        return self.of(out, out.values)
+        return self.for_values(out, out.values)
 
-    def of(self, out: ForwardPass, values: Float[Tensor, "*entries"]) -> Float[Tensor, ""]:
+    def for_values(self, out: ForwardPass, values: Float[Tensor, "*entries"]) -> Float[Tensor, ""]:
         """Returns the penalty of given values instead of the latents' own."""
         cost = self.cost(values)
         if isinstance(self.coefficient, Tensor):

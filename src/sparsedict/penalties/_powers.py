@@ -57,7 +57,7 @@ class Sqrt(LatentPenalty):
 
     def check_cost(self, dictionary: Dictionary) -> None:
         super().check_cost(dictionary)
-        _refuse_negative_latents(self, dictionary)
+        _require_non_negative_latents(self, dictionary)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +85,10 @@ class Lp(LatentPenalty):
 
     def check_cost(self, dictionary: Dictionary) -> None:
         super().check_cost(dictionary)
-        _refuse_negative_latents(self, dictionary)
+        _require_non_negative_latents(self, dictionary)
 
 
-def _refuse_negative_latents(penalty: LatentPenalty, dictionary: Dictionary) -> None:
+def _require_non_negative_latents(penalty: LatentPenalty, dictionary: Dictionary) -> None:
     if not dictionary.activation.non_negative:
         raise ValueError(
             f"{type(penalty).__name__} needs latents that are never negative, but activation={dictionary.activation} "

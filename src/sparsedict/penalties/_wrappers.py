@@ -32,7 +32,7 @@ class NormWeighted(Penalty):
             raise TypeError(f"`penalty` must be a LatentPenalty such as `sd.L1(0.2)`, got {self.penalty!r}.")
 
     def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
-        return self.penalty.of(out, out.values * out.aligned(out.decoder_norms))
+        return self.penalty.for_values(out, out.values * out.aligned(out.decoder_norms))
 
     def check(self, dictionary: Dictionary) -> None:
         self.penalty.check_cost(dictionary)

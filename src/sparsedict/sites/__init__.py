@@ -3,9 +3,9 @@
 from sparsedict.sites._constant import Constant
 from sparsedict.sites._ends import Ends
 from sparsedict.sites._neurons import Neurons
-from sparsedict.sites._placed import PlacedDictionary
 from sparsedict.sites._points import Point
 from sparsedict.sites._replace import ReplacementOrderError
+from sparsedict.sites._resolve import ResolvedDictionary
 from sparsedict.sites._site import Site, capture_sites
 from sparsedict.sites._sites import Sites
 
@@ -13,7 +13,7 @@ __all__ = [
     "Constant",
     "Ends",
     "Neurons",
-    "PlacedDictionary",
+    "ResolvedDictionary",
     "Point",
     "ReplacementOrderError",
     "Site",

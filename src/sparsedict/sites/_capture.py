@@ -43,7 +43,7 @@ def capture(sites: Mapping[str, Ends], hidden: Mapping[str, Point | Neurons], to
     found: dict[str, Activations] = {}
     for own in by_model.values():
         found |= _of_one_model(own, hidden, tokens)
-    return Activations.of_sites({name: found[name] for name in sites})
+    return Activations.from_sites({name: found[name] for name in sites})
 
 
 def _of_one_model(
@@ -61,10 +61,10 @@ def _of_one_model(
         inside = hidden.get(name)
         points.update(dict.fromkeys(p for p in (ends.reads, inside, ends.writes) if isinstance(p, Point)))
     with uncompiled(model, points):
-        unsure = {point for ends in sites.values() for point in ends.points if not ends.calls.is_sure(model, point)}
+        unsure = {point for ends in sites.values() for point in ends.points if not ends.calls.is_known(model, point)}
         if unsure and check_called_once(model, call, unsure):
             for ends in sites.values():
-                ends.calls.note(model, ends.points)
+                ends.calls.record(model, ends.points)
         with watched(model, (ends.writes.module for ends in sites.values())) as watch:
             values = record(model, call, points)
     contexts = {name: watch.context(ends.writes.module) for name, ends in sites.items()}

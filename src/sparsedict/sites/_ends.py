@@ -19,14 +19,14 @@ class KnownCalls:
     def __init__(self) -> None:
         self._called_once: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
-    def is_sure(self, model: nn.Module, point: Point) -> bool:
+    def is_known(self, model: nn.Module, point: Point) -> bool:
         """Returns whether it is known which call a point means: the point says it, or the model makes one call only."""
         if point.call is not None:
             return True
         n = self._called_once.get(point.module)
         return n is not None and n == n_places(model, point.module)
 
-    def note(self, model: nn.Module, points: Iterable[Point]) -> None:
+    def record(self, model: nn.Module, points: Iterable[Point]) -> None:
         """Remembers that a forward pass of the model calls the modules of these points once."""
         self._called_once.update({point.module: n_places(model, point.module) for point in points})
 

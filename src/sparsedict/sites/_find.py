@@ -17,10 +17,10 @@ from sparsedict.sites._modes import evaluating
 from sparsedict.sites._passes import uncompiled
 from sparsedict.sites._points import find_module, is_hook_point
 from sparsedict.sites._tokens import prepare
-from sparsedict.sites.families import Found, candidates
-from sparsedict.sites.families._two_layer import between
+from sparsedict.sites.families import Candidate, candidates
+from sparsedict.sites.families._two_layer import from_layers
 
-Reading = tuple[Found, bool]
+Reading = tuple[Candidate, bool]
 """One way to read a site, and whether a norm's scale and shift were folded into it."""
 
 
@@ -68,10 +68,10 @@ def readings(ends: Ends) -> Iterator[Reading]:
         yield found, False
         for scale, shift in _affines(ends, found.neurons.encoder):
             if scale.shape == found.neurons.encoder.shape[1:]:
-                yield Found(found.neurons.fold(scale, shift), found.hidden, found.sure), True
+                yield Candidate(found.neurons.fold(scale, shift), found.hidden, found.sure), True
 
 
-def _plain_readings(ends: Ends) -> Iterator[Found]:
+def _plain_readings(ends: Ends) -> Iterator[Candidate]:
     reads, writes = ends.reads, ends.writes
     if reads == writes:
         return
@@ -80,7 +80,7 @@ def _plain_readings(ends: Ends) -> Iterator[Found]:
     for module in holders:
         yield from candidates(module)
     if reads.module is not writes.module and not is_hook_point(reads.module):
-        yield from between(reads.module, writes.module, *holders)
+        yield from from_layers(reads.module, writes.module, *holders)
 
 
 def holder_paths(ends: Ends) -> list[str]:
@@ -124,12 +124,12 @@ class _Reference:
         self._probed = False
         self.compared = False
 
-    def tolerance(self, found: Found) -> float:
+    def tolerance(self, found: Candidate) -> float:
         """The relative error that rounding explains."""
         return 1e-3 if found.neurons.encoder.dtype in (torch.float32, torch.float64) else 5e-2
 
     @torch.no_grad()
-    def error(self, found: Found) -> float | None:
+    def error(self, found: Candidate) -> float | None:
         """Returns the relative error of a reading's output, or None where it can't be computed."""
         pair = self._pair(found)
         if pair is None or pair[0].shape[-1] != found.neurons.d_in or pair[1].shape[-1] != found.neurons.d_out:
@@ -146,7 +146,7 @@ class _Reference:
         error = (given.double() - outputs.double()).norm() / outputs.double().norm().clamp_min(1e-30)
         return float(error)
 
-    def _pair(self, found: Found) -> tuple[Tensor, Tensor] | None:
+    def _pair(self, found: Candidate) -> tuple[Tensor, Tensor] | None:
         ends, encoder = self._ends, found.neurons.encoder
         if encoder.device.type == "meta":
             return None
@@ -163,7 +163,7 @@ class _Reference:
 
 
 @torch.no_grad()
-def _run_alone(module: nn.Module, found: Found) -> tuple[Tensor, Tensor] | None:
+def _run_alone(module: nn.Module, found: Candidate) -> tuple[Tensor, Tensor] | None:
     encoder = found.neurons.encoder
     inputs = torch.randn(1, 4, found.neurons.d_in, generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(
         encoder

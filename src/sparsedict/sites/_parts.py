@@ -10,12 +10,12 @@ from torch import nn
 from sparsedict.adapters import Adapter
 from sparsedict.interventions import Intervention
 from sparsedict.sites._context import Exclusion
-from sparsedict.sites._placed import PlacedDictionary, Request, named_sites, place, site_of
 from sparsedict.sites._points import Point
+from sparsedict.sites._resolve import ReplacementArguments, ResolvedDictionary, named_sites, resolve, site_of
 
 
 @dataclass(frozen=True)
-class Place:
+class SitePoint:
     """Activations of one role at one site.
 
     Attributes:
@@ -31,7 +31,7 @@ class Place:
     width: Callable[[], int]
 
 
-Places = Mapping[str, Callable[[str], Place]]
+SitePoints = Mapping[str, Callable[[str], SitePoint]]
 """By the name of a site, a function from a role to its place. The only site of `Site.replaced` has an empty name."""
 
 
@@ -73,25 +73,25 @@ class Target:
     error_term: bool
 
 
-def arrange(places: Places, request: Request) -> tuple[list[Part], list[Target]]:
+def arrange(site_points: SitePoints, arguments: ReplacementArguments) -> tuple[list[Part], list[Target]]:
     """Returns the dictionaries of a replacement with their points, and the points that are replaced.
 
     Raises:
         TypeError: If an object can't encode and decode, or an intervention isn't callable.
         ValueError: If the points of a dictionary aren't known, aren't there, or belong to several models.
     """
-    only = named_sites("only", request.only, places)
-    with_error = request.error_term
+    only = named_sites("only", arguments.only, site_points)
+    with_error = arguments.error_term
     if isinstance(with_error, bool):
-        with_error = tuple(places) if with_error else ()
-    keeps = named_sites("error_term", with_error, places)
+        with_error = tuple(site_points) if with_error else ()
+    keeps = named_sites("error_term", with_error, site_points)
     parts: list[Part] = []
     targets: dict[Point, Target] = {}
-    for placed in place(places, request):
+    for placed in resolve(site_points, arguments):
         replaced = [point for point in placed.writes if site_of(point) in only]
         if not replaced:
             continue
-        part, ends = _part(places, placed)
+        part, ends = _part(site_points, placed)
         parts.append(part)
         for name in replaced:
             _add(targets, ends[name], site_of(name) in keeps)
@@ -100,7 +100,7 @@ def arrange(places: Places, request: Request) -> tuple[list[Part], list[Target]]
     return parts, list(targets.values())
 
 
-def _add(targets: dict[Point, Target], end: Place, error_term: bool) -> None:
+def _add(targets: dict[Point, Target], end: SitePoint, error_term: bool) -> None:
     """Adds a point that is replaced; several sites may have it."""
     other = targets.get(end.point)
     if other is not None and other.exclusion != end.exclusion:
@@ -112,9 +112,9 @@ def _add(targets: dict[Point, Target], end: Place, error_term: bool) -> None:
     targets[end.point] = Target(end.model, end.point, end.exclusion, error_term)
 
 
-def _part(places: Places, placed: PlacedDictionary) -> tuple[Part, dict[str, Place]]:
-    """Returns a dictionary at its points in the model, and the places that it writes by name."""
-    sources, ends = ({name: _place(places, name) for name in own} for own in (placed.reads, placed.writes))
+def _part(site_points: SitePoints, placed: ResolvedDictionary) -> tuple[Part, dict[str, SitePoint]]:
+    """Returns a dictionary at its points in the model, and the points that it writes, by name."""
+    sources, ends = ({name: _site_point(site_points, name) for name in own} for own in (placed.reads, placed.writes))
     models = {id(own.model): own.model for own in (*sources.values(), *ends.values())}
     argument, adapter = placed.adapter.argument, placed.adapter
     if len(models) > 1:
@@ -132,6 +132,6 @@ def _part(places: Places, placed: PlacedDictionary) -> tuple[Part, dict[str, Pla
     return Part(next(iter(models.values())), adapter, reads, writes, widths, placed.intervention), ends
 
 
-def _place(places: Places, name: str) -> Place:
+def _site_point(site_points: SitePoints, name: str) -> SitePoint:
     site, _, role = name.rpartition(".")
-    return places[site](role)
+    return site_points[site](role)

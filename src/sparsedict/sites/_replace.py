@@ -1,4 +1,4 @@
-"""Running a model with dictionaries in the places of its MLPs."""
+"""Running a model with dictionaries in place of its MLPs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsedict.sites._contribution import Contribution, contribute
-from sparsedict.sites._parts import Part, Places, Target, arrange
+from sparsedict.sites._parts import Part, SitePoints, Target, arrange
 from sparsedict.sites._passes import ModelPass, Passes, uncompiled
-from sparsedict.sites._placed import Request
 from sparsedict.sites._points import Point, Removable
+from sparsedict.sites._resolve import ReplacementArguments
 from sparsedict.sites._watch import Watch, watched
 
 
@@ -25,9 +25,9 @@ class ReplacementOrderError(RuntimeError):
 
 
 @contextmanager
-def replaced(places: Places, request: Request) -> Iterator[None]:
+def replaced(site_points: SitePoints, arguments: ReplacementArguments) -> Iterator[None]:
     """See `Site.replaced` and `Sites.replaced`."""
-    parts, targets = arrange(places, request)
+    parts, targets = arrange(site_points, arguments)
     models = {id(target.model): target.model for target in targets}
     runs = [
         _Replacement(model, [p for p in parts if p.model is model], [t for t in targets if t.model is model])

@@ -21,17 +21,17 @@ from sparsedict.sites._context import Exclusion
 from sparsedict.sites._devices import input_device, module_device
 from sparsedict.sites._ends import Ends, KnownCalls
 from sparsedict.sites._find import find, holder_paths, probe, reading
+from sparsedict.sites._module_cache import ModuleCache
+from sparsedict.sites._neuron_errors import no_neurons
 from sparsedict.sites._neurons import Neurons
-from sparsedict.sites._parts import Place
-from sparsedict.sites._placed import Request
+from sparsedict.sites._parts import SitePoint
 from sparsedict.sites._points import NoModuleError, Point, find_module, is_hook_point, resolve_ends, resolve_module
 from sparsedict.sites._predictions import logits_of
-from sparsedict.sites._refusals import no_neurons
-from sparsedict.sites._remembered import Remembered
 from sparsedict.sites._replace import replaced
+from sparsedict.sites._resolve import ReplacementArguments
 from sparsedict.sites._suggest import check_module, hints
 from sparsedict.sites._tokens import Tokens
-from sparsedict.sites.families import Found
+from sparsedict.sites.families import Candidate
 from sparsedict.types import EncoderDecoder, Role
 
 
@@ -53,7 +53,7 @@ class Site:
         exclude_first: How many positions at the beginning of each sequence are left out. Where there is an
             ``attention_mask``, padding is always left out and isn't counted.
         call: Which call of the modules in a forward pass is meant, counted from 0, where a model calls them several
-            times: a layer that several places share, or that is run in a loop. By default they must be called once.
+            times: a layer that several paths share, or that is run in a loop. By default they must be called once.
 
     Raises:
         ValueError: If a path leads nowhere (the message lists near names) or the two forms are mixed.
@@ -101,8 +101,8 @@ class Site:
         self.name = name if self.call is None else f"{name} (call {self.call})"
         self.exclusion = Exclusion(_token_ids(exclude_tokens), checks.at_least("exclude_first", exclude_first, 0))
         self._given = neurons
-        self._reading: Remembered[int] | None = None
-        self._widths: Remembered[tuple[int, int]] | None = None
+        self._reading: ModuleCache[int] | None = None
+        self._widths: ModuleCache[tuple[int, int]] | None = None
 
     def __repr__(self) -> str:
         parts = [type(self.model).__name__, repr(self.name)]
@@ -183,9 +183,9 @@ class Site:
         Raises:
             ValueError: If the model has no point at which its neurons' activations pass.
         """
-        return self.place(role).point
+        return self.resolve(role).point
 
-    def place(self, role: str) -> Place:
+    def resolve(self, role: str) -> SitePoint:
         """Returns where the activations of a role are, and which of their positions are left out.
 
         Raises:
@@ -198,7 +198,7 @@ class Site:
             raise ValueError(
                 f"The neurons of {self!r} pass no known point of the model: replace its inputs or outputs."
             )
-        return Place(self.model, point, self.exclusion, lambda: self._width(role))
+        return SitePoint(self.model, point, self.exclusion, lambda: self._width(role))
 
     def _width(self, role: str) -> int:
         return self.neurons.n if role == "neurons" else self.d_in if role == "inputs" else self.d_out
@@ -247,7 +247,7 @@ class Site:
         Raises:
             ValueError: If the activations that ``x`` takes aren't known, or the widths don't fit.
         """
-        return replaced({"": self.place}, Request(x, intervention, error_term, None, reads, writes))
+        return replaced({"": self.resolve}, ReplacementArguments(x, intervention, error_term, None, reads, writes))
 
     def ablated(self, mean: Float[Tensor, " d_out"] | None = None) -> AbstractContextManager[None]:
         """Returns a context in which the MLP writes zero, or its ``mean`` ``[d_out]``, wherever positions count."""
@@ -271,14 +271,14 @@ class Site:
         point = self.hidden
         return self.neurons if point is None else point
 
-    def _note_widths(self, d_in: int, d_out: int) -> None:
-        self._widths = Remembered((d_in, d_out), self.ends.modules)
+    def _record_widths(self, d_in: int, d_out: int) -> None:
+        self._widths = ModuleCache((d_in, d_out), self.ends.modules)
 
     def _holder(self) -> nn.Module:
         path = holder_paths(self.ends)[0]
         return resolve_module(self.model, path) if path else self.model
 
-    def _found(self) -> Found:
+    def _found(self) -> Candidate:
         # Only which reading is remembered: the weights themselves may be moved or trained in the meantime.
         modules = list(self._holder().modules())
         index = None if self._reading is None else self._reading.value_for(modules)
@@ -286,7 +286,7 @@ class Site:
             index, n_tried = find(self.ends)
             if index is None:
                 raise ValueError(no_neurons(self.ends, n_tried))
-            self._reading = Remembered(index, modules)
+            self._reading = ModuleCache(index, modules)
         return reading(self.ends, index)[0]
 
     def _find_widths(self) -> tuple[int, int]:
@@ -302,7 +302,7 @@ class Site:
                     f"The widths of {self!r} are unknown, for the model can't run on bare tokens. Call `capture` once."
                 ) from error
             widths = (neurons.d_in, neurons.d_out)
-        self._note_widths(*widths)
+        self._record_widths(*widths)
         return widths
 
 
@@ -328,7 +328,7 @@ def capture_sites(sites: Mapping[str, Site], tokens: Tokens, *, neurons: bool | 
     found = capture({name: site.ends for name, site in sites.items()}, hidden, tokens)
     for name, site in sites.items():
         widths = (found[point_name(name, role)].shape[-1] for role in ("inputs", "outputs"))
-        site._note_widths(*widths)
+        site._record_widths(*widths)
     return found
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from sparsedict import checks
 from sparsedict.batches import Activations, Points
 from sparsedict.sites._constant import Constant
-from sparsedict.sites._placed import PlacedDictionary, Request, place
 from sparsedict.sites._replace import replaced
+from sparsedict.sites._resolve import ReplacementArguments, ResolvedDictionary, resolve
 from sparsedict.sites._site import Site, capture_sites
 from sparsedict.sites._tokens import Tokens
 
@@ -106,7 +106,7 @@ class Sites(Mapping[str, Site]):
         reads: Points | None = None,
         writes: Points | None = None,
     ) -> AbstractContextManager[None]:
-        r"""Returns a context in which the models run with dictionaries in the places of their MLPs.
+        r"""Returns a context in which the models run with dictionaries in place of their MLPs.
 
         .. math::
             y'_j = \sum_k R_{kj}(a_k(f_k)), \qquad
@@ -152,10 +152,10 @@ class Sites(Mapping[str, Site]):
             ...     torch.allclose(model(tokens), sites.capture(tokens)["1.outputs"], atol=1e-5)
             True
         """
-        request = Request(x, intervention, error_term, only, reads, writes)
-        return replaced({name: site.place for name, site in self.items()}, request)
+        arguments = ReplacementArguments(x, intervention, error_term, only, reads, writes)
+        return replaced({name: site.resolve for name, site in self.items()}, arguments)
 
-    def place(self, x: Any, *, reads: Points | None = None, writes: Points | None = None) -> list[PlacedDictionary]:
+    def resolve(self, x: Any, *, reads: Points | None = None, writes: Points | None = None) -> list[ResolvedDictionary]:
         """Returns the dictionaries that `replaced` would run, with the full names of their points.
 
         Args:
@@ -167,7 +167,7 @@ class Sites(Mapping[str, Site]):
             TypeError: If an object can't encode and decode.
             ValueError: If the points of a dictionary aren't known, or aren't there.
         """
-        return place(tuple(self), Request(x, reads=reads, writes=writes))
+        return resolve(tuple(self), ReplacementArguments(x, reads=reads, writes=writes))
 
     def ablated(self, means: Mapping[str, Float[Tensor, " d_out"]] | None = None) -> AbstractContextManager[None]:
         """Returns a context in which every MLP writes zero, or its mean output, at the positions that count.

@@ -13,7 +13,7 @@ from sparsedict.sites._ends import Ends
 from sparsedict.sites._find import find
 from sparsedict.sites._points import NoModuleError, find_module, is_hook_point, module_names, resolve_ends
 from sparsedict.sites.families import candidates
-from sparsedict.sites.families._found import linear_layers, matrix
+from sparsedict.sites.families._candidate import linear_layers, matrix
 
 _N_TRIED = 12
 
@@ -107,8 +107,8 @@ def _forms(model: nn.Module, path: str, module: nn.Module) -> Iterator[tuple[str
     names = {m: name for name, m in module.named_modules() if name and "_original_component" not in name}
     layers = [f"{path}.{names[layer]}" for layer in linear_layers(module) if layer in names]
     pairs = [(first, last) for last in reversed(layers) for first in layers if first != last]
-    spread = _spread_ends(module, path)
-    for reads, writes in ([spread] if spread is not None else []) + (pairs if len(layers) in (2, 3) else []):
+    separate = _spread_ends(module, path)
+    for reads, writes in ([separate] if separate is not None else []) + (pairs if len(layers) in (2, 3) else []):
         form = f"reads='{reads}:in', writes='{writes}:out'"
         yield form, Ends(model, *resolve_ends(model, None, f"{reads}:in", f"{writes}:out"), name=form)
 

@@ -14,9 +14,9 @@ from sparsedict.storage._atomic import discard_folder, make_folder, replace_file
 from sparsedict.storage._checkpoint import CHECKPOINT, NewerVersionError, read_checkpoint, write_checkpoint
 from sparsedict.storage._description import FORMAT_VERSION, Description, Named, installed_version
 from sparsedict.storage._folder import DESCRIPTION, read_description, write_dictionary
-from sparsedict.storage._inside import regular_file
 from sparsedict.storage._json import Reader, StorageError, parse_json, read_json
 from sparsedict.storage._lock import release_lock, take_lock
+from sparsedict.storage._regular_file import regular_file
 from sparsedict.storage._weights import (
     WEIGHTS,
     StoredTensor,

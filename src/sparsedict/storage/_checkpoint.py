@@ -9,8 +9,8 @@ from typing import Any
 
 from sparsedict.storage._atomic import make_folder
 from sparsedict.storage._description import installed_version
-from sparsedict.storage._inside import regular_file
 from sparsedict.storage._json import MAX_BYTES, StorageError, parse_json
+from sparsedict.storage._regular_file import regular_file
 from sparsedict.storage._tensor_file import read_tensor_file, write_tensor_file
 from sparsedict.storage._tree import flatten, unflatten
 

@@ -41,7 +41,7 @@ class Named:
     arguments: Mapping[str, Any]
 
     @classmethod
-    def of(cls, kind: type, arguments: Mapping[str, Any]) -> Named:
+    def from_class(cls, kind: type, arguments: Mapping[str, Any]) -> Named:
         """Names a class, with the arguments that make one of it.
 
         Raises:
@@ -51,7 +51,7 @@ class Named:
         return cls(kind.__name__, kind.__module__.partition(".")[0], plain)
 
     @classmethod
-    def of_part(cls, part: object) -> Named:
+    def from_part(cls, part: object) -> Named:
         """Names a part with its fields.
 
         Raises:
@@ -63,7 +63,7 @@ class Named:
                 f"{kind.__name__} can't be saved: make it a frozen dataclass (`@dataclass(frozen=True)`), "
                 "so that its fields are its arguments."
             )
-        return cls.of(kind, {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init})
+        return cls.from_class(kind, {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init})
 
 
 def _plain(kind: type, name: str, value: object) -> Any:
@@ -71,7 +71,7 @@ def _plain(kind: type, name: str, value: object) -> Any:
     if isinstance(value, tuple):
         return tuple(_plain(kind, name, item) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return Named.of_part(value)
+        return Named.from_part(value)
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sparsedict.storage._atomic import replace_file, sync_folder
 from sparsedict.storage._description import Description
-from sparsedict.storage._inside import regular_file
 from sparsedict.storage._json import MAX_BYTES
+from sparsedict.storage._regular_file import regular_file
 from sparsedict.storage._weights import WEIGHTS, digest_of, own_memory, write_tensors
 
 DESCRIPTION = "dictionary.json"

@@ -11,8 +11,8 @@ from typing import Any
 MAX_BYTES = 4 * 2**20
 """Largest JSON that is written or read."""
 
-MOST_NESTED = 64
-MOST_DIGITS = 100
+MAX_NESTED = 64
+MAX_DIGITS = 100
 """Of an integer: Python's conversion of long ones takes quadratic time, and nothing here counts so far."""
 
 LONGEST_FLOAT = 400
@@ -60,7 +60,7 @@ def _constant(text: str) -> None:
 
 
 def _integer(text: str) -> int:
-    if len(text) > MOST_DIGITS:
+    if len(text) > MAX_DIGITS:
         raise ValueError(f"an integer of {len(text)} digits")
     return int(text)
 
@@ -79,11 +79,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_depth(document: object) -> None:
     level: list[object] = [document]
-    for _ in range(MOST_NESTED):
+    for _ in range(MAX_NESTED):
         level = [item for value in level for item in _items(value)]
         if not level:
             return
-    raise ValueError(f"nested too deeply, over {MOST_NESTED} levels")
+    raise ValueError(f"nested too deeply, over {MAX_NESTED} levels")
 
 
 def _items(value: object) -> Iterable[object]:

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparsedict.storage._inside import regular_file
 from sparsedict.storage._json import StorageError
+from sparsedict.storage._regular_file import regular_file
 
 WEIGHTS = "dictionary.safetensors"
 

@@ -32,7 +32,7 @@ from sparsedict.studies._taken_apart import TakenApart
 
 _STEP = re.compile(r"step-\d{9,}")
 _OF_CHECKPOINTS = re.compile(r"\.?step-\d{9,}(\.writing|\.removing)?|lock")
-MOST_SHOWN = 6
+MAX_SHOWN = 6
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -238,7 +238,7 @@ class RunFolder:
     def _other(self, which: str, changes: list[str]) -> ValueError:
         return ValueError(
             f"`path` must be the folder of this run to resume it, but {which} had other options: "
-            f"{'; '.join(changes[:MOST_SHOWN])}. Give these as they were, choose another folder, or pass force=True "
+            f"{'; '.join(changes[:MAX_SHOWN])}. Give these as they were, choose another folder, or pass force=True "
             "without resume=True to begin anew."
         )
 

@@ -31,7 +31,7 @@ Every = int | timedelta
 LOCK = "lock"
 """A file that the process that trains in the folder has locked."""
 
-MOST_SHOWN = 6
+MAX_SHOWN = 6
 _NAME = re.compile(r"step-(\d{9,})")
 _LEFT_BEHIND = re.compile(r"\.step-\d{9,}\.(writing|removing)")
 
@@ -97,8 +97,8 @@ class Checkpoints:
         self.last_step, before, state = found
         changes = list(differences(renamed_settings(before.get("run", {})), settings))
         if changes:
-            shown = "; ".join(changes[:MOST_SHOWN])
-            more = f"; and {len(changes) - MOST_SHOWN} more" if len(changes) > MOST_SHOWN else ""
+            shown = "; ".join(changes[:MAX_SHOWN])
+            more = f"; and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
             raise ValueError(
                 f"`checkpoint` must be the folder of this run, but the run in {self.folder} was another: "
                 f"{shown}{more}. Make these as they were to go on with that run, or choose another folder."

@@ -15,10 +15,10 @@ from sparsedict.dictionaries import Dictionary
 from sparsedict.latents import fires
 from sparsedict.penalties import Penalty
 
-MOST_TOKENS = 1024
+MAX_TOKENS = 1024
 """Tokens of the last batch on which it is measured."""
 
-LEAST_ROWS = 32
+MIN_ROWS = 32
 """Rows encoded at once, at least."""
 
 CLEARLY = 0.2
@@ -29,7 +29,7 @@ CLEARLY = 0.2
 def evaluation_l0(dictionary: Dictionary, inputs: Float[Tensor, "n_tokens d_in"]) -> float:
     """Returns how many latents fire in evaluation mode, mean over tokens; puts the dictionary back to training mode."""
     # Few rows at once take little memory beside the weights.
-    blocks = inputs.split(max(LEAST_ROWS, dictionary.d_in // 16))
+    blocks = inputs.split(max(MIN_ROWS, dictionary.d_in // 16))
     dictionary.eval()
     try:
         fired = torch.stack([fires(dictionary.encode_sparse(block).values).sum() for block in blocks])

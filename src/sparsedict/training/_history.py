@@ -45,7 +45,7 @@ class Record(Displayed):
 
 SHOWN = ("n_tokens", "loss", "fvu", "l0", "dead")
 """Columns of a notebook's table."""
-MOST_ROWS = 20
+MAX_ROWS = 20
 _COUNTS = ("step", "n_tokens")
 _NUMBERS = tuple(field.name for field in fields(Record) if field.name != "penalties")
 
@@ -124,7 +124,7 @@ class History:
 
     def _repr_html_(self) -> str:
         # Evenly spaced records, the last among them.
-        step = math.ceil(len(self.records) / MOST_ROWS) or 1
+        step = math.ceil(len(self.records) / MAX_ROWS) or 1
         chosen = reversed(self.records[::-step])
         rows = [tuple(short(getattr(record, name)) for name in SHOWN) for record in chosen]
         caption = f"History: {self.n_tokens:,} tokens in {self.n_steps:,} steps, {self.seconds:.1f} s"

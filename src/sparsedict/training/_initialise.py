@@ -15,7 +15,7 @@ from sparsedict.training._trainee import Trainee
 from sparsedict.training._units import Units, measured_units
 from sparsedict.training._validation import check_widths
 
-MOST_INITIAL_TOKENS = 32_768
+MAX_INITIAL_TOKENS = 32_768
 """Most tokens that a new dictionary is started from: they are held in memory together."""
 
 TOKENS_PER_LATENT = 4
@@ -40,7 +40,7 @@ def initialise_(
     n_wanted = max((trainee.dictionary.n_latents for trainee in untouched), default=0)
     held = [first]
     n_held = first.n_tokens
-    while n_held < min(TOKENS_PER_LATENT * n_wanted, MOST_INITIAL_TOKENS, n_tokens):
+    while n_held < min(TOKENS_PER_LATENT * n_wanted, MAX_INITIAL_TOKENS, n_tokens):
         held.append(queue.ahead(len(held)))
         n_held += held[-1].n_tokens
     new = {id(trainee) for trainee in untouched}

@@ -80,7 +80,7 @@ class Loop:
                 dictionary.eval()
                 batches, trainee = self._queue.batches, trainer.trainee
                 points = (*names_of(dictionary.reads), *names_of(dictionary.writes))
-                trainer.note_training(batches.description, batches.facts(batches.sites_of(points, trainee.site)))
+                trainer.note_training(batches.description, batches.metadata(batches.sites_of(points, trainee.site)))
 
     def _train(self) -> None:
         done = min(self.n_seen, self._n_tokens)

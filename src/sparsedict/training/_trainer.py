@@ -19,7 +19,7 @@ from sparsedict.dictionaries import ForwardPass, Rows
 from sparsedict.kernels import Capacity, StepContext, Workspace
 from sparsedict.penalties import Penalty
 from sparsedict.storage import installed_version
-from sparsedict.training._evaluated import MOST_TOKENS, end_, evaluation_l0, warn_of_difference, warn_of_missed
+from sparsedict.training._evaluated import MAX_TOKENS, end_, evaluation_l0, warn_of_difference, warn_of_missed
 from sparsedict.training._history import History, Record
 from sparsedict.training._meter import Meter
 from sparsedict.training._state import attributes, restore, stateful
@@ -130,11 +130,11 @@ class DictionaryTrainer:
         self._set_rate()
         capacity = Capacity(self._counters.density)
         out, parts = self._differentiated(inputs, targets, batch, capacity)
-        if not capacity.sufficed():
+        if not capacity.was_sufficient():
             out, parts = self._differentiated(inputs, targets, batch)
         self._counters.density = capacity.density
         self._meter.add(out, parts)
-        self._last_inputs = inputs[:MOST_TOKENS]
+        self._last_inputs = inputs[:MAX_TOKENS]
         self._update_weights()
         self._after_step(out, upcoming)
         self._counters.step += 1
@@ -175,7 +175,7 @@ class DictionaryTrainer:
         )
         out = forward(context=context)
         # A part with state must be called once a step only: before it is, the entries must be right.
-        if context.capacity is not None and self._parts_keep_state and not context.capacity.sufficed():
+        if context.capacity is not None and self._parts_keep_state and not context.capacity.was_sufficient():
             return forward(context=replace(context, capacity=None))
         return out
 

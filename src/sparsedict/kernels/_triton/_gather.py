@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsedict.kernels._triton import _programs as programs
 from sparsedict.kernels._triton._launch import _on
 
-MOST_COLUMNS = 1024
+MAX_COLUMNS = 1024
 """Entries of a token that are looked at at once."""
 
 
@@ -75,4 +75,4 @@ def counts_above(pre: Float[Tensor, "n_tokens n_latents"], threshold: Tensor) ->
 
 
 def _block(n_latents: int) -> Any:
-    return min(MOST_COLUMNS, 1 << (n_latents - 1).bit_length())
+    return min(MAX_COLUMNS, 1 << (n_latents - 1).bit_length())

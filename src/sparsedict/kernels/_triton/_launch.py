@@ -19,13 +19,13 @@ from sparsedict.latents import Support, TransposedSupport
 PIECE = 128
 """Tokens of one latent that one program adds; a latent with more is cut into pieces, whose sums are added after."""
 
-MOST_COLUMNS = 512
+MAX_COLUMNS = 512
 """Columns of one program."""
 
 TILE = 2048
 """Numbers that a program reads at once."""
 
-LEAST_COLUMNS = 16
+MIN_COLUMNS = 16
 
 
 def weighted_rows(
@@ -158,7 +158,7 @@ def _sum(out: Tensor) -> Any:
 
 def _block(d: int) -> dict[str, Any]:
     """Returns the same cut for every run: a search for the fastest would make results depend on the weather."""
-    columns = min(MOST_COLUMNS, max(LEAST_COLUMNS, 1 << (d - 1).bit_length()))
+    columns = min(MAX_COLUMNS, max(MIN_COLUMNS, 1 << (d - 1).bit_length()))
     return {"BLOCK_E": min(32, TILE // columns), "BLOCK_D": columns}
 
 

@@ -7,7 +7,7 @@ likeliest first, or nothing. Which one is right is settled by comparing numbers,
 |---|---|
 | `_two_layer.py` | two linear layers and an activation: GPT-2, GPT-Neo, GPT-NeoX, DistilBERT, OPT, `nn.Sequential` |
 | `_gated.py` | three linear layers: Llama, Mistral, Qwen, Gemma, T5 v1.1; two where the first is fused: Phi-3, GLM |
-| `_spread.py` | layers in separate modules: BERT, RoBERTa, ViT |
+| `_separate_layers.py` | layers in separate modules: BERT, RoBERTa, ViT |
 | `_lens.py` | TransformerLens 4 (`TransformerBridge`) and 3 (`HookedTransformer`) |
 """
 
@@ -15,18 +15,18 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from sparsedict.sites.families._found import Family, Found
+from sparsedict.sites.families._candidate import Candidate, Family
 from sparsedict.sites.families._gated import fused_gate, gated
 from sparsedict.sites.families._lens import bridge, hooked
-from sparsedict.sites.families._spread import spread
+from sparsedict.sites.families._separate_layers import separate_layers
 from sparsedict.sites.families._two_layer import two_layer
 
-FAMILIES: tuple[Family, ...] = (bridge, hooked, two_layer, gated, fused_gate, spread)
+FAMILIES: tuple[Family, ...] = (bridge, hooked, two_layer, gated, fused_gate, separate_layers)
 
-__all__ = ["FAMILIES", "Family", "Found", "candidates"]
+__all__ = ["FAMILIES", "Family", "Candidate", "candidates"]
 
 
-def candidates(module: nn.Module) -> Iterator[Found]:
+def candidates(module: nn.Module) -> Iterator[Candidate]:
     """Yields every way in which the module may be an MLP."""
     for family in FAMILIES:
         yield from family(module)

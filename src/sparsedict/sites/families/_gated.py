@@ -9,10 +9,10 @@ from torch import nn
 
 from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._points import Point
-from sparsedict.sites.families._found import Found, Matrix, activations, linear_layers, matrix
+from sparsedict.sites.families._candidate import Candidate, Matrix, activations, linear_layers, matrix
 
 
-def gated(module: nn.Module) -> Iterator[Found]:
+def gated(module: nn.Module) -> Iterator[Candidate]:
     """Yields the readings of a module with three linear layers; registered as gate, up, down almost everywhere."""
     layers = linear_layers(module)
     if len(layers) != 3:
@@ -20,10 +20,10 @@ def gated(module: nn.Module) -> Iterator[Found]:
     for gate, up, down in permutations(layers):
         first, second, third = matrix(gate), matrix(up), matrix(down)
         if first is not None and second is not None and third is not None:
-            yield from of_matrices(first, second, third, Point(down, "in", "decoder"), module)
+            yield from from_matrices(first, second, third, Point(down, "in", "decoder"), module)
 
 
-def fused_gate(module: nn.Module) -> Iterator[Found]:
+def fused_gate(module: nn.Module) -> Iterator[Candidate]:
     """Yields the readings of two linear layers of which the first gives gate and up in one product, or up and gate."""
     layers = linear_layers(module)
     if len(layers) != 2:
@@ -36,10 +36,10 @@ def fused_gate(module: nn.Module) -> Iterator[Found]:
     first, second = zip(weights, biases, strict=True)
     hidden = Point(layers[1], "in", "decoder")
     for gate, up in ((first, second), (second, first)):
-        yield from of_matrices(gate, up, down, hidden, module)
+        yield from from_matrices(gate, up, down, hidden, module)
 
 
-def of_matrices(gate: Matrix, up: Matrix, down: Matrix, hidden: Point, *holders: nn.Module) -> Iterator[Found]:
+def from_matrices(gate: Matrix, up: Matrix, down: Matrix, hidden: Point, *holders: nn.Module) -> Iterator[Candidate]:
     """Yields the readings of three matrices whose activation is kept in one of the ``holders``."""
     if gate[0].shape != up[0].shape or up[0].shape[0] != down[0].shape[1]:
         return
@@ -53,4 +53,4 @@ def of_matrices(gate: Matrix, up: Matrix, down: Matrix, hidden: Point, *holders:
             gate=gate[0],
             gate_bias=gate[1],
         )
-        yield Found(neurons, hidden, sure)
+        yield Candidate(neurons, hidden, sure)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._points import Point, is_hook_point
-from sparsedict.sites.families._found import Found, activations, matrix
-from sparsedict.sites.families._gated import of_matrices
+from sparsedict.sites.families._candidate import Candidate, activations, matrix
+from sparsedict.sites.families._gated import from_matrices
 
 
-def bridge(module: nn.Module) -> Iterator[Found]:
+def bridge(module: nn.Module) -> Iterator[Candidate]:
     """Yields the readings of a `TransformerBridge` MLP, or of a block that holds one.
 
     Its layers are ``in``, ``out`` and, if it is gated, ``gate``.
@@ -29,13 +29,13 @@ def bridge(module: nn.Module) -> Iterator[Found]:
     intermediate = getattr(original, "intermediate", None)
     holders = [original, *([intermediate] if isinstance(intermediate, nn.Module) else [])]
     if third is not None:
-        yield from of_matrices(third, first, second, point, *holders)
+        yield from from_matrices(third, first, second, point, *holders)
     elif first[0].shape[0] == second[0].shape[1]:
         for activation, sure in activations(*holders):
-            yield Found(_neurons(first[0], second[0].T, activation, first[1], second[1]), point, sure)
+            yield Candidate(_neurons(first[0], second[0].T, activation, first[1], second[1]), point, sure)
 
 
-def hooked(module: nn.Module) -> Iterator[Found]:
+def hooked(module: nn.Module) -> Iterator[Candidate]:
     """Yields the reading of a `HookedTransformer` MLP, or of a block that holds one."""
     inner = getattr(module, "mlp", module)
     weights = [getattr(inner, name, None) for name in ("W_in", "W_out", "b_in", "b_out", "W_gate")]
@@ -50,9 +50,9 @@ def hooked(module: nn.Module) -> Iterator[Found]:
         shifted = b_out if b_in is None or b_out is None else b_out + b_in @ w_out
         neurons = replace(_neurons(w_in.T, w_out, activation, None, shifted), gate=w_gate.T)
         if b_in is not None and bool(b_in.any()):
-            yield Found(neurons, None, True)
+            yield Candidate(neurons, None, True)
             return
-    yield Found(neurons, point, True)
+    yield Candidate(neurons, point, True)
 
 
 def _neurons(encoder: Tensor, decoder: Tensor, activation: object, bias: Tensor | None, out: Tensor | None) -> Neurons:

@@ -8,19 +8,19 @@ from torch import nn
 
 from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._points import Point
-from sparsedict.sites.families._found import Found, activations, linear_layers, matrix
+from sparsedict.sites.families._candidate import Candidate, activations, linear_layers, matrix
 
 
-def two_layer(module: nn.Module) -> Iterator[Found]:
+def two_layer(module: nn.Module) -> Iterator[Candidate]:
     """Yields the readings of a module with two linear layers; the first one registered is likelier to encode."""
     layers = linear_layers(module)
     if len(layers) != 2:
         return
     for first, second in (layers, layers[::-1]):
-        yield from between(first, second, module)
+        yield from from_layers(first, second, module)
 
 
-def between(encoder: nn.Module, decoder: nn.Module, *holders: nn.Module) -> Iterator[Found]:
+def from_layers(encoder: nn.Module, decoder: nn.Module, *holders: nn.Module) -> Iterator[Candidate]:
     """Yields the readings of two linear layers whose activation is kept in one of the ``holders``."""
     first, second = matrix(encoder), matrix(decoder)
     if first is None or second is None or first[0].shape[0] != second[0].shape[1]:
@@ -33,4 +33,4 @@ def between(encoder: nn.Module, decoder: nn.Module, *holders: nn.Module) -> Iter
             encoder_bias=first[1],
             decoder_bias=second[1],
         )
-        yield Found(neurons, Point(decoder, "in", "decoder"), sure)
+        yield Candidate(neurons, Point(decoder, "in", "decoder"), sure)

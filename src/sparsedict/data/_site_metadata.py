@@ -9,12 +9,12 @@ from torch import nn
 from sparsedict.sites import Site
 
 
-def site_facts(site: Site) -> dict[str, str]:
+def site_metadata(site: Site) -> dict[str, str]:
     """Returns the names of a site's model, of the model's class and family, and of the site's place in it."""
     model = site.model
-    facts = {"model": model_name(model), "model_class": type(model).__name__, "site": site.name}
+    metadata = {"model": model_name(model), "model_class": type(model).__name__, "site": site.name}
     family = getattr(getattr(model, "config", None), "model_type", None)
-    return facts | ({"architecture": family} if isinstance(family, str) and family else {})
+    return metadata | ({"architecture": family} if isinstance(family, str) and family else {})
 
 
 def model_name(model: nn.Module) -> str:

@@ -66,14 +66,14 @@ def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = N
         (('activations',), 10, 4)
     """
     if isinstance(data, Batched):
-        _refuse(batch_size, "batch_size", data, "the stream")
-        _refuse(seed, "seed", data, "the stream")
+        _check_omitted(batch_size, "batch_size", data, "the stream")
+        _check_omitted(seed, "seed", data, "the stream")
         return data.batches(repeat=repeat)
-    held = _held(data)
+    held = _as_one_batch(data)
     if held is not None:
         size = checks.at_least("batch_size", DEFAULT_BATCH_SIZE if batch_size is None else batch_size, 1)
         used_seed = checks.at_least("seed", DEFAULT_SEED if seed is None else seed, 0)
-        return Batches(_HeldRows(held, used_seed), batch_size=size, seed=used_seed, repeat=repeat)
+        return Batches(_InMemoryRows(held, used_seed), batch_size=size, seed=used_seed, repeat=repeat)
     if hasattr(data, "to_numpy"):
         raise TypeError(
             f"`data` must be a tensor or an array [n_tokens, d], got a {type(data).__name__}. Give `data.to_numpy()`."
@@ -85,12 +85,12 @@ def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = N
         )
     shuffled = isinstance(data, Sequence)
     used_seed = checks.at_least("seed", DEFAULT_SEED if seed is None else seed, 0) if shuffled else None
-    rows = _GivenBatches(data, used_seed)
-    _refuse(batch_size, "batch_size", data, "whoever makes the batches")
+    rows = _IterableRows(data, used_seed)
+    _check_omitted(batch_size, "batch_size", data, "whoever makes the batches")
     return Batches(rows, batch_size=None, seed=used_seed, repeat=repeat)
 
 
-def _refuse(value: int | None, name: str, data: object, owner: str) -> None:
+def _check_omitted(value: int | None, name: str, data: object, owner: str) -> None:
     if value is not None:
         raise ValueError(
             f"`{name}` must be left out for data that has its own, got {name}={value} with {type(data).__name__}: "
@@ -98,7 +98,7 @@ def _refuse(value: int | None, name: str, data: object, owner: str) -> None:
         )
 
 
-def _held(data: Any) -> Activations | None:
+def _as_one_batch(data: Any) -> Activations | None:
     """Returns everything as one batch, or None where ``data`` comes in batches."""
     if not isinstance(data, Mapping | Tensor | np.ndarray | tuple):
         return None
@@ -133,7 +133,7 @@ def _as_batch(name: str, value: Any) -> Activations:
         raise ValueError(f"`{name}` must hold the same tokens for all sites, got {lengths} tokens.")
     if not by_site:
         return Activations(points)
-    joined = Activations.of_sites(by_site)
+    joined = Activations.from_sites(by_site)
     return Activations({**points, **joined}, tokens=joined.tokens, positions=joined.positions)
 
 
@@ -197,7 +197,7 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-class _HeldRows(RowSource):
+class _InMemoryRows(RowSource):
     """Rows in memory: each pass serves all of them in a new order."""
 
     def __init__(self, batch: Activations, seed: int) -> None:
@@ -215,7 +215,7 @@ class _HeldRows(RowSource):
             yield Chunk(self._held, order, (0, 0), (1, 0))
 
 
-class _GivenBatches(RowSource):
+class _IterableRows(RowSource):
     """Batches that somebody else has cut: a sequence in its order and then reshuffled, any other iterable as it is."""
 
     grouped = True

@@ -11,7 +11,7 @@ from torch import nn
 T = TypeVar("T")
 
 
-class Remembered(Generic[T]):
+class ModuleCache(Generic[T]):
     """A value that was found for some modules, and doesn't hold for others."""
 
     def __init__(self, value: T, modules: Iterable[nn.Module]) -> None:

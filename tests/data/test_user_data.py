@@ -34,7 +34,7 @@ def test_rows_in_memory_are_served_once_a_pass_and_taken_up_anywhere(n: int, siz
         pass
     resumed.load_state_dict(whole.state_dict())
     assert served(islice(whole, 5)) == served(islice(resumed, 5))
-    assert whole.n_served == resumed.n_served == (stop + 5) * min(n, size)
+    assert whole.n_tokens_yielded == resumed.n_tokens_yielded == (stop + 5) * min(n, size)
 
 
 def test_seeds_and_passes_have_shuffles_of_their_own() -> None:

@@ -19,7 +19,7 @@ Matrix = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Candidate:
     """One way to read a module as an MLP.
 
     Attributes:
@@ -37,7 +37,7 @@ class Found:
 class Family(Protocol):
     """Yields every way in which a module may be an MLP of this family."""
 
-    def __call__(self, module: nn.Module, /) -> Iterator[Found]: ...
+    def __call__(self, module: nn.Module, /) -> Iterator[Candidate]: ...
 
 
 def matrix(module: object) -> Matrix | None:

@@ -14,7 +14,7 @@ from sparsedict.sites._split import split_sources
 
 
 @dataclass(frozen=True, eq=False)
-class PlacedDictionary:
+class ResolvedDictionary:
     """A dictionary among several sites.
 
     Attributes:
@@ -33,7 +33,7 @@ class PlacedDictionary:
 
 
 @dataclass(frozen=True)
-class Request:
+class ReplacementArguments:
     """The arguments of `Site.replaced` and `Sites.replaced`."""
 
     x: Any
@@ -44,24 +44,24 @@ class Request:
     writes: Points | None = None
 
 
-def place(sites: Collection[str], request: Request) -> list[PlacedDictionary]:
-    """Returns the dictionaries of a request. One that can be split by what it reads is several, with one key.
+def resolve(sites: Collection[str], arguments: ReplacementArguments) -> list[ResolvedDictionary]:
+    """Returns the dictionaries of the arguments. One that can be split by what it reads is several, with one key.
 
     Args:
         sites: The names of the sites.
-        request: The dictionaries and their interventions.
+        arguments: The dictionaries and their interventions.
 
     Raises:
         TypeError: If an object can't encode and decode, or an intervention isn't callable.
         ValueError: If the points of a dictionary aren't known, or aren't there.
     """
-    placed: list[PlacedDictionary] = []
-    for entry in entries(request.x, request.intervention, sites):
-        adapter = Adapter(entry.x, request.reads, request.writes, argument=entry.argument)
+    placed: list[ResolvedDictionary] = []
+    for entry in entries(arguments.x, arguments.intervention, sites):
+        adapter = Adapter(entry.x, arguments.reads, arguments.writes, argument=entry.argument)
         adapter.require("decode")
         for source, change in split_sources(adapter, entry.intervention):
             reads, writes = (_full_names(source, own, entry.sites, sites) for own in source.points)
-            placed.append(PlacedDictionary(entry.key, source, reads, writes, change))
+            placed.append(ResolvedDictionary(entry.key, source, reads, writes, change))
     return placed
 
 
