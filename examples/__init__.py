@@ -1,1 +1,1 @@
-"""Scripts that show how `sparsedict` is used, and `examples.report`, a whole investigation."""
+"""Example scripts for `sparsedict`, and the package `examples.report`, which replicates a research report."""

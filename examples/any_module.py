@@ -1,4 +1,4 @@
-"""Sites outside any library's naming: a model of one's own, and a Hugging Face GPT-2 made from its configuration."""
+"""Sites in a custom model, and in a Hugging Face GPT-2 that is constructed from a configuration."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ torch.manual_seed(0)
 
 
 class Recurrent(nn.Module):
-    """A GRU with an MLP behind it, whose activation is called by hand."""
+    """A GRU followed by an MLP whose activation function is called in `forward`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,25 +25,25 @@ class Recurrent(nn.Module):
 
 
 def check(site: sd.Site, tokens: Tensor) -> None:
-    """Captures, finds the neurons, puts them in the MLP's place, and measures the distiller that equals them."""
-    seen = site.capture(tokens, neurons=True)
-    print(site, site.neurons, "captured", tuple(seen.outputs.shape))
+    """Captures activations, replaces the MLP by its neurons, and evaluates the distiller that equals the MLP."""
+    captured = site.capture(tokens, neurons=True)
+    print(site, site.neurons, "captured", tuple(captured.outputs.shape))
     with torch.no_grad():
-        wanted = site.logits(tokens)
+        expected = site.logits(tokens)
         with site.replaced(site.neurons):
-            print("  largest change of a logit:", float((site.logits(tokens) - wanted).abs().max()))
+            print("  largest change of a logit:", float((site.logits(tokens) - expected).abs().max()))
     exact = sd.SparseDistiller.from_neurons(site.neurons)
     print("  fraction of variance unexplained:", sd.evaluate(site, exact, tokens).fvu)
 
 
 tokens = torch.randint(2, 100, (64, 32), generator=torch.Generator().manual_seed(0))
-# No module holds this MLP: its two ends are named, each by a module and the side of it that is meant.
+# This MLP isn't a single module. The site reads the input of one module and writes the output of another.
 check(sd.Site(Recurrent().eval(), reads="up:in", writes="down:out"), tokens)
 
 config = GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=0, eos_token_id=0)
 check(sd.Site(GPT2LMHeadModel(config).eval(), "transformer.h.1.mlp"), tokens)
 
-# Two ends of one point make a residual stream a site: an autoencoder of it learns from whatever passes there.
+# If a site reads and writes the same point, it is a residual stream. An autoencoder can be trained on it.
 model = GPT2LMHeadModel(config).eval()
 stream = sd.Site(model, reads="transformer.h.0:out", writes="transformer.h.0:out")
 sae = sd.SparseAutoencoder(stream.d_out, 128, activation=sd.TopK(8), decoder_norm=sd.UnitNorm())

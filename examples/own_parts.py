@@ -1,4 +1,4 @@
-"""An activation, a penalty and a decoder norm of one's own: nothing in the package is edited."""
+"""A custom activation, penalty and decoder norm, without changes to the package."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import sparsedict as sd
 
 @dataclass(frozen=True)
 class ScaledReLU(sd.Activation):
-    """``gain * relu(p)``, with a gain learned for each latent."""
+    """``gain * relu(p)``, with a learned gain per latent."""
 
     initial_gain: float = 1.0
 
@@ -49,10 +49,10 @@ class MaxEntry(sd.DecoderNorm):
 
 truth = sd.data.SyntheticFeatures(d=32, n_features=96, l0=4, seed=0)
 batch, _ = truth.sample(50_000, seed=1)
-student = sd.SparseDistiller(32, 32, 128, activation=ScaledReLU(), decoder_norm=MaxEntry(0.5))
-history = sd.fit(student, batch, n_tokens=300_000, batch_size=512, penalties=[LogPenalty(0.3)], progress=False)
+transcoder = sd.SparseDistiller(32, 32, 128, activation=ScaledReLU(), decoder_norm=MaxEntry(0.5))
+history = sd.fit(transcoder, batch, n_tokens=300_000, batch_size=512, penalties=[LogPenalty(0.3)], progress=False)
 print(history)
 
-student.save("student")
-same = sd.load("student", parts=[ScaledReLU, MaxEntry])
-print("the same after loading:", torch.equal(same.encode(batch.inputs[:8]), student.encode(batch.inputs[:8])))
+transcoder.save("transcoder")
+same = sd.load("transcoder", parts=[ScaledReLU, MaxEntry])
+print("equal after loading:", torch.equal(same.encode(batch.inputs[:8]), transcoder.encode(batch.inputs[:8])))

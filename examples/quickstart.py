@@ -1,4 +1,4 @@
-"""The main job on one screen: train two dictionaries on an MLP of the embedded model, and type the latents."""
+"""Trains two dictionaries on an MLP of the embedded model, evaluates them, and classifies their latents."""
 
 import sparsedict as sd
 
