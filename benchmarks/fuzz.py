@@ -14,7 +14,9 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +31,6 @@ from typing import Any
 import torch
 
 import sparsedict as sd
-from benchmarks.fuzz_atheris import guided
 from benchmarks.mutations import broken
 from sparsedict.storage import StorageError, read_checkpoint, save_tensors
 
@@ -245,6 +246,33 @@ def fuzz(name: str, n_inputs: int, limit: float) -> dict[str, Any]:
             cases.append({"number": -1, "file": "?", "what": "crash: a pickle was run"})
     sums = {what: counts[what] for what in ("loaded", "refused", "crash", "hang")}
     return {"inputs": first, **sums, "seconds": round(time.monotonic() - begin), "cases": cases[:50]}
+
+
+def guided(target: str, seconds: int) -> dict[str, Any]:
+    """Runs `benchmarks.fuzz_atheris` in a process of its own, and returns its counts.
+
+    Args:
+        target: Name of the target.
+        seconds: Duration of the run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmarks.fuzz_atheris", target, str(seconds), folder]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        printed = ran.stdout + ran.stderr
+    runs = re.search(r"Done (\d+) runs", printed) or re.search(r"(?s).*#(\d+)\t", printed)
+    if runs is None:
+        raise SystemExit(printed[-2000:])
+    covered = re.findall(r"cov: (\d+)", printed)
+    return {
+        "inputs": int(runs.group(1)),
+        "crash": int(
+            "Uncaught Python exception" in printed or "deadly signal" in printed or "out-of-memory" in printed
+        ),
+        "hang": int("ERROR: libFuzzer: timeout" in printed),
+        "seconds": seconds,
+        "covered": int(covered[-1]) if covered else 0,
+        "cases": [] if ran.returncode == 0 else [printed[-1500:]],
+    }
 
 
 def main() -> None:

@@ -1,36 +1,12 @@
-"""Inputs found by what the library's code does with them: run by ``python -m benchmarks.fuzz --atheris SECONDS``.
+"""Coverage-guided fuzzing of one target by atheris, started by ``python -m benchmarks.fuzz --atheris SECONDS``.
 
-Needs the package atheris, in an environment that has this library too.
+The package atheris must be installed.
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any
-
-
-def guided(target: str, seconds: int) -> dict[str, Any]:
-    """Lets atheris break one file at a time for so long, and returns what it says of it."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", __name__, target, str(seconds), folder]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        said = ran.stdout + ran.stderr
-    runs = re.search(r"Done (\d+) runs", said) or re.search(r"(?s).*#(\d+)\t", said)
-    if runs is None:
-        raise SystemExit(said[-2000:])
-    covered = re.findall(r"cov: (\d+)", said)
-    return {
-        "inputs": int(runs.group(1)),
-        "crash": int("Uncaught Python exception" in said or "deadly signal" in said or "out-of-memory" in said),
-        "hang": int("ERROR: libFuzzer: timeout" in said),
-        "seconds": seconds,
-        "covered": int(covered[-1]) if covered else 0,
-        "cases": [] if ran.returncode == 0 else [said[-1500:]],
-    }
 
 
 def main() -> None:
