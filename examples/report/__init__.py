@@ -8,7 +8,7 @@ from .claims import Above, Below, Between, Clause, Judgement, Rule, verdict_of
 from .estimates import Difference, Estimate, Quantity, Ratio, measured
 from .folder import check_replication
 from .order import Order
-from .presets import QUICK, REPORT, REPORT_CONTEXT, SKETCH, STANDARD
+from .presets import QUICK, REPORT, REPORT_CONTEXT, SKETCH, STANDARD, sketch_bench
 from .replication import replicate
 from .setting import Setting, Training
 from .studies import (
@@ -75,4 +75,5 @@ __all__ = [
     "measured",
     "replicate",
     "verdict_of",
+    "sketch_bench",
 ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 from sparsedict.training import Cosine, LazyAdam
 
+from .bench import Bench
 from .setting import ADAM, Setting, Training
 
 STANDARD = Setting(
@@ -56,6 +57,7 @@ SKETCH = replace(
     wide=replace(QUICK.wide, n_tokens=16_000, batch_size=256, lr=1e-2),
     coefficients=(0.1, 1.0, 10.0),
     n_toy_steps=500,
+    n_seeds=2,
 )
 """For one study of the embedded model in seconds, to see how it goes."""
 
@@ -83,3 +85,12 @@ REPORT = Setting(
 
 REPORT_CONTEXT = 128
 """Tokens per sequence in the report."""
+
+
+@cache
+def sketch_bench() -> Bench:
+    """Returns a bench of the embedded model with the settings `SKETCH`, the same bench for the whole process.
+
+    Several studies need the same dictionaries, which this bench trains once.
+    """
+    return Bench.zoo(SKETCH, progress=False)

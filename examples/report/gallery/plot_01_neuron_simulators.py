@@ -8,7 +8,7 @@ report found about one simulator for each neuron, 29 % of its latents.
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.NeuronSimulators().run(bench)
 print(found)
 

@@ -8,7 +8,7 @@ data trains all students of the sweep and the autoencoder beside them.
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.L1Sweep().run(bench)
 print(found)
 

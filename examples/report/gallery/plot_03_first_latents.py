@@ -8,7 +8,7 @@ often the strongest examples of a latent fall on one and the same token.
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.FirstLatents().run(bench)
 print(found)
 

@@ -7,7 +7,7 @@ Do a simulator's encoder and decoder belong to the same neuron, and does its act
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.SameNeuron().run(bench)
 print(found)
 

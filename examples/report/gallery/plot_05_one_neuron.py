@@ -8,7 +8,7 @@ at 1 and free, and swept over batch size, learning rate, width, weight decay, an
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.OneNeuron().run(bench)
 print(found)
 

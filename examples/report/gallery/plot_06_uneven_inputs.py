@@ -8,7 +8,7 @@ same MLP give when its inputs hardly vary along most directions?
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.UnevenInputs().run(bench)
 print(found)
 

@@ -8,7 +8,7 @@ decay, or decoder rows that are shorter than the neurons'?
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.GELUStudent().run(bench)
 print(found)
 

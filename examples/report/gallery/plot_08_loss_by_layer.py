@@ -8,7 +8,7 @@ are simulators then?
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.LossByLayer().run(bench)
 print(found)
 

@@ -7,7 +7,7 @@ Autoencoders of the residual stream after each layer: are a layer's latents ther
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.ResidualStream().run(bench)
 print(found)
 

@@ -7,7 +7,7 @@ Which latents do a distiller and an autoencoder of one MLP share, and what are t
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.TwoDictionaries().run(bench)
 print(found)
 

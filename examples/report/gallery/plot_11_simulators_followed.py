@@ -8,7 +8,7 @@ followed. What do simulators turn into?
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.SimulatorsFollowed().run(bench)
 print(found)
 

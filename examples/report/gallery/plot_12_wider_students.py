@@ -7,7 +7,7 @@ What does a student find that has many more latents for each neuron?
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.WiderStudents().run(bench)
 print(found)
 

@@ -8,7 +8,7 @@ chance writes what the MLP writes?
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.SparseDecoders().run(bench)
 print(found)
 

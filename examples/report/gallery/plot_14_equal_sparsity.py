@@ -8,7 +8,7 @@ many latents, with and without a linear skip, and beside the skip alone?
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.EqualSparsity().run(bench)
 print(found)
 

@@ -7,7 +7,7 @@ Is a distiller worse than an autoencoder in every layer, with as many active lat
 
 from examples import report
 
-bench = report.Bench.zoo(report.SKETCH, progress=False)
+bench = report.sketch_bench()
 found = report.EveryLayer().run(bench)
 print(found)
 
