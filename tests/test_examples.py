@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from shorter import shorter
+
 pytestmark = pytest.mark.as_installed  # as users run it, whose errors these are
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("[!_]*.py"))
@@ -17,7 +19,9 @@ def test_example(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(path), run_name="__main__")
+    script = tmp_path / path.name
+    script.write_text(shorter(path.read_text(encoding="utf-8")), encoding="utf-8")
+    runpy.run_path(str(script), run_name="__main__")
     assert capsys.readouterr().out
 
 
