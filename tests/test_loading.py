@@ -31,33 +31,35 @@ def test_what_can_t_be_a_repository_is_not(path: str) -> None:
 def test_the_files_of_a_dictionary_lead_to_its_folder(tmp_path: Path) -> None:
     cases.make().save(tmp_path / "one")
     for name in ("dictionary.json", "dictionary.safetensors"):
-        assert f"{name} is a file, one of a dictionary's: give {tmp_path / 'one'}." in refusal(tmp_path / "one" / name)
+        assert f"{name} is a file. Pass the folder {tmp_path / 'one'}." in refusal(tmp_path / "one" / name)
 
 
 def test_a_folder_of_dictionaries_lists_them(tmp_path: Path) -> None:
     cases.make().save(tmp_path / "one")
     cases.make().save(tmp_path / "two")
-    assert refusal(tmp_path).endswith("There are some in its folders one, two: load one of them.")
+    assert refusal(tmp_path).endswith("Its subfolders one, two hold dictionaries: load one of them.")
 
 
 def test_a_run_is_told_from_its_result(tmp_path: Path) -> None:
     coder = cases.make("autoencoder", "relu")
     sd.fit(coder, cases.tokens(64), n_tokens=128, batch_size=32, progress=False, checkpoint=tmp_path)
-    assert "holds checkpoints of a run: `fit` goes on with it" in refusal(tmp_path)
-    assert "`fit` goes on with the folder that it lies in" in refusal(max(tmp_path.glob("step-*")))
+    assert "holds checkpoints of a run. Resume the run with `fit`" in refusal(tmp_path)
+    assert "Resume the run with `fit` from the parent folder" in refusal(max(tmp_path.glob("step-*")))
 
 
 def test_stored_activations_are_told_from_a_dictionary(tmp_path: Path) -> None:
     (tmp_path / "activations.json").write_text("{}")
-    assert refusal(tmp_path).endswith("`sd.ActivationStore` reads them.")
+    assert refusal(tmp_path).endswith("Read them with `sd.ActivationStore`.")
 
 
 def test_a_folder_and_a_file_of_nobody_s(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     assert refusal(tmp_path).endswith(
-        "dictionary.json is missing, and no other library's checkpoint is recognised there."
+        "dictionary.json is missing, and it isn't a checkpoint in a known format of another library."
     )
-    assert refusal(tmp_path / "notes.txt").endswith("is a file, and no other library's checkpoint is recognised there.")
+    assert refusal(tmp_path / "notes.txt").endswith(
+        "is a file, and it isn't a checkpoint in a known format of another library."
+    )
 
 
 @pytest.mark.parametrize("path", [None, 3, b"coders", [Path("coders")]])

@@ -1,4 +1,4 @@
-"""One way to load whatever holds a dictionary: find the files, recognise the format, read."""
+"""`load`, which loads a dictionary from a folder, a file or the hub, in any known format."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from sparsedict import checks, dictionaries, hub, storage
 from sparsedict.dictionaries import Dictionary
-from sparsedict.formats import Format, Place, checked_formats, recognised, state_dict
+from sparsedict.formats import Format, Location, checked_formats, detect_format, state_dict
 from sparsedict.torch_state import in_own_state
 
-_OTHERS = "no other library's checkpoint is recognised there"
+_OTHER_FORMATS = "it isn't a checkpoint in a known format of another library"
 _RUN = "by `checkpoint=` and `resume=True`"
 _MAX_LISTED = 8
 _SUFFIXES = state_dict.SUFFIXES
@@ -30,37 +30,39 @@ def load(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
-    """Loads a dictionary, in evaluation mode: one of :meth:`Dictionary.save`, or another library's checkpoint.
+    """Loads a dictionary that was saved by :meth:`Dictionary.save`, or a checkpoint of another library.
 
-    The files say whose they are (:mod:`sparsedict.formats` has a reader for each library, with options of its own).
-    Nothing that the files name is imported or run: a class that isn't the library's own is taken from ``parts``.
+    The dictionary is in evaluation mode. The format is detected automatically. :mod:`sparsedict.formats` has a reader
+    for each library with further options. Classes outside of this library are taken from ``parts``. Loading never
+    imports or executes code that is named in a file.
 
     Args:
-        path: The folder; of another library's, also a file in it. On the hub, ``"hf://owner/repository/path"`` or
-            ``"hf://owner/repository@revision/path"``: what is needed is downloaded into the local cache.
-        latents: Which latents to read, in this order; all where left out. Only their rows are read. The dictionary that
-            comes has these latents, with the values that they have in the whole one, except that TopK chooses among
-            them alone: all that fire in the whole one fire, and others may. ``trained_on["latents"]`` keeps the list.
-        parts: Classes of your own that the dictionary is made of: activations, decoder norms, kinds of dictionaries.
-        formats: Formats of your own, each an object with ``recognises(place)`` and ``read(path, device=, dtype=)``; see
-            :class:`sparsedict.formats.Format`. They are asked first, in this order.
-        device: Where to put the weights; the CPU where left out.
-        dtype: Type to convert them to; as they were saved where left out.
+        path: The folder, or a file of a checkpoint of another library. On the hub, ``"hf://owner/repository/path"`` or
+            ``"hf://owner/repository@revision/path"``. Required files are downloaded into the local cache.
+        latents: The latents to read, in this order. All latents by default. Only their rows are read. Each latent has
+            the same value as in the full dictionary, except that TopK selects among the chosen latents only: latents
+            that are active in the full dictionary are active, and others may be. ``trained_on["latents"]`` contains
+            the list.
+        parts: User-defined classes of the dictionary and of its activation and decoder norm.
+        formats: User-defined formats, which have priority in this order. Each is an object with
+            ``recognises(location)`` and ``read(path, device=, dtype=)``; see :class:`sparsedict.formats.Format`.
+        device: Device of the weights. The CPU by default.
+        dtype: Type of the weights. The saved type by default.
 
     Raises:
-        TypeError: If ``path`` isn't one, or an item of ``formats`` isn't a format.
+        TypeError: If ``path`` isn't a path, or an item of ``formats`` isn't a format.
         FileNotFoundError: If the folder or a file in it is missing.
         PermissionError: If a repository on the hub is gated.
-        ConnectionError: If the hub can't be reached and the local cache doesn't hold what is asked for.
-        StorageError: If a file is broken or from a newer version, or a class isn't known. It is a ``ValueError``.
+        ConnectionError: If the hub can't be reached and the local cache lacks a file.
+        StorageError: If a file is broken or from a newer version, or a class is unknown. It is a ``ValueError``.
 
     Example:
         >>> import tempfile, sparsedict as sd
-        >>> coder = sd.SparseAutoencoder(8, 32, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
+        >>> sae = sd.SparseAutoencoder(8, 32, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     coder.save(folder)
-        ...     same = sd.load(folder)
-        >>> bool((same.encoder == coder.encoder).all())
+        ...     sae.save(folder)
+        ...     loaded = sd.load(folder)
+        >>> bool((loaded.encoder == sae.encoder).all())
         True
     """
     checks.path("path", path, "a folder or file of a dictionary, or an address on the hub")
@@ -68,22 +70,22 @@ def load(
         hint = f" A repository on the hub would be 'hf://{path}'." if _could_be_on_the_hub(str(path)) else ""
         raise FileNotFoundError(f"`path` must be a folder or file of a dictionary, but {path} doesn't exist.{hint}")
     own = checked_formats(formats)
-    place = Place.of(path)
-    found = next((one for one in own if one.recognises(place)), None)
-    if found is None and place.named is None and place.holds(storage.DESCRIPTION):
-        if place.snapshot is not None:
-            place.find(storage.DESCRIPTION)
-            place.find(storage.WEIGHTS)
-        return dictionaries.read(place.folder, latents=latents, parts=parts, device=device, dtype=dtype)
-    found = recognised(place) if found is None else found
+    location = Location.from_path(path)
+    found = next((one for one in own if one.recognises(location)), None)
+    if found is None and location.file_name is None and location.holds(storage.DESCRIPTION):
+        if location.snapshot is not None:
+            location.find(storage.DESCRIPTION)
+            location.find(storage.WEIGHTS)
+        return dictionaries.read(location.folder, latents=latents, parts=parts, device=device, dtype=dtype)
+    found = detect_format(location) if found is None else found
     if found is None:
-        raise FileNotFoundError(_unknown(place))
+        raise FileNotFoundError(_nothing_to_load(location))
     if latents is not None:
         raise ValueError(
-            "`latents` can be chosen from a folder of `Dictionary.save`, whose rows lie ready to be read. Load the "
-            f"whole of {place}, save it, and choose from that."
+            "`latents` must be left out for a checkpoint of another library, whose rows can't be read one by one. Load "
+            f"{location} without `latents`, save the dictionary, and load the latents from the saved folder."
         )
-    read = found.read(place, device=device, dtype=dtype)
+    read = found.read(location, device=device, dtype=dtype)
     if not isinstance(read, Dictionary):
         raise TypeError(
             f"`formats` must hold formats whose `read` returns a Dictionary, but {type(found).__name__} returned "
@@ -92,32 +94,34 @@ def load(
     return read.eval()
 
 
-def _unknown(place: Place) -> str:
-    """Says why there is nothing to load, and what may have been meant."""
-    if place.named is not None:
-        is_part = place.named in (storage.DESCRIPTION, storage.WEIGHTS)
-        hint = f"one of a dictionary's: give {place.inside(None)}" if is_part else f"and {_OTHERS}"
-        remedy = f" {_FROM_WEIGHTS}" if not is_part and place.suffix in _SUFFIXES else ""
-        return f"`path` must be the folder of a saved dictionary, but {place} is a file, {hint}.{remedy}"
-    missing = f"{place} holds no saved dictionary: {storage.DESCRIPTION} is missing, and {_OTHERS}."
-    inner = place.inner(storage.DESCRIPTION, depth=1)
+def _nothing_to_load(location: Location) -> str:
+    """Returns an error message that explains why there is nothing to load, with a suggestion."""
+    if location.file_name is not None:
+        is_part = location.file_name in (storage.DESCRIPTION, storage.WEIGHTS)
+        hint = f". Pass the folder {location.path_of(None)}" if is_part else f", and {_OTHER_FORMATS}"
+        remedy = f" {_FROM_WEIGHTS}" if not is_part and location.suffix in _SUFFIXES else ""
+        return f"`path` must be the folder of a saved dictionary, but {location} is a file{hint}.{remedy}"
+    missing = f"{location} holds no saved dictionary: {storage.DESCRIPTION} is missing, and {_OTHER_FORMATS}."
+    inner = location.subfolders(storage.DESCRIPTION, depth=1)
     if inner:
-        return f"{missing} There are some in its folders {', '.join(inner[:_MAX_LISTED])}: load one of them."
-    if place.inner(storage.CHECKPOINT, depth=1):
-        what = "It holds checkpoints of a run: `fit` goes on with it"
-        return f"{missing} {what}, {_RUN}, and what comes of it can be saved."
-    if place.holds(storage.CHECKPOINT):
-        what = "It is a checkpoint of a run: `fit` goes on with the folder that it lies in"
-        return f"{missing} {what}, {_RUN}."
-    if place.holds("activations.json"):
-        return f"{missing} It holds stored activations: `sd.ActivationStore` reads them."
-    if place.snapshot is not None:
-        elsewhere = place.snapshot.with_weights()
+        return f"{missing} Its subfolders {', '.join(inner[:_MAX_LISTED])} hold dictionaries: load one of them."
+    if location.subfolders(storage.CHECKPOINT, depth=1):
+        return f"{missing} It holds checkpoints of a run. Resume the run with `fit`, {_RUN}, and save the dictionary."
+    if location.holds(storage.CHECKPOINT):
+        return f"{missing} It is a checkpoint of a run. Resume the run with `fit` from the parent folder, {_RUN}."
+    if location.holds("activations.json"):
+        return f"{missing} It holds stored activations. Read them with `sd.ActivationStore`."
+    if location.snapshot is not None:
+        elsewhere = location.snapshot.with_weights()
     else:
-        elsewhere = [name for name in place.entries() if name.endswith(_SUFFIXES)]
+        elsewhere = [name for name in location.entries() if name.endswith(_SUFFIXES)]
     if not elsewhere:
         return missing
-    load = f": load one of them, such as `sd.load({place.inside(elsewhere[0])!r})`" if place.snapshot is None else ""
+    load = (
+        f": load one of them, such as `sd.load({location.path_of(elsewhere[0])!r})`"
+        if location.snapshot is None
+        else ""
+    )
     return f"{missing} There are weights in {', '.join(elsewhere[:_MAX_LISTED])}{load}."
 
 

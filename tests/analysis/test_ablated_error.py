@@ -87,7 +87,7 @@ def test_bare_tensors_are_refused_for_a_distiller(data: object) -> None:
 
 def test_data_that_can_be_read_once_needs_means() -> None:
     x = noise(9, WIDTH)
-    with pytest.raises(ValueError, match="`means` must be given for a generator"):
+    with pytest.raises(ValueError, match="`means` must be passed for a generator"):
         ablated_error(autoencoder(), (x for _ in range(2)), masks(20))
     assert ablated_error(autoencoder(), (x for _ in range(2)), masks(20), torch.zeros(20)).n_tokens == 18
 

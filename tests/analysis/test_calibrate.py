@@ -44,14 +44,14 @@ def test_l0_may_be_asked_for(l0: float) -> None:
 
 
 def test_more_than_fire_can_t_be_asked_for() -> None:
-    with pytest.raises(ValueError, match=r"`l0` must be at most .* the positive pre-activations of a token"):
+    with pytest.raises(ValueError, match=r"`l0` must be at most .* the mean number of positive pre-activations"):
         sd.calibrate_threshold(cases.make("autoencoder", "top_k"), X, l0=11.99)
 
 
 @pytest.mark.parametrize("activation", [sd.AbsTopK(4), sd.GELU()], ids=str)
 def test_latents_that_may_be_negative_are_refused(activation: sd.Activation) -> None:
     sae = sd.SparseAutoencoder(8, 32, activation=activation, decoder_norm=sd.UnitNorm())
-    with pytest.raises(ValueError, match=r"never negative.*got activation="):
+    with pytest.raises(ValueError, match=r"non-negative latents.*got activation="):
         sd.calibrate_threshold(sae, torch.randn(100, 8), l0=4.0)
 
 

@@ -48,5 +48,5 @@ def test_other_libraries_objects_serve() -> None:
 
 
 def test_other_widths_are_refused() -> None:
-    with pytest.raises(ValueError, match="activations of one width, got 6 and 7"):
+    with pytest.raises(ValueError, match="activations of the same width, got 6 and 7"):
         match_dictionaries(autoencoder(), noise(4, 7))

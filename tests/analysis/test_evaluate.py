@@ -77,7 +77,7 @@ def test_site_without_logits_says_so() -> None:
     found = evaluate(site, student, torch.randn(30, 3))
     assert found.losses is None
     assert found.n_tokens == 30
-    assert "no losses: `site.model` must give logits" in str(found)
+    assert "no losses: `site.model` must return logits" in str(found)
     assert found.to_dict()["kl"] is None
 
 

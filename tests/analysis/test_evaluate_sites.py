@@ -245,14 +245,14 @@ def test_models_without_logits_and_sites_of_two_models_say_why_there_are_no_loss
     found = evaluate(bare_sites, {"0": distiller(), "1": distiller()}, torch.randn(30, WIDTH))
     assert found.losses is None
     assert found.n_tokens == 30
-    assert "must give logits" in str(found)
+    assert "must return logits" in str(found)
     assert found.to_dict()["sites"]["0"]["kl"] is None
 
 
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        ({}, "must hold at least one dictionary"),
+        ({}, "must contain at least one dictionary"),
         ({"2": distiller()}, "names 'inputs' without a site"),
         ({"0": sd.SparseDistiller(5, 6, 9, activation=sd.ReLU(), decoder_norm=sd.Free())}, r"\.d_in` must equal"),
         ({"0": sd.SparseDistiller(6, 5, 9, activation=sd.ReLU(), decoder_norm=sd.Free())}, r"\.d_out` must equal"),

@@ -132,7 +132,7 @@ def test_module_without_logits_has_a_loss_only_if_given() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 4)), nn.Linear(4, 2))
     site, x = Site(model, "1"), torch.randn(20, 4)
-    with pytest.raises(TypeError, match=r"must give logits .* for no token ids"):
+    with pytest.raises(TypeError, match=r"must return logits .* for no token ids"):
         loss_recovered(site, site.neurons, x)
     with torch.no_grad():
         targets = model(x)

@@ -181,7 +181,7 @@ def test_roles_that_contradict_are_refused() -> None:
 
 
 def test_other_widths_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"decoder rows of `dictionary`.* width 6, got \(5, 7\)"):
+    with pytest.raises(ValueError, match=r"decoder rows of `dictionary`.* width 6 as the neurons, got \(5, 7\)"):
         match_neurons(noise(5, 7), neurons())
 
 

@@ -146,19 +146,19 @@ def test_labels_of_a_masked_language_model_stand_where_they_are_predicted() -> N
 
 def test_a_mask_token_is_found_in_the_configuration_or_asked_for() -> None:
     site = Site(bert(), **BERT)
-    with pytest.raises(TypeError, match=r"isn't causal: the logits of a BertForMaskedLM.*Give `mask_token=`"):
+    with pytest.raises(TypeError, match=r"isn't causal: the logits of a BertForMaskedLM.*Pass `mask_token=`"):
         loss_recovered(site, student(), ids())
     found = evaluate(site, student(), ids())
     assert found.fvu > 0
     assert found.losses is not None
     assert math.isnan(found.losses.base)
-    assert "Give `mask_token=`" in str(found)
-    assert "Give `mask_token=`" in repr(found.losses)
+    assert "Pass `mask_token=`" in str(found)
+    assert "Pass `mask_token=`" in repr(found.losses)
     assert found.to_dict()["loss_base"] is None
     named = Site(bert(mask_token_id=2), **BERT)
     expected = loss_recovered(site, student(), ids(), mask_token=2)
     assert loss_recovered(named, student(), ids()).base == pytest.approx(expected.base, rel=1e-6)
-    with pytest.raises(ValueError, match="`exclude_tokens` must not hold the mask token 2"):
+    with pytest.raises(ValueError, match="`exclude_tokens` must not contain the mask token 2"):
         loss_recovered(Site(bert(), **BERT, exclude_tokens=[2]), student(), ids(), mask_token=2)
     with pytest.raises(ValueError, match="`mask_token` must be"):
         loss_recovered(site, student(), ids(), mask_token=-1)

@@ -26,7 +26,7 @@ def cases(library: str) -> list[str]:
 ALL = [(library, case) for library in LIBRARIES for case in cases(library)]
 
 
-def place(library: str, case: str) -> Path:
+def location(library: str, case: str) -> Path:
     return FIXTURES / library / case
 
 
@@ -69,5 +69,5 @@ def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
 def copied(library: str, case: str, folder: Path) -> Path:
     """Copies a checkpoint, to be damaged."""
     target = folder / case
-    shutil.copytree(place(library, case), target)
+    shutil.copytree(location(library, case), target)
     return target

@@ -12,11 +12,11 @@ import yaml
 
 import cases
 import sparsedict as sd
-from formats._fixtures import assert_equals_the_library, copied, place, read_tensors, write_tensors
+from formats._fixtures import assert_equals_the_library, copied, location, read_tensors, write_tensors
 from sparsedict.formats import circuit_tracer
 from sparsedict.storage import StorageError
 
-SET = place("circuit_tracer", "two_layers")
+SET = location("circuit_tracer", "two_layers")
 
 
 def test_a_set_is_read_layer_by_layer() -> None:
@@ -26,9 +26,9 @@ def test_a_set_is_read_layer_by_layer() -> None:
             assert dictionary.trained_on["layer"] == layer
     whole = circuit_tracer.read_set(SET)
     assert sorted(whole) == [0, 1]
-    with pytest.raises(FileNotFoundError, match=r"holds 2 layers: choose one, such as .*layer=0.*layer_0\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"holds 2 layers. Choose one of them, .*layer=0.*layer_0\.safetensors"):
         sd.load(SET)
-    with pytest.raises(FileNotFoundError, match="holds no layer 7, only 0, 1"):
+    with pytest.raises(FileNotFoundError, match="`layer` must be one of the layers 0, 1"):
         circuit_tracer.read(SET, layer=7)
 
 
@@ -54,7 +54,7 @@ def test_negative_thresholds_let_negative_latents_pass_and_are_refused(tmp_path:
     tensors = read_tensors(folder / "layer_0.safetensors")
     name = "activation_function.threshold"
     write_tensors(folder / "layer_0.safetensors", tensors | {name: tensors[name] - 0.5})
-    with pytest.raises(StorageError, match="thresholds are negative"):
+    with pytest.raises(StorageError, match="thresholds must not be negative"):
         sd.load(folder)
 
 
@@ -69,8 +69,8 @@ def test_listed_files_are_found_in_the_folder(tmp_path: Path) -> None:
     folder.mkdir()
     config = yaml.safe_load((SET / "config.yaml").read_text())
     shutil.copy(SET / "layer_1.safetensors", folder / "first.safetensors")
-    shutil.copy(place("gemma_scope", "second") / "params.safetensors", folder / "other.safetensors")
-    shutil.copy(place("gemma_scope", "first") / "params.npz", folder / "params.npz")
+    shutil.copy(location("gemma_scope", "second") / "params.safetensors", folder / "other.safetensors")
+    shutil.copy(location("gemma_scope", "first") / "params.npz", folder / "params.npz")
     config["transcoders"] = ["first.safetensors", "other.safetensors", "params.npz", "hf://a/b/c.npz?revision=d"]
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(FileNotFoundError, match=r"lists hf://a/b/c\.npz.*`sd\.load\(.hf://a/b/c\.npz@d.\)`"):
@@ -92,7 +92,7 @@ def test_a_cross_layer_transcoder_has_no_kind_yet(configured: bool, tmp_path: Pa
     if configured:
         (tmp_path / "config.yaml").write_text("model_kind: cross_layer_transcoder\n")
     for path in (tmp_path, tmp_path / "W_enc_0.safetensors"):
-        with pytest.raises(StorageError, match=r"cross-layer transcoder.*there is no kind"):
+        with pytest.raises(StorageError, match=r"cross-layer transcoder.*isn't supported"):
             sd.load(path)
 
 
@@ -105,19 +105,19 @@ def test_a_configured_top_k_needs_its_k(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"config\.yaml: `k` must be an integer"):
         sd.load(folder)
     (folder / "config.yaml").write_text(f"{config}activation: jump_relu\n")
-    with pytest.raises(StorageError, match=r"`activation` 'jumprelu' has no"):
+    with pytest.raises(StorageError, match=r"`activation` must be relu or topk .* got 'jumprelu'"):
         sd.load(folder)
 
 
 @pytest.mark.parametrize("case", ["relu", "jump_relu", "skip", "jump_relu_skip"])
 def test_what_is_written_has_the_library_s_layout(case: str, tmp_path: Path) -> None:
-    circuit_tracer.write(sd.load(place("circuit_tracer", case)), tmp_path)
-    theirs, ours = (read_tensors(f / "layer_0.safetensors") for f in (place("circuit_tracer", case), tmp_path))
+    circuit_tracer.write(sd.load(location("circuit_tracer", case)), tmp_path)
+    theirs, ours = (read_tensors(f / "layer_0.safetensors") for f in (location("circuit_tracer", case), tmp_path))
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-6, atol=1e-6)
     wanted, written = (
-        yaml.safe_load((f / "config.yaml").read_text()) for f in (place("circuit_tracer", case), tmp_path)
+        yaml.safe_load((f / "config.yaml").read_text()) for f in (location("circuit_tracer", case), tmp_path)
     )
     assert written == wanted
 
@@ -133,7 +133,7 @@ def _square(dictionary: sd.SparseDistiller) -> sd.SparseDistiller:
 HOOKS: dict[str, Any] = {"model": "gpt2", "input_hook": "mlp.hook_in", "output_hook": "mlp.hook_out"}
 
 
-@pytest.mark.filterwarnings("ignore:circuit-tracer's TopK keeps negative values")
+@pytest.mark.filterwarnings("ignore:The TopK of circuit-tracer keeps negative values")
 @pytest.mark.parametrize("kind", cases.KINDS)
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
 def test_what_is_written_computes_the_same_or_is_refused(kind: str, activation: str, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_layers_are_added_one_by_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layers", [{}, {-1: 0}, {"a": 0}])
 def test_layers_are_numbered(layers: dict, tmp_path: Path) -> None:
     dictionary = circuit_tracer.read(SET, layer=0)
-    with pytest.raises(ValueError, match="by layer from 0 on"):
+    with pytest.raises(ValueError, match="by layer number, from 0"):
         circuit_tracer.write(dict.fromkeys(layers, dictionary), tmp_path)
 
 
@@ -225,9 +225,7 @@ def test_arguments_replace_what_a_file_noted(tmp_path: Path) -> None:
 def test_what_isn_t_known_is_left_out_with_a_warning(tmp_path: Path) -> None:
     one = student(0)
     one.trained_on |= {"model": "GPT2LMHeadModel", "site": "somewhere"}
-    with pytest.warns(
-        UserWarning, match=r"doesn't know `model`, `input_hook`, `output_hook`.*input_hook='mlp\.hook_in'"
-    ):
+    with pytest.warns(UserWarning, match=r"has no `model`, `input_hook`, `output_hook`.*input_hook='mlp\.hook_in'"):
         circuit_tracer.write(one, tmp_path)
     assert "model_name" not in config(tmp_path)
 
@@ -237,22 +235,23 @@ def test_the_layer_follows_from_the_site(tmp_path: Path) -> None:
         circuit_tracer.write(student(layer), tmp_path)
     assert sorted(circuit_tracer.read_set(tmp_path)) == [0, 1]
     with pytest.raises(
-        ValueError, match=r"at its own layer, got for layer 0 one .* at 'transformer\.h\.1\.mlp', layer 1"
+        ValueError,
+        match=r"the distiller of layer 0 was trained at 'transformer\.h\.1\.mlp', layer 1",
     ):
         circuit_tracer.write(student(1), tmp_path / "other", layer=0)
-    with pytest.raises(ValueError, match="`layer` must be left out where distillers are given by layer"):
+    with pytest.raises(ValueError, match="`layer` must be left out if distillers are given by layer"):
         circuit_tracer.write({0: student(0)}, tmp_path / "other", layer=0)
     assert not (tmp_path / "other").exists()
 
 
 UNUSABLE = [
-    ({0: {}, 1: {"n_latents": 16}}, "agree in n_latents in all layers, .*: layer 0 has 12, layer 1 has 16"),
-    ({0: {}, 1: {"d_in": 8, "d_out": 8}}, "agree in the model's width .*: layer 0 has 6, layer 1 has 8"),
-    ({0: {"skip": True}, 1: {}}, "agree in a skip connection .*: layer 0 has True, layer 1 has False"),
-    ({0: {"activation": sd.TopK(3)}, 1: {"activation": sd.TopK(4)}}, "agree in the k of TopK .*: layer 0 has 3"),
-    ({0: {"activation": sd.TopK(3)}, 1: {}}, "agree in the k of TopK .*: layer 0 has 3, layer 1 has None"),
-    ({0: {}, 2: {}, 5: {}}, r"every layer from 0 on, .*: got layers 0, 2, 5, without 1, 3, 4\."),
-    ({1: {}}, r"every layer from 0 on, .*: got layers 1, without 0\."),
+    ({0: {}, 1: {"n_latents": 16}}, "the same n_latents in all layers, .* layer 0 has 12 and layer 1 has 16"),
+    ({0: {}, 1: {"d_in": 8, "d_out": 8}}, "the same width .* layer 0 has 6 and layer 1 has 8"),
+    ({0: {"skip": True}, 1: {}}, "the same skip connection .* layer 0 has True and layer 1 has False"),
+    ({0: {"activation": sd.TopK(3)}, 1: {"activation": sd.TopK(4)}}, "the same k of TopK .* layer 0 has 3"),
+    ({0: {"activation": sd.TopK(3)}, 1: {}}, "the same k of TopK .* layer 0 has 3 and layer 1 has None"),
+    ({0: {}, 2: {}, 5: {}}, r"every layer from 0, .* got layers 0, 2, 5 without 1, 3, 4\."),
+    ({1: {}}, r"every layer from 0, .* got layers 1 without 0\."),
 ]
 
 
@@ -266,10 +265,10 @@ def test_sets_that_the_library_can_t_use_are_refused(layers: dict[int, Any], mes
 def test_layers_in_the_folder_count_too(tmp_path: Path) -> None:
     circuit_tracer.write({0: student(0), 1: student(1)}, tmp_path)
     with pytest.raises(
-        ValueError, match=r"layer 0 has 12, layer 2 has 16. Layers that lie in the folder already count"
+        ValueError, match=r"layer 0 has 12 and layer 2 has 16. Layers that are already in the folder count"
     ):
         circuit_tracer.write(student(2, n_latents=16), tmp_path)
-    with pytest.raises(ValueError, match=r"`input_hook` must be that of the layers in the folder, 'mlp.hook_in'"):
+    with pytest.raises(ValueError, match=r"`input_hook` must be 'mlp.hook_in', as in the layers"):
         circuit_tracer.write(student(2), tmp_path, input_hook="hook_resid_mid")
     # A whole set takes the place of the earlier one.
     changed = {n: student(n, n_latents=16) for n in (0, 1)}
@@ -280,9 +279,9 @@ def test_layers_in_the_folder_count_too(tmp_path: Path) -> None:
 def test_no_layer_of_an_earlier_set_is_left_among_new_ones(tmp_path: Path) -> None:
     circuit_tracer.write({n: student(n) for n in range(3)}, tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    with pytest.raises(ValueError, match=r"must have every layer of the set .*: layers 1, 2 of the earlier set"):
+    with pytest.raises(ValueError, match=r"must have every layer of the set .* Layers 1, 2 of the earlier set"):
         circuit_tracer.write({0: student(0)}, tmp_path)
-    with pytest.raises(ValueError, match=r"must have every layer of the set .*: layers 0, 1 of the earlier set"):
+    with pytest.raises(ValueError, match=r"must have every layer of the set .* Layers 0, 1 of the earlier set"):
         circuit_tracer.write({2: student(2), 3: student(3)}, tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     # One layer may be replaced by name, and a set may grow.
@@ -296,7 +295,7 @@ def test_no_layer_of_an_earlier_set_is_left_among_new_ones(tmp_path: Path) -> No
     ("arguments", "error", "message"),
     [
         ({"model": 3}, TypeError, "`model` must be a string, got int"),
-        ({"model": " "}, ValueError, "`model` must name a model"),
+        ({"model": " "}, ValueError, "`model` must be the name of a model"),
         ({"input_hook": 3}, TypeError, "`input_hook` must be a string"),
         ({"input_hook": "transformer.h.0.mlp"}, ValueError, "hook within a block such as 'mlp.hook_in', got"),
         ({"output_hook": "blocks.0.mlp.hook_out"}, ValueError, "`output_hook` .* such as 'mlp.hook_out', got 'blocks"),
@@ -311,13 +310,15 @@ def test_arguments_are_checked(arguments: dict[str, Any], error: type[Exception]
 def test_hooks_must_agree(tmp_path: Path) -> None:
     other = student(1)
     other.trained_on["site"] = "blocks.1.ln2.hook_normalized -> blocks.1.mlp.hook_out"
-    with pytest.raises(ValueError, match=r"read one hook in all layers, .* got 'ln2\.hook_normalized', 'mlp\.hook_in'"):
+    with pytest.raises(
+        ValueError, match=r"read the same hook in all layers, .* got 'ln2\.hook_normalized', 'mlp\.hook_in'"
+    ):
         circuit_tracer.write({0: student(0), 1: other}, tmp_path)
 
 
 def test_top_k_is_written_with_its_k_and_without_a_tensor_of_it(tmp_path: Path) -> None:
     first = student(0, activation=sd.TopK(3))
-    with pytest.warns(UserWarning, match="circuit-tracer's TopK keeps negative values"):
+    with pytest.warns(UserWarning, match="The TopK of circuit-tracer keeps negative values"):
         circuit_tracer.write(first, tmp_path)
     assert (config(tmp_path)["activation"], config(tmp_path)["k"]) == ("topk", 3)
     assert read_tensors(tmp_path / "layer_0.safetensors").keys() == {"W_enc", "W_dec", "b_enc", "b_dec"}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sparsedict as sd
-from formats._fixtures import assert_equals_the_library, cases, copied, place, read_tensors, write_tensors
+from formats._fixtures import assert_equals_the_library, cases, copied, location, read_tensors, write_tensors
 from sparsedict.formats import dictionary_learning
 from sparsedict.storage import StorageError
 
@@ -19,7 +19,7 @@ TOLD_BY_TENSORS = ("auto_encoder", "auto_encoder_new", "gated", "jump_relu", "ma
 
 @pytest.mark.parametrize("case", TOLD_BY_TENSORS)
 def test_the_names_of_tensors_tell_the_class(case: str, tmp_path: Path) -> None:
-    shutil.copy(place("dictionary_learning", case) / "ae.pt", tmp_path / "trained.pt")
+    shutil.copy(location("dictionary_learning", case) / "ae.pt", tmp_path / "trained.pt")
     assert_equals_the_library(dictionary_learning.read(tmp_path / "trained.pt"), "dictionary_learning", case)
     # Two linear layers may be anybody's, with any activation.
     if case != "auto_encoder_new":
@@ -30,9 +30,9 @@ def test_the_names_of_tensors_tell_the_class(case: str, tmp_path: Path) -> None:
 def test_two_classes_have_the_same_tensors(case: str, name: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    shutil.copy(place("dictionary_learning", case) / "ae.pt", folder)
+    shutil.copy(location("dictionary_learning", case) / "ae.pt", folder)
     if "top" not in str(tmp_path):
-        with pytest.raises(StorageError, match=r"AutoEncoderTopK and of a BatchTopKSAE.*dict_class='BatchTopKSAE'"):
+        with pytest.raises(StorageError, match=r"AutoEncoderTopK or a BatchTopKSAE.*dict_class='BatchTopKSAE'"):
             sd.load(folder)
     read = dictionary_learning.read(folder, dict_class=name)
     assert_equals_the_library(read, "dictionary_learning", case)
@@ -53,7 +53,7 @@ def test_a_threshold_that_was_never_measured_is_said(tmp_path: Path) -> None:
     folder = copied("dictionary_learning", "k_on_average", tmp_path)
     tensors = read_tensors(folder / "ae.pt")
     write_tensors(folder / "ae.pt", tensors | {"threshold": torch.tensor(-1.0)})
-    with pytest.warns(UserWarning, match="no threshold was ever measured"):
+    with pytest.warns(UserWarning, match="has no measured threshold"):
         dictionary = sd.load(folder)
     x = torch.randn(5, 6)
     torch.testing.assert_close(dictionary.encode(x), dictionary.pre_activations(x).relu())
@@ -62,17 +62,17 @@ def test_a_threshold_that_was_never_measured_is_said(tmp_path: Path) -> None:
 
 
 def test_what_the_configuration_noted_is_kept() -> None:
-    dictionary = sd.load(place("dictionary_learning", "matryoshka"))
+    dictionary = sd.load(location("dictionary_learning", "matryoshka"))
     assert dictionary.trained_on["group_sizes"] == [4, 8]
     assert dictionary.trained_on["class"] == "MatryoshkaBatchTopKSAE"
     assert dictionary.trained_on["model"] == "tiny-stories"
-    assert sd.load(place("dictionary_learning", "k_on_average")).activation == sd.BatchTopK(3, momentum=0.9)
+    assert sd.load(location("dictionary_learning", "k_on_average")).activation == sd.BatchTopK(3, momentum=0.9)
 
 
 def test_the_class_in_the_configuration_must_fit_the_tensors(tmp_path: Path) -> None:
     folder = copied("dictionary_learning", "gated", tmp_path)
     config = json.loads((folder / "config.json").read_text())
-    for name, message in (("AutoEncoder", "lacks `encoder.bias`"), ("Transformer", "the class must be one of")):
+    for name, message in (("AutoEncoder", "must contain `encoder.bias`"), ("Transformer", "the class must be one of")):
         config["trainer"]["dict_class"] = name
         (folder / "config.json").write_text(json.dumps(config))
         with pytest.raises(StorageError, match=message):

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import sparsedict as sd
-from formats._fixtures import ALL, FIXTURES, assert_equals_the_library, place
-from sparsedict.formats import _place
+from formats._fixtures import ALL, FIXTURES, assert_equals_the_library, location
+from sparsedict.formats import _location
 
 
 def formats() -> dict[str, object]:
@@ -31,28 +31,28 @@ every_single_checkpoint = pytest.mark.parametrize(("library", "case"), SINGLE, i
 
 @every_single_checkpoint
 def test_the_forward_pass_is_the_library_s_own(library: str, case: str) -> None:
-    dictionary = getattr(sd.formats, library).read(place(library, case), dtype=torch.float32)
+    dictionary = getattr(sd.formats, library).read(location(library, case), dtype=torch.float32)
     assert_equals_the_library(dictionary, library, case)
     assert not dictionary.training
 
 
 @every_single_checkpoint
 def test_load_recognises_folder_and_file(library: str, case: str) -> None:
-    for path in (place(library, case), only_file(place(library, case))):
+    for path in (location(library, case), only_file(location(library, case))):
         dictionary = sd.load(path, dtype=torch.float32)
         assert_equals_the_library(dictionary, library, case)
 
 
 @every_single_checkpoint
 def test_one_format_recognises_it(library: str, case: str) -> None:
-    for path in (place(library, case), only_file(place(library, case))):
-        found = _place.Place.of(path)
+    for path in (location(library, case), only_file(location(library, case))):
+        found = _location.Location.from_path(path)
         assert [name for name, module in formats().items() if module.recognises(found)] == [library]
 
 
 @every_single_checkpoint
 def test_it_is_a_dictionary_like_any_other(library: str, case: str, tmp_path: Path) -> None:
-    dictionary = sd.load(place(library, case))
+    dictionary = sd.load(location(library, case))
     dictionary.save(tmp_path / "ours")
     again = sd.load(tmp_path / "ours")
     assert again.trained_on == dictionary.trained_on
@@ -64,7 +64,7 @@ def test_it_is_a_dictionary_like_any_other(library: str, case: str, tmp_path: Pa
 
 @every_single_checkpoint
 def test_it_can_be_trained_on(library: str, case: str) -> None:
-    dictionary = sd.load(place(library, case), dtype=torch.float32)
+    dictionary = sd.load(location(library, case), dtype=torch.float32)
     x = torch.randn(64, dictionary.d_in)
     data = (x, torch.randn(64, dictionary.d_out)) if isinstance(dictionary, sd.SparseDistiller) else x
     before = dictionary.decoder.clone()
@@ -83,22 +83,24 @@ def test_every_module_of_the_room_is_a_format_and_exported() -> None:
 
 def test_our_own_folders_are_no_format(tmp_path: Path) -> None:
     sd.SparseDistiller(3, 3, 4, activation=sd.ReLU(), decoder_norm=sd.UnitNorm()).save(tmp_path)
-    assert sd.formats.recognised(tmp_path) is None
-    assert sd.formats.recognised(tmp_path / "missing") is None
-    assert sd.formats.recognised(FIXTURES / "sae_lens" / "topk") is sd.formats.sae_lens
+    assert sd.formats.detect_format(tmp_path) is None
+    assert sd.formats.detect_format(tmp_path / "missing") is None
+    assert sd.formats.detect_format(FIXTURES / "sae_lens" / "topk") is sd.formats.sae_lens
 
 
 @pytest.mark.as_installed
 def test_rows_of_another_library_s_files_are_not_chosen() -> None:
-    with pytest.raises(ValueError, match=r"`latents` can be chosen from a folder of `Dictionary\.save`"):
-        sd.load(place("sae_lens", "topk"), latents=[1, 2])
+    with pytest.raises(ValueError, match=r"`latents` must be left out for a checkpoint of another library"):
+        sd.load(location("sae_lens", "topk"), latents=[1, 2])
 
 
 @pytest.mark.parametrize("library", ["dictionary_learning", "gemma_scope", "sae_lens", "sparsify"])
 def test_a_folder_of_several_lists_them(library: str, tmp_path: Path) -> None:
     for case in ("a", "b/c"):
-        shutil.copytree(place(library, next(c for one, c in ALL if one == library)), tmp_path / "all" / case)
-    with pytest.raises(FileNotFoundError, match=r"2 \w+: 'a', 'b/c'\. Give the folder of one, such as .*all/a\."):
+        shutil.copytree(location(library, next(c for one, c in ALL if one == library)), tmp_path / "all" / case)
+    with pytest.raises(
+        FileNotFoundError, match=r"2 \w+: 'a', 'b/c'\. Pass the folder of one of them, such as .*all/a\."
+    ):
         sd.load(tmp_path / "all")
 
 

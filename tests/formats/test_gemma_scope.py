@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import sparsedict as sd
-from formats._fixtures import assert_equals_the_library, copied, place, read_tensors, write_tensors
+from formats._fixtures import assert_equals_the_library, copied, location, read_tensors, write_tensors
 from sparsedict.formats import gemma_scope
 from sparsedict.storage import StorageError
 
@@ -21,7 +21,7 @@ def test_the_path_tells_a_transcoder(case: str, name: str, tmp_path: Path) -> No
     coder = tmp_path / "gemma-scope-2b-pt-res" / "layer_3" / "width_16k" / "average_l0_59"
     transcoder = tmp_path / "gemma-scope-2b-pt-transcoders" / "layer_3" / "width_16k" / "average_l0_59"
     for folder in (coder, transcoder):
-        shutil.copytree(place("gemma_scope", case), folder)
+        shutil.copytree(location("gemma_scope", case), folder)
     assert isinstance(sd.load(coder), sd.SparseAutoencoder)
     assert isinstance(sd.load(transcoder / name), sd.SparseDistiller)
     assert isinstance(gemma_scope.read(transcoder, kind="autoencoder"), sd.SparseAutoencoder)
@@ -44,8 +44,8 @@ def test_the_configuration_tells_a_transcoder(tmp_path: Path) -> None:
 
 
 def test_a_skip_is_stored_the_other_way_round() -> None:
-    tensors = read_tensors(place("gemma_scope", "second_affine") / "params.safetensors")
-    dictionary = sd.load(place("gemma_scope", "second_affine"))
+    tensors = read_tensors(location("gemma_scope", "second_affine") / "params.safetensors")
+    dictionary = sd.load(location("gemma_scope", "second_affine"))
     assert isinstance(dictionary, sd.SparseDistiller)
     assert torch.equal(dictionary.state_dict()["skip"], tensors["affine_skip_connection"].T)
 
@@ -60,11 +60,11 @@ def test_a_configuration_without_another_output_is_of_an_autoencoder(out: str | 
 
 def test_a_folder_of_dictionaries_lists_them(tmp_path: Path) -> None:
     for width in ("width_16k", "width_65k"):
-        shutil.copytree(place("gemma_scope", "first"), tmp_path / "layer_3" / width / "average_l0_5")
+        shutil.copytree(location("gemma_scope", "first"), tmp_path / "layer_3" / width / "average_l0_5")
     with pytest.raises(FileNotFoundError, match=r"2 dictionaries: 'layer_3/width_16k/average_l0_5'"):
         sd.load(tmp_path)
     shutil.rmtree(tmp_path / "layer_3" / "width_65k")
-    with pytest.raises(FileNotFoundError, match=r"holds a checkpoint in a folder of its own: give .*width_16k"):
+    with pytest.raises(FileNotFoundError, match=r"holds a checkpoint in a subfolder\. Pass .*width_16k"):
         sd.load(tmp_path)
 
 
@@ -72,7 +72,9 @@ def test_a_cross_layer_transcoder_has_no_kind_yet(tmp_path: Path) -> None:
     folder = copied("gemma_scope", "second", tmp_path)
     tensors = read_tensors(folder / "params.safetensors")
     write_tensors(folder / "params.safetensors", tensors | {"w_dec": torch.zeros(12, 4, 6)})
-    with pytest.raises(StorageError, match="cross-layer transcoder, which writes to 4 layers: there is no kind"):
+    with pytest.raises(
+        StorageError, match=r"cross-layer transcoder, which writes to 4 layers\. This format isn't supported"
+    ):
         sd.load(folder)
 
 
@@ -81,14 +83,16 @@ def test_what_lies_in_a_file_for_each_layer_is_called_by_its_name(named: str, tm
     folder = tmp_path / "clt" / "width_262k_l0_medium"
     folder.mkdir(parents=True)
     for layer in range(2):
-        shutil.copy(place("gemma_scope", "second") / "params.safetensors", folder / f"params_layer_{layer}.safetensors")
-    with pytest.raises(StorageError, match=r"medium.* is a cross-layer transcoder or a crosscoder, or a part of one"):
+        shutil.copy(
+            location("gemma_scope", "second") / "params.safetensors", folder / f"params_layer_{layer}.safetensors"
+        )
+    with pytest.raises(StorageError, match=r"medium.* is part of a cross-layer transcoder or a crosscoder"):
         sd.load(folder / named)
 
 
 @pytest.mark.parametrize("dtype", [">f4", "<f8", "<f2"])
 def test_numbers_of_other_types_and_orders(dtype: str, tmp_path: Path) -> None:
-    tensors = read_tensors(place("gemma_scope", "first") / "params.npz")
+    tensors = read_tensors(location("gemma_scope", "first") / "params.npz")
     np.savez_compressed(tmp_path / "params.npz", **{name: t.numpy().astype(dtype) for name, t in tensors.items()})
     dictionary = sd.load(tmp_path)
     assert dictionary.encoder.dtype == (torch.float64 if dtype == "<f8" else torch.float32)
@@ -96,6 +100,6 @@ def test_numbers_of_other_types_and_orders(dtype: str, tmp_path: Path) -> None:
 
 
 def test_fortran_order_is_read(tmp_path: Path) -> None:
-    tensors = read_tensors(place("gemma_scope", "first") / "params.npz")
+    tensors = read_tensors(location("gemma_scope", "first") / "params.npz")
     np.savez(tmp_path / "params.npz", **{name: np.asfortranarray(tensor.numpy()) for name, tensor in tensors.items()})
     assert_equals_the_library(sd.load(tmp_path), "gemma_scope", "first")

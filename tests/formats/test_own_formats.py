@@ -23,8 +23,8 @@ class Lists:
 
     name: str = "weights.lists"
 
-    def recognises(self, place: sd.formats.Place) -> bool:
-        return place.named == self.name if place.named is not None else place.holds(self.name)
+    def recognises(self, location: sd.formats.Location) -> bool:
+        return location.file_name == self.name if location.file_name is not None else location.holds(self.name)
 
     def read(
         self,
@@ -123,7 +123,7 @@ class Shifted(sd.SparseDistiller):
 WRITERS = [sd.formats.sae_lens, sd.formats.circuit_tracer]
 
 
-@pytest.mark.filterwarnings("ignore:The dictionary doesn't know")
+@pytest.mark.filterwarnings("ignore:The dictionary has no")
 @pytest.mark.parametrize("kind", [Plain, Halving])
 @pytest.mark.parametrize("library", WRITERS, ids=lambda module: module.__name__.rpartition(".")[2])
 def test_a_kind_that_states_its_form_is_written(kind: type[sd.Dictionary], library: Any, tmp_path: Path) -> None:
@@ -147,6 +147,8 @@ def test_a_kind_without_a_form_names_the_method_to_override(tmp_path: Path) -> N
     message = r"Shifted overrides .*`reconstruct`.* and not `exported`\. Override `exported`"
     with pytest.raises(TypeError, match=message):
         sd.formats.sae_lens.write(Shifted(6, 6, 12, **PARTS), tmp_path)
-    with pytest.raises(TypeError, match="`dictionary` must be a Dictionary to be written for SAELens, got Linear"):
+    with pytest.raises(
+        TypeError, match="`dictionary` must be a Dictionary to be written in the format of SAELens, got Linear"
+    ):
         sd.formats.sae_lens.write(nn.Linear(2, 2), tmp_path)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

@@ -43,5 +43,5 @@ def test_a_folder_or_another_state_dict_is_refused(state: dict[str, torch.Tensor
     with pytest.raises(FileNotFoundError, match=r"must be the \.pt file"):
         report.read(tmp_path)
     torch.save({name: value for name, value in state.items() if name != "b_pre"}, tmp_path / "other.pt")
-    with pytest.raises(StorageError, match="lacks `b_pre`"):
+    with pytest.raises(StorageError, match="must contain `b_pre`"):
         report.read(tmp_path / "other.pt")

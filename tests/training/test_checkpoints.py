@@ -114,7 +114,7 @@ def another_penalty(**kwargs: Any) -> dict[str, Any]:
 )
 def test_another_run_is_refused_and_the_difference_named(before, now, message, tmp_path):
     quick(tmp_path, **before)
-    with pytest.raises(ValueError, match=rf"the run in .* was another: .*{message}"):
+    with pytest.raises(ValueError, match=rf"the run in .* has other settings: .*{message}"):
         quick(tmp_path, **({**before, **now} if now else {}), resume=True)
 
 
@@ -175,7 +175,7 @@ def stopped(folder: Path, data: Any, **kwargs: Any) -> None:
 )
 def test_other_data_is_refused(other, tmp_path):
     stopped(tmp_path, [rows(BATCH, seed=i) for i in range(4)])
-    with pytest.raises(ValueError, match="`data` must be what the run was stopped on"):
+    with pytest.raises(ValueError, match="`data` must be the data of the interrupted run"):
         quick(tmp_path, data=other(), log_every=3, resume=True)
     quick(tmp_path, data=[rows(BATCH, seed=i) for i in range(4)], log_every=3, resume=True)
 
@@ -209,9 +209,9 @@ def test_bad_folders_are_refused_before_any_work(tmp_path):
     file.write_text("")
     with pytest.raises(NotADirectoryError, match=r"`checkpoint` must be a folder, but .*file is a file"):
         refused(file)
-    with pytest.raises(OSError, match="`checkpoint` must be a folder that can be written to"):
+    with pytest.raises(OSError, match="`checkpoint` must be a writable folder"):
         refused(file / "inside")
-    with pytest.raises(ValueError, match=r"`checkpoint` must be the folder of the run to go on with .* got None"):
+    with pytest.raises(ValueError, match=r"`checkpoint` must be the folder of the run to resume .* got None"):
         refused(None, resume=True)
     quick(tmp_path / "run")
     before = {item.name for item in (tmp_path / "run").iterdir()}
@@ -232,7 +232,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(PermissionError, match="`checkpoint` must be a folder that can be written to"):
+    with pytest.raises(PermissionError, match="`checkpoint` must be a writable folder"):
         quick(tmp_path)
 
 
@@ -258,7 +258,7 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path):
         folder = tmp_path / damage.__name__
         ADAM.run(folder, checkpoint_every=5)
         damage(folder / f"step-{N_STEPS:09d}")
-        with pytest.warns(UserWarning, match="passed over, for it is broken"):
+        with pytest.warns(UserWarning, match="Skipped a broken checkpoint"):
             resumed = ADAM.run(folder, checkpoint_every=5, resume=True)
         same_results(whole, resumed)
         with warnings.catch_warnings():
@@ -269,7 +269,7 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path):
 def test_where_all_are_broken_nothing_is_begun_anew(tmp_path):
     quick(tmp_path, checkpoint_keep=1)
     truncate(tmp_path / "step-000000004")
-    with pytest.warns(UserWarning, match="broken"), pytest.raises(StorageError, match="none that can be read"):
+    with pytest.warns(UserWarning, match="broken"), pytest.raises(StorageError, match="None of the checkpoints"):
         quick(tmp_path, resume=True)
 
 
@@ -360,7 +360,7 @@ def test_a_file_that_is_a_link_out_of_its_checkpoint_is_refused(name, target, tm
 @pytest.mark.as_installed
 @pytest.mark.parametrize(("name", "value"), [("checkpoint_every", 5), ("checkpoint_keep", 3)])
 def test_how_often_needs_where(name, value):
-    with pytest.raises(ValueError, match=f"`checkpoint` must be a folder where `{name}` is given, got None"):
+    with pytest.raises(ValueError, match=f"`checkpoint` must be a folder if `{name}` is given, got None"):
         quick(None, **{name: value})
 
 

@@ -419,7 +419,7 @@ def test_a_record_needs_no_memory_the_size_of_the_weights() -> None:
         "", trainee, trainee.make_optimizer(), n_steps=2, dead_after=10**6, autocast=None, workspace=Workspace()
     )
     inputs = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
-    trainer.learn(sd.ActivationBatch(inputs, inputs))
+    trainer.train_step(sd.ActivationBatch(inputs, inputs))
     with Largest() as largest:
         trainer.record()
     assert 0 < largest.n_bytes <= dictionary.encoder.nbytes // 16

@@ -58,8 +58,8 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(tmp_path, monkeypatch, c
     before = signal.getsignal(signal.SIGINT)
     folder = tmp_path / "stopped"
     message = (
-        rf"^Stopped after step 7 of about {N_STEPS}; the checkpoint of this step lies in {folder}\. Make the same call "
-        rf"with checkpoint='{folder}' and resume=True to go on\.$"
+        rf"^Stopped after step 7 of about {N_STEPS}\. The checkpoint of this step is in {folder}\. Make the same call "
+        rf"with checkpoint='{folder}' and resume=True to resume the run\.$"
     )
     with doing(press_ctrl_c, in_step=7, monkeypatch=monkeypatch), pytest.raises(KeyboardInterrupt, match=message):
         ADAM.run(folder)
@@ -73,7 +73,7 @@ def test_ctrl_c_without_a_checkpoint_keeps_what_was_learned(monkeypatch):
     student = coder(sd.TopK(3))
     with (
         doing(press_ctrl_c, in_step=3, monkeypatch=monkeypatch),
-        pytest.raises(KeyboardInterrupt, match=r"after step 3 .* give `checkpoint=FOLDER` to be able to go on"),
+        pytest.raises(KeyboardInterrupt, match=r"after step 3 .* Pass `checkpoint=FOLDER` to be able to resume"),
     ):
         sd.fit(student, rows(), n_tokens=640, batch_size=BATCH, progress=False)
     assert student.trained_on["n_tokens"] == 3 * BATCH
@@ -161,7 +161,7 @@ def test_signals_of_schedulers_finish_the_step_like_ctrl_c(name, tmp_path, monke
     assert steps(folder) == [0, 7]
     said = capsys.readouterr().err
     assert f"{name}: stopping after this step" in said
-    assert "resume=True to go on" in said
+    assert "resume=True to resume the run" in said
     assert signal.getsignal(number) is before
     same_results(whole, ADAM.run(folder, resume=True))
 
@@ -194,7 +194,7 @@ def test_a_handler_of_the_program_is_called_when_the_checkpoint_is_there(tmp_pat
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_does_not_wait_for_a_batch_that_is_being_harvested(number, tmp_path, monkeypatch):
     whole = ADAM.run()
-    ahead = BatchQueue.ahead
+    ahead = BatchQueue.peek
 
     def slow(self: BatchQueue, index: int) -> Any:
         if self._latest is not None and not self._waiting and self.batches.n_tokens_yielded == 6 * BATCH:
@@ -204,7 +204,7 @@ def test_a_signal_does_not_wait_for_a_batch_that_is_being_harvested(number, tmp_
 
     kind = KeyboardInterrupt if number == signal.SIGINT else sd.training.Terminated
     with monkeypatch.context() as patch:
-        patch.setattr(BatchQueue, "ahead", slow)
+        patch.setattr(BatchQueue, "peek", slow)
         with pytest.raises(kind, match="after step 6"):
             ADAM.run(tmp_path)
     assert steps(tmp_path) == [0, 6]
@@ -253,8 +253,8 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path, mo
     whole = ADAM.run(tmp_path / "whole", checkpoint_every=2)
     folder = tmp_path / "full"
     message = (
-        r"The disk is full: the checkpoint of step 6 could not be written to .*full .*The one of step 4 stays\. Make "
-        r"room, then go on with resume=True"
+        r"The disk is full: the checkpoint of step 6 could not be written to .*full .*The checkpoint of step 4 is "
+        r"intact\. Free some space, then resume the run with resume=True"
     )
     with monkeypatch.context() as patch:
         fill = lambda: patch.setattr(_checkpoint, "write_tensor_file", no_room)  # noqa: E731
@@ -268,7 +268,7 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path, mo
 
 def test_a_disk_that_is_full_from_the_first_is_known_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(_checkpoint, "write_tensor_file", no_room)
-    with pytest.raises(OSError, match=r"The disk is full: .* step 0 .*There is no earlier one"):
+    with pytest.raises(OSError, match=r"The disk is full: .* step 0 .*There is no earlier checkpoint"):
         ADAM.run(tmp_path)
 
 
@@ -279,7 +279,7 @@ def test_a_file_that_the_system_refuses_to_let_grow(tmp_path, monkeypatch):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # noqa: E731
     try:
-        message = r"The disk is full: the checkpoint of step 4 .* step 2 stays"
+        message = r"The disk is full: the checkpoint of step 4 .* step 2 is intact"
         with doing(limit, in_step=4, monkeypatch=monkeypatch), pytest.raises(OSError, match=message):
             ADAM.run(tmp_path, checkpoint_every=2)
     finally:

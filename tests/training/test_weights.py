@@ -42,14 +42,17 @@ def elsewhere(dictionary: sd.SparseAutoencoder) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[sd.SparseAutoencoder], Any], str]] = {
-    "float16": (lambda d: d.half(), "must have float32 weights to be trained, got torch.float16 in `encoder`"),
+    "float16": (lambda d: d.half(), "must have float32 weights for training, got torch.float16 in `encoder`"),
     "float8": (lambda d: d.to(torch.float8_e4m3fn), r".*got torch.float8_e4m3fn in `encoder`"),
     "mixed": (
         mixed,
-        r"must have all weights of one type, got torch.float64 for `encoder` and torch.float32 for others",
+        r"must have all weights of one type, got torch.float64 for `encoder` and torch.float32 for the other weights",
     ),
     "NaN": (broken, r"must have finite weights, got NaN or infinity in `encoder_bias`"),
-    "two devices": (elsewhere, r"must have all weights of one device, got meta for `decoder` and cpu for others"),
+    "two devices": (
+        elsewhere,
+        r"must have all weights of one device, got meta for `decoder` and cpu for the other weights",
+    ),
     "no memory": (lambda d: d.to("meta"), r"must have weights in memory, got `encoder` on the meta device"),
 }
 

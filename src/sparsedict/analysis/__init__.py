@@ -1,8 +1,8 @@
-"""What the latents are and how well they serve: pure functions of a dictionary, its site and data.
+"""Analysis of trained dictionaries: evaluation, firing frequencies, neuron matching, ablations and examples.
 
-They take a `Dictionary`, and where it makes sense bare tensors or another library's object with ``encode`` and
-``decode``. None of them trains anything, and none draws anything but the tokens that are masked for a masked language
-model, which follow from a fixed seed.
+All functions are pure. They accept a `Dictionary`, and in many cases a tensor or an object of another library with
+``encode`` and ``decode``. Results are deterministic: the masked tokens of masked language models are drawn with a fixed
+seed.
 """
 
 from sparsedict.analysis._ablated_error import AblatedError, ReconstructionError, ablated_error

@@ -1,4 +1,4 @@
-"""What the reconstruction loses without one type of latents."""
+"""`ablated_error`, the reconstruction error with groups of latents ablated."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from sparsedict.types import Role
 
 @dataclass(frozen=True, repr=False)
 class ReconstructionError(Displayed):
-    """How far a reconstruction is from its target.
+    """The error of a reconstruction.
 
     Attributes:
-        squared_error: Summed over ``d_out``, mean over tokens.
+        squared_error: Squared error, summed over ``d_out``, mean over tokens.
         fvu: Fraction of variance unexplained, over all tokens.
     """
 
@@ -34,12 +34,12 @@ class ReconstructionError(Displayed):
 
 @dataclass(frozen=True, repr=False)
 class AblatedError(Displayed):
-    """Reconstruction error of a dictionary as it is, and under ablations.
+    """The reconstruction error of a dictionary without and with ablations.
 
     Attributes:
-        full: As it is.
-        ablated: Under each ablation, by name.
-        n_tokens: Tokens seen.
+        full: Error without ablation.
+        ablated: Error with each ablation, by name.
+        n_tokens: Number of tokens.
     """
 
     full: ReconstructionError
@@ -48,16 +48,16 @@ class AblatedError(Displayed):
 
     @property
     def simulators(self) -> ReconstructionError:
-        """With the simulators ablated."""
+        """The error with the simulators ablated."""
         return self.ablated["simulators"]
 
     @property
     def sparse(self) -> ReconstructionError:
-        """With the sparse latents ablated."""
+        """The error with the sparse latents ablated."""
         return self.ablated["sparse"]
 
     def display_rows(self) -> list[tuple[str, ...]]:
-        """Returns the name, the squared error and the FVU of each reconstruction, below their headings."""
+        """Returns a heading, and the name, squared error and FVU of each reconstruction."""
         rows = [
             (name, shown(error.squared_error, ".4g"), shown(error.fvu, ".4f"))
             for name, error in (("full", self.full), *((f"without {name}", e) for name, e in self.ablated.items()))
@@ -80,29 +80,30 @@ def ablated_error(
     reads: Role | None = None,
     writes: Role | None = None,
 ) -> AblatedError:
-    """Measures the reconstruction error as it is and with chosen latents held at their means.
+    """Measures the reconstruction error without ablation, and with groups of latents fixed at their means.
 
     Args:
         dictionary: A `Dictionary`, or any object with ``encode`` and ``decode``.
-        data: An `ActivationStream`, a tuple of inputs and outputs, or any other form that ``fit`` takes.
-        ablations: `LatentTypes`, of which simulators and sparse latents are ablated in turn (dead ones never); masks
-            ``[n_latents]`` or functions of dense latents by name; or one `Ablation`, which is named ``"ablation"``.
-        means: What to hold ablated latents at, ``[n_latents]``; by default their means over the same data, for which
-            a pass of its own is made. Functions and an `Ablation` bring their own.
-        n_tokens: Tokens to use; by default, and at most, one pass over the data.
-        reads: Which activations another library's object takes.
-        writes: Which it gives; by default the outputs, or the neurons' for one that reads these.
+        data: An `ActivationStream`, a tuple of inputs and outputs, or any other data that ``fit`` accepts.
+        ablations: `LatentTypes`, to ablate first the simulators and then the sparse latents; a mapping of names to
+            masks ``[n_latents]`` or functions of dense latents; or an `Ablation`, which is named ``"ablation"``.
+        means: Values of ablated latents, ``[n_latents]``. By default their means over the same data, which need an
+            additional pass. Functions and an `Ablation` don't use this argument.
+        n_tokens: Number of tokens to use, at most one pass over the data. One pass by default.
+        reads: The activations that an object of another library reads.
+        writes: The activations that it writes. By default the outputs, or the neurons if it reads neurons.
 
     Raises:
-        ValueError: If a mask doesn't fit, the data is empty, or it can be read once only and means are wanted.
+        ValueError: If a mask has the wrong shape, the data is empty, or ``means`` is left out for data that can be read
+            only once.
 
     Source: figure 5 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
 
     Example:
         >>> import torch, sparsedict as sd
-        >>> coder = sd.SparseAutoencoder(4, 8, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
-        >>> error = ablated_error(coder, torch.randn(100, 4), {"none": torch.zeros(8, dtype=torch.bool)})
+        >>> sae = sd.SparseAutoencoder(4, 8, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
+        >>> error = ablated_error(sae, torch.randn(100, 4), {"none": torch.zeros(8, dtype=torch.bool)})
         >>> error.ablated["none"] == error.full
         True
     """
@@ -111,7 +112,8 @@ def ablated_error(
     if means is None and any(isinstance(value, Tensor) for value in named.values()):
         if _read_once(data):
             raise ValueError(
-                f"`means` must be given for a {type(data).__name__}, which can be read only once: see `latent_means`."
+                f"`means` must be passed for a {type(data).__name__}, which can be read only once. Compute them with "
+                "`latent_means` first."
             )
         means = latent_means(dictionary, data, n_tokens=n_tokens, reads=reads)
     changes = {name: Ablation(v, means) if isinstance(v, Tensor) else v for name, v in named.items()}
@@ -127,7 +129,7 @@ def ablated_error(
 
 
 def _read_once(data: Any) -> bool:
-    """Whether data is an iterator, which can't be begun anew."""
+    """Returns whether the data is an iterator, which can't be restarted."""
     return hasattr(data, "__next__")
 
 
@@ -139,7 +141,7 @@ def _named(ablations: Any) -> Mapping[str, Any]:
     if callable(ablations):
         return {"ablation": ablations}
     raise TypeError(
-        "`ablations` must be LatentTypes, an Ablation, or masks or functions of latents by name, got "
+        "`ablations` must be LatentTypes, an Ablation, or a mapping of names to masks or functions of latents, got "
         f"{type(ablations).__name__}."
     )
 

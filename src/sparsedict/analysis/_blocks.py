@@ -1,4 +1,4 @@
-"""Data in blocks that a dictionary can encode at once, and evaluation mode."""
+"""Iteration over data in blocks that fit into memory when encoded, and a context for evaluation mode."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from sparsedict.torch_state import own_state
 def blocks(
     adapter: Adapter, data: Any, n_tokens: int | None = None, *, targets: bool = False
 ) -> Iterator[tuple[Tensor, Activations]]:
-    """Yields what a dictionary reads, in rows few enough to be encoded at once, and all activations of these tokens.
+    """Yields blocks of the dictionary's inputs that are small enough to encode, and all activations of each block.
 
     Args:
         adapter: The dictionary.
-        data: Anything that `sparsedict.data.as_batches` takes; one pass is made.
-        n_tokens: Where to stop; the last batch is cut. By default the whole pass.
-        targets: Whether the data must also hold the activations that the dictionary writes.
+        data: Data that `sparsedict.data.as_batches` accepts. It is read once.
+        n_tokens: Number of tokens after which to stop. By default all tokens.
+        targets: Whether the data must also contain the activations that the dictionary writes.
 
     Raises:
-        ValueError: If the data is empty, lacks a point or holds NaN.
+        ValueError: If the data is empty, lacks a point or contains NaN.
     """
     n_left = 2**62 if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
     batches = as_batches(data, repeat=False)
@@ -40,7 +40,7 @@ def blocks(
         for start in range(0, batch.n_tokens, size):
             part = batch.rows(slice(start, min(start + size, start + n_left)))
             inputs = part[UNNAMED] if UNNAMED in part else adapter.inputs(part)
-            checks.finite("data", inputs, "Leave the broken tokens out.")
+            checks.finite("data", inputs, "Leave out the tokens with such values.")
             yield adapter.fit(inputs), part
             n_left -= part.n_tokens
             if n_left == 0:
@@ -50,7 +50,7 @@ def blocks(
 def _check(adapter: Adapter, batches: Batches, targets: bool) -> None:
     if batches.names is not None and (adapter.reads is None or adapter.reads in ROLES):
         raise ValueError(
-            f"`data` must be of one site, got {', '.join(map(repr, batches.names))}. Give a stream of that site, "
+            f"`data` must be of one site, got {', '.join(map(repr, batches.names))}. Pass a stream of one site, "
             "or `[batch.site(name) for batch in stream]`."
         )
     if not targets or (UNNAMED not in batches.points and adapter.reads is None):
@@ -58,14 +58,14 @@ def _check(adapter: Adapter, batches: Batches, targets: bool) -> None:
     reads, writes = adapter.points
     if reads != writes and batches.resolve(reads) == batches.resolve(writes):
         raise ValueError(
-            f"`data` must hold {reads} and {writes}, for this {type(adapter.source).__name__} computes one from the "
-            "other, got one tensor. Give a tuple (inputs, outputs), Activations or an ActivationStream."
+            f"`data` must hold {reads} and {writes}, which this {type(adapter.source).__name__} reads and writes, got "
+            "one tensor. Pass a tuple (inputs, outputs), Activations or an ActivationStream."
         )
 
 
 @contextmanager
 def evaluation_mode(*objects: Any) -> Iterator[None]:
-    """Puts modules in evaluation mode, without gradients, and back: a dictionary in training selects otherwise."""
+    """Returns a context in which modules are in evaluation mode and gradients are disabled."""
     sources = (o.source if isinstance(o, Adapter) else o for o in objects)
     modules = {m for o in sources if isinstance(o, nn.Module) for m in o.modules() if m.training}
     for module in modules:

@@ -1,4 +1,4 @@
-"""One threshold instead of a choice among latents."""
+"""`calibrate_threshold`, which replaces TopK by a threshold."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from sparsedict.metrics import RunningError, RunningL0
 
 DEFAULT_TOKENS = 20_000
 _ENTRIES = 2**24
-"""Pre-activations that are held at once."""
+"""Number of pre-activations that are in memory at the same time."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Calibration(Displayed):
-    """A dictionary with one threshold, and what the change cost on the tokens that it was calibrated on.
+    """A dictionary with a common threshold, and its L0 and FVU before and after the calibration.
 
     Attributes:
-        dictionary: The copy, with `BatchTopK`: each latent fires where its pre-activation exceeds the threshold.
+        dictionary: A copy of the dictionary with `BatchTopK`, whose latents fire if their pre-activation exceeds the
+            threshold.
         threshold: The threshold.
-        l0_before: Active latents, mean over tokens, of the original.
-        l0: Of the copy.
-        fvu_before: Fraction of variance unexplained, of the original.
-        fvu: Of the copy.
-        n_tokens: Tokens that were seen.
+        l0_before: L0 of the original dictionary, mean over tokens.
+        l0: L0 of the copy.
+        fvu_before: Fraction of variance unexplained of the original dictionary.
+        fvu: Fraction of variance unexplained of the copy.
+        n_tokens: Number of tokens used.
     """
 
     dictionary: Dictionary
@@ -56,22 +57,22 @@ class Calibration(Displayed):
 def calibrate_threshold(
     dictionary: Dictionary, data: Any, *, l0: float | None = None, n_tokens: int | None = None
 ) -> Calibration:
-    """Replaces the choice among latents by one threshold for all, and measures what changes.
+    """Replaces the activation by a threshold that is common to all latents, and measures L0 and FVU before and after.
 
-    The threshold lies where on average ``l0`` latents of a token exceed it, exactly, over all tokens that are taken.
-    Libraries that have thresholds but no TopK read the result: `formats.sae_lens.write` for transcoders, and
-    `formats.circuit_tracer.write`. The dictionary itself isn't changed.
+    The threshold is chosen such that, on the tokens used, exactly ``l0`` latents per token exceed it on average. The
+    result can be written for libraries that support thresholds but not TopK: `formats.sae_lens.write` (transcoders) and
+    `formats.circuit_tracer.write`. The original dictionary isn't changed.
 
     Args:
-        dictionary: A trained dictionary, such as one with `TopK`.
-        data: Activations in any form that `fit` takes: an `ActivationStream`, a tensor, a tuple of inputs and targets.
-        l0: Active latents of a token, on average; where left out as many as the dictionary has on these tokens.
-        n_tokens: Tokens to take from ``data``; 20,000 where left out, or one pass if that is less. Held in memory.
+        dictionary: A trained dictionary, for example with `TopK`.
+        data: Data that `fit` accepts: an `ActivationStream`, a tensor, or a tuple of inputs and targets.
+        l0: Mean number of active latents per token. By default the L0 of the dictionary on these tokens.
+        n_tokens: Number of tokens to use, at most one pass over the data; 20,000 by default. They are held in memory.
 
     Raises:
-        TypeError: If ``data`` is of no such form.
-        ValueError: If ``l0`` isn't positive, or more latents than have positive pre-activations, or if latents may be
-            negative, as those of `AbsTopK`: above a threshold none is.
+        TypeError: If ``data`` has an unsupported type.
+        ValueError: If ``l0`` isn't positive or exceeds the mean number of positive pre-activations, or if latents may
+            be negative, as with `AbsTopK`.
 
     Example:
         >>> import torch, sparsedict as sd
@@ -83,28 +84,28 @@ def calibrate_threshold(
     """
     if not dictionary.activation.non_negative:
         raise ValueError(
-            f"`dictionary` must have latents that are never negative, for a threshold keeps positive ones alone, got "
-            f"activation={dictionary.activation}. Train one with TopK, BatchTopK or JumpReLU."
+            "`dictionary` must have non-negative latents, because a threshold gives positive latents only, got "
+            f"activation={dictionary.activation}. Train a dictionary with TopK, BatchTopK or JumpReLU."
         )
     wanted = None if l0 is None else checks.in_range("l0", l0, 0.0, dictionary.n_latents, open_low=True)
     limit = checks.at_least("n_tokens", DEFAULT_TOKENS if n_tokens is None else n_tokens, 1)
-    inputs, targets = _taken(dictionary, data, limit)
+    inputs, targets = _collect(dictionary, data, limit)
     with evaluation_mode(dictionary):
-        l0_before, fvu_before = _measured(dictionary, inputs, targets)
+        l0_before, fvu_before = _measure(dictionary, inputs, targets)
         wanted = l0_before if wanted is None else wanted
         threshold = _threshold(dictionary, inputs, wanted)
         activation = BatchTopK(min(dictionary.n_latents, max(1, round(wanted))))
-        made = dictionary.with_activation(activation, {"threshold": threshold}).eval()
-        l0_after, fvu_after = _measured(made, inputs, targets)
+        calibrated = dictionary.with_activation(activation, {"threshold": threshold}).eval()
+        l0_after, fvu_after = _measure(calibrated, inputs, targets)
     # Half precision rounds the threshold.
-    stored = float(made.activation_state.get_buffer("threshold"))
-    noted = {"from": repr(dictionary.activation), "threshold": stored, "l0": l0_after, "n_tokens": len(inputs)}
-    made.trained_on = {**made.trained_on, "calibrated": noted}
-    return Calibration(made, stored, l0_before, l0_after, fvu_before, fvu_after, len(inputs))
+    stored = float(calibrated.activation_state.get_buffer("threshold"))
+    metadata = {"from": repr(dictionary.activation), "threshold": stored, "l0": l0_after, "n_tokens": len(inputs)}
+    calibrated.trained_on = {**calibrated.trained_on, "calibrated": metadata}
+    return Calibration(calibrated, stored, l0_before, l0_after, fvu_before, fvu_after, len(inputs))
 
 
-def _taken(dictionary: Dictionary, data: Any, limit: int) -> tuple[Tensor, Tensor]:
-    """Returns inputs and targets of up to so many tokens."""
+def _collect(dictionary: Dictionary, data: Any, limit: int) -> tuple[Tensor, Tensor]:
+    """Returns the inputs and targets of up to ``limit`` tokens."""
     batches = as_batches(data, repeat=False)
     batches.expect(limit)
     device = dictionary.encoder.device
@@ -126,8 +127,8 @@ def _chunks(dictionary: Dictionary, *tensors: Tensor) -> Iterator[tuple[Tensor, 
     yield from zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
-def _measured(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
-    """Returns L0 and FVU."""
+def _measure(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Returns L0 and FVU of a dictionary."""
     active, error = RunningL0(), RunningError()
     for x, y in _chunks(dictionary, inputs, targets):
         latents = dictionary.encode_sparse(x)
@@ -137,21 +138,21 @@ def _measured(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> tuple[
 
 
 def _threshold(dictionary: Dictionary, inputs: Tensor, l0: float) -> float:
-    """Returns the number that ``l0 * n_tokens`` of all pre-activations exceed."""
+    """Returns the threshold that exactly ``l0 * n_tokens`` pre-activations exceed."""
     n_active = round(l0 * len(inputs))
     largest = inputs.new_empty(0)
     for (x,) in _chunks(dictionary, inputs):
         pre = dictionary.pre_activations(x.to(dictionary.encoder.dtype)).flatten()
         joined = torch.cat([largest.to(pre.dtype), pre[pre > 0]])
-        # One more than fire, for the threshold lies between the two.
+        # One more than the active ones, because the threshold is the largest inactive pre-activation.
         largest = joined.topk(min(len(joined), n_active + 1)).values
     if len(largest) < n_active:
         raise ValueError(
-            f"`l0` must be at most {len(largest) / len(inputs):.4g}, the positive pre-activations of a token, "
-            f"got {l0:.4g}."
+            f"`l0` must be at most {len(largest) / len(inputs):.4g}, the mean number of positive pre-activations per "
+            f"token, got {l0:.4g}."
         )
     if len(largest) == n_active:
         return 0.0
-    # Exceeded by those above it alone: the largest that doesn't fire.
+    # The largest inactive pre-activation. Exactly the active ones exceed it.
     threshold = float(largest[-1])
     return threshold if math.isfinite(threshold) else 0.0

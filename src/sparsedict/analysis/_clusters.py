@@ -1,4 +1,4 @@
-"""Groups of latents that point the same way."""
+"""`clusters`, groups of near-parallel latents."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from sparsedict.torch_state import in_own_state
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Clusters(Displayed):
-    """Groups of near-parallel latents: two are together if a chain of near-parallel ones joins them.
+    """The connected components of the graph that joins near-parallel latents.
 
     Attributes:
-        labels: Number of each latent's group, -1 for a latent alone or not asked for, ``[n_latents]``.
-        members: Latents of each group of two or more, in ascending order; the largest group first.
+        labels: Index of the group of each latent, ``[n_latents]``. It is -1 for a single latent, or a latent that
+            isn't among the chosen ones.
+        members: Latents of each group of at least two, in ascending order. The largest group is first.
         threshold: Signed cosine above which two latents are near-parallel.
     """
 
@@ -31,7 +32,7 @@ class Clusters(Displayed):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Latents in each group."""
+        """Number of latents in each group."""
         return tuple(map(len, self.members))
 
     def __len__(self) -> int:
@@ -45,19 +46,19 @@ def clusters(
     latents: Bool[Tensor, " n_latents"] | None = None,
     side: str = "decoder",
 ) -> Clusters:
-    """Groups latents whose rows have a signed cosine above a threshold, as connected components.
+    """Groups latents into connected components, where an edge joins two rows with a signed cosine above a threshold.
+
+    Simulators often come in pairs and triplets.
 
     Args:
         dictionary: A `Dictionary`, a matrix of rows ``[n_latents, d]``, or another library's object (see
             `match_neurons`).
         threshold: Signed cosine above which two latents are near-parallel.
-        latents: Which latents to group, a mask, such as ``latent_types(match).simulators``; by default all.
-        side: Whether ``"decoder"`` or ``"encoder"`` rows are compared.
+        latents: Mask of the latents to group, such as ``latent_types(match).simulators``. All latents by default.
+        side: The rows to compare, ``"decoder"`` or ``"encoder"``.
 
     Raises:
-        ValueError: If there are no such rows, or the mask doesn't fit.
-
-    Simulators come in pairs and triplets.
+        ValueError: If the dictionary has no such rows, or the mask has the wrong shape.
 
     Source: appendix B of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
@@ -74,7 +75,8 @@ def clusters(
     rows = encoder_of("dictionary", dictionary) if encoder_side else decoder_of("dictionary", dictionary)
     if rows is None:
         raise ValueError(
-            f"`dictionary` must have an encoder, got a {type(dictionary).__name__} without. Give its rows."
+            f"`dictionary` must have an encoder if `side` is 'encoder', got a {type(dictionary).__name__} without one. "
+            "Pass the encoder rows as a matrix."
         )
     n_latents = len(rows)
     mask = rows.new_ones(n_latents, dtype=torch.bool) if latents is None else latents.to(rows.device)
@@ -85,12 +87,12 @@ def clusters(
 
 @in_own_state
 def _components(rows: Tensor, threshold: float) -> Tensor:
-    """Returns for each row the first row of its component."""
+    """Returns the index of the first row of each row's component."""
     n = len(rows)
     labels = torch.arange(n, device="cpu")
     for start in range(0, n, max(1, N_COSINES // max(n, 1))):
         block = rows[start : start + max(1, N_COSINES // n)]
-        # Each pair once: a block meets itself and what comes after it.
+        # Each pair is compared once: a block with itself and with all later rows.
         near = (block @ rows[start:].T > threshold).triu(1)
         joined = near.any(1).nonzero().squeeze(1)
         for row, others in zip(joined.tolist(), near[joined].cpu(), strict=True):

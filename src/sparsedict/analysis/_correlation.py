@@ -1,4 +1,4 @@
-"""How closely latents follow neurons, on real data."""
+"""`simulator_correlation`, the correlation of latents with the neurons that they simulate."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from sparsedict.types import Role
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SimulatorCorrelation(Displayed):
-    """Pearson's correlation of latents with their neurons.
+    """Pearson correlations of latents with their matched neurons.
 
     Attributes:
         latents: The chosen latents, ``[n_chosen]``.
-        neurons: The neuron of each, ``[n_chosen]``.
-        correlation: Over tokens, NaN where either never varies, ``[n_chosen]``.
-        n_tokens: Tokens seen.
+        neurons: The matched neuron of each latent, ``[n_chosen]``.
+        correlation: Correlation over tokens, ``[n_chosen]``. NaN if the latent or the neuron is constant.
+        n_tokens: Number of tokens.
     """
 
     latents: Int[Tensor, " n_chosen"]
@@ -45,20 +45,21 @@ def simulator_correlation(
     n_tokens: int | None = None,
     reads: Role | None = None,
 ) -> SimulatorCorrelation:
-    """Correlates the activations of latents with those of the neurons whose decoder rows are nearest.
+    """Correlates the activations of latents with those of the neurons that have the nearest decoder rows.
 
     Args:
         dictionary: A `Dictionary`, or any object with ``encode``.
-        match: What `match_neurons` found for it.
-        data: An `ActivationStream` or another form that ``fit`` takes, with the neurons' activations unless ``neurons``
-            are given.
-        latents: Which latents, a mask, such as ``latent_types(match).simulators``; by default all.
-        neurons: The MLP's own neurons, to be computed from its inputs where the data doesn't hold their activations.
-        n_tokens: Tokens to use; by default, and at most, one pass over the data.
-        reads: Which activations another library's object takes.
+        match: The result of `match_neurons` for the dictionary.
+        data: An `ActivationStream` or other data that ``fit`` accepts. It must contain the activations of the neurons,
+            unless ``neurons`` is passed.
+        latents: Mask of the latents to use, such as ``latent_types(match).simulators``. All latents by default.
+        neurons: The neurons of the MLP. Their activations are computed from the inputs if the data doesn't contain
+            them.
+        n_tokens: Number of tokens to use, at most one pass over the data. One pass by default.
+        reads: The activations that an object of another library reads.
 
     Raises:
-        ValueError: If the data holds no neuron activations and no neurons are given, or no latent is chosen.
+        ValueError: If no latent is chosen, or if the data contains no neuron activations and ``neurons`` is left out.
 
     Source: figure 8 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
@@ -69,7 +70,7 @@ def simulator_correlation(
     else:
         chosen = checks.latent_vector("latents", latents, match.n_latents).nonzero().squeeze(1)
     if len(chosen) == 0:
-        raise ValueError("`latents` must choose at least one latent, got a mask without any.")
+        raise ValueError("`latents` must be a mask of at least one latent, got a mask without any.")
     partners = match.decoder_neuron[chosen.to(match.decoder_neuron.device)]
     running = RunningCorrelation()
     with evaluation_mode(dictionary):
@@ -86,7 +87,7 @@ def _neuron_activations(batch: Activations, neurons: Any) -> Tensor:
         return batch["neurons"]
     if neurons is None:
         raise ValueError(
-            "`data` must hold the neurons' activations, got none: capture them (`neurons=True`), or give "
+            "`data` must hold the activations of the neurons, got none. Capture them with `neurons=True`, or pass "
             "`neurons=site.neurons` to compute them from the inputs."
         )
     own = Adapter(neurons, "inputs")

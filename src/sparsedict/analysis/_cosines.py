@@ -1,4 +1,4 @@
-"""Cosines of many rows with many others, a block at a time."""
+"""Nearest rows by cosine similarity, computed in blocks, and the encoder and decoder rows of an object."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sparsedict.torch_state import in_own_state
 
 _NULL = int.from_bytes(b"null", "big")
 N_COSINES = 2**24
-"""Cosines made at once: 64 MiB in float32."""
+"""Number of cosines that are computed at once, 64 MiB in float32."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Nearest(Displayed):
-    """For each row the row of another matrix with the largest signed cosine.
+    """The nearest row in another matrix, by signed cosine, for each row of a matrix.
 
     Attributes:
-        cosine: ``[n_rows]``; 0 for a row of zeros.
-        index: Which row that is, the first of equals, ``[n_rows]``.
+        cosine: The largest signed cosine, ``[n_rows]``. It is 0 for a row of zeros.
+        index: Index of the nearest row, the first of equal ones, ``[n_rows]``.
     """
 
     cosine: Float[Tensor, " n_rows"]
@@ -35,7 +35,7 @@ class Nearest(Displayed):
 
 @in_own_state
 def nearest(rows: Float[Tensor, "n_rows d"], others: Float[Tensor, "n_others d"] | None) -> Nearest:
-    """Finds for each row the other row of largest signed cosine; ``None`` stands for the axes."""
+    """Returns, for each row, the row of ``others`` with the largest signed cosine; ``None`` is the unit matrix."""
     rows = unit(rows)
     if others is None:
         return Nearest(*rows.max(1))
@@ -46,23 +46,23 @@ def nearest(rows: Float[Tensor, "n_rows d"], others: Float[Tensor, "n_others d"]
 
 
 def random_nearest(rows: Tensor, others: Tensor | None, seed: int) -> Float[Tensor, " n_rows"]:
-    """Returns the largest cosines of as many random directions as there are rows, the null to compare theirs with."""
-    # A key of its own, or the seed that made the weights would draw their first values once more. On the CPU, so that
-    # a seed gives the same directions on every device.
+    """Returns the largest cosines for random directions instead of ``rows``, as a null distribution."""
+    # A separate key, because the same seed may have initialised the weights. On the CPU, so that a seed gives the same
+    # directions on every device.
     random = torch.randn(rows.shape, generator=generator(seed, _NULL), device="cpu", dtype=torch.float32)
     return nearest(random.to(rows.device), others).cosine
 
 
 def unit(rows: Float[Tensor, "n_rows d"]) -> Float[Tensor, "n_rows d"]:
-    """Returns rows of length one, in float32 at least; zero stays zero."""
+    """Returns rows of norm 1, in at least float32. Zero rows stay zero."""
     rows = rows.detach()
     rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
-    # Scaled first, or the norm of a tiny row would count as zero.
+    # Rows are scaled first, because the norm of a tiny row would underflow.
     return normalize(rows / rows.abs().amax(1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny), dim=1)
 
 
 def decoder_of(name: str, value: Any) -> Float[Tensor, "n_latents d_out"]:
-    """Returns decoder rows: a matrix itself, or an object's ``decoder`` (a matrix or linear layer) or ``W_dec``.
+    """Returns the decoder rows of a matrix, or of an object with ``decoder`` (a matrix or linear layer) or ``W_dec``.
 
     Raises:
         TypeError: If there are none to be found.
@@ -78,13 +78,13 @@ def decoder_of(name: str, value: Any) -> Float[Tensor, "n_latents d_out"]:
     if not isinstance(found, Tensor):
         raise TypeError(
             f"`{name}` must be a matrix of decoder rows [n, d], a tuple (encoder, decoder) of such matrices, or an "
-            f"object with a `decoder`, got {type(value).__name__}. Give its rows as a tensor."
+            f"object with a `decoder`, got {type(value).__name__}. Pass the decoder rows as a tensor."
         )
     return _matrix(f"{name}.decoder", found)
 
 
 def encoder_of(name: str, value: Any) -> Float[Tensor, "n_latents d_in"] | None:
-    """Returns encoder rows, found as `decoder_of` finds the decoder's, or None where there are none."""
+    """Returns the encoder rows of an object with ``encoder`` or ``W_enc``, or None if it has none."""
     value = value.source if isinstance(value, Adapter) else value
     found = getattr(value, "encoder", None)
     if isinstance(found, nn.Linear):
@@ -96,11 +96,11 @@ def encoder_of(name: str, value: Any) -> Float[Tensor, "n_latents d_in"] | None:
 
 
 def directions(name: str, value: Any) -> tuple[Tensor | None, Tensor]:
-    """Returns encoder rows, where there are any, and decoder rows.
+    """Returns the encoder rows, or None if there are none, and the decoder rows.
 
     Raises:
-        TypeError: If there are no decoder rows to be found.
-        ValueError: If they don't belong together.
+        TypeError: If the argument has no decoder rows.
+        ValueError: If the numbers of rows differ.
     """
     if isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, Tensor) for part in value):
         encoder, decoder = _matrix(f"{name}[0]", value[0]), _matrix(f"{name}[1]", value[1])
@@ -109,7 +109,7 @@ def directions(name: str, value: Any) -> tuple[Tensor | None, Tensor]:
     if encoder is not None and len(encoder) != len(decoder):
         raise ValueError(
             f"`{name}` must have an encoder row for each decoder row, got {tuple(encoder.shape)} and "
-            f"{tuple(decoder.shape)}: both are [n, d]."
+            f"{tuple(decoder.shape)}. Both must be [n, d]."
         )
     return encoder, decoder
 

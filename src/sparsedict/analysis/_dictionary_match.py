@@ -1,4 +1,4 @@
-"""Which latents two dictionaries share."""
+"""`match_dictionaries`, the nearest latents of two dictionaries."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sparsedict.display import Displayed
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DictionaryMatch(Displayed):
-    """For each latent of two dictionaries the nearest of the other: that with the largest signed decoder cosine.
+    """The nearest latent of the other dictionary, by signed decoder cosine, for each latent of two dictionaries.
 
     Attributes:
-        cosine_a: Cosine of each latent of ``a`` with its nearest of ``b``, ``[n_a]``.
-        latent_of_a: Which latent of ``b`` that is, ``[n_a]``.
-        null_a: What as many random directions reach, ``[n_a]``.
-        cosine_b: Cosine of each latent of ``b`` with its nearest of ``a``, ``[n_b]``.
-        latent_of_b: Which latent of ``a`` that is, ``[n_b]``.
-        null_b: What as many random directions reach, ``[n_b]``.
+        cosine_a: Cosine of each latent of ``a`` with the nearest latent of ``b``, ``[n_a]``.
+        latent_of_a: Index of the nearest latent of ``b``, ``[n_a]``.
+        null_a: The same cosine for random directions, ``[n_a]``.
+        cosine_b: Cosine of each latent of ``b`` with the nearest latent of ``a``, ``[n_b]``.
+        latent_of_b: Index of the nearest latent of ``a``, ``[n_b]``.
+        null_b: The same cosine for random directions, ``[n_b]``.
     """
 
     cosine_a: Float[Tensor, " n_a"]
@@ -35,26 +35,26 @@ class DictionaryMatch(Displayed):
 
     @property
     def mutual(self) -> Bool[Tensor, " n_a"]:
-        """Whether each latent of ``a`` is the nearest of its nearest."""
+        """Mask of the latents of ``a`` that are the nearest latent of their nearest latent."""
         return self.latent_of_b[self.latent_of_a] == torch.arange(len(self.latent_of_a), device=self.latent_of_a.device)
 
     @property
     def pairs(self) -> Int[Tensor, "n_pairs 2"]:
-        """The mutual pairs, each a latent of ``a`` and one of ``b``."""
+        """The pairs of mutually nearest latents, as indices into ``a`` and ``b``."""
         a = self.mutual.nonzero().squeeze(1)
         return torch.stack([a, self.latent_of_a[a]], dim=1)
 
 
 def match_dictionaries(a: Any, b: Any, *, seed: int = 0) -> DictionaryMatch:
-    """Finds for each latent of two dictionaries the nearest latent of the other, by decoder row.
+    """Finds the nearest latent in the other dictionary, by decoder row, for each latent of two dictionaries.
 
-    Two latents are nearest to each other in ``.mutual``; the mean of ``.cosine_a`` is what the field calls mean max
-    cosine similarity.
+    ``.mutual`` marks latents that are nearest to each other. The mean of ``.cosine_a`` is known as mean max cosine
+    similarity.
 
     Args:
         a: A `Dictionary`, a matrix of decoder rows ``[n_a, d]``, or another library's object (see `match_neurons`).
-        b: Another one that writes the same activations.
-        seed: Of the random directions.
+        b: Another dictionary that writes the same activations.
+        seed: Random seed of the random directions.
 
     Raises:
         ValueError: If the widths differ.
@@ -71,7 +71,7 @@ def match_dictionaries(a: Any, b: Any, *, seed: int = 0) -> DictionaryMatch:
     rows_a, rows_b = decoder_of("a", a), decoder_of("b", b)
     if rows_a.shape[1] != rows_b.shape[1]:
         raise ValueError(
-            f"`a` and `b` must write activations of one width, got {rows_a.shape[1]} and {rows_b.shape[1]}."
+            f"`a` and `b` must write activations of the same width, got {rows_a.shape[1]} and {rows_b.shape[1]}."
         )
     rows_b = rows_b.to(rows_a.device)
     of_a, of_b = nearest(rows_a, rows_b), nearest(rows_b, rows_a)

@@ -1,4 +1,4 @@
-"""How good a dictionary is, in one table."""
+"""`evaluate`, which measures reconstruction, sparsity and loss recovered of a dictionary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparsedict.analysis._blocks import evaluation_mode
 from sparsedict.analysis._evaluate_sites import evaluate_sites
 from sparsedict.analysis._firing import DeadLatents
 from sparsedict.analysis._loss_recovered import captures, conditions
-from sparsedict.analysis._measure_losses import ModelLoss, RunningMean, known_losses, measure_losses
+from sparsedict.analysis._measure_losses import ModelLoss, RunningMean, losses_or_reason, measure_losses
 from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._sites_evaluation import SitesEvaluation, loss_numbers
 from sparsedict.analysis._token_batches import Tokens
@@ -28,18 +28,18 @@ from sparsedict.types import Role
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation(Displayed):
-    """How good a dictionary is on tokens that it wasn't trained on.
+    """The evaluation of a dictionary on tokens that it wasn't trained on.
 
     Attributes:
         fvu: Fraction of variance unexplained, over all tokens.
-        squared_error: Summed over ``d_out``, mean over tokens.
-        l0: Latents that aren't zero, mean over tokens.
-        dead: Latents that never fired on these tokens. A training record's ``dead`` is another number: latents that
+        squared_error: Squared error, summed over ``d_out``, mean over tokens.
+        l0: Number of non-zero latents, mean over tokens.
+        dead: Latents that never fired on these tokens. In contrast, ``dead`` of a training record counts latents that
             haven't fired within the last ``dead_after`` tokens.
-        n_tokens: Tokens seen.
-        losses: The model's losses with the dictionary in the MLP's place; ``None`` where it has none, NaN where they
-            can't be measured.
-        note: Why there are no losses, or why a number is NaN.
+        n_tokens: Number of tokens.
+        losses: Losses of the model with the MLP replaced by the dictionary. ``None`` if the model has no loss, NaN if
+            the loss can't be measured.
+        note: Reason why there are no losses, or why a number is NaN.
     """
 
     fvu: float
@@ -55,7 +55,7 @@ class Evaluation(Displayed):
         return len(self.dead.mask)
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """Returns the numbers by name, for tables and JSON; None where there is none, ``note`` says why."""
+        """Returns the numbers by name, for tables and JSON. A missing number is None; ``note`` gives the reason."""
         numbers = {
             "fvu": self.fvu,
             "squared_error": self.squared_error,
@@ -67,7 +67,7 @@ class Evaluation(Displayed):
         return finite(numbers)
 
     def display_rows(self) -> list[tuple[str, ...]]:
-        """Returns name, value and remark of each number, and the note."""
+        """Returns the name, value and remark of each number, and the note."""
         return [*self._rows(), *([] if self.note is None else [("note", "", self.note)])]
 
     def _rows(self) -> list[tuple[str, ...]]:
@@ -80,10 +80,10 @@ class Evaluation(Displayed):
         if losses is not None:
             ablated = ("loss with zero", losses.zero_ablated), ("loss with the mean", losses.mean_ablated)
             rows += [
-                ("loss recovered, zero", shown(losses.zero, ".4f"), "1 is all, 0 no better than writing zero"),
-                ("loss recovered, mean", shown(losses.mean, ".4f"), "the same against the mean output"),
+                ("loss recovered, zero", shown(losses.zero, ".4f"), "1 is lossless, 0 equals zero ablation"),
+                ("loss recovered, mean", shown(losses.mean, ".4f"), "relative to mean ablation"),
                 *([] if losses.kl is None else [("KL to the model", shown(losses.kl, ".4f"), "nats per token")]),
-                ("loss", shown(losses.base, ".4f"), "of the model as it is"),
+                ("loss", shown(losses.base, ".4f"), "of the original model"),
                 ("loss replaced", shown(losses.replaced, ".4f"), ""),
                 *((name, shown(value, ".4f"), "") for name, value in ablated),
             ]
@@ -140,31 +140,31 @@ def evaluate(
     reads: Points | None = None,
     writes: Points | None = None,
 ) -> Evaluation | SitesEvaluation:
-    """Measures reconstruction, sparsity, latents that never fire, and losses with dictionaries in the places of MLPs.
+    """Measures reconstruction, sparsity, latents that never fire, and the losses of the model with replaced MLPs.
 
-    For several sites, FVU and L0 are those of each site, on activations of the model as it is. Losses are measured
-    with each site alone replaced and with all sites replaced at once; the baselines write zero, or the mean, at the
-    same sites.
+    For several sites, FVU and L0 are measured for each site, on the activations of the original model. Losses are
+    measured with each MLP replaced separately and with all MLPs replaced at the same time. The baselines write zero or
+    the mean at the same sites.
 
     Args:
-        site: The site of the MLP; or `Sites`, or a mapping of names to sites.
-        dictionary: A `Dictionary`, `Neurons`, or any object with ``encode`` and ``decode``; for several sites a mapping
-            of site names to these, a list, or one that names its points, as `Sites.replaced` takes them.
+        site: The site of the MLP, `Sites`, or a mapping of names to sites.
+        dictionary: A `Dictionary`, `Neurons`, or any object with ``encode`` and ``decode``. For several sites, a
+            mapping of site names to dictionaries, a list, or a dictionary that names its points; see `Sites.replaced`.
         tokens: Ids ``[n_sequences, n_positions]``, a mapping of the model's keyword arguments, or any other form that
-            an `ActivationStream` takes; of text that the dictionary wasn't trained on.
-        batch_size: Sequences in one forward pass.
-        n_tokens: Stop after the batch in which so many positions that count have been seen; by default use all. With
-            several sites a position counts if all of them keep it.
-        loss: A loss of one's own, see `loss_recovered`.
+            an `ActivationStream` accepts. They should be of text that the dictionary wasn't trained on.
+        batch_size: Number of sequences in a forward pass.
+        n_tokens: Number of counted positions after which the evaluation stops, rounded up to whole batches. All
+            positions by default. With several sites, a position counts if no site excludes it.
+        loss: A user-defined loss, see `loss_recovered`.
         mask_token: Id of the mask token of a model that isn't causal, see `loss_recovered`.
-        reads: The activations that another library's object takes.
-        writes: The activations that it gives; by default the outputs, or the neurons for one that reads these.
+        reads: The activations that an object of another library reads.
+        writes: The activations that it writes. By default the outputs, or the neurons if it reads neurons.
 
     Returns:
-        An `Evaluation`; for several sites a `SitesEvaluation`.
+        An `Evaluation`, or a `SitesEvaluation` for several sites.
 
     Raises:
-        ValueError: If the tokens are empty, or the dictionary doesn't fit the site.
+        ValueError: If the tokens are empty, or the dictionary is incompatible with the site.
 
     Example:
         >>> import torch, sparsedict as sd
@@ -204,7 +204,7 @@ def evaluate(
             fired = counts if fired is None else fired + counts
         assert fired is not None
         named = {"": conditions(site, adapter, mean.value)}
-        found, note = known_losses(lambda: measure_losses([site], named, batches, loss, mask_token), named)
+        found, note = losses_or_reason(lambda: measure_losses([site], named, batches, loss, mask_token), named)
     losses = None if found is None else found[""]
     dead = DeadLatents(fired == 0, error.n_tokens)
     note = note if losses is None else losses.note
@@ -212,7 +212,7 @@ def evaluate(
 
 
 def _measure(adapter: Adapter, inputs: Tensor, targets: Tensor, error: RunningError, sparsity: RunningL0) -> Tensor:
-    """Takes in a batch, in blocks that can be encoded at once; returns how often each latent fired."""
+    """Adds a batch, in blocks that fit into memory when encoded. Returns the firing count of each latent."""
     counts: list[Tensor] = []
     for x, y in zip(adapter.fit(inputs).split(adapter.n_rows), targets.split(adapter.n_rows), strict=True):
         latents = adapter.encode_sparse(x)

@@ -1,4 +1,4 @@
-"""How good dictionaries over several sites are."""
+"""The evaluation of dictionaries over several sites."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparsedict.analysis._measure_losses import (
     Conditions,
     ModelLoss,
     RunningMean,
-    known_losses,
+    losses_or_reason,
     measure_losses,
 )
 from sparsedict.analysis._recovered import LossRecovered
@@ -29,12 +29,12 @@ from sparsedict.sites import Constant, ResolvedDictionary, Sites
 from sparsedict.types import Role
 
 ALL = ""
-"""Name of the losses with all sites replaced; those with one site replaced have its name."""
+"""Name of the losses with all sites replaced. Losses with one site replaced have the name of the site."""
 
 
 @dataclass(eq=False)
 class _Use:
-    """Sparsity of one placed dictionary, over batches."""
+    """Running L0 and firing counts of one placed dictionary."""
 
     placed: ResolvedDictionary
     sparsity: RunningL0 = field(default_factory=RunningL0)
@@ -47,7 +47,7 @@ class _Use:
 
 
 class _Measures:
-    """Reconstruction and sparsity of dictionaries, over batches."""
+    """Running reconstruction errors and sparsity of several dictionaries."""
 
     def __init__(self, sites: Sites, placed: Sequence[ResolvedDictionary]) -> None:
         self.uses = [_Use(own) for own in placed]
@@ -60,7 +60,7 @@ class _Measures:
         self.n_tokens = 0
 
     def update_(self, batch: Activations) -> None:
-        """Takes in a batch of rows."""
+        """Adds a batch of rows."""
         for name, mean in self.means.items():
             mean.update_(batch[name])
         for start in range(0, batch.n_tokens, self._size):
@@ -84,12 +84,12 @@ class _Measures:
             self.errors[name].update_(own, batch[name].to(own.device))
 
     def l0_at(self, site: str) -> float:
-        """Returns L0 of the dictionaries that read at a site."""
+        """Returns the total L0 of the dictionaries that read at a site."""
         found = [use.sparsity.value for use in self.uses if site in map(_site, use.placed.reads)]
         return sum(found) if found else float("nan")
 
     def dictionaries(self) -> dict[str, DictionaryUse]:
-        """Returns the use of each dictionary; the parts of one that was split are one."""
+        """Returns the use of each dictionary. Parts of a split dictionary are combined."""
         by_key: dict[str, list[_Use]] = {}
         for use in self.uses:
             by_key.setdefault(use.placed.key or "dictionary", []).append(use)
@@ -115,10 +115,10 @@ def evaluate_sites(
     reads: Points | None,
     writes: Points | None,
 ) -> SitesEvaluation:
-    """See `evaluate`."""
+    """Evaluates dictionaries over several sites, see `evaluate`."""
     placed = sites.resolve(x, reads=reads, writes=writes)
     if not placed:
-        raise ValueError("`dictionary` must hold at least one dictionary, got none.")
+        raise ValueError("`dictionary` must contain at least one dictionary, got none.")
     measures = _Measures(sites, placed)
     points = [name for own in placed for name in (*own.reads, *own.writes)]
     neurons = sorted({_site(name) for name in points if name.endswith(".neurons")})
@@ -136,7 +136,7 @@ def evaluate_sites(
     keys = _keys(measures.written)
     losses = None if found is None else found[ALL]
     notes = {} if found is None else {name: own.note for name, own in found.items() if own.note is not None}
-    note = note if note is not None else _joined(notes)
+    note = note if note is not None else _join_notes(notes)
     return SitesEvaluation(
         {
             key: SiteEvaluation(
@@ -164,11 +164,11 @@ def _losses(
     reads: Points | None,
     writes: Points | None,
 ) -> tuple[dict[str, LossRecovered] | None, str | None]:
-    """Returns losses with all sites replaced at once, and with each alone."""
+    """Returns the losses with all sites replaced at the same time, and with each site replaced separately."""
     names = list(dict.fromkeys(map(_site, measures.written)))
     written = {name: sites[name] for name in names}
     if len({id(site.model) for site in written.values()}) > 1:
-        return None, "Losses need sites of one model: evaluate the sites of each model by themselves."
+        return None, "Losses need sites of one model. Evaluate the sites of each model separately."
     means = {name: mean.value for name, mean in measures.means.items()}
 
     def conditions(only: Sequence[str]) -> Conditions:
@@ -183,7 +183,7 @@ def _losses(
     named = {ALL: conditions(names)}
     if len(names) > 1:
         named |= {name: conditions([name]) for name in names}
-    found, note = known_losses(
+    found, note = losses_or_reason(
         lambda: measure_losses(list(written.values()), named, batches, loss, mask_token), [ALL, *names]
     )
     if found is not None and len(names) == 1:
@@ -207,13 +207,13 @@ def _site(point: str) -> str:
 
 
 def _keys(points: Sequence[str]) -> dict[str, str]:
-    """Returns the key of each point in the result: its site, unless the site has several points."""
+    """Returns the key of each point in the result: the name of its site, or of the point if its site has several."""
     sites = [_site(name) for name in points]
     return {name: _site(name) if sites.count(_site(name)) == 1 else name for name in points}
 
 
-def _joined(notes: Mapping[str, str]) -> str | None:
-    """Returns notes with the sites that they are about; one that is about all is given once."""
+def _join_notes(notes: Mapping[str, str]) -> str | None:
+    """Returns the notes of all sites as one text. A note that is the same for all sites is given once."""
     if not notes:
         return None
     if len(set(notes.values())) == 1 and ALL in notes:

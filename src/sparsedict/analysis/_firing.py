@@ -1,4 +1,4 @@
-"""How often latents fire, which never do, and what they are on average."""
+"""Firing frequencies, dead latents and means of latents."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sparsedict.types import Role
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FiringFrequencies(Displayed):
-    """On how many tokens each latent fires.
+    """The number of tokens on which each latent fires.
 
     Attributes:
-        counts: ``[n_latents]``.
-        n_tokens: Tokens seen.
+        counts: Number of tokens, ``[n_latents]``.
+        n_tokens: Number of tokens.
     """
 
     counts: Int[Tensor, " n_latents"]
@@ -36,7 +36,7 @@ class FiringFrequencies(Displayed):
 
     @property
     def log10(self) -> Float[Tensor, " n_latents"]:
-        """Decimal logarithm of the frequency, minus infinity for a latent that never fired."""
+        """Decimal logarithm of the frequency; minus infinity for a latent that never fired."""
         return self.frequency.log10()
 
     @property
@@ -47,11 +47,11 @@ class FiringFrequencies(Displayed):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DeadLatents(Displayed):
-    """Latents that never fired, and on how many tokens that is known.
+    """The latents that never fired on a number of tokens.
 
     Attributes:
-        mask: ``[n_latents]``.
-        n_tokens: Tokens seen. On more, some may turn out alive.
+        mask: True for latents that never fired, ``[n_latents]``.
+        n_tokens: Number of tokens. Some of the latents may fire on more tokens.
     """
 
     mask: Bool[Tensor, " n_latents"]
@@ -63,7 +63,7 @@ class DeadLatents(Displayed):
 
     @property
     def share(self) -> float:
-        """Dead latents, share of all."""
+        """Share of dead latents."""
         return self.n_dead / len(self.mask)
 
     def __str__(self) -> str:
@@ -73,23 +73,23 @@ class DeadLatents(Displayed):
 def firing_frequencies(
     dictionary: Any, data: Any, *, n_tokens: int | None = None, reads: Role | None = None, above: float | None = None
 ) -> FiringFrequencies:
-    """Counts on how many tokens each latent fires: on how many it is not zero.
+    """Counts the tokens on which each latent fires, i.e. is not zero.
 
     Args:
         dictionary: A `Dictionary`, or any object with ``encode``.
-        data: An `ActivationStream`, a tensor of what the dictionary reads, or any other form that ``fit`` takes.
-        n_tokens: Tokens to use; by default, and at most, one pass over the data.
-        reads: Which activations another library's object takes: ``"inputs"``, ``"outputs"`` or ``"neurons"``.
-        above: Count values greater than this instead of those that are not zero, such as ``above=0.0`` for GELU or
-            SiLU, which are zero almost nowhere.
+        data: An `ActivationStream`, a tensor of inputs of the dictionary, or any other data that ``fit`` accepts.
+        n_tokens: Number of tokens to use, at most one pass over the data. One pass by default.
+        reads: The activations that an object of another library reads: ``"inputs"``, ``"outputs"`` or ``"neurons"``.
+        above: If passed, values above this threshold count as firing, instead of non-zero values. Use ``above=0.0`` for
+            GELU or SiLU, which are almost never zero.
 
     Raises:
-        ValueError: If the data is empty, holds NaN, or doesn't fit the dictionary.
+        ValueError: If the data is empty, contains NaN, or has another width than the dictionary.
 
     Example:
         >>> import torch, sparsedict as sd
-        >>> coder = sd.SparseAutoencoder(4, 8, activation=sd.TopK(2), decoder_norm=sd.UnitNorm())
-        >>> frequencies = firing_frequencies(coder, torch.randn(100, 4), n_tokens=50)
+        >>> sae = sd.SparseAutoencoder(4, 8, activation=sd.TopK(2), decoder_norm=sd.UnitNorm())
+        >>> frequencies = firing_frequencies(sae, torch.randn(100, 4), n_tokens=50)
         >>> frequencies.n_tokens, frequencies.counts.shape
         (50, torch.Size([8]))
     """
@@ -120,13 +120,13 @@ def dead_latents(
 
     Args:
         dictionary: A `Dictionary`, or any object with ``encode``.
-        data: As for `firing_frequencies`.
-        n_tokens: Tokens to use; by default, and at most, one pass over the data.
-        reads: Which activations another library's object takes.
-        above: As for `firing_frequencies`.
+        data: Activations, see `firing_frequencies`.
+        n_tokens: Number of tokens to use, at most one pass over the data. One pass by default.
+        reads: The activations that an object of another library reads.
+        above: Threshold, see `firing_frequencies`.
 
     Raises:
-        ValueError: If the data is empty, holds NaN, or doesn't fit the dictionary.
+        ValueError: If the data is empty, contains NaN, or has another width than the dictionary.
     """
     return firing_frequencies(dictionary, data, n_tokens=n_tokens, reads=reads, above=above).dead
 
@@ -134,22 +134,22 @@ def dead_latents(
 def latent_means(
     dictionary: Any, data: Any, *, n_tokens: int | None = None, reads: Role | None = None
 ) -> Float[Tensor, " n_latents"]:
-    """Returns each latent's mean over all tokens, those on which it is zero included: what mean ablation puts in.
+    """Returns the mean of each latent over all tokens, including zeros. Mean ablation uses these values.
 
     Args:
         dictionary: A `Dictionary`, or any object with ``encode``.
-        data: As for `firing_frequencies`.
-        n_tokens: Tokens to use; by default, and at most, one pass over the data.
-        reads: Which activations another library's object takes.
+        data: Activations, see `firing_frequencies`.
+        n_tokens: Number of tokens to use, at most one pass over the data. One pass by default.
+        reads: The activations that an object of another library reads.
 
     Raises:
-        ValueError: If the data is empty, holds NaN, or doesn't fit the dictionary.
+        ValueError: If the data is empty, contains NaN, or has another width than the dictionary.
 
     Example:
         >>> import torch, sparsedict as sd
-        >>> coder = sd.SparseAutoencoder(4, 8, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
+        >>> sae = sd.SparseAutoencoder(4, 8, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
         >>> x = torch.randn(100, 4)
-        >>> torch.allclose(latent_means(coder, x), coder.encode(x).mean(0))
+        >>> torch.allclose(latent_means(sae, x), sae.encode(x).mean(0))
         True
     """
     adapter = Adapter(dictionary, reads)

@@ -1,4 +1,4 @@
-"""How far an ablation raises a loss, and whether that is more than noise."""
+"""The increase of a loss by an ablation, with its standard error."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 N_ERRORS = 3.0
-"""A gap counts from so many of its standard errors on: the share recovered is a ratio to it."""
+"""Smallest significant gap in standard errors. Loss recovered, which divides by the gap, is NaN for smaller gaps."""
 ROUNDING = 1e-6
-"""A gap below this share of the losses themselves is rounding."""
+"""Smallest significant gap relative to the losses. Smaller gaps are due to rounding."""
 
 
 class LossSums:
-    """Losses of the same tokens under several conditions, summed by sequence."""
+    """Sums, for each sequence, of the losses of the same tokens under several conditions."""
 
     def __init__(self) -> None:
         self._sums: list[Tensor] = []
@@ -23,11 +23,11 @@ class LossSums:
         self._squares: Tensor | float = 0.0
 
     def update_(self, losses: list[Tensor], sequences: Int[Tensor, " n"] | None) -> None:
-        """Takes in a batch.
+        """Adds a batch.
 
         Args:
-            losses: Under each condition, of one shape; the first is the base.
-            sequences: The sequence of each loss; None if each stands for itself.
+            losses: Losses under each condition, all of the same shape. The first condition is the base.
+            sequences: Index of the sequence of each loss. None treats every loss as a separate sequence.
         """
         values = torch.stack([own.detach().flatten() for own in losses]).cpu().double()
         if sequences is None:
@@ -40,7 +40,7 @@ class LossSums:
 
     @property
     def n(self) -> int:
-        """Losses in all."""
+        """Total number of losses."""
         return int(sum(int(counts.sum()) for counts in self._counts))
 
     @property
@@ -50,13 +50,13 @@ class LossSums:
 
     @property
     def gap_errors(self) -> list[float]:
-        r"""Standard error of each condition's mean difference from the base.
+        r"""Standard error of the mean difference from the base, for each condition.
 
         .. math::
             \mathrm{SE}^2 = \frac{S}{S-1} \frac{1}{N^2} \sum_s \left(\sum_{t \in s} d_t - n_s \bar d\right)^2
 
-        over sequences :math:`s`, for tokens of one sequence aren't independent. Of a single sequence the tokens count
-        each for itself; of a single loss there is none, and it is 0.
+        The sum runs over sequences :math:`s`, because tokens of one sequence aren't independent. For a single sequence
+        the sum runs over tokens. For a single loss the result is 0.
         """
         sums, counts = torch.cat(self._sums, 1), torch.cat(self._counts)
         differences = sums - sums[0]
@@ -71,10 +71,10 @@ class LossSums:
 
 
 def unclear_gap(name: str, base: float, ablated: float, error: float) -> str | None:
-    """Returns why the share of a gap that is recovered means nothing; None if it does mean something."""
+    """Returns the reason why loss recovered is undefined for a gap, or None if the gap is significant."""
     gap = ablated - base
     if not (math.isfinite(base) and math.isfinite(ablated)):
-        return f"the loss isn't finite ({base:.4g} of the model as it is, {ablated:.4g} with {name})"
+        return f"the loss isn't finite ({base:.4g} for the original model, {ablated:.4g} with {name})"
     if gap > max(N_ERRORS * error, ROUNDING * max(abs(base), abs(ablated))):
         return None
     return f"{name} doesn't raise the loss by more than noise: {gap:+.2g} with a standard error of {error:.2g}"

@@ -1,4 +1,4 @@
-"""Latents that simulate one original neuron, and the rest."""
+"""`latent_types`, the division of latents into simulators of neurons, sparse latents and dead latents."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sparsedict.display import Displayed
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LatentTypes(Displayed):
-    """Which latents simulate a neuron, which are sparse latents, and which are dead.
+    """Masks of the simulators, sparse latents and dead latents of a dictionary.
 
-    Every latent is of one type. A dead latent is neither a simulator nor sparse, whatever its decoder row.
+    Every latent has exactly one type. A dead latent is neither a simulator nor sparse.
 
     Attributes:
-        simulators: Latents whose decoder cosine exceeds the threshold, ``[n_latents]``.
-        sparse: All others that aren't dead, ``[n_latents]``.
+        simulators: Latents with a decoder cosine above the threshold, ``[n_latents]``.
+        sparse: All other latents that aren't dead, ``[n_latents]``.
         threshold: The threshold.
-        dead: Latents that never fired, ``[n_latents]``; ``None`` where these weren't given, so that ``simulators`` and
-            ``sparse`` may hold some.
+        dead: Latents that never fired, ``[n_latents]``. ``None`` if they are unknown; then ``simulators`` and
+            ``sparse`` may contain dead latents.
     """
 
     simulators: Bool[Tensor, " n_latents"]
@@ -50,7 +50,7 @@ class LatentTypes(Displayed):
 
     @property
     def share(self) -> float:
-        """Simulators, share of all latents."""
+        """Share of simulators among all latents."""
         return self.n_simulators / self.n_latents
 
     def __str__(self) -> str:
@@ -66,18 +66,18 @@ def latent_types(
     *,
     dead: DeadLatents | Bool[Tensor, " n_latents"] | None = None,
 ) -> LatentTypes:
-    """Divides latents into simulators, whose decoder row is nearly a neuron's, dead latents, and sparse latents.
+    """Divides latents into simulators, dead latents and sparse latents.
+
+    The decoder row of a simulator is nearly parallel to that of a neuron.
 
     Args:
-        match: What `match_neurons` found, or signed decoder cosines ``[n_latents]``.
-        threshold: Signed cosine above which a latent is a simulator.
-        dead: Latents that never fire, as `dead_latents` returns them. They are of no other type. Without this argument
-            they count as simulators or sparse by their decoder row.
+        match: The result of `match_neurons`, or signed decoder cosines ``[n_latents]``.
+        threshold: Signed cosine above which a latent is a simulator. The default is that of the source.
+        dead: Latents that never fire, as returned by `dead_latents`. Without this argument, dead latents count as
+            simulators or sparse latents.
 
     Raises:
-        ValueError: If the threshold is no cosine, or ``dead`` isn't a mask of these latents.
-
-    The threshold of the source is 0.8.
+        ValueError: If the threshold isn't in [-1, 1], or ``dead`` isn't a mask of these latents.
 
     Source: slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.

@@ -1,4 +1,4 @@
-"""How much of what the MLP does for the model's loss a dictionary keeps."""
+"""`loss_recovered`, the loss of a model with its MLP replaced by a dictionary, compared with ablations."""
 
 from __future__ import annotations
 
@@ -33,36 +33,37 @@ def loss_recovered(
     reads: Role | None = None,
     writes: Role | None = None,
 ) -> LossRecovered:
-    """Compares the model's loss with its MLP, with a dictionary in its place, and with zero or the mean there.
+    """Measures the loss of a model with its MLP unchanged, replaced by a dictionary, zero-ablated and mean-ablated.
 
-    The loss is cross entropy, mean over tokens. A causal model predicts the next token, the decoder of an
-    encoder-decoder model the decoder's next token. A model that isn't causal (BERT), which is found by changing later
-    tokens, predicts tokens that are masked: 15 % of each sequence's positions that count, drawn with seed 0. ``labels``
-    in ``tokens`` come before all of these, -100 where nothing is predicted.
+    The loss is the cross entropy, mean over tokens. Causal models predict the next token. In encoder-decoder models,
+    the decoder predicts its next token. Models that aren't causal, such as BERT, predict masked tokens: 15 % of the
+    counted positions of each sequence, drawn with seed 0. Whether a model is causal is detected by changing later
+    tokens. ``labels`` in ``tokens`` override these targets; -100 marks positions without a target.
 
-    A prediction counts where the site replaces something at its position, and its target isn't left out either: not at
-    BOS or padding. (For a site in an encoder, all of the decoder's predictions do.) Nothing is replaced or ablated at
-    positions that are left out. All four losses are over the same tokens.
+    A prediction counts if the site excludes neither its position nor its target, such as BOS or padding. For a site in
+    an encoder, all predictions of the decoder count. Excluded positions are neither replaced nor ablated. All four
+    losses use the same tokens.
 
     Args:
-        site: Where the MLP is.
+        site: The site of the MLP.
         dictionary: A `Dictionary`, `Neurons`, or any object with ``encode`` and ``decode``.
         tokens: Ids ``[n_sequences, n_positions]``, a mapping of the model's keyword arguments, or any other form that
-            an `ActivationStream` takes.
-        batch_size: Sequences in one forward pass.
-        n_tokens: Stop after the batch in which so many positions that count have been seen; by default use all.
-        mean: The MLP's mean output, ``[d_out]``; by default measured over the same tokens in a pass of its own.
-        loss: A loss of one's own: from the model's output, the tokens and the mask ``[n_sequences, n_positions]`` of
-            positions that count to the losses, in any shape; they are averaged over all batches.
-        mask_token: Id of the mask token of a model that isn't causal; by default that of the model's tokenizer or
-            configuration. Causal models don't need it.
-        reads: Which activations another library's object takes.
-        writes: Which it gives; by default the outputs, or the neurons' for one that reads these.
+            an `ActivationStream` accepts.
+        batch_size: Number of sequences in a forward pass.
+        n_tokens: Number of counted positions after which to stop, rounded up to whole batches. All by default.
+        mean: Mean output of the MLP, ``[d_out]``. By default it is measured over the same tokens in an additional pass.
+        loss: A user-defined loss. It is called with the output of the model, the tokens and the mask
+            ``[n_sequences, n_positions]`` of counted positions, and returns losses of any shape, which are averaged
+            over all batches.
+        mask_token: Id of the mask token of a model that isn't causal. By default that of the tokenizer or configuration
+            of the model. Causal models don't need it.
+        reads: The activations that an object of another library reads.
+        writes: The activations that it writes. By default the outputs, or the neurons if it reads neurons.
 
     Raises:
-        TypeError: If the model gives no logits over its tokens, or isn't causal and its mask token isn't known, and no
-            loss is given.
-        ValueError: If no token is left to predict.
+        TypeError: If no loss is passed and the model returns no logits over its tokens, or isn't causal and has no
+            known mask token.
+        ValueError: If there is no token to predict.
 
     Source: the score of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
@@ -82,7 +83,7 @@ def loss_recovered(
 
 
 def conditions(site: Site, adapter: Adapter, mean: Float[Tensor, " d_out"]) -> Conditions:
-    """Returns the contexts of a site with a dictionary, zero and the mean in the place of its activations."""
+    """Returns the contexts in which the activations of a site are replaced by a dictionary, zero and the mean."""
     writes = as_role(adapter.points[1])
     return Conditions(
         lambda: site.replaced(adapter),
@@ -94,7 +95,7 @@ def conditions(site: Site, adapter: Adapter, mean: Float[Tensor, " d_out"]) -> C
 def captures(
     site: Site, adapter: Adapter, tokens: Any, batch_size: int, n_tokens: int | None
 ) -> Iterator[tuple[Tokens, Activations]]:
-    """Yields batches of tokens with their activations, until so many kept positions have been seen."""
+    """Yields batches of tokens with their activations, up to ``n_tokens`` counted positions."""
     n_left = 2**62 if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
     for batch in token_batches(tokens, batch_size, site.model):
         seen = site.capture(batch, neurons=adapter.uses("neurons"))

@@ -1,4 +1,4 @@
-"""Masking tokens, for models that see the tokens they would predict."""
+"""Masking of tokens for masked language models, and detection of models that aren't causal."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sparsedict.analysis._token_batches import Tokens, with_ids
 from sparsedict.analysis._token_loss import NoLossError
 
 MASKED_SHARE = 0.15
-"""Share of a sequence's tokens that are masked, that of BERT's training."""
+"""Share of the tokens of a sequence that are masked, as in the training of BERT."""
 MASK_SEED = 0
 PROBE_TOLERANCE = 1e-3
 
 
 class NotCausalError(NoLossError):
-    """The model isn't causal, and it isn't known how to mask its tokens."""
+    """Raised if a model isn't causal and its mask token is unknown."""
 
 
 class Masker:
-    """Draws which tokens are masked: of each sequence the same whatever the batches.
+    """Masks random tokens. The masked tokens of a sequence don't depend on the batch size.
 
     Args:
         mask_token: Id of the mask token.
@@ -39,11 +39,11 @@ class Masker:
         ids: Int[Tensor, "n_sequences n_positions"],
         counts: Bool[Tensor, "n_sequences n_positions"],
     ) -> tuple[Tokens, Bool[Tensor, "n_sequences n_positions"]]:
-        """Returns the batch with tokens masked, and where: 15 % of each sequence's positions that count, rounded up."""
+        """Returns the masked batch and its mask, which covers 15 % of the counted positions, rounded up."""
         chosen = torch.zeros(counts.shape, dtype=torch.bool, device="cpu")
         for row, own in zip(chosen, counts.cpu(), strict=True):
             positions = own.nonzero().flatten()
-            # One number for each position that counts, or padding would move the draws of all later sequences.
+            # One random number for each counted position, so that padding doesn't affect later sequences.
             order = torch.rand(len(positions), generator=self._generator, device="cpu").argsort()
             row[positions[order[: math.ceil(MASKED_SHARE * len(positions))]]] = True
         chosen = chosen.to(ids.device)
@@ -51,10 +51,10 @@ class Masker:
 
 
 def mask_token_of(model: nn.Module) -> int:
-    """Returns the id of the mask token that a model's tokenizer or configuration names.
+    """Returns the id of the mask token in the tokenizer or configuration of a model.
 
     Raises:
-        NotCausalError: If neither names one.
+        NotCausalError: If there is no mask token.
     """
     config = getattr(model, "config", None)
     for holder, name in (
@@ -66,29 +66,29 @@ def mask_token_of(model: nn.Module) -> int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     raise NotCausalError(
-        f"`site.model` isn't causal: the logits of a {type(model).__name__} depend on later tokens, so it can't be "
-        "scored by next token. Give `mask_token=`, the id of its mask token (`tokenizer.mask_token_id`), to "
-        "score masked tokens; `labels` in `tokens` (-100 where nothing is predicted); or `loss=`."
+        f"`site.model` isn't causal: the logits of a {type(model).__name__} depend on later tokens, so the next-token "
+        "loss is undefined. Pass `mask_token=`, the id of its mask token (`tokenizer.mask_token_id`), to predict "
+        "masked tokens, or `labels` in `tokens` (-100 for positions without a target), or `loss=`."
     )
 
 
-def changed_later(
+def change_later_tokens(
     ids: Int[Tensor, "n_sequences n_positions"], real: Bool[Tensor, "n_sequences n_positions"], n_vocabulary: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns the tokens with those in the second half of each sequence changed, and which these are."""
+    """Returns the tokens with the second half of each sequence changed, and the mask of the changed tokens."""
     counted = real.cumsum(-1)
     later = real & (counted > counted[:, -1:].div(2, rounding_mode="floor"))
     return torch.where(later, (ids + 1) % n_vocabulary, ids), later
 
 
 def looks_ahead(base: Tensor, changed: Tensor, real: Tensor, later: Tensor) -> bool:
-    """Whether logits before the changed tokens depend on these."""
+    """Returns whether logits before the changed tokens depend on the changed tokens."""
     difference = (changed.float() - base.float()).nan_to_num(posinf=0, neginf=0).abs().amax(-1)
     before, own = difference[real & ~later], difference[later]
     return bool(before.numel() and own.numel() and before.amax() > PROBE_TOLERANCE * own.amax())
 
 
 def labels_of(batch: Tokens) -> Tensor | None:
-    """Returns the targets that a batch brings, ``[n_sequences, n_positions]``, -100 where nothing is predicted."""
+    """Returns the ``labels`` of a batch, ``[n_sequences, n_positions]``, or None. -100 marks missing targets."""
     labels = batch.get("labels") if isinstance(batch, Mapping) else None
     return labels if isinstance(labels, Tensor) and labels.ndim == 2 else None

@@ -1,4 +1,4 @@
-"""A model's losses as it is, with dictionaries in the places of its MLPs, and with constants there."""
+"""Measurement of the losses of a model with its MLPs unchanged, replaced by dictionaries, and ablated."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from sparsedict.analysis._token_loss import NoLossError
 from sparsedict.sites import ReplacementOrderError, Site
 
 ModelLoss = Callable[[Tensor, Tokens, Tensor], Tensor]
-"""From the model's output, the tokens and the mask of positions that count, to the losses that count, ``[n]``."""
+"""A user-defined loss: a function of model output, tokens and mask of counted positions that returns losses ``[n]``."""
 
 Context = Callable[[], AbstractContextManager[None]]
-"""Makes a context in which the model runs in another way."""
+"""A function that returns a context in which the MLPs of a model are replaced."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Contexts for one `LossRecovered`.
+    """The contexts for the losses of a `LossRecovered`.
 
     Attributes:
-        replaced: With dictionaries in the places of MLPs.
-        zero: With zero there.
-        mean: With the mean outputs there.
+        replaced: Context in which dictionaries replace the MLPs.
+        zero: Context in which zero replaces their outputs.
+        mean: Context in which the mean replaces their outputs.
     """
 
     replaced: Context
@@ -44,7 +44,7 @@ class Conditions:
 
 
 class _Losses:
-    """Losses of one set of conditions, over batches."""
+    """Running losses of one set of conditions."""
 
     def __init__(self) -> None:
         self.sums = LossSums()
@@ -54,7 +54,7 @@ class _Losses:
         n = self.sums.n
         if n == 0:
             raise ValueError(
-                "`tokens` must leave at least one token to predict, got none: all are padding or left out."
+                "`tokens` must contain at least one token to predict, but all of them are padding or excluded."
             )
         base, replaced, zero_ablated, mean_ablated = self.sums.means
         _, _, zero_error, mean_error = self.sums.gap_errors
@@ -69,25 +69,25 @@ def measure_losses(
     loss: ModelLoss | None,
     mask_token: int | None,
 ) -> dict[str, LossRecovered]:
-    """Runs the model on each batch as it is, and three times for each set of conditions.
+    """Runs the original model on each batch, and the model in the three contexts of each set of conditions.
 
     Args:
         sites: The sites that are replaced, all of one model.
         conditions: Sets of conditions by name.
-        batches: Tokens with the mask of their positions that count.
-        loss: A loss of the caller's, as for `loss_recovered`.
-        mask_token: As for `loss_recovered`.
+        batches: Tokens with the mask of counted positions.
+        loss: A user-defined loss, see `loss_recovered`.
+        mask_token: Id of the mask token, see `loss_recovered`.
 
     Raises:
-        NoLossError: If the model gives no logits over its tokens and no loss is given.
-        ValueError: If no token is left to predict.
+        NoLossError: If the model returns no logits over its tokens and no loss is passed.
+        ValueError: If there is no token to predict.
     """
     scorer = Scorer(sites, mask_token) if loss is None else None
     found = {name: _Losses() for name in conditions}
     for batch, mask in batches:
         if scorer is None:
             assert loss is not None
-            _measure_own(sites[0], conditions, found, batch, mask, loss)
+            _measure_custom(sites[0], conditions, found, batch, mask, loss)
             continue
         try:
             scored = scorer(batch, mask)
@@ -106,10 +106,10 @@ def measure_losses(
     return {name: own.result(scorer is not None) for name, own in found.items()}
 
 
-def known_losses(
+def losses_or_reason(
     measure: Callable[[], dict[str, LossRecovered]], names: Iterable[str]
 ) -> tuple[dict[str, LossRecovered] | None, str | None]:
-    """Returns losses by name, NaN where they can't be measured; or None, and the reason why there are none."""
+    """Returns the losses by name, with NaN if they can't be measured, or None and the reason."""
     try:
         return measure(), None
     except NotCausalError as unknown:
@@ -118,7 +118,7 @@ def known_losses(
         return None, str(missing)
 
 
-def _measure_own(
+def _measure_custom(
     site: Site,
     conditions: Mapping[str, Conditions],
     found: Mapping[str, _Losses],
@@ -126,7 +126,7 @@ def _measure_own(
     mask: Tensor,
     loss: ModelLoss,
 ) -> None:
-    """Takes in losses by a function of the caller's."""
+    """Takes in losses of a user-defined function."""
 
     def measured(output: Tensor) -> Tensor:
         own = loss(output, batch, mask)
@@ -146,14 +146,14 @@ def _output(site: Site, context: Context, batch: Tokens) -> Tensor:
 
 
 class RunningMean:
-    """The mean of rows, over batches."""
+    """The running mean of rows."""
 
     def __init__(self) -> None:
         self._sum: Tensor | None = None
         self._n = 0
 
     def update_(self, rows: Float[Tensor, "n_tokens d"]) -> None:
-        """Takes in a batch."""
+        """Adds a batch."""
         new = rows.float().sum(0).double() if rows.device.type != "mps" else rows.float().sum(0).cpu().double()
         self._sum = new if self._sum is None else self._sum + new
         self._n += len(rows)

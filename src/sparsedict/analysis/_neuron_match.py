@@ -1,4 +1,4 @@
-"""Which original neuron each latent resembles."""
+"""`match_neurons`, the nearest neuron of the MLP for each latent."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from sparsedict.types import Role
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NeuronMatch(Displayed):
-    """For each latent the neuron nearest to it: that with the largest signed cosine.
+    """The nearest neuron of each latent, by signed cosine.
 
     Attributes:
-        decoder_cosine: Cosine of the latent's decoder row with the nearest neuron's, ``[n_latents]``.
-        decoder_neuron: Which neuron that is, ``[n_latents]``.
-        null_decoder: What as many random directions reach, ``[n_latents]``.
-        n_neurons: Neurons compared with.
-        encoder_cosine: The same for the encoder row, ``[n_latents]``; ``None``, as all below, where either side has
-            no encoder.
-        encoder_neuron: Which neuron that is, ``[n_latents]``.
-        encoder_cosine_of_decoder_match: Cosine of the latent's encoder row with that of ``decoder_neuron``.
-        null_encoder: What as many random directions reach, ``[n_latents]``.
-        gate_cosine: The same for a gated MLP's gate rows.
-        gate_neuron: Which neuron that is, ``[n_latents]``.
+        decoder_cosine: Largest cosine of the latent's decoder row with the decoder row of a neuron, ``[n_latents]``.
+        decoder_neuron: Index of this neuron, ``[n_latents]``.
+        null_decoder: The same cosine for random directions, ``[n_latents]``.
+        n_neurons: Number of neurons.
+        encoder_cosine: Largest cosine of the latent's encoder row with the encoder row of a neuron, ``[n_latents]``.
+            This and all following attributes are ``None`` if the dictionary or the neurons have no encoder.
+        encoder_neuron: Index of this neuron, ``[n_latents]``.
+        encoder_cosine_of_decoder_match: Cosine of the latent's encoder row with the encoder row of ``decoder_neuron``.
+        null_encoder: ``encoder_cosine`` for random directions, ``[n_latents]``.
+        gate_cosine: Largest cosine of the latent's encoder row with a gate row of a gated MLP, ``[n_latents]``.
+        gate_neuron: Index of this neuron, ``[n_latents]``.
         gate_cosine_of_decoder_match: Cosine of the latent's encoder row with the gate row of ``decoder_neuron``.
     """
 
@@ -53,39 +53,39 @@ class NeuronMatch(Displayed):
 
     @property
     def agrees(self) -> Bool[Tensor, " n_latents"] | None:
-        """Whether the encoder's nearest neuron is the decoder's nearest neuron."""
+        """Mask of the latents whose encoder row and decoder row have the same nearest neuron."""
         return None if self.encoder_neuron is None else self.encoder_neuron == self.decoder_neuron
 
     def latents_per_neuron(self, latents: Bool[Tensor, " n_latents"]) -> Int[Tensor, " n_neurons"]:
-        """Counts how many of the chosen latents have each neuron as their decoder's nearest."""
+        """Counts, for each neuron, the chosen latents whose decoder row is nearest to it."""
         checks.latent_vector("latents", latents, self.n_latents)
         return torch.bincount(self.decoder_neuron[latents], minlength=self.n_neurons)
 
 
 def match_neurons(dictionary: Any, neurons: Any, *, reads: Role | None = None, seed: int = 0) -> NeuronMatch:
-    """Finds for each latent the nearest neuron of the MLP, by decoder and by encoder.
+    """Finds the nearest neuron of the MLP for each latent, by decoder row and by encoder row.
 
-    Each row is compared with the neurons' rows in the space that it lives in: what reads or writes the MLP's inputs
-    with the neurons' encoder rows, its outputs with their decoder rows, their activations with the axes. So the
-    encoder of an autoencoder of outputs is compared with the neurons' *decoder* rows: which neuron's writing it
-    listens to. Cosines are signed; all are made in float32 or better, in blocks.
+    A row is compared with the rows of the neurons in the same activation space: with their encoder rows if it reads or
+    writes the inputs of the MLP, with their decoder rows for the outputs, and with the coordinate axes for the
+    activations of the neurons. For example, the encoder of an autoencoder of MLP outputs is compared with the *decoder*
+    rows of the neurons. Cosines are signed and are computed in at least float32, in blocks.
 
-    In a gated MLP the neurons' encoder is the up projection, and the gate is compared beside it. Turning the signs of
-    up projection and decoder leaves such a neuron as it is, so a latent with a cosine near -1 may simulate its
-    negative half: look at both ends of the cosines there.
+    In a gated MLP, the encoder of the neurons is the up projection. Encoder rows are also compared with the gate. A
+    gated neuron is invariant under a change of sign of both up projection and decoder row, so a latent with a cosine
+    near -1 may also simulate a neuron. Check both ends of the distribution of cosines in this case.
 
     Args:
         dictionary: A `Dictionary`; a matrix of decoder rows ``[n_latents, d]``; a tuple (encoder, decoder) of such
-            matrices; or another library's object with ``decoder`` and ``encoder`` (matrices of rows, or linear
+            matrices; or an object of another library with ``decoder`` and ``encoder`` (matrices of rows, or linear
             layers) or ``W_dec`` and ``W_enc``.
-        neurons: The MLP's own, such as ``site.neurons``, or any of the above.
-        reads: Which activations another library's object takes: ``"inputs"`` (it writes outputs), ``"outputs"`` or
-            ``"neurons"`` (it reproduces these). Matrices are taken for a distiller's by default.
-        seed: Of the random directions.
+        neurons: The neurons of the MLP, such as ``site.neurons``, or any of the above.
+        reads: The activations that an object of another library reads: ``"inputs"`` (it writes outputs), or
+            ``"outputs"`` or ``"neurons"`` (it writes the same). Matrices are those of a distiller by default.
+        seed: Random seed of the random directions.
 
     Raises:
-        TypeError: If there are no decoder rows to be found.
-        ValueError: If widths differ, or it isn't known what the dictionary reads.
+        TypeError: If the argument has no decoder rows.
+        ValueError: If the widths differ, or the activations that the dictionary reads are unknown.
 
     Source: figures 2, 3 and 7 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
@@ -101,7 +101,10 @@ def match_neurons(dictionary: Any, neurons: Any, *, reads: Role | None = None, s
     spaces = _spaces(neurons)
     by_decoder = _nearest("decoder", decoder, writes, spaces)
     if by_decoder is None:
-        raise ValueError(f"`neurons` must have an encoder, for the dictionary writes {writes}, got only decoder rows.")
+        raise ValueError(
+            f"`neurons` must have an encoder if the dictionary writes {writes}, got decoder rows only. Pass a tuple "
+            "(encoder, decoder)."
+        )
     null = random_nearest(decoder, spaces[writes], seed)
     n_neurons = len(spaces["outputs"])  # pyright: ignore[reportArgumentType]
     base = NeuronMatch(by_decoder.cosine, by_decoder.index, null, n_neurons)
@@ -135,7 +138,7 @@ def _roles(dictionary: Any, encoder: Tensor | None, reads: Role | None) -> tuple
 
 
 def _spaces(neurons: Any) -> dict[str, Tensor | None]:
-    """The neurons' rows by the activations they live among; ``None`` stands for axes, absence for rows not known."""
+    """Returns the rows of the neurons by activation space; ``None`` stands for the axes, unknown rows are left out."""
     encoder, decoder = directions("neurons", neurons)
     spaces: dict[str, Tensor | None] = {"outputs": decoder, "neurons": None}
     if encoder is not None:
@@ -155,8 +158,8 @@ def _nearest(side: str, rows: Tensor, role: Role, spaces: dict[str, Tensor | Non
     width = len(decoder) if others is None else others.shape[1]
     if rows.shape[1] != width:
         raise ValueError(
-            f"The {side} rows of `dictionary`, among the site's {role}, must have the neurons' width {width}, got "
-            f"{tuple(rows.shape)}. Are both of one site, and is `reads` right?"
+            f"The {side} rows of `dictionary`, which are in the space of the site's {role}, must have width {width} as "
+            f"the neurons, got {tuple(rows.shape)}. Check that both are of one site, and that `reads` is correct."
         )
     return nearest(rows, others)
 

@@ -1,4 +1,4 @@
-"""The losses of a model with its MLP as it is, replaced and ablated."""
+"""`LossRecovered`, the losses of a model with its MLP unchanged, replaced and ablated."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ NAN = float("nan")
 
 @dataclass(frozen=True, repr=False)
 class LossRecovered(Displayed):
-    """Mean losses of a model with its MLP as it is, replaced, and ablated.
+    """The mean losses of a model with its MLP unchanged, replaced and ablated.
 
     Attributes:
-        base: As it is, in nats per token for the default loss.
-        replaced: With the dictionary in the MLP's place.
-        zero_ablated: With zero there.
-        mean_ablated: With the mean over the same tokens there.
-        kl: Divergence of the replaced model's predictions from the base's, KL(base || replaced), in nats per token;
-            ``None`` for a loss of one's own.
-        n_tokens: Losses averaged.
+        base: Loss of the original model, in nats per token for the default loss.
+        replaced: Loss with the MLP replaced by the dictionary.
+        zero_ablated: Loss with the output of the MLP set to zero.
+        mean_ablated: Loss with the output of the MLP set to its mean over the same tokens.
+        kl: KL divergence of the predictions, KL(base || replaced), in nats per token. ``None`` for a user-defined loss.
+        n_tokens: Number of predicted tokens.
         zero_error: Standard error, over sequences, of ``zero_ablated - base``.
         mean_error: Standard error, over sequences, of ``mean_ablated - base``.
-        reason: Why nothing could be measured, where all numbers are NaN.
+        reason: Reason why all numbers are NaN, or ``None``.
     """
 
     base: float
@@ -40,25 +39,29 @@ class LossRecovered(Displayed):
 
     @classmethod
     def unknown(cls, reason: str) -> LossRecovered:
-        """Returns losses that couldn't be measured."""
+        """Returns a result without numbers, with the reason why the losses can't be measured."""
         return cls(NAN, NAN, NAN, NAN, NAN, 0, NAN, NAN, reason)
 
     @property
     def zero(self) -> float:
-        """(zero-ablated - replaced) / (zero-ablated - base). 1 is all, 0 no better than zero.
+        """Loss recovered relative to zero ablation, (zero_ablated - replaced) / (zero_ablated - base).
 
-        NaN, with a reason in ``note``, where writing zero doesn't raise the loss by three standard errors.
+        It is 1 if the loss doesn't change, and 0 if the loss equals that of zero ablation. It is NaN if zero ablation
+        doesn't increase the loss by three standard errors; ``note`` then gives the reason.
         """
         return self._share("writing zero", self.zero_ablated, self.zero_error)
 
     @property
     def mean(self) -> float:
-        """(mean-ablated - replaced) / (mean-ablated - base), the stricter measure; NaN as for ``zero``."""
+        """Loss recovered relative to mean ablation, (mean_ablated - replaced) / (mean_ablated - base).
+
+        It is the stricter measure. It is NaN under the same condition as ``zero``.
+        """
         return self._share("writing the mean", self.mean_ablated, self.mean_error)
 
     @property
     def note(self) -> str | None:
-        """Why a ratio is NaN; None if none is."""
+        """Reason why a ratio is NaN, or None."""
         if self.reason is not None:
             return self.reason
         gaps = (
@@ -67,7 +70,7 @@ class LossRecovered(Displayed):
         )
         reasons = [unclear_gap(name, self.base, ablated, error) for name, ablated, error in gaps]
         found = dict.fromkeys(reason for reason in reasons if reason is not None)
-        return None if not found else f"Loss recovered is NaN where {'; '.join(found)}."
+        return None if not found else f"Loss recovered is NaN because {'; '.join(found)}."
 
     def _share(self, name: str, ablated: float, error: float) -> float:
         if self.reason is not None or not math.isfinite(self.replaced):
@@ -77,7 +80,7 @@ class LossRecovered(Displayed):
         return (ablated - self.replaced) / (ablated - self.base)
 
     def display_rows(self) -> list[tuple[str, ...]]:
-        """Returns the name and the value of each number, and the note."""
+        """Returns the name and value of each number, and the note."""
         rows = [(name, short(value)) for name, value in self._numbers().items()]
         return [*rows, *([] if self.note is None else [("note", self.note)])]
 

@@ -1,4 +1,4 @@
-"""What a model's predictions are scored against."""
+"""`Scorer`, which determines the targets that the predictions of a model are compared with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.analysis._masked_tokens import Masker, changed_later, labels_of, looks_ahead, mask_token_of
+from sparsedict.analysis._masked_tokens import Masker, change_later_tokens, labels_of, looks_ahead, mask_token_of
 from sparsedict.analysis._token_batches import Tokens, with_ids
 from sparsedict.analysis._token_loss import NoLossError, TokenLoss, shifted
 from sparsedict.sites import Site
@@ -18,12 +18,12 @@ from sparsedict.sites.models import IGNORED_LABEL, TokenContext, is_seq2seq, pre
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """One batch, ready to be scored.
+    """A batch with its loss function.
 
     Attributes:
-        batch: What the model runs on; some of its tokens are masked for a model that isn't causal.
-        logits: Of the model as it is.
-        loss: From logits to losses.
+        batch: Inputs of the model. For a model that isn't causal, some of the tokens are masked.
+        logits: Logits of the original model.
+        loss: Function of logits that returns the losses.
     """
 
     batch: Tokens
@@ -32,14 +32,14 @@ class Scored:
 
 
 class Scorer:
-    """Finds what each position of a batch is to predict.
+    """Determines the target of each position of a batch.
 
-    A causal model predicts the next token. The decoder of an encoder-decoder model predicts the decoder's next token. A
-    model that sees later tokens predicts tokens that are masked. ``labels`` in the batch come before these.
+    Causal models predict the next token. In encoder-decoder models, the decoder predicts its next token. Models that
+    aren't causal predict masked tokens. ``labels`` in the batch override these targets.
 
     Args:
-        sites: The sites where dictionaries take the places of MLPs, all of one model.
-        mask_token: Id of the mask token of a model that isn't causal; by default the tokenizer's or configuration's.
+        sites: The sites that dictionaries replace, all of one model.
+        mask_token: Id of the mask token of a model that isn't causal. By default that of tokenizer or configuration.
     """
 
     def __init__(self, sites: Sequence[Site], mask_token: int | None = None) -> None:
@@ -52,14 +52,14 @@ class Scorer:
         self._masker: Masker | None = None
 
     def __call__(self, batch: Tokens, mask: Tensor) -> Scored:
-        """Returns what a batch is scored against.
+        """Returns the logits and the loss function of a batch.
 
         Args:
-            batch: Tokens or keyword arguments.
-            mask: The positions that count at the sites.
+            batch: Tokens or keyword arguments of the model.
+            mask: Mask of the counted positions at the sites.
 
         Raises:
-            NoLossError: If the model gives no logits over its tokens, or isn't causal and has no known mask token.
+            NoLossError: If the model returns no logits over its tokens, or isn't causal and has no known mask token.
         """
         logits, context = predictions(self._site.model, batch)
         labels = labels_of(batch)
@@ -79,28 +79,28 @@ class Scorer:
         return Scored(masked, self._site.logits(masked), _loss(logits, ids, chosen))
 
     def _counting(self, mask: Tensor, context: TokenContext, ids: Tensor) -> Tensor:
-        """Where something is replaced; every token of a decoder follows from what is replaced in its encoder."""
+        """Returns the mask of replaced positions. A replacement in an encoder affects all tokens of the decoder."""
         if not self._elsewhere:
             if mask.shape != ids.shape:
                 raise NoLossError(
-                    f"`site` must keep the positions of the logits, {tuple(ids.shape)}, got {tuple(mask.shape)}. Give "
-                    "`loss=`, a function of output, tokens and mask."
+                    f"`site` must have the same positions as the logits, {tuple(ids.shape)}, got {tuple(mask.shape)}. "
+                    "Pass `loss=`, a function of output, tokens and mask."
                 )
             return mask.to(ids.device)
         real = context.real(ids.device)
         return torch.ones_like(ids, dtype=torch.bool) if real is None else real
 
     def _is_causal(self, batch: Tokens, logits: Tensor, context: TokenContext) -> bool:
-        """Whether no logit depends on a later token, found by changing tokens in the first sequences."""
+        """Returns whether no logit depends on a later token, tested by changing tokens of the longest sequences."""
         if context.ids is None:
-            raise NoLossError("`tokens` must hold token ids to be scored, got embeddings. Give `loss=`.")
+            raise NoLossError("`tokens` must hold token ids to measure the loss, got embeddings. Pass `loss=`.")
         if self._causal is None:
             ids, real = context.ids.to(logits.device), context.real(logits.device)
             real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
-            # The longest sequences, for a short one shows nothing.
+            # A short sequence may have no later tokens.
             rows = real.sum(1).argsort(descending=True)[:2]
             ids, real, few = ids[rows], real[rows], _rows(batch, rows)
-            changed, later = changed_later(ids, real, int(ids.max()) + 1)
+            changed, later = change_later_tokens(ids, real, int(ids.max()) + 1)
             other = self._site.logits(with_ids(few, changed))
             self._causal = not looks_ahead(self._site.logits(few), other, real, later)
         return self._causal
@@ -110,15 +110,15 @@ class Scorer:
             token = mask_token_of(self._site.model) if self._mask_token is None else self._mask_token
             if token in self._excluded:
                 raise ValueError(
-                    f"`exclude_tokens` must not hold the mask token {token}, or nothing is replaced where tokens are "
-                    f"predicted, got {sorted(self._excluded)}."
+                    f"`exclude_tokens` must not contain the mask token {token}, because tokens are predicted and "
+                    f"replaced at its positions, got {sorted(self._excluded)}."
                 )
             self._masker = Masker(token)
         return self._masker(batch, ids, counts)
 
 
 def _rows(batch: Tokens, rows: Tensor) -> Tokens:
-    """Some sequences, without labels."""
+    """Returns the given sequences of a batch, without labels."""
     if isinstance(batch, Tensor):
         return batch[rows.to(batch.device)]
     return {
@@ -129,13 +129,13 @@ def _rows(batch: Tokens, rows: Tensor) -> Tokens:
 
 
 def _checked(logits: Tensor, context: TokenContext, labels: Tensor | None) -> Tensor:
-    """Returns the ids to which the logits belong."""
+    """Returns the token ids that correspond to the logits."""
     ids = context.ids if context.ids is not None else labels
     if ids is None or ids.ndim != 2 or logits.ndim != 3 or logits.shape[:2] != ids.shape:
         got = "no token ids" if ids is None else f"tokens {tuple(ids.shape)}"
         raise NoLossError(
-            "`site.model` must give logits [n_sequences, n_positions, n_vocabulary] for its tokens, got "
-            f"{tuple(logits.shape)} for {got}. Give `loss=`, a function of output, tokens and mask."
+            "`site.model` must return logits [n_sequences, n_positions, n_vocabulary] for its tokens, got "
+            f"{tuple(logits.shape)} for {got}. Pass `loss=`, a function of output, tokens and mask."
         )
     return ids.to(logits.device).long()
 
@@ -144,7 +144,7 @@ def _loss(logits: Tensor, targets: Tensor, counts: Tensor) -> TokenLoss:
     highest = int(targets.masked_fill(~counts, 0).max()) if targets.numel() else 0
     if highest >= logits.shape[-1]:
         raise NoLossError(
-            f"`site.model` must give logits over its vocabulary, got {logits.shape[-1]} of them for token {highest}. "
-            "Load it with its language-model head, or give `loss=`."
+            f"`site.model` must return logits over its vocabulary, got {logits.shape[-1]} logits for token {highest}. "
+            "Load the model with its language-model head, or pass `loss=`."
         )
     return TokenLoss(targets, counts)

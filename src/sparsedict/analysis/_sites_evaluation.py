@@ -1,4 +1,4 @@
-"""The result of evaluating dictionaries over several sites."""
+"""`SitesEvaluation`, the result of evaluating dictionaries over several sites."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from sparsedict.display import Displayed, finite, short, shown
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SiteEvaluation(Displayed):
-    """How well the dictionaries reproduce the activations of one site.
+    """The evaluation of the dictionaries that write to one site.
 
     Attributes:
         fvu: Fraction of variance unexplained, over all tokens.
-        squared_error: Summed over the width, mean over tokens.
-        l0: Latents that aren't zero, mean over tokens, of the dictionaries that read at this site; NaN if none does.
-        losses: The model's losses with this site alone replaced; ``None`` where the model has none.
+        squared_error: Squared error, summed over the width, mean over tokens.
+        l0: Number of non-zero latents of the dictionaries that read at this site, mean over tokens. NaN if there are
+            none.
+        losses: Losses of the model with only this site replaced. ``None`` if the model has no loss.
     """
 
     fvu: float
@@ -28,19 +29,19 @@ class SiteEvaluation(Displayed):
     losses: LossRecovered | None
 
     def to_dict(self) -> dict[str, float | None]:
-        """Returns the numbers by name; None where there is none."""
+        """Returns the numbers by name. A missing number is None."""
         numbers = {"fvu": self.fvu, "squared_error": self.squared_error, "l0": self.l0}
         return finite(numbers | loss_numbers(self.losses))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DictionaryUse(Displayed):
-    """How one dictionary of several is used.
+    """The sparsity of one of several dictionaries.
 
     Attributes:
         reads: The points that it reads.
         writes: The points that it writes.
-        l0: Latents that aren't zero, mean over tokens.
+        l0: Number of non-zero latents, mean over tokens.
         dead: Latents that never fired on these tokens.
     """
 
@@ -60,15 +61,16 @@ class DictionaryUse(Displayed):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SitesEvaluation(Displayed):
-    """How good dictionaries over several sites are on tokens that they weren't trained on.
+    """The evaluation of dictionaries over several sites on tokens that they weren't trained on.
 
     Attributes:
-        sites: Numbers of each site that is replaced, by its name; by the point's name where several of its points are.
-        dictionaries: Numbers of each dictionary, by its key or index; a single dictionary is named ``"dictionary"``.
-        losses: The model's losses with all sites replaced at once; ``None`` where it has none, NaN where they can't be
-            measured.
-        n_tokens: Tokens seen.
-        note: Why there are no losses, or why a number is NaN.
+        sites: Evaluation of each replaced site, by name. If several points of a site are replaced, by the names of the
+            points.
+        dictionaries: Sparsity of each dictionary, by key or index. A single dictionary is named ``"dictionary"``.
+        losses: Losses of the model with all sites replaced at the same time. ``None`` if the model has no loss, NaN if
+            the loss can't be measured.
+        n_tokens: Number of tokens.
+        note: Reason why there are no losses, or why a number is NaN.
     """
 
     sites: Mapping[str, SiteEvaluation]
@@ -79,13 +81,13 @@ class SitesEvaluation(Displayed):
 
     @property
     def l0(self) -> float:
-        """Latents of all dictionaries that aren't zero, mean over tokens."""
+        """Total number of non-zero latents of all dictionaries, mean over tokens."""
         return sum(own.l0 for own in self.dictionaries.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the numbers by name, for tables and JSON; None where there is none, ``note`` says why.
+        """Returns the numbers by name, for tables and JSON. A missing number is None; ``note`` gives the reason.
 
-        Losses are those with all sites replaced at once. ``sites`` and ``dictionaries`` hold a mapping each.
+        Losses are those with all sites replaced at the same time. ``sites`` and ``dictionaries`` are mappings.
         """
         numbers = {"l0": self.l0, "n_tokens": self.n_tokens} | loss_numbers(self.losses)
         parts = {"sites": self.sites, "dictionaries": self.dictionaries}
@@ -102,7 +104,7 @@ class SitesEvaluation(Displayed):
         return f"SitesEvaluation({', '.join(parts)}, n_tokens={self.n_tokens})"
 
     def display_rows(self) -> list[tuple[str, ...]]:
-        """Returns a heading, a row for each site, one for all sites at once, one for each dictionary, and the note."""
+        """Returns a heading, rows for each site, for all sites at once and for each dictionary, and the note."""
         heading = ("site", "FVU", "L0", "loss recovered, zero", "loss recovered, mean", "KL", "loss replaced")
         rows: list[tuple[str, ...]] = [heading]
         for name, own in self.sites.items():
@@ -129,7 +131,7 @@ class SitesEvaluation(Displayed):
 
 
 def loss_numbers(losses: LossRecovered | None) -> dict[str, float | None]:
-    """Returns losses by the names that `Evaluation.to_dict` gives them."""
+    """Returns the losses by the names of `Evaluation.to_dict`."""
     names = {
         "loss_recovered_zero": "zero",
         "loss_recovered_mean": "mean",

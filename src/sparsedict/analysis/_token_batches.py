@@ -1,4 +1,4 @@
-"""Tokens of any form, as batches that a model runs on."""
+"""Conversion of tokens in any form to batches of model inputs."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from sparsedict.sites.models import IDS as ID_NAMES
 from sparsedict.sites.models import check_ids, check_length, longest_row, vocabulary
 
 Tokens = Tensor | Mapping[str, Any]
-"""Token ids ``[n_sequences, n_positions]``, or the model's keyword arguments, such as a tokenizer gives."""
+"""Token ids ``[n_sequences, n_positions]``, or keyword arguments of the model, such as the output of a tokenizer."""
 
 
 def token_batches(tokens: Any, batch_size: int, model: nn.Module) -> Iterator[Tokens]:
     """Yields batches of at most ``batch_size`` sequences, in order.
 
     Args:
-        tokens: Any form that an `ActivationStream` takes; also a mapping of all the model's keyword arguments, whose
-            tensors are cut alike, a list of such mappings, and, for a module that takes activations, those.
-        batch_size: Sequences per batch.
-        model: What will run on them.
+        tokens: Any form that an `ActivationStream` accepts; a mapping of keyword arguments of the model, whose tensors
+            are split in the same way, or a list of such mappings; or activations for a module that reads activations.
+        batch_size: Number of sequences per batch.
+        model: The model that the batches are for.
 
     Raises:
-        TypeError: If ``tokens`` are none of these.
-        ValueError: If there are none, rows are longer than the model's positions, or ids lie outside of its vocabulary.
+        TypeError: If ``tokens`` has an unsupported type.
+        ValueError: If there are no tokens, a row has more positions than the model, or an id is outside of its
+            vocabulary.
     """
     batch_size = checks.at_least("batch_size", batch_size, 1)
     parts = list(tokens) if isinstance(tokens, list | tuple) else [tokens]
     if parts and all(_ready(part) for part in parts):
         if not any(map(_n_sequences, parts)):
-            raise ValueError("`tokens` must hold at least one sequence, got none.")
+            raise ValueError("`tokens` must contain at least one sequence, got none.")
         return _within(model, (cut for part in parts for cut in _cut(part, batch_size)))
     source = token_source(tokens, getattr(model, "tokenizer", None), None, longest=longest_row(model))
     size = BlockSize(batch_size, 2**62, 2**62, pads=takes_mask(model))
@@ -46,19 +47,19 @@ def token_batches(tokens: Any, batch_size: int, model: nn.Module) -> Iterator[To
 
 
 def _within(model: nn.Module, batches: Iterator[Tokens]) -> Iterator[Tokens]:
-    """Yields batches whose ids and lengths the model takes, and raises `ValueError` at any other."""
+    """Yields the batches, and raises `ValueError` for ids or lengths that are invalid for the model."""
     longest, n_vocabulary, number = longest_row(model), vocabulary(model), 0
     for batch in batches:
         ids = token_ids(batch)
         if ids is not None:
-            check_length("Rows of `tokens`", ids.shape[1], longest, "Cut them into shorter ones.")
+            check_length("Rows of `tokens`", ids.shape[1], longest, "Cut them into shorter rows.")
             check_ids(ids, n_vocabulary, range(number, number + len(ids)))
             number += len(ids)
         yield batch
 
 
 def token_ids(tokens: Tokens) -> Tensor | None:
-    """Returns the token ids ``[n_sequences, n_positions]`` of a batch, or None where it has none."""
+    """Returns the token ids ``[n_sequences, n_positions]`` of a batch, or None if it has none."""
     if isinstance(tokens, Mapping):
         tokens = next((tokens[key] for key in ID_NAMES if key in tokens), tokens)
     if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.ndim != 2:
@@ -67,7 +68,7 @@ def token_ids(tokens: Tokens) -> Tensor | None:
 
 
 def with_ids(tokens: Tokens, ids: Tensor) -> Tokens:
-    """Returns a batch with other token ids."""
+    """Returns the batch with its token ids replaced."""
     if not isinstance(tokens, Mapping):
         return ids
     key = next((key for key in ID_NAMES if key in tokens), ID_NAMES[0])
@@ -75,23 +76,23 @@ def with_ids(tokens: Tokens, ids: Tensor) -> Tokens:
 
 
 def _ready(tokens: object) -> TypeGuard[Tokens]:
-    """Whether a model takes these as they are."""
+    """Returns whether the tokens are inputs of a model already."""
     if isinstance(tokens, Mapping):
         return any(isinstance(value, Tensor) and value.ndim > 1 for value in tokens.values())
     return isinstance(tokens, Tensor) and tokens.ndim > 1
 
 
 def _n_sequences(tokens: Tokens) -> int:
-    """Returns how many sequences there are.
+    """Returns the number of sequences.
 
     Raises:
-        ValueError: If the tensors of a mapping don't agree.
+        ValueError: If the tensors of a mapping have different numbers of sequences.
     """
     if isinstance(tokens, Tensor):
         return len(tokens)
     lengths = {len(value) for value in tokens.values() if isinstance(value, Tensor) and value.ndim > 1}
     if len(lengths) != 1:
-        raise ValueError(f"The tensors of `tokens` must hold the same number of sequences, got {sorted(lengths)}.")
+        raise ValueError(f"The tensors of `tokens` must have the same number of sequences, got {sorted(lengths)}.")
     return lengths.pop()
 
 

@@ -1,4 +1,4 @@
-"""The texts on which latents are most active."""
+"""`top_examples`, the texts on which latents are most active."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.adapters import Adapter
 from sparsedict.analysis._blocks import evaluation_mode
-from sparsedict.analysis._board import Board, Entries
+from sparsedict.analysis._running_top import Entries, RunningTop
 from sparsedict.analysis._token_batches import token_batches
 from sparsedict.display import Displayed
 from sparsedict.latents import SparseLatents, fires
@@ -23,14 +23,14 @@ from sparsedict.types import Role
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Example(Displayed):
-    """One peak of a latent, with the tokens around it.
+    """A peak of a latent, with the tokens around it.
 
     Attributes:
         tokens: Token ids of the window, ``[n_window]``.
-        activations: The latent on each of them, 0 where the site leaves a position out, ``[n_window]``.
-        peak: Where in the window the peak is.
-        sequence: Number of the sequence, counted over all batches.
-        position: Column of the peak in the sequence's row of tokens; in a decoder, of the decoder's tokens.
+        activations: Values of the latent on these tokens, ``[n_window]``; 0 at positions that the site excludes.
+        peak: Index of the peak in the window.
+        sequence: Index of the sequence, counted over all batches.
+        position: Position of the peak in the sequence. For a site in a decoder, in the tokens of the decoder.
     """
 
     tokens: Int[Tensor, " n_window"]
@@ -41,7 +41,7 @@ class Example(Displayed):
 
     @property
     def max(self) -> float:
-        """The latent at the peak, which is its value of largest magnitude in the sequence, with its sign."""
+        """The value of the latent at the peak, with its sign. Its magnitude is the largest in the sequence."""
         return float(self.activations[self.peak])
 
 
@@ -51,8 +51,9 @@ class TopExamples(Displayed):
 
     Attributes:
         latent: Index of the latent.
-        examples: Strongest first, each from a sequence of its own; fewer than asked for if it fired in fewer.
-        n_tokens: Tokens searched.
+        examples: Examples from different sequences, the strongest first. There are fewer than requested if the latent
+            fired in fewer sequences.
+        n_tokens: Number of tokens searched.
     """
 
     latent: int
@@ -74,54 +75,54 @@ def top_examples(
     batch_size: int = 16,
     reads: Role | None = None,
 ) -> dict[int, TopExamples]:
-    """Finds for each latent the sequences in which it is most active, all latents in one pass.
+    """Finds the sequences in which each latent is most active, in one pass for all latents.
 
-    A sequence gives at most one example, at the latent's largest magnitude there, the first of equal ones; of equal
-    sequences the earlier comes first. Only tokens on which the latent fires count.
+    Each sequence gives at most one example, at the largest magnitude of the latent. Among equal values, the earlier
+    position and the earlier sequence come first. Tokens on which the latent doesn't fire aren't examples.
 
     Args:
-        site: Where the dictionary belongs.
+        site: The site of the dictionary.
         dictionary: A `Dictionary`, or any object with ``encode``.
         tokens: Ids ``[n_sequences, n_positions]``, a mapping of the model's keyword arguments, or any other form that
-            an `ActivationStream` takes.
-        latents: Which latents: indices or a mask ``[n_latents]``; by default all.
-        n_examples: Examples of each.
-        context: Tokens shown before and after the peak, where the sequence has them: one number, or two.
-        batch_size: Sequences in one forward pass.
-        reads: Which activations another library's object takes.
+            an `ActivationStream` accepts.
+        latents: Indices of latents, or a mask ``[n_latents]``. All latents by default.
+        n_examples: Number of examples for each latent.
+        context: Number of tokens before and after the peak: one number, or a tuple of two.
+        batch_size: Number of sequences in a forward pass.
+        reads: The activations that an object of another library reads.
 
     Returns:
-        Examples by latent, in the order asked for.
+        The examples by latent, in the order of ``latents``.
 
     Raises:
-        ValueError: If a latent doesn't exist, or the tokens are no integers.
+        ValueError: If a latent doesn't exist, or the tokens aren't integers.
     """
     adapter = Adapter(dictionary, reads)
     n_examples = checks.at_least("n_examples", n_examples, 1)
     sides = context if isinstance(context, tuple | list) else (context, context)
     before, after = (checks.at_least("context", side, 0) for side in sides)
     window = torch.arange(-before, after + 1, device="cpu")
-    board: Board | None = None
+    running: RunningTop | None = None
     with evaluation_mode(site.model, dictionary):
         for batch in token_batches(tokens, batch_size, site.model):
             captured = site.capture(batch, neurons=adapter.uses("neurons"))
             ids = captured.tokens
             if ids is None or ids.shape != captured.shape:
                 raise ValueError(
-                    "`tokens` must be token ids [n_sequences, n_positions], for examples show tokens, got activations "
-                    f"of leading shape {tuple(captured.shape)}."
+                    "`tokens` must be token ids [n_sequences, n_positions], because examples contain tokens, got "
+                    f"activations of leading shape {tuple(captured.shape)}."
                 )
             rows = adapter.fit(adapter.inputs(captured.batch()))
             entries, n_latents = _entries(adapter, rows, captured.kept.cpu().nonzero())
-            if board is None:
-                board = Board(_chosen(latents, n_latents), n_latents, n_examples, window)
-            board.update_(entries, _shown(ids, captured.attention_mask))
-    assert board is not None
-    return {latent: _top(board, latent, column) for column, latent in enumerate(board.latents.tolist())}
+            if running is None:
+                running = RunningTop(_chosen_latents(latents, n_latents), n_latents, n_examples, window)
+            running.update_(entries, _mark_padding(ids, captured.attention_mask))
+    assert running is not None
+    return {latent: _top(running, latent, column) for column, latent in enumerate(running.latents.tolist())}
 
 
-def _entries(adapter: Adapter, x: Tensor, places: Tensor) -> tuple[Entries, int]:
-    """Encodes rows whose sequences and positions are ``places``, and brings the entries that fire to the CPU."""
+def _entries(adapter: Adapter, x: Tensor, positions: Tensor) -> tuple[Entries, int]:
+    """Encodes rows with the given sequences and positions ``[n_rows, 2]``. Returns the active entries on the CPU."""
     n_latents, size = 0, adapter.n_rows
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, max(len(x), 1), size):
@@ -132,10 +133,10 @@ def _entries(adapter: Adapter, x: Tensor, places: Tensor) -> tuple[Entries, int]
         entry = (sparse.values[active].float(), sparse.latents[active], sparse.support.tokens[active] + start)
         found.append((entry[0].cpu(), entry[1].cpu(), entry[2].cpu()))
     values, indices, rows = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Entries(values, indices, places[rows, 0], places[rows, 1], len(x)), n_latents
+    return Entries(values, indices, positions[rows, 0], positions[rows, 1], len(x)), n_latents
 
 
-def _chosen(latents: Sequence[int] | Tensor | None, n_latents: int) -> Tensor:
+def _chosen_latents(latents: Sequence[int] | Tensor | None, n_latents: int) -> Tensor:
     if latents is None:
         return torch.arange(n_latents, device="cpu")
     chosen = torch.as_tensor(latents, device="cpu")
@@ -151,22 +152,22 @@ def _chosen(latents: Sequence[int] | Tensor | None, n_latents: int) -> Tensor:
     return chosen
 
 
-def _shown(ids: Tensor, real: Tensor | None) -> Tensor:
-    """The token ids, -1 at padding."""
+def _mark_padding(ids: Tensor, real: Tensor | None) -> Tensor:
+    """Returns the token ids, with -1 at padding."""
     return ids.cpu() if real is None else ids.cpu().masked_fill(~real.cpu(), -1)
 
 
-def _top(board: Board, latent: int, column: int) -> TopExamples:
-    rows = slice(*board.offsets[column : column + 2])
+def _top(running: RunningTop, latent: int, column: int) -> TopExamples:
+    rows = slice(*running.offsets[column : column + 2])
     examples = []
     for tokens, activations, sequence, position in zip(
-        board.tokens[rows],
-        board.activations[rows],
-        board.sequences[rows].tolist(),
-        board.positions[rows].tolist(),
+        running.tokens[rows],
+        running.activations[rows],
+        running.sequences[rows].tolist(),
+        running.positions[rows].tolist(),
         strict=True,
     ):
-        there = tokens >= 0
-        peak = int(there[: board.n_before].sum())
-        examples.append(Example(tokens[there], activations[there], peak, sequence, position))
-    return TopExamples(latent, tuple(examples), board.n_tokens)
+        is_inside = tokens >= 0
+        peak = int(is_inside[: running.n_before].sum())
+        examples.append(Example(tokens[is_inside], activations[is_inside], peak, sequence, position))
+    return TopExamples(latent, tuple(examples), running.n_tokens)

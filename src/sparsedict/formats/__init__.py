@@ -1,10 +1,12 @@
-"""Checkpoints of other libraries: one module for each, with ``read`` and, where it is written too, ``write``.
+"""Checkpoints of other libraries. Each format is a module with ``read``, and in some cases ``write``.
 
-A reader gives a dictionary whose forward pass is the library's own; a writer gives files from which the library
-computes what the dictionary does. What would be lost is refused or said. Nothing in the files is run.
+A dictionary that was read has the same forward pass as in the other library. Files that were written give the same
+forward pass in the other library. If information would be lost, the functions raise an error or give a warning. They
+never execute code from a file.
 
-A new format is one module of this room with ``recognises`` and ``read``, which :func:`sparsedict.load` finds there.
-Outside the package it is an object with these methods (:class:`Format`), given to ``sd.load(path, formats=[...])``.
+A new format of this package is a module with ``recognises`` and ``read``. :func:`sparsedict.load` finds it
+automatically. A format of another package is an object with these methods (:class:`Format`), passed to
+``sd.load(path, formats=[...])``.
 """
 
 from sparsedict.formats import (
@@ -18,19 +20,19 @@ from sparsedict.formats import (
     sparsify,
     state_dict,
 )
-from sparsedict.formats._place import Place
-from sparsedict.formats._recognised import Format, checked_formats, recognised
+from sparsedict.formats._format import Format, checked_formats, detect_format
+from sparsedict.formats._location import Location
 
 __all__ = [
     "Format",
-    "Place",
+    "Location",
     "checked_formats",
     "circuit_tracer",
     "dictionary_learning",
     "gemma_scope",
     "llama_scope",
     "qwen_scope",
-    "recognised",
+    "detect_format",
     "report",
     "sae_lens",
     "sparsify",

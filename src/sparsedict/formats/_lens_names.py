@@ -1,4 +1,4 @@
-"""Names of modules and points, translated into the hook names of TransformerLens."""
+"""Translation of module paths and points into the hook names of TransformerLens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparsedict.types import Role
 Side = Literal["in", "out"]
 
 _WRAPPERS = re.compile(r"^((_orig_mod|module|base_model\.model|_model|_fsdp_wrapped_module)\.)+")
-"""What ``torch.compile``, data parallelism and adapters put before a module's own path."""
+"""Prefixes that ``torch.compile``, data parallelism and adapters add to the path of a module."""
 
 _STACKS = (
     "transformer.h",
@@ -37,7 +37,7 @@ _BLOCK = re.compile(rf"^({'|'.join(map(re.escape, _STACKS))})\.(\d+)(?:\.(.+))?$
 _HOOK = re.compile(r"(?:^|\.)hook_\w+$")
 _IN_A_BLOCK = re.compile(r"^blocks\.(\d+)\.(.+)$")
 _OF_A_BLOCK = re.compile(r"(mlp|attn|ln1|ln2)(_post)?\.|hook_(mlp|resid|attn)_")
-"""How names begin that are hooks only behind the number of a block."""
+"""Beginnings of hook names that need the prefix ``blocks.{number}``."""
 
 _MLPS = ("mlp", "ffn", "feed_forward")
 _ENCODERS = ("c_fc", "dense_h_to_4h", "fc1", "up_proj", "gate_proj", "gate_up_proj", "fc_in", "dense")
@@ -50,24 +50,25 @@ MLP_OUT = "hook_mlp_out"
 HIDDEN = "mlp.hook_post"
 
 _NORMALISES_OUTPUTS = re.compile(r"gemma-?[234]|gemma-?3n|olmo-?[23]|glm-?4", re.IGNORECASE)
-"""Models with a norm after the MLP, behind which TransformerLens has ``hook_mlp_out``."""
+"""Models with a norm after the MLP. In TransformerLens, ``hook_mlp_out`` is the output of this norm."""
 
 _ADDS_RESIDUAL = re.compile(r"bloom", re.IGNORECASE)
-"""Models whose MLP module adds the residual stream by itself."""
+"""Models whose MLP module adds the residual stream to its output."""
 
 
 def hook_names(trained_on: Mapping[str, Any], reads: Points, writes: Points) -> tuple[str | None, str | None]:
-    """Returns the TransformerLens hooks of what a dictionary reads and of what it writes.
+    """Returns the TransformerLens hooks that a dictionary reads and writes.
 
-    Each hook carries the numbers of the original point in a model whose weights TransformerLens left as they are.
+    The activations at each hook equal those at the original point if TransformerLens loads the model without
+    processing its weights.
 
     Args:
-        trained_on: What is known of the dictionary: its ``site``, ``model``, ``model_class`` and ``architecture``.
-        reads: Which activations of the site it reads.
-        writes: Which it writes.
+        trained_on: Metadata of the dictionary, with ``site``, ``model``, ``model_class`` and ``architecture``.
+        reads: The activations of the site that the dictionary reads.
+        writes: The activations of the site that it writes.
 
     Returns:
-        Both names, such as ``"blocks.1.hook_mlp_out"``; ``None`` where the place has no known hook.
+        Both hook names, such as ``"blocks.1.hook_mlp_out"``. ``None`` for a point without a known hook.
     """
     site = trained_on.get("site")
     if not isinstance(site, str) or not site:
@@ -77,10 +78,10 @@ def hook_names(trained_on: Mapping[str, Any], reads: Points, writes: Points) -> 
     ends = site.split(" -> ") if " -> " in site else [site, site]
     if len(ends) != 2:
         return None, None
-    place = dict(zip(("inputs", "outputs"), ends, strict=True)) | {"neurons": ends[1]}
+    points = dict(zip(("inputs", "outputs"), ends, strict=True)) | {"neurons": ends[1]}
     if reads not in ROLES or writes not in ROLES:
         return None, None
-    found = (_hook(place[role], role, model, layer) for role in (reads, writes))
+    found = (_hook(points[role], role, model, layer) for role in (reads, writes))
     return next(found), next(found)
 
 
@@ -89,7 +90,7 @@ _CLASS = re.compile(r"[A-Z]\w*(For[A-Z]\w+|LMHeadModel|Model|Transformer|Bridge|
 
 
 def model_name(trained_on: Mapping[str, Any]) -> str | None:
-    """Returns the name by which other libraries load the model; ``None`` for a class, a local folder or prose."""
+    """Returns the repository name of the model, or ``None`` for a class name, a local folder or another text."""
     name = trained_on.get("model")
     if not isinstance(name, str) or not _REPOSITORY.fullmatch(name) or name.startswith("."):
         return None
@@ -98,22 +99,22 @@ def model_name(trained_on: Mapping[str, Any]) -> str | None:
 
 
 def in_block(hook: str) -> tuple[int, str] | None:
-    """Returns the layer of a hook and its name within the block; ``None`` where it lies in no block."""
+    """Returns the layer of a hook and its name within the block, or ``None`` for a hook outside of blocks."""
     found = _IN_A_BLOCK.match(hook)
     return (int(found[1]), found[2]) if found else None
 
 
 def is_hook_name(name: str) -> bool:
-    """Whether a name has the form of a TransformerLens hook."""
+    """Returns whether a name has the form of a TransformerLens hook."""
     return bool(_HOOK.search(name))
 
 
 def check_hook(argument: str, value: object, *, within_block: bool) -> None:
-    """Refuses what can't be a TransformerLens hook of a whole model, or of one block.
+    """Checks that an argument is a TransformerLens hook of a whole model, or of a block if ``within_block`` is set.
 
     Raises:
-        TypeError: If it isn't a string.
-        ValueError: If it isn't such a hook; the error suggests one.
+        TypeError: If the value isn't a string.
+        ValueError: If the value isn't such a hook. The message suggests a hook.
     """
     if not isinstance(value, str):
         raise TypeError(f"`{argument}` must be a string, got {type(value).__name__}.")
@@ -130,16 +131,16 @@ def check_hook(argument: str, value: object, *, within_block: bool) -> None:
 
 
 def check_model_name(argument: str, value: object) -> None:
-    """Refuses what can't be a model's name.
+    """Checks that an argument is the name of a model.
 
     Raises:
-        TypeError: If it isn't a string.
-        ValueError: If it is empty.
+        TypeError: If the value isn't a string.
+        ValueError: If the value is empty.
     """
     if not isinstance(value, str):
         raise TypeError(f"`{argument}` must be a string, got {type(value).__name__}.")
     if not value.strip():
-        raise ValueError(f"`{argument}` must name a model, such as 'gpt2', got {value!r}.")
+        raise ValueError(f"`{argument}` must be the name of a model, such as 'gpt2', got {value!r}.")
 
 
 def _hook(point: str, role: Role, model: str, layer: object) -> str | None:
@@ -153,18 +154,18 @@ def _hook(point: str, role: Role, model: str, layer: object) -> str | None:
         return None
     stack, number, rest = found[1], found[2], found[3] or ""
     if role == "neurons":
-        # Of the module or the point that an MLP writes at, wherever the family has a norm.
+        # The MLP's output identifies the block, independent of the norms of the model family.
         hook = HIDDEN if _within(rest, "out", "") in (MLP_OUT, HIDDEN) else None
     else:
         side: Side = "in" if said == "in" or (not said and role == "inputs") else "out"
-        # BERT normalises behind its residual stream, where TransformerLens' versions have different hooks.
+        # BERT normalises after the residual addition. The versions of TransformerLens differ in the hooks there.
         is_bert = stack.endswith("encoder.layer")
         hook = None if is_bert and (not rest or rest == "attention") else _within(rest, side, model)
     return None if hook is None else f"blocks.{number}.{hook}"
 
 
 def _within(path: str, side: Side, model: str) -> str | None:
-    """Returns the hook of a module's side, within its block."""
+    """Returns the hook, within the block, at the input or output of a module."""
     parts = path.split(".") if path else []
     if not parts:
         return "hook_resid_pre" if side == "in" else "hook_resid_post"
@@ -174,7 +175,7 @@ def _within(path: str, side: Side, model: str) -> str | None:
     if first in _MLPS and len(parts) == 1:
         adds = bool(_ADDS_RESIDUAL.search(model))
         return MLP_IN if side == "in" else ("hook_resid_post" if adds else written)
-    # In OPT the two layers of an MLP lie in the block itself.
+    # In OPT the two layers of the MLP are direct children of the block.
     if (first in _MLPS and len(parts) == 2) or path in ("fc1", "fc2"):
         return _in_mlp(last, side, written)
     if path in ("intermediate", "intermediate.dense") and side == "in":
@@ -201,10 +202,10 @@ def _in_mlp(name: str, side: Side, written: str) -> str | None:
 
 
 def _at_norm(name: str, side: Side, model: str) -> str | None:
-    """Returns the hook at a norm whose output the MLP reads, unless this family has it elsewhere."""
+    """Returns the hook at the norm whose output the MLP reads, or ``None`` if the norm has another role here."""
     if name == "post_attention_layernorm" and _NORMALISES_OUTPUTS.search(model):
         return None
     if side == "out":
         return MLP_IN
-    # Of blocks whose attention and MLP run side by side, the norm reads another place.
+    # If attention and MLP run in parallel, the norm doesn't read `hook_resid_mid`.
     return "hook_resid_mid" if name in ("ln_2", "pre_feedforward_layernorm") else None

@@ -1,4 +1,4 @@
-"""What a file of weights holds, taken out by name with the shapes checked."""
+"""`Tensors`, which reads tensors by name from a weights file and checks their shapes."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sparsedict.formats._place import listed
+from sparsedict.formats._location import listed
 from sparsedict.storage import StorageError, looks_like
 
 MAX_TENSORS = 10_000
 MAX_INFLATED = 64 * 2**20
-"""Bytes that a compressed file may grow to without being suspect, whatever its own size."""
+"""Decompressed size in bytes up to which a file of any size is accepted."""
 
 MAX_RATIO = 100
-"""What a compressed file may grow by beyond that; weights hardly compress at all."""
+"""Largest compression ratio of larger files. The compression ratio of weights is close to 1."""
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class Tensors:
-    """The tensors of one file, by name. Sizes are named, and each name means one size throughout.
+    """The tensors of a file by name, with named dimensions. All dimensions of the same name must have the same size.
 
     Args:
-        file: Where they come from, for errors.
-        shapes: Shape by name.
-        read: Reads one by name.
-        mapped: Whether what it gives lies in the file, mapped into memory.
+        file: The file, for error messages.
+        shapes: Shape of each tensor by name.
+        read: Function that reads a tensor by name.
+        mapped: Whether ``read`` returns memory-mapped tensors.
     """
 
     def __init__(
@@ -44,28 +44,28 @@ class Tensors:
         self.shapes = shapes
         self.read = read
         self.mapped = mapped
-        self._taken: set[str] = set()
+        self._used: set[str] = set()
         self.sizes: dict[str, int] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self.shapes
 
     def take(self, name: str, *sizes: str) -> Tensor:
-        """Returns a tensor of the shape that these sizes name, in memory of its own.
+        """Returns a floating-point tensor with the named dimensions ``sizes``, in separate memory.
 
         Raises:
-            StorageError: If it is missing, of another shape, or no floating-point numbers.
+            StorageError: If the tensor is missing, has another shape, or isn't of a floating-point type.
         """
         tensor = self._number(name, sizes)
-        # The file's memory map would otherwise stay open as long as the weights live.
+        # Without the copy, the memory map of the file would stay open as long as the weights exist.
         return tensor.clone() if self.mapped else tensor
 
-    def take_turned(self, name: str, *sizes: str) -> Tensor:
-        """As :meth:`take`, with the two dimensions swapped: the sizes are those in the file."""
+    def take_transposed(self, name: str, *sizes: str) -> Tensor:
+        """Returns the transpose of a matrix. ``sizes`` are the dimensions in the file. See :meth:`take`."""
         return self._number(name, sizes).mT.contiguous()
 
     def take_any(self, name: str, *sizes: str) -> Tensor:
-        """As :meth:`take`, of numbers of any type."""
+        """Returns a tensor of any type. See :meth:`take`."""
         return self._checked(name, sizes).clone()
 
     def _number(self, name: str, sizes: tuple[str, ...]) -> Tensor:
@@ -76,24 +76,26 @@ class Tensors:
 
     def _checked(self, name: str, sizes: tuple[str, ...]) -> Tensor:
         if name not in self.shapes:
-            raise StorageError(f"{self.file} lacks `{name}`; it holds {listed(sorted(self.shapes)) or 'nothing'}.")
+            raise StorageError(
+                f"{self.file} must contain `{name}`, but it contains {listed(sorted(self.shapes)) or 'nothing'}."
+            )
         shape = self.shapes[name]
         wanted = tuple(self.sizes.setdefault(size, found) for size, found in zip(sizes, shape, strict=False))
         if len(shape) != len(sizes) or shape != wanted or 0 in shape:
             known = {size: self.sizes[size] for size in sizes if size in self.sizes}
             raise StorageError(
-                f"{self.file}: `{name}` must be of shape [{', '.join(sizes)}]"
+                f"{self.file}: `{name}` must have shape [{', '.join(sizes)}]"
                 f"{f' with {known}' if known else ''}, got {shape}."
             )
-        self._taken.add(name)
+        self._used.add(name)
         return self.read(name)
 
-    def maybe(self, name: str, *sizes: str) -> Tensor | None:
-        """As :meth:`take`; ``None`` where it is missing."""
+    def take_optional(self, name: str, *sizes: str) -> Tensor | None:
+        """Returns a tensor, or ``None`` if it is missing. See :meth:`take`."""
         return self.take(name, *sizes) if name in self else None
 
     def number(self, name: str) -> float | None:
-        """Returns a single number, ``[]`` or ``[1]``; ``None`` where it is missing."""
+        """Returns a tensor of one element as a number, or ``None`` if it is missing."""
         if name not in self:
             return None
         tensor = self.take_any(name, *("one" for _ in self.shapes[name]))
@@ -101,28 +103,29 @@ class Tensors:
             raise StorageError(f"{self.file}: `{name}` must be a single number, got shape {tuple(tensor.shape)}.")
         return float(tensor)
 
-    def left(self, ignored: Iterable[str] = ()) -> list[str]:
-        """Returns the names of the tensors that nobody took."""
-        return sorted(self.shapes.keys() - self._taken - set(ignored))
+    def unused(self, ignored: Iterable[str] = ()) -> list[str]:
+        """Returns the names of the tensors that haven't been read."""
+        return sorted(self.shapes.keys() - self._used - set(ignored))
 
-    def finish(self, library: str, ignored: Iterable[str] = ()) -> None:
-        """Refuses tensors that nobody took: something would be lost.
+    def check_all_used(self, library: str, ignored: Iterable[str] = ()) -> None:
+        """Checks that all tensors have been read, so that no weight is lost.
 
         Raises:
-            StorageError: Which they are.
+            StorageError: If tensors haven't been read. The message lists them.
         """
-        extra = self.left(ignored)
+        extra = self.unused(ignored)
         if extra:
             raise StorageError(
-                f"{self.file} holds tensors that no {library} checkpoint of this kind has: {listed(extra)}."
+                f"{self.file} must contain the tensors of a {library} checkpoint only, but it also contains "
+                f"{listed(extra)}."
             )
 
 
 def read_safetensors(file: Path) -> Tensors:
-    """Opens a safetensors file; each tensor is read through a memory map when it is taken.
+    """Opens a safetensors file. Tensors are memory-mapped and read on demand.
 
     Raises:
-        StorageError: If it is truncated or broken.
+        StorageError: If the file is truncated or broken.
     """
     try:
         with safe_open(file, framework="pt") as stored:
@@ -144,16 +147,16 @@ def read_safetensors(file: Path) -> Tensors:
 
 _BROKEN_NPZ = (
     *(zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, TypeError),
-    # NumPy reads headers by Python's own parser, and lets its errors through.
+    # NumPy parses headers with Python's parser and doesn't catch its errors.
     *(SyntaxError, tokenize.TokenError, MemoryError),
 )
 
 
 def read_npz(file: Path) -> Tensors:
-    """Opens an npz file; no pickle in it is read, and nothing that grows beyond what weights may.
+    """Opens an npz file. Pickles in the file and suspicious compression ratios raise an error.
 
     Raises:
-        StorageError: If it is truncated or broken.
+        StorageError: If the file is truncated or broken.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -188,8 +191,8 @@ def _npy_header(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
         n_bytes *= size
     if n_bytes != info.file_size - start:
         raise StorageError(
-            f"{file}: `{info.filename}` says it has shape {str(shape)[:80]}, {n_bytes:,} bytes, but "
-            f"{info.file_size - start:,} bytes follow."
+            f"{file}: `{info.filename}` must have {n_bytes:,} bytes for its shape {str(shape)[:80]}, got "
+            f"{info.file_size - start:,} bytes."
         )
     return shape, dtype
 
@@ -201,7 +204,7 @@ def _read_header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     elif version == (2, 0):
         shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
     else:
-        raise ValueError(f"npy format version {version} is none of arrays of numbers")
+        raise ValueError(f"npy format version {version} isn't supported")
     if any(size < 0 for size in shape):
         raise ValueError(f"shape {shape} has a negative size")
     return shape, dtype
@@ -211,10 +214,11 @@ def _check_inflation(file: Path, n_bytes: int) -> None:
     size = file.stat().st_size
     if n_bytes > MAX_INFLATED and n_bytes > MAX_RATIO * size:
         raise StorageError(
-            f"{file} has {size:,} bytes and would grow to {n_bytes:,}: weights don't compress so far, so it isn't read."
+            f"{file} has {size:,} bytes and would decompress to {n_bytes:,} bytes. Weights don't have such a "
+            "compression ratio, so the file isn't read."
         )
 
 
 def _check_count(file: Path, tensors: Mapping[str, object]) -> None:
     if len(tensors) > MAX_TENSORS:
-        raise StorageError(f"{file} holds {len(tensors):,} tensors, more than any dictionary has.")
+        raise StorageError(f"{file} must contain at most {MAX_TENSORS:,} tensors, got {len(tensors):,}.")

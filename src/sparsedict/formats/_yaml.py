@@ -1,4 +1,4 @@
-"""Small YAML files that nobody vouches for."""
+"""Safe reading of small YAML files from untrusted sources."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ MAX_NESTED = 32
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Reads a YAML mapping: plain values only, and no references, by which a small file could stand for a huge one.
+    """Reads a YAML mapping of plain values. References aren't allowed, because they can expand to huge documents.
 
     Raises:
         ImportError: If PyYAML isn't installed.
-        StorageError: If the file is larger than 256 KiB, no YAML, nested too deeply, refers to itself, or no mapping.
+        StorageError: If the file is larger than 256 KiB, isn't valid YAML, is nested too deeply, contains references,
+            or isn't a mapping.
     """
     try:
         import yaml
     except ImportError:
-        raise ImportError(f"Reading {file} needs PyYAML: install `sparsedict[formats]` or `pyyaml`.") from None
+        raise ImportError(f"Reading {file} needs PyYAML. Install `sparsedict[formats]` or `pyyaml`.") from None
     with file.open("rb") as stream:
         text = stream.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
-        raise StorageError(f"{file} is larger than {MAX_BYTES:,} bytes: it can't be a configuration.")
+        raise StorageError(f"{file} must have at most {MAX_BYTES:,} bytes, because it is a configuration.")
     try:
         _check(yaml, text)
         document = yaml.safe_load(text)
-    # Besides its own errors, PyYAML lets those of dates and numbers through.
+    # PyYAML doesn't catch the errors of invalid dates and numbers.
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise StorageError(f"{file} isn't valid YAML: {reason[:200]}.") from None
@@ -44,7 +45,7 @@ def _check(yaml: Any, text: bytes) -> None:
     for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise ValueError("it refers to parts of itself")
+            raise ValueError("it contains references")
         if number > MAX_EVENTS or depth > MAX_NESTED:
             raise ValueError("it is too long or nested too deeply")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > 10_000:

@@ -15,14 +15,14 @@ from torch import Tensor
 from sparsedict import hub
 from sparsedict.activations import ReLU, TopK
 from sparsedict.dictionaries import Dictionary
-from sparsedict.formats import _made as made
+from sparsedict.formats import _build as build
 from sparsedict.formats import _transcoder_set as about
 from sparsedict.formats import gemma_scope
-from sparsedict.formats._made import Learned, Weights
-from sparsedict.formats._place import Place
+from sparsedict.formats._build import LoadedActivation, Weights
+from sparsedict.formats._export import CALIBRATE, exact_form, threshold_of, unsupported, write_tensors, write_text
+from sparsedict.formats._location import Location
 from sparsedict.formats._tensors import Tensors, read_safetensors
 from sparsedict.formats._transcoder_set import LAYER
-from sparsedict.formats._written import CALIBRATE, exact_form, refuse, threshold_of, write_tensors, write_text
 from sparsedict.formats._yaml import read_yaml
 from sparsedict.storage import StorageError
 
@@ -32,11 +32,13 @@ THRESHOLD = "activation_function.threshold"
 _CROSS_LAYER = re.compile(r"W_(enc|dec)_\d{1,5}\.safetensors")
 
 
-def recognises(place: Place) -> bool:
-    """Whether the files are circuit-tracer's."""
-    if place.named is not None and place.named != CONFIG:
-        return bool(LAYER.fullmatch(place.named) or _CROSS_LAYER.fullmatch(place.named))
-    return _is_set(place) or any(LAYER.fullmatch(name) or _CROSS_LAYER.fullmatch(name) for name in place.entries())
+def recognises(location: Location) -> bool:
+    """Returns whether the files are in the format of circuit-tracer."""
+    if location.file_name is not None and location.file_name != CONFIG:
+        return bool(LAYER.fullmatch(location.file_name) or _CROSS_LAYER.fullmatch(location.file_name))
+    return _is_set(location) or any(
+        LAYER.fullmatch(name) or _CROSS_LAYER.fullmatch(name) for name in location.entries()
+    )
 
 
 def read(
@@ -46,31 +48,34 @@ def read(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
-    """Reads the transcoder of one layer; its forward pass is circuit-tracer's own.
+    """Reads the transcoder of one layer, with the same forward pass as in circuit-tracer.
 
     Args:
-        path: The folder, or the file of one layer. Of a folder on the hub, only this layer's file is downloaded.
-        layer: Which layer, where the path is a folder of several.
-        device: Where to put the weights; the CPU where left out.
-        dtype: Type to convert them to; as in the file where left out (single precision if there are thresholds).
+        path: The folder, or the file of one layer. From a folder on the hub, only the file of this layer is downloaded.
+        layer: The layer to read from a folder of several layers.
+        device: Device of the weights. The CPU by default.
+        dtype: Type of the weights. By default the type in the file, or float32 if there are thresholds.
 
     Raises:
-        FileNotFoundError: If a file is missing, or the folder holds several layers and none was chosen.
-        ImportError: If PyYAML isn't installed and there is a ``config.yaml``.
-        StorageError: If a file is broken, or a cross-layer transcoder.
+        FileNotFoundError: If a file is missing, or if the folder contains several layers and ``layer`` is left out.
+        ImportError: If PyYAML isn't installed and the folder contains ``config.yaml``.
+        StorageError: If a file is broken or contains a cross-layer transcoder.
     """
-    place = Place.of(path)
-    config = _config(place)
-    files = _layers(place, config)
+    location = Location.from_path(path)
+    config = _config(location)
+    files = _layers(location, config)
     if layer is None and len(files) > 1:
         raise FileNotFoundError(
-            f"{place} holds {len(files)} layers: choose one, such as `sd.formats.circuit_tracer.read(path, "
-            f"layer={min(files)})` or `sd.load({place.inside(files[min(files)])!r})`; `read_set` reads all."
+            f"`path` must be one layer, but {location} holds {len(files)} layers. Choose one of them, for example with "
+            f"`sd.formats.circuit_tracer.read(path, layer={min(files)})` or "
+            f"`sd.load({location.path_of(files[min(files)])!r})`, or read all of them with `read_set`."
         )
     chosen = next(iter(files)) if layer is None else layer
     if chosen not in files:
-        raise FileNotFoundError(f"{place} holds no layer {layer}, only {', '.join(map(str, files))}.")
-    return _read_layer(place, files[chosen], config, chosen, device, dtype)
+        raise FileNotFoundError(
+            f"`layer` must be one of the layers {', '.join(map(str, files))} in {location}, got {layer}."
+        )
+    return _read_layer(location, files[chosen], config, chosen, device, dtype)
 
 
 def read_set(
@@ -79,11 +84,11 @@ def read_set(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[int, Dictionary]:
-    """Reads the transcoders of all layers, by layer; otherwise as :func:`read`."""
-    place = Place.of(path)
-    config = _config(place)
-    files = _layers(place, config)
-    return {layer: _read_layer(place, name, config, layer, device, dtype) for layer, name in files.items()}
+    """Reads the transcoders of all layers. Arguments and errors are those of :func:`read`."""
+    location = Location.from_path(path)
+    config = _config(location)
+    files = _layers(location, config)
+    return {layer: _read_layer(location, name, config, layer, device, dtype) for layer, name in files.items()}
 
 
 def write(
@@ -95,47 +100,48 @@ def write(
     input_hook: str | None = None,
     output_hook: str | None = None,
 ) -> None:
-    """Writes distillers so that circuit-tracer loads them, and computes the same.
+    """Writes distillers in the format of circuit-tracer, with the same forward pass.
 
-    circuit-tracer asks for one in every layer from 0 on, of equal widths, with a skip in all or none. An input bias and
-    a constant scale go into the weights; a BatchTopK becomes a JumpReLU of one threshold. Of TopK, circuit-tracer keeps
-    negative values among the ``k`` largest, which a warning says.
+    circuit-tracer requires a distiller in every layer from 0. All must have the same width, and either all or none a
+    skip connection. An input bias and a constant scale of the input are folded into the weights. BatchTopK becomes
+    JumpReLU with a common threshold. The TopK of circuit-tracer keeps negative values among the ``k`` largest, which a
+    warning reports.
 
     Args:
-        dictionary: A distiller that gives as many numbers as it reads, with ReLU, JumpReLU, BatchTopK or TopK; or such
-            distillers by layer.
-        path: The folder. Other layers in it stay, and must fit to these; a set that replaces some layers of an earlier
-            one must replace all.
-        layer: The layer, where there is one distiller; where left out, that of its site, or 0.
-        model: Name of the model, such as ``"gpt2"``; where left out, as the distiller noted it.
-        input_hook: What they read, as a TransformerLens hook within a block, such as ``"mlp.hook_in"``; where left out,
-            by the site that they were trained at.
-        output_hook: What they write, such as ``"mlp.hook_out"``.
+        dictionary: A distiller with equal input and output widths and with ReLU, JumpReLU, BatchTopK or TopK; or a
+            dict of such distillers by layer.
+        path: The folder. Other layers in it are kept and must be compatible. A set that replaces some layers of an
+            earlier set must replace all of them.
+        layer: The layer of a single distiller. By default the layer of its site, or 0.
+        model: Name of the model, such as ``"gpt2"``. By default the name in ``trained_on``.
+        input_hook: The hook that the distillers read, as a TransformerLens hook within a block, such as
+            ``"mlp.hook_in"``. By default it is derived from their training site.
+        output_hook: The hook that the distillers write, such as ``"mlp.hook_out"``.
 
     Raises:
-        TypeError: If one isn't a distiller.
-        ValueError: If circuit-tracer has nothing like an activation, a normalisation or the widths, or can't use the
-            set: a layer is missing, or layers differ in width, skip, ``k`` or hooks; if layers of an earlier set would
-            be left among the new ones; or if a hook isn't one within a block.
+        TypeError: If a dictionary isn't a distiller.
+        ValueError: If circuit-tracer doesn't support an activation, a normalisation or a width; if a layer is missing;
+            if layers differ in width, skip connection, ``k`` or hooks; if layers of an earlier set would remain among
+            the new layers; or if a hook isn't a hook within a block.
     """
-    about.check_given(model, input_hook, output_hook)
+    about.check_arguments(model, input_hook, output_hook)
     by_layer = about.by_layer(dictionary, layer)
     tensors = {number: _tensors(one) for number, one in by_layer.items()}
-    folder, there = Path(path), {}
+    folder, existing = Path(path), {}
     config: dict[str, Any] = {}
     if folder.is_dir():
-        place = Place.of(folder)
-        config = _config(place)
-        there = about.shapes_in(place, config)
-    new = {number: about.Shape.of(tensors[number], by_layer[number].activation) for number in by_layer}
+        location = Location.from_path(folder)
+        config = _config(location)
+        existing = about.shapes_in(location, config)
+    new = {number: about.Shape.from_tensors(tensors[number], by_layer[number].activation) for number in by_layer}
     if not isinstance(dictionary, Dictionary):
-        about.check_whole(folder, there.keys(), new.keys())
-    about.check_set({**there, **new})
-    is_replaced = there.keys() <= new.keys()
+        about.check_replaces_all(folder, existing.keys(), new.keys())
+    about.check_set({**existing, **new})
+    is_replaced = existing.keys() <= new.keys()
     config = about.config_of(by_layer, model, (input_hook, output_hook), {} if is_replaced else config)
     for number, weights in tensors.items():
         write_tensors(folder / f"layer_{number}.safetensors", weights)
-    # A JSON string is a YAML string too.
+    # JSON strings are valid YAML strings.
     write_text(folder / CONFIG, "".join(f"{name}: {json.dumps(value)}\n" for name, value in config.items()))
 
 
@@ -143,42 +149,42 @@ def _tensors(dictionary: Dictionary) -> dict[str, Tensor]:
     form = exact_form(dictionary, "circuit-tracer")
     if not form.is_distiller:
         raise TypeError(
-            "`dictionary` must be a distiller, such as SparseDistiller: circuit-tracer puts them in the place of MLPs, "
-            f"got {type(dictionary).__name__}."
+            "`dictionary` must be a distiller such as SparseDistiller, because circuit-tracer replaces MLPs, got "
+            f"{type(dictionary).__name__}."
         )
     d_in, d_out = form.encoder.shape[1], form.decoder.shape[1]
     if d_in != d_out:
-        raise refuse(f"widths d_in={d_in} and d_out={d_out}", "circuit-tracer", ("one width for both",))
+        raise unsupported(f"widths d_in={d_in} and d_out={d_out}", "circuit-tracer", ("equal widths",))
     if form.input_norm is not None:
-        raise refuse(f"the normalisation {form.input_norm}", "circuit-tracer", ("inputs as they are",))
+        raise unsupported(f"the normalisation {form.input_norm}", "circuit-tracer", ("unnormalised inputs",))
     threshold = threshold_of(form)
     if threshold is None and not isinstance(form.activation, ReLU | TopK):
         remedy = CALIBRATE if form.activation.non_negative else ""
-        raise refuse(f"the activation {form.activation}", "circuit-tracer", ("ReLU, JumpReLU and TopK",), remedy)
+        raise unsupported(f"the activation {form.activation}", "circuit-tracer", ("ReLU, JumpReLU and TopK",), remedy)
     named = {"W_enc": form.encoder, "W_dec": form.decoder, "b_enc": form.encoder_bias, "b_dec": form.decoder_bias}
     optional = {"W_skip": form.skip, THRESHOLD: threshold}
     return named | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
 
-def _config(place: Place) -> dict[str, Any]:
-    file = place.find(CONFIG)
+def _config(location: Location) -> dict[str, Any]:
+    file = location.find(CONFIG)
     config = {} if file is None else read_yaml(file)
     kind = config.get("model_kind", "transcoder_set")
-    is_crossing = any(map(_CROSS_LAYER.fullmatch, place.entries()))
+    is_crossing = any(map(_CROSS_LAYER.fullmatch, location.entries()))
     if kind == "cross_layer_transcoder" or (is_crossing and file is None):
         raise StorageError(
-            f"{place} holds a cross-layer transcoder, whose latents write to several layers: there is no kind of "
-            "dictionary for it here yet."
+            f"{location} holds a cross-layer transcoder, whose latents write to several layers. This format isn't "
+            "supported yet."
         )
     if kind != "transcoder_set":
         raise StorageError(f"{file}: `model_kind` must be transcoder_set, got {str(kind)[:80]!r}.")
     return config
 
 
-def _is_set(place: Place) -> bool:
-    """Whether there is a configuration that describes a set: other tools keep theirs under the same name."""
+def _is_set(location: Location) -> bool:
+    """Returns whether the folder contains the configuration of a set. Other tools use the same file name."""
     try:
-        file = place.find(CONFIG)
+        file = location.find(CONFIG)
     except StorageError:
         return False
     if file is None:
@@ -187,100 +193,101 @@ def _is_set(place: Place) -> bool:
         return b"model_kind" in stream.read(2**16)
 
 
-def _layers(place: Place, config: dict[str, Any]) -> dict[int, str]:
-    """Finds the files of the layers by name."""
-    if place.named is not None and place.named != CONFIG:
-        found = LAYER.fullmatch(place.named)
-        return {int(found[1]) if found else 0: place.named}
+def _layers(location: Location, config: dict[str, Any]) -> dict[int, str]:
+    """Returns the file name of each layer."""
+    if location.file_name is not None and location.file_name != CONFIG:
+        found = LAYER.fullmatch(location.file_name)
+        return {int(found[1]) if found else 0: location.file_name}
     named = config.get("transcoders")
     if isinstance(named, list) and all(isinstance(name, str) for name in named):
-        return {number: _local(place, name) for number, name in enumerate(named)}
-    files = {int(found[1]): name for name in place.entries() if (found := LAYER.fullmatch(name))}
+        return {number: _local(location, name) for number, name in enumerate(named)}
+    files = {int(found[1]): name for name in location.entries() if (found := LAYER.fullmatch(name))}
     if not files:
-        raise FileNotFoundError(f"{place} lacks the files of layers, layer_0.safetensors and so on.")
+        raise FileNotFoundError(f"{location} must contain the files of layers, such as layer_0.safetensors.")
     return dict(sorted(files.items()))
 
 
-def _local(place: Place, name: str) -> str:
-    """Returns the name of a file that a configuration lists; one on the hub is taken where the configuration is too."""
-    if hub.is_address(name) and place.snapshot is None:
+def _local(location: Location, name: str) -> str:
+    """Returns the name of a file in a configuration. An address on the hub is valid only in a configuration there."""
+    if hub.is_address(name) and location.snapshot is None:
         raise FileNotFoundError(
-            f"{place.inside(CONFIG)} lists {name[:200]}, which isn't in the folder. Load each layer by its own "
-            f"address: `sd.load({_address(name)[:200]!r})`."
+            f"{location.path_of(CONFIG)} lists {name[:200]}, which isn't in the folder. Load each layer by its "
+            f"address, for example `sd.load({_address(name)[:200]!r})`."
         )
     return name
 
 
 def _address(name: str) -> str:
-    """Returns an address as it is written here: circuit-tracer has the revision behind the path, as in a URL."""
+    """Converts an address of circuit-tracer, with the revision in a URL query, to an address of this library."""
     path, _, revision = name.partition("?revision=")
     return f"{path}@{revision}" if revision else path
 
 
-def _file(place: Place, name: str) -> Path:
+def _file(location: Location, name: str) -> Path:
     if hub.is_address(name):
-        place = Place.of(_address(name))
-        if place.named is None:
-            raise StorageError(f"{CONFIG} must list files of weights, but {place} is a folder.")
-        name = place.named
-    file = place.find(name)
+        location = Location.from_path(_address(name))
+        if location.file_name is None:
+            raise StorageError(f"{CONFIG} must list weights files, but {location} is a folder.")
+        name = location.file_name
+    file = location.find(name)
     if file is None:
-        raise FileNotFoundError(f"{place} lacks {name[:200]}.")
+        raise FileNotFoundError(f"{location} must contain {name[:200]}.")
     return file
 
 
 def _read_layer(
-    place: Place,
+    location: Location,
     name: str,
     config: dict[str, Any],
     layer: int,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Dictionary:
-    file = _file(place, name)
+    file = _file(location, name)
     if file.suffix == ".npz":
         return gemma_scope.read_file(file, {}, kind="distiller", device=device, dtype=dtype)
     tensors = read_safetensors(file)
     if "w_enc" in tensors:
         return gemma_scope.read_file(file, {}, kind="distiller", device=device, dtype=dtype)
     if any(_CROSS_LAYER.fullmatch(f"{tensor}.safetensors") for tensor in tensors.shapes):
-        raise StorageError(
-            f"{file} is part of a cross-layer transcoder: there is no kind of dictionary for it here yet."
-        )
+        raise StorageError(f"{file} is part of a cross-layer transcoder. This format isn't supported yet.")
     weights = _weights(tensors)
-    learned = _learned(tensors, config, place.folder / CONFIG)
-    tensors.finish("circuit-tracer", ignored=("k",))
+    loaded = _loaded_activation(tensors, config, location.folder / CONFIG)
+    tensors.check_all_used("circuit-tracer", ignored=("k",))
     ends = [str(config[key]) for key in ("feature_input_hook", "feature_output_hook") if config.get(key)]
     known = {"model": config.get("model_name"), "site": " -> ".join(ends) or None, "layer": layer}
     trained_on = {"library": "circuit-tracer", **{k: v for k, v in known.items() if v is not None}}
     plain = {key: value for key, value in config.items() if value is None or isinstance(value, str | int | float)}
-    return made.distiller(weights, learned, file, trained_on=trained_on | {"cfg": plain}, device=device, dtype=dtype)
+    return build.distiller(weights, loaded, file, trained_on=trained_on | {"cfg": plain}, device=device, dtype=dtype)
 
 
 def _weights(tensors: Tensors) -> Weights:
     bias = tensors.take("b_enc", "n_latents")
     decoder_bias = tensors.take("b_dec", "d_model")
     sizes = (tensors.sizes["n_latents"], tensors.sizes["d_model"])
-    # Files of mid-2025 hold the decoder the other way round, and files made from other libraries the encoder too.
+    # Files of mid-2025 contain the transposed decoder. Files converted from other libraries also transpose the encoder.
     turned = {name for name in ("W_enc", "W_dec") if tensors.shapes.get(name) == sizes[::-1] != sizes}
     encoder, decoder = (
-        tensors.take_turned(name, "d_model", "n_latents")
+        tensors.take_transposed(name, "d_model", "n_latents")
         if name in turned
         else tensors.take(name, "n_latents", "d_model")
         for name in ("W_enc", "W_dec")
     )
-    return Weights(encoder, bias, decoder, decoder_bias, skip=tensors.maybe("W_skip", "d_model", "d_model"))
+    return Weights(encoder, bias, decoder, decoder_bias, skip=tensors.take_optional("W_skip", "d_model", "d_model"))
 
 
-def _learned(tensors: Tensors, config: dict[str, Any], config_file: Path) -> Learned:
+def _loaded_activation(tensors: Tensors, config: dict[str, Any], config_file: Path) -> LoadedActivation:
     if THRESHOLD in tensors:
         number = tensors.shapes[THRESHOLD] in ((), (1,))
         threshold = tensors.take(THRESHOLD, *(("one",) * len(tensors.shapes[THRESHOLD]) if number else ("n_latents",)))
         each = threshold.reshape(-1).expand(tensors.sizes["n_latents"]).clone() if number else threshold
-        return made.jump_relu(each, tensors.file, may_be_negative=False)
+        return build.jump_relu(each, tensors.file, may_be_negative=False)
     name = str(config.get("activation") or "relu").lower().replace("_", "")
     if name == "topk":
-        return Learned(TopK(made.integer(config, "k", config_file)))
+        return LoadedActivation(TopK(build.integer(config, "k", config_file)))
     if name == "relu":
-        return Learned(ReLU())
-    raise StorageError(f"{config_file}: `activation` {name[:80]!r} has no {THRESHOLD!r} in {tensors.file.name}.")
+        return LoadedActivation(ReLU())
+    raise StorageError(
+        f"{config_file}: `activation` must be relu or topk if {tensors.file.name} has no {THRESHOLD!r}, got "
+        f"{name[:80]!r}."
+    )

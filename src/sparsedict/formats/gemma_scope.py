@@ -1,4 +1,4 @@
-"""Gemma Scope: ``params.npz`` (1) or ``params.safetensors`` (2), all with JumpReLU."""
+"""Gemma Scope: dictionaries with JumpReLU, in ``params.npz`` (release 1) or ``params.safetensors`` (release 2)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 
 from sparsedict.dictionaries import Dictionary
-from sparsedict.formats import _made as made
-from sparsedict.formats._made import Weights
-from sparsedict.formats._place import Place, listed
+from sparsedict.formats import _build as build
+from sparsedict.formats._build import Weights
+from sparsedict.formats._location import Location, listed
 from sparsedict.formats._tensors import Tensors, read_npz, read_safetensors
 from sparsedict.storage import StorageError
 from sparsedict.types import Role
@@ -24,13 +24,17 @@ _OF_SEVERAL_LAYERS = re.compile(r"params_layer_\d{1,5}\.safetensors")
 _NAMES = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold", "affine_skip_connection")
 
 
-def recognises(place: Place) -> bool:
-    """Whether the files are Gemma Scope's."""
-    if _is_of_several_layers(place):
+def recognises(location: Location) -> bool:
+    """Returns whether the files are in the format of Gemma Scope."""
+    if _is_of_several_layers(location):
         return True
-    if place.named is None:
-        return place.holds(*WEIGHTS) or bool(place.inner(*WEIGHTS, depth=3))
-    return place.named in WEIGHTS or place.suffix == ".npz" or (place.suffix == ".safetensors" and _has_names(place))
+    if location.file_name is None:
+        return location.holds(*WEIGHTS) or bool(location.subfolders(*WEIGHTS, depth=3))
+    return (
+        location.file_name in WEIGHTS
+        or location.suffix == ".npz"
+        or (location.suffix == ".safetensors" and _has_names(location))
+    )
 
 
 def read(
@@ -42,63 +46,66 @@ def read(
 ) -> Dictionary:
     """Reads a JumpReLU autoencoder or transcoder of Gemma Scope.
 
-    ``latents = p * (p > threshold)`` of ``p = max(x @ encoder.T + encoder_bias, 0)``; no offset of the input. A
-    transcoder reads the MLP's normalised input.
+    The latents are ``p * (p > threshold)`` with ``p = max(x @ encoder.T + encoder_bias, 0)``. The input has no offset.
+    A transcoder reads the normalised input of the MLP.
 
     Args:
-        path: The folder, or its file of parameters.
-        kind: What to make of it. Where left out, a distiller if it has a skip or another width of output, or the
-            configuration or the path says that it is a transcoder; else an autoencoder. Both compute the same.
-        device: Where to put the weights; the CPU where left out.
-        dtype: Type to convert them to; where left out as in the file, but at least single precision.
+        path: The folder, or its parameter file.
+        kind: The kind of dictionary to construct. By default a distiller if there is a skip connection, if the widths
+            of input and output differ, or if configuration or path indicate a transcoder; otherwise an autoencoder.
+            Both kinds have the same forward pass.
+        device: Device of the weights. The CPU by default.
+        dtype: Type of the weights. By default the type in the file, but at least float32.
 
     Raises:
-        FileNotFoundError: If a file is missing, or the folder is one of several dictionaries.
-        StorageError: If a file is broken, or part of a cross-layer transcoder or a crosscoder.
+        FileNotFoundError: If a file is missing, or the folder contains several dictionaries.
+        StorageError: If a file is broken or belongs to a cross-layer transcoder or a crosscoder.
     """
-    place = Place.of(path)
-    if _is_of_several_layers(place):
+    location = Location.from_path(path)
+    if _is_of_several_layers(location):
         raise StorageError(
-            f"{place} is a cross-layer transcoder or a crosscoder, or a part of one, with a file for each layer: there "
-            "is no kind of dictionary for them here yet."
+            f"{location} is part of a cross-layer transcoder or a crosscoder with a file for each layer. This format "
+            "isn't supported yet."
         )
-    place.check_is_one(*WEIGHTS, what="dictionaries", depth=3)
-    file = place.weights(*WEIGHTS, suffix=place.suffix if place.suffix in (".npz", ".safetensors") else ".")
-    return read_file(file, place.json(CONFIG) or {}, kind=kind, device=device, dtype=dtype)
+    location.check_is_single(*WEIGHTS, what="dictionaries", depth=3)
+    file = location.weights(*WEIGHTS, suffix=location.suffix if location.suffix in (".npz", ".safetensors") else ".")
+    return read_file(file, location.json(CONFIG) or {}, kind=kind, device=device, dtype=dtype)
 
 
 def read_file(
     file: Path, config: dict[str, Any], *, kind: Literal["autoencoder", "distiller"] | None = None, **rest: Any
 ) -> Dictionary:
-    """Reads one file of parameters; ``rest`` is where to put them and in what type."""
+    """Reads a parameter file. ``rest`` are the arguments ``device`` and ``dtype`` of :func:`read`."""
     tensors = _lower_case(read_npz(file) if file.suffix == ".npz" else read_safetensors(file))
     if len(tensors.shapes.get("w_dec", ())) == 3:
         raise StorageError(
-            f"{file} holds a cross-layer transcoder, which writes to {tensors.shapes['w_dec'][1]} layers: there is no "
-            "kind of dictionary for it here yet."
+            f"{file} holds a cross-layer transcoder, which writes to {tensors.shapes['w_dec'][1]} layers. This format "
+            "isn't supported yet."
         )
     has_skip = "affine_skip_connection" in tensors
     weights = Weights(
-        tensors.take_turned("w_enc", "d_in", "n_latents"),
+        tensors.take_transposed("w_enc", "d_in", "n_latents"),
         tensors.take("b_enc", "n_latents"),
         tensors.take("w_dec", "n_latents", "d_out"),
         tensors.take("b_dec", "d_out"),
-        skip=tensors.take_turned("affine_skip_connection", "d_in", "d_out") if has_skip else None,
+        skip=tensors.take_transposed("affine_skip_connection", "d_in", "d_out") if has_skip else None,
     )
-    learned = made.jump_relu(tensors.take("threshold", "n_latents"), file)
-    tensors.finish("Gemma Scope")
+    loaded = build.jump_relu(tensors.take("threshold", "n_latents"), file)
+    tensors.check_all_used("Gemma Scope")
     known = {"model": config.get("model_name"), "site": config.get("hf_hook_point_in")}
     about = {"trained_on": {"library": "Gemma Scope", **{k: v for k, v in known.items() if v}, "cfg": config}, **rest}
     if (kind or _kind(tensors, config)) == "distiller":
-        return made.distiller(weights, learned, file, **about)
-    return made.autoencoder(weights, learned, file, offset="none", reads=_reads(config), **about)
+        return build.distiller(weights, loaded, file, **about)
+    return build.autoencoder(weights, loaded, file, offset="none", reads=_reads(config), **about)
 
 
 def _lower_case(tensors: Tensors) -> Tensors:
-    """Names tensors as the second release does."""
+    """Returns the tensors with lower-case names, as in the second release."""
     names = {name.lower(): name for name in tensors.shapes}
     if len(names) < len(tensors.shapes):
-        raise StorageError(f"{tensors.file} holds one name twice: {listed(sorted(tensors.shapes))}.")
+        raise StorageError(
+            f"{tensors.file} must not contain names that differ only in case, got {listed(sorted(tensors.shapes))}."
+        )
     shapes = {lower: tensors.shapes[name] for lower, name in names.items()}
     return Tensors(tensors.file, shapes, lambda lower: tensors.read(names[lower]), mapped=tensors.mapped)
 
@@ -115,15 +122,15 @@ def _reads(config: dict[str, Any]) -> Role:
     return "inputs" if "pre_feedforward" in str(config.get("hf_hook_point_in")) else "outputs"
 
 
-def _is_of_several_layers(place: Place) -> bool:
-    """Whether the second release's name for a part of what reads or writes several layers is there."""
-    names = place.entries() if place.named is None else [place.named]
-    return not place.holds(*WEIGHTS) and any(map(_OF_SEVERAL_LAYERS.fullmatch, names))
+def _is_of_several_layers(location: Location) -> bool:
+    """Returns whether there are files of a multi-layer dictionary, by their names in the second release."""
+    names = location.entries() if location.file_name is None else [location.file_name]
+    return not location.holds(*WEIGHTS) and any(map(_OF_SEVERAL_LAYERS.fullmatch, names))
 
 
-def _has_names(place: Place) -> bool:
+def _has_names(location: Location) -> bool:
     try:
-        names = read_safetensors(place.weights(suffix=".safetensors")).shapes.keys()
+        names = read_safetensors(location.weights(suffix=".safetensors")).shapes.keys()
     except (StorageError, FileNotFoundError):
         return False
     return {"w_enc", "threshold"} <= names <= set(_NAMES)

@@ -1,4 +1,4 @@
-"""EleutherAI's sparsify (before: sae): a folder for each hookpoint, with ``sae.safetensors`` and ``cfg.json``."""
+"""EleutherAI's sparsify (formerly sae): a folder for each hookpoint, with ``sae.safetensors`` and ``cfg.json``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from sparsedict.activations import AbsTopK, Activation, GroupMax, TopK
 from sparsedict.dictionaries import Dictionary, Exported
-from sparsedict.formats import _made as made
-from sparsedict.formats._made import Learned, Weights
-from sparsedict.formats._place import Place
+from sparsedict.formats import _build as build
+from sparsedict.formats._build import LoadedActivation, Weights
+from sparsedict.formats._export import exact_form, original_cfg, unsupported, write_json, write_tensors
+from sparsedict.formats._location import Location
 from sparsedict.formats._tensors import Tensors, read_safetensors
-from sparsedict.formats._written import exact_form, noted, refuse, write_json, write_tensors
 from sparsedict.norms import DecoderNorm, UnitNorm
 from sparsedict.storage import StorageError
 from sparsedict.torch_state import in_own_state
@@ -24,11 +24,11 @@ WEIGHTS = "sae.safetensors"
 CFG = "cfg.json"
 
 
-def recognises(place: Place) -> bool:
+def recognises(location: Location) -> bool:
     """Whether the files are sparsify's: one hookpoint, or a folder of them."""
-    if place.named is not None and place.named not in (WEIGHTS, CFG):
+    if location.file_name is not None and location.file_name not in (WEIGHTS, CFG):
         return False
-    return place.holds(WEIGHTS) or bool(place.inner(WEIGHTS))
+    return location.holds(WEIGHTS) or bool(location.subfolders(WEIGHTS))
 
 
 def read(
@@ -38,69 +38,69 @@ def read(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
-    """Reads an autoencoder or transcoder of sparsify; its forward pass is sparsify's own.
+    """Reads an autoencoder or transcoder of sparsify, with the same forward pass.
 
-    An autoencoder with a skip connection becomes a distiller, the kind that has a skip, with minus the decoder's bias
-    as its input bias. ``trained_on`` keeps the configuration.
+    An autoencoder with a skip connection becomes a distiller, whose input bias is the negative decoder bias.
+    ``trained_on`` contains the configuration.
 
     Args:
-        path: The folder of one hookpoint, or its file of weights.
-        transcoder_subtracts_bias: Whether a transcoder subtracts the decoder's bias from its input, as sparsify did
-            before February 2025; its files don't say.
-        device: Where to put the weights; the CPU where left out.
-        dtype: Type to convert them to; as in the file where left out.
+        path: The folder of one hookpoint, or its weights file.
+        transcoder_subtracts_bias: Whether a transcoder subtracts the decoder bias from its input, as sparsify did
+            before February 2025. The files don't contain this information.
+        device: Device of the weights. The CPU by default.
+        dtype: Type of the weights. The type in the file by default.
 
     Raises:
-        FileNotFoundError: If a file is missing, or the folder is one of several hookpoints.
+        FileNotFoundError: If a file is missing, or the folder contains several hookpoints.
         StorageError: If a file is broken.
     """
-    place = Place.of(path)
-    place.check_is_one(WEIGHTS, what="hookpoints")
-    cfg = place.cfg(CFG, "sparsify")
-    cfg_file = place.folder / CFG
-    tensors = read_safetensors(place.weights(WEIGHTS, suffix=".safetensors"))
+    location = Location.from_path(path)
+    location.check_is_single(WEIGHTS, what="hookpoints")
+    cfg = location.cfg(CFG, "sparsify")
+    cfg_file = location.folder / CFG
+    tensors = read_safetensors(location.weights(WEIGHTS, suffix=".safetensors"))
     encoder = tensors.take("encoder.weight", "n_latents", "d_in")
-    bias = tensors.maybe("encoder.bias", "n_latents")
+    bias = tensors.take_optional("encoder.bias", "n_latents")
     decoder = _decoder(tensors)
     decoder_bias = tensors.take("b_dec", "d_in")
-    skip = tensors.maybe("W_skip", "d_in", "d_in")
-    tensors.finish("sparsify")
+    skip = tensors.take_optional("W_skip", "d_in", "d_in")
+    tensors.check_all_used("sparsify")
     _check_sizes(tensors, cfg, cfg_file)
-    transcodes = made.flag(cfg, "transcode", cfg_file, False)
+    transcodes = build.flag(cfg, "transcode", cfg_file, False)
     subtracts = transcoder_subtracts_bias if transcodes else True
     about: dict[str, Any] = {
         "decoder_norm": _decoder_norm(cfg, cfg_file, decoder),
-        "trained_on": {"library": "sparsify", "site": place.folder.name, "cfg": cfg},
+        "trained_on": {"library": "sparsify", "site": location.folder.name, "cfg": cfg},
         "device": device,
         "dtype": dtype,
     }
-    learned = Learned(_activation(cfg, cfg_file))
+    loaded = LoadedActivation(_activation(cfg, cfg_file))
     if transcodes or skip is not None:
         weights = Weights(encoder, bias, decoder, decoder_bias, -decoder_bias if subtracts else None, skip)
-        return made.distiller(weights, learned, tensors.file, **about)
+        return build.distiller(weights, loaded, tensors.file, **about)
     weights = Weights(encoder, bias, decoder, decoder_bias)
-    return made.autoencoder(weights, learned, tensors.file, offset="decoder_bias", **about)
+    return build.autoencoder(weights, loaded, tensors.file, offset="decoder_bias", **about)
 
 
 def write(dictionary: Dictionary, path: str | os.PathLike[str]) -> None:
-    """Writes a dictionary so that sparsify loads it, and computes the same.
+    """Writes a dictionary in the format of sparsify, with the same forward pass.
 
-    Offsets that sparsify hasn't, and a constant scale, go into the weights.
+    A constant scale of the input and offsets that sparsify doesn't have are folded into the weights.
 
     Args:
-        dictionary: An autoencoder, or a distiller that gives as many numbers as it reads, with TopK or GroupMax.
+        dictionary: An autoencoder, or a distiller with equal input and output widths, with TopK or GroupMax.
         path: The folder of its hookpoint.
 
     Raises:
-        TypeError: If it is of another kind.
-        ValueError: If sparsify has nothing like its activation, normalisation or widths.
+        TypeError: If the kind of the dictionary isn't supported.
+        ValueError: If sparsify doesn't support the activation, the normalisation or the widths.
     """
     form = exact_form(dictionary, "sparsify")
     (n_latents, d_in), d_out = form.encoder.shape, form.decoder.shape[1]
     if d_in != d_out:
-        raise refuse(f"widths d_in={d_in} and d_out={d_out}", "sparsify", ("one width for both",))
+        raise unsupported(f"widths d_in={d_in} and d_out={d_out}", "sparsify", ("equal widths",))
     if form.input_norm is not None:
-        raise refuse(f"the normalisation {form.input_norm}", "sparsify", ("inputs as they are",))
+        raise unsupported(f"the normalisation {form.input_norm}", "sparsify", ("unnormalised inputs",))
     activation = _named_activation(form.activation)
     tensors = {
         "encoder.weight": form.encoder,
@@ -112,7 +112,7 @@ def write(dictionary: Dictionary, path: str | os.PathLike[str]) -> None:
         tensors["W_skip"] = form.skip
     cfg = {
         "multi_topk": False,
-        **noted(dictionary, "sparsify"),
+        **original_cfg(dictionary, "sparsify"),
         **activation,
         "expansion_factor": max(1, n_latents // d_in),
         "normalize_decoder": isinstance(dictionary.decoder_norm, UnitNorm),
@@ -128,14 +128,14 @@ def write(dictionary: Dictionary, path: str | os.PathLike[str]) -> None:
 
 def _decoder(tensors: Tensors) -> Tensor:
     if "decoder.weight" in tensors and "W_dec" not in tensors:
-        return tensors.take_turned("decoder.weight", "d_in", "n_latents")
+        return tensors.take_transposed("decoder.weight", "d_in", "n_latents")
     return tensors.take("W_dec", "n_latents", "d_in")
 
 
 def _activation(cfg: dict[str, Any], file: Path) -> Activation:
-    k = made.integer(cfg, "k", file)
+    k = build.integer(cfg, "k", file)
     name = cfg.get("activation", "topk")
-    if made.flag(cfg, "signed", file, False):
+    if build.flag(cfg, "signed", file, False):
         return AbsTopK(k)
     if name in ("topk", "groupmax"):
         return TopK(k) if name == "topk" else GroupMax(k)
@@ -145,12 +145,12 @@ def _activation(cfg: dict[str, Any], file: Path) -> Activation:
 def _named_activation(activation: Activation) -> dict[str, Any]:
     if isinstance(activation, TopK | GroupMax):
         return {"activation": "topk" if isinstance(activation, TopK) else "groupmax", "k": activation.k}
-    raise refuse(f"the activation {activation}", "sparsify", ("TopK and GroupMax",))
+    raise unsupported(f"the activation {activation}", "sparsify", ("TopK and GroupMax",))
 
 
 def _decoder_norm(cfg: dict[str, Any], file: Path, decoder: Tensor) -> DecoderNorm | None:
-    """Returns the constraint that the rows keep, if they do keep it: a reader changes no weights."""
-    if not made.flag(cfg, "normalize_decoder", file, False):
+    """Returns the constraint on decoder rows if all rows satisfy it; reading must not change the weights."""
+    if not build.flag(cfg, "normalize_decoder", file, False):
         return None
     norms = torch.linalg.vector_norm(decoder.float(), dim=-1)
     return UnitNorm() if torch.allclose(norms, torch.ones_like(norms), rtol=0, atol=1e-2) else None
@@ -159,19 +159,21 @@ def _decoder_norm(cfg: dict[str, Any], file: Path, decoder: Tensor) -> DecoderNo
 def _check_sizes(tensors: Tensors, cfg: dict[str, Any], file: Path) -> None:
     d_in, n_latents = tensors.sizes["d_in"], tensors.sizes["n_latents"]
     if cfg.get("d_in", d_in) != d_in:
-        raise StorageError(f"{tensors.file}: by {CFG} `d_in` must be {str(cfg['d_in'])[:80]}, the weights say {d_in}.")
+        raise StorageError(
+            f"{tensors.file}: `d_in` must be {str(cfg['d_in'])[:80]} as in {CFG}, got {d_in} in the weights."
+        )
     if not cfg.get("num_latents") and not cfg.get("expansion_factor"):
         return
-    wanted = cfg.get("num_latents") or d_in * made.integer(cfg, "expansion_factor", file)
+    wanted = cfg.get("num_latents") or d_in * build.integer(cfg, "expansion_factor", file)
     if wanted != n_latents:
         raise StorageError(
-            f"{tensors.file}: by {CFG} there must be {str(wanted)[:80]} latents, the weights have {n_latents}."
+            f"{tensors.file}: there must be {str(wanted)[:80]} latents as in {CFG}, got {n_latents} in the weights."
         )
 
 
 @in_own_state
 def _bias(form: Exported) -> Tensor:
-    """Returns the encoder's bias for the offset that sparsify has: the decoder's bias is subtracted by autoencoders."""
+    """Returns the encoder bias for autoencoders of sparsify, which subtract the decoder bias from their input."""
     if form.is_distiller or form.subtracts_decoder_bias:
         return form.encoder_bias
     return form.encoder_bias + form.encoder @ form.decoder_bias

@@ -1,4 +1,4 @@
-"""State dicts of hand-written autoencoders and transcoders: an encoder, a decoder and biases under common names."""
+"""State dicts of custom autoencoders and transcoders, with weights under common names."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.activations import Activation, JumpReLU
 from sparsedict.dictionaries import Dictionary, InputOffset
-from sparsedict.formats import _made as made
-from sparsedict.formats._made import Learned, Weights
+from sparsedict.formats import _build as build
+from sparsedict.formats._build import LoadedActivation, Weights
+from sparsedict.formats._format import formats
+from sparsedict.formats._location import Location, listed
 from sparsedict.formats._pickles import read_pickle
-from sparsedict.formats._place import Place, listed
-from sparsedict.formats._recognised import formats
 from sparsedict.formats._tensors import Tensors, read_safetensors
 from sparsedict.storage import DESCRIPTION, StorageError
 
@@ -32,21 +32,23 @@ _NAMES = {
     "threshold": ("threshold",),
     "log_threshold": ("log_threshold",),
 }
-"""What weights are called in state dicts, the likeliest first."""
+"""Common names of each weight in state dicts, the most common first."""
 
 
-FROM_WEIGHTS = "`from_weights` of `sd.SparseAutoencoder` and of `sd.SparseDistiller` makes a dictionary of any weights."
-"""The remedy for weights under other names."""
+FROM_WEIGHTS = (
+    "`sd.SparseAutoencoder.from_weights` and `sd.SparseDistiller.from_weights` construct a dictionary from any weights."
+)
+"""Remedy in errors for weights with other names."""
 
 
-def recognises(place: Place) -> bool:
-    """Whether the file is a state dict with an encoder and a decoder, and no library's."""
-    if place.named is None or place.suffix not in SUFFIXES or place.holds(DESCRIPTION):
+def recognises(location: Location) -> bool:
+    """Returns whether the file is a state dict with an encoder and a decoder, and in no other known format."""
+    if location.file_name is None or location.suffix not in SUFFIXES or location.holds(DESCRIPTION):
         return False
-    if any(other.recognises(place) for other in formats() if other is not sys.modules[__name__]):
+    if any(other.recognises(location) for other in formats() if other is not sys.modules[__name__]):
         return False
     try:
-        found = _found(open_file(place.weights(place.named, suffix=place.suffix)))
+        found = _find_names(open_file(location.weights(location.file_name, suffix=location.suffix)))
     except (StorageError, FileNotFoundError):
         return False
     return {"encoder", "decoder"} <= found.keys()
@@ -62,71 +64,74 @@ def read(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
-    """Reads weights under common names, either way round: ``encoder.weight``, ``W_enc``, ``b_enc`` and so on.
+    """Reads weights with common names, such as ``encoder.weight``, ``W_enc`` or ``b_enc``, in either orientation.
 
-    The biases tell which dimension of a matrix is the latents'. Such a file doesn't say what the weights compute: the
-    caller does. A state dict wrapped one level, ``{"state_dict": ...}``, is unwrapped.
+    The sizes of the biases determine which dimension of a matrix is that of the latents. The file doesn't contain the
+    activation or the input offset, so both must be passed. A nested state dict, ``{"state_dict": ...}``, is unwrapped.
 
     Args:
-        path: The file: ``.pt``, ``.pth``, ``.bin`` or ``.safetensors``.
-        activation: How pre-activations become latents, such as ``sd.TopK(32)``.
-        input_offset: Of an autoencoder: ``"decoder_bias"`` where it encodes the input less the decoder's bias,
-            ``"none"`` where it encodes the input as it is.
-        kind: What to make of it.
-        activation_state: What the activation learned, by name; a ``threshold`` in the file is taken for a JumpReLU.
-        device: Where to put the weights; the CPU where left out.
-        dtype: Type to convert them to; as in the file where left out.
+        path: The file, with the suffix ``.pt``, ``.pth``, ``.bin`` or ``.safetensors``.
+        activation: The activation, such as ``sd.TopK(32)``.
+        input_offset: For an autoencoder, ``"decoder_bias"`` if it subtracts the decoder bias from its input, or
+            ``"none"`` if it doesn't.
+        kind: The kind of dictionary to construct.
+        activation_state: State of the activation, by name. For JumpReLU, a ``threshold`` in the file is used by
+            default.
+        device: Device of the weights. The CPU by default.
+        dtype: Type of the weights. The type in the file by default.
 
     Raises:
         FileNotFoundError: If the file is missing.
-        TypeError: If ``activation`` isn't one.
-        ValueError: If ``kind`` or ``input_offset`` is none of these, or the latter is given for a distiller.
-        StorageError: If it is broken, names other tensors, leaves the orientation open, or an argument is missing.
+        TypeError: If ``activation`` isn't an activation.
+        ValueError: If ``kind`` or ``input_offset`` is invalid, or if ``input_offset`` is passed for a distiller.
+        StorageError: If the file is broken, contains other tensors, or doesn't determine the orientation, or if a
+            required argument is missing.
     """
-    place = Place.of(path)
-    if place.named is None:
-        raise FileNotFoundError(f"`path` must be a file of weights, but {place} is a folder.")
+    location = Location.from_path(path)
+    if location.file_name is None:
+        raise FileNotFoundError(f"`path` must be a weights file, but {location} is a folder.")
     _check_arguments(activation, input_offset, kind)
-    tensors = open_file(place.weights(place.named, suffix=place.suffix))
-    _check_said(tensors.file, activation, input_offset, kind)
+    tensors = open_file(location.weights(location.file_name, suffix=location.suffix))
+    _check_required(tensors.file, activation, input_offset, kind)
     assert activation is not None
-    weights, learned = _weights(tensors, activation, activation_state or {})
+    weights, loaded = _weights(tensors, activation, activation_state or {})
     about = {"trained_on": {"library": "state dict"}, "device": device, "dtype": dtype}
     if kind == "distiller":
-        return made.distiller(weights, learned, tensors.file, **about)
+        return build.distiller(weights, loaded, tensors.file, **about)
     assert input_offset is not None
-    return made.autoencoder(weights, learned, tensors.file, offset=input_offset, **about)
+    return build.autoencoder(weights, loaded, tensors.file, offset=input_offset, **about)
 
 
 def open_file(file: Path) -> Tensors:
-    """Opens a file of weights; nothing in a pickle is run."""
+    """Opens a weights file. Code in a pickle is never executed."""
     return read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
 
 
 def _check_arguments(activation: object, offset: str | None, kind: str) -> None:
     if activation is not None and not isinstance(activation, Activation):
-        raise TypeError(f"`activation` must be one such as sd.TopK(32), got {activation!r:.80}.")
+        raise TypeError(f"`activation` must be an activation such as sd.TopK(32), got {activation!r:.80}.")
     checks.one_of("kind", kind, ("autoencoder", "distiller"))
     if offset is not None:
         checks.one_of("input_offset", offset, get_args(InputOffset))
         if kind == "distiller":
-            raise ValueError("`input_offset` must be left out for a distiller, which encodes its input as it is.")
+            raise ValueError("`input_offset` must be left out for a distiller, which doesn't offset its input.")
 
 
-def _check_said(file: Path, activation: Activation | None, offset: InputOffset | None, kind: str) -> None:
+def _check_required(file: Path, activation: Activation | None, offset: InputOffset | None, kind: str) -> None:
     missing = {} if activation is not None else {"activation": "sd.TopK(k=32)"}
     missing |= {"input_offset": "'decoder_bias'"} if offset is None and kind == "autoencoder" else {}
     if missing:
         arguments = ", ".join(f"{name}={value}" for name, value in missing.items())
         raise StorageError(
-            f"{file} holds weights of an encoder and a decoder, and nothing in it says what they compute. Say so: "
-            f"`sd.formats.state_dict.read(path, {arguments})`; `kind='distiller'` makes a transcoder. {FROM_WEIGHTS} "
-            "dictionary_learning's AutoEncoderNew is read by `sd.formats.dictionary_learning.read(path)`."
+            f"{file} contains an encoder and a decoder, but not {' and '.join(f'`{name}`' for name in missing)}. Pass "
+            f"the missing arguments: `sd.formats.state_dict.read(path, {arguments})`, with `kind='distiller'` for a "
+            f"transcoder. {FROM_WEIGHTS} An AutoEncoderNew of dictionary_learning is read with "
+            "`sd.formats.dictionary_learning.read(path)`."
         )
 
 
-def _found(tensors: Tensors) -> dict[str, str]:
-    """Returns the file's name of each weight, whatever comes before all names."""
+def _find_names(tensors: Tensors) -> dict[str, str]:
+    """Returns the name of each weight in the file. A common prefix of all names is ignored."""
     names = sorted(tensors.shapes)
     if not names:
         return {}
@@ -142,12 +147,12 @@ def _found(tensors: Tensors) -> dict[str, str]:
     }
 
 
-def _weights(tensors: Tensors, activation: Activation, given: Mapping[str, Tensor]) -> tuple[Weights, Learned]:
-    found = _found(tensors)
+def _weights(tensors: Tensors, activation: Activation, given: Mapping[str, Tensor]) -> tuple[Weights, LoadedActivation]:
+    found = _find_names(tensors)
     missing = [role for role in ("encoder", "decoder") if role not in found]
     if missing:
         raise StorageError(
-            f"{tensors.file} has no {' and no '.join(missing)} by a common name, but "
+            f"{tensors.file} must contain {' and '.join(missing)} under a common name, got "
             f"{listed(sorted(tensors.shapes))}. {FROM_WEIGHTS}"
         )
     one = {role: tensors.take(found[role], role) for role in ("encoder_bias", "decoder_bias") if role in found}
@@ -160,32 +165,33 @@ def _weights(tensors: Tensors, activation: Activation, given: Mapping[str, Tenso
     for role, shape in (("encoder", encoder), ("decoder", decoder)):
         if len(shape) != 2 or n_latents is None or shape.count(n_latents) != 1:
             raise StorageError(
-                f"{tensors.file}: `{found[role]}` must be a matrix with one dimension of the latents, which its biases "
-                f"tell, got shape {shape}. Give the weights by hand: `sd.SparseAutoencoder.from_weights(...)`."
+                f"{tensors.file}: `{found[role]}` must be a matrix, and the biases must determine which of its "
+                f"dimensions is the number of latents, got shape {shape}. Pass the weights to "
+                "`sd.SparseAutoencoder.from_weights(...)` instead."
             )
     turned = {role: _latent_major(tensors, found[role], n_latents) for role in ("encoder", "decoder")}
     bias = one.get("decoder_bias")
     bias = turned["decoder"].new_zeros(turned["decoder"].shape[1]) if bias is None else bias
-    learned = _learned(tensors, found, activation, given)
-    if tensors.left():
+    loaded = _loaded_activation(tensors, found, activation, given)
+    if tensors.unused():
         raise StorageError(
-            f"{tensors.file} holds more than an encoder, a decoder, their biases and a threshold: "
-            f"{listed(tensors.left())}. {FROM_WEIGHTS}"
+            f"{tensors.file} must contain an encoder, a decoder, their biases and a threshold only, but it also "
+            f"contains {listed(tensors.unused())}. {FROM_WEIGHTS}"
         )
-    return Weights(turned["encoder"], one.get("encoder_bias"), turned["decoder"], bias), learned
+    return Weights(turned["encoder"], one.get("encoder_bias"), turned["decoder"], bias), loaded
 
 
 def _latent_major(tensors: Tensors, name: str, n_latents: int | None) -> Tensor:
     is_turned = tensors.shapes[name][0] != n_latents
     other = f"width of {name}"
-    return tensors.take_turned(name, other, "n_latents") if is_turned else tensors.take(name, "n_latents", other)
+    return tensors.take_transposed(name, other, "n_latents") if is_turned else tensors.take(name, "n_latents", other)
 
 
-def _learned(
+def _loaded_activation(
     tensors: Tensors, found: Mapping[str, str], activation: Activation, given: Mapping[str, Tensor]
-) -> Learned:
+) -> LoadedActivation:
     name = next((name for name in ("threshold", "log_threshold") if name in found), None)
     if name is None or not isinstance(activation, JumpReLU) or given:
-        return Learned(activation, given)
-    stored = made.jump_relu(tensors.take(found[name], "n_latents"), tensors.file, log=name == "log_threshold")
-    return Learned(activation, stored.state)
+        return LoadedActivation(activation, given)
+    stored = build.jump_relu(tensors.take(found[name], "n_latents"), tensors.file, log=name == "log_threshold")
+    return LoadedActivation(activation, stored.state)

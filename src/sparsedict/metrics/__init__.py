@@ -1,7 +1,7 @@
-"""How good a reconstruction is and how sparse the latents are: functions of tensors, and their running forms.
+"""Metrics of reconstruction and sparsity, as functions of tensors and as running metrics over batches.
 
-A function takes the whole set and returns a number. A running form takes batches, keeps float64 sums on their device,
-and reads from it only when a value is asked for; over any split into batches its values agree to rounding.
+A running metric accumulates float64 sums on the device of the batches. Only reading a value synchronises with the
+device. The value doesn't depend on the split into batches, up to rounding.
 """
 
 from sparsedict.metrics._correlation import RunningCorrelation, correlation

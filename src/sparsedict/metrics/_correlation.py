@@ -1,3 +1,5 @@
+"""Pearson correlation of columns."""
+
 from __future__ import annotations
 
 import torch
@@ -8,11 +10,13 @@ from sparsedict.metrics._moments import Moments, check_some, rows_of
 
 
 def correlation(a: Float[Tensor, "*batch d"], b: Float[Tensor, "*batch d"]) -> Float[Tensor, " d"]:
-    """Returns Pearson's correlation of each column of ``a`` with that of ``b``, NaN where either is constant.
+    """Returns the Pearson correlation of each column of ``a`` with the same column of ``b``.
+
+    The correlation is NaN if either column is constant.
 
     Args:
-        a: ``[*batch, d]``.
-        b: Of the same shape.
+        a: First variables, ``[*batch, d]``.
+        b: Second variables, ``[*batch, d]``.
 
     Example:
         >>> import torch
@@ -26,13 +30,13 @@ def correlation(a: Float[Tensor, "*batch d"], b: Float[Tensor, "*batch d"]) -> F
 
 
 class RunningCorrelation:
-    """The running form of `correlation`."""
+    """The running version of `correlation`."""
 
     def __init__(self) -> None:
         self._moments = Moments()
 
     def update_(self, a: Float[Tensor, "*batch d"], b: Float[Tensor, "*batch d"]) -> None:
-        """Takes in a batch ``[*batch, d]`` of both.
+        """Adds a batch of both variables, ``[*batch, d]``.
 
         Raises:
             ValueError: If the shapes differ.
@@ -45,7 +49,7 @@ class RunningCorrelation:
 
     @property
     def value(self) -> Float[Tensor, " d"]:
-        """Correlation of each column, NaN where either is constant."""
+        """Correlation of each column; NaN if either column is constant."""
         check_some("a", self.n_tokens)
         scale = self._moments.spread(0).sqrt() * self._moments.spread(1).sqrt()
         return torch.where(scale > 0, self._moments.products[0, 1] / scale, torch.nan)

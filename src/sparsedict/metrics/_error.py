@@ -1,3 +1,5 @@
+"""Reconstruction errors: FVU, squared error and cosine similarity."""
+
 from __future__ import annotations
 
 import torch
@@ -9,19 +11,20 @@ from sparsedict.metrics._moments import Moments, check_some, rows_of
 
 
 def fvu(reconstruction: Float[Tensor, "*batch d"], target: Float[Tensor, "*batch d"]) -> float:
-    r"""Returns the fraction of variance unexplained, over the whole set.
+    r"""Returns the fraction of variance unexplained (FVU), over all tokens.
 
     .. math::
         \mathrm{FVU} = \frac{\sum_t |\hat y_t - y_t|^2}{\sum_t |y_t - \bar y|^2}
 
-    Zero is perfect; the target's own mean has 1; what is worse than that has more.
+    The FVU is 0 for a perfect reconstruction, 1 if the reconstruction is the mean of the target, and larger for worse
+    reconstructions.
 
     Args:
-        reconstruction: $\hat y$, ``[*batch, d]``.
-        target: $y$, of the same shape.
+        reconstruction: Reconstruction :math:`\hat y`, ``[*batch, d]``.
+        target: Target :math:`y`, ``[*batch, d]``.
 
     Raises:
-        ValueError: If the shapes differ, an entry isn't finite, or the target doesn't vary.
+        ValueError: If the shapes differ, an entry isn't finite, or the target is constant.
 
     Example:
         >>> import torch
@@ -34,11 +37,11 @@ def fvu(reconstruction: Float[Tensor, "*batch d"], target: Float[Tensor, "*batch
 def fvu_by_dimension(
     reconstruction: Float[Tensor, "*batch d"], target: Float[Tensor, "*batch d"]
 ) -> Float[Tensor, " d"]:
-    """Returns the fraction of variance unexplained of each dimension, NaN where the target doesn't vary.
+    """Returns the fraction of variance unexplained of each dimension; NaN if the target is constant.
 
     Args:
-        reconstruction: ``[*batch, d]``.
-        target: Of the same shape.
+        reconstruction: Reconstruction, ``[*batch, d]``.
+        target: Target, ``[*batch, d]``.
     """
     return _error(reconstruction, target).fvu_by_dimension
 
@@ -47,8 +50,8 @@ def squared_error(reconstruction: Float[Tensor, "*batch d"], target: Float[Tenso
     """Returns the squared error, summed over dimensions, mean over tokens.
 
     Args:
-        reconstruction: ``[*batch, d]``.
-        target: Of the same shape.
+        reconstruction: Reconstruction, ``[*batch, d]``.
+        target: Target, ``[*batch, d]``.
 
     Example:
         >>> import torch
@@ -59,17 +62,17 @@ def squared_error(reconstruction: Float[Tensor, "*batch d"], target: Float[Tenso
 
 
 def cosine(reconstruction: Float[Tensor, "*batch d"], target: Float[Tensor, "*batch d"]) -> float:
-    """Returns the cosine of each reconstruction with its target, mean over tokens; 0 where either is zero.
+    """Returns the cosine similarity of reconstruction and target, mean over tokens. It is 0 if either vector is zero.
 
     Args:
-        reconstruction: ``[*batch, d]``.
-        target: Of the same shape.
+        reconstruction: Reconstruction, ``[*batch, d]``.
+        target: Target, ``[*batch, d]``.
     """
     return _error(reconstruction, target).cosine
 
 
 class RunningError:
-    """The running form of `fvu`, `fvu_by_dimension`, `squared_error` and `cosine`.
+    """The running version of `fvu`, `fvu_by_dimension`, `squared_error` and `cosine`.
 
     Example:
         >>> import torch
@@ -86,7 +89,7 @@ class RunningError:
         self._cosines: Tensor | int = 0
 
     def update_(self, reconstruction: Float[Tensor, "*batch d"], target: Float[Tensor, "*batch d"]) -> None:
-        """Takes in a batch ``[*batch, d]`` of reconstructions and their targets.
+        """Adds a batch of reconstructions and targets, ``[*batch, d]``.
 
         Raises:
             ValueError: If the shapes differ.
@@ -105,20 +108,20 @@ class RunningError:
         """Fraction of variance unexplained.
 
         Raises:
-            ValueError: If there are no tokens, the target doesn't vary, or an entry wasn't finite.
+            ValueError: If there are no tokens, the target is constant, or an entry wasn't finite.
         """
         errors, variances = self._sums()
         error, variance = float(errors.sum()), float(variances.sum())
         if variance == 0:
             raise ValueError(
-                f"`target` must vary for a fraction of its variance to be had, got {self.n_tokens} equal rows. "
-                "Give more tokens, or take the `squared_error`."
+                f"`target` must not be constant, because FVU divides by its variance, got {self.n_tokens} equal rows. "
+                "Use more tokens, or `squared_error`."
             )
         return error / variance
 
     @property
     def fvu_by_dimension(self) -> Float[Tensor, " d"]:
-        """Fraction of variance unexplained of each dimension, NaN where the target doesn't vary."""
+        """Fraction of variance unexplained of each dimension; NaN if the target is constant."""
         errors, variances = self._sums()
         return torch.where(variances > 0, errors / variances, torch.nan)
 
@@ -130,7 +133,7 @@ class RunningError:
 
     @property
     def cosine(self) -> float:
-        """Cosine of reconstruction and target, mean over tokens."""
+        """Cosine similarity of reconstruction and target, mean over tokens."""
         self._sums()
         return float(self._cosines) / self.n_tokens
 
@@ -138,7 +141,7 @@ class RunningError:
         check_some("reconstruction", self.n_tokens)
         assert isinstance(self._errors, Tensor)
         variances = self._target.spread(0)
-        checks.finite("target", variances, "Leave the broken tokens out.")
+        checks.finite("target", variances, "Leave out the tokens with such values.")
         checks.finite("reconstruction", self._errors, "The dictionary may have diverged in training.")
         return self._errors, variances
 

@@ -1,3 +1,5 @@
+"""L0, the mean number of active latents."""
+
 from __future__ import annotations
 
 from jaxtyping import Float
@@ -8,11 +10,11 @@ from sparsedict.metrics._moments import check_some
 
 
 def l0(latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> float:
-    """Returns how many latents fire, which is to say are not zero, mean over tokens.
+    """Returns the number of latents that fire, i.e. are not zero, mean over tokens.
 
     Args:
-        latents: Dense or sparse. Stored zeros don't count. GELU and SiLU are zero almost nowhere: to count only
-            their positive values, pass ``latents.relu()``.
+        latents: Dense or sparse latents. Stored zeros don't count. GELU and SiLU are almost never zero; pass
+            ``latents.relu()`` to count their positive values only.
 
     Raises:
         ValueError: If there are no tokens.
@@ -28,7 +30,7 @@ def l0(latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> float:
 
 
 class RunningL0:
-    """The running form of `l0`.
+    """The running version of `l0`.
 
     Example:
         >>> import torch
@@ -44,13 +46,13 @@ class RunningL0:
         self._n_active: Tensor | int = 0
 
     def update_(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> None:
-        """Takes in a batch of latents."""
+        """Adds a batch of latents."""
         sparse = isinstance(latents, SparseLatents)
         self.n_tokens += latents.support.n_tokens if sparse else latents.shape[:-1].numel()
         self._n_active = self._n_active + fires(latents.values if sparse else latents).sum()
 
     @property
     def value(self) -> float:
-        """Latents that fire, mean over tokens."""
+        """Number of latents that fire, mean over tokens."""
         check_some("latents", self.n_tokens)
         return float(self._n_active) / self.n_tokens

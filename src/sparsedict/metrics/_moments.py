@@ -1,4 +1,4 @@
-"""What the running metrics share: rows in float64, and their first two moments."""
+"""Running first and second moments in float64, which the running metrics use."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sparsedict import checks
 
 
 class Moments:
-    """Mean and sum of squared distances from it, by dimension, merged batch by batch.
+    """The running mean and sum of squared deviations of each dimension.
 
-    Sums of squares would lose all digits where the mean is much larger than the spread.
+    Plain sums of squares would lose all digits if the mean is much larger than the standard deviation.
 
     Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
     """
@@ -22,7 +22,7 @@ class Moments:
         self.products: dict[tuple[int, int], Tensor] = {}
 
     def update_(self, pairs: tuple[tuple[int, int], ...], *rows: Tensor) -> None:
-        """Takes in rows of one or two variables; ``pairs`` are those whose products are kept."""
+        """Adds rows of one or two variables. ``pairs`` selects the products of deviations to accumulate."""
         n_new = len(rows[0])
         if n_new == 0:
             return
@@ -38,7 +38,7 @@ class Moments:
         self.n_tokens = n
 
     def spread(self, i: int) -> Tensor:
-        """Returns the sum of squared distances from the mean, exactly zero where these are but rounding."""
+        """Returns the sum of squared deviations from the mean, with values below the rounding error set to zero."""
         products = self.products[i, i]
         rounding = self.n_tokens * (8 * torch.finfo(torch.float64).eps * self.means[i]).square()
         return products.masked_fill(products <= rounding, 0.0)
@@ -54,10 +54,10 @@ def rows_of(name_a: str, a: Tensor, name_b: str, b: Tensor) -> tuple[Tensor, Ten
 
 
 def _double(value: Tensor) -> Tensor:
-    # Apple's device has no float64.
+    # The MPS device has no float64.
     return (value.cpu() if value.device.type == "mps" else value).double()
 
 
 def check_some(name: str, n_tokens: int) -> None:
     if n_tokens == 0:
-        raise ValueError(f"`{name}` must hold at least one token, got none.")
+        raise ValueError(f"`{name}` must contain at least one token, got none.")

@@ -1,4 +1,4 @@
-"""Training: `fit`, `fit_many`, schedules, step hooks, callbacks and the history they return."""
+"""Training of dictionaries: `fit`, `fit_many`, learning-rate schedules, step hooks, callbacks and records."""
 
 from sparsedict.training import callbacks
 from sparsedict.training._fit import fit, fit_many

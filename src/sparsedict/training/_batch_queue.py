@@ -1,4 +1,4 @@
-"""The batches of a run, with the next ones read ahead where a dictionary needs them."""
+"""A queue of the batches of a run, which can read upcoming batches in advance and can be resumed."""
 
 from __future__ import annotations
 
@@ -14,72 +14,72 @@ from sparsedict.batches import UNNAMED, Activations, point_name
 from sparsedict.data import Batches
 
 N_SAMPLED = 8
-"""Rows of a batch by which a checkpoint knows it again."""
+"""Rows of the last batch that a checkpoint stores, to verify the data on resume."""
 
-NEAR = 0.05
-"""Relative distance up to which rows are the same but for rounding, as on another machine."""
+TOLERANCE = 0.05
+"""Largest relative distance between equal rows that were computed with different rounding."""
 
 
 class BatchQueue:
-    """Serves batches, and can be put back to the one that it served last.
+    """Returns batches in order, and can be restored to the last returned batch.
 
-    A checkpoint holds the place of the last batch that was trained on, and some of its rows. Whoever goes on reads that
-    batch again and compares: other data, or data in another order, is refused instead of trained on.
+    A checkpoint stores the position of the last training batch and some of its rows. On resume, that batch is read
+    again and compared with the stored rows. Different data, or the same data in another order, raises an error.
 
     Args:
-        batches: What is served.
+        batches: The source of the batches.
     """
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
         self._waiting: deque[tuple[dict[str, Any], Activations]] = deque()
-        self._place = batches.state_dict()
+        self._position = batches.state_dict()
         self._latest: Activations | None = None
 
-    def ahead(self, index: int) -> Activations:
-        """Returns the batch that will be served after ``index`` others."""
+    def peek(self, index: int) -> Activations:
+        """Returns the batch that `next_batch` will return after ``index`` others, without removing it."""
         while len(self._waiting) <= index:
             place = self.batches.state_dict()
             self._waiting.append((place, self.batches.next_batch()))
         return self._waiting[index][1]
 
     def next_batch(self) -> Activations:
-        """Serves a batch."""
-        self.ahead(0)
-        self._place, self._latest = self._waiting.popleft()
+        """Returns the next batch and removes it from the queue."""
+        self.peek(0)
+        self._position, self._latest = self._waiting.popleft()
         return self._latest
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the place of the batch that was served last, some of its rows, and the places read ahead."""
+        """Returns the position and some rows of the last returned batch, and the positions of batches read ahead."""
         ahead = [place for place, _ in self._waiting]
         if self._latest is None:
-            return {"place": ahead[0] if ahead else self._place, "rows": None, "ahead": ahead}
-        return {"place": self._place, "rows": _sample(self._latest), "ahead": ahead}
+            return {"place": ahead[0] if ahead else self._position, "rows": None, "ahead": ahead}
+        return {"place": self._position, "rows": _sample(self._latest), "ahead": ahead}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes to the place behind the batch that was served last.
+        """Moves to the position after the last returned batch.
 
         Raises:
-            ValueError: If the data gives another batch there.
+            ValueError: If the data contains a different batch at that position.
         """
         n_items = state["place"]["position"][0]
         if self.batches.replays and n_items:
             warnings.warn(
-                f"`data` can't go to where the run was stopped: its first {n_items:,} items are read again, which must "
-                "be the same in the same order.",
+                f"`data` can't go to where the run was stopped, so its first {n_items:,} items are read again. They "
+                "must be the same items in the same order.",
                 stacklevel=2,
             )
         self.batches.load_state_dict(state["place"])
-        self._place = dict(state["place"])
+        self._position = dict(state["place"])
         if state["rows"] is not None:
             now = _sample(self.next_batch())
-            _compare(_migrated(state["rows"], now), now)
-        # Read ahead again: data that draws from the global generator had advanced it by then.
+            _compare(_migrate(state["rows"], now), now)
+        # Batches that had been read ahead are read again, because reading may draw from the global generator.
         for place in state.get("ahead", ()):
             random = (place["source"] or {}).get("random")
             if random is not None:
                 torch.set_rng_state(random[1])
-            self.ahead(len(self._waiting))
+            self.peek(len(self._waiting))
 
 
 def _sample(batch: Activations) -> dict[str, Tensor]:
@@ -88,8 +88,8 @@ def _sample(batch: Activations) -> dict[str, Tensor]:
     return {name: value[index.to(value.device)].cpu() for name, value in batch.items()}
 
 
-def _migrated(rows: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns rows of a checkpoint of version 0.1, where a tensor without a name was inputs and outputs alike."""
+def _migrate(rows: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the rows of a checkpoint with present names; version 0.1 stored one unnamed tensor under two names."""
     migrated = dict(rows)
     for name in now:
         site, _, point = name.rpartition(".")
@@ -105,20 +105,21 @@ def _compare(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:
     is_same = True
     for name in {**before, **now}:
         old, new = before.get(name), now.get(name)
-        if old is None or new is None or old.shape != new.shape or not _near(old, new):
+        if old is None or new is None or old.shape != new.shape or not _is_close(old, new):
             raise ValueError(
-                f"`data` must be what the run was stopped on, but its last batch has other {name} now. Give the same "
-                "data, from its beginning and in the same order, or another `checkpoint` folder to begin anew."
+                f"`data` must be the data of the interrupted run, but the {name} of its last batch are different. "
+                "Pass the same data, from its beginning and in the same order, or pass another `checkpoint` folder to "
+                "start a new run."
             )
         is_same &= torch.allclose(old.double(), new.double(), rtol=0.0, atol=0.0, equal_nan=True)
     if not is_same:
         warnings.warn(
-            "`data` gives activations that differ in rounding from those of the run that was stopped: what follows "
-            "won't equal, to the bit, what it would have been.",
+            "`data` contains activations that differ in rounding from those of the interrupted run. The result will "
+            "not be bit-identical to that of an uninterrupted run.",
             stacklevel=4,
         )
 
 
-def _near(old: Tensor, new: Tensor) -> bool:
+def _is_close(old: Tensor, new: Tensor) -> bool:
     old, new = old.double().nan_to_num(), new.double().nan_to_num()
-    return bool((old - new).norm() <= NEAR * old.norm())
+    return bool((old - new).norm() <= TOLERANCE * old.norm())

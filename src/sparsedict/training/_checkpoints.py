@@ -1,4 +1,4 @@
-"""The checkpoints of one run: when they are due, where they lie, and which is gone on from."""
+"""The checkpoint folder of a run: when checkpoints are written, how many are kept, and which one is loaded."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from sparsedict.storage import (
 from sparsedict.training._settings import differences, renamed_paths, renamed_settings
 
 Every = int | timedelta
-"""Steps, or time, from one checkpoint to the next."""
+"""Steps or time between two checkpoints."""
 
 LOCK = "lock"
-"""A file that the process that trains in the folder has locked."""
+"""Name of the file that is locked while a process trains in the folder."""
 
 MAX_SHOWN = 6
 _NAME = re.compile(r"step-(\d{9,})")
@@ -37,61 +37,62 @@ _LEFT_BEHIND = re.compile(r"\.step-\d{9,}\.(writing|removing)")
 
 
 class Checkpoints:
-    """A folder with the checkpoints of one run, the newest few of them.
+    """A folder that holds the newest checkpoints of one run.
 
-    Each is a folder of its own, ``step-000001000``, that appears when all of it lies on the disk.
+    Each checkpoint is a subfolder such as ``step-000001000``. The subfolder appears under this name only when all its
+    files have been written to the disk.
 
     Args:
-        folder: Where they lie; made where it doesn't exist.
-        every: Steps or time between them.
-        keep: How many are kept.
-        resume: Whether to go on from the newest where there is one.
+        folder: The folder. It is created if it doesn't exist.
+        every: Steps or time between two checkpoints.
+        keep: Number of checkpoints to keep.
+        resume: Whether to resume from the newest checkpoint, if there is one.
 
     Raises:
         NotADirectoryError: If the folder is a file.
-        FileExistsError: If checkpoints lie there already and ``resume`` isn't set.
-        BlockingIOError: If another process trains with it.
-        OSError: If nothing can be written there.
+        FileExistsError: If the folder contains checkpoints already and ``resume`` isn't set.
+        BlockingIOError: If another process trains in the folder.
+        OSError: If the folder isn't writable.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, every: Every, keep: int, resume: bool) -> None:
         if not isinstance(every, timedelta):
             every = checks.at_least("checkpoint_every", every, 1)
         elif every <= timedelta(0):
-            raise ValueError(f"`checkpoint_every` must be steps, or a time longer than none, got {every!r}.")
+            raise ValueError(f"`checkpoint_every` must be a number of steps or a positive timedelta, got {every!r}.")
         self.folder = Path(folder)
         self._every = every
         self._keep = checks.at_least("checkpoint_keep", keep, 1)
         self._settings: Mapping[str, Any] = {}
         self._last_time = time.monotonic()
         self.last_step: int | None = None
-        self._lock = self._opened()
+        self._lock = self._open_folder()
         steps = self.steps()
         if steps and not resume:
             self.close()
             raise FileExistsError(
-                f"`checkpoint` must be a folder without checkpoints where `resume` is False, but {self.folder} holds "
-                f"one of step {steps[-1]:,}. Pass resume=True to go on from it, or choose another folder."
+                f"`checkpoint` must be a folder without checkpoints if `resume` is False, but {self.folder} holds one "
+                f"of step {steps[-1]:,}. Pass resume=True to resume that run, or choose another folder."
             )
 
     def steps(self) -> list[int]:
-        """Returns the steps after which checkpoints were written, in order."""
+        """Returns the steps of all checkpoints in the folder, in ascending order."""
         names = (_NAME.fullmatch(item.name) for item in self.folder.iterdir())
         return sorted(int(found[1]) for found in names if found)
 
-    def begin(self, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Returns the state to go on from, or ``None`` where there is none yet.
+    def load(self, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns the state of the newest checkpoint, or ``None`` if there is no checkpoint.
 
         Args:
-            settings: What the run is: it must be what it was.
-            environment: What may change the last bits of results: where it has changed, a warning says so.
+            settings: The settings of this run, which must equal those of the checkpoint.
+            environment: Versions and hardware that may change the last bits of results. A change gives a warning.
 
         Raises:
-            ValueError: If the checkpoints are another run's; the differences are named.
-            StorageError: If there are checkpoints but none can be read.
+            ValueError: If the checkpoint belongs to a run with other settings. The message lists the differences.
+            StorageError: If there are checkpoints but none of them can be read.
         """
         self._settings = {"run": settings, "environment": environment}
-        found = self._newest()
+        found = self._read_newest()
         if found is None:
             return None
         self.last_step, before, state = found
@@ -100,43 +101,43 @@ class Checkpoints:
             shown = "; ".join(changes[:MAX_SHOWN])
             more = f"; and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
             raise ValueError(
-                f"`checkpoint` must be the folder of this run, but the run in {self.folder} was another: "
-                f"{shown}{more}. Make these as they were to go on with that run, or choose another folder."
+                f"`checkpoint` must be the folder of this run, but the run in {self.folder} has other settings: "
+                f"{shown}{more}. Restore these settings to resume that run, or choose another folder."
             )
         changes = list(differences(before.get("environment"), environment))
         if changes:
             warnings.warn(
-                f"The run in {self.folder} goes on elsewhere than it was stopped: {'; '.join(changes)}. "
-                "What follows may differ in the last bits from what it would have been.",
+                f"The run in {self.folder} resumes in a different environment: {'; '.join(changes)}. "
+                "The last bits of the result may differ from those of an uninterrupted run.",
                 stacklevel=2,
             )
         return {**state, "parts": renamed_paths(state["parts"], state["learners"])}
 
     def is_due(self, step: int) -> bool:
-        """Whether to write one after so many steps."""
+        """Whether a checkpoint must be written after ``step`` steps."""
         if isinstance(self._every, timedelta):
             return time.monotonic() - self._last_time >= self._every.total_seconds()
         return step % self._every == 0
 
     def write(self, step: int, state: Mapping[str, Any]) -> None:
-        """Writes a checkpoint, and removes the oldest where there are more than are kept.
+        """Writes a checkpoint, then removes the oldest ones beyond the number to keep.
 
         Raises:
-            OSError: If it can't be written. Those that were there stay.
+            OSError: If the checkpoint can't be written. Earlier checkpoints are left unchanged.
         """
         target = self._path(step)
         try:
-            self._clear(step)
+            self._remove_unusable(step)
             write_checkpoint(target, self._settings, state)
             for old in self.steps()[: -self._keep]:
                 discard_folder(self._path(old))
         except OSError as error:
-            raise self._failed(error, step) from error
+            raise self._write_error(error, step) from error
         self.last_step = step
         self._last_time = time.monotonic()
 
-    def _clear(self, step: int) -> None:
-        """Removes what is of no use: leftovers of killed writers, and later checkpoints, which couldn't be read."""
+    def _remove_unusable(self, step: int) -> None:
+        """Removes incomplete checkpoints of killed processes, and checkpoints of later steps, which are unreadable."""
         for item in self.folder.iterdir():
             if _LEFT_BEHIND.fullmatch(item.name):
                 shutil.rmtree(item, ignore_errors=True)
@@ -144,18 +145,22 @@ class Checkpoints:
             if later >= step:
                 discard_folder(self._path(later))
 
-    def _failed(self, error: OSError, step: int) -> OSError:
+    def _write_error(self, error: OSError, step: int) -> OSError:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         what = "The disk is full: the" if full else "The"
-        stays = "There is no earlier one" if self.last_step is None else f"The one of step {self.last_step:,} stays"
-        remedy = "Make room, then" if full else "Mend that, then"
+        stays = (
+            "There is no earlier checkpoint"
+            if self.last_step is None
+            else f"The checkpoint of step {self.last_step:,} is intact"
+        )
+        remedy = "Free some space" if full else "Correct the cause"
         message = (
-            f"{what} checkpoint of step {step:,} could not be written to {self.folder} ({error}). {stays}. {remedy} go "
-            "on with resume=True."
+            f"{what} checkpoint of step {step:,} could not be written to {self.folder} ({error}). {stays}. {remedy}, "
+            "then resume the run with resume=True."
         )
         return type(error)(message) if error.errno is None else OSError(error.errno, message)
 
-    def _newest(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+    def _read_newest(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
         broken: Exception | None = None
         for step in reversed(self.steps()):
             try:
@@ -164,18 +169,20 @@ class Checkpoints:
                 raise
             except (StorageError, FileNotFoundError) as error:
                 broken = broken or error
-                warnings.warn(f"A checkpoint is passed over, for it is broken: {error}", stacklevel=3)
+                warnings.warn(f"Skipped a broken checkpoint: {error}", stacklevel=3)
             else:
                 return step, settings, state
         if broken is not None:
-            raise StorageError(f"{self.folder} holds checkpoints, but none that can be read: {broken}") from broken
+            raise StorageError(
+                f"None of the checkpoints in {self.folder} can be read: {broken} Choose another folder."
+            ) from broken
         return None
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}"
 
-    def _opened(self) -> IO[bytes]:
-        """Makes the folder and takes it for this process."""
+    def _open_folder(self) -> IO[bytes]:
+        """Creates the folder and locks it for this process."""
         folder = self.folder
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"`checkpoint` must be a folder, but {folder} is a file.")
@@ -187,12 +194,15 @@ class Checkpoints:
             folder.mkdir(parents=True, exist_ok=True)
             lock = take_lock(folder / LOCK)
         except OSError as error:
-            message = f"`checkpoint` must be a folder that can be written to, but {folder} can't: {error}."
+            message = f"`checkpoint` must be a writable folder, but {folder} can't be written to: {error}."
             raise OSError(error.errno, message) from error
         if lock is None:
-            raise BlockingIOError(f"`checkpoint` must be a folder of one run, but another process trains in {folder}.")
+            raise BlockingIOError(
+                f"`checkpoint` must be a folder that no other process uses, but another process trains in {folder}. "
+                "Wait for it to end, or choose another folder."
+            )
         return lock
 
     def close(self) -> None:
-        """Lets other processes have the folder."""
+        """Unlocks the folder for other processes."""
         release_lock(self._lock)

@@ -1,3 +1,5 @@
+"""A context in which PyTorch uses deterministic algorithms only."""
+
 from __future__ import annotations
 
 import os
@@ -8,14 +10,14 @@ import torch
 
 
 @contextmanager
-def deterministic_algorithms(wanted: bool) -> Iterator[None]:
-    """Makes PyTorch use algorithms that give the same bits each time, or raise where there is none."""
-    if not wanted:
+def deterministic_algorithms(enabled: bool) -> Iterator[None]:
+    """Returns a context in which PyTorch uses deterministic algorithms, and raises for operations without one."""
+    if not enabled:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
-    # Without it cuBLAS may choose another algorithm from call to call. It is read when cuBLAS is first used.
+    # Without this variable cuBLAS may choose a different algorithm in each call. cuBLAS reads it at its first use.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

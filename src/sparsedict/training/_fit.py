@@ -1,4 +1,4 @@
-"""`fit` and `fit_many`: one loop that trains any number of dictionaries on one pass over the data."""
+"""`fit` and `fit_many`, which train one or several dictionaries in one pass over the data."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from sparsedict.training._deterministic import deterministic_algorithms
 from sparsedict.training._history import History
 from sparsedict.training._initialise import initialise_
 from sparsedict.training._loop import Loop
-from sparsedict.training._settings import devices_of, environment, of_run
+from sparsedict.training._settings import devices_of, environment, run_settings
 from sparsedict.training._step_hook import StepHook
 from sparsedict.training._trainee import OptimizerFactory, Trainee
 from sparsedict.training._trainer import DictionaryTrainer
-from sparsedict.training._units import RelativeLR, units_from
+from sparsedict.training._units import RelativeLR, Units
 from sparsedict.training._validation import check_callbacks, check_checkpoint, check_points, check_trainees
 from sparsedict.training.callbacks import Callback
 from sparsedict.training.schedules import Cosine, Schedule
 
 COSINE = Cosine(warm_up=0.2)
 SQUARED_ERROR = SquaredError()
-TEN_MINUTES = timedelta(minutes=10)
-KEPT = 2
+DEFAULT_EVERY = timedelta(minutes=10)
+DEFAULT_KEEP = 2
 
 
 def fit(
@@ -63,59 +63,59 @@ def fit(
     resume: bool = False,
     deterministic: bool = False,
 ) -> History:
-    """Trains a dictionary in place. A loaded or already trained one goes on training.
+    """Trains a dictionary in place. Training continues from the current weights if they were trained or set before.
 
-    A dictionary whose weights are still those that its constructor drew is first started from the first batches
-    (:meth:`Dictionary.initialise_`); weights that you set yourself are left as they are.
+    A new dictionary, whose weights are those of its constructor, is first initialised with the first batches of the
+    data (:meth:`Dictionary.initialise_`).
 
     Args:
-        dictionary: What to train.
-        data: An ``ActivationStream``; a tensor of activations ``[n_tokens, d]`` (for autoencoders); a tuple of two
-            tensors, inputs and outputs; or an iterable of batches.
-        n_tokens: Tokens to train on in all, rounded up to whole batches. A finite source is repeated, reshuffled.
+        dictionary: The dictionary to train.
+        data: An ``ActivationStream``, a tensor of activations ``[n_tokens, d]`` for autoencoders, a tuple of two
+            tensors (inputs and outputs), or an iterable of batches.
+        n_tokens: Total number of training tokens, rounded up to whole batches. Finite data is repeated in a new order.
         lr: Peak learning rate of the optimiser, or a :class:`sparsedict.training.RelativeLR`, in units of the data.
-            ``None`` is ``RelativeLR(default_lr(dictionary))``, made for Adam.
-        batch_size: Tokens per step, where the data doesn't have its own (4,096 by default).
-        penalties: What presses the latents to be sparse; each is summed over latents, mean over tokens.
-        loss: How far the reconstruction is from the target: summed over ``d_out``, mean over tokens.
-        step_hooks: Called after each step to change the dictionary, such as ``Resample``.
-        optimizer: An optimiser class or a partial of one, called with the parameters and ``lr``; Adam by default.
-        schedule: Course of the learning rate over the run.
-        clip_norm: Largest norm of all gradients together, or ``None``; in units of the data where the rate is.
-        autocast: Type in which products are computed, such as ``torch.bfloat16``; ``None`` for the weights' own.
-        seed: Seed of the order of the data, where the data doesn't have its own (0 by default). The initial weights and
-            the tokens that a dictionary starts from depend on the ``generator`` that it was made with, or on
-            ``torch.manual_seed`` before it was made.
+            ``None`` is ``RelativeLR(default_lr(dictionary))``, which is suitable for Adam.
+        batch_size: Tokens per step, 4,096 by default. Leave it out for data that defines its batch size.
+        penalties: Sparsity penalties. Each is summed over latents and averaged over tokens.
+        loss: Reconstruction loss, summed over ``d_out`` and averaged over tokens.
+        step_hooks: Hooks that change the dictionary after each step, such as ``Resample``.
+        optimizer: An optimiser class or a partial of a class, called with the parameters and ``lr``. Adam by default.
+        schedule: Learning-rate schedule of the run.
+        clip_norm: Maximum norm of all gradients together, or ``None``. It is in units of the data if the rate is.
+        autocast: Type of the matrix products, such as ``torch.bfloat16``. ``None`` uses the type of the weights.
+        seed: Seed of the order of the data, 0 by default. Leave it out for data that defines its seed. The initial
+            weights and the tokens of the initialisation depend on the ``generator`` argument of the dictionary, or on
+            ``torch.manual_seed`` before its construction.
         progress: Whether to show a progress bar.
-        callbacks: Called with ``(name, record, dictionary)`` at each record. Gradients that a callback keeps stay as
-            they are: a step reuses the memory of gradients to which nothing else refers.
-        log_every: Steps between records. Only then are results read from the device.
-        dead_after: Tokens without firing after which a latent counts as dead in the records.
-        checkpoint: Folder to write checkpoints to, from which a run that was stopped can go on; ``None`` for none.
-        checkpoint_every: Steps from one to the next, or a time; 10 minutes where left out. One is written before the
-            first step, one at the end, and one at Ctrl-C.
-        checkpoint_keep: How many are kept; 2 where left out.
-        resume: Whether to go on from the newest checkpoint, or begin where there is none. All else must be given as
-            it was: data from its beginning, the same parts and settings. On the same machine with as many threads the
-            result is then the same to the bit as without the stop, on a GPU with ``deterministic=True``.
-        deterministic: Whether PyTorch is to use deterministic algorithms alone, which may be slower on a GPU.
+        callbacks: Called with ``(name, record, dictionary)`` at each record. A callback may store gradients, because a
+            step reuses the memory of a gradient only if nothing else refers to it.
+        log_every: Number of steps between records. Measurements are copied from the device at records only.
+        dead_after: Number of tokens without firing after which a latent counts as dead in the records.
+        checkpoint: Folder of checkpoints, from which an interrupted run can be resumed. ``None`` writes no checkpoints.
+        checkpoint_every: Steps or time between checkpoints, 10 minutes by default. A checkpoint is also written before
+            the first step, after the last step and after Ctrl-C.
+        checkpoint_keep: Number of checkpoints to keep, 2 by default.
+        resume: Whether to resume from the newest checkpoint, if there is one. All other arguments must be those of the
+            interrupted run, with the data from its beginning. On the same machine and with the same number of threads,
+            the result is bit-identical to that of an uninterrupted run; on a GPU this needs ``deterministic=True``.
+        deterministic: Whether PyTorch uses deterministic algorithms only, which may be slower on a GPU.
 
     Returns:
         The records of the run.
 
     Raises:
-        TypeError: If an argument isn't what it must be, such as tokens for activations.
-        ValueError: If widths don't fit, parts can't serve each other, the data is empty, weights are of a type or at a
-            place where they can't be trained, or the checkpoints are those of a run with other parts, settings or data.
-        FileExistsError: If the folder holds checkpoints already and ``resume`` isn't set.
-        OSError: If a checkpoint can't be written, such as where the disk is full; those that were there stay.
-        KeyboardInterrupt: After Ctrl-C, when the step is finished and its checkpoint written.
-        NonFiniteLossError: If the loss became NaN or infinite; the last good state is put back first.
+        TypeError: If an argument has the wrong type, such as tokens instead of activations.
+        ValueError: If widths differ, parts are incompatible, the data is empty, the type or device of the weights can't
+            be trained, or the checkpoints belong to a run with other parts, settings or data.
+        FileExistsError: If the folder contains checkpoints already and ``resume`` isn't set.
+        OSError: If a checkpoint can't be written, for instance on a full disk. Earlier checkpoints are left unchanged.
+        KeyboardInterrupt: After Ctrl-C, once the step is finished and its checkpoint is written.
+        NonFiniteLossError: If the loss becomes NaN or infinite. The last finite state is restored first.
 
     Example:
         >>> import torch, sparsedict as sd
-        >>> coder = sd.SparseAutoencoder(8, 32, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
-        >>> history = sd.fit(coder, torch.randn(512, 8), n_tokens=2048, batch_size=256, progress=False)
+        >>> sae = sd.SparseAutoencoder(8, 32, activation=sd.TopK(4), decoder_norm=sd.UnitNorm())
+        >>> history = sd.fit(sae, torch.randn(512, 8), n_tokens=2048, batch_size=256, progress=False)
         >>> history.n_steps
         8
     """
@@ -158,27 +158,27 @@ def fit_many(
     resume: bool = False,
     deterministic: bool = False,
 ) -> dict[str, History]:
-    """Trains several dictionaries in one pass over the data: a sweep is one call and harvests once.
+    """Trains several dictionaries in one pass over the data, so that a sweep computes the activations once.
 
     Args:
-        trainees: Dictionaries by name, each with its own loss, penalties, rate and, for data of several sites, site.
-        data: As for :func:`fit`; of several sites where it is ``ActivationStream({name: site, ...}, ...)``.
-        n_tokens: Tokens to train each on, rounded up to whole batches.
-        batch_size: As for :func:`fit`, and so are all that follow.
+        trainees: Dictionaries and their training options, by name.
+        data: Training data, see :func:`fit`. ``ActivationStream({name: site, ...}, ...)`` gives data of several sites.
+        n_tokens: Number of training tokens of each dictionary, rounded up to whole batches.
+        batch_size: See :func:`fit`.
         autocast: See :func:`fit`.
         seed: See :func:`fit`.
         progress: See :func:`fit`.
         callbacks: See :func:`fit`.
         log_every: See :func:`fit`.
         dead_after: See :func:`fit`.
-        checkpoint: See :func:`fit`; there is one folder for all, and each checkpoint holds all.
+        checkpoint: See :func:`fit`. Each checkpoint contains all dictionaries.
         checkpoint_every: See :func:`fit`.
         checkpoint_keep: See :func:`fit`.
         resume: See :func:`fit`.
         deterministic: See :func:`fit`.
 
     Returns:
-        The records of each, by name.
+        The records of each dictionary, by name.
     """
     n_tokens = checks.at_least("n_tokens", n_tokens, 1)
     log_every = checks.at_least("log_every", log_every, 1)
@@ -191,11 +191,8 @@ def fit_many(
     for trainee in trainees.values():
         without_inference_(trainee.dictionary)
     with ExitStack() as stack:
-        checkpoints = None
-        if checkpoint is not None:
-            every = TEN_MINUTES if checkpoint_every is None else checkpoint_every
-            keep = KEPT if checkpoint_keep is None else checkpoint_keep
-            checkpoints = Checkpoints(checkpoint, every=every, keep=keep, resume=resume)
+        checkpoints = _open_checkpoints(checkpoint, checkpoint_every, checkpoint_keep, resume)
+        if checkpoints is not None:
             stack.enter_context(closing(checkpoints))
         stack.enter_context(deterministic_algorithms(deterministic))
         optimizers = {name: trainee.make_optimizer() for name, trainee in trainees.items()}
@@ -203,20 +200,12 @@ def fit_many(
         batches.expect(n_tokens)
         queue = BatchQueue(batches)
         check_points(trainees, queue.batches)
-        asked = {"n_tokens": n_tokens, "log_every": log_every, "dead_after": dead_after, "autocast": autocast}
-        settings = of_run(trainees, optimizers, queue.batches.description, deterministic=deterministic, **asked)
-        state = None if checkpoints is None else checkpoints.begin(settings, environment(devices_of(trainees)))
-        if state is None:
-            n_planned, units = initialise_(trainees, queue, n_tokens)
-        else:
-            n_planned = state["n_planned"]
-            units = {name: units_from(own.get("units")) for name, own in state["learners"].items()}
+        options = {"n_tokens": n_tokens, "log_every": log_every, "dead_after": dead_after, "autocast": autocast}
+        settings = run_settings(trainees, optimizers, batches.description, deterministic=deterministic, **options)
+        state = None if checkpoints is None else checkpoints.load(settings, environment(devices_of(trainees)))
+        n_planned, units = initialise_(trainees, queue, n_tokens) if state is None else _saved_plan(state)
         plan: dict[str, Any] = {"n_steps": n_planned, "dead_after": dead_after, "autocast": autocast}
-        plan["workspace"] = Workspace()
-        trainers = [
-            DictionaryTrainer(name, trainee, optimizers[name], units=units[name], **plan)
-            for name, trainee in trainees.items()
-        ]
+        trainers = _make_trainers(trainees, optimizers, units, **plan)
         loop = Loop(
             trainers,
             queue,
@@ -231,3 +220,33 @@ def fit_many(
             loop.load_state_dict(state)
         loop.run()
     return {trainer.name: trainer.history for trainer in trainers}
+
+
+def _open_checkpoints(
+    folder: str | os.PathLike[str] | None, every: int | timedelta | None, keep: int | None, resume: bool
+) -> Checkpoints | None:
+    """Opens the folder of checkpoints, with defaults for options that were left out."""
+    if folder is None:
+        return None
+    every = DEFAULT_EVERY if every is None else every
+    return Checkpoints(folder, every=every, keep=DEFAULT_KEEP if keep is None else keep, resume=resume)
+
+
+def _saved_plan(state: Mapping[str, Any]) -> tuple[int, dict[str, Units | None]]:
+    """Returns the planned number of steps and the units of each trainee from a checkpoint."""
+    units = {name: Units.from_state(trainer.get("units")) for name, trainer in state["learners"].items()}
+    return state["n_planned"], units
+
+
+def _make_trainers(
+    trainees: Mapping[str, Trainee],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    units: Mapping[str, Units | None],
+    **plan: Any,
+) -> list[DictionaryTrainer]:
+    """Returns a trainer for each trainee. They run in turn, so they share a workspace."""
+    workspace = Workspace()
+    return [
+        DictionaryTrainer(name, trainee, optimizers[name], units=units[name], workspace=workspace, **plan)
+        for name, trainee in trainees.items()
+    ]

@@ -1,3 +1,5 @@
+"""The records of a training run: `Record` and `History`."""
+
 from __future__ import annotations
 
 import math
@@ -12,22 +14,23 @@ from sparsedict.display import Displayed, finite, short, shown, table
 
 @dataclass(frozen=True, repr=False)
 class Record(Displayed):
-    """What was measured since the record before, at one logging step.
+    """Measurements at one logging step, over all steps since the previous record.
 
     Attributes:
-        step: Optimiser steps done.
-        n_tokens: Tokens trained on so far in this run.
-        objective: Loss and penalties together, mean over steps.
+        step: Number of optimiser steps done.
+        n_tokens: Number of training tokens so far in this run.
+        objective: Sum of loss and penalties, mean over steps.
         loss: The loss alone, mean over steps.
         penalties: Each penalty by name, mean over steps.
-        fvu: Fraction of the targets' variance left unexplained, over all tokens since the last record.
-        l0: Latents that fire, mean over tokens.
-        dead: Share of latents that haven't fired within the last ``dead_after`` tokens; NaN, shown as ``-``, until the
-            run has seen so many. `sd.evaluate` counts another thing, the latents that never fire on its tokens.
+        fvu: Fraction of variance unexplained of the targets, over all tokens since the previous record.
+        l0: Number of active latents, mean over tokens.
+        dead: Share of latents that haven't fired within the last ``dead_after`` tokens. NaN, shown as ``-``, until the
+            run has seen ``dead_after`` tokens. In contrast, `sd.evaluate` counts the latents that never fire on its
+            tokens.
         lr: Learning rate of the last step.
-        seconds: Since the run began.
-        eval_l0: Latents that fire in evaluation mode, mean over tokens of the last batch: what the dictionary does once
-            it is trained. Under TopK or ReLU it is what ``l0`` is, under BatchTopK it follows from the threshold.
+        seconds: Time since the start of the run.
+        eval_l0: Number of active latents in evaluation mode, mean over tokens of the last batch. It equals ``l0`` for
+            TopK and ReLU up to the last update of the weights. For BatchTopK it depends on the threshold.
     """
 
     step: int
@@ -44,7 +47,7 @@ class Record(Displayed):
 
 
 SHOWN = ("n_tokens", "loss", "fvu", "l0", "dead")
-"""Columns of a notebook's table."""
+"""Columns of the table in a notebook."""
 MAX_ROWS = 20
 _COUNTS = ("step", "n_tokens")
 _NUMBERS = tuple(field.name for field in fields(Record) if field.name != "penalties")
@@ -52,11 +55,11 @@ _NUMBERS = tuple(field.name for field in fields(Record) if field.name != "penalt
 
 @dataclass
 class History:
-    """The records of one dictionary's training, in order.
+    """The records of the training of one dictionary, in order.
 
     Attributes:
-        n_tokens: Tokens trained on.
-        n_steps: Optimiser steps done.
+        n_tokens: Number of training tokens.
+        n_steps: Number of optimiser steps.
         seconds: Duration of the run.
         records: One :class:`Record` for each logging step.
     """
@@ -80,11 +83,11 @@ class History:
         return [getattr(record, name) for record in self.records]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything as plain numbers, for JSON; None stands for NaN, such as ``dead`` before it is known."""
+        """Returns all records as plain numbers for JSON. None replaces NaN, such as an early value of ``dead``."""
         return finite(asdict(self))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns everything as plain numbers and one table, ``[n_records, n_numbers]`` in float64."""
+        """Returns the counts as plain numbers and the records as one float64 tensor, ``[n_records, n_numbers]``."""
         rows = [[*(getattr(record, name) for name in _NUMBERS), *record.penalties.values()] for record in self.records]
         return {
             "n_tokens": self.n_tokens,
@@ -96,7 +99,7 @@ class History:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Becomes the history that gave this state."""
+        """Restores the history from the result of `state_dict`."""
         self.n_tokens, self.n_steps, self.seconds = state["n_tokens"], state["n_steps"], state["seconds"]
         names = state.get("numbers", [name for name in _NUMBERS if name != "eval_l0"])
         n = len(names)
@@ -123,7 +126,7 @@ class History:
         return f"History(n_tokens={self.n_tokens:,}, n_steps={self.n_steps:,}, seconds={self.seconds:.1f}{tail})"
 
     def _repr_html_(self) -> str:
-        # Evenly spaced records, the last among them.
+        # Evenly spaced records, including the last one.
         step = math.ceil(len(self.records) / MAX_ROWS) or 1
         chosen = reversed(self.records[::-step])
         rows = [tuple(short(getattr(record, name)) for name in SHOWN) for record in chosen]

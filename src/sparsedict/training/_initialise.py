@@ -1,4 +1,4 @@
-"""Initialisation of new dictionaries and their units from the first batches of a run."""
+"""Initialisation of new dictionaries, and measurement of parameter units, on the first batches of a run."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from sparsedict.activations import Activation
 from sparsedict.batches import Activations
 from sparsedict.training._batch_queue import BatchQueue
 from sparsedict.training._trainee import Trainee
-from sparsedict.training._units import Units, measured_units
+from sparsedict.training._units import Units, measure_units
 from sparsedict.training._validation import check_widths
 
 MAX_INITIAL_TOKENS = 32_768
-"""Most tokens that a new dictionary is started from: they are held in memory together."""
+"""Largest number of tokens for the initialisation of a dictionary. All of them are in memory at the same time."""
 
 TOKENS_PER_LATENT = 4
-"""Tokens from which a latent's is drawn, so that dictionaries of other seeds start at others."""
+"""Number of candidate tokens per latent, so that different seeds choose different tokens."""
 
 
 def initialise_(
     trainees: Mapping[str, Trainee], queue: BatchQueue, n_tokens: int
 ) -> tuple[int, dict[str, Units | None]]:
-    """Starts new dictionaries from tokens of the first batches.
+    """Initialises new dictionaries with tokens of the first batches.
 
     Returns:
-        How many steps to expect, and by trainee's name the units of its parameters where its rate is relative.
+        The expected number of steps, and the parameter units of each trainee by name (``None`` for a trainee with an
+        absolute learning rate).
 
     Raises:
-        ValueError: If widths don't fit, or the first batches aren't finite.
+        ValueError: If the widths of data and dictionary differ, or if the first batches aren't finite.
     """
-    first = queue.ahead(0)
+    first = queue.peek(0)
     for name, trainee in trainees.items():
         check_widths(name, trainee, first.site(trainee.site))
     untouched = [trainee for trainee in trainees.values() if trainee.dictionary.is_untouched]
@@ -41,7 +42,7 @@ def initialise_(
     held = [first]
     n_held = first.n_tokens
     while n_held < min(TOKENS_PER_LATENT * n_wanted, MAX_INITIAL_TOKENS, n_tokens):
-        held.append(queue.ahead(len(held)))
+        held.append(queue.peek(len(held)))
         n_held += held[-1].n_tokens
     new = {id(trainee) for trainee in untouched}
     for trainee in untouched:
@@ -49,9 +50,9 @@ def initialise_(
         weight = dictionary.decoder
         selected = [dictionary.select(batch.site(trainee.site)) for batch in held]
         inputs, targets = (torch.cat(parts).to(weight.device, weight.dtype) for parts in zip(*selected, strict=True))
-        # A dictionary that starts from NaN has no good state to be put back to.
+        # A dictionary that is initialised with NaN would have no finite state to be restored to.
         for part in (inputs, targets):
-            checks.finite("data", part, "Look where they come from before training on the rest.")
+            checks.finite("data", part, "Find their cause before you train on this data.")
         dictionary.initialise_(inputs, targets)
     for trainee in trainees.values():
         _begin_activation_(trainee, first.site(trainee.site), is_new=id(trainee) in new)
@@ -74,4 +75,4 @@ def _units(trainee: Trainee, batch: Activations) -> Units | None:
         return None
     weight = trainee.dictionary.decoder
     inputs, targets = (part.to(weight.device, weight.dtype) for part in trainee.dictionary.select(batch))
-    return measured_units(trainee.dictionary, inputs, targets)
+    return measure_units(trainee.dictionary, inputs, targets)

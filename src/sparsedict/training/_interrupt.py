@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: Ctrl-C, and those that schedulers send before they kill."""
+"""Handling of signals that stop a run: Ctrl-C, and the signals that job schedulers send before they kill a process."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from types import FrameType, TracebackType
 from typing import Any
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-"""SLURM and Kubernetes send SIGTERM; a closed terminal SIGHUP; SIGUSR1 and SIGUSR2 are sent on request, as by
-``sbatch --signal=USR1@60``."""
+"""SLURM and Kubernetes send SIGTERM. A terminal that is closed sends SIGHUP. Schedulers send SIGUSR1 and SIGUSR2 on
+request, such as by ``sbatch --signal=USR1@60``."""
 
 
 class Terminated(SystemExit):
-    """A signal such as SIGTERM ended the run. Left alone, it ends the process with status 128 + the signal's number.
+    """Raised if a signal such as SIGTERM stopped the run. Uncaught, it exits with status 128 plus the signal number.
 
     Attributes:
-        signal: The signal's number.
-        message: Where the run stopped and how to resume it.
+        signal: The signal number.
+        message: The step at which the run stopped, and how to resume it.
     """
 
     def __init__(self, number: int, message: str = "") -> None:
@@ -33,29 +33,29 @@ class Terminated(SystemExit):
 
 
 class WaitInterrupted(BaseException):
-    """A signal came while the next batch was being prepared. Only the loop sees this."""
+    """Raised if a signal arrives while the next batch is being prepared. `Loop` catches it."""
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> None:
-    """Raises `Terminated`: a handler for ``signal.signal`` under which ``finally`` blocks run.
+    """Raises `Terminated`, so that ``finally`` blocks run. Install this handler with ``signal.signal``.
 
-    `fit` finishes its step and writes a checkpoint first.
+    During `fit`, the current step is finished and a checkpoint is written first.
     """
     raise Terminated(number)
 
 
 class Interrupt:
-    """A context in which a signal that would end the process only sets `asked`, so that a step can be finished.
+    """A context in which a signal only sets `received`, so that the current step can be finished.
 
-    A second Ctrl-C interrupts at once. Signals arrive in the main thread alone, so in other threads nothing changes.
-    Signals that are ignored, or that are handled outside of Python, are left as they are.
+    A second Ctrl-C interrupts at once. Python delivers signals to the main thread only, so the context has no effect
+    in other threads. Signals that are ignored, or that are handled outside of Python, are left unchanged.
 
     Attributes:
-        asked: Number of the signal that arrived, or ``None``.
+        received: Number of the received signal, or ``None``.
     """
 
     def __init__(self) -> None:
-        self.asked: int | None = None
+        self.received: int | None = None
         self._before: dict[int, Any] = {}
         self._waiting = False
 
@@ -65,7 +65,7 @@ class Interrupt:
                 before = signal.getsignal(number)
                 if before is not None and before is not signal.SIG_IGN:
                     self._before[number] = before
-                    signal.signal(number, self._ask)
+                    signal.signal(number, self._receive)
         return self
 
     def __exit__(
@@ -76,64 +76,64 @@ class Interrupt:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Returns a context in which a signal raises `WaitInterrupted` at once: there is no step to be finished."""
+        """Returns a context in which a signal raises `WaitInterrupted` at once, because no step is in progress."""
         self._waiting = True
         try:
             yield
         finally:
             self._waiting = False
 
-    def hand_on(self) -> bool:
-        """Calls the handler that the program had set for the signal; returns whether the run continues.
+    def call_handler(self) -> bool:
+        """Calls the handler that the program had installed for the signal, and returns whether the run continues.
 
-        It does where such a handler returns: the program has dealt with the signal. It doesn't where there was none.
+        The run continues if such a handler returns. It stops if the program had no handler for the signal.
         """
-        assert self.asked is not None
-        if self._ends(self.asked):
+        assert self.received is not None
+        if self._would_end(self.received):
             return False
-        number, self.asked = self.asked, None
-        signal.signal(number, self._ask)
+        number, self.received = self.received, None
+        signal.signal(number, self._receive)
         self._before[number](number, None)
         return True
 
     def stop(self, message: str) -> None:
-        """Raises what the signal stands for.
+        """Raises the exception that corresponds to the signal.
 
         Raises:
             KeyboardInterrupt: For Ctrl-C.
             Terminated: For any other signal.
         """
-        assert self.asked is not None
-        if self.asked == signal.SIGINT:
+        assert self.received is not None
+        if self.received == signal.SIGINT:
             raise KeyboardInterrupt(message)
-        if self._before[self.asked] is not exit_on_signal:
-            # A program that set that handler says itself how to resume it.
-            _say(message)
-        raise Terminated(self.asked, message)
+        if self._before[self.received] is not exit_on_signal:
+            # A program that installs `exit_on_signal` prints the message itself.
+            _print(message)
+        raise Terminated(self.received, message)
 
-    def _ends(self, number: int) -> bool:
-        """Whether the signal would have ended the program."""
+    def _would_end(self, number: int) -> bool:
+        """Whether the original handler would have ended the program."""
         return self._before[number] in (signal.SIG_DFL, signal.default_int_handler, exit_on_signal)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        is_first = self.asked is None
-        # Schedulers may send SIGTERM several times: only Ctrl-C is a person in a hurry.
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        is_first = self.received is None
+        # Schedulers may send SIGTERM several times. Only a repeated Ctrl-C means that the run must stop at once.
         if not is_first and number != signal.SIGINT:
             return
-        self.asked = number if is_first else self.asked
-        now = self._waiting and self._ends(number)
+        self.received = number if is_first else self.received
+        now = self._waiting and self._would_end(number)
         if number == signal.SIGINT:
             signal.signal(number, self._before[number])
             if not is_first:
                 signal.raise_signal(number)
         after = "" if now else " after this step"
         hint = "; press Ctrl-C again to stop at once" if number == signal.SIGINT and not now else ""
-        _say(f"\n{signal.Signals(number).name}: stopping{after}{hint}.")
+        _print(f"\n{signal.Signals(number).name}: stopping{after}{hint}.")
         if now:
             raise WaitInterrupted
 
 
-def _say(message: str) -> None:
-    # The signal may have come while something else was being printed.
+def _print(message: str) -> None:
+    # A print may be in progress when the signal arrives.
     with suppress(RuntimeError, OSError, ValueError):
         print(message, file=sys.stderr, flush=True)

@@ -1,3 +1,5 @@
+"""`LazyAdam`, which updates only the rows that have a gradient."""
+
 from __future__ import annotations
 
 import math
@@ -11,22 +13,22 @@ from sparsedict import checks
 
 
 class LazyAdam(torch.optim.Optimizer):
-    """Adam in which a row that has no gradient in a step isn't touched: neither its moments nor its weights.
+    """Adam that leaves a row unchanged in steps in which its gradient is zero: neither moments nor weights change.
 
-    A latent that seldom fires has few gradients. Adam's second moment is then small when one comes and its first
-    moment goes on moving the row for some ten steps, so that one firing turns the row by about
-    ``lr / sqrt(1 - beta_2)`` (30 ``lr``), and the latent may never fire again. Here each row counts its own steps, in
-    which it moves by about ``lr``, however seldom they come. A row is all that belongs to one latent, for weights are
-    latent-major.
+    A latent that seldom fires has few non-zero gradients. Under Adam its second moment is small when a gradient
+    arrives, and the first moment moves the row for about ten more steps. One firing then moves the row by about
+    ``lr / sqrt(1 - beta_2)`` (30 ``lr``), and the latent may never fire again. `LazyAdam` counts the steps of each row
+    separately. A row moves by about ``lr`` in each of its steps, no matter how rare they are. Weights are latent-major,
+    so a row holds the weights of one latent.
 
     Args:
-        params: Parameters, or groups of them.
-        lr: Rate.
+        params: Parameters, or parameter groups.
+        lr: Learning rate.
         betas: Decay of the first and the second moment, per step in which the row has a gradient.
-        eps: Added to the root of the second moment.
+        eps: Added to the square root of the second moment.
 
-    Source: Adam is of Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015; the lazy form is that of
-    TensorFlow's ``LazyAdam`` and of PyTorch's ``SparseAdam``, which takes sparse gradients only.
+    Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015. The lazy form follows TensorFlow's
+    ``LazyAdam`` and PyTorch's ``SparseAdam``, which accepts sparse gradients only.
 
     Example:
         >>> import torch
@@ -49,12 +51,12 @@ class LazyAdam(torch.optim.Optimizer):
         lr, eps = checks.in_range("lr", lr, 0.0), checks.in_range("eps", eps, 0.0)
         betas = (checks.number("betas[0]", betas[0]), checks.number("betas[1]", betas[1]))
         if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"`betas` must be two numbers of [0, 1), got {betas}.")
+            raise ValueError(f"`betas` must be two numbers in [0, 1), got {betas}.")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Makes one step; ``closure``, if given, computes loss and gradients first."""
+        """Performs one step. A ``closure`` is called first, to compute the loss and the gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -68,7 +70,7 @@ class LazyAdam(torch.optim.Optimizer):
     def _state_of(self, weight: Tensor) -> dict[str, Tensor]:
         state = self.state[weight]
         if not state:
-            # Under this name PyTorch leaves a loaded count as it is; others it converts to the weights' type.
+            # On loading, PyTorch converts state to the weights' type, except state of this name.
             state["step"] = torch.zeros_like(_by_row(weight)[:, :1], dtype=torch.float32)
             state["first"], state["second"] = torch.zeros_like(weight), torch.zeros_like(weight)
         return state
@@ -83,15 +85,15 @@ def _update(weight: Tensor, gradient: Tensor, state: dict[str, Tensor], group: d
     first.lerp_(gradient, (1 - keep_first) * active)
     second.lerp_(gradient.square(), (1 - keep_second) * active)
     counted = n_steps.clamp_min(1)
-    size = (second / _seen(keep_second, counted).to(second)).sqrt_().add_(group["eps"])
-    rows.addcdiv_(first * (active / _seen(keep_first, counted)).to(first), size, value=-group["lr"])
+    size = (second / _bias_correction(keep_second, counted).to(second)).sqrt_().add_(group["eps"])
+    rows.addcdiv_(first * (active / _bias_correction(keep_first, counted)).to(first), size, value=-group["lr"])
 
 
-def _seen(keep: float, n_steps: Tensor) -> Tensor:
-    """Returns ``1 - keep ** n_steps``, without the cancellation that costs half of a float32's digits."""
+def _bias_correction(keep: float, n_steps: Tensor) -> Tensor:
+    """Returns ``1 - keep ** n_steps``, without the cancellation that would lose half the digits of a float32."""
     return torch.ones_like(n_steps) if keep == 0 else -torch.expm1(n_steps * math.log(keep))
 
 
 def _by_row(tensor: Tensor) -> Tensor:
-    """Returns a view of a vector as a column, of anything else as a matrix with a row for each latent."""
+    """Returns a view with one row for each latent. A vector becomes a column."""
     return tensor.view(len(tensor) if tensor.ndim else 1, -1)

@@ -1,4 +1,4 @@
-"""The loop: steps, records, checkpoints and Ctrl-C."""
+"""The training loop: steps, records, checkpoints and signals."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ COUNTERS = ("n_steps", "n_seen")
 
 
 class Loop:
-    """Trains trainers on the same batches until each has seen enough tokens.
+    """Runs several trainers on the same batches until they have seen ``n_tokens`` tokens.
 
     Args:
-        trainers: What is trained.
-        queue: Where the batches come from.
-        n_tokens: Tokens to train each on.
-        n_planned: Steps that these are expected to take.
+        trainers: One trainer for each dictionary.
+        queue: The batches.
+        n_tokens: Number of training tokens for each dictionary.
+        n_planned: Expected number of steps.
         log_every: Steps between records.
         callbacks: Called at each record.
-        checkpoints: Where to write the state to; ``None`` for nowhere.
+        checkpoints: The folder that checkpoints are written to. ``None`` writes no checkpoints.
         progress: Whether to show a progress bar.
     """
 
@@ -64,11 +64,11 @@ class Loop:
         self._stateful = dict(found for name, part in parts.items() for found in stateful(part, name))
 
     def run(self) -> None:
-        """Trains from where it stands to the end.
+        """Trains from the current step to the end.
 
         Raises:
-            KeyboardInterrupt: After Ctrl-C, when the step is finished and its checkpoint written.
-            Terminated: After another signal that ends processes, such as SIGTERM, likewise.
+            KeyboardInterrupt: After Ctrl-C, once the step is finished and its checkpoint is written.
+            Terminated: After another signal that ends processes, such as SIGTERM, also after the checkpoint.
         """
         dictionaries = [trainer.trainee.dictionary for trainer in self._trainers]
         try:
@@ -80,29 +80,29 @@ class Loop:
                 dictionary.eval()
                 batches, trainee = self._queue.batches, trainer.trainee
                 points = (*names_of(dictionary.reads), *names_of(dictionary.writes))
-                trainer.note_training(batches.description, batches.metadata(batches.sites_of(points, trainee.site)))
+                trainer.record_provenance(batches.description, batches.metadata(batches.sites_of(points, trainee.site)))
 
     def _train(self) -> None:
         done = min(self.n_seen, self._n_tokens)
         with progress_bar("fit", total=self._n_tokens, initial=done, unit="tok", shown=self._progress) as bar:
             if self._checkpoints is not None and self._checkpoints.last_step is None:
-                # What can't be written is better known before the work than after.
+                # A write error before the first step costs no work.
                 self._write(self._checkpoints)
             with Interrupt() as interrupt:
                 while self.n_seen < self._n_tokens:
                     with suppress(WaitInterrupted):
                         self._step(bar, interrupt)
-                    asked = interrupt.asked is not None
-                    self._checkpoint(asked)
-                    if asked and not interrupt.hand_on():
+                    is_stopping = interrupt.received is not None
+                    self._checkpoint(is_stopping)
+                    if is_stopping and not interrupt.call_handler():
                         break
-            if interrupt.asked is not None:
-                interrupt.stop(self._farewell())
+            if interrupt.received is not None:
+                interrupt.stop(self._stop_message())
             for trainer in self._trainers:
                 trainer.warn_of_evaluation()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that the rest of the run depends on."""
+        """Returns the complete state of the run."""
         return {
             **attributes(self, COUNTERS),
             "n_planned": self._n_planned,
@@ -113,28 +113,28 @@ class Loop:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes to where another loop of the same settings stood."""
+        """Restores the state of another loop with the same settings."""
         restore(self, state, COUNTERS)
         for trainer in self._trainers:
             trainer.load_state_dict(state["learners"][trainer.name])
         for path, part in self._stateful.items():
-            # A callback that was added since then starts from here.
+            # A callback that was added after the checkpoint has no saved state and starts here.
             if path in state["parts"] or not path.startswith("callbacks"):
                 part.load_state_dict(state["parts"][path])
         if self.n_seen < self._n_tokens:
             self._queue.load_state_dict(state["feed"])
-        # Last, for data of one's own may draw while it is read again.
+        # Restored last, because reading the data again may draw random numbers.
         set_random_state(state["random"])
 
     def _step(self, bar: Progress, interrupt: Interrupt) -> None:
         with interrupt.waiting():
-            # Only once it is there whole does it count as served.
-            self._queue.ahead(0)
+            # An interrupted batch must not count as read.
+            self._queue.peek(0)
         batch = self._queue.next_batch()
         n = batch.n_tokens
         for trainer in self._trainers:
             upcoming = partial(self._upcoming, trainer.trainee, n)
-            trainer.learn(batch.site(trainer.trainee.site), upcoming)
+            trainer.train_step(batch.site(trainer.trainee.site), upcoming)
         self.n_steps += 1
         self.n_seen += n
         bar.update(min(n, self._n_tokens - self.n_seen + n))
@@ -148,11 +148,11 @@ class Loop:
                         callback(trainer.name, record, trainer.trainee.dictionary)
 
     def _upcoming(self, trainee: Trainee, n_now: int, n_tokens: int) -> Iterator[Activations]:
-        """Yields the batches after the one of ``n_now`` tokens that is being learned from, up to the end of the run."""
+        """Yields the batches that follow the current batch of ``n_now`` tokens, up to the end of the run."""
         left = min(n_tokens, self._n_tokens - self.n_seen - n_now)
         index = 0
         while left > 0:
-            batch = self._queue.ahead(index)
+            batch = self._queue.peek(index)
             yield batch.site(trainee.site)
             left, index = left - batch.n_tokens, index + 1
 
@@ -168,13 +168,13 @@ class Loop:
             return
         checkpoints.write(self.n_steps, self.state_dict())
 
-    def _farewell(self) -> str:
+    def _stop_message(self) -> str:
         where = f"Stopped after step {self.n_steps:,} of about {self._n_planned:,}"
         if self._checkpoints is None:
-            return f"{where}. What was learned is kept; give `checkpoint=FOLDER` to be able to go on with a run."
+            return f"{where}. The trained weights are kept. Pass `checkpoint=FOLDER` to be able to resume a run."
         return (
-            f"{where}; the checkpoint of this step lies in {self._checkpoints.folder}. Make the same call with "
-            f"checkpoint={str(self._checkpoints.folder)!r} and resume=True to go on."
+            f"{where}. The checkpoint of this step is in {self._checkpoints.folder}. Make the same call with "
+            f"checkpoint={str(self._checkpoints.folder)!r} and resume=True to resume the run."
         )
 
 

@@ -1,4 +1,4 @@
-"""The global random generators, which losses, penalties or data of one's own may draw from."""
+"""State of the global random generators, which user-defined losses, penalties or data may use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Puts the generators where they were; those of devices that aren't there now are left out."""
+    """Restores the states of the generators. States of devices that no longer exist are ignored."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["internal"].tolist()), python["following"]))
     if numpy is not None:

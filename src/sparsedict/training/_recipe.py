@@ -1,4 +1,4 @@
-"""How a dictionary that doesn't exist yet is to be made and trained."""
+"""`Recipe`, a description of how to construct and train a dictionary that doesn't exist yet."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from sparsedict.training._trainee import Trainee, check_options
 
 @dataclass(frozen=True, init=False)
 class Recipe:
-    """A `Trainee` whose dictionary is made later, such as once for each site and width.
+    """A `Trainee` whose dictionary is constructed later, for instance once for each site and width.
 
     Args:
-        make: Returns a new dictionary: a class of dictionaries, a ``functools.partial`` of one, or a function.
-        options: Arguments of `Trainee` but the dictionary. They are checked at once.
+        make: A callable that returns a new dictionary: a dictionary class, a ``functools.partial`` of a class, or a
+            function.
+        options: Arguments of `Trainee`, except the dictionary. They are checked immediately.
 
     Raises:
-        TypeError: If an option isn't one of `Trainee`, or of another type.
+        TypeError: If `Trainee` has no such option, or if an option has the wrong type.
         ValueError: If a number is out of range.
 
     Example:
@@ -39,7 +40,7 @@ class Recipe:
         if isinstance(make, Dictionary) or not callable(make):
             raise TypeError(
                 "`make` must be a class or a function that returns a dictionary, such as sd.SparseAutoencoder, got "
-                f"{type(make).__name__}. Give a dictionary that exists to `Trainee`."
+                f"{type(make).__name__}. Pass an existing dictionary to `Trainee` instead."
             )
         known = {field.name: field for field in fields(Trainee) if field.name != "dictionary"}
         for name in options:
@@ -55,10 +56,10 @@ class Recipe:
         object.__setattr__(self, "options", MappingProxyType({name: getattr(checked, name) for name in options}))
 
     def trainee(self, *args: Any, **kwargs: Any) -> Trainee:
-        """Makes the dictionary, with the arguments given, and returns how it is to be trained.
+        """Constructs the dictionary with the given arguments and returns a `Trainee` for it.
 
         Raises:
-            TypeError: If what is made isn't a dictionary.
-            ValueError: If an option doesn't fit the dictionary.
+            TypeError: If ``make`` doesn't return a dictionary.
+            ValueError: If an option is incompatible with the dictionary.
         """
         return Trainee(self.make(*args, **kwargs), **self.options)

@@ -1,3 +1,5 @@
+"""`Resample`, the step hook that resamples dead latents."""
+
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, InitVar, dataclass
@@ -13,44 +15,48 @@ from sparsedict.latents import SparseLatents, fires
 from sparsedict.training._step_hook import StepHook
 
 ENCODER_SHARE = 0.2
-"""Norm of a new encoder row over the mean norm of those of live latents."""
+"""Norm of a new encoder row, relative to the mean norm of the encoder rows of live latents."""
 
 MARGIN = 2.0
-"""Pre-activation of a new latent on its token over the smallest that fires there, where it must compete to fire."""
+"""Pre-activation of a new latent on its token, relative to the smallest active one, where latents compete."""
 
 
 @dataclass(frozen=True)
 class Resample(StepHook):
-    r"""Points dead latents at badly reconstructed inputs, every so many steps.
+    r"""Reinitialises dead latents with badly reconstructed inputs, every ``every`` steps.
 
-    The squared error :math:`\ell_t = |y_t - \hat y_t|^2` of the dictionary as it is is computed on the next
-    ``n_inputs`` tokens. For each dead latent a token is drawn with probability proportional to :math:`\ell_t^2`,
-    without replacement; equal inputs are used once. Where there are more dead latents than tokens, the others stay
-    dead. Then
+    The current dictionary reconstructs the next ``n_inputs`` tokens, with squared errors
+    :math:`\ell_t = |y_t - \hat y_t|^2`. A token is drawn for each dead latent, without replacement and with a
+    probability proportional to :math:`\ell_t^2`. Equal inputs are used once. If there are more dead latents than
+    tokens, the remaining latents stay dead. For each drawn token
 
-    - the decoder row becomes the token's target less the part of the output that depends on no latent, with norm 1;
-    - the encoder row becomes the token's input with 0.2 times the mean norm of the encoder rows of live latents;
+    - the decoder row becomes the target of the token minus the part of the output that depends on no latent, scaled
+      to norm 1;
+    - the encoder row becomes the input of the token, scaled to 0.2 times the mean norm of the encoder rows of live
+      latents;
     - the encoder bias becomes 0;
-    - the optimiser's state of these rows becomes 0, the number of their steps under ``LazyAdam`` included.
+    - the optimiser state of these rows becomes 0, including the step counts of ``LazyAdam``.
 
-    A dictionary that doesn't subtract its decoder bias reads inputs that don't lie around zero, where such a row would
-    fire on every token. There the mean input is subtracted from the token's input, and the bias is such that the
-    pre-activation is 0 at the mean input.
+    If a dictionary doesn't subtract its decoder bias from its input, the inputs aren't centred, and the new row would
+    fire on every token. In this case the mean input is subtracted from the input of the token, and the encoder bias is
+    chosen such that the pre-activation is 0 at the mean input.
 
-    The source is about ReLU, where such a latent fires on its token. Under TopK and its kin, or above a threshold, it
-    is too small to fire, and would die again. There encoder row and bias are multiplied by one number, so that its
-    pre-activation on the token is twice the smallest that fires there, or on any token where none fires there. What the
-    activation learns for each latent, such as the threshold of JumpReLU, becomes that of the latent with the smallest.
+    The source describes ReLU, where a new latent fires on its token. With TopK or a threshold the pre-activation of a
+    new latent is too small to fire, and the latent would die again. In this case encoder row and bias are multiplied
+    by a common factor, so that the pre-activation on the token is twice the smallest active pre-activation of this
+    token. If no latent is active on the token, the smallest active pre-activation of all tokens is used. Learned
+    parameters of the activation, such as the threshold of JumpReLU, are copied from the latent with this smallest
+    pre-activation.
 
     Args:
-        every: Steps from one resampling to the next. The last step of a run resamples nothing.
+        every: Number of steps between resamplings. The last step of a run doesn't resample.
         dead_after: A latent is dead after this many tokens without firing.
-        until: Steps after which none is resampled, for a latent takes some time to learn its part. ``None`` goes on to
-            the end.
-        seed: Seed of the draw.
-        n_inputs: Tokens among which the draw is made, rounded up to whole batches; 819,200 in the source. They are held
-            in memory until they have been trained on.
-        idle_tokens: The former name of ``dead_after``.
+        until: Step after which no latent is resampled, because a new latent needs time to train. ``None`` resamples
+            until the end of the run.
+        seed: Random seed of the draw.
+        n_inputs: Number of candidate tokens, rounded up to whole batches; 819,200 in the source. They stay in memory
+            until they have been trained on.
+        idle_tokens: Former name of ``dead_after``.
 
     Source: Bricken et al., "Towards Monosemanticity", 2023, appendix on neuron resampling.
     """
@@ -74,14 +80,14 @@ class Resample(StepHook):
     def check(self, dictionary: Dictionary) -> None:
         if not dictionary.has_affine_encoder:
             raise ValueError(
-                f"Resample points encoder rows at inputs, but {type(dictionary).__name__} has no affine encoder. "
-                "Use sd.AuxK() among the penalties instead."
+                "Resample writes encoder rows, so it needs a dictionary with an affine encoder, got a "
+                f"{type(dictionary).__name__}. Use the penalty sd.AuxK() instead."
             )
         for name in ("encoder", "encoder_bias", "decoder"):
             if not getattr(dictionary, name).requires_grad:
                 raise ValueError(
-                    f"Resample writes encoder rows, their biases and decoder rows, but `{name}` is frozen "
-                    "(requires_grad=False). Use sd.AuxK() among the penalties instead."
+                    f"Resample writes encoder rows, encoder biases and decoder rows, but `{name}` is frozen "
+                    "(requires_grad=False). Use the penalty sd.AuxK() instead."
                 )
 
     @torch.no_grad()
@@ -90,7 +96,7 @@ class Resample(StepHook):
             return
         dictionary = out.dictionary
         dead = (out.tokens_since_fired >= self.dead_after).nonzero().flatten()
-        drawn = self._drawn(out, len(dead)) if len(dead) else None
+        drawn = self._draw(out, len(dead)) if len(dead) else None
         if drawn is None:
             return
         inputs, targets, centre = drawn
@@ -105,16 +111,18 @@ class Resample(StepHook):
         without = dictionary.reconstruct(SparseLatents.none(len(inputs), dictionary.n_latents, inputs), inputs)
         dictionary.decoder[dead] = normalize(targets - without, dim=-1)
         dictionary.decoder_norm.constrain_(dictionary.decoder)
-        _let_fire_(dictionary, dead, inputs, targets)
+        _scale_to_fire_(dictionary, dead, inputs, targets)
         out.tokens_since_fired[dead] = 0
         learned = [weight for weight in dictionary.activation_state.parameters() if weight.shape == live.shape]
-        forget(optimizer, (dictionary.encoder, dictionary.encoder_bias, dictionary.decoder, *learned), dead)
+        reset_optimizer_state(
+            optimizer, (dictionary.encoder, dictionary.encoder_bias, dictionary.decoder, *learned), dead
+        )
 
-    def _drawn(self, out: ForwardPass, n_dead: int) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Returns inputs and targets of up to ``n_dead`` tokens, and what is subtracted from what the encoder reads.
+    def _draw(self, out: ForwardPass, n_dead: int) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Returns the inputs and targets of up to ``n_dead`` drawn tokens, and the centre of encoder inputs.
 
-        ``None`` where there is nothing to draw: at the end of the run, where all is reconstructed, or where an error
-        isn't finite, which is the record's to report.
+        Returns ``None`` at the end of the run, if every token is reconstructed exactly, or if an error isn't finite.
+        The next record reports errors that aren't finite.
         """
         losses, centre, n_tokens = [], torch.zeros_like(out.dictionary.encoder[0]), 0
         for inputs, targets in out.sample(self.n_inputs):
@@ -129,19 +137,19 @@ class Resample(StepHook):
         if not (largest.isfinite() and largest > 0):
             return None
         chances = (chances / largest).square()
-        # Twice as many, for equal inputs may be among them.
+        # Twice as many tokens as dead latents, because some may have equal inputs.
         n_drawn = min(2 * n_dead, int((chances > 0).sum()))
         generator = torch.Generator(chances.device).manual_seed(self.seed + out.step)
         tokens = torch.multinomial(chances, n_drawn, replacement=False, generator=generator)
-        inputs, targets = _gathered(out, self.n_inputs, tokens)
+        inputs, targets = _gather(out, self.n_inputs, tokens)
         chosen = first_of_equal(inputs).nonzero().flatten()[:n_dead]
         if _subtracts_decoder_bias(out.dictionary, inputs[:1]):
             centre = torch.zeros_like(centre)
         return inputs[chosen], targets[chosen], centre
 
 
-def _gathered(out: ForwardPass, n_inputs: int, tokens: Tensor) -> Rows:
-    """Returns the rows of some tokens of the sample, in their order."""
+def _gather(out: ForwardPass, n_inputs: int, tokens: Tensor) -> Rows:
+    """Returns the inputs and targets of the given tokens of the sample, in the order of ``tokens``."""
     inputs = out.inputs.new_empty(len(tokens), out.inputs.shape[1])
     targets = out.targets.new_empty(len(tokens), out.targets.shape[1])
     begin = 0
@@ -153,8 +161,8 @@ def _gathered(out: ForwardPass, n_inputs: int, tokens: Tensor) -> Rows:
     return inputs, targets
 
 
-def _let_fire_(dictionary: Dictionary, latents: Tensor, inputs: Tensor, targets: Tensor) -> None:
-    """Enlarges the encoder rows of new latents that are too small to fire on their tokens, one for each latent."""
+def _scale_to_fire_(dictionary: Dictionary, latents: Tensor, inputs: Tensor, targets: Tensor) -> None:
+    """Scales up the encoder rows of new latents that don't fire on their tokens; ``inputs`` has one row per latent."""
     was_training = dictionary.training
     dictionary.eval()
     try:
@@ -165,9 +173,9 @@ def _let_fire_(dictionary: Dictionary, latents: Tensor, inputs: Tensor, targets:
     tokens, active, pre = support.tokens[fired], support.latents[fired], out.pre_activations.flatten()[fired]
     if not len(pre):
         return
-    silent = torch.ones_like(latents, dtype=torch.bool)
-    silent[tokens[active == latents[tokens]]] = False
-    # Where nothing fires on the token, the smallest is that of any token.
+    inactive = torch.ones_like(latents, dtype=torch.bool)
+    inactive[tokens[active == latents[tokens]]] = False
+    # If nothing fires on a token, use the smallest active pre-activation of all tokens.
     sizes = pre.abs()
     found = torch.full((len(inputs),), torch.inf, dtype=pre.dtype, device=pre.device)
     found.scatter_reduce_(0, tokens, sizes, "amin")
@@ -177,7 +185,7 @@ def _let_fire_(dictionary: Dictionary, latents: Tensor, inputs: Tensor, targets:
     models[tokens[is_smallest]] = active[is_smallest]
     encoded = dictionary.encoder_inputs(inputs)
     own = (encoded * dictionary.encoder[latents]).sum(-1) + dictionary.encoder_bias[latents]
-    chosen = silent & (own > 0)
+    chosen = inactive & (own > 0)
     factors = torch.where(chosen, MARGIN * smallest / own, torch.ones_like(own))
     dictionary.encoder[latents] *= factors[:, None]
     dictionary.encoder_bias[latents] *= factors
@@ -187,7 +195,7 @@ def _let_fire_(dictionary: Dictionary, latents: Tensor, inputs: Tensor, targets:
 
 
 def _subtracts_decoder_bias(dictionary: Dictionary, x: Tensor) -> bool:
-    """Returns whether the encoder reads its input less the decoder's bias, by the derivative at one token."""
+    """Returns whether the encoder subtracts the decoder bias from its input, by the derivative at one token."""
     bias = dictionary.decoder_bias
     is_trained = bias.requires_grad
     bias.requires_grad_(True)
@@ -200,8 +208,8 @@ def _subtracts_decoder_bias(dictionary: Dictionary, x: Tensor) -> bool:
     return grad is not None and torch.equal(grad, -torch.ones_like(grad))
 
 
-def forget(optimizer: torch.optim.Optimizer, parameters: tuple[Tensor, ...], latents: Tensor) -> None:
-    """Zeroes what an optimiser keeps of some latents' rows: moments, and counts of each row's own steps."""
+def reset_optimizer_state(optimizer: torch.optim.Optimizer, parameters: tuple[Tensor, ...], latents: Tensor) -> None:
+    """Sets the optimiser state of some latents' rows to zero: moments, and step counts of single rows."""
     for parameter in parameters:
         for value in optimizer.state.get(parameter, {}).values():
             if isinstance(value, Tensor) and value.ndim and value.numel() in (parameter.numel(), len(parameter)):

@@ -1,4 +1,4 @@
-"""State of parts, callbacks and counters in checkpoints."""
+"""Saving and restoring the state of parts, callbacks and counters in checkpoints."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A part or callback that keeps something from step to step: what it gives here goes into checkpoints.
+    """A part or callback with state that changes during training. Checkpoints store its ``state_dict()``.
 
-    A state is made of dictionaries, lists and tuples of tensors, None, booleans, numbers, strings and bytes.
+    A state consists of dictionaries, lists and tuples of tensors, None, booleans, numbers, strings and bytes.
     """
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -22,7 +22,7 @@ class Stateful(Protocol):
 
 
 def stateful(part: Any, path: str) -> Iterator[tuple[str, Stateful]]:
-    """Yields the objects that keep something, with where they are: a part itself, or what a part is made of."""
+    """Yields the path and the object of each stateful part, searching lists and fields of dataclasses."""
     if isinstance(part, type):
         return
     if isinstance(part, Stateful):
@@ -36,19 +36,26 @@ def stateful(part: Any, path: str) -> Iterator[tuple[str, Stateful]]:
 
 
 def attributes(owner: object, names: Iterable[str]) -> dict[str, Any]:
-    """Returns attributes by name."""
+    """Returns the named attributes of an object as a dictionary."""
     return {name: getattr(owner, name) for name in names}
 
 
 def restore(owner: object, state: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Gives attributes the values that they had: tensors in place, on the device where they are."""
+    """Restores attributes from the result of `attributes`. Tensors are copied in place and stay on their device."""
     for name in names:
         if name not in state:
-            raise ValueError(f"The checkpoint lacks `{name}` of {type(owner).__name__}: an older version wrote it.")
+            raise ValueError(
+                f"The checkpoint must contain `{name}` of {type(owner).__name__}, but an older version wrote it "
+                "without this value. Start a new run in another folder."
+            )
         value, current = state[name], getattr(owner, name)
         if not isinstance(current, Tensor):
             setattr(owner, name, value)
             continue
         if not isinstance(value, Tensor) or value.shape != current.shape:
-            raise ValueError(f"The checkpoint's `{name}` of {type(owner).__name__} must be of {tuple(current.shape)}.")
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"`{name}` of {type(owner).__name__} must have shape {tuple(current.shape)} in the checkpoint, got "
+                f"{found}. Use an older checkpoint, or start a new run in another folder."
+            )
         current.copy_(value)

@@ -1,3 +1,5 @@
+"""`StepHook`, the base class of hooks that change a dictionary after each training step."""
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -8,14 +10,18 @@ from sparsedict.dictionaries import Dictionary, ForwardPass
 
 
 class StepHook(ABC):
-    """Changes a dictionary after each training step."""
+    """A callable that changes a dictionary after each training step."""
 
     @abstractmethod
     def __call__(self, out: ForwardPass, optimizer: torch.optim.Optimizer) -> None:
-        """Changes ``out.dictionary`` in place, after the step that ``out`` describes.
+        """Changes ``out.dictionary`` in place after an optimiser step.
 
-        Gradients are those of the step. Those that you keep stay as they are.
+        The parameters still have the gradients of this step. Later steps don't overwrite gradients that you store.
+
+        Args:
+            out: The forward pass of the step.
+            optimizer: The optimiser of the dictionary.
         """
 
     def check(self, dictionary: Dictionary) -> None:
-        """Raises ``ValueError`` where the hook can't be used with the dictionary."""
+        """Raises ``ValueError`` if the hook is incompatible with the dictionary."""

@@ -1,4 +1,4 @@
-"""One dictionary and how it is to be trained."""
+"""`Trainee`, a dictionary together with its training options, and the default learning rate."""
 
 from __future__ import annotations
 
@@ -22,42 +22,42 @@ from sparsedict.training.schedules import Cosine, Schedule
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 """An optimiser class or a ``functools.partial`` of one, called as ``factory(parameters, lr=lr)``."""
 
-HIGHEST_LR = 2e-2
-"""Of :func:`default_lr`, for the smallest dictionaries."""
+MAX_LR = 2e-2
+"""Upper limit of :func:`default_lr`, which applies to very small dictionaries."""
 
 
 def default_lr(dictionary: Dictionary) -> float:
-    """Returns the peak learning rate of Adam where none is given: ``5.12 / sqrt(d_in * n_latents)``, at most 0.02.
+    """Returns the default peak learning rate of Adam: ``5.12 / sqrt(d_in * n_latents)``, at most 0.02.
 
-    It is in units of the data (:class:`RelativeLR`), so the scale of activations doesn't matter. Adam moves every
-    weight of a row by about the rate, so a row of norm 1 turns by ``lr * sqrt(d_in)``; and the more latents there are,
-    the fewer tokens each is trained on. Measured at widths of 64 to 512 with 512 to 8,192 latents, in runs of 300,000
-    tokens (``python -m benchmarks.rates``); the fall with ``d_in`` is a caution that these runs don't show. With an
-    optimiser that doesn't normalise gradients give a rate.
+    The rate is in units of the data (:class:`RelativeLR`), so it doesn't depend on the scale of the activations. Adam
+    moves every weight of a row by about the rate, so a row of norm 1 turns by about ``lr * sqrt(d_in)``. With more
+    latents, each latent is trained on fewer tokens. The constant was measured at widths of 64 to 512 with 512 to 8,192
+    latents, in runs of 300,000 tokens (``python -m benchmarks.rates``). The decrease with ``d_in`` is a precaution that
+    these measurements don't require. Pass an explicit rate for an optimiser that doesn't normalise gradients.
 
-    Source: the fall with the number of latents is that of Gao et al., "Scaling and evaluating sparse autoencoders",
+    Source: the decrease with the number of latents follows Gao et al., "Scaling and evaluating sparse autoencoders",
     2024.
     """
-    return min(HIGHEST_LR, 5.12 / math.sqrt(dictionary.d_in * dictionary.n_latents))
+    return min(MAX_LR, 5.12 / math.sqrt(dictionary.d_in * dictionary.n_latents))
 
 
 @dataclass(frozen=True)
 class Trainee:
-    """One dictionary and how it is to be trained.
+    """A dictionary and its training options.
 
     Args:
-        dictionary: Trained in place.
-        penalties: What presses its latents to be sparse, added to the loss.
-        loss: How far its reconstruction is from the target.
-        step_hooks: Called after each step to change the dictionary.
+        dictionary: The dictionary, which is trained in place.
+        penalties: Sparsity penalties, which are added to the loss.
+        loss: Reconstruction loss.
+        step_hooks: Hooks that change the dictionary after each step.
         lr: Peak learning rate of the optimiser, or a :class:`RelativeLR`, in units of the data. ``None`` is
-            ``RelativeLR(default_lr(dictionary))``, which is made for Adam.
-        schedule: The learning rate's course over the run.
-        optimizer: An optimiser class or a partial of one, called with the parameters and ``lr``; Adam by default.
-        clip_norm: Largest norm of all gradients together; longer ones are shortened. ``None`` leaves them. With a
-            relative rate each gradient is measured in units of the loss over the parameter's.
-        site: Name of the site whose activations it is trained on, where the data has several and the dictionary's
-            points don't name theirs; a tuple of names for a dictionary that reads the same points of several sites.
+            ``RelativeLR(default_lr(dictionary))``, which is suitable for Adam.
+        schedule: Learning-rate schedule of the run.
+        optimizer: An optimiser class or a partial of a class, called with the parameters and ``lr``. Adam by default.
+        clip_norm: Maximum norm of all gradients together. ``None`` disables clipping. With a relative rate, each
+            gradient is measured in units of the loss divided by the unit of its parameter.
+        site: Name of the training site. Required if the data has several sites and the points of the dictionary don't
+            name a site. A tuple of names for a dictionary that reads the same points of several sites.
     """
 
     dictionary: Dictionary
@@ -82,7 +82,7 @@ class Trainee:
 
     @property
     def peak_lr(self) -> float:
-        """The peak learning rate, given or not."""
+        """The peak learning rate, explicit or default."""
         if self.lr is None:
             return default_lr(self.dictionary)
         return self.lr.lr if isinstance(self.lr, RelativeLR) else self.lr
@@ -93,22 +93,25 @@ class Trainee:
         return self.lr is None or isinstance(self.lr, RelativeLR)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """Returns a new optimiser over all parameters that are to be trained."""
+        """Returns a new optimiser of all parameters that require a gradient."""
         parameters = [p for p in self.dictionary.parameters() if p.requires_grad]
         if not parameters:
-            raise ValueError("`dictionary` has no parameter to train: every one has requires_grad=False.")
+            raise ValueError(
+                "`dictionary` has no parameter to train, because every parameter has requires_grad=False. Call "
+                "`dictionary.requires_grad_(True)`."
+            )
         factory = self.optimizer or partial(torch.optim.Adam, fused=_can_fuse(parameters))
         optimizer = factory(parameters, lr=self.peak_lr)
         if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"`optimizer` must make a torch.optim.Optimizer, it made {type(optimizer).__name__}.")
+            raise TypeError(f"`optimizer` must return a torch.optim.Optimizer, got {type(optimizer).__name__}.")
         return optimizer
 
 
 def check_options(options: Any) -> None:
-    """Checks the attributes of a `Trainee` that don't need its dictionary, in place.
+    """Checks and converts, in place, the attributes of a `Trainee` that don't depend on its dictionary.
 
     Raises:
-        TypeError: If one is of another type.
+        TypeError: If an attribute has the wrong type.
         ValueError: If a number is out of range.
     """
     _set_parts(options, "penalties", Penalty, "[sd.L1(0.2)]")
@@ -129,7 +132,7 @@ def check_options(options: Any) -> None:
 
 
 def _set_parts(options: Any, name: str, kind: type, example: str) -> None:
-    """Checks parts, and makes them a tuple: a generator could be gone through once."""
+    """Checks parts and stores them as a tuple, because a generator can be iterated only once."""
     value = getattr(options, name)
     if isinstance(value, kind) or not isinstance(value, Iterable):
         raise TypeError(f"`{name}` must be a list such as {example}, got {value!r}.")

@@ -1,4 +1,4 @@
-"""The training of one dictionary, batch by batch."""
+"""`DictionaryTrainer`, which trains one dictionary batch by batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sparsedict.dictionaries import ForwardPass, Rows
 from sparsedict.kernels import Capacity, StepContext, Workspace
 from sparsedict.penalties import Penalty
 from sparsedict.storage import installed_version
-from sparsedict.training._evaluated import MAX_TOKENS, end_, evaluation_l0, warn_of_difference, warn_of_missed
+from sparsedict.training._evaluation import MAX_TOKENS, end_, evaluation_l0, warn_of_difference, warn_of_missed_targets
 from sparsedict.training._history import History, Record
 from sparsedict.training._meter import Meter
 from sparsedict.training._state import attributes, restore, stateful
@@ -28,11 +28,11 @@ from sparsedict.training._units import Units
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite. The dictionary holds the last state known to be good.
+    """Raised if the loss became NaN or infinite. The dictionary was restored to the last state with finite values.
 
     Attributes:
-        found: What became NaN or infinite and when, without the remedy.
-        lr: Peak learning rate of the run; None where it isn't known.
+        found: Description of the failure, without the remedy.
+        lr: Peak learning rate of the run, or None if it is unknown.
 
     Args:
         found: See the attribute.
@@ -47,17 +47,18 @@ class NonFiniteLossError(ArithmeticError):
 
 
 Upcoming = Callable[[int], Iterator[Activations]]
-"""Gives the next batches, of at least so many tokens in all or to the end of the run, without taking them."""
+"""Yields upcoming batches with at least the given number of tokens, or up to the end of the run, without removal."""
 
 
 @dataclass
 class Counters:
-    """What a trainer counts from step to step. All of it goes into checkpoints: a new counter is a new field.
+    """The counters of a trainer. Checkpoints store every field.
 
     Attributes:
-        tokens_since_fired: For each latent, tokens seen since it last fired.
-        step: Optimiser steps done.
-        density: Share of entries that the last step stored; the next step's ``kernels.Capacity`` depends on it.
+        tokens_since_fired: Number of tokens since each latent last fired, ``[n_latents]``.
+        step: Number of optimiser steps done.
+        density: Share of the latent entries that the last step stored. It sets the ``kernels.Capacity`` of the next
+            step.
     """
 
     tokens_since_fired: Tensor
@@ -69,17 +70,17 @@ COUNTERS = tuple(field.name for field in fields(Counters))
 
 
 class DictionaryTrainer:
-    """Trains one dictionary on batches; holds its optimiser, history and counters.
+    """Trains one dictionary on batches, and holds its optimiser, history and counters.
 
     Args:
-        name: For messages.
-        trainee: What is trained, and how.
-        optimizer: Of its parameters, new.
-        n_steps: Steps that the run is planned for.
-        dead_after: Tokens without firing after which a latent counts as dead.
-        autocast: Type in which products are computed, or ``None``.
-        units: Of the parameters, where the learning rate is relative to them.
-        workspace: Memory that steps use again; trainers that take turns may share it.
+        name: Name of the dictionary in messages.
+        trainee: The dictionary and its training options.
+        optimizer: A new optimiser of its parameters.
+        n_steps: Planned number of steps.
+        dead_after: Number of tokens without firing after which a latent counts as dead.
+        autocast: Type of the matrix products, or ``None``.
+        units: Units of the parameters if the learning rate is relative, or ``None``.
+        workspace: Memory that is reused between steps. Trainers that run in turn may share a workspace.
     """
 
     def __init__(
@@ -117,21 +118,21 @@ class DictionaryTrainer:
         self._trained_before = dict(dictionary.trained_on)
         self._begin = time.perf_counter()
         self._last_inputs = torch.empty(0, dictionary.d_in, dtype=weight.dtype, device=weight.device)
-        self._keep()
+        self._save_good_state()
 
-    def learn(self, batch: Activations, upcoming: Upcoming | None = None) -> None:
-        """Makes one optimiser step.
+    def train_step(self, batch: Activations, upcoming: Upcoming | None = None) -> None:
+        """Performs one optimiser step.
 
         Args:
-            batch: What to learn from.
-            upcoming: Gives the next batches, of at least so many tokens in all, without taking them.
+            batch: The training batch.
+            upcoming: Yields upcoming batches with at least the given number of tokens, without removal.
         """
         inputs, targets = self._rows(batch)
         self._set_rate()
         capacity = Capacity(self._counters.density)
-        out, parts = self._differentiated(inputs, targets, batch, capacity)
+        out, parts = self._compute_gradients(inputs, targets, batch, capacity)
         if not capacity.was_sufficient():
-            out, parts = self._differentiated(inputs, targets, batch)
+            out, parts = self._compute_gradients(inputs, targets, batch)
         self._counters.density = capacity.density
         self._meter.add(out, parts)
         self._last_inputs = inputs[:MAX_TOKENS]
@@ -147,17 +148,17 @@ class DictionaryTrainer:
         self._optimizer.zero_grad()
         self._workspace.reclaim(gradients)
 
-    def _differentiated(
+    def _compute_gradients(
         self, inputs: Tensor, targets: Tensor, batch: Activations, capacity: Capacity | None = None
     ) -> tuple[ForwardPass, list[Tensor]]:
-        """Gives every parameter its gradient; returns the pass, and the objective, loss and penalties."""
+        """Computes all gradients. Returns the forward pass, and the objective, loss and penalties."""
         trainee = self.trainee
         self._drop_gradients()
-        # The caller's autocast would keep casted weights of the step before.
+        # The autocast context of the caller would reuse cast weights of the previous step.
         torch.clear_autocast_cache()
         try:
             with torch.enable_grad():
-                with self._precision(inputs.device):
+                with self._autocast_context(inputs.device):
                     context = StepContext(workspace=self._workspace, capacity=capacity)
                     out = self._forward_pass(inputs, targets, batch, context)
                     terms = [trainee.loss(out), *(penalty(out) for penalty in trainee.penalties)]
@@ -174,26 +175,26 @@ class DictionaryTrainer:
             self._dictionary.forward_pass, inputs, targets, step=counters.step, tokens_since_fired=since, batch=batch
         )
         out = forward(context=context)
-        # A part with state must be called once a step only: before it is, the entries must be right.
+        # A stateful loss or penalty must be called only once a step, so the entries must be complete before the call.
         if context.capacity is not None and self._parts_keep_state and not context.capacity.was_sufficient():
             return forward(context=replace(context, capacity=None))
         return out
 
     def record(self, *, is_last: bool = False) -> Record:
-        """Reads what was measured since the last record, the only place that waits for the device.
+        """Returns the measurements since the last record. Only this method synchronises with the device.
 
         Args:
-            is_last: Whether the run ends here, so that the activation measures once more.
+            is_last: Whether the run ends with this record, so that the activation updates its state once more.
 
         Raises:
-            NonFiniteLossError: If the loss or a weight isn't finite; the last good state is put back first.
+            NonFiniteLossError: If the loss or a weight isn't finite. The last finite state is restored first.
         """
         means, first_bad = self._meter.read()
         if first_bad is not None or not self._weights_are_finite():
-            self._fail(first_bad)
+            self._raise_non_finite(first_bad)
         if is_last:
             end_(self._dictionary, self._last_inputs, n_steps=self._counters.step)
-        self._keep()
+        self._save_good_state()
         record = Record(
             step=self._counters.step,
             n_tokens=self.history.n_tokens,
@@ -212,33 +213,33 @@ class DictionaryTrainer:
         return record
 
     def warn_of_evaluation(self) -> None:
-        """Warns where L0 in evaluation mode clearly isn't that of the last training step, or that of a target."""
+        """Warns if L0 in evaluation mode differs clearly from L0 in the last training step or from a target."""
         if not self.history.records:
             return
         trained, evaluated = self._meter.last_l0.item(), self.history.last.eval_l0
         n_tokens = len(self._last_inputs)
-        warn_of_difference(self._owner, self._dictionary, trained=trained, evaluated=evaluated, n_tokens=n_tokens)
-        warn_of_missed(self._owner, self.trainee.penalties, evaluated=evaluated, n_tokens=n_tokens)
+        warn_of_difference(self._label, self._dictionary, trained=trained, evaluated=evaluated, n_tokens=n_tokens)
+        warn_of_missed_targets(self._label, self.trainee.penalties, evaluated=evaluated, n_tokens=n_tokens)
 
     @property
-    def _owner(self) -> str:
+    def _label(self) -> str:
         return f"dictionary {self.name!r}" if self.name else "the dictionary"
 
     def _dead_share(self) -> float:
-        """Returns the share of latents that haven't fired for ``dead_after`` tokens; NaN before these were seen."""
+        """Returns the share of latents without firing for ``dead_after`` tokens; NaN for a shorter run."""
         if self.history.n_tokens < self._dead_after:
             return math.nan
         return (self._counters.tokens_since_fired >= self._dead_after).double().mean().item()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that the next steps depend on, and the history: tensors and plain values."""
+        """Returns the complete state of the trainer as tensors and plain values."""
         good_step, good = self._good
         return {
             "dictionary": self._dictionary.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "counters": attributes(self._counters, COUNTERS),
             "meter": self._meter.state_dict(),
-            # At a record both are the same.
+            # Directly after a record both states are equal.
             "good": {"step": good_step, "dictionary": None if good_step == self._counters.step else good},
             "history": self.history.state_dict(),
             "seconds": time.perf_counter() - self._begin,
@@ -248,7 +249,7 @@ class DictionaryTrainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes to where another trainer of the same settings stood."""
+        """Restores the state of another trainer with the same settings."""
         self._dictionary.load_state_dict(state["dictionary"])
         for name, value in self._dictionary.activation_state.training_state().items():
             value.copy_(state["training_state"][name])
@@ -256,7 +257,7 @@ class DictionaryTrainer:
         restore(self._counters, state["counters"], COUNTERS)
         self._meter.load_state_dict(state["meter"])
         good = state["good"]
-        self._keep()
+        self._save_good_state()
         if good["dictionary"] is not None:
             for name, value in self._good[1].items():
                 value.copy_(good["dictionary"][name])
@@ -265,12 +266,12 @@ class DictionaryTrainer:
         self._begin = time.perf_counter() - state["seconds"]
         self._trained_before = dict(state["trained_before"])
 
-    def note_training(self, data: str, facts: Mapping[str, Any]) -> None:
-        """Writes into the dictionary what it has been trained on, by this run and before.
+    def record_provenance(self, data: str, facts: Mapping[str, Any]) -> None:
+        """Records in ``dictionary.trained_on`` the data and settings of this run, in addition to earlier runs.
 
         Args:
-            data: What the data is, in one line.
-            facts: Of the site, such as its model.
+            data: One-line description of the data.
+            facts: Facts of the site, such as its model.
         """
         trained_on = self._dictionary.trained_on
         trained_on.update(self._trained_before)
@@ -287,12 +288,12 @@ class DictionaryTrainer:
             group["lr"] = peak * factor
 
     def _rate(self) -> float:
-        """Returns the rate of the last step, in units of the data where it is relative."""
+        """Returns the learning rate of the last step; a relative rate is in units of the data."""
         if self._units is None:
             return self._optimizer.param_groups[0]["lr"]
         return self.trainee.peak_lr * self.trainee.schedule.factor(self._counters.step - 1, self._n_steps)
 
-    def _precision(self, device: torch.device):
+    def _autocast_context(self, device: torch.device):
         if self._autocast is None:
             return nullcontext()
         return torch.autocast(device.type, self._autocast)
@@ -330,12 +331,12 @@ class DictionaryTrainer:
         return inputs, targets
 
     def _weights_are_finite(self) -> bool:
-        # The largest magnitude, which takes no memory, is NaN or infinite where any is.
+        # The maximum norm needs no temporary array, and is NaN or infinite if any weight is.
         weights = [p.detach() for p in self._dictionary.parameters() if p.numel()]
         return all(torch.linalg.vector_norm(weight, ord=torch.inf).isfinite().item() for weight in weights)
 
-    def _keep(self) -> None:
-        """Writes the weights over those kept before: memory for two copies would be more than a step takes."""
+    def _save_good_state(self) -> None:
+        """Copies the weights into the saved state in place, because two copies would need more memory than a step."""
         kept = self._good[1]
         for name, value in self._dictionary.state_dict().items():
             if name in kept:
@@ -344,7 +345,7 @@ class DictionaryTrainer:
                 kept[name] = value.detach().clone()
         self._good = self._counters.step, kept
 
-    def _fail(self, first_bad: int | None) -> None:
+    def _raise_non_finite(self, first_bad: int | None) -> None:
         good_step, state = self._good
         self._dictionary.load_state_dict(state)
         where = (
@@ -352,14 +353,14 @@ class DictionaryTrainer:
         )
         what = "The loss" if first_bad is not None else "A weight"
         raise NonFiniteLossError(
-            f"{what} of {self._owner} became NaN or infinite {where}. The dictionary was put back to its "
-            f"state after step {good_step}, the last one known to be good.",
+            f"{what} of {self._label} became NaN or infinite {where}. The dictionary was restored to its "
+            f"state after step {good_step}, the last one that was verified to be finite.",
             self.trainee.peak_lr,
         )
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads a state as it was saved; by itself an optimiser converts it to the parameters' type, which may round."""
+    """Loads an optimiser state without conversion; PyTorch would convert it to the type of the parameters."""
     optimizer.load_state_dict(state)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, saved in state["state"].items():
@@ -370,7 +371,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def penalty_names(penalties: Sequence[Penalty]) -> list[str]:
-    """Names penalties by their class, numbered where one class occurs several times."""
+    """Returns a name for each penalty: its class, with a number if the class occurs several times."""
     names = [type(penalty).__name__ for penalty in penalties]
     totals, seen = Counter(names), Counter()
     for i, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Learning rates in units of the data: training doesn't depend on how large activations are."""
+"""`RelativeLR`, a learning rate in units of the data, which makes training independent of the scale of activations."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from sparsedict.dictionaries import Dictionary
 
 @dataclass(frozen=True)
 class RelativeLR:
-    """A learning rate in units of the data, as the default rate is one.
+    """A learning rate in units of the data. The default learning rate is relative.
 
-    Each parameter moves by about the rate times its unit in a step of Adam (``Dictionary.parameter_units``), so that
-    activations a thousand times as large give the same dictionary, a thousand times as large. A plain number is the
-    optimiser's rate for every parameter instead. The two agree where the spread of inputs and targets is 1.
+    In a step of Adam, each parameter moves by about the rate times the unit of the parameter
+    (``Dictionary.parameter_units``). Activations that are 1,000 times as large therefore give the same dictionary,
+    scaled by 1,000. In contrast, a plain number is used as the rate of every parameter. Both are equivalent if inputs
+    and targets have a spread of 1.
 
     Args:
-        lr: The rate.
+        lr: Learning rate in units of the data.
 
     Example:
         >>> import torch, sparsedict as sd
@@ -39,25 +40,29 @@ class RelativeLR:
 
 @dataclass(frozen=True)
 class Units:
-    """Units of a dictionary's parameters, and of its loss.
+    """The units of the parameters of a dictionary and of its loss.
 
     Attributes:
-        parameters: Of each parameter, by name.
-        loss: Of the squared error.
+        parameters: Unit of each parameter, by name.
+        loss: Unit of the squared error.
     """
 
     parameters: Mapping[str, float]
     loss: float
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns plain values."""
+        """Returns the units as plain values."""
         return {"parameters": dict(self.parameters), "loss": self.loss}
 
-    def scale_(self, optimizer: torch.optim.Optimizer, dictionary: Dictionary) -> None:
-        """Divides an optimiser's groups by unit, and gives each its rate, ``eps`` and weight decay in these units.
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any] | None) -> Units | None:
+        """Returns the units of a `state_dict`, or ``None`` if there is none."""
+        return None if state is None else cls(dict(state["parameters"]), state["loss"])
 
-        A new optimiser is expected. Groups without an ``eps`` are left as they are, for their optimiser doesn't
-        normalise gradients as Adam does.
+    def scale_(self, optimizer: torch.optim.Optimizer, dictionary: Dictionary) -> None:
+        """Splits the parameter groups of a new optimiser by unit, and scales learning rate, ``eps`` and weight decay.
+
+        Groups without ``eps`` stay unchanged, because their optimiser doesn't normalise gradients as Adam does.
         """
         names = {id(parameter): name for name, parameter in dictionary.named_parameters()}
         groups: list[dict[str, Any]] = []
@@ -75,27 +80,22 @@ class Units:
         slope = self.loss / unit
         scaled = {**group, "params": parameters, "lr": group["lr"] * unit, "eps": group["eps"] * slope}
         if group.get("weight_decay"):
-            # Added to the gradient, or a share of the weight for each unit of the rate.
+            # Decoupled decay is a share of the weight per unit of the rate. Otherwise it is added to the gradient.
             own = unit if group.get("decoupled_weight_decay") else unit / slope
             scaled["weight_decay"] = group["weight_decay"] / own
         return scaled
 
-    def clip_gradients_(self, dictionary: Dictionary, most: float) -> None:
-        """Shortens all gradients together to a norm of ``most``, each measured in units of the loss over its own."""
+    def clip_gradients_(self, dictionary: Dictionary, max_norm: float) -> None:
+        """Clips the norm of all gradients to ``max_norm``, each in units of the loss over the parameter's unit."""
         named = [(name, p.grad) for name, p in dictionary.named_parameters() if p.grad is not None]
         norms = [grad.norm() * (self.parameters.get(name, 1.0) / self.loss) for name, grad in named]
-        factor = (most / (torch.stack(norms).norm() + 1e-6)).clamp_max(1.0)
+        factor = (max_norm / (torch.stack(norms).norm() + 1e-6)).clamp_max(1.0)
         for _, grad in named:
             grad.mul_(factor)
 
 
-def measured_units(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> Units:
-    """Measures the units of a dictionary on its first tokens."""
+def measure_units(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> Units:
+    """Returns the units of a dictionary, measured on its first tokens."""
     scales = dictionary.scales(inputs, targets)
     units = dictionary.parameter_units(scales)
     return Units({name: units.get(name, 1.0) for name, _ in dictionary.named_parameters()}, scales.targets**2)
-
-
-def units_from(state: Mapping[str, Any] | None) -> Units | None:
-    """Returns the units that gave this state."""
-    return None if state is None else Units(dict(state["parameters"]), state["loss"])

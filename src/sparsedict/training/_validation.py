@@ -1,4 +1,4 @@
-"""Checks of the arguments of `fit_many` against each other and the data, before training starts."""
+"""Validation of the arguments of `fit_many`, before training starts."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def check_checkpoint(checkpoint: Any, every: Any, keep: Any, resume: bool) -> No
         checks.path("checkpoint", checkpoint, "the path of a folder")
         return
     if resume:
-        raise ValueError("`checkpoint` must be the folder of the run to go on with where `resume` is True, got None.")
+        raise ValueError("`checkpoint` must be the folder of the run to resume if `resume` is True, got None.")
     for name, value in (("checkpoint_every", every), ("checkpoint_keep", keep)):
         if value is not None:
             raise ValueError(
-                f"`checkpoint` must be a folder where `{name}` is given, got None with {name}={value!r}: nothing would "
-                "be written."
+                f"`checkpoint` must be a folder if `{name}` is given, got None with {name}={value!r}. Pass "
+                f"`checkpoint=FOLDER`, or leave `{name}` out."
             )
 
 
 def check_callbacks(callbacks: Any) -> list[Any]:
-    """Returns callbacks as a list."""
+    """Checks callbacks and returns them as a list."""
     if callable(callbacks) or not isinstance(callbacks, Iterable):
         raise TypeError(f"`callbacks` must be a list such as [callback], got {callbacks!r}.")
     held = list(callbacks)
@@ -48,17 +48,20 @@ def check_trainees(trainees: Mapping[str, Trainee]) -> None:
             raise TypeError(f"`trainees[{name!r}]` must be a Trainee(dictionary, ...), got {type(trainee).__name__}.")
         other = owners.setdefault(id(trainee.dictionary), name)
         if other != name:
-            raise ValueError(f"`trainees` {other!r} and {name!r} train the same dictionary: make a copy of it.")
+            raise ValueError(
+                f"`trainees` must have different dictionaries, but {other!r} and {name!r} train the same dictionary. "
+                "Pass a copy of it to one of them."
+            )
         check_weights(f"trainees[{name!r}].dictionary" if name else "dictionary", trainee.dictionary)
     check_shared({name: trainee.dictionary for name, trainee in trainees.items()})
 
 
 def check_points(trainees: Mapping[str, Trainee], batches: Batches) -> None:
-    """Checks that the data has the points that dictionaries read and write.
+    """Checks that the data contains the points that the dictionaries read and write.
 
     Raises:
-        TypeError: If a dictionary computes one point from another, and the data has one tensor for both.
-        ValueError: If there is no such site or point.
+        TypeError: If a dictionary reads and writes different points, but the data has a single tensor for both.
+        ValueError: If the data lacks a site or a point.
     """
     for name, trainee in trainees.items():
         label = f"trainees[{name!r}].site" if name else "site"
@@ -72,21 +75,21 @@ def check_points(trainees: Mapping[str, Trainee], batches: Batches) -> None:
                 raise ValueError(
                     f"`{label}` must be one of the data's sites {list(batches.names)}, got None."
                 ) from None
-            owner = f"dictionary {name!r}" if name else f"a {type(dictionary).__name__}"
+            subject = f"dictionary {name!r}" if name else f"a {type(dictionary).__name__}"
             raise MissingPointError(
-                f"`data` must have the points of {owner}, which reads {reads} and writes {writes}. {error}"
+                f"`data` must have the points of {subject}, which reads {reads} and writes {writes}. {error}"
             ) from None
         if found[0] == found[1] and dictionary.reads != dictionary.writes:
             raise TypeError(
-                f"`data` must hold inputs and outputs for a {type(dictionary).__name__}, which reads an MLP's {reads} "
-                f"and gives its {writes}, got one tensor. Pass a tuple of two tensors or an ActivationStream."
+                f"`data` must hold inputs and outputs for a {type(dictionary).__name__}, which reads the {reads} of an "
+                f"MLP and writes its {writes}, got one tensor. Pass a tuple of two tensors or an ActivationStream."
             )
 
 
 def check_site(label: str, site: str | tuple[str, ...] | None, names: Sequence[str] | None) -> None:
-    """Checks that the data has the sites that a trainee names."""
+    """Checks that the data has the sites of a trainee."""
     if names is None and site is not None:
-        raise ValueError(f"`{label}` must be None, for the data has one site without a name, got {site!r}.")
+        raise ValueError(f"`{label}` must be None, because the data has one site without a name, got {site!r}.")
     for own in names_of(site or ()):
         if own not in (names or ()):
             raise ValueError(f"`{label}` must be one of the data's sites {list(names or ())}, got {own!r}.")

@@ -1,4 +1,4 @@
-"""Whether weights can be trained: their type, where they are, and who else trains them."""
+"""Checks that weights can be trained: their type, device, values, and sharing between dictionaries."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TRAINABLE = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def check_weights(label: str, dictionary: Dictionary) -> None:
-    """Raises ``ValueError`` where a dictionary's weights can't be trained as they are.
+    """Raises ``ValueError`` if the weights of a dictionary can't be trained.
 
     Args:
-        label: What errors call the dictionary.
+        label: Name of the dictionary in error messages.
         dictionary: The dictionary.
     """
     weights = dict(dictionary.named_parameters())
@@ -27,17 +27,19 @@ def check_weights(label: str, dictionary: Dictionary) -> None:
     for name, weight in weights.items():
         if weight.is_floating_point() and weight.dtype not in TRAINABLE:
             raise ValueError(
-                f"`{label}` must have float32 weights to be trained, got {weight.dtype} in `{name}`, where small "
-                "updates become zero and large gradients infinite. Call `dictionary.float()`, and pass "
-                "`autocast=torch.bfloat16` for products in half precision."
+                f"`{label}` must have float32 weights for training, got {weight.dtype} in `{name}`. In this type "
+                "small updates become zero and large gradients become infinite. Call `dictionary.float()`, and pass "
+                "`autocast=torch.bfloat16` for matrix products in half precision."
             )
         if weight.is_meta:
             raise ValueError(
-                f"`{label}` must have weights in memory, got `{name}` on the meta device. Make it elsewhere."
+                f"`{label}` must have weights in memory, got `{name}` on the meta device. Construct the dictionary on "
+                "the CPU or a GPU."
             )
         if weight.numel() and not bool(torch.linalg.vector_norm(weight.detach(), ord=torch.inf).isfinite()):
             raise ValueError(
-                f"`{label}` must have finite weights, got NaN or infinity in `{name}`. Make or load it anew."
+                f"`{label}` must have finite weights, got NaN or infinity in `{name}`. Construct or load the "
+                "dictionary again."
             )
 
 
@@ -46,15 +48,15 @@ def _check_equal(label: str, what: str, found: Mapping[str, object], remedy: str
     if others:
         name = next(name for name, value in found.items() if value != usual)
         raise ValueError(
-            f"`{label}` must have all weights of one {what}, got {found[name]} for `{name}` and {usual} for others. "
-            f"Call `dictionary.{remedy}`."
+            f"`{label}` must have all weights of one {what}, got {found[name]} for `{name}` and {usual} for the other "
+            f"weights. Call `dictionary.{remedy}`."
         )
 
 
 def check_shared(dictionaries: Mapping[str, Dictionary]) -> None:
-    """Raises ``ValueError`` where two dictionaries hold one weight, which each of them would train."""
+    """Raises ``ValueError`` if two dictionaries share a weight that training would change."""
     held = [
-        # Buffers, which activations keep, change in training too.
+        # Buffers of activations also change during training.
         (value.device, *_bytes(value), name, key, value.requires_grad or not isinstance(value, nn.Parameter))
         for name, dictionary in dictionaries.items()
         for key, value in dictionary.state_dict(keep_vars=True).items()
@@ -68,13 +70,13 @@ def check_shared(dictionaries: Mapping[str, Dictionary]) -> None:
             if other != name and (trained or other_trained):
                 raise ValueError(
                     f"`trainees` {name!r} and {other!r} must not share weights, but `{key}` of {name!r} and "
-                    f"`{other_key}` of {other!r} are one tensor, which both would train. Give one of them a copy: "
+                    f"`{other_key}` of {other!r} are one tensor, which both would train. Copy it in one of them: "
                     f"`dictionary.{other_key} = torch.nn.Parameter(dictionary.{other_key}.detach().clone())`."
                 )
 
 
 def _bytes(value: Tensor) -> tuple[int, int]:
-    """Returns the addresses between which a tensor lies."""
+    """Returns the first and the last address of a tensor in memory."""
     begin = value.data_ptr()
     extent = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
     return begin, begin + (extent + 1) * value.element_size()

@@ -1,4 +1,4 @@
-"""Callbacks: called with each new record while training. A callback is any callable ``(name, record, dictionary)``."""
+"""Callbacks for `fit`, which log each record. Any callable ``(name, record, dictionary)`` is a callback."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from sparsedict.display import finite
 from sparsedict.training._history import Record
 
 Callback = Callable[[str, Record, Dictionary], object]
-"""Receives the dictionary's name (empty for ``fit``), the new record, and the dictionary in training."""
+"""Called with the name of the dictionary (empty in ``fit``), the new record, and the dictionary."""
 
 
 def numbers(record: Record) -> dict[str, float]:
-    """Returns all numbers of a record by name, penalties as ``penalty/NAME``."""
+    """Returns all numbers of a record by name. A penalty has the name ``penalty/NAME``."""
     flat: dict[str, Any] = asdict(record)
     penalties = flat.pop("penalties")
     return flat | {f"penalty/{name}": value for name, value in penalties.items()}
 
 
-def known(record: Record) -> dict[str, float]:
-    """Returns the `numbers` of a record that are finite: ``dead`` is NaN until ``dead_after`` tokens have been seen."""
+def finite_numbers(record: Record) -> dict[str, float]:
+    """Returns the finite `numbers` of a record. For example, ``dead`` is NaN for the first ``dead_after`` tokens."""
     return {name: value for name, value in numbers(record).items() if math.isfinite(value)}
 
 
 class JSONLines:
-    """Appends one line of JSON for each record and dictionary to a file, at once.
+    """Appends a line of JSON to a file for each record and dictionary.
 
-    A line holds ``dictionary``, the dictionary's name, and the numbers of `numbers`; ``null`` stands for a number that
-    isn't finite. A run that is resumed continues the file: lines that came after its checkpoint are removed first.
+    A line contains the name of the dictionary, ``dictionary``, and the values of `numbers`. Numbers that aren't finite
+    are ``null``. A resumed run first removes the lines that were written after its checkpoint, then continues the file.
 
     Args:
-        path: The file. It is emptied where a run begins anew.
+        path: The file. A new run overwrites it.
 
     Raises:
         OSError: If the file can't be written.
@@ -58,11 +58,11 @@ class JSONLines:
             self._n_bytes = file.tell()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns how long the file is."""
+        """Returns the length of the file in bytes."""
         return {"n_bytes": self._n_bytes}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Removes what was written after this state."""
+        """Removes the lines that were written after this state."""
         there = self._path.stat().st_size if self._path.is_file() else 0
         self._n_bytes = min(state["n_bytes"], there)
         if there > self._n_bytes:
@@ -70,12 +70,12 @@ class JSONLines:
 
 
 class TensorBoard:
-    """Writes the finite numbers of every record to TensorBoard, tokens along the axis.
+    """Writes the finite numbers of each record to TensorBoard, with the number of tokens as the step.
 
-    A run that is resumed continues the curves: points that came after its checkpoint are dropped.
+    A resumed run removes the points that were written after its checkpoint, then continues the curves.
 
     Args:
-        folder: Where the event files go.
+        folder: Folder of the event files.
 
     Raises:
         ImportError: If tensorboard isn't installed.
@@ -94,29 +94,29 @@ class TensorBoard:
     def __call__(self, name: str, record: Record, dictionary: Dictionary) -> None:
         if self._writer is None:
             self._writer = self._make_writer(purge_step=self._n_tokens + 1)
-        for key, value in known(record).items():
+        for key, value in finite_numbers(record).items():
             self._writer.add_scalar(f"{name}/{key}" if name else key, value, record.n_tokens)
         self._writer.flush()
         self._n_tokens = record.n_tokens
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the tokens up to which there are points."""
+        """Returns the number of tokens at the last point."""
         return {"n_tokens": self._n_tokens}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues behind the last point of this state."""
+        """Continues after the last point of this state."""
         self._n_tokens = state["n_tokens"]
 
 
 class WeightsAndBiases:
-    """Logs the finite numbers of every record to a Weights & Biases run, optimiser steps along the axis.
+    """Logs the finite numbers of each record to a Weights & Biases run, with the optimiser step as the step.
 
-    Weights & Biases ignores steps that a run has logged already, so a run that is resumed under the same ``id`` logs
-    none twice.
+    Weights & Biases ignores steps that a run has logged already. A run that is resumed under the same ``id`` therefore
+    logs no step twice.
 
     Args:
-        run: A run to log to; by default the current one, or a new one.
-        **settings: Passed to ``wandb.init`` where a run has to be made.
+        run: The run to log to. By default the current run, or a new run if there is none.
+        **settings: Arguments of ``wandb.init`` for a new run.
 
     Raises:
         ImportError: If wandb isn't installed.
@@ -134,13 +134,13 @@ class WeightsAndBiases:
         self._first: int = getattr(run, "step", 0) or 0
 
     def __call__(self, name: str, record: Record, dictionary: Dictionary) -> None:
-        values = {f"{name}/{key}" if name else key: value for key, value in known(record).items()}
+        values = {f"{name}/{key}" if name else key: value for key, value in finite_numbers(record).items()}
         self._run.log(values, step=self._first + record.step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the step of the run at which training began."""
+        """Returns the step of the Weights & Biases run at which training began."""
         return {"first": self._first}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Counts steps from where this state did."""
+        """Restores the step at which training began."""
         self._first = state["first"]

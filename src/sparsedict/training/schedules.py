@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the share of the peak rate at each step."""
+"""Learning-rate schedules, which return the fraction of the peak rate at each step."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from sparsedict import checks
 
 
 class Schedule(ABC):
-    """How the learning rate changes over a run. A subclass implements :meth:`decay`.
+    """A learning-rate schedule. A subclass implements :meth:`decay`.
 
     Attributes:
-        warm_up: Share of the run's steps over which the rate first rises linearly from zero.
+        warm_up: Fraction of the steps of a run over which the rate first rises linearly from zero.
     """
 
     warm_up: float
 
     @abstractmethod
     def decay(self, progress: float) -> float:
-        """Returns the share of the peak rate, ``progress`` running from 0 after the warm-up to 1 at the end."""
+        """Returns the fraction of the peak rate. ``progress`` is 0 at the end of the warm-up and 1 at the end."""
 
     def factor(self, step: int, n_steps: int) -> float:
-        """Returns the share of the peak rate for step ``step`` (from 0) of ``n_steps``."""
+        """Returns the fraction of the peak rate at step ``step`` (from 0) of ``n_steps``."""
         n_warm = round(self.warm_up * n_steps)
         if step < n_warm:
             return (step + 1) / (n_warm + 1)
@@ -32,7 +32,11 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The peak rate throughout, after a warm-up."""
+    """The constant peak rate after the warm-up.
+
+    Args:
+        warm_up: Fraction of the steps over which the rate first rises linearly from zero.
+    """
 
     warm_up: float = 0.0
 
@@ -45,7 +49,11 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Half a cosine from the peak rate to ``final`` times it.
+    """A half cosine from the peak rate to ``final`` times the peak rate.
+
+    Args:
+        warm_up: Fraction of the steps over which the rate first rises linearly from zero.
+        final: Fraction of the peak rate at the end.
 
     Example:
         >>> [round(Cosine().factor(step, 4), 3) for step in range(4)]
@@ -65,12 +73,12 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """The peak rate until ``start``, then a straight line to ``final`` times it.
+    """The peak rate until ``start``, then a linear decay to ``final`` times the peak rate.
 
     Args:
-        warm_up: Share of the steps over which the rate first rises.
-        start: Share of the remaining steps at which the decay begins.
-        final: Share of the peak rate at the end.
+        warm_up: Fraction of the steps over which the rate first rises linearly from zero.
+        start: Fraction of the remaining steps at which the decay begins.
+        final: Fraction of the peak rate at the end.
     """
 
     warm_up: float = 0.0

@@ -1,4 +1,4 @@
-"""Makes a dictionary of weights that were read, and takes one apart to be written."""
+"""Construction of dictionaries from weights and configurations that were read from checkpoints."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights in this library's layout: latent-major, ``[n_latents, d]``.
+    """Weights in the layout of this library, which is latent-major.
 
     Attributes:
-        encoder: ``[n_latents, d_in]``.
-        encoder_bias: ``[n_latents]``; zeros where left out.
-        decoder: ``[n_latents, d_out]``.
-        decoder_bias: ``[d_out]``.
-        input_bias: What is added to the input, ``[d_in]``.
-        skip: Linear map of the input, ``[d_out, d_in]``.
+        encoder: Encoder rows, ``[n_latents, d_in]``.
+        encoder_bias: Encoder bias, ``[n_latents]``. ``None`` stands for zeros.
+        decoder: Decoder rows, ``[n_latents, d_out]``.
+        decoder_bias: Decoder bias, ``[d_out]``.
+        input_bias: Bias that is added to the input, ``[d_in]``.
+        skip: Linear map from input to output, ``[d_out, d_in]``.
     """
 
     encoder: Tensor
@@ -49,6 +49,7 @@ class Weights:
     skip: Tensor | None = None
 
     def by_name(self) -> dict[str, Tensor]:
+        """Returns all weights that aren't ``None``, by name."""
         bias = self.encoder.new_zeros(len(self.encoder)) if self.encoder_bias is None else self.encoder_bias
         given = {"encoder_bias": bias, "input_bias": self.input_bias, "skip": self.skip}
         named = {"encoder": self.encoder, "decoder": self.decoder, "decoder_bias": self.decoder_bias}
@@ -56,46 +57,50 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Learned:
-    """An activation, with what it learned in the checkpoint."""
+class LoadedActivation:
+    """An activation with the state from a checkpoint, such as thresholds."""
 
     activation: Activation
     state: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def is_exact_in_half(self) -> bool:
-        """Whether the state means the same in half precision: the logarithm of a threshold doesn't."""
+        """Whether half precision represents the state exactly. This isn't the case for thresholds."""
         return not isinstance(self.activation, JumpReLU | BatchTopK)
 
 
-def jump_relu(threshold: Tensor, file: Path, *, may_be_negative: bool = True, log: bool = False) -> Learned:
-    """Returns a JumpReLU of these thresholds.
+def jump_relu(threshold: Tensor, file: Path, *, may_be_negative: bool = True, log: bool = False) -> LoadedActivation:
+    """Returns a JumpReLU with the given thresholds.
 
     Args:
-        threshold: One for each latent, or its logarithm.
-        file: Where it is from, for errors.
-        may_be_negative: Whether the library applies ReLU as well, so that a negative threshold means zero.
-        log: Whether these are logarithms.
+        threshold: Thresholds or their logarithms, ``[n_latents]``.
+        file: The file of the thresholds, for error messages.
+        may_be_negative: Whether negative thresholds are allowed. They are equivalent to zero in libraries that also
+            apply a ReLU.
+        log: Whether ``threshold`` contains logarithms.
+
+    Raises:
+        StorageError: If thresholds are negative and ``may_be_negative`` isn't set.
     """
     wide = threshold.to(torch.promote_types(threshold.dtype, torch.float32))
     if log:
-        return Learned(JumpReLU(), {"log_threshold": wide})
+        return LoadedActivation(JumpReLU(), {"log_threshold": wide})
     if bool((wide < 0).any()) and not may_be_negative:
         raise StorageError(
-            f"{file}: {int((wide < 0).sum()):,} thresholds are negative, which lets negative latents pass: no "
-            "activation here does that."
+            f"{file}: thresholds must not be negative, got {int((wide < 0).sum()):,} negative values. They would give "
+            "negative latents, which JumpReLU doesn't support."
         )
-    return Learned(JumpReLU(), {"log_threshold": wide.clamp_min(0).log()})
+    return LoadedActivation(JumpReLU(), {"log_threshold": wide.clamp_min(0).log()})
 
 
-def gated(gate_bias: Tensor, log_scale: Tensor, magnitude_bias: Tensor) -> Learned:
-    """Returns a gate whose paths have these biases, and this logarithm of the magnitude's scale."""
-    return Learned(Gated(), {"gate_bias": gate_bias, "log_scale": log_scale, "magnitude_bias": magnitude_bias})
+def gated(gate_bias: Tensor, log_scale: Tensor, magnitude_bias: Tensor) -> LoadedActivation:
+    """Returns a gated activation with the biases of both paths and the logarithm of the magnitude scale."""
+    return LoadedActivation(Gated(), {"gate_bias": gate_bias, "log_scale": log_scale, "magnitude_bias": magnitude_bias})
 
 
 def autoencoder(
     weights: Weights,
-    learned: Learned,
+    loaded: LoadedActivation,
     file: Path,
     *,
     offset: InputOffset,
@@ -103,22 +108,22 @@ def autoencoder(
     reads: Role = "outputs",
     **rest: Any,
 ) -> Dictionary:
-    """Makes an autoencoder; ``rest`` is as in :func:`made`."""
+    """Constructs an autoencoder. ``rest`` are arguments of :func:`dictionary`."""
     make = partial(SparseAutoencoder.from_weights, input_offset=offset, input_norm=input_norm, reads=reads)
-    return made(make, weights, learned, file, **rest)
+    return dictionary(make, weights, loaded, file, **rest)
 
 
 def distiller(
-    weights: Weights, learned: Learned, file: Path, *, input_norm: InputNorm | None = None, **rest: Any
+    weights: Weights, loaded: LoadedActivation, file: Path, *, input_norm: InputNorm | None = None, **rest: Any
 ) -> Dictionary:
-    """Makes a distiller; ``rest`` is as in :func:`made`."""
-    return made(partial(SparseDistiller.from_weights, input_norm=input_norm), weights, learned, file, **rest)
+    """Constructs a distiller. ``rest`` are arguments of :func:`dictionary`."""
+    return dictionary(partial(SparseDistiller.from_weights, input_norm=input_norm), weights, loaded, file, **rest)
 
 
-def made(
+def dictionary(
     make: Callable[..., Dictionary],
     weights: Weights,
-    learned: Learned,
+    loaded: LoadedActivation,
     file: Path,
     *,
     trained_on: Mapping[str, Any],
@@ -126,40 +131,43 @@ def made(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
-    """Makes a dictionary of what was read.
+    """Constructs a dictionary from the contents of a checkpoint.
 
     Args:
-        make: Makes it of the weights by name.
-        weights: What was read.
-        learned: The activation.
-        file: Where they are from, for errors.
-        trained_on: What the dictionary should remember.
-        decoder_norm: The constraint on decoder rows if it is trained on; none where left out.
-        device: Where to put the weights.
-        dtype: Their type; the widest that was read where left out.
+        make: Function that constructs the dictionary from weights by name.
+        weights: The weights.
+        loaded: The activation with its state.
+        file: The file of the weights, for error messages.
+        trained_on: Value of ``dictionary.trained_on``.
+        decoder_norm: Constraint on decoder rows for further training. ``None`` is no constraint.
+        device: Device of the weights.
+        dtype: Type of the weights. By default the widest type in the checkpoint.
+
+    Raises:
+        StorageError: If the weights don't form a valid dictionary.
     """
     named = weights.by_name()
-    state = {f"activation_state.{name}": value for name, value in learned.state.items()}
-    dtype = dtype or _dtype(named | state, learned)
-    place: dict[str, Any] = {"device": device, "dtype": dtype}
-    placed = {name: value.to(**place) for name, value in named.items()}
-    check_finite(placed | {name: value.to(**place) for name, value in state.items()}, str(file))
+    state = {f"activation_state.{name}": value for name, value in loaded.state.items()}
+    dtype = dtype or _dtype(named | state, loaded)
+    location: dict[str, Any] = {"device": device, "dtype": dtype}
+    placed = {name: value.to(**location) for name, value in named.items()}
+    check_finite(placed | {name: value.to(**location) for name, value in state.items()}, str(file))
     try:
         dictionary = make(
             **placed,
-            activation=learned.activation,
-            activation_state=learned.state,
+            activation=loaded.activation,
+            activation_state=loaded.state,
             decoder_norm=decoder_norm,
             copy=False,
         )
     except (TypeError, ValueError) as error:
-        raise StorageError(f"{file} is no dictionary that could be made: {error}") from None
+        raise StorageError(f"{file} doesn't contain a valid dictionary: {error}") from None
     dictionary.trained_on = dict(trained_on)
     return dictionary
 
 
-def _dtype(named: Mapping[str, Tensor], learned: Learned) -> torch.dtype:
-    dtype = torch.float32 if not learned.is_exact_in_half else None
+def _dtype(named: Mapping[str, Tensor], loaded: LoadedActivation) -> torch.dtype:
+    dtype = torch.float32 if not loaded.is_exact_in_half else None
     for weight in named.values():
         dtype = weight.dtype if dtype is None else torch.promote_types(dtype, weight.dtype)
     assert dtype is not None
@@ -167,7 +175,7 @@ def _dtype(named: Mapping[str, Tensor], learned: Learned) -> torch.dtype:
 
 
 def dtype_named(name: object, file: Path) -> torch.dtype | None:
-    """Returns the type that a configuration names, such as ``"torch.bfloat16"``; ``None`` where it names none.
+    """Returns the PyTorch type of a name such as ``"torch.bfloat16"``, or ``None`` for ``None``.
 
     Raises:
         StorageError: If there is no such type.
@@ -181,10 +189,10 @@ def dtype_named(name: object, file: Path) -> torch.dtype | None:
 
 
 def integer(cfg: Mapping[str, Any], name: str, file: Path, least: int = 1) -> int:
-    """Returns a whole number of a configuration.
+    """Returns an integer from a configuration.
 
     Raises:
-        StorageError: If it is missing or something else.
+        StorageError: If the value is missing or has another type.
     """
     value = cfg.get(name)
     # Some libraries write counts as floats.
@@ -196,33 +204,33 @@ def integer(cfg: Mapping[str, Any], name: str, file: Path, least: int = 1) -> in
 
 
 def number(cfg: Mapping[str, Any], name: str, file: Path, default: float | None = None) -> float:
-    """Returns a number of a configuration, the default where it is missing.
+    """Returns a number from a configuration, or the default if it is missing.
 
     Raises:
-        StorageError: If it is something else, or single precision can't hold it.
+        StorageError: If the value has another type or exceeds the range of float32.
     """
     value = cfg.get(name, default)
     largest = torch.finfo(torch.float32).max
     if isinstance(value, bool) or not isinstance(value, int | float) or not -largest <= value <= largest:
-        raise StorageError(f"{file}: `{name}` must be a number of single precision, got {str(value)[:80]!r}.")
+        raise StorageError(f"{file}: `{name}` must be a number in the range of float32, got {str(value)[:80]!r}.")
     return float(value)
 
 
 def one_threshold(value: float | None, file: Path) -> Tensor:
-    """Returns the threshold of all latents, NaN where it isn't known yet.
+    """Returns the common threshold of all latents as a scalar tensor; NaN if it is unknown.
 
     Raises:
-        StorageError: If it isn't finite in single precision.
+        StorageError: If the threshold isn't finite in float32.
     """
     threshold = math.nan if value is None else number({"threshold": value}, "threshold", file)
     return torch.tensor(threshold, device="cpu", dtype=torch.float32)
 
 
 def flag(cfg: Mapping[str, Any], name: str, file: Path, default: bool) -> bool:
-    """Returns a truth value of a configuration, the default where it is missing.
+    """Returns a boolean from a configuration, or the default if it is missing.
 
     Raises:
-        StorageError: If it is something else.
+        StorageError: If the value has another type.
     """
     value = cfg.get(name)
     if value is None:

@@ -1,4 +1,4 @@
-"""The form of a dictionary that writers store, and the files that they write."""
+"""Functions that the writers of all formats share: the exported form of a dictionary, errors, and file writing."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from sparsedict.torch_state import in_own_state
 @in_own_state
 @torch.no_grad()
 def exact_form(dictionary: Dictionary, library: str) -> Exported:
-    """Returns the form of a dictionary that a writer stores: on the CPU, a constant scale of the input in the weights.
+    """Returns the exported form of a dictionary on the CPU. A constant scale of the input is folded into the weights.
 
     Raises:
-        TypeError: If it is no dictionary, or of a kind without an exact form.
+        TypeError: If ``dictionary`` isn't a dictionary, or its kind has no exported form.
         ValueError: If a weight is NaN or infinite.
     """
     if not isinstance(dictionary, Dictionary):
         raise TypeError(
-            f"`dictionary` must be a Dictionary to be written for {library}, got {type(dictionary).__name__}."
+            f"`dictionary` must be a Dictionary to be written in the format of {library}, got "
+            f"{type(dictionary).__name__}."
         )
     form = dictionary.exported()
     if isinstance(form.input_norm, InputScale):
@@ -41,22 +42,22 @@ def exact_form(dictionary: Dictionary, library: str) -> Exported:
 
 
 def threshold_of(form: Exported) -> Tensor | None:
-    """Returns one threshold for each latent, of a JumpReLU or of a trained BatchTopK."""
+    """Returns the thresholds of a JumpReLU or a trained BatchTopK, ``[n_latents]``, or ``None``."""
     if isinstance(form.activation, JumpReLU):
         return form.activation_state["log_threshold"].exp()
     if isinstance(form.activation, BatchTopK):
         threshold = form.activation_state["threshold"]
         if bool(threshold.isnan()):
             raise ValueError(
-                "`dictionary` has a BatchTopK without a threshold yet, and without one it can't be written. Train "
-                "it with `fit`, or set `dictionary.activation_state.threshold`."
+                "`dictionary` must have a measured threshold to be written, but its BatchTopK has none yet. Train the "
+                "dictionary with `fit`, or set `dictionary.activation_state.threshold`."
             )
         return threshold.to(form.encoder_bias.dtype).expand(len(form.encoder)).clone()
     return None
 
 
 def gate_of(form: Exported) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the biases of gate and magnitude of a gated activation, and the logarithm of the magnitude's scale."""
+    """Returns the gate bias, the magnitude bias and the logarithm of the magnitude scale of a gated activation."""
     assert isinstance(form.activation, Gated)
     scale = form.activation_state["log_scale"]
     return (
@@ -66,43 +67,43 @@ def gate_of(form: Exported) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def refuse(what: object, library: str, has: Sequence[str], remedy: str = "") -> ValueError:
-    """Returns the error that a library has nothing of the kind."""
-    said = f"`dictionary` has {what}, and {library} has nothing like it: only {', '.join(has)}."
-    return ValueError(f"{said} {remedy}".rstrip())
+def unsupported(what: object, library: str, has: Sequence[str], remedy: str = "") -> ValueError:
+    """Returns the error for a property of the dictionary that a library doesn't support."""
+    message = f"`dictionary` has {what}, but {library} supports only {', '.join(has)}."
+    return ValueError(f"{message} {remedy}".rstrip())
 
 
 CALIBRATE = (
-    "Replace the activation by one threshold with the same L0, and write that: "
-    "`sd.calibrate_threshold(dictionary, data).dictionary` (it measures L0 and FVU before and after)."
+    "Write `sd.calibrate_threshold(dictionary, data).dictionary` instead, which replaces the activation by a threshold "
+    "with the same L0 and measures L0 and FVU before and after."
 )
-"""The remedy where a library has thresholds, but no choice among latents."""
+"""Remedy in errors for libraries that support thresholds but not TopK."""
 
 
 def warn_of_unknown(missing: Mapping[str, str], consequence: str) -> None:
-    """Warns of metadata that isn't known, with the arguments that give it.
+    """Warns about unknown metadata, and shows the arguments of ``write`` that supply it.
 
     Args:
-        missing: Examples of values, by the argument that takes them.
-        consequence: What the other library does without them.
+        missing: An example value for each missing argument, by name.
+        consequence: Behaviour of the other library without the metadata.
     """
     if missing:
         arguments = ", ".join(f"{name}={value!r}" for name, value in missing.items())
         warnings.warn(
-            f"The dictionary doesn't know {', '.join(f'`{name}`' for name in missing)} in the library's own terms: "
-            f"{consequence}. Give such arguments to `write`: {arguments}.",
+            f"The dictionary has no {', '.join(f'`{name}`' for name in missing)} in the terms of the other library: "
+            f"{consequence}. Pass these arguments to `write`, for example {arguments}.",
             stacklevel=3,
         )
 
 
 def is_trained_here(dictionary: Dictionary) -> bool:
-    """Whether `fit` has trained it since it was read, so that what a file says of its data no longer holds."""
+    """Returns whether `fit` has trained the dictionary since it was read, so that metadata of its data is outdated."""
     return "n_tokens" in dictionary.trained_on
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file, whole or not at all."""
-    # Tensors that share memory would be refused.
+    """Writes a safetensors file atomically."""
+    # safetensors doesn't accept tensors that share memory.
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_file(file, lambda path: _save(own, path))
@@ -113,14 +114,14 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def write_json(file: Path, document: Mapping[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file atomically."""
     encoded = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_file(file, lambda path: _write_text(path, f"{encoded}\n"))
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
+    """Writes a text file atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_file(file, lambda path: _write_text(path, text))
 
@@ -129,7 +130,7 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def noted(dictionary: Dictionary, library: str) -> dict[str, Any]:
-    """Returns the configuration that a dictionary had where it was read from this library's files."""
+def original_cfg(dictionary: Dictionary, library: str) -> dict[str, Any]:
+    """Returns the configuration of the file that a dictionary was read from, if it has the format of this library."""
     cfg = dictionary.trained_on.get("cfg")
     return dict(cfg) if dictionary.trained_on.get("library") == library and isinstance(cfg, dict) else {}

@@ -1,4 +1,4 @@
-"""The best examples of many latents, kept while batches go by."""
+"""`RunningTop`, the strongest examples of many latents, updated batch by batch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """Latents that fire in one batch of sequences.
+    """The active latents in a batch of sequences.
 
     Attributes:
-        values: ``[n_entries]``.
-        latents: Which latent, ``[n_entries]``.
-        sequences: Which sequence of the batch, ``[n_entries]``.
-        positions: Which position in it, ``[n_entries]``.
-        n_tokens: Tokens encoded.
+        values: Value of the latent, ``[n_entries]``.
+        latents: Index of the latent, ``[n_entries]``.
+        sequences: Index of the sequence in the batch, ``[n_entries]``.
+        positions: Position in the sequence, ``[n_entries]``.
+        n_tokens: Number of tokens encoded.
     """
 
     values: Float[Tensor, " n_entries"]
@@ -28,14 +28,14 @@ class Entries:
     n_tokens: int
 
 
-class Board:
-    """For each chosen latent its strongest sequences so far, as flat rows ordered by latent, then strength.
+class RunningTop:
+    """The strongest sequences of each chosen latent so far, in flat rows that are sorted by latent, then by strength.
 
     Args:
         latents: The chosen latents, ``[n_chosen]``.
-        n_latents: Width of the dictionary.
-        n_examples: Rows to keep of each.
-        window: Offsets of the positions to keep around a peak.
+        n_latents: Number of latents of the dictionary.
+        n_examples: Number of sequences for each latent.
+        window: Offsets of the positions around a peak, ``[n_window]``.
     """
 
     def __init__(self, latents: Tensor, n_latents: int, n_examples: int, window: Tensor) -> None:
@@ -59,11 +59,11 @@ class Board:
         return [0, *counts.cumsum(0).tolist()]
 
     def update_(self, entries: Entries, tokens: Int[Tensor, "n_sequences n_positions"]) -> None:
-        """Takes in a batch; ``tokens`` are -1 where there is nothing to show."""
+        """Adds a batch. ``tokens`` are -1 at positions without a token, such as padding."""
         columns = self._column[entries.latents]
-        asked = columns >= 0
-        values, columns = entries.values[asked], columns[asked]
-        sequences, positions = entries.sequences[asked], entries.positions[asked]
+        is_chosen = columns >= 0
+        values, columns = entries.values[is_chosen], columns[is_chosen]
+        sequences, positions = entries.sequences[is_chosen], entries.positions[is_chosen]
         if len(values):
             self._merge_(columns, values, sequences, positions, tokens)
         self.n_tokens += entries.n_tokens
@@ -74,7 +74,7 @@ class Board:
         n_old, n_new = len(self._columns), len(peaks[0])
         old = (self._columns, self._values, self.sequences - self.n_sequences, self.positions)
         all_columns, all_values, all_sequences, all_positions = map(torch.cat, zip(old, peaks, strict=True))
-        # Ordered by column, then magnitude; rows stand in the order of sequences already, and stable sorts keep that.
+        # Sorted by column, then by magnitude. Stable sorts keep equal rows in the order of sequences.
         order = torch.sort(all_values, stable=True, descending=True).indices
         order = order[torch.sort(all_columns[order], stable=True).indices]
         counts = torch.bincount(all_columns, minlength=len(self.latents))
@@ -84,8 +84,8 @@ class Board:
         self._columns, self._values = all_columns[order], all_values[order]
         self.sequences, self.positions = all_sequences[order] + self.n_sequences, all_positions[order]
         windows = self._windows(columns, values, sequences, positions, tokens, order[fresh] - n_old, peaks)
-        self.activations = _put(self.activations, order, fresh, windows[0])
-        self.tokens = _put(self.tokens, order, fresh, windows[1])
+        self.activations = _place_rows(self.activations, order, fresh, windows[0])
+        self.tokens = _place_rows(self.tokens, order, fresh, windows[1])
 
     def _peaks(
         self, columns: Tensor, values: Tensor, sequences: Tensor, positions: Tensor, n_positions: int
@@ -94,8 +94,8 @@ class Board:
         keys, inverse = torch.unique(sequences * len(self.latents) + columns, return_inverse=True)
         values = values.abs()
         top = values.new_zeros(len(keys)).scatter_reduce_(0, inverse, values, "amax")
-        places = torch.where(values == top[inverse], positions, n_positions)
-        where = torch.full_like(keys, n_positions).scatter_reduce_(0, inverse, places, "amin")
+        first_positions = torch.where(values == top[inverse], positions, n_positions)
+        where = torch.full_like(keys, n_positions).scatter_reduce_(0, inverse, first_positions, "amin")
         return keys % len(self.latents), top, keys // len(self.latents), where
 
     def _windows(
@@ -108,7 +108,7 @@ class Board:
         chosen: Tensor,
         peaks: tuple[Tensor, Tensor, Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Returns activations and tokens around the chosen peaks, found among the sorted entries."""
+        """Returns the activations and tokens around the chosen peaks, by a binary search in the sorted entries."""
         column, _, sequence, position = (part[chosen, None] for part in peaks)
         n_positions, n_columns = tokens.shape[1], len(self.latents)
         around = position + self._window
@@ -122,8 +122,8 @@ class Board:
         return torch.where(found, values[order[at]], 0.0), shown
 
 
-def _put(rows: Tensor, order: Tensor, fresh: Tensor, new: Tensor) -> Tensor:
-    """Reorders rows, with new ones in the fresh places."""
+def _place_rows(rows: Tensor, order: Tensor, fresh: Tensor, new: Tensor) -> Tensor:
+    """Returns rows in a new order, with ``new`` at the positions of the mask ``fresh``."""
     result = rows.new_empty(len(order), rows.shape[1])
     result[~fresh] = rows[order[~fresh]]
     result[fresh] = new
