@@ -73,13 +73,13 @@ def test_own_names_come_first_and_contradictions_raise() -> None:
 @pytest.mark.as_installed
 @pytest.mark.parametrize("reads", ["output", "", (), ("inputs", 3), 3, "0.residual"])
 def test_names_that_are_no_points_raise(reads: Any) -> None:
-    with pytest.raises(ValueError, match="`reads` must be one of 'inputs', 'outputs', 'neurons'"):
+    with pytest.raises(ValueError, match="`reads` must be 'inputs', 'outputs' or 'neurons'"):
         Adapter(Halves(), reads)
 
 
 def test_unknown_points_raise_where_they_are_needed() -> None:
     adapter = Adapter(Halves())
-    with pytest.raises(ValueError, match="`reads` must say which activations a Halves takes"):
+    with pytest.raises(ValueError, match="`reads` must name the point that a Halves reads"):
         _ = adapter.points
     assert resolve_points(Halves()) == (None, None)
 

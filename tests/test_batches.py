@@ -62,7 +62,7 @@ def test_points_of_different_tokens_are_refused() -> None:
 @pytest.mark.parametrize(
     ("points", "error", "message"),
     [
-        ({1: torch.zeros(2, 3)}, TypeError, "`points` must have names such as 'inputs', got 1"),
+        ({1: torch.zeros(2, 3)}, TypeError, "`points` must have strings such as 'inputs' as keys, got 1"),
         ({"tokens": torch.zeros(2, 3)}, ValueError, "pass it as the argument `tokens`"),
         ({"inputs": [1.0]}, TypeError, r"`points\['inputs'\]` must be a floating-point tensor .*, got list"),
         ({"inputs": torch.arange(4)}, TypeError, "got torch.int64"),

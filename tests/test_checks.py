@@ -102,7 +102,7 @@ def test_activations() -> None:
             assert checks.activations("x", x, 4) is x
     with pytest.raises(TypeError, match=r"`x` must be a tensor of activations \[\.\.\., 4\], got list"):
         checks.activations("x", [[0.0] * 4], 4)
-    with pytest.raises(TypeError, match=r"`x` must hold floating-point .*torch\.int64.*Tokens go to `Site\.capture`"):
+    with pytest.raises(TypeError, match=r"`x` must hold floating-point .*torch\.int64.*Pass tokens to `Site\.capture`"):
         checks.activations("x", torch.zeros(2, 4, dtype=torch.int64), 4)
     with pytest.raises(ValueError, match=r"last dimension of `x` must be 4, got shape \(4, 2\)"):
         checks.activations("x", torch.zeros(4, 2), 4)
@@ -112,7 +112,7 @@ def test_activations() -> None:
 
 def test_same_shape() -> None:
     checks.same_shape("a", torch.zeros(2, 3), "b", torch.ones(2, 3))
-    with pytest.raises(ValueError, match=r"`a` and `b` must have one shape, got \(2, 3\) and \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"`a` and `b` must have the same shape, got \(2, 3\) and \(2, 1\)"):
         checks.same_shape("a", torch.zeros(2, 3), "b", torch.zeros(2, 1))
 
 
@@ -127,5 +127,5 @@ def test_latent_vector() -> None:
 def test_finite() -> None:
     x = torch.tensor([1.0, math.nan, math.inf, -math.inf])
     assert checks.finite("x", x[:1], "") is not None
-    with pytest.raises(ValueError, match=r"`x` must be finite, got 3 NaN or infinite of 4 entries\. Look upstream\."):
+    with pytest.raises(ValueError, match=r"`x` must be finite, got 3 NaN or infinite entries of 4\. Look upstream\."):
         checks.finite("x", x, "Look upstream.")

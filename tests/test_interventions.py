@@ -75,7 +75,10 @@ def test_bad_input_is_named() -> None:
         sd.Ablation([True] * 5)
     with pytest.raises(ValueError, match=r"`means` must have the mask's shape \(5,\), got \(4,\)"):
         sd.Ablation(mask, MEANS[:4])
-    with pytest.raises(ValueError, match="The intervention is for 5 latents, got a tensor of 4"):
+    with pytest.raises(
+        ValueError,
+        match=r"`latents` must have 5 entries in the last dimension, .* got 4",
+    ):
         sd.Ablation(mask)(torch.zeros(2, 4))
     for intervention in (sd.Clamp({5: 1.0}), sd.Steer({5: 1.0})):
         with pytest.raises(IndexError, match=r"`latent` must lie in \[0, 5\), got 5"):

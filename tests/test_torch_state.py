@@ -165,7 +165,7 @@ def expected() -> dict[str, list[Tensor]]:
     return {}
 
 
-@pytest.mark.filterwarnings("ignore:The dictionary. TargetL0 asked")
+@pytest.mark.filterwarnings("ignore:The dictionary. The target of TargetL0")
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("state", STATES)
 def test_results_do_not_depend_on_the_callers_state(task: str, state: str, expected: dict[str, list[Tensor]]) -> None:

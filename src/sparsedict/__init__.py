@@ -1,4 +1,4 @@
-"""Take a transformer's MLP apart into sparse, readable units."""
+"""Decompose a transformer's MLPs into sparse, interpretable units."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 if os.environ.get("SPARSEDICT_CHECK_TYPES", "0") not in ("", "0"):
-    # The checker comes first, for the hook is to see every module but that one.
+    # The checker is imported first, so that the import hook applies to all other modules.
     importlib.import_module("sparsedict._runtime_checks")
     importlib.import_module("jaxtyping").install_import_hook("sparsedict", "sparsedict._runtime_checks.check")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a module of the package, or a name of `sparsedict._public`, when it is first used.
+    """Imports a module of the package, or a name of `sparsedict._public`, on first use.
 
-    PyTorch takes seconds to import. ``sparsedict --help`` and ``sparsedict --version`` do without it.
+    PyTorch takes seconds to import, and ``sparsedict --help`` and ``sparsedict --version`` don't need it.
     """
     is_dunder = name.startswith("__") and name != "__all__"
     if not is_dunder and find_spec(f"{__name__}.{name}") is not None:

@@ -1,4 +1,4 @@
-"""The names that `import sparsedict as sd` offers. A new public name is imported here and listed in `__all__`."""
+"""The public names of `import sparsedict as sd`. A new public name is imported here and listed in `__all__`."""
 
 from sparsedict import (
     activations,

@@ -13,32 +13,33 @@ from sparsedict.latents import SparseLatents
 from sparsedict.types import Role
 
 N_DENSE = 2**24
-"""Entries of a dense array ``[n_tokens, n_latents]`` that is made at once (64 MiB in float32)."""
+"""Largest number of entries of a dense ``[n_tokens, n_latents]`` array (64 MiB in float32)."""
 
 
 class Adapter:
     """Encodes and reconstructs through a dictionary, through neurons, or through another library's object.
 
-    The object must have ``encode``, from activations ``[*batch, d_in]`` to latents ``[*batch, n_latents]``, and for
-    reconstructions ``decode``, from latents to activations ``[*batch, d_out]``. Where it has them, the adapter also
-    uses the attributes ``reads``, ``writes``, ``d_in``, ``d_out`` and ``n_latents``, the method
-    ``reconstruct(latents, x)``, which may depend on the input (a skip), and ``encode_sparse(x)``, which returns
-    `SparseLatents`.
+    The object must have ``encode``, from activations ``[*batch, d_in]`` to latents ``[*batch, n_latents]``.
+    Reconstructions also need ``decode``, from latents to activations ``[*batch, d_out]``. The adapter uses the
+    following
+    if the object has them: the attributes ``reads``, ``writes``, ``d_in``, ``d_out`` and ``n_latents``; the method
+    ``reconstruct(latents, x)``, which may depend on the input (a skip connection); and ``encode_sparse(x)``, which
+    returns `SparseLatents`.
 
-    An adapter has these methods and attributes itself. An adapter around another library's object therefore says once
-    which points the object reads and writes, and is accepted wherever a dictionary is.
+    An adapter has the same methods and attributes. It states once which points another library's object reads and
+    writes, and is accepted wherever a dictionary is.
 
     Args:
         source: A `Dictionary`, `Neurons`, an object with ``encode`` and ``decode``, or an adapter.
-        reads: The points whose activations the object takes, such as ``"inputs"`` or ``("0.inputs", "1.inputs")``,
-            where the object doesn't name them.
-        writes: The points whose activations it gives; by default the outputs of the MLPs that it reads, or the neurons
-            for an object that reads neurons.
+        reads: Points that the object reads, such as ``"inputs"`` or ``("0.inputs", "1.inputs")``. Needed only if the
+            object has no attribute ``reads``.
+        writes: Points that the object writes. By default these are the outputs of the MLPs that it reads, or the
+            neurons for an object that reads neurons.
         argument: The name of the caller's parameter, for error messages.
 
     Raises:
         TypeError: If the object has no ``encode``.
-        ValueError: If the object names other points itself, or a name isn't that of a point.
+        ValueError: If the object's own attributes name other points, or a name isn't valid.
 
     Example:
         >>> import torch
@@ -83,10 +84,10 @@ class Adapter:
 
     @property
     def points(self) -> tuple[Points, Points]:
-        """The points that the object reads, and those that it writes.
+        """The points that the object reads, and the points that it writes.
 
         Raises:
-            ValueError: If they aren't known.
+            ValueError: If the points are unknown.
         """
         if self.reads is None or self.writes is None:
             raise unknown_points(self.source)
@@ -98,17 +99,17 @@ class Adapter:
 
     @property
     def d_in(self) -> int | None:
-        """Width of the activations that the object reads; ``None`` where it doesn't say."""
+        """Width of the activations that the object reads; ``None`` if unknown."""
         return self._number("d_in")
 
     @property
     def d_out(self) -> int | None:
-        """Width of the activations that the object writes; ``None`` where it doesn't say."""
+        """Width of the activations that the object writes; ``None`` if unknown."""
         return self._number("d_out")
 
     @property
     def n_latents(self) -> int | None:
-        """Number of latents; ``None`` where the object doesn't say."""
+        """Number of latents; ``None`` if unknown."""
         return self._number("n_latents")
 
     def _number(self, name: str) -> int | None:
@@ -117,13 +118,13 @@ class Adapter:
 
     @property
     def n_rows(self) -> int:
-        """Rows that can be encoded at once."""
+        """Number of rows to encode at once."""
         n_latents = self.n_latents
         return max(1, N_DENSE // (n_latents if n_latents is not None and n_latents > 0 else 2**14))
 
     @property
     def weight(self) -> Tensor | None:
-        """A tensor of the object's device and precision (its encoder or its first floating-point parameter)."""
+        """A tensor with the object's device and dtype: its encoder, or its first floating-point parameter."""
         encoder = getattr(self.source, "encoder", None)
         if isinstance(encoder, Tensor):
             return encoder
@@ -132,16 +133,16 @@ class Adapter:
         return next((w for w in chain(self.source.parameters(), self.source.buffers()) if w.is_floating_point()), None)
 
     def fit(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        """Returns activations in the object's precision, on its device."""
+        """Converts activations to the object's dtype and device."""
         weight = self.weight
         return x if weight is None else x.to(device=weight.device, dtype=weight.dtype)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
-        """Returns all latents."""
+        """Returns dense latents."""
         return self.source.encode(x)
 
     def encode_sparse(self, x: Float[Tensor, "*batch d_in"]) -> Tensor | SparseLatents:
-        """Returns the active latents where the object can encode and reconstruct sparsely, otherwise all latents."""
+        """Returns sparse latents if the object can encode and reconstruct sparsely, else dense latents."""
         sparse = callable(getattr(self.source, "encode_sparse", None)) and self._reconstructs
         return self.source.encode_sparse(x) if sparse else self.source.encode(x)
 
@@ -156,7 +157,7 @@ class Adapter:
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, x: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
-        """Returns the whole reconstruction, a skip included."""
+        """Returns the whole reconstruction, including a skip connection."""
         return self.source.reconstruct(latents, x) if self._reconstructs else self.source.decode(latents)
 
     def inputs(self, batch: Activations) -> Float[Tensor, "*batch d_in"]:
@@ -168,7 +169,7 @@ class Adapter:
         return self.source.select(batch)[1] if _selects(self.source) else batch.at(self.points[1])
 
     def check_widths(self, inputs: Tensor, targets: Tensor) -> None:
-        """Raises ``ValueError`` where the object's own widths aren't those of activations."""
+        """Raises ``ValueError`` if the object's widths differ from those of the activations."""
         for name, part, verb in (("d_in", inputs, "reads"), ("d_out", targets, "writes")):
             width = self._number(name)
             if width is not None and width != part.shape[-1]:
@@ -179,7 +180,7 @@ class Adapter:
 
 
 def as_role(points: Points | None) -> Role:
-    """Returns the role of the point of a dictionary that reads and writes at one site.
+    """Returns the role of the single point of a one-site dictionary.
 
     Raises:
         ValueError: If there are several points.
@@ -188,21 +189,21 @@ def as_role(points: Points | None) -> Role:
     for role in ("inputs", "outputs", "neurons"):
         if len(names) == 1 and names[0].rpartition(".")[2] == role:
             return role
-    raise ValueError(f"A dictionary for one site must read and write one point each, got {points!r}.")
+    raise ValueError(f"A dictionary for one site must read one point and write one point, got {points!r}.")
 
 
 def resolve_points(
     source: Any, reads: Points | None = None, writes: Points | None = None
 ) -> tuple[Points | None, Points | None]:
-    """Returns the points that an object reads and writes: its own, or the given ones; ``None`` if unknown.
+    """Returns the points that an object reads and writes; ``None`` if unknown. The object's own attributes come first.
 
     Args:
         source: A dictionary, or another library's object.
-        reads: The points that it reads, where it doesn't name them.
-        writes: The points that it writes; by default the outputs of the MLPs that it reads, or their neurons.
+        reads: The points that it reads, if the object has no attribute ``reads``.
+        writes: The points that it writes. By default these are the outputs of the MLPs that it reads, or the neurons.
 
     Raises:
-        ValueError: If the object names other points, or a given name isn't that of a point.
+        ValueError: If the object's own attributes name other points, or a name isn't valid.
     """
     found = _resolve(source, "reads", reads)
     target = _resolve(source, "writes", writes)
@@ -210,10 +211,10 @@ def resolve_points(
 
 
 def unknown_points(source: Any) -> ValueError:
-    """Returns the error for an object whose points aren't known."""
+    """Returns the error for an object whose points are unknown."""
     return ValueError(
-        f"`reads` must say which activations a {type(source).__name__} takes: 'inputs' (it computes the MLP's output "
-        "from its input) or 'outputs' (it reproduces the output)."
+        f"`reads` must name the point that a {type(source).__name__} reads, such as 'inputs' (it computes the MLP's "
+        "output from its input) or 'outputs' (it reproduces the output)."
     )
 
 
@@ -227,8 +228,8 @@ def _resolve(source: Any, name: str, given: Points | None) -> Points | None:
         raise ValueError(f"`{name}` must be {own!r} for this {kind}, got {given!r}. Leave it out.")
     if not _is_points(given) or not _are_known(given):
         raise ValueError(
-            f"`{name}` must be one of 'inputs', 'outputs', 'neurons', with the site's name before it where there are "
-            f"several sites ('0.inputs'), or a tuple of these, got {given!r}."
+            f"`{name}` must be 'inputs', 'outputs' or 'neurons', with the site's name in front if there are several "
+            f"sites ('0.inputs'), or a tuple of such names, got {given!r}."
         )
     return given
 
@@ -252,7 +253,7 @@ def _are_known(points: Points) -> bool:
 
 
 def _selects(source: Any) -> bool:
-    """Whether an object chooses its rows of a batch itself, as dictionaries do."""
+    """Whether an object has a method ``select`` that picks its inputs and targets from a batch, as dictionaries do."""
     return all(_is_points(getattr(source, name, None)) for name in ("reads", "writes")) and callable(
         getattr(source, "select", None)
     )

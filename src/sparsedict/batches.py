@@ -1,4 +1,4 @@
-"""`Activations`: what a batch of tokens holds, by the name of the point of the model."""
+"""The activations of a batch of tokens, keyed by point of the model."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 from sparsedict.display import short, table
 
 ROLES = ("inputs", "outputs", "neurons")
-"""The points of one site, which are the MLP's input, its output and its hidden activations."""
+"""The points of one site: the MLP's input, its output and its hidden activations."""
 
 UNNAMED = "activations"
-"""Point of a tensor that was given without a name; it stands for any point that a dictionary names."""
+"""Point of a tensor without a name. It matches any point that a dictionary names."""
 
 PER_TOKEN = ("tokens", "positions", "mask", "attention_mask")
-"""Names of the tensors that hold one number for each token; no point may have one of them."""
+"""Names of the tensors with one value per token. They are reserved: no point may have one of these names."""
 
 Points = str | tuple[str, ...]
 """The name of a point, or several names, whose activations are concatenated."""
 
 
 class MissingPointError(KeyError, ValueError):
-    """A batch or a data source lacks a point; the message lists the points that there are."""
+    """A batch or a data source lacks a point. The message lists the points it has."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -34,23 +34,24 @@ class MissingPointError(KeyError, ValueError):
 class Activations(Mapping[str, Tensor]):
     """Activations of a batch of tokens: a mapping from a point's name to a tensor ``[*shape, width]``.
 
-    The points of one site are ``"inputs"``, ``"outputs"`` and ``"neurons"``; those of several sites carry the site's
-    name, such as ``"0.inputs"``. In training, ``shape`` is ``(n_tokens,)``; a site's capture has the shape of the
-    tokens, usually ``(n_sequences, n_positions)``, and :meth:`batch` returns its kept positions as rows.
+    The points of one site are ``"inputs"``, ``"outputs"`` and ``"neurons"``. The points of several sites start with the
+    site's name, such as ``"0.inputs"``. In training, ``shape`` is ``(n_tokens,)``. :meth:`Site.capture` returns
+    activations in the shape of the tokens, usually ``(n_sequences, n_positions)``, and :meth:`batch` turns the kept
+    positions into rows.
 
     Args:
-        points: Activations by the name of their point, ``[*shape, width]`` each.
-        tokens: Token ids, ``[*shape]``; ``None`` where they are unknown.
-        positions: Position of each token in its sequence, counted from 0 without padding, ``[*shape]``; ``None`` where
-            they are unknown.
-        mask: True at positions that are kept, ``[*shape]``; ``None`` where all are. Padding and excluded tokens are
+        points: Activations by point, ``[*shape, width]`` each.
+        tokens: Token ids, ``[*shape]``; ``None`` if unknown.
+        positions: Position of each token in its sequence, counted from 0 without padding, ``[*shape]``; ``None`` if
+            unknown.
+        mask: True at positions that are kept, ``[*shape]``; ``None`` if all are kept. Padding and excluded tokens are
             false.
-        attention_mask: False at padding, ``[*shape]``; ``None`` where there is none.
+        attention_mask: False at padding, ``[*shape]``; ``None`` if there is no padding.
 
     Raises:
-        TypeError: If a point isn't a name, or holds no floating-point tensor.
-        ValueError: If there is no point, a point has the name of one of the other arguments, or the points hold
-            different tokens.
+        TypeError: If a point's name isn't a string, or its value isn't a floating-point tensor.
+        ValueError: If there is no point, a point has a reserved name (``tokens``, ``positions``, ``mask`` or
+            ``attention_mask``), or the shapes of the tensors differ.
 
     Example:
         >>> import torch
@@ -117,25 +118,25 @@ class Activations(Mapping[str, Tensor]):
         return point in self._parts
 
     def at(self, points: Points) -> Float[Tensor, "*shape width"]:
-        """Returns the activations of a point, or of several points side by side.
+        """Returns the activations at a point, or at several points concatenated along the last dimension.
 
         Args:
             points: A name or a tuple of names.
 
         Raises:
-            MissingPointError: If there is no such point. It is a ``ValueError`` and a ``KeyError``.
+            MissingPointError: If there is no such point. The error is both a ``ValueError`` and a ``KeyError``.
         """
         names = names_of(points)
         return _side_by_side([self[lookup(name, self._parts)] for name in names])
 
     @property
     def inputs(self) -> Float[Tensor, "*shape d_in"]:
-        """What the MLP of a single site reads."""
+        """Input of the MLP of a single site."""
         return self.at("inputs")
 
     @property
     def outputs(self) -> Float[Tensor, "*shape d_out"]:
-        """What the MLP of a single site writes."""
+        """Output of the MLP of a single site."""
         return self.at("outputs")
 
     @property
@@ -150,26 +151,27 @@ class Activations(Mapping[str, Tensor]):
 
     @property
     def n_tokens(self) -> int:
-        """Number of positions, those included that :attr:`mask` leaves out."""
+        """Number of positions, including those that :attr:`mask` excludes."""
         return self.shape.numel()
 
     @property
     def kept(self) -> Bool[Tensor, "*shape"]:
-        """True at positions that are kept; all of them where there is no :attr:`mask`."""
+        """True at positions that are kept. All are kept if there is no :attr:`mask`."""
         if self.mask is not None:
             return self.mask
         return torch.ones(self.shape, dtype=torch.bool, device=next(iter(self._tensors.values())).device)
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Names of the sites that the points belong to; empty for a single site without a name."""
+        """Names of the sites of the points; empty for a single site without a name."""
         return sites_of(self._tensors)
 
     def site(self, name: str | tuple[str, ...] | None) -> Activations:
-        """Returns the same activations, where the points of a site can also be named without the site.
+        """Returns a view in which the points of a site can also be named without the site.
 
         Args:
-            name: A site, or several, whose activations are concatenated point by point. ``None`` is the only site.
+            name: Name of a site, or of several, whose activations are concatenated point by point. ``None`` stands for
+                the only site.
 
         Raises:
             ValueError: If there is no such site.
@@ -185,7 +187,7 @@ class Activations(Mapping[str, Tensor]):
         return view
 
     def batch(self) -> Activations:
-        """Returns the kept positions as rows ``[n_tokens, width]``, in reading order."""
+        """Returns the kept positions as rows ``[n_tokens, width]``, in the order of the text."""
         mask = self.mask
         if mask is None:
             rows = self.map(lambda value: value.flatten(0, len(self.shape) - 1) if len(self.shape) != 1 else value)
@@ -195,19 +197,19 @@ class Activations(Mapping[str, Tensor]):
         return rows
 
     def rows(self, index: slice | Int[Tensor, " n_rows"]) -> Activations:
-        """Returns some tokens of a batch of rows.
+        """Returns a selection of the rows of a batch ``[n_tokens, width]``.
 
         Args:
-            index: A slice, or the indices of the tokens.
+            index: A slice, or row indices.
         """
         if isinstance(index, slice):
             return self.map(lambda value: value[index])
         return self.map(lambda value: value.index_select(0, index.to(value.device)))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Activations:
-        """Applies a function to every tensor, ids, positions and masks included.
+        """Applies a function to every tensor, including ids, positions and masks.
 
-        A tensor that is held under several names is given to the function once.
+        If several points share a tensor, the function is called once for it.
         """
         results: dict[object, Tensor] = {}
 
@@ -223,7 +225,7 @@ class Activations(Mapping[str, Tensor]):
         return mapped
 
     def distinct(self) -> dict[str, Tensor]:
-        """Returns the distinct tensors by the name of their first point; ids and positions by their own names."""
+        """Returns each distinct tensor once, by the name of its first point; ids and positions by their own names."""
         first: dict[object, str] = {}
         values = dict((*self._tensors.items(), *self._per_token()))
         for name, value in values.items():
@@ -232,24 +234,24 @@ class Activations(Mapping[str, Tensor]):
 
     @classmethod
     def _like(cls, tensors: dict[str, Tensor], per_token: Mapping[str, Tensor]) -> Activations:
-        """Makes activations of tensors that are known to fit, without checks: a training step makes several."""
-        made = cls.__new__(cls)
-        made._tensors = tensors
-        made._parts = {name: (name,) for name in tensors}
-        made.tokens, made.positions, made.mask, made.attention_mask = (per_token.get(name) for name in PER_TOKEN)
-        return made
+        """Creates activations without checks. A training step creates several."""
+        new = cls.__new__(cls)
+        new._tensors = tensors
+        new._parts = {name: (name,) for name in tensors}
+        new.tokens, new.positions, new.mask, new.attention_mask = (per_token.get(name) for name in PER_TOKEN)
+        return new
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Activations:
-        """Returns the activations on a device and of a type; ids, positions and masks keep their type."""
+        """Converts the activations to a device and dtype. Ids, positions and masks keep their dtype."""
         return self.map(lambda value: value.to(device, dtype if value.is_floating_point() else None))
 
     def detach(self) -> Activations:
-        """Returns the same activations without their history."""
+        """Returns the activations, detached from the autograd graph."""
         return self.map(Tensor.detach)
 
     @classmethod
     def cat(cls, batches: Sequence[Activations]) -> Activations:
-        """Returns the tokens of several batches of rows with the same points, one batch after the other."""
+        """Concatenates batches of rows with the same points."""
         first = batches[0]
         if len(batches) == 1:
             return first
@@ -263,19 +265,19 @@ class Activations(Mapping[str, Tensor]):
 
         tensors = {name: joined([batch._tensors[name] for batch in batches]) for name in first._tensors}
         names = [name for name, _ in first._per_token() if all(getattr(b, name) is not None for b in batches)]
-        made = cls._like(tensors, {name: joined([getattr(batch, name) for batch in batches]) for name in names})
-        made._parts = first._parts
-        return made
+        result = cls._like(tensors, {name: joined([getattr(batch, name) for batch in batches]) for name in names})
+        result._parts = first._parts
+        return result
 
     @classmethod
     def from_sites(cls, by_site: Mapping[str, Activations]) -> Activations:
-        """Joins activations of the same tokens at several sites; their points get the names of the sites.
+        """Combines activations of the same tokens at several sites. Point names start with the name of their site.
 
         Args:
-            by_site: Activations by the name of their site. An empty name adds nothing.
+            by_site: Activations by site. Points of a site with an empty name keep their names.
 
         Raises:
-            ValueError: If the sites hold different tokens.
+            ValueError: If the shapes of the sites' tensors differ.
         """
         points = {point_name(site, point): own[point] for site, own in by_site.items() for point in own._tensors}
         first = next(iter(by_site.values()))
@@ -302,7 +304,9 @@ class Activations(Mapping[str, Tensor]):
 
 def _check_point(name: object, value: object) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"`points` must have names such as 'inputs', got {name!r} of type {type(name).__name__}.")
+        raise TypeError(
+            f"`points` must have strings such as 'inputs' as keys, got {name!r} of type {type(name).__name__}."
+        )
     if name in PER_TOKEN:
         raise ValueError(f"`points` must not have a point {name!r}: pass it as the argument `{name}`.")
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 1:
@@ -311,7 +315,7 @@ def _check_point(name: object, value: object) -> None:
 
 
 def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """Concatenates activations, on the first one's device: the sites of a model may lie on several."""
+    """Concatenates activations on the device of the first, since the sites of a model may be on several devices."""
     return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts], dim=-1)
 
 
@@ -323,41 +327,41 @@ def ActivationBatch(  # noqa: N802
     """Returns the `Activations` of one site.
 
     Args:
-        inputs: What the MLP reads, ``[n_tokens, d_in]``.
-        outputs: What the MLP writes, ``[n_tokens, d_out]``.
+        inputs: Input of the MLP, ``[n_tokens, d_in]``.
+        outputs: Output of the MLP, ``[n_tokens, d_out]``.
         neurons: The MLP's hidden activations, ``[n_tokens, n_neurons]``.
 
     Raises:
-        ValueError: If they hold different tokens.
+        ValueError: If the tensors hold different numbers of tokens.
     """
     return Activations({"inputs": inputs, "outputs": outputs, **({} if neurons is None else {"neurons": neurons})})
 
 
 def names_of(points: Points) -> tuple[str, ...]:
-    """Returns one name, or several, as a tuple."""
+    """Returns names of points as a tuple."""
     return (points,) if isinstance(points, str) else tuple(points)
 
 
 def point_name(site: str | None, point: str) -> str:
-    """Returns the name of a site's point among those of several sites."""
+    """Returns the full name of a site's point, such as ``"0.inputs"``."""
     return f"{site}.{point}" if site else point
 
 
 def sites_of(points: Iterable[str]) -> tuple[str, ...]:
-    """Returns the names of the sites in the names of points, in their order."""
+    """Returns the names of the sites in the full names of points, in order of appearance."""
     return tuple(dict.fromkeys(point.rpartition(".")[0] for point in points if "." in point))
 
 
 def aliases(points: Iterable[str], site: str | tuple[str, ...] | None) -> dict[str, tuple[str, ...]]:
-    """Returns the names by which points can be asked for, and the points that each stands for.
+    """Returns a mapping from each valid name to the points that it stands for.
 
     Args:
         points: Names of all points.
-        site: Whose points can also be named without the site's name; several sites' are concatenated. ``None`` is the
-            only site, where there is one.
+        site: Site whose points can also be named without the site's name. The points of several sites are
+            concatenated. ``None`` stands for the only site, if there is a single one.
 
     Raises:
-        ValueError: If a site has no point.
+        ValueError: If there is no such site.
     """
     known: dict[str, tuple[str, ...]] = {point: (point,) for point in points}
     there = sites_of(known)
@@ -378,10 +382,10 @@ def aliases(points: Iterable[str], site: str | tuple[str, ...] | None) -> dict[s
 
 
 def lookup(point: str, known: Mapping[str, Any]) -> str:
-    """Returns the name under which a point is known: its own, or that of a tensor without a name.
+    """Returns the key of a point in a mapping: its own name, or the key of a tensor without a name.
 
     Raises:
-        MissingPointError: If it isn't known.
+        MissingPointError: If the mapping has neither.
     """
     if point in known:
         return point
@@ -391,14 +395,14 @@ def lookup(point: str, known: Mapping[str, Any]) -> str:
 
 
 def missing_point(point: str, known: Iterable[str]) -> MissingPointError:
-    """Returns the error for a point that isn't there."""
+    """Returns the error for a missing point."""
     remedy = " Capture them with `neurons=True`." if point.rpartition(".")[2] == "neurons" else ""
     names = ", ".join(map(repr, known))
     return MissingPointError(f"The activations must have a point {point!r}, but their points are {names}.{remedy}")
 
 
 def identity(tensor: Tensor) -> object:
-    """Returns a key that two tensors share if they are views of the same numbers."""
+    """Returns a key that is equal for two tensors that view the same memory in the same way."""
     if not tensor.numel():
         # An empty tensor has no address.
         return id(tensor)

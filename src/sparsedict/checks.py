@@ -1,4 +1,4 @@
-"""Validators of arguments: each raises an error that names the argument, what it must be and what it was."""
+"""Validators of arguments. Errors name the argument, the requirement and the value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 def at_least(name: str, value: Any, least: int) -> int:
     """Returns ``value`` as an ``int`` if it is an integer of at least ``least``.
 
-    NumPy integers, tensors without dimensions and whatever else has ``__index__`` are integers; booleans aren't.
+    Any object with ``__index__`` is an integer, such as NumPy integers and tensors without dimensions. Booleans aren't.
     """
     number = _scalar(value)
     if isinstance(number, bool) or not isinstance(number, SupportsIndex) or _is_array(number):
@@ -30,7 +30,7 @@ def at_least(name: str, value: Any, least: int) -> int:
 
 
 def path(name: str, value: str | os.PathLike[str], what: str = "a path") -> Path:
-    """Returns ``value`` if it can name a file or folder."""
+    """Returns ``value`` as a ``Path`` if it is a string or a path."""
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise TypeError(f"`{name}` must be {what}, as text or a pathlib.Path, got {value!r:.80}.")
     return Path(value)
@@ -39,7 +39,7 @@ def path(name: str, value: str | os.PathLike[str], what: str = "a path") -> Path
 def number(name: str, value: Any) -> float:
     """Returns ``value`` as a ``float``, or an ``int`` where it is an integer.
 
-    NumPy numbers, tensors without dimensions and whatever else has ``__float__`` are numbers; booleans aren't.
+    Any object with ``__float__`` is a number, such as NumPy numbers and tensors without dimensions. Booleans aren't.
     """
     plain = _scalar(value)
     if not isinstance(plain, bool) and not _is_array(plain):
@@ -62,26 +62,26 @@ def in_range(name: str, value: Any, low: float, high: float = math.inf, *, open_
 
 
 def set_at_least(part: object, name: str, least: int) -> None:
-    """Checks an attribute of a frozen part by :func:`at_least`, and makes it the plain ``int``, which JSON can hold."""
+    """Checks an attribute of a frozen dataclass by :func:`at_least`, and converts it to ``int`` for JSON."""
     object.__setattr__(part, name, at_least(name, getattr(part, name), least))
 
 
 def set_in_range(part: object, name: str, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
-    """Checks an attribute of a frozen part by :func:`in_range`, and makes it the plain number."""
+    """Checks an attribute of a frozen dataclass by :func:`in_range`, and converts it to a plain number."""
     object.__setattr__(part, name, in_range(name, getattr(part, name), low, high, open_low=open_low))
 
 
 def renamed(part: object, name: str, former: str, value: Any) -> None:
-    """Takes the value of an argument of a frozen part that was given under its former name, with a warning."""
+    """Sets an attribute of a frozen dataclass from an argument's former name, with a warning."""
     if value is not None:
         warnings.warn(
-            f"`{former}` is called `{name}` now; the former name will be removed.", FutureWarning, stacklevel=4
+            f"`{former}` was renamed to `{name}`. The former name will be removed.", FutureWarning, stacklevel=4
         )
         object.__setattr__(part, name, value)
 
 
 def _scalar(value: Any) -> Any:
-    """Returns an array or a tensor without dimensions as the Python number that it holds."""
+    """Converts an array or a tensor without dimensions to a Python number."""
     return value.item() if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0 else value
 
 
@@ -89,11 +89,11 @@ def _is_array(value: object) -> bool:
     return isinstance(value, Tensor | np.ndarray)
 
 
-def one_of(name: str, value: str, allowed: Iterable[str]) -> str:
-    """Returns ``value`` if it is one of ``allowed``."""
-    allowed = tuple(allowed)
-    if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+def one_of(name: str, value: str, options: Iterable[str]) -> str:
+    """Returns ``value`` if it is one of ``options``."""
+    options = tuple(options)
+    if value not in options:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, options))}, got {value!r}.")
     return value
 
 
@@ -104,7 +104,7 @@ def activations(name: str, value: Tensor, width: int) -> Tensor:
     if not value.is_floating_point():
         raise TypeError(
             f"`{name}` must hold floating-point activations [..., {width}], got a tensor of {value.dtype}. "
-            "Tokens go to `Site.capture` or `ActivationStream`, which turn them into activations."
+            "Pass tokens to `Site.capture` or `ActivationStream`, which turn them into activations."
         )
     if value.ndim == 0 or value.shape[-1] != width:
         raise ValueError(f"The last dimension of `{name}` must be {width}, got shape {tuple(value.shape)}.")
@@ -112,9 +112,11 @@ def activations(name: str, value: Tensor, width: int) -> Tensor:
 
 
 def same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
-    """Refuses two tensors that would broadcast in silence."""
+    """Raises ``ValueError`` if two tensors differ in shape, as they would otherwise broadcast silently."""
     if a.shape != b.shape:
-        raise ValueError(f"`{name_a}` and `{name_b}` must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}.")
+        raise ValueError(
+            f"`{name_a}` and `{name_b}` must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}."
+        )
 
 
 def latent_vector(name: str, value: Tensor, n_latents: int) -> Tensor:
@@ -126,8 +128,8 @@ def latent_vector(name: str, value: Tensor, n_latents: int) -> Tensor:
 
 
 def finite(name: str, value: Tensor, remedy: str) -> Tensor:
-    """Returns ``value`` if every entry is finite. Reads from the device, so not for the training loop."""
+    """Returns ``value`` if every entry is finite. Synchronises with the device: don't use it in the training loop."""
     if not bool(torch.isfinite(value).all()):
         n_bad = int((~torch.isfinite(value)).sum())
-        raise ValueError(f"`{name}` must be finite, got {n_bad} NaN or infinite of {value.numel()} entries. {remedy}")
+        raise ValueError(f"`{name}` must be finite, got {n_bad} NaN or infinite entries of {value.numel()}. {remedy}")
     return value

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 MAX_ITEMS = 4
-"""A longer collection is shown by its length."""
+"""Largest number of items of a collection that is shown in full."""
 MAX_CHARACTERS = 200
-"""An object with a longer representation, or one of several lines, is shown by its class within that of another."""
+"""Longest representation of a nested object that is shown in full. Otherwise its class is shown."""
 
 
 class Displayed:
-    """Base class of dataclasses that hold tensors: their representation shows shapes, not elements.
+    """Base class of dataclasses with tensors. Their representation shows shapes instead of elements.
 
     Declare the dataclass with ``repr=False``. A notebook shows the rows of :meth:`display_rows` as a table.
 
@@ -36,7 +36,7 @@ class Displayed:
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def display_rows(self) -> list[tuple[str, ...]]:
-        """Returns the rows of the notebook's table: a name and a value each."""
+        """Returns the rows of the table in a notebook, each a name and a value."""
         return [(field.name, described(getattr(self, field.name))) for field in fields(self) if field.repr]
 
     def __repr__(self) -> str:
@@ -48,10 +48,10 @@ class Displayed:
 
 
 def short(value: object) -> str:
-    """Returns a representation of one line.
+    """Returns a one-line representation.
 
-    Tensors are shown by type and shape, long collections by their length, and objects whose own representation is long
-    by their class.
+    Tensors are shown as dtype and shape, long collections as their length, and objects with a long representation as
+    the name of their class.
     """
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
@@ -63,7 +63,7 @@ def short(value: object) -> str:
         return "{" + ", ".join(f"{key!r}: {short(item)}" for key, item in value.items()) + "}"
     if type(value) is list:
         return f"[{', '.join(map(short, value))}]"
-    # Named tuples and torch.Size have a representation of their own.
+    # Named tuples and torch.Size define their own representation.
     if type(value) is tuple:
         return f"({', '.join(map(short, value))}{',' if len(value) == 1 else ''})"
     text = repr(value)
@@ -72,9 +72,9 @@ def short(value: object) -> str:
 
 
 def shown(value: float | None, form: str) -> str:
-    """Returns a number in a format; ``-`` for one that isn't known: None, NaN.
+    """Formats a number; None and NaN become ``-``.
 
-    Every number that may be unknown is formatted here. The reason stands beside it, in a ``note`` or in the docs.
+    Use it for every number that may be unknown. State the reason in a ``note`` or in the documentation.
 
     Example:
         >>> shown(0.5, ".1%"), shown(float("nan"), ".1%")
@@ -84,7 +84,7 @@ def shown(value: float | None, form: str) -> str:
 
 
 def finite(value: Any) -> Any:
-    """Returns mappings, lists and numbers for JSON, which has no NaN and no infinity: None stands for these."""
+    """Replaces NaN and infinities in mappings, lists and numbers by None, since JSON has neither."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -93,7 +93,7 @@ def finite(value: Any) -> Any:
 
 
 def described(value: object) -> str:
-    """Returns :func:`short`, and for a tensor its range and mean, or how many of its elements are true."""
+    """Returns :func:`short`, with the range and mean of a tensor, or the number of true elements of a mask."""
     text = short(value)
     value = value.detach() if isinstance(value, Tensor) else value
     if not isinstance(value, Tensor) or value.is_meta or not value.numel():
@@ -107,7 +107,7 @@ def described(value: object) -> str:
 
 
 def aligned(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str]) -> str:
-    """Returns a text table: rows by name under column headings, with cells aligned to the right.
+    """Returns a text table with a heading per column, a name per row, and right-aligned cells.
 
     Args:
         rows: Cells by row and column.
@@ -130,7 +130,7 @@ def aligned(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str]) -> st
 
 
 def table(caption: str, rows: Iterable[tuple[str, ...]], header: tuple[str, ...] | None = None) -> str:
-    """Returns an HTML table of text cells."""
+    """Returns an HTML table of plain-text cells."""
     head = "" if header is None else f"<thead>{_row(header, 'th')}</thead>"
     body = "".join(_row(row, "td") for row in rows)
     return f"<table><caption>{html.escape(caption)}</caption>{head}<tbody>{body}</tbody></table>"

@@ -1,4 +1,4 @@
-"""What can be done to latents inside a running model: ablate, clamp, steer."""
+"""Interventions on latents inside a running model: ablation, clamping and steering."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sparsedict import checks
 from sparsedict.display import Displayed
 
 Intervention = Callable[[Tensor], Tensor]
-"""From dense latents ``[*batch, n_latents]`` to dense latents, such as `Ablation`, `Clamp` and `Steer`."""
+"""A function from dense latents ``[*batch, n_latents]`` to dense latents, such as `Ablation`, `Clamp` and `Steer`."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ablation(Displayed):
-    """Sets the chosen latents to their means, or to zero where no means are given.
+    """Sets the chosen latents to their means, or to zero if no means are given.
 
     Args:
-        latents: Which latents, a mask ``[n_latents]``.
-        means: Mean of every latent over the data, ``[n_latents]``.
+        latents: Mask of the latents to ablate, ``[n_latents]``.
+        means: Mean of every latent over the data, ``[n_latents]``; ``None`` for zero.
 
     Example:
         >>> import torch
@@ -55,7 +55,7 @@ class Ablation(Displayed):
 
 @dataclass(frozen=True)
 class Clamp:
-    """Holds each named latent at a value, on every token.
+    """Sets each given latent to a fixed value on every token.
 
     Args:
         values: Value by index of the latent.
@@ -81,7 +81,7 @@ class Clamp:
 
 @dataclass(frozen=True)
 class Steer:
-    """Adds an amount to each named latent, on every token.
+    """Adds a fixed amount to each given latent on every token.
 
     Args:
         amounts: Amount by index of the latent, in units of the latent's activation.
@@ -102,7 +102,10 @@ class Steer:
 
 def _check_width(latents: Tensor, n_latents: int) -> None:
     if latents.shape[-1] != n_latents:
-        raise ValueError(f"The intervention is for {n_latents} latents, got a tensor of {latents.shape[-1]}.")
+        raise ValueError(
+            f"`latents` must have {n_latents} entries in the last dimension, the number that the intervention was made "
+            f"for, got {latents.shape[-1]}."
+        )
 
 
 def _check_index(latents: Tensor, latent: int) -> None:
@@ -111,7 +114,7 @@ def _check_index(latents: Tensor, latent: int) -> None:
 
 
 def _set_by_latent(part: object, name: str) -> None:
-    """Checks a mapping of a part, and makes its keys and values plain numbers."""
+    """Checks a mapping attribute of a frozen dataclass, and converts its keys and values to plain numbers."""
     value = getattr(part, name)
     if not isinstance(value, Mapping):
         raise TypeError(f"`{name}` must map indices of latents to numbers, such as {{17: 5.0}}, got {value!r}.")

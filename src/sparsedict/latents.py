@@ -1,4 +1,4 @@
-"""Latents of a batch: the entries stored (`Support`), their values (`SparseLatents`), and both sides of an activation
+"""Sparse latents of a batch: stored entries (`Support`), their values (`SparseLatents`), and both with pre-activations
 (`Encoding`)."""
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from sparsedict.display import Displayed
 
 @runtime_checkable
 class ResultMemory(Protocol):
-    """Arrays in which products may write their results instead of allocating new ones."""
+    """Memory that products can write their results to, instead of allocating new tensors."""
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
-        """Returns an uninitialised array that nothing else uses; ``None`` where there is none of this kind."""
+        """Returns an uninitialised tensor that is not otherwise in use, or ``None`` if none fits."""
         ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Support(Displayed):
-    """Which latents are stored for each token, in the layout of compressed sparse rows.
+    """The stored latents of each token, in compressed sparse row (CSR) layout.
 
     Attributes:
-        latents: Index of the latent of each entry, ``[n_entries]``; within a token in no promised order.
-        offsets: Token ``t`` owns the entries ``offsets[t]:offsets[t + 1]``, ``[n_tokens + 1]``.
+        latents: Index of the latent of each entry, ``[n_entries]``. The order within a token is unspecified.
+        offsets: Token ``t`` has the entries ``offsets[t]:offsets[t + 1]``, ``[n_tokens + 1]``.
         n_latents: Width of the dictionary.
-        has_padding: Whether entries may lie beyond the last offset. They belong to no token: room that was kept where
-            the number of entries isn't known to the host. Their latent is 0; their value must be 0, without gradient.
-        memory: Where gradients that products with this support give may be written; ``None`` for new arrays.
+        has_padding: Whether there may be entries beyond the last offset. They belong to no token. They exist where the
+            host doesn't know the number of entries. Their latent is 0, and their value must be 0, without gradient.
+        memory: Memory for the gradients of products with this support; ``None`` to allocate new tensors.
     """
 
     latents: Int[Tensor, " n_entries"]
@@ -45,14 +45,14 @@ class Support(Displayed):
 
     @classmethod
     def from_mask(cls, mask: Bool[Tensor, "n_tokens n_latents"]) -> Support:
-        """Stores the true entries of a mask; their number is read from the device."""
+        """Stores the true entries of a mask. Synchronises with the device to read their number."""
         tokens, latents = mask.nonzero(as_tuple=True)
         counts = torch.bincount(tokens, minlength=len(mask))
         return cls(latents, _offsets(counts), mask.shape[-1])
 
     @classmethod
     def from_indices(cls, indices: Int[Tensor, "n_tokens k"], n_latents: int) -> Support:
-        """Stores ``k`` given latents for every token."""
+        """Stores the given ``k`` latents of every token."""
         n_tokens, k = indices.shape
         offsets = torch.arange(0, n_tokens * k + 1, k, device=indices.device) if k else indices.new_zeros(n_tokens + 1)
         return cls(indices.flatten().contiguous(), offsets, n_latents)
@@ -62,13 +62,13 @@ class Support(Displayed):
         """Stores the entries at positions ``token * n_latents + latent``, given in ascending order."""
         starts = torch.arange(0, (n_tokens + 1) * n_latents, n_latents, device=flat.device)
         offsets = torch.searchsorted(flat, starts)
-        # Repeating where each token starts is several times faster than a remainder of each position.
+        # Repeating each token's start is several times faster than the remainder of each position.
         return cls(
             flat - torch.repeat_interleave(starts[:-1], offsets.diff(), output_size=len(flat)), offsets, n_latents
         )
 
     def with_memory(self, memory: ResultMemory | None) -> Support:
-        """Returns the same entries, whose products may write gradients into other memory."""
+        """Returns the same entries with another memory for the gradients of products."""
         return self if memory is self.memory else replace(self, memory=memory)
 
     @property
@@ -81,41 +81,41 @@ class Support(Displayed):
 
     @cached_property
     def tokens(self) -> Int[Tensor, " n_entries"]:
-        """Index of the token of each entry; of padding, the last."""
+        """Index of the token of each entry. Padding has the index of the last token."""
         if self.has_padding:
-            places = torch.arange(self.n_entries, device=self.offsets.device)
-            return torch.searchsorted(self.offsets[1:], places, right=True).clamp_(max=max(self.n_tokens - 1, 0))
+            indices = torch.arange(self.n_entries, device=self.offsets.device)
+            return torch.searchsorted(self.offsets[1:], indices, right=True).clamp_(max=max(self.n_tokens - 1, 0))
         rows = torch.arange(self.n_tokens, device=self.offsets.device)
         return torch.repeat_interleave(rows, self.offsets.diff(), output_size=self.n_entries)
 
     @cached_property
     def is_stored(self) -> Bool[Tensor, " n_entries"]:
-        """Whether each entry belongs to a token, and isn't padding."""
+        """True for entries of a token, false for padding."""
         return torch.arange(self.n_entries, device=self.offsets.device) < self.offsets[-1]
 
     @cached_property
     def by_latent(self) -> TransposedSupport:
-        """The same entries, ordered by latent; padding comes last and belongs to none."""
+        """The same entries, ordered by latent. Padding comes last and belongs to no latent."""
         latents = self.latents.to(torch.int32)
         if self.has_padding:
             latents = torch.where(self.is_stored, latents, self.n_latents)
         order = _stable_order(latents, self.n_latents)
-        places = torch.arange(self.n_latents + 1, dtype=torch.int32, device=latents.device)
-        offsets = torch.searchsorted(latents.index_select(0, order), places)
+        bounds = torch.arange(self.n_latents + 1, dtype=torch.int32, device=latents.device)
+        offsets = torch.searchsorted(latents.index_select(0, order), bounds)
         return TransposedSupport(order, self.tokens.index_select(0, order), offsets)
 
 
 def _stable_order(numbers: Int[Tensor, " n"], largest: int) -> Int[Tensor, " n"]:
-    """Returns what sorts integers from 0 to ``largest``, equal ones in their order."""
+    """Returns the indices that sort integers from 0 to ``largest``, in a stable order."""
     if numbers.device.type == "cpu" and largest < 2**16:
-        # NumPy sorts numbers of 16 bits by their digits, several times faster than by comparisons.
+        # NumPy uses a radix sort for 16-bit integers, which is several times faster than a comparison sort.
         return torch.from_numpy(np.argsort(numbers.numpy().astype(np.uint16), kind="stable"))
     return numbers.sort(stable=True).indices
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TransposedSupport(Displayed):
-    """A support ordered by latent: entry ``i`` here is entry ``order[i]`` there."""
+    """A support ordered by latent: entry ``i`` is entry ``order[i]`` of the original support."""
 
     order: Int[Tensor, " n_entries"]
     tokens: Int[Tensor, " n_entries"]
@@ -124,13 +124,13 @@ class TransposedSupport(Displayed):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SparseLatents(Displayed):
-    """Latents of a batch, only the stored entries; all others are exactly zero.
+    """Latents of a batch of which only some entries are stored. All other entries are exactly zero.
 
-    A stored value may be zero too: an entry is stored wherever its value *or its gradient* isn't zero.
+    An entry is stored wherever its value *or its gradient* may be non-zero, so a stored value may be zero.
 
     Attributes:
-        values: Value of each entry, differentiable, ``[n_entries]``.
-        support: Which entries these are.
+        values: Value of each stored entry, differentiable, ``[n_entries]``.
+        support: Positions of the stored entries.
         batch_shape: Leading dimensions of the batch; their product is the number of tokens.
 
     Example:
@@ -146,7 +146,7 @@ class SparseLatents(Displayed):
 
     @classmethod
     def from_dense(cls, latents: Float[Tensor, "*batch n_latents"]) -> SparseLatents:
-        """Stores the entries that aren't zero."""
+        """Stores the non-zero entries of dense latents."""
         if not isinstance(latents, Tensor) or not latents.is_floating_point() or latents.ndim == 0:
             kind = f"{latents.dtype} {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
             raise TypeError(f"`latents` must be a floating-point tensor [*batch, n_latents], got {kind}.")
@@ -161,12 +161,12 @@ class SparseLatents(Displayed):
 
     @property
     def offsets(self) -> Int[Tensor, " n_tokens_and_one"]:
-        """Token ``t`` owns the entries ``offsets[t]:offsets[t + 1]``."""
+        """Token ``t`` has the entries ``offsets[t]:offsets[t + 1]``."""
         return self.support.offsets
 
     @classmethod
     def none(cls, n_tokens: int, n_latents: int, like: Tensor, *, memory: ResultMemory | None = None) -> SparseLatents:
-        """Returns tokens on which no latent fires, of the device and type of another tensor."""
+        """Returns latents without stored entries, with the device and dtype of another tensor."""
         offsets = torch.zeros(n_tokens + 1, dtype=torch.int64, device=like.device)
         support = Support(offsets[:0], offsets, n_latents, memory=memory)
         return cls(like.new_zeros(0), support, torch.Size((n_tokens,)))
@@ -181,35 +181,35 @@ class SparseLatents(Displayed):
         return torch.Size((*self.batch_shape, self.n_latents))
 
     def to_dense(self) -> Float[Tensor, "*batch n_latents"]:
-        """Returns the latents with all their zeros, differentiable in the values."""
+        """Returns the dense latents, differentiable in the values."""
         support = self.support
         flat = self.values.new_zeros(support.n_tokens, self.n_latents)
-        # Padding has a place that an entry may have too: it adds nothing there.
+        # Padding may share its position with a stored entry, and adds zero to it.
         dense = flat.index_put((support.tokens, support.latents), self.values, accumulate=support.has_padding)
         return dense.view(self.shape)
 
     def detach(self) -> SparseLatents:
-        """Returns the same latents without their history."""
+        """Returns the latents, detached from the autograd graph."""
         return SparseLatents(self.values.detach(), self.support, self.batch_shape)
 
     def firing_counts(self) -> Int[Tensor, " n_latents"]:
-        """Returns on how many tokens each latent fires."""
+        """Returns the number of tokens on which each latent fires."""
         counts = torch.zeros(self.n_latents, dtype=torch.int64, device=self.values.device)
         return counts.index_add_(0, self.latents, fires(self.values).to(torch.int64))
 
     def l0(self) -> Float[Tensor, ""]:
-        """Returns how many latents fire, mean over tokens."""
+        """Returns the mean number of latents that fire on a token."""
         return fires(self.values).sum() / max(self.support.n_tokens, 1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Encoding(Displayed):
-    """Latents of a batch of rows, on their support.
+    """Pre-activations and latents of a batch of rows, on a support.
 
     Attributes:
-        pre_activations: Before the activation: ``[n_entries]`` with a support, else ``[n_tokens, n_latents]``.
-        values: After the activation, the same shape.
-        support: Which entries are stored; ``None`` where all are.
+        pre_activations: Pre-activations, ``[n_entries]`` with a support, else ``[n_tokens, n_latents]``.
+        values: Latents, of the same shape.
+        support: Positions of the stored entries; ``None`` if all entries are stored.
     """
 
     pre_activations: Float[Tensor, "*entries"]
@@ -217,7 +217,7 @@ class Encoding(Displayed):
     support: Support | None
 
     def stored(self) -> Support:
-        """Returns which entries these are, also where they are all."""
+        """Returns the support, or a support of all entries if there is none."""
         if self.support is not None:
             return self.support
         n_tokens, n_latents = self.values.shape
@@ -225,20 +225,20 @@ class Encoding(Displayed):
         return Support.from_indices(indices, n_latents)
 
     def latents(self) -> Tensor | SparseLatents:
-        """Returns the latents as rows, sparse where they are stored so."""
+        """Returns the latents as `SparseLatents`, or dense ``[n_tokens, n_latents]`` without a support."""
         if self.support is None:
             return self.values
         return SparseLatents(self.values, self.support, torch.Size((self.support.n_tokens,)))
 
 
 def fires(values: Float[Tensor, "*entries"]) -> Bool[Tensor, "*entries"]:
-    """Returns where latents fire: where they are not zero.
+    """Returns a mask of the latents that fire, which are those that are not zero.
 
-    L0, firing frequencies, dead latents, training's counters and examples all use this definition. A latent of AbsTopK
-    that is negative fires. GELU and SiLU are zero almost nowhere, so their L0 is close to ``n_latents``. NaN fires.
+    L0, firing frequencies, dead latents, training's counters and examples all use this definition. A negative latent
+    of AbsTopK fires. GELU and SiLU are almost never zero, so their L0 is close to ``n_latents``. NaN fires.
 
     Args:
-        values: Latents, dense or the stored ones.
+        values: Dense latents, or the values of stored entries.
 
     Example:
         >>> import torch
@@ -249,15 +249,15 @@ def fires(values: Float[Tensor, "*entries"]) -> Bool[Tensor, "*entries"]:
 
 
 def firing_counts(latents: Float[Tensor, "n_tokens n_latents"] | SparseLatents) -> Int[Tensor, " n_latents"]:
-    """Returns on how many tokens each latent fires, of dense or sparse latents."""
+    """Returns the number of tokens on which each latent fires, for dense or sparse latents."""
     return latents.firing_counts() if isinstance(latents, SparseLatents) else fires(latents).sum(0)
 
 
 def per_entry(vector: Tensor, latents: Tensor | None) -> Tensor:
-    """Aligns a value per latent with entries: gathered for stored entries, broadcast for dense latents."""
+    """Aligns one value per latent with entries: gathers it for stored entries, broadcasts it for dense latents."""
     if vector.ndim == 0 or latents is None:
         return vector
-    # Its gradient is added several times faster than that of `vector[latents]`.
+    # The backward pass of `index_select` is several times faster than that of `vector[latents]`.
     return vector.index_select(0, latents)
 
 

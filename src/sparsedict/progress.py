@@ -1,4 +1,4 @@
-"""The progress of long work: a bar on a terminal or in a notebook, one line a minute in a log file."""
+"""Progress of long tasks: a bar on a terminal or in a notebook, one line per minute in a log file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SECONDS_PER_LINE = 60.0
 
 @runtime_checkable
 class Progress(Protocol):
-    """What the work calls as it goes on."""
+    """Interface through which a task reports its progress."""
 
     def update(self, n: int) -> object:
-        """Counts ``n`` more units as done."""
+        """Adds ``n`` finished units."""
         ...
 
     def set_postfix_str(self, s: str) -> object:
-        """Sets the text that is shown beside the progress."""
+        """Sets the text that is shown next to the progress."""
         ...
 
 
@@ -30,13 +30,13 @@ class Progress(Protocol):
 def progress_bar(
     what: str, *, total: int, initial: int = 0, unit: str = "tok", shown: bool = True
 ) -> Iterator[Progress]:
-    """Returns a context that shows how far the work is, on the standard error stream.
+    """Returns a context that shows the progress of a task on standard error.
 
     Args:
-        what: The work, in a word or two.
-        total: Units of it in all.
-        initial: Units that were done before.
-        unit: What is counted.
+        what: Name of the task, in a word or two.
+        total: Total number of units.
+        initial: Number of units finished earlier.
+        unit: Name of the units.
         shown: Whether to show anything.
     """
     if not shown or is_live():
@@ -51,48 +51,48 @@ def progress_bar(
 
 
 def is_live() -> bool:
-    """Whether the standard error stream shows a line that is written over: a terminal does, and a notebook."""
+    """Whether standard error can rewrite a line, as a terminal or a notebook can."""
     return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
 
 
 class Lines:
-    """Writes one line a minute, and one at the end.
+    """Writes one line per minute, and one at the end.
 
     Args:
         what: See `progress_bar`.
         total: See `progress_bar`.
         initial: See `progress_bar`.
         unit: See `progress_bar`.
-        every: Seconds from one line to the next.
+        every: Seconds between lines.
     """
 
     def __init__(self, what: str, total: int, initial: int, unit: str, every: float = SECONDS_PER_LINE) -> None:
         self._what = what
         self._total = total
-        self._initial = self._done = self._written = initial
+        self._initial = self._done = self._shown = initial
         self._unit = unit
         self._every = every
         self._text = ""
-        self._begin = self._last = time.monotonic()
+        self._start = self._last = time.monotonic()
 
     def update(self, n: int) -> None:
-        """Counts ``n`` more units as done."""
+        """Adds ``n`` finished units."""
         self._done += n
         if time.monotonic() - self._last >= self._every:
             self._write()
 
     def set_postfix_str(self, s: str) -> None:
-        """Sets the text at the end of the next lines."""
+        """Sets the text at the end of the lines."""
         self._text = s
 
     def close(self) -> None:
-        """Writes the last line, where anything was done since the one before."""
-        if self._done > self._written:
+        """Writes the last line, if there was progress since the previous one."""
+        if self._done > self._shown:
             self._write()
 
     def _write(self) -> None:
-        self._last, self._written = time.monotonic(), self._done
-        rate = (self._done - self._initial) / max(self._last - self._begin, 1e-9)
+        self._last, self._shown = time.monotonic(), self._done
+        rate = (self._done - self._initial) / max(self._last - self._start, 1e-9)
         left = (self._total - self._done) / rate if rate else 0.0
         parts = [
             f"{self._what}: {self._done:,} of {self._total:,} {self._unit} ({self._done / max(self._total, 1):.0%})",
@@ -106,14 +106,14 @@ class Lines:
 
 
 class Phases:
-    """Names the parts of a long run on the standard error stream, and measures how long each takes.
+    """Prints the phases of a long run to standard error, and measures their durations.
 
     Args:
         shown: Whether to print the names.
-        prefix: Printed before each name.
+        prefix: Text before each name.
 
     Attributes:
-        seconds: By phase, in order.
+        seconds: Duration of each phase, in order.
 
     Example:
         >>> phases = Phases(shown=False)
@@ -129,7 +129,7 @@ class Phases:
         self._prefix = prefix
 
     def within(self, prefix: str) -> Phases:
-        """Returns phases with another prefix and times of their own."""
+        """Returns a new `Phases` with another prefix and separate durations."""
         return Phases(self._shown, prefix)
 
     @contextmanager
@@ -137,8 +137,8 @@ class Phases:
         """Runs the block as the phase ``name``.
 
         Args:
-            name: Under which the seconds are added up.
-            what: The text that is printed.
+            name: Key of the phase in ``seconds``. Durations of one name add up.
+            what: The text to print.
         """
         if self._shown:
             print(f"{self._prefix}{what} ...", file=sys.stderr, flush=True)

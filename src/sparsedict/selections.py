@@ -1,4 +1,4 @@
-"""How an activation chooses its support from pre-activations, said apart from how the choice is computed."""
+"""Rules by which activations select their support from pre-activations. The kernels implement them efficiently."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from sparsedict.latents import Support
 
 
 class Selection(ABC):
-    """A rule that picks entries of ``[n_tokens, n_latents]`` pre-activations.
+    """A rule that selects entries of pre-activations ``[n_tokens, n_latents]``.
 
-    :meth:`support` says what the rule means, from all pre-activations at once. The kernels know quicker ways for the
-    rules below, which never hold all of them; a rule of your own is followed through :meth:`support`.
+    :meth:`support` defines the rule, given all pre-activations. The kernels have faster implementations of the rules
+    below, which don't store all pre-activations. For other subclasses they call :meth:`support`.
     """
 
     per_token: ClassVar[bool] = True
-    """Whether a token's entries depend on that token alone, so that a batch may be looked at block by block."""
+    """Whether the entries of a token depend only on that token, so that a batch can be processed in blocks."""
 
     @abstractmethod
     def support(self, pre: Float[Tensor, "n_tokens n_latents"]) -> Support:
-        """Returns the entries picked."""
+        """Returns the selected entries."""
 
 
 @dataclass(frozen=True)
 class Largest(Selection):
-    """The ``k`` largest of each token.
+    """Selects the ``k`` largest entries of each token.
 
     Attributes:
-        k: Entries of each token.
-        lowest_ties: Of equal entries that compete for the last places, take those of lowest index. Otherwise
-            whichever comes first, so that nothing need be read from the device.
+        k: Number of entries per token.
+        lowest_ties: Whether ties are resolved in favour of the lowest index. Otherwise the choice among equal entries
+            is unspecified, which avoids a synchronisation with the device.
     """
 
     k: int
@@ -51,11 +51,12 @@ class Largest(Selection):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LargestOfBatch(Displayed, Selection):
-    """The ``k * n_tokens`` largest positive entries of the whole batch, in the order of tokens and then of latents.
+    """Selects the ``k * n_tokens`` largest positive entries of the whole batch, ordered by token and then by latent.
 
     Attributes:
-        k: Entries per token, on average.
-        guess: What the smallest entry may be, a scalar, or ``None``. A good guess only makes the search shorter.
+        k: Average number of entries per token.
+        guess: Estimate of the smallest selected entry, a scalar, or ``None``. A good estimate shortens the search. It
+            doesn't change the result.
     """
 
     k: int
@@ -71,7 +72,7 @@ class LargestOfBatch(Displayed, Selection):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Above(Displayed, Selection):
-    """Every entry greater than its latent's threshold; NaN counts as greater, or it would turn into silence.
+    """Selects every entry above its latent's threshold. NaN is selected too, so that it isn't hidden as a zero.
 
     Attributes:
         threshold: A scalar or one value per latent.
@@ -88,15 +89,15 @@ def settle_ties(
     values: Float[Tensor, "n_tokens k_and_one"],
     indices: Int[Tensor, "n_tokens k_and_one"],
 ) -> Int[Tensor, "n_tokens k"]:
-    """Returns the largest but one of each row, those of lowest index where equal ones compete for the last places.
+    """Returns the indices of the ``k`` largest entries of each row. Ties are resolved in favour of the lowest index.
 
     Args:
-        pre: What the values were chosen from.
-        values: The largest of each row, in descending order.
-        indices: Where they lie.
+        pre: All entries.
+        values: The ``k + 1`` largest of each row, in descending order.
+        indices: Indices of ``values``.
     """
     k = values.shape[1] - 1
-    # A tie matters where it straddles the boundary and its latents are not zero anyway.
+    # A tie matters only if it crosses the boundary and its latents are non-zero.
     tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > 0)
     chosen = indices[:, :k]
     if bool(tied.any()):

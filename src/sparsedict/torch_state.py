@@ -1,4 +1,4 @@
-"""The thread's PyTorch state: what the caller has set for its own code must not change what the library computes."""
+"""Isolates the library's computations from the caller's autocast, inference mode, default device and default dtype."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "privateuseone")
-"""Device types that have an autocast state of their own."""
+"""Device types with a separate autocast state."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 class _State:
-    """Autocast and inference mode as they are now; entered again by :meth:`apply`."""
+    """The current autocast and inference modes, which :meth:`apply` restores."""
 
     def __init__(self) -> None:
         self.inference = torch.is_inference_mode_enabled()
@@ -35,7 +35,7 @@ class _State:
         return not (self.inference or self.autocast)
 
     def apply(self, stack: ExitStack) -> None:
-        # Leaving inference mode turns gradients on, whatever they were before.
+        # Leaving inference mode enables gradients, whether or not they were enabled before.
         with_gradients = torch.is_grad_enabled()
         stack.enter_context(torch.inference_mode(self.inference))
         stack.enter_context(torch.set_grad_enabled(with_gradients and not self.inference))
@@ -45,14 +45,14 @@ class _State:
 
 
 class _Nesting(threading.local):
-    """For each :func:`own_state` the state that its caller had, for each :func:`callers_state` nothing."""
+    """A stack with the caller's state for each :func:`own_state`, and ``None`` for each :func:`callers_state`."""
 
     def __init__(self) -> None:
         self.entered: list[_State | None] = []
 
     @property
     def callers(self) -> _State | None:
-        """The caller's state; ``None`` where the caller's own code runs."""
+        """The caller's state; ``None`` while the caller's code runs."""
         return self.entered[-1] if self.entered else None
 
 
@@ -61,10 +61,10 @@ _NESTING = _Nesting()
 
 @contextmanager
 def own_state() -> Iterator[None]:
-    """Turns off the caller's autocast and inference mode within it; gradients stay on or off.
+    """Context that disables the caller's autocast and inference mode. It leaves the gradient mode unchanged.
 
-    Under autocast, products would be computed in half precision, with casted weights from before the last optimiser
-    step. In inference mode, tensors would be made that can never be trained.
+    Under autocast, products would use half precision and weights that were cast before the last optimiser step. In
+    inference mode, new tensors could never be trained.
     """
     now = _State()
     with ExitStack() as stack:
@@ -78,7 +78,7 @@ def own_state() -> Iterator[None]:
 
 @contextmanager
 def callers_state() -> Iterator[None]:
-    """Puts autocast and inference mode back, within :func:`own_state`, for code of the caller's such as its data."""
+    """Context that restores the caller's autocast and inference mode inside :func:`own_state`."""
     callers = _NESTING.callers
     with ExitStack() as stack:
         stack.enter_context(_nested(None))
@@ -97,10 +97,10 @@ def _nested(callers: _State | None) -> Iterator[None]:
 
 
 class InCallersState(Iterator[_T]):
-    """Goes through an iterable of the caller's, each item made in the caller's state.
+    """Iterates over an iterable of the caller, and computes each item in the caller's state.
 
     Attributes:
-        is_itself: Whether the iterable is its own iterator, which can be gone through once.
+        is_itself: Whether the iterable is its own iterator, so that it can be iterated only once.
     """
 
     def __init__(self, items: Iterable[_T]) -> None:
@@ -114,7 +114,7 @@ class InCallersState(Iterator[_T]):
 
 
 def in_own_state(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Makes a function run in :func:`own_state`. Not for generators, which would keep it between their items."""
+    """Decorator that runs a function in :func:`own_state`. Generators would leave the state active between items."""
 
     @wraps(function)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -126,7 +126,7 @@ def in_own_state(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 @contextmanager
 def own_defaults() -> Iterator[None]:
-    """Makes new tensors float32 on the CPU, for code of another library that takes neither device nor type."""
+    """Context with float32 and the CPU as defaults, for other libraries' code without device or dtype arguments."""
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -137,7 +137,7 @@ def own_defaults() -> Iterator[None]:
 
 
 def without_inference_(module: nn.Module) -> None:
-    """Replaces parameters and buffers that were made in inference mode, which can't be trained, by ordinary ones."""
+    """Replaces parameters and buffers created in inference mode, which can't be trained, by ordinary tensors."""
     copies: dict[int, Any] = {}
     with torch.inference_mode(False), torch.no_grad():
         for part in module.modules():

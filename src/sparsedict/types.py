@@ -1,4 +1,4 @@
-"""Carriers and protocols that the rooms hand to each other."""
+"""Types and protocols that several packages share."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from sparsedict.display import short
 
 Role = Literal["inputs", "outputs", "neurons"]
-"""Name of the activations of a site that the MLP reads, that it writes, or of its hidden activations."""
+"""Role of an activation at a site: the MLP's input, its output, or its hidden activations."""
 
 
 class DictionaryOutput(NamedTuple):
-    """What a dictionary computes: latents ``[*batch, n_latents]`` and reconstruction ``[*batch, d_out]``."""
+    """Output of a dictionary: latents ``[*batch, n_latents]`` and reconstruction ``[*batch, d_out]``."""
 
     latents: Tensor
     reconstruction: Tensor
@@ -24,7 +24,7 @@ class DictionaryOutput(NamedTuple):
 
 @runtime_checkable
 class EncoderDecoder(Protocol):
-    """Anything that encodes activations into latents and decodes them again."""
+    """Interface of objects that encode activations into latents and decode latents into activations."""
 
     def encode(self, x: Tensor, /) -> Tensor: ...
 

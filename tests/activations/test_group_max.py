@@ -23,5 +23,5 @@ def test_of_equal_ones_the_first_is_taken() -> None:
 
 
 def test_groups_must_be_of_one_size() -> None:
-    with pytest.raises(ValueError, match="`k` must divide `n_latents` into groups of one size, got k=5 for 12"):
+    with pytest.raises(ValueError, match="`k` must divide `n_latents`, got k=5 for 12"):
         sd.SparseAutoencoder(4, 12, activation=sd.GroupMax(5), decoder_norm=sd.UnitNorm())

@@ -97,7 +97,7 @@ def test_defaults_are_in_units_of_the_data(scale: float) -> None:
     assert "activation_state.unit" not in dictionary.state_dict()
 
 
-@pytest.mark.filterwarnings("ignore:The dictionary. TargetL0 asked")
+@pytest.mark.filterwarnings("ignore:The dictionary. The target of TargetL0")
 def test_a_dictionary_with_the_defaults_is_saved_read_and_trained_on(tmp_path: Path) -> None:
     x = 50 * torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
     dictionary = sd.SparseAutoencoder(8, 32, activation=sd.JumpReLU(), decoder_norm=sd.UnitNorm())

@@ -63,7 +63,10 @@ def test_batch_top_k_after_training_does_not_depend_on_the_batch() -> None:
 
 def test_batch_top_k_refuses_to_guess_its_threshold() -> None:
     dictionary = sd.SparseDistiller(6, 5, 12, activation=sd.BatchTopK(3), decoder_norm=sd.UnitNorm())
-    with pytest.raises(RuntimeError, match=r"no threshold yet.*`fit`.*`dictionary\.activation_state\.threshold`"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"The threshold of BatchTopK must be measured.*`fit`.*`dictionary\.activation_state\.threshold`",
+    ):
         dictionary.encode(torch.zeros(2, 6))
     dictionary.train().encode(torch.zeros(2, 6))
 

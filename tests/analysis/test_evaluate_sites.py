@@ -256,7 +256,7 @@ def test_models_without_logits_and_sites_of_two_models_say_why_there_are_no_loss
         ({"2": distiller()}, "names 'inputs' without a site"),
         ({"0": sd.SparseDistiller(5, 6, 9, activation=sd.ReLU(), decoder_norm=sd.Free())}, r"\.d_in` must equal"),
         ({"0": sd.SparseDistiller(6, 5, 9, activation=sd.ReLU(), decoder_norm=sd.Free())}, r"\.d_out` must equal"),
-        ({"0": Foreign(distiller())}, "`reads` must say which activations a Foreign takes"),
+        ({"0": Foreign(distiller())}, "`reads` must name the point that a Foreign reads"),
     ],
 )
 def test_dictionaries_that_do_not_fit_raise(sites: Sites, x: Any, message: str) -> None:

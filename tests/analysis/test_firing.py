@@ -84,7 +84,7 @@ def test_other_libraries_objects_serve(site: Site) -> None:
     expected = firing_frequencies(student, batch)
     assert torch.equal(firing_frequencies(Foreign(student), batch, reads="inputs").counts, expected.counts)
     assert torch.equal(firing_frequencies(Foreign(student), batch.inputs).counts, expected.counts)
-    with pytest.raises(ValueError, match="`reads` must say which activations a Foreign takes"):
+    with pytest.raises(ValueError, match="`reads` must name the point that a Foreign reads"):
         firing_frequencies(Foreign(student), batch)
 
 

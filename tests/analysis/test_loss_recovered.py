@@ -111,7 +111,7 @@ def test_inputs_and_neurons_are_ablated_where_they_are_written(site: Site) -> No
 def test_other_libraries_objects_serve(site: Site) -> None:
     found = loss_recovered(site, Foreign(distiller()), tokens(), reads="inputs")
     assert found.replaced == pytest.approx(loss_recovered(site, distiller(), tokens()).replaced, rel=1e-5)
-    with pytest.raises(ValueError, match="`reads` must say which activations a Foreign takes"):
+    with pytest.raises(ValueError, match="`reads` must name the point that a Foreign reads"):
         loss_recovered(site, Foreign(distiller()), tokens())
 
 

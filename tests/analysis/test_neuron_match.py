@@ -171,7 +171,7 @@ def test_latents_per_neuron_counts_the_chosen() -> None:
 
 
 def test_what_an_object_reads_must_be_known() -> None:
-    with pytest.raises(ValueError, match="`reads` must say which activations a Foreign takes"):
+    with pytest.raises(ValueError, match="`reads` must name the point that a Foreign reads"):
         match_neurons(Foreign(distiller()), neurons())
 
 

@@ -235,7 +235,9 @@ def test_bad_rows_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.parquet': row 1, column 'text', must be a text, got None"):
         CORPUS.read(str(tmp_path / "a.parquet"))
     (tmp_path / "a.json").write_text('["abc", 3]')
-    with pytest.raises(ValueError, match=r"a\.json': row 0 must be an integer token id, as other items are, got 'abc'"):
+    with pytest.raises(
+        ValueError, match=r"a\.json': row 0 must be an integer token id like the other items, got 'abc'"
+    ):
         CORPUS.read(str(tmp_path / "a.json"))
     (tmp_path / "a.csv").write_text("id,text\n1,abc\n2\n")
     with pytest.raises(ValueError, match="line 3, must have the column 'text'"):

@@ -91,7 +91,7 @@ def test_of_a_hub_data_set_no_more_is_read_than_is_wanted(monkeypatch: pytest.Mo
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Endless())
     rows = Corpus(Characters(), 4, "story", "train", 50).read("some/data")
     assert 50 <= rows.numel() < 1000
-    columns = r"got the columns \['story'\]. Name the column that holds the texts by --column"
+    columns = r"got the columns \['story'\]. Pass the name of the column with the texts as --column"
     with pytest.raises(ValueError, match=columns):
         CORPUS.read("some/data")
 

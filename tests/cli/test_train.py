@@ -259,7 +259,7 @@ def test_a_block_as_site_is_warned_of_once_and_as_an_option(start: list[object],
     assert status == 0
     warned = [line for line in err.splitlines() if "warning" in line]
     assert warned == [
-        "sparsedict: warning: --site 'model.layers.1' (LlamaDecoderLayer) holds more than an MLP. An MLP in it is "
+        "sparsedict: warning: --site 'model.layers.1' (LlamaDecoderLayer) contains more than an MLP. An MLP in it is "
         "'model.layers.1.mlp'."
     ]
 
@@ -268,8 +268,8 @@ def test_ids_beyond_the_vocabulary(start: list[object], command: Run, tmp_path: 
     np.save(tmp_path / "beyond.npy", np.arange(200))
     status, _, err = command(*start, "--data", tmp_path / "beyond.npy")
     assert status == 2
-    assert "--data must be ids from 0 to 63, the model's, got ids from 0 to 1" in err
-    assert ", first 64 in row " in err
+    assert "--data must be ids from 0 to 63, the model's vocabulary, got ids from 0 to 1" in err
+    assert "the first other id is 64 in row " in err
 
 
 def test_a_mistyped_folder_names_its_neighbours_and_asks_no_hub(

@@ -55,7 +55,7 @@ def test_pandas_texts_are_read_by_place(form: str) -> None:
 def test_numpy_texts(dtype: Any) -> None:
     assert texts_served(np.array(TEXTS, dtype=dtype)) == LETTERS
     assert texts_served(list(np.array(TEXTS))) == LETTERS
-    with pytest.raises(ValueError, match=r"one row of texts, got an array of shape \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"a one-dimensional array of texts, got shape \(1, 2\)"):
         texts_served(np.array([TEXTS]))
 
 
@@ -108,7 +108,7 @@ def test_datasets_of_all_formats_and_columns() -> None:
         served(data, tokenizer=Letters(), text_column="stroy")
     with pytest.raises(TypeError, match=r"`tokens\[0\]`, column 'label', must be a text, got 0 of type int"):
         served(data, tokenizer=Letters(), text_column="label")
-    with pytest.raises(TypeError, match=r"take one: `tokens\['train'\]`"):
+    with pytest.raises(TypeError, match=r"Pass one of them: `tokens\['train'\]`"):
         served(datasets.IterableDatasetDict({"train": data.to_iterable_dataset()}))
     with pytest.raises(ValueError, match="at least one item, got an empty Dataset"):
         served(datasets.Dataset.from_dict({"text": []}), tokenizer=Letters())
@@ -120,7 +120,7 @@ def test_frames_of_tokens() -> None:
     assert served(frame) == NUMBERS
     assert served(frame["input_ids"]) == NUMBERS
     assert served(pandas.Series(NUMBERS, index=NUMBERS[::-1]), context=3) == NUMBERS
-    with pytest.raises(TypeError, match="Name the column that holds the texts by `text_column=`"):
+    with pytest.raises(TypeError, match="Pass the name of the column with the texts as `text_column`"):
         served(pandas.DataFrame({"body": TEXTS}))
 
 
@@ -151,27 +151,27 @@ def test_integers_of_any_library(tokens: Any) -> None:
 @pytest.mark.parametrize(
     ("tokens", "error", "message"),
     [
-        (["abc", None, "def"], TypeError, r"`tokens\[1\]` must be a text, got None. Leave out"),
+        (["abc", None, "def"], TypeError, r"`tokens\[1\]` must be a text, got None. Remove rows"),
         ([None, "abc"], TypeError, r"`tokens\[0\]` must be a text, got None"),
         ([None, None], TypeError, r"`tokens\[0\]` must be a text, got None"),
-        (["abc", float("nan")], TypeError, r"`tokens\[1\]` must be a text, got nan of type float. Leave out"),
-        (["abc", 3], TypeError, r"`tokens\[0\]` must be an integer token id, as other items are, got 'abc'"),
+        (["abc", float("nan")], TypeError, r"`tokens\[1\]` must be a text, got nan of type float. Remove rows"),
+        (["abc", 3], TypeError, r"`tokens\[0\]` must be an integer token id like the other items, got 'abc'"),
         (["abc", b"def"], TypeError, r"`tokens\[1\]` must be a text, got b'def' of type bytes. Decode"),
         ([b"abc"], TypeError, r"`tokens\[0\]` must be a text, got b'abc' of type bytes. Decode"),
-        (["abc", [1, 2]], TypeError, r"`tokens\[1\]` must be a text, got \[1, 2\] of type list. Give texts only"),
+        (["abc", [1, 2]], TypeError, r"`tokens\[1\]` must be a text, got \[1, 2\] of type list. Pass only texts"),
         ([[1, 2], "abc"], TypeError, r"`tokens\[0\]` must be a text, got \[1, 2\]"),
         ([["abc", "def"]], TypeError, r"`tokens\[0\]` must hold integer token ids, got \['abc', 'def'\] of type list"),
-        (["abc", ["d", "e"]], TypeError, r"`tokens\[1\]`.*Give one text an item"),
-        ([[1, 2], None], TypeError, r"`tokens\[1\]` must be token ids, as other items are, got None"),
-        ([1, 2, None], TypeError, r"`tokens\[2\]` must be an integer token id, as other items are, got None"),
-        ([1, 2.0], TypeError, r"`tokens\[1\]` must be an integer token id, as other items are, got 2.0 of type float"),
+        (["abc", ["d", "e"]], TypeError, r"`tokens\[1\]`.*one text per item"),
+        ([[1, 2], None], TypeError, r"`tokens\[1\]` must be token ids like the other items, got None"),
+        ([1, 2, None], TypeError, r"`tokens\[2\]` must be an integer token id like the other items, got None"),
+        ([1, 2.0], TypeError, r"`tokens\[1\]` must be an integer token id like the other items, got 2.0 of type float"),
         ([{"text": "abc"}, {"text": None}], TypeError, r"`tokens\[1\]`, column 'text', must be a text, got None"),
         ([{"text": "abc"}, {"body": "d"}], ValueError, r"a column of `tokens\[1\]`, one of \['body'\], got 'text'"),
         ([{"text": [{"role": "user"}]}], TypeError, r"`tokens\[0\]`, column 'text'.*apply_chat_template"),
         ([{"input_ids": [1]}, {"input_ids": None}], TypeError, r"`tokens\[1\]` must hold integer token ids, got None"),
-        ({"a", "b"}, TypeError, "must have an order, got a set. Sort it"),
-        (iter([1, 2, 3]), ValueError, r"`tokens\[0\]` must be a row .* a single id: put the ids of a row in a list"),
-        ([(torch.ones(3).int(), torch.ones(3).int())], TypeError, "a mapping of `input_ids` and `attention_mask`"),
+        ({"a", "b"}, TypeError, "must be ordered, got a set. Convert it"),
+        (iter([1, 2, 3]), ValueError, r"`tokens\[0\]` must be a row .* Put the ids of a row in a list"),
+        ([(torch.ones(3).int(), torch.ones(3).int())], TypeError, "a mapping with `input_ids` and `attention_mask`"),
         ([["a"], [1.5]], TypeError, r"`tokens\[0\]` must hold integer token ids"),
         ({"input_ids": [["a"]]}, TypeError, r"`tokens\[0\]` must hold integer token ids, got \['a'\]"),
         ({"input_ids": None}, TypeError, r"`tokens\['input_ids'\]` must be token ids, got None"),
@@ -180,11 +180,15 @@ def test_integers_of_any_library(tokens: Any) -> None:
             ValueError,
             "a row for each of 2 rows of tokens, got 1",
         ),
-        (torch.ones(2, 3), TypeError, "They are whole numbers: convert them to an integer type first"),
+        (torch.ones(2, 3), TypeError, "Its values are integers: convert it to an integer type first"),
         (torch.rand(2, 3, 8, 8), TypeError, r"Capture images .*`site.capture\(batch\)`"),
-        (torch.ones(2, 3) > 0, TypeError, "A mask goes beside the ids, as `attention_mask`"),
-        (torch.tensor([[1, 2], [3, 5000]]), ValueError, "to 5000, first 5000 in row 1. Are they another"),
-        ([[1, 2], [3], [-100, 1]], ValueError, "first -100 in row 2. -100 marks labels"),
+        (torch.ones(2, 3) > 0, TypeError, "Pass a mask together with the ids, as `attention_mask`"),
+        (
+            torch.tensor([[1, 2], [3, 5000]]),
+            ValueError,
+            "to 5000; the first other id is 5000 in row 1. Check that the tokens",
+        ),
+        ([[1, 2], [3], [-100, 1]], ValueError, "the first other id is -100 in row 2. -100 marks labels"),
         ({"a": {"text": "abc"}}, TypeError, r"must have a column `input_ids` or `text`, got the columns \['a'\]"),
     ],
 )
@@ -197,7 +201,7 @@ def test_rows_are_named_by_their_number_in_the_data_not_in_the_pass() -> None:
     texts = [*["abc"] * 50, None, *["abc"] * 50]
     data = [{"input_ids": [1, 2, 3]}] * 40 + [{"input_ids": [1, 5000, 3]}] + [{"input_ids": [1, 2, 3]}] * 40
     for seed in range(3):
-        with pytest.raises(ValueError, match="first 5000 in row 40"):
+        with pytest.raises(ValueError, match="the first other id is 5000 in row 40"):
             list(ActivationStream(site(), data, seed=seed))
         with pytest.raises(TypeError, match=r"`tokens\[50\]`"):
             list(ActivationStream(site(), Streamed(texts), seed=seed, tokenizer=Letters()))
@@ -205,7 +209,7 @@ def test_rows_are_named_by_their_number_in_the_data_not_in_the_pass() -> None:
 
 def test_a_text_column_of_what_has_no_columns_is_refused() -> None:
     for data in (TEXTS, iter(TEXTS), np.array(TEXTS), ROWS, [1, 2]):
-        with pytest.raises(ValueError, match="`text_column` must be left out where `tokens` has no columns"):
+        with pytest.raises(ValueError, match="`text_column` must be omitted if `tokens` has no columns"):
             list(ActivationStream(site(), data, tokenizer=Letters(), text_column="story"))
 
 
@@ -220,10 +224,12 @@ class Positioned(Counted):
 def test_rows_longer_than_the_models_positions_are_refused() -> None:
     at = site(Positioned())
     long = torch.arange(40).view(4, 10)
-    with pytest.raises(ValueError, match="Rows of `tokens` must have at most 8 tokens, the model's positions, got 10"):
+    with pytest.raises(
+        ValueError, match="Rows of `tokens` must have at most 8 tokens, the model's maximum length, got 10"
+    ):
         ActivationStream(at, long)
     with pytest.raises(
-        ValueError, match=r"`tokens\[1\]` must have at most 8 .* got 10. Cut longer rows with context=8"
+        ValueError, match=r"`tokens\[1\]` must have at most 8 .* got 10. Split longer rows with context=8"
     ):
         list(ActivationStream(at, [[1, 2], list(range(10))]))
     with pytest.raises(ValueError, match="`context` must have at most 8 tokens"):
@@ -254,11 +260,11 @@ def test_pack_takes_the_same_forms_and_refuses_the_same() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"story": TEXTS})
     assert pack(frame, Headless(), context=7, text_column="story").tolist() == [LETTERS]
-    with pytest.raises(TypeError, match=r"`texts` must be .*got str. Put it in a list"):
+    with pytest.raises(TypeError, match=r"`texts` must be .*got str. Wrap it in a list"):
         pack("abc", Headless(), context=2)
     with pytest.raises(TypeError, match=r"`texts\[1\]` must be a text, got None"):
         pack(["abc", None], Headless(), context=2)
-    with pytest.raises(TypeError, match="`texts` must be texts, got token ids: Tensor"):
+    with pytest.raises(TypeError, match="`texts` must be texts, got token ids in a Tensor"):
         pack(ROWS, Headless(), context=2)
     with pytest.raises(TypeError, match=r"`texts\[0\]` must be a text, got \[1, 2\]"):
         pack([[1, 2]], Headless(), context=2)
@@ -272,7 +278,7 @@ def test_analyses_refuse_the_same_ids_and_rows() -> None:
         [[1, 2], [3, 5000]],
         {"input_ids": torch.tensor([[1, 2], [3, 5000]])},
     ):
-        with pytest.raises(ValueError, match="first 5000 in row 1"):
+        with pytest.raises(ValueError, match="the first other id is 5000 in row 1"):
             top_examples(at, dictionary, tokens)
     with pytest.raises(ValueError, match="Rows of `tokens` must have at most 8 tokens"):
         top_examples(at, dictionary, torch.zeros(2, 9, dtype=torch.int64))
@@ -281,11 +287,11 @@ def test_analyses_refuse_the_same_ids_and_rows() -> None:
 @pytest.mark.as_installed
 @pytest.mark.parametrize("data", [TEXTS, ROWS.tolist(), [{"input_ids": [1, 2]}], [{"text": "abc"}]], ids=str)
 def test_tokens_given_for_activations_are_sent_to_a_stream(data: Any) -> None:
-    with pytest.raises(TypeError, match=r"Tokens and texts go to `ActivationStream\(site, ...\)`"):
+    with pytest.raises(TypeError, match=r"Pass tokens and texts to `ActivationStream\(site, ...\)`"):
         as_batches(data, batch_size=4)
 
 
 def test_tables_given_for_activations() -> None:
     pandas = pytest.importorskip("pandas")
-    with pytest.raises(TypeError, match=r"got a DataFrame. Give `data.to_numpy\(\)`"):
+    with pytest.raises(TypeError, match=r"got a DataFrame. Pass `data.to_numpy\(\)`"):
         as_batches(pandas.DataFrame(np.ones((3, 2))))

@@ -134,8 +134,8 @@ def test_tokenizers_of_several_libraries() -> None:
         ({"short": "pad"}, ValueError, "must have a padding token .*tokenizer.pad_token"),
         ({"context": 0}, ValueError, "`context` must be at least 1"),
         ({"context": 1}, ValueError, "`context` must be at least 2"),
-        ({"context": 90}, ValueError, "at least one row of 90 tokens, got fewer. Lower `context`, or keep short rows"),
-        ({"tokenizer": None}, TypeError, "`tokenizer` must be given where `texts` are texts"),
+        ({"context": 90}, ValueError, "at least one row of 90 tokens, got fewer. Lower `context`, or pad short rows"),
+        ({"tokenizer": None}, TypeError, "`tokenizer` must be a tokenizer if `texts` are texts"),
         ({"tokenizer": 3}, TypeError, "a function from a text to token ids, got int"),
         ({"tokenizer": lambda text: text}, TypeError, "list of integer token ids for a text, got str 'abc'"),
         ({"tokenizer": lambda text: [1.5]}, TypeError, "list of integer token ids for a text, got list"),
@@ -154,7 +154,7 @@ def test_a_tokenizer_that_cuts_or_fills_is_refused() -> None:
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
     assert torch.equal(pack(["a"] * 3, made, context=3), torch.zeros(1, 3, dtype=torch.int64))
     made.enable_truncation(4)
-    with pytest.raises(ValueError, match=r"got one with truncation on. Call `tokenizer.no_truncation\(\)` first"):
+    with pytest.raises(ValueError, match=r"got one with truncation enabled. Call `tokenizer.no_truncation\(\)` first"):
         pack(["a"], made, context=1)
 
 
@@ -164,6 +164,6 @@ def test_other_tokenizers_are_told_apart() -> None:
         def encode(self, text: str) -> list[int]:
             return [1, 2]
 
-    with pytest.raises(TypeError, match=r"got Encoding. Give its method: `tokenizer.encode`"):
+    with pytest.raises(TypeError, match=r"got Encoding. Pass its method `tokenizer.encode`"):
         pack(["abc"], Encoding(), context=2)
     assert pack(["abc"], Encoding().encode, context=2).tolist() == [[1, 2]]

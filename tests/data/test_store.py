@@ -120,7 +120,7 @@ def test_the_store_itself_can_be_stopped_and_taken_up(folder: Path) -> None:
     again = ActivationStore(folder, batch_size=64, buffer_size=500)
     again.load_state_dict(state)
     assert [ids(batch) for batch in again] == wanted
-    with pytest.raises(ValueError, match="saved with batch_size 64, but these batches have batch_size 32"):
+    with pytest.raises(ValueError, match="must have the same batch_size as these batches, 32, got 64"):
         ActivationStore(folder, batch_size=32).load_state_dict(state)
 
 
@@ -150,7 +150,7 @@ def test_fit_trains_on_a_store_as_on_a_stream(folder: Path) -> None:
     assert history.n_tokens == 2 * N_TOKENS
     assert "4,096 stored tokens" in coder.trained_on["data"]
     for name, value in (("batch_size", 64), ("seed", 1)):
-        with pytest.raises(ValueError, match=f"`{name}` must be left out for data that has its own"):
+        with pytest.raises(ValueError, match=f"`{name}` must be omitted for data with its own"):
             sd.fit(coder, store, n_tokens=1, progress=False, **{name: value})
     with pytest.raises(ValueError, match=r"`dictionary\.d_in` must equal the width of the data's inputs, 3, got 4"):
         sd.fit(
@@ -166,7 +166,7 @@ def test_several_sites_are_stored_once_and_served_by_name(tmp_path: Path) -> Non
     assert store.names == ("a", "b", "c")
     assert store.widths == {"a": (3, 3), "b": (3, 3), "c": (3, 2)}
     assert store.sites["a"]["site"] == "first"
-    with pytest.raises(ValueError, match="`d_in` is that of one site"):
+    with pytest.raises(ValueError, match="`d_in` needs a store with a single site"):
         _ = store.d_in
     with safe_open(tmp_path / "activations-000000.safetensors", framework="np") as file:
         assert sorted(file.keys()) == ["a/inputs", "a/outputs", "c/outputs", "checksums"]
@@ -175,7 +175,7 @@ def test_several_sites_are_stored_once_and_served_by_name(tmp_path: Path) -> Non
     assert torch.equal(batch.site("c").inputs, batch.site("a").outputs)
     torch.testing.assert_close(model.second(batch.site("c").inputs), batch.site("c").outputs)
     assert store.batches().resolve("outputs", "b") == store.batches().resolve("inputs", "b")
-    assert store.batches().facts("c") == {"model": "Counted", "model_class": "Counted", "site": "second"}
+    assert store.batches().metadata("c") == {"model": "Counted", "model_class": "Counted", "site": "second"}
 
 
 def test_neurons_are_stored_where_the_stream_serves_them(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_stopped_writer_goes_on_and_writes_the_same_bytes(
         stopped_after(n_written, patched)
         with pytest.raises(OSError, match="No space left"):
             stream(model).save_to(tmp_path / "again", progress=False)
-    with pytest.raises(StorageError, match="not written to the end: call `save_to` again"):
+    with pytest.raises(StorageError, match=r"was interrupted\. Call `save_to` again"):
         ActivationStore(tmp_path / "again")
     written = {name: (tmp_path / "again" / name).stat().st_mtime_ns for name in names(tmp_path / "again")[:-1]}
     assert len(written) == n_written
@@ -275,10 +275,10 @@ def test_a_complete_folder_is_left_as_it_is(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 4}, "has `seed` 3, and here it is 4"),
-        ({"buffer_size": 640}, "has `buffer_size` 512, and here it is 640"),
-        ({"model_batch_size": 8}, "has `model_batch_size` 4, and here it is 8"),
-        ({"dtype": torch.bfloat16}, r"has `dtype` torch.float32, and here it is torch.bfloat16"),
+        ({"seed": 4}, "has `seed` 3 instead of 4"),
+        ({"buffer_size": 640}, "has `buffer_size` 512 instead of 640"),
+        ({"model_batch_size": 8}, "has `model_batch_size` 4 instead of 8"),
+        ({"dtype": torch.bfloat16}, r"has `dtype` torch.float32 instead of torch.bfloat16"),
     ],
 )
 def test_other_activations_are_not_mixed_in(folder: Path, change: dict[str, object], message: str) -> None:
@@ -305,7 +305,7 @@ def test_a_given_number_of_tokens_is_stored(tmp_path: Path) -> None:
     assert len(set(served(store, repeat=False))) == 1500
     rows = [list(range(low, low + 32)) for low in range(0, 640, 32)]
     unknown = ActivationStream(site(), (row for row in rows), batch_size=64)
-    with pytest.raises(ValueError, match="`n_tokens` must be given where the tokens of a pass aren't known"):
+    with pytest.raises(ValueError, match="`n_tokens` must be an integer if the number of tokens of a pass is unknown"):
         unknown.save_to(tmp_path / "unknown")
     short = unknown.save_to(tmp_path / "unknown", n_tokens=10_000, progress=False)
     assert (short.n_tokens, len(names(tmp_path / "unknown"))) == (640, 2)
@@ -319,7 +319,7 @@ def test_the_size_is_told_before_anything_is_written(
     usage = shutil.disk_usage(tmp_path)._replace(free=N_TOKENS * BYTES_PER_TOKEN)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
-        OSError, match=r"The store needs 0\.00 GiB more, and the disk has 0\.00 GiB free: store fewer"
+        OSError, match=r"The store needs 0\.00 GiB more, but the disk has only 0\.00 GiB free. Store fewer"
     ) as e:
         stream().save_to(tmp_path / "full")
     assert e.value.errno == 28
@@ -352,7 +352,7 @@ def test_damaged_checksums_are_noticed(folder: Path) -> None:
     content = bytearray(file.read_bytes())
     content[header.offsets[-1]] ^= 1
     file.write_bytes(content)
-    with pytest.raises(StorageError, match="its checksums aren't those that were written"):
+    with pytest.raises(StorageError, match="its checksums differ from the written ones"):
         ActivationStore(folder).verify()
 
 
@@ -391,7 +391,9 @@ def outcome(folder: Path) -> str:
 
 @pytest.mark.as_installed
 def test_what_is_no_store_is_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"`folder` must hold stored activations, but .*nowhere.*doesn't exist"):
+    with pytest.raises(
+        FileNotFoundError, match=r"`folder` must contain stored activations, but .*nowhere.*doesn't exist"
+    ):
         ActivationStore(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="`batch_size` must not exceed `buffer_size`, got 64 and 32"):
         ActivationStore(folder, batch_size=64, buffer_size=32)
@@ -400,11 +402,11 @@ def test_what_is_no_store_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`dtype` must be one of torch.float32, .*, got torch.float64"):
         stream().save_to(tmp_path / "double", dtype=torch.float64)
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match=r"`folder` must be a folder to write into, but .*file is a file"):
+    with pytest.raises(NotADirectoryError, match=r"`folder` must be a folder, but .*file is a file"):
         stream().save_to(tmp_path / "file", progress=False)
     (folder / "activations-000000.safetensors").rename(tmp_path / "moved")
     os.symlink(tmp_path / "moved", folder / "activations-000000.safetensors")
-    with pytest.raises(StorageError, match="a link that leads out of its folder"):
+    with pytest.raises(StorageError, match="must not link out of its folder"):
         ActivationStore(folder)
 
 
@@ -436,11 +438,11 @@ def test_a_buffer_beyond_the_machine_s_memory_is_refused(folder: Path, monkeypat
     store = ActivationStore(folder, batch_size=10**9)
     assert [batch.n_tokens for batch in store] == [store.n_tokens]  # no more than there is
     monkeypatch.setattr(_source, "_memory", lambda: store.n_bytes - 1)
-    with pytest.raises(ValueError, match=r"`batch_size` of 1,000,000,000 must leave the buffer within the machine's"):
+    with pytest.raises(ValueError, match=r"`batch_size` of 1,000,000,000 must be small enough for the machine's"):
         ActivationStore(folder, batch_size=10**9)
-    with pytest.raises(ValueError, match=r"`buffer_size` of 999,999 must leave the buffer .* Take fewer\."):
+    with pytest.raises(ValueError, match=r"`buffer_size` of 999,999 must be small enough for .* Use fewer tokens\."):
         ActivationStore(folder, batch_size=64, buffer_size=999_999)
-    with pytest.raises(ValueError, match="`batch_size` of 8,000 must leave the buffer"):
+    with pytest.raises(ValueError, match="`batch_size` of 8,000 must be small enough for"):
         ActivationStream(site(), iter([[1, 2]]), batch_size=8000)
     assert ActivationStore(folder, batch_size=64, buffer_size=64).buffer_size == 64
 

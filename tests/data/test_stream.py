@@ -177,7 +177,7 @@ def test_sites_are_served_the_same_tokens_in_the_same_order(
     data = stream(tokens, where=sites, **sizes)
     assert data.names == ("a", "b")
     if not kept:
-        with pytest.raises(ValueError, match="no tokens to serve"):
+        with pytest.raises(ValueError, match="at least one token that isn't excluded"):
             next(iter(data))
         return
     served = []
@@ -323,7 +323,7 @@ def test_activations_that_are_not_finite_are_refused_with_the_name_of_the_site(i
     with torch.no_grad():
         model.embed.weight[index] = float("nan")
     data = ActivationStream({"early": site(model)}, unique(8, 8), batch_size=4, buffer_size=64)
-    with pytest.raises(ValueError, match=r"'first'.*'early'.*1 NaN or infinite of \d+ entries in its inputs"):
+    with pytest.raises(ValueError, match=r"'first'.*'early'.*1 NaN or infinite entries of \d+ in its inputs"):
         list(data)
 
 
@@ -344,7 +344,7 @@ def test_padding_may_hold_anything() -> None:
 def test_an_error_stays_an_error_when_asked_again() -> None:
     batches = ActivationStream(site(Counted(8)), torch.tensor([[1, 9]]), batch_size=1).batches()
     for _ in range(2):
-        with pytest.raises(ValueError, match="from 0 to 7, the model's, got ids from 1 to 9"):
+        with pytest.raises(ValueError, match="from 0 to 7, the model's vocabulary, got ids from 1 to 9"):
             batches.next_batch()
 
 
@@ -357,7 +357,7 @@ def test_an_error_stays_an_error_when_asked_again() -> None:
         ({"model_batch_size": 0}, "`model_batch_size` must be at least 1"),
         ({"dtype": torch.int32}, "`dtype` must be a floating-point type"),
         ({"neurons": ["x"]}, "`neurons` must be names of the sites"),
-        ({"context": 3}, "`context` must be left out"),
+        ({"context": 3}, "`context` must be omitted"),
         ({"sites": {}}, "at least one site"),
     ],
 )
@@ -368,7 +368,9 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
 
 
 def test_a_sequence_longer_than_the_buffer_is_refused() -> None:
-    with pytest.raises(ValueError, match="`buffer_size` must hold at least one sequence, got 4 tokens for a sequence"):
+    with pytest.raises(
+        ValueError, match="`buffer_size` must be at least the length of a sequence, got 4 tokens for a sequence"
+    ):
         next(iter(ActivationStream(site(), unique(2, 8), batch_size=4, buffer_size=4)))
 
 
@@ -407,13 +409,15 @@ def test_a_stream_that_keeps_nothing_is_refused() -> None:
     data = ActivationStream(site(exclude_first=4), unique(2, 4))
     assert data.n_tokens == 0
     for repeat in (False, True):
-        with pytest.raises(ValueError, match="no tokens to serve: 8 tokens in 2 sequences of 4 gave none"):
+        with pytest.raises(
+            ValueError, match="at least one token that isn't excluded, got none from 8 tokens in 2 sequences of 4"
+        ):
             data.batches(repeat=repeat).next_batch()
 
 
 def test_a_state_of_another_batch_size_is_refused() -> None:
     state = ActivationStream(site(), unique(2, 4), batch_size=4).state_dict()
-    with pytest.raises(ValueError, match="saved with batch_size 4"):
+    with pytest.raises(ValueError, match="must have the same batch_size as these batches, 2, got 4"):
         ActivationStream(site(), unique(2, 4), batch_size=2).load_state_dict(state)
     with pytest.raises(ValueError, match="without batch_size"):
         ActivationStream(site(), unique(2, 4)).load_state_dict({"epoch": 0})
@@ -431,7 +435,9 @@ def test_sites_in_a_decoder_of_an_encoder_decoder_model_are_refused() -> None:
     sizes = {"vocab_size": 50, "d_model": 16, "d_ff": 24, "d_kv": 8, "num_layers": 2, "num_heads": 2}
     model = transformers.T5ForConditionalGeneration(transformers.T5Config(decoder_start_token_id=0, **sizes)).eval()
     tokens = torch.randint(1, 50, (4, 8))
-    with pytest.raises(ValueError, match=r"lies in the decoder of an encoder-decoder model.*`site.capture\(batch\)`"):
+    with pytest.raises(
+        ValueError, match=r"must not be in the decoder of an encoder-decoder model.*`site.capture\(batch\)`"
+    ):
         sd.ActivationStream(sd.Site(model, "decoder.block.1.layer.2.DenseReluDense"), tokens)
     stream = sd.ActivationStream(sd.Site(model, "encoder.block.1.layer.1.DenseReluDense"), tokens, batch_size=8)
     assert next(iter(stream)).n_tokens == 8

@@ -140,16 +140,16 @@ def test_hugging_face_datasets() -> None:
     texts = datasets.Dataset.from_dict({"text": ["abc", "defg"]})
     for data in (texts, texts.to_iterable_dataset(), texts["text"]):
         assert served(data, tokenizer=Headless(), context=3) == list(range(1, 8))
-    with pytest.raises(TypeError, match="Of a dataset with splits, take one"):
+    with pytest.raises(TypeError, match="Pass one of them"):
         served(datasets.DatasetDict({"train": texts}))
-    with pytest.raises(TypeError, match=r"got the columns \['story'\]. Name the column"):
+    with pytest.raises(TypeError, match=r"got the columns \['story'\]. Pass the name of the column"):
         served(texts.rename_column("text", "story"))
 
 
 def test_an_iterator_of_tokens_is_read_once() -> None:
     stream = ActivationStream(site(), iter(unique(4, 4)), batch_size=4)
     assert sum(batch.n_tokens for batch in stream) == 16
-    with pytest.raises(ValueError, match="has been read and can't begin again"):
+    with pytest.raises(ValueError, match="which can be read only once"):
         list(stream)
 
 
@@ -164,8 +164,8 @@ def test_an_iterator_of_tokens_is_read_once() -> None:
         (torch.zeros(0, 3, dtype=torch.int64), ValueError, "at least one token"),
         ([], ValueError, "empty list"),
         (iter([]), ValueError, "at least one item"),
-        (["text"], TypeError, "`tokenizer` must be given"),
-        ("text", TypeError, "got str. Put it in a list"),
+        (["text"], TypeError, "`tokenizer` must be a tokenizer"),
+        ("text", TypeError, "got str. Wrap it in a list"),
         (3, TypeError, "got int"),
         ([torch.rand(3)], TypeError, r"`tokens\[0\]` must hold integer token ids, got an array of torch.float32"),
         ([object()], TypeError, r"`tokens\[0\]` must hold integer token ids, got <object .* of type object"),
@@ -175,7 +175,7 @@ def test_an_iterator_of_tokens_is_read_once() -> None:
             ValueError,
             r"shape of the tokens, \(2, 3\), got \(2, 2\)",
         ),
-        (torch.tensor([[5000]]), ValueError, "ids from 0 to 4095, the model's, got ids from 5000 to 5000"),
+        (torch.tensor([[5000]]), ValueError, "ids from 0 to 4095, the model's vocabulary, got ids from 5000 to 5000"),
         (torch.tensor([[-1]]), ValueError, "got ids from -1 to -1"),
     ],
 )

@@ -58,7 +58,7 @@ def test_bad_activations_are_named(kind: str, method: str) -> None:
         call(torch.zeros(2, 7, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"last dimension of `x` must be 6, got shape \(6, 2\)"):
         call(torch.zeros(6, 2, dtype=torch.float64))
-    with pytest.raises(TypeError, match=r"`x` must hold floating-point activations .*torch\.int64.*Tokens go to"):
+    with pytest.raises(TypeError, match=r"`x` must hold floating-point activations .*torch\.int64.*Pass tokens to"):
         call(torch.zeros(2, 6, dtype=torch.int64))
     with pytest.raises(TypeError, match=r"`x` must be a tensor of activations \[\.\.\., 6\], got list"):
         call([[0.0] * 6])

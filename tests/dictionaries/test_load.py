@@ -56,7 +56,7 @@ def test_every_dictionary_comes_back_bit_for_bit(
 def test_a_threshold_not_measured_yet_is_still_missing_afterwards(tmp_path: Path) -> None:
     new = sd.SparseAutoencoder(4, 8, activation=sd.BatchTopK(2), decoder_norm=sd.UnitNorm())
     new.save(tmp_path)
-    with pytest.raises(RuntimeError, match="BatchTopK has no threshold yet"):
+    with pytest.raises(RuntimeError, match="The threshold of BatchTopK must be measured"):
         sd.load(tmp_path).encode(torch.zeros(1, 4))
 
 

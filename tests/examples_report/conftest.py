@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("replication") / "run"
     with warnings.catch_warnings():
         # Eight steps are too few for a target.
-        warnings.filterwarnings("ignore", "Dictionary .* TargetL0 asked")
+        warnings.filterwarnings("ignore", "Dictionary .* The target of TargetL0")
         replicate(bench_of(), folder, facts={"model": "a small one"}, progress=False)
     return folder
 

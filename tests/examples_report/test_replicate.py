@@ -15,7 +15,7 @@ from examples.report.studies import FirstLatents, NeuronSimulators, SameNeuron, 
 
 from ._bench import bench_of, setting_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:Dictionary .* TargetL0 asked")  # runs of eight steps
+pytestmark = pytest.mark.filterwarnings("ignore:Dictionary .* The target of TargetL0")  # runs of eight steps
 
 GALLERY = Path(__file__).parents[2] / "examples" / "report" / "gallery"
 SOME = (NeuronSimulators(), SameNeuron())

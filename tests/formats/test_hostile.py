@@ -338,7 +338,7 @@ def test_a_configuration_can_t_name_files_elsewhere(name: str, tmp_path: Path) -
     folder = copied("circuit_tracer", "relu", tmp_path)
     config = folder / "config.yaml"
     config.write_text(config.read_text() + f"transcoders: [{json.dumps(name)}]\n")
-    with pytest.raises(StorageError, match="must lie in the folder"):
+    with pytest.raises(StorageError, match="must not lead out of the folder"):
         sd.load(folder)
 
 
@@ -348,11 +348,11 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     weights = folder / "sae_weights.safetensors"
     weights.rename(outside)
     weights.symlink_to(outside)
-    with pytest.raises(StorageError, match="leads out of its folder"):
+    with pytest.raises(StorageError, match="must not link out of its folder"):
         sd.load(folder)
     weights.unlink()
     weights.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(StorageError, match="link to nowhere"):
+    with pytest.raises(StorageError, match="broken link"):
         sd.load(folder)
     weights.unlink()
     weights.mkdir()

@@ -50,7 +50,7 @@ def test_an_address_names_repository_path_and_revision(
     ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="An address on the hub must be `hf://owner/repository`"):
+    with pytest.raises(ValueError, match="An address on the hub must have the form `hf://owner/repository"):
         HubAddress.from_string(text)
 
 

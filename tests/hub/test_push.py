@@ -103,7 +103,7 @@ def test_a_folder_of_any_files_is_pushed(served: Hub, tmp_path: Path) -> None:
 
 
 def test_what_may_not_be_written_is_named(served: Hub, coder: sd.Dictionary) -> None:
-    with pytest.raises(PermissionError, match=r"Pushing to hf://forbidden/x isn't allowed \(HTTP 403\): log in"):
+    with pytest.raises(PermissionError, match=r"Pushing to hf://forbidden/x isn't permitted \(HTTP 403\). Log in"):
         coder.push_to_hub("forbidden/x")
     served.stop()
     with pytest.raises(ConnectionError, match="Pushing to hf://owner/coders needs the hub, which can't be reached"):
@@ -111,7 +111,7 @@ def test_what_may_not_be_written_is_named(served: Hub, coder: sd.Dictionary) -> 
 
 
 def test_nothing_is_uploaded_where_an_argument_is_wrong(served: Hub, coder: sd.Dictionary, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="An address on the hub must be"):
+    with pytest.raises(ValueError, match="An address on the hub must have the form"):
         coder.push_to_hub("coders")
     with pytest.raises(TypeError, match=r"`figures\['x'\]` must be a file or a matplotlib figure, got int"):
         coder.push_to_hub("owner/coders", figures={"x": 3})  # type: ignore[dict-item]

@@ -168,13 +168,13 @@ def test_what_is_not_there_is_named(served: Hub, repository: Repository) -> None
         sd.load("hf://owner/coders/layers")
     with pytest.raises(FileNotFoundError, match="coders/nothing: the repository has no such path"):
         sd.load("hf://owner/coders/nothing")
-    with pytest.raises(ValueError, match="An address on the hub must be"):
+    with pytest.raises(ValueError, match="An address on the hub must have the form"):
         sd.load("hf://owner")
 
 
 def test_a_gated_repository_says_how_to_get_in(served: Hub, repository: Repository) -> None:
     repository.gated = True
-    with pytest.raises(PermissionError, match=r"hf://owner/coders is gated: ask for access .* `hf auth login`"):
+    with pytest.raises(PermissionError, match=r"hf://owner/coders is gated. Request access .* `hf auth login`"):
         sd.load("hf://owner/coders")
 
 

@@ -112,7 +112,7 @@ def test_fvu_of_a_constant_target_is_refused(value: float) -> None:
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("function", [metrics.fvu, metrics.squared_error, metrics.cosine, metrics.fvu_by_dimension])
 def test_shapes_that_would_broadcast_are_refused(function) -> None:
-    with pytest.raises(ValueError, match=r"one shape, got \(4, 3\) and \(4, 1\)"):
+    with pytest.raises(ValueError, match=r"same shape, got \(4, 3\) and \(4, 1\)"):
         function(torch.zeros(4, 3), torch.zeros(4, 1))
 
 

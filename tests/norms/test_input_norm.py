@@ -56,7 +56,7 @@ def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="`eps` must lie in"):
         sd.InputLayerNorm(eps=-1.0)
     parts = {"activation": sd.ReLU(), "decoder_norm": sd.Free()}
-    with pytest.raises(ValueError, match="`d_in` must be at least 2 for a layer norm"):
+    with pytest.raises(ValueError, match="`d_in` must be at least 2 for InputLayerNorm"):
         sd.SparseAutoencoder(1, 3, input_norm=sd.InputLayerNorm(), **parts)
     with pytest.raises(TypeError, match=r"`input_norm` must be None or an InputNorm.*pass an instance"):
         sd.SparseAutoencoder(4, 3, input_norm=sd.InputLayerNorm, **parts)  # pyright: ignore[reportArgumentType]

@@ -198,12 +198,14 @@ def test_small_moves_of_thresholds_add_up_in_every_precision(dtype: torch.dtype)
     [
         (sd.TargetL0(4), "Train for more steps"),
         (sd.WarmUp(sd.TargetL0(4), 2), "Train for more steps"),
-        (sd.TargetL0(4, 1e-9), "Leave `coefficient` out"),
+        (sd.TargetL0(4, 1e-9), "Omit `coefficient`"),
     ],
 )
 def test_a_target_that_is_missed_gives_a_warning_with_the_figures(penalty: sd.Penalty, remedy: str) -> None:
     data = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
-    with pytest.warns(UserWarning, match=rf"The dictionary: TargetL0 asked for 4, but L0 is \d+\.\d .*{remedy}"):
+    with pytest.warns(
+        UserWarning, match=rf"The dictionary: The target of TargetL0 was 4, but the final L0 is \d+\.\d .*{remedy}"
+    ):
         history = sd.fit(_sae(0), data, n_tokens=512, batch_size=256, lr=1e-9, penalties=[penalty], progress=False)
     assert history.last.eval_l0 > 5
 
@@ -230,12 +232,12 @@ def test_an_activation_must_say_how_its_thresholds_move() -> None:
         move_thresholds_ = sd.Activation.move_thresholds_
 
     dictionary = sd.SparseAutoencoder(8, 32, activation=Own(), decoder_norm=sd.UnitNorm())
-    with pytest.raises(ValueError, match=r"TargetL0 moves thresholds, but activation=.* doesn't say how"):
+    with pytest.raises(ValueError, match=r"`activation` must implement `move_thresholds_` for TargetL0"):
         sd.TargetL0(2.0).check(dictionary)
     sd.TargetL0(2.0, 0.1).check(dictionary)
 
 
-@pytest.mark.filterwarnings("ignore:The dictionary. TargetL0 asked")
+@pytest.mark.filterwarnings("ignore:The dictionary. The target of TargetL0")
 def test_a_penalty_that_warms_up_moves_thresholds_too() -> None:
     data = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
     saes = [_sae(0), _sae(0)]
@@ -249,7 +251,7 @@ def test_a_penalty_that_warms_up_moves_thresholds_too() -> None:
 def test_frozen_thresholds_are_refused() -> None:
     dictionary = cases.make("distiller", "jump_relu")
     dictionary.activation_state.requires_grad_(False)
-    with pytest.raises(ValueError, match=r"TargetL0 moves the thresholds of .* requires_grad=False"):
+    with pytest.raises(ValueError, match=r"The thresholds of .* must have requires_grad=True for TargetL0, got False"):
         sd.TargetL0(2.0).check(dictionary)
     sd.TargetL0(2.0, 0.1).check(dictionary)
 
@@ -257,7 +259,7 @@ def test_frozen_thresholds_are_refused() -> None:
 @pytest.mark.parametrize("activation", [name for name in cases.ACTIVATIONS if name != "jump_relu"])
 @pytest.mark.parametrize("penalty", [sd.L0(0.1), sd.TargetL0(2.0)])
 def test_they_refuse_activations_whose_firing_has_no_gradient(penalty: sd.Penalty, activation: str) -> None:
-    with pytest.raises(ValueError, match=rf"{type(penalty).__name__} needs an activation that gives firing a gradient"):
+    with pytest.raises(ValueError, match=rf"must define a gradient for firing .* for {type(penalty).__name__}"):
         penalty.check(cases.make("distiller", activation))
 
 

@@ -85,7 +85,7 @@ def test_penalties_print_what_they_are(name: str) -> None:
 def test_a_plain_penalty_under_a_free_norm_warns(penalty: sd.Penalty, norm: str) -> None:
     dictionary = cases.make("distiller", "relu", norm)
     if norm == "free":
-        with pytest.warns(UserWarning, match=r"with decoder_norm=Free\(\) can be shrunk away.*NormWeighted"):
+        with pytest.warns(UserWarning, match=r"has no lasting effect with decoder_norm=Free\(\).*NormWeighted"):
             penalty.check(dictionary)
     else:
         penalty.check(dictionary)
@@ -97,7 +97,7 @@ def test_a_plain_penalty_under_a_free_norm_warns(penalty: sd.Penalty, norm: str)
 def test_roots_refuse_latents_that_may_be_negative(penalty: sd.Penalty, activation: str) -> None:
     dictionary = cases.make("distiller", activation)
     for wrapped in (penalty, sd.NormWeighted(penalty), sd.WarmUp(penalty, 5)):
-        with pytest.raises(ValueError, match=rf"{type(penalty).__name__} needs latents that are never negative, but "):
+        with pytest.raises(ValueError, match=rf"must have non-negative latents for {type(penalty).__name__}, got"):
             wrapped.check(dictionary)
     sd.L1(0.1).check(dictionary)
 

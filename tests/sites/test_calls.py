@@ -163,9 +163,9 @@ def test_tokens_in_chunks_are_refused() -> None:
     model = _models.hugging_face("bert", chunk_size_feed_forward=4)
     site = Site(model, reads="bert.encoder.layer.1.intermediate:in", writes="bert.encoder.layer.1.output.dense:out")
     tokens = _models.tokens(2, 8)
-    with pytest.raises(RuntimeError, match="chunks of its tokens"):
+    with pytest.raises(RuntimeError, match="chunks of the tokens"):
         site.capture(tokens)
-    with pytest.raises(RuntimeError, match="chunks of its tokens"), site.replaced(Doubling()):
+    with pytest.raises(RuntimeError, match="chunks of the tokens"), site.replaced(Doubling()):
         model(tokens)
 
 
@@ -174,7 +174,7 @@ def test_a_call_that_never_comes_is_named() -> None:
     site = Site(model, "mlp", call=3)
     with pytest.raises(RuntimeError, match=r"never reached `mlp:in` \(call 3, counted from 0, of 3\)"):
         site.capture(tokens)
-    with pytest.warns(RuntimeWarning, match="call 3.*3 calls in all"), site.replaced(Doubling()):
+    with pytest.warns(RuntimeWarning, match="call 3.*was called 3 times"), site.replaced(Doubling()):
         model(tokens)
     with pytest.raises(ValueError, match="`call` must be at least 0"):
         Site(model, "mlp", call=-1)
@@ -199,7 +199,7 @@ def test_an_exchanged_module_is_found() -> None:
             assert not torch.allclose(model(tokens), expected)
     # A part of the MLP, as adapters exchange it.
     model.mlp[0] = nn.Sequential(nn.Linear(_models.WIDTH, 24), nn.Linear(24, 24))
-    with pytest.raises(ValueError, match=r"none of the|nothing of the kind"):
+    with pytest.raises(ValueError, match=r"none of the|none of these"):
         _ = site.neurons
     assert site.capture(tokens).outputs.shape == old[0].outputs.shape
     del model.mlp
@@ -213,7 +213,7 @@ def test_a_module_exchanged_while_it_is_replaced() -> None:
     with site.replaced(Doubling()):
         model(tokens)
         model.mlp = copy.deepcopy(model.mlp)
-        with pytest.raises(RuntimeError, match="`mlp` was exchanged while it was replaced"):
+        with pytest.raises(RuntimeError, match="`mlp` was exchanged for another module inside the context"):
             model(tokens)
 
 

@@ -224,7 +224,7 @@ def test_hooks_leave_when_the_graph_does() -> None:
 
 @contextmanager
 def raising() -> Iterator[None]:
-    with pytest.raises(RuntimeError, match="Turn checkpointing off while the site is replaced"):
+    with pytest.raises(RuntimeError, match="Disable checkpointing while the site is replaced"):
         yield
 
 

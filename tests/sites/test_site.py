@@ -393,7 +393,7 @@ def test_neurons_by_hand(model: _models.Plain, tokens: Tensor) -> None:
             return torch.tanh(x @ self.a) @ self.a.T
 
     model.mlp = Product()
-    with pytest.raises(ValueError, match=r"`neurons` looked for two linear layers.*found nothing of the kind"):
+    with pytest.raises(ValueError, match=r"`neurons` looked for two linear layers.*found none of these"):
         _ = Site(model, "mlp").neurons
     by_value = Site(model, "mlp", neurons=Neurons(model.mlp.a.detach().T, model.mlp.a.detach().T, torch.tanh))
     by_function = Site(model, "mlp", neurons=lambda module: Neurons(module.a.T, module.a.T, torch.tanh))
@@ -403,14 +403,14 @@ def test_neurons_by_hand(model: _models.Plain, tokens: Tensor) -> None:
             with site.replaced(site.neurons):
                 torch.testing.assert_close(model(tokens), expected)
             assert site.capture(tokens, neurons=True).neurons.shape == (*tokens.shape, 5)
-    with pytest.raises(ValueError, match="pass no known point"):
+    with pytest.raises(ValueError, match="no known point with the activations of the neurons"):
         by_value.point("neurons")
 
 
 def test_neurons_that_do_not_fit_are_refused(model: _models.Plain) -> None:
-    with pytest.raises(ValueError, match=r"none of the \d+ readings gives the site's own output.*reads="):
+    with pytest.raises(ValueError, match=r"none of the \d+ candidates reproduces the site's output.*reads="):
         _ = Site(model, "first").neurons
-    with pytest.raises(ValueError, match="reads before an MLP and writes after it"):
+    with pytest.raises(ValueError, match="reads an MLP's input and writes its output"):
         _ = Site(model, reads="first:out", writes="first:out").neurons
 
 
@@ -422,7 +422,7 @@ def test_a_residual_stream_knows_its_width(model: _models.Plain) -> None:
 
 def test_a_path_that_leads_nowhere_lists_near_names() -> None:
     model = _models.hugging_face("gpt2")
-    with pytest.raises(ValueError, match=r"transformer\.h\.1\.ml'.*Near names: .*'transformer\.h\.1\.mlp'"):
+    with pytest.raises(ValueError, match=r"transformer\.h\.1\.ml'.*Similar names: .*'transformer\.h\.1\.mlp'"):
         Site(model, "transformer.h.1.ml")
     with pytest.raises(ValueError, match=r"MLPs in this model: 'transformer\.h\.0\.mlp'"):
         Site(model, "blocks.1.mlp")
@@ -441,25 +441,25 @@ def test_near_names_of_transformer_lens(tmp_path: Path) -> None:
 def test_bad_arguments_are_refused_at_the_door(model: _models.Plain, site: Site, tokens: Tensor) -> None:
     with pytest.raises(ValueError, match="both `reads` and `writes`"):
         Site(model)
-    with pytest.raises(ValueError, match="`path` must be left out"):
+    with pytest.raises(ValueError, match="`path` must be omitted"):
         Site(model, "mlp", reads="mlp:in")
-    with pytest.raises(ValueError, match="which side"):
+    with pytest.raises(ValueError, match="must name a side of the module"):
         Site(model, reads="mlp", writes="mlp:out")
     with pytest.raises(ValueError, match="':in' or ':out'"):
         Site(model, reads="mlp:before", writes="mlp:out")
     with pytest.raises(ValueError, match="`exclude_first` must be at least 0"):
         Site(model, "mlp", exclude_first=-1)
-    with pytest.raises(ValueError, match="`reads` must say which activations a Halves takes"), site.replaced(Halves()):
+    with pytest.raises(ValueError, match="`reads` must name the point that a Halves reads"), site.replaced(Halves()):
         pass
     with pytest.raises(ValueError, match="must be 'outputs' for this Skipping"):
         site.replaced(Skipping(), reads="inputs").__enter__()
     with pytest.raises(TypeError, match="has no `encode`"), site.replaced(nn.Linear(2, 2)):
         pass
     wrong = Neurons(torch.randn(8, 3), torch.randn(8, _models.WIDTH), torch.relu)
-    with pytest.raises(ValueError, match="takes activations of width 3"), site.replaced(wrong):
+    with pytest.raises(ValueError, match="reads activations of width 3"), site.replaced(wrong):
         model(tokens)
     narrow = Neurons(torch.randn(8, _models.WIDTH), torch.randn(8, 3), torch.relu)
-    with pytest.raises(ValueError, match=r"must give activations \(2, 7, 16\)"), site.replaced(narrow):
+    with pytest.raises(ValueError, match=r"must return activations of shape \(2, 7, 16\)"), site.replaced(narrow):
         model(tokens)
 
 
@@ -478,9 +478,9 @@ def test_bad_types_are_refused_at_the_door(model: _models.Plain, site: Site) -> 
         Site(model, 3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="`tokens` must be a tensor"):
         site.capture([[1, 2]])  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="`reads` must be one of"):
+    with pytest.raises(ValueError, match="`reads` must be 'inputs', 'outputs' or 'neurons'"):
         site.replaced(Halves(), reads="output").__enter__()  # pyright: ignore[reportArgumentType]
-    with pytest.raises(TypeError, match="`intervention` must be callable"):
+    with pytest.raises(TypeError, match="`intervention` must be a function"):
         site.replaced(site.neurons, intervention=3).__enter__()  # pyright: ignore[reportArgumentType]
 
 
@@ -497,7 +497,10 @@ class Wrapper:
 @pytest.mark.as_installed
 def test_a_wrapper_of_another_library_is_told_apart(model: _models.Plain) -> None:
     wrapper = Wrapper(model)
-    with pytest.raises(TypeError, match=r"got Wrapper\. It wraps one: write `Site\(wrapper\._module, \.\.\.\)`"):
+    with pytest.raises(
+        TypeError,
+        match=r"got Wrapper\. It wraps a model: for a Wrapper `wrapper`, write `Site\(wrapper\._module, \.\.\.\)`",
+    ):
         Site(wrapper, "mlp")  # pyright: ignore[reportArgumentType]
     with torch.device("meta"):
         lazy = Wrapper(_models.Plain())

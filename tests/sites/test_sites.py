@@ -383,7 +383,7 @@ def test_foreign_objects_are_named_by_arguments_or_adapters(model: Layers, ids: 
             found = model(ids)
         with sites.replaced([sd.Adapter(Foreign(), f"{name}.inputs") for name in "01"]):
             assert torch.equal(model(ids), found)
-    message = "`reads` must say which activations a Foreign takes"
+    message = "`reads` must name the point that a Foreign reads"
     with pytest.raises(ValueError, match=message), sites.replaced({"0": Foreign()}):
         pass
 
@@ -399,7 +399,7 @@ def test_two_models_are_replaced_in_one_context(ids: Tensor) -> None:
             assert torch.equal(first(ids), found[0])
             assert torch.equal(second(ids), found[1])
     crosscoder = linear(("a.inputs", "b.inputs"), ("a.outputs", "b.outputs"), 2 * WIDTH, 2 * WIDTH)
-    message = r"must read and write in one model.*2 models: 'a.inputs'"
+    message = r"must read and write points of one model.*2 models: 'a.inputs'"
     with pytest.raises(ValueError, match=message), sites.replaced(crosscoder):
         pass
 
@@ -477,7 +477,7 @@ def test_layers_that_are_recomputed_apart_raise(reentrant: bool, ids: Tensor) ->
     model = Checkpointed([[0], [1], [2]], reentrant)
     x = linear("0.inputs", ("0.outputs", "1.outputs"), WIDTH, 2 * WIDTH)
     x.encoder.requires_grad_()
-    message = "Turn checkpointing off while the site is replaced"
+    message = "Disable checkpointing while the site is replaced"
     with pytest.raises(RuntimeError, match=message), make_sites(model).replaced(x):
         model(ids).square().sum().backward()
 
@@ -489,19 +489,24 @@ def test_layers_that_are_recomputed_apart_raise(reentrant: bool, ids: Tensor) ->
             [linear("inputs", "outputs", 16, 16)],
             {},
             ValueError,
-            r"`x\[0\]` names 'inputs' without a site.*'0', '1', '2'",
+            r"`x\[0\]` names the point 'inputs' without a site.*'0', '1', '2'",
         ),
-        ({"3": linear("inputs", "outputs", 16, 16)}, {}, ValueError, r"`x\['3'\]` names 'inputs' without a site"),
+        (
+            {"3": linear("inputs", "outputs", 16, 16)},
+            {},
+            ValueError,
+            r"`x\['3'\]` names the point 'inputs' without a site",
+        ),
         (
             linear("3.inputs", "0.outputs", 16, 16),
             {},
             ValueError,
-            "the point '3.inputs', but the points here are",
+            "the point '3.inputs', but the available points are",
         ),
         (linear("0.inputs", ("0.outputs", "0.outputs"), 16, 32), {}, ValueError, "must name each point once"),
         (linear("0.inputs", ("0.outputs", "1.outputs"), 16, 31), {}, ValueError, "of width 32, the sum of"),
-        ({}, {}, ValueError, "`x` must hold at least one dictionary"),
-        (linear("0.inputs", "0.outputs", 16, 16), {"only": ["1"]}, ValueError, "must hold at least one dictionary"),
+        ({}, {}, ValueError, "`x` must contain at least one dictionary"),
+        (linear("0.inputs", "0.outputs", 16, 16), {"only": ["1"]}, ValueError, "must contain at least one dictionary"),
         (linear("0.inputs", "0.outputs", 16, 16), {"only": ["4"]}, ValueError, "`only` must name sites"),
         (linear("0.inputs", "0.outputs", 16, 16), {"error_term": "4"}, ValueError, "`error_term` must name sites"),
         ({"0": nn.Linear(2, 2)}, {}, TypeError, r"`x\['0'\]` must be a dictionary.*has no `encode`"),
@@ -509,7 +514,7 @@ def test_layers_that_are_recomputed_apart_raise(reentrant: bool, ids: Tensor) ->
             {"0": linear("inputs", "outputs", 16, 16)},
             {"intervention": {"1": torch.relu}},
             ValueError,
-            "must have keys of `x`",
+            "must be keys of `x`",
         ),
         (
             {name: linear("inputs", "outputs", 16, 16) for name in "01"},
@@ -524,7 +529,7 @@ def test_layers_that_are_recomputed_apart_raise(reentrant: bool, ids: Tensor) ->
             TypeError,
             r"`intervention\['0'\]` must",
         ),
-        (linear("0.inputs", "0.outputs", 15, 16), {}, ValueError, "takes activations of width 15"),
+        (linear("0.inputs", "0.outputs", 15, 16), {}, ValueError, "reads activations of width 15"),
         (
             sd.SparseDistiller(16, 30, 8, activation=sd.ReLU(), decoder_norm=sd.Free()),
             {"reads": "0.inputs"},
@@ -541,7 +546,7 @@ def test_bad_arguments_raise(x: Any, options: Any, error: type[Exception], messa
 def test_sites_of_one_point_must_leave_out_the_same_positions(model: Layers) -> None:
     sites = Sites({"a": Site(model, "mlps.0"), "b": Site(model, "mlps.0", exclude_first=1)})
     x = {name: linear("inputs", "outputs", WIDTH, WIDTH) for name in sites}
-    with pytest.raises(ValueError, match="must leave out the same positions"), sites.replaced(x):
+    with pytest.raises(ValueError, match="must exclude the same positions"), sites.replaced(x):
         pass
 
 
@@ -552,5 +557,5 @@ def test_means_of_an_ablation(model: Layers, ids: Tensor) -> None:
         expected, _ = by_hand(model, ids, lambda i, _, y: torch.full_like(y, float(i)))
         with sites.ablated(means):
             torch.testing.assert_close(model(ids), expected)
-    with pytest.raises(ValueError, match="`means` must hold the mean of each of the sites"):
+    with pytest.raises(ValueError, match="`means` must have a mean for each of the sites"):
         sites.ablated({"0": torch.zeros(WIDTH)})

@@ -96,7 +96,7 @@ def test_a_block_suggests_its_mlp(family: str) -> None:
     model = _models.hugging_face(family)
     place = _models.FAMILIES[family][-1]
     block = (place if isinstance(place, str) else place[0]).rpartition(".1.")[0] + ".1"
-    with pytest.warns(UserWarning, match="holds more than an MLP") as caught:
+    with pytest.warns(UserWarning, match="contains more than an MLP") as caught:
         site = Site(model, block)
     assert_mlps(model, str(caught[0].message), 1)
     assert f"{block}." in str(caught[0].message)
@@ -111,7 +111,7 @@ def test_a_block_suggests_its_mlp(family: str) -> None:
 @pytest.mark.parametrize("half", ["intermediate", "output"])
 def test_half_an_mlp_names_the_whole(half: str) -> None:
     model = _models.hugging_face("bert")
-    with pytest.warns(UserWarning, match="is a part of an MLP") as caught:
+    with pytest.warns(UserWarning, match="is part of an MLP") as caught:
         Site(model, f"bert.encoder.layer.1.{half}")
     assert_mlps(model, str(caught[0].message), 1)
     assert "layer.1.intermediate:in" in str(caught[0].message)

@@ -139,7 +139,7 @@ def test_a_cache_of_unknown_length_is_refused() -> None:
 
     model, ids = Cached(), _models.tokens(1, 2)
     site = Site(model, "mlp", exclude_first=1)
-    with pytest.raises(ValueError, match=r"cache that doesn't say how many tokens it holds.*without a cache"):
+    with pytest.raises(ValueError, match=r"cache of unknown length.*without a cache"):
         n_ablated(site, lambda: model(ids, cache={"keys": 1}))
     assert n_ablated(site, lambda: model(ids, cache={}, position_ids=torch.tensor([[4, 5]]))) == [[2]]
     keys = torch.zeros(1, 2, 3, 4)
@@ -190,7 +190,7 @@ def test_an_unreadable_mask_is_refused() -> None:
             return super().forward(input_ids)
 
     site = Site(Masked(), "mlp")
-    with pytest.raises(ValueError, match=r"`attention_mask` must tell which positions are padding, got str"):
+    with pytest.raises(ValueError, match=r"`attention_mask` must be a tensor that marks padding, got str"):
         site.capture({"input_ids": _models.tokens(), "attention_mask": "causal"})
     with pytest.raises(ValueError, match="a column for each of the 7 positions"):
         site.capture({"input_ids": _models.tokens(), "attention_mask": torch.ones(2, 3)})
@@ -377,7 +377,7 @@ def test_stacks_of_unknown_names_are_refused_only_where_it_matters() -> None:
     assert torch.equal(known.capture(given).mask, target != token)
     unknown = Translator(("a", "b"))
     assert Site(unknown, "b").capture(given).mask.all()
-    with pytest.raises(ValueError, match=r"isn't known which of them the site belongs to.*`encoder` and `decoder`"):
+    with pytest.raises(ValueError, match=r"is unknown which of the two contains the site.*`encoder` and `decoder`"):
         Site(unknown, "b", exclude_tokens=[token]).capture(given)
 
 
@@ -423,7 +423,7 @@ def test_ids_outside_of_the_vocabulary_are_refused(name: str, bad: int, form: st
     ids = torch.ones(3, 4, dtype=torch.long)
     ids[1, 2] = bad
     tokens = ids if form == "tensor" else {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    with pytest.raises(ValueError, match=rf"`tokens` must be ids from 0 to {VOCABULARY - 1}, .* first {bad} in row 1"):
+    with pytest.raises(ValueError, match=rf"`tokens` must be ids from 0 to {VOCABULARY - 1}, .* {bad} in row 1"):
         getattr(site, name)(tokens)
 
 
@@ -441,7 +441,9 @@ def test_rows_beyond_a_table_of_positions_are_refused_but_rotary_ones_run() -> N
     )
     site = Site(transformers.GPT2LMHeadModel(config), "transformer.h.0.mlp")
     assert site.capture(torch.ones(1, 8, dtype=torch.long)).outputs.shape[1] == 8
-    with pytest.raises(ValueError, match="Rows of `tokens` must have at most 8 tokens, the model's positions, got 9"):
+    with pytest.raises(
+        ValueError, match="Rows of `tokens` must have at most 8 tokens, the model's maximum length, got 9"
+    ):
         site.capture(torch.ones(1, 9, dtype=torch.long))
     llama = _models.hugging_face("llama")
     llama.config.max_position_embeddings = 8

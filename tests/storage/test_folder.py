@@ -103,7 +103,7 @@ def test_other_files_in_the_folder_stay(saved: Path) -> None:
 
 def test_saving_over_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match=r"`path` must be a folder to save into, but .*file is a file"):
+    with pytest.raises(NotADirectoryError, match=r"`path` must be a folder, but .*file is a file"):
         cases.make().save(tmp_path / "file")
 
 
@@ -113,7 +113,10 @@ def test_missing_folders_and_files_are_named(saved: Path, tmp_path: Path) -> Non
     with pytest.raises(FileNotFoundError, match=r"dictionary\.json is a file"):
         sd.load(saved / JSON)
     (saved / WEIGHTS).rename(tmp_path / "weights")
-    with pytest.raises(FileNotFoundError, match=r"saved holds no weights: dictionary\.safetensors is missing"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"saved must contain the weights of the dictionary, but dictionary\.safetensors is missing",
+    ):
         sd.load(saved)
     (saved / JSON).unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no saved dictionary: dictionary\.json is missing"):
@@ -147,7 +150,7 @@ def test_an_oversized_json_is_refused_unread(saved: Path) -> None:
 def test_weights_of_another_dictionary_are_refused(saved: Path, tmp_path: Path) -> None:
     cases.make("distiller_bias_skip", "jump_relu", "free").save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / WEIGHTS, saved / WEIGHTS)
-    with pytest.raises(StorageError, match=r"doesn't belong to the dictionary\.json beside it"):
+    with pytest.raises(StorageError, match=r"doesn't match the dictionary\.json in its folder"):
         sd.load(saved)
 
 
@@ -182,7 +185,7 @@ def rewritten(folder: Path, change: Callable[[dict[str, torch.Tensor]], object])
         ),
         (
             lambda weights: weights.update(encoder_bias=torch.zeros(12, dtype=torch.complex64)),
-            r"dictionary\.safetensors: 'encoder_bias' has the type C64, which no dictionary's weights have",
+            r"dictionary\.safetensors: 'encoder_bias' must have the type of a dictionary's weights, got C64",
         ),
         (
             lambda weights: weights["decoder"].index_fill_(0, torch.tensor([3]), torch.nan),

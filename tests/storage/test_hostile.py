@@ -66,7 +66,7 @@ def test_a_pickle_with_code_is_named_and_not_run(saved: Path, name: str, how: st
 def test_a_link_out_of_the_folder_is_refused(saved: Path, tmp_path: Path, name: str) -> None:
     (saved / name).rename(tmp_path / name)
     (saved / name).symlink_to(Path("..") / name)
-    with pytest.raises(StorageError, match=rf"{name} is a link that leads out of its folder, to .*{name}"):
+    with pytest.raises(StorageError, match=rf"{name} must not link out of its folder, but links to .*{name}"):
         sd.load(saved)
 
 
@@ -89,7 +89,7 @@ def test_links_of_the_hugging_face_cache_are_followed_to_its_blobs_alone(saved: 
     (repository / "blobs" / f"blob-of-{WEIGHTS}").rename(tmp_path / "elsewhere")
     (snapshot / WEIGHTS).unlink()
     (snapshot / WEIGHTS).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StorageError, match="a link that leads out of its folder"):
+    with pytest.raises(StorageError, match="must not link out of its folder"):
         sd.load(snapshot)
 
 
@@ -98,15 +98,15 @@ def test_what_is_no_regular_file_is_refused(saved: Path, name: str) -> None:
     file = saved / name
     file.unlink()
     file.symlink_to("nowhere")
-    with pytest.raises(StorageError, match=f"{name} is a link to nowhere"):
+    with pytest.raises(StorageError, match=f"{name} is a broken link"):
         sd.load(saved)
     file.unlink()
     file.symlink_to(name)
-    with pytest.raises(StorageError, match=f"{name} (can't be followed|is a link to nowhere)"):
+    with pytest.raises(StorageError, match=f"{name} (can't be resolved|is a broken link)"):
         sd.load(saved)
     file.unlink()
     file.mkdir()
-    with pytest.raises(StorageError, match=f"{name} must be a regular file, but it is a folder"):
+    with pytest.raises(StorageError, match=f"{name} must be a regular file, got a folder"):
         sd.load(saved)
     file.rmdir()
     if hasattr(os, "mkfifo"):

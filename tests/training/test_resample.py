@@ -295,7 +295,7 @@ def test_a_new_latent_of_top_k_has_twice_the_smallest_pre_activation_on_its_toke
     [(sd.TopK(4), []), (sd.BatchTopK(4), []), (sd.JumpReLU(), [sd.TargetL0(4)])],
     ids=["TopK", "BatchTopK", "JumpReLU"],
 )
-@pytest.mark.filterwarnings("ignore:The dictionary. TargetL0 asked")
+@pytest.mark.filterwarnings("ignore:The dictionary. The target of TargetL0")
 def test_dead_latents_come_back_to_stay(activation: sd.Activation, penalties: list[sd.Penalty]) -> None:
     x = SyntheticFeatures(16, 64, 4.0, seed=0).sample(20_000, 1)[0].outputs
     n_dead = {}

@@ -66,7 +66,7 @@ def test_a_module_lies_on_one_side_whatever_its_content():
 
 
 def test_absent_source_and_wrong_names_are_clear_errors(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No Python source found .* install it"):
+    with pytest.raises(FileNotFoundError, match=r"must be a folder with Python source, but .* Install it"):
         zoo.source_files("train", tmp_path)
     with pytest.raises(ValueError, match="`n_tokens` must be at least 256, got 10"):
         zoo.tokens("train", n_tokens=10)
@@ -112,7 +112,7 @@ def test_the_script_builds_a_model_of_the_same_layout(tmp_path, monkeypatch, cap
 
 def test_a_folder_without_a_model_is_a_clear_error(tmp_path):
     for load in (zoo.load_model, lambda folder: zoo.tokens("train", folder=folder)):
-        with pytest.raises(FileNotFoundError, match=r"`folder` must hold a model .* has no config\.json"):
+        with pytest.raises(FileNotFoundError, match=r"`folder` must contain a model .* has no config\.json"):
             load(tmp_path)
 
 

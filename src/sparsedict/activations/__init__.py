@@ -1,4 +1,4 @@
-"""Activations: pre-activations -> latents."""
+"""Activation functions, from pre-activations to latents."""
 
 from sparsedict.activations._activation import Activation, State
 from sparsedict.activations._gated import Gated

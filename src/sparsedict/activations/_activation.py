@@ -1,4 +1,4 @@
-"""The interface of activations: pre-activations -> latents."""
+"""The base class of activations, which are functions from pre-activations to latents."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from sparsedict.latents import Support, fires
 from sparsedict.selections import Selection
 
 State = Mapping[str, Tensor]
-"""Learned values of an activation by name, each a scalar or one value per latent."""
+"""Tensors of an activation by name, each a scalar or one value per latent."""
 
 
 class Activation(ABC):
-    """How pre-activations become latents.
+    """Base class of activations, which compute latents from pre-activations.
 
-    An activation is an immutable value: make it a frozen dataclass, and it is compared, printed and saved by its
-    arguments. What it learns or measures (a threshold) lives in the dictionary: it says what to keep in
-    :meth:`initial_state` and receives it back as ``state``.
+    An activation is immutable. Declare it as a frozen dataclass, so that it is compared, printed and saved by its
+    arguments. Learned or measured tensors, such as a threshold, are stored in the dictionary: :meth:`initial_state`
+    creates them, and the other methods receive them as ``state``.
 
-    A subclass implements :meth:`values`. If its latents are mostly zero, it also says which aren't: by a rule, in
-    :meth:`selection`, where one of :mod:`sparsedict.selections` fits, else by overriding :meth:`support`. Training
-    then touches the stored entries alone, with the same gradients; for a rule it never even holds all others.
+    A subclass implements :meth:`values`. If most latents are zero, it also defines their support: by a rule from
+    :mod:`sparsedict.selections` that :meth:`selection` returns, or else by overriding :meth:`support`. Training then
+    computes only the stored entries, with the same gradients. With a rule, it doesn't store all pre-activations.
     """
 
     elementwise: ClassVar[bool] = True
-    """Whether a latent depends on its own pre-activation alone (for TopK it doesn't)."""
+    """Whether a latent depends only on its own pre-activation, unlike with TopK."""
 
     non_negative: ClassVar[bool] = True
-    """Whether latents are never negative (a square-root penalty needs that)."""
+    """Whether latents are never negative, as `Sqrt` and `Lp` require."""
 
     by_magnitude: ClassVar[bool] = False
-    """Whether large pre-activations of either sign fire, as with AbsTopK: AuxK then chooses dead latents likewise."""
+    """Whether large pre-activations of either sign fire, as with AbsTopK. AuxK selects dead latents in the same way."""
 
     @abstractmethod
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         """Returns the latents of entries on the support, differentiable.
 
         Args:
-            pre: Pre-activations: of the stored entries, or of all, ``[n_tokens, n_latents]``.
-            state: The kept tensors, aligned with ``pre``.
+            pre: Pre-activations of the stored entries, or of all, ``[n_tokens, n_latents]``.
+            state: The state, aligned with ``pre``.
         """
 
     def selection(self, state: State, *, training: bool) -> Selection | None:
-        """Returns the rule that picks the entries to store; ``None`` (the default) where there is no such rule.
+        """Returns the rule that selects the entries to store; ``None`` (the default) if there is no such rule.
 
         Args:
-            state: The kept tensors, as they are in the dictionary.
-            training: Whether gradients are wanted (an activation may store more entries then, or select differently).
+            state: The state in the dictionary.
+            training: Whether gradients are needed. An activation may then store more or other entries.
         """
         return None
 
     def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support | None:
-        """Returns the entries whose value or gradient may not be zero; ``None`` means all.
+        """Returns the entries whose value or gradient may be non-zero; ``None`` for all entries.
 
-        By default they are what :meth:`selection` picks.
+        By default they are those that :meth:`selection` selects.
 
         Args:
-            pre: All pre-activations of the batch, without history.
+            pre: All pre-activations of the batch, detached.
             state: See :meth:`selection`.
             training: See :meth:`selection`.
         """
@@ -70,93 +70,103 @@ class Activation(ABC):
         return None if rule is None else rule.support(pre)
 
     def initial_state(self, n_latents: int) -> dict[str, Tensor]:
-        """Returns what to keep in a new dictionary: ``nn.Parameter`` for what is learned, else plain tensors."""
+        """Returns the state of a new dictionary: ``nn.Parameter`` for learned values, and tensors for other values."""
         return {}
 
     def training_state(self, n_latents: int) -> dict[str, Tensor]:
-        """Returns what is needed while training alone, with what it is before a run; it isn't saved with a dictionary.
+        """Returns additional state for training, with its initial values. It isn't saved with a dictionary.
 
-        It is handed to the methods in ``state`` as well, and :meth:`begin_` fills it.
+        The methods receive it in ``state`` too, and :meth:`begin_` initialises it.
         """
         return {}
 
     @torch.no_grad()
     def begin_(self, state: State, *, latents: float, is_new: bool) -> None:
-        """Prepares the kept tensors, in place, before the first step of a run (default: nothing to prepare).
+        """Initialises the state in place before the first step of a run. By default it does nothing.
 
         Args:
-            state: The kept tensors, as they are in the dictionary.
-            latents: About how large latents are, in the spread of the data.
-            is_new: Whether the dictionary's weights were started from the data of this run.
+            state: The state in the dictionary.
+            latents: Approximate magnitude of latents, derived from the spread of the data.
+            is_new: Whether the dictionary's weights were initialised from the data of this run.
         """
 
     def firing(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
-        """Returns 1 where a latent fires and else 0, with whatever gradient the activation gives this step.
+        """Returns 1 where a latent fires and 0 elsewhere, with the gradient that the activation defines for this step.
 
-        A latent fires where it is not zero (:func:`sparsedict.latents.fires`).
+        A latent fires if it isn't zero (:func:`sparsedict.latents.fires`).
         """
         return fires(self.values(pre, state)).to(pre.dtype)
 
     @torch.no_grad()
     def after_step_(self, values: Float[Tensor, "*entries"], state: State) -> None:
-        """Updates the kept tensors in place after a training step (default: nothing to update)."""
+        """Updates the state in place after a training step. By default it does nothing."""
 
     @torch.no_grad()
     def move_thresholds_(self, state: State, amount: Float[Tensor, ""]) -> None:
-        """Moves all thresholds, in place, so that fewer latents fire: :class:`sparsedict.TargetL0` needs that.
+        """Moves all thresholds in place. :class:`sparsedict.TargetL0` requires this method.
 
         Args:
-            state: The kept tensors, as they are in the dictionary.
-            amount: Relative change: 0.1 raises thresholds by about a tenth, -0.1 lowers them so that more latents fire.
+            state: The state in the dictionary.
+            amount: Relative change. 0.1 raises thresholds by about a tenth, so that fewer latents fire; -0.1 lowers
+                them.
 
         Raises:
-            NotImplementedError: If the activation doesn't say how.
+            NotImplementedError: If the activation doesn't implement it.
         """
-        raise NotImplementedError(f"{type(self).__name__} doesn't say how its thresholds are moved.")
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `move_thresholds_` to be trained with TargetL0."
+        )
 
     def measure_(self, values: Float[Tensor, "*entries"], state: State, *, step: int) -> None:
-        """Updates the kept tensors in place, knowing how far the run is. By default it calls :meth:`after_step_`.
+        """Updates the state in place after a training step, given its number. By default it calls :meth:`after_step_`.
 
-        Override this one where an estimate depends on the number of steps, as a running mean does that must not
-        remember its first value for long.
+        Override this method instead if an estimate depends on the number of steps, such as a running mean whose first
+        value should have little weight.
 
         Args:
             values: Latents of the step: the stored entries, or all, ``[n_tokens, n_latents]``. There may be none.
-            state: The kept tensors, as they are in the dictionary.
-            step: Steps of this run before this one: 0 at the first.
+            state: The state in the dictionary.
+            step: Number of the step in this run, from 0.
         """
         self.after_step_(values, state)
 
     @torch.no_grad()
     def end_(self, values: Float[Tensor, "*entries"], state: State, *, n_steps: int) -> None:
-        """Updates the kept tensors in place after the last step of a run (default: nothing to update).
+        """Updates the state in place after the last step of a run. By default it does nothing.
 
-        :meth:`measure_` sees latents from before a step moves the weights; these are of the weights as they stay.
+        :meth:`measure_` receives latents that were computed before the weights changed. These are computed with the
+        final weights.
 
         Args:
-            values: Latents of tokens of the last batch, chosen as while training: the stored entries, or all.
-            state: The kept tensors, as they are in the dictionary.
-            n_steps: Steps of the run.
+            values: Latents of tokens of the last batch, selected as in training: the stored entries, or all.
+            state: The state in the dictionary.
+            n_steps: Number of steps of the run.
         """
 
     def units(self, latents: float) -> dict[str, float]:
-        """Returns the units of what is learned, by name, where latents are about ``latents``; 1 where not named.
+        """Returns the scales of learned values by name, for latents of magnitude ``latents``. The default is 1.
 
-        With ``fit``'s default learning rate, a step of Adam moves a parameter by about the rate times its unit.
+        With ``fit``'s default learning rate, a step of Adam changes a parameter by about the rate times its scale.
         """
         return {}
 
     def check(self, n_latents: int) -> None:
-        """Raises ``ValueError`` where the activation can't serve a dictionary of ``n_latents``."""
+        """Raises ``ValueError`` if the activation is incompatible with ``n_latents`` latents."""
 
-    def among(self, n_latents: int) -> Activation:
-        """Returns what to apply where only ``n_latents`` of a dictionary's latents are kept, such as by ``sd.load``.
+    def for_subset(self, n_latents: int) -> Activation:
+        """Returns the activation for a dictionary with a subset of the latents.
 
-        An elementwise activation treats them as before; one that chooses among latents says what it does among fewer.
+        ``sd.load(..., latents=...)`` calls this method. Elementwise activations don't change. Activations that select
+        among latents must override this method.
+
+        Args:
+            n_latents: Size of the subset.
 
         Raises:
-            ValueError: If it can't serve some of the latents.
+            ValueError: If the activation isn't defined for a subset of the latents.
         """
         if not self.elementwise:
-            raise ValueError(f"{self!r} chooses among all latents, so it can't serve some of them: load them all.")
+            raise ValueError(
+                f"`latents` must be None for the activation {self!r}, which depends on all latents. Load all latents."
+            )
         return self

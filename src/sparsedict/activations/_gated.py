@@ -12,11 +12,11 @@ from sparsedict.selections import Above, Selection
 
 @dataclass(frozen=True)
 class Gated(Activation):
-    """``max(exp(s) * p + m, 0)`` where ``p + g > 0``, else 0: one path says whether a latent fires, one how strongly.
+    """``max(exp(s) * p + m, 0)`` where ``p + g > 0``, else 0. The gate determines whether a latent fires.
 
-    Scale ``s``, magnitude bias ``m`` and gate bias ``g`` are learned, one number for each latent and zero at the
-    start, so that a new dictionary begins as with ReLU. Both paths share the encoder. The step of the gate has no
-    gradient: ``fit`` trains the magnitudes, and the gate through the encoder and its bias.
+    The scale ``s``, the magnitude bias ``m`` and the gate bias ``g`` are learned, with one number per latent. They are
+    initialised to zero, as in ReLU. Both paths share the encoder. The gate's step function has no gradient: ``fit``
+    trains the magnitudes, and the gate only through the encoder and its bias.
 
     Source: Rajamanoharan et al., "Improving Dictionary Learning with Gated Sparse Autoencoders", 2024.
 

@@ -14,12 +14,12 @@ from sparsedict.latents import Support
 
 @dataclass(frozen=True)
 class GroupMax(Activation):
-    """The largest of ``max(p, 0)`` in each of ``k`` groups of neighbouring latents; of equal ones, the first.
+    """The largest of ``max(p, 0)`` in each of ``k`` groups of adjacent latents. Of ties, the first is selected.
 
-    Much cheaper to select than the largest of all, for no sort is needed.
+    It is much cheaper than TopK, since it needs no sorting.
 
     Args:
-        k: Number of groups, and of latents that may be active on a token. It must divide ``n_latents``.
+        k: Number of groups, and largest number of active latents of a token. It must divide ``n_latents``.
 
     Source: the activation ``groupmax`` of EleutherAI's sparsify, 2025.
 
@@ -38,7 +38,9 @@ class GroupMax(Activation):
 
     def check(self, n_latents: int) -> None:
         if n_latents % self.k:
-            raise ValueError(f"`k` must divide `n_latents` into groups of one size, got k={self.k} for {n_latents}.")
+            raise ValueError(
+                f"`k` must divide `n_latents`, got k={self.k} for {n_latents} latents. Change one of the two."
+            )
 
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return pre.relu()

@@ -14,25 +14,25 @@ from sparsedict.activations._activation import Activation, State
 from sparsedict.selections import Above, Selection
 
 THRESHOLD, BANDWIDTH = 0.1, 1.0
-"""Where they aren't given, in units of the data."""
+"""Default threshold and bandwidth, in units of the data."""
 
 LEAST = 0.01
-"""Threshold, in units of the data, below which none is moved from outside."""
+"""Smallest threshold that `TargetL0` can set, in units of the data."""
 
 
 @dataclass(frozen=True)
 class JumpReLU(Activation):
-    """``p`` where ``p`` exceeds the latent's own learned threshold, else 0.
+    """``p`` where ``p`` exceeds the latent's learned threshold, else 0.
 
-    The jump has no true derivative in the threshold. A straight-through estimator gives one: a box of width
-    ``bandwidth`` around the threshold, so inactive latents just below it receive a gradient too. Train it with
-    the penalty :class:`sparsedict.L0` or :class:`sparsedict.TargetL0`. Where a penalty rewards latents that fire, which
-    a positive coefficient never does, the same box gives the pre-activations a gradient too.
+    The jump has no derivative with respect to the threshold. A straight-through estimator replaces it by a box of width
+    ``bandwidth`` around the threshold, so inactive latents just below the threshold also receive a gradient. Train it
+    with the penalty :class:`sparsedict.L0` or :class:`sparsedict.TargetL0`. If a penalty rewards latents that fire,
+    unlike one with a positive coefficient, the same box also gives the pre-activations a gradient.
 
     Args:
-        threshold: Threshold of every latent at the start. ``None`` is 0.1 in units of the data, whose spread ``fit``
+        threshold: Initial threshold of every latent. ``None`` stands for 0.1 in units of the data, whose spread ``fit``
             measures before the first step.
-        bandwidth: Width of the box, in units of the pre-activations. ``None`` is 1 in units of the data.
+        bandwidth: Width of the box, in units of the pre-activations. ``None`` stands for 1 in units of the data.
 
     Source: Rajamanoharan et al., "Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU Sparse
     Autoencoders", 2024.
@@ -58,7 +58,7 @@ class JumpReLU(Activation):
         }
 
     def training_state(self, n_latents: int) -> dict[str, Tensor]:
-        # What rounding to the thresholds' own type has left out of moves from outside: bfloat16 has few digits.
+        # Accumulates the changes of thresholds that are lost by rounding to their dtype, such as bfloat16.
         left_out = torch.zeros(n_latents, device="cpu", dtype=torch.float32)
         return {"unit": torch.ones((), device="cpu", dtype=torch.float32), "left_out": left_out}
 
@@ -66,7 +66,7 @@ class JumpReLU(Activation):
     def begin_(self, state: State, *, latents: float, is_new: bool) -> None:
         thresholds = state["log_threshold"]
         start = math.log(self._start)
-        # Thresholds that were set by hand stay.
+        # Explicit thresholds don't change.
         if is_new and self.threshold is None and bool((thresholds - start).abs().max() < 1e-2):
             thresholds.fill_(start + math.log(latents))
         state["unit"].fill_(latents)
@@ -83,7 +83,7 @@ class JumpReLU(Activation):
         thresholds, left_out = state["log_threshold"], state["left_out"]
         wide = torch.promote_types(thresholds.dtype, torch.float32)
         exact, unit = thresholds.to(wide), state["unit"].to(wide)
-        # A small threshold must move by more than its own share to change what fires; the smallest change nothing.
+        # A relative change of a very small threshold would not change which latents fire.
         share = (THRESHOLD * unit / exact.exp()).clamp(1.0, THRESHOLD / LEAST)
         moved = torch.maximum(exact + left_out + amount * share, exact.clamp_max((LEAST * unit).log()))
         thresholds.copy_(moved)
@@ -102,7 +102,7 @@ class JumpReLU(Activation):
         return torch.full((), width, dtype=state["log_threshold"].dtype, device=state["log_threshold"].device)
 
     def _lowest(self, threshold: Tensor, width: Tensor) -> Tensor:
-        # A little too low: rounded to the threshold itself, as in half precision, it would leave out some of the box.
+        # Slightly lower, since rounding in half precision could exclude a part of the box.
         return threshold * (1 - torch.finfo(threshold.dtype).eps) - 0.51 * width
 
 
@@ -133,7 +133,7 @@ class _Step(torch.autograd.Function):
         (grad,) = grad_outputs
         pre, threshold, bandwidth = ctx.saved_tensors
         box = ((pre - threshold).abs() < bandwidth / 2).to(grad.dtype) / bandwidth.to(grad.dtype)
-        # Where firing is rewarded, pre-activations rise too; what costs moves thresholds alone, as in the source.
+        # Rewards also raise pre-activations. Costs move only thresholds, as in the source.
         return grad.clamp_max(0.0) * box, _reduce(-box * grad, threshold), None
 
 

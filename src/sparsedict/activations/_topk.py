@@ -12,15 +12,15 @@ from sparsedict.latents import Support
 from sparsedict.selections import Above, Largest, LargestOfBatch, Selection
 
 AVERAGED = 10
-"""A running mean covers one part in so many of the steps so far."""
+"""The running mean covers the last steps, one divided by this number of all steps."""
 
 
 @dataclass(frozen=True)
 class TopK(Activation):
-    """The ``k`` largest of ``max(p, 0)`` for each token; of equal ones, those of lowest index.
+    """The ``k`` largest of ``max(p, 0)`` for each token. Ties are resolved in favour of the lowest index.
 
     Args:
-        k: Latents that may be active on a token. Fewer are where fewer pre-activations are positive.
+        k: Largest number of active latents of a token. There are fewer if fewer pre-activations are positive.
 
     Source: Gao et al., "Scaling and evaluating sparse autoencoders", 2024.
 
@@ -40,8 +40,8 @@ class TopK(Activation):
     def check(self, n_latents: int) -> None:
         _check_k(self.k, n_latents)
 
-    def among(self, n_latents: int) -> TopK:
-        # A latent that fires among all fires among some, for at most as many are larger.
+    def for_subset(self, n_latents: int) -> TopK:
+        # A latent that fires in the whole dictionary also fires in a subset, where at most as many are larger.
         return replace(self, k=min(self.k, n_latents))
 
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
@@ -53,13 +53,12 @@ class TopK(Activation):
 
 @dataclass(frozen=True)
 class AbsTopK(Activation):
-    """The ``k`` pre-activations of largest magnitude for each token, with their signs; of equal ones, the first.
+    """The ``k`` pre-activations of largest magnitude for each token, with their signs. Of ties, the first is selected.
 
-    Latents may be negative: one direction serves a concept and its opposite. A negative latent fires like a
-    positive one.
+    Latents may be negative, so that one direction can represent a concept and its opposite. Negative latents fire too.
 
     Args:
-        k: Latents that are active on a token.
+        k: Number of active latents of a token.
 
     Source: Zhu et al., "AbsTopK: Rethinking Sparse Autoencoders For Bidirectional Features", 2025.
 
@@ -81,7 +80,7 @@ class AbsTopK(Activation):
     def check(self, n_latents: int) -> None:
         _check_k(self.k, n_latents)
 
-    def among(self, n_latents: int) -> AbsTopK:
+    def for_subset(self, n_latents: int) -> AbsTopK:
         return replace(self, k=min(self.k, n_latents))
 
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
@@ -93,19 +92,19 @@ class AbsTopK(Activation):
 
 @dataclass(frozen=True)
 class BatchTopK(Activation):
-    """The ``k * n_tokens`` largest of ``max(p, 0)`` in the whole batch while training; a threshold afterwards.
+    """The ``k * n_tokens`` largest of ``max(p, 0)`` in a batch in training, and a threshold in evaluation.
 
-    The threshold is a running mean of the smallest positive latent kept in a training step. Afterwards a latent
-    fires where its pre-activation exceeds the threshold, so a token's latents don't depend on its batch.
+    The threshold is a running mean of the smallest positive latent that each training step selects. In evaluation mode,
+    a latent fires if its pre-activation exceeds the threshold, so a token's latents don't depend on its batch.
 
-    Step ``t`` of a run, from 0, enters the mean with weight ``max(1 - momentum, min(1, 10 / (t + 1)))``. The mean
-    therefore covers about the last tenth of the run so far, or the last ``1 / (1 - momentum)`` steps where these are
-    fewer, and the first steps of a short run have no lasting weight. A step measures latents before it moves the
-    weights, so the last batch is measured once more after the last step. Each run of ``fit`` measures anew.
+    Step ``t`` of a run, from 0, has the weight ``max(1 - momentum, min(1, 10 / (t + 1)))`` in the mean. The mean
+    therefore covers about the last tenth of the steps, or the last ``1 / (1 - momentum)`` steps if these are fewer. The
+    first steps of a short run lose their weight. Since a step measures latents before it updates the weights, the last
+    batch is measured again after the last step. Each run of ``fit`` starts a new mean.
 
     Args:
-        k: Latents active on a token, on average over the batch.
-        momentum: Largest weight of the past in the running mean of the threshold.
+        k: Average number of active latents per token over a batch.
+        momentum: Largest weight of earlier steps in the running mean of the threshold.
 
     Source: Bussmann, Leask and Nanda, "BatchTopK Sparse Autoencoders", 2024; the weights are those of polynomial-decay
     averaging, Shamir and Zhang, "Stochastic Gradient Descent for Non-smooth Optimization", 2013.
@@ -123,8 +122,8 @@ class BatchTopK(Activation):
     def check(self, n_latents: int) -> None:
         _check_k(self.k, n_latents)
 
-    def among(self, n_latents: int) -> BatchTopK:
-        # By the threshold each latent fires as it does among all; k counts while training only.
+    def for_subset(self, n_latents: int) -> BatchTopK:
+        # With the threshold, each latent fires as in the whole dictionary. `k` only matters in training.
         return replace(self, k=min(self.k, n_latents))
 
     def initial_state(self, n_latents: int) -> dict[str, Tensor]:
@@ -139,15 +138,16 @@ class BatchTopK(Activation):
             return LargestOfBatch(self.k, guess=threshold)
         if bool(threshold.isnan()):
             raise RuntimeError(
-                "BatchTopK has no threshold yet: it is measured while training. Train the dictionary with `fit`, load "
-                "a trained one, or set `dictionary.activation_state.threshold` yourself."
+                "The threshold of BatchTopK must be measured in training before evaluation. Train the dictionary with "
+                "`fit`, load a trained one, or set `dictionary.activation_state.threshold`."
             )
         return Above(threshold.clamp_min(0.0))
 
     @torch.no_grad()
     def measure_(self, values: Float[Tensor, "*entries"], state: State, *, step: int) -> None:
         threshold = state["threshold"]
-        # Where nothing fires, a threshold of 0 keeps it so. Neither NaN nor the -1 of other libraries was measured.
+        # If no latent fires, a threshold of 0 has the same effect. NaN and the -1 of other libraries mean "not
+        # measured".
         before = threshold.nan_to_num(0.0).clamp_min(0.0)
         if not values.numel():
             threshold.copy_(before)

@@ -166,7 +166,7 @@ def _for_options(message: str, data: DataName) -> str:
         ("`text_column=`", "--column"),
         ("`text_column`", "--column"),
         ("a column of `tokens`", "a column"),
-        ("`tokens` must give at least one item, got an empty list", "the data must hold at least one text, got none"),
+        ("`tokens` must have at least one item, got an empty list", "the data must hold at least one text, got none"),
         ("`tokens`", "the data"),
         ("`context`", "--context"),
     ):

@@ -1,9 +1,10 @@
-"""Tokens to activations to shuffled batches.
+"""Turns tokens into activations, and activations into shuffled batches.
 
-Whatever somebody trains on becomes `Batches` by `as_batches`: an endless iterator (or one pass, ``repeat=False``) with
+`as_batches` turns all forms of training data into `Batches`, an endless iterator (or a single pass with
+``repeat=False``) with
 
-- ``next_batch()``: `Activations`, rows by the name of their point; ``points`` lists the names;
-- ``state_dict()`` and ``load_state_dict(state)``: a few integers that say where the next row comes from;
+- ``next_batch()``, which returns `Activations`; ``points`` lists the names of their points;
+- ``state_dict()`` and ``load_state_dict(state)``, whose state is a few integers that identify the next row;
 - ``n_tokens`` of one pass, if known; ``n_tokens_yielded``; ``epoch``; and a one-line ``description``, which includes
   how passes repeat.
 """

@@ -1,4 +1,4 @@
-"""Cutting a stream of rows into batches, so that it can be stopped and taken up anywhere."""
+"""Splits a stream of rows into batches, with a state from which iteration can resume at any batch."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from sparsedict.batches import Activations, Points, aliases, lookup, names_of, s
 from sparsedict.torch_state import in_own_state
 
 Position = tuple[int, int]
-"""Where a source stands in a pass: items consumed, and entries consumed of the item after them."""
+"""Position of a source in a pass: number of consumed items, and of consumed entries of the next item."""
 
 BEGINNING: Position = (0, 0)
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that lie in memory together, and the order in which to serve them.
+    """Rows in memory, and the order in which to return them.
 
     Attributes:
-        held: The rows; valid until the next chunk is requested.
-        order: Permutation of the rows; ``None`` serves them as they lie.
+        activations: The rows; valid until the next chunk is requested.
+        order: Permutation of the rows; ``None`` for their order in memory.
         start: Position of the source before these rows.
-        end: Position of the source after them.
-        cuts: Row numbers, in ascending order, before which a batch may end; ``None`` where it may end anywhere. The
-            last is the number of rows.
+        end: Position of the source after these rows.
+        cuts: Row numbers, in ascending order, before which a batch may end; ``None`` if it may end anywhere. The last
+            one is the number of rows.
     """
 
-    held: Activations
+    activations: Activations
     order: Tensor | None
     start: Position
     end: Position
     cuts: Sequence[int] | None = None
 
     def __len__(self) -> int:
-        return self.held.n_tokens
+        return self.activations.n_tokens
 
     def stop(self, start: int, wanted: int, most: int) -> int:
-        """Returns before which row a piece of a batch ends.
+        """Returns the row at which a piece of a batch ends, exclusive.
 
         Args:
             start: First row of the piece.
-            wanted: Rows that the batch has room for.
-            most: Rows of a whole batch: a longer sequence is a batch of its own.
+            wanted: Number of rows missing in the batch.
+            most: Number of rows of a whole batch. A longer sequence becomes a separate batch.
         """
         if self.cuts is None:
             return min(len(self), start + wanted)
@@ -58,28 +58,28 @@ class Chunk:
         return self.cuts[bisect_right(self.cuts, start)] if wanted >= most else start
 
     def rows(self, start: int, stop: int) -> Activations:
-        """Returns the rows served at ``start`` to ``stop``: copies where there is an order."""
+        """Returns the rows from ``start`` to ``stop`` in the order of the chunk, copied if ``order`` isn't ``None``."""
         if self.order is None:
-            return self.held.map(lambda value: _trainable(value[start:stop]))
-        return self.held.rows(self.order[start:stop])
+            return self.activations.map(lambda value: _trainable(value[start:stop]))
+        return self.activations.rows(self.order[start:stop])
 
 
 def _trainable(rows: Tensor) -> Tensor:
-    """Returns rows that autograd may save: it can't save rows that were made in inference mode."""
+    """Returns rows that autograd can save. It can't save tensors created in inference mode."""
     return rows.clone() if rows.is_inference() else rows
 
 
 class RowSource(ABC):
-    """Source of rows: a finite or endless pass, made again for each epoch.
+    """A source of rows. Each epoch is one pass over it, which is finite or endless.
 
     Attributes:
-        points: Names of the points whose activations it serves.
-        shared: Points whose tensor is that of another point, such as both ends of a residual stream.
-        n_tokens: Tokens of one pass, where known before it has been made.
-        grouped: Whether each chunk is a batch that was cut elsewhere.
-        replays: Whether a position in a pass can only be reached by reading everything before it.
-        metadata: Facts about each site by its name, such as the name of its model; the name is empty for a single site.
-        origin: Description of the tokens and of how later passes differ.
+        points: Names of the points in its rows.
+        shared: Points that share the tensor of another point, such as both points of a site in a residual stream.
+        n_tokens: Number of tokens of one pass; ``None`` if unknown in advance.
+        grouped: Whether each chunk is a ready-made batch.
+        replays: Whether reaching a position in a pass requires reading everything before it.
+        metadata: Metadata by site, such as the name of its model. A single site may have an empty name.
+        origin: Description of the tokens, and of how later passes differ.
     """
 
     points: tuple[str, ...]
@@ -92,45 +92,47 @@ class RowSource(ABC):
 
     @abstractmethod
     def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
-        """Serves pass number ``epoch`` from ``start`` on, the same each time it is called.
+        """Yields the chunks of pass number ``epoch`` from ``start`` on. Repeated calls yield the same chunks.
 
         Args:
             epoch: Number of the pass.
-            start: Where to begin: the ``end`` of a chunk of this pass, or the beginning.
-            most: Rows that will be asked for from there on, over all passes, where known: no more need be held ready.
+            start: The ``end`` of a chunk of this pass, or the beginning.
+            most: Number of rows that will be read from there on, over all passes, if known. It limits the buffer.
         """
 
     def finalize(self, batch: Activations) -> Activations:
-        """Returns a batch of rows as it is served, such as on another device."""
+        """Post-processes a batch before it is returned, such as by moving it to another device."""
         return batch
 
     def state(self, position: Position) -> Any:
-        """Returns what the source needs to go on where it stands; ``None`` where the position suffices."""
+        """Returns the state to resume the source; ``None`` if its position suffices."""
         return None
 
     def restore(self, state: Any) -> None:
-        """Goes to where another source stood when it gave this state."""
-        raise ValueError(f"`state` was saved with another kind of data than this: {self.origin}.")
+        """Resumes from the state of another source."""
+        raise ValueError(
+            f"`state` must be a state of the same kind of data, {self.origin}. Use the data of the original run."
+        )
 
 
 class Batches(Iterator[Activations]):
-    """Batches of activations in a reproducible order: an iterator that knows where it stands.
+    """An iterator over batches of activations in a reproducible order, which can be stopped and resumed.
 
-    Rows are served pass after pass, and a batch may straddle two passes, so that all have one size. (If a pass
-    holds fewer tokens than a batch, each batch is a whole pass.) With ``repeat=False`` the iterator ends after
-    one pass and its last batch may be short.
+    It makes pass after pass over the data. A batch may contain rows of two passes, so that all batches have the same
+    size. (If a pass has fewer tokens than a batch, each batch is a whole pass.) With ``repeat=False``, the iterator
+    ends after one pass, and the last batch may be short.
 
-    A state names the next row by its place in the source; activations aren't stored. To take it up, the source
-    harvests again the one chunk that holds that row, with the model's batches as they were, so that what follows
-    is equal bit for bit on the same machine.
+    A state identifies the next row by its position in the source. It contains no activations. To resume, the source
+    computes the chunk with that row again, with the same batches of the model, so that the following batches are
+    bit-identical on the same machine.
 
     Attributes:
-        batch_size: Tokens per batch; ``None`` where the batches came ready-made.
-        points: Names of the points whose activations a batch holds.
+        batch_size: Tokens per batch; ``None`` for ready-made batches.
+        points: Names of the points in a batch.
         names: Names of the sites; ``None`` for a single site without a name.
-        n_tokens: Tokens of one pass, where known in advance.
-        epoch: Number of the pass that the next row comes from.
-        n_tokens_yielded: Tokens served so far, over all passes.
+        n_tokens: Number of tokens of one pass; ``None`` if unknown in advance.
+        epoch: Number of the pass of the next row.
+        n_tokens_yielded: Number of tokens returned so far, over all passes.
     """
 
     def __init__(self, source: RowSource, *, batch_size: int | None, seed: int | None, repeat: bool) -> None:
@@ -141,7 +143,7 @@ class Batches(Iterator[Activations]):
         self._seed = seed
         self._repeat = repeat
         self._expected: int | None = None
-        self._begin(0)
+        self._start_pass(0)
 
     @property
     def points(self) -> tuple[str, ...]:
@@ -153,15 +155,15 @@ class Batches(Iterator[Activations]):
 
     @property
     def replays(self) -> bool:
-        """Whether a position in a pass can only be reached by reading everything before it."""
+        """Whether reaching a position in a pass requires reading everything before it."""
         return self._source.replays
 
     def resolve(self, points: Points, site: str | tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """Returns the points of the data that a dictionary's points stand for; one name for points that share a tensor.
+        """Resolves the points of a dictionary to points of the data. Points that share a tensor get the same name.
 
         Args:
-            points: Names as a dictionary gives them: ``"inputs"``, or ``"0.inputs"``.
-            site: Site, or sites, whose points are meant.
+            points: Names of the dictionary's points, such as ``"inputs"`` or ``"0.inputs"``.
+            site: Name of the site or sites of the points.
 
         Raises:
             ValueError: If there is no such site, or no such point (`MissingPointError`).
@@ -169,7 +171,7 @@ class Batches(Iterator[Activations]):
         return tuple(self._source.shared.get(part, part) for part in self._parts(points, site))
 
     def sites_of(self, points: Points, site: str | tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """Returns the names of the sites that a dictionary's points belong to; empty for a site without a name.
+        """Returns the names of the sites of a dictionary's points; empty for a site without a name.
 
         Args:
             points: See :meth:`resolve`.
@@ -182,10 +184,10 @@ class Batches(Iterator[Activations]):
         return [part for name in names_of(points) for part in known[lookup(name, known)]]
 
     def metadata(self, site: str | tuple[str, ...] | None) -> dict[str, Any]:
-        """Returns metadata about a site, such as its ``model`` and ``site``; of several sites, lists of metadata.
+        """Returns the metadata of a site, such as its ``model`` and ``site``. For several sites, the values are lists.
 
         Args:
-            site: The site, or sites; ``None`` or an empty tuple for all.
+            site: Name of the site or sites; ``None`` or an empty tuple for all.
         """
         names = names_of(site) if site else tuple(self._source.metadata)
         found = [self._source.metadata.get(name, {}) for name in names]
@@ -199,13 +201,13 @@ class Batches(Iterator[Activations]):
 
     @property
     def description(self) -> str:
-        """What is served, in one line, including whether it repeats and how."""
+        """One-line description of the data and of how passes repeat."""
         size = "ready-made batches" if self.batch_size is None else f"batches of {self.batch_size:,}"
         seed = "" if self._seed is None else f", seed {self._seed}"
         return f"{self._source.origin}; {size}{seed}; {'repeated' if self._repeat else 'one pass'}"
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.description}; {self.n_tokens_yielded:,} tokens served)"
+        return f"{type(self).__name__}({self.description}; {self.n_tokens_yielded:,} tokens returned)"
 
     def __iter__(self) -> Batches:
         return self
@@ -221,41 +223,44 @@ class Batches(Iterator[Activations]):
         """Returns the next batch.
 
         Raises:
-            ValueError: If the source gives no tokens, or can't be read a second time.
+            ValueError: If the source has no tokens, or can't be read a second time.
             StopIteration: After the last batch, with ``repeat=False``.
         """
         return next(self)
 
     def expect(self, n_tokens: int) -> None:
-        """Says that no more than so many tokens will be asked for in all, rounded up to whole batches.
+        """Announces the total number of tokens that will be read, rounded up to whole batches.
 
-        A source then harvests no more for them: its buffer holds as many as are still to come, where these are fewer.
-        Asking for more all the same is no error. It is part of the state, for it decides which tokens a buffer mixes.
+        Sources then compute no more activations than necessary, so the last buffer may be smaller. Reading more tokens
+        is possible. The number is part of the state, because it determines which tokens a buffer mixes.
         """
         size = self.batch_size or 1
         self._expected = -(-n_tokens // size) * size
 
     def _take(self) -> list[Activations]:
         pieces: list[Activations] = []
-        n_held = 0
-        while not pieces or (self.batch_size is not None and n_held < self.batch_size):
+        n_taken = 0
+        while not pieces or (self.batch_size is not None and n_taken < self.batch_size):
             chunk = self._current()
             if chunk is None:
                 if self._n_pass == 0:
-                    raise ValueError(f"There are no tokens to serve: {self._source.origin} gave none that are kept.")
-                whole_pass = n_held == self._n_pass
+                    raise ValueError(
+                        "The data must have at least one token that isn't excluded, got none from "
+                        f"{self._source.origin}."
+                    )
+                whole_pass = n_taken == self._n_pass
                 if not self._repeat:
                     break
-                self._begin(self.epoch + 1)
+                self._start_pass(self.epoch + 1)
                 if whole_pass:
                     break
                 continue
-            wanted = len(chunk) if self.batch_size is None else self.batch_size - n_held
+            wanted = len(chunk) if self.batch_size is None else self.batch_size - n_taken
             stop = chunk.stop(self._row, wanted, self.batch_size or wanted)
             if stop == self._row:
                 break
             pieces.append(chunk.rows(self._row, stop))
-            n_held += stop - self._row
+            n_taken += stop - self._row
             self.n_tokens_yielded += stop - self._row
             self._n_pass += stop - self._row
             self._row = stop
@@ -272,7 +277,7 @@ class Batches(Iterator[Activations]):
             try:
                 self._chunk = next(self._chunks, None)
             except BaseException:
-                # A generator that has raised looks like one at its end, which would pass for the end of the data.
+                # A generator that has raised behaves as if exhausted, which would look like the end of the data.
                 self._chunks = None
                 raise
             if self._chunk is None:
@@ -281,11 +286,11 @@ class Batches(Iterator[Activations]):
         return self._chunk
 
     def _still_expected(self) -> int | None:
-        """Returns how many rows will be asked for from the beginning of the chunk on."""
+        """Returns the expected number of rows from the start of the chunk on."""
         left = None if self._expected is None else self._expected - (self.n_tokens_yielded - self._row)
         return left if left is not None and left > 0 else None
 
-    def _begin(self, epoch: int, start: Position = BEGINNING, row: int = 0, n_pass: int = 0) -> None:
+    def _start_pass(self, epoch: int, start: Position = BEGINNING, row: int = 0, n_pass: int = 0) -> None:
         self.epoch = epoch
         self._start = start
         self._row = row
@@ -294,9 +299,9 @@ class Batches(Iterator[Activations]):
         self._chunks: Iterator[Chunk] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns where the next row comes from: a few integers, whatever the size of the buffer.
+        """Returns the position of the next row, as a few integers.
 
-        Iterables of batches (see `as_batches`) add what they need besides under ``"source"``.
+        Iterables of batches (see `as_batches`) add a state under ``"source"``.
         """
         start, row = self._start, self._row
         if self._chunk is not None and row == len(self._chunk):
@@ -314,23 +319,25 @@ class Batches(Iterator[Activations]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes to where another iterator over the same data stood.
+        """Resumes from the state of another iterator over the same data.
 
         Raises:
-            ValueError: If the state isn't one of these, or was saved with another batch size or seed.
+            ValueError: If the state isn't a state of `Batches`, or was saved with another batch size or seed.
         """
         missing = self.state_dict().keys() - state.keys() - {"source", "expected"}
         if missing:
-            raise ValueError(f"`state` must be a state of Batches, got one without {', '.join(sorted(missing))}.")
+            raise ValueError(
+                f"`state` must be a state of Batches, got one without the keys {', '.join(sorted(missing))}."
+            )
         for name, mine in (("batch_size", self.batch_size), ("seed", self._seed)):
             if state[name] != mine:
                 raise ValueError(
-                    f"`state` was saved with {name} {state[name]}, but these batches have {name} {mine}: batches "
-                    "would differ from those of the run that was stopped. Use the same, or begin anew."
+                    f"`state` must have the same {name} as these batches, {mine}, got {state[name]}. Use the original "
+                    f"{name}, or start a new run."
                 )
         first, second = state["position"]
         if state.get("source") is not None:
             self._source.restore(state["source"])
-        self._begin(int(state["epoch"]), (int(first), int(second)), int(state["row"]), int(state["n_pass"]))
+        self._start_pass(int(state["epoch"]), (int(first), int(second)), int(state["row"]), int(state["n_pass"]))
         self.n_tokens_yielded = int(state["n_served"])
         self._expected = state.get("expected")

@@ -1,4 +1,4 @@
-"""Which form tokens or texts come in, by the types of all that is given."""
+"""Recognises the form of tokens or texts by the types of their items."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def token_source(
 
     Args:
         tokens: Token ids or texts.
-        tokenizer: Of texts.
+        tokenizer: Tokenizer for texts.
         context: Tokens per sequence; ``None`` for the default.
-        text_column: Column that holds the texts.
+        text_column: Column with the texts.
         bos: See `pack`.
         join: See `pack`.
-        longest: Most positions that the model takes, where known.
+        longest: Maximum sequence length of the model, if known.
 
     Raises:
-        TypeError: If ``tokens`` are in no known form, or texts come without a tokenizer.
-        ValueError: If they are empty, or rows are longer than ``longest``.
+        TypeError: If ``tokens`` has no known form, or holds texts and there is no tokenizer.
+        ValueError: If ``tokens`` is empty, or rows are longer than ``longest``.
     """
     if context is not None:
         context = checks.at_least("context", context, 1)
@@ -64,28 +64,30 @@ def text_items(texts: Any, name: str, text_column: str | None) -> Items:
     """Returns texts of any form as items.
 
     Raises:
-        TypeError: If they aren't texts.
-        ValueError: If there are none.
+        TypeError: If ``texts`` doesn't hold texts.
+        ValueError: If ``texts`` is empty.
     """
     data = _recognised(texts, name, text_column)
     if isinstance(data, Tensor | np.ndarray | Mapping):
-        raise TypeError(f"`{name}` must be texts, got token ids: {type(data).__name__}. Ids need no packing.")
+        raise TypeError(
+            f"`{name}` must be texts, got token ids in a {type(data).__name__}. Pass token ids to the stream directly."
+        )
     items = Items(data, name, None if isinstance(texts, Mapping) else text_column)
     as_text(items.first, 0, items)
     return items
 
 
 def _recognised(data: Any, name: str, text_column: str | None) -> Any:
-    """Returns token ids as an array or a mapping of columns, and anything else as a sequence or an iterable."""
+    """Returns token ids as an array or a mapping of columns, and other data as a sequence or an iterable."""
     if isinstance(data, str | bytes | os.PathLike) or not (isinstance(data, Iterable) or indexed(data)):
-        remedy = " Put it in a list." if isinstance(data, str | bytes) else ""
+        remedy = " Wrap it in a list." if isinstance(data, str | bytes) else ""
         remedy = " Read the file first." if isinstance(data, os.PathLike) else remedy
         raise TypeError(
             f"`{name}` must be token ids [n_sequences, context], one long row of them, a dataset, or an iterable of "
             f"token batches or texts, got {type(data).__name__}.{remedy}"
         )
     if isinstance(data, set | frozenset):
-        raise TypeError(f"`{name}` must have an order, got a {type(data).__name__}. Sort it into a list.")
+        raise TypeError(f"`{name}` must be ordered, got a {type(data).__name__}. Convert it to a list.")
     data = as_sequence(data, name, text_column)
     if isinstance(data, Mapping):
         return _column(data, name, text_column)
@@ -94,7 +96,7 @@ def _recognised(data: Any, name: str, text_column: str | None) -> Any:
         if isinstance(data, Tensor) or data.dtype.kind not in "OUTS":
             return data
         if data.ndim != 1 and not (data.ndim == 2 and data.dtype.kind == "O"):
-            raise ValueError(f"`{name}` must be one row of texts, got an array of shape {data.shape}. Flatten it.")
+            raise ValueError(f"`{name}` must be a one-dimensional array of texts, got shape {data.shape}. Flatten it.")
         data = data.tolist()
     if isinstance(data, list | tuple):
         return _listed(data, name, text_column)
@@ -103,8 +105,8 @@ def _recognised(data: Any, name: str, text_column: str | None) -> Any:
             return _listed(list(data), name, text_column) if len(data) and _is_id(data[0]) else data
         except (KeyError, TypeError) as error:
             raise TypeError(
-                f"`{name}` must give its items by number, from 0 on, but `{name}[0]` of a {type(data).__name__} raises "
-                f"{type(error).__name__}: {error}. Make it a list."
+                f"`{name}` must be indexed by integers from 0, but `{name}[0]` of a {type(data).__name__} raises "
+                f"{type(error).__name__}: {error}. Convert it to a list."
             ) from error
     return data
 
@@ -112,18 +114,18 @@ def _recognised(data: Any, name: str, text_column: str | None) -> Any:
 def _check_column(item: Any, name: str, text_column: str | None) -> None:
     if text_column is not None:
         raise ValueError(
-            f"`text_column` must be left out where `{name}` has no columns, got {text_column!r} for items of type "
+            f"`text_column` must be omitted if `{name}` has no columns, got {text_column!r} for items of type "
             f"{type(item).__name__}."
         )
 
 
 def _column(data: Mapping[str, Any], name: str, text_column: str | None) -> Any:
-    """Returns a mapping of token ids as it is, and the texts of any other."""
+    """Returns a mapping with token ids unchanged, and the column of texts of any other mapping."""
     splits = [key for key, value in data.items() if getattr(value, "column_names", None) is not None]
     if splits:
         raise TypeError(
-            f"`{name}` must be one dataset, got the splits {sorted(map(str, splits))[:8]}. Of a dataset with splits, "
-            f"take one: `{name}[{splits[0]!r}]`."
+            f"`{name}` must be a single dataset, got one with the splits {sorted(map(str, splits))[:8]}. Pass one "
+            f"of them: `{name}[{splits[0]!r}]`."
         )
     columns = chosen_columns([str(key) for key in data], name, text_column)
     if columns[0] == TOKENS and text_column is None:
@@ -132,18 +134,18 @@ def _column(data: Mapping[str, Any], name: str, text_column: str | None) -> Any:
 
 
 def _listed(data: Sequence[Any], name: str, text_column: str | None) -> Any:
-    """Returns a list of single ids as one long row, and any other list as it is.
+    """Returns a list of single ids as one long row, and any other list unchanged.
 
     Raises:
-        TypeError: If only some of the items are texts, or single ids. The error names the first other one.
+        TypeError: If only some items are texts or single ids. The error names the first other item.
     """
-    examples = dict(zip(map(type, reversed(data)), reversed(data), strict=True)).values()  # the first of each type
+    examples = dict(zip(map(type, reversed(data)), reversed(data), strict=True)).values()  # the first item of each type
     if any(_is_id(value) for value in examples):
         _check_column(data[0], name, text_column)
         numbers = [index for index, item in enumerate(data) if not _is_id(item)]
         if numbers:
             raise TypeError(
-                f"`{name}[{numbers[0]}]` must be an integer token id, as other items are, got "
+                f"`{name}[{numbers[0]}]` must be an integer token id like the other items, got "
                 f"{data[numbers[0]]!r:.40} of type {type(data[numbers[0]]).__name__}."
             )
         return torch.tensor([item.__index__() for item in data], device="cpu")
@@ -152,9 +154,7 @@ def _listed(data: Sequence[Any], name: str, text_column: str | None) -> Any:
         for index, item in enumerate(data):
             as_text(item, index, items)
     for index in (index for index, item in enumerate(data) if item is None):
-        raise TypeError(
-            f"`{name}[{index}]` must be token ids, as other items are, got None. Leave such rows out first."
-        )
+        raise TypeError(f"`{name}[{index}]` must be token ids like the other items, got None. Remove such rows first.")
     return data
 
 
@@ -193,7 +193,7 @@ def _from_mapping(tokens: Mapping[str, Any], context: int | None, row: int, long
         try:
             array = torch.as_tensor(ids, device="cpu")
         except (TypeError, ValueError, RuntimeError):
-            array = None  # TokenItems names the row
+            array = None  # TokenItems raises an error that names the row
         if array is not None:
             return _array(array, None if mask is None else torch.as_tensor(mask, device="cpu"), context, row, longest)
     masks = mask if mask is not None else [None] * len(ids)
@@ -208,6 +208,6 @@ def _array(
 ) -> RowArray:
     source = RowArray(tokens, mask, row if tokens.ndim == 1 else context)
     if tokens.ndim == 2:
-        remedy = f"Cut them: `tokens.flatten()` with context={longest}."
+        remedy = f"Split them: `tokens.flatten()` with context={longest}."
         check_length("Rows of `tokens`", tokens.shape[1], longest, remedy)
     return source

@@ -1,4 +1,4 @@
-"""Rows from a model: what its sites read and write fills a buffer, which is served in random order."""
+"""Rows from a model: activations of its sites fill a buffer, which is read in random order."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from sparsedict.seeds import permutation
 from sparsedict.sites.models import check_ids, vocabulary
 
 Mix = Literal["tokens", "sequences"]
-"""What a batch is drawn from the buffer by: single tokens, or whole sequences."""
+"""The units that are shuffled in the buffer: single tokens, or whole sequences."""
 
 _SEQUENCES, _ROWS = 0, 1
-"""What a permutation is of, so that the two draw from generators of their own."""
+"""Keys that separate the random generators of the two permutations."""
 
 
 class HarvestedRows(RowSource):
-    """Rows from a model: a buffer is filled, served in random order until it is empty, and filled again.
+    """Rows from a model. A buffer is filled, read in random order until it is empty, and filled again.
 
-    Sequences (or documents) come in an order of each pass's own, where the source can be gone through in any order;
-    the buffer then mixes the positions of sequences. A source that fits into the buffer is harvested once.
+    If the source has random access, each pass takes sequences (or documents) in a new order. The buffer then mixes the
+    positions of sequences. If a whole pass fits into the buffer, the model runs only once.
 
-    With ``mix="sequences"`` the buffer's sequences are served in random order, the positions of each in their own.
+    With ``mix="sequences"``, the sequences of the buffer are returned in random order, with their positions in order.
 
-    Filling again when half is served would mix as a buffer of 1.5 times the size does (the chance that two rows of a
-    batch are of one sequence falls by a third). But then some rows outlive many fillings, and a place in the pass
-    could be taken up again only by storing activations or by harvesting many buffers. Emptied each time, it takes one.
+    Refilling a half-empty buffer would mix as well as a buffer of 1.5 times the size (the probability that two rows of
+    a batch come from the same sequence falls by a third). But some rows would then stay in the buffer for many refills,
+    so that resuming would require stored activations, or computing many buffers again. Emptying the buffer completely
+    requires computing a single buffer again.
     """
 
     def __init__(
@@ -62,9 +63,9 @@ class HarvestedRows(RowSource):
         self._block_size = block_size
         self._vocabulary = vocabulary(harvester.model)
         n_positions = tokens.n_positions
-        self._resident = n_positions is not None and n_positions <= buffer_size
+        self._fits = n_positions is not None and n_positions <= buffer_size
         self._capacity = buffer_size if n_positions is None else min(buffer_size, n_positions)
-        # Chunks of one size mix better than full ones with a small one at the end.
+        # Chunks of equal size mix better than full chunks and a small last one.
         n_chunks = 1 if n_positions is None else -(-n_positions // buffer_size)
         self._target = self._capacity if n_positions is None else -(-n_positions // n_chunks)
         self._kept_of_shape: dict[torch.Size, Tensor | None] = {}
@@ -74,22 +75,22 @@ class HarvestedRows(RowSource):
         self._n_rows_of: list[int] = []
 
     def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
-        if self._resident and start == BEGINNING and not (epoch == 0 and self._is_part(most)):
-            return self._from_resident(epoch)
+        if self._fits and start == BEGINNING and not (epoch == 0 and self._is_part(most)):
+            return self._from_memory(epoch)
         return self._harvested(epoch, start, (self._seed, epoch, _SEQUENCES) if self._tokens.seeks else None, most)
 
     def _is_part(self, most: int | None) -> bool:
-        """Whether so many rows are less than a pass."""
+        """Whether a number of rows is less than a pass."""
         if most is not None and self.n_tokens is None:
             self.n_tokens = self.count()
         return most is not None and self.n_tokens is not None and most < self.n_tokens
 
-    def _from_resident(self, epoch: int) -> Iterator[Chunk]:
+    def _from_memory(self, epoch: int) -> Iterator[Chunk]:
         if self._whole is None:
             self._whole = next(self._harvested(0, BEGINNING, None, None), None)
         if self._whole is not None:
             whole = self._whole
-            yield self._chunk(whole.held, epoch, BEGINNING, whole.end)
+            yield self._chunk(whole.activations, epoch, BEGINNING, whole.end)
 
     def _harvested(
         self, epoch: int, start: Position, order: tuple[int, int, int] | None, most: int | None
@@ -128,7 +129,7 @@ class HarvestedRows(RowSource):
         return Chunk(held, torch.cat([rows[index] for index in order]).to(device), start, end, cuts)
 
     def _append(self, block: Block, n_rows: int, bad: list[Tensor]) -> int:
-        """Captures a block, copies its kept rows into the buffer, and returns how many rows the buffer then holds."""
+        """Captures a block, copies its kept rows into the buffer, and returns the new number of rows in the buffer."""
         check_ids(block.tokens, self._vocabulary, block.numbers)
         kept = self._kept_indices(block)
         if kept is not None and not len(kept):
@@ -141,13 +142,13 @@ class HarvestedRows(RowSource):
         targets, values = self._buffer.distinct(), captured.distinct()
         for name in targets:
             _put(targets[name][n_rows:stop], values[name], kept)
-        # Sums are checked instead of entries: one pass over the rows, without another tensor of their size.
+        # Checking sums needs a single pass over the rows, and no temporary tensor of their size.
         sums = [
             target[n_rows:stop].sum(dtype=torch.float32) for target in targets.values() if target.is_floating_point()
         ]
         wrong = ~torch.stack(sums).sum().isfinite()
         if wrong.device.type != "cpu":
-            # Read once for each filling of the buffer, for reading waits for the device.
+            # Checked once per filling of the buffer, to avoid synchronising with the device for each block.
             bad.append(wrong)
         elif bool(wrong):
             self._raise_if_not_finite(n_rows, stop)
@@ -156,7 +157,7 @@ class HarvestedRows(RowSource):
     def _kept_indices(self, block: Block) -> Tensor | None:
         if block.attention_mask is not None or self._harvester.by_token:
             return self._harvester.kept(block)
-        # Then it is a matter of the shape alone.
+        # The kept positions depend only on the shape.
         if block.tokens.shape not in self._kept_of_shape:
             self._kept_of_shape = {block.tokens.shape: self._harvester.kept(block)}
         return self._kept_of_shape[block.tokens.shape]
@@ -168,7 +169,7 @@ class HarvestedRows(RowSource):
         return torch.empty(self._capacity, *column.shape[1:], dtype=dtype or column.dtype, device=device)
 
     def _raise_if_not_finite(self, start: int, stop: int) -> None:
-        """Raises if rows of the buffer aren't finite, naming the site. A sum may have overflowed by itself."""
+        """Raises an error that names the site if rows of the buffer aren't finite. A sum alone may have overflowed."""
         assert self._buffer is not None
         for name, site in self._harvester.sites.items():
             for role in ROLES:
@@ -177,13 +178,13 @@ class HarvestedRows(RowSource):
                 n_bad = 0 if rows is None else int((~rows.isfinite()).sum())
                 if rows is not None and n_bad:
                     raise ValueError(
-                        f"{site!r}{f' (named {name!r})' if name else ''} must give finite activations, got "
-                        f"{n_bad:,} NaN or infinite of {rows.numel():,} entries in its {role}, stored as {rows.dtype}. "
-                        "Look at the model's weights and at the range of that dtype."
+                        f"{site!r}{f' (named {name!r})' if name else ''} must have finite activations, got "
+                        f"{n_bad:,} NaN or infinite entries of {rows.numel():,} in its {role}, stored as {rows.dtype}. "
+                        "Check the model's weights and the range of that dtype."
                     )
 
     def count(self) -> int | None:
-        """Returns how many tokens a pass keeps, by going through an array of tokens; ``None`` for other sources."""
+        """Counts the kept tokens of a pass by reading an array of tokens; returns ``None`` for other sources."""
         if not isinstance(self._tokens, RowArray):
             return None
         total = 0
@@ -194,7 +195,7 @@ class HarvestedRows(RowSource):
 
 
 def _rows_of_sequences(block: Block, kept: Tensor | None) -> list[int]:
-    """Returns how many rows each sequence of a block keeps, without those that keep none."""
+    """Returns the number of kept rows of each sequence in a block, without sequences that have none."""
     n_sequences, width = block.tokens.shape
     if kept is None:
         return [width] * n_sequences

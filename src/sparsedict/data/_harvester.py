@@ -1,4 +1,4 @@
-"""What runs a model on a block of tokens and takes what its sites read and write."""
+"""Runs a model on a block of tokens, and captures the activations of its sites."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sparsedict.sites.models import TokenContext, evaluating, is_seq2seq, stack
 
 @dataclass(frozen=True)
 class Harvester:
-    """Captures the kept positions of sites, as columns.
+    """Captures the activations of sites for a stream.
 
     Attributes:
-        sites: By name; the name of a single site is empty.
-        neurons: Names of the sites whose hidden activations are captured too.
-        dtype: Of the columns; ``None`` leaves the model's.
-        device: Of the columns; ``None`` leaves the model's.
+        sites: Sites by name. A single site has an empty name.
+        neurons: Names of the sites whose hidden activations are also captured.
+        dtype: Type of the activations; ``None`` for the model's.
+        device: Device of the activations; ``None`` for the model's.
     """
 
     sites: Mapping[str, Site]
@@ -40,28 +40,28 @@ class Harvester:
         dtype: torch.dtype | None,
         device: torch.device | None,
     ) -> Harvester:
-        """Takes what a stream is given.
+        """Checks the arguments of a stream.
 
         Raises:
-            TypeError: If something isn't a site.
-            ValueError: If there is none, or ``neurons`` names another.
+            TypeError: If ``sites`` contains another object than sites.
+            ValueError: If there is no site, or ``neurons`` names an unknown site.
         """
         by_name = _by_name(sites)
         return cls(by_name, _chosen(by_name, neurons), dtype, device)
 
     @property
     def model(self) -> nn.Module:
-        """The first site's model."""
+        """The model of the first site."""
         return next(iter(self.sites.values())).model
 
     @property
     def models(self) -> tuple[nn.Module, ...]:
-        """All models that the sites belong to."""
+        """The distinct models of the sites."""
         return tuple({id(site.model): site.model for site in self.sites.values()}.values())
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Puts the models in evaluation mode, and back."""
+        """Context with the models in evaluation mode."""
         with ExitStack() as stack:
             for model in self.models:
                 stack.enter_context(evaluating(model))
@@ -69,11 +69,11 @@ class Harvester:
 
     @property
     def by_token(self) -> bool:
-        """Whether some positions are left out for the token that they hold."""
+        """Whether some token ids are excluded."""
         return any(site.exclusion.tokens for site in self.sites.values())
 
     def kept(self, block: Block) -> Tensor | None:
-        """Returns which positions every site keeps, as flat indices on the CPU; ``None`` if all are kept."""
+        """Returns the positions that no site excludes, as flat indices on the CPU; ``None`` for all positions."""
         seen = TokenContext(block.tokens.shape, block.tokens, block.attention_mask)
         mask = None
         for exclusion in {site.exclusion for site in self.sites.values()}:
@@ -94,15 +94,15 @@ class Harvester:
         )
 
     def capture(self, block: Block) -> Activations:
-        """Returns the activations of a block as rows, of all its positions."""
+        """Returns the activations at all positions of a block, as rows."""
         tokens = block.tokens
         if block.attention_mask is not None and all(map(takes_mask, self.models)):
             tokens = {"input_ids": block.tokens, "attention_mask": block.attention_mask.long()}
         captured = capture_sites(self.sites, tokens, neurons=self.neurons)
         if captured.n_tokens != block.tokens.numel():
             raise ValueError(
-                f"{next(iter(self.sites.values()))!r} must have a position for each token, got activations of leading "
-                f"shape {tuple(captured.shape)} for tokens {tuple(block.tokens.shape)}. Name one inside the sequence."
+                f"{next(iter(self.sites.values()))!r} must have one activation per token, got activations of leading "
+                f"shape {tuple(captured.shape)} for tokens {tuple(block.tokens.shape)}. Choose another site."
             )
         rows = Activations({name: captured[name].flatten(0, -2) for name in captured})
         device = next(iter(rows.values())).device
@@ -113,7 +113,7 @@ class Harvester:
 
 
 def takes_mask(model: nn.Module) -> bool:
-    """Whether a model can be told of padding."""
+    """Whether a model takes an ``attention_mask``."""
     parameters = inspect.signature(model.forward).parameters.values()
     return any(p.name == "attention_mask" or p.kind is p.VAR_KEYWORD for p in parameters)
 
@@ -125,12 +125,14 @@ def _by_name(sites: Site | Mapping[str, Site]) -> dict[str, Site]:
     for name, site in by_name.items():
         if not isinstance(site, Site):
             hint = " Write `Site(model, path)`." if isinstance(site, nn.Module | str) else ""
-            raise TypeError(f"`sites` must be a Site, or Sites by name, got {type(site).__name__} for {name!r}.{hint}")
+            raise TypeError(
+                f"`sites` must be a Site or a mapping of names to Sites, got {type(site).__name__} for {name!r}.{hint}"
+            )
         if _reads_decoder_tokens(site):
             raise ValueError(
-                f"`sites` must read tokens that the stream gives, got {site!r}, which lies in the decoder of an "
-                "encoder-decoder model, and a stream gives `input_ids` alone. Capture it with `site.capture(batch)`, a "
-                "mapping with `decoder_input_ids` or `labels`, and train on `captured.batch()`."
+                f"`sites` must not be in the decoder of an encoder-decoder model, got {site!r}: a stream only passes "
+                "`input_ids` to the model. Capture it with `site.capture(batch)`, where `batch` has "
+                "`decoder_input_ids` or `labels`, and train on `captured.batch()`."
             )
     return by_name
 

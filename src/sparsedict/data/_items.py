@@ -1,4 +1,4 @@
-"""Data that comes one item at a time."""
+"""Sequences and iterables of items, each with tokens or a text."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from sparsedict.seeds import permutation
 from sparsedict.sites.models import check_length
 
 LOOK_AHEAD = 64
-"""Items that are fetched, and documents that are tokenised, together."""
+"""Number of items to fetch, and of documents to tokenise, at a time."""
 
 _NOTHING = object()
 
 
 class Items:
-    """A sequence of items in an order of each pass's own, or an iterable, gone through from its beginning.
+    """A sequence of items, shuffled for each pass, or an iterable, read from its beginning for each pass.
 
     Attributes:
         first: The first item.
         seeks: Whether items can be fetched in any order.
-        name: Of the parameter that holds the data, for errors.
-        text_column: Of items that are mappings, the key of the text; ``None`` for the usual one.
+        name: Name of the caller's parameter, for error messages.
+        text_column: Key of the text in items that are mappings; ``None`` for the default.
     """
 
     def __init__(self, data: Any, name: str = "tokens", text_column: str | None = None) -> None:
@@ -43,7 +43,7 @@ class Items:
         self._read = False
         self.first: Any = next(iterator, _NOTHING)
         if self.first is _NOTHING:
-            raise ValueError(f"`{name}` must give at least one item, got an empty {self.kind}.")
+            raise ValueError(f"`{name}` must have at least one item, got an empty {self.kind}.")
         if self._once:
             self._data = chain([self.first], iterator)
 
@@ -54,16 +54,16 @@ class Items:
         return f"a {self.kind} {'that can be read once' if self._once else 'in its own order'}"
 
     def after(self, start: int, order: Order | None, epoch: int) -> Iterator[tuple[int, Any]]:
-        """Serves a pass from its item ``start`` on: each item with its number in the data."""
+        """Yields the items of a pass from item ``start`` on, each with its index in the data."""
         if self.seeks:
             return self._fetched(start, order)
         if self._once and self._read:
             raise ValueError(
-                f"`{self.name}` is an iterator ({self.kind}) that has been read and can't begin again. Give an object "
-                "whose iter() starts anew, such as a list or a dataset, or ask for fewer tokens."
+                f"`{self.name}` must be re-iterable for another pass, got an iterator ({self.kind}), which can be read "
+                "only once. Pass a list or a dataset instead, or train on fewer tokens."
             )
         self._read = True
-        # Datasets that stream have a shuffle of their own, which wants to know of the pass.
+        # Streaming datasets have their own shuffle, which depends on the epoch.
         set_epoch = getattr(self._data, "set_epoch", None)
         if callable(set_epoch):
             set_epoch(epoch)
@@ -80,7 +80,7 @@ class Items:
 
 
 def indexed(data: object) -> bool:
-    """Whether data has items that can be fetched in any order."""
+    """Whether the items of the data can be fetched in any order."""
     return hasattr(data, "__len__") and hasattr(data, "__getitem__")
 
 
@@ -88,7 +88,7 @@ def as_text(item: Any, number: int, items: Items) -> str:
     """Returns the text of an item.
 
     Raises:
-        TypeError: If it has none. The error names the item and the remedy.
+        TypeError: If it has no text. The error names the item and the remedy.
     """
     found, where = item, f"`{items.name}[{number}]`"
     if isinstance(item, Mapping):
@@ -98,7 +98,7 @@ def as_text(item: Any, number: int, items: Items) -> str:
         found, where = item[column], f"{where}, column {column!r},"
     elif items.text_column is not None:
         raise ValueError(
-            f"`text_column` must be left out where `{items.name}` has no columns, got {items.text_column!r} for items "
+            f"`text_column` must be omitted if `{items.name}` has no columns, got {items.text_column!r} for items "
             f"of type {type(item).__name__}."
         )
     if isinstance(found, str):
@@ -114,26 +114,26 @@ def _described(found: Any) -> str:
 
 
 def is_missing(found: Any) -> bool:
-    """Whether a table has no value there: None, NaN, or the NA of pandas."""
+    """Whether a value of a table is missing: None, NaN, or the NA of pandas."""
     return found is None or type(found).__name__ == "NAType" or (isinstance(found, float) and found != found)
 
 
 def _text_remedy(found: Any) -> str:
     if is_missing(found):
-        return "Leave out the rows without a text first, or put '' in them: empty texts are left out."
+        return "Remove rows without a text first, or replace the missing texts by '', which are skipped."
     if isinstance(found, bytes):
         return "Decode it first."
     if isinstance(found, list | tuple) and found and isinstance(found[0], str):
-        return "Give one text an item, in a flat list."
+        return "Pass a flat list with one text per item."
     if isinstance(found, list | tuple) and found and isinstance(found[0], Mapping):
-        return "Turn chats into texts first, for example with `tokenizer.apply_chat_template(..., tokenize=False)`."
+        return "Convert chats to texts first, for example with `tokenizer.apply_chat_template(..., tokenize=False)`."
     if isinstance(found, list | tuple | np.ndarray | Tensor):
-        return "Give texts only, or token ids only; a dataset's column of token ids must be named `input_ids`."
-    return "Give texts only, or token ids only."
+        return "Pass only texts, or only token ids. A dataset's column of token ids must be named `input_ids`."
+    return "Pass only texts, or only token ids."
 
 
 class TokenItems(TokenSource):
-    """Items that hold tokens: rows, batches of rows, or mappings with ``input_ids`` and ``attention_mask``."""
+    """Items with tokens: rows, batches of rows, or mappings with ``input_ids`` and ``attention_mask``."""
 
     def __init__(self, items: Items, context: int | None, longest: int | None) -> None:
         self._items = items
@@ -152,7 +152,7 @@ class TokenItems(TokenSource):
             pieces = [piece for row in rows_of(item, name) for piece in _pieces(*row, self._context)]
             skipped = start[1] if count == start[0] else 0
             for done, (tokens, mask) in enumerate(pieces[skipped:], skipped + 1):
-                check_length(name, len(tokens), self._longest, f"Cut longer rows with context={self._longest}.")
+                check_length(name, len(tokens), self._longest, f"Split longer rows with context={self._longest}.")
                 yield Row(tokens, mask, (count + 1, 0) if done == len(pieces) else (count, done), number)
 
 
@@ -166,8 +166,8 @@ def rows_of(item: Any, name: str) -> list[tuple[Tensor, Tensor | None]]:
     """Returns the sequences of one item, each with its mask.
 
     Raises:
-        TypeError: If the item holds something else than integer ids.
-        ValueError: If it has another shape than a row or a batch of rows.
+        TypeError: If the item doesn't hold integer ids.
+        ValueError: If its shape isn't that of a row or a batch of rows.
     """
     mask = None
     if isinstance(item, Mapping):
@@ -178,10 +178,10 @@ def rows_of(item: Any, name: str) -> list[tuple[Tensor, Tensor | None]]:
     if tokens.numel() and not is_integral(tokens):
         raise TypeError(not_ids(name, tokens))
     if tokens.ndim not in (1, 2):
-        what = "a single id: put the ids of a row in a list or an array" if tokens.ndim == 0 else "another"
+        what = ". Put the ids of a row in a list or an array" if tokens.ndim == 0 else ""
         raise ValueError(
             f"{name} must be a row [n_positions] or a batch [n_sequences, n_positions], got the shape "
-            f"{tuple(tokens.shape)}, {what}."
+            f"{tuple(tokens.shape)}{what}."
         )
     if mask is not None and mask.shape != tokens.shape:
         raise ValueError(
@@ -196,7 +196,7 @@ def rows_of(item: Any, name: str) -> list[tuple[Tensor, Tensor | None]]:
 
 def _tensor(item: Any, name: str) -> Tensor:
     if isinstance(item, list | tuple) and len(item) == 1 and isinstance(item[0], Tensor | np.ndarray):
-        item = item[0]  # as a TensorDataset serves them
+        item = item[0]  # an item of a TensorDataset
     try:
         if isinstance(item, np.ndarray):
             return (
@@ -208,8 +208,8 @@ def _tensor(item: Any, name: str) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         several = isinstance(item, list | tuple) and item and isinstance(item[0], Tensor)
         remedy = (
-            "Give tokens and mask as a mapping of `input_ids` and `attention_mask`."
+            "Pass tokens and mask as a mapping with `input_ids` and `attention_mask`."
             if several
-            else "Give token ids only, or texts only."
+            else "Pass only token ids, or only texts."
         )
         raise TypeError(f"{name} must hold integer token ids, got {_described(item)}. {remedy}") from error

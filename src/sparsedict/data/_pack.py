@@ -1,4 +1,4 @@
-"""Texts packed into one tensor."""
+"""Packs texts into one tensor of tokens."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ def pack(
 ) -> Int[Tensor, "n context"]:
     """Returns texts as rows of tokens.
 
-    A stream over these tokens knows how many there are, and if they fit into its buffer, harvests them once for all
-    passes.
+    A stream over the result knows the number of tokens. If they fit into its buffer, it runs the model only once.
 
     Args:
-        texts: Documents, in any form of texts that `ActivationStream` takes. Documents without tokens are left out.
+        texts: Documents, in any form of texts that `ActivationStream` takes. Empty documents are skipped.
         tokenizer: A Hugging Face tokenizer, a tokenizer of the library tokenizers, or a function from a text to token
-            ids. The last two have no BOS, so that ``bos`` changes nothing.
+            ids. The last two have no BOS, so ``bos`` has no effect.
         context: Tokens per row.
-        bos: Where to put the tokenizer's BOS (its CLS or EOS where it has no BOS): at the start of each row and of each
-            document (``"both"``), of rows only, of documents only, or nowhere (``"none"``). A document that begins with
-            it already gets no second one.
-        join: Whether a row may hold tokens of several documents. If not, each row has tokens of one document, and a
+        bos: Where to insert the tokenizer's BOS (or its CLS or EOS if it has no BOS): at the start of each row and each
+            document (``"both"``), of rows only, of documents only, or nowhere (``"none"``). If a document already
+            starts with the BOS, it isn't inserted again.
+        join: Whether a row may contain tokens of several documents. If not, each row has tokens of one document, and a
             long document has several rows.
-        short: What happens to rows with fewer than ``context`` tokens, the last one, and each document's last one where
-            documents aren't joined: ``"drop"`` leaves them out, ``"pad"`` fills them on the right with the tokenizer's
-            padding. Let the site leave padding out: ``Site(..., exclude_tokens=[tokenizer.pad_token_id])``.
-        text_column: Column of a table or dataset that holds the texts.
+        short: How to treat rows with fewer than ``context`` tokens, which are the last row and, unless documents are
+            joined, the last row of each document. ``"drop"`` removes them. ``"pad"`` pads them on the right with the
+            tokenizer's padding token, which the site should exclude:
+            ``Site(..., exclude_tokens=[tokenizer.pad_token_id])``.
+        text_column: Column of a table or dataset with the texts.
 
     Raises:
-        TypeError: If an item isn't a text. The error names it.
+        TypeError: If an item isn't a text. The error names the item.
         ValueError: If no row remains, or ``short`` is ``"pad"`` and the tokenizer has no padding token.
 
     Example:
@@ -72,7 +72,7 @@ def pack(
             rows.append(torch.nn.functional.pad(row.tokens, (0, missing), value=fill))
     if not rows:
         raise ValueError(
-            f"`texts` must fill at least one row of {context} tokens, got fewer. Lower `context`, or keep short rows "
+            f"`texts` must fill at least one row of {context} tokens, got fewer. Lower `context`, or pad short rows "
             "with short='pad'."
         )
     return torch.stack(rows)

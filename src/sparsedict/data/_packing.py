@@ -1,4 +1,4 @@
-"""Texts to rows of tokens."""
+"""Tokenises documents and packs them into rows."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from sparsedict.data._tokenizers import Tokenizer, beginning, check_tokenizer, t
 from sparsedict.data._tokens import Block, BlockSize, Order, Row, TokenSource, stacked
 
 Bos = Literal["both", "rows", "documents", "none"]
-"""Where a BOS is put (at the start of each row, of each document, of both, or nowhere)."""
+"""Where a BOS is inserted: at the start of each row, of each document, of both, or nowhere."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How documents become rows.
+    """Options for packing documents into rows.
 
     Attributes:
-        context: Most tokens of a row.
-        bos: Where a BOS is put.
-        join: Whether a row may hold tokens of several documents.
+        context: Largest number of tokens of a row.
+        bos: Where a BOS is inserted.
+        join: Whether a row may contain tokens of several documents.
     """
 
     context: int
@@ -42,10 +42,10 @@ class Packing:
 class Texts(TokenSource):
     """Documents, tokenised and packed into rows.
 
-    The BOS is the tokenizer's (its CLS or EOS, where it has no BOS), and is never put beside another: a document that
-    begins with it, or a row that has just ended a document with it, gets no second one. Documents without tokens are
-    left out. The last row may be shorter, and each document's last row where documents aren't joined. A position
-    counts documents, and tokens (with the BOS) of the document that a row breaks.
+    The BOS is that of the tokenizer (or its CLS or EOS if it has no BOS). It is never doubled: none is inserted in
+    front of a document that starts with it, or right after a document that ends with it. Empty documents are skipped.
+    The last row may be shorter, and without ``join`` also the last row of each document. A position counts documents,
+    and the tokens (with the BOS) of a document that continues in the next row.
     """
 
     def __init__(self, items: Items, tokenizer: Tokenizer | None, packing: Packing) -> None:
@@ -67,7 +67,7 @@ class Texts(TokenSource):
         return stacked(self.rows(order, epoch, start), size)
 
     def rows(self, order: Order | None, epoch: int, start: Position) -> Iterator[Row]:
-        """Serves packed rows."""
+        """Yields packed rows."""
         row: list[int] = []
         (count, at), number = start, start[0]
         for number, document in self._documents(self._items.after(start[0], order, epoch)):
@@ -88,7 +88,7 @@ class Texts(TokenSource):
             yield Row(torch.tensor(row, device="cpu"), None, (count, 0), number)
 
     def _documents(self, items: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, list[int]]]:
-        """Yields each document's number and tokens, begun by the BOS where documents are."""
+        """Yields the index and the tokens of each document, with a BOS if documents get one."""
         while group := list(islice(items, LOOK_AHEAD)):
             texts = [as_text(item, number, self._items) for number, item in group]
             for (number, _), tokens in zip(group, tokenised(self._tokenizer, texts), strict=True):

@@ -1,4 +1,4 @@
-"""One file of stored activations: safetensors, with a checksum for every block of rows."""
+"""A shard of stored activations: a safetensors file with a checksum for every block of rows."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from torch import Tensor
 from sparsedict.storage import StorageError, parse_json, regular_file, replace_file
 
 BLOCK = 256
-"""Rows that are read, and checked, together."""
+"""Number of rows that are read and checked together."""
 
 CHECKSUMS = "checksums"
 METADATA = "sparsedict"
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _MAX_HEADER = 2**20
 _RAW = {4: np.uint32, 2: np.uint16}
-"""NumPy's type of an entry's bits, by its size: it has no bfloat16."""
+"""NumPy integer types by size in bytes, since NumPy has no bfloat16."""
 
 
 def shard_name(index: int) -> str:
@@ -36,12 +36,12 @@ def shard_name(index: int) -> str:
 
 
 def raw(rows: Tensor) -> NDArray[Any]:
-    """Returns rows on the CPU as their bits, in the same memory."""
+    """Returns rows on the CPU as integers of the same size, without copying."""
     return rows.view({4: torch.int32, 2: torch.int16}[rows.dtype.itemsize]).numpy().view(_RAW[rows.dtype.itemsize])
 
 
 def checksums(columns: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
-    """Returns CRC-32 of each block of each column, ``[n_blocks, n_columns]``."""
+    """Returns the CRC-32 of each block of each column, ``[n_blocks, n_columns]``."""
     n_rows = len(columns[0])
     return np.array(
         [[zlib.crc32(column[low : low + BLOCK].data) for column in columns] for low in range(0, n_rows, BLOCK)],
@@ -50,26 +50,26 @@ def checksums(columns: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
 
 
 def digest_of(checks: NDArray[np.int64], n_rows: int) -> str:
-    """Returns what names the content of a shard."""
+    """Returns a digest that identifies the content of a shard."""
     return hashlib.sha256(f"{n_rows};".encode() + checks.tobytes()).hexdigest()
 
 
 def write_shard(file: Path, names: Sequence[str], columns: Sequence[Tensor], notes: Mapping[str, Any]) -> str:
-    """Writes a shard, as a whole or not at all, and returns its digest.
+    """Writes a shard atomically, and returns its digest.
 
     Args:
-        file: Where to.
-        names: Of the columns.
-        columns: ``[n_rows, width]`` each, contiguous, on the CPU.
-        notes: What to keep beside them, in plain values that JSON has.
+        file: The file to write.
+        names: Names of the columns.
+        columns: Columns ``[n_rows, width]``, contiguous, on the CPU.
+        notes: Additional JSON values for the header.
 
     Raises:
-        OSError: If it can't be written, such as on a full disk.
+        OSError: If the file can't be written, such as on a full disk.
     """
     checks = checksums([raw(column) for column in columns])
     digest = digest_of(checks, len(columns[0]))
     tensors = {**dict(zip(names, columns, strict=True)), CHECKSUMS: torch.from_numpy(checks)}
-    # One entry, for several would be written in an order that differs from run to run.
+    # A single entry, because the order of several entries would differ between runs.
     metadata = {METADATA: json.dumps({"digest": digest, "notes": notes})}
 
     def write(beside: Path) -> None:
@@ -84,14 +84,14 @@ def write_shard(file: Path, names: Sequence[str], columns: Sequence[Tensor], not
 
 @dataclass(frozen=True)
 class ShardHeader:
-    """What the beginning of a shard says.
+    """The header of a shard.
 
     Attributes:
         file: The shard.
-        n_rows: Its rows.
-        digest: What names its content.
-        notes: What its writer kept beside them.
-        offsets: Where each column begins, in bytes from the beginning of the file; the checksums are last.
+        n_rows: Number of rows.
+        digest: Digest that identifies the content.
+        notes: Additional values.
+        offsets: Offset of each column in bytes from the start of the file. The checksums come last.
     """
 
     file: Path
@@ -106,20 +106,22 @@ class ShardHeader:
 
 
 def read_header(folder: Path, name: str, columns: Sequence[tuple[str, int]], dtype: torch.dtype) -> ShardHeader:
-    """Reads and checks the beginning of a shard.
+    """Reads and checks the header of a shard.
 
     Args:
-        folder: Of the store.
-        name: Of the file.
-        columns: Names and widths of the columns that it must have.
-        dtype: Their type.
+        folder: Folder of the store.
+        name: Name of the file.
+        columns: Required names and widths of the columns.
+        dtype: Required type of the columns.
 
     Raises:
-        StorageError: If the file is missing, truncated or broken, or has other columns.
+        StorageError: If the file is missing, truncated or damaged, or has other columns.
     """
     file = regular_file(folder, name)
     if file is None:
-        raise StorageError(f"{folder} lacks the shard {name}: it was deleted, or wasn't copied with the others.")
+        raise StorageError(
+            f"{folder} lacks the shard {name}. Restore the file, or write the store again with `save_to`."
+        )
     with file.open("rb") as stream:
         size = stream.seek(0, 2)
         stream.seek(0)
@@ -139,8 +141,8 @@ def read_header(folder: Path, name: str, columns: Sequence[tuple[str, int]], dty
         end = 8 + length + max(stop for _, stop in spans)
         sizes = [stop - start for start, stop in spans]
         fits = found == shapes and sizes == wanted and all(start >= 0 for start, _ in spans)
-        said = parse_json(metadata[METADATA].encode(), f"{file}, `{METADATA}`")
-        notes, digest = said["notes"], str(said["digest"])
+        stored = parse_json(metadata[METADATA].encode(), f"{file}, `{METADATA}`")
+        notes, digest = stored["notes"], str(stored["digest"])
         is_ours = isinstance(notes, dict) and document.keys() == {"__metadata__", *(name for name, _, _ in shapes)}
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         if isinstance(error, StorageError):
@@ -149,20 +151,22 @@ def read_header(folder: Path, name: str, columns: Sequence[tuple[str, int]], dty
     if not (fits and is_ours):
         raise StorageError(f"{file} isn't a shard of this store: its columns are {str(found)[:200]}.")
     if size != end:
-        raise StorageError(f"{file} must be of {end:,} bytes by its header, but is of {size:,}: it is truncated.")
+        raise StorageError(
+            f"{file} must have {end:,} bytes according to its header, got {size:,}. The file is truncated."
+        )
     return ShardHeader(file, n_rows, digest, notes, tuple(8 + length + start for start, _ in spans))
 
 
 class MappedShard:
-    """A shard in memory as the system sees fit to keep it there.
+    """A memory-mapped shard.
 
     Args:
-        header: Of the shard.
-        widths: Of its columns.
-        dtype: Of their entries.
+        header: Header of the shard.
+        widths: Widths of the columns.
+        dtype: Type of the columns.
 
     Raises:
-        StorageError: If its checksums aren't those that its digest names.
+        StorageError: If the checksums don't match the digest.
     """
 
     def __init__(self, header: ShardHeader, widths: Sequence[int], dtype: torch.dtype) -> None:
@@ -181,25 +185,26 @@ class MappedShard:
         checks = np.frombuffer(self._map, np.int64, n_checks, header.offsets[-1])
         self._checks = checks.reshape(header.n_blocks, len(widths))
         if digest_of(self._checks, n_rows) != header.digest:
-            raise StorageError(f"{header.file} is damaged: its checksums aren't those that were written.")
+            raise StorageError(f"{header.file} is damaged: its checksums differ from the written ones.")
 
     def check(self, block: int) -> None:
-        """Compares the content of a block with its checksums.
+        """Verifies the content of a block by its checksums.
 
         Raises:
-            StorageError: If it is another.
+            StorageError: If the content differs.
         """
         rows = slice(block * BLOCK, (block + 1) * BLOCK)
         for index, column in enumerate(self.columns):
             if zlib.crc32(column[rows].data) != int(self._checks[block, index]):
                 first, last = block * BLOCK, min((block + 1) * BLOCK, self.header.n_rows) - 1
                 raise StorageError(
-                    f"{self.header.file} is damaged: the content of rows {first:,} to {last:,} isn't what was written. "
-                    "Copy the file anew, or delete it and write the store again: no other is harvested for it."
+                    f"{self.header.file} is damaged: the content of rows {first:,} to {last:,} differs from what was "
+                    "written. Copy the file again, or delete it and call `save_to` again, which only writes missing "
+                    "shards."
                 )
 
     def expect(self, block: int) -> None:
-        """Tells the system that a block will be read soon, so that the disk can begin."""
+        """Advises the operating system that a block will be read soon."""
         if not hasattr(mmap, "MADV_WILLNEED"):
             return
         for column, offset in zip(self.columns, self.header.offsets, strict=False):

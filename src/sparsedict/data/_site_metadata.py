@@ -1,4 +1,4 @@
-"""Where activations come from, in words that fit into a file."""
+"""Metadata of sites for files: names of the model, its architecture and the site."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sparsedict.sites import Site
 
 
 def site_metadata(site: Site) -> dict[str, str]:
-    """Returns the names of a site's model, of the model's class and family, and of the site's place in it."""
+    """Returns the name, class and architecture of a site's model, and the name of the site."""
     model = site.model
     metadata = {"model": model_name(model), "model_class": type(model).__name__, "site": site.name}
     family = getattr(getattr(model, "config", None), "model_type", None)
@@ -18,7 +18,7 @@ def site_metadata(site: Site) -> dict[str, str]:
 
 
 def model_name(model: nn.Module) -> str:
-    """Returns the name under which a model is known: where it was loaded from, else its class."""
+    """Returns the name that a model was loaded by, or else its class."""
     for holder, attribute in (("config", "name_or_path"), ("cfg", "model_name")):
         name: Any = getattr(getattr(model, holder, None), attribute, None)
         if isinstance(name, str) and name:

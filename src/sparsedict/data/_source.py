@@ -1,4 +1,4 @@
-"""What a stream and a store have in common: passes of shuffled batches that can be stopped and gone on with."""
+"""Base class of streams and stores: resumable passes of shuffled batches."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sparsedict.data._batches import Batches, RowSource
 
 
 class ActivationSource(Iterable[Activations], ABC):
-    """Activations that are served in batches, pass after pass, each shuffled by a seed in bounded memory.
+    """Batches of activations in passes that are shuffled by a seed in bounded memory.
 
-    Iterating makes one pass, the same each time; the last batch may be short. ``fit`` goes on with further passes.
+    Iterating makes one pass, which is the same each time. The last batch may be short. ``fit`` makes further passes.
 
     Attributes:
         batch_size: Tokens per batch.
-        seed: Of all shuffling.
-        buffer_size: Tokens among which those of a batch are drawn.
-        bytes_per_token: What the activations of one take.
+        seed: Seed of the shuffling.
+        buffer_size: Number of tokens in the buffer from which a batch is drawn.
+        bytes_per_token: Size of the activations of one token, in bytes.
     """
 
     buffer_size: int
@@ -45,19 +45,19 @@ class ActivationSource(Iterable[Activations], ABC):
     @property
     @abstractmethod
     def n_tokens(self) -> int | None:
-        """Tokens that one pass serves; ``None`` where that is known only after a pass."""
+        """Number of tokens of one pass; ``None`` if unknown before a pass."""
 
     @abstractmethod
     def _rows(self) -> RowSource:
-        """Returns the rows of all passes, from the beginning."""
+        """Returns a source of the rows of all passes."""
 
     @property
     def n_batches(self) -> int | None:
-        """Batches of one pass, where known."""
+        """Number of batches of one pass; ``None`` if unknown."""
         return None if self.n_tokens is None else -(-self.n_tokens // self.batch_size)
 
     def __iter__(self) -> Iterator[Activations]:
-        """Makes the first pass, or goes on after `load_state_dict`."""
+        """Iterates over the first pass, or resumes after `load_state_dict`."""
         batches = self.batches(repeat=False)
         if self._state is not None:
             batches.load_state_dict(self._state)
@@ -65,50 +65,50 @@ class ActivationSource(Iterable[Activations], ABC):
         return batches
 
     def epoch(self, number: int) -> Batches:
-        """Returns pass ``number``: as iterating, which makes pass 0, with a shuffle of its own."""
+        """Returns the batches of pass ``number``, which has its own shuffle. Iterating makes pass 0."""
         batches = self.batches(repeat=False)
         batches.load_state_dict({**batches.state_dict(), "epoch": checks.at_least("number", number, 0)})
         return batches
 
     def batches(self, *, repeat: bool = True) -> Batches:
-        """Returns a new iterator: pass after pass, or one pass only."""
+        """Returns a new iterator over repeated passes, or over a single pass."""
         self._latest = Batches(self._rows(), batch_size=self.batch_size, seed=self.seed, repeat=repeat)
         return self._latest
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns where the iterator that was made last stands: a few integers.
+        """Returns the position of the most recent iterator, as a few integers.
 
-        Activations aren't stored. To go on, those of the buffer that was being served are harvested or read again, in
-        the same way, so that the batches that follow are equal bit for bit (for a stream: on the same machine and with
-        the same tokens, sites and options).
+        The state contains no activations. To resume, the activations in the buffer are computed or read again in the
+        same way, so that the following batches are bit-identical (for a stream: on the same machine and with the same
+        tokens, sites and options).
         """
         return (self._latest or self.batches(repeat=False)).state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Makes the next iteration go on from a state.
+        """Makes the next iteration resume from a state.
 
         Raises:
-            ValueError: If the state isn't of such a source, or was saved with another batch size or seed.
+            ValueError: If the state isn't from such a source, or was saved with another batch size or seed.
         """
         self.batches().load_state_dict(state)
         self._state = dict(state)
 
     def _checked_buffer(self, size: int | None, usual: int, most: int | None) -> int:
-        """Returns how many tokens the buffer has room for.
+        """Returns the capacity of the buffer in tokens.
 
         Args:
-            size: What was asked for; where left out, ``usual`` tokens and at least four batches.
+            size: Requested capacity. By default it is ``usual`` tokens, and at least four batches.
             usual: See ``size``.
-            most: Tokens that there are, where known.
+            most: Total number of tokens, if known.
 
         Raises:
-            ValueError: If a batch doesn't fit into it, or it doesn't fit into the machine's memory.
+            ValueError: If a batch doesn't fit into the buffer, or the buffer doesn't fit into the machine's memory.
         """
         size = None if size is None else checks.at_least("buffer_size", size, 1)
         if size is not None and size < self.batch_size:
             raise ValueError(
-                f"`batch_size` must not exceed `buffer_size`, got {self.batch_size} and {size} tokens: a batch is "
-                "drawn from the buffer, and mixes well if that holds many batches."
+                f"`batch_size` must not exceed `buffer_size`, got {self.batch_size} and {size} tokens. A batch is "
+                "drawn from the buffer, which should be much larger."
             )
         asked = max(usual, 4 * self.batch_size) if size is None else size
         needed = (asked if most is None else min(asked, most)) * self.bytes_per_token
@@ -116,14 +116,14 @@ class ActivationSource(Iterable[Activations], ABC):
         if memory is not None and needed > memory:
             name = f"`batch_size` of {self.batch_size:,}" if size is None else f"`buffer_size` of {size:,}"
             raise ValueError(
-                f"{name} must leave the buffer within the machine's memory, {memory / 2**30:,.1f} GiB, but "
-                f"{asked:,} tokens of {self.bytes_per_token:,} bytes are {needed / 2**30:,.1f} GiB. Take fewer."
+                f"{name} must be small enough for the machine's memory, {memory / 2**30:,.1f} GiB, but "
+                f"{asked:,} tokens of {self.bytes_per_token:,} bytes are {needed / 2**30:,.1f} GiB. Use fewer tokens."
             )
         return asked
 
 
 def _memory() -> int | None:
-    """Returns the bytes of this machine's memory, where the system says."""
+    """Returns the size of this machine's memory in bytes; ``None`` if unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

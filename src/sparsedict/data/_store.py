@@ -1,4 +1,4 @@
-"""Activations on disk: harvested once, trained on many times."""
+"""Activations on disk, for any number of training runs."""
 
 from __future__ import annotations
 
@@ -20,31 +20,30 @@ BUFFER_BYTES = 2**28
 
 
 class ActivationStore(ActivationSource):
-    """Batches of activations that `ActivationStream.save_to` wrote, shuffled anew for each pass in bounded memory.
+    """Batches of activations that `ActivationStream.save_to` wrote. Each pass is shuffled in bounded memory.
 
-    It serves as the stream does: iterating makes one pass, ``fit`` goes on with further ones, ``state_dict`` is a few
-    integers, and what follows a state is equal bit for bit, on any machine.
+    A store is used like a stream: iterating makes one pass, ``fit`` makes further passes, and ``state_dict`` is a few
+    integers. After resuming from a state, the batches are bit-identical on any machine.
 
-    The files are read in blocks of 256 tokens, in a random order over all of the store; blocks fill a buffer, whose
-    rows are served in random order until it is empty. Two tokens of one batch come from one block with a chance of
-    ``255 / (buffer_size - 1)``, where a shuffle of all tokens would give ``255 / (n_tokens - 1)``; and within a block
-    the tokens are those that lay together after the stream's own shuffle. Each block is compared with its checksum
-    when it is first read.
+    The files are read in blocks of 256 tokens, in a random order over the whole store. The blocks fill a buffer, whose
+    rows are returned in random order until it is empty. Two tokens of a batch come from the same block with probability
+    ``255 / (buffer_size - 1)``, compared to ``255 / (n_tokens - 1)`` for a shuffle of all tokens. The tokens within a
+    block were already shuffled by the stream. Each block is verified by its checksum when it is first read.
 
     Args:
-        folder: What `ActivationStream.save_to` was given.
+        folder: The folder of `ActivationStream.save_to`.
         batch_size: Tokens per batch.
-        seed: Of all shuffling.
-        buffer_size: Tokens in the buffer; by default as many as 256 MiB holds, and at least four batches. A store that
-            fits into it is read once for all passes of an iterator.
-        dtype: Of the activations served; by default as they are stored.
-        device: Where batches are served; by default the CPU.
-        verify: Whether blocks are compared with their checksums.
+        seed: Seed of the shuffling.
+        buffer_size: Number of tokens in the buffer; by default 256 MiB of them, and at least four batches. A store
+            that fits into the buffer is read only once per iterator.
+        dtype: Type of the activations; by default the stored type.
+        device: Device of the batches; by default the CPU.
+        verify: Whether to verify blocks by their checksums.
 
     Raises:
         FileNotFoundError: If there is no store.
-        StorageError: If a file is broken, missing or of another store, or the store isn't complete; while iterating,
-            if a block isn't what was written. It is a ``ValueError``.
+        StorageError: If a file is damaged, missing or from another store, or the store is incomplete; while iterating,
+            if the content of a block differs from what was written. It is a ``ValueError``.
 
     Example:
         >>> import tempfile, torch
@@ -85,43 +84,43 @@ class ActivationStore(ActivationSource):
 
     @property
     def sites(self) -> dict[str, dict[str, Any]]:
-        """Model, path and widths of each site, by its name (empty for a site without one)."""
+        """Model, path and widths of each site by name. A single site may have an empty name."""
         return {name: dict(site) for name, site in self._description.sites.items()}
 
     @property
     def widths(self) -> dict[str, tuple[int, int]]:
-        """``d_in`` and ``d_out`` of each site by its name (empty for a site without one)."""
+        """``d_in`` and ``d_out`` of each site by name. A single site may have an empty name."""
         widths = self._description.widths
         return {name: (widths[s["inputs"]], widths[s["outputs"]]) for name, s in self._description.sites.items()}
 
     @property
     def d_in(self) -> int:
-        """Width of the inputs, of a store of one site."""
+        """Width of the inputs, for a store with a single site."""
         return self._only_widths("d_in")[0]
 
     @property
     def d_out(self) -> int:
-        """Width of the outputs, of a store of one site."""
+        """Width of the outputs, for a store with a single site."""
         return self._only_widths("d_out")[1]
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that one pass serves."""
+        """Number of tokens of one pass."""
         return self._description.n_tokens
 
     @property
     def n_batches(self) -> int:
-        """Batches of one pass."""
+        """Number of batches of one pass."""
         return -(-self.n_tokens // self.batch_size)
 
     @property
     def n_bytes(self) -> int:
-        """What the activations take on the disk, in bytes."""
+        """Size of the activations on disk, in bytes."""
         return self.n_tokens * self.bytes_per_token
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the activations served."""
+        """Type of the activations in batches."""
         return self._dtype or self._description.dtype
 
     def __repr__(self) -> str:
@@ -135,10 +134,10 @@ class ActivationStore(ActivationSource):
         return StoredRows(self._shards, self.seed, self.buffer_size, self.dtype, self._device)
 
     def verify(self, *, progress: bool = False) -> None:
-        """Reads the whole store and compares it with its checksums.
+        """Reads the whole store and verifies it by its checksums.
 
         Raises:
-            StorageError: If something isn't what was written, naming the shard and its rows.
+            StorageError: If content differs from what was written. The error names the shard and the rows.
         """
         n_blocks = self._shards.n_blocks
         with progress_bar("verify", total=n_blocks, unit="block", shown=progress) as bar:
@@ -149,17 +148,17 @@ class ActivationStore(ActivationSource):
 
     def _only_widths(self, name: str) -> tuple[int, int]:
         if len(self.widths) > 1:
-            raise ValueError(f"`{name}` is that of one site, but this store has several: see `widths`.")
+            raise ValueError(f"`{name}` needs a store with a single site, got one with several. Use `widths`.")
         return next(iter(self.widths.values()))
 
 
 def _complete(folder: Path) -> StoreDescription:
     description = StoreDescription.read(folder) if folder.is_dir() else None
     if description is None:
-        raise FileNotFoundError(f"`folder` must hold stored activations, but {folder / FILE} doesn't exist.")
+        raise FileNotFoundError(f"`folder` must contain stored activations, but {folder / FILE} doesn't exist.")
     if description.shards is None:
         raise StorageError(
-            f"{folder} holds activations that were not written to the end: call `save_to` again as before, and it goes "
-            "on where it was."
+            f"`folder` must contain a complete store, but writing to {folder} was interrupted. Call `save_to` again "
+            "with the same arguments to continue it."
         )
     return description

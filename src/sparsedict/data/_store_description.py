@@ -1,4 +1,4 @@
-"""What the JSON of a store of activations says."""
+"""The description of a store of activations, as JSON."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 
 
 def tokens_per_shard(bytes_per_token: int) -> int:
-    """Returns how many tokens make a shard of about 256 MiB: whole blocks."""
+    """Returns the number of tokens in a shard of about 256 MiB, a multiple of the block size."""
     return max(1, SHARD_BYTES // bytes_per_token // BLOCK) * BLOCK
 
 
 @dataclass(frozen=True)
 class StoreDescription:
-    """What a store holds.
+    """The description of a store.
 
     Attributes:
-        columns: Name and width of each: what is one tensor in several places is stored once.
-        sites: For each site, by name (empty for one without), its columns and what is known of it.
-        dtype: Of the entries.
-        n_tokens: In all: planned, until the store is complete.
-        tokens_per_shard: In every shard but the last.
-        origin: What the tokens come from, for people.
-        made_by: What decides which activations these are: to go on writing, it must be the same.
-        shards: Digests, once the store is complete; ``None`` before.
-        library_version: The version that wrote it.
+        columns: Name and width of each column. A tensor that several points share is stored once.
+        sites: Columns and metadata of each site by name. A single site may have an empty name.
+        dtype: Type of the columns.
+        n_tokens: Total number of tokens, as planned until the store is complete.
+        tokens_per_shard: Number of tokens in every shard except the last.
+        origin: Description of the tokens.
+        made_by: Settings that determine the activations. They must be the same to continue writing.
+        shards: Digests of the shards of a complete store; ``None`` before.
+        library_version: The version that wrote the store.
     """
 
     columns: tuple[tuple[str, int], ...]
@@ -56,7 +56,7 @@ class StoreDescription:
 
     @property
     def points(self) -> dict[str, int]:
-        """The column of each point."""
+        """The index of the column of each point."""
         return {
             point_name(name, role): site[role]
             for name, site in self.sites.items()
@@ -78,7 +78,7 @@ class StoreDescription:
 
     @property
     def n_bytes(self) -> int:
-        """What the store takes on the disk, a little more than its activations."""
+        """Size of the store on disk in bytes, slightly more than that of its activations."""
         checks = 8 * len(self.columns) * -(-self.n_tokens // BLOCK)
         return self.n_tokens * self.bytes_per_token + checks + 4096 * (self.n_shards + 1)
 
@@ -97,24 +97,24 @@ class StoreDescription:
 
     @classmethod
     def read(cls, folder: Path) -> StoreDescription | None:
-        """Reads the JSON of a store; ``None`` where there is none.
+        """Reads the description of a store; returns ``None`` if there is none.
 
         Raises:
-            StorageError: If it is broken or of a newer version.
+            StorageError: If it is damaged or from a newer version.
         """
         file = regular_file(folder, FILE)
         if file is None:
             return None
         document = read_json(file, MAX_BYTES)
         if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise StorageError(f"{file} doesn't describe stored activations: its `format` isn't {FORMAT!r}.")
+            raise StorageError(f"{file} isn't the description of stored activations: its `format` isn't {FORMAT!r}.")
         read = Reader(document, str(file))
         read.text("format")
         version = read.integer("format_version")
         if version != FORMAT_VERSION:
             raise StorageError(
-                f"{file} has format version {version}, and this is sparsedict {installed_version()}, which reads "
-                f"version {FORMAT_VERSION}. Upgrade sparsedict to read it."
+                f"{file} has format version {version}, but sparsedict {installed_version()} reads version "
+                f"{FORMAT_VERSION}. Upgrade sparsedict."
             )
         description = cls(
             columns=_columns(read),
@@ -130,7 +130,9 @@ class StoreDescription:
         read.finish()
         _check_sites(description, read)
         if description.shards is not None and len(description.shards) != description.n_shards:
-            raise StorageError(f"{file}: `shards` must name {description.n_shards}, got {len(description.shards)}.")
+            raise StorageError(
+                f"{file}: `shards` must have {description.n_shards} digests, got {len(description.shards)}."
+            )
         return description
 
 
@@ -139,10 +141,12 @@ def _columns(read: Reader) -> tuple[tuple[str, int], ...]:
     for column in read.rows("columns"):
         fine = isinstance(column, list) and len(column) == 2 and isinstance(column[0], str)
         if not fine or type(column[1]) is not int or not 0 < column[1] < 2**31:
-            raise StorageError(f"{read.source}: `columns` must hold names and widths, got {str(column)[:80]!r}.")
+            raise StorageError(
+                f"{read.source}: `columns` must be pairs of a name and a width, got {str(column)[:80]!r}."
+            )
         columns.append((column[0], column[1]))
     if not columns or len(dict(columns)) < len(columns):
-        raise StorageError(f"{read.source}: `columns` must hold at least one, and each name once.")
+        raise StorageError(f"{read.source}: `columns` must have at least one column, and distinct names.")
     return tuple(columns)
 
 
@@ -170,7 +174,7 @@ def _shards(read: Reader) -> tuple[str, ...] | None:
 def _check_sites(description: StoreDescription, read: Reader) -> None:
     sites, n_columns = description.sites, len(description.columns)
     if not sites or ("" in sites and len(sites) > 1):
-        raise StorageError(f"{read.source}: `sites` must hold one without a name, or some with names.")
+        raise StorageError(f"{read.source}: `sites` must have a single site without a name, or sites with names.")
     for name, site in sites.items():
         roles = ("inputs", "outputs", "neurons")
         places = [site.get(role, -1) for role in roles] if isinstance(site, dict) else []

@@ -1,4 +1,4 @@
-"""Writing what a stream serves, so that it can be stopped anywhere and goes on."""
+"""Writes the rows of a stream to a store. An interrupted write can be continued."""
 
 from __future__ import annotations
 
@@ -26,58 +26,58 @@ LOCK = ".lock"
 
 
 def write_store(folder: Path, description: StoreDescription, rows: RowSource, seed: int, progress: bool) -> None:
-    """Writes the shards that a folder lacks, and then says that it is complete.
+    """Writes the missing shards of a store, and then marks it as complete.
 
     Args:
-        folder: Made where it doesn't exist. Where it holds the beginning of the same store, the writing goes on.
-        description: What is to be written.
-        rows: Where it comes from, in the order in which it is written.
-        seed: Of that order.
-        progress: Whether to say what is written, and show a bar.
+        folder: Folder of the store. It is created if necessary. If it has a part of the same store, writing continues.
+        description: Description of the store.
+        rows: Source of the rows, in the order of writing.
+        seed: Seed of this order.
+        progress: Whether to print the size and show a progress bar.
 
     Raises:
-        ValueError: If the folder holds other activations.
-        NotADirectoryError: If it is a file.
-        BlockingIOError: If another process writes into it.
-        OSError: If the disk lacks room, before anything is written.
+        ValueError: If the folder has other activations.
+        NotADirectoryError: If ``folder`` is a file.
+        BlockingIOError: If another process writes into the folder.
+        OSError: If the disk has too little space. Nothing is written then.
     """
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"`folder` must be a folder to write into, but {folder} is a file.")
-    description, shards, is_complete = _begun(folder, description)
+        raise NotADirectoryError(f"`folder` must be a folder, but {folder} is a file.")
+    description, shards, is_complete = _opened(folder, description)
     if is_complete:
         return
     _check_room(folder, description, _n_rows(shards))
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        # Read again, for another process may have written until now.
-        description, shards, is_complete = _begun(folder, description)
+    with _locked(folder):
+        # Read again, since another process may have written in the meantime.
+        description, shards, is_complete = _opened(folder, description)
         if not is_complete:
-            _write_lacking(folder, description, shards, rows, seed, progress)
+            _write_missing(folder, description, shards, rows, seed, progress)
 
 
-def _begun(folder: Path, wanted: StoreDescription) -> tuple[StoreDescription, list[ShardHeader | None], bool]:
-    """Returns the description to write by, the shards that are there, and whether nothing is lacking."""
+def _opened(folder: Path, wanted: StoreDescription) -> tuple[StoreDescription, list[ShardHeader | None], bool]:
+    """Returns the description to use, the existing shards, and whether the store is complete."""
     found = StoreDescription.read(folder) if folder.is_dir() else None
     if found is not None:
         _check_same(folder, found, wanted)
         if found.shards is not None:
             wanted = replace(wanted, n_tokens=found.n_tokens)
-    shards = _written(folder, found, wanted)
+    shards = _existing(folder, found, wanted)
     return wanted, shards, found is not None and found.shards is not None and None not in shards
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing into a folder.
+def _locked(folder: Path) -> Iterator[None]:
+    """Context that locks a folder against writing by other processes.
 
     Raises:
-        BlockingIOError: If one does already.
+        BlockingIOError: If another process holds the lock.
     """
     lock = take_lock(folder / LOCK)
     if lock is None:
         raise BlockingIOError(
-            f"`folder` must be written by one process at a time, but another one writes into {folder}. Wait for it and "
-            "then give the same call, or take another folder."
+            f"`folder` must be written by one process at a time, but another process writes into {folder}. Wait for it "
+            "and repeat the call, or use another folder."
         )
     try:
         yield
@@ -89,7 +89,7 @@ def _n_rows(shards: Sequence[ShardHeader | None]) -> int:
     return sum(shard.n_rows for shard in shards if shard is not None)
 
 
-def _write_lacking(
+def _write_missing(
     folder: Path,
     description: StoreDescription,
     shards: list[ShardHeader | None],
@@ -103,7 +103,7 @@ def _write_lacking(
         size = f"{description.n_tokens:,} tokens, {description.n_bytes / 2**30:,.3f} GiB"
         print(f"{folder}: {size} in {description.n_shards:,} shards; {n_done:,} tokens are there already")
     with progress_bar("store", total=description.n_tokens, initial=n_done, shown=progress) as bar:
-        for index, batch, state in _lacking(shards, description, rows, seed):
+        for index, batch, state in _missing(shards, description, rows, seed):
             left = description.n_tokens - index * description.tokens_per_shard
             columns = _stored(batch, description, left)
             names = [name for name, _ in description.columns]
@@ -116,12 +116,12 @@ def _write_lacking(
     replace(description, n_tokens=_n_rows(whole), shards=digests).write(folder)
 
 
-def _lacking(
+def _missing(
     shards: Sequence[ShardHeader | None], description: StoreDescription, rows: RowSource, seed: int
 ) -> Iterator[tuple[int, Activations, dict[str, Any]]]:
-    """Yields the content of shards that aren't there, each with its number and where the stream stands after it.
+    """Yields the content of the missing shards, each with its index and the state of the stream after it.
 
-    Where one that is there lies before it, the stream goes to where it stood after that, and harvests no other.
+    If there is a shard before a missing one, the stream resumes from the state that is stored in that shard.
     """
     batches: Batches | None = None
     for index, shard in enumerate(shards):
@@ -135,7 +135,7 @@ def _lacking(
                 batches.load_state_dict(before.notes["state"])
         batch = next(batches, None)
         if batch is None:
-            return  # the tokens gave fewer than was planned
+            return  # there were fewer tokens than planned
         yield index, batch, batches.state_dict()
 
 
@@ -146,18 +146,18 @@ def _stored(batch: Activations, description: StoreDescription, n_rows: int) -> l
     stored: list[Tensor] = []
     for index, (name, _) in enumerate(description.columns):
         rows = columns[index][:n_rows].to("cpu", description.dtype).contiguous()
-        # What is one tensor under two names would be refused.
+        # Safetensors rejects one tensor under two names.
         rows = rows.clone() if any(rows.data_ptr() == other.data_ptr() for other in stored) else rows
         if description.dtype == torch.float16 and not bool(rows.isfinite().all()):
             raise ValueError(
-                f"`dtype` must be able to hold the activations, but {name!r} overflows float16. Use torch.bfloat16."
+                f"`dtype` must cover the range of the activations, but {name!r} overflows float16. Use torch.bfloat16."
             )
         stored.append(rows)
     return stored
 
 
-def _written(folder: Path, found: StoreDescription | None, wanted: StoreDescription) -> list[ShardHeader | None]:
-    """Returns the shards that are there, and ``None`` for each that isn't or isn't whole."""
+def _existing(folder: Path, found: StoreDescription | None, wanted: StoreDescription) -> list[ShardHeader | None]:
+    """Returns the existing shards, and ``None`` for each that is missing or incomplete."""
     if found is None:
         return [None] * wanted.n_shards
     shards: list[ShardHeader | None] = []
@@ -181,9 +181,9 @@ def _check_same(folder: Path, found: StoreDescription, wanted: StoreDescription)
     for name, theirs, ours in pairs:
         if not _equal(theirs, ours):
             raise ValueError(
-                "`folder` must be empty or hold the beginning of the same activations, but "
-                f"{folder / FILE} has `{name}` {str(theirs)[:200]}, and here it is {str(ours)[:200]}. "
-                "Take another folder, or delete that one."
+                "`folder` must be empty or contain a part of the same activations, but "
+                f"{folder / FILE} has `{name}` {str(theirs)[:200]} instead of {str(ours)[:200]}. "
+                "Use another folder, or delete this one."
             )
 
 
@@ -194,7 +194,7 @@ def _plain(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(_equal, a, b))
-    # Floating-point products differ a little between machines, on any of which the writing may go on.
+    # Writing may continue on another machine, whose floating-point products may differ slightly.
     if isinstance(a, float) and isinstance(b, float):
         return math.isclose(a, b, rel_tol=1e-2)
     return a == b
@@ -207,7 +207,7 @@ def _check_room(folder: Path, description: StoreDescription, n_done: int) -> Non
     if needed > free:
         raise OSError(
             errno.ENOSPC,
-            f"The store needs {needed / 2**30:,.2f} GiB more, and the disk has {free / 2**30:,.2f} GiB free: "
-            "store fewer tokens (`n_tokens`) or in bfloat16 (`dtype`)",
+            f"The store needs {needed / 2**30:,.2f} GiB more, but the disk has only {free / 2**30:,.2f} GiB free. "
+            "Store fewer tokens (`n_tokens`) or use bfloat16 (`dtype`).",
             str(folder),
         )

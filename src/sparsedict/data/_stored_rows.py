@@ -1,4 +1,4 @@
-"""Rows of a store: blocks of its shards, in an order of each pass's own."""
+"""Rows of a store: blocks of its shards, shuffled for each pass."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from sparsedict.seeds import permutation
 from sparsedict.storage import StorageError
 
 MAX_MAPPED = 256
-"""Shards that are mapped at a time, each of which keeps a file open."""
+"""Largest number of shards that are mapped at a time. Each keeps a file open."""
 
 _BLOCKS, _ROWS = 0, 1
-"""What a permutation is of, so that the two draw from generators of their own."""
+"""Keys that separate the random generators of the two permutations."""
 
 
 class Shards:
-    """The files of a complete store, opened as they are needed.
+    """The shards of a complete store, opened on demand.
 
     Args:
-        folder: Of the store.
-        description: What it holds.
-        verify: Whether blocks are compared with their checksums when they are first read.
+        folder: Folder of the store.
+        description: Description of the store.
+        verify: Whether to verify blocks by their checksums when they are first read.
 
     Raises:
-        StorageError: If a file is missing, broken or another than the description names.
+        StorageError: If a file is missing, damaged or from another store.
     """
 
     def __init__(self, folder: Path, description: StoreDescription, verify: bool) -> None:
@@ -43,7 +43,7 @@ class Shards:
         for name, digest in zip(description.names(), description.shards or (), strict=True):
             header = read_header(folder, name, description.columns, description.dtype)
             if header.n_rows != min(left, description.tokens_per_shard) or header.digest != digest:
-                raise StorageError(f"{header.file} is a shard of another store: {FILE} names other content.")
+                raise StorageError(f"{header.file} is a shard of another store: its digest isn't in {FILE}.")
             left -= header.n_rows
             self._headers.append(header)
         self._first = np.cumsum([0, *(header.n_blocks for header in self._headers)])
@@ -55,12 +55,12 @@ class Shards:
         return int(self._first[-1])
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Returns the shard of a block, and its number there."""
+        """Returns the shard of a block, and the index of the block in it."""
         shard = int(np.searchsorted(self._first, index, side="right")) - 1
         return shard, index - int(self._first[shard])
 
     def mapped(self, shard: int) -> MappedShard:
-        """Returns a shard, mapped into memory."""
+        """Returns a memory-mapped shard."""
         if shard in self._mapped:
             self._mapped.move_to_end(shard)
         else:
@@ -70,7 +70,7 @@ class Shards:
         return self._mapped[shard]
 
     def n_rows(self, index: int) -> int:
-        """Returns how many rows a block has."""
+        """Returns the number of rows of a block."""
         shard, block = self.locate(index)
         return min(BLOCK, self._headers[shard].n_rows - block * BLOCK)
 
@@ -87,17 +87,17 @@ class Shards:
         return stop
 
     def expect(self, indices: list[int]) -> None:
-        """Tells the system which blocks will be read soon."""
+        """Advises the operating system that blocks will be read soon."""
         for shard, block in map(self.locate, indices):
             self.mapped(shard).expect(block)
 
 
 METADATA_KEYS = ("model", "model_class", "architecture", "site")
-"""What is known of a site that training notes in a dictionary."""
+"""Keys of a site's metadata that training records in a dictionary."""
 
 
 class StoredRows(RowSource):
-    """Rows from a store: blocks in a random order fill a buffer, which is served in random order until it is empty."""
+    """Rows from a store. Blocks in random order fill a buffer, which is read in random order until it is empty."""
 
     def __init__(
         self, shards: Shards, seed: int, buffer_size: int, dtype: torch.dtype, device: torch.device | None
@@ -117,7 +117,7 @@ class StoredRows(RowSource):
         self._shards = shards
         self._seed = seed
         self._dtype, self._device = dtype, device
-        # Chunks of one size mix better than full ones with a small one at the end.
+        # Chunks of equal size mix better than full chunks and a small last one.
         n_chunks = -(-shards.n_blocks // max(1, buffer_size // BLOCK))
         self._n_blocks = -(-shards.n_blocks // n_chunks)
         self._resident = n_chunks == 1
@@ -144,7 +144,7 @@ class StoredRows(RowSource):
         for low in range(start[0], len(order), self._n_blocks):
             chosen = order[low : low + self._n_blocks]
             n_rows = self._fill(chosen)
-            # The disk reads while this chunk is trained on.
+            # The disk reads while the chunk is used in training.
             self._shards.expect(order[low + self._n_blocks : low + 2 * self._n_blocks])
             yield self._chunk(n_rows, epoch, (low, 0), (low + len(chosen), 0))
 

@@ -1,4 +1,4 @@
-"""What a store says of the sites and of the stream that it was made by."""
+"""Plans a store: its columns, its sites, and the settings that determine its activations."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ ROLES: tuple[Role, ...] = ("inputs", "outputs", "neurons")
 
 
 def own_dtype(sites: Iterable[Site]) -> torch.dtype:
-    """Returns a type that holds the activations of sites, as far as the weights there tell."""
+    """Returns a type for the activations of sites, based on the types of their weights."""
     found = [dtype for site in sites if (dtype := _dtype_of(site)) is not None]
     return reduce(torch.promote_types, found) if found else torch.float32
 
 
 def _dtype_of(site: Site) -> torch.dtype | None:
-    """Returns the type of the weights nearest to a site: its own, or those of what it lies in."""
+    """Returns the type of the weights of a site's module, or of its nearest parent with weights."""
     parts = site.writes.path.split(".")
     for n in range(len(parts), -1, -1):
         module = find_module(site.model, ".".join(parts[:n])) if n else site.model
@@ -45,12 +45,12 @@ def _dtype_of(site: Site) -> torch.dtype | None:
 def stored_sites(
     harvester: Harvester, captured: Activations | None = None
 ) -> tuple[tuple[tuple[str, int], ...], dict[str, dict[str, Any]]]:
-    """Returns the columns that sites give, and where each site finds its own.
+    """Returns the columns of a store, and the columns and metadata of each site.
 
     Args:
-        harvester: Of the sites.
-        captured: Activations of a forward pass, in which points may share a tensor; by the points of the model where
-            left out.
+        harvester: The harvester of the sites.
+        captured: Activations of a forward pass, which show the points that share a tensor. By default, points are
+            compared.
     """
     columns: dict[object, tuple[str, int]] = {}
     sites: dict[str, dict[str, Any]] = {}
@@ -73,9 +73,9 @@ def stored_sites(
 
 
 def probed(harvester: Harvester, tokens: TokenSource, size: BlockSize) -> tuple[dict[str, Any], Activations | None]:
-    """Returns what the first forward pass reads and gives, by which another model or other tokens are noticed.
+    """Returns a fingerprint of the first forward pass, which detects other models or tokens, and its activations.
 
-    Also which of it is one tensor. Tokens that can be gone through only in their own order are left alone.
+    Both are empty for tokens without random access, which are not read in advance.
     """
     block = next(tokens.blocks(None, 0, (0, 0), size), None) if tokens.seeks else None
     if block is None:
@@ -89,7 +89,7 @@ def probed(harvester: Harvester, tokens: TokenSource, size: BlockSize) -> tuple[
 
 
 def bytes_per_token(harvester: Harvester) -> int:
-    """Returns what the activations of one token take, in bytes."""
+    """Returns the size of the activations of one token, in bytes."""
     columns, _ = stored_sites(harvester)
     return sum(width for _, width in columns) * (harvester.dtype or own_dtype(harvester.sites.values())).itemsize
 
@@ -103,25 +103,27 @@ def planned(
     dtype: torch.dtype | None,
     made_by: Mapping[str, Any],
 ) -> StoreDescription:
-    """Returns what a store of a stream's first pass will hold.
+    """Returns the description of a store of a stream's first pass.
 
     Args:
-        harvester: Of the stream.
-        tokens: That it harvests.
-        size: Of its forward passes.
-        n_tokens: To store; all of the pass where left out.
-        known: Tokens of the pass, where known.
-        dtype: To store them in; as they are served where left out.
-        made_by: What else decides which activations these are.
+        harvester: The harvester of the stream.
+        tokens: The tokens of the stream.
+        size: Size of the forward passes.
+        n_tokens: Number of tokens to store; by default the whole pass.
+        known: Number of tokens of the pass, if known.
+        dtype: Type of the stored activations; by default that of the stream.
+        made_by: Further settings that determine the activations.
 
     Raises:
-        ValueError: If ``n_tokens`` must be given, or a store can't have that type.
+        ValueError: If ``n_tokens`` is required, or ``dtype`` isn't supported.
     """
     dtype = dtype or harvester.dtype or own_dtype(harvester.sites.values())
     if dtype not in DTYPES.values():
         raise ValueError(f"`dtype` must be one of {', '.join(map(str, DTYPES.values()))}, got {dtype}.")
     if n_tokens is None and known is None:
-        raise ValueError("`n_tokens` must be given where the tokens of a pass aren't known before it is made.")
+        raise ValueError(
+            "`n_tokens` must be an integer if the number of tokens of a pass is unknown in advance, got None."
+        )
     wanted = known if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
     assert wanted is not None
     metadata, captured = probed(harvester, tokens, size)

@@ -1,4 +1,4 @@
-"""Tokens through a model to shuffled batches of activations."""
+"""Runs a model on tokens, and returns shuffled batches of activations."""
 
 from __future__ import annotations
 
@@ -28,60 +28,60 @@ BUFFER_BYTES = 2**30
 MAX_BUFFERED = 2**18
 FORWARD_POSITIONS = {"cpu": 1024}
 MAX_FORWARD_POSITIONS = 16384
-"""Positions in one forward pass where the number of sequences is left open, on the CPU and elsewhere.
+"""Default number of positions in one forward pass, on the CPU and on other devices.
 
-On the CPU, where small passes stay in its caches, as measured by ``benchmarks.harvest``.
+The optimum on the CPU, where small passes stay in its caches, was measured by ``benchmarks.harvest``.
 """
 
 
 class ActivationStream(ActivationSource):
-    """Batches of what sites read and write, shuffled in bounded memory.
+    """Shuffled batches of the activations of sites, computed by running the model on tokens.
 
-    Sequences (or documents) are taken in a random order where the tokens can be gone through in any order, the model
-    runs on them up to the last site, and the kept positions fill a buffer. Its rows are served in random order until
-    it is empty; then it is filled again. Positions that a site leaves out (its ``exclude_tokens``, ``exclude_first``)
-    and padding aren't served; of several sites, positions that any of them leaves out.
+    The model runs on sequences (or documents) up to the last site, in random order if the tokens have random access.
+    The kept positions fill a buffer. Its rows are returned in random order until it is empty; then it is filled again.
+    Padding is left out, and so are positions that any of the sites excludes (``exclude_tokens``, ``exclude_first``).
 
-    Iterating makes one pass, the same each time; the last batch may be short. ``fit`` goes on with further passes,
-    each shuffled anew. Tokens that fit into the buffer are harvested once for all passes of an iterator.
+    Iterating makes one pass, which is the same each time. The last batch may be short. ``fit`` makes further passes,
+    each with a new shuffle. If a pass fits into the buffer, each iterator runs the model only once.
 
-    Memory: ``buffer_size`` tokens of ``bytes_per_token`` (``buffer_bytes`` in all) per iterator, 16 bytes per token for
-    its id and position, and the activations of one forward pass and one batch. Nothing else grows with the data.
+    Memory: each iterator needs ``buffer_size`` tokens of ``bytes_per_token`` (``buffer_bytes`` in all), 16 bytes per
+        token
+    for its id and position, and the activations of one forward pass and one batch. It doesn't grow with the data.
 
     Args:
-        sites: A site, or `Sites` (or a dict of sites) by name; the points of a batch then carry the sites' names, such
-            as ``"0.inputs"``. Sites may belong to several models, which are all run on the same tokens.
-        tokens: Token ids ``[n_sequences, context]`` as a tensor, an array or a memory map; one long row, which is cut
+        sites: A site, `Sites`, or a dict of sites by name. With several sites, names of points start with the name of
+            the site, such as ``"0.inputs"``. Sites may belong to several models, which all run on the same tokens.
+        tokens: Token ids ``[n_sequences, context]`` as a tensor, an array or a memory map; one long row, which is split
             into sequences; a mapping of ``input_ids`` and ``attention_mask``; a Hugging Face dataset, or a table of
             pandas, polars or pyarrow, with a column ``input_ids`` or ``text``; a column of one; or any iterable of
-            rows, of batches of rows, of such mappings, or of texts. Rows and texts without tokens are left out.
-            An iterable without random access keeps its order and is gone through again from its beginning for each
-            pass (and to resume); the buffer alone shuffles it.
+            rows, of batches of rows, of such mappings, or of texts. Empty rows and texts are skipped. An iterable
+            without random access keeps its
+            order: it is read from its beginning for each pass (and to resume), and shuffled only by the buffer.
         batch_size: Tokens per batch.
-        seed: Of all shuffling.
-        mix: ``"tokens"`` draws a batch from all tokens of the buffer. ``"sequences"`` draws whole sequences, the
-            positions of each in reading order, for losses that run the model on a batch's tokens; a batch then holds
-            as many sequences as ``batch_size`` tokens have room for, at least one.
-        tokenizer: Of texts; by default the model's ``tokenizer``, if it has one. Texts are packed into rows as by
-            `pack`; rows that remain short are served too, padded and masked.
-        context: Tokens per sequence for texts and for one long row, by default 256 or the model's positions where
-            these are fewer; longer items are cut.
-        text_column: Column of a table or dataset, or key of items, that holds the texts; by default ``text``.
-        bos: Where texts get the tokenizer's BOS, see `pack`.
-        join: Whether a row may hold tokens of several texts, see `pack`.
-        buffer_size: Tokens in the buffer; by default as many as 1 GiB holds, at most 262,144 and at least four
+        seed: Seed of the shuffling.
+        mix: ``"tokens"`` draws a batch from all tokens of the buffer. ``"sequences"`` draws whole sequences with their
+            positions in order, for losses that run the model on a batch's tokens. A batch then has as many sequences as
+            fit into ``batch_size`` tokens, and at least one.
+        tokenizer: Tokenizer for texts; by default the model's ``tokenizer``, if it has one. Texts are packed into rows
+            as by `pack`. Short rows are padded and masked.
+        context: Tokens per sequence for texts and for one long row. By default it is 256, or the model's maximum length
+            if that is smaller. Longer items are split.
+        text_column: Column of a table or dataset, or key of items, with the texts; by default ``text``.
+        bos: Where texts get the tokenizer's BOS; see `pack`.
+        join: Whether a row may contain tokens of several texts; see `pack`.
+        buffer_size: Number of tokens in the buffer; by default 1 GiB of them, at most 262,144 and at least four
             batches.
-        model_batch_size: Sequences per forward pass; by default as many as make up about 1,024 tokens on the CPU and
-            16,384 elsewhere.
-        neurons: Whether to serve the MLP's hidden activations too, or the names of the sites where to.
-        dtype: Of the activations served; by default the model's.
-        device: Where the buffer is and batches are served; by default the model's.
+        model_batch_size: Sequences per forward pass; by default about 1,024 tokens on the CPU and 16,384 on other
+            devices.
+        neurons: Whether to also return the MLP's hidden activations, or names of the sites for which to return them.
+        dtype: Type of the activations; by default the model's.
+        device: Device of the buffer and the batches; by default the model's.
 
     Raises:
-        TypeError: If ``tokens`` aren't integers or in none of these forms, or texts come without a tokenizer.
-        ValueError: If ``batch_size`` exceeds ``buffer_size``, the tokens are empty, rows are longer than the model's
-            positions; while iterating, if ids lie outside of the model's
-            vocabulary, activations aren't finite, or no position is kept. Errors name the row, counted from 0.
+        TypeError: If ``tokens`` aren't integers or have none of these forms, or hold texts without a tokenizer.
+        ValueError: If ``batch_size`` exceeds ``buffer_size``, the tokens are empty, or rows exceed the model's maximum
+            length; while iterating, if ids are outside of the model's vocabulary, activations aren't finite, or all
+            positions are excluded. Errors name the row, counted from 0.
 
     Example:
         >>> import torch
@@ -137,20 +137,20 @@ class ActivationStream(ActivationSource):
 
     @property
     def sites(self) -> dict[str, Site] | Site:
-        """As they were given."""
+        """The sites as passed to the constructor."""
         sites = self._harvester.sites
         return sites[""] if "" in sites else dict(sites)
 
     @property
     def n_positions(self) -> int | None:
-        """Tokens of one pass, those left out included; ``None`` where that is known only after a pass."""
+        """Number of tokens of one pass, including excluded ones; ``None`` if unknown before a pass."""
         return self._tokens.n_positions
 
     @property
     def n_tokens(self) -> int | None:
-        """Tokens that one pass serves; ``None`` where that is known only after a pass.
+        """Number of kept tokens of one pass; ``None`` if unknown before a pass.
 
-        Counted once, by reading all tokens (without running the model) where positions are left out.
+        If positions are excluded, all tokens are read once to count them, without running the model.
         """
         if self._counted is None:
             self._counted = self._rows().count()
@@ -158,12 +158,12 @@ class ActivationStream(ActivationSource):
 
     @property
     def n_batches(self) -> int | None:
-        """Batches of one pass; ``None`` where that is known only after a pass, as with ``mix="sequences"``."""
+        """Number of batches of one pass; ``None`` if unknown before a pass, such as with ``mix="sequences"``."""
         return super().n_batches if self._mix == "tokens" else None
 
     @property
     def buffer_bytes(self) -> int:
-        """What a full buffer takes, in bytes."""
+        """Size of a full buffer, in bytes."""
         held = self.buffer_size if self.n_positions is None else min(self.buffer_size, self.n_positions)
         return held * self.bytes_per_token
 
@@ -182,33 +182,32 @@ class ActivationStream(ActivationSource):
         dtype: torch.dtype | None = None,
         progress: bool = True,
     ) -> ActivationStore:
-        """Harvests one pass and writes it to a folder, to be trained on any number of times.
+        """Writes the activations of one pass to a folder, for any number of training runs.
 
-        The folder holds safetensors files of about 256 MiB with a checksum for every 256 tokens, and a JSON that says
-        what they are. The tokens lie in the order in which the stream serves them. A writer that was stopped goes on
-        where it was when this is called again with the same stream: the same files come out, bit for bit on the same
-        machine. A folder that is complete is left as it is.
+        The folder contains safetensors files of about 256 MiB, with a checksum for every 256 tokens, and a description
+        in JSON. The tokens are in the order of the stream. If writing was interrupted, another call with the same
+        stream continues it. The resulting files are bit-identical on the same machine. A complete folder isn't changed.
 
         Args:
-            folder: Made where it doesn't exist.
-            n_tokens: Tokens to store; one pass where left out. Must be given where a pass's tokens aren't known.
-            dtype: To store them in: ``torch.float32``, ``torch.bfloat16`` or ``torch.float16``; as they are served
-                where left out.
-            progress: Whether to print the size before anything is written, and to show a progress bar.
+            folder: The folder. It is created if necessary.
+            n_tokens: Number of tokens to store; one pass by default. Required if the size of a pass is unknown.
+            dtype: Type of the stored activations: ``torch.float32``, ``torch.bfloat16`` or ``torch.float16``. By
+                default it is the type of the stream.
+            progress: Whether to print the size before writing, and to show a progress bar.
 
         Returns:
             The store, with this stream's batch size and seed.
 
         Raises:
-            ValueError: If ``n_tokens`` must be given, the folder holds other activations, or the stream serves whole
-                sequences, which a store doesn't keep together.
-            OSError: If the disk lacks room for all of it, before anything is written.
+            ValueError: If ``n_tokens`` is required, the folder contains other activations, or the stream has
+                ``mix="sequences"``, since a store doesn't keep sequences together.
+            OSError: If the disk has too little space. Nothing is written then.
         """
         path = checks.path("folder", folder)
         if self._mix != "tokens":
             raise ValueError(
-                f"`mix` must be 'tokens' for a stream that is saved, got {self._mix!r}: a store serves single tokens "
-                "in random order. Make another stream for the store."
+                f"`mix` must be 'tokens' for a stream that is saved, got {self._mix!r}. A store returns single tokens "
+                "in random order. Create another stream for the store."
             )
         made_by = {"seed": self.seed, "buffer_size": self.buffer_size}
         description = planned(self._harvester, self._tokens, self._block_size, n_tokens, self.n_tokens, dtype, made_by)

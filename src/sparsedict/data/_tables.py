@@ -1,6 +1,6 @@
-"""Tables and columns of pandas, polars, pyarrow and datasets, as sequences in order.
+"""Tables and columns of pandas, polars, pyarrow and datasets, as sequences.
 
-The libraries are recognised by the type of what is given and aren't imported.
+The libraries are recognised by the types of the data, and aren't imported.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ TEXT = "text"
 
 
 def as_sequence(data: Any, name: str, text_column: str | None) -> Any:
-    """Returns a table as a sequence of rows and a column as an array or a sequence; anything else as it is.
+    """Returns a table as a sequence of rows, and a column as an array or a sequence. Other data is returned unchanged.
 
-    Rows are counted from 0 by their place, whatever a pandas index says.
+    Rows are indexed from 0 by position, ignoring a pandas index.
 
     Raises:
         TypeError: If a table has no column of tokens or texts, or can't be read row by row.
@@ -33,7 +33,7 @@ def as_sequence(data: Any, name: str, text_column: str | None) -> Any:
     if library == "polars":
         if hasattr(data, "collect"):
             raise TypeError(
-                f"`{name}` must hold its rows, got a polars {type(data).__name__}. Call `.collect()` first."
+                f"`{name}` must be a table in memory, got a polars {type(data).__name__}. Call `.collect()` first."
             )
         if hasattr(data, "columns"):
             return _Rows(data, name, text_column)
@@ -46,10 +46,10 @@ def as_sequence(data: Any, name: str, text_column: str | None) -> Any:
 
 
 def chosen_columns(names: Sequence[str], name: str, text_column: str | None) -> list[str]:
-    """Returns which columns to read: ``text_column`` where given, else those of tokens, else ``"text"``.
+    """Returns the columns to read: ``text_column`` if given, else the columns of tokens, else ``"text"``.
 
     Raises:
-        TypeError: If there are neither.
+        TypeError: If there are no such columns.
         ValueError: If ``text_column`` isn't among the columns.
     """
     if text_column is not None:
@@ -66,12 +66,12 @@ def chosen_columns(names: Sequence[str], name: str, text_column: str | None) -> 
         return [TEXT]
     raise TypeError(
         f"`{name}` must have a column `{TOKENS}` or `{TEXT}`, got the columns {sorted(names)[:12]}. "
-        "Name the column that holds the texts by `text_column=`, or rename the one with token ids to `input_ids`."
+        "Pass the name of the column with the texts as `text_column`, or rename the column of token ids to `input_ids`."
     )
 
 
 class _Rows:
-    """A table's rows as mappings, of the columns that are read."""
+    """The rows of a table as mappings of the selected columns."""
 
     def __init__(self, table: Any, name: str, text_column: str | None) -> None:
         columns = getattr(table, "column_names", None) or list(table.columns)
@@ -88,7 +88,7 @@ class _Rows:
 
 
 class _ArrowColumn:
-    """A pyarrow column whose values become Python's when they are read."""
+    """A pyarrow column whose values are converted to Python objects when they are read."""
 
     def __init__(self, column: Any) -> None:
         self._column = column
@@ -109,10 +109,10 @@ def _arrow(column: Any) -> Any:
 
 
 def _dataset(data: Any, name: str, text_column: str | None) -> Any:
-    """Returns a Hugging Face dataset with only the columns to read, as Python's values."""
+    """Returns a Hugging Face dataset with only the selected columns, as Python objects."""
     form = getattr(data, "format", {}).get("type")
     names = getattr(data, "column_names", None)
-    # A column of a dataset, a stream that doesn't say its columns, or a transform that makes other ones.
+    # A column of a dataset, a streaming dataset without column names, or a transform that creates columns.
     if not names or form == "custom":
         return data
     columns = chosen_columns(names, name, text_column)

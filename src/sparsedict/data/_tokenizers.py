@@ -1,4 +1,4 @@
-"""Tokenizers of several libraries, as functions from texts to lists of token ids."""
+"""Adapts tokenizers of several libraries to functions from texts to lists of token ids."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class BatchEncoder(Protocol):
-    """A tokenizer of the library tokenizers, which isn't callable."""
+    """Interface of tokenizers from the library tokenizers, which aren't callable."""
 
     def encode_batch(self, input: Any, add_special_tokens: bool = True) -> Any: ...
 
 
 Tokenizer = Callable[..., Any] | BatchEncoder
-"""A tokenizer of transformers or tokenizers, or a function from a text to its token ids."""
+"""A tokenizer from transformers or tokenizers, or a function from a text to token ids."""
 
 
 def check_tokenizer(tokenizer: Any, name: str = "tokens") -> None:
     """Raises `TypeError` if texts can't be tokenised by ``tokenizer``.
 
     Args:
-        tokenizer: To check.
-        name: Of the parameter that holds the texts.
+        tokenizer: The tokenizer to check.
+        name: Name of the parameter with the texts.
     """
     if tokenizer is None:
-        raise TypeError(f"`tokenizer` must be given where `{name}` are texts, got None.")
+        raise TypeError(f"`tokenizer` must be a tokenizer if `{name}` are texts, got None.")
     if hasattr(tokenizer, "encode_batch") and not callable(tokenizer):
         for setting, off in (("truncation", "no_truncation()"), ("padding", "no_padding()")):
             if getattr(tokenizer, setting, None):
                 raise ValueError(
-                    f"`tokenizer` must return all tokens of a text and no others, got one with {setting} on. "
+                    f"`tokenizer` must return exactly the tokens of a text, got one with {setting} enabled. "
                     f"Call `tokenizer.{off}` first."
                 )
     elif not callable(tokenizer):
-        remedy = "Give its method: `tokenizer.encode`." if hasattr(tokenizer, "encode") else "Give such a function."
+        remedy = "Pass its method `tokenizer.encode`." if hasattr(tokenizer, "encode") else "Pass such a function."
         raise TypeError(
             "`tokenizer` must be a Hugging Face tokenizer or a function from a text to token ids, got "
             f"{type(tokenizer).__name__}. {remedy}"
@@ -42,10 +42,10 @@ def check_tokenizer(tokenizer: Any, name: str = "tokens") -> None:
 
 
 def tokenised(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Returns the token ids of each text, without special tokens where the tokenizer can leave them out.
+    """Returns the token ids of each text, without special tokens if the tokenizer can omit them.
 
     Raises:
-        TypeError: If the tokenizer returns something else than integer ids.
+        TypeError: If the tokenizer doesn't return integer ids.
         ValueError: If it doesn't return ids for each text.
     """
     if hasattr(tokenizer, "bos_token_id"):
@@ -60,7 +60,7 @@ def tokenised(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 def beginning(tokenizer: Any) -> int | None:
-    """Returns the id that begins a document: BOS, else CLS, else EOS; ``None`` where a tokenizer has none of them."""
+    """Returns the id of the BOS, else of the CLS, else of the EOS; ``None`` if a tokenizer has none of them."""
     for name in ("bos_token_id", "cls_token_id", "eos_token_id"):
         value = getattr(tokenizer, name, None)
         if value is not None:
@@ -69,16 +69,16 @@ def beginning(tokenizer: Any) -> int | None:
 
 
 def padding(tokenizer: Any) -> int:
-    """Returns the id of a tokenizer's padding.
+    """Returns the id of a tokenizer's padding token.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If the tokenizer has no padding token.
     """
     value = getattr(tokenizer, "pad_token_id", None)
     if value is None:
         raise ValueError(
-            "`tokenizer` must have a padding token where `short` is 'pad', got none. Set `tokenizer.pad_token`, for "
-            "example to `tokenizer.eos_token`, or leave short rows out with short='drop'."
+            "`tokenizer` must have a padding token if `short` is 'pad', got none. Set `tokenizer.pad_token`, for "
+            "example to `tokenizer.eos_token`, or drop short rows with short='drop'."
         )
     return int(value)
 

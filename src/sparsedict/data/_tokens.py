@@ -1,4 +1,4 @@
-"""Tokens from any form to blocks that a model runs on."""
+"""Sources of tokens, and the blocks of sequences that a model runs on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sparsedict.seeds import permutation
 DEFAULT_CONTEXT = 256
 
 Order = tuple[int, int, int]
-"""Key of a permutation, made of the seed, the pass, and the name of the permuted data."""
+"""Key of a permutation: the seed, the number of the pass, and a constant for the permuted data."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Block:
     """Sequences for one forward pass.
 
     Attributes:
-        tokens: ``[n_sequences, n_positions]``, on the CPU.
-        attention_mask: False at padding; ``None`` where there is none.
-        end: Where the source stands after these.
-        numbers: Of each sequence, the number of its row or item in the data.
+        tokens: Token ids, ``[n_sequences, n_positions]``, on the CPU.
+        attention_mask: False at padding; ``None`` if there is no padding.
+        end: Position of the source after these sequences.
+        numbers: Index of each sequence's row or item in the data.
     """
 
     tokens: Int[Tensor, "n_sequences n_positions"]
@@ -39,7 +39,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence, with the position of the source after it, and the number of its item in the data."""
+    """One sequence, with the position of the source after it, and the index of its item in the data."""
 
     tokens: Int[Tensor, " n_positions"]
     attention_mask: Bool[Tensor, " n_positions"] | None
@@ -49,12 +49,12 @@ class Row:
 
 @dataclass(frozen=True)
 class BlockSize:
-    """How much goes into one forward pass.
+    """The size of forward passes.
 
     Attributes:
-        n_sequences: At most so many sequences; ``None`` leaves it to ``target``.
-        target: Positions to aim at where ``n_sequences`` is ``None``.
-        limit: Positions, padding included, that a block may never exceed.
+        n_sequences: Largest number of sequences; ``None`` to determine it by ``target``.
+        target: Approximate number of positions, if ``n_sequences`` is ``None``.
+        limit: Largest number of positions, including padding.
         pads: Whether sequences of different lengths may share a block.
     """
 
@@ -64,26 +64,27 @@ class BlockSize:
     pads: bool
 
     def sequences(self, width: int) -> int:
-        """Returns how many sequences of ``width`` positions a block holds.
+        """Returns the number of sequences of ``width`` positions in a block.
 
         Raises:
-            ValueError: If even one is too many.
+            ValueError: If a single sequence exceeds ``limit``.
         """
         if width > self.limit:
             raise ValueError(
-                f"`buffer_size` must hold at least one sequence, got {self.limit} tokens for a sequence of {width}."
+                f"`buffer_size` must be at least the length of a sequence, got {self.limit} tokens for a sequence of "
+                f"{width}."
             )
         wanted = max(1, self.target // width) if self.n_sequences is None else self.n_sequences
         return min(wanted, self.limit // width)
 
 
 class TokenSource(ABC):
-    """Sequences of tokens, pass after pass.
+    """A source of sequences of tokens, for any number of passes.
 
     Attributes:
-        origin: What they are, for people.
-        n_positions: Tokens of one pass, those left out included, where known.
-        seeks: Whether any place can be gone to, and passes have orders of their own.
+        origin: Description of the tokens.
+        n_positions: Number of tokens of one pass, including excluded ones, if known.
+        seeks: Whether the source has random access, so that each pass can be shuffled.
     """
 
     origin: str
@@ -92,18 +93,18 @@ class TokenSource(ABC):
 
     @abstractmethod
     def blocks(self, order: Order | None, epoch: int, start: Position, size: BlockSize) -> Iterator[Block]:
-        """Serves a pass from ``start`` on.
+        """Yields the blocks of a pass from ``start`` on.
 
         Args:
-            order: Key of the shuffle of sequences (or documents), or ``None`` for their own order.
+            order: Key of the shuffle of sequences (or documents), or ``None`` for their original order.
             epoch: Number of the pass.
             start: The ``end`` of an earlier block of the same pass, or ``(0, 0)``.
-            size: How much goes into a block.
+            size: Size of the blocks.
         """
 
 
 def stacked(rows: Iterable[Row], size: BlockSize) -> Iterator[Block]:
-    """Puts sequences that follow one another together, padded on the right where lengths differ."""
+    """Stacks consecutive sequences into blocks, padded on the right if their lengths differ."""
     held: list[Row] = []
     widest = 0
     for row in rows:
@@ -133,7 +134,7 @@ def _block(rows: list[Row]) -> Block:
 
 
 class RowArray(TokenSource):
-    """An array of tokens: rows as they are, or one long row that is cut into sequences of ``context``."""
+    """An array of tokens: rows of sequences, or one long row that is split into sequences of ``context``."""
 
     def __init__(self, tokens: Tensor | np.ndarray, mask: Tensor | None, context: int | None) -> None:
         _check_array(tokens, mask, context)
@@ -160,7 +161,7 @@ class RowArray(TokenSource):
             yield Block(self._tail[None], None, (n_rows + 1, 0), [n_rows])
 
     def all(self) -> Iterator[Block]:
-        """Serves everything in its own order, in large blocks."""
+        """Yields all tokens in their original order, in large blocks."""
         limit = max(self._rows.shape[1], 2**20)
         return self.blocks(None, 0, (0, 0), BlockSize(None, limit, limit, pads=False))
 
@@ -188,29 +189,29 @@ def _check_array(tokens: Tensor | np.ndarray, mask: Tensor | None, context: int 
         raise ValueError(f"`tokens` must hold at least one token, got an empty array of shape {shape}.")
     if len(shape) == 2 and context is not None and context != shape[1]:
         raise ValueError(
-            f"`context` must be left out where tokens are rows already, got {context} for rows of {shape[1]}. "
-            "Flatten them to have them cut anew."
+            f"`context` must be omitted if `tokens` has rows, got {context} for rows of {shape[1]}. "
+            "Flatten the tokens to split them into other rows."
         )
     if mask is not None and tuple(mask.shape) != shape:
         raise ValueError(f"`attention_mask` must have the shape of the tokens, {shape}, got {tuple(mask.shape)}.")
     if mask is not None and len(shape) == 1:
-        raise ValueError("`attention_mask` must come with rows of tokens, got one long row.")
+        raise ValueError("`attention_mask` needs `tokens` in rows, got one long row. Reshape both.")
 
 
 def not_ids(name: str, value: Tensor | np.ndarray) -> str:
-    """Returns what to say of an array that holds something else than integers."""
+    """Returns the error message for an array that doesn't hold integers."""
     shape = tuple(value.shape)
     if value.dtype in (torch.bool, np.bool_):
-        remedy = "A mask goes beside the ids, as `attention_mask`."
+        remedy = "Pass a mask together with the ids, as `attention_mask`."
     elif len(shape) > 2:
         remedy = (
-            "A stream runs a model on token ids only. Capture images and other inputs batch by batch, with "
-            "`site.capture(batch)`, and give the activations to `fit`."
+            "A stream runs a model only on token ids. Capture images and other inputs batch by batch, with "
+            "`site.capture(batch)`, and pass the activations to `fit`."
         )
     elif value.shape and 0 not in shape and bool((value == value.round()).all()):
-        remedy = "They are whole numbers: convert them to an integer type first."
+        remedy = "Its values are integers: convert it to an integer type first."
     else:
-        remedy = "Activations need no stream: give them to `fit` as they are."
+        remedy = "Pass activations directly to `fit`."
     return f"{name} must hold integer token ids, got an array of {value.dtype} {shape}. {remedy}"
 
 

@@ -1,4 +1,4 @@
-"""Activations that are in memory already, or come in batches from elsewhere."""
+"""Turns all forms of training data into `Batches`: streams, tensors in memory, and iterables of batches."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ DEFAULT_SEED = 0
 
 @runtime_checkable
 class Batched(Protocol):
-    """Data that has a batch size and a seed of its own, such as an `ActivationStream`."""
+    """Data with its own batch size and seed, such as an `ActivationStream`."""
 
     def batches(self, *, repeat: bool = True) -> Batches: ...
 
 
 @runtime_checkable
 class Positioned(Protocol):
-    """An iterable of batches that knows where it stands, such as torchdata's ``StatefulDataLoader``."""
+    """An iterable of batches with a resumable state, such as torchdata's ``StatefulDataLoader``."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -42,22 +42,23 @@ class Positioned(Protocol):
 
 @in_own_state
 def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = None, repeat: bool = True) -> Batches:
-    """Returns batches of any form of data, starting anew.
+    """Returns batches of any form of data, from the beginning.
 
     Args:
-        data: An `ActivationStream` or `ActivationStore`; a tensor ``[n_tokens, d]``, which stands for any point; a
-            tuple of two tensors, inputs and outputs; `Activations` of all tokens; a dict of tensors by point
-            (``"0.inputs"``), or of tensors, tuples or `Activations` by site; or any iterable of these as batches. To
-            continue at a later position, an iterable is read again up to there (with PyTorch's random numbers of the
-            first time), unless it is a sequence or has ``state_dict`` and ``load_state_dict``, after which its ``iter``
-            continues behind the batch that it gave last.
-        batch_size: Tokens per batch, 4,096 by default. Data that comes in batches has its own.
-        seed: Of the shuffle, 0 by default. A stream has its own.
-        repeat: Whether to go on with another pass, shuffled anew, after the last token.
+        data: An `ActivationStream` or `ActivationStore`; a tensor ``[n_tokens, d]``, which matches any point; a tuple
+            of two tensors, inputs and outputs; `Activations` of all tokens; a dict of tensors by point
+            (``"0.inputs"``), or of tensors, tuples or `Activations` by site; or any iterable of these as batches.
+            Resuming an iterable reads it again up to the position, with PyTorch's original random numbers. Sequences,
+            and iterables with
+            ``state_dict`` and ``load_state_dict``, resume without reading: after ``load_state_dict``, ``iter`` must
+            continue after the last batch.
+        batch_size: Tokens per batch, 4,096 by default. Must be omitted for streams and iterables of batches.
+        seed: Seed of the shuffle, 0 by default. Must be omitted for streams.
+        repeat: Whether to make further passes, with new shuffles, after the last token.
 
     Raises:
-        TypeError: If ``data`` is none of these, or holds integers where activations belong.
-        ValueError: If it is empty, holds NaN, or has a batch size or seed of its own and is given another.
+        TypeError: If ``data`` has none of these forms, or holds integers.
+        ValueError: If ``data`` is empty, holds NaN, or has its own batch size or seed and another is passed.
 
     Example:
         >>> import torch
@@ -76,7 +77,7 @@ def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = N
         return Batches(_InMemoryRows(held, used_seed), batch_size=size, seed=used_seed, repeat=repeat)
     if hasattr(data, "to_numpy"):
         raise TypeError(
-            f"`data` must be a tensor or an array [n_tokens, d], got a {type(data).__name__}. Give `data.to_numpy()`."
+            f"`data` must be a tensor or an array [n_tokens, d], got a {type(data).__name__}. Pass `data.to_numpy()`."
         )
     if not isinstance(data, Iterable) or isinstance(data, str | bytes):
         raise TypeError(
@@ -86,20 +87,20 @@ def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = N
     shuffled = isinstance(data, Sequence)
     used_seed = checks.at_least("seed", DEFAULT_SEED if seed is None else seed, 0) if shuffled else None
     rows = _IterableRows(data, used_seed)
-    _check_omitted(batch_size, "batch_size", data, "whoever makes the batches")
+    _check_omitted(batch_size, "batch_size", data, "the object that creates the batches")
     return Batches(rows, batch_size=None, seed=used_seed, repeat=repeat)
 
 
 def _check_omitted(value: int | None, name: str, data: object, owner: str) -> None:
     if value is not None:
         raise ValueError(
-            f"`{name}` must be left out for data that has its own, got {name}={value} with {type(data).__name__}: "
-            f"give it to {owner} only."
+            f"`{name}` must be omitted for data with its own, got {name}={value} with {type(data).__name__}. "
+            f"Pass it to {owner} instead."
         )
 
 
 def _as_one_batch(data: Any) -> Activations | None:
-    """Returns everything as one batch, or None where ``data`` comes in batches."""
+    """Returns all data as one batch, or None for an iterable of batches."""
     if not isinstance(data, Mapping | Tensor | np.ndarray | tuple):
         return None
     if isinstance(data, Mapping) and not data:
@@ -110,12 +111,12 @@ def _as_one_batch(data: Any) -> Activations | None:
         raise ValueError(f"`data` must hold at least one token, got none: shape {tuple(first.shape)}.")
     for name, part in _distinct(held).items():
         label = "data" if name == UNNAMED else f"data[{name!r}]"
-        checks.finite(label, part, "Look where they come from before training on the rest.")
+        checks.finite(label, part, "Find their origin before training on the other entries.")
     return held
 
 
 def _as_batch(name: str, value: Any) -> Activations:
-    """Returns any form of a batch as rows by point."""
+    """Returns a batch of any form as `Activations`."""
     if isinstance(value, Activations):
         return value.batch().detach()
     if not isinstance(value, Mapping):
@@ -130,7 +131,7 @@ def _as_batch(name: str, value: Any) -> Activations:
             by_site[str(key)] = _of_one_site(label, own)
     lengths = sorted({len(part) for part in points.values()} | {own.n_tokens for own in by_site.values()})
     if len(lengths) > 1:
-        raise ValueError(f"`{name}` must hold the same tokens for all sites, got {lengths} tokens.")
+        raise ValueError(f"`{name}` must have the same number of tokens for all sites, got {lengths}.")
     if not by_site:
         return Activations(points)
     joined = Activations.from_sites(by_site)
@@ -150,14 +151,12 @@ def _of_one_site(name: str, value: Any) -> Activations:
     if len(tensors) == 1:
         return Activations({UNNAMED: tensors[0]})
     if len(tensors[0]) != len(tensors[1]):
-        raise ValueError(
-            f"`{name}` must hold inputs and outputs of the same tokens, got {len(tensors[0])} and {len(tensors[1])}."
-        )
+        raise ValueError(f"`{name}` must have as many inputs as outputs, got {len(tensors[0])} and {len(tensors[1])}.")
     return Activations({"inputs": tensors[0], "outputs": tensors[1]})
 
 
 def _distinct(batch: Activations) -> dict[str, Tensor]:
-    """Returns one point for each distinct tensor."""
+    """Returns each distinct tensor once, by its first point."""
     found: dict[object, str] = {}
     for name, value in batch.items():
         found.setdefault(identity(value), name)
@@ -165,19 +164,19 @@ def _distinct(batch: Activations) -> dict[str, Tensor]:
 
 
 def _shared(batch: Activations) -> dict[str, str]:
-    """Returns the points whose tensor is that of an earlier point."""
+    """Returns the points that share the tensor of an earlier point, with that point."""
     first: dict[object, str] = {}
     owners = {name: first.setdefault(identity(value), name) for name, value in batch.items()}
     return {name: owner for name, owner in owners.items() if name != owner}
 
 
 def _activations(name: str, value: Tensor | np.ndarray) -> Tensor:
-    # Detached, or gradients would flow on into the model that the activations are from.
+    # Detached, since gradients would otherwise flow into the model that computed the activations.
     tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value.detach()
     if not tensor.is_floating_point():
         raise TypeError(
-            f"`{name}` must hold floating-point activations [n_tokens, d], got a tensor of {tensor.dtype}. Tokens go "
-            "to `ActivationStream(site, tokens)`, which turns them into activations."
+            f"`{name}` must hold floating-point activations [n_tokens, d], got a tensor of {tensor.dtype}. Pass "
+            "tokens to `ActivationStream(site, tokens)`, which turns them into activations."
         )
     if tensor.ndim != 2:
         raise ValueError(f"`{name}` must have the shape [n_tokens, d], got {tuple(tensor.shape)}.")
@@ -187,7 +186,7 @@ def _activations(name: str, value: Tensor | np.ndarray) -> Tensor:
 def _remedy(name: str, value: object) -> str:
     first = value[0] if isinstance(value, list | tuple) and value else value
     if isinstance(first, str | int) or name.endswith(("'input_ids'", "'text'")):
-        return " Tokens and texts go to `ActivationStream(site, ...)`, which turns them into activations."
+        return " Pass tokens and texts to `ActivationStream(site, ...)`, which turns them into activations."
     return ""
 
 
@@ -198,7 +197,7 @@ def _kind(value: object) -> str:
 
 
 class _InMemoryRows(RowSource):
-    """Rows in memory: each pass serves all of them in a new order."""
+    """Rows in memory, which each pass returns in a new order."""
 
     def __init__(self, batch: Activations, seed: int) -> None:
         self._seed = seed
@@ -216,7 +215,7 @@ class _InMemoryRows(RowSource):
 
 
 class _IterableRows(RowSource):
-    """Batches that somebody else has cut: a sequence in its order and then reshuffled, any other iterable as it is."""
+    """Ready-made batches. Sequences are shuffled after the first pass. Other iterables keep their order."""
 
     grouped = True
 
@@ -224,16 +223,16 @@ class _IterableRows(RowSource):
         self._seed = seed
         self._items = data
         self._positioned = data if seed is None and isinstance(data, Positioned) else None
-        self._goes_on = False
+        self._resumes = False
         self._random = torch.get_rng_state()
-        self._again: tuple[Tensor, Tensor] | None = None
+        self._resume_random: tuple[Tensor, Tensor] | None = None
         self.replays = seed is None and self._positioned is None
         iterator = InCallersState(data)
         self._once = iterator.is_itself
         self._n_read = 0
         first = next(iterator, None)
         if first is None:
-            raise ValueError(f"`data` must give at least one batch, got an empty {type(data).__name__}.")
+            raise ValueError(f"`data` must have at least one batch, got an empty {type(data).__name__}.")
         if self._once:
             self._items = chain([first], iterator)
         sample = _as_batch("a batch", first)
@@ -252,7 +251,7 @@ class _IterableRows(RowSource):
             batch = _as_batch("a batch", item)
             if set(batch) != set(self.points):
                 raise ValueError(
-                    f"`data` must give the same points in each batch, got {tuple(batch)} and {self.points}."
+                    f"`data` must have the same points in each batch, got {tuple(batch)} and {self.points}."
                 )
             yield Chunk(batch, None, (index, 0), (index + 1, 0))
 
@@ -261,20 +260,20 @@ class _IterableRows(RowSource):
             items = cast(Sequence[Any], self._items)
             order = permutation(len(items), self._seed, epoch).tolist() if epoch else range(len(items))
             return InCallersState(items[index] for index in order[start:])
-        if self._goes_on:
-            self._goes_on = False
+        if self._resumes:
+            self._resumes = False
             return InCallersState(cast(Iterable[Any], self._positioned))
         if self._once and (epoch or start < self._n_read):
             raise ValueError(
-                f"`data` ran out after {self._n_read} batches and can't be read again, for it is an iterator. Give an "
-                "object whose iter() starts anew, such as a list or a DataLoader, or ask for fewer tokens."
+                f"`data` must be re-iterable for another pass, got an iterator, which ended after {self._n_read} "
+                "batches. Pass a list or a DataLoader instead, or train on fewer tokens."
             )
         return self._read(start)
 
     def _read(self, start: int) -> Iterator[Any]:
-        """Serves from batch ``start`` on; those before are read with the random numbers of the first time."""
-        before, after = self._again or (torch.get_rng_state(), None)
-        self._again = None
+        """Yields batches from ``start`` on. Earlier batches are read with the original random numbers."""
+        before, after = self._resume_random or (torch.get_rng_state(), None)
+        self._resume_random = None
         self._random = before
         torch.set_rng_state(before)
         items = InCallersState(self._items)
@@ -290,17 +289,18 @@ class _IterableRows(RowSource):
         if self._seed is not None:
             return None
         if self._positioned is None:
-            # A loader that shuffles, or whatever draws its batches, draws from the global generator.
+            # A shuffling loader draws from the global generator.
             now = torch.get_rng_state()
             return {"random": (now if position == BEGINNING else self._random, now)}
-        # At its beginning a pass needs none, and an iterator has given its first batch away for a look.
+        # The beginning of a pass needs no state. By then an iterator has already returned its first batch for
+        # inspection.
         return None if position == BEGINNING else {"own": deepcopy(self._positioned.state_dict())}
 
     def restore(self, state: Any) -> None:
         if self._positioned is not None and "own" in state:
             self._positioned.load_state_dict(state["own"])
-            self._goes_on = True
+            self._resumes = True
         elif self.replays and "random" in state:
-            self._again = state["random"]
+            self._resume_random = state["random"]
         else:
             super().restore(state)

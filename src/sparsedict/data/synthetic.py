@@ -1,4 +1,4 @@
-"""Activations whose true features are known."""
+"""Synthetic activations with known features."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sparsedict.torch_state import in_own_state
 
 
 class SyntheticFeatures:
-    r"""A dictionary of known unit features, and activations that are sparse sums of them.
+    r"""Activations that are sparse sums of known unit-norm features.
 
     .. math::
         x = \sum_i c_i u_i + \varepsilon, \qquad y = \sum_i c_i v_i, \qquad \|u_i\| = \|v_i\| = 1
 
-    Each token has ``l0`` features on average, drawn independently, with strengths :math:`c_i` uniform in
-    ``[0.5, 1.5]``. What an MLP reads holds the directions :math:`u_i`, what it writes :math:`v_i`; an autoencoder
-    trained on the outputs should find :math:`v_i`, a distiller both. The idea of known features is that of
-    Sharkey, Braun and Millidge, "Taking features out of superposition with sparse autoencoders" (2022).
+    Each token has ``l0`` features on average, drawn independently, with strengths :math:`c_i` uniform in ``[0.5,
+    1.5]``. Inputs contain the directions :math:`u_i`, outputs the directions :math:`v_i`. An autoencoder trained on the
+    outputs should find :math:`v_i`, and a distiller both. Known features were introduced by Sharkey, Braun and
+    Millidge, "Taking features out of superposition with sparse autoencoders" (2022).
 
     Attributes:
         reads: Directions in the inputs, ``[n_features, d]``.
@@ -28,9 +28,9 @@ class SyntheticFeatures:
 
     Args:
         d: Width of inputs and outputs.
-        n_features: True features; more than ``d`` of them lie in superposition.
-        l0: Features per token on average.
-        seed: Of the features.
+        n_features: Number of features; with more than ``d``, they are in superposition.
+        l0: Average number of features per token.
+        seed: Seed of the features.
         noise: Standard deviation of each entry of the inputs' noise.
 
     Raises:
@@ -63,8 +63,8 @@ class SyntheticFeatures:
         """Returns activations and the true strengths of the features.
 
         Args:
-            n_tokens: How many rows.
-            seed: Of the rows; another seed gives other rows of the same features.
+            n_tokens: Number of rows.
+            seed: Seed of the rows. Another seed gives other rows of the same features.
         """
         n_tokens = checks.at_least("n_tokens", n_tokens, 1)
         generator = torch.Generator(device="cpu").manual_seed(checks.at_least("seed", seed, 0))

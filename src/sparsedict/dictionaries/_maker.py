@@ -66,7 +66,7 @@ class Maker:
             if "n_latents" not in arguments:
                 raise StorageError(f"{self._file}: a {self._kind.__name__} can't be loaded with some of its latents.")
             arguments["n_latents"] = n_latents
-            parts["activation"] = self._call(parts["activation"].among, {"n_latents": n_latents})
+            parts["activation"] = self._call(parts["activation"].for_subset, {"n_latents": n_latents})
         # The constructor of a caller's class may read values, which tensors on the meta device don't have.
         with torch.random.fork_rng(devices=[]), torch.device("cpu" if self._used_own else "meta"):
             dictionary: Dictionary = self._call(self._kind, self._values(arguments) | parts)

@@ -8,17 +8,17 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
 
 
 def is_address(path: object) -> bool:
-    """Whether a path names something on the hub rather than on this machine."""
+    """Whether a path is an address on the hub, rather than a local path."""
     return isinstance(path, str) and path.startswith(SCHEME)
 
 
 @dataclass(frozen=True)
 class HubAddress:
-    """A place on the hub.
+    """Address of a repository on the hub, or of a folder or file in it.
 
     Attributes:
         repository: ``"owner/name"``.
-        path: Of a folder or a file in it; empty for the repository itself.
+        path: Path of a folder or file in the repository; empty for the repository itself.
         revision: A branch, tag or commit; ``None`` for the main branch.
 
     Example:
@@ -32,10 +32,10 @@ class HubAddress:
 
     @classmethod
     def from_string(cls, text: str) -> HubAddress:
-        """Reads an address; ``hf://`` may be left out, and the revision may also stand at the end.
+        """Parses an address. ``hf://`` is optional, and the revision may also be at the end.
 
         Raises:
-            ValueError: If it isn't one.
+            ValueError: If the text isn't an address.
         """
         owner, _, rest = text.removeprefix(SCHEME).partition("/")
         name, _, path = rest.partition("/")
@@ -46,8 +46,7 @@ class HubAddress:
         fine = _NAME.fullmatch(owner) and _NAME.fullmatch(name) and (revision or not at)
         if not fine or not _is_plain(path) or (revision and not _is_plain(revision)):
             raise ValueError(
-                f"An address on the hub must be `hf://owner/repository`, with `@revision` and `/path` behind it where "
-                f"they are needed, got {text!r}."
+                f"An address on the hub must have the form `hf://owner/repository[@revision][/path]`, got {text!r}."
             )
         return cls(f"{owner}/{name}", path, revision or None)
 
@@ -57,6 +56,6 @@ class HubAddress:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether a path stays below where it begins, on any system."""
+    """Whether a path can't leave its root folder, on any system."""
     parts = path.split("/") if path else []
     return all(part not in ("", ".", "..") for part in parts) and not re.search(r"[\\\x00-\x1f]", path)

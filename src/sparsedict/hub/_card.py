@@ -1,4 +1,4 @@
-"""The page of a dictionary on the hub: what it is, where it was trained, how good it is."""
+"""The model card of a dictionary: its settings, training data, metrics and figures."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def card(
     figures: Mapping[str, str] | None = None,
     license: str | None = None,
 ) -> str:
-    """Returns a model card: Markdown under the header that the hub reads.
+    """Returns a model card in Markdown, with the hub's metadata header.
 
     Args:
-        description: What is saved there.
-        address: Where it will be.
-        metrics: Numbers by name, such as ``evaluation.to_dict()``; ``None`` and NaN are left out.
-        figures: Files of pictures beside the card, by their captions.
-        license: Its identifier on the hub, such as ``"mit"``.
+        description: Description of the dictionary.
+        address: Address of the dictionary on the hub.
+        metrics: Numbers by name, such as ``evaluation.to_dict()``; ``None`` and NaN are omitted.
+        figures: Image files by caption, relative to the card.
+        license: Identifier of the license on the hub, such as ``"mit"``.
     """
     place = HubAddress.from_string(address) if isinstance(address, str) else address
     trained_on = {name: value for name, value in description.trained_on.items() if value is not None}
@@ -38,8 +38,8 @@ def card(
         _header(description, license),
         f"# {place.path or place.repository.partition('/')[2]}\n",
         f"A `{description.kind.name}` of [sparsedict](https://pypi.org/project/sparsedict/): "
-        f"{description.widths['n_latents']:,} latents that read {description.widths['d_in']:,} and give "
-        f"{description.widths['d_out']:,} activations.\n",
+        f"{description.widths['n_latents']:,} latents, inputs of width {description.widths['d_in']:,} and "
+        f"outputs of width {description.widths['d_out']:,}.\n",
         f'```python\nimport sparsedict as sd\n\ndictionary = sd.load("{place}")\n```\n',
         _table("Settings", _settings(description)),
         _table("Trained on", trained_on),
@@ -53,14 +53,14 @@ def _header(description: Description, license: str | None) -> str:
     model = description.trained_on.get("model")
     lines = ["---", "library_name: sparsedict"]
     lines += [f"license: {json.dumps(license)}"] if license else []
-    # The hub refuses a card whose base model isn't the name of a repository.
+    # The hub rejects a card whose base model isn't the name of a repository.
     lines += [f"base_model: {json.dumps(model)}"] if isinstance(model, str) and _is_repository(model) else []
     tags = (*_TAGS, _KIND_TAGS[description.kind.name]) if description.kind.name in _KIND_TAGS else _TAGS
     return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---", ""])
 
 
 def _is_repository(model: str) -> bool:
-    # A model that was loaded from a folder is named by its path, which may look like a repository.
+    # The name of a model that was loaded from a folder is its path, which may look like a repository.
     if os.path.isdir(model):
         return False
     try:
@@ -106,7 +106,7 @@ def _shown(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Keeps a value within its cell of a table, and from being read as Markdown or HTML."""
+    """Escapes a value, so that it stays in its table cell and isn't interpreted as Markdown or HTML."""
     one_line = " ".join(str(text).split())
     for mark in "\\`*_[]<>|":
         one_line = one_line.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])

@@ -1,4 +1,4 @@
-"""``huggingface_hub``, imported when it is first needed, and its errors in words that say what to do."""
+"""Lazy import of ``huggingface_hub``, and conversion of its errors to errors with remedies."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sparsedict.storage import installed_version
 
 
 def library() -> Any:
-    """Returns the module.
+    """Imports ``huggingface_hub``.
 
     Raises:
-        ImportError: If it isn't installed.
+        ImportError: If the package isn't installed.
     """
     try:
         import huggingface_hub
@@ -27,17 +27,17 @@ def library() -> Any:
 
 
 def client() -> Any:
-    """Returns a client that says who is asking."""
+    """Returns a client that identifies this library."""
     return library().HfApi(library_name="sparsedict", library_version=installed_version())
 
 
 @contextmanager
-def explained(address: HubAddress, doing: str) -> Iterator[None]:
-    """Turns what goes wrong on the hub into an error that names the address and the remedy.
+def converted_errors(address: HubAddress, doing: str) -> Iterator[None]:
+    """Context that converts errors of the hub to errors that name the address and the remedy.
 
     Raises:
-        FileNotFoundError: If the repository, its revision or the path in it isn't there.
-        PermissionError: If it is gated, or may not be written.
+        FileNotFoundError: If the repository, its revision or the path in it doesn't exist.
+        PermissionError: If the repository is gated or not writable.
         ConnectionError: If the hub can't be reached.
     """
     errors = library().errors
@@ -45,13 +45,13 @@ def explained(address: HubAddress, doing: str) -> Iterator[None]:
         yield
     except errors.GatedRepoError as error:
         raise PermissionError(
-            f"{address} is gated: ask for access on its page on the hub, then log in by `hf auth login`, or set "
+            f"{address} is gated. Request access on its page on the hub, then log in by `hf auth login`, or set "
             "HF_TOKEN."
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"{address}: there is no repository {address.repository!r} on the hub, or it is private. Check the name; "
-            "for a private one, log in by `hf auth login` or set HF_TOKEN."
+            f"{address}: there is no repository {address.repository!r} on the hub, or it is private. Check the name. "
+            "For a private repository, log in by `hf auth login` or set HF_TOKEN."
         ) from error
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(f"{address}: the repository has no revision {address.revision or 'main'!r}.") from error
@@ -65,18 +65,18 @@ def explained(address: HubAddress, doing: str) -> Iterator[None]:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):
             raise PermissionError(
-                f"{doing} {address} isn't allowed (HTTP {status}): log in by `hf auth login`, or set HF_TOKEN to a "
-                "token that may."
+                f"{doing} {address} isn't permitted (HTTP {status}). Log in by `hf auth login`, or set HF_TOKEN to a "
+                "token with permission."
             ) from error
-        raise ConnectionError(f"{doing} {address} failed on the hub's side (HTTP {status}): {error}") from error
+        raise ConnectionError(f"{doing} {address} failed with an error of the hub (HTTP {status}): {error}") from error
     except Exception as error:
-        # Errors of the connection are those of whichever HTTP package this version of huggingface_hub uses.
-        if isinstance(error, ConnectionError | TimeoutError) or _of_http_package(error):
+        # Connection errors come from the HTTP package that this version of huggingface_hub uses.
+        if isinstance(error, ConnectionError | TimeoutError) or _is_http_error(error):
             raise _unreachable(address, doing, error) from error
         raise
 
 
-def _of_http_package(error: Exception) -> bool:
+def _is_http_error(error: Exception) -> bool:
     return type(error).__module__.partition(".")[0] in (
         "httpx",
         "httpx2",
@@ -89,6 +89,6 @@ def _of_http_package(error: Exception) -> bool:
 
 def _unreachable(address: HubAddress, doing: str, error: Exception) -> ConnectionError:
     return ConnectionError(
-        f"{doing} {address} needs the hub, which can't be reached, and what is asked for isn't in the local cache "
-        f"({type(error).__name__}). Check the connection, or that HF_HUB_OFFLINE isn't set."
+        f"{doing} {address} needs the hub, which can't be reached, and the files aren't in the local cache "
+        f"({type(error).__name__}). Check the connection, and that HF_HUB_OFFLINE isn't set."
     )

@@ -1,4 +1,4 @@
-"""Figures of a model card: files, or objects that draw themselves."""
+"""Copies or saves the figures of a model card."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
-class Drawn(Protocol):
-    """A figure that can write itself to a file, such as matplotlib's."""
+class SavableFigure(Protocol):
+    """Interface of figures with a method to save them, such as matplotlib's."""
 
     def savefig(self, fname: Any, /) -> Any: ...
 
 
-def put_figures(folder: Path, figures: Mapping[str, str | os.PathLike[str] | Drawn]) -> dict[str, str]:
-    """Writes figures into ``figures/`` of a folder, and returns their relative paths by caption.
+def save_figures(folder: Path, figures: Mapping[str, str | os.PathLike[str] | SavableFigure]) -> dict[str, str]:
+    """Writes figures to ``figures/`` in a folder, and returns their relative paths by caption.
 
     Raises:
-        FileNotFoundError: If a file isn't there.
+        FileNotFoundError: If a file doesn't exist.
         TypeError: If a value is neither a file nor a figure.
     """
     written: dict[str, str] = {}
@@ -30,7 +30,7 @@ def put_figures(folder: Path, figures: Mapping[str, str | os.PathLike[str] | Dra
         (folder / "figures").mkdir(exist_ok=True)
         if isinstance(figure, str | os.PathLike):
             shutil.copyfile(figure, folder / name)
-        elif isinstance(figure, Drawn):
+        elif isinstance(figure, SavableFigure):
             figure.savefig(folder / name)
         else:
             raise TypeError(

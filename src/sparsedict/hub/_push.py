@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from sparsedict.hub._address import HubAddress
-from sparsedict.hub._client import client, explained, library
+from sparsedict.hub._client import client, converted_errors, library
 
 README = "README.md"
 
@@ -17,33 +17,33 @@ def push(
     private: bool = False,
     message: str | None = None,
 ) -> str:
-    """Uploads the files of a folder in one commit; the repository is made where it doesn't exist.
+    """Uploads the files of a folder in one commit. The repository is created if necessary.
 
-    Whoever loads it sees what was there before or all of the new files. Other files of the repository stay.
+    Other files of the repository aren't changed. Readers see either the previous files or all new files.
 
     Args:
-        folder: Its files are uploaded, those of folders in it too; hidden ones aren't.
+        folder: The folder. Its files are uploaded recursively, except hidden ones.
         address: ``owner/repository[@branch][/path]``, with or without ``hf://``.
-        readme: Of the folder. It becomes the repository's page too, where that has none yet.
-        private: Whether a repository that is made now is private.
-        message: Of the commit.
+        readme: Model card of the folder. It also becomes the page of the repository if there is none yet.
+        private: Whether a newly created repository is private.
+        message: Commit message.
 
     Returns:
-        The commit's page.
+        The address of the commit's page.
 
     Raises:
         ImportError: If ``huggingface_hub`` isn't installed.
         FileNotFoundError: If there is no such folder, or it is empty.
-        PermissionError: If the repository may not be written.
+        PermissionError: If the repository isn't writable.
         ConnectionError: If the hub can't be reached.
     """
     place = HubAddress.from_string(address) if isinstance(address, str) else address
     root = Path(folder)
     files = sorted(file for file in root.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(root)))
     if not files:
-        raise FileNotFoundError(f"`folder` must be a folder with files to upload, but {root} has none.")
+        raise FileNotFoundError(f"`folder` must be a folder with files to upload, but {root} has no files.")
     hub, start = library(), f"{place.path}/" if place.path else ""
-    with explained(place, "Pushing to"):
+    with converted_errors(place, "Pushing to"):
         api = client()
         api.create_repo(place.repository, private=private, exist_ok=True)
         content: dict[str, Path | bytes] = {f"{start}{file.relative_to(root).as_posix()}": file for file in files}

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sparsedict.hub._address import HubAddress, _is_plain
-from sparsedict.hub._client import client, explained, library
+from sparsedict.hub._client import client, converted_errors, library
 
 _WEIGHTS = (".safetensors", ".npz", ".pt", ".pth", ".bin")
 _DESCRIPTIONS = (".json", ".yaml", ".yml")
@@ -14,15 +14,15 @@ _DESCRIPTIONS = (".json", ".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A repository on the hub at one commit, whose files are downloaded when they are asked for.
+    """A repository on the hub at one commit, whose files are downloaded on demand.
 
-    They lie in the cache of ``huggingface_hub``: what it holds already isn't downloaded again, and serves where the hub
-    can't be reached.
+    Files are stored in the cache of ``huggingface_hub``. Cached files aren't downloaded again, and are available
+    without a connection.
 
     Attributes:
-        address: What was asked for: a folder of the repository, or a file.
-        root: Where the repository lies in the cache.
-        names: Its files by their paths; where the hub can't be reached, those that the cache holds.
+        address: Address of a folder or a file in the repository.
+        root: Folder of the repository in the cache.
+        names: Paths of all files; without a connection, of the cached files.
         is_offline: Whether the hub couldn't be reached.
     """
 
@@ -33,23 +33,23 @@ class Snapshot:
 
     @classmethod
     def from_address(cls, address: str | HubAddress) -> Snapshot:
-        """Finds what is there.
+        """Finds a repository on the hub, or in the cache if the hub can't be reached.
 
         Args:
             address: ``hf://owner/repository[@revision][/path]``.
 
         Raises:
             ImportError: If ``huggingface_hub`` isn't installed.
-            ValueError: If it isn't an address.
-            FileNotFoundError: If the repository, its revision or the path isn't there.
-            PermissionError: If it is gated.
-            ConnectionError: If the hub can't be reached and the cache doesn't hold it.
+            ValueError: If ``address`` isn't an address.
+            FileNotFoundError: If the repository, its revision or the path doesn't exist.
+            PermissionError: If the repository is gated.
+            ConnectionError: If the hub can't be reached and the repository isn't in the cache.
         """
         place = HubAddress.from_string(address) if isinstance(address, str) else address
         hub, api = library(), client()
-        with explained(place, "Loading"):
+        with converted_errors(place, "Loading"):
             try:
-                # A listing is tried again and again where nobody answers; this asks once.
+                # Without a connection, listing files would retry many times. This request is sent once.
                 api.repo_info(place.repository, revision=place.revision)
                 listed: list[str] = api.list_repo_files(place.repository, revision=place.revision)
             except Exception as error:
@@ -59,7 +59,7 @@ class Snapshot:
                 found = (file.relative_to(root).as_posix() for file in sorted(root.rglob("*")) if file.is_file())
                 return cls(place, root, tuple(found), is_offline=True)
             names = tuple(name for name in listed if _is_plain(name))
-            # The cache then knows the branch by name; all that follows is of its commit.
+            # This stores the commit of the branch in the cache. All later requests use this commit.
             root = api.snapshot_download(
                 place.repository, revision=place.revision, allow_patterns=[glob.escape(_first(names, place))]
             )
@@ -67,53 +67,53 @@ class Snapshot:
 
     @property
     def is_file(self) -> bool:
-        """Whether the address names a file."""
+        """Whether the address is that of a file."""
         return self.address.path in self.names
 
     def download(self, name: str) -> None:
-        """Sees to it that a file lies below the root.
+        """Downloads a file to the root folder, unless it is there.
 
         Raises:
-            FileNotFoundError: If the repository has none of that name any more.
-            PermissionError: If it is gated.
+            FileNotFoundError: If the repository has no such file any more.
+            PermissionError: If the repository is gated.
             ConnectionError: If the hub can't be reached.
         """
         if not (self.root / name).exists():
-            with explained(self.address, "Loading"):
+            with converted_errors(self.address, "Loading"):
                 client().hf_hub_download(self.address.repository, name, revision=self.root.name)
 
     def with_weights(self) -> list[str]:
-        """Returns the folders below the address that hold weights of some kind, as paths in the repository."""
+        """Returns the folders below the address that contain weights, as paths in the repository."""
         start = f"{self.address.path}/" if self.address.path else ""
         files = (name for name in self.names if name.startswith(start) and name.endswith(_WEIGHTS))
         return sorted({str(PurePosixPath(name).parent) for name in files})
 
     def address_of(self, path: str) -> HubAddress:
-        """Returns the address of a file or folder."""
+        """Returns the address of a file or folder in the repository."""
         return HubAddress(self.address.repository, path, self.address.revision)
 
 
 def _first(names: tuple[str, ...], place: HubAddress) -> str:
-    """Returns a file to begin with, by which the commit gets its place on the disk: a small one, where there is one.
+    """Returns the file to download first, which creates the folder of the commit. Small files are preferred.
 
     Raises:
-        FileNotFoundError: If there is nothing of that path.
+        FileNotFoundError: If there is no file at the path.
     """
     if place.path in names:
         return place.path
     start = f"{place.path}/" if place.path else ""
     if not any(name.startswith(start) for name in names):
-        raise FileNotFoundError(f"{place}: the repository has no such path, or nothing in it.")
+        raise FileNotFoundError(f"{place}: the repository has no such path, or it is empty.")
     return min(names, key=lambda name: (name.endswith(_WEIGHTS), not name.startswith(start), _rank(name), name))
 
 
 def _rank(name: str) -> tuple[bool, int]:
-    """What is asked for first is a description in the folder itself."""
+    """Returns a sort key by which descriptions in the folder itself come first."""
     return not name.endswith(_DESCRIPTIONS), name.count("/")
 
 
 def _cached(hub: Any, place: HubAddress) -> Path | None:
-    """Finds what earlier downloads left in the cache."""
+    """Returns the folder of an earlier download in the cache."""
     revision = place.revision or "main"
     try:
         repositories = hub.scan_cache_dir(hub.constants.HF_HUB_CACHE).repos

@@ -1,4 +1,4 @@
-"""One dictionary and its model card, uploaded in one commit."""
+"""Uploads a dictionary and its model card in one commit."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Protocol, runtime_checkable
 
 from sparsedict.hub._address import HubAddress
 from sparsedict.hub._card import card
-from sparsedict.hub._figures import Drawn, put_figures
+from sparsedict.hub._figures import SavableFigure, save_figures
 from sparsedict.hub._push import push
 from sparsedict.storage import Description
 
 
 @runtime_checkable
-class HasNumbers(Protocol):
-    """Results that give their numbers by name, such as those of ``sd.evaluate``."""
+class HasMetrics(Protocol):
+    """Interface of results with numbers by name, such as those of ``sd.evaluate``."""
 
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -27,8 +27,8 @@ def upload(
     description: Description,
     repository: str,
     *,
-    metrics: Mapping[str, Any] | HasNumbers | None = None,
-    figures: Mapping[str, str | os.PathLike[str] | Drawn] | None = None,
+    metrics: Mapping[str, Any] | HasMetrics | None = None,
+    figures: Mapping[str, str | os.PathLike[str] | SavableFigure] | None = None,
     license: str | None = None,
     private: bool = False,
     message: str | None = None,
@@ -36,22 +36,22 @@ def upload(
     """Saves a dictionary to a temporary folder, adds its model card and figures, and uploads them.
 
     Args:
-        save: Writes the dictionary's files into a folder.
-        description: Of the dictionary, for the card.
-        repository: See `sparsedict.Dictionary.push_to_hub`, also for the other arguments.
+        save: Function that writes the dictionary's files to a folder.
+        description: Description of the dictionary, for the card.
+        repository: See `sparsedict.Dictionary.push_to_hub`.
         metrics: Numbers for the card.
-        figures: Figures for the card, by their captions.
-        license: Its identifier on the hub.
-        private: Whether a new repository is private.
-        message: Of the commit.
+        figures: Figures for the card by caption.
+        license: Identifier of the license on the hub.
+        private: Whether a newly created repository is private.
+        message: Commit message.
 
     Returns:
-        The commit's page.
+        The address of the commit's page.
     """
-    HubAddress.from_string(repository)  # before anything is written
-    numbers = metrics.to_dict() if isinstance(metrics, HasNumbers) else metrics
+    HubAddress.from_string(repository)  # fails before anything is written
+    numbers = metrics.to_dict() if isinstance(metrics, HasMetrics) else metrics
     with TemporaryDirectory() as folder:
         save(Path(folder))
-        drawn = put_figures(Path(folder), figures or {})
+        drawn = save_figures(Path(folder), figures or {})
         readme = card(description, repository, metrics=numbers, figures=drawn, license=license)
         return push(folder, repository, readme=readme, private=private, message=message)

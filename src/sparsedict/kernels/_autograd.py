@@ -1,4 +1,4 @@
-"""Differentiable forms of the sparse products, their gradients exact and as sparse as the products."""
+"""Differentiable sparse products. Their gradients are exact, and computed by sparse products."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def matmul(latents: Tensor | SparseLatents, rows: Float[Tensor, "n_latents d"]) 
     """Returns ``latents @ rows`` for dense or sparse latents, differentiable in both.
 
     Args:
-        latents: ``[*batch, n_latents]``.
-        rows: One row for each latent, such as a decoder.
+        latents: Dense or sparse latents, ``[*batch, n_latents]``.
+        rows: One row per latent, such as a decoder.
 
     Raises:
-        ValueError: If there are not as many latents as rows.
+        ValueError: If the number of latents differs from the number of rows.
     """
     if latents.shape[-1:] != rows.shape[:1]:
         raise ValueError(
@@ -45,13 +45,13 @@ def affine_at(
     """Returns ``inputs @ rows.T + bias`` at the stored entries, differentiable in inputs, rows and bias.
 
     Args:
-        inputs: One vector for each token.
-        rows: One row for each latent, such as an encoder.
-        bias: One number for each latent.
-        support: The entries wanted.
-        known: Their values, where the product was already made to select the support.
-        offset: A vector that is part of every input already. It gets the gradient of all inputs together, which takes
-            one product with a vector; that of each input takes as long as decoding.
+        inputs: One vector per token.
+        rows: One row per latent, such as an encoder.
+        bias: One number per latent.
+        support: The stored entries.
+        known: The result, if it was already computed to select the support.
+        offset: A vector that is included in every input. Its gradient is that of the sum of inputs, and costs one
+            product with a vector. The gradient of the single inputs costs as much as decoding.
     """
     return _AffineAt.apply(inputs, rows, bias, offset, support, known)
 

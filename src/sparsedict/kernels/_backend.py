@@ -1,4 +1,4 @@
-"""Who computes the sparse products on a device."""
+"""Selects the backend of the sparse products for a device."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sparsedict.kernels import _embedding_bag
 from sparsedict.latents import Support
 
 MIN_CAPABILITY = (7, 0)
-"""CUDA capability from which Triton compiles."""
+"""Minimum CUDA capability for Triton."""
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """The four products, as :mod:`sparsedict.kernels` describes them; a module with these functions is a backend.
+    """Interface of backends: modules with these four products, which :mod:`sparsedict.kernels` describes.
 
-    They are called without history, with tensors of one device, and must leave padding at zero.
+    They are called with detached tensors on one device. Results for padding must be zero.
     """
 
     def weighted_rows(self, values: Tensor, support: Support, rows: Tensor) -> Tensor: ...
@@ -38,14 +38,14 @@ _forced: list[Backend] = []
 
 
 def backend_for(device: torch.device) -> Backend:
-    """Returns Triton's kernels where they can run, else the embedding bag."""
+    """Returns the Triton kernels if they can run on the device, else the embedding bag."""
     if _forced:
         return _forced[-1]
     return triton_backend() if _runs_triton(device) else _embedding_bag
 
 
 def triton_backend() -> Backend:
-    """Returns Triton's kernels; with ``TRITON_INTERPRET=1`` set before the first call, they run on the CPU too.
+    """Returns the Triton kernels. If ``TRITON_INTERPRET=1`` is set before the first call, they also run on the CPU.
 
     Raises:
         ImportError: If Triton isn't installed.
@@ -56,13 +56,13 @@ def triton_backend() -> Backend:
 
 
 def compacts(device: torch.device) -> bool:
-    """Returns whether entries can be gathered on a device without waiting for their number."""
+    """Returns whether entries can be gathered on a device without synchronising to read their number."""
     return backend_for(device) is not _embedding_bag
 
 
 @contextmanager
 def using(backend: Backend) -> Iterator[None]:
-    """Has one backend compute everything inside, whatever the device: for tests and benchmarks."""
+    """Context that uses one backend for all devices, for tests and benchmarks."""
     _forced.append(backend)
     try:
         yield

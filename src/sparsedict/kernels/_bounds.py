@@ -13,26 +13,26 @@ from sparsedict.kernels._workspace import Workspace, scratch
 
 FLOAT32_ROUNDING = 2.0**-24
 SQUARES_UNDERFLOW = 2.0**-63
-"""Below this a number's square is lost from a norm, or the number itself in a matrix unit."""
+"""Smaller numbers are lost in matrix units, and their squares in norms."""
 
 OUTPUT_ROUNDING = 2.0**-8 * (1 + 2.0**-6)
-"""More than the rounding of a bound to bfloat16, relative to it."""
+"""Upper limit of the relative rounding error of a bound in bfloat16."""
 
 N_BOUND_COLUMNS = 5
-"""Columns that the product gets in addition: two of what rounding may amount to, three of the bias."""
+"""Number of additional columns of the product: two for rounding errors, three for the bias."""
 
 PART_ENTRIES = 2**17
-"""Entries rounded at once, in memory that is used again."""
+"""Number of entries that are rounded at a time, in reused memory."""
 
 TILE = 32
-"""The width is a multiple of this, as matrix units want it."""
+"""The width is padded to a multiple of this number, for matrix units."""
 
 MIN_WORK = 2**29
-"""Multiplications below which the product in float32 is over before the bounds have been prepared."""
+"""Number of multiplications below which a float32 product is faster than preparing the bounds."""
 
 
 def bounds_are_faster(inputs: Float[Tensor, "n_tokens d"], rows: Float[Tensor, "n_latents d"]) -> bool:
-    """Returns whether this machine multiplies bfloat16 so much faster that bounds come first."""
+    """Returns whether computing bounds first is faster, which depends on the machine's speed for bfloat16 products."""
     if inputs.dtype != torch.float32 or rows.dtype != torch.float32 or inputs.device.type != "cpu":
         return False
     return _has_tiles() and inputs.numel() * len(rows) >= MIN_WORK
@@ -44,17 +44,17 @@ def _has_tiles() -> bool:
 
 
 class Bounds:
-    """Gives for blocks of tokens, for each latent, a number that its pre-activation doesn't exceed.
+    """Computes upper bounds of the pre-activations of blocks of tokens.
 
-    With ``x = x' + r`` and ``w = w' + s``, where ``x'`` and ``w'`` are in bfloat16,
-    ``x . w - x' . w' = x' . s + r . w <= |x'| |s| + |r| |w|``: two more columns of the very product. What float32 loses
-    in sums, at most a rounding of the sum of magnitudes for each term, is added to ``|r|``. The bias goes in as three
-    columns: two hold it, the third what is lost of it.
+    Let ``x = x' + r`` and ``w = w' + s``, where ``x'`` and ``w'`` are in bfloat16. Then
+    ``x . w - x' . w' = x' . s + r . w <= |x'| |s| + |r| |w|``, which takes two more columns of the same product. The
+    rounding error of float32 sums, at most one rounding of the sum of magnitudes per term, is added to ``|r|``. The
+    bias takes three columns: two for its value, and one for its rounding error.
 
     Args:
-        inputs: One vector for each token.
-        rows: One row for each latent.
-        bias: One number for each latent.
+        inputs: One vector per token.
+        rows: One row per latent.
+        bias: One number per latent.
         workspace: Memory to reuse for the rounded vectors and for scratch arrays.
     """
 
@@ -65,7 +65,7 @@ class Bounds:
         bias: Float[Tensor, " n_latents"],
         workspace: Workspace | None = None,
     ) -> None:
-        # What all tokens share need not suffer from rounding to bfloat16, but goes through two more sums in float32.
+        # The mean of all tokens needs no rounding to bfloat16, but it goes through two more float32 sums.
         d = rows.shape[1]
         sum_rounding = (d + N_BOUND_COLUMNS) * FLOAT32_ROUNDING
         mean = inputs.mean(0)
@@ -87,29 +87,29 @@ class Bounds:
 
     @classmethod
     def from_rows(cls, inputs: Tensor, rows: Tensor, bias: Tensor, workspace: Workspace | None = None) -> Bounds | None:
-        """Returns bounds, or ``None`` where there are none, for something is NaN or infinite, or could become so."""
+        """Returns bounds, or ``None`` if a value is or could become NaN or infinite."""
         bounds = cls(inputs, rows, bias, workspace)
         return bounds if bool((bounds._slack + bounds._largest).isfinite().all()) else None
 
     def block(self, begin: int, end: int, out: Float[Tensor, "n_block n_latents"]) -> None:
-        """Writes the bounds of tokens ``begin`` to ``end``, rounded: off by ``OUTPUT_ROUNDING`` of them at most."""
+        """Writes the bounds of tokens ``begin`` to ``end``, with a relative error of at most ``OUTPUT_ROUNDING``."""
         torch.mm(self._inputs[begin:end], self._rows.T, out=out)
 
     def above(
         self, block: Float[Tensor, "n_block n_latents"], threshold: Float[Tensor, ""]
     ) -> Int[Tensor, " n_candidates"]:
-        """Returns the positions in a block of all that may exceed a threshold, which isn't negative, ascending."""
+        """Returns the positions in a block that may exceed a non-negative threshold, in ascending order."""
         lowest = _floor(threshold - threshold.abs() * OUTPUT_ROUNDING).view(torch.int16)
         return _positions_at_least(block, lowest, self._workspace)
 
     def candidates(
         self, begin: int, end: int, block: Float[Tensor, "n_block n_latents"], k: int
     ) -> Int[Tensor, " n_candidates"] | None:
-        """Returns the positions of all that may be among the ``k`` largest of tokens ``begin`` to ``end``, ascending.
+        """Returns the positions that may be among the ``k`` largest of tokens ``begin`` to ``end``, in ascending order.
 
-        They are at least ``k`` of each token; ``None`` means that no search is worth it.
+        There are at least ``k`` per token. ``None`` means that searching isn't worthwhile.
         """
-        # Numbers in bfloat16 that aren't negative are in the order of their bits, which are compared faster.
+        # Non-negative bfloat16 numbers have the order of their bits, which are faster to compare.
         bits = block.view(torch.int16)
         reach = within_reach(bits, k)
         if reach is None:
@@ -123,26 +123,26 @@ class Bounds:
         return _positions_reaching_(bits, lowest, self._workspace)
 
     def _lowest(self, kth: Tensor, begin: int, end: int) -> Tensor:
-        """Returns what the bounds of a token's ``k`` largest reach, given what ``k`` bounds do."""
+        """Returns a lower limit for the bounds of each token's ``k`` largest entries, from its ``k``-th bound."""
         return _floor(kth - kth.abs() * OUTPUT_ROUNDING - self._slack[begin:end])
 
 
 def _reach_in_order(bits: Tensor, rows: Tensor, k: int, workspace: Workspace | None) -> Tensor:
-    """Returns the bits of what :func:`within_reach` finds in some rows of any sign."""
+    """Returns the bits of the result of :func:`within_reach` for rows of any sign."""
     chosen = scratch(workspace, "rows in order", (len(rows), bits.shape[1]), bits.dtype, bits.device)
     torch.index_select(bits, 0, rows, out=chosen)
     size = max(1, PART_ENTRIES // bits.shape[1])
     for part in chosen.split(size):
         _in_order_(part)
     reach = within_reach(chosen, k)
-    assert reach is not None  # it depends on a row's length alone
+    assert reach is not None  # the result is None only for short rows
     return _in_order_(reach)
 
 
 def _in_order_(bits: Tensor) -> Tensor:
-    """Turns bits of bfloat16 into integers of the same order, and back, in place.
+    """Converts bits of bfloat16 numbers to integers with the same order in place, or back.
 
-    Negative numbers are in the opposite order: all but their sign is flipped.
+    Negative numbers have the opposite order, so all their bits except the sign are flipped.
     """
     return bits.bitwise_xor_((bits >> 15).bitwise_and_(0x7FFF))
 
@@ -154,10 +154,11 @@ def _positions_at_least(block: Tensor, lowest: Tensor, workspace: Workspace | No
 
 
 def _positions_reaching_(bits: Tensor, lowest: Tensor, workspace: Workspace | None) -> Tensor:
-    """Returns the positions of numbers at least as large as their row's, of any sign; the bits are lost.
+    """Returns the positions of numbers of any sign that are at least their row's limit. Overwrites the bits.
 
-    As unsigned integers, those from a positive number up are a range, and so are those from a negative one up: the
-    positive, then the negative with a smaller magnitude. Moved to zero, each takes one comparison.
+    As unsigned integers, the numbers above a positive limit form a range. So do the numbers above a negative limit:
+    first the positive numbers, then the negative numbers with smaller magnitude. Shifted to zero, each range takes one
+    comparison.
     """
     least = lowest.view(torch.int16)
     positive = lowest > 0
@@ -177,7 +178,7 @@ def _floor(values: Tensor) -> Tensor:
 
 
 def _rounded(name: str, exact: Tensor, workspace: Workspace | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns rows in bfloat16 with room for more columns, their norms, and the norms of what rounding lost."""
+    """Returns rows in bfloat16 with space for more columns, their norms, and the norms of their rounding errors."""
     n, d = exact.shape
     width = -(-(d + N_BOUND_COLUMNS) // TILE) * TILE
     rounded = scratch(workspace, f"rounded {name}", (n, width), torch.bfloat16, exact.device)
@@ -196,10 +197,10 @@ def _rounded(name: str, exact: Tensor, workspace: Workspace | None) -> tuple[Ten
 
 
 def _fill(rounded: Tensor, d: int, columns: tuple[Tensor, ...]) -> None:
-    """Writes the last columns: those given, then zeros."""
+    """Writes the last columns: the given columns, then zeros."""
     rounded[:, d:] = torch.nn.functional.pad(torch.stack(columns, dim=1), (0, rounded.shape[1] - d - len(columns)))
 
 
 def _up(values: Tensor) -> Tensor:
-    """Rounds up to bfloat16, by a step more than needed."""
+    """Rounds up to bfloat16, by one step more than necessary."""
     return (values * (1 + 2.0**-7)).bfloat16()

@@ -1,4 +1,4 @@
-"""Selection that doesn't wait for the number of entries: memory is allocated for as many as are expected."""
+"""Selection without synchronisation: memory is allocated for the expected number of entries."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ if TYPE_CHECKING:
     from sparsedict.kernels._triton import Compaction
 
 CAPACITY_FACTOR = 1.25
-"""Least capacity over the number of entries that the previous step stored."""
+"""Minimum ratio of the capacity to the number of entries of the previous step."""
 
 MIN_CAPACITY = 2**10
 
 CANDIDATES = 2
-"""Capacity for candidates of the largest of a batch, over the number wanted."""
+"""Ratio of the capacity for candidates to the number of selected entries, for the largest of a batch."""
 
 GUESS_SHARE = 0.8
-"""Share of a guessed threshold above which candidates are gathered.
+"""Fraction of a guessed threshold above which candidates are gathered.
 
-It is lower than where the host can search again at once: with too few candidates the whole step is computed again.
+It is lower than for `select`, since too few candidates require computing the whole step again.
 """
 
 BLOCK_ENTRIES = 2**26
-"""Pre-activations held at once, enough to keep an accelerator busy."""
+"""Number of pre-activations in memory at a time, enough to keep an accelerator busy."""
 
 
 class Capacity:
-    """For how many entries a step allocates memory, and whether that was enough.
+    """The number of entries for which a step allocates memory, and whether it was sufficient.
 
-    The capacity follows from the density of the previous step. While the device works, the host reads how many entries
-    there were. If they exceeded the capacity, the results of the step are wrong, and the step must be computed again
-    without a capacity. So a step depends on the densities of earlier steps and on its own data alone.
+    The capacity is derived from the density of the previous step. While the device works, the host reads the number of
+    entries. If it exceeded the capacity, the results of the step are wrong, and the step must be computed again without
+    a capacity. A step thus depends only on the densities of earlier steps and on its data.
 
     Args:
-        density: Share of entries that the previous step stored.
+        density: Fraction of entries that the previous step stored.
     """
 
     def __init__(self, density: float) -> None:
@@ -51,27 +51,27 @@ class Capacity:
         self._readings: list[tuple[_Reading, int | None]] = []
 
     def n_needed(self, total: int) -> int:
-        """Returns how many of ``total`` entries may be needed, by the density of the previous step."""
+        """Returns the expected number of entries out of ``total``, by the density of the previous step."""
         return int(CAPACITY_FACTOR * self.density * total)
 
     def n_allocated(self, total: int) -> int:
-        """Returns for how many of ``total`` entries to allocate: few different sizes, so that freed memory fits."""
+        """Returns the number of entries to allocate. Sizes are rounded up, so that freed memory can be reused."""
         return min(max(1 << self.n_needed(total).bit_length(), MIN_CAPACITY), total)
 
     def update(self, count: Tensor, exceeded: Tensor, total: int | None) -> None:
-        """Starts to read the number of entries found, and whether the step must be computed again, from the device.
+        """Starts an asynchronous copy of the number of entries, and of whether the capacity was exceeded, to the host.
 
         Args:
-            count: Entries found.
+            count: Number of selected entries.
             exceeded: Whether the step must be computed again.
-            total: How many there could be; ``None`` where the next step's capacity doesn't depend on the count.
+            total: Number of all entries; ``None`` if the next capacity doesn't depend on the count.
         """
         self._readings.append((_Reading(torch.stack((count, exceeded.to(count.dtype)))), total))
 
     def was_sufficient(self) -> bool:
-        """Returns whether the capacity was enough, and sets the density for the next step.
+        """Returns whether the capacity was sufficient, and sets the density for the next step.
 
-        Waits until the device has chosen entries, not for the work that follows.
+        It waits until the device has selected entries, but not for later work.
         """
         found = [(*reading.wait(), total) for reading, total in self._readings]
         self._readings = []
@@ -81,7 +81,7 @@ class Capacity:
 
 
 class _Reading:
-    """Two numbers on their way from the device to the host."""
+    """An asynchronous copy of two numbers to the host."""
 
     def __init__(self, numbers: Tensor) -> None:
         self._numbers, self._copied = numbers, None
@@ -102,14 +102,15 @@ class _Reading:
 def can_select_within(
     capacity: Capacity | None, rule: Selection | None, device: torch.device, *, total: int, most: int
 ) -> bool:
-    """Returns whether :func:`select_within` applies a rule on a device, and at most ``most`` entries are expected.
+    """Returns whether :func:`select_within` supports a rule on a device, with at most ``most`` expected entries.
 
     Args:
-        capacity: That of the step; ``None`` where the step has none.
-        rule: The rule; ``None`` where there is none.
-        device: Where the pre-activations are.
+        capacity: Capacity of the step, if any.
+        rule: The rule, if any.
+        device: Device of the pre-activations.
         total: Number of all pre-activations.
-        most: Entries beyond which dense products are faster. The largest of a batch are as many as the rule says.
+        most: Number of entries above which dense products are faster. It doesn't apply to `LargestOfBatch`, whose
+            number of entries is known.
     """
     if capacity is None or not compacts(device):
         return False
@@ -126,16 +127,16 @@ def select_within(
     *,
     workspace: Workspace | None = None,
 ) -> tuple[Support, Float[Tensor, " n_entries"]]:
-    """Returns the entries that a rule picks, padded, and the pre-activations there, without history.
+    """Returns the entries that a rule selects, with padding, and their pre-activations, detached.
 
-    Padding has a pre-activation at which the rule wouldn't pick it. Where the entries exceed the capacity, the result
-    is incomplete, and :meth:`Capacity.was_sufficient` returns ``False``.
+    The pre-activations of padding are values that the rule doesn't select. If there are more entries than the capacity,
+    the result is incomplete, and :meth:`Capacity.was_sufficient` returns ``False``.
 
     Args:
-        capacity: For how many entries to allocate memory; it records how many there were.
-        inputs: One vector for each token.
-        rows: One row for each latent, such as an encoder.
-        bias: One number for each latent.
+        capacity: The capacity. It records the number of entries.
+        inputs: One vector per token.
+        rows: One row per latent, such as an encoder.
+        bias: One number per latent.
         rule: A rule for which :func:`can_select_within` holds.
         workspace: Memory to reuse for blocks.
     """
@@ -155,7 +156,7 @@ def select_within(
 
 
 def record_density(pre: Float[Tensor, "n_tokens n_latents"], rule: Selection | None, capacity: Capacity | None) -> None:
-    """Records how many of all pre-activations a rule would have picked, where a capacity depends on it."""
+    """Records the number of entries that a rule selects from dense pre-activations, if there is a capacity."""
     if capacity is None or not isinstance(rule, Above) or not compacts(pre.device):
         return
     from sparsedict.kernels._triton import counts_above
@@ -178,7 +179,7 @@ def _largest_of_batch(
     threshold = like(first_threshold(rule, inputs, GUESS_SHARE), inputs)
     found = _gathered(inputs, rows, bias, threshold, n_entries, workspace)
     count = found.count
-    # Too few above a guess: there may be more below it.
+    # If there are too few entries above the guess, there may be more below it.
     capacity.update(count, (count > n_entries) | ((count < n_wanted) & (threshold > 0)), None)
     chosen = found.values.topk(n_wanted, sorted=False).indices.sort().values
     offsets = torch.searchsorted(chosen, found.offsets)

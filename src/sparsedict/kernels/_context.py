@@ -8,17 +8,17 @@ from sparsedict.kernels._workspace import Workspace
 
 @dataclass(frozen=True, eq=False)
 class StepContext:
-    """What one training step passes to the code that encodes: memory to reuse, and how entries may be selected.
+    """Options that a training step passes to the encoder: memory to reuse, and how to select entries.
 
-    ``fit`` makes one for each step. The default has no memory and selects entries exactly, so that a step of your own
-    needs none.
+    ``fit`` creates one for each step. The default reuses no memory and always synchronises, so a custom training step
+    doesn't need one.
 
     Attributes:
-        training: Whether gradients of the pass are wanted. Then many active entries are computed by dense products,
-            which are faster, and the host of an accelerator doesn't wait for the number of entries.
-        workspace: Memory to reuse on the CPU; ``None`` allocates new arrays.
-        capacity: Allows selection that doesn't wait for the number of entries; check
-            :meth:`~sparsedict.kernels.Capacity.was_sufficient` after the step. ``None`` forbids it.
+        training: Whether gradients are needed. Dense products then replace sparse ones if many entries are active,
+            which is faster and doesn't synchronise with an accelerator.
+        workspace: Memory to reuse on the CPU; ``None`` to allocate new tensors.
+        capacity: Enables selection without synchronisation. The training step must check
+            :meth:`~sparsedict.kernels.Capacity.was_sufficient` after the step. ``None`` disables it.
     """
 
     training: bool = True

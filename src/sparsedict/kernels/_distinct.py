@@ -1,4 +1,4 @@
-"""Rows that are equal."""
+"""Finds duplicate rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def first_of_equal(rows: Float[Tensor, "n d"]) -> Bool[Tensor, " n"]:
-    """Returns which rows equal no row before them.
+    """Returns a mask of the rows that aren't equal to an earlier row.
 
     Example:
         >>> import torch

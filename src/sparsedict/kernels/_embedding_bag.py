@@ -1,7 +1,7 @@
-"""The sparse products by PyTorch's embedding bag: the backend of every device that has no better one.
+"""The sparse products with PyTorch's embedding bag, the default backend.
 
-The bag sums weighted rows of a table, which is a sparse-dense product, and the gradient of its weights is the dense
-product sampled at the stored entries.
+An embedding bag sums weighted rows of a table, which is a sparse-dense product. The gradient of its weights is the
+dense product at the stored entries.
 """
 
 from __future__ import annotations
@@ -54,30 +54,30 @@ def sampled_product(
 def sum_by_latent(values: Float[Tensor, " n_entries"], support: Support) -> Float[Tensor, " n_latents"]:
     if support.has_padding:
         values = torch.where(support.is_stored, values, 0.0)
-    # Many entries fall on one latent: half precision would drop most of them.
+    # Many entries belong to one latent. In half precision, most of them would be lost in the sum.
     dtype = torch.promote_types(values.dtype, torch.float32)
     sums = torch.zeros(support.n_latents, dtype=dtype, device=values.device)
     return sums.index_add_(0, support.latents, values.to(dtype)).to(values.dtype)
 
 
 REUSED_ENTRIES = 2**20
-"""Entries of a result above which memory is reused for it, where the support has any."""
+"""Number of entries of a result above which the memory of the support is used for it."""
 
 PART_ENTRIES = 2**20
-"""Entries computed at once where the result is written into reused memory."""
+"""Number of entries that are computed at a time for a result in reused memory."""
 
-_SUM = 0  # the code of embedding bag's mode
+_SUM = 0  # the mode code of embedding bags
 
 
 def _stored(support: Support) -> slice:
-    # A bag ends with its last offset. Reading that makes an accelerator wait, so only Triton gets padding there.
+    # Reading the last offset synchronises with an accelerator. Only Triton gets padding there.
     return slice(int(support.offsets[-1])) if support.has_padding else slice(None)
 
 
 def _bag(table: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     dtype = torch.promote_types(table.dtype, weights.dtype)
-    index = torch.int32 if max(len(rows), len(table)) < 2**31 else torch.int64  # the narrower is read faster
-    # Without history PyTorch skips what only its own gradient would need.
+    index = torch.int32 if max(len(rows), len(table)) < 2**31 else torch.int64  # int32 is faster to read
+    # On detached tensors, PyTorch skips computations for the backward pass.
     return torch.nn.functional.embedding_bag(
         rows.to(index),
         table.detach().to(dtype),

@@ -1,4 +1,4 @@
-"""The largest entries of each row, found without looking at every entry in detail."""
+"""Finds the largest entries of each row, with a fast search for candidates."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from sparsedict.kernels._positions import positions_where
 from sparsedict.latents import Support
 
 GROUPS_PER_ENTRY = 8
-"""Groups that a row is cut into, for each entry wanted: more take longer, fewer leave more candidates."""
+"""Number of groups of a row per selected entry. More groups take longer, fewer groups leave more candidates."""
 
 MAX_CANDIDATES = 16
-"""Candidates on an average row, for each entry wanted, beyond which rows are searched as a whole."""
+"""Average number of candidates per selected entry above which whole rows are searched."""
 
 
 def largest(
     pre: Float[Tensor, "n_rows n_latents"], k: int, *, lowest_ties: bool = False
 ) -> tuple[Int[Tensor, "n_rows k"], Float[Tensor, "n_rows k"]]:
-    """Returns where the ``k`` largest of each row lie, in no promised order, and their values.
+    """Returns the indices and values of the ``k`` largest entries of each row, in unspecified order.
 
     Args:
         pre: The rows.
-        k: How many, at most as many as there are.
-        lowest_ties: Of equal entries that compete for the last places, take those of lowest index.
+        k: Number of entries, at most the length of a row.
+        lowest_ties: Whether ties are resolved in favour of the lowest index.
     """
     if pre.device.type != "cpu":
         return _whole(pre, k, lowest_ties)
@@ -34,7 +34,7 @@ def largest(
     reach = within_reach(exact, k)
     if reach is None:
         return _whole(pre, k, lowest_ties)
-    # Where a row's bound isn't a number, all of the row is looked at.
+    # If the bound of a row is NaN, the whole row is searched.
     below = np.less(exact.numpy(), reach[:, None].numpy())
     flat = positions_where(torch.from_numpy(np.logical_not(below, out=below)))
     if len(flat) > MAX_CANDIDATES * k * len(pre):
@@ -44,18 +44,18 @@ def largest(
 
 
 def within_reach(entries: Shaped[Tensor, "n_rows n_latents"], k: int) -> Shaped[Tensor, " n_rows"] | None:
-    """Returns a lower bound of each row's ``k``-th largest entry, or ``None`` where rows are too short to look for one.
+    """Returns a lower bound of each row's ``k``-th largest entry, or ``None`` if rows are too short.
 
-    A row is cut into groups; ``k`` of their maxima are as large as the ``k``-th largest of them, and so at least ``k``
-    entries are. Integers may be the bits of numbers in bfloat16, whose order they have from zero up: a bound that
-    isn't negative is one of the numbers too.
+    A row is split into groups. The ``k``-th largest of their maxima is a lower bound, since ``k`` maxima are at least
+    as large. Entries may be the bits of bfloat16 numbers, which have the same order if they aren't negative, so a
+    non-negative bound is also valid for the numbers.
     """
     if not is_searched(entries.shape[1], k) or not len(entries):
         return None
     size = 1
     while entries.shape[1] // (2 * size) >= GROUPS_PER_ENTRY * k:
         size *= 2
-    # A group holds every so many-th entry, so that maxima are taken across rows of memory. A remainder is left out.
+    # Groups are strided, so that maxima are computed across contiguous rows of memory. A remainder is ignored.
     entries = entries[:, : entries.shape[1] // size * size]
     maxima = einops.reduce(entries, "rows (size groups) -> rows groups", "max", size=size).numpy()
     n_groups = maxima.shape[1]
@@ -63,25 +63,25 @@ def within_reach(entries: Shaped[Tensor, "n_rows n_latents"], k: int) -> Shaped[
 
 
 def is_searched(n_latents: int, k: int) -> bool:
-    """Returns whether rows are long enough, for ``k`` of their entries, to be cut into groups."""
+    """Returns whether rows are long enough to be split into groups for their ``k`` largest entries."""
     return n_latents >= 2 * GROUPS_PER_ENTRY * k
 
 
 def largest_stored(
     values: Float[Tensor, " n_entries"], support: Support, k: int, *, lowest_ties: bool = False
 ) -> tuple[Int[Tensor, "n_rows k"], Float[Tensor, "n_rows k"]]:
-    """Returns the ``k`` largest among the stored entries of each row, of which there are at least ``k``.
+    """Returns the indices and values of the ``k`` largest stored entries of each row.
 
     Args:
-        values: Of the entries.
-        support: Where they lie, those of a row in ascending order.
-        k: How many.
-        lowest_ties: Of equal entries that compete for the last places, take those of lowest index.
+        values: Values of the entries.
+        support: Positions of the entries, at least ``k`` per row, in ascending order within a row.
+        k: Number of entries.
+        lowest_ties: Whether ties are resolved in favour of the lowest index.
     """
     counts = support.offsets.diff()
     wide = counts > MAX_CANDIDATES * k
     if bool(wide.any()) and not bool(wide.all()):
-        # One row whose entries are all equal must not make the others as wide.
+        # One row whose entries are all equal must not increase the width of all rows.
         indices, largest_values = support.latents.new_empty(len(counts), k), values.new_empty(len(counts), k)
         for rows in (wide, ~wide):
             own = rows.index_select(0, support.tokens)
@@ -96,7 +96,7 @@ def largest_stored(
     padded.view(-1).scatter_(0, places, values)
     if values.dtype in (torch.float32, torch.float64):
         kth = torch.from_numpy(np.partition(padded.numpy(), width - k, axis=1)[:, width - k].copy())
-        # What isn't a number counts as larger. A row then has at least k, and has more where several equal the k-th.
+        # NaN counts as larger. A row then has at least k entries, and more if several equal the k-th.
         flat = positions_where(~(values < kth.index_select(0, support.tokens)))
         if bool((torch.searchsorted(flat, support.offsets).diff() == k).all()):
             return support.latents.index_select(0, flat).view(-1, k), values.index_select(0, flat).view(-1, k)
@@ -107,7 +107,7 @@ def largest_stored(
 
 
 def largest_of_all(values: Float[Tensor, " n"], k: int) -> Int[Tensor, " k"]:
-    """Returns where the ``k`` largest lie, ascending."""
+    """Returns the indices of the ``k`` largest values, in ascending order."""
     return _chosen(values[None], k, False)[0].sort().values
 
 
@@ -124,6 +124,6 @@ def _chosen(values: Tensor, k: int, lowest_ties: bool) -> Tensor:
     n = values.shape[1]
     if k == n:
         return torch.arange(n, device="cpu").expand(len(values), n)
-    # NumPy's selection is vectorised, PyTorch's isn't.
+    # NumPy's partition is vectorised, PyTorch's isn't.
     exact = values if values.dtype in (torch.float32, torch.float64) else values.float()
     return torch.from_numpy(np.argpartition(exact.numpy(), n - k, axis=1)[:, n - k :])

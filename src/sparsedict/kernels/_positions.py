@@ -7,21 +7,21 @@ from torch import Tensor
 
 LOG2_WORD = 3
 WORD = 2**LOG2_WORD
-"""Entries of a mask that are looked at together: those of a 64-bit integer."""
+"""Number of mask entries that are tested together, as a 64-bit integer."""
 
 MIN_WORDS = 2**13
-"""Words below which a second search costs more than it saves."""
+"""Number of words below which testing words first is slower."""
 
 MAX_WORDS_SHARE = 1 / 4
-"""Share of words with a true entry beyond which looking at words first gains nothing."""
+"""Fraction of words with a true entry above which testing words first is slower."""
 
 
 def positions_where(mask: Bool[Tensor, "*shape"]) -> Int[Tensor, " n_true"]:
-    """Returns the flat positions of a mask's true entries, ascending."""
+    """Returns the flat positions of a mask's true entries, in ascending order."""
     if mask.device.type != "cpu":
         return mask.flatten().nonzero().flatten()
     n_words = mask.numel() // WORD
-    # Words are sought by PyTorch's threads; with one of them NumPy's single search is faster.
+    # PyTorch searches words with several threads. With a single thread, one search by NumPy is faster.
     if n_words >= MIN_WORDS and _is_of_words(mask) and torch.get_num_threads() > 1:
         words = mask.view(-1).view(torch.int64)
         hit = words.nonzero().view(-1)
@@ -37,14 +37,14 @@ def _is_of_words(mask: Tensor) -> bool:
 
 
 def _true(mask: Tensor) -> Tensor:
-    # NumPy skips false entries several times faster than PyTorch.
+    # For masks with few true entries, NumPy is several times faster than PyTorch.
     return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
 def positions_above(
     entries: Float[Tensor, "n_tokens n_latents"], threshold: Float[Tensor, "*n_tokens_and_one"]
 ) -> Int[Tensor, " n_above"]:
-    """Returns the flat positions of entries greater than a threshold, ascending; NaN counts as greater."""
+    """Returns the flat positions of entries above a threshold, in ascending order. NaN counts as above."""
     if entries.device.type != "cpu" or entries.dtype not in (torch.float32, torch.float64):
         return positions_where(~(entries <= threshold))
     mask = np.less_equal(entries.numpy(), threshold.to(entries.dtype).numpy())

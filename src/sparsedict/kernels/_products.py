@@ -1,4 +1,4 @@
-"""The exact products of a sparse matrix ``[n_tokens, n_latents]`` with dense ones, by the backend of their device."""
+"""Exact products of a sparse matrix ``[n_tokens, n_latents]`` with dense matrices, by the device's backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparsedict.latents import Support
 def weighted_rows(
     values: Float[Tensor, " n_entries"], support: Support, rows: Float[Tensor, "n_latents d"]
 ) -> Float[Tensor, "n_tokens d"]:
-    """Returns the sparse matrix times ``rows``: for each token the sum of its latents' rows, weighted."""
+    """Returns the sparse matrix times ``rows``: the weighted sum of the rows of each token's latents."""
     return backend_for(values.device).weighted_rows(values, support, rows)
 
 
@@ -22,7 +22,7 @@ def weighted_rows(
 def weighted_tokens(
     values: Float[Tensor, " n_entries"], support: Support, vectors: Float[Tensor, "n_tokens d"]
 ) -> Float[Tensor, "n_latents d"]:
-    """Returns the transposed sparse matrix times ``vectors``: for each latent the sum of its tokens' vectors."""
+    """Returns the transposed sparse matrix times ``vectors``: weighted sums of the vectors of each latent's tokens."""
     return backend_for(values.device).weighted_tokens(values, support, vectors)
 
 

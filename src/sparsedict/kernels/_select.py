@@ -1,4 +1,4 @@
-"""Which entries of ``inputs @ rows.T + bias`` a rule picks, without ever holding all of them."""
+"""Selects entries of ``inputs @ rows.T + bias`` by a rule, without storing the whole product."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from sparsedict.latents import Support, per_entry
 from sparsedict.selections import Above, Largest, LargestOfBatch, Selection
 
 BLOCK_BYTES = 2**25
-"""Memory for the pre-activations, or their bounds, held at once: larger blocks are multiplied faster."""
+"""Memory for one block of pre-activations or bounds. Products of larger blocks are faster."""
 
 MIN_BLOCK_TOKENS = 256
-"""Fewer tokens in a block would read all rows for too little work."""
+"""Minimum number of tokens in a block. Smaller blocks would spend too much time reading the rows."""
 
 GUESS_SHARE = 0.9
-"""Share of a guessed threshold above which candidates are gathered."""
+"""Fraction of a guessed threshold above which candidates are gathered."""
 
 MAX_SHARE = 1 / 32
-"""Share of a block's entries beyond which all of them are computed rather than candidates one by one."""
+"""Fraction of candidates in a block above which the whole block is computed."""
 
 SAMPLE_TOKENS = 64
-"""Tokens by which a batch is judged before its entries are gathered: a new ReLU's are half of all."""
+"""Number of tokens to estimate the density of a batch. With a new ReLU, half of all entries are active."""
 
 SAMPLE_MARGIN = 1.2
-"""Entries that a sample must promise, over those from which to give up."""
+"""Ratio of the estimated number of entries to the limit above which the search is abandoned."""
 
-Picked = tuple[Support, Tensor]
-"""Entries and the pre-activations there."""
+Selected = tuple[Support, Tensor]
+"""Selected entries and their pre-activations."""
 
 
 def can_select(rule: Selection | None, device: torch.device) -> bool:
-    """Returns whether :func:`select` follows a rule on a device without waiting for it."""
+    """Returns whether :func:`select` supports a rule on a device without synchronisation."""
     return isinstance(rule, Largest) or (isinstance(rule, Above | LargestOfBatch) and device.type == "cpu")
 
 
@@ -53,20 +53,20 @@ def select(
     most: int | None = None,
     bounded: bool | None = None,
     workspace: Workspace | None = None,
-) -> Picked | None:
-    """Returns the entries that a rule picks, and the pre-activations there, without history.
+) -> Selected | None:
+    """Returns the entries that a rule selects, and their pre-activations, detached.
 
-    The product is made in blocks of tokens, in one buffer. Where this machine multiplies bfloat16 much faster than
-    float32, upper bounds from a product in bfloat16 say which entries the rule could pick; these alone are computed
-    in float32, and the rule is applied to them. Nothing is missed, for the bounds hold whatever the rounding.
+    The product is computed in blocks of tokens, in one buffer. If this machine multiplies bfloat16 much faster than
+    float32, upper bounds from a bfloat16 product determine the candidates. Only these are computed in float32, and the
+    rule is applied to them. The result is exact, since the bounds include all rounding errors.
 
     Args:
-        inputs: One vector for each token.
-        rows: One row for each latent, such as an encoder.
-        bias: One number for each latent.
-        rule: One of the rules for which :func:`can_select` holds.
-        most: Entries beyond which to give up and return ``None``, for dense products are faster then.
-        bounded: Whether to look at bounds first; by default where that is faster.
+        inputs: One vector per token.
+        rows: One row per latent, such as an encoder.
+        bias: One number per latent.
+        rule: A rule for which :func:`can_select` holds.
+        most: Number of entries above which ``None`` is returned, since dense products are faster.
+        bounded: Whether to compute bounds first; by default if that is faster.
         workspace: Memory to reuse for blocks and bounds.
     """
     dtype = inputs.dtype
@@ -74,7 +74,7 @@ def select(
         low = torch.get_autocast_dtype(inputs.device.type)
         inputs, rows, bias = inputs.to(low), rows.to(low), bias.to(low)
     bounded = bounds_are_faster(inputs, rows) if bounded is None else bounded
-    # Without groups there is no bound to compare with.
+    # Rows that are too short for groups have no lower bound.
     bounded &= len(inputs) > 0 and not (isinstance(rule, Largest) and not is_searched(len(rows), rule.k))
     search = _Search(inputs, rows, bias, rule.threshold if isinstance(rule, Above) else None, bounded, workspace)
     if isinstance(rule, Largest):
@@ -88,18 +88,18 @@ def select(
 
 
 def first_threshold(rule: LargestOfBatch, inputs: Tensor, share: float) -> Tensor:
-    """Returns a share of the guessed threshold, above which candidates are gathered first; zero without a guess."""
+    """Returns a fraction of the guessed threshold, above which candidates are gathered; zero without a guess."""
     if rule.guess is None:
         return inputs.new_zeros(())
     return (rule.guess * share).nan_to_num(0.0).clamp_min(0.0)
 
 
 def like(threshold: Tensor, pre: Tensor) -> Tensor:
-    """Returns a threshold where pre-activations are, in the type that both are compared in."""
+    """Returns a threshold on the device of the pre-activations, in the dtype for the comparison."""
     if threshold.ndim:
         return threshold.to(pre.device, torch.promote_types(threshold.dtype, pre.dtype))
     if threshold.device != pre.device:
-        # Copying a number of the host would make it wait.
+        # Copying a number from the host would synchronise.
         return torch.full((), float(threshold), dtype=pre.dtype, device=pre.device)
     return threshold.to(pre.dtype)
 
@@ -118,12 +118,12 @@ class _Search:
     ) -> None:
         self._inputs, self._rows, self._bias, self._workspace = inputs, rows, bias, workspace
         self._n_tokens, self._n_latents = len(inputs), len(rows)
-        # A threshold goes into the bias: the sign of a bound says whether it may be reached.
+        # The threshold is subtracted from the bias, so entries with a positive bound are candidates.
         self._bounds = None
         if bounded:
             self._bounds = Bounds.from_rows(inputs, rows, bias if threshold is None else bias - threshold, workspace)
 
-    def largest(self, rule: Largest) -> Picked:
+    def largest(self, rule: Largest) -> Selected:
         indices, values = [], []
         for begin, end, block in self._blocks():
             chosen, known = self._largest(begin, end, block, rule)
@@ -141,7 +141,7 @@ class _Search:
         known = self._at(self._inputs[begin:end], support)
         return largest_stored(known, support, rule.k, lowest_ties=rule.lowest_ties)
 
-    def above(self, threshold: Tensor, most: int | None) -> Picked | None:
+    def above(self, threshold: Tensor, most: int | None) -> Selected | None:
         found, values, n_found = [], [], 0
         for begin, end, block in self._blocks():
             if begin == 0 and most is not None and self._looks_like_more(most, block[:SAMPLE_TOKENS], threshold):
@@ -155,11 +155,11 @@ class _Search:
         return Support.from_flat(torch.cat(found), self._n_tokens, self._n_latents), torch.cat(values)
 
     def _looks_like_more(self, most: int, sample: Tensor, threshold: Tensor) -> bool:
-        """Returns whether more than ``most`` entries are to be expected, by some tokens' entries or their bounds."""
+        """Estimates from a sample of tokens whether there are more than ``most`` entries."""
         reached = ~(sample <= threshold) if self._bounds is None else sample >= 0
         return int(reached.sum()) * self._n_tokens > SAMPLE_MARGIN * most * len(sample)
 
-    def largest_of_batch(self, rule: LargestOfBatch) -> Picked:
+    def largest_of_batch(self, rule: LargestOfBatch) -> Selected:
         n_wanted = min(rule.k * self._n_tokens, self._n_tokens * self._n_latents)
         guess = first_threshold(rule, self._inputs, GUESS_SHARE)
         flat, values = self._largest_above(n_wanted, guess.to(self._inputs.dtype))
@@ -168,7 +168,7 @@ class _Search:
         return Support.from_flat(flat, self._n_tokens, self._n_latents), values
 
     def _largest_above(self, n_wanted: int, threshold: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the largest of the batch among those above a threshold, which rises as they are found."""
+        """Returns the largest entries of the batch above a threshold, which rises during the search."""
         found, values = self._inputs.new_empty(0, dtype=torch.int64), self._inputs.new_empty(0)
         for begin, end, block in self._blocks():
             flat, known = self._above(begin, end, block, threshold, threshold)
@@ -180,7 +180,7 @@ class _Search:
         return found, values
 
     def _blocks(self) -> Iterator[tuple[int, int, Tensor]]:
-        """Yields first token, end, and pre-activations or their bounds of each block, in one buffer."""
+        """Yields the first token, the end, and the pre-activations or bounds of each block, in one buffer."""
         dtype = self._inputs.dtype if self._bounds is None else torch.bfloat16
         n_fitting = BLOCK_BYTES // (self._n_latents * dtype.itemsize)
         size = max(1, min(max(n_fitting, MIN_BLOCK_TOKENS), self._n_tokens))
@@ -195,7 +195,7 @@ class _Search:
             yield begin, end, block
 
     def _above(self, begin: int, end: int, block: Tensor, threshold: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns positions in the whole batch, ascending, and pre-activations; ``limit`` is what bounds must reach."""
+        """Returns ascending positions in the batch and pre-activations. Bounds of candidates are above ``limit``."""
         offset = begin * self._n_latents
         flat = None if self._bounds is None else self._bounds.above(block, limit)
         if flat is None or len(flat) > MAX_SHARE * block.numel():

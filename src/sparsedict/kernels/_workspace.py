@@ -1,4 +1,4 @@
-"""Memory that training steps reuse: a new large array costs a page fault for every four kilobytes."""
+"""Memory that training steps reuse, since a new large array costs a page fault per four kilobytes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64
-"""Bytes between the beginnings of arrays in one piece of memory: a cache line, and a multiple of every item's size."""
+"""Alignment of arrays in bytes: a cache line, and a multiple of every item size."""
 
 
 class Workspace:
-    """Reuses the memory of the previous step's gradients on the CPU; accelerators cache freed memory themselves.
+    """Reuses the memory of the previous step's gradients on the CPU. Accelerators cache freed memory anyway.
 
-    Scratch arrays lie in the old gradients until the first new gradient is written; gradients are then written over
-    them. A gradient that anything else refers to, such as a callback that keeps it, is left as it is.
+    Scratch arrays use the memory of the old gradients until new gradients are written there. A gradient with other
+    references, such as from a callback, isn't reused.
 
-    A copy of a workspace, or one read from a pickle, is empty.
+    Copying or unpickling a workspace creates an empty one.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class Workspace:
         return Workspace, ()
 
     def reclaim(self, gradients: list[Tensor]) -> None:
-        """Takes the gradients to which nothing but this list refers, until :meth:`release`.
+        """Reclaims the gradients without references other than this list, until :meth:`release`.
 
         Args:
-            gradients: Gradients of the previous step. Drop the list after the call: PyTorch copies a gradient that
-                something else refers to when it is accumulated.
+            gradients: Gradients of the previous step. Delete the list after the call, since PyTorch copies gradients
+                with other references when it accumulates them.
         """
         self._reclaimed, self._lent = [], {}
         counts, (unshared,) = _reference_counts(gradients), _reference_counts([torch.empty(1, device="cpu")])
@@ -47,15 +47,15 @@ class Workspace:
         ]
 
     def release(self) -> None:
-        """Ends a step: frees the memory that no gradient took."""
+        """Ends a step, and frees memory that no gradient used."""
         self._reclaimed, self._lent = [], {}
         if self._is_new:
-            # The first step has no old gradients to put scratch arrays in; the next steps have.
+            # Only the first step has no old gradients for its scratch arrays.
             self._scratch.clear()
         self._is_new = False
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
-        """Returns a reclaimed array of a shape and type, once, and invalidates the scratch arrays in it."""
+        """Returns a reclaimed array of a shape and dtype, and invalidates the scratch arrays in it."""
         for i, reclaimed in enumerate(self._reclaimed):
             array = reclaimed.array
             if tuple(array.shape) == shape and array.dtype == dtype and reclaimed.is_contiguous:
@@ -65,11 +65,11 @@ class Workspace:
         return None
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Returns an uninitialised array, valid until the same name is asked for again or an array is taken."""
+        """Returns an uninitialised array, which is valid until the next call with the same name or of :meth:`take`."""
         key, size = (name, dtype), math.prod(shape)
         found = self._lent.get(key, self._scratch.get(key))
         if found is None or len(found) < size:
-            lent = next((part for array in self._reclaimed if (part := array.lend(size, dtype)) is not None), None)
+            lent = next((part for array in self._reclaimed if (part := array.allocate(size, dtype)) is not None), None)
             if lent is None:
                 found = self._scratch[key] = torch.empty(size, dtype=dtype, device="cpu")
             else:
@@ -78,19 +78,19 @@ class Workspace:
 
 
 class _Reclaimed:
-    """An array that nothing else refers to, parts of which are lent."""
+    """An array without other references, whose memory is handed out in parts."""
 
     def __init__(self, array: Tensor) -> None:
         self.array = array
         self.is_contiguous = array.is_contiguous()
         self._n_free = array.nbytes if self.is_contiguous and not array.requires_grad else 0
-        # A part of another type must begin where that type may.
+        # The start of a part must be aligned for its dtype.
         if array.storage_offset() * array.itemsize % ALIGNMENT:
             self._n_free = 0
         self._n_lent = 0
 
-    def lend(self, size: int, dtype: torch.dtype) -> Tensor | None:
-        """Returns a part of it as ``size`` items of a type, or ``None`` where too little is free."""
+    def allocate(self, size: int, dtype: torch.dtype) -> Tensor | None:
+        """Returns ``size`` items of a dtype from the free memory, or ``None`` if too little is free."""
         end = self._n_lent + size * dtype.itemsize
         if end > self._n_free:
             return None
@@ -100,12 +100,12 @@ class _Reclaimed:
 
 
 def _reference_counts(arrays: list[Tensor]) -> list[tuple[int, int, int] | None]:
-    """Returns how often Python, autograd, views and other libraries refer to each array and its memory.
+    """Returns the numbers of references to each array and its memory, from Python, autograd, views and other libraries.
 
-    Compare with the counts of an unshared array. They are ``None`` where this version of PyTorch doesn't give them.
+    Compare them with the counts of an unshared array. They are ``None`` if PyTorch doesn't provide them.
     """
     count_of_storage = getattr(torch._C, "_storage_Use_Count", None)
-    # `Tensor.untyped_storage` would leave a reference behind, and autograd adds in place only where there is one.
+    # `Tensor.untyped_storage` would add a reference, and autograd only accumulates in place if there is one.
     address_of_storage = getattr(torch._C, "_storage_address", None)
     count_of_tensor = getattr(Tensor, "_use_count", None)
     if count_of_storage is None or address_of_storage is None or count_of_tensor is None:
@@ -119,7 +119,7 @@ def _reference_counts(arrays: list[Tensor]) -> list[tuple[int, int, int] | None]
 def scratch(
     workspace: Workspace | None, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Returns an uninitialised array: on the CPU that of a workspace, where there is one, else a new one."""
+    """Returns an uninitialised array: from the workspace on the CPU, if there is one, else a new array."""
     if workspace is None or device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)
     return workspace.scratch(name, shape, dtype)

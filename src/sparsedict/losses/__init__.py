@@ -1,4 +1,4 @@
-"""Losses: how far the reconstruction is from the target."""
+"""Losses, which measure the distance between reconstruction and target."""
 
 from sparsedict.losses._loss import Loss
 from sparsedict.losses._squared_error import SquaredError

@@ -9,11 +9,11 @@ from sparsedict.dictionaries import Dictionary, ForwardPass
 
 
 class Loss(ABC):
-    """What training minimises besides the penalties."""
+    """Base class of losses, which training minimises together with the penalties."""
 
     @abstractmethod
     def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
         """Returns the loss of one step, differentiable."""
 
     def check(self, dictionary: Dictionary) -> None:
-        """Raises ``ValueError``, naming both and the remedy, where the loss can't serve the dictionary."""
+        """Raises ``ValueError`` if the loss is incompatible with the dictionary. By default it does nothing."""

@@ -1,4 +1,4 @@
-"""Norms: constraints on those of decoder rows, and what is done about those of the input."""
+"""Constraints on the norms of decoder rows, and normalisation of inputs."""
 
 from sparsedict.norms._input_norm import InputLayerNorm, InputNorm, InputRMSNorm, InputScale
 from sparsedict.norms._norm import DecoderNorm, Free, MaxNorm, UnitNorm

@@ -11,42 +11,43 @@ from sparsedict import checks
 
 
 class InputNorm(ABC):
-    """How activations are normalised before a dictionary encodes them, and how its output is put back into their scale.
+    """Base class of input normalisation, with its inverse for the output.
 
-    An immutable value without state: make it a frozen dataclass, and it is saved by its arguments. An autoencoder
-    restores its output; a distiller, whose output is something else, only normalises what it reads.
+    Subclasses are immutable and have no state. Declare them as frozen dataclasses, so that they are saved by their
+    arguments. An autoencoder applies the inverse to its output. A distiller, which has another output, only normalises
+    its input.
     """
 
     @property
     def factor(self) -> float | None:
-        """The number that every input is multiplied by; ``None`` where it depends on the input and can't be folded."""
+        """Constant factor of the input; ``None`` if it depends on the input and can't be folded into the weights."""
         return None
 
     @abstractmethod
     def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        """Returns what is encoded."""
+        """Returns the normalised input, which is encoded."""
 
     @abstractmethod
     def restore(self, y: Float[Tensor, "*batch d_in"], x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """Returns a reconstruction of ``normalise(x)`` in the scale of ``x``.
 
         Args:
-            y: What was decoded.
-            x: The input it belongs to, as it was before it was normalised.
+            y: The decoded output.
+            x: The input before normalisation.
         """
 
     def check(self, d_in: int) -> None:
-        """Raises ``ValueError`` where inputs of width ``d_in`` can't be normalised."""
+        """Raises ``ValueError`` if inputs of width ``d_in`` can't be normalised."""
 
 
 @dataclass(frozen=True)
 class InputScale(InputNorm):
     """``x * scale``, such as the factor that gives a model's activations a mean norm of ``sqrt(d_in)``.
 
-    ``Dictionary.folded()`` moves it into the weights.
+    ``Dictionary.folded()`` moves the factor into the weights.
 
     Args:
-        scale: What every input is multiplied by.
+        scale: Factor of every input.
 
     Source: Conerly et al., "Update on how we train SAEs", 2024.
     """
@@ -69,7 +70,7 @@ class InputScale(InputNorm):
 
 @dataclass(frozen=True)
 class InputRMSNorm(InputNorm):
-    """``x * sqrt(d_in) / |x|``: every input gets the norm ``sqrt(d_in)``, and the output the input's own again.
+    """``x * sqrt(d_in) / |x|``, so that every input has norm ``sqrt(d_in)``. The output is scaled back.
 
     Example:
         >>> import torch
@@ -85,16 +86,16 @@ class InputRMSNorm(InputNorm):
 
     def _scale(self, x: Tensor) -> Tensor:
         wide = _wide(x)
-        # A vector of zeros is left as it is.
+        # A zero vector isn't scaled.
         return wide.square().mean(-1, keepdim=True).clamp_min(torch.finfo(wide.dtype).tiny).sqrt()
 
 
 @dataclass(frozen=True)
 class InputLayerNorm(InputNorm):
-    """``(x - mean) / (std + eps)``, and ``y * std + mean`` for the output; the deviation is the unbiased one.
+    """``(x - mean) / (std + eps)``, and ``y * std + mean`` for the output, with the unbiased standard deviation.
 
     Args:
-        eps: Added to the deviation.
+        eps: Added to the standard deviation.
 
     Source: the normalisation ``layer_norm`` of SAELens.
     """
@@ -106,7 +107,7 @@ class InputLayerNorm(InputNorm):
 
     def check(self, d_in: int) -> None:
         if d_in < 2:
-            raise ValueError(f"`d_in` must be at least 2 for a layer norm of the input, got {d_in}.")
+            raise ValueError(f"`d_in` must be at least 2 for InputLayerNorm, got {d_in}.")
 
     def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         mean, deviation = self._moments(x)
@@ -119,11 +120,11 @@ class InputLayerNorm(InputNorm):
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         wide = _wide(x)
         mean = wide.mean(-1, keepdim=True)
-        # `std` warns of a batch without tokens.
+        # `std` would issue a warning for a batch without tokens.
         squares = (wide - mean).square().sum(-1, keepdim=True)
         return mean, (squares / (x.shape[-1] - 1)).sqrt()
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Half precision is too coarse for sums over a vector."""
+    """Converts half precision to float32, since sums over a vector need more precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

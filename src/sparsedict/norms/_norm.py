@@ -10,27 +10,27 @@ from torch import Tensor
 from sparsedict import checks
 
 PART_ENTRIES = 2**18
-"""Entries of a decoder that are worked on at once."""
+"""Number of entries of a decoder that are processed together."""
 
 
 class DecoderNorm(ABC):
-    """A constraint on decoder rows: immutable, applied in place around each optimiser step.
+    """Base class of constraints on decoder rows, applied in place at each optimiser step.
 
-    A subclass implements :meth:`constrain_`, and :meth:`project_gradient_` where part of a gradient would only be
-    undone by the constraint.
+    A subclass is immutable. It implements :meth:`constrain_`, and also :meth:`project_gradient_` if the constraint
+    would undo a part of the gradient.
     """
 
     bounded: bool = True
-    """Whether row norms are bounded. If not, shrinking latents and growing rows cheats a plain L1 penalty."""
+    """Whether row norms are bounded. If not, an L1 penalty can shrink latents while rows grow."""
 
     @abstractmethod
     def constrain_(self, decoder: Float[Tensor, "n_latents d_out"]) -> None:
-        """Moves rows onto the allowed set, in place."""
+        """Projects rows onto the constraint set, in place."""
 
     def project_gradient_(
         self, decoder: Float[Tensor, "n_latents d_out"], gradient: Float[Tensor, "n_latents d_out"]
     ) -> None:
-        """Removes from the gradient, in place, what the constraint would undo (default: nothing)."""
+        """Removes the part of the gradient that the constraint would undo, in place. By default it does nothing."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Free(DecoderNorm):
 
 @dataclass(frozen=True)
 class UnitNorm(DecoderNorm):
-    """Every row has norm 1; the gradient's part parallel to the row is removed.
+    """Every row has norm 1. The part of the gradient parallel to the row is removed.
 
     Source: Bricken et al., "Towards Monosemanticity", 2023.
 
@@ -75,7 +75,7 @@ class UnitNorm(DecoderNorm):
 
 @dataclass(frozen=True)
 class MaxNorm(DecoderNorm):
-    """Every row has norm at most ``maximum``; longer rows are shortened after the step.
+    """Every row has norm at most ``maximum``. Longer rows are scaled down after the step.
 
     Source: the constraint of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
@@ -93,7 +93,7 @@ class MaxNorm(DecoderNorm):
 
 
 def _parts(weight: Tensor) -> tuple[Tensor, ...]:
-    """Cuts rows, on a CPU, into parts that its cache holds while several operations go over them."""
+    """Splits rows into parts that fit into the cache of a CPU during several operations."""
     return weight.split(max(1, PART_ENTRIES // weight.shape[-1]) if weight.device.type == "cpu" else len(weight))
 
 

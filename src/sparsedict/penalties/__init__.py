@@ -1,4 +1,4 @@
-"""Penalties: what presses latents to be sparse while training."""
+"""Penalties, the terms of the training loss that make latents sparse."""
 
 from sparsedict.penalties._auxk import AuxK
 from sparsedict.penalties._counts import L0, TargetL0

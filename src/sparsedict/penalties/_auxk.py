@@ -17,29 +17,30 @@ from sparsedict.selections import Largest
 
 @dataclass(frozen=True)
 class AuxK(Penalty):
-    r"""Lets dead latents model what the others left over, so that they come back to life.
+    r"""Trains dead latents to predict the reconstruction error, so that they fire again.
 
-    The ``k`` largest pre-activations of dead latents, after ReLU, are the latents :math:`z`. With `AbsTopK` they are
-    the ``k`` of largest magnitude, with their signs. What they add to the output predicts the error of the
-    reconstruction, which is held constant:
+    The latents :math:`z` are the ``k`` largest pre-activations of dead latents, after ReLU. With `AbsTopK` they are the
+    ``k`` of largest magnitude, with their signs. Their contribution to the output predicts the reconstruction error,
+    which is detached:
 
     .. math:: c \, \frac{1}{n} \sum_t \left| (y_t - \hat y_t)
         - (\mathrm{reconstruct}(z_t, x_t) - \mathrm{reconstruct}(0, x_t)) \right|^2
 
-    Its gradient reaches encoder, encoder bias and decoder of the dead latents, and the parameters by which
-    ``reconstruct`` scales what latents contribute. It is zero where no latent is dead.
+    The gradient reaches the encoder, the encoder bias and the decoder of dead latents, and parameters of
+    ``reconstruct`` that scale the contributions of latents. It is zero if no latent is dead.
 
     Args:
-        k: Dead latents used on a token; ``None`` means half the width of the output.
-        dead_after: A latent is dead after this many tokens without firing.
+        k: Number of dead latents per token; ``None`` for half the width of the output.
+        dead_after: Number of tokens without firing after which a latent is dead.
         coefficient: Weight of the penalty, :math:`c`.
         idle_tokens: The former name of ``dead_after``.
 
-    Source: Gao et al., "Scaling and evaluating sparse autoencoders", 2024, appendix A.2, as the text has it. Code
-    differs. OpenAI and dictionary_learning divide the penalty by the variance of the error over the batch, sparsify by
-    the variance of the targets. Here, as in SAELens, it has the units of the squared error. sparsify and
-    SAELens multiply it by ``n_dead / k`` where fewer than ``k`` latents are dead, sparsify adds the decoder's bias to
-    what dead latents contribute, and SAELens applies no ReLU to their pre-activations; none of it is done here.
+    Source: Gao et al., "Scaling and evaluating sparse autoencoders", 2024, appendix A.2. Implementations differ from
+        its
+    text. OpenAI and dictionary_learning divide the penalty by the variance of the error over the batch, and sparsify by
+    the variance of the targets. Here and in SAELens it has the units of the squared error. sparsify and SAELens
+    multiply it by ``n_dead / k`` if fewer than ``k`` latents are dead. sparsify adds the decoder's bias to the
+    contribution of dead latents, and SAELens applies no ReLU. None of these changes is made here.
     """
 
     k: int | None = None
@@ -58,17 +59,17 @@ class AuxK(Penalty):
     def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
         dictionary, n_tokens = out.dictionary, out.n_tokens
         dead = out.tokens_since_fired >= self.dead_after
-        missing = (out.targets - out.reconstruction).detach()
-        # Asking whether there is any makes an accelerator wait; the CPU knows.
+        residual = (out.targets - out.reconstruction).detach()
+        # Testing for dead latents synchronises with an accelerator, so it is only done on the CPU.
         if dead.device.type == "cpu" and not bool(dead.any()):
             return dictionary.encoder_bias[0] * 0.0
         values, support = self._largest_dead(out, dead)
-        # Latents that aren't dead can fill a row that has too few dead ones: they count as zero.
+        # If there are fewer than `k` dead latents, other latents fill the row. They count as zero.
         values = values if dictionary.activation.by_magnitude else values.relu()
         latents = SparseLatents(values * dead[support.latents], support, torch.Size((n_tokens,)))
         nothing = SparseLatents.none(n_tokens, dictionary.n_latents, values, memory=out.context.workspace)
         added = dictionary.reconstruct(latents, out.inputs) - dictionary.reconstruct(nothing, out.inputs)
-        error = (missing - added).square().sum(-1).mean()
+        error = (residual - added).square().sum(-1).mean()
         return torch.where(dead.any(), error * self.coefficient, torch.zeros_like(error))
 
     def _largest_dead(self, out: ForwardPass, dead: Bool[Tensor, " n_latents"]) -> tuple[Tensor, Support]:
@@ -81,7 +82,7 @@ class AuxK(Penalty):
             support = Largest(k).support(strength).with_memory(out.context.workspace)
             known = pre[support.tokens, support.latents]
             return dictionary.pre_activations_at(out.inputs, support, known), support
-        # Only the dead latents may move: the offset that all latents share stays out of it.
+        # Only dead latents are trained, so the input offset that all latents share gets no gradient.
         inputs = dictionary.encoder_inputs(out.inputs).detach()
         encoder, bias = dictionary.encoder, dictionary.encoder_bias
         if dictionary.activation.by_magnitude:
@@ -90,20 +91,20 @@ class AuxK(Penalty):
             return affine_at(inputs, encoder, bias, support), support
         workspace = out.context.workspace
         if dead.device.type == "cpu":
-            among = dead.nonzero().flatten()
-            rule = Largest(min(k, len(among)))
-            picked = select(inputs, encoder[among].detach(), bias[among].detach(), rule, workspace=workspace)
+            indices = dead.nonzero().flatten()
+            rule = Largest(min(k, len(indices)))
+            selected = select(inputs, encoder[indices].detach(), bias[indices].detach(), rule, workspace=workspace)
         else:
-            among = None
-            picked = select(inputs, encoder, bias.masked_fill(~dead, -torch.inf), Largest(k), workspace=workspace)
-        assert picked is not None  # the rule has no limit at which it gives up
-        support, known = picked
-        if among is not None:
-            support = Support(among[support.latents], support.offsets, dictionary.n_latents)
+            indices = None
+            selected = select(inputs, encoder, bias.masked_fill(~dead, -torch.inf), Largest(k), workspace=workspace)
+        assert selected is not None  # the search has no limit
+        support, known = selected
+        if indices is not None:
+            support = Support(indices[support.latents], support.offsets, dictionary.n_latents)
         support = support.with_memory(workspace)
         return affine_at(inputs, encoder, bias, support, known), support
 
 
 def _strength(activation: Activation, pre: Tensor) -> Tensor:
-    """By what pre-activations compete for a place."""
+    """Returns the values by which the largest pre-activations are selected."""
     return pre.detach().abs() if activation.by_magnitude else pre.detach()

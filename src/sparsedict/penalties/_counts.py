@@ -16,30 +16,30 @@ from sparsedict.latents import fires
 from sparsedict.penalties._penalty import Penalty, set_coefficient
 
 START_SHARE = 0.1
-"""Share of the variance that ``target`` active latents cost at the start."""
+"""Initial cost of ``target`` active latents, as a fraction of the variance."""
 
 LINEAR_SHARE = 0.01
-"""Share of the variance below which the coefficient follows linearly, so that it may change its sign."""
+"""Fraction of the variance below which the coefficient is linear in its logarithm, so that its sign can change."""
 
 GAIN, MIN_GAIN, SLOWER_AFTER = 0.1, 0.01, 400
-"""Share of the error by which thresholds move at the start, the least one, and steps after which it is half."""
+"""Gain of thresholds at the start, its minimum, and the number of steps after which it is halved."""
 
 COST_GAIN = 0.05
-"""Share of the error by which the coefficient's logarithm moves."""
+"""Gain of the coefficient's logarithm."""
 
 MISS_TOLERANCE = 0.1
-"""Share of the target by which L0 may miss it at the end of a run without a warning."""
+"""Relative error of L0 at the end of a run above which there is a warning."""
 
 LOWEST, HIGHEST = -3.0, 5.0
-"""Bounds of the coefficient's logarithm, so that it finds its way back soon."""
+"""Bounds of the coefficient's logarithm, which limit the time to recover."""
 
 
 @dataclass(frozen=True)
 class L0(Penalty):
-    """``coefficient * (number of latents that fire)``, mean over tokens, by the activation's own estimator.
+    """``coefficient * (number of latents that fire)``, mean over tokens, with the activation's gradient estimator.
 
-    Only an activation that gives the step a gradient can be trained by it: JumpReLU, or one of your own that
-    overrides :meth:`Activation.firing`.
+    It requires an activation that defines a gradient for firing: JumpReLU, or a custom one that overrides
+    :meth:`Activation.firing`.
 
     Args:
         coefficient: Cost of one active latent, in units of the squared error.
@@ -61,27 +61,27 @@ class L0(Penalty):
 
 @dataclass(frozen=True)
 class TargetL0(Penalty):
-    """Holds the number of latents that fire on a token at ``target``, on average, by a controller with two loops.
+    """Keeps the average number of latents that fire on a token at ``target``, by a controller with two loops.
 
-    After each optimiser step, with the relative error ``e = min(l0 / target - 1, 1)``:
+    Let ``e = min(l0 / target - 1, 1)`` be the relative error. After each optimiser step:
 
-    - the thresholds of all latents are multiplied by ``exp(g * e)``, where ``g`` falls from 0.1 to 0.01 in the course
-      of a run. This holds L0, also at the end where the learning rate is zero;
-    - ``u`` grows by ``0.05 * e``, in the penalty ``c * l0`` with ``c = 0.01 * sinh(u) * v / target``, where ``v`` is
-      the squared distance of targets from their mean. By its gradient a threshold rises where a latent is worth less
-      than it costs. Where too few latents fire for long, ``c`` becomes negative, and with JumpReLU the gradient raises
-      pre-activations too.
+    - The thresholds of all latents are multiplied by ``exp(g * e)``, where ``g`` falls from 0.1 to 0.01 during a run.
+      This controls L0, even at the end of a run where the learning rate is zero.
+    - ``u`` increases by ``0.05 * e``. The penalty is ``c * l0`` with ``c = 0.01 * sinh(u) * v / target``, where ``v``
+      is the squared distance of targets from their mean. Its gradient raises the threshold of a latent that is worth
+      less than its cost. If too few latents fire for a long time, ``c`` becomes negative, and with JumpReLU the
+      gradient also raises pre-activations.
 
-    At the start ``target`` latents cost a tenth of ``v``.
+    Initially, ``target`` latents cost a tenth of ``v``.
 
-    With a ``coefficient`` of one's own it is ``coefficient * (l0 / target - 1)^2`` instead, and nothing is controlled:
-    that balances the squared error at some distance from the target.
+    With a ``coefficient``, the penalty is ``coefficient * (l0 / target - 1)^2`` instead, and there is no controller. L0
+    then settles at some distance from the target, where the penalty balances the squared error.
 
-    ``fit`` warns where L0 in evaluation mode ends more than a tenth from the target, and more than the noise of the
-    tokens on which it is measured.
+    ``fit`` issues a warning if the final L0 in evaluation mode differs from the target by more than a tenth, and by
+    more than the sampling noise of the tokens.
 
     Args:
-        target: Latents that should fire on a token, on average.
+        target: Desired average number of latents that fire on a token.
         coefficient: Weight of the squared difference, in units of the squared error; ``None`` for the controller.
 
     Source: the count and its gradient are those of Rajamanoharan et al., "Jumping Ahead", 2024. The multiplicative
@@ -103,7 +103,7 @@ class TargetL0(Penalty):
 
     def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
         if self.coefficient is not None:
-            # It moves thresholds alone where there are any, also below the target, where it rewards latents that fire.
+            # If there are thresholds, only these get a gradient, even below the target, where firing is rewarded.
             count = _count(out, out.pre_activations.detach())
             if not count.requires_grad:
                 count = _count(out, out.pre_activations)
@@ -119,7 +119,7 @@ class TargetL0(Penalty):
         if self.coefficient is not None:
             return
         dictionary = out.dictionary
-        # Integers divide into the default type, which is the caller's.
+        # Dividing integers would return the caller's default dtype.
         l0 = fires(out.values.detach()).sum().to(torch.float32) / out.n_tokens
         error = (l0 / self.target - 1).clamp_max(1.0)
         gain = max(MIN_GAIN, GAIN / (1 + out.step / SLOWER_AFTER))
@@ -133,16 +133,16 @@ class TargetL0(Penalty):
         remedy = (
             "Train for more steps, or with a learning rate that decays to the end."
             if self.coefficient is None
-            else "Leave `coefficient` out, so that the target is controlled, or raise it."
+            else "Omit `coefficient`, so that the controller is used, or raise it."
         )
-        return f"TargetL0 asked for {self.target:g}, but L0 is {l0:.1f} in evaluation mode at the end. {remedy}"
+        return f"The target of TargetL0 was {self.target:g}, but the final L0 is {l0:.1f} in evaluation mode. {remedy}"
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the logarithms of the coefficients, in the order in which dictionaries are trained."""
         return {"logarithms": self._log_coefficients.values()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from other coefficients, in the order in which dictionaries will be trained."""
+        """Restores the coefficients, in the order in which dictionaries will be trained."""
         self._log_coefficients.restore(state_dict["logarithms"])
 
     def check(self, dictionary: Dictionary) -> None:
@@ -153,18 +153,18 @@ class TargetL0(Penalty):
             return
         if type(dictionary.activation).move_thresholds_ is Activation.move_thresholds_:
             raise ValueError(
-                f"TargetL0 moves thresholds, but activation={dictionary.activation} doesn't say how. Use JumpReLU(), "
-                "override `Activation.move_thresholds_`, or give TargetL0 a `coefficient`."
+                f"`activation` must implement `move_thresholds_` for TargetL0, got {dictionary.activation}. Use "
+                "JumpReLU(), override `Activation.move_thresholds_`, or pass a `coefficient` to TargetL0."
             )
         if not all(parameter.requires_grad for parameter in dictionary.activation_state.parameters()):
             raise ValueError(
-                f"TargetL0 moves the thresholds of activation={dictionary.activation}, but they have "
-                "requires_grad=False. Let them be trained, or train without TargetL0."
+                f"The thresholds of activation={dictionary.activation} must have requires_grad=True for TargetL0, got "
+                "False. Enable their gradients, or train without TargetL0."
             )
 
 
 class _LogCoefficients:
-    """The logarithms of a penalty's coefficients, of each dictionary that is trained with it: several may share it."""
+    """The logarithms of a penalty's coefficients, one for each dictionary that is trained with it."""
 
     def __init__(self) -> None:
         self._logarithms: WeakKeyDictionary[Dictionary, Tensor] = WeakKeyDictionary()
@@ -172,12 +172,12 @@ class _LogCoefficients:
         self._waiting: list[Tensor] = []
 
     def get(self, out: ForwardPass) -> Tensor:
-        """Returns that of a dictionary in training; a new one at the first step of a run."""
+        """Returns the logarithm of the dictionary in training. The first step of a run creates it."""
         dictionary = out.dictionary
         if out.step == 0:
             self._forget_earlier_runs()
         if dictionary not in self._logarithms:
-            # The default device may be another.
+            # The caller's default device may differ.
             new = torch.full((), math.asinh(START_SHARE / LINEAR_SHARE), device="cpu", dtype=torch.float32)
             start = self._waiting.pop(0) if self._waiting else new
             self._logarithms[dictionary] = start.to(out.targets.device)
@@ -185,18 +185,18 @@ class _LogCoefficients:
         return self._logarithms[dictionary]
 
     def _forget_earlier_runs(self) -> None:
-        """Drops dictionaries of earlier runs, which may live on: the state is saved in the order of this run's."""
+        """Removes dictionaries of earlier runs, which may still exist. The state has the order of the current run."""
         self._waiting.clear()
         for other, last_step in list(self._last_step.items()):
             if last_step > 0:
                 del self._logarithms[other], self._last_step[other]
 
     def values(self) -> list[Tensor]:
-        """Returns them in the order in which their dictionaries are trained."""
+        """Returns the logarithms in the order in which their dictionaries are trained."""
         return list(self._logarithms.values()) or list(self._waiting)
 
     def restore(self, logarithms: list[Tensor]) -> None:
-        """Gives them, in this order, to the dictionaries that are asked for from now on."""
+        """Assigns logarithms, in this order, to the dictionaries of the next run."""
         self._logarithms.clear()
         self._last_step.clear()
         self._waiting[:] = [value.clone() for value in logarithms]
@@ -209,6 +209,6 @@ def _count(out: ForwardPass, pre: Tensor) -> Tensor:
 def _require_firing_gradient(penalty: Penalty, dictionary: Dictionary) -> None:
     if type(dictionary.activation).firing is Activation.firing:
         raise ValueError(
-            f"{type(penalty).__name__} needs an activation that gives firing a gradient, but "
-            f"activation={dictionary.activation} doesn't. Use JumpReLU(), or L1 with this activation."
+            f"`activation` must define a gradient for firing (`Activation.firing`) for {type(penalty).__name__}, got "
+            f"{dictionary.activation}. Use JumpReLU(), or L1 with this activation."
         )

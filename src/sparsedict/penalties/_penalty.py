@@ -1,4 +1,4 @@
-"""The interface of penalties: what presses latents to be sparse while training."""
+"""The base classes of penalties."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ class Penalty(ABC):
         """Returns the penalty of one step, differentiable."""
 
     def after_step_(self, out: ForwardPass) -> None:
-        """Changes ``out.dictionary`` in place, after the optimiser's step (default: nothing to change).
+        """Updates ``out.dictionary`` in place after the optimiser's step. By default it does nothing.
 
-        It is called without gradients.
+        It is called with gradients disabled.
 
         Args:
             out: The forward pass of the step. Its values are those before the step.
         """
 
     def missed(self, l0: float, n_tokens: int) -> str | None:
-        """Returns in one sentence what a finished run missed, with the figures; ``None`` (the default) if nothing.
+        """Returns a warning if a finished run missed the penalty's target; ``None`` (the default) if not.
 
-        ``fit`` warns of it.
+        ``fit`` issues the warning.
 
         Args:
-            l0: Latents that fire in evaluation mode, mean over tokens of the last batch.
-            n_tokens: Tokens on which it was measured.
+            l0: Mean number of latents that fire on a token of the last batch, in evaluation mode.
+            n_tokens: Number of tokens of this measurement.
         """
         return None
 
     def check(self, dictionary: Dictionary) -> None:
-        """Raises ``ValueError``, naming both and the remedy, where the penalty can't serve the dictionary."""
+        """Raises ``ValueError`` if the penalty is incompatible with the dictionary. By default it does nothing."""
 
 
 class LatentPenalty(Penalty):
-    """A penalty that is a sum of one cost per latent. A subclass gives the cost, :meth:`cost`.
+    """A penalty that is the sum of one cost per latent. A subclass implements :meth:`cost`.
 
     Args:
         coefficient: Weight of the cost: a number, or one per latent ``[n_latents]``.
@@ -60,13 +60,13 @@ class LatentPenalty(Penalty):
 
     @abstractmethod
     def cost(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
-        """Returns the cost of each latent; it must be zero where a latent is zero."""
+        """Returns the cost of each latent, which must be zero where the latent is zero."""
 
     def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
         return self.for_values(out, out.values)
 
     def for_values(self, out: ForwardPass, values: Float[Tensor, "*entries"]) -> Float[Tensor, ""]:
-        """Returns the penalty of given values instead of the latents' own."""
+        """Returns the penalty for other values than those of the latents."""
         cost = self.cost(values)
         if isinstance(self.coefficient, Tensor):
             return (out.aligned(self.coefficient.to(cost)) * cost).sum() / out.n_tokens
@@ -77,24 +77,26 @@ class LatentPenalty(Penalty):
         if not dictionary.decoder_norm.bounded:
             name = type(self).__name__
             warnings.warn(
-                f"{name} with decoder_norm={dictionary.decoder_norm} can be shrunk away: latents get smaller while "
+                f"{name} has no lasting effect with decoder_norm={dictionary.decoder_norm}: latents can shrink while "
                 f"decoder rows grow. Use UnitNorm() or MaxNorm(1.0), or NormWeighted({name}(...)).",
                 stacklevel=2,
             )
 
     def check_cost(self, dictionary: Dictionary) -> None:
-        """Raises ``ValueError`` where the cost can't be computed for the dictionary's latents."""
+        """Raises ``ValueError`` if the cost is undefined for the dictionary's latents."""
         if isinstance(self.coefficient, Tensor):
             checks.latent_vector("coefficient", self.coefficient, dictionary.n_latents)
 
 
 def set_coefficient(penalty: Any) -> None:
-    """Checks a penalty's coefficient, and makes it a plain number or a tensor ``[n_latents]`` without a graph."""
+    """Checks a penalty's coefficient, and converts it to a plain number or a detached tensor ``[n_latents]``."""
     value = penalty.coefficient
     if isinstance(value, Tensor | np.ndarray) and value.ndim:
         value = (value if isinstance(value, Tensor) else torch.from_numpy(value)).detach()
         if not bool((torch.isfinite(value) & (value >= 0)).all()):
-            raise ValueError("`coefficient` must be finite and not negative for every latent.")
+            raise ValueError(
+                "`coefficient` must be finite and not negative for every latent, got negative, NaN or infinite entries."
+            )
     else:
         value = checks.in_range("coefficient", value, 0.0)
     object.__setattr__(penalty, "coefficient", value)

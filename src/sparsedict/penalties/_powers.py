@@ -14,8 +14,8 @@ from sparsedict.penalties._penalty import Coefficient, LatentPenalty, set_coeffi
 class L1(LatentPenalty):
     """``coefficient * sum |a|``, mean over tokens.
 
-    A coefficient of a penalty that is not divided by the B tokens of a batch, as in slavachalnev, "Sparse MLP
-    Distillation", 2024, is B times larger here.
+    If another implementation sums over the B tokens of a batch, as in slavachalnev, "Sparse MLP Distillation", 2024,
+    its coefficient must be multiplied by B.
 
     Args:
         coefficient: A number, or one per latent.
@@ -37,11 +37,11 @@ class L1(LatentPenalty):
 
 @dataclass(frozen=True, eq=False)
 class Sqrt(LatentPenalty):
-    """``coefficient * sum (sqrt(a + eps) - sqrt(eps))``, mean over tokens; for latents that are never negative.
+    """``coefficient * sum (sqrt(a + eps) - sqrt(eps))``, mean over tokens, for non-negative latents.
 
     Args:
         coefficient: A number, or one per latent.
-        eps: Keeps the slope finite at zero: it is ``1 / (2 sqrt(eps))`` there.
+        eps: Bounds the slope at zero, where it is ``1 / (2 sqrt(eps))``.
     """
 
     coefficient: Coefficient
@@ -62,12 +62,12 @@ class Sqrt(LatentPenalty):
 
 @dataclass(frozen=True, eq=False)
 class Lp(LatentPenalty):
-    """``coefficient * sum ((a + eps)^p - eps^p)``, mean over tokens; for latents that are never negative.
+    """``coefficient * sum ((a + eps)^p - eps^p)``, mean over tokens, for non-negative latents.
 
     Args:
         coefficient: A number, or one per latent.
         p: The power, in (0, 1].
-        eps: Keeps the slope finite at zero.
+        eps: Bounds the slope at zero.
     """
 
     coefficient: Coefficient
@@ -91,6 +91,6 @@ class Lp(LatentPenalty):
 def _require_non_negative_latents(penalty: LatentPenalty, dictionary: Dictionary) -> None:
     if not dictionary.activation.non_negative:
         raise ValueError(
-            f"{type(penalty).__name__} needs latents that are never negative, but activation={dictionary.activation} "
-            "gives negative ones. Use L1, or a ReLU, TopK or JumpReLU activation."
+            f"`activation` must have non-negative latents for {type(penalty).__name__}, got {dictionary.activation}. "
+            "Use L1, or a ReLU, TopK or JumpReLU activation."
         )

@@ -12,10 +12,10 @@ from sparsedict.penalties._penalty import LatentPenalty, Penalty
 
 @dataclass(frozen=True, eq=False)
 class NormWeighted(Penalty):
-    """A penalty on ``a * |decoder row|`` instead of ``a``, so that it can't be shrunk away under any norm.
+    """A penalty on ``a * |decoder row|`` instead of ``a``, which is invariant to rescaling under any decoder norm.
 
     Args:
-        penalty: The penalty to weigh.
+        penalty: The penalty.
 
     Source: Conerly et al., "Update on how we train SAEs", Transformer Circuits, April 2024.
 
@@ -40,11 +40,11 @@ class NormWeighted(Penalty):
 
 @dataclass(frozen=True, eq=False)
 class WarmUp(Penalty):
-    """A penalty that grows linearly from 0 to its full weight over the first steps.
+    """A penalty whose weight increases linearly from 0 to 1 over the first steps.
 
     Args:
         penalty: The penalty to warm up.
-        n_steps: Optimiser steps until the full weight.
+        n_steps: Number of optimiser steps until the full weight.
     """
 
     penalty: Penalty

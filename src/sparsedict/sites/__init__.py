@@ -1,4 +1,4 @@
-"""Where in a model an MLP is: capturing what it reads and writes, and replacing it."""
+"""Sites: capturing the activations of MLPs in a model, and replacing MLPs by dictionaries."""
 
 from sparsedict.sites._constant import Constant
 from sparsedict.sites._ends import Ends

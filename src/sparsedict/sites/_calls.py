@@ -1,4 +1,4 @@
-"""How often a forward pass calls the modules of a site."""
+"""Checks how often a forward pass calls the modules of a site."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _N_POSITIONS = 8
 
 @torch.no_grad()
 def check_called_once(model: nn.Module, call: Call, points: Iterable[Point]) -> bool:
-    """Runs the whole model on a part of a call, and checks that no point is reached more often than it may be.
+    """Runs the whole model on a small part of a call, and checks that no module of a point is called twice.
 
-    Captures stop after the site, so they don't see a later call.
+    A capture stops after the site, so it can't detect a later call.
 
     Returns:
-        Whether the check could be made.
+        Whether the check was possible.
 
     Raises:
-        CalledAgainError: If a point is reached too often.
+        CalledAgainError: If a module is called more than once.
     """
     n_calls: Counter[Point] = Counter()
 
@@ -39,7 +39,7 @@ def check_called_once(model: nn.Module, call: Call, points: Iterable[Point]) -> 
 
     values = [*call.args, *call.kwargs.values()]
     if not all(value is None or isinstance(value, Tensor | bool | int | float | str) for value in values):
-        return False  # A cache, say, would be filled by it.
+        return False  # The call would fill a cache, for example.
     handles = [point.attach(watch(point)) for point in points]
     try:
         with evaluating(model):
@@ -48,7 +48,7 @@ def check_called_once(model: nn.Module, call: Call, points: Iterable[Point]) -> 
             )
     except CalledAgainError:
         raise
-    except Exception:  # Modules after the site may need more arguments than were given.
+    except Exception:  # Modules after the site may need further arguments.
         return len(n_calls) > 0
     finally:
         for handle in handles:
@@ -57,7 +57,7 @@ def check_called_once(model: nn.Module, call: Call, points: Iterable[Point]) -> 
 
 
 def _part(value: Any, values: list[Any]) -> Any:
-    """A copy of one sequence, and of bare token ids of a few positions: some models change their arguments in place."""
+    """Copies the first sequence of a call, and only a few positions of it if there are only token ids."""
     first = next((other for other in values if isinstance(other, Tensor) and other.ndim > 0), None)
     if not isinstance(value, Tensor):
         return value
@@ -67,8 +67,8 @@ def _part(value: Any, values: list[Any]) -> Any:
     return (value[:1, :_N_POSITIONS] if bare else value[:1]).clone()
 
 
-def n_places(model: nn.Module, module: nn.Module) -> int:
-    """Returns how often a module and those around it are listed in a model: more when one is put at a further place."""
+def n_occurrences(model: nn.Module, module: nn.Module) -> int:
+    """Counts the paths that lead to a module and to its parents. Sharing a module at another path raises the count."""
     holders: dict[nn.Module, list[nn.Module]] = {}
     for holder in model.modules():
         for child in holder._modules.values():

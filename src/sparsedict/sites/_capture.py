@@ -20,18 +20,18 @@ from sparsedict.sites._tokens import Call, Tokens, prepare
 from sparsedict.sites._watch import watched
 
 
-class _EnoughError(Exception):
-    """Leaves the forward pass once everything asked for has been seen."""
+class _StopForwardError(Exception):
+    """Ends a forward pass after the last requested activation."""
 
 
 def capture(sites: Mapping[str, Ends], hidden: Mapping[str, Point | Neurons], tokens: Tokens) -> Activations:
     """Returns the activations of several sites, from one forward pass of each model that stops after its last site.
 
     Args:
-        sites: The ends of the sites by name, of one model or of several that take the same tokens. An empty name adds
-            nothing to the names of the points.
-        hidden: For the sites whose hidden activations are captured too, the point where they are, or the neurons that
-            compute them.
+        sites: The ends of the sites by name, of one or several models that take the same tokens. Points of a site with
+            an empty name have no prefix.
+        hidden: Sites whose hidden activations are also captured, with the point where these are, or with the neurons
+            that compute them.
         tokens: Token ids ``[n_sequences, n_positions]``, or a mapping of the model's keyword arguments.
 
     Raises:
@@ -52,8 +52,8 @@ def _of_one_model(
     model = next(iter(sites.values())).model
     if getattr(input_device(model), "type", None) == "meta":
         raise ValueError(
-            f"`model` must have its weights in memory, got a {type(model).__name__} on the meta device. Load them, "
-            "or make it on another device."
+            f"`model` must have its weights in memory, got a {type(model).__name__} on the meta device. Load its "
+            "weights, or create it on another device."
         )
     call = prepare(model, tokens, cache=False)
     points: dict[Point, None] = {}
@@ -73,14 +73,14 @@ def _of_one_model(
 
 @torch.no_grad()
 def record(model: nn.Module, call: Call, points: Iterable[Point]) -> dict[Point, Tensor]:
-    """Returns the activation at each point, the first time that it is reached.
+    """Returns the activation at each point from the first call that the point selects.
 
     Raises:
         RuntimeError: If the forward pass ends without reaching a point.
     """
     points = tuple(points)
     values = _run(model, call.copied(), points, lambda value: value)
-    # A model may go on to work in place on what was captured, which the version counter shows.
+    # The model may modify a captured tensor in place later on, which the version counter shows.
     if any(value.is_inference() or value._version != version for value, version in values.values()):
         values = _run(model, call, points, torch.clone)
     return {point: value for point, (value, _) in values.items()}
@@ -99,14 +99,14 @@ def _run(
                 value = keep(value)
                 values[point] = (value, 0 if value.is_inference() else value._version)
                 if len(values) == len(points):
-                    raise _EnoughError
+                    raise _StopForwardError
 
         return callback
 
     handles = [point.attach(watch(point)) for point in points]
     try:
         model(*call.args, **call.kwargs)
-    except _EnoughError:
+    except _StopForwardError:
         return values
     finally:
         for handle in handles:
@@ -117,8 +117,8 @@ def _run(
         if point not in values
     )
     raise RuntimeError(
-        f"The forward pass of the {type(model).__name__} never reached {missing}. The module may not be called at "
-        "all, or not in this mode of the model: name a point that is."
+        f"The forward pass of the {type(model).__name__} never reached {missing}. The model may not call the module, "
+        "or not in its current mode. Choose a module that the model calls."
     )
 
 
@@ -128,15 +128,15 @@ def _activations(
     outputs = values[ends.writes]
     inputs = values[ends.reads].to(outputs.device)
     shape = outputs.shape[:-1]
-    # Some models flatten sequences before the MLP; the tokens' own shape is what users count in.
+    # Some models flatten sequences before the MLP. Users expect the shape of the tokens.
     if seen.shape is not None and seen.shape.numel() == shape.numel():
         shape = seen.shape
     if inputs.shape[:-1].numel() != shape.numel():
         raise ValueError(
-            f"`reads` and `writes` must see the same positions, got {tuple(inputs.shape)} at `{ends.reads}` and "
+            f"`reads` and `writes` must have the same positions, got {tuple(inputs.shape)} at `{ends.reads}` and "
             f"{tuple(outputs.shape)} at `{ends.writes}`."
         )
-    # The widths are named, for without a token they can't be inferred.
+    # The widths are explicit, since they can't be inferred if there are no tokens.
     found = {name: value.reshape(*shape, value.shape[-1]) for name, value in (("inputs", inputs), ("outputs", outputs))}
     if hidden is not None:
         neurons = values[hidden] if isinstance(hidden, Point) else hidden.encode(inputs)

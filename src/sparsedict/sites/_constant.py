@@ -1,4 +1,4 @@
-"""A constant in an activation's place."""
+"""A constant vector in place of an activation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sparsedict.types import Role
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Constant(Displayed):
-    """A vector in an activation's place, whatever the input: zero and mean ablation.
+    """A constant vector in place of an activation, for zero and mean ablation.
 
-    It encodes into no latents at all and decodes into the vector.
+    It has no latents. ``decode`` returns the vector at every position.
 
     Args:
-        value: ``[d]``.
-        writes: Which activation it takes the place of.
+        value: The vector, ``[d]``.
+        writes: Role of the activation that the vector replaces.
 
     Example:
         >>> import torch
@@ -41,13 +41,13 @@ class Constant(Displayed):
 
     @property
     def reads(self) -> Role:
-        """It reads where it writes, and disregards what it reads."""
+        """The same role as ``writes``. The activations themselves are ignored."""
         return self.writes
 
     def encode(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch 0"]:
-        """Returns no latents."""
+        """Returns an empty tensor of latents."""
         return x[..., :0]
 
     def decode(self, latents: Float[Tensor, "*batch 0"]) -> Float[Tensor, "*batch d"]:
-        """Returns the vector for every position."""
+        """Returns the vector at every position."""
         return self.value.to(latents.device).expand(*latents.shape[:-1], -1)

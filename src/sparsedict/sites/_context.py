@@ -1,4 +1,4 @@
-"""The tokens that a site's activations belong to: ids, padding and positions."""
+"""Token ids, padding and positions of a site's activations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparsedict.sites._masks import real_tokens
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Positions that never count: those that hold one of ``tokens``, and the first ``n_first`` of each sequence."""
+    """Positions to exclude: every occurrence of ``tokens``, and the first ``n_first`` positions of each sequence."""
 
     tokens: tuple[int, ...] = ()
     n_first: int = 0
@@ -25,14 +25,15 @@ class TokenContext:
 
     Attributes:
         shape: Leading shape of the stack's activations, usually ``(n_sequences, n_positions)``; None if unknown.
-        ids: Token ids ``[*shape]``; None where the stack was called with embeddings.
-        mask: The attention mask as it was given, ``[n_sequences, n_keys]`` or ``[n_sequences, n_heads, n_positions,
-            n_keys]``, non-zero (or, for floats with more than two dimensions, zero) where a key is attended to.
-        position_ids: As they were given, ``[n_sequences, n_positions]``.
-        n_past: Number of positions that the cache holds; None if it isn't known.
-        first_position: The position id that the model itself gives to the first token: 2 for RoBERTa.
-        ambiguous: Whether the call had tokens for an encoder and a decoder, and these may be either's.
-        problem: Why it isn't known which tokens are padding, and what to give; None if it is known.
+        ids: Token ids ``[*shape]``; None if the stack was called with embeddings.
+        mask: The attention mask as passed, ``[n_sequences, n_keys]`` or ``[n_sequences, n_heads, n_positions,
+            n_keys]``. Keys with a non-zero entry are attended to; in a floating-point mask with more than two
+            dimensions, keys with a zero.
+        position_ids: Position ids as passed, ``[n_sequences, n_positions]``.
+        n_past: Number of positions in the cache; None if unknown.
+        first_position: Position id that the model assigns to the first token, such as 2 for RoBERTa.
+        ambiguous: Whether the call had tokens for an encoder and for a decoder, and it is unknown which apply here.
+        problem: Reason why padding can't be identified, with a remedy; None if it can.
     """
 
     shape: torch.Size | None = None
@@ -46,22 +47,22 @@ class TokenContext:
 
     @property
     def is_bare(self) -> bool:
-        """Whether neither a mask, nor positions, nor a cache were given."""
+        """Whether the call had no mask, no positions and no cache."""
         return self.mask is None and self.position_ids is None and self.n_past == 0
 
     def inherit(self, outer: TokenContext | None) -> TokenContext:
-        """Returns this context, completed by that of the call around it where both have the same positions."""
+        """Returns this context, completed by the context of the enclosing call if both have the same positions."""
         if outer is None or self.shape is None or outer.shape != self.shape:
             return self
         ids = outer.ids if self.ids is None else self.ids
         if not self.is_bare:
-            # Padding is read most surely from a mask over tokens.
+            # A mask over tokens is the most reliable source for padding.
             plain = outer.mask is not None and outer.mask.ndim == 2 and (self.mask is None or self.mask.ndim > 2)
             return replace(self, ids=ids, **({"mask": outer.mask, "problem": None} if plain else {}))
         return replace(self, ids=ids, mask=outer.mask, position_ids=outer.position_ids, n_past=outer.n_past)
 
     def real(self, device: torch.device | None = None) -> Bool[Tensor, "*shape"] | None:
-        """Returns which positions hold tokens and not padding; None if all do.
+        """Returns a mask of the positions that aren't padding; None if there is no padding.
 
         Raises:
             ValueError: If the mask doesn't fit the positions.
@@ -74,18 +75,18 @@ class TokenContext:
         return real[:, n_before:].expand(self.shape)
 
     def positions(self, device: torch.device | None = None) -> Int[Tensor, "*shape"]:
-        """Returns each token's position in its sequence, counted from 0 over tokens that aren't padding.
+        """Returns the position of each token in its sequence, counted from 0 without padding.
 
         Raises:
-            ValueError: If there is a cache of unknown length and no positions are given.
+            ValueError: If there is a cache of unknown length and there are no position ids.
         """
         assert self.shape is not None
-        counted, given = self._counted(device), self._given(device)
+        counted, given = self._from_mask(device), self._from_position_ids(device)
         if given is not None and self.n_past != 0 and self.mask is not None and self.mask.ndim > 2:
-            # Such a mask may show the cached tokens of a sliding window alone.
+            # The mask may cover only the cached tokens of a sliding window.
             counted = None
         if counted is not None and given is not None:
-            # Packed sequences begin anew in the one, padding isn't counted in the other.
+            # Position ids restart in packed sequences. Counting by the mask leaves out padding.
             return torch.minimum(counted, given)
         if counted is not None:
             return counted
@@ -93,21 +94,21 @@ class TokenContext:
             return given
         if self.n_past is None:
             raise ValueError(
-                "`exclude_first` needs the tokens' positions, and the model was called with a cache that doesn't say "
-                "how many tokens it holds. Call the model without a cache, with `position_ids`, or with an "
-                "`attention_mask` over all tokens [n_sequences, n_cached + n_positions]."
+                "`exclude_first` needs the positions of the tokens, but the model was called with a cache of unknown "
+                "length. Call the model without a cache, with `position_ids`, or with an `attention_mask` over all "
+                "tokens [n_sequences, n_cached + n_positions]."
             )
         return torch.arange(self.n_past, self.n_past + self.shape[-1], device=device).expand(self.shape)
 
     def known_positions(self, device: torch.device | None = None) -> Int[Tensor, "*shape"] | None:
-        """Returns :meth:`positions`; ``None`` where the call doesn't say them."""
+        """Returns :meth:`positions`, or ``None`` if they are unknown."""
         try:
             return None if self.shape is None else self.positions(device)
         except ValueError:
             return None
 
-    def _given(self, device: torch.device | None) -> Tensor | None:
-        """Positions by `position_ids`."""
+    def _from_position_ids(self, device: torch.device | None) -> Tensor | None:
+        """Returns positions from ``position_ids``."""
         if self.position_ids is None or self.shape is None:
             return None
         given = self.position_ids.to(device)[..., -self.shape[-1] :].expand(self.shape)
@@ -117,31 +118,31 @@ class TokenContext:
         lowest = int((given if real is None else given[real]).amin()) if real is None or bool(real.any()) else 0
         return given - self.first_position if lowest == self.first_position else given
 
-    def _counted(self, device: torch.device | None) -> Tensor | None:
-        """Positions by the mask, where there is one that tells the number of tokens before these."""
+    def _from_mask(self, device: torch.device | None) -> Tensor | None:
+        """Returns positions counted by the mask, if the mask determines the number of earlier tokens."""
         if self.mask is None or self.shape is None:
             return None
         real, n_before = real_tokens(self.mask.to(device), self.shape[-1], self.n_past)
         if self.n_past is None and n_before == 0:
             return None
-        # A mask over the new tokens alone leaves the cache's to be counted.
+        # A mask over only the new tokens doesn't cover the tokens in the cache.
         offset = self.n_past if n_before == 0 and self.n_past else 0
         return (real.cumsum(-1)[:, n_before:] - 1 + offset).expand(self.shape)
 
     def kept(
         self, shape: torch.Size, exclusion: Exclusion, device: torch.device | None = None
     ) -> Bool[Tensor, "*shape"] | None:
-        """Returns which positions of activations ``[*shape, d]`` count, or None if all do.
+        """Returns a mask of the positions of activations ``[*shape, d]`` that are kept; None if all are kept.
 
         Raises:
-            ValueError: If the tokens don't tell which positions these are.
+            ValueError: If the tokens don't determine these positions.
         """
         if self.problem is not None:
             raise ValueError(self.problem)
         if self.ambiguous and (self.mask is not None or exclusion != Exclusion()):
             raise ValueError(
-                "The model was called with tokens for an encoder and for a decoder, and it isn't known which of them "
-                "the site belongs to. Name the model's parts `encoder` and `decoder`, or leave out `exclude_tokens`, "
+                "The model was called with tokens for an encoder and for a decoder, and it is unknown which of the two "
+                "contains the site. Name the model's parts `encoder` and `decoder`, or omit `exclude_tokens`, "
                 "`exclude_first` and the masks."
             )
         if self.shape is None and (exclusion.n_first or self.mask is not None):
@@ -153,26 +154,26 @@ class TokenContext:
         if exclusion.tokens:
             if self.ids is None:
                 raise ValueError(
-                    f"`exclude_tokens`={exclusion.tokens} needs token ids, and the model was called without any. "
-                    "Leave it out, or call the model with tokens."
+                    f"`exclude_tokens`={exclusion.tokens} needs token ids, but the model was called without "
+                    "them. Omit `exclude_tokens`, or call the model with tokens."
                 )
             ids = self.ids.to(device)
             other = ~torch.isin(ids, torch.tensor(exclusion.tokens, dtype=ids.dtype, device=ids.device))
             kept = other if kept is None else kept & other
         if kept is not None and kept.numel() != shape.numel():
             raise ValueError(
-                f"The tokens {tuple(kept.shape)} must have a position for each activation, but the site's have leading "
-                f"shape {tuple(shape)}. Name a site that keeps the sequence's positions."
+                f"The leading shape of the site's activations must be that of the tokens, {tuple(kept.shape)}, got "
+                f"{tuple(shape)}. Choose a site with one activation per token."
             )
         return None if kept is None else kept.reshape(shape)
 
     def _over_sequences(self, shape: torch.Size) -> TokenContext:
-        """The context of a module that was called with activations: their shape is that of sequences."""
+        """Returns the context of a module that was called with activations ``[n_sequences, n_positions, d]``."""
         if self.mask is not None and self.mask.ndim == 2 and self.mask.numel() == shape.numel():
             return replace(self, shape=self.mask.shape)
         if len(shape) < 2:
             raise ValueError(
                 f"`exclude_first` needs sequences, got activations of leading shape {tuple(shape)} and no tokens. "
-                "Leave it out, or give tokens."
+                "Omit `exclude_first`, or call the model with tokens."
             )
         return replace(self, shape=shape)

@@ -1,4 +1,4 @@
-"""On which devices the parts of a model run, also where Accelerate keeps their weights elsewhere."""
+"""Devices on which the modules of a model run, including modules that Accelerate offloads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparsedict.sites._embedding import token_embedding
 
 
 def input_device(model: nn.Module) -> torch.device | None:
-    """Returns the device on which a model takes its tokens, or None if it has no weights."""
+    """Returns the device of a model's input tokens, or None if the model has no weights."""
     moved = _execution_device(model)
     embedding = token_embedding(model)
     if moved is None and embedding is not None:
@@ -22,7 +22,7 @@ def input_device(model: nn.Module) -> torch.device | None:
 
 
 def module_device(module: nn.Module) -> torch.device | None:
-    """Returns the device on which a module runs, or None if it has no weights."""
+    """Returns the device on which a module runs, or None if the module has no weights."""
     for inner in module.modules():
         device = _execution_device(inner)
         if device is not None:
@@ -31,14 +31,14 @@ def module_device(module: nn.Module) -> torch.device | None:
 
 
 def loaded(module: object, name: str) -> Any:
-    """Returns a parameter, fetched to where its module runs if its weights are offloaded."""
+    """Returns a parameter, moved to its module's execution device if it is offloaded."""
     value = getattr(module, name, None)
     if not isinstance(value, Tensor) or not value.is_meta:
         return value
     for hook in _hooks(module):
         try:
             return hook.weights_map[name].to(hook.execution_device)
-        except (AttributeError, KeyError, TypeError):  # It keeps none, or not this one.
+        except (AttributeError, KeyError, TypeError):  # No weights are offloaded, or not this one.
             continue
     return value
 
@@ -50,7 +50,7 @@ def _execution_device(module: nn.Module) -> torch.device | None:
 
 
 def _hooks(module: object) -> Iterator[Any]:
-    """Yields the hooks that Accelerate has put on a module, found by their name so that it isn't imported."""
+    """Yields Accelerate's hooks on a module. They are identified by name, to avoid importing Accelerate."""
     hook = getattr(module, "_hf_hook", None)
     if hook is not None:
         yield from getattr(hook, "hooks", (hook,))

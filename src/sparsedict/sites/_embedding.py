@@ -1,4 +1,4 @@
-"""The module of a model that looks up token ids."""
+"""Finds the token embedding of a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def token_embedding(model: nn.Module) -> nn.Module | None:
-    """Returns the module that looks up token ids, if the model has one."""
+    """Returns the model's token embedding, or None if it has none."""
     getter = getattr(model, "get_input_embeddings", None)
     if callable(getter):
         try:

@@ -1,4 +1,4 @@
-"""`Ends`: the two points of a site in its model, and the positions that it leaves out."""
+"""The two points of a site in its model, and the positions that the site excludes."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from sparsedict.sites._calls import n_places
+from sparsedict.sites._calls import n_occurrences
 from sparsedict.sites._context import Exclusion
 from sparsedict.sites._points import Point
 
 
 class KnownCalls:
-    """The modules that a forward pass of a model was seen to call once."""
+    """Modules that a forward pass of the model is known to call exactly once."""
 
     def __init__(self) -> None:
         self._called_once: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
     def is_known(self, model: nn.Module, point: Point) -> bool:
-        """Returns whether it is known which call a point means: the point says it, or the model makes one call only."""
+        """Returns whether a point selects a unique call: by its ``call``, or since the module is called once."""
         if point.call is not None:
             return True
         n = self._called_once.get(point.module)
-        return n is not None and n == n_places(model, point.module)
+        return n is not None and n == n_occurrences(model, point.module)
 
     def record(self, model: nn.Module, points: Iterable[Point]) -> None:
-        """Remembers that a forward pass of the model calls the modules of these points once."""
-        self._called_once.update({point.module: n_places(model, point.module) for point in points})
+        """Records that a forward pass of the model calls the modules of these points once."""
+        self._called_once.update({point.module: n_occurrences(model, point.module) for point in points})
 
 
 @dataclass(frozen=True)
 class Ends:
-    """The points of a site at one time: a module that is exchanged later has other points.
+    """The resolved points of a site. Replacing a module in the model invalidates them.
 
     Attributes:
         model: The model.
-        reads: The point where the MLP takes its input.
-        writes: The point where its output is.
+        reads: The point of the MLP's input.
+        writes: The point of the MLP's output.
         name: The name of the site, for messages.
-        exclusion: The positions that are left out.
-        calls: What is known of the modules' calls; the ends of one site share it.
+        exclusion: The positions to exclude.
+        calls: Modules that are known to be called once; shared by all ends of a site.
     """
 
     model: nn.Module

@@ -1,4 +1,4 @@
-"""The dictionaries that a caller puts in the places of MLPs, one by one."""
+"""Flattens the arguments ``x`` and ``intervention`` of a replacement into single dictionaries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparsedict.interventions import Intervention
 
 @dataclass(frozen=True)
 class Entry:
-    """One dictionary of the argument ``x``, with the sites that its key names."""
+    """One dictionary of the argument ``x``, with its intervention and the sites in its key."""
 
     key: str
     argument: str
@@ -23,16 +23,16 @@ class Entry:
 
 
 def entries(x: Any, intervention: Any, sites: Collection[str]) -> list[Entry]:
-    """Returns the dictionaries of a mapping, a list or one dictionary, each with its intervention.
+    """Returns the dictionaries of ``x``, each with its intervention.
 
     Args:
-        x: The dictionaries, as for `Sites.replaced`.
-        intervention: The interventions in the same form.
+        x: A dictionary, or a mapping or list of dictionaries, as for `Sites.replaced`.
+        intervention: The interventions, in the same form.
         sites: The names of the sites.
 
     Raises:
-        TypeError: If the interventions have another form.
-        ValueError: If an intervention has a key that the dictionaries lack.
+        TypeError: If the forms differ.
+        ValueError: If ``intervention`` has a key that ``x`` lacks.
     """
     x = _plain(x)
     only = tuple(sites) if len(sites) == 1 else None
@@ -66,27 +66,27 @@ def _shown(key: Any) -> str:
 
 
 def _plain(x: Any) -> Any:
-    """Returns tuples and lists of modules as lists, and mappings of modules as mappings."""
+    """Converts tuples and ``ModuleList`` to lists, and ``ModuleDict`` to a dict."""
     if isinstance(x, nn.ModuleDict):
         return dict(x.items())
     return list(x) if isinstance(x, tuple | nn.ModuleList) and not hasattr(x, "encode") else x
 
 
 def _by_key(intervention: Any, keys: Sequence[Any], x: Any) -> list[Any]:
-    """Returns the intervention on each dictionary of a mapping or a list."""
+    """Returns one intervention for each key of a mapping or index of a list."""
     intervention = _plain(intervention)
     if intervention is None:
         return [None] * len(keys)
     if isinstance(x, Mapping) and isinstance(intervention, Mapping):
         unknown = [key for key in intervention if key not in keys]
         if unknown:
-            raise ValueError(f"`intervention` must have keys of `x`, {keys}, got {unknown[0]!r}.")
+            raise ValueError(f"The keys of `intervention` must be keys of `x`, {keys}, got {unknown[0]!r}.")
         return [intervention.get(key) for key in keys]
     if not isinstance(x, Mapping) and isinstance(intervention, list) and len(intervention) == len(keys):
         return intervention
     if len(keys) == 1 and callable(intervention):
         return [intervention]
-    form = "a mapping with the keys of `x`" if isinstance(x, Mapping) else f"a list of {len(keys)}, as `x`"
+    form = "a mapping with the keys of `x`" if isinstance(x, Mapping) else f"a list of {len(keys)} like `x`"
     raise TypeError(
         f"`intervention` must be {form}, with a function or None for each dictionary, got "
         f"{type(intervention).__name__}."
@@ -95,5 +95,5 @@ def _by_key(intervention: Any, keys: Sequence[Any], x: Any) -> list[Any]:
 
 def _callable(name: str, intervention: Any) -> Intervention | None:
     if intervention is not None and not callable(intervention):
-        raise TypeError(f"`{name}` must be callable on dense latents, got {type(intervention).__name__}.")
+        raise TypeError(f"`{name}` must be a function of dense latents, got {type(intervention).__name__}.")
     return cast("Intervention | None", intervention)

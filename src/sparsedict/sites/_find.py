@@ -1,4 +1,4 @@
-"""Finding the MLP's own matrices, and proving that they are the right ones."""
+"""Finds the weight matrices of an MLP, and verifies them against the MLP's output."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sparsedict.sites.families import Candidate, candidates
 from sparsedict.sites.families._two_layer import from_layers
 
 Reading = tuple[Candidate, bool]
-"""One way to read a site, and whether a norm's scale and shift were folded into it."""
+"""A candidate for the MLP of a site, and whether a norm's scale and shift were folded into its weights."""
 
 
-def find(ends: Ends) -> tuple[int | None, int]:
-    """Returns which of `readings` reproduces what the model computes at this site, and how many were tried.
+def find_neurons(ends: Ends) -> tuple[int | None, int]:
+    """Returns the index of the item of `readings` that reproduces the model's output, and the number of items tried.
 
-    The likeliest reading that was found in the module itself is taken if its output agrees with the model's; else the
-    one that agrees best, if any does.
+    The first reading that was found entirely in the module and agrees with the model is taken. Otherwise it is the
+    reading with the smallest error, if any agrees.
     """
     best: tuple[float, int] | None = None
     first_sure = None
@@ -36,39 +36,39 @@ def find(ends: Ends) -> tuple[int | None, int]:
     reference = _Reference(ends)
     for index, (found, folded) in enumerate(readings(ends)):
         n_tried += 1
-        first_sure = index if first_sure is None and found.sure and not folded else first_sure
+        first_sure = index if first_sure is None and found.certain and not folded else first_sure
         error = reference.error(found)
         if error is not None and error <= reference.tolerance(found):
-            if found.sure:
+            if found.certain:
                 best = (error, index)
                 break
             best = min(best or (error, index), (error, index))
-    # Without numbers to compare (weights on the meta device, say) only what the module itself holds is taken.
+    # Without a comparison (such as for weights on the meta device), only readings from the module itself are accepted.
     if best is None and first_sure is not None and not reference.compared:
         return first_sure, n_tried
     if best is None:
         return None, n_tried
     if reading(ends, best[1])[1]:
         warnings.warn(
-            f"`{ends.reads}` lies before the norm's scale and shift, so `neurons` has them folded into its encoder. "
-            "Read the MLP itself to have its weights unchanged.",
+            f"`{ends.reads}` is before the norm's scale and shift, so `neurons` has both folded into its encoder. "
+            "For the unchanged weights, let the site read the MLP's input.",
             stacklevel=4,
         )
     return best[1], n_tried
 
 
 def reading(ends: Ends, index: int) -> Reading:
-    """Returns one of `readings`."""
+    """Returns the item of `readings` at an index."""
     return next(islice(readings(ends), index, None))
 
 
 def readings(ends: Ends) -> Iterator[Reading]:
-    """Yields every way to read the modules of a site as an MLP."""
+    """Yields every interpretation of a site's modules as an MLP."""
     for found in _plain_readings(ends):
         yield found, False
         for scale, shift in _affines(ends, found.neurons.encoder):
             if scale.shape == found.neurons.encoder.shape[1:]:
-                yield Candidate(found.neurons.fold(scale, shift), found.hidden, found.sure), True
+                yield Candidate(found.neurons.fold(scale, shift), found.hidden, found.certain), True
 
 
 def _plain_readings(ends: Ends) -> Iterator[Candidate]:
@@ -84,7 +84,7 @@ def _plain_readings(ends: Ends) -> Iterator[Candidate]:
 
 
 def holder_paths(ends: Ends) -> list[str]:
-    """Paths of the modules that may hold the MLP: what both points share, then what lies below it on either side."""
+    """Returns paths of modules that may contain the MLP: the common parent of both points, then its descendants."""
     split = []
     for point in (ends.writes, ends.reads):
         parts = point.path.split(".")
@@ -110,12 +110,12 @@ def _affines(ends: Ends, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]
         weight = weight.detach().to(like)
         shift = bias.detach().to(like) if isinstance(bias, Tensor) else None
         yield weight, shift
-        # Gemma's norms keep their scale as an offset from one.
+        # Gemma's norms store their scale as an offset from one.
         yield 1 + weight, shift
 
 
 class _Reference:
-    """What the model itself computes at a site, for inputs on which readings are compared with it."""
+    """The model's input and output at a site, with which candidates are compared."""
 
     def __init__(self, ends: Ends) -> None:
         self._ends = ends
@@ -125,25 +125,25 @@ class _Reference:
         self.compared = False
 
     def tolerance(self, found: Candidate) -> float:
-        """The relative error that rounding explains."""
+        """Returns the relative error that rounding can cause."""
         return 1e-3 if found.neurons.encoder.dtype in (torch.float32, torch.float64) else 5e-2
 
     @torch.no_grad()
     def error(self, found: Candidate) -> float | None:
-        """Returns the relative error of a reading's output, or None where it can't be computed."""
+        """Returns the relative error of a candidate's output, or None if it can't be computed."""
         pair = self._pair(found)
         if pair is None or pair[0].shape[-1] != found.neurons.d_in or pair[1].shape[-1] != found.neurons.d_out:
             return None
-        # Some models flatten sequences somewhere inside, so only rows are compared.
+        # Some models flatten sequences inside, so only rows are compared.
         inputs, outputs = (activations.flatten(0, -2) for activations in pair)
         try:
             latents = found.neurons.encode(inputs.to(found.neurons.encoder.dtype))
-            given = found.neurons.decode(latents)
-        except Exception:  # An activation that is tried may not even take a tensor.
+            result = found.neurons.decode(latents)
+        except Exception:  # A tried activation may not accept a tensor at all.
             return None
-        if given.shape != outputs.shape:
+        if result.shape != outputs.shape:
             return None
-        error = (given.double() - outputs.double()).norm() / outputs.double().norm().clamp_min(1e-30)
+        error = (result.double() - outputs.double()).norm() / outputs.double().norm().clamp_min(1e-30)
         return float(error)
 
     def _pair(self, found: Candidate) -> tuple[Tensor, Tensor] | None:
@@ -170,15 +170,15 @@ def _run_alone(module: nn.Module, found: Candidate) -> tuple[Tensor, Tensor] | N
     )
     with evaluating(module):
         try:
-            # `forward` itself, so that no hook on the module sees this.
+            # Calling `forward` directly bypasses the hooks of the module.
             outputs = module.forward(inputs)
-        except Exception:  # Whatever a foreign module raises only says that it can't be run like this.
+        except Exception:  # Any error means that the module can't be run on its own.
             return None
     return (inputs, outputs) if isinstance(outputs, Tensor) else None
 
 
 def probe(ends: Ends) -> tuple[Tensor, Tensor] | None:
-    """Returns what the site reads and writes for a few tokens, or None if the model can't be run on bare tokens."""
+    """Returns the site's input and output for a few tokens, or None if the model needs more than token ids."""
     reads, writes = ends.reads, ends.writes
     if token_embedding(ends.model) is None:
         return None
@@ -188,6 +188,6 @@ def probe(ends: Ends) -> tuple[Tensor, Tensor] | None:
             points = {reads: None, writes: None}
             with uncompiled(ends.model, points):
                 values = record(ends.model, call, points)
-        except Exception:  # Models that need more than tokens say so in their own ways.
+        except Exception:  # Models that need more than token ids raise various errors.
             return None
     return values[reads], values[writes]

@@ -1,4 +1,4 @@
-"""Ids and row lengths that a model accepts."""
+"""Limits of a model's token ids and sequence lengths."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from sparsedict.sites._embedding import token_embedding
 
 IGNORED_LABEL = -100
-"""Marks positions that PyTorch's cross entropy leaves out, in labels."""
+"""Label of positions that PyTorch's cross entropy ignores."""
 
 
 def vocabulary(model: nn.Module) -> int | None:
-    """Returns how many token ids a model knows, or None where its embedding doesn't say.
+    """Returns the size of a model's vocabulary, or None if unknown.
 
-    Where it isn't known which embedding is that of the tokens, the largest one counts: no valid id is refused.
+    If it is unknown which embedding is the token embedding, the largest counts, so that every valid id is accepted.
     """
     embedding = token_embedding(model)
     if isinstance(embedding, nn.Embedding) and not hasattr(model, "get_input_embeddings"):
@@ -28,10 +28,10 @@ def vocabulary(model: nn.Module) -> int | None:
 
 
 def longest_row(model: nn.Module) -> int | None:
-    """Returns the most positions of a row that a model's configuration allows, or None where it doesn't say.
+    """Returns the maximum sequence length from a model's configuration, or None if unknown.
 
-    Hugging Face configurations have ``max_position_embeddings`` (under this name or mapped to it), those of
-    TransformerLens ``n_ctx``. Embeddings of positions that begin behind a padding index, as RoBERTa's, have fewer.
+    It is ``max_position_embeddings`` in Hugging Face configurations and ``n_ctx`` in those of TransformerLens. Position
+    embeddings that start after a padding index, such as RoBERTa's, have fewer positions.
     """
     config = getattr(model, "config", None)
     text_config = getattr(config, "get_text_config", None)
@@ -51,7 +51,7 @@ def _offset(model: nn.Module) -> int:
 
 
 def looks_up_positions(model: nn.Module) -> bool:
-    """Whether a model has a table of positions, beyond which it can't run; rotary embeddings have none."""
+    """Whether a model has a table of position embeddings, which limits its length. Rotary embeddings have none."""
     tables = ("wpe", "pos_embed", "embed_positions", "position_embeddings")
     return any(name.endswith(tables) and any(True for _ in part.parameters()) for name, part in model.named_modules())
 
@@ -59,13 +59,13 @@ def looks_up_positions(model: nn.Module) -> bool:
 def check_ids(
     tokens: Tensor, n_vocabulary: int | None, numbers: Sequence[int] | None = None, *, name: str = "`tokens`"
 ) -> None:
-    """Checks the ids of a batch.
+    """Checks the token ids of a batch.
 
     Args:
-        tokens: ``[n_sequences, n_positions]``.
-        n_vocabulary: Ids that the model knows; ``None`` checks for negative ids only.
-        numbers: Number of each sequence's row in the data, counted from 0; counted in the batch where left out.
-        name: Of the tokens, for people.
+        tokens: Token ids, ``[n_sequences, n_positions]``.
+        n_vocabulary: Size of the vocabulary; with ``None``, only negative ids are errors.
+        numbers: Row number of each sequence in the data, counted from 0. By default it is the row of the batch.
+        name: Name of the tokens, for messages.
 
     Raises:
         ValueError: If an id is negative or beyond the vocabulary. The error names the first such row.
@@ -78,26 +78,28 @@ def check_ids(
     bad = tokens < 0 if n_vocabulary is None else (tokens < 0) | (tokens >= n_vocabulary)
     index = int(bad.flatten(1).any(1).nonzero()[0])
     number = index if numbers is None else numbers[index]
-    known = "not negative" if n_vocabulary is None else f"from 0 to {n_vocabulary - 1}, the model's"
+    known = "that are not negative" if n_vocabulary is None else f"from 0 to {n_vocabulary - 1}, the model's vocabulary"
     remedy = (
-        f"{IGNORED_LABEL} marks labels that a loss ignores: give the `input_ids` instead."
+        f"{IGNORED_LABEL} marks labels that a loss ignores. Pass the `input_ids` instead."
         if low == IGNORED_LABEL
-        else "Are they another tokenizer's?"
+        else "Check that the tokens were made by the model's tokenizer."
     )
     raise ValueError(
-        f"{name} must be ids {known}, got ids from {low} to {high}, first {int(tokens[index][bad[index]][0])} in "
-        f"row {number}. {remedy}"
+        f"{name} must be ids {known}, got ids from {low} to {high}; the first other id is "
+        f"{int(tokens[index][bad[index]][0])} in row {number}. {remedy}"
     )
 
 
 def check_length(name: str, length: int, longest: int | None, remedy: str) -> None:
-    """Raises `ValueError` if a row is longer than the model's positions.
+    """Raises `ValueError` if a row exceeds the model's maximum length.
 
     Args:
-        name: Of the row, for people.
-        length: Of the row.
+        name: Name of the row, for messages.
+        length: Length of the row.
         longest: See `longest_row`.
-        remedy: How to mend it.
+        remedy: Sentence at the end of the message.
     """
     if longest is not None and length > longest:
-        raise ValueError(f"{name} must have at most {longest} tokens, the model's positions, got {length}. {remedy}")
+        raise ValueError(
+            f"{name} must have at most {longest} tokens, the model's maximum length, got {length}. {remedy}"
+        )

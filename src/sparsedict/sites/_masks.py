@@ -1,4 +1,4 @@
-"""Which tokens are padding, read from an attention mask of any form."""
+"""Identifies padding from attention masks of any form."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from jaxtyping import Bool
 from torch import Tensor
 
 MASKED_SCORE = -5_000.0
-"""Keys whose scores are lowered by more than this aren't attended to. Models mask by -10,000 or less, down to -inf."""
+"""Keys with an additive mask below this value aren't attended to. Models use values from -10,000 down to -inf."""
 
 
 def real_tokens(mask: Tensor, n_positions: int, n_past: int | None) -> tuple[Bool[Tensor, "n_sequences n"], int]:
-    """Returns which tokens aren't padding, and how many of them came before the positions of this call.
+    """Returns a mask of the tokens that aren't padding, and the number of tokens before this call.
 
     Args:
-        mask: Over the new tokens ``[n_sequences, n_positions]``, over these and the cached ones ``[n_sequences,
+        mask: Mask over the new tokens ``[n_sequences, n_positions]``, over the cached and new tokens ``[n_sequences,
             n_keys]``, or over queries and keys ``[n_sequences, n_heads, n_positions, n_keys]`` (boolean, or added to
             the scores).
-        n_positions: Positions of this call.
-        n_past: Positions that the cache holds; None if it isn't known.
+        n_positions: Number of positions of this call.
+        n_past: Number of positions in the cache; None if unknown.
 
     Returns:
-        For the tokens up to the last of this call ``[n_sequences, n_before + n_positions]``, and ``n_before``.
+        A mask ``[n_sequences, n_before + n_positions]``, and ``n_before``.
 
     Raises:
         ValueError: If the mask has fewer columns than the call has positions.
@@ -36,34 +36,34 @@ def real_tokens(mask: Tensor, n_positions: int, n_past: int | None) -> tuple[Boo
 
 
 def _n_before(n_keys: int, n_positions: int, n_past: int | None) -> int:
-    """Keys of a mask that come before the positions of a call: a static cache's mask goes beyond them."""
+    """Returns the number of a mask's keys before the positions of a call. A static cache has more keys after them."""
     if n_keys == n_positions:
         return 0
     return n_past if n_past is not None and n_past + n_positions <= n_keys else n_keys - n_positions
 
 
 def _attended_keys(mask: Tensor, n_positions: int, n_past: int | None) -> Tensor:
-    """Keys that hold tokens, from a mask over queries and keys ``[n_sequences, (n_heads,) n_queries, n_keys]``."""
+    """Returns the keys that are tokens, from a mask ``[n_sequences, (n_heads,) n_queries, n_keys]``."""
     allowed = mask if mask.dtype == torch.bool else _added(mask)
     if allowed.ndim == 4:
         allowed = allowed.any(1)
     first = _n_before(allowed.shape[-1], n_positions, n_past)
     rows = allowed[:, -n_positions:]
-    # Rows of padding are sometimes opened wholly, for a softmax over nothing is NaN: such rows say nothing of padding.
+    # Rows of padding may attend to all keys, since a softmax over no keys is NaN. They don't identify padding.
     tells = ~rows.all(-1)
     attended = (rows & tells.unsqueeze(-1)).any(1)
-    # Where no later row tells, a token attends to itself unless it is padding.
+    # If no later row attends to a token, it attends to itself unless it is padding.
     own = rows.diagonal(first, -2, -1)
     later = tells.flip(-1).cumsum(-1).flip(-1) - tells.long() > 0
     attended[:, first : first + n_positions] |= own & ~later
     if n_positions:
-        # A key that no row of this call may see tells nothing, unless the last row could have seen it.
+        # A key that no row attends to is undetermined, unless the last row could have attended to it.
         attended |= ~tells.any(-1, keepdim=True)
     return attended
 
 
 def _added(mask: Tensor) -> Tensor:
-    """Whether a key is attended to: by a mask of zeros and ones, or by what is added to its score."""
+    """Returns the keys that are attended to, for a mask of zeros and ones or an additive mask."""
     if not mask.is_floating_point() or bool((mask > 0).any()):
         return mask > 0
     return mask > MASKED_SCORE

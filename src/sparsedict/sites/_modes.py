@@ -1,4 +1,4 @@
-"""Training and evaluation mode of modules."""
+"""Switches modules between training and evaluation mode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Turns dropout off, module by module, so that a mixed state comes back as it was."""
+    """Context in evaluation mode. It restores the mode of each module separately."""
     training = [inner for inner in module.modules() if inner.training]
     for inner in training:
         inner.training = False

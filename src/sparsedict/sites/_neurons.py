@@ -1,4 +1,4 @@
-"""The MLP's own units."""
+"""The neurons of an MLP."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sparsedict.types import Role
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
 class Neurons:
-    r"""The neurons of one MLP: they encode and decode like a dictionary, so they can stand in for one.
+    r"""The neurons of one MLP, with the interface of a dictionary.
 
     .. math::
         h = \sigma(E x + b), \qquad \text{gated: } h = \sigma(G x + g) \odot (E x + b), \qquad y = D^\top h + c
 
-    The tensors of `Site.neurons` share memory with the model's parameters and carry no gradient to them.
+    The tensors of `Site.neurons` share memory with the model's parameters and are detached from them.
 
     Args:
         encoder: $E$, ``[n, d_in]``.
@@ -31,11 +31,11 @@ class Neurons:
         activation: $\sigma$, from pre-activations to activations, elementwise.
         encoder_bias: $b$, ``[n]``; zero if None.
         decoder_bias: $c$, ``[d_out]``; zero if None.
-        gate: $G$, ``[n, d_in]``, where the MLP is gated.
-        gate_bias: $g$, ``[n]``.
+        gate: $G$, ``[n, d_in]``, for a gated MLP.
+        gate_bias: $g$, ``[n]``, for a gated MLP.
 
     Raises:
-        ValueError: If the shapes don't fit together.
+        ValueError: If the shapes are incompatible.
 
     Example:
         >>> import torch
@@ -69,7 +69,7 @@ class Neurons:
         if not callable(activation):
             raise TypeError(f"`activation` must be callable, got {type(activation).__name__}.")
         if gate_bias is not None and gate is None:
-            raise ValueError("`gate_bias` must be None where there is no `gate`.")
+            raise ValueError("`gate_bias` must be None if `gate` is None.")
         fields = {
             "encoder": encoder,
             "decoder": decoder,
@@ -111,17 +111,17 @@ class Neurons:
 
     @property
     def n_latents(self) -> int:
-        """The number of neurons, under the name that a dictionary has for its units."""
+        """Number of neurons. This is the name of the attribute in a dictionary."""
         return self.n
 
     @property
     def d_in(self) -> int:
-        """Width of what the MLP reads."""
+        """Width of the MLP's input."""
         return self.encoder.shape[1]
 
     @property
     def d_out(self) -> int:
-        """Width of what the MLP writes."""
+        """Width of the MLP's output."""
         return self.decoder.shape[1]
 
     @property
@@ -143,13 +143,13 @@ class Neurons:
         return self.activation(linear(x, self.gate, self.gate_bias)) * pre_activations
 
     def decode(self, latents: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch d_out"]:
-        """Returns what the MLP writes for these activations."""
+        """Returns the MLP's output for the neurons' activations."""
         checks.activations("latents", latents, self.n)
         return linear(latents, self.decoder.T, self.decoder_bias)
 
     @in_own_state
     def fold(self, scale: Float[Tensor, " d_in"], shift: Float[Tensor, " d_in"] | None = None) -> Neurons:
-        r"""Returns neurons that take $x$ where these take $s \odot x + t$ (a LayerNorm's scale and shift).
+        r"""Returns neurons whose input is $x$ instead of $s \odot x + t$, such as a LayerNorm's scale and shift.
 
         Args:
             scale: $s$.

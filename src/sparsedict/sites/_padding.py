@@ -1,4 +1,4 @@
-"""Padding on the left: positions that don't count it, and a check that it changes no activation."""
+"""Padding on the left: position ids that don't count it, and a check that it doesn't change activations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sparsedict.sites._arguments import CACHES, first_position
 from sparsedict.sites._modes import evaluating
 
 TOLERANCE = 0.02
-"""Relative difference of outputs that is rounding, at least; in half precision the root of its epsilon."""
+"""Smallest tolerance for relative differences of outputs. In half precision it is the square root of epsilon."""
 
 _CHECKED: WeakSet[nn.Module] = WeakSet()
 
 
 def counted_positions(model: nn.Module, tokens: Mapping[str, Any]) -> Int[Tensor, "n_sequences n_positions"] | None:
-    """Returns position ids that don't count padding, where the model takes them and would count it."""
+    """Returns position ids without padding, if the model takes them and would otherwise count padding."""
     mask = tokens.get("attention_mask")
     parameters = inspect.signature(model.forward).parameters
     if not _is_alone(tokens) or not isinstance(mask, Tensor) or mask.ndim != 2:
@@ -36,12 +36,12 @@ def counted_positions(model: nn.Module, tokens: Mapping[str, Any]) -> Int[Tensor
 
 @torch.no_grad()
 def check_left_padding(model: nn.Module, tokens: Mapping[str, Any], call: Mapping[str, Any]) -> None:
-    """Compares a row that is padded on the left with the same row without padding, once for each model.
+    """Compares a row with padding on the left to the same row without padding, once per model.
 
     Args:
-        model: What will run on the call.
-        tokens: Keyword arguments as they were given.
-        call: The same, completed by `counted_positions`, on the model's device.
+        model: The model of the call.
+        tokens: Keyword arguments as passed.
+        call: The same arguments with the position ids of `counted_positions`, on the model's device.
 
     Raises:
         ValueError: If the outputs differ.
@@ -72,15 +72,15 @@ def check_left_padding(model: nn.Module, tokens: Mapping[str, Any], call: Mappin
     difference, size = (torch.linalg.vector_norm(x.float()) for x in (found - expected, expected))
     if bool(difference > tolerance * size):
         raise ValueError(
-            f"`attention_mask` pads row {row} on the left, and padding there changes what a {type(model).__name__} "
-            f"computes for the tokens after it (by {float(difference / size):.0%}): it counts padding among the "
-            "positions, or has layers that don't mask it. Pad on the right, with `tokenizer.padding_side = 'right'`."
+            f"`attention_mask` pads row {row} on the left, which changes the output of a {type(model).__name__} for "
+            f"the tokens after it (by {float(difference / size):.0%}). The model counts padding in its positions, or "
+            "has layers that don't mask it. Pad on the right, with `tokenizer.padding_side = 'right'`."
         )
     _CHECKED.add(model)
 
 
 def _is_alone(tokens: Mapping[str, Any]) -> bool:
-    """Whether tokens come without positions, a cache or images, whose models find the positions by themselves."""
+    """Whether a call has no positions, cache or images. Models with images compute their own positions."""
     if any(tokens.get(key) is not None for key in ("position_ids", "cache_position", *CACHES)):
         return False
     return not any(isinstance(v, Tensor) and v.ndim > 2 and not k.endswith("inputs_embeds") for k, v in tokens.items())
@@ -97,7 +97,7 @@ def _shape(tokens: Mapping[str, Any], prefix: str) -> torch.Size | None:
 
 
 def _row(call: Mapping[str, Any], row: int) -> dict[str, Any]:
-    """One sequence of a call. Labels are left out unless they are a decoder's only tokens."""
+    """Returns one sequence of a call. Labels are dropped unless they are the decoder's only tokens."""
     with_labels = "decoder_attention_mask" in call and _shape(call, "decoder_") is None
     return {
         key: value[row : row + 1].clone() if isinstance(value, Tensor) and value.ndim > 1 else value
@@ -107,11 +107,11 @@ def _row(call: Mapping[str, Any], row: int) -> dict[str, Any]:
 
 
 def _output(model: nn.Module, prefix: str, call: Mapping[str, Any]) -> Tensor | None:
-    """What the model gives at the positions of one stack."""
+    """Returns the model's output at the positions of one stack."""
     try:
         with evaluating(model):
             output = model(**call)
-    except Exception:  # It may need more arguments than were given.
+    except Exception:  # The model may need further arguments.
         return None
     names = ("logits", "last_hidden_state") if prefix else ("encoder_last_hidden_state", "logits", "last_hidden_state")
     first = output[0] if isinstance(output, tuple) and output else output

@@ -18,18 +18,18 @@ from sparsedict.sites._embedding import token_embedding
 from sparsedict.sites._points import Point, Removable, find_module
 
 End = tuple[Literal["source", "target"], Point]
-"""A point where a replacement reads, or one where it writes."""
+"""A point that a replacement reads, or a point that it writes."""
 
 
 class ModelPass:
-    """One forward pass: how often each point was reached in it, and which positions were replaced.
+    """State of one forward pass: number of calls of each point, and replaced positions.
 
     Args:
-        is_whole: Whether the model was called, rather than a part of it.
+        is_whole: Whether the whole model was called, rather than one of its modules.
 
     Attributes:
-        n_calls: How often each end of the replacement was reached so far.
-        kept: Positions that were replaced at each point; ``None`` where all were.
+        n_calls: Number of times that each point was reached so far.
+        kept: Mask of the positions that were replaced at each point; ``None`` if all were.
         checkpointed: Whether a point was reached under gradient checkpointing.
     """
 
@@ -41,10 +41,10 @@ class ModelPass:
         self._with_gradients = torch.is_grad_enabled()
 
     def reaches(self, end: End, model: nn.Module) -> bool:
-        """Counts a call, and returns whether it is the one that the point means.
+        """Counts a call, and returns whether the point selects it.
 
         Raises:
-            CalledAgainError: If there is one call too many to know.
+            CalledAgainError: If a module that should be called once is called again.
         """
         self.checkpointed |= self._with_gradients and _under_checkpoint()
         self.n_calls[end] += 1
@@ -52,10 +52,11 @@ class ModelPass:
 
 
 class Passes:
-    """Tells which forward pass a call of a module belongs to.
+    """Determines which forward pass a call of a module belongs to.
 
-    Gradient checkpointing calls a module again during the backward pass. Such a call belongs to the forward pass
-    whose graph is being differentiated: after a pass under checkpointing, the nodes of its graph are marked with it.
+    Gradient checkpointing calls a module again during the backward pass. Such a call belongs to the forward pass whose
+    graph is being differentiated. After a pass with checkpointing, the pass is stored in the metadata of its graph's
+    nodes.
     """
 
     def __init__(self, model: nn.Module, points: Iterable[Point]) -> None:
@@ -66,18 +67,18 @@ class Passes:
         self._live: weakref.WeakSet[ModelPass] = weakref.WeakSet()
         self._closed = False
         self._handles: list[Removable] = []
-        for whole in {model: None, **dict.fromkeys(_wholes(model, self._points))}:
+        for whole in {model: None, **dict.fromkeys(_submodels(model, self._points))}:
             self._handles.append(whole.register_forward_pre_hook(self._start))
             self._handles.append(whole.register_forward_hook(self._end, always_call=True))
         embedding = token_embedding(model)
         if embedding is not None and embedding is not model:
-            # TransformerLens 3 calls `forward` itself when it runs with hooks, past the hooks of the model.
+            # TransformerLens 3 calls `forward` directly when it runs with hooks, which bypasses the model's hooks.
             self._handles.append(embedding.register_forward_pre_hook(self._start_inside))
 
     def at(self) -> tuple[ModelPass, bool] | None:
-        """Returns the forward pass that the present call belongs to, and whether it is recomputed.
+        """Returns the forward pass of the current call, and whether the call is a recomputation.
 
-        ``None`` is a call that belongs to none: one after `close`, or the recomputation of an earlier graph.
+        Returns ``None`` after `close`, and for the recomputation of an earlier graph.
         """
         node: Any = torch._C._current_autograd_node() if _in_backward() else None
         if node is not None and self._outermost is None:
@@ -85,23 +86,23 @@ class Passes:
             if recomputed is not None:
                 self._recompute(recomputed)
             elif self._recomputing is not None and self._recomputing[0] != torch._C._current_graph_task_id():
-                # A checkpoint inside a reentrant one: the graph of its recomputation is another's.
+                # In a checkpoint inside a reentrant checkpoint, the recomputation has its own graph.
                 recomputed = self._recomputing[1]
             return None if recomputed is None else (recomputed, True)
         if self._closed:
             return None
-        # Parts of a model may be called without the model. Then every call is taken for a pass of its own.
+        # If a module is called without the model, every call counts as a separate pass.
         return self._current or ModelPass(is_whole=False), False
 
     def close(self, handles: Iterable[Removable]) -> None:
-        """Ends the passes, and removes ``handles`` as soon as no pass can be recomputed any more."""
+        """Ends the passes. Removes ``handles`` as soon as no pass can be recomputed any more."""
         self._closed, self._current = True, None
         for handle in self._handles:
             handle.remove()
         handles = list(handles)
 
         def release() -> None:
-            if not list(self._live):  # Its length counts one that is just going.
+            if not list(self._live):  # `len` would count an item that is being removed.
                 for handle in handles:
                     handle.remove()
 
@@ -118,13 +119,14 @@ class Passes:
         self._recomputing = None
 
     def _start(self, module: nn.Module, _: object) -> None:
-        # In a backward pass the model is called to recompute an earlier forward pass.
+        # In a backward pass, the model is called to recompute an earlier forward pass.
         if _in_backward() or (module is not self._model and self._outermost is not None):
             return
         moved = next((point for point in self._points if not point.is_in(self._model)), None)
         if moved is not None:
             raise RuntimeError(
-                f"`{moved.path}` was exchanged while it was replaced. Leave the context before, and enter it again."
+                f"`{moved.path}` was exchanged for another module inside the context. Leave the context before "
+                "exchanging it, and enter it again."
             )
         self._current, self._outermost, self._recomputing = ModelPass(), module, None
 
@@ -142,10 +144,10 @@ class Passes:
         nodes: list[Any] = [] if around is None else [around]
         if ended.checkpointed:
             nodes += [value.grad_fn for value in _tensors(output) if value.grad_fn is not None]
-        # A node lives as long as the graph, and its metadata keep the pass alive as long.
+        # The metadata of a node keep the pass alive as long as the graph.
         while nodes:
             node = nodes.pop()
-            # Those of leaves outlive the graph.
+            # Nodes of leaves outlive the graph.
             if self not in node.metadata and not hasattr(node, "variable"):
                 node.metadata[self] = ended
                 self._live.add(ended)
@@ -154,7 +156,7 @@ class Passes:
 
 @contextmanager
 def uncompiled(model: nn.Module, points: Iterable[Point]) -> Iterator[None]:
-    """Runs modules that were compiled by their own code, for compiled code leaves out hooks that are added later."""
+    """Context that runs compiled modules eagerly, since compiled code ignores hooks that are added later."""
     modules = [model, *(point.module for point in points), *(find_module(model, p) for p in _paths_above(points))]
     if not any(type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) for m in modules):
         yield
@@ -167,8 +169,8 @@ def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def _wholes(model: nn.Module, points: Iterable[Point]) -> Iterator[nn.Module]:
-    """Yields the parts of the model that take tokens and hold a point, such as a language model without its head."""
+def _submodels(model: nn.Module, points: Iterable[Point]) -> Iterator[nn.Module]:
+    """Yields submodules that take tokens and contain a point, such as a language model without its head."""
     inner, embedding = getattr(model, "original_model", None), token_embedding(model)
     if isinstance(inner, nn.Module):
         yield inner
@@ -183,19 +185,19 @@ def _paths_above(points: Iterable[Point]) -> set[str]:
 
 
 def _under_checkpoint() -> bool:
-    """Whether this is a part of a forward pass that may be recomputed.
+    """Whether the current part of a forward pass may be recomputed.
 
-    Reentrant checkpointing turns gradients off, the other one sets hooks on what is saved for the backward pass.
+    Reentrant checkpointing disables gradients. Non-reentrant checkpointing sets hooks on saved tensors.
     """
     top = getattr(getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", None)
-    # PyTorch tells of the hooks from version 2.8 on; before, all passes are taken to be under checkpointing.
+    # PyTorch exposes the hooks since version 2.8. In earlier versions, all passes count as checkpointed.
     return not torch.is_grad_enabled() or top is None or top(True) is not None
 
 
 def _enclosing_node() -> Any | None:
-    """Returns the graph's node of the outermost `torch.autograd.Function` whose ``forward`` is running, if any.
+    """Returns the node of the outermost `torch.autograd.Function` whose ``forward`` is running, if any.
 
-    Reentrant checkpointing of the whole model is one. Its node calls the model again in the backward pass.
+    Reentrant checkpointing of the whole model is such a function. Its node calls the model in the backward pass.
     """
     frame, found = sys._getframe(), None
     while frame is not None:

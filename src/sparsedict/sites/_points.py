@@ -13,17 +13,17 @@ Side = Literal["in", "out"]
 
 @runtime_checkable
 class Removable(Protocol):
-    """What attaching a callback gives back."""
+    """Handle of an attached callback."""
 
     def remove(self) -> None: ...
 
 
 class CalledAgainError(RuntimeError):
-    """A module that a site takes to be called once was called again in the same forward pass."""
+    """A module that should be called once was called again in the same forward pass."""
 
 
 class NoModuleError(ValueError):
-    """A path leads to no module."""
+    """There is no module at a path."""
 
     def __init__(self, model: nn.Module, path: str, argument: str) -> None:
         self.path, self.argument = path, argument
@@ -33,8 +33,8 @@ class NoModuleError(ValueError):
 class _LensHook:
     """A callback at a TransformerLens hook point.
 
-    It is added through the hook point's own list: TransformerLens computes some activations, and lets gradients
-    through them, only where that list isn't empty. It is permanent, so that `reset_hooks` leaves it to `remove`.
+    It is added to the list of the hook point, since TransformerLens computes some activations, with gradients, only if
+    this list isn't empty. It is permanent, so that `reset_hooks` doesn't remove it.
     """
 
     def __init__(self, point: Any, callback: Callable[[Tensor], Tensor | None]) -> None:
@@ -49,15 +49,15 @@ class _LensHook:
 
 @dataclass(frozen=True)
 class Point:
-    """One side of one module: what it takes (``"in"``) or what it returns (``"out"``).
+    """The input (``"in"``) or the output (``"out"``) of one module.
 
-    A TransformerLens hook point passes its input through, so its two sides are one and are written ``"out"``.
+    A TransformerLens hook point returns its input, so both sides are the same. Its side is ``"out"``.
 
     Attributes:
         module: The module.
-        side: Before or after its ``forward``.
-        path: Its dotted path in the model.
-        call: Which call of the module in a forward pass, from 0; ``None`` for a module that is called once.
+        side: Whether the point is the input or the output.
+        path: Dotted path of the module in the model.
+        call: Index of the module's call in a forward pass, from 0; ``None`` for a module that is called once.
     """
 
     module: nn.Module
@@ -69,28 +69,28 @@ class Point:
         return self.path if is_hook_point(self.module) else f"{self.path}:{self.side}"
 
     def is_in(self, model: nn.Module) -> bool:
-        """Returns whether the module is still the one at its path, as far as the path leads to any."""
+        """Returns whether the module is still at its path, or the path leads to no module."""
         return find_module(model, self.path) in (None, self.module)
 
     def is_call(self, n_before: int, model: nn.Module) -> bool:
-        """Returns whether the call after ``n_before`` earlier ones of this forward pass is the one meant.
+        """Returns whether the point selects the call after ``n_before`` earlier calls of this forward pass.
 
         Raises:
             CalledAgainError: If a module that should be called once is called again.
         """
         if self.call is None and n_before > 0:
             names = [name for name, module in model.named_modules(remove_duplicate=False) if module is self.module]
-            why = "A model may run a module in a loop, or on chunks of its tokens."
+            why = "Models may run a module in a loop, or on chunks of the tokens."
             if len(names) > 1:
                 why = f"The same module is at {', '.join(map(repr, names))}."
             raise CalledAgainError(
                 f"`{self.path}` ({type(self.module).__name__}) was called more than once in one forward pass, so a "
-                f"site there must say which call it means: `Site(..., call=0)` is the first. {why}"
+                f"site there needs the index of the call: `Site(..., call=0)` for the first. {why}"
             )
         return n_before == (self.call or 0)
 
     def attach(self, callback: Callable[[Tensor], Tensor | None]) -> Removable:
-        """Calls ``callback`` with the activation of every forward pass; a tensor it returns takes its place."""
+        """Calls ``callback`` with the activation in every forward pass. A returned tensor replaces the activation."""
         if is_hook_point(self.module):
             return _LensHook(self.module, callback)
         if self.side == "in":
@@ -114,7 +114,7 @@ class Point:
                 return None if new is None else (new, *output[1:])
             raise TypeError(
                 f"`{self}` must return a tensor or a tuple that begins with one, got {type(output).__name__}. "
-                "Name a module further inside."
+                "Choose a module inside it."
             )
 
         return self.module.register_forward_hook(after)
@@ -127,19 +127,22 @@ def _first_tensor(point: Point, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     for key in ("hidden_states", "x", "input", *kwargs):
         if isinstance(kwargs.get(key), Tensor):
             return "kwargs", key, kwargs[key]
-    raise TypeError(f"`{point}` must be called with a tensor, got {len(args)} other arguments and {sorted(kwargs)}.")
+    raise TypeError(
+        f"`{point}` must be called with a tensor, got {len(args)} positional arguments and the keyword arguments "
+        f"{sorted(kwargs)}."
+    )
 
 
 def is_hook_point(module: object) -> bool:
-    """Whether this is a TransformerLens hook point, told by its class name so that nothing is imported."""
+    """Whether this is a TransformerLens hook point. It is identified by class name, to avoid the import."""
     return any(kind.__name__ == "HookPoint" for kind in type(module).__mro__)
 
 
 def resolve_point(model: nn.Module, name: str, argument: str) -> Point:
-    """Returns the point that a name stands for: ``"module.path:in"``, ``"module.path:out"`` or a hook's name.
+    """Returns the point of a name: ``"module.path:in"``, ``"module.path:out"`` or the name of a hook.
 
     Raises:
-        ValueError: If there is no such module, or a plain module is named without a side.
+        ValueError: If there is no such module, or a side is missing.
     """
     if not isinstance(name, str):
         raise TypeError(f"`{argument}` must be a string such as 'h.0.mlp:in', got {type(name).__name__}.")
@@ -151,14 +154,14 @@ def resolve_point(model: nn.Module, name: str, argument: str) -> Point:
         return Point(module, "out", _canonical(model, module, path))
     if side == "":
         raise ValueError(
-            f"`{argument}` must say which side of the module is meant, got {name!r}: write '{path}:in' for what it "
-            f"takes or '{path}:out' for what it returns."
+            f"`{argument}` must name a side of the module, got {name!r}. Write '{path}:in' for its input or "
+            f"'{path}:out' for its output."
         )
     return Point(module, "in" if side == "in" else "out", path)
 
 
 def _canonical(model: nn.Module, module: nn.Module, path: str) -> str:
-    """The hook's own name where that leads to the same hook: aliases such as ``hook_mlp_out`` lie elsewhere."""
+    """Returns the canonical name of a hook if it leads to the same hook, since there are aliases."""
     own = getattr(module, "name", None)
     return own if isinstance(own, str) and find_module(model, own) is module else path
 
@@ -170,7 +173,7 @@ def find_module(model: nn.Module, path: str) -> nn.Module | None:
         current = getattr(current, part, None) if part else None
     if isinstance(current, nn.Module):
         return current
-    # Hook names that exist only in TransformerLens' table, such as those of its compatibility mode.
+    # Some hook names exist only in TransformerLens' table, such as those of its compatibility mode.
     hook = _hooks(model).get(path)
     return hook if isinstance(hook, nn.Module) else None
 
@@ -179,7 +182,7 @@ def resolve_module(model: nn.Module, path: str, argument: str = "path") -> nn.Mo
     """Returns the module at a dotted path.
 
     Raises:
-        NoModuleError: If there is none.
+        NoModuleError: If there is no module.
     """
     module = find_module(model, path)
     if module is None:
@@ -188,15 +191,15 @@ def resolve_module(model: nn.Module, path: str, argument: str = "path") -> nn.Mo
 
 
 def resolve_ends(model: nn.Module, path: str | None, reads: str | None, writes: str | None) -> tuple[Point, Point]:
-    """Returns where a site reads and where it writes.
+    """Returns the points that a site reads and writes.
 
     Raises:
-        ValueError: If neither a path nor both ends are given, or more than that.
+        ValueError: Unless either ``path`` or both ``reads`` and ``writes`` are given.
     """
     if path is not None:
         if reads is not None or writes is not None:
             raise ValueError(
-                f"`path` must be left out where `reads` and `writes` are given, got path={path!r}, reads={reads!r}, "
+                f"`path` must be omitted if `reads` or `writes` is given, got path={path!r}, reads={reads!r}, "
                 f"writes={writes!r}."
             )
         return _ends_of_module(model, path)
@@ -217,7 +220,7 @@ def _ends_of_module(model: nn.Module, path: str) -> tuple[Point, Point]:
         return point, point
     if all(is_hook_point(hook) for hook in hooks):
         ends = (f"{path}.hook_in", f"{path}.hook_out")
-        # A wrapper without a name has no module of its own, so it isn't called itself; version 3 drops edits there.
+        # A wrapper without a name wraps no module and is never called. Version 3 drops edits there.
         if getattr(module, "name", "") is None and hasattr(module, "in") and hasattr(module, "out"):
             ends = (f"{path}.in.hook_in", f"{path}.out.hook_out")
         return resolve_point(model, ends[0], "path"), resolve_point(model, ends[1], "path")
@@ -225,7 +228,7 @@ def _ends_of_module(model: nn.Module, path: str) -> tuple[Point, Point]:
 
 
 def module_names(model: nn.Module) -> Iterator[str]:
-    """Names by which the model's modules are known to users, without the insides of TransformerLens' wrappers."""
+    """Yields the names of modules that users see, without the internals of TransformerLens' wrappers."""
     for name in _hooks(model):
         yield name
         yield name.rpartition(".")[0]

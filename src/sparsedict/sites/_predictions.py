@@ -1,4 +1,4 @@
-"""A model's logits, with the tokens to which they belong."""
+"""A model's logits and the tokens at their positions."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sparsedict.sites._watch import stack_modules, watched
 
 
 def is_seq2seq(model: nn.Module) -> bool:
-    """Whether a model has an encoder and a decoder with tokens of their own."""
+    """Whether a model has an encoder and a decoder with separate tokens."""
     inner = getattr(model, "original_model", model)
     names = inspect.signature(getattr(inner, "forward", model.forward)).parameters
     return "decoder_input_ids" in names or {"src", "tgt"} <= names.keys()
 
 
 def logits_of(model: nn.Module, tokens: Tokens) -> Tensor:
-    """Returns the model's logits, with gradients where these are on.
+    """Returns the model's logits, with gradients if they are enabled.
 
     Raises:
-        TypeError: If the model gives none.
+        TypeError: If the model doesn't return logits.
     """
     call = prepare(model, tokens)
     output = model(*call.args, **call.kwargs)
@@ -40,10 +40,10 @@ def logits_of(model: nn.Module, tokens: Tokens) -> Tensor:
 
 
 def predictions(model: nn.Module, tokens: Tokens) -> tuple[Tensor, TokenContext]:
-    """Returns the model's logits and the tokens at their positions: in an encoder-decoder model the decoder's.
+    """Returns the model's logits and the tokens at their positions. Encoder-decoder models return the decoder's.
 
     Raises:
-        TypeError: If the model gives no logits.
+        TypeError: If the model doesn't return logits.
     """
     predicts = next(stack_modules(model, "decoder"), model) if is_seq2seq(model) else model
     with watched(model, [predicts]) as watch:

@@ -1,4 +1,4 @@
-"""Running a model with dictionaries in place of its MLPs."""
+"""Runs a model with dictionaries in place of its MLPs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sparsedict.sites._watch import Watch, watched
 
 
 class ReplacementOrderError(RuntimeError):
-    """A dictionary reads a point that a forward pass reaches only after a point that the dictionary writes."""
+    """A dictionary reads a point that the forward pass reaches after a point that the dictionary writes."""
 
 
 @contextmanager
@@ -43,40 +43,40 @@ def replaced(site_points: SitePoints, arguments: ReplacementArguments) -> Iterat
 
 
 @dataclass(eq=False)
-class _Held:
-    """A value of a forward pass that a later point of it needs."""
+class _Stored:
+    """A value that a later point of the same forward pass needs."""
 
     value: Tensor | Contribution
     this: ModelPass
     recomputed: bool
     with_gradients: bool
 
-    def is_of(self, this: ModelPass, recomputed: bool) -> bool:
-        """Whether the value belongs to this forward pass: a pass may end before its value is used."""
+    def belongs_to(self, this: ModelPass, recomputed: bool) -> bool:
+        """Whether the value belongs to this forward pass. A pass may end before its values are used."""
         if self.recomputed != recomputed:
             return False
         return self.this is this or not (self.this.is_whole and this.is_whole)
 
 
 class _Replacement:
-    """The dictionaries in one model, and the activations that they hold between its points.
+    """The dictionaries in one model, and the activations that are stored between its points.
 
-    A dictionary runs when the first point that it writes is reached. Its contributions to later points are held until
-    these are reached. At each point the contributions of all dictionaries add up.
+    A dictionary runs when the forward pass reaches the first point that it writes. Its contributions to later points
+    are stored until these are reached. At each point, the contributions of all dictionaries add up.
     """
 
     def __init__(self, model: nn.Module, parts: Sequence[Part], targets: Sequence[Target]) -> None:
         self._model, self._parts = model, tuple(parts)
         self._targets = {target.point: target for target in targets}
         self._sources = tuple(dict.fromkeys(point for part in parts for point in part.reads))
-        self._inputs: dict[tuple[int, Point], _Held] = {}
-        self._contributions: dict[tuple[int, Point], _Held] = {}
+        self._inputs: dict[tuple[int, Point], _Stored] = {}
+        self._contributions: dict[tuple[int, Point], _Stored] = {}
         self._n_reached: Counter[Point] = Counter()
         self._n_replaced: Counter[Point] = Counter()
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Adds hooks to the model. Those that a backward pass may need stay as long as its graph."""
+        """Adds hooks to the model. Hooks that a backward pass may need exist as long as its graph."""
         points = (*self._sources, *self._targets)
         with watched(self._model, [point.module for point in self._targets]) as watch, uncompiled(self._model, points):
             assert isinstance(watch, Watch)
@@ -103,8 +103,8 @@ class _Replacement:
             return
         for index, part in enumerate(self._parts):
             if point in part.reads:
-                self._inputs[index, point] = _Held(value, this, recomputed, torch.is_grad_enabled())
-                # A pass that ended early may have left contributions behind.
+                self._inputs[index, point] = _Stored(value, this, recomputed, torch.is_grad_enabled())
+                # An earlier pass may have ended before its contributions were used.
                 for target in part.writes:
                     self._contributions.pop((index, target), None)
 
@@ -120,8 +120,8 @@ class _Replacement:
             self._n_replaced[point] += 1
         elif (n_calls := this.n_calls["target", point]) > 1:
             raise RuntimeError(
-                f"`{point.path}` was called {n_calls} times in the forward pass, so gradient checkpointing can't tell "
-                "which call it recomputes. Turn checkpointing off while the site is replaced."
+                f"`{point.path}` was called {n_calls} times in the forward pass, so it is ambiguous which call "
+                "gradient checkpointing recomputes. Disable checkpointing while the site is replaced."
             )
         new = self._replacement(target, original, this, recomputed)
         if not recomputed:
@@ -135,7 +135,7 @@ class _Replacement:
         for index, part in enumerate(self._parts):
             if target.point in part.writes:
                 held = self._contributions.pop((index, target.point), None)
-                if held is None or not held.is_of(this, recomputed):
+                if held is None or not held.belongs_to(this, recomputed):
                     self._run(index, part, target.point, original.device, this, recomputed)
                     held = self._contributions.pop((index, target.point))
                 self._check_gradients(held, part.reads[0], target.point)
@@ -146,13 +146,13 @@ class _Replacement:
         if not target.error_term:
             return total.value.to(original.dtype)
         assert total.plain is not None
-        # Written as the original plus a difference, so that it is exact where no latent is changed.
+        # The original plus a difference is exact if no latent is changed.
         return original.detach() + (total.value - total.plain.detach()).to(original.dtype)
 
     def _run(
         self, index: int, part: Part, target: Point, device: torch.device, this: ModelPass, recomputed: bool
     ) -> None:
-        """Runs a dictionary, and holds its contributions to the points that it writes."""
+        """Runs a dictionary, and stores its contributions to the points that it writes."""
         inputs = [self._take(index, part, source, target, this, recomputed) for source in part.reads]
         needs_plain = any(self._targets[point].error_term for point in part.writes if point in self._targets)
         sums: dict[Point, Contribution] = {}
@@ -160,15 +160,15 @@ class _Replacement:
             if point in self._targets:
                 sums[point] = sums[point] + own if point in sums else own
         for point, own in sums.items():
-            self._contributions[index, point] = _Held(own, this, recomputed, torch.is_grad_enabled())
+            self._contributions[index, point] = _Stored(own, this, recomputed, torch.is_grad_enabled())
 
     def _take(self, index: int, part: Part, source: Point, target: Point, this: ModelPass, recomputed: bool) -> Tensor:
         held = self._inputs.pop((index, source), None)
-        if held is not None and not held.is_of(this, recomputed):
+        if held is not None and not held.belongs_to(this, recomputed):
             held = None
         if held is None and not recomputed:
             several = (
-                " A dictionary that reads several layers needs a method `split_sources`, or is given as a list of "
+                " A dictionary that reads several layers needs a method `split_sources`. Alternatively, pass a list of "
                 "dictionaries that each read one layer."
             )
             raise ReplacementOrderError(
@@ -180,25 +180,25 @@ class _Replacement:
         assert isinstance(held.value, Tensor)
         return held.value
 
-    def _check_gradients(self, held: _Held | None, source: Point, target: Point) -> None:
+    def _check_gradients(self, held: _Stored | None, source: Point, target: Point) -> None:
         if held is None or torch.is_grad_enabled() > held.with_gradients:
             raise RuntimeError(
-                f"Gradient checkpointing must recompute `{source}` together with `{target}`, or gradients between them "
-                "would be lost. Turn checkpointing off while the site is replaced."
+                f"Gradient checkpointing must recompute `{source}` together with `{target}`, or gradients between "
+                "the two are lost. Disable checkpointing while the site is replaced."
             )
 
     def unused(self) -> Iterator[str]:
-        """Yields why a point wasn't replaced, for each such point."""
+        """Yields a message for each point that wasn't replaced."""
         for point in self._targets:
             if self._n_replaced[point]:
                 continue
             if self._n_reached[point]:
-                why = f"its call {point.call} was never reached: there were {self._n_reached[point]} calls in all"
+                why = f"its call {point.call} was never reached (it was called {self._n_reached[point]} times)"
             elif not point.is_in(self._model):
-                why = "another module has been put at its path since"
+                why = "another module is now at its path"
             else:
                 why = (
-                    "the module wasn't called. Was the model run inside the context, and this model rather than a copy "
-                    "or a compiled one?"
+                    "the module wasn't called. Run the model inside the context, and this model rather than a copy or "
+                    "a compiled one"
                 )
-            yield f"Nothing was replaced at `{point}`, for {why}"
+            yield f"Nothing was replaced at `{point}`, because {why}."

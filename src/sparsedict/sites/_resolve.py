@@ -1,4 +1,4 @@
-"""Dictionaries with the names of the points that they read and write."""
+"""Resolves the names of the points that dictionaries read and write."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sparsedict.sites._split import split_sources
 
 @dataclass(frozen=True, eq=False)
 class ResolvedDictionary:
-    """A dictionary among several sites.
+    """A dictionary with the full names of its points.
 
     Attributes:
         key: Its key in the mapping or list of dictionaries.
         adapter: The dictionary.
         reads: Full names of the points that it reads, such as ``"0.inputs"``.
         writes: Full names of the points that it writes.
-        intervention: The change of its latents.
+        intervention: The intervention on its latents.
     """
 
     key: str
@@ -45,7 +45,9 @@ class ReplacementArguments:
 
 
 def resolve(sites: Collection[str], arguments: ReplacementArguments) -> list[ResolvedDictionary]:
-    """Returns the dictionaries of the arguments. One that can be split by what it reads is several, with one key.
+    """Returns the dictionaries of a replacement.
+
+    A dictionary with ``split_sources()`` becomes several dictionaries with the same key.
 
     Args:
         sites: The names of the sites.
@@ -53,20 +55,20 @@ def resolve(sites: Collection[str], arguments: ReplacementArguments) -> list[Res
 
     Raises:
         TypeError: If an object can't encode and decode, or an intervention isn't callable.
-        ValueError: If the points of a dictionary aren't known, or aren't there.
+        ValueError: If the points of a dictionary are unknown or missing.
     """
-    placed: list[ResolvedDictionary] = []
+    found: list[ResolvedDictionary] = []
     for entry in entries(arguments.x, arguments.intervention, sites):
         adapter = Adapter(entry.x, arguments.reads, arguments.writes, argument=entry.argument)
         adapter.require("decode")
         for source, change in split_sources(adapter, entry.intervention):
             reads, writes = (_full_names(source, own, entry.sites, sites) for own in source.points)
-            placed.append(ResolvedDictionary(entry.key, source, reads, writes, change))
-    return placed
+            found.append(ResolvedDictionary(entry.key, source, reads, writes, change))
+    return found
 
 
 def named_sites(argument: str, given: Collection[str] | None, sites: Collection[str]) -> frozenset[str]:
-    """Returns names of sites after checking them; by default all."""
+    """Checks names of sites, and returns them as a set. The default is all sites."""
     chosen = sites if given is None else [given] if isinstance(given, str) else given
     for name in chosen:
         if name not in sites:
@@ -75,12 +77,12 @@ def named_sites(argument: str, given: Collection[str] | None, sites: Collection[
 
 
 def site_of(point: str) -> str:
-    """Returns the site's name in the full name of a point."""
+    """Returns the name of the site in the full name of a point."""
     return point.rpartition(".")[0]
 
 
 def _any_of(sites: Collection[str]) -> str:
-    return f"any of {', '.join(map(repr, sites))}" if any(sites) else "and there is a single one"
+    return f"any of {', '.join(map(repr, sites))}" if any(sites) else "of which there is a single one without a name"
 
 
 def _full_names(
@@ -89,9 +91,9 @@ def _full_names(
     """Returns the full names of points.
 
     Args:
-        adapter: The dictionary that names them.
+        adapter: The dictionary.
         points: Names such as ``"inputs"`` or ``"0.inputs"``.
-        named: The sites that a name without a site stands for; ``None`` if no site was named.
+        named: The sites for names without a site; ``None`` if the key names no site.
         sites: All sites.
     """
     found: list[str] = []
@@ -102,14 +104,15 @@ def _full_names(
             found += [point_name(site, name) for site in named]
         else:
             raise ValueError(
-                f"`{adapter.argument}` names {name!r} without a site. Give a mapping whose keys are names of sites, "
-                f"{_any_of(sites)}."
+                f"`{adapter.argument}` names the point {name!r} without a site. Pass a mapping with names of sites as "
+                f"keys, {_any_of(sites)}."
             )
     known = [point_name(site, role) for site in sites for role in ROLES]
     for name in found:
         if name not in known:
             raise ValueError(
-                f"`{adapter.argument}` needs the point {name!r}, but the points here are {', '.join(map(repr, known))}."
+                f"`{adapter.argument}` needs the point {name!r}, but the available points are "
+                f"{', '.join(map(repr, known))}."
             )
     if len(set(found)) < len(found):
         raise ValueError(f"`{adapter.argument}` must name each point once, got {points!r}.")

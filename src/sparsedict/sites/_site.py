@@ -1,4 +1,4 @@
-"""One place in one model."""
+"""A single MLP in a model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from sparsedict.sites._constant import Constant
 from sparsedict.sites._context import Exclusion
 from sparsedict.sites._devices import input_device, module_device
 from sparsedict.sites._ends import Ends, KnownCalls
-from sparsedict.sites._find import find, holder_paths, probe, reading
+from sparsedict.sites._find import find_neurons, holder_paths, probe, reading
 from sparsedict.sites._module_cache import ModuleCache
-from sparsedict.sites._neuron_errors import no_neurons
+from sparsedict.sites._neuron_errors import neurons_error
 from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._parts import SitePoint
 from sparsedict.sites._points import NoModuleError, Point, find_module, is_hook_point, resolve_ends, resolve_module
@@ -36,27 +36,28 @@ from sparsedict.types import EncoderDecoder, Role
 
 
 class Site:
-    """One place in one model: where an MLP reads, where it writes, and its own neurons.
+    """One MLP in one model: where it reads, where it writes, and its neurons.
 
-    ``Site(model, path)`` is one module. An MLP that is spread over modules has its two ends named: a point is a
-    module's path with ``:in`` or ``:out``, or the name of a TransformerLens hook. Both ends may be the same point
-    (a residual stream). Paths are followed at every use, so a site finds a module that was exchanged for another one.
+    ``Site(model, path)`` is the MLP in one module. For an MLP that is spread over several modules, name its two points
+    with ``reads`` and ``writes``. A point is the path of a module with ``:in`` or ``:out``, or the name of a
+    TransformerLens hook. Both may be the same point, such as one in the residual stream. Paths are resolved at every
+    use, so a site follows a module that is replaced by another one.
 
     Args:
-        model: Any `torch.nn.Module`: of Hugging Face, TransformerLens or one's own. It isn't changed.
+        model: Any `torch.nn.Module`, such as a Hugging Face or TransformerLens model. It isn't modified.
         path: Dotted path of the MLP's module, such as ``"transformer.h.1.mlp"`` or ``"blocks.1.mlp"``.
-        reads: The point where the MLP takes its input, instead of ``path``.
-        writes: The point where its output is.
-        neurons: The MLP's units, or a function that makes them of the module at ``path`` (of the innermost module
-            that holds both points), for an architecture that isn't known here.
-        exclude_tokens: Ids whose positions are left out, such as those of BOS and padding.
-        exclude_first: How many positions at the beginning of each sequence are left out. Where there is an
-            ``attention_mask``, padding is always left out and isn't counted.
-        call: Which call of the modules in a forward pass is meant, counted from 0, where a model calls them several
-            times: a layer that several paths share, or that is run in a loop. By default they must be called once.
+        reads: The point of the MLP's input, instead of ``path``.
+        writes: The point of the MLP's output, instead of ``path``.
+        neurons: The MLP's neurons, or a function that computes them from the module at ``path`` (from the innermost
+            module with both points), for architectures that aren't supported.
+        exclude_tokens: Token ids whose positions are excluded, such as those of BOS and padding.
+        exclude_first: Number of positions to exclude at the beginning of each sequence. With an ``attention_mask``,
+            padding is always excluded and not counted.
+        call: Index of the call in a forward pass, from 0, for modules that the model calls several times: a layer that
+            several paths share, or that runs in a loop. By default, the modules must be called once.
 
     Raises:
-        ValueError: If a path leads nowhere (the message lists near names) or the two forms are mixed.
+        ValueError: If there is no module at a path (the message lists similar names), or the two forms are mixed.
 
     Example:
         >>> import torch
@@ -84,7 +85,9 @@ class Site:
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.{_wrapped(model)}")
         if neurons is not None and not callable(neurons) and not isinstance(neurons, Neurons):
-            raise TypeError(f"`neurons` must be `Neurons` or a function that makes them, got {type(neurons).__name__}.")
+            raise TypeError(
+                f"`neurons` must be `Neurons` or a function that returns them, got {type(neurons).__name__}."
+            )
         self.model = model
         self.call: int | None = None if call is None else checks.at_least("call", call, 0)
         self._names = (path, reads, writes)
@@ -100,7 +103,7 @@ class Site:
         name = path or (str(source) if source == target else f"{source} -> {target}")
         self.name = name if self.call is None else f"{name} (call {self.call})"
         self.exclusion = Exclusion(_token_ids(exclude_tokens), checks.at_least("exclude_first", exclude_first, 0))
-        self._given = neurons
+        self._neurons_argument = neurons
         self._reading: ModuleCache[int] | None = None
         self._widths: ModuleCache[tuple[int, int]] | None = None
 
@@ -114,33 +117,33 @@ class Site:
 
     @property
     def ends(self) -> Ends:
-        """The points that the site has now, for a module may have been exchanged."""
+        """The current points of the site. A module may have been replaced since the last use."""
         reads, writes = (replace(point, call=self.call) for point in resolve_ends(self.model, *self._names))
         return Ends(self.model, reads, writes, self.name, self.exclusion, self._calls)
 
     @property
     def reads(self) -> Point:
-        """The point where the MLP takes its input."""
+        """The point of the MLP's input."""
         return self.ends.reads
 
     @property
     def writes(self) -> Point:
-        """The point where its output is."""
+        """The point of the MLP's output."""
         return self.ends.writes
 
     @property
     def d_in(self) -> int:
-        """Width of what the MLP reads."""
+        """Width of the MLP's input."""
         return self._find_widths()[0]
 
     @property
     def d_out(self) -> int:
-        """Width of what the MLP writes."""
+        """Width of the MLP's output."""
         return self._find_widths()[1]
 
     @property
     def device(self) -> torch.device | None:
-        """Where the site's activations are; None if the modules there have no weights."""
+        """Device of the site's activations; None if its modules have no weights."""
         parts = self.writes.path.split(".")
         paths = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
         modules = (find_module(self.model, path) for path in paths)
@@ -149,18 +152,18 @@ class Site:
 
     @property
     def neurons(self) -> Neurons:
-        """The MLP's own units.
+        """The MLP's neurons.
 
-        What is found in the module is compared with what the module computes before it is given out. Where the site
-        reads TransformerLens' ``hook_normalized``, the norm's scale and shift are folded in, with a warning.
+        The weights that are found are verified against the output of the module. If the site reads TransformerLens'
+        ``hook_normalized``, the norm's scale and shift are folded into the weights, with a warning.
 
         Raises:
-            ValueError: If the MLP's matrices can't be found; the message says how to give them by hand.
+            ValueError: If the MLP's weights can't be found. The message explains how to pass them.
         """
-        if isinstance(self._given, Neurons):
-            return self._given
-        if self._given is not None:
-            found = self._given(self._holder())
+        if isinstance(self._neurons_argument, Neurons):
+            return self._neurons_argument
+        if self._neurons_argument is not None:
+            found = self._neurons_argument(self._holder())
             if not isinstance(found, Neurons):
                 raise TypeError(f"`neurons` must be a function that returns `Neurons`, got {type(found).__name__}.")
             return found
@@ -168,8 +171,8 @@ class Site:
 
     @property
     def hidden(self) -> Point | None:
-        """Where the neurons' activations enter the decoder, if the model has such a point."""
-        if self._given is not None:
+        """The point of the neurons' activations, which is the decoder's input; None if the model has no such point."""
+        if self._neurons_argument is not None:
             return None
         point = self._found().hidden
         if point is None:
@@ -178,25 +181,26 @@ class Site:
         return replace(point, path=path, call=self.call)
 
     def point(self, role: Role) -> Point:
-        """Returns where the activations of a role are.
+        """Returns the point of a role.
 
         Raises:
-            ValueError: If the model has no point at which its neurons' activations pass.
+            ValueError: If the role is ``"neurons"`` and the model has no point with the neurons' activations.
         """
         return self.resolve(role).point
 
     def resolve(self, role: str) -> SitePoint:
-        """Returns where the activations of a role are, and which of their positions are left out.
+        """Returns the point of a role with its model, exclusion and width.
 
         Raises:
-            ValueError: As `point`.
+            ValueError: See `point`.
         """
         if role not in ROLES:
             raise ValueError(f"`role` must be one of {', '.join(map(repr, ROLES))}, got {role!r}.")
         point = self.hidden if role == "neurons" else self.reads if role == "inputs" else self.writes
         if point is None:
             raise ValueError(
-                f"The neurons of {self!r} pass no known point of the model: replace its inputs or outputs."
+                f"The model has no known point with the activations of the neurons of {self!r}. Replace its inputs or "
+                "outputs."
             )
         return SitePoint(self.model, point, self.exclusion, lambda: self._width(role))
 
@@ -204,18 +208,18 @@ class Site:
         return self.neurons.n if role == "neurons" else self.d_in if role == "inputs" else self.d_out
 
     def capture(self, tokens: Tokens, *, neurons: bool = False) -> Activations:
-        """Returns what the MLP reads and writes for these tokens, without gradients.
+        """Returns the MLP's input and output for some tokens, without gradients.
 
-        The forward pass stops after the site. The model's mode (training or evaluation) is left as it is.
-        Activations have the shape of the tokens; ``.batch()`` returns the kept positions as rows.
+        The forward pass stops after the site. The model stays in its mode (training or evaluation). Activations have
+        the shape of the tokens; ``.batch()`` returns the kept positions as rows.
 
         Args:
-            tokens: Token ids ``[n_sequences, n_positions]``, a mapping of the model's keyword arguments (padding is
-                told by its ``attention_mask``), or, for a module that takes activations, those.
-            neurons: Whether to capture the MLP's hidden activations too.
+            tokens: Token ids ``[n_sequences, n_positions]``; or a mapping of the model's keyword arguments, with an
+                ``attention_mask`` if there is padding; or activations, if the model takes these.
+            neurons: Whether to also capture the MLP's hidden activations.
 
         Raises:
-            TypeError: If ``tokens`` are of the wrong type.
+            TypeError: If ``tokens`` has the wrong type.
         """
         return capture_sites({"": self}, tokens, neurons=neurons)
 
@@ -228,29 +232,29 @@ class Site:
         reads: Role | None = None,
         writes: Role | None = None,
     ) -> AbstractContextManager[None]:
-        r"""Returns a context in which the model runs with ``x`` in the MLP's place.
+        r"""Returns a context in which the model runs with ``x`` in place of the MLP.
 
         .. math::
             y' = R(a(f)), \qquad \text{with the error term: } y' = R(a(f)) + (y - R(f)), \qquad f = \mathrm{encode}(x)
 
-        Positions that the site leaves out pass through unchanged. Gradients flow, except through the error term, which
-        is constant. `Sites.replaced` replaces several MLPs at once.
+        Excluded positions pass through unchanged. Gradients flow, except through the error term, which is constant.
+        `Sites.replaced` replaces several MLPs at once.
 
         Args:
-            x: A dictionary, `Neurons`, `Constant`, or any object with ``encode`` and ``decode``. A list of these adds
-                up their reconstructions.
+            x: A dictionary, `Neurons`, `Constant`, or any object with ``encode`` and ``decode``; or a list of them,
+                whose reconstructions add up.
             intervention: $a$, from dense latents to dense latents: `Ablation`, `Clamp`, `Steer` or a function.
-            error_term: Whether to add the part of the original that the reconstruction misses.
-            reads: The activations that ``x`` takes, where it doesn't name them itself.
-            writes: The activations that it gives; by default the outputs, or the neurons for one that reads these.
+            error_term: Whether to add the reconstruction error, the original minus the reconstruction.
+            reads: Role that ``x`` reads, if it has no attribute ``reads``.
+            writes: Role that ``x`` writes; by default the outputs, or the neurons if ``x`` reads the neurons.
 
         Raises:
-            ValueError: If the activations that ``x`` takes aren't known, or the widths don't fit.
+            ValueError: If the role that ``x`` reads is unknown, or widths differ.
         """
         return replaced({"": self.resolve}, ReplacementArguments(x, intervention, error_term, None, reads, writes))
 
     def ablated(self, mean: Float[Tensor, " d_out"] | None = None) -> AbstractContextManager[None]:
-        """Returns a context in which the MLP writes zero, or its ``mean`` ``[d_out]``, wherever positions count."""
+        """Returns a context in which the MLP's output is zero or ``mean`` ``[d_out]``, except at excluded positions."""
         value = (
             torch.zeros(self.d_out, device="cpu", dtype=torch.float32)
             if mean is None
@@ -259,15 +263,15 @@ class Site:
         return self.replaced(Constant(value))
 
     def logits(self, tokens: Tokens) -> Float[Tensor, "*shape n_vocabulary"]:
-        """Returns the model's logits ``[n_sequences, n_positions, n_vocabulary]``, with gradients where these are on.
+        """Returns the model's logits ``[n_sequences, n_positions, n_vocabulary]``, with gradients if they are enabled.
 
         Raises:
-            TypeError: If the model gives none.
+            TypeError: If the model doesn't return logits.
         """
         return logits_of(self.model, tokens)
 
     def _source_of_neurons(self) -> Point | Neurons:
-        """Returns the point where the neurons' activations are, or the neurons that compute them."""
+        """Returns the point of the neurons' activations, or the neurons to compute them."""
         point = self.hidden
         return self.neurons if point is None else point
 
@@ -279,13 +283,13 @@ class Site:
         return resolve_module(self.model, path) if path else self.model
 
     def _found(self) -> Candidate:
-        # Only which reading is remembered: the weights themselves may be moved or trained in the meantime.
+        # Only the index of the reading is cached, since the weights may be moved or trained later.
         modules = list(self._holder().modules())
         index = None if self._reading is None else self._reading.value_for(modules)
         if index is None:
-            index, n_tried = find(self.ends)
+            index, n_tried = find_neurons(self.ends)
             if index is None:
-                raise ValueError(no_neurons(self.ends, n_tried))
+                raise ValueError(neurons_error(self.ends, n_tried))
             self._reading = ModuleCache(index, modules)
         return reading(self.ends, index)[0]
 
@@ -299,7 +303,8 @@ class Site:
                 neurons = self.neurons
             except ValueError as error:
                 raise ValueError(
-                    f"The widths of {self!r} are unknown, for the model can't run on bare tokens. Call `capture` once."
+                    f"The widths of {self!r} are unknown, since the model needs more than token ids. Call `capture` "
+                    "once."
                 ) from error
             widths = (neurons.d_in, neurons.d_out)
         self._record_widths(*widths)
@@ -310,13 +315,13 @@ def capture_sites(sites: Mapping[str, Site], tokens: Tokens, *, neurons: bool | 
     """Returns the activations of several sites, from one forward pass of each model that stops after its last site.
 
     Args:
-        sites: Sites by name, of one model or of several that take the same tokens. An empty name adds nothing to the
-            names of the points.
+        sites: Sites by name, of one or several models that take the same tokens. Points of a site with an empty name
+            have no prefix.
         tokens: Token ids ``[n_sequences, n_positions]``, or a mapping of the model's keyword arguments.
-        neurons: Whether to capture the hidden activations too, or the names of the sites where to.
+        neurons: Whether to also capture hidden activations, or names of the sites for which to capture them.
 
     Returns:
-        Activations in the shape of the tokens. Positions that any site leaves out are masked.
+        Activations in the shape of the tokens. Positions that any site excludes are masked.
 
     Raises:
         ValueError: If there are no sites, they have different positions, or a model has no weights in memory.
@@ -333,12 +338,12 @@ def capture_sites(sites: Mapping[str, Site], tokens: Tokens, *, neurons: bool | 
 
 
 def _wrapped(model: object) -> str:
-    """Where an object of another library keeps the model that it wraps."""
+    """Returns a hint if an object of another library wraps a model."""
     for name in ("_model", "_module", "model", "module", "hf_model"):
         if isinstance(vars(model).get(name) if hasattr(model, "__dict__") else None, nn.Module):
-            held = f" It wraps one: write `Site(wrapper.{name}, ...)` for a {type(model).__name__} `wrapper`."
+            held = f" It wraps a model: for a {type(model).__name__} `wrapper`, write `Site(wrapper.{name}, ...)`."
             lazy = any(p.is_meta for p in vars(model)[name].parameters())
-            return held + (" Load its weights first, for they are on the meta device." if lazy else "")
+            return held + (" Load its weights first, which are on the meta device." if lazy else "")
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Several sites at once."""
+"""Several sites, captured and replaced together."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from sparsedict.sites._tokens import Tokens
 
 
 class Sites(Mapping[str, Site]):
-    """Several sites by name, of one model or of several models that take the same tokens.
+    """Several sites by name, of one or several models that take the same tokens.
 
-    Activations of all sites are captured in one forward pass per model. Their points carry the site's name, such as
-    ``"0.inputs"``.
+    The activations of all sites are captured in one forward pass per model. Names of points start with the name of the
+    site, such as ``"0.inputs"``.
 
     Args:
-        model: The model that all sites belong to, or a mapping of names to sites.
-        paths: Dotted paths of the MLPs by the name of the site, such as ``{"0": "transformer.h.0.mlp"}``.
-        exclude_tokens: See `Site`; for sites that are made of ``paths``.
-        exclude_first: See `Site`; for sites that are made of ``paths``.
+        model: The model of all sites, or a mapping of names to sites.
+        paths: Dotted paths of the MLPs by name of the site, such as ``{"0": "transformer.h.0.mlp"}``.
+        exclude_tokens: See `Site`. Only together with ``paths``.
+        exclude_first: See `Site`. Only together with ``paths``.
 
     Raises:
-        TypeError: If something isn't a site.
-        ValueError: If there is no site, a name is empty, or a path leads to no module.
+        TypeError: If a value of the mapping isn't a site.
+        ValueError: If there is no site, a name is empty, or there is no module at a path.
 
     Example:
         >>> import torch
@@ -55,7 +55,9 @@ class Sites(Mapping[str, Site]):
     ) -> None:
         if isinstance(model, Mapping):
             if paths is not None or exclude_tokens or exclude_first:
-                raise TypeError("`paths` and exclusions belong to sites of one model; these are sites already.")
+                raise TypeError(
+                    "`paths`, `exclude_tokens` and `exclude_first` must be omitted if `model` is a mapping of sites."
+                )
             self._sites: dict[str, Site] = dict(model)
         else:
             if not isinstance(paths, Mapping):
@@ -66,7 +68,7 @@ class Sites(Mapping[str, Site]):
             raise ValueError("`sites` must name at least one site, got an empty mapping.")
         for name, site in self._sites.items():
             if not isinstance(name, str) or not name:
-                raise ValueError(f"Names of sites must be texts that aren't empty, got {name!r}.")
+                raise ValueError(f"Names of sites must be non-empty strings, got {name!r}.")
             if not isinstance(site, Site):
                 raise TypeError(f"`sites` must map names to Sites, got {type(site).__name__} for {name!r}.")
 
@@ -84,15 +86,15 @@ class Sites(Mapping[str, Site]):
 
     @property
     def models(self) -> tuple[nn.Module, ...]:
-        """The models that the sites belong to."""
+        """The distinct models of the sites."""
         return tuple({id(site.model): site.model for site in self.values()}.values())
 
     def capture(self, tokens: Tokens, *, neurons: bool | Sequence[str] = False) -> Activations:
-        """Returns what the MLPs read and write for these tokens, without gradients.
+        """Returns the inputs and outputs of the MLPs for some tokens, without gradients.
 
         Args:
-            tokens: As for `Site.capture`; every model is run on them.
-            neurons: Whether to capture the MLPs' hidden activations too, or the names of the sites where to.
+            tokens: See `Site.capture`. Every model runs on them.
+            neurons: Whether to also capture hidden activations, or names of the sites for which to capture them.
         """
         return capture_sites(self, tokens, neurons=neurons)
 
@@ -112,34 +114,34 @@ class Sites(Mapping[str, Site]):
             y'_j = \sum_k R_{kj}(a_k(f_k)), \qquad
             \text{with the error term: } y'_j = y_j + \sum_k \left(R_{kj}(a_k(f_k)) - R_{kj}(f_k)\right)
 
-        $R_{kj}$ are the columns that dictionary $k$ writes at point $j$. They are as wide as the activations there, in
-        the order of ``writes``. Contributions of several dictionaries to a point add up. All dictionaries that read a
-        point see the activations that the model computes there, with earlier points replaced. Positions that a site
-        leaves out pass through unchanged, and gradients flow, except through the error term.
+        $R_{kj}$ are the columns of dictionary $k$'s reconstruction for point $j$. Columns are ordered as in ``writes``.
+        The contributions of several dictionaries to a point add up. All dictionaries that read a point see the
+        activations that the model computes there, with earlier points replaced. Excluded positions pass through
+        unchanged. Gradients flow, except through the error term.
 
-        A dictionary runs when the first point that it writes is reached, so the forward pass must reach all points that
-        it reads before. A cross-layer dictionary, whose early outputs depend on early inputs alone, runs layer by layer
-        if it has a method ``split_sources()``. That returns dictionaries, each of which reads some of its points,
-        whose latents side by side are its latents and whose contributions add up to its reconstruction. An
-        intervention on it sees the latents of one of these at a time, while all others are zero.
+        A dictionary runs when the forward pass reaches the first point that it writes. All points that it reads must
+        come before. A cross-layer dictionary whose early outputs depend only on early inputs can run layer by layer, if
+        it has a method ``split_sources()``. This method returns dictionaries that each read some of its points. Their
+        concatenated latents are its latents, and their contributions add up to its reconstruction. An intervention on
+        the dictionary is applied to the latents of one source at a time, while all other latents are zero.
 
         Args:
-            x: A mapping from a site's name to a dictionary, or to a list of dictionaries; a list of dictionaries that
-                name their points, such as ``"0.inputs"``; or one of these. In a mapping, a name without a site, such as
-                ``"inputs"``, is a point of the key's site; a key that is a tuple of names joins several sites. Another
-                key is a label, for a dictionary that names its points.
-            intervention: A change of the latents of each dictionary, `Ablation`, `Clamp`, `Steer` or a function: one
-                function, or for a mapping or a list of dictionaries a mapping or a list like it.
-            error_term: Whether to add the part of the originals that the reconstructions miss, or names of the sites
-                where to.
-            only: Names of the sites that are replaced; by default all that ``x`` writes. Contributions to others are
-                dropped.
-            reads: The points that another library's object reads.
-            writes: The points that it writes; by default the outputs of the MLPs that it reads.
+            x: One of three forms. A mapping from a site's name to a dictionary or a list of dictionaries; a list of
+                dictionaries that name their points in full, such as ``"0.inputs"``; or a single dictionary. In a
+                mapping, the point ``"inputs"`` is that of the key's site. A key that is a tuple of names joins several
+                sites. Any other key is a label for a dictionary that names its points in full.
+            intervention: A change of the latents of each dictionary, `Ablation`, `Clamp`, `Steer` or a function. It has
+                the
+                form of ``x``: one function, a mapping or a list.
+            error_term: Whether to add the reconstruction error, or names of the sites for which to add it.
+            only: Names of the sites to replace; by default all sites that ``x`` writes. Contributions to other sites
+                are dropped.
+            reads: Points that another library's object reads.
+            writes: Points that it writes; by default the outputs of the MLPs that it reads.
 
         Raises:
             TypeError: If an object can't encode and decode, or interventions don't match the dictionaries.
-            ValueError: If a dictionary needs a point that isn't there, or points of several models.
+            ValueError: If a dictionary needs a missing point, or points of several models.
 
         Example:
             >>> import torch
@@ -156,21 +158,21 @@ class Sites(Mapping[str, Site]):
         return replaced({name: site.resolve for name, site in self.items()}, arguments)
 
     def resolve(self, x: Any, *, reads: Points | None = None, writes: Points | None = None) -> list[ResolvedDictionary]:
-        """Returns the dictionaries that `replaced` would run, with the full names of their points.
+        """Returns the dictionaries that `replaced` runs, with the full names of their points.
 
         Args:
-            x: As for `replaced`. A dictionary with ``split_sources()`` gives several, all with its key.
-            reads: The points that another library's object reads.
-            writes: The points that it writes.
+            x: See `replaced`. A dictionary with ``split_sources()`` becomes several dictionaries with its key.
+            reads: Points that another library's object reads.
+            writes: Points that it writes.
 
         Raises:
             TypeError: If an object can't encode and decode.
-            ValueError: If the points of a dictionary aren't known, or aren't there.
+            ValueError: If the points of a dictionary are unknown or missing.
         """
         return resolve(tuple(self), ReplacementArguments(x, reads=reads, writes=writes))
 
     def ablated(self, means: Mapping[str, Float[Tensor, " d_out"]] | None = None) -> AbstractContextManager[None]:
-        """Returns a context in which every MLP writes zero, or its mean output, at the positions that count.
+        """Returns a context in which the output of every MLP is zero, or its mean, except at excluded positions.
 
         Args:
             means: The mean output ``[d_out]`` of each site.
@@ -179,7 +181,7 @@ class Sites(Mapping[str, Site]):
             ValueError: If the mean of a site is missing or has another width.
         """
         if means is not None and set(means) != set(self):
-            raise ValueError(f"`means` must hold the mean of each of the sites {list(self)}, got {list(means)}.")
+            raise ValueError(f"`means` must have a mean for each of the sites {list(self)}, got {list(means)}.")
         values = {
             name: torch.zeros(site.d_out, device="cpu", dtype=torch.float32)
             if means is None

@@ -1,4 +1,4 @@
-"""Splitting a dictionary of several layers by the points that it reads."""
+"""Splits a dictionary of several layers by the points that it reads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sparsedict.interventions import Intervention
 
 
 def split_sources(adapter: Adapter, intervention: Intervention | None) -> list[tuple[Adapter, Intervention | None]]:
-    """Returns the dictionaries into which one that reads several points can be split, each with its intervention.
+    """Splits a dictionary with ``split_sources()`` by source, each with its part of the intervention.
 
     Raises:
-        ValueError: If they read or write points that the whole dictionary doesn't.
+        ValueError: If a part reads or writes a point that the whole dictionary doesn't.
     """
     split = getattr(adapter.source, "split_sources", None)
     if not callable(split) or len(names_of(adapter.points[0])) == 1:
@@ -31,7 +31,7 @@ def split_sources(adapter: Adapter, intervention: Intervention | None) -> list[t
             set(names_of(own)) <= set(names_of(of)) for own, of in zip(part.points, adapter.points, strict=True)
         ):
             raise ValueError(
-                f"`{part.argument}` must read and write points of the whole dictionary, {adapter.points}, got "
+                f"`{part.argument}` must only read and write points of the whole dictionary, {adapter.points}, got "
                 f"{part.points}."
             )
     if intervention is None:
@@ -39,19 +39,20 @@ def split_sources(adapter: Adapter, intervention: Intervention | None) -> list[t
     counts = [part.n_latents for part in parts]
     if None in counts:
         raise ValueError(
-            f"`{adapter.argument}.split_sources()` must return dictionaries with `n_latents` for an `intervention`."
+            f"`{adapter.argument}.split_sources()` must return dictionaries with an attribute `n_latents` to be used "
+            "with an `intervention`."
         )
     ends = list(accumulate(count or 0 for count in counts))
     starts = [0, *ends[:-1]]
     return [
-        (part, _OfSource(intervention, start, end, ends[-1]))
+        (part, _SourceIntervention(intervention, start, end, ends[-1]))
         for part, start, end in zip(parts, starts, ends, strict=True)
     ]
 
 
 @dataclass(frozen=True)
-class _OfSource:
-    """An intervention on all latents, applied to those of one source while the others are zero."""
+class _SourceIntervention:
+    """An intervention on all latents, applied to the latents of one source while the others are zero."""
 
     intervention: Intervention
     start: int

@@ -1,4 +1,4 @@
-"""Tokens on their way into a model."""
+"""Prepares tokens as arguments of a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sparsedict.sites._limits import check_ids, check_length, longest_row, looks
 from sparsedict.sites._padding import check_left_padding, counted_positions
 
 Tokens = Tensor | Mapping[str, Any]
-"""Token ids ``[n_sequences, n_positions]``, or the model's keyword arguments, such as a tokenizer gives."""
+"""Token ids ``[n_sequences, n_positions]``, or the model's keyword arguments, such as a tokenizer's output."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Call:
     kwargs: dict[str, Any]
 
     def copied(self) -> Call:
-        """Returns a call with tensors of its own: some models change their arguments in place."""
+        """Returns a call with copied tensors, since some models modify their arguments in place."""
 
         def copy(value: Any) -> Any:
             return value.clone() if isinstance(value, Tensor) else value
@@ -37,15 +37,15 @@ class Call:
 
 
 def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True) -> Call:
-    """Returns the call that ``tokens`` stand for, on the model's device.
+    """Returns the arguments of the model for some tokens, on the model's device.
 
-    Where an ``attention_mask`` leaves out positions before others, as with padding on the left, and the model takes
-    ``position_ids``, these are counted over the tokens that the mask keeps: padding then changes no activation.
+    If there is padding on the left and the model takes ``position_ids``, they are computed from the ``attention_mask``
+    without padding, so that padding doesn't change the activations.
 
     Raises:
-        TypeError: If ``tokens`` are no tensor and no mapping, or activations where the model takes token ids.
-        ValueError: If ids lie outside of the model's vocabulary, rows are longer than its table of positions, or
-            padding on the left changes what the model computes.
+        TypeError: If ``tokens`` isn't a tensor or a mapping, or holds activations but the model takes token ids.
+        ValueError: If ids are outside of the model's vocabulary, rows exceed its maximum length, or padding on the
+            left changes the model's output.
     """
     device = input_device(model)
     parameters = inspect.signature(model.forward).parameters
@@ -61,7 +61,7 @@ def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True) -> Call:
         check_left_padding(model, tokens, kwargs)
         if isinstance(kwargs.get("input_ids"), Tensor):
             kwargs["input_ids"] = _checked(model, kwargs["input_ids"])
-            # TransformerLens calls its first argument `input`.
+            # The first argument of TransformerLens models is `input`.
             if "input_ids" not in parameters and "input" in parameters:
                 args = (kwargs.pop("input_ids"),)
     else:
@@ -75,8 +75,8 @@ def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True) -> Call:
 
 
 def _check_limits(model: nn.Module, tokens: Mapping[str, Any]) -> None:
-    """Raises `ValueError` for ids and lengths that the model can't look up, which end in crashes of its own."""
-    # Models that take images or sounds mark their places by ids of their own.
+    """Raises `ValueError` for ids and lengths beyond the model's embeddings, which would crash the model."""
+    # Multimodal models mark images and sounds by special ids.
     floats = {key for key, value in tokens.items() if isinstance(value, Tensor) and value.is_floating_point()}
     if any(not key.endswith("mask") and key != "inputs_embeds" for key in floats):
         return
@@ -90,7 +90,7 @@ def _check_limits(model: nn.Module, tokens: Mapping[str, Any]) -> None:
         check_ids(ids if ids.ndim > 1 else ids[None], None if stack is None else vocabulary(stack), name=name)
         longest = longest_row(model)
         if longest is not None and ids.shape[-1] > longest and not is_cached and looks_up_positions(model):
-            check_length(f"Rows of {name}", ids.shape[-1], longest, "Cut them into shorter ones.")
+            check_length(f"Rows of {name}", ids.shape[-1], longest, "Split them into shorter rows.")
 
 
 def _decoder(model: nn.Module) -> nn.Module | None:
@@ -104,7 +104,7 @@ def _checked(model: nn.Module, tokens: Tensor) -> Tensor:
         if token_embedding(model) is not None and (hasattr(model, "config") or hasattr(model, "cfg")):
             raise TypeError(
                 f"`tokens` must hold integer token ids, got a tensor of {tokens.dtype} {tuple(tokens.shape)}. "
-                "Activations don't go through the model: give them to the dictionary itself."
+                "Pass activations to the dictionary instead of the model."
             )
         return tokens
     return tokens if tokens.dtype in (torch.int32, torch.int64) else tokens.long()

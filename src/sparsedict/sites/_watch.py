@@ -1,4 +1,4 @@
-"""Following which tokens the modules of a model are called on."""
+"""Tracks the tokens on which the modules of a model are called."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sparsedict.sites._context import TokenContext
 from sparsedict.sites._embedding import token_embedding
 
 Frames = tuple[CallTokens, ...]
-"""The calls that a module is inside of, the outermost first."""
+"""The enclosing calls of a module, the outermost first."""
 
 
 class Watch:
     """The tokens on which modules of a model were last called.
 
-    A module's tokens are those of the innermost call around it that was made with tokens or their embeddings. In an
-    encoder-decoder model that is the call of the encoder or of the decoder, so each has its own ids, mask, positions
-    and cache, also where `generate` calls them by themselves.
+    A module's tokens are those of the innermost enclosing call with tokens or their embeddings. In an encoder-decoder
+    model this is the call of the encoder or the decoder, so each has separate ids, masks, positions and caches, even if
+    `generate` calls them directly.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -32,11 +32,11 @@ class Watch:
         self._last: dict[nn.Module, Frames] = {}
 
     def context(self, module: nn.Module) -> TokenContext:
-        """Returns the tokens of the last call of a module; without any where it wasn't called on tokens."""
+        """Returns the tokens of the last call of a module. The context is empty if it wasn't called on tokens."""
         return resolve(self._model, module, self._last.get(module, ()))
 
     def hooks(self, modules: Iterable[nn.Module]) -> Iterator[Any]:
-        """Registers what is needed to follow these modules, and yields handles that remove it."""
+        """Registers the hooks that track these modules, and yields their handles."""
         modules = tuple(dict.fromkeys(modules))
         around = _ancestors(self._model, modules)
         embedding = token_embedding(self._model)
@@ -62,7 +62,7 @@ class Watch:
         if self._embedded is not None and not any(frame.has_tokens for frame in frames):
             frames = (self._embedded, *frames)
         called = any(frame.module is self._model for frame in frames)
-        # A part that is called by itself, as to recompute it in the backward pass, has the tokens that it had before.
+        # A module that is called directly, such as for recomputation in the backward pass, has its earlier tokens.
         if called or module not in self._last or any(frame.has_tokens for frame in frames):
             self._last[module] = frames
 
@@ -72,12 +72,12 @@ class Watch:
                 return
 
     def _embed(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # Some models run past the hooks of their outermost module, or take tokens under names of their own.
+        # Some models bypass the hooks of their outermost module, or use other parameter names for tokens.
         self._embedded = read_call(module, args, kwargs)
 
 
 def resolve(model: nn.Module, module: nn.Module, frames: Frames) -> TokenContext:
-    """Returns the tokens of a module from the calls that it is inside of."""
+    """Returns the tokens of a module from its enclosing calls."""
     main, decoder, outer = TokenContext(), TokenContext(), None
     for frame in frames:
         if not frame.has_tokens and outer is not None and outer.has_tokens:
@@ -98,27 +98,27 @@ def resolve(model: nn.Module, module: nn.Module, frames: Frames) -> TokenContext
 
 
 def _with_mask(context: TokenContext, inner: TokenContext) -> TokenContext:
-    """Some models take the mask apart from the tokens; then the blocks are called with it."""
+    """Adds the mask of an inner call. Some models pass the mask to their blocks, separately from the tokens."""
     if context.mask is None and inner.mask is not None and inner.mask.ndim == 2 and inner.mask.shape == context.shape:
         return replace(context, mask=inner.mask)
     return context
 
 
 def stack(model: nn.Module, module: nn.Module) -> Literal["encoder", "decoder"] | None:
-    """Returns in which stack of an encoder-decoder model a module lies; None if in neither or in both."""
+    """Returns the stack of an encoder-decoder model that contains a module; None if neither or both do."""
     inside = [name for name in ("encoder", "decoder") if module in set(stack_modules(model, name))]
     return inside[0] if len(inside) == 1 else None  # pyright: ignore[reportReturnType]
 
 
 def stack_modules(model: nn.Module, name: str) -> Iterator[nn.Module]:
-    """Yields a stack of an encoder-decoder model and the modules inside it; nothing where the model names none."""
+    """Yields a stack of an encoder-decoder model and its modules; nothing if the model has no module of that name."""
     model = getattr(model, "original_model", model)
     own = getattr(model, name, None)
     getter = getattr(model, f"get_{name}", None)
     if not isinstance(own, nn.Module) and callable(getter):
         own = getter()
     if not isinstance(own, nn.Module):
-        # One's own model may hold them a level down, as around `torch.nn.Transformer`.
+        # A custom model may hold the stacks a level down, such as one around `torch.nn.Transformer`.
         holders = [module for module in model.modules() if _holds_stacks(module)]
         own = getattr(holders[0], name) if len(holders) == 1 else None
     return own.modules() if isinstance(own, nn.Module) and own is not model else iter(())
@@ -129,7 +129,7 @@ def _holds_stacks(module: nn.Module) -> bool:
 
 
 def _ancestors(model: nn.Module, modules: tuple[nn.Module, ...]) -> dict[nn.Module, frozenset[nn.Module]]:
-    """Returns each module that holds any of ``modules``, itself included, with those that it holds."""
+    """Returns each module that is or contains one of ``modules``, with those that it contains."""
     parents: dict[nn.Module, list[nn.Module]] = {}
     for parent in model.modules():
         for child in parent.children():
@@ -148,7 +148,7 @@ def _ancestors(model: nn.Module, modules: tuple[nn.Module, ...]) -> dict[nn.Modu
 
 @contextmanager
 def watched(model: nn.Module, modules: Iterable[nn.Module]) -> Iterator[Watch]:
-    """Follows on which tokens some modules of a model are called."""
+    """Context that tracks the tokens on which some modules of a model are called."""
     watch = Watch(model)
     handles = list(watch.hooks(modules))
     try:

@@ -1,4 +1,4 @@
-"""Facts about a model that tokens and activations depend on: for the rooms above `sites`."""
+"""Properties of a model that other packages need: vocabulary, maximum length, device and tokens."""
 
 from sparsedict.sites._arguments import IDS
 from sparsedict.sites._context import TokenContext

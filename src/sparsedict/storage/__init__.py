@@ -1,13 +1,12 @@
 """The library's own file format: a folder with ``dictionary.safetensors`` and ``dictionary.json``.
 
-The weights are plain safetensors, latent-major, in the precision in which they were saved. The JSON says what they are
-the weights of: kind, parts, widths, dtype and where they were trained. Nothing is pickled, and nothing that a file
-names is imported or run.
+The weights are plain safetensors, latent-major, in their original precision. The JSON describes them: kind, parts,
+widths, dtype and origin. Nothing is pickled, and no name in a file is imported or run.
 
-A save replaces both files at once, whenever it is interrupted: the new weights are first written beside the old ones,
-as ``dictionary.safetensors.<digest>``; then the JSON is replaced, which names the digest of its weights (this is the
-moment at which the save has happened); then the weights take their place. A reader takes the weights of the digest
-that the JSON names, under either name. A folder may have one writer at a time.
+A save replaces both files atomically. First, the new weights are written next to the old ones, as
+``dictionary.safetensors.<digest>``. Then the JSON is replaced, which contains the digest of its weights and completes
+the save. Finally, the weights are renamed. A reader uses the weights whose digest is in the JSON, under either name.
+A folder must have only one writer at a time.
 """
 
 from sparsedict.storage._atomic import discard_folder, make_folder, replace_file, sync_folder, sync_tree

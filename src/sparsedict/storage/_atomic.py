@@ -7,20 +7,20 @@ from pathlib import Path
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Replaces a file by what ``write`` puts into a file beside it: whoever looks sees the old one or the new one.
+    """Replaces a file atomically: readers see either the old or the new content.
 
     Args:
-        path: The file to replace; it needn't exist. What a killed writer left beside it goes with the next write.
-        write: Writes the new content to the path that it is given.
+        path: The file to replace. It needn't exist. The next call removes temporary files of an interrupted call.
+        write: Function that writes the new content to a path.
     """
-    # A folder, so that what a killed writer leaves is found by its name, whatever files it makes itself.
+    # A temporary folder has a known name, so the next call can remove it, whatever files `write` creates.
     scratch = path.with_name(f".{path.name}.writing")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
         beside = scratch / path.name
         write(beside)
-        # Renamed before it lies on the disk, the file could be empty after a power cut.
+        # If the file were renamed before it is on disk, it could be empty after a power failure.
         _sync(beside)
         os.replace(beside, path)
     finally:
@@ -29,11 +29,11 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Makes a folder of files at once: whoever looks sees no folder of that name, or the whole of it.
+    """Creates a folder of files atomically: readers see either no folder or the complete one.
 
     Args:
-        path: The folder; nothing of that name may be there. What a killed writer left goes with the next write.
-        fill: Writes files into the folder that it is given.
+        path: The folder, which must not exist. The next call removes temporary files of an interrupted call.
+        fill: Function that writes the files into a folder.
     """
     scratch = path.with_name(f".{path.name}.writing")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -50,7 +50,7 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def discard_folder(path: Path) -> None:
-    """Removes a folder at once: whoever looks sees the whole of it, or no folder of that name."""
+    """Removes a folder atomically: readers see either the complete folder or none."""
     scratch = path.with_name(f".{path.name}.removing")
     shutil.rmtree(scratch, ignore_errors=True)
     path.rename(scratch)
@@ -66,7 +66,7 @@ def _sync(file: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Makes the content of all files of a folder lasting, and the folder itself."""
+    """Flushes a folder and all its files to disk."""
     for item in folder.rglob("*"):
         if item.is_file():
             _sync(item)
@@ -76,7 +76,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the renames within a folder lasting, where the system can do that."""
+    """Flushes the entries of a folder to disk, if the system supports it."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""A checkpoint: a folder with ``checkpoint.json`` and ``state.safetensors`` that is there as a whole or not at all."""
+"""Checkpoints: folders with ``checkpoint.json`` and ``state.safetensors`` that are created atomically."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class NewerVersionError(StorageError):
 
 
 def write_checkpoint(folder: Path, settings: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Writes a folder that isn't there yet; an interruption leaves no folder of that name, or the whole of it.
+    """Creates the folder of a checkpoint atomically.
 
     Args:
-        folder: Its parent must exist.
-        settings: What the run is, in plain values that JSON has.
-        state: Where it stands: dictionaries, lists and tuples of tensors and plain values.
+        folder: The new folder. Its parent must exist.
+        settings: Settings of the run, as JSON values.
+        state: State of the run: dictionaries, lists and tuples of tensors and plain values.
 
     Raises:
-        TypeError: If the state holds something else.
-        ValueError: If there are too many plain values.
-        OSError: If it can't be written, such as ``ENOSPC`` where the disk is full.
+        TypeError: If the state contains another type.
+        ValueError: If the plain values are too large.
+        OSError: If the folder can't be written, such as ``ENOSPC`` on a full disk.
     """
     plain, tensors = flatten(state, "state")
     document = {
@@ -50,19 +50,22 @@ def write_checkpoint(folder: Path, settings: Mapping[str, Any], state: Mapping[s
         document["tensors"] = write_tensor_file(scratch / STATE, tensors)
         encoded = f"{json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)}\n".encode()
         if len(encoded) > MAX_BYTES:
-            raise ValueError(f"A checkpoint's plain values must fit into {MAX_BYTES:,} bytes, got {len(encoded):,}.")
+            raise ValueError(
+                f"The plain values of a checkpoint must fit into {MAX_BYTES:,} bytes of JSON, got {len(encoded):,}. "
+                "Store large values as tensors."
+            )
         (scratch / CHECKPOINT).write_bytes(encoded)
 
     make_folder(folder, fill)
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads the settings and the state of a checkpoint, each tensor in memory of its own, on the CPU.
+    """Reads the settings and the state of a checkpoint. Each tensor has its own memory, on the CPU.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        StorageError: If one is broken, doesn't belong to the other, is a link out of the folder, or is of a newer
-            version.
+        StorageError: If a file is damaged, is a link out of the folder or from a newer version, or the two files don't
+            match.
     """
     document = _document(_file(folder, CHECKPOINT))
     tensors = read_tensor_file(_file(folder, STATE), document["tensors"])
@@ -72,7 +75,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _file(folder: Path, name: str) -> Path:
     file = regular_file(folder, name)
     if file is None:
-        raise FileNotFoundError(f"{folder} is no whole checkpoint: {name} is missing.")
+        raise FileNotFoundError(f"{folder} isn't a complete checkpoint: {name} is missing.")
     return file
 
 
@@ -80,16 +83,16 @@ def _document(file: Path) -> dict[str, Any]:
     with file.open("rb") as stream:
         document = parse_json(stream.read(MAX_BYTES + 1), str(file))
     if not isinstance(document, dict) or document.get("format") != CHECKPOINT_FORMAT:
-        raise StorageError(f"{file} doesn't describe a checkpoint: its `format` isn't {CHECKPOINT_FORMAT!r}.")
+        raise StorageError(f"{file} isn't the description of a checkpoint: its `format` isn't {CHECKPOINT_FORMAT!r}.")
     version = document.get("format_version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise StorageError(f"{file}: `format_version` must be a positive integer, got {version!r}.")
     if version > CHECKPOINT_VERSION:
         raise NewerVersionError(
             f"{file} has format version {version}, written by sparsedict {document.get('library_version')}; this "
-            f"sparsedict reads versions up to {CHECKPOINT_VERSION}. Upgrade it to go on from there."
+            f"sparsedict reads versions up to {CHECKPOINT_VERSION}. Upgrade sparsedict to resume."
         )
     for key, kind in (("tensors", str), ("settings", dict), ("state", dict)):
         if not isinstance(document.get(key), kind):
-            raise StorageError(f"{file} lacks the key `{key}`, or it isn't of type {kind.__name__}.")
+            raise StorageError(f"{file} must have the key `{key}` with a value of type {kind.__name__}.")
     return document

@@ -1,4 +1,4 @@
-"""What the JSON beside the weights says, and its checks."""
+"""The JSON description of a saved dictionary, and its validation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WIDTHS = ("d_in", "d_out", "n_latents")
 
 
 def installed_version() -> str:
-    """Returns the version of this library."""
+    """Returns the installed version of this library."""
     try:
         return importlib.metadata.version("sparsedict")
     except importlib.metadata.PackageNotFoundError:
@@ -31,9 +31,9 @@ def installed_version() -> str:
 
 @dataclass(frozen=True)
 class Named:
-    """A kind or a part: the name of its class, the package that the class is from, and its arguments.
+    """A kind or a part: the name of its class, the package of the class, and its arguments.
 
-    An argument is None, a bool, int, float or str, a part (again `Named`), or a tuple of these.
+    An argument is None, a bool, int, float or str, a part (a `Named`), or a tuple of these.
     """
 
     name: str
@@ -42,32 +42,32 @@ class Named:
 
     @classmethod
     def from_class(cls, kind: type, arguments: Mapping[str, Any]) -> Named:
-        """Names a class, with the arguments that make one of it.
+        """Creates a description of a class and its constructor arguments.
 
         Raises:
-            TypeError: If an argument is something that JSON doesn't give back as it was.
+            TypeError: If an argument doesn't survive a round trip through JSON.
         """
         plain = {name: _plain(kind, name, value) for name, value in arguments.items()}
         return cls(kind.__name__, kind.__module__.partition(".")[0], plain)
 
     @classmethod
     def from_part(cls, part: object) -> Named:
-        """Names a part with its fields.
+        """Creates a description of a part and its fields.
 
         Raises:
-            TypeError: If the part isn't a dataclass, or a field is something that JSON doesn't give back as it was.
+            TypeError: If the part isn't a dataclass, or a field doesn't survive a round trip through JSON.
         """
         kind = type(part)
         if not dataclasses.is_dataclass(part):
             raise TypeError(
-                f"{kind.__name__} can't be saved: make it a frozen dataclass (`@dataclass(frozen=True)`), "
-                "so that its fields are its arguments."
+                f"{kind.__name__} must be a dataclass to be saved. Declare it with `@dataclass(frozen=True)`, so that "
+                "its fields are its arguments."
             )
         return cls.from_class(kind, {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init})
 
 
 def _plain(kind: type, name: str, value: object) -> Any:
-    """Returns an argument as JSON can say it, parts as `Named`."""
+    """Converts an argument to JSON values, and parts to `Named`."""
     if isinstance(value, tuple):
         return tuple(_plain(kind, name, item) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -77,14 +77,14 @@ def _plain(kind: type, name: str, value: object) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(
-        f"{kind.__name__} can't be saved: `{name}` holds a {type(value).__name__}, and only None, bool, int, float, "
-        "str, parts that are dataclasses, and tuples of them are saved. Keep tensors in the dictionary: in "
-        "parameters, buffers or the activation's `initial_state`."
+        f"`{name}` of {kind.__name__} must be None, a bool, int, float, str, a part that is a dataclass, or a tuple of "
+        f"these to be saved, got a {type(value).__name__}. Store tensors in the dictionary: as parameters, as buffers, "
+        "or in the activation's `initial_state`."
     )
 
 
 def _number(value: object) -> Any:
-    """Returns a NumPy number as JSON can say it."""
+    """Converts a NumPy number to a JSON value."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
@@ -92,15 +92,15 @@ def _number(value: object) -> Any:
 
 @dataclass(frozen=True)
 class Description:
-    """What a saved dictionary is.
+    """The description of a saved dictionary.
 
     Attributes:
-        kind: The class of the dictionary and its constructor's arguments that aren't parts.
-        parts: The parts, by the constructor's arguments: ``activation``, ``decoder_norm``, and others of a kind.
+        kind: The class of the dictionary, with constructor arguments that aren't parts.
+        parts: The parts by constructor argument: ``activation``, ``decoder_norm``, and others of a kind.
         widths: ``d_in``, ``d_out`` and ``n_latents``.
-        dtype: Type of the encoder's entries, such as ``"float32"``.
-        trained_on: Where it was trained: whatever training noted.
-        library_version: The version that saved it.
+        dtype: Type of the encoder, such as ``"float32"``.
+        trained_on: Metadata that training recorded.
+        library_version: The version that saved the dictionary.
     """
 
     kind: Named
@@ -111,11 +111,11 @@ class Description:
     library_version: str = field(default_factory=installed_version)
 
     def to_json(self, digest: str) -> bytes:
-        """Returns the JSON, which names the digest of the weights that it belongs to.
+        """Returns the JSON, which includes the digest of the weights.
 
         Raises:
-            TypeError: If ``trained_on`` holds something that JSON doesn't have.
-            ValueError: If it holds NaN or infinity, or the JSON is too large to be read again.
+            TypeError: If ``trained_on`` contains a type that JSON doesn't have.
+            ValueError: If it contains NaN or infinity, or the JSON exceeds the size limit for reading.
         """
         document = {
             "format": FORMAT,
@@ -127,30 +127,32 @@ class Description:
             text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False, default=_number)
         except (TypeError, ValueError) as error:
             raise type(error)(
-                f"`trained_on` and the parts' arguments must hold what JSON can: {error}. "
+                f"`trained_on` and the arguments of parts must be JSON values: {error}. "
                 "Use finite numbers, strings, lists and dictionaries."
             ) from None
         encoded = f"{text}\n".encode(errors="surrogatepass")
         if len(encoded) > MAX_BYTES:
             raise ValueError(f"`trained_on` must fit into {MAX_BYTES:,} bytes of JSON, got {len(encoded):,}.")
-        # What couldn't be read again is refused now, while the dictionary is still there.
-        parse_json(encoded, "`trained_on` or the parts' arguments: what would be written")
+        # Content that couldn't be read again is an error now, while the dictionary still exists.
+        parse_json(encoded, "The JSON of `trained_on` and the arguments of parts")
         return encoded
 
     @classmethod
     def from_json(cls, encoded: bytes, source: str) -> tuple[Description, str]:
-        """Reads and checks the JSON: what it says, and the digest of its weights.
+        """Reads and checks the JSON. Returns the description and the digest of the weights.
 
         Args:
-            encoded: The file's content.
-            source: Its name, for errors.
+            encoded: Content of the file.
+            source: Name of the file, for error messages.
 
         Raises:
-            StorageError: If it isn't the JSON of a dictionary, or of a newer version.
+            StorageError: If it isn't the JSON of a dictionary, or is from a newer version.
         """
         document = parse_json(encoded, source)
         if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise StorageError(f"{source} doesn't describe a sparsedict dictionary: its `format` isn't {FORMAT!r}.")
+            raise StorageError(
+                f"{source} isn't the description of a sparsedict dictionary: its `format` isn't {FORMAT!r}."
+            )
         version = _check_version(document.get("format_version"), document.get("library_version"), source)
         read = Reader(migrated(document, version), source)
         read.text("format")
@@ -193,7 +195,7 @@ def _named(read: Reader, key: str) -> Named:
 
 
 def _argument(read: Reader, name: str) -> Any:
-    """Parts are immutable, so what JSON calls an array was a tuple; an object is a part again."""
+    """Reads an argument. Parts are immutable, so a JSON array was a tuple, and a JSON object is a part."""
     value = read.value(name)
     if isinstance(value, dict):
         return _named(read, name)

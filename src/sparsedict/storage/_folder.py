@@ -1,4 +1,4 @@
-"""The two files of a saved dictionary, written as one."""
+"""Writes and reads the two files of a saved dictionary."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _LEFT_BEHIND = re.compile(rf"\.?{re.escape(WEIGHTS)}\.[0-9a-f]{{64}}(\.writing)?
 
 
 def write_dictionary(folder: Path, description: Description, weights: Mapping[str, Tensor]) -> None:
-    """Writes both files; an interruption leaves the pair that was there, or the new one.
+    """Writes both files atomically: after an interruption, there is either the old pair or the new one.
 
     Args:
-        folder: Made where it doesn't exist; an older dictionary in it is replaced.
-        description: What the weights are the weights of.
-        weights: By name, as in ``Dictionary.state_dict()``.
+        folder: The folder. It is created if necessary, and a dictionary in it is replaced.
+        description: Description of the dictionary.
+        weights: Weights by name, as in ``Dictionary.state_dict()``.
 
     Raises:
         NotADirectoryError: If the path is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"`path` must be a folder to save into, but {folder} is a file.")
+        raise NotADirectoryError(f"`path` must be a folder, but {folder} is a file.")
     tensors = own_memory(weights)
     digest = digest_of(tensors)
     encoded = description.to_json(digest)
@@ -42,18 +42,18 @@ def write_dictionary(folder: Path, description: Description, weights: Mapping[st
     replace_file(folder / DESCRIPTION, lambda file: _write_bytes(file, encoded))
     pending.replace(folder / WEIGHTS)
     sync_folder(folder)
-    # What earlier saves left behind when they were interrupted.
+    # Files of earlier saves that were interrupted.
     for file in folder.iterdir():
         if _LEFT_BEHIND.fullmatch(file.name):
             shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
 
 
 def read_description(folder: Path) -> tuple[Description, str]:
-    """Reads what a saved dictionary is, and the digest of its weights.
+    """Reads the description of a saved dictionary, and the digest of its weights.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no dictionary in it.
-        StorageError: If the JSON is broken, too large or of a newer version.
+        StorageError: If the JSON is damaged, too large or from a newer version.
     """
     if not folder.is_dir():
         state = "is a file" if folder.exists() else "doesn't exist"

@@ -1,4 +1,4 @@
-"""JSON from files that nobody vouches for: bounded in size, depth and numbers, and every error names the file."""
+"""Reads JSON from untrusted files, with limits on size, depth and numbers. Every error names the file."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 4 * 2**20
-"""Largest JSON that is written or read."""
+"""Largest size of JSON that is written or read, in bytes."""
 
 MAX_NESTED = 64
 MAX_DIGITS = 100
-"""Of an integer: Python's conversion of long ones takes quadratic time, and nothing here counts so far."""
+"""Largest number of digits of an integer, since Python's conversion takes quadratic time."""
 
 LONGEST_FLOAT = 400
 LONGEST_MESSAGE = 1000
 
 
 class StorageError(ValueError):
-    """A file is broken, or isn't one that this version can read."""
+    """A file is damaged, or can't be read by this version."""
 
     def __init__(self, message: str) -> None:
-        # What a broken file holds may be of any length, and a message quotes it.
+        # Messages quote the file, whose content may be of any length.
         super().__init__(message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}...")
 
 
 def read_json(file: Path, most_bytes: int = MAX_BYTES) -> Any:
-    """Reads a JSON file of at most 4 MiB, or so many bytes as are said.
+    """Reads a JSON file of at most ``most_bytes`` bytes (4 MiB by default).
 
     Raises:
-        StorageError: If it is larger, no JSON, nested too deeply, or holds NaN, numbers without bound or a key twice.
+        StorageError: If the file is larger, isn't JSON, is nested too deeply, or contains NaN, numbers beyond the
+            limits or a key twice.
     """
     with file.open("rb") as stream:
         encoded = stream.read(most_bytes + 1)
@@ -39,15 +40,17 @@ def read_json(file: Path, most_bytes: int = MAX_BYTES) -> Any:
 
 
 def parse_json(encoded: bytes, source: str, most_bytes: int = MAX_BYTES) -> Any:
-    """As `read_json`, of what has been read already from ``source``."""
+    """Parses JSON that was read from ``source``, like `read_json`."""
     if len(encoded) > most_bytes:
-        raise StorageError(f"{source} is larger than {most_bytes:,} bytes: it can't be a description.")
+        raise StorageError(
+            f"{source} must have at most {most_bytes:,} bytes, got {len(encoded):,}. It isn't a description."
+        )
     try:
         document = json.loads(
             encoded, parse_constant=_constant, parse_int=_integer, parse_float=_float, object_pairs_hook=_unique
         )
         _check_depth(document)
-        # A lone half of a surrogate pair could be neither printed nor written again.
+        # A lone surrogate can be neither printed nor written again.
         json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
@@ -61,7 +64,7 @@ def _constant(text: str) -> None:
 
 def _integer(text: str) -> int:
     if len(text) > MAX_DIGITS:
-        raise ValueError(f"an integer of {len(text)} digits")
+        raise ValueError(f"an integer has {len(text)} digits")
     return int(text)
 
 
@@ -73,7 +76,7 @@ def _float(text: str) -> float:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError("an object holds one key twice")
+        raise ValueError("an object has one key twice")
     return dict(pairs)
 
 
@@ -91,11 +94,11 @@ def _items(value: object) -> Iterable[object]:
 
 
 class Reader:
-    """Takes keys out of a JSON object, checking each.
+    """Reads the keys of a JSON object, with checks.
 
     Args:
         document: The object.
-        source: What it was read from, for errors.
+        source: Name of the file, for error messages.
     """
 
     def __init__(self, document: dict[str, Any], source: str) -> None:
@@ -107,7 +110,7 @@ class Reader:
         return iter(self._document)
 
     def value(self, key: str) -> Any:
-        """Returns whatever is there."""
+        """Returns the value of a key, of any type."""
         if key not in self._document:
             raise StorageError(f"{self.source} lacks the key `{key}`.")
         self._taken.add(key)
@@ -120,7 +123,7 @@ class Reader:
         return self._of(key, int, "an integer")
 
     def inner(self, key: str) -> Reader:
-        """Returns a reader of the object under a key."""
+        """Returns a reader of a nested object."""
         return Reader(self._of(key, dict, "an object"), f"{self.source}, `{key[:80]}`")
 
     def mapping(self, key: str) -> dict[str, Any]:
@@ -136,7 +139,7 @@ class Reader:
         return value
 
     def finish(self) -> None:
-        """Refuses keys that nobody took."""
+        """Raises `StorageError` if there are keys that weren't read."""
         extra = sorted(set(self._document) - self._taken)
         if extra:
             raise StorageError(f"{self.source} has unexpected keys: {', '.join(repr(key[:80]) for key in extra[:8])}.")

@@ -1,4 +1,4 @@
-"""A folder that one process at a time works in."""
+"""Lock files, which give one process at a time access to a folder."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def take_lock(file: Path) -> IO[bytes] | None:
     """Locks a file until `release_lock` is called or the process ends, however it ends.
 
     Args:
-        file: Made where it doesn't exist.
+        file: The file. It is created if necessary.
 
     Returns:
-        The open file; ``None`` if another process holds the lock. Where there are no locks, as on Windows and on some
-        network file systems, no process is kept out.
+        The open file, or ``None`` if another process holds the lock. On systems without locks, such as Windows and some
+        network file systems, every process gets the lock.
 
     Raises:
         OSError: If the file can't be written.
     """
-    file = file.absolute()  # the process may change its folder before it releases the lock
+    file = file.absolute()  # the working directory may change before the lock is released
     while True:
         stream = file.open("ab")
         try:
@@ -30,7 +30,7 @@ def take_lock(file: Path) -> IO[bytes] | None:
         except ImportError:  # Windows
             return stream
         try:
-            # A record lock, which children of this process don't inherit: they may outlive it.
+            # Child processes don't inherit a record lock. They may outlive this process.
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
@@ -38,7 +38,7 @@ def take_lock(file: Path) -> IO[bytes] | None:
                 return None
         if _is_at(stream, file):
             return stream
-        # Its holder removed the file after it was opened here: a lock on it keeps nobody out.
+        # The holder removed the file after it was opened here, so a lock on it has no effect.
         stream.close()
 
 
@@ -46,10 +46,10 @@ def release_lock(lock: IO[bytes]) -> None:
     """Removes the file of a lock, and lets other processes take the lock.
 
     Args:
-        lock: As `take_lock` returned it.
+        lock: The result of `take_lock`.
     """
     file = Path(lock.name)
-    # While the lock is held, so that no other process has the file by then.
+    # The file is removed while the lock is held, so that no other process has it open.
     with suppress(OSError):
         file.unlink(missing_ok=True)
     lock.close()

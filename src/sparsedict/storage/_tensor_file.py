@@ -1,4 +1,4 @@
-"""Tensors written to a safetensors file one after another, without a copy of them in memory."""
+"""Writes tensors to a safetensors file one by one, without copying all of them in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparsedict.storage._json import StorageError
 from sparsedict.storage._weights import names_in, open_tensors
 
 PIECE = 4 * 2**20
-"""Bytes that are hashed and written together, while they lie in the processor's caches."""
+"""Number of bytes that are hashed and written together, so that they stay in the processor's caches."""
 
 _CODES = {
     torch.float64: "F64",
@@ -39,13 +39,13 @@ _CODES = {
 
 
 def write_tensor_file(file: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Writes a safetensors file, taking one tensor at a time from its device, and returns its SHA-256.
+    """Writes a safetensors file, copying one tensor at a time to the CPU, and returns its SHA-256.
 
     Raises:
-        TypeError: If the format has no name for a tensor's type.
-        OSError: If it can't be written.
+        TypeError: If the format doesn't support the type of a tensor.
+        OSError: If the file can't be written.
     """
-    # Wide entries first, as the format's own writer does: each tensor then lies at a multiple of its entries' size.
+    # Wide types come first, as in the reference implementation, so that every tensor is aligned to its item size.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     digest = hashlib.sha256()
     with file.open("wb") as stream:
@@ -59,24 +59,26 @@ def write_tensor_file(file: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_tensor_file(file: Path, digest: str) -> dict[str, Tensor]:
-    """Reads the tensors by name to the CPU, each in memory of its own.
+    """Reads the tensors by name to the CPU, each with its own memory.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        StorageError: If it isn't the file of that digest.
+        StorageError: If the file has another digest.
     """
     found = hashlib.sha256()
     with file.open("rb") as stream:
         while piece := stream.read(PIECE):
             found.update(piece)
     if found.hexdigest() != digest:
-        raise StorageError(f"{file} isn't what was written: its SHA-256 is another. It may have been cut short.")
+        raise StorageError(
+            f"{file} is damaged: its SHA-256 differs from that of the written file. It may be truncated. Restore it."
+        )
     with open_tensors(file, "cpu") as stored:
         try:
-            # In memory of its own, aligned as new tensors are: kernels may round differently where it isn't.
+            # Copied, to be aligned like new tensors: kernels may round differently for other alignments.
             return {name: stored.get_tensor(name).clone() for name in names_in(stored)}
         except SafetensorError as error:
-            raise StorageError(f"{file} is broken: {error}.") from None
+            raise StorageError(f"{file} is damaged: {error}.") from None
 
 
 def _header(names: list[str], tensors: Mapping[str, Tensor]) -> bytes:
@@ -84,7 +86,9 @@ def _header(names: list[str], tensors: Mapping[str, Tensor]) -> bytes:
     for name in names:
         tensor = tensors[name]
         if tensor.dtype not in _CODES:
-            raise TypeError(f"`{name}` can't be saved: safetensors files hold no tensors of {tensor.dtype}.")
+            raise TypeError(
+                f"`{name}` must have a type that safetensors supports, got {tensor.dtype}. Convert it first."
+            )
         end = start + tensor.numel() * tensor.dtype.itemsize
         entries[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         start = end

@@ -1,4 +1,4 @@
-"""Nested plain values with tensors among them, as JSON beside named tensors."""
+"""Converts nested values with tensors to JSON and named tensors."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 from sparsedict.storage._description import StorageError
 
 _TENSOR, _TUPLE, _FLOAT, _BYTES, _ITEMS = "$tensor", "$tuple", "$float", "$bytes", "$items"
-"""Keys of the objects that stand for what JSON doesn't have."""
+"""Keys of the JSON objects that represent types that JSON doesn't have."""
 
 
 def flatten(tree: Any, name: str) -> tuple[Any, dict[str, Tensor]]:
-    """Separates a tree into JSON and tensors, so that :func:`unflatten` gives it back as it was.
+    """Separates a tree into JSON and tensors. :func:`unflatten` is the inverse.
 
     Args:
         tree: Dictionaries, lists and tuples of tensors, None, booleans, numbers, strings and bytes.
-        name: Of the tree: tensors and errors are named by their path from it.
+        name: Name of the tree, with which the names of tensors and the paths in errors start.
 
     Raises:
-        TypeError: If it holds anything else.
+        TypeError: If the tree contains another type.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -46,23 +46,23 @@ def flatten(tree: Any, name: str) -> tuple[Any, dict[str, Tensor]]:
                 return {key: plain(item, f"{path}/{key}") for key, item in value.items()}
             return {_ITEMS: [[plain(key, path), plain(item, f"{path}/{key}")] for key, item in value.items()]}
         raise TypeError(
-            f"`{path}` can't be saved: it holds a {type(value).__name__}, and only tensors, None, bool, int, float, "
-            "str, bytes, and lists, tuples and dictionaries of them are saved."
+            f"`{path}` must be a tensor, None, bool, int, float, str, bytes, or a list, tuple or dictionary of these "
+            f"to be saved, got a {type(value).__name__}."
         )
 
     return plain(tree, name), tensors
 
 
 def unflatten(document: Any, tensors: Mapping[str, Tensor], source: str) -> Any:
-    """Puts a tree together again.
+    """Restores a tree from JSON and tensors.
 
     Args:
-        document: The JSON that :func:`flatten` made.
+        document: The JSON of :func:`flatten`.
         tensors: The tensors by name.
-        source: The file, for errors.
+        source: Name of the file, for error messages.
 
     Raises:
-        StorageError: If the JSON isn't of that form, or names a tensor that isn't there.
+        StorageError: If the JSON has another form, or names a missing tensor.
     """
 
     def whole(value: Any) -> Any:
@@ -89,6 +89,6 @@ def unflatten(document: Any, tensors: Mapping[str, Tensor], source: str) -> Any:
                 return {whole(key): whole(item) for key, item in content}
         except (KeyError, TypeError, ValueError):
             pass
-        raise StorageError(f"{source}: {str({kind: content})[:80]} stands for nothing that this file holds.")
+        raise StorageError(f"{source}: {str({kind: content})[:80]} doesn't refer to a value in this file.")
 
     return whole(document)

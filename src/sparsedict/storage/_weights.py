@@ -1,4 +1,4 @@
-"""The weights of a saved dictionary: written in full, read in full or row by row, with errors that name the file."""
+"""Writes and reads the weights of a saved dictionary, completely or only some rows."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """What the file's header says of a tensor."""
+    """Shape and type of a tensor in a file."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
 def stored_tensors(folder: Path, digest: str) -> dict[str, StoredTensor]:
-    """Returns shapes and types of the stored weights by name, without reading the weights.
+    """Returns the shapes and types of the stored weights by name, without reading the weights.
 
     Raises:
         FileNotFoundError: If the file is missing.
-        StorageError: If it is truncated or broken, or belongs to another description.
+        StorageError: If the file is truncated or damaged, or doesn't match the description.
     """
     with _opened(folder, digest, "cpu") as (file, stored):
         slices = {name: stored.get_slice(name) for name in names_in(stored)}
@@ -68,35 +68,35 @@ def read_weights(
     latents: Sequence[int] | None = None,
     per_latent: Set[str] = frozenset(),
 ) -> dict[str, Tensor]:
-    """Returns the stored weights by name, each in memory of its own.
+    """Returns the stored weights by name, each with its own memory.
 
     Args:
-        folder: Where they are.
-        digest: Of the weights, as the description names it.
-        device: Where to put them; the CPU where left out.
-        latents: Rows to read of the tensors that have one for each latent; all where left out. No other row is read.
-        per_latent: Names of these tensors.
+        folder: Folder of the dictionary.
+        digest: Digest of the weights in the description.
+        device: Device of the weights; the CPU by default.
+        latents: Rows to read from the tensors with one row per latent; all by default. No other rows are read.
+        per_latent: Names of the tensors with one row per latent.
 
     Raises:
         FileNotFoundError: If the file is missing.
-        StorageError: If it is truncated or broken, or belongs to another description.
+        StorageError: If the file is truncated or damaged, or doesn't match the description.
     """
     with _opened(folder, digest, str(device or "cpu")) as (_, stored):
         weights: dict[str, Tensor] = {}
         for name in names_in(stored):
             if latents is None or name not in per_latent:
-                # The file's memory map would otherwise stay open as long as the weights live.
+                # Copied, since the memory map of the file would otherwise stay open as long as the weights exist.
                 weights[name] = stored.get_tensor(name).clone()
             else:
                 part = stored.get_slice(name)
-                # Slicing makes tensors on the default device, which may hold none.
+                # Slicing creates tensors on the default device, which may be the meta device.
                 with torch.device("cpu"):
                     weights[name] = torch.cat([part[low:high] for low, high in _runs(latents)])
         return weights
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Cuts rows into stretches that lie beside each other in the file."""
+    """Splits rows into runs that are contiguous in the file."""
     cuts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(rows)) if b != a + 1), len(rows)]
     return ((rows[low], rows[high - 1] + 1) for low, high in pairwise(cuts))
 
@@ -105,15 +105,15 @@ def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
 def _opened(folder: Path, digest: str, device: str) -> Iterator[tuple[Path, Any]]:
     file = regular_file(folder, f"{WEIGHTS}.{digest}") or regular_file(folder, WEIGHTS)
     if file is None:
-        raise FileNotFoundError(f"{folder} holds no weights: {WEIGHTS} is missing.")
+        raise FileNotFoundError(f"{folder} must contain the weights of the dictionary, but {WEIGHTS} is missing.")
     try:
         stored = open_tensors(file, device)
-    except FileNotFoundError:  # a writer has just moved it to its place
+    except FileNotFoundError:  # a writer has just renamed it
         file = folder / WEIGHTS
         stored = open_tensors(file, device)
     with stored as handle:
         if (handle.metadata() or {}).get("digest") != digest:
-            raise StorageError(f"{file} doesn't belong to the dictionary.json beside it: their digests differ.")
+            raise StorageError(f"{file} doesn't match the dictionary.json in its folder: their digests differ.")
         try:
             yield file, handle
         except SafetensorError as error:
@@ -121,7 +121,7 @@ def _opened(folder: Path, digest: str, device: str) -> Iterator[tuple[Path, Any]
 
 
 def open_tensors(file: Path, device: str) -> Any:
-    """Opens a safetensors file, to be used in a ``with``."""
+    """Opens a safetensors file as a context manager."""
     try:
         return safe_open(file, framework="pt", device=device)
     except SafetensorError as error:
@@ -129,26 +129,26 @@ def open_tensors(file: Path, device: str) -> Any:
 
 
 def names_in(stored: Any) -> list[str]:
-    """Returns the names of an open file's tensors: it isn't a mapping, and can't be gone through itself."""
+    """Returns the names of the tensors in an open file, which isn't a mapping and can't be iterated."""
     return list(stored.keys())
 
 
 def looks_like(file: Path) -> str:
-    """Returns what a file that isn't what it should be seems to be, for a message."""
+    """Returns a guess about the type of an invalid file, for error messages."""
     with file.open("rb") as stream:
         start = stream.read(4)
     if not start:
-        return ", for it is empty"
+        return ", since it is empty"
     if start[:1] == b"\x80":
         return " but a pickle, which could run code and isn't opened"
     if start == b"vers":
-        return " but a pointer of Git LFS: the file itself was never fetched"
+        return " but a Git LFS pointer: the file itself wasn't downloaded"
     return " but a zip file, such as PyTorch's, which isn't opened" if start == b"PK\x03\x04" else ""
 
 
 def _dtype(file: Path, name: str, code: str) -> torch.dtype:
     if code not in _DTYPES:
-        raise StorageError(f"{file}: {name[:80]!r} has the type {code}, which no dictionary's weights have.")
+        raise StorageError(f"{file}: {name[:80]!r} must have the type of a dictionary's weights, got {code}.")
     return _DTYPES[code]
 
 
@@ -161,13 +161,13 @@ def save_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     """Writes a new safetensors file.
 
     Raises:
-        OSError: If it can't be written, such as where the disk is full.
+        OSError: If the file can't be written, such as on a full disk.
     """
     file.touch()
     mode = file.stat().st_mode
     try:
         save_file(tensors, file, metadata=metadata)
-        file.chmod(mode)  # as files are made here, not for their owner alone
+        file.chmod(mode)  # with the usual permissions of new files instead of owner-only
     except SafetensorError as error:
         found = re.search(r"os error (\d+)", str(error))
         message = f"The weights could not be written to {file.parent}: {error}."
@@ -175,7 +175,7 @@ def save_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def own_memory(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies to the CPU; tensors that share memory are each written in full."""
+    """Copies tensors to the CPU, so that tensors that share memory are each written in full."""
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, weight in weights.items():
@@ -187,7 +187,7 @@ def own_memory(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """Returns the SHA-256 of names, types, shapes and content."""
+    """Returns the SHA-256 of names, types, shapes and content of tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -197,12 +197,12 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
-    """Refuses learned weights that are NaN or infinite, for all that is computed with them would be too.
+    """Checks that learned weights are finite.
 
-    What an activation learned may be infinite: a threshold of zero has a logarithm, and a latent may be switched off.
+    The state of an activation may be infinite: the logarithm of a zero threshold is, and a latent may be switched off.
 
     Raises:
-        StorageError: Which weights of ``source`` they are, and how many entries.
+        StorageError: If weights are NaN or infinite. The error names them, and the number of such entries.
     """
     for name, weight in weights.items():
         value = weight if weight.dtype.itemsize > 1 else weight.float()
@@ -210,5 +210,5 @@ def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
         if bool(bad.any()):
             raise StorageError(
                 f"{source} must have finite weights, but {int(bad.sum()):,} of {weight.numel():,} entries of `{name}` "
-                "are NaN or infinite: training diverged, or the file is damaged."
+                "are NaN or infinite. Training diverged, or the file is damaged."
             )

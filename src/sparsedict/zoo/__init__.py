@@ -1,4 +1,4 @@
-"""The embedded model: a small trained transformer and its text, so that everything runs offline."""
+"""The embedded model, a small trained transformer, and its text. Both are available offline."""
 
 from sparsedict.zoo._corpus import SourceFile, Split, source_files
 from sparsedict.zoo._model import load_bridge, load_model, load_tokenizer, tokens

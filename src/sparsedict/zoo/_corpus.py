@@ -1,4 +1,4 @@
-"""The embedded model's text: the running interpreter's own standard library."""
+"""The text of the embedded model: the source of the running interpreter's standard library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Split = Literal["train", "evaluation"]
 
 EVALUATION_SHARE = 0.1
 
-# Tests are stripped by many distributions, the rest are tables rather than code, or differ by machine.
+# Many distributions omit tests. The other excluded files are tables, or differ between machines.
 _LEFT_OUT_FOLDERS = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
 )
@@ -24,7 +24,7 @@ class SourceFile:
     """One module of the standard library.
 
     Attributes:
-        path: POSIX path below the library's folder, such as ``"asyncio/events.py"``.
+        path: POSIX path relative to the library's folder, such as ``"asyncio/events.py"``.
         text: The module's source.
     """
 
@@ -33,10 +33,10 @@ class SourceFile:
 
     @property
     def split(self) -> Split:
-        """The side on which this module lies, decided by a hash of its path.
+        """The split of this module, determined by a hash of its path.
 
-        A module keeps its path from one Python version to the next while its content changes by a line here
-        and there. Hashing the path therefore never puts two versions of one module on different sides.
+        Between Python versions, the path of a module stays the same while its content changes. Two versions of a module
+        are thus in the same split.
         """
         digest = hashlib.sha256(self.path.encode()).digest()
         share = int.from_bytes(digest[:8], "big") / 2**64
@@ -44,18 +44,18 @@ class SourceFile:
 
 
 def source_files(split: Split, stdlib: Path | None = None) -> list[SourceFile]:
-    """Reads one side of the standard library's source, in the order of paths.
+    """Reads one split of the standard library's source, ordered by path.
 
     Args:
         split: ``"train"`` or ``"evaluation"`` (about a tenth of the modules).
         stdlib: Folder to read instead of the running interpreter's library.
 
     Returns:
-        The modules; tests, character tables and files generated for one machine are left out.
+        The modules, without tests, character tables and machine-specific files.
 
     Raises:
-        ValueError: If ``split`` is neither name.
-        FileNotFoundError: If the folder holds no Python source (some distributions ship bytecode only).
+        ValueError: If ``split`` isn't one of these names.
+        FileNotFoundError: If the folder has no Python source. Some distributions only include bytecode.
     """
     if split not in ("train", "evaluation"):
         raise ValueError(f"`split` must be 'train' or 'evaluation', got {split!r}.")
@@ -63,8 +63,8 @@ def source_files(split: Split, stdlib: Path | None = None) -> list[SourceFile]:
     files = [file for path in sorted(root.rglob("*.py")) if (file := _read(path, root)) is not None]
     if not files:
         raise FileNotFoundError(
-            f"No Python source found in the standard library folder {str(root)!r}. The embedded model's text is "
-            "the standard library's source: install it (on Debian: libpython3-stdlib) or pass your own texts."
+            f"`stdlib` must be a folder with Python source, but {str(root)!r} has none. The text of the embedded model "
+            "is the standard library's source. Install it (on Debian: libpython3-stdlib), or use other texts."
         )
     return [file for file in files if file.split == split]
 

@@ -1,4 +1,4 @@
-"""Loads the embedded model, or another that the same script built, with its tokenizer and its text."""
+"""Loads the embedded model, or one that ``sparsedict.zoo.build`` built, with its tokenizer and text."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ BOS = "<|endoftext|>"
 FILES_AT_ONCE = 32
 
 Folder = str | os.PathLike[str] | None
-"""Of a model that ``python -m sparsedict.zoo.build`` wrote; ``None`` for the embedded one."""
+"""Folder of a model that ``python -m sparsedict.zoo.build`` wrote; ``None`` for the embedded model."""
 
 
 def load_model(folder: Folder = None) -> GPTNeoForCausalLM:
     """Loads the embedded model as a Hugging Face model, float32, in evaluation mode.
 
-    A GPT-Neo of four layers, ``d_model`` 128, ``d_mlp`` 512 (GELU), vocabulary 4,096, context 256, trained on the
-    Python standard library's source. ``python -m sparsedict.zoo.build`` rebuilds it, and builds smaller ones.
+    It is a GPT-Neo with four layers, ``d_model`` 128, ``d_mlp`` 512 (GELU), vocabulary 4,096 and context 256, trained
+    on the Python standard library's source. ``python -m sparsedict.zoo.build`` rebuilds it, and builds smaller models.
 
     Args:
-        folder: Of another model that the script built, to be loaded instead.
+        folder: Folder of another model that the script built.
 
     Raises:
-        FileNotFoundError: If the folder holds no model.
+        FileNotFoundError: If the folder has no model.
         ImportError: If transformers isn't installed (``pip install 'sparsedict[demo]'``).
     """
     from safetensors.torch import load_file
@@ -56,7 +56,7 @@ def load_model(folder: Folder = None) -> GPTNeoForCausalLM:
     absent = [name for name in keys.missing_keys if not name.endswith(("lm_head.weight", "attn.attention.bias"))]
     if absent or keys.unexpected_keys:
         name = folder or "The embedded model"
-        raise RuntimeError(f"{name} doesn't fit this transformers: {absent}, {keys.unexpected_keys}.")
+        raise RuntimeError(f"{name} is incompatible with the installed transformers: {absent}, {keys.unexpected_keys}.")
     return model.eval()
 
 
@@ -64,7 +64,7 @@ def load_bridge(*, compatibility_mode: bool = False) -> Any:
     """Loads the embedded model as a ``TransformerBridge`` of TransformerLens.
 
     Args:
-        compatibility_mode: Fold and centre weights as ``HookedTransformer`` did, and name hooks as it did.
+        compatibility_mode: Whether to fold and centre weights, and to name hooks, as ``HookedTransformer`` does.
 
     Raises:
         ImportError: If transformer_lens isn't installed (``pip install 'sparsedict[lens]'``).
@@ -78,7 +78,7 @@ def load_bridge(*, compatibility_mode: bool = False) -> Any:
 
 
 def load_tokenizer(folder: Folder = None) -> PreTrainedTokenizerFast:
-    """Loads the embedded model's byte-level BPE as a Hugging Face tokenizer, or another's; token 0 is BOS."""
+    """Loads the byte-level BPE tokenizer of the embedded model, or of a built model. Token 0 is BOS."""
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
@@ -87,7 +87,7 @@ def load_tokenizer(folder: Folder = None) -> PreTrainedTokenizerFast:
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_file=str(path), name_or_path=name, bos_token=BOS, eos_token=BOS, pad_token=BOS, add_bos_token=True
         )
-    # transformers 4 ignores `add_bos_token` here, and transformers 5 would do the same from it.
+    # transformers 4 ignores `add_bos_token` here. In transformers 5 it would have the same effect.
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS}:1 $B:1", special_tokens=[(BOS, tokenizer.bos_token_id)]
     )
@@ -97,17 +97,16 @@ def load_tokenizer(folder: Folder = None) -> PreTrainedTokenizerFast:
 def tokens(
     split: Split, *, n_tokens: int | None = None, stdlib: Path | None = None, folder: Folder = None
 ) -> Int[Tensor, "n_sequences n_positions"]:
-    """Tokenises one side of the standard library's source into sequences that begin with BOS.
+    """Tokenises one split of the standard library's source into sequences that start with BOS.
 
-    Modules follow each other with a BOS between them; every sequence (of 256, the model's context) begins with a BOS of
-    its own.
+    Modules are separated by BOS. Every sequence, of 256 tokens, the model's context, also starts with BOS.
 
     Args:
         split: ``"train"`` or ``"evaluation"``.
-        n_tokens: Upper bound of the tokens returned, to the whole sequence; ``None`` for all (about 2.5 million for
+        n_tokens: Largest number of tokens, rounded down to whole sequences; ``None`` for all (about 2.5 million for
             training, 0.2 million for evaluation).
         stdlib: Library folder to read instead of the running interpreter's.
-        folder: Of another model that the script built, whose tokenizer and context are used instead.
+        folder: Folder of another model that the script built, whose tokenizer and context are used.
 
     Raises:
         FileNotFoundError: If the standard library's source isn't installed.
@@ -147,7 +146,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"`folder` must hold a model that `python -m sparsedict.zoo.build --out FOLDER` wrote, but {folder} has no "
-            "config.json."
+            f"`folder` must contain a model that `python -m sparsedict.zoo.build --out FOLDER` wrote, but {folder} has "
+            "no config.json."
         )
     return json.loads(path.read_text())

@@ -1,8 +1,9 @@
 """Rebuilds the embedded model: ``python -m sparsedict.zoo.build --out FOLDER``.
 
-A GPT-Neo-shaped language model of Python source, trained from nothing on the training side of the standard library
-(see :func:`sparsedict.zoo.source_files`), and its byte-level BPE tokenizer. The embedded model has the defaults' shape:
-four layers, sequences of 256. Smaller ones, such as that of ``benchmarks.first_try``, are made by the same command.
+The model is a GPT-Neo language model of Python source, trained from scratch on the training split of the standard
+library (see :func:`sparsedict.zoo.source_files`), with a byte-level BPE tokenizer. The defaults are those of the
+embedded model: four layers, sequences of 256 tokens. The command also builds smaller models, such as that of
+``benchmarks.first_try``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ D_MODEL = 128
 
 
 def train_tokenizer(files: list[SourceFile]) -> Tokenizer:
-    """Trains a byte-level BPE whose token 0 is the beginning of a sequence."""
+    """Trains a byte-level BPE tokenizer whose token 0 is BOS."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -48,16 +49,16 @@ def train_tokenizer(files: list[SourceFile]) -> Tokenizer:
 
 
 def pack(tokenizer: Tokenizer, files: list[SourceFile]) -> Tensor:
-    """Joins all files into one row of tokens, each file begun by BOS."""
+    """Joins all files into one row of tokens. Each file starts with BOS."""
     bos = tokenizer.token_to_id(BOS)
     encoded = tokenizer.encode_batch([file.text for file in files])
     return torch.tensor([token for item in encoded for token in (bos, *item.ids)])
 
 
 def sequences(tokens: Tensor, generator: torch.Generator, batch_size: int, n_context: int) -> Iterator[Tensor]:
-    """Endless shuffled batches of sequences ``[batch_size, n_context]``, cut anew at a random place every epoch.
+    """Yields shuffled batches of sequences ``[batch_size, n_context]``, which start at other offsets in every epoch.
 
-    Position 0 of every sequence is BOS, as in the sequences that activations are harvested from.
+    Position 0 of every sequence is BOS, as in the sequences for which activations are captured.
     """
     width = n_context - 1
     while True:
@@ -70,7 +71,7 @@ def sequences(tokens: Tensor, generator: torch.Generator, batch_size: int, n_con
 
 
 def new_model(n_layers: int, n_context: int, dropout: float) -> GPTNeoForCausalLM:
-    """A GPT-Neo of the embedded model's widths, its weights random."""
+    """Returns a randomly initialised GPT-Neo with the widths of the embedded model."""
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
     config = GPTNeoConfig(
@@ -92,14 +93,14 @@ def new_model(n_layers: int, n_context: int, dropout: float) -> GPTNeoForCausalL
 
 
 def token_loss(model: GPTNeoForCausalLM, batch: Tensor) -> Tensor:
-    """Mean cross-entropy in nats per predicted token."""
+    """Returns the mean cross-entropy in nats per predicted token."""
     logits = model(batch, use_cache=False).logits[:, :-1]
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
 
 
 @torch.no_grad()
 def evaluation_loss(model: GPTNeoForCausalLM, tokens: Tensor, n_sequences: int = 512) -> float:
-    """Loss on the first ``n_sequences`` sequences of ``tokens``, of the model's own length."""
+    """Returns the loss on the first ``n_sequences`` sequences of ``tokens``, with the model's context."""
     model.eval()
     width = model.config.max_position_embeddings - 1
     rows = tokens[: len(tokens) // width * width].view(-1, width)[:n_sequences]
@@ -110,7 +111,7 @@ def evaluation_loss(model: GPTNeoForCausalLM, tokens: Tensor, n_sequences: int =
 
 
 def optimizers(model: GPTNeoForCausalLM, lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for embeddings, norms and biases."""
+    """Returns Muon for the matrices of blocks, and AdamW for embeddings, norms and biases."""
     inner = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
     chosen = {id(p) for p in inner}
     outer = [p for p in model.parameters() if id(p) not in chosen]
@@ -121,7 +122,7 @@ def optimizers(model: GPTNeoForCausalLM, lr: float, weight_decay: float) -> list
 
 
 def train(model: GPTNeoForCausalLM, tokens: Tensor, held_out: Tensor, args: argparse.Namespace) -> None:
-    """Trains in place with a linear warm-up and a linear decay to zero, in bfloat16 autocast."""
+    """Trains the model in place in bfloat16 autocast, with linear warm-up and linear decay to zero."""
     generator = torch.Generator().manual_seed(args.seed)
     batches = sequences(tokens, generator, args.batch_size, args.context)
     n_steps = int(args.epochs * len(tokens) / (args.batch_size * args.context))
@@ -144,11 +145,13 @@ def train(model: GPTNeoForCausalLM, tokens: Tensor, held_out: Tensor, args: argp
             score = evaluation_loss(model, held_out, 128)
             print(f"step {step}/{n_steps}  loss {loss.item():.3f}  held out {score:.3f}  {time.time() - begin:.0f} s")
         if not math.isfinite(loss.item()):
-            raise RuntimeError(f"The loss became {loss.item()} at step {step}; lower --lr (it was {args.lr}).")
+            raise RuntimeError(
+                f"The loss must be finite, got {loss.item()} at step {step}. Lower --lr (it was {args.lr})."
+            )
 
 
 def save(model: GPTNeoForCausalLM, tokenizer: Tokenizer, out: Path, facts: dict[str, object]) -> None:
-    """Writes weights (float16, embeddings once), configuration, tokenizer and the facts of the run."""
+    """Writes the weights (float16, the tied embedding once), the configuration, the tokenizer and ``facts``."""
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
@@ -160,7 +163,7 @@ def save(model: GPTNeoForCausalLM, tokenizer: Tokenizer, out: Path, facts: dict[
 
 
 def _is_stored(name: str) -> bool:
-    # The output matrix is the embedding; the causal mask is made from the configuration.
+    # The output matrix is tied to the embedding, and the causal mask is computed from the configuration.
     return name != "lm_head.weight" and not name.endswith((".attn.attention.bias", ".masked_bias"))
 
 

@@ -1,6 +1,6 @@
-"""The sparse products in Triton: no float atomics, so the same bits each time; sums in float32 (float64 for float64).
+"""The sparse products in Triton. Sums are in float32 (float64 for float64), without atomics, so they are deterministic.
 
-Imported where it is needed only, for Triton comes with PyTorch's CUDA builds alone.
+The package is imported only when needed, since Triton is only part of PyTorch's CUDA builds.
 """
 
 from sparsedict.kernels._triton._gather import Compaction, counts_above

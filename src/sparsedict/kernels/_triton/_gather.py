@@ -1,4 +1,4 @@
-"""Gathering the entries above a threshold where the host doesn't know how many there are."""
+"""Gathers the entries above a threshold, without their number on the host."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sparsedict.kernels._triton import _programs as programs
 from sparsedict.kernels._triton._launch import _on
 
 MAX_COLUMNS = 1024
-"""Entries of a token that are looked at at once."""
+"""Number of entries of a token that are processed together."""
 
 
 class Compaction:
-    """Takes pre-activations block by block and keeps those above a threshold, in a buffer of fixed size.
+    """Collects the pre-activations above a threshold block by block, in a buffer of fixed size.
 
     Args:
         threshold: A scalar or one value per latent, on the device.
-        n_tokens: Tokens of all blocks together.
-        capacity: Entries of the buffer.
-        padding: What values are beyond the last entry, a scalar on the device.
+        n_tokens: Total number of tokens of all blocks.
+        capacity: Number of entries of the buffer.
+        padding: Value beyond the last entry, a scalar on the device.
     """
 
     def __init__(self, threshold: Tensor, n_tokens: int, capacity: int, padding: Float[Tensor, ""]) -> None:
@@ -33,7 +33,7 @@ class Compaction:
         self._ends = torch.zeros(n_tokens + 1, dtype=torch.int64, device=padding.device)
 
     def take(self, begin: int, pre: Float[Tensor, "n_block n_latents"]) -> None:
-        """Keeps entries of the tokens that follow those before ``begin``."""
+        """Adds the entries of the tokens from ``begin`` on."""
         n_block, n_latents = pre.shape
         ends = self._ends[begin : begin + n_block + 1]
         threshold, step = self._threshold, int(self._threshold.ndim > 0)
@@ -54,17 +54,17 @@ class Compaction:
 
     @property
     def count(self) -> Int[Tensor, ""]:
-        """Entries above the threshold, also those for which there was no room."""
+        """Number of entries above the threshold, including those beyond the capacity."""
         return self._ends[-1]
 
     @property
     def offsets(self) -> Int[Tensor, " n_tokens_and_one"]:
-        """Where the entries of each token begin, and the last end."""
+        """Offsets of the entries of each token."""
         return self._ends.clamp(max=self._capacity)
 
 
 def counts_above(pre: Float[Tensor, "n_tokens n_latents"], threshold: Tensor) -> Int[Tensor, " n_tokens"]:
-    """Returns how many entries of each token exceed a threshold, a scalar or one per latent; NaN counts as greater."""
+    """Counts the entries of each token above a threshold, a scalar or one per latent. NaN counts as above."""
     n_tokens, n_latents = pre.shape
     counts = torch.empty(n_tokens, dtype=torch.int64, device=pre.device)
     with _on(pre.device):

@@ -1,4 +1,4 @@
-"""The four products of a backend: shapes, types and how the work is cut into programs."""
+"""Launches the Triton programs of the four products: shapes, dtypes and the grid."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sparsedict.kernels._triton import _programs as programs
 from sparsedict.latents import Support, TransposedSupport
 
 PIECE = 128
-"""Tokens of one latent that one program adds; a latent with more is cut into pieces, whose sums are added after."""
+"""Number of tokens of one latent per program. A latent with more is split into pieces, whose sums are added later."""
 
 MAX_COLUMNS = 512
-"""Columns of one program."""
+"""Number of columns per program."""
 
 TILE = 2048
-"""Numbers that a program reads at once."""
+"""Number of entries that a program reads at a time."""
 
 MIN_COLUMNS = 16
 
@@ -108,13 +108,13 @@ def sum_by_latent(values: Float[Tensor, " n_entries"], support: Support) -> Floa
 
 @dataclass(frozen=True, eq=False)
 class _Pieces:
-    """How the tokens of latents are cut into pieces; sizes are bounds, so that nothing is read from the device.
+    """Splits the tokens of latents into pieces. Sizes are upper bounds, to avoid synchronising with the device.
 
     Attributes:
-        latents: Latent of each piece; ``n_latents`` for those beyond the last.
-        starts: Latent ``i`` owns the pieces ``starts[i]:starts[i + 1]``, at least one.
-        slot_latents: Latent of each partial sum, likewise.
-        slot_starts: Latent ``i`` owns these partial sums: none where one piece is all.
+        latents: Latent of each piece; ``n_latents`` for unused pieces.
+        starts: Latent ``i`` has the pieces ``starts[i]:starts[i + 1]``, at least one.
+        slot_latents: Latent of each partial sum; ``n_latents`` for unused ones.
+        slot_starts: Latent ``i`` has the partial sums ``slot_starts[i]:slot_starts[i + 1]``, none for a single piece.
     """
 
     latents: Int[Tensor, " n_pieces"]
@@ -133,7 +133,7 @@ def _pieces(support: Support) -> _Pieces:
         numbers = -(-turned.offsets.diff() // PIECE)
         starts = _starts(numbers.clamp_min(1))
         slot_starts = _starts(torch.where(numbers > 1, numbers, 0))
-        # Each piece but one of a latent is full; of a latent with several, they are fewer than twice the full ones.
+        # All pieces of a latent except one are full. A latent with several has fewer than twice its full pieces.
         n_full = support.n_entries // PIECE
         latents = _owners(starts, support.n_latents + n_full)
         found = _known[turned] = _Pieces(latents, starts, _owners(slot_starts, 2 * n_full), slot_starts)
@@ -157,7 +157,7 @@ def _sum(out: Tensor) -> Any:
 
 
 def _block(d: int) -> dict[str, Any]:
-    """Returns the same cut for every run: a search for the fastest would make results depend on the weather."""
+    """Returns fixed block sizes. Autotuning would make results differ between runs."""
     columns = min(MAX_COLUMNS, max(MIN_COLUMNS, 1 << (d - 1).bit_length()))
     return {"BLOCK_E": min(32, TILE // columns), "BLOCK_D": columns}
 

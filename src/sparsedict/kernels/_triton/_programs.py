@@ -1,6 +1,6 @@
-"""What one program of each product does. Positions are int64: ``n_entries * d`` may exceed 2^31."""
+"""The Triton programs of the products. Positions are int64, since ``n_entries * d`` may exceed 2^31."""
 
-# Triton knows the types: annotations other than `constexpr` would mean something else here.
+# Triton infers types. Annotations other than `constexpr` have another meaning here.
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import triton.language as tl
 def weighted_rows(
     values, latents, offsets, rows, out, d, ACC: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr
 ):
-    """One token and block of columns: the sum of its latents' rows, weighted."""
+    """For one token and block of columns: sums the weighted rows of its latents."""
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = columns < d
@@ -44,7 +44,7 @@ def sampled_product(
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """A block of entries: the product of each one's vector and row. Entries of one token lie together, in the cache."""
+    """For a block of entries: multiplies the vector and the row of each. Entries of one token are adjacent."""
     entries = tl.program_id(0).to(tl.int64) * BLOCK_E + tl.arange(0, BLOCK_E)
     own = entries < tl.load(n_stored)
     token = tl.load(tokens + entries, mask=own, other=0).to(tl.int64)
@@ -78,7 +78,7 @@ def weighted_tokens(
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """One piece of a latent's tokens and block of columns: their sum, into the result or among the parts of one."""
+    """For one piece of a latent's tokens and a block of columns: stores the sum as a result or as a partial sum."""
     piece = tl.program_id(0).to(tl.int64)
     latent = tl.load(piece_latents + piece).to(tl.int64)
     if latent < n_latents:
@@ -108,7 +108,7 @@ def weighted_tokens(
 
 @triton.jit
 def add_parts(slot_latents, slot_starts, parts, out, n_latents, d, BLOCK_D: tl.constexpr):
-    """The first part of a latent adds the others, in their order."""
+    """For the first partial sum of a latent: adds the others, in order."""
     slot = tl.program_id(0).to(tl.int64)
     latent = tl.load(slot_latents + slot).to(tl.int64)
     if latent < n_latents:
@@ -124,7 +124,7 @@ def add_parts(slot_latents, slot_starts, parts, out, n_latents, d, BLOCK_D: tl.c
 
 @triton.jit
 def count_above(pre, threshold, step, counts, n_latents, BLOCK: tl.constexpr):
-    """One token: how many of its entries exceed their threshold; NaN counts as greater."""
+    """For one token: counts its entries above their threshold. NaN counts as above."""
     token = tl.program_id(0).to(tl.int64)
     total = tl.zeros((BLOCK,), tl.int32)
     for begin in range(0, n_latents, BLOCK):
@@ -138,9 +138,9 @@ def count_above(pre, threshold, step, counts, n_latents, BLOCK: tl.constexpr):
 
 @triton.jit
 def gather_above(pre, threshold, step, ends, latents, values, n_latents, capacity, BLOCK: tl.constexpr):
-    """One token: its entries above their threshold, written one after another as far as there is room.
+    """For one token: writes its entries above their threshold consecutively, up to the capacity.
 
-    ``ends[token]`` is where the token's entries begin, and ``ends[token + 1]`` where they end.
+    The token's entries are ``ends[token]:ends[token + 1]``.
     """
     token = tl.program_id(0).to(tl.int64)
     start = tl.load(ends + token)

@@ -1,7 +1,7 @@
-"""Where an MLP keeps its matrices: one file per family of models.
+"""Finds the weight matrices of MLPs: one file per family of models.
 
-A family is a function that looks at a module and yields every way in which it may be an MLP of that family, the
-likeliest first, or nothing. Which one is right is settled by comparing numbers, not names: see `find`.
+A family is a function that yields every interpretation of a module as an MLP of that family, the most likely first.
+The right one is selected by comparing outputs rather than names; see `find_neurons`.
 
 | file | MLPs |
 |---|---|
@@ -27,6 +27,6 @@ __all__ = ["FAMILIES", "Family", "Candidate", "candidates"]
 
 
 def candidates(module: nn.Module) -> Iterator[Candidate]:
-    """Yields every way in which the module may be an MLP."""
+    """Yields every interpretation of a module as an MLP."""
     for family in FAMILIES:
         yield from family(module)

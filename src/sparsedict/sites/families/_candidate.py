@@ -1,4 +1,4 @@
-"""What every family uses: linear layers and activations of a module."""
+"""Candidates for an MLP's neurons, and the linear layers and activations of a module."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ Matrix = tuple[Tensor, Tensor | None]
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One way to read a module as an MLP.
+    """One interpretation of a module as an MLP.
 
     Attributes:
-        neurons: Its units.
-        hidden: Where the neurons' activations enter the decoder, if the model has such a point.
-        sure: Whether everything was found in the module, rather than tried.
+        neurons: The neurons.
+        hidden: The point of the neurons' activations, if the model has one.
+        certain: Whether all parts were found in the module, rather than guessed.
     """
 
     neurons: Neurons
     hidden: Point | None
-    sure: bool
+    certain: bool
 
 
 @runtime_checkable
 class Family(Protocol):
-    """Yields every way in which a module may be an MLP of this family."""
+    """A function that yields every interpretation of a module as an MLP of a family."""
 
     def __call__(self, module: nn.Module, /) -> Iterator[Candidate]: ...
 
 
 def matrix(module: object) -> Matrix | None:
-    """Returns the weight ``[out, in]`` and the bias of a linear layer, or None if this isn't one."""
+    """Returns the weight ``[out, in]`` and the bias of a linear layer, or None for other modules."""
     while isinstance(inner := getattr(module, "original_component", None), nn.Module):
         module = inner
     weight, bias = loaded(module, "weight"), loaded(module, "bias")
     if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
         return None
-    # transformers' Conv1D keeps [in, out] and is told by its name, so that transformers isn't imported.
+    # transformers' Conv1D has weights [in, out]. It is identified by name, to avoid importing transformers.
     transposed = type(module).__name__ == "Conv1D"
     sizes = (getattr(module, "out_features", None), getattr(module, "in_features", None))
     if not transposed and not isinstance(module, nn.Linear) and tuple(weight.shape) != sizes:
@@ -57,7 +57,7 @@ def matrix(module: object) -> Matrix | None:
 
 
 def linear_layers(module: nn.Module) -> list[nn.Module]:
-    """Returns the linear layers among a module's children, or further inside if it has less than two there."""
+    """Returns the linear layers among a module's children, or among all its descendants if there are fewer than two."""
     direct = [child for child in module.children() if matrix(child) is not None]
     return direct if len(direct) >= 2 else [inner for inner in module.modules() if matrix(inner) is not None]
 
@@ -91,9 +91,9 @@ _COMMON = (
 
 
 def activations(*modules: nn.Module) -> Iterator[tuple[Callable[[Any], Any], bool]]:
-    """Yields the activations that modules hold, and then the common ones, which a forward may call by itself.
+    """Yields the activations found in modules, then common activation functions, which ``forward`` may call directly.
 
-    The flag says whether the activation was found (true) or is to be tried.
+    The flag is true for activations found in the modules.
     """
     seen: set[int] = set()
     for module in modules:

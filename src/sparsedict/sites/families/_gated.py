@@ -1,4 +1,4 @@
-"""Gated MLPs: one linear layer is multiplied by the activation of another."""
+"""Gated MLPs: the output of one linear layer is multiplied by the activation of another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparsedict.sites.families._candidate import Candidate, Matrix, activations,
 
 
 def gated(module: nn.Module) -> Iterator[Candidate]:
-    """Yields the readings of a module with three linear layers; registered as gate, up, down almost everywhere."""
+    """Yields the candidates of a module with three linear layers, usually registered as gate, up, down."""
     layers = linear_layers(module)
     if len(layers) != 3:
         return
@@ -24,7 +24,7 @@ def gated(module: nn.Module) -> Iterator[Candidate]:
 
 
 def fused_gate(module: nn.Module) -> Iterator[Candidate]:
-    """Yields the readings of two linear layers of which the first gives gate and up in one product, or up and gate."""
+    """Yields the candidates of two linear layers, where the first computes gate and up, in either order."""
     layers = linear_layers(module)
     if len(layers) != 2:
         return
@@ -40,10 +40,10 @@ def fused_gate(module: nn.Module) -> Iterator[Candidate]:
 
 
 def from_matrices(gate: Matrix, up: Matrix, down: Matrix, hidden: Point, *holders: nn.Module) -> Iterator[Candidate]:
-    """Yields the readings of three matrices whose activation is kept in one of the ``holders``."""
+    """Yields the candidates of three matrices with an activation from one of the ``holders``."""
     if gate[0].shape != up[0].shape or up[0].shape[0] != down[0].shape[1]:
         return
-    for activation, sure in activations(*holders):
+    for activation, certain in activations(*holders):
         neurons = Neurons(
             encoder=up[0],
             decoder=down[0].T,
@@ -53,4 +53,4 @@ def from_matrices(gate: Matrix, up: Matrix, down: Matrix, hidden: Point, *holder
             gate=gate[0],
             gate_bias=gate[1],
         )
-        yield Candidate(neurons, hidden, sure)
+        yield Candidate(neurons, hidden, certain)

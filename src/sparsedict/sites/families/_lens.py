@@ -1,4 +1,4 @@
-"""TransformerLens: the wrapped MLPs of version 4 and the own ones of version 3."""
+"""MLPs of TransformerLens: wrapped modules in version 4, native ones in version 3."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparsedict.sites.families._gated import from_matrices
 
 
 def bridge(module: nn.Module) -> Iterator[Candidate]:
-    """Yields the readings of a `TransformerBridge` MLP, or of a block that holds one.
+    """Yields the candidates of a `TransformerBridge` MLP, or of a block with one.
 
     Its layers are ``in``, ``out`` and, if it is gated, ``gate``.
     """
@@ -25,18 +25,18 @@ def bridge(module: nn.Module) -> Iterator[Candidate]:
     if not (is_hook_point(hidden) and isinstance(original, nn.Module)) or first is None or second is None:
         return
     point = Point(hidden, "out", "decoder")  # pyright: ignore[reportArgumentType]
-    # An MLP without a module of its own is bound to its parent layer, which then holds the activation.
+    # An MLP without a separate module is bound to its parent layer, which then has the activation.
     intermediate = getattr(original, "intermediate", None)
     holders = [original, *([intermediate] if isinstance(intermediate, nn.Module) else [])]
     if third is not None:
         yield from from_matrices(third, first, second, point, *holders)
     elif first[0].shape[0] == second[0].shape[1]:
-        for activation, sure in activations(*holders):
-            yield Candidate(_neurons(first[0], second[0].T, activation, first[1], second[1]), point, sure)
+        for activation, certain in activations(*holders):
+            yield Candidate(_neurons(first[0], second[0].T, activation, first[1], second[1]), point, certain)
 
 
 def hooked(module: nn.Module) -> Iterator[Candidate]:
-    """Yields the reading of a `HookedTransformer` MLP, or of a block that holds one."""
+    """Yields the candidate of a `HookedTransformer` MLP, or of a block with one."""
     inner = getattr(module, "mlp", module)
     weights = [getattr(inner, name, None) for name in ("W_in", "W_out", "b_in", "b_out", "W_gate")]
     hidden, activation = getattr(inner, "hook_post", None), getattr(inner, "act_fn", None)
@@ -46,7 +46,7 @@ def hooked(module: nn.Module) -> Iterator[Candidate]:
     point = Point(hidden, "out", "decoder")  # pyright: ignore[reportArgumentType]
     neurons = _neurons(w_in.T, w_out, activation, b_in, b_out)
     if w_gate is not None:
-        # Version 3 adds the bias after the product with the gate, so it can only be carried into the decoder's.
+        # Version 3 adds the bias after the product with the gate, so it is moved into the decoder's bias.
         shifted = b_out if b_in is None or b_out is None else b_out + b_in @ w_out
         neurons = replace(_neurons(w_in.T, w_out, activation, None, shifted), gate=w_gate.T)
         if b_in is not None and bool(b_in.any()):

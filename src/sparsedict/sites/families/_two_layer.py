@@ -12,7 +12,7 @@ from sparsedict.sites.families._candidate import Candidate, activations, linear_
 
 
 def two_layer(module: nn.Module) -> Iterator[Candidate]:
-    """Yields the readings of a module with two linear layers; the first one registered is likelier to encode."""
+    """Yields the candidates of a module with two linear layers. The first is more likely to be the encoder."""
     layers = linear_layers(module)
     if len(layers) != 2:
         return
@@ -21,11 +21,11 @@ def two_layer(module: nn.Module) -> Iterator[Candidate]:
 
 
 def from_layers(encoder: nn.Module, decoder: nn.Module, *holders: nn.Module) -> Iterator[Candidate]:
-    """Yields the readings of two linear layers whose activation is kept in one of the ``holders``."""
+    """Yields the candidates of two linear layers with an activation from one of the ``holders``."""
     first, second = matrix(encoder), matrix(decoder)
     if first is None or second is None or first[0].shape[0] != second[0].shape[1]:
         return
-    for activation, sure in activations(*holders):
+    for activation, certain in activations(*holders):
         neurons = Neurons(
             encoder=first[0],
             decoder=second[0].T,
@@ -33,4 +33,4 @@ def from_layers(encoder: nn.Module, decoder: nn.Module, *holders: nn.Module) -> 
             encoder_bias=first[1],
             decoder_bias=second[1],
         )
-        yield Candidate(neurons, Point(decoder, "in", "decoder"), sure)
+        yield Candidate(neurons, Point(decoder, "in", "decoder"), certain)
