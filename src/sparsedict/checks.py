@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 
-def at_least(name: str, value: Any, least: int) -> int:
-    """Returns ``value`` as an ``int`` if it is an integer of at least ``least``.
+def at_least(name: str, value: Any, minimum: int) -> int:
+    """Returns ``value`` as an ``int`` if it is an integer of at least ``minimum``.
 
     Any object with ``__index__`` is an integer, such as NumPy integers and tensors without dimensions. Booleans aren't.
     """
@@ -24,8 +24,8 @@ def at_least(name: str, value: Any, least: int) -> int:
     if isinstance(number, bool) or not isinstance(number, SupportsIndex) or _is_array(number):
         raise TypeError(f"`{name}` must be an integer, got {value!r} of type {type(value).__name__}.")
     number = operator.index(number)
-    if number < least:
-        raise ValueError(f"`{name}` must be at least {least}, got {number}.")
+    if number < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}, got {number}.")
     return number
 
 
@@ -61,9 +61,9 @@ def in_range(name: str, value: Any, low: float, high: float = math.inf, *, open_
     return plain
 
 
-def set_at_least(part: object, name: str, least: int) -> None:
+def set_at_least(part: object, name: str, minimum: int) -> None:
     """Checks an attribute of a frozen dataclass by :func:`at_least`, and converts it to ``int`` for JSON."""
-    object.__setattr__(part, name, at_least(name, getattr(part, name), least))
+    object.__setattr__(part, name, at_least(name, getattr(part, name), minimum))
 
 
 def set_in_range(part: object, name: str, low: float, high: float = math.inf, *, open_low: bool = False) -> None:

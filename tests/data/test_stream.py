@@ -419,7 +419,7 @@ def test_a_state_of_another_batch_size_is_refused() -> None:
     state = ActivationStream(site(), unique(2, 4), batch_size=4).state_dict()
     with pytest.raises(ValueError, match="must have the same batch_size as these batches, 2, got 4"):
         ActivationStream(site(), unique(2, 4), batch_size=2).load_state_dict(state)
-    with pytest.raises(ValueError, match="without batch_size"):
+    with pytest.raises(ValueError, match="without the keys batch_size"):
         ActivationStream(site(), unique(2, 4)).load_state_dict({"epoch": 0})
 
 

@@ -93,7 +93,7 @@ def test_entries_that_do_not_fit_are_told_and_stay_within_their_memory() -> None
 
 
 @pytest.mark.parametrize(
-    ("capacity", "rule", "most", "wanted"),
+    ("capacity", "rule", "max_entries", "wanted"),
     [
         (Capacity(0.4), Above(torch.zeros(())), 100, True),
         (Capacity(0.41), Above(torch.zeros(())), 100, False),
@@ -104,15 +104,17 @@ def test_entries_that_do_not_fit_are_told_and_stay_within_their_memory() -> None
     ],
 )
 def test_what_can_be_selected_within_a_capacity(
-    capacity: Capacity | None, rule: Selection | None, most: int, wanted: bool
+    capacity: Capacity | None, rule: Selection | None, max_entries: int, wanted: bool
 ) -> None:
     """A quarter more entries than in the step before are expected, of 200."""
-    assert can_select_within(capacity, rule, torch.device(DEVICE), total=200, most=most) == wanted
+    assert can_select_within(capacity, rule, torch.device(DEVICE), total=200, max_entries=max_entries) == wanted
 
 
 def test_the_embedding_bag_selects_within_no_capacity() -> None:
     with kernels.using(_embedding_bag):
-        assert not can_select_within(Capacity(0.1), Above(torch.zeros(())), torch.device("cpu"), total=200, most=100)
+        assert not can_select_within(
+            Capacity(0.1), Above(torch.zeros(())), torch.device("cpu"), total=200, max_entries=100
+        )
 
 
 @pytest.mark.parametrize("guess", [None, torch.nan, 0.5, 2.0])

@@ -168,8 +168,8 @@ def test_it_gives_up_beyond_the_entries_allowed(bounded: bool) -> None:
     picked = select(inputs, rows, bias, rule, bounded=bounded)
     assert picked is not None
     n_entries = picked[0].n_entries
-    assert select(inputs, rows, bias, rule, bounded=bounded, most=n_entries) is not None
-    assert select(inputs, rows, bias, rule, bounded=bounded, most=n_entries - 1) is None
+    assert select(inputs, rows, bias, rule, bounded=bounded, max_entries=n_entries) is not None
+    assert select(inputs, rows, bias, rule, bounded=bounded, max_entries=n_entries - 1) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

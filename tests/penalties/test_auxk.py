@@ -175,9 +175,9 @@ def test_it_revives_latents_of_autoencoders_that_normalise(norm: sd.InputNorm) -
 
 @pytest.mark.as_installed
 def test_the_former_name_is_taken_with_a_warning() -> None:
-    with pytest.warns(FutureWarning, match="`idle_tokens` is called `dead_after` now"):
+    with pytest.warns(FutureWarning, match="`idle_tokens` was renamed to `dead_after`"):
         assert sd.AuxK(idle_tokens=7) == sd.AuxK(dead_after=7)
-    with pytest.warns(FutureWarning, match="`idle_tokens` is called `dead_after` now"):
+    with pytest.warns(FutureWarning, match="`idle_tokens` was renamed to `dead_after`"):
         assert sd.Resample(5, idle_tokens=7) == sd.Resample(5, dead_after=7)
 
 

@@ -41,7 +41,7 @@ def test_warm_up_grows_linearly(step: int, share: float) -> None:
 
 
 def test_warm_up_passes_the_checks_of_what_it_warms_up() -> None:
-    with pytest.warns(UserWarning, match="L1 with decoder_norm=Free"):
+    with pytest.warns(UserWarning, match="L1 has no lasting effect with decoder_norm=Free"):
         sd.WarmUp(sd.L1(0.1), 5).check(cases.make("distiller", "relu", "free"))
 
 

@@ -76,7 +76,7 @@ def test_layers_sort_by_number() -> None:
     assert mlps(model, "transformer.h.12.mlp") == [f"'transformer.h.{layer}.mlp'" for layer in (9, 10, 11)]
     assert mlps(model, "transformer.h.0.mpl") == [f"'transformer.h.{layer}.mlp'" for layer in (0, 1, 2)]
     assert near_names(model, "transformer.h.12.mlp", "path")[0] == "transformer.h.11.mlp"
-    found = mlps(model, "", below="transformer.h", most=12)
+    found = mlps(model, "", below="transformer.h", max_items=12)
     assert found == [f"'transformer.h.{layer}.mlp'" for layer in range(12)]
 
 

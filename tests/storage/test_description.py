@@ -106,7 +106,7 @@ def test_notes_that_json_can_not_hold_are_refused(value: object, error: type[Exc
     ("notes", "message"),
     [
         ({"log": "x" * 2**22}, r"`trained_on` must fit into 4,194,304 bytes"),
-        ({"id": 10**200}, r"`trained_on`.* isn't valid JSON: an integer of 201 digits"),
+        ({"id": 10**200}, r"`trained_on`.* isn't valid JSON: an integer has 201 digits"),
         ({"name": "\ud800"}, r"`trained_on`.* isn't valid JSON"),
     ],
 )
@@ -122,7 +122,7 @@ def test_notes_that_could_not_be_read_again_are_refused(notes: dict[str, Any], m
         (b"{", "isn't valid JSON"),
         (b"\xff\xfe\xff", "isn't valid JSON"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"format": ' + b"9" * 5000 + b"}", "an integer of 5000 digits"),
+        (b'{"format": ' + b"9" * 5000 + b"}", "an integer has 5000 digits"),
         (b'{"format": NaN}', "NaN is not a JSON number"),
         (b'{"format": 1, "format": 2}', "one key twice"),
         (b"[]", "isn't the description of a sparsedict dictionary"),

@@ -143,7 +143,7 @@ def test_truncated_json_is_named(saved: Path) -> None:
 def test_an_oversized_json_is_refused_unread(saved: Path) -> None:
     with (saved / JSON).open("r+b") as stream:
         stream.truncate(2**40)
-    with pytest.raises(StorageError, match=r"dictionary\.json is larger than 4,194,304 bytes"):
+    with pytest.raises(StorageError, match=r"dictionary\.json must have at most 4,194,304 bytes"):
         sd.load(saved)
 
 

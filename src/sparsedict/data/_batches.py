@@ -42,20 +42,20 @@ class Chunk:
     def __len__(self) -> int:
         return self.activations.n_tokens
 
-    def stop(self, start: int, wanted: int, most: int) -> int:
+    def stop(self, start: int, wanted: int, max_rows: int) -> int:
         """Returns the row at which a piece of a batch ends, exclusive.
 
         Args:
             start: First row of the piece.
             wanted: Number of rows missing in the batch.
-            most: Number of rows of a whole batch. A longer sequence becomes a separate batch.
+            max_rows: Number of rows of a whole batch. A longer sequence becomes a separate batch.
         """
         if self.cuts is None:
             return min(len(self), start + wanted)
         fits = bisect_right(self.cuts, start + wanted) - 1
         if fits >= 0 and self.cuts[fits] > start:
             return self.cuts[fits]
-        return self.cuts[bisect_right(self.cuts, start)] if wanted >= most else start
+        return self.cuts[bisect_right(self.cuts, start)] if wanted >= max_rows else start
 
     def rows(self, start: int, stop: int) -> Activations:
         """Returns the rows from ``start`` to ``stop`` in the order of the chunk, copied if ``order`` isn't ``None``."""
@@ -91,13 +91,13 @@ class RowSource(ABC):
     origin: str
 
     @abstractmethod
-    def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
+    def chunks(self, epoch: int, start: Position, max_rows: int | None = None) -> Iterator[Chunk]:
         """Yields the chunks of pass number ``epoch`` from ``start`` on. Repeated calls yield the same chunks.
 
         Args:
             epoch: Number of the pass.
             start: The ``end`` of a chunk of this pass, or the beginning.
-            most: Number of rows that will be read from there on, over all passes, if known. It limits the buffer.
+            max_rows: Number of rows that will be read from there on, over all passes, if known. It limits the buffer.
         """
 
     def finalize(self, batch: Activations) -> Activations:

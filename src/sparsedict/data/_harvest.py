@@ -74,16 +74,16 @@ class HarvestedRows(RowSource):
         self._mix = mix
         self._n_rows_of: list[int] = []
 
-    def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
-        if self._fits and start == BEGINNING and not (epoch == 0 and self._is_part(most)):
+    def chunks(self, epoch: int, start: Position, max_rows: int | None = None) -> Iterator[Chunk]:
+        if self._fits and start == BEGINNING and not (epoch == 0 and self._is_part(max_rows)):
             return self._from_memory(epoch)
-        return self._harvested(epoch, start, (self._seed, epoch, _SEQUENCES) if self._tokens.seeks else None, most)
+        return self._harvested(epoch, start, (self._seed, epoch, _SEQUENCES) if self._tokens.seeks else None, max_rows)
 
-    def _is_part(self, most: int | None) -> bool:
+    def _is_part(self, max_rows: int | None) -> bool:
         """Whether a number of rows is less than a pass."""
-        if most is not None and self.n_tokens is None:
+        if max_rows is not None and self.n_tokens is None:
             self.n_tokens = self.count()
-        return most is not None and self.n_tokens is not None and most < self.n_tokens
+        return max_rows is not None and self.n_tokens is not None and max_rows < self.n_tokens
 
     def _from_memory(self, epoch: int) -> Iterator[Chunk]:
         if self._whole is None:
@@ -93,7 +93,7 @@ class HarvestedRows(RowSource):
             yield self._chunk(whole.activations, epoch, BEGINNING, whole.end)
 
     def _harvested(
-        self, epoch: int, start: Position, order: tuple[int, int, int] | None, most: int | None
+        self, epoch: int, start: Position, order: tuple[int, int, int] | None, max_rows: int | None
     ) -> Iterator[Chunk]:
         blocks = self._tokens.blocks(order, epoch, start, self._block_size)
         block = next(blocks, None)
@@ -109,14 +109,14 @@ class HarvestedRows(RowSource):
                     block = next(blocks, None)
                     if n_positions >= self._target and self._tokens.n_positions is not None:
                         break
-                    if most is not None and n_rows >= most:
+                    if max_rows is not None and n_rows >= max_rows:
                         break
             if bad and bool(torch.stack(bad).any()):
                 self._raise_if_not_finite(0, n_rows)
             if n_rows and self._buffer is not None:
                 yield self._chunk(self._buffer.rows(slice(0, n_rows)), epoch, start, end)
             start = end
-            most = most - n_rows if most is not None and most > n_rows else None
+            max_rows = max_rows - n_rows if max_rows is not None and max_rows > n_rows else None
 
     def _chunk(self, held: Activations, epoch: int, start: Position, end: Position) -> Chunk:
         key = (self._seed, epoch, _ROWS, *start)

@@ -93,13 +93,13 @@ class ActivationSource(Iterable[Activations], ABC):
         self.batches().load_state_dict(state)
         self._state = dict(state)
 
-    def _checked_buffer(self, size: int | None, usual: int, most: int | None) -> int:
+    def _checked_buffer(self, size: int | None, default: int, total: int | None) -> int:
         """Returns the capacity of the buffer in tokens.
 
         Args:
-            size: Requested capacity. By default it is ``usual`` tokens, and at least four batches.
-            usual: See ``size``.
-            most: Total number of tokens, if known.
+            size: Requested capacity. By default it is ``default`` tokens, and at least four batches.
+            default: See ``size``.
+            total: Total number of tokens, if known.
 
         Raises:
             ValueError: If a batch doesn't fit into the buffer, or the buffer doesn't fit into the machine's memory.
@@ -110,8 +110,8 @@ class ActivationSource(Iterable[Activations], ABC):
                 f"`batch_size` must not exceed `buffer_size`, got {self.batch_size} and {size} tokens. A batch is "
                 "drawn from the buffer, which should be much larger."
             )
-        asked = max(usual, 4 * self.batch_size) if size is None else size
-        needed = (asked if most is None else min(asked, most)) * self.bytes_per_token
+        asked = max(default, 4 * self.batch_size) if size is None else size
+        needed = (asked if total is None else min(asked, total)) * self.bytes_per_token
         memory = _memory()
         if memory is not None and needed > memory:
             name = f"`batch_size` of {self.batch_size:,}" if size is None else f"`buffer_size` of {size:,}"

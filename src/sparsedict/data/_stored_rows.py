@@ -124,7 +124,7 @@ class StoredRows(RowSource):
         self._columns: tuple[Tensor, ...] = ()
         self._is_filled = False
 
-    def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
+    def chunks(self, epoch: int, start: Position, max_rows: int | None = None) -> Iterator[Chunk]:
         if self._resident:
             return self._from_resident(epoch, start)
         return self._read(epoch, start)

@@ -207,7 +207,7 @@ class _InMemoryRows(RowSource):
         self.n_tokens = batch.n_tokens
         self.origin = f"{self.n_tokens:,} tokens in memory, shuffled anew for each pass"
 
-    def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
+    def chunks(self, epoch: int, start: Position, max_rows: int | None = None) -> Iterator[Chunk]:
         if start[0] == 0:
             device = next(iter(self._held.values())).device
             order = permutation(self.n_tokens or 0, self._seed, epoch).to(device)
@@ -246,7 +246,7 @@ class _IterableRows(RowSource):
         )
         self.origin = f"batches from a {type(data).__name__}, {later}"
 
-    def chunks(self, epoch: int, start: Position, most: int | None = None) -> Iterator[Chunk]:
+    def chunks(self, epoch: int, start: Position, max_rows: int | None = None) -> Iterator[Chunk]:
         for index, item in enumerate(self._pass(epoch, start[0]), start[0]):
             batch = _as_batch("a batch", item)
             if set(batch) != set(self.points):

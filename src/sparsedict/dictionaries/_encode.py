@@ -62,8 +62,8 @@ def _selected(
         assert context.capacity is not None  # a condition of this path
         picked = select_within(context.capacity, *weights, rule, workspace=context.workspace)
     else:
-        most = most_stored(len(x), dictionary.n_latents) if dictionary.activation.elementwise else None
-        picked = select(*weights, rule, most=most, workspace=context.workspace)
+        max_entries = most_stored(len(x), dictionary.n_latents) if dictionary.activation.elementwise else None
+        picked = select(*weights, rule, max_entries=max_entries, workspace=context.workspace)
     return None if picked is None else (picked[0].with_memory(context.workspace), picked[1])
 
 

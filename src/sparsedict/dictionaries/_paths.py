@@ -68,12 +68,12 @@ class Conditions:
             elementwise: Whether the activation is elementwise.
             stored: Whether stored entries are required.
         """
-        total, most = n_tokens * n_latents, most_stored(n_tokens, n_latents)
+        total, max_entries = n_tokens * n_latents, most_stored(n_tokens, n_latents)
         return cls(
             stored=stored,
             training=context.training,
             elementwise=elementwise,
-            within_capacity=can_select_within(context.capacity, rule, device, total=total, most=most),
+            within_capacity=can_select_within(context.capacity, rule, device, total=total, max_entries=max_entries),
             selectable=can_select(rule, device),
             counts_wait=device.type != "cpu" or compacts(device),
         )

@@ -100,21 +100,21 @@ class _Reading:
 
 
 def can_select_within(
-    capacity: Capacity | None, rule: Selection | None, device: torch.device, *, total: int, most: int
+    capacity: Capacity | None, rule: Selection | None, device: torch.device, *, total: int, max_entries: int
 ) -> bool:
-    """Returns whether :func:`select_within` supports a rule on a device, with at most ``most`` expected entries.
+    """Returns whether :func:`select_within` supports a rule on a device, with at most ``max_entries`` expected entries.
 
     Args:
         capacity: Capacity of the step, if any.
         rule: The rule, if any.
         device: Device of the pre-activations.
         total: Number of all pre-activations.
-        most: Number of entries above which dense products are faster. It doesn't apply to `LargestOfBatch`, whose
-            number of entries is known.
+        max_entries: Number of entries above which dense products are faster. It doesn't apply to `LargestOfBatch`,
+            whose number of entries is known.
     """
     if capacity is None or not compacts(device):
         return False
-    return isinstance(rule, LargestOfBatch) or (isinstance(rule, Above) and capacity.n_needed(total) <= most)
+    return isinstance(rule, LargestOfBatch) or (isinstance(rule, Above) and capacity.n_needed(total) <= max_entries)
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ def select(
     bias: Float[Tensor, " n_latents"],
     rule: Selection,
     *,
-    most: int | None = None,
+    max_entries: int | None = None,
     bounded: bool | None = None,
     workspace: Workspace | None = None,
 ) -> Selected | None:
@@ -65,7 +65,7 @@ def select(
         rows: One row per latent, such as an encoder.
         bias: One number per latent.
         rule: A rule for which :func:`can_select` holds.
-        most: Number of entries above which ``None`` is returned, since dense products are faster.
+        max_entries: Number of entries above which ``None`` is returned, since dense products are faster.
         bounded: Whether to compute bounds first; by default if that is faster.
         workspace: Memory to reuse for blocks and bounds.
     """
@@ -83,7 +83,7 @@ def select(
         picked = search.largest_of_batch(rule)
     else:
         assert isinstance(rule, Above), rule
-        picked = search.above(like(rule.threshold, inputs), most)
+        picked = search.above(like(rule.threshold, inputs), max_entries)
     return None if picked is None else (picked[0], picked[1].to(dtype))
 
 
@@ -141,23 +141,27 @@ class _Search:
         known = self._at(self._inputs[begin:end], support)
         return largest_stored(known, support, rule.k, lowest_ties=rule.lowest_ties)
 
-    def above(self, threshold: Tensor, most: int | None) -> Selected | None:
+    def above(self, threshold: Tensor, max_entries: int | None) -> Selected | None:
         found, values, n_found = [], [], 0
         for begin, end, block in self._blocks():
-            if begin == 0 and most is not None and self._looks_like_more(most, block[:SAMPLE_TOKENS], threshold):
+            if (
+                begin == 0
+                and max_entries is not None
+                and self._looks_like_more(max_entries, block[:SAMPLE_TOKENS], threshold)
+            ):
                 return None
             flat, known = self._above(begin, end, block, threshold, torch.zeros((), device="cpu", dtype=torch.float32))
             found.append(flat)
             values.append(known)
             n_found += len(flat)
-            if most is not None and n_found > most:
+            if max_entries is not None and n_found > max_entries:
                 return None
         return Support.from_flat(torch.cat(found), self._n_tokens, self._n_latents), torch.cat(values)
 
-    def _looks_like_more(self, most: int, sample: Tensor, threshold: Tensor) -> bool:
-        """Estimates from a sample of tokens whether there are more than ``most`` entries."""
+    def _looks_like_more(self, max_entries: int, sample: Tensor, threshold: Tensor) -> bool:
+        """Estimates from a sample of tokens whether there are more than ``max_entries`` entries."""
         reached = ~(sample <= threshold) if self._bounds is None else sample >= 0
-        return int(reached.sum()) * self._n_tokens > SAMPLE_MARGIN * most * len(sample)
+        return int(reached.sum()) * self._n_tokens > SAMPLE_MARGIN * max_entries * len(sample)
 
     def largest_of_batch(self, rule: LargestOfBatch) -> Selected:
         n_wanted = min(rule.k * self._n_tokens, self._n_tokens * self._n_latents)

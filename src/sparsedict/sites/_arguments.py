@@ -149,10 +149,10 @@ def _max_length(cache: Any) -> int | None:
     getters = (getattr(cache, name, None) for name in ("get_max_length", "get_max_cache_shape"))
     getter = next((getter for getter in getters if callable(getter)), None)
     try:
-        most = None if getter is None else getter()
+        capacity = None if getter is None else getter()
     except (ValueError, TypeError, AttributeError, IndexError):
         return None
-    return most if isinstance(most, int) and most > 0 else None
+    return capacity if isinstance(capacity, int) and capacity > 0 else None
 
 
 def first_position(model: nn.Module) -> int:

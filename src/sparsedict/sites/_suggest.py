@@ -18,14 +18,14 @@ from sparsedict.sites.families._candidate import linear_layers, matrix
 _N_TRIED = 12
 
 
-def mlps(model: nn.Module, near: str, *, below: str | None = None, most: int = 3) -> list[str]:
+def mlps(model: nn.Module, near: str, *, below: str | None = None, max_items: int = 3) -> list[str]:
     """Returns arguments of `Site` for MLPs of a model: their paths in quotes, or ``reads=..., writes=...``.
 
     Args:
         model: The model.
-        near: A name. If there are more than ``most`` MLPs, those with the most similar names are returned.
+        near: A name. If there are more than ``max_items`` MLPs, those with the most similar names are returned.
         below: Restricts the search to MLPs inside the module at this path.
-        most: Largest number of MLPs to return.
+        max_items: Largest number of MLPs to return.
     """
     found: dict[str, str] = {}
     failed: set[str] = set()
@@ -41,7 +41,7 @@ def mlps(model: nn.Module, near: str, *, below: str | None = None, most: int = 3
             failed.add(kind)
         elif not any(path.startswith(f"{other}.") or other.startswith(f"{path}.") for other in found):
             found[path] = form
-        if len(found) == most or n_tried == _N_TRIED:
+        if len(found) == max_items or n_tried == _N_TRIED:
             break
     return [found[path] for path in sorted(found, key=by_number)]
 
@@ -150,11 +150,11 @@ def check_module(model: nn.Module, path: str) -> None:
             + (f"Choose an MLP in it: {'; '.join(found)}." if found else "Choose a module in it.")
         )
     if matrix(module) is None and is_part(model, path):
-        found = mlps(model, path, below=path.rpartition(".")[0], most=1)
+        found = mlps(model, path, below=path.rpartition(".")[0], max_items=1)
         if found:
             warnings.warn(f"{what} is part of an MLP. The whole MLP is {found[0]}.", stacklevel=3)
     elif _holds_more(module) and experts_of(module) is None:
-        found = mlps(model, path, below=path, most=1)
+        found = mlps(model, path, below=path, max_items=1)
         if found and found[0] != repr(path):
             warnings.warn(f"{what} contains more than an MLP. An MLP in it is {found[0]}.", stacklevel=3)
 

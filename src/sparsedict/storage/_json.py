@@ -27,23 +27,23 @@ class StorageError(ValueError):
         super().__init__(message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}...")
 
 
-def read_json(file: Path, most_bytes: int = MAX_BYTES) -> Any:
-    """Reads a JSON file of at most ``most_bytes`` bytes (4 MiB by default).
+def read_json(file: Path, max_bytes: int = MAX_BYTES) -> Any:
+    """Reads a JSON file of at most ``max_bytes`` bytes (4 MiB by default).
 
     Raises:
         StorageError: If the file is larger, isn't JSON, is nested too deeply, or contains NaN, numbers beyond the
             limits or a key twice.
     """
     with file.open("rb") as stream:
-        encoded = stream.read(most_bytes + 1)
-    return parse_json(encoded, str(file), most_bytes)
+        encoded = stream.read(max_bytes + 1)
+    return parse_json(encoded, str(file), max_bytes)
 
 
-def parse_json(encoded: bytes, source: str, most_bytes: int = MAX_BYTES) -> Any:
+def parse_json(encoded: bytes, source: str, max_bytes: int = MAX_BYTES) -> Any:
     """Parses JSON that was read from ``source``, like `read_json`."""
-    if len(encoded) > most_bytes:
+    if len(encoded) > max_bytes:
         raise StorageError(
-            f"{source} must have at most {most_bytes:,} bytes, got {len(encoded):,}. It isn't a description."
+            f"{source} must have at most {max_bytes:,} bytes, the limit for a description, got more. Check the file."
         )
     try:
         document = json.loads(
