@@ -124,7 +124,7 @@ class Adapter:
 
     @property
     def weight(self) -> Tensor | None:
-        """A tensor with the object's device and dtype: its encoder, or its first floating-point parameter."""
+        """A tensor with the object's device and dtype, such as its encoder or its first floating-point parameter."""
         encoder = getattr(self.source, "encoder", None)
         if isinstance(encoder, Tensor):
             return encoder

@@ -12,13 +12,13 @@ from torch import Tensor
 from sparsedict.display import short, table
 
 ROLES = ("inputs", "outputs", "neurons")
-"""The points of one site: the MLP's input, its output and its hidden activations."""
+"""The points of one site, which are the MLP's input, its output and its hidden activations."""
 
 UNNAMED = "activations"
 """Point of a tensor without a name. It matches any point that a dictionary names."""
 
 PER_TOKEN = ("tokens", "positions", "mask", "attention_mask")
-"""Names of the tensors with one value per token. They are reserved: no point may have one of these names."""
+"""Names of the tensors with one value per token. No point may have one of these reserved names."""
 
 Points = str | tuple[str, ...]
 """The name of a point, or several names, whose activations are concatenated."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from sparsedict.display import short
 
 Role = Literal["inputs", "outputs", "neurons"]
-"""Role of an activation at a site: the MLP's input, its output, or its hidden activations."""
+"""Role of an activation at a site, which is the MLP's input, its output, or its hidden activations."""
 
 
 class DictionaryOutput(NamedTuple):

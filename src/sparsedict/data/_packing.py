@@ -16,7 +16,7 @@ from sparsedict.data._tokenizers import Tokenizer, beginning, check_tokenizer, t
 from sparsedict.data._tokens import Block, BlockSize, Order, Row, TokenSource, stacked
 
 Bos = Literal["both", "rows", "documents", "none"]
-"""Where a BOS is inserted: at the start of each row, of each document, of both, or nowhere."""
+"""Where a BOS is inserted (at the start of each row, of each document, of both, or nowhere)."""
 
 
 @dataclass(frozen=True)
