@@ -34,8 +34,7 @@ def translate(kernel: Any, dtype: str, **constants: Any) -> None:
     signature |= {name: "*i64" for name in INDICES if name in signature}
     signature |= {name: "i32" for name in INTEGERS if name in signature}
     signature |= dict.fromkeys(constants, "constexpr")
-    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
-    made = triton.compile(ASTSource(kernel, signature, places), target=TARGET)
+    made = triton.compile(ASTSource(kernel, signature, constants), target=TARGET)
     assert len(made.asm["cubin"])
     print("compiled", kernel.__name__, dtype)
 

@@ -33,8 +33,8 @@ def test_what_an_older_version_wrote_is_read_as_it_was(folder: Path, tmp_path: P
     assert loaded.arguments() == made.arguments()
     assert (loaded.activation, loaded.decoder_norm) == (made.activation, made.decoder_norm)
     assert loaded.trained_on == document["trained_on"]
-    assert loaded.state_dict().keys() == made.state_dict().keys()
-    assert all(torch.equal(weight, made.state_dict()[name]) for name, weight in loaded.state_dict().items())
+    # Weights are made again, and releases of PyTorch round their norms differently.
+    torch.testing.assert_close(dict(loaded.state_dict()), dict(made.state_dict()))
     loaded.save(tmp_path)
     assert json.loads((tmp_path / "dictionary.json").read_text())["format_version"] == FORMAT_VERSION
-    assert torch.equal(sd.load(tmp_path).encoder, made.encoder)
+    assert torch.equal(sd.load(tmp_path).encoder, loaded.encoder)

@@ -109,6 +109,11 @@ def test_optimisers_that_normalise_gradients(name: str) -> None:
     assert first == scaled
 
 
+def test_an_optimiser_with_two_eps_keeps_them() -> None:
+    """Adafactor's steps are relative to the parameters, and its ``eps`` is a pair."""
+    assert trained(make(), 1, 1, optimizer=torch.optim.Adafactor, n_tokens=512).fvu < 1
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_other_parts_of_training(name: str) -> None:
     first, scaled = (trained(make("autoencoder"), 1, scale, **PARTS[name]) for scale in (1, 2**10))

@@ -90,6 +90,15 @@ def test_bridge_computes_what_the_model_computes(compatibility_mode, held_out):
     assert torch.allclose(ours.log_softmax(-1), theirs.log_softmax(-1), atol=2e-3)
 
 
+def test_the_script_names_the_release_that_it_needs(tmp_path, monkeypatch, capsys):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    monkeypatch.setattr("sys.argv", ["build", "--out", str(tmp_path / "model")])
+    with pytest.raises(SystemExit, match="2"):
+        build.main()
+    assert "PyTorch 2.9 or newer" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs PyTorch 2.9 or newer")
 def test_the_script_builds_a_model_of_the_same_layout(tmp_path, monkeypatch, capsys):
     library = tmp_path / "library"
     library.mkdir()

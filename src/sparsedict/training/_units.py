@@ -62,26 +62,28 @@ class Units:
     def scale_(self, optimizer: torch.optim.Optimizer, dictionary: Dictionary) -> None:
         """Splits the parameter groups of a new optimiser by unit, and scales learning rate, ``eps`` and weight decay.
 
-        Groups without ``eps`` stay unchanged, because their optimiser doesn't normalise gradients as Adam does.
+        Groups without a number ``eps`` stay unchanged, because their optimiser doesn't normalise gradients as Adam does.
         """
         names = {id(parameter): name for name, parameter in dictionary.named_parameters()}
         groups: list[dict[str, Any]] = []
         for group in optimizer.param_groups:
-            if "eps" not in group:
+            if not isinstance(group.get("eps"), int | float):  # Adafactor has two
                 groups.append(group)
                 continue
             by_unit: dict[float, list[Tensor]] = {}
             for parameter in group["params"]:
                 by_unit.setdefault(self.parameters.get(names.get(id(parameter), ""), 1.0), []).append(parameter)
-            groups += [self._scaled(group, parameters, unit) for unit, parameters in by_unit.items()]
+            # Groups of AdamW have the flag since PyTorch 2.7.
+            decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
+            groups += [self._scaled(group, parameters, unit, decoupled) for unit, parameters in by_unit.items()]
         optimizer.param_groups[:] = groups
 
-    def _scaled(self, group: dict[str, Any], parameters: list[Tensor], unit: float) -> dict[str, Any]:
+    def _scaled(self, group: dict[str, Any], parameters: list[Tensor], unit: float, decoupled: bool) -> dict[str, Any]:
         slope = self.loss / unit
         scaled = {**group, "params": parameters, "lr": group["lr"] * unit, "eps": group["eps"] * slope}
         if group.get("weight_decay"):
             # Decoupled decay is a share of the weight per unit of the rate. Otherwise it is added to the gradient.
-            own = unit if group.get("decoupled_weight_decay") else unit / slope
+            own = unit if decoupled else unit / slope
             scaled["weight_decay"] = group["weight_decay"] / own
         return scaled
 

@@ -181,6 +181,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile the training step (needs a C++ compiler)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
     args = parser.parse_args()
+    if not hasattr(torch.optim, "Muon"):
+        parser.error(f"training needs PyTorch 2.9 or newer for its optimiser Muon, but PyTorch is {torch.__version__}")
 
     torch.manual_seed(args.seed)
     files = {split: source_files(split, args.stdlib) for split in ("train", "evaluation")}

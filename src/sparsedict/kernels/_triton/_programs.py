@@ -132,7 +132,7 @@ def count_above(pre, threshold, step, counts, n_latents, BLOCK: tl.constexpr):
         inside = columns < n_latents
         entry = tl.load(pre + token * n_latents + columns, mask=inside, other=0)
         limit = tl.load(threshold + columns * step, mask=inside, other=0)
-        total += tl.where(inside & ~(entry <= limit), 1, 0)
+        total += tl.where(entry <= limit, 0, inside.to(tl.int32))
     tl.store(counts + token, tl.sum(total, axis=0).to(tl.int64))
 
 
@@ -149,7 +149,7 @@ def gather_above(pre, threshold, step, ends, latents, values, n_latents, capacit
         inside = columns < n_latents
         entry = tl.load(pre + token * n_latents + columns, mask=inside, other=0)
         limit = tl.load(threshold + columns * step, mask=inside, other=0)
-        wanted = tl.where(inside & ~(entry <= limit), 1, 0)
+        wanted = tl.where(entry <= limit, 0, inside.to(tl.int32))
         places = start + tl.cumsum(wanted, axis=0) - 1
         fits = (wanted == 1) & (places < capacity)
         tl.store(latents + places, columns.to(tl.int64), mask=fits)
