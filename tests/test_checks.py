@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
+from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sparsedict as sd
 from sparsedict import checks
 
 pytestmark = pytest.mark.as_installed
@@ -129,3 +133,32 @@ def test_finite() -> None:
     assert checks.finite("x", x[:1], "") is not None
     with pytest.raises(ValueError, match=r"`x` must be finite, got 3 NaN or infinite entries of 4\. Look upstream\."):
         checks.finite("x", x, "Look upstream.")
+
+
+def leave_a_replacement_unused() -> None:
+    mlp = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    with sd.Site(torch.nn.Sequential(torch.nn.Embedding(3, 2), mlp), "1").ablated():
+        pass
+
+
+def use_a_former_name() -> None:
+    sd.AuxK(idle_tokens=100)
+
+
+def penalise_free_rows() -> None:
+    sae = sd.SparseAutoencoder(8, 16, activation=sd.ReLU(), decoder_norm=sd.Free())
+    sd.fit(sae, torch.randn(64, 8), n_tokens=64, penalties=[sd.L1(0.1)], progress=False)
+
+
+@pytest.mark.parametrize("warned", [leave_a_replacement_unused, use_a_former_name, penalise_free_rows])
+def test_warnings_point_at_the_line_of_the_user(warned: Callable[[], None]) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warned()
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_every_warning_of_the_library_is_given_by_checks() -> None:
+    package = Path(sd.__file__).parent
+    found = {str(path.relative_to(package)) for path in package.rglob("*.py") if "warnings.warn(" in path.read_text()}
+    assert found == {"checks.py"}

@@ -37,7 +37,7 @@ class Estimate:
         """Makes an estimate of one value per seed; ``None`` if there is no finite value.
 
         The half-width is ``sqrt((t * sd / sqrt(n))^2 + (1.96 * sampling)^2)``, with Student's t. One value without a
-        sampling error has an infinite interval.
+        sampling error has an infinite interval, as has an infinite sampling error.
 
         Args:
             values: One per seed; missing values are left out.
@@ -61,7 +61,7 @@ class Estimate:
     def told(self, form: str = ".3g") -> str:
         """Formats the mean and its interval."""
         if math.isinf(self.low):
-            return f"{_formatted(self.value, form)} (one seed)"
+            return f"{_formatted(self.value, form)} ({'one seed' if self.n == 1 else 'error unknown'})"
         value, low, high = (_formatted(number, form) for number in (self.value, self.low, self.high))
         return f"{value} ({low} to {high})"
 
@@ -110,7 +110,7 @@ class Quantity:
     def estimate(self, measured: Measured) -> Estimate | None:
         """Returns the estimate; ``None`` if it wasn't measured."""
         part = measured.get(self.key)
-        return None if part is None else Estimate.from_values(part["values"], part["sampling"] or 0.0)
+        return None if part is None else Estimate.from_values(part["values"], *_sampling(measured, self.keys))
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Difference(Quantity):
         pairs = _pairs(measured, self.keys)
         if pairs is None:
             return None
-        sampling = math.hypot(*(measured[key]["sampling"] or 0.0 for key in self.keys))
+        sampling = math.hypot(*_sampling(measured, self.keys))
         return Estimate.from_values([a - b for a, b in pairs], sampling)
 
 
@@ -158,13 +158,20 @@ class Ratio(Quantity):
             return None
         ratios = [a / b for a, b in pairs]
         means = [fmean(values) for values in zip(*pairs, strict=True)]
-        errors = [measured[key]["sampling"] or 0.0 for key in self.keys]
+        errors = _sampling(measured, self.keys)
         if min(ratios) > 0:
             relative = math.hypot(errors[0] / means[0], errors[1] / means[1])
             logarithm = Estimate.from_values([math.log(ratio) for ratio in ratios], relative)
             return None if logarithm is None else logarithm.exp()
         sampling = math.hypot(errors[0] / means[1], errors[1] * means[0] / means[1] ** 2)
+        sampling = math.inf if math.isnan(sampling) else sampling  # of an unknown error times zero
         return Estimate.from_values(ratios, sampling)
+
+
+def _sampling(measured: Measured, keys: Sequence[str]) -> list[float]:
+    """Returns sampling errors; one that isn't known, which JSON holds as null, may be of any size."""
+    errors = (measured[key]["sampling"] for key in keys)
+    return [math.inf if error is None or math.isnan(error) else error for error in errors]
 
 
 def measured(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -74,10 +75,20 @@ def set_in_range(part: object, name: str, low: float, high: float = math.inf, *,
 def renamed(part: object, name: str, former: str, value: Any) -> None:
     """Sets an attribute of a frozen dataclass from an argument's former name, with a warning."""
     if value is not None:
-        warnings.warn(
-            f"`{former}` was renamed to `{name}`. The former name will be removed.", FutureWarning, stacklevel=4
-        )
+        warn(f"`{former}` was renamed to `{name}`. The former name will be removed.", FutureWarning)
         object.__setattr__(part, name, value)
+
+
+INTERNAL = {"sparsedict", "torch", "contextlib", "functools", "jaxtyping", "beartype"}
+"""Packages whose frames lie between a warning and the code of the user."""
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warns with the place of the innermost frame outside of the library, which is the user's line."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in INTERNAL:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 def _scalar(value: Any) -> Any:

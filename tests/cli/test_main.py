@@ -118,3 +118,50 @@ def test_a_loss_that_diverged_names_options_of_the_command(
 
     monkeypatch.setattr(f"sparsedict.cli.{arguments[0]}.run", fail)
     assert command(*arguments) == (1, "", f"sparsedict: error: The loss became NaN. {remedy}\n")
+
+
+WRITES = """
+import sys, types
+import sparsedict.cli
+def run(args):
+    for _ in range(100_000):
+        print("a line of output", file=sys.{stream}, flush={flush})
+sys.modules["sparsedict.cli.demo"] = types.SimpleNamespace(run=run, stopped=str)
+sys.exit(sparsedict.cli.main(["demo", "--out", "nowhere"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_reader_that_leaves_ends_the_program_quietly(stream: str, flush: bool) -> None:
+    """As in ``sparsedict ... | head -1``."""
+    code, is_error = WRITES.format(stream=stream, flush=flush), stream == "stderr"
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT if is_error else subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **streams) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"a line of output\n"
+        program.stdout.close()
+        assert program.stderr is None or program.stderr.read() == b""
+        assert program.wait(60) == sparsedict.cli.UNREAD
+
+
+def test_help_that_nobody_reads_ends_quietly() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(1)\nfrom sparsedict.cli import main; main(['--help'])"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == b""
+
+
+def test_another_broken_pipe_is_an_error(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(args: argparse.Namespace) -> None:
+        raise BrokenPipeError("a process of a tracker ended")
+
+    monkeypatch.setattr("sparsedict.cli.demo.run", broken)
+    status, _, err = command("demo", "--out", "nowhere")
+    assert (status, err) == (2, "sparsedict: error: a process of a tracker ended\n")

@@ -46,6 +46,19 @@ def test_one_seed_has_no_interval_and_decides_nothing() -> None:
     assert Estimate.from_values([1e9], 1.0) is not None
 
 
+@pytest.mark.parametrize("unknown", [None, float("nan")])
+@pytest.mark.parametrize(
+    "quantity", [Quantity("a"), Difference("a", "b"), Ratio("a", "b"), Ratio("b", "a"), Ratio("c", "a")]
+)
+def test_an_unknown_sampling_error_decides_nothing(quantity: Quantity, unknown: float | None) -> None:
+    known = {"a": {"values": [0.9, 0.91, 0.92], "sampling": unknown}}
+    known |= {"b": {"values": [0.5, 0.5, 0.5], "sampling": 0.0}, "c": {"values": [0.0, 0.0, 0.0], "sampling": 0.0}}
+    estimate = quantity.estimate(known)
+    assert estimate is not None
+    assert all(rule.result(estimate) == "can't tell" for rule in RULES)
+    assert Quantity("a").estimate(known).told() == "0.91 (error unknown)"
+
+
 def test_missing_values_are_left_out() -> None:
     assert Estimate.from_values([None, float("nan")]) is None
     assert Estimate.from_values([None, 1.0, 2.0]) == Estimate.from_values([1.0, 2.0])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import select
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TextIO
 
 from sparsedict import __version__
 from sparsedict.cli import _demo_options, _train_options
@@ -18,6 +21,9 @@ from sparsedict.cli._options import Formatter
 __all__ = ["main"]
 
 COMMANDS = (_demo_options, _train_options)
+
+UNREAD = 128 + 13
+"""Exit status of a program that SIGPIPE ends."""
 
 EPILOG = """\
 Start with `sparsedict demo --out sparsedict-demo`: it needs no network and no data.
@@ -34,8 +40,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 2 for errors that the user can remedy; 1 for training that diverged; 130 after Ctrl-C;
-        128 + the number of another signal that ended the run, which is 143 for SIGTERM.
+        128 + the number of another signal that ended the run, which is 143 for SIGTERM; 141, that of SIGPIPE, where the
+        reader of the output has left, as in ``sparsedict ... | head``.
     """
+    try:
+        try:
+            return _status(argv)
+        finally:
+            # At the interpreter's own end an error would only be shown.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        unread = _unread()
+        if not unread:
+            raise
+        for stream in unread:
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), stream.fileno())
+        return UNREAD
+
+
+def _status(argv: Sequence[str] | None) -> int:
+    """Runs the command line, as `main` describes."""
     parser = _parser()
     args = parser.parse_args(argv)
     # Only now: PyTorch takes seconds to import, and --help and --version do without it.
@@ -55,11 +80,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nsparsedict: stopped by {name}; {command.stopped(args)}", file=sys.stderr)
         return 128 + error.signal
     except (NonFiniteLossError, *USER_ERRORS) as error:
-        if args.traceback:
+        if args.traceback or (isinstance(error, BrokenPipeError) and _unread()):
             raise
         print(f"sparsedict: error: {message_of(error, args)}", file=sys.stderr)
         return 1 if isinstance(error, NonFiniteLossError) else 2
     return 0
+
+
+def _unread() -> list[TextIO]:
+    """Returns the standard streams whose reader has left."""
+    return [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+
+
+def _is_unread(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+        number = stream.fileno()
+    except BrokenPipeError:
+        return True
+    except OSError:  # not a file
+        return False
+    if sys.platform == "win32":
+        return False
+    # A failed write leaves nothing to flush in a stream without a buffer.
+    poll = select.poll()
+    poll.register(number, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

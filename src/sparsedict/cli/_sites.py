@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsedict import checks
 from sparsedict.cli._errors import in_options, speaking_of
 from sparsedict.sites import Site
 from sparsedict.sites.models import experts_of, find_module, mlps
@@ -89,7 +90,7 @@ def warnings_of_sites(said: set[str]) -> Iterator[None]:
         message = in_options(str(warning.message).replace("`path`=", "--site "), {"path": "--site"})
         if message not in said:
             said.add(message)
-            warnings.warn(message, warning.category, stacklevel=2)
+            checks.warn(message, warning.category)
 
 
 def n_neurons(site: Site, *, sure: bool) -> int | None:

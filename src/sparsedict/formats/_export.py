@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.activations import BatchTopK, Gated, JumpReLU
 from sparsedict.dictionaries import Dictionary, Exported
 from sparsedict.norms import InputScale
@@ -89,10 +89,9 @@ def warn_of_unknown(missing: Mapping[str, str], consequence: str) -> None:
     """
     if missing:
         arguments = ", ".join(f"{name}={value!r}" for name, value in missing.items())
-        warnings.warn(
+        checks.warn(
             f"The dictionary has no {', '.join(f'`{name}`' for name in missing)} in the terms of the other library: "
-            f"{consequence}. Pass these arguments to `write`, for example {arguments}.",
-            stacklevel=3,
+            f"{consequence}. Pass these arguments to `write`, for example {arguments}."
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.dictionaries import Dictionary
 from sparsedict.formats import _build as build
 from sparsedict.formats._build import LoadedActivation
@@ -79,11 +79,10 @@ def input_norm(cfg: dict[str, Any], file: Path) -> InputNorm | None:
     if name in _AT_RUN_TIME:
         return _AT_RUN_TIME[name]
     if name in _OUTSIDE:
-        warnings.warn(
+        checks.warn(
             f"{file.parent / CFG}: `normalize_activations` is {name!r}. The dictionary was trained on activations that "
             f"were {_OUTSIDE[name]} before the autoencoder, and the files don't contain this normalisation. Normalise "
-            "the activations in the same way before you encode them.",
-            stacklevel=4,
+            "the activations in the same way before you encode them."
         )
         return None
     raise StorageError(
@@ -217,12 +216,11 @@ def _warn_of_bridge(hook: str) -> None:
     """Warns about a hook that ``HookedSAETransformer`` lacks. It skips such dictionaries without an error."""
     if hook.endswith(f".{MLP_IN}"):
         normalised = hook.removesuffix(MLP_IN) + "ln2.hook_normalized"
-        warnings.warn(
+        checks.warn(
             f"`hook_name` is written as {hook!r}, a hook of SAETransformerBridge. HookedSAETransformer has no hook "
             "of this name, so it skips the dictionary and reports the original loss. Its nearest hook is "
             f"{normalised!r}, which equals the MLP's input only in TransformerLens 2 with layer norms and unprocessed "
-            "weights. Pass `hook_name=` to choose a hook.",
-            stacklevel=4,
+            "weights. Pass `hook_name=` to choose a hook."
         )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsedict import checks
 from sparsedict.activations import Activation, TopK
 from sparsedict.dictionaries import Dictionary
 from sparsedict.formats._export import is_trained_here, original_cfg, warn_of_unknown
@@ -208,11 +208,10 @@ def _valid_entries(dictionary: Dictionary) -> dict[str, str]:
 def _top_k_entries(activation: Activation) -> dict[str, Any]:
     if not isinstance(activation, TopK):
         return {}
-    warnings.warn(
+    checks.warn(
         "The TopK of circuit-tracer keeps negative values among the k largest, which are zero in sparsedict. Release "
         "0.5.0 of circuit-tracer applies ReLU instead of TopK. All versions read the result of "
-        "`sd.calibrate_threshold`.",
-        stacklevel=4,
+        "`sd.calibrate_threshold`."
     )
     return {"activation": "topk", "k": activation.k}
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from sparsedict import checks
 from sparsedict.activations import BatchTopK, ReLU, TopK
 from sparsedict.dictionaries import Dictionary, InputOffset
 from sparsedict.formats import _build as build
@@ -168,10 +168,9 @@ def _batch_top_k(tensors: Tensors, config: Config) -> Read:
     weights = _matrices(tensors)
     threshold = tensors.number("threshold")
     if threshold is None or threshold < 0:
-        warnings.warn(
+        checks.warn(
             f"{tensors.file}: this BatchTopK has no measured threshold. As in dictionary_learning, every positive "
-            "latent fires. Train the dictionary further, or set `dictionary.activation_state.threshold`.",
-            stacklevel=3,
+            "latent fires. Train the dictionary further, or set `dictionary.activation_state.threshold`."
         )
         threshold = -1.0
     beta = config.get("threshold_beta")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.activations import AbsTopK, BatchTopK, Gated, ReLU, TopK
 from sparsedict.dictionaries import Dictionary, Exported
 from sparsedict.formats import _build as build
@@ -235,10 +235,9 @@ def write(
     write_tensors(Path(path) / WEIGHTS, tensors)
     write_json(Path(path) / about.CFG, cfg)
     if (Path(path) / SPARSITY).exists():
-        warnings.warn(
+        checks.warn(
             f"{Path(path) / SPARSITY} contains the firing frequencies of an earlier dictionary in this folder, which "
-            "SAELens may read with the new dictionary. Remove the file unless it belongs to the new dictionary.",
-            stacklevel=2,
+            "SAELens may read with the new dictionary. Remove the file unless it belongs to the new dictionary."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -76,10 +75,9 @@ class LatentPenalty(Penalty):
         self.check_cost(dictionary)
         if not dictionary.decoder_norm.bounded:
             name = type(self).__name__
-            warnings.warn(
+            checks.warn(
                 f"{name} has no lasting effect with decoder_norm={dictionary.decoder_norm}: latents can shrink while "
-                f"decoder rows grow. Use UnitNorm() or MaxNorm(1.0), or NormWeighted({name}(...)).",
-                stacklevel=2,
+                f"decoder rows grow. Use UnitNorm() or MaxNorm(1.0), or NormWeighted({name}(...))."
             )
 
     def check_cost(self, dictionary: Dictionary) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
+from sparsedict import checks
 from sparsedict.sites._capture import record
 from sparsedict.sites._devices import loaded
 from sparsedict.sites._embedding import token_embedding
@@ -49,10 +49,9 @@ def find_neurons(ends: Ends) -> tuple[int | None, int]:
     if best is None:
         return None, n_tried
     if reading(ends, best[1])[1]:
-        warnings.warn(
+        checks.warn(
             f"`{ends.reads}` is before the norm's scale and shift, so `neurons` has both folded into its encoder. "
-            "For the unchanged weights, let the site read the MLP's input.",
-            stacklevel=4,
+            "For the unchanged weights, let the site read the MLP's input."
         )
     return best[1], n_tried
 

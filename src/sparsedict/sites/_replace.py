@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from sparsedict import checks
 from sparsedict.sites._contribution import Contribution, contribute
 from sparsedict.sites._parts import Part, SitePoints, Target, arrange
 from sparsedict.sites._passes import ModelPass, Passes, uncompiled
@@ -39,7 +39,7 @@ def replaced(site_points: SitePoints, arguments: ReplacementArguments) -> Iterat
         yield
     for run in runs:
         for message in run.unused():
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
+            checks.warn(message, RuntimeWarning)
 
 
 @dataclass(eq=False)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-import warnings
 from collections.abc import Iterator
 
 from torch import nn
 
+from sparsedict import checks
 from sparsedict.sites._ends import Ends
 from sparsedict.sites._find import find_neurons
 from sparsedict.sites._points import NoModuleError, find_module, is_hook_point, module_names, resolve_ends
@@ -152,11 +152,11 @@ def check_module(model: nn.Module, path: str) -> None:
     if matrix(module) is None and is_part(model, path):
         found = mlps(model, path, below=path.rpartition(".")[0], max_items=1)
         if found:
-            warnings.warn(f"{what} is part of an MLP. The whole MLP is {found[0]}.", stacklevel=3)
+            checks.warn(f"{what} is part of an MLP. The whole MLP is {found[0]}.")
     elif _holds_more(module) and experts_of(module) is None:
         found = mlps(model, path, below=path, max_items=1)
         if found and found[0] != repr(path):
-            warnings.warn(f"{what} contains more than an MLP. An MLP in it is {found[0]}.", stacklevel=3)
+            checks.warn(f"{what} contains more than an MLP. An MLP in it is {found[0]}.")
 
 
 def experts_of(module: nn.Module) -> nn.Module | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.batches import UNNAMED, Activations, point_name
 from sparsedict.data import Batches
 
@@ -64,10 +64,9 @@ class BatchQueue:
         """
         n_items = state["place"]["position"][0]
         if self.batches.replays and n_items:
-            warnings.warn(
+            checks.warn(
                 f"`data` can't go to where the run was stopped, so its first {n_items:,} items are read again. They "
-                "must be the same items in the same order.",
-                stacklevel=2,
+                "must be the same items in the same order."
             )
         self.batches.load_state_dict(state["place"])
         self._position = dict(state["place"])
@@ -113,10 +112,9 @@ def _compare(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:
             )
         is_same &= torch.allclose(old.double(), new.double(), rtol=0.0, atol=0.0, equal_nan=True)
     if not is_same:
-        warnings.warn(
+        checks.warn(
             "`data` contains activations that differ in rounding from those of the interrupted run. The result will "
-            "not be bit-identical to that of an uninterrupted run.",
-            stacklevel=4,
+            "not be bit-identical to that of an uninterrupted run."
         )
 
 

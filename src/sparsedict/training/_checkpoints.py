@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import time
-import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -106,10 +105,9 @@ class Checkpoints:
             )
         changes = list(differences(before.get("environment"), environment))
         if changes:
-            warnings.warn(
+            checks.warn(
                 f"The run in {self.folder} resumes in a different environment: {'; '.join(changes)}. "
-                "The last bits of the result may differ from those of an uninterrupted run.",
-                stacklevel=2,
+                "The last bits of the result may differ from those of an uninterrupted run."
             )
         return {**state, "parts": renamed_paths(state["parts"], state["learners"])}
 
@@ -169,7 +167,7 @@ class Checkpoints:
                 raise
             except (StorageError, FileNotFoundError) as error:
                 broken = broken or error
-                warnings.warn(f"Skipped a broken checkpoint: {error}", stacklevel=3)
+                checks.warn(f"Skipped a broken checkpoint: {error}")
             else:
                 return step, settings, state
         if broken is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.activations import Activation
 from sparsedict.dictionaries import Dictionary
 from sparsedict.latents import fires
@@ -64,11 +64,10 @@ def warn_of_difference(label: str, dictionary: Dictionary, *, trained: float, ev
     noise = 4 * math.sqrt(max(trained, evaluated) / max(n_tokens, 1))
     if not abs(evaluated - trained) > max(TOLERANCE * trained, noise):
         return
-    warnings.warn(
+    checks.warn(
         f"L0 of {label} is {evaluated:.1f} in evaluation mode, but {trained:.1f} in the last training step. "
         f"{dictionary.activation} measured its state over too few steps, or over steps that differ from the last. "
-        "Train for more steps, with larger batches, or with a learning rate that decays to the end.",
-        stacklevel=7,
+        "Train for more steps, with larger batches, or with a learning rate that decays to the end."
     )
 
 
@@ -84,4 +83,4 @@ def warn_of_missed_targets(label: str, penalties: Sequence[Penalty], *, evaluate
     for penalty in penalties:
         missed = penalty.missed(evaluated, n_tokens)
         if missed is not None:
-            warnings.warn(f"{label[0].upper()}{label[1:]}: {missed}", stacklevel=7)
+            checks.warn(f"{label[0].upper()}{label[1:]}: {missed}")
