@@ -125,9 +125,10 @@ class Adapter:
     @property
     def weight(self) -> Tensor | None:
         """A tensor with the object's device and dtype, such as its encoder or its first floating-point parameter."""
-        encoder = getattr(self.source, "encoder", None)
-        if isinstance(encoder, Tensor):
-            return encoder
+        for name in ("encoder_bias", "encoder"):
+            weight = getattr(self.source, name, None)
+            if isinstance(weight, Tensor):
+                return weight
         if not isinstance(self.source, nn.Module):
             return None
         return next((w for w in chain(self.source.parameters(), self.source.buffers()) if w.is_floating_point()), None)

@@ -44,6 +44,12 @@ class Support(Displayed):
     memory: ResultMemory | None = field(default=None, repr=False)
 
     @classmethod
+    def empty(cls, n_tokens: int, device: torch.device, n_latents: int = 0) -> Support:
+        """Stores nothing."""
+        offsets = torch.zeros(n_tokens + 1, dtype=torch.int64, device=device)
+        return cls(offsets[:0], offsets, n_latents)
+
+    @classmethod
     def from_mask(cls, mask: Bool[Tensor, "n_tokens n_latents"]) -> Support:
         """Stores the true entries of a mask. Synchronises with the device to read their number."""
         tokens, latents = mask.nonzero(as_tuple=True)
@@ -69,7 +75,12 @@ class Support(Displayed):
 
     def with_memory(self, memory: ResultMemory | None) -> Support:
         """Returns the same entries with another memory for the gradients of products."""
-        return self if memory is self.memory else replace(self, memory=memory)
+        if memory is self.memory:
+            return self
+        made = replace(self, memory=memory)
+        # Cached properties describe the entries, so the copy has the same.
+        vars(made).update({name: value for name, value in vars(self).items() if name not in vars(made)})
+        return made
 
     @property
     def n_tokens(self) -> int:
@@ -167,8 +178,7 @@ class SparseLatents(Displayed):
     @classmethod
     def none(cls, n_tokens: int, n_latents: int, like: Tensor, *, memory: ResultMemory | None = None) -> SparseLatents:
         """Returns latents without stored entries, with the device and dtype of another tensor."""
-        offsets = torch.zeros(n_tokens + 1, dtype=torch.int64, device=like.device)
-        support = Support(offsets[:0], offsets, n_latents, memory=memory)
+        support = Support.empty(n_tokens, like.device, n_latents).with_memory(memory)
         return cls(like.new_zeros(0), support, torch.Size((n_tokens,)))
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparsedict.display import Displayed
 from sparsedict.latents import Support
+from sparsedict.splits import join
 
 
 class Selection(ABC):
@@ -82,6 +83,27 @@ class Above(Displayed, Selection):
 
     def support(self, pre: Float[Tensor, "n_tokens n_latents"]) -> Support:
         return Support.from_mask(~(pre <= self.threshold))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Blockwise(Displayed, Selection):
+    """A rule for each block of consecutive latents, which picks entries of that block alone.
+
+    Attributes:
+        rules: One for each block.
+        sizes: Number of latents of each block.
+    """
+
+    rules: tuple[Selection, ...]
+    sizes: tuple[int, ...]
+
+    def support(self, pre: Float[Tensor, "n_tokens n_latents"]) -> Support:
+        blocks = zip(self.rules, pre.split(self.sizes, dim=-1), strict=True)
+        return join([_support(rule, own) for rule, own in blocks])
+
+
+def _support(rule: Selection, pre: Tensor) -> Support:
+    return rule.support(pre) if pre.shape[-1] else Support.empty(len(pre), pre.device)
 
 
 def settle_ties(

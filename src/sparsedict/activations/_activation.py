@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsedict.latents import Support, fires
+from sparsedict.latents import Encoding, Support, fires
 from sparsedict.selections import Selection
 
 State = Mapping[str, Tensor]
@@ -142,6 +142,46 @@ class Activation(ABC):
             state: The state in the dictionary.
             n_steps: Number of steps of the run.
         """
+
+    def measure_encoding_(self, encoding: Encoding, state: State, *, step: int) -> None:
+        """Calls :meth:`measure_` with the latents of a step. Override it to know which latents the values are of.
+
+        Args:
+            encoding: The latents, with their support.
+            state: See :meth:`measure_`.
+            step: See :meth:`measure_`.
+        """
+        self.measure_(encoding.values.detach(), state, step=step)
+
+    def end_encoding_(self, encoding: Encoding, state: State, *, n_steps: int) -> None:
+        """Calls :meth:`end_` with the latents after the last step, as :meth:`measure_encoding_` does in a step."""
+        self.end_(encoding.values.detach(), state, n_steps=n_steps)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether training measures part of the state."""
+        names = ("after_step_", "measure_", "measure_encoding_", "end_", "end_encoding_")
+        return any(getattr(type(self), name) is not getattr(Activation, name) for name in names)
+
+    def at_layers(self, n_latents: tuple[int, ...]) -> Activation:
+        """Returns what to apply to the latents of several layers: the same, unless it treats layers apart.
+
+        Args:
+            n_latents: Number of latents of each layer.
+        """
+        return self
+
+    def among_layers(self, n_latents: tuple[int, ...]) -> Activation:
+        """Returns what to apply where only so many latents of each layer are kept, see :meth:`among`."""
+        return self.among(sum(n_latents))
+
+    def of_layer(self, index: int) -> Activation:
+        """Returns what is applied to the latents of one layer."""
+        return self
+
+    def state_of_layer(self, state: State, index: int) -> State:
+        """Returns what :meth:`of_layer` keeps, of all that is kept; it isn't narrowed to the layer's latents."""
+        return state
 
     def units(self, latents: float) -> dict[str, float]:
         """Returns the scales of learned values by name, for latents of magnitude ``latents``. The default is 1.

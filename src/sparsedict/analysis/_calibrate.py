@@ -108,7 +108,7 @@ def _collect(dictionary: Dictionary, data: Any, limit: int) -> tuple[Tensor, Ten
     """Returns the inputs and targets of up to ``limit`` tokens."""
     batches = as_batches(data, repeat=False)
     batches.expect(limit)
-    device = dictionary.encoder.device
+    device = dictionary.encoder_bias.device
     inputs, targets, n_taken = [], [], 0
     for batch in batches:
         x, y = dictionary.select(batch.site(None))
@@ -133,7 +133,7 @@ def _measure(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> tuple[f
     for x, y in _chunks(dictionary, inputs, targets):
         latents = dictionary.encode_sparse(x)
         active.update_(latents)
-        error.update_(dictionary.reconstruct(latents, x.to(dictionary.encoder.dtype)), y)
+        error.update_(dictionary.reconstruct(latents, x.to(dictionary.encoder_bias.dtype)), y)
     return active.value, error.fvu
 
 
@@ -142,7 +142,7 @@ def _threshold(dictionary: Dictionary, inputs: Tensor, l0: float) -> float:
     n_active = round(l0 * len(inputs))
     largest = inputs.new_empty(0)
     for (x,) in _chunks(dictionary, inputs):
-        pre = dictionary.pre_activations(x.to(dictionary.encoder.dtype)).flatten()
+        pre = dictionary.pre_activations(x.to(dictionary.encoder_bias.dtype)).flatten()
         joined = torch.cat([largest.to(pre.dtype), pre[pre > 0]])
         # One more than the active ones, because the threshold is the largest inactive pre-activation.
         largest = joined.topk(min(len(joined), n_active + 1)).values

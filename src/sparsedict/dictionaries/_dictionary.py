@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -107,6 +107,13 @@ class Dictionary(EncoderDecoder, ABC):
         of_state = self.activation.units(scales.latents)
         return units | {f"activation_state.{name}": unit for name, unit in of_state.items()}
 
+    def in_decoder_scale(self, difference: Float[Tensor, "n_tokens d_out"]) -> Float[Tensor, "n_tokens d_out"]:
+        """Returns the direction that decoder rows need to add a difference to the output: the difference itself.
+
+        Override it in a kind whose ``reconstruct`` multiplies columns of the decoder's output by different numbers.
+        """
+        return difference
+
     @property
     def is_untouched(self) -> bool:
         """Whether the weights are as drawn by the constructor, and neither trained, loaded, edited nor frozen."""
@@ -166,14 +173,32 @@ class Dictionary(EncoderDecoder, ABC):
             ValueError: If the activation is invalid for this number of latents, or has no state of this name or shape.
         """
         check_part("activation", activation, Activation, "sd.TopK(k=32)")
+        activation = activation.at_layers(self.layer_sizes) if self.layer_sizes else activation
         activation.check(self.n_latents)
-        like = self.encoder.detach()
+        like = self.encoder_bias.detach()
         state = initial_state(activation, self.n_latents, like, activation_state or {})
         other = copy.deepcopy(self)
         other.activation = activation
         other.activation_state = ActivationState(activation, self.n_latents, like.device, like.dtype)
         other.activation_state.load_state_dict(state)
         return other
+
+    @classmethod
+    def among(cls, n_latents: Any, activation: Activation, latents: Sequence[int]) -> tuple[Any, Activation]:
+        """Returns two arguments of the constructor for a dictionary of some latents, such as ``sd.load`` makes.
+
+        Args:
+            n_latents: The argument ``n_latents`` of the whole dictionary.
+            activation: Its activation.
+            latents: The chosen latents, in their order.
+
+        Returns:
+            Those of the smaller dictionary.
+
+        Raises:
+            ValueError: If no dictionary can be made of these latents.
+        """
+        return len(latents), activation.among(len(latents))
 
     def arguments(self) -> dict[str, Any]:
         """Returns the constructor's arguments without activation and decoder norm, by which `sd.load` calls it."""
@@ -235,7 +260,7 @@ class Dictionary(EncoderDecoder, ABC):
     def _rows(self, x: Tensor) -> tuple[Tensor, torch.Size]:
         """Returns activations as rows in the weights' type, and their leading dimensions."""
         checks.activations("x", x, self.d_in)
-        return x.reshape(-1, self.d_in).to(self.encoder.dtype), x.shape[:-1]
+        return x.reshape(-1, self.d_in).to(self.encoder_bias.dtype), x.shape[:-1]
 
     def forward_pass(
         self,
@@ -333,7 +358,7 @@ class Dictionary(EncoderDecoder, ABC):
 
     def _description(self) -> Description:
         parts = {"activation": self.activation, "decoder_norm": self.decoder_norm}
-        return described(type(self), self.arguments(), parts, self._widths(), self.encoder.dtype, self.trained_on)
+        return described(type(self), self.arguments(), parts, self._widths(), self.encoder_bias.dtype, self.trained_on)
 
     def _widths(self) -> dict[str, int]:
         return {"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents}
@@ -428,7 +453,7 @@ class ForwardPass(Displayed):
     @cached_property
     def decoder_norms(self) -> Float[Tensor, " n_latents"]:
         """Norm of each decoder row, differentiable."""
-        return torch.linalg.vector_norm(self.dictionary.decoder, dim=-1)
+        return self.dictionary.decoder_norms()
 
     def aligned(self, vector: Shaped[Tensor, " n_latents"]) -> Shaped[Tensor, "*entries"]:
         """Returns the values of a vector over latents at the entries."""

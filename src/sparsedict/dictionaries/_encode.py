@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
 from sparsedict.dictionaries._paths import Conditions, Path, most_stored
-from sparsedict.kernels import StepContext, record_density, select, select_within
+from sparsedict.kernels import StepContext, record_density, select_parts, select_within
 from sparsedict.latents import Encoding, Support
 from sparsedict.selections import Selection
 
@@ -24,6 +26,9 @@ def encode_rows(
         stored: Whether to return stored entries even if dense products would be faster.
     """
     context = StepContext(dictionary.training and torch.is_grad_enabled()) if context is None else context
+    if len(dictionary.blocks()) > 1:
+        # Capacities are those of one product.
+        context = replace(context, capacity=None)
     activation, state = dictionary.activation, dictionary.activation_state.entries()
     rule = activation.selection(state, training=dictionary.training)
     conditions = Conditions.from_batch(
@@ -57,13 +62,13 @@ def _selected(
     dictionary: EncoderDecoder, x: Tensor, rule: Selection, path: Path, context: StepContext
 ) -> tuple[Support, Tensor] | None:
     """Returns the support and detached pre-activations on it; ``None`` if dense products are faster."""
-    weights = dictionary.encoder_inputs(x), dictionary.encoder, dictionary.encoder_bias
+    parts = dictionary.affine_parts(dictionary.encoder_inputs(x))
     if path is Path.WITHIN_CAPACITY:
         assert context.capacity is not None  # a condition of this path
-        picked = select_within(context.capacity, *weights, rule, workspace=context.workspace)
+        picked = select_within(context.capacity, *parts[0], rule, workspace=context.workspace)
     else:
         max_entries = most_stored(len(x), dictionary.n_latents) if dictionary.activation.elementwise else None
-        picked = select(*weights, rule, max_entries=max_entries, workspace=context.workspace)
+        picked = select_parts(parts, rule, max_entries=max_entries, workspace=context.workspace)
     return None if picked is None else (picked[0].with_memory(context.workspace), picked[1])
 
 

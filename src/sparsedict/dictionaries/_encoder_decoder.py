@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sparsedict import checks
 from sparsedict.activations import Activation
+from sparsedict.dictionaries._blocks import Block, affine_parts, decoded, entries_at, pre_activations
 from sparsedict.dictionaries._new_weights import drawn_seed, sums, tensor_options, unit_rows
 from sparsedict.dictionaries._state import ActivationState
-from sparsedict.kernels import affine_at, matmul
+from sparsedict.kernels import Affine
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.norms import DecoderNorm
 
@@ -42,9 +42,15 @@ class EncoderDecoder(nn.Module):
         start_seed: Seed by which `Dictionary.initialise_` draws tokens. The constructor draws it after the weights.
         has_affine_encoder: Whether ``pre_activations(x) == encoder_inputs(x) @ encoder.T + encoder_bias``. A kind that
             overrides :meth:`pre_activations` without :meth:`encoder_inputs` has the value ``False``.
+        point_widths: Widths of the points that a decoder row writes, for norms that constrain each point; empty for a
+            single point. A kind assigns it before it calls the constructor of its base class.
+        layer_sizes: Number of latents of each layer, for activations that act on each layer; empty for a single layer.
+            A kind assigns it before it calls the constructor of its base class.
     """
 
     has_affine_encoder: ClassVar[bool] = True
+    point_widths: tuple[int, ...] = ()
+    layer_sizes: tuple[int, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -72,23 +78,30 @@ class EncoderDecoder(nn.Module):
         n_latents = checks.at_least("n_latents", n_latents, 1)
         check_part("activation", activation, Activation, "sd.TopK(k=32)")
         check_part("decoder_norm", decoder_norm, DecoderNorm, "sd.UnitNorm()")
+        activation = activation.at_layers(self.layer_sizes) if self.layer_sizes else activation
         activation.check(n_latents)
         self.activation = activation
         self.decoder_norm = decoder_norm
         self.trained_on: dict[str, Any] = {}
         options = tensor_options(device, dtype)
         self.activation_state: ActivationState = ActivationState(activation, n_latents, **options)
+        self._make_weights(d_in, d_out, n_latents, generator, options)
+        self._drawn = (self.encoder_bias.dtype, sums(self._weights()))
+        # Weights on the meta device are loaded from a file, so no seed is needed.
+        self.start_seed: int = 0 if self.encoder_bias.is_meta else drawn_seed(generator)
+        self.eval()
+
+    def _make_weights(
+        self, d_in: int, d_out: int, n_latents: int, generator: torch.Generator | None, options: dict[str, Any]
+    ) -> None:
+        """Registers the weights of a new dictionary. A kind with several :meth:`blocks` has matrices for each block."""
         decoder = unit_rows(n_latents, d_out, generator, options["device"]).to(**options)
         if not decoder.is_meta:
-            decoder_norm.constrain_(decoder)
+            self.decoder_norm.at_points(self.point_widths or (d_out,)).constrain_(decoder)
         self.encoder: nn.Parameter = nn.Parameter(self._initial_encoder(decoder, d_in, generator).to(**options))
         self.encoder_bias: nn.Parameter = nn.Parameter(torch.zeros(n_latents, **options))
         self.decoder: nn.Parameter = nn.Parameter(decoder)
         self.decoder_bias: nn.Parameter = nn.Parameter(torch.zeros(d_out, **options))
-        self._drawn = (self.encoder.dtype, sums(self._weights()))
-        # Weights on the meta device are loaded from a file, so no seed is needed.
-        self.start_seed: int = 0 if decoder.is_meta else drawn_seed(generator)
-        self.eval()
 
     def _initial_encoder(self, decoder: Tensor, d_in: int, generator: torch.Generator | None) -> Tensor:
         """Returns unit rows of a new encoder, ``[n_latents, d_in]``: random rows by default."""
@@ -100,7 +113,7 @@ class EncoderDecoder(nn.Module):
             return False
         dtype, drawn = self._drawn
         # Conversion to another dtype changes the sums slightly. Any other change of a sum is an edit.
-        tolerance = 1e-9 if self.encoder.dtype == dtype else 1e-2
+        tolerance = 1e-9 if self.encoder_bias.dtype == dtype else 1e-2
         return torch.allclose(sums(self._weights()), drawn, rtol=tolerance, atol=tolerance)
 
     def _weights(self) -> tuple[nn.Parameter, ...]:
@@ -117,6 +130,11 @@ class EncoderDecoder(nn.Module):
         return frozenset({"encoder", "encoder_bias", "decoder", *of_state})
 
     @property
+    def per_block(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the weights in ``state_dict`` whose rows belong to the latents of each of several :meth:`blocks`."""
+        return ()
+
+    @property
     def d_in(self) -> int:
         return self.encoder.shape[1]
 
@@ -126,7 +144,32 @@ class EncoderDecoder(nn.Module):
 
     @property
     def n_latents(self) -> int:
-        return self.encoder.shape[0]
+        return len(self.encoder_bias)
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Returns the latents by what they read and write: one block, unless a kind has several.
+
+        Override it in a kind some of whose latents read or write some columns alone. Products, norms, the start from
+        data, `AuxK` and `Resample` follow.
+        """
+        latents, everything, widths = slice(0, self.n_latents), slice(0, None), self.point_widths or (self.d_out,)
+        return (Block(latents, self.encoder, self.decoder, everything, everything, widths),)
+
+    def constrain_decoder_(self) -> None:
+        """Applies the decoder norm to the decoder, in place; a frozen decoder stays as it is."""
+        for block in self.blocks():
+            if block.decoder.requires_grad and not block.decoder.is_meta:
+                block.constrain_(self.decoder_norm)
+
+    def project_decoder_gradient_(self) -> None:
+        """Removes from the decoder's gradient, in place, what the decoder norm would undo."""
+        for block in self.blocks():
+            if block.decoder.grad is not None:
+                block.project_gradient_(self.decoder_norm, block.decoder.grad)
+
+    def decoder_norms(self) -> Float[Tensor, " n_latents"]:
+        """Returns the norm of each decoder row, differentiable."""
+        return torch.cat([block.norms() for block in self.blocks()])
 
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """Returns the vectors that the encoder's matrix multiplies: the inputs by default."""
@@ -134,7 +177,7 @@ class EncoderDecoder(nn.Module):
 
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         """Returns the arguments of the activation: ``encoder_inputs(x) @ encoder.T + encoder_bias`` by default."""
-        return functional.linear(self.encoder_inputs(x), self.encoder, self.encoder_bias)
+        return pre_activations(self.affine_parts(self.encoder_inputs(x)))
 
     def pre_activations_at(
         self, x: Float[Tensor, "n_tokens d_in"], support: Support, known: Float[Tensor, " n_entries"] | None = None
@@ -175,12 +218,21 @@ class EncoderDecoder(nn.Module):
         inputs = self.encoder_inputs(x)
         known = None if known is None else known.detach().to(inputs.dtype)
         if offset is None or x.requires_grad:
-            return affine_at(inputs, self.encoder, self.encoder_bias, support, known)
-        return affine_at(inputs.detach(), self.encoder, self.encoder_bias, support, known, offset)
+            return entries_at(self.affine_parts(inputs), support, known)
+        offsets = [offset[block.reads] for block in self.blocks()]
+        return entries_at(self.affine_parts(inputs.detach()), support, known, offsets)
+
+    def affine_parts(self, inputs: Float[Tensor, "*batch d_in"]) -> list[Affine]:
+        """Returns the affine encoder by blocks: the inputs, the rows and the biases of each.
+
+        Args:
+            inputs: The vectors that the encoder's matrix is applied to, see :meth:`encoder_inputs`.
+        """
+        return affine_parts(self.blocks(), inputs, self.encoder_bias)
 
     def decode(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> Float[Tensor, "*batch d_out"]:
         """Returns the part of the output that depends on the latents alone: ``latents @ decoder + decoder_bias``."""
-        return matmul(latents, self.decoder) + self.decoder_bias
+        return decoded(self.blocks(), latents) + self.decoder_bias
 
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]

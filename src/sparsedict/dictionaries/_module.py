@@ -14,7 +14,7 @@ from sparsedict.latents import SparseLatents
 class Encodes(Protocol):
     """The members of a dictionary that the module calls."""
 
-    encoder: nn.Parameter
+    encoder_bias: nn.Parameter
     training: bool
 
     def encode_sparse(self, x: Tensor, /) -> SparseLatents: ...
@@ -35,5 +35,5 @@ class Reconstructing(nn.Module):
         self.training = dictionary.training
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        inputs = x.to(self.dictionary.encoder.dtype)
+        inputs = x.to(self.dictionary.encoder_bias.dtype)
         return self.dictionary.reconstruct(self.dictionary.encode_sparse(inputs), inputs).to(x.dtype)

@@ -44,10 +44,13 @@ def read(
     n_latents = description.widths["n_latents"]
     rows = None if latents is None else chosen_latents(latents, n_latents)
     maker = Maker(description, own, str(folder / storage.DESCRIPTION))
-    dictionary = maker.make(None if rows is None else len(rows))
-    per_latent = frozenset() if rows is None else _per_latent(dictionary, stored, rows, n_latents, folder)
-    _check_weights(dictionary, stored, dict.fromkeys(per_latent, n_latents), folder)
-    weights = storage.read_weights(folder, digest, device, latents=rows, per_latent=per_latent)
+    dictionary = maker.make(rows)
+    by_name: dict[str, list[int]] = {}
+    if rows is not None:
+        by_name = dict.fromkeys(_per_latent(dictionary, stored, rows, n_latents, folder), rows)
+        by_name |= _rows_of_blocks(dictionary, stored, rows)
+    _check_weights(dictionary, stored, {name: stored[name].shape[0] for name in by_name if name in stored}, folder)
+    weights = storage.read_weights(folder, digest, device, rows=by_name)
     dictionary.load_state_dict(weights, assign=True)
     storage.check_finite(dict(dictionary.named_parameters()), str(folder / storage.WEIGHTS))
     dictionary.trained_on = dict(description.trained_on)
@@ -83,17 +86,41 @@ def chosen_latents(latents: Iterable[int] | Tensor, n_latents: int) -> list[int]
 def _check_widths(description: Description, stored: Mapping[str, StoredTensor], folder: Path) -> None:
     """Compares the widths with the stored weights before memory of that size is allocated."""
     widths = description.widths
-    n_latents = widths["n_latents"]
-    for name, wanted in (("encoder", (n_latents, widths["d_in"])), ("decoder", (n_latents, widths["d_out"]))):
+    n_latents, d_out = widths["n_latents"], widths["d_out"]
+    shapes: dict[str, tuple[int, ...]] = {"encoder_bias": (n_latents,), "decoder_bias": (d_out,)}
+    if not _has_blocks(stored):
+        shapes = {"encoder": (n_latents, widths["d_in"]), "decoder": (n_latents, d_out)} | shapes
+    for name, wanted in shapes.items():
         if name not in stored or stored[name].shape != wanted:
             found = f"of shape {stored[name].shape}" if name in stored else "missing"
             raise StorageError(f"{folder}: by the JSON's widths `{name}` must be of shape {wanted}, but it is {found}.")
     for name, value in description.kind.arguments.items():
-        if value != widths.get(name, value):
+        if value != widths.get(name, value) and not isinstance(value, tuple):
             raise StorageError(f"{folder}: the kind's argument `{name}` is {value}, but the width is {widths[name]}.")
-    dtype = str(stored["encoder"].dtype).removeprefix("torch.")
+    name = "encoder_bias" if _has_blocks(stored) else "encoder"
+    dtype = str(stored[name].dtype).removeprefix("torch.")
     if dtype != description.dtype:
-        raise StorageError(f"{folder}: by the JSON `encoder` is of {description.dtype[:80]}, but it is of {dtype}.")
+        raise StorageError(f"{folder}: by the JSON `{name}` is of {description.dtype[:80]}, but it is of {dtype}.")
+
+
+def _has_blocks(stored: Mapping[str, StoredTensor]) -> bool:
+    """Returns whether the matrices are stored by blocks of latents."""
+    return "encoder" not in stored and "encoder_0" in stored
+
+
+def _rows_of_blocks(
+    dictionary: Dictionary, stored: Mapping[str, StoredTensor], rows: Sequence[int]
+) -> dict[str, list[int]]:
+    """Returns the rows to read of the matrices that a dictionary has for each block of latents."""
+    found: dict[str, list[int]] = {}
+    start = 0
+    for names in dictionary.per_block:
+        # The constructor has checked that the rows are in the order of the blocks.
+        n_stored = stored[names[0]].shape[0] if names[0] in stored else 0
+        own = [row - start for row in rows if start <= row < start + n_stored]
+        found |= dict.fromkeys(names, own)
+        start += n_stored
+    return found
 
 
 def _per_latent(

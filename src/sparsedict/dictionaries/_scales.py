@@ -77,6 +77,6 @@ def gain(dictionary: EncoderDecoder, inputs: Float[Tensor, "n_tokens d_in"], siz
     values = torch.full_like(dictionary.encoder_bias[:1], size).expand(len(inputs))
     one, none = (SparseLatents(v, support, torch.Size((len(inputs),))) for v in (values, torch.zeros_like(values)))
     contribution = (dictionary.reconstruct(one, inputs) - dictionary.reconstruct(none, inputs)).norm(dim=-1)
-    found = float((contribution / (dictionary.decoder[indices].norm(dim=-1) * size)).median())
+    found = float((contribution / (dictionary.decoder_norms()[indices] * size)).median())
     # The contribution is a difference of outputs, so it has their rounding errors.
     return found if 0 < found < float("inf") and abs(found - 1) > 1e-3 else 1.0

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sparsedict.dictionaries._blocks import Block
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
 from sparsedict.dictionaries._start_tokens import keeping_frozen, start_tokens
 from sparsedict.torch_state import in_own_state, without_inference_
@@ -29,21 +30,39 @@ def start_from(dictionary: EncoderDecoder, inputs: Tensor, targets: Tensor) -> N
     if not dictionary.has_affine_encoder:
         return
     encoded = dictionary.encoder_inputs(inputs)
-    tokens, is_shared = start_tokens(dictionary.start_seed, dictionary.n_latents, inputs)
+    for index, block in enumerate(dictionary.blocks()):
+        if block.n_latents:
+            tokens = start_tokens(dictionary.start_seed + index, block.n_latents, inputs[:, block.reads])
+            _start_block_(dictionary, block, encoded[:, block.reads], (targets - mean)[:, block.writes], *tokens)
+
+
+def _start_block_(
+    dictionary: EncoderDecoder, block: Block, encoded: Tensor, centred: Tensor, tokens: Tensor, is_shared: Tensor
+) -> None:
+    """Initialises the latents of a block in place, each from one token.
+
+    Args:
+        dictionary: The dictionary, with the mean target as its decoder bias.
+        block: A block of the dictionary.
+        encoded: The inputs of the block's encoder rows, for all tokens.
+        centred: The targets of the block minus their mean.
+        tokens: A token for each latent.
+        is_shared: Whether an earlier latent has the same token.
+    """
     # Division by the spread makes the result independent of the scale of activations.
-    size = (targets - mean).square().mean().sqrt()
-    rows = functional.normalize(_over((targets - mean)[tokens], size), dim=-1)
+    size = centred.square().mean().sqrt()
+    rows = functional.normalize(block.stored_rows(_over(centred[tokens], size)), dim=-1)
     # A second latent at the same token gets a random direction in addition, and a latent at the mean only that.
-    random = functional.normalize(dictionary.decoder, dim=-1)
+    random = functional.normalize(block.decoder, dim=-1)
     needs_random = is_shared | ~rows.any(dim=-1)
-    dictionary.decoder.copy_(functional.normalize(rows + random * needs_random[:, None], dim=-1))
-    dictionary.decoder_norm.constrain_(dictionary.decoder)
-    centred = (encoded - encoded.mean(0)).float()
-    encoded_size = centred.square().mean().sqrt()
-    encoder = functional.normalize(_whitened(_over(centred, encoded_size))[tokens], dim=-1)
+    block.decoder.copy_(functional.normalize(rows + random * needs_random[:, None], dim=-1))
+    block.constrain_(dictionary.decoder_norm)
+    encoded_centred = (encoded - encoded.mean(0)).float()
+    encoded_size = encoded_centred.square().mean().sqrt()
+    encoder = functional.normalize(_whitened(_over(encoded_centred, encoded_size))[tokens], dim=-1)
     encoder *= INITIAL_NORM * _over(size, encoded_size)
-    dictionary.encoder.copy_(encoder)
-    dictionary.encoder_bias.copy_(-(encoder @ encoded.mean(0).float()))
+    block.encoder.copy_(encoder)
+    dictionary.encoder_bias[block.latents] = (-(encoder @ encoded.mean(0).float())).to(dictionary.encoder_bias)
 
 
 def _over(values: Tensor, size: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ from sparsedict.kernels._context import StepContext
 from sparsedict.kernels._distinct import first_of_equal
 from sparsedict.kernels._products import sampled_product, sum_by_latent, weighted_rows, weighted_tokens
 from sparsedict.kernels._select import can_select, select
+from sparsedict.kernels._select_parts import Affine, select_parts
 from sparsedict.kernels._workspace import Workspace
 
 __all__ = [
+    "Affine",
     "Backend",
     "Capacity",
     "StepContext",
@@ -23,6 +25,7 @@ __all__ = [
     "record_density",
     "sampled_product",
     "select",
+    "select_parts",
     "select_within",
     "sum_by_latent",
     "triton_backend",

@@ -14,7 +14,7 @@ from sparsedict.kernels._positions import positions_above
 from sparsedict.kernels._products import sampled_product
 from sparsedict.kernels._workspace import Workspace, scratch
 from sparsedict.latents import Support, per_entry
-from sparsedict.selections import Above, Largest, LargestOfBatch, Selection
+from sparsedict.selections import Above, Blockwise, Largest, LargestOfBatch, Selection
 
 BLOCK_BYTES = 2**25
 """Memory for one block of pre-activations or bounds. Products of larger blocks are faster."""
@@ -40,6 +40,8 @@ Selected = tuple[Support, Tensor]
 
 def can_select(rule: Selection | None, device: torch.device) -> bool:
     """Returns whether :func:`select` supports a rule on a device without synchronisation."""
+    if isinstance(rule, Blockwise):
+        return all(can_select(own, device) for own in rule.rules)
     return isinstance(rule, Largest) or (isinstance(rule, Above | LargestOfBatch) and device.type == "cpu")
 
 

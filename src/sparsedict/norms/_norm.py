@@ -23,6 +23,14 @@ class DecoderNorm(ABC):
     bounded: bool = True
     """Whether row norms are bounded. If not, an L1 penalty can shrink latents while rows grow."""
 
+    def at_points(self, widths: tuple[int, ...]) -> DecoderNorm:
+        """Returns the constraint on rows that write several points: the same, unless it treats points apart.
+
+        Args:
+            widths: Width of what a row writes at each point; their sum is the width of the row.
+        """
+        return self
+
     @abstractmethod
     def constrain_(self, decoder: Float[Tensor, "n_latents d_out"]) -> None:
         """Projects rows onto the constraint set, in place."""

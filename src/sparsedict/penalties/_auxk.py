@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 
 import torch
@@ -8,8 +9,8 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.activations import Activation
-from sparsedict.dictionaries import ForwardPass
-from sparsedict.kernels import affine_at, select
+from sparsedict.dictionaries import ForwardPass, entries_at
+from sparsedict.kernels import Affine, select_parts
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.penalties._penalty import Penalty
 from sparsedict.selections import Largest
@@ -84,25 +85,33 @@ class AuxK(Penalty):
             return dictionary.pre_activations_at(out.inputs, support, known), support
         # Only dead latents are trained, so the input offset that all latents share gets no gradient.
         inputs = dictionary.encoder_inputs(out.inputs).detach()
-        encoder, bias = dictionary.encoder, dictionary.encoder_bias
+        parts, workspace = dictionary.affine_parts(inputs), out.context.workspace
         if dictionary.activation.by_magnitude:
-            strength = _strength(dictionary.activation, torch.addmm(bias.detach(), inputs, encoder.detach().T))
-            support = Largest(k).support(strength.masked_fill(~dead, -torch.inf)).with_memory(out.context.workspace)
-            return affine_at(inputs, encoder, bias, support), support
-        workspace = out.context.workspace
-        if dead.device.type == "cpu":
-            indices = dead.nonzero().flatten()
-            rule = Largest(min(k, len(indices)))
-            selected = select(inputs, encoder[indices].detach(), bias[indices].detach(), rule, workspace=workspace)
-        else:
-            indices = None
-            selected = select(inputs, encoder, bias.masked_fill(~dead, -torch.inf), Largest(k), workspace=workspace)
+            with torch.no_grad():
+                pre = torch.cat([torch.addmm(bias, x, rows.T) for x, rows, bias in parts], dim=-1)
+            strength = _strength(dictionary.activation, pre)
+            support = Largest(k).support(strength.masked_fill(~dead, -torch.inf)).with_memory(workspace)
+            return entries_at(parts, support), support
+        indices = dead.nonzero().flatten() if dead.device.type == "cpu" else None
+        k = k if indices is None else min(k, len(indices))
+        selected = select_parts(_dead_parts(parts, dead), Largest(k), workspace=workspace)
         assert selected is not None  # the search has no limit
         support, known = selected
         if indices is not None:
             support = Support(indices[support.latents], support.offsets, dictionary.n_latents)
         support = support.with_memory(workspace)
-        return affine_at(inputs, encoder, bias, support, known), support
+        return entries_at(parts, support, known), support
+
+
+@torch.no_grad()
+def _dead_parts(parts: Sequence[Affine], dead: Bool[Tensor, " n_latents"]) -> list[Affine]:
+    """Returns the encoder rows of dead latents; on an accelerator all rows, with a bias of minus infinity for others."""
+    masks = dead.split([len(part.rows) for part in parts])
+    if dead.device.type == "cpu":
+        return [Affine(x, rows[own], bias[own]) for (x, rows, bias), own in zip(parts, masks, strict=True)]
+    return [
+        Affine(x, rows, bias.masked_fill(~own, -torch.inf)) for (x, rows, bias), own in zip(parts, masks, strict=True)
+    ]
 
 
 def _strength(activation: Activation, pre: Tensor) -> Tensor:

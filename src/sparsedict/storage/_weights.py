@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -65,8 +66,7 @@ def read_weights(
     digest: str,
     device: torch.device | str | None = None,
     *,
-    latents: Sequence[int] | None = None,
-    per_latent: Set[str] = frozenset(),
+    rows: Mapping[str, Sequence[int]] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
     """Returns the stored weights by name, each with its own memory.
 
@@ -74,8 +74,7 @@ def read_weights(
         folder: Folder of the dictionary.
         digest: Digest of the weights in the description.
         device: Device of the weights; the CPU by default.
-        latents: Rows to read from the tensors with one row per latent; all by default. No other rows are read.
-        per_latent: Names of the tensors with one row per latent.
+        rows: Rows to read from some tensors, by name. No other rows of these are read.
 
     Raises:
         FileNotFoundError: If the file is missing.
@@ -84,19 +83,21 @@ def read_weights(
     with _opened(folder, digest, str(device or "cpu")) as (_, stored):
         weights: dict[str, Tensor] = {}
         for name in names_in(stored):
-            if latents is None or name not in per_latent:
+            if name not in rows:
                 # Copied, since the memory map of the file would otherwise stay open as long as the weights exist.
                 weights[name] = stored.get_tensor(name).clone()
             else:
                 part = stored.get_slice(name)
                 # Slicing creates tensors on the default device, which may be the meta device.
                 with torch.device("cpu"):
-                    weights[name] = torch.cat([part[low:high] for low, high in _runs(latents)])
+                    weights[name] = torch.cat([part[low:high] for low, high in _runs(rows[name])])
         return weights
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Splits rows into runs that are contiguous in the file."""
+    if not rows:
+        return iter([(0, 0)])
     cuts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(rows)) if b != a + 1), len(rows)]
     return ((rows[low], rows[high - 1] + 1) for low, high in pairwise(cuts))
 

@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.activations import Activation
 from sparsedict.dictionaries import Dictionary
-from sparsedict.latents import fires
+from sparsedict.latents import Encoding, fires
 from sparsedict.penalties import Penalty
 
 MAX_TOKENS = 1024
@@ -42,9 +41,10 @@ def evaluation_l0(dictionary: Dictionary, inputs: Float[Tensor, "n_tokens d_in"]
 def end_(dictionary: Dictionary, inputs: Float[Tensor, "n_tokens d_in"], *, n_steps: int) -> None:
     """Updates the measured state of the activation on tokens of the last batch, with the final weights."""
     activation = dictionary.activation
-    if type(activation).end_ is not Activation.end_:
-        values = dictionary.encode_sparse(inputs).values
-        activation.end_(values, dictionary.activation_state.entries(), n_steps=n_steps)
+    if activation.is_measured:
+        latents = dictionary.encode_sparse(inputs)
+        encoding = Encoding(latents.values, latents.values, latents.support)
+        activation.end_encoding_(encoding, dictionary.activation_state.entries(), n_steps=n_steps)
 
 
 def warn_of_difference(label: str, dictionary: Dictionary, *, trained: float, evaluated: float, n_tokens: int) -> None:
@@ -57,8 +57,7 @@ def warn_of_difference(label: str, dictionary: Dictionary, *, trained: float, ev
         evaluated: L0 in evaluation mode.
         n_tokens: Number of tokens on which L0 was measured.
     """
-    kind = type(dictionary.activation)
-    if kind.measure_ is Activation.measure_ and kind.after_step_ is Activation.after_step_:
+    if not dictionary.activation.is_measured:
         # The activation measures nothing, so both modes compute the same. Only the last update changed the weights.
         return
     noise = 4 * math.sqrt(max(trained, evaluated) / max(n_tokens, 1))

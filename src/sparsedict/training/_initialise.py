@@ -47,7 +47,7 @@ def initialise_(
     new = {id(trainee) for trainee in untouched}
     for trainee in untouched:
         dictionary = trainee.dictionary
-        weight = dictionary.decoder
+        weight = dictionary.decoder_bias
         selected = [dictionary.select(batch.site(trainee.site)) for batch in held]
         inputs, targets = (torch.cat(parts).to(weight.device, weight.dtype) for parts in zip(*selected, strict=True))
         # A dictionary that is initialised with NaN would have no finite state to be restored to.
@@ -64,7 +64,7 @@ def _begin_activation_(trainee: Trainee, batch: Activations, *, is_new: bool) ->
     dictionary = trainee.dictionary
     if type(dictionary.activation).begin_ is Activation.begin_:
         return
-    weight = dictionary.decoder
+    weight = dictionary.decoder_bias
     inputs, targets = (part.to(weight.device, weight.dtype) for part in dictionary.select(batch))
     latents = dictionary.scales(inputs, targets).latents
     dictionary.activation.begin_(dictionary.activation_state.entries(), latents=latents, is_new=is_new)
@@ -73,6 +73,6 @@ def _begin_activation_(trainee: Trainee, batch: Activations, *, is_new: bool) ->
 def _units(trainee: Trainee, batch: Activations) -> Units | None:
     if not trainee.has_relative_lr:
         return None
-    weight = trainee.dictionary.decoder
+    weight = trainee.dictionary.decoder_bias
     inputs, targets = (part.to(weight.device, weight.dtype) for part in trainee.dictionary.select(batch))
     return measure_units(trainee.dictionary, inputs, targets)

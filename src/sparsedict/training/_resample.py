@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from sparsedict import checks
 from sparsedict.dictionaries import Dictionary, ForwardPass, Rows
 from sparsedict.kernels import first_of_equal
-from sparsedict.latents import SparseLatents, fires
+from sparsedict.latents import SparseLatents, Support, fires
 from sparsedict.training._step_hook import StepHook
 
 ENCODER_SHARE = 0.2
@@ -83,8 +83,9 @@ class Resample(StepHook):
                 "Resample writes encoder rows, so it needs a dictionary with an affine encoder, got a "
                 f"{type(dictionary).__name__}. Use the penalty sd.AuxK() instead."
             )
-        for name in ("encoder", "encoder_bias", "decoder"):
-            if not getattr(dictionary, name).requires_grad:
+        written = {id(weight) for weight in _matrices(dictionary)} | {id(dictionary.encoder_bias)}
+        for name, weight in dictionary.named_parameters():
+            if id(weight) in written and not weight.requires_grad:
                 raise ValueError(
                     f"Resample writes encoder rows, encoder biases and decoder rows, but `{name}` is frozen "
                     "(requires_grad=False). Use the penalty sd.AuxK() instead."
@@ -103,20 +104,25 @@ class Resample(StepHook):
         dead = dead[: len(inputs)]
         encoded = dictionary.encoder_inputs(inputs)
         live = out.tokens_since_fired < self.dead_after
-        norms = torch.linalg.vector_norm(dictionary.encoder, dim=-1)
-        scale = ENCODER_SHARE * (norms[live] if bool(live.any()) else norms).mean()
-        rows = normalize(encoded - centre, dim=-1) * scale
-        dictionary.encoder[dead] = rows
-        dictionary.encoder_bias[dead] = -(rows @ centre)
         without = dictionary.reconstruct(SparseLatents.none(len(inputs), dictionary.n_latents, inputs), inputs)
-        dictionary.decoder[dead] = normalize(targets - without, dim=-1)
-        dictionary.decoder_norm.constrain_(dictionary.decoder)
+        for block in dictionary.blocks():
+            here, rows = block.rows_of(dead)
+            if not len(here):
+                continue
+            norms, is_live = torch.linalg.vector_norm(block.encoder, dim=-1), live[block.latents]
+            scale = ENCODER_SHARE * (norms[is_live] if bool(is_live.any()) else norms).mean()
+            own = centre[block.reads]
+            new = normalize(encoded[here][:, block.reads] - own, dim=-1) * scale
+            block.encoder[rows] = new
+            dictionary.encoder_bias[dead[here]] = -(new @ own)
+            missing = dictionary.in_decoder_scale(targets - without)[here][:, block.writes]
+            block.decoder[rows] = normalize(block.stored_rows(missing), dim=-1)
+            reset_optimizer_state(optimizer, (block.encoder, block.decoder), rows)
+        dictionary.constrain_decoder_()
         _scale_to_fire_(dictionary, dead, inputs, targets)
         out.tokens_since_fired[dead] = 0
         learned = [weight for weight in dictionary.activation_state.parameters() if weight.shape == live.shape]
-        reset_optimizer_state(
-            optimizer, (dictionary.encoder, dictionary.encoder_bias, dictionary.decoder, *learned), dead
-        )
+        reset_optimizer_state(optimizer, (dictionary.encoder_bias, *learned), dead)
 
     def _draw(self, out: ForwardPass, n_dead: int) -> tuple[Tensor, Tensor, Tensor] | None:
         """Returns the inputs and targets of up to ``n_dead`` drawn tokens, and the centre of encoder inputs.
@@ -124,7 +130,7 @@ class Resample(StepHook):
         Returns ``None`` at the end of the run, if every token is reconstructed exactly, or if an error isn't finite.
         The next record reports errors that aren't finite.
         """
-        losses, centre, n_tokens = [], torch.zeros_like(out.dictionary.encoder[0]), 0
+        losses, centre, n_tokens = [], torch.zeros_like(out.inputs[0]), 0
         for inputs, targets in out.sample(self.n_inputs):
             since = out.tokens_since_fired
             again = out.dictionary.forward_pass(inputs, targets, step=out.step, tokens_since_fired=since)
@@ -146,6 +152,11 @@ class Resample(StepHook):
         if _subtracts_decoder_bias(out.dictionary, inputs[:1]):
             centre = torch.zeros_like(centre)
         return inputs[chosen], targets[chosen], centre
+
+
+def _matrices(dictionary: Dictionary) -> list[Tensor]:
+    """Returns the encoders and decoders of all blocks."""
+    return [weight for block in dictionary.blocks() for weight in (block.encoder, block.decoder)]
 
 
 def _gather(out: ForwardPass, n_inputs: int, tokens: Tensor) -> Rows:
@@ -183,11 +194,12 @@ def _scale_to_fire_(dictionary: Dictionary, latents: Tensor, inputs: Tensor, tar
     models = active[sizes.argmin()].expand(len(inputs)).clone()
     is_smallest = sizes == found[tokens]
     models[tokens[is_smallest]] = active[is_smallest]
-    encoded = dictionary.encoder_inputs(inputs)
-    own = (encoded * dictionary.encoder[latents]).sum(-1) + dictionary.encoder_bias[latents]
+    own = dictionary.pre_activations_at(inputs, Support.from_indices(latents[:, None], dictionary.n_latents))
     chosen = inactive & (own > 0)
     factors = torch.where(chosen, MARGIN * smallest / own, torch.ones_like(own))
-    dictionary.encoder[latents] *= factors[:, None]
+    for block in dictionary.blocks():
+        here, rows = block.rows_of(latents)
+        block.encoder[rows] *= factors[here, None]
     dictionary.encoder_bias[latents] *= factors
     for weight in dictionary.activation_state.parameters():
         if weight.requires_grad and weight.shape == dictionary.encoder_bias.shape:

@@ -159,7 +159,7 @@ def _format(value: Any) -> str:
 
 def devices_of(trainees: Mapping[str, Trainee]) -> set[torch.device]:
     """Returns the devices of all dictionaries."""
-    return {trainee.dictionary.decoder.device for trainee in trainees.values()}
+    return {trainee.dictionary.decoder_bias.device for trainee in trainees.values()}
 
 
 def environment(devices: set[torch.device]) -> dict[str, Any]:

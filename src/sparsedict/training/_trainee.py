@@ -35,10 +35,14 @@ def default_lr(dictionary: Dictionary) -> float:
     latents, in runs of 300,000 tokens (``python -m benchmarks.rates``). The decrease with ``d_in`` is a precaution that
     these measurements don't require. Pass an explicit rate for an optimiser that doesn't normalise gradients.
 
+    For a dictionary over several layers, ``d_in * n_latents`` is that of a layer, mean over layers.
+
     Source: the decrease with the number of latents follows Gao et al., "Scaling and evaluating sparse autoencoders",
     2024.
     """
-    return min(MAX_LR, 5.12 / math.sqrt(dictionary.d_in * dictionary.n_latents))
+    encoders = [block.encoder.numel() for block in dictionary.blocks()]
+    n_weights = sum(encoders) / len(encoders)
+    return min(MAX_LR, 5.12 / math.sqrt(n_weights))
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class DictionaryTrainer:
         self._dead_after = dead_after
         self._autocast = autocast
         self._workspace = Workspace() if workspace is None else workspace
-        weight = dictionary.decoder
+        weight = dictionary.decoder_bias
         self._counters = Counters(torch.zeros(dictionary.n_latents, dtype=torch.int64, device=weight.device))
         self._parts_keep_state = any(True for _ in stateful([trainee.loss, *trainee.penalties], ""))
         self._penalty_names = penalty_names(trainee.penalties)
@@ -299,21 +299,18 @@ class DictionaryTrainer:
         return torch.autocast(device.type, self._autocast)
 
     def _update_weights(self) -> None:
-        decoder, norm = self._dictionary.decoder, self._dictionary.decoder_norm
-        if decoder.grad is not None:
-            norm.project_gradient_(decoder, decoder.grad)
+        self._dictionary.project_decoder_gradient_()
         if self.trainee.clip_norm is not None:
             if self._units is None:
                 torch.nn.utils.clip_grad_norm_(self._dictionary.parameters(), self.trainee.clip_norm)
             else:
                 self._units.clip_gradients_(self._dictionary, self.trainee.clip_norm)
         self._optimizer.step()
-        if decoder.requires_grad:
-            norm.constrain_(decoder)
+        self._dictionary.constrain_decoder_()
 
     def _after_step(self, out: ForwardPass, upcoming: Upcoming | None) -> None:
         state = self._dictionary.activation_state.entries()
-        self._dictionary.activation.measure_(out.values.detach(), state, step=self._counters.step)
+        self._dictionary.activation.measure_encoding_(out.encoding, state, step=self._counters.step)
         with torch.no_grad():
             for penalty in self.trainee.penalties:
                 penalty.after_step_(out)
@@ -326,7 +323,7 @@ class DictionaryTrainer:
             step_hook(out, self._optimizer)
 
     def _rows(self, batch: Activations) -> Rows:
-        weight = self._dictionary.decoder
+        weight = self._dictionary.decoder_bias
         inputs, targets = (part.to(weight.device, weight.dtype) for part in self._dictionary.select(batch))
         return inputs, targets
 

@@ -1,0 +1,186 @@
+"""Blocks of latents: which inputs they read and which outputs they write, and the products of all blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from sparsedict.display import Displayed
+from sparsedict.kernels import Affine, affine_at, matmul
+from sparsedict.latents import SparseLatents, Support
+from sparsedict.norms import DecoderNorm
+from sparsedict.splits import split
+
+TIED_ROWS = 2**10
+"""Decoder rows that are written several times, of which whole rows are made at once."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Block(Displayed):
+    """Consecutive latents of a dictionary, with the rows of weights that belong to them.
+
+    The encoder and the decoder of a dictionary are matrices whose entries outside of its blocks are zero and aren't
+    stored. Most dictionaries have one block, which reads all inputs and writes all outputs.
+
+    Attributes:
+        latents: The latents, a slice of all latents of the dictionary.
+        encoder: ``[n, d_read]``.
+        decoder: ``[n, d_row]``.
+        reads: Columns of the encoder's inputs.
+        writes: Columns of the output.
+        widths: Widths of the points that a decoder row writes; their sum is the width of ``writes``.
+        n_copies: How often a stored decoder row is written, side by side: 1, or as often as there are ``widths``.
+    """
+
+    latents: slice
+    encoder: Float[Tensor, "n d_read"]
+    decoder: Float[Tensor, "n d_row"]
+    reads: slice
+    writes: slice
+    widths: tuple[int, ...]
+    n_copies: int = 1
+
+    @property
+    def n_latents(self) -> int:
+        return len(self.encoder)
+
+    def rows_of(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns which of some latents are in this block, and their rows here."""
+        here = ((latents >= self.latents.start) & (latents < self.latents.stop)).nonzero().flatten()
+        return here, latents[here] - self.latents.start
+
+    def norms(self) -> Float[Tensor, " n"]:
+        """Returns the norm of each whole decoder row, differentiable."""
+        return torch.linalg.vector_norm(self.decoder, dim=-1) * self.n_copies**0.5
+
+    def point_norms(self) -> Float[Tensor, "n n_points"]:
+        """Returns the norm of each decoder row at each point that the block writes, differentiable."""
+        if self.n_copies > 1:
+            return torch.linalg.vector_norm(self.decoder, dim=-1, keepdim=True).expand(-1, self.n_copies)
+        parts = self.decoder.split(self.widths, dim=-1)
+        return torch.stack([torch.linalg.vector_norm(part, dim=-1) for part in parts], dim=-1)
+
+    def whole_rows(self) -> Float[Tensor, "n d_written"]:
+        """Returns decoder rows as wide as what they write."""
+        return self.decoder.repeat(1, self.n_copies) if self.n_copies > 1 else self.decoder
+
+    def stored_rows(self, rows: Float[Tensor, "m d_written"]) -> Float[Tensor, "m d_row"]:
+        """Returns what is stored of whole rows: the mean over copies."""
+        return rows.unflatten(-1, (self.n_copies, -1)).mean(-2) if self.n_copies > 1 else rows
+
+    def constrain_(self, norm: DecoderNorm) -> None:
+        """Applies a decoder norm to the whole rows, in place."""
+        norm = norm.at_points(self.widths)
+        if self.n_copies == 1:
+            norm.constrain_(self.decoder)
+            return
+        for rows in self.decoder.detach().split(TIED_ROWS):
+            whole = rows.repeat(1, self.n_copies)
+            norm.constrain_(whole)
+            rows.copy_(whole[:, : rows.shape[1]])
+
+    def project_gradient_(self, norm: DecoderNorm, gradient: Float[Tensor, "n d_row"]) -> None:
+        """Removes from the gradient of the stored rows, in place, what the norm would undo."""
+        norm = norm.at_points(self.widths)
+        if self.n_copies == 1:
+            norm.project_gradient_(self.decoder, gradient)
+            return
+        for rows, slopes in zip(self.decoder.detach().split(TIED_ROWS), gradient.split(TIED_ROWS), strict=True):
+            whole = slopes.repeat(1, self.n_copies)
+            norm.project_gradient_(rows.repeat(1, self.n_copies), whole)
+            slopes.copy_(whole[:, : slopes.shape[1]])
+
+
+def sizes_of(blocks: Sequence[Block]) -> tuple[int, ...]:
+    """Returns the number of latents of each block."""
+    return tuple(block.n_latents for block in blocks)
+
+
+def affine_parts(blocks: Sequence[Block], inputs: Tensor, bias: Tensor) -> list[Affine]:
+    """Returns inputs, encoder rows and biases of each block.
+
+    Args:
+        blocks: The blocks.
+        inputs: What the encoder reads, ``[*batch, d_in]``.
+        bias: Of all latents.
+    """
+    return [Affine(inputs[..., block.reads], block.encoder, bias[block.latents]) for block in blocks]
+
+
+def pre_activations(parts: Sequence[Affine]) -> Float[Tensor, "*batch n_latents"]:
+    """Returns the pre-activations of all blocks side by side."""
+    found = [functional.linear(*part) for part in parts]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+
+def entries_at(
+    parts: Sequence[Affine],
+    support: Support,
+    known: Tensor | None = None,
+    offsets: Sequence[Tensor | None] | None = None,
+) -> Float[Tensor, " n_entries"]:
+    """Returns the pre-activations of all blocks at the entries of a support, differentiable; see `kernels.affine_at`.
+
+    Args:
+        parts: Inputs, rows and biases of the blocks.
+        support: The entries.
+        known: Their values, where they are known.
+        offsets: A vector that is part of every input of a block already.
+    """
+    offsets = [None] * len(parts) if offsets is None else offsets
+    if len(parts) == 1:
+        return affine_at(*parts[0], support, known, offsets[0])
+    own = split(support, [len(part.rows) for part in parts])
+    values = [None] * len(parts) if known is None else own.take(known)
+    found = []
+    for part, entries, value, offset in zip(parts, own.supports, values, offsets, strict=True):
+        if len(part.rows):
+            found.append(affine_at(*part, entries, value, offset))
+        else:
+            found.append(part.bias)
+    return own.put(found)
+
+
+def decoded(
+    blocks: Sequence[Block], latents: Float[Tensor, "*batch n_latents"] | SparseLatents
+) -> Float[Tensor, "*batch d_out"]:
+    """Returns the sum of what all latents write: ``latents @ decoder``."""
+    if len(blocks) == 1 and blocks[0].n_copies == 1:
+        return matmul(latents, blocks[0].decoder)
+    sizes = sizes_of(blocks)
+    if latents.shape[-1:] != (sum(sizes),):
+        raise ValueError(
+            f"The last dimension of `latents` must be {sum(sizes)}, one entry for each row, got shape "
+            f"{tuple(latents.shape)}."
+        )
+    sums: dict[int, Tensor] = {}
+    for block, own in zip(blocks, _latents_of(latents, sizes), strict=True):
+        column = block.writes.start or 0
+        for part in _written(block, own):
+            sums[column] = sums[column] + part if column in sums else part
+            column += part.shape[-1]
+    whole = torch.cat([sums[column] for column in sorted(sums)], dim=-1)
+    return whole.view(*latents.shape[:-1], whole.shape[-1])
+
+
+def _latents_of(latents: Tensor | SparseLatents, sizes: Sequence[int]) -> list[Tensor | SparseLatents]:
+    if isinstance(latents, Tensor):
+        return list(latents.split(sizes, dim=-1))
+    own = split(latents.support, sizes)
+    rows = torch.Size((latents.support.n_tokens,))
+    values = own.take(latents.values)
+    return [SparseLatents(value, support, rows) for value, support in zip(values, own.supports, strict=True)]
+
+
+def _written(block: Block, latents: Tensor | SparseLatents) -> Sequence[Tensor]:
+    """Returns what a block writes at each of its points."""
+    if not block.n_latents:
+        # The products need at least one row.
+        return [block.decoder.new_zeros(*latents.shape[:-1], width) for width in block.widths]
+    product = matmul(latents, block.decoder)
+    return [product] * block.n_copies if block.n_copies > 1 else product.split(block.widths, dim=-1)

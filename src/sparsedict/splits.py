@@ -1,0 +1,100 @@
+"""Supports cut into blocks of consecutive latents, and put together from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sparsedict.display import Displayed
+from sparsedict.latents import Support
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split(Displayed):
+    """A support by blocks of consecutive latents.
+
+    Attributes:
+        supports: The entries of each block; latents are counted from the block's first.
+        order: Indices of these entries in the whole support, one block after the other. ``None`` for a single block.
+        n_entries: Entries of the whole support, padding included.
+        n_own: Entries of each block.
+    """
+
+    supports: tuple[Support, ...]
+    order: Int[Tensor, " n_stored"] | None
+    n_entries: int
+    n_own: tuple[int, ...]
+
+    def take(self, values: Float[Tensor, " n_entries"]) -> tuple[Tensor, ...]:
+        """Returns the values of each block's entries, differentiable."""
+        if self.order is None:
+            return (values,)
+        return values.index_select(0, self.order).split(self.n_own)
+
+    def put(self, values: Sequence[Tensor]) -> Float[Tensor, " n_entries"]:
+        """Returns values given by block in the order of the whole support, differentiable; padding gets zero."""
+        if self.order is None:
+            return values[0]
+        joined = torch.cat(tuple(values))
+        return joined.new_zeros(self.n_entries).index_copy(0, self.order, joined)
+
+
+def split(support: Support, sizes: Sequence[int]) -> Split:
+    """Cuts a support into blocks.
+
+    Args:
+        support: The entries.
+        sizes: Number of latents of each block; their sum is ``support.n_latents``.
+    """
+    if len(sizes) == 1:
+        return Split((support,), None, support.n_entries, (support.n_entries,))
+    known = vars(support).setdefault("_splits", {})
+    key = tuple(sizes)
+    if key not in known:
+        known[key] = _cut(support, key)
+    found: Split = known[key]
+    if found.supports[0].memory is not support.memory:
+        known[key] = found = replace(found, supports=tuple(s.with_memory(support.memory) for s in found.supports))
+    return found
+
+
+def join(supports: Sequence[Support]) -> Support:
+    """Puts the supports of blocks together, without waiting for the device; entries of a token lie block by block."""
+    if len(supports) == 1:
+        return supports[0]
+    sizes = tuple(own.n_latents for own in supports)
+    starts = list(accumulate(sizes, initial=0))
+    offsets = torch.stack([own.offsets for own in supports]).sum(0)
+    n_own = tuple(own.n_entries for own in supports)
+    before = offsets[:-1]
+    places = []
+    for own in supports:
+        # An entry lies as far behind its token's first one as in its block, after those of earlier blocks.
+        shift = (before - own.offsets[:-1]).index_select(0, own.tokens)
+        places.append(torch.arange(own.n_entries, device=offsets.device) + shift)
+        before = before + own.offsets.diff()
+    order = torch.cat(places)
+    latents = torch.cat([own.latents + start for own, start in zip(supports, starts[:-1], strict=True)])
+    joined = Support(torch.empty_like(latents).index_copy_(0, order, latents), offsets, starts[-1])
+    vars(joined)["_splits"] = {sizes: Split(tuple(supports), order, len(latents), n_own)}
+    return joined
+
+
+def _cut(support: Support, sizes: tuple[int, ...]) -> Split:
+    supports, places = [], []
+    for start, end in pairwise(accumulate(sizes, initial=0)):
+        inside = (support.latents >= start) & (support.latents < end)
+        if support.has_padding:
+            inside &= support.is_stored
+        own = inside.nonzero().flatten()
+        # So many of the entries before each token's first one belong to the block.
+        offsets = torch.nn.functional.pad(inside.cumsum(0), (1, 0)).index_select(0, support.offsets)
+        latents = support.latents.index_select(0, own) - start
+        supports.append(Support(latents, offsets, end - start, memory=support.memory))
+        places.append(own)
+    return Split(tuple(supports), torch.cat(places), support.n_entries, tuple(map(len, places)))
