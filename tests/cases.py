@@ -80,6 +80,17 @@ def _gated(pre: Tensor, state: State, training: bool) -> Tensor:
     return gate * functional.relu(state["log_scale"].exp() * pre + state["magnitude_bias"])
 
 
+def _per_layer(
+    reference: Callable[[Tensor, State, bool], Tensor],
+) -> Callable[[Tensor, State, bool], Tensor]:
+    def of_all(pre: Tensor, state: State, training: bool) -> Tensor:
+        layers = enumerate(pre.split((7, 5), dim=-1))
+        own = [{"threshold": state[f"threshold_{layer}"]} if state else {} for layer in (0, 1)]
+        return torch.cat([reference(part, own[layer], training) for layer, part in layers], -1)
+
+    return of_all
+
+
 ACTIVATIONS = {
     "relu": ActivationCase(sd.ReLU(), lambda pre, state, training: functional.relu(pre)),
     "gelu": ActivationCase(sd.GELU(), lambda pre, state, training: pre * (1 + torch.erf(pre / 2**0.5)) / 2),
@@ -95,6 +106,10 @@ ACTIVATIONS = {
     "group_max": ActivationCase(sd.GroupMax(K), _group_max),
     "gated": ActivationCase(sd.Gated(), _gated),
     "batch_top_k": ActivationCase(sd.BatchTopK(K), _batch_top_k),
+    "top_k_per_layer": ActivationCase(sd.PerLayer(sd.TopK(K), n_latents=(7, 5)), _per_layer(_top_k(K))),
+    "batch_top_k_per_layer": ActivationCase(
+        sd.PerLayer((sd.BatchTopK(K), sd.BatchTopK(K)), n_latents=(7, 5)), _per_layer(_batch_top_k)
+    ),
     "jump_relu": ActivationCase(sd.JumpReLU(threshold=THRESHOLD, bandwidth=BANDWIDTH), _jump_relu),
 }
 
@@ -122,12 +137,59 @@ class KindCase:
         inputs = self.encoder_inputs(weights, x)
         return torch.einsum("td,ld->tl", inputs, weights["encoder"]) + weights["encoder_bias"]
 
+    def decoder(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Returns the decoder rows of all latents in one matrix."""
+        return weights["decoder"]
+
     def output(self, weights: Mapping[str, Tensor], latents: Tensor, x: Tensor) -> Tensor:
-        decoded = torch.einsum("tl,ld->td", latents, weights["decoder"]) + weights["decoder_bias"]
+        decoded = torch.einsum("tl,ld->td", latents, self.decoder(weights)) + weights["decoder_bias"]
         return self.restored(decoded, x) + self.skipped(weights, x)
 
 
 SCALE = 1.7
+
+
+@dataclass(frozen=True)
+class CrossLayerCase(KindCase):
+    """The same for latents that belong to layers, each of which reads and writes columns of its own.
+
+    Attributes:
+        reads: Columns that the latents of each layer read.
+        writes: Columns that those of each layer write, a list for each layer that they write to.
+        tied: Whether a latent has one decoder row for all layers.
+    """
+
+    reads: tuple[list[int], ...] = ()
+    writes: tuple[list[list[int]], ...] = ()
+    tied: bool = False
+
+    def pre_activations(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        found = [
+            torch.einsum("td,ld->tl", x[:, columns] / weights["input_scale"][layer], weights[f"encoder_{layer}"])
+            for layer, columns in enumerate(self.reads)
+        ]
+        return torch.cat(found, -1) + weights["encoder_bias"]
+
+    def decoder(self, weights: Mapping[str, Tensor]) -> Tensor:
+        rows = []
+        for layer, targets in enumerate(self.writes):
+            own, start = weights[f"decoder_{layer}"], 0
+            whole = own.new_zeros(len(own), len(weights["decoder_bias"]))
+            for columns in targets:
+                whole[:, columns] = own if self.tied else own[:, start : start + len(columns)]
+                start += len(columns)
+            rows.append(whole)
+        return torch.cat(rows)
+
+    def output(self, weights: Mapping[str, Tensor], latents: Tensor, x: Tensor) -> Tensor:
+        decoded = torch.einsum("tl,ld->td", latents, self.decoder(weights)) + weights["decoder_bias"]
+        scaled = decoded.clone()
+        for layer, targets in enumerate(self.writes):
+            scaled[:, targets[0]] = decoded[:, targets[0]] * weights["output_scale"][layer]
+            if f"skip_{layer}" in weights:
+                skipped = torch.einsum("td,od->to", x[:, self.reads[layer]], weights[f"skip_{layer}"])
+                scaled[:, targets[0]] = scaled[:, targets[0]] + skipped
+        return scaled
 
 
 def _layer_normed(x: Tensor) -> Tensor:
@@ -150,6 +212,12 @@ def _distiller(**arguments: bool | sd.InputNorm) -> Callable[..., sd.Dictionary]
 
 def _autoencoder(**arguments: str | sd.InputNorm) -> Callable[..., sd.Dictionary]:
     return lambda **parts: sd.SparseAutoencoder(D_IN, N_LATENTS, **arguments, **parts)
+
+
+def _cross_layer(
+    layers: Mapping[str, tuple[int, int]], **arguments: sd.DecoderLayout | bool
+) -> Callable[..., sd.Dictionary]:
+    return lambda **parts: sd.CrossLayerDistiller(layers, (7, 5), **arguments, **parts)
 
 
 KINDS = {
@@ -184,8 +252,30 @@ KINDS = {
         lambda weights, x: SCALE * x + weights["input_bias"],
         restored=lambda decoded, x: decoded / SCALE,
     ),
+    "cross_layer": CrossLayerCase(
+        _cross_layer({"0": (2, 3), "1": (4, 2)}),
+        lambda weights, x: x,
+        reads=([0, 1], [2, 3, 4, 5]),
+        writes=([[0, 1, 2], [3, 4]], [[3, 4]]),
+    ),
+    "cross_layer_skip": CrossLayerCase(
+        _cross_layer({"0": (3, 2), "1": (3, 3)}, layout=sd.NextLayers(0), skip=True),
+        lambda weights, x: x,
+        reads=([0, 1, 2], [3, 4, 5]),
+        writes=([[0, 1]], [[2, 3, 4]]),
+    ),
+    "cross_layer_tied": CrossLayerCase(
+        _cross_layer({"0": (2, 3), "1": (4, 3)}, layout=sd.TiedDecoders()),
+        lambda weights, x: x,
+        reads=([0, 1], [2, 3, 4, 5]),
+        writes=([[0, 1, 2], [3, 4, 5]], [[3, 4, 5]]),
+        tied=True,
+    ),
 }
 
+
+PLAIN_KINDS = [kind for kind, case in KINDS.items() if not isinstance(case, CrossLayerCase)]
+"""Kinds with one encoder matrix and one decoder matrix, as the files of other libraries hold them."""
 
 ALL_PAIRS = [(kind, activation) for kind in KINDS for activation in ACTIVATIONS]
 """Every kind with every activation, for properties that depend on both."""
@@ -208,13 +298,16 @@ def make(
     )
     with torch.no_grad():
         for name, weight in dictionary.named_parameters():
-            if name not in ("encoder", "decoder"):
+            if not name.startswith(("encoder", "decoder")) or name.endswith("bias"):
                 weight.add_(torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(dtype), alpha=0.2)
         # Along the first direction all latents agree, so that a token can turn all of them on or off.
-        dictionary.encoder[:, 0].abs_().add_(0.5)
+        for block in dictionary.blocks():
+            block.encoder[:, 0].abs_().add_(0.5)
         for name, buffer in dictionary.named_buffers():
-            if name == "activation_state.threshold":
+            if name.startswith("activation_state.threshold"):
                 buffer.fill_(THRESHOLD)
+            elif name in ("input_scale", "output_scale"):
+                buffer.copy_(torch.linspace(0.8, 1.5, len(buffer)))
     return dictionary
 
 

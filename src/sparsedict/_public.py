@@ -25,6 +25,7 @@ from sparsedict.activations import (
     Gated,
     GroupMax,
     JumpReLU,
+    PerLayer,
     ReLU,
     SiLU,
     TopK,
@@ -33,12 +34,34 @@ from sparsedict.adapters import Adapter
 from sparsedict.analysis import Calibration, Evaluation, SitesEvaluation, calibrate_threshold, evaluate
 from sparsedict.batches import ActivationBatch, Activations
 from sparsedict.data import ActivationStore, ActivationStream
-from sparsedict.dictionaries import Dictionary, ForwardPass, SparseAutoencoder, SparseDistiller, Transcoder
+from sparsedict.dictionaries import (
+    CrossLayerDistiller,
+    CrossLayerTranscoder,
+    DecoderLayout,
+    Dictionary,
+    ForwardPass,
+    LaterLayers,
+    NextLayers,
+    SparseAutoencoder,
+    SparseDistiller,
+    TiedDecoders,
+    Transcoder,
+)
 from sparsedict.interventions import Ablation, Clamp, Steer
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.loading import load
 from sparsedict.losses import Loss, SquaredError
-from sparsedict.norms import DecoderNorm, Free, InputLayerNorm, InputNorm, InputRMSNorm, InputScale, MaxNorm, UnitNorm
+from sparsedict.norms import (
+    DecoderNorm,
+    Free,
+    InputLayerNorm,
+    InputNorm,
+    InputRMSNorm,
+    InputScale,
+    MaxNorm,
+    PerPoint,
+    UnitNorm,
+)
 from sparsedict.penalties import L0, L1, AuxK, Lp, NormWeighted, Penalty, Sqrt, TargetL0, WarmUp
 from sparsedict.sites import Neurons, Site, Sites
 from sparsedict.training import (
@@ -72,6 +95,9 @@ __all__ = [
     "Clamp",
     "Constant",
     "Cosine",
+    "CrossLayerDistiller",
+    "CrossLayerTranscoder",
+    "DecoderLayout",
     "DecoderNorm",
     "Dictionary",
     "DictionaryOutput",
@@ -89,14 +115,18 @@ __all__ = [
     "JumpReLU",
     "L0",
     "L1",
+    "LaterLayers",
     "Linear",
     "Loss",
     "Lp",
     "MaxNorm",
     "Neurons",
+    "NextLayers",
     "NonFiniteLossError",
     "NormWeighted",
     "Penalty",
+    "PerLayer",
+    "PerPoint",
     "ReLU",
     "Recipe",
     "Resample",
@@ -114,6 +144,7 @@ __all__ = [
     "StepHook",
     "Support",
     "TargetL0",
+    "TiedDecoders",
     "TopK",
     "Trainee",
     "Transcoder",

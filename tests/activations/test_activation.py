@@ -17,9 +17,8 @@ every_activation = pytest.mark.parametrize("name", cases.ACTIVATIONS)
 
 def state_of(activation: sd.Activation, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     state = {name: value.detach().to(dtype) for name, value in activation.initial_state(cases.N_LATENTS).items()}
-    return {
-        name: torch.full_like(value, cases.THRESHOLD) if name == "threshold" else value for name, value in state.items()
-    }
+    given = {name for name in state if name.startswith("threshold")}
+    return {name: torch.full_like(value, cases.THRESHOLD) if name in given else value for name, value in state.items()}
 
 
 def pre_activations(n_tokens: int = 20) -> Tensor:

@@ -238,8 +238,10 @@ def test_nan_never_turns_into_silence(kind: str) -> None:
         for training in (False, True):
             dictionary = cases.make(kind, activation).train(training)
             x = cases.tokens(9)
-            x[4, 2] = torch.nan
-            assert dictionary(x).reconstruction[4].isnan().all(), (activation, training)
+            x[4, 2 if kind in cases.PLAIN_KINDS else slice(None)] = torch.nan
+            is_nan = dictionary(x).reconstruction[4].isnan()
+            # The largest latent of all layers may write to the last alone.
+            assert is_nan.all() if kind in cases.PLAIN_KINDS else is_nan.any(), (activation, training)
             assert dictionary.encode_sparse(x).values.isnan().any(), (activation, training)
 
 

@@ -96,14 +96,14 @@ def test_bad_training_batches_are_named() -> None:
 @every_kind
 def test_a_dictionary_takes_what_it_says(kind: str) -> None:
     dictionary = cases.make(kind)
-    inputs, outputs, neurons = torch.zeros(3, 1), torch.zeros(3, 2), torch.zeros(3, 4)
-    named = {"inputs": inputs, "outputs": outputs, "neurons": neurons}
-    selected = dictionary.select(sd.ActivationBatch(inputs, outputs, neurons))
-    assert selected[0] is named[dictionary.reads]
-    assert selected[1] is named[dictionary.writes]
+    points = [f"{site}{role}" for site in ("", "0.", "1.") for role in ("inputs", "outputs", "neurons")]
+    batch = sd.Activations({point: torch.full((3, 1), index).float() for index, point in enumerate(points)})
+    for selected, names in zip(dictionary.select(batch), (dictionary.reads, dictionary.writes), strict=True):
+        wanted = [batch[name] for name in ((names,) if isinstance(names, str) else names)]
+        assert torch.equal(selected, torch.cat(wanted, -1))
 
 
-@every_kind
+@pytest.mark.parametrize("kind", cases.PLAIN_KINDS)
 def test_rows_are_latents_and_lie_together(kind: str) -> None:
     dictionary = cases.make(kind)
     shapes = {

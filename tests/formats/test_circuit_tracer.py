@@ -134,7 +134,7 @@ HOOKS: dict[str, Any] = {"model": "gpt2", "input_hook": "mlp.hook_in", "output_h
 
 
 @pytest.mark.filterwarnings("ignore:The TopK of circuit-tracer keeps negative values")
-@pytest.mark.parametrize("kind", cases.KINDS)
+@pytest.mark.parametrize("kind", cases.PLAIN_KINDS)
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
 def test_what_is_written_computes_the_same_or_is_refused(kind: str, activation: str, tmp_path: Path) -> None:
     dictionary = cases.make(kind, activation)

@@ -132,7 +132,26 @@ def _single(dictionary: sd.Dictionary, data: Callable[[], Any], **kwargs: Any):
     return {"": sd.Trainee(dictionary, **{"lr": 1e-2} | kwargs)}, data()
 
 
+def cross_layer() -> sd.CrossLayerDistiller:
+    return sd.CrossLayerDistiller(
+        {"first": D, "second": D},
+        (N_LATENTS, 12),
+        activation=sd.PerLayer(sd.BatchTopK(3)),
+        decoder_norm=sd.PerPoint(sd.UnitNorm()),
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
 CASES: dict[str, Case] = {
+    "two sites at once, resampling": Case(
+        lambda: _single(
+            cross_layer(),
+            two_sites,
+            penalties=[sd.AuxK(dead_after=100)],
+            step_hooks=[sd.Resample(every=5, dead_after=100, n_inputs=128)],
+        ),
+        batched=True,
+    ),
     "a tensor, AuxK, Adam": Case(
         lambda: _single(coder(sd.TopK(3)), rows, penalties=[sd.AuxK(dead_after=100, coefficient=1.0)])
     ),

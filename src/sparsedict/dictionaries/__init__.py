@@ -2,26 +2,36 @@
 
 from sparsedict.dictionaries._autoencoder import InputOffset, SparseAutoencoder
 from sparsedict.dictionaries._blocks import Block, entries_at
+from sparsedict.dictionaries._cross_layer import CrossLayerDistiller, CrossLayerTranscoder
 from sparsedict.dictionaries._dictionary import Dictionary, ForwardPass, Rows
 from sparsedict.dictionaries._distiller import SparseDistiller, Transcoder
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
 from sparsedict.dictionaries._exported import Exported
+from sparsedict.dictionaries._layers import Layer
+from sparsedict.dictionaries._layout import DecoderLayout, LaterLayers, NextLayers, TiedDecoders
 from sparsedict.dictionaries._paths import DENSE_SHARE
 from sparsedict.dictionaries._read import read
 from sparsedict.dictionaries._scales import Scales
 
 __all__ = [
     "Block",
+    "CrossLayerDistiller",
+    "CrossLayerTranscoder",
     "DENSE_SHARE",
+    "DecoderLayout",
     "Dictionary",
     "EncoderDecoder",
     "Exported",
     "ForwardPass",
     "InputOffset",
+    "LaterLayers",
+    "Layer",
+    "NextLayers",
     "Rows",
     "Scales",
     "SparseAutoencoder",
     "SparseDistiller",
+    "TiedDecoders",
     "Transcoder",
     "entries_at",
     "read",

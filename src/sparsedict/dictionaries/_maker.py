@@ -12,17 +12,24 @@ import torch
 from sparsedict import activations, norms
 from sparsedict.activations import Activation
 from sparsedict.dictionaries._autoencoder import SparseAutoencoder
+from sparsedict.dictionaries._cross_layer import CrossLayerDistiller
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._distiller import SparseDistiller
+from sparsedict.dictionaries._layout import LaterLayers, NextLayers, TiedDecoders
 from sparsedict.norms import DecoderNorm
 from sparsedict.storage import Description, Named, StorageError
 
-KINDS = (SparseAutoencoder, SparseDistiller)
-_PARTS = tuple(
-    found
-    for room in (activations, norms)
-    for name in room.__all__
-    if isinstance(found := getattr(room, name), type) and is_dataclass(found)
+KINDS = (SparseAutoencoder, SparseDistiller, CrossLayerDistiller)
+_PARTS = (
+    *(
+        found
+        for room in (activations, norms)
+        for name in room.__all__
+        if isinstance(found := getattr(room, name), type) and is_dataclass(found)
+    ),
+    LaterLayers,
+    NextLayers,
+    TiedDecoders,
 )
 _ROLES = {"activation": ("activation", Activation), "decoder_norm": ("decoder norm", DecoderNorm)}
 """The parts of every kind: name in errors, and base class."""
@@ -55,18 +62,19 @@ class Maker:
             what, base = _ROLES.get(role, (role, object))
             self._parts[role] = self._part(what, base, named)
 
-    def make(self, n_latents: int | None = None) -> Dictionary:
+    def make(self, latents: Sequence[int] | None = None) -> Dictionary:
         """Returns the dictionary, on the meta device if all classes are the library's.
 
         Args:
-            n_latents: Number of latents; that of the description by default.
+            latents: The latents to keep; all by default.
         """
         arguments, parts = dict(self._arguments), dict(self._parts)
-        if n_latents is not None:
+        n_latents = None if latents is None else len(latents)
+        if latents is not None:
             if "n_latents" not in arguments:
                 raise StorageError(f"{self._file}: a {self._kind.__name__} can't be loaded with some of its latents.")
-            arguments["n_latents"] = n_latents
-            parts["activation"] = self._call(parts["activation"].for_subset, {"n_latents": n_latents})
+            given = {"n_latents": arguments["n_latents"], "activation": parts["activation"], "latents": latents}
+            arguments["n_latents"], parts["activation"] = self._call(self._kind.among, given)
         # The constructor of a caller's class may read values, which tensors on the meta device don't have.
         with torch.random.fork_rng(devices=[]), torch.device("cpu" if self._used_own else "meta"):
             dictionary: Dictionary = self._call(self._kind, self._values(arguments) | parts)

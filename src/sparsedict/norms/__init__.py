@@ -2,6 +2,7 @@
 
 from sparsedict.norms._input_norm import InputLayerNorm, InputNorm, InputRMSNorm, InputScale
 from sparsedict.norms._norm import DecoderNorm, Free, MaxNorm, UnitNorm
+from sparsedict.norms._per_point import PerPoint
 
 __all__ = [
     "DecoderNorm",
@@ -11,5 +12,6 @@ __all__ = [
     "InputRMSNorm",
     "InputScale",
     "MaxNorm",
+    "PerPoint",
     "UnitNorm",
 ]

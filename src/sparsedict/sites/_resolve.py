@@ -61,6 +61,8 @@ def resolve(sites: Collection[str], arguments: ReplacementArguments) -> list[Res
     for entry in entries(arguments.x, arguments.intervention, sites):
         adapter = Adapter(entry.x, arguments.reads, arguments.writes, argument=entry.argument)
         adapter.require("decode")
+        for own in adapter.points:
+            _full_names(adapter, own, entry.sites, sites)
         for source, change in split_sources(adapter, entry.intervention):
             reads, writes = (_full_names(source, own, entry.sites, sites) for own in source.points)
             found.append(ResolvedDictionary(entry.key, source, reads, writes, change))

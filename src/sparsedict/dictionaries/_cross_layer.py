@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparsedict.activations import Activation
+from sparsedict.dictionaries._blocks import Block
+from sparsedict.dictionaries._dictionary import Dictionary
+from sparsedict.dictionaries._encoder_decoder import check_part
+from sparsedict.dictionaries._exported import Exported
+from sparsedict.dictionaries._layer_source import LayerSource
+from sparsedict.dictionaries._layers import Layer, Layers, latents_of, layers_of
+from sparsedict.dictionaries._layout import DecoderLayout, LaterLayers
+from sparsedict.dictionaries._new_weights import unit_rows
+from sparsedict.dictionaries._point_scales import columns, measure_
+from sparsedict.dictionaries._scales import Scales, spread
+from sparsedict.dictionaries._start import start_from
+from sparsedict.latents import SparseLatents
+from sparsedict.norms import DecoderNorm, Free
+
+LATER_LAYERS = LaterLayers()
+
+
+class CrossLayerDistiller(Dictionary):
+    r"""Sparse students of several MLPs at once, also called a cross-layer transcoder.
+
+    Latents of layer :math:`i` read what the MLP of that layer reads, and write to the outputs of this layer and of
+    later ones, with :math:`s_i` and :math:`t_j` the spread of inputs and outputs:
+
+    .. math::
+        a_i = \mathrm{activation}(E_i x_i / s_i + b_i), \qquad
+        y_j = t_j \Big(\sum_{i \le j} a_i D_{ij} + c_j\Big) \; (+\, S_j x_j)
+
+    A latent has one decoder row, which holds its :math:`D_{ij}` side by side, so that one sparse product for each
+    layer decodes to all layers that its latents write to. ``encoder_i`` and ``decoder_i`` are the matrices of the
+    latents of layer `i`. ``fit`` measures the spreads before the first step, so that layers of large activations don't
+    get all latents of an activation that chooses among all layers; until then they are 1.
+
+    ``TopK(k)`` and ``BatchTopK(k)`` choose among the latents of all layers together; ``PerLayer(TopK(k))`` chooses in
+    each layer. `UnitNorm` and `MaxNorm` constrain whole decoder rows; ``PerPoint(UnitNorm())`` constrains what a row
+    writes to each layer.
+
+    Args:
+        layers: `Sites` in the order of the model; or by the name of a layer its width, or ``(d_in, d_out)``; or
+            ``(name, d_in, d_out)`` of each layer.
+        n_latents: Number of latents of each layer: one number for all, a mapping by the name of the layer, or one
+            number for each.
+        activation: How pre-activations become latents.
+        decoder_norm: The constraint on decoder rows.
+        layout: Which layers latents write to: ``LaterLayers()``, ``NextLayers(reach)``, or ``TiedDecoders(...)`` of
+            one of these. With ``NextLayers(0)`` each layer has a sparse distiller of its own.
+        skip: Whether a learned linear map of each MLP's input, zero at the start, is added to its output.
+        device: Where the weights are made.
+        dtype: Their type.
+        generator: Source of the random weights.
+
+    Raises:
+        ValueError: If a layer is named twice, sites aren't in the order of the model, or parts can't serve each other.
+
+    Source: Lindsey et al., "Sparse Crosscoders for Cross-Layer Features and Model Diffing", 2024; Ameisen et al.,
+    "Circuit Tracing: Revealing Computational Graphs in Language Models", 2025.
+
+    Example:
+        >>> import torch, sparsedict as sd
+        >>> transcoder = sd.CrossLayerDistiller(
+        ...     {"0": 8, "1": 8}, 32, activation=sd.PerLayer(sd.TopK(4)), decoder_norm=sd.UnitNorm()
+        ... )
+        >>> transcoder.reads, transcoder.writes
+        (('0.inputs', '1.inputs'), ('0.outputs', '1.outputs'))
+        >>> latents, outputs = transcoder(torch.randn(5, 16))
+        >>> latents.shape, outputs.shape, transcoder.decoder_0.shape, transcoder.decoder_1.shape
+        (torch.Size([5, 64]), torch.Size([5, 16]), torch.Size([32, 16]), torch.Size([32, 8]))
+    """
+
+    input_scale: Tensor
+    output_scale: Tensor
+
+    def __init__(
+        self,
+        layers: Layers,
+        n_latents: int | Mapping[str, int] | Sequence[int],
+        *,
+        activation: Activation,
+        decoder_norm: DecoderNorm,
+        layout: DecoderLayout = LATER_LAYERS,
+        skip: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.layers: tuple[Layer, ...] = layers_of(layers)
+        self.layer_sizes = latents_of(n_latents, self.layers)
+        check_part("layout", layout, DecoderLayout, "sd.LaterLayers()")
+        self.layout: DecoderLayout = layout
+        self._ends = _targets(layout, self.layers)
+        self.reads = tuple(f"{layer.name}.inputs" for layer in self.layers)
+        self.writes = tuple(f"{layer.name}.outputs" for layer in self.layers)
+        super().__init__(
+            sum(self.input_widths),
+            sum(self.output_widths),
+            sum(self.layer_sizes),
+            activation=activation,
+            decoder_norm=decoder_norm,
+            device=device,
+            dtype=dtype,
+            generator=generator,
+        )
+        place: dict[str, Any] = {"device": self.encoder_bias.device, "dtype": self.encoder_bias.dtype}
+        for name in ("input_scale", "output_scale"):
+            self.register_buffer(name, torch.ones(len(self.layers), **place))
+        self.has_skip: bool = skip
+        for index, layer in enumerate(self.layers if skip else ()):
+            self.register_parameter(f"skip_{index}", nn.Parameter(torch.zeros(layer.d_out, layer.d_in, **place)))
+
+    def _make_weights(
+        self, d_in: int, d_out: int, n_latents: int, generator: torch.Generator | None, place: dict[str, Any]
+    ) -> None:
+        for index, (layer, n_own) in enumerate(zip(self.layers, self.layer_sizes, strict=True)):
+            widths = self.output_widths[index : self._ends[index]]
+            width = widths[0] if self.layout.is_tied else sum(widths)
+            decoder = unit_rows(n_own, width, generator, place["device"]).to(**place)
+            encoder = unit_rows(n_own, layer.d_in, generator, place["device"]).to(**place)
+            self.register_parameter(f"encoder_{index}", nn.Parameter(encoder))
+            self.register_parameter(f"decoder_{index}", nn.Parameter(decoder))
+        self.encoder_bias: nn.Parameter = nn.Parameter(torch.zeros(n_latents, **place))
+        self.decoder_bias: nn.Parameter = nn.Parameter(torch.zeros(d_out, **place))
+        self.constrain_decoder_()
+
+    def _weights(self) -> tuple[nn.Parameter, ...]:
+        matrices = [self.get_parameter(name) for names in self.per_block for name in names]
+        return (*matrices, self.encoder_bias, self.decoder_bias)
+
+    @property
+    def input_widths(self) -> tuple[int, ...]:
+        """Width of what each MLP reads."""
+        return tuple(layer.d_in for layer in self.layers)
+
+    @property
+    def output_widths(self) -> tuple[int, ...]:
+        """Width of what each MLP writes."""
+        return tuple(layer.d_out for layer in self.layers)
+
+    @property
+    def d_in(self) -> int:
+        return sum(self.input_widths)
+
+    @property
+    def d_out(self) -> int:
+        return sum(self.output_widths)
+
+    def latents_of(self, layer: str) -> slice:
+        """Returns the latents of a layer, as a slice of all latents.
+
+        Args:
+            layer: Name of the layer.
+
+        Raises:
+            ValueError: If there is no such layer.
+        """
+        names = [own.name for own in self.layers]
+        if layer not in names:
+            raise ValueError(f"`layer` must be one of {names}, got {layer!r}.")
+        return self.blocks()[names.index(layer)].latents
+
+    def blocks(self) -> tuple[Block, ...]:
+        latents, inputs, outputs = (
+            list(accumulate(own, initial=0)) for own in (self.layer_sizes, self.input_widths, self.output_widths)
+        )
+        return tuple(
+            Block(
+                slice(latents[index], latents[index + 1]),
+                getattr(self, f"encoder_{index}"),
+                getattr(self, f"decoder_{index}"),
+                slice(inputs[index], inputs[index + 1]),
+                slice(outputs[index], outputs[end]),
+                self.output_widths[index:end],
+                end - index if self.layout.is_tied else 1,
+            )
+            for index, end in enumerate(self._ends)
+        )
+
+    @property
+    def encoder(self) -> Float[Tensor, "n_latents d_in"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The encoders of all layers as one matrix, put together at each use; zero where a latent doesn't read."""
+        blocks = self.blocks()
+        return _assembled([(block.encoder, block.reads) for block in blocks], self.d_in)
+
+    @property
+    def decoder(self) -> Float[Tensor, "n_latents d_out"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The decoders of all layers as one matrix, put together at each use; zero where a latent doesn't write."""
+        return _assembled([(block.whole_rows(), block.writes) for block in self.blocks()], self.d_out)
+
+    @property
+    def skips(self) -> tuple[nn.Parameter, ...]:
+        """The linear maps of each layer, ``[d_out, d_in]``; none without ``skip``."""
+        return tuple(self.get_parameter(f"skip_{index}") for index in range(len(self.layers) if self.has_skip else 0))
+
+    @property
+    def per_latent(self) -> frozenset[str]:
+        return super().per_latent - {"encoder", "decoder"}
+
+    @property
+    def per_block(self) -> tuple[tuple[str, ...], ...]:
+        return tuple((f"encoder_{index}", f"decoder_{index}") for index in range(len(self.layers)))
+
+    def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        return x / columns(self.input_scale, self.input_widths)
+
+    def reconstruct(
+        self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]
+    ) -> Float[Tensor, "*batch d_out"]:
+        decoded = self.decode(latents) * columns(self.output_scale, self.output_widths)
+        if not self.has_skip:
+            return decoded
+        parts = zip(inputs.split(self.input_widths, dim=-1), self.skips, strict=True)
+        return decoded + torch.cat([functional.linear(part, skip) for part, skip in parts], dim=-1)
+
+    def in_decoder_scale(self, difference: Float[Tensor, "n_tokens d_out"]) -> Float[Tensor, "n_tokens d_out"]:
+        return difference / columns(self.output_scale, self.output_widths)
+
+    def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
+        measure_(self.input_scale, inputs, self.input_widths)
+        measure_(self.output_scale, targets, self.output_widths)
+        start_from(self, inputs, self.in_decoder_scale(targets))
+
+    def scales(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> Scales:
+        encoded, decoded = self.encoder_inputs(inputs), self.in_decoder_scale(targets)
+        return Scales(spread(inputs), spread(encoded), spread(decoded), spread(targets))
+
+    def parameter_units(self, scales: Scales) -> dict[str, float]:
+        own = super().parameter_units(scales)
+        ratios = (self.output_scale / self.input_scale).tolist()
+        for index, (encoder, decoder) in enumerate(self.per_block):
+            own |= {encoder: own["encoder"], decoder: own["decoder"], f"skip_{index}": ratios[index]}
+        return own
+
+    def split_sources(self) -> list[LayerSource]:
+        """Returns the latents of each layer as a dictionary of their own, so that a model can run layer by layer.
+
+        They share the weights of this dictionary, and what they write adds up to its reconstruction.
+
+        Raises:
+            ValueError: If the latents of a layer depend on other layers, as under TopK over all layers.
+        """
+        return [
+            LayerSource(
+                self,
+                index,
+                output_widths=self.output_widths,
+                input_scale=self.input_scale[index],
+                output_scale=self.output_scale,
+                skip=self.skips[index] if self.has_skip else None,
+            )
+            for index in range(len(self.layers))
+        ]
+
+    def exported(self) -> Exported:
+        raise TypeError(
+            "`dictionary` must be of one layer to be exported as plain weights, got a CrossLayerDistiller over "
+            f"{len(self.layers)} layers. Save it by `dictionary.save(path)`."
+        )
+
+    @torch.no_grad()
+    def folded(self) -> CrossLayerDistiller:
+        folded = copy.deepcopy(self)
+        column_scales = columns(self.output_scale, self.output_widths)
+        for index, block in enumerate(folded.blocks()):
+            block.encoder.div_(self.input_scale[index])
+            own = column_scales[block.writes]
+            if block.n_copies > 1 and bool((own != own[0]).any()):
+                raise ValueError(
+                    "`dictionary` must not have tied decoders to be folded, for the layers that share a row have "
+                    "different scales. Use the dictionary as it is."
+                )
+            block.decoder.mul_(own[: block.decoder.shape[1]])
+        folded.decoder_bias.mul_(column_scales)
+        folded.input_scale.fill_(1.0)
+        folded.output_scale.fill_(1.0)
+        folded.decoder_norm = Free()
+        return folded
+
+    @classmethod
+    def among(cls, n_latents: Any, activation: Activation, latents: Sequence[int]) -> tuple[Any, Activation]:
+        starts = list(accumulate(n_latents, initial=0))
+        owners = [sum(latent >= start for start in starts[1:]) for latent in latents]
+        if owners != sorted(owners):
+            raise ValueError("`latents` must be in the order of their layers, for the rows of a layer lie together.")
+        sizes = tuple(owners.count(index) for index in range(len(n_latents)))
+        return sizes, activation.among_layers(sizes)
+
+    def arguments(self) -> dict[str, Any]:
+        layers = tuple(tuple(layer) for layer in self.layers)
+        return {"layers": layers, "n_latents": self.layer_sizes, "layout": self.layout, "skip": self.has_skip}
+
+
+def _targets(layout: DecoderLayout, layers: Sequence[Layer]) -> tuple[int, ...]:
+    """Returns for each layer the index after the last one that its latents write to."""
+    ends: list[int] = []
+    for source, layer in enumerate(layers):
+        n_own = layout.n_targets(source, len(layers))
+        if not 1 <= n_own <= len(layers) - source:
+            raise ValueError(
+                f"`layout` must let latents of layer {layer.name!r} write to that layer and some that follow it, 1 to "
+                f"{len(layers) - source} in all, got {n_own} from {layout!r}."
+            )
+        widths = {other.d_out for other in layers[source : source + n_own]}
+        if layout.is_tied and len(widths) > 1:
+            raise ValueError(
+                f"`layers` must have outputs of one width for tied decoders, got {sorted(widths)} behind "
+                f"{layer.name!r}. Use a layout without TiedDecoders."
+            )
+        ends.append(source + n_own)
+    return tuple(ends)
+
+
+def _assembled(parts: Sequence[tuple[Tensor, slice]], width: int) -> Tensor:
+    """Returns blocks of rows in their columns of one matrix."""
+    padded = [functional.pad(rows, (own.start, width - own.stop)) for rows, own in parts]
+    return torch.cat(padded)
+
+
+CrossLayerTranscoder = CrossLayerDistiller
+"""The field's name for a cross-layer distiller."""

@@ -1,0 +1,124 @@
+"""The layers of a dictionary over several layers: their names, their widths and their latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from sparsedict import checks
+
+Layers = Mapping[str, Any] | Sequence[tuple[str, int, int]]
+"""`Sites`; or by the name of a layer its width, or its widths ``(d_in, d_out)``; or ``(name, d_in, d_out)`` of each."""
+
+
+class Layer(NamedTuple):
+    """One layer.
+
+    Attributes:
+        name: Its name among the sites; its points are ``name.inputs`` and ``name.outputs``.
+        d_in: Width of what its MLP reads.
+        d_out: Width of what its MLP writes.
+    """
+
+    name: str
+    d_in: int
+    d_out: int
+
+
+def layers_of(given: Any) -> tuple[Layer, ...]:
+    """Returns layers after checking them.
+
+    Raises:
+        TypeError: If the argument has another form.
+        ValueError: If there is no layer, a layer is named twice, or sites aren't in the order of the model.
+    """
+    if isinstance(given, Mapping):
+        pairs = [(name, *_widths(name, value)) for name, value in given.items()]
+    elif isinstance(given, Sequence) and not isinstance(given, str):
+        pairs = [_triple(item) for item in given]
+    else:
+        raise TypeError(
+            "`layers` must be `Sites`, a mapping of names to widths such as {'0': 64, '1': 64}, or tuples "
+            f"(name, d_in, d_out), got {type(given).__name__}."
+        )
+    if not pairs:
+        raise ValueError("`layers` must name at least one layer, got none.")
+    found: list[Layer] = []
+    for name, d_in, d_out in pairs:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"`layers` must have names that are texts and not empty, got {name!r}.")
+        if name in [other.name for other in found]:
+            raise ValueError(f"`layers` must name each layer once, got {name!r} twice.")
+        d_in, d_out = (checks.at_least(f"layers[{name!r}]", width, 1) for width in (d_in, d_out))
+        found.append(Layer(name, d_in, d_out))
+    if isinstance(given, Mapping):
+        _check_order(given)
+    return tuple(found)
+
+
+def _triple(item: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(item, Sequence) or isinstance(item, str) or len(item) != 3:
+        raise TypeError(
+            "`layers` must be `Sites`, a mapping of names to widths such as {'0': 64, '1': 64}, or tuples "
+            f"(name, d_in, d_out), got an entry {item!r}."
+        )
+    return item[0], item[1], item[2]
+
+
+def _widths(name: str, value: Any) -> tuple[Any, Any]:
+    if hasattr(value, "d_in") and hasattr(value, "d_out"):
+        return value.d_in, value.d_out
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != 2:
+            raise ValueError(f"`layers[{name!r}]` must be a width or (d_in, d_out), got {value!r}.")
+        return value[0], value[1]
+    return value, value
+
+
+def _check_order(sites: Mapping[str, Any]) -> None:
+    """Raises ``ValueError`` where sites of one model aren't in the order of its modules: latents write later layers."""
+    found: list[tuple[str, int]] = []
+    model = None
+    for name, site in sites.items():
+        module = getattr(getattr(site, "writes", None), "module", None)
+        own = getattr(site, "model", None)
+        if module is None or own is None or (model is not None and own is not model):
+            return
+        model = own
+        found.append((name, next((i for i, other in enumerate(own.modules()) if other is module), -1)))
+    for (first, place), (second, later) in pairwise(found):
+        if 0 <= later < place:
+            raise ValueError(
+                f"`layers` must be in the order in which the model runs them, for latents write to later layers, but "
+                f"{second!r} comes before {first!r} in the model. Where modules run in another order than they are "
+                "defined in, give widths by name instead of sites."
+            )
+
+
+def latents_of(given: Any, layers: Sequence[Layer]) -> tuple[int, ...]:
+    """Returns the number of latents of each layer.
+
+    Args:
+        given: A number for every layer, a mapping by the name of the layer, or a number for each.
+        layers: The layers.
+
+    Raises:
+        TypeError: If a number isn't an integer.
+        ValueError: If a layer is missing or unknown, or no layer has a latent.
+    """
+    names = [layer.name for layer in layers]
+    if isinstance(given, Mapping):
+        if set(given) != set(names):
+            raise ValueError(f"`n_latents` must have an entry for each layer {names}, got {list(given)}.")
+        numbers = [given[name] for name in names]
+    elif isinstance(given, Sequence) and not isinstance(given, str):
+        numbers = list(given)
+        if len(numbers) != len(names):
+            raise ValueError(f"`n_latents` must have an entry for each of {len(names)} layers, got {len(numbers)}.")
+    else:
+        return (checks.at_least("n_latents", given, 1),) * len(names)
+    found = tuple(checks.at_least("n_latents", number, 0) for number in numbers)
+    if not any(found):
+        raise ValueError("`n_latents` must be at least 1 in one of the layers, got none.")
+    return found
