@@ -120,17 +120,17 @@ class CrossLayerDistiller(Dictionary):
             self.register_parameter(f"skip_{index}", nn.Parameter(torch.zeros(layer.d_out, layer.d_in, **place)))
 
     def _make_weights(
-        self, d_in: int, d_out: int, n_latents: int, generator: torch.Generator | None, place: dict[str, Any]
+        self, d_in: int, d_out: int, n_latents: int, generator: torch.Generator | None, options: dict[str, Any]
     ) -> None:
         for index, (layer, n_own) in enumerate(zip(self.layers, self.layer_sizes, strict=True)):
             widths = self.output_widths[index : self._ends[index]]
             width = widths[0] if self.layout.is_tied else sum(widths)
-            decoder = unit_rows(n_own, width, generator, place["device"]).to(**place)
-            encoder = unit_rows(n_own, layer.d_in, generator, place["device"]).to(**place)
+            decoder = unit_rows(n_own, width, generator, options["device"]).to(**options)
+            encoder = unit_rows(n_own, layer.d_in, generator, options["device"]).to(**options)
             self.register_parameter(f"encoder_{index}", nn.Parameter(encoder))
             self.register_parameter(f"decoder_{index}", nn.Parameter(decoder))
-        self.encoder_bias: nn.Parameter = nn.Parameter(torch.zeros(n_latents, **place))
-        self.decoder_bias: nn.Parameter = nn.Parameter(torch.zeros(d_out, **place))
+        self.encoder_bias: nn.Parameter = nn.Parameter(torch.zeros(n_latents, **options))
+        self.decoder_bias: nn.Parameter = nn.Parameter(torch.zeros(d_out, **options))
         self.constrain_decoder_()
 
     def _weights(self) -> tuple[nn.Parameter, ...]:
