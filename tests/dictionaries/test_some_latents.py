@@ -102,7 +102,7 @@ def test_what_names_no_latents_is_refused(tmp_path: Path, latents: object, error
 @pytest.mark.parametrize("activation", sorted(CHOOSES_AMONG_ALL))
 def test_what_chooses_among_all_latents_refuses_some(activation: str, tmp_path: Path) -> None:
     cases.make("distiller", activation).save(tmp_path)
-    with pytest.raises(StorageError, match="depends on (all|the) latents"):
+    with pytest.raises(StorageError, match=r"depends on (all|the) latents"):
         sd.load(tmp_path, latents=[1, 2])
 
 

@@ -171,9 +171,9 @@ class Activation(ABC):
         """
         return self
 
-    def among_layers(self, n_latents: tuple[int, ...]) -> Activation:
-        """Returns what to apply where only so many latents of each layer are kept, see :meth:`among`."""
-        return self.among(sum(n_latents))
+    def for_subset_of_layers(self, n_latents: tuple[int, ...]) -> Activation:
+        """Returns what to apply where only so many latents of each layer are kept, see :meth:`for_subset`."""
+        return self.for_subset(sum(n_latents))
 
     def of_layer(self, index: int) -> Activation:
         """Returns what is applied to the latents of one layer."""

@@ -117,15 +117,15 @@ class PerLayer(Activation):
                         "shape [n_latents]."
                     )
 
-    def among(self, n_latents: int) -> Activation:
+    def for_subset(self, n_latents: int) -> Activation:
         raise ValueError(
-            f"{self!r} chooses among the latents of each layer, and it isn't known of which layers {n_latents} latents "
-            "are: load them all."
+            f"`latents` must be None for the activation {self!r}, which depends on the latents of each layer. Load all "
+            "latents."
         )
 
-    def among_layers(self, n_latents: tuple[int, ...]) -> PerLayer:
+    def for_subset_of_layers(self, n_latents: tuple[int, ...]) -> PerLayer:
         layers = [self.of_layer(index) for index in range(len(n_latents))]
-        fewer = [own.among(size) if size else own for own, size in zip(layers, n_latents, strict=True)]
+        fewer = [own.for_subset(size) if size else own for own, size in zip(layers, n_latents, strict=True)]
         return PerLayer(tuple(fewer), n_latents)
 
     def initial_state(self, n_latents: int) -> dict[str, Tensor]:

@@ -287,13 +287,13 @@ class CrossLayerDistiller(Dictionary):
         return folded
 
     @classmethod
-    def among(cls, n_latents: Any, activation: Activation, latents: Sequence[int]) -> tuple[Any, Activation]:
+    def for_subset(cls, n_latents: Any, activation: Activation, latents: Sequence[int]) -> tuple[Any, Activation]:
         starts = list(accumulate(n_latents, initial=0))
         owners = [sum(latent >= start for start in starts[1:]) for latent in latents]
         if owners != sorted(owners):
             raise ValueError("`latents` must be in the order of their layers, for the rows of a layer lie together.")
         sizes = tuple(owners.count(index) for index in range(len(n_latents)))
-        return sizes, activation.among_layers(sizes)
+        return sizes, activation.for_subset_of_layers(sizes)
 
     def arguments(self) -> dict[str, Any]:
         layers = tuple(tuple(layer) for layer in self.layers)

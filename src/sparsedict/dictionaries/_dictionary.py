@@ -184,7 +184,7 @@ class Dictionary(EncoderDecoder, ABC):
         return other
 
     @classmethod
-    def among(cls, n_latents: Any, activation: Activation, latents: Sequence[int]) -> tuple[Any, Activation]:
+    def for_subset(cls, n_latents: Any, activation: Activation, latents: Sequence[int]) -> tuple[Any, Activation]:
         """Returns two arguments of the constructor for a dictionary of some latents, such as ``sd.load`` makes.
 
         Args:
@@ -198,7 +198,7 @@ class Dictionary(EncoderDecoder, ABC):
         Raises:
             ValueError: If no dictionary can be made of these latents.
         """
-        return len(latents), activation.among(len(latents))
+        return len(latents), activation.for_subset(len(latents))
 
     def arguments(self) -> dict[str, Any]:
         """Returns the constructor's arguments without activation and decoder norm, by which `sd.load` calls it."""

@@ -74,7 +74,7 @@ class Maker:
             if "n_latents" not in arguments:
                 raise StorageError(f"{self._file}: a {self._kind.__name__} can't be loaded with some of its latents.")
             given = {"n_latents": arguments["n_latents"], "activation": parts["activation"], "latents": latents}
-            arguments["n_latents"], parts["activation"] = self._call(self._kind.among, given)
+            arguments["n_latents"], parts["activation"] = self._call(self._kind.for_subset, given)
         # The constructor of a caller's class may read values, which tensors on the meta device don't have.
         with torch.random.fork_rng(devices=[]), torch.device("cpu" if self._used_own else "meta"):
             dictionary: Dictionary = self._call(self._kind, self._values(arguments) | parts)

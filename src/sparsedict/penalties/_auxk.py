@@ -105,7 +105,7 @@ class AuxK(Penalty):
 
 @torch.no_grad()
 def _dead_parts(parts: Sequence[Affine], dead: Bool[Tensor, " n_latents"]) -> list[Affine]:
-    """Returns the encoder rows of dead latents; on an accelerator all rows, with a bias of minus infinity for others."""
+    """Returns the encoder rows of dead latents; on an accelerator all rows, others with a bias of minus infinity."""
     masks = dead.split([len(part.rows) for part in parts])
     if dead.device.type == "cpu":
         return [Affine(x, rows[own], bias[own]) for (x, rows, bias), own in zip(parts, masks, strict=True)]
