@@ -11,9 +11,9 @@
 
 from sparsedict.data._batches import Batches
 from sparsedict.data._forms import token_source
-from sparsedict.data._harvester import takes_mask
 from sparsedict.data._pack import pack
 from sparsedict.data._packing import Bos, Texts
+from sparsedict.data._site_capture import takes_mask
 from sparsedict.data._store import ActivationStore
 from sparsedict.data._stream import ActivationStream
 from sparsedict.data._tokens import BlockSize, TokenSource

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.data._items import Items, TokenItems, as_text, indexed, is_missing
+from sparsedict.data._items import Items, TokenItems, as_text, has_random_access, is_missing
 from sparsedict.data._packing import Bos, Packing, Texts
 from sparsedict.data._tables import MASK, TEXT, TOKENS, as_sequence, chosen_columns
 from sparsedict.data._tokenizers import Tokenizer
@@ -79,7 +79,7 @@ def text_items(texts: Any, name: str, text_column: str | None) -> Items:
 
 def _recognised(data: Any, name: str, text_column: str | None) -> Any:
     """Returns token ids as an array or a mapping of columns, and other data as a sequence or an iterable."""
-    if isinstance(data, str | bytes | os.PathLike) or not (isinstance(data, Iterable) or indexed(data)):
+    if isinstance(data, str | bytes | os.PathLike) or not (isinstance(data, Iterable) or has_random_access(data)):
         remedy = " Wrap it in a list." if isinstance(data, str | bytes) else ""
         remedy = " Read the file first." if isinstance(data, os.PathLike) else remedy
         raise TypeError(
@@ -100,7 +100,7 @@ def _recognised(data: Any, name: str, text_column: str | None) -> Any:
         data = data.tolist()
     if isinstance(data, list | tuple):
         return _listed(data, name, text_column)
-    if indexed(data):
+    if has_random_access(data):
         try:
             return _listed(list(data), name, text_column) if len(data) and _is_id(data[0]) else data
         except (KeyError, TypeError) as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsedict.data._batches import Position
 from sparsedict.data._tables import MASK, TEXT, TOKENS, chosen_columns
-from sparsedict.data._tokens import Block, BlockSize, Order, Row, TokenSource, is_integral, not_ids, stacked
+from sparsedict.data._tokens import Block, BlockSize, Order, Row, TokenSource, is_integral, not_ids_message, stack_rows
 from sparsedict.seeds import permutation
 from sparsedict.sites.models import check_length
 
@@ -33,7 +33,7 @@ class Items:
     """
 
     def __init__(self, data: Any, name: str = "tokens", text_column: str | None = None) -> None:
-        self.seeks: bool = indexed(data)
+        self.seeks: bool = has_random_access(data)
         self.kind: str = type(data).__name__
         self.name = name
         self.text_column = text_column
@@ -79,7 +79,7 @@ class Items:
             yield from zip(chosen, fetched, strict=True)
 
 
-def indexed(data: object) -> bool:
+def has_random_access(data: object) -> bool:
     """Whether the items of the data can be fetched in any order."""
     return hasattr(data, "__len__") and hasattr(data, "__getitem__")
 
@@ -144,7 +144,7 @@ class TokenItems(TokenSource):
         rows_of(items.first, "`tokens[0]`")
 
     def blocks(self, order: Order | None, epoch: int, start: Position, size: BlockSize) -> Iterator[Block]:
-        return stacked(self._cut(order, epoch, start), size)
+        return stack_rows(self._cut(order, epoch, start), size)
 
     def _cut(self, order: Order | None, epoch: int, start: Position) -> Iterator[Row]:
         for count, (number, item) in enumerate(self._items.after(start[0], order, epoch), start[0]):
@@ -176,7 +176,7 @@ def rows_of(item: Any, name: str) -> list[tuple[Tensor, Tensor | None]]:
     tokens = _tensor(item, name)
     mask = None if mask is None else _tensor(mask, f"the {MASK} of {name}").cpu() != 0
     if tokens.numel() and not is_integral(tokens):
-        raise TypeError(not_ids(name, tokens))
+        raise TypeError(not_ids_message(name, tokens))
     if tokens.ndim not in (1, 2):
         what = ". Put the ids of a row in a list or an array" if tokens.ndim == 0 else ""
         raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.data._forms import text_items
 from sparsedict.data._packing import Bos, Packing, Texts
-from sparsedict.data._tokenizers import Tokenizer, padding
+from sparsedict.data._tokenizers import Tokenizer, padding_id
 from sparsedict.data._tokens import DEFAULT_CONTEXT
 
 
@@ -62,7 +62,7 @@ def pack(
     """
     packing = Packing(checks.at_least("context", context, 1), bos, join)
     source = Texts(text_items(texts, "texts", text_column), tokenizer, packing)
-    fill = padding(tokenizer) if checks.one_of("short", short, ("drop", "pad")) == "pad" else None
+    fill = padding_id(tokenizer) if checks.one_of("short", short, ("drop", "pad")) == "pad" else None
     rows: list[Tensor] = []
     for row in source.rows(None, 0, (0, 0)):
         missing = context - len(row.tokens)

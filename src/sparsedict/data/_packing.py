@@ -12,8 +12,8 @@ import torch
 from sparsedict import checks
 from sparsedict.data._batches import Position
 from sparsedict.data._items import LOOK_AHEAD, Items, as_text
-from sparsedict.data._tokenizers import Tokenizer, beginning, check_tokenizer, tokenised
-from sparsedict.data._tokens import Block, BlockSize, Order, Row, TokenSource, stacked
+from sparsedict.data._tokenizers import Tokenizer, bos_id, check_tokenizer, tokenize_texts
+from sparsedict.data._tokens import Block, BlockSize, Order, Row, TokenSource, stack_rows
 
 Bos = Literal["both", "rows", "documents", "none"]
 """Where a BOS is inserted (at the start of each row, of each document, of both, or nowhere)."""
@@ -54,7 +54,7 @@ class Texts(TokenSource):
         as_text(items.first, 0, items)
         self._items = items
         self._tokenizer = tokenizer
-        bos = None if packing.bos == "none" else beginning(tokenizer)
+        bos = None if packing.bos == "none" else bos_id(tokenizer)
         self._row_bos = bos if packing.bos in ("both", "rows") else None
         self._document_bos = bos if packing.bos in ("both", "documents") else None
         self._context = checks.at_least("context", packing.context, 1 if self._row_bos is None else 2)
@@ -64,7 +64,7 @@ class Texts(TokenSource):
         self.origin: str = f"texts from {items.origin}, {packed} sequences of {self._context:,} tokens"
 
     def blocks(self, order: Order | None, epoch: int, start: Position, size: BlockSize) -> Iterator[Block]:
-        return stacked(self.rows(order, epoch, start), size)
+        return stack_rows(self.rows(order, epoch, start), size)
 
     def rows(self, order: Order | None, epoch: int, start: Position) -> Iterator[Row]:
         """Yields packed rows."""
@@ -91,6 +91,6 @@ class Texts(TokenSource):
         """Yields the index and the tokens of each document, with a BOS if documents get one."""
         while group := list(islice(items, LOOK_AHEAD)):
             texts = [as_text(item, number, self._items) for number, item in group]
-            for (number, _), tokens in zip(group, tokenised(self._tokenizer, texts), strict=True):
+            for (number, _), tokens in zip(group, tokenize_texts(self._tokenizer, texts), strict=True):
                 bos = self._document_bos
                 yield number, tokens if bos is None or tokens[:1] in ([], [bos]) else [bos, *tokens]

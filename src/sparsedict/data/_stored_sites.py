@@ -12,8 +12,8 @@ import torch
 
 from sparsedict import checks
 from sparsedict.batches import Activations, identity, point_name
-from sparsedict.data._harvester import Harvester
 from sparsedict.data._shards import DTYPES
+from sparsedict.data._site_capture import SiteCapture
 from sparsedict.data._site_metadata import site_metadata
 from sparsedict.data._store_description import StoreDescription, tokens_per_shard
 from sparsedict.data._tokens import BlockSize, TokenSource
@@ -24,7 +24,7 @@ from sparsedict.types import Role
 ROLES: tuple[Role, ...] = ("inputs", "outputs", "neurons")
 
 
-def own_dtype(sites: Iterable[Site]) -> torch.dtype:
+def dtype_of_weights(sites: Iterable[Site]) -> torch.dtype:
     """Returns a type for the activations of sites, based on the types of their weights."""
     found = [dtype for site in sites if (dtype := _dtype_of(site)) is not None]
     return reduce(torch.promote_types, found) if found else torch.float32
@@ -43,24 +43,24 @@ def _dtype_of(site: Site) -> torch.dtype | None:
 
 
 def stored_sites(
-    harvester: Harvester, captured: Activations | None = None
+    capture: SiteCapture, captured: Activations | None = None
 ) -> tuple[tuple[tuple[str, int], ...], dict[str, dict[str, Any]]]:
     """Returns the columns of a store, and the columns and metadata of each site.
 
     Args:
-        harvester: The harvester of the sites.
+        capture: The sites, with options for capturing.
         captured: Activations of a forward pass, which show the points that share a tensor. By default, points are
             compared.
     """
     columns: dict[object, tuple[str, int]] = {}
     sites: dict[str, dict[str, Any]] = {}
-    for name, site in harvester.sites.items():
+    for name, site in capture.sites.items():
         label = f"{name}/" if name else ""
         points: dict[Role, tuple[object, int]] = {
             "inputs": (site.reads, site.d_in),
             "outputs": (site.writes, site.d_out),
         }
-        if name in harvester.neurons:
+        if name in capture.neurons:
             points["neurons"] = (name, "neurons"), site.neurons.n
         if captured is not None:
             points = {role: (identity(captured[point_name(name, role)]), width) for role, (_, width) in points.items()}
@@ -72,7 +72,9 @@ def stored_sites(
     return tuple(columns.values()), sites
 
 
-def probed(harvester: Harvester, tokens: TokenSource, size: BlockSize) -> tuple[dict[str, Any], Activations | None]:
+def fingerprint(
+    capture: SiteCapture, tokens: TokenSource, size: BlockSize
+) -> tuple[dict[str, Any], Activations | None]:
     """Returns a fingerprint of the first forward pass, which detects other models or tokens, and its activations.
 
     Both are empty for tokens without random access, which are not read in advance.
@@ -80,22 +82,22 @@ def probed(harvester: Harvester, tokens: TokenSource, size: BlockSize) -> tuple[
     block = next(tokens.blocks(None, 0, (0, 0), size), None) if tokens.seeks else None
     if block is None:
         return {}, None
-    with harvester.evaluating():
-        captured = harvester.capture(block)
+    with capture.evaluating():
+        captured = capture.run(block)
     columns = [column for column in captured.distinct().values() if column.is_floating_point()]
     norms = [float(column.double().square().mean().sqrt()) for column in columns]
     digest = hashlib.sha256(block.tokens.numpy().tobytes()).hexdigest()
     return {"first_tokens": digest, "root_mean_squares": norms}, captured
 
 
-def bytes_per_token(harvester: Harvester) -> int:
+def bytes_per_token(capture: SiteCapture) -> int:
     """Returns the size of the activations of one token, in bytes."""
-    columns, _ = stored_sites(harvester)
-    return sum(width for _, width in columns) * (harvester.dtype or own_dtype(harvester.sites.values())).itemsize
+    columns, _ = stored_sites(capture)
+    return sum(width for _, width in columns) * (capture.dtype or dtype_of_weights(capture.sites.values())).itemsize
 
 
-def planned(
-    harvester: Harvester,
+def plan_store(
+    capture: SiteCapture,
     tokens: TokenSource,
     size: BlockSize,
     n_tokens: int | None,
@@ -106,7 +108,7 @@ def planned(
     """Returns the description of a store of a stream's first pass.
 
     Args:
-        harvester: The harvester of the stream.
+        capture: The sites of the stream, with options for capturing.
         tokens: The tokens of the stream.
         size: Size of the forward passes.
         n_tokens: Number of tokens to store; by default the whole pass.
@@ -117,7 +119,7 @@ def planned(
     Raises:
         ValueError: If ``n_tokens`` is required, or ``dtype`` isn't supported.
     """
-    dtype = dtype or harvester.dtype or own_dtype(harvester.sites.values())
+    dtype = dtype or capture.dtype or dtype_of_weights(capture.sites.values())
     if dtype not in DTYPES.values():
         raise ValueError(f"`dtype` must be one of {', '.join(map(str, DTYPES.values()))}, got {dtype}.")
     if n_tokens is None and known is None:
@@ -126,8 +128,8 @@ def planned(
         )
     wanted = known if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
     assert wanted is not None
-    metadata, captured = probed(harvester, tokens, size)
-    columns, sites = stored_sites(harvester, captured)
+    metadata, captured = fingerprint(capture, tokens, size)
+    columns, sites = stored_sites(capture, captured)
     description = StoreDescription(
         columns=columns,
         sites=sites,

@@ -10,13 +10,13 @@ import torch
 
 from sparsedict import checks
 from sparsedict.data._forms import token_source
-from sparsedict.data._harvest import HarvestedRows, Mix
-from sparsedict.data._harvester import Harvester, takes_mask
+from sparsedict.data._model_rows import Mix, ModelRows
 from sparsedict.data._packing import Bos
+from sparsedict.data._site_capture import SiteCapture, takes_mask
 from sparsedict.data._source import ActivationSource
 from sparsedict.data._store import ActivationStore
 from sparsedict.data._store_writer import write_store
-from sparsedict.data._stored_sites import bytes_per_token, planned
+from sparsedict.data._stored_sites import bytes_per_token, plan_store
 from sparsedict.data._tokenizers import Tokenizer
 from sparsedict.data._tokens import BlockSize
 from sparsedict.data._user_data import DEFAULT_BATCH_SIZE, DEFAULT_SEED
@@ -114,13 +114,13 @@ class ActivationStream(ActivationSource):
         super().__init__(batch_size, seed, dtype)
         checks.one_of("mix", mix, ("tokens", "sequences"))
         self._mix: Mix = mix
-        self._harvester = Harvester.from_sites(sites, neurons, dtype, None if device is None else torch.device(device))
-        model = self._harvester.model
+        self._capture = SiteCapture.from_sites(sites, neurons, dtype, None if device is None else torch.device(device))
+        model = self._capture.model
         tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
         self._tokens = token_source(
             tokens, tokenizer, context, text_column=text_column, bos=bos, join=join, longest=longest_row(model)
         )
-        self.bytes_per_token: int = bytes_per_token(self._harvester)
+        self.bytes_per_token: int = bytes_per_token(self._capture)
         usual = min(BUFFER_BYTES // self.bytes_per_token, MAX_BUFFERED)
         self.buffer_size: int = self._checked_buffer(buffer_size, usual, self.n_positions)
         if model_batch_size is not None:
@@ -133,12 +133,12 @@ class ActivationStream(ActivationSource):
     @property
     def names(self) -> tuple[str, ...] | None:
         """Names of the sites; ``None`` for one site without a name."""
-        return tuple(name for name in self._harvester.sites if name) or None
+        return tuple(name for name in self._capture.sites if name) or None
 
     @property
     def sites(self) -> dict[str, Site] | Site:
         """The sites as passed to the constructor."""
-        sites = self._harvester.sites
+        sites = self._capture.sites
         return sites[""] if "" in sites else dict(sites)
 
     @property
@@ -210,13 +210,13 @@ class ActivationStream(ActivationSource):
                 "in random order. Create another stream for the store."
             )
         made_by = {"seed": self.seed, "buffer_size": self.buffer_size}
-        description = planned(self._harvester, self._tokens, self._block_size, n_tokens, self.n_tokens, dtype, made_by)
+        description = plan_store(self._capture, self._tokens, self._block_size, n_tokens, self.n_tokens, dtype, made_by)
         write_store(path, description, self._rows(), self.seed, progress)
         return ActivationStore(folder, batch_size=self.batch_size, seed=self.seed)
 
-    def _rows(self) -> HarvestedRows:
-        rows = HarvestedRows(
-            self._harvester,
+    def _rows(self) -> ModelRows:
+        rows = ModelRows(
+            self._capture,
             self._tokens,
             buffer_size=self.buffer_size,
             block_size=self._block_size,

@@ -41,7 +41,7 @@ def check_tokenizer(tokenizer: Any, name: str = "tokens") -> None:
         )
 
 
-def tokenised(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+def tokenize_texts(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """Returns the token ids of each text, without special tokens if the tokenizer can omit them.
 
     Raises:
@@ -59,7 +59,7 @@ def tokenised(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return [_ids(tokenizer(text)) for text in texts]
 
 
-def beginning(tokenizer: Any) -> int | None:
+def bos_id(tokenizer: Any) -> int | None:
     """Returns the id of the BOS, else of the CLS, else of the EOS; ``None`` if a tokenizer has none of them."""
     for name in ("bos_token_id", "cls_token_id", "eos_token_id"):
         value = getattr(tokenizer, name, None)
@@ -68,7 +68,7 @@ def beginning(tokenizer: Any) -> int | None:
     return None
 
 
-def padding(tokenizer: Any) -> int:
+def padding_id(tokenizer: Any) -> int:
     """Returns the id of a tokenizer's padding token.
 
     Raises:

@@ -103,7 +103,7 @@ class TokenSource(ABC):
         """
 
 
-def stacked(rows: Iterable[Row], size: BlockSize) -> Iterator[Block]:
+def stack_rows(rows: Iterable[Row], size: BlockSize) -> Iterator[Block]:
     """Stacks consecutive sequences into blocks, padded on the right if their lengths differ."""
     held: list[Row] = []
     widest = 0
@@ -182,7 +182,7 @@ def _check_array(tokens: Tensor | np.ndarray, mask: Tensor | None, context: int 
     shape = tuple(tokens.shape)
     integral = tokens.dtype.kind in "iu" if isinstance(tokens, np.ndarray) else is_integral(tokens)
     if not integral:
-        raise TypeError(not_ids("`tokens`", tokens))
+        raise TypeError(not_ids_message("`tokens`", tokens))
     if len(shape) not in (1, 2):
         raise ValueError(f"`tokens` must be [n_sequences, context] or one long row, got shape {shape}.")
     if 0 in shape:
@@ -198,7 +198,7 @@ def _check_array(tokens: Tensor | np.ndarray, mask: Tensor | None, context: int 
         raise ValueError("`attention_mask` needs `tokens` in rows, got one long row. Reshape both.")
 
 
-def not_ids(name: str, value: Tensor | np.ndarray) -> str:
+def not_ids_message(name: str, value: Tensor | np.ndarray) -> str:
     """Returns the error message for an array that doesn't hold integers."""
     shape = tuple(value.shape)
     if value.dtype in (torch.bool, np.bool_):

@@ -17,8 +17,8 @@ from sparsedict.sites.models import TokenContext, evaluating, is_seq2seq, stack
 
 
 @dataclass(frozen=True)
-class Harvester:
-    """Captures the activations of sites for a stream.
+class SiteCapture:
+    """Captures the activations of a stream's sites.
 
     Attributes:
         sites: Sites by name. A single site has an empty name.
@@ -39,7 +39,7 @@ class Harvester:
         neurons: bool | Iterable[str],
         dtype: torch.dtype | None,
         device: torch.device | None,
-    ) -> Harvester:
+    ) -> SiteCapture:
         """Checks the arguments of a stream.
 
         Raises:
@@ -93,7 +93,7 @@ class Harvester:
             for role in ("inputs", "outputs", *(["neurons"] if name in self.neurons else []))
         )
 
-    def capture(self, block: Block) -> Activations:
+    def run(self, block: Block) -> Activations:
         """Returns the activations at all positions of a block, as rows."""
         tokens = block.tokens
         if block.attention_mask is not None and all(map(takes_mask, self.models)):

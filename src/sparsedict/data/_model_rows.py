@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsedict.batches import ROLES, Activations, point_name
 from sparsedict.data._batches import BEGINNING, Chunk, Position, RowSource
-from sparsedict.data._harvester import Harvester
+from sparsedict.data._site_capture import SiteCapture
 from sparsedict.data._site_metadata import site_metadata
 from sparsedict.data._tokens import Block, BlockSize, RowArray, TokenSource
 from sparsedict.seeds import permutation
@@ -24,7 +24,7 @@ _SEQUENCES, _ROWS = 0, 1
 """Keys that separate the random generators of the two permutations."""
 
 
-class HarvestedRows(RowSource):
+class ModelRows(RowSource):
     """Rows from a model. A buffer is filled, read in random order until it is empty, and filled again.
 
     If the source has random access, each pass takes sequences (or documents) in a new order. The buffer then mixes the
@@ -40,7 +40,7 @@ class HarvestedRows(RowSource):
 
     def __init__(
         self,
-        harvester: Harvester,
+        capture: SiteCapture,
         tokens: TokenSource,
         *,
         buffer_size: int,
@@ -48,20 +48,20 @@ class HarvestedRows(RowSource):
         seed: int,
         mix: Mix = "tokens",
     ) -> None:
-        self.points = harvester.points
+        self.points = capture.points
         self.shared = {
             point_name(name, "outputs"): point_name(name, "inputs")
-            for name, site in harvester.sites.items()
+            for name, site in capture.sites.items()
             if site.reads == site.writes
         }
         self.origin = tokens.origin if mix == "tokens" else f"{tokens.origin}, whole sequences"
         self.replays = not tokens.seeks
-        self.metadata = {name: site_metadata(site) for name, site in harvester.sites.items()}
-        self._harvester = harvester
+        self.metadata = {name: site_metadata(site) for name, site in capture.sites.items()}
+        self._capture = capture
         self._tokens = tokens
         self._seed = seed
         self._block_size = block_size
-        self._vocabulary = vocabulary(harvester.model)
+        self._vocabulary = vocabulary(capture.model)
         n_positions = tokens.n_positions
         self._fits = n_positions is not None and n_positions <= buffer_size
         self._capacity = buffer_size if n_positions is None else min(buffer_size, n_positions)
@@ -77,7 +77,7 @@ class HarvestedRows(RowSource):
     def chunks(self, epoch: int, start: Position, max_rows: int | None = None) -> Iterator[Chunk]:
         if self._fits and start == BEGINNING and not (epoch == 0 and self._is_part(max_rows)):
             return self._from_memory(epoch)
-        return self._harvested(epoch, start, (self._seed, epoch, _SEQUENCES) if self._tokens.seeks else None, max_rows)
+        return self._computed(epoch, start, (self._seed, epoch, _SEQUENCES) if self._tokens.seeks else None, max_rows)
 
     def _is_part(self, max_rows: int | None) -> bool:
         """Whether a number of rows is less than a pass."""
@@ -87,12 +87,12 @@ class HarvestedRows(RowSource):
 
     def _from_memory(self, epoch: int) -> Iterator[Chunk]:
         if self._whole is None:
-            self._whole = next(self._harvested(0, BEGINNING, None, None), None)
+            self._whole = next(self._computed(0, BEGINNING, None, None), None)
         if self._whole is not None:
             whole = self._whole
             yield self._chunk(whole.activations, epoch, BEGINNING, whole.end)
 
-    def _harvested(
+    def _computed(
         self, epoch: int, start: Position, order: tuple[int, int, int] | None, max_rows: int | None
     ) -> Iterator[Chunk]:
         blocks = self._tokens.blocks(order, epoch, start, self._block_size)
@@ -101,7 +101,7 @@ class HarvestedRows(RowSource):
             n_rows, n_positions, end = 0, 0, start
             self._n_rows_of = []
             bad: list[Tensor] = []
-            with self._harvester.evaluating():
+            with self._capture.evaluating():
                 while block is not None and n_rows + block.tokens.numel() <= self._capacity:
                     n_rows = self._append(block, n_rows, bad)
                     n_positions += block.tokens.numel()
@@ -134,7 +134,7 @@ class HarvestedRows(RowSource):
         kept = self._kept_indices(block)
         if kept is not None and not len(kept):
             return n_rows
-        captured = self._harvester.capture(block)
+        captured = self._capture.run(block)
         if self._buffer is None:
             self._buffer = captured.map(self._allocated)
         stop = n_rows + (block.tokens.numel() if kept is None else len(kept))
@@ -155,23 +155,23 @@ class HarvestedRows(RowSource):
         return stop
 
     def _kept_indices(self, block: Block) -> Tensor | None:
-        if block.attention_mask is not None or self._harvester.by_token:
-            return self._harvester.kept(block)
+        if block.attention_mask is not None or self._capture.by_token:
+            return self._capture.kept(block)
         # The kept positions depend only on the shape.
         if block.tokens.shape not in self._kept_of_shape:
-            self._kept_of_shape = {block.tokens.shape: self._harvester.kept(block)}
+            self._kept_of_shape = {block.tokens.shape: self._capture.kept(block)}
         return self._kept_of_shape[block.tokens.shape]
 
     def _allocated(self, column: Tensor) -> Tensor:
-        harvester = self._harvester
-        dtype = harvester.dtype if column.is_floating_point() else None
-        device = harvester.device or column.device
+        capture = self._capture
+        dtype = capture.dtype if column.is_floating_point() else None
+        device = capture.device or column.device
         return torch.empty(self._capacity, *column.shape[1:], dtype=dtype or column.dtype, device=device)
 
     def _raise_if_not_finite(self, start: int, stop: int) -> None:
         """Raises an error that names the site if rows of the buffer aren't finite. A sum alone may have overflowed."""
         assert self._buffer is not None
-        for name, site in self._harvester.sites.items():
+        for name, site in self._capture.sites.items():
             for role in ROLES:
                 rows = self._buffer.get(point_name(name, role))
                 rows = None if rows is None else rows[start:stop]
@@ -189,7 +189,7 @@ class HarvestedRows(RowSource):
             return None
         total = 0
         for block in self._tokens.all():
-            kept = self._harvester.kept(block)
+            kept = self._capture.kept(block)
             total += block.tokens.numel() if kept is None else len(kept)
         return total
 
