@@ -253,7 +253,7 @@ def test_models_without_logits_and_sites_of_two_models_say_why_there_are_no_loss
     ("x", "message"),
     [
         ({}, "must contain at least one dictionary"),
-        ({"2": distiller()}, "names 'inputs' without a site"),
+        ({"2": distiller()}, "names the point 'inputs' without a site"),
         ({"0": sd.SparseDistiller(5, 6, 9, activation=sd.ReLU(), decoder_norm=sd.Free())}, r"\.d_in` must equal"),
         ({"0": sd.SparseDistiller(6, 5, 9, activation=sd.ReLU(), decoder_norm=sd.Free())}, r"\.d_out` must equal"),
         ({"0": Foreign(distiller())}, "`reads` must name the point that a Foreign reads"),

@@ -22,8 +22,8 @@ class HubAddress:
         revision: A branch, tag or commit; ``None`` for the main branch.
 
     Example:
-        >>> HubAddress.from_string("hf://owner/coders@v1/layer_3")
-        HubAddress(repository='owner/coders', path='layer_3', revision='v1')
+        >>> HubAddress.from_string("hf://owner/saes@v1/layer_3")
+        HubAddress(repository='owner/saes', path='layer_3', revision='v1')
     """
 
     repository: str

@@ -78,7 +78,7 @@ def read_tensor_file(file: Path, digest: str) -> dict[str, Tensor]:
             # Copied, to be aligned like new tensors: kernels may round differently for other alignments.
             return {name: stored.get_tensor(name).clone() for name in names_in(stored)}
         except SafetensorError as error:
-            raise StorageError(f"{file} is damaged: {error}.") from None
+            raise StorageError(f"{file} is damaged: {error}. Restore it, or save it again.") from None
 
 
 def _header(names: list[str], tensors: Mapping[str, Tensor]) -> bytes:
