@@ -1,7 +1,7 @@
-"""Whether several dictionaries' encoder products are faster together: ``python -m benchmarks.batched``.
+"""Speed of joint encoder products of several dictionaries: ``python -m benchmarks.batched``.
 
-Times the products of some dictionaries of one shape on the same inputs: one after another into one buffer that is used
-again, as one product of the encoders joined, and as one batched product. Prints each over the first.
+Times the encoder products of dictionaries of one shape on the same inputs in three ways: one by one into a reused
+buffer, as one product of the concatenated encoders, and as one batched product. Prints the times relative to the first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SHAPES = ((6, 1024, 128, 2048), (6, 256, 128, 512), (4, 1024, 512, 8192))
 
 
 def ways(inputs: Tensor, encoders: Tensor) -> dict[str, Callable[[], object]]:
-    """Returns how the products can be made: ``[n_tokens, d]`` by each of ``[n_dictionaries, n_latents, d]``."""
+    """Returns functions for the products of ``[n_tokens, d]`` with each of ``[n_dictionaries, n_latents, d]``."""
     n_dictionaries, n_latents, _ = encoders.shape
     one = inputs.new_empty(len(inputs), n_latents)
     wide = inputs.new_empty(len(inputs), n_dictionaries * n_latents)
@@ -34,7 +34,7 @@ def ways(inputs: Tensor, encoders: Tensor) -> dict[str, Callable[[], object]]:
 
 
 def timed(ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Returns seconds of each way, taken in turn after one round that isn't counted."""
+    """Returns the seconds of each function, measured alternately after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, way in ways.items():

@@ -1,4 +1,4 @@
-"""What a step is measured on: shapes, weights whose latents fire as a trained dictionary's do, and data."""
+"""The cases of step benchmarks: shapes, weights with realistic firing rates, and data."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ L0_COEFFICIENT = 1e-3
 
 @dataclass(frozen=True)
 class Case:
-    """One shape, one activation, one kind.
+    """A benchmark case: shape, activation and kind of dictionary.
 
     Args:
         selection: The activation.
-        kind: An autoencoder, or a distiller of another vector as wide.
+        kind: Autoencoder, or distiller of another vector with the same width.
         d: Width of inputs and outputs.
-        n_latents: Width of the dictionary.
-        n_tokens: Tokens in a step.
-        k: Latents active on a token; for ReLU and JumpReLU on average.
-        device: Where it runs; on CUDA products are computed in bfloat16.
-        n_batches: Batches that are served in turn.
-        seed: Of weights and data.
+        n_latents: Number of latents.
+        n_tokens: Number of tokens in a step.
+        k: Number of active latents per token, on average for ReLU and JumpReLU.
+        device: Device. On CUDA, products are computed in bfloat16.
+        n_batches: Number of different batches.
+        seed: Seed of weights and data.
     """
 
     selection: Selection
@@ -73,7 +73,7 @@ class Case:
 
     @torch.no_grad()
     def fill_(self, encoder: Tensor, encoder_bias: Tensor, decoder: Tensor) -> None:
-        """Sets weights ``[n_latents, d]`` in place, so that no copy of them is alive in the process that is measured.
+        """Sets weights ``[n_latents, d]`` in place, so that there is no copy of them in the measured process.
 
         Rows are random with norm 1, so on standard normal inputs every pre-activation is normal too, and a latent's
         bias sets how often it fires. Firing rates are log-normal with mean ``k / n_latents``: some latents fire on

@@ -1,8 +1,8 @@
-"""What a checkpoint costs: ``python -m benchmarks.checkpoints``.
+"""Cost of checkpoints: ``python -m benchmarks.checkpoints``.
 
-Writes and reads checkpoints of an autoencoder in training, beside a plain file of the same size that is written and
-synchronised in turn, and prints seconds and ratios. Then trains a small one with a folder for checkpoints in which none
-falls due, and without one, in turn, and prints what a step costs more.
+Writes and reads checkpoints of an autoencoder, alternately with a plain synchronised file of the same size, and prints
+seconds and ratios. Then trains a small autoencoder alternately with a checkpoint folder, in which no checkpoint is due,
+and without one, and prints the additional time per step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 class Clock(sd.training.StepHook):
-    """Notes when each step is done."""
+    """Records the time of each step."""
 
     def __init__(self) -> None:
         self.moments: list[float] = []
@@ -49,7 +49,7 @@ def write_plain(file: Path, content: bytes) -> None:
 
 
 def writing(d: int, n_latents: int, rounds: int) -> None:
-    """Times checkpoints as `fit` writes them: one after each step, less the steps themselves."""
+    """Measures the checkpoints of `fit`, one after each step, without the time of the steps."""
     data = torch.randn(64 * (rounds + 1), d)
 
     def fit(folder: Path | None) -> list[float]:
@@ -77,7 +77,7 @@ def writing(d: int, n_latents: int, rounds: int) -> None:
 
 
 def steps(rounds: int) -> None:
-    """Times steps by the difference of a long and a short run: both write one checkpoint first and one last."""
+    """Measures steps by the difference of a long and a short run, which both write a first and a last checkpoint."""
     data = torch.randn(20_000, 64)
 
     def run(n_steps: int, folder: Path | None) -> float:

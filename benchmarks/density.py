@@ -1,4 +1,4 @@
-"""At which share of active latents dense products overtake sparse ones: ``python -m benchmarks.density``.
+"""Share of active latents above which dense products are faster: ``python -m benchmarks.density``.
 
 Times a forward and backward pass of a ReLU distiller by the sparse and by the dense path, in turn, at several shares of
 active entries, and prints sparse over dense.

@@ -1,4 +1,4 @@
-"""Time per token of harvest and training together, beside the peers: ``python -m benchmarks.end_to_end``.
+"""Time per token of harvest and training, compared with other libraries: ``python -m benchmarks.end_to_end``.
 
 Each library harvests activations of a small language model by its own store and trains a TopK dictionary on them by its
 own loop, all with the same widths, k, batch size and number of tokens, other settings as the library has them. The
@@ -37,7 +37,7 @@ WIDTHS = {"embedded": (4096, 32), "stories": (2048, 16)}
 
 @dataclass(frozen=True)
 class Trained:
-    """What one run gave."""
+    """The result of one run."""
 
     seconds: float
     fvu: float
@@ -45,7 +45,7 @@ class Trained:
 
 @torch.no_grad()
 def fvu(task: Task, loaded: Loaded, reconstruct: Reconstruct) -> float:
-    """Returns the fraction of variance unexplained over all held-out tokens but BOS."""
+    """Returns the fraction of variance unexplained over all held-out tokens except BOS."""
     site = sd.Site(loaded.model, task.path, exclude_tokens=[task.bos])
     errors, targets = [], []
     for block in loaded.held_out.split(32):
@@ -76,7 +76,7 @@ def _serve(pipe: Connection, contender: Contender, task: Task, threads: int | No
 
 
 def run(contender: Contender, task: Task, threads: int | None, seconds: float) -> Trained | str:
-    """Runs one contender once; a text says why it failed."""
+    """Runs one contender once. Returns a text with the reason if it failed."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, contender, task, threads), daemon=True)
@@ -102,7 +102,7 @@ def contenders(task: Task, libraries: list[str] | None) -> list[Contender]:
 
 
 def tasks(args: argparse.Namespace) -> list[Task]:
-    """Returns every kind for every model that is there."""
+    """Returns the tasks of every kind for every available model."""
     sources: list[Source] = [source for source in args.sources if source != "stories" or has_stories()]
     return [
         Task(
@@ -122,7 +122,7 @@ def tasks(args: argparse.Namespace) -> list[Task]:
 
 
 def measure(task: Task, args: argparse.Namespace) -> dict[str, Any]:
-    """Runs all contenders in turn, for several rounds."""
+    """Runs all contenders alternately for several rounds."""
     print(f"\n{task}", flush=True)
     runs: dict[str, list[Trained]] = {}
     failures: dict[str, str] = {}

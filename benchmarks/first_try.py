@@ -1,4 +1,4 @@
-"""Whether a model or a recipe sets the error: ``python -m benchmarks.first_try --model FOLDER``.
+"""Influence of model and recipe on the error: ``python -m benchmarks.first_try --model FOLDER``.
 
 A first, plain trainer once gave FVU 0.069 (distiller) and 0.061 (autoencoder) on the second MLP of a two-layer model
 of held-out loss 2.99, with k 32 of 2,048 latents and 3 million tokens. This trains both kinds on such a model's second
@@ -44,7 +44,7 @@ SETTINGS = ("way", "kind", "model", "layer", "n_trained", "seed")
 
 @dataclass(frozen=True)
 class Way:
-    """How to train: the settings of `fit`, and a start where it isn't `fit`'s own."""
+    """Arguments of `fit`, and an optional initialisation."""
 
     activation: Activation
     batch_size: int
@@ -53,7 +53,7 @@ class Way:
 
 
 def from_mean(dictionary: sd.Dictionary, batch: Activations) -> None:
-    """Leaves the constructor's random rows; only the decoder bias starts at the mean target."""
+    """Initialises only the decoder bias, with the mean target, and keeps the constructor's random rows."""
     with torch.no_grad():
         dictionary.decoder_bias.copy_(dictionary.select(batch)[1].mean(0))
 
@@ -87,7 +87,7 @@ def make(kind: str, way: Way, site: sd.Site, seed: int) -> sd.Dictionary:
 
 
 def measure(site: sd.Site, dictionary: sd.Dictionary, held_out: torch.Tensor, n_tokens: int) -> dict[str, Any]:
-    """Returns what the dictionary reaches on held-out tokens."""
+    """Returns the metrics of the dictionary on held-out tokens."""
     found = sd.evaluate(site, dictionary, held_out, n_tokens=n_tokens)
     return {**found.to_dict(), "dead": found.dead.share}
 
@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def name_of(model: Path | None) -> str:
-    """Says which model it is, by its depth and held-out loss."""
+    """Returns a name of the model, with its depth and held-out loss."""
     if model is None:
         return "embedded"
     built = json.loads((model / "facts.json").read_text())
@@ -129,7 +129,7 @@ def name_of(model: Path | None) -> str:
 
 
 def train(dictionary: sd.Dictionary, way: Way, folder: Path, args: argparse.Namespace) -> float:
-    """Trains on stored activations; returns the processor's seconds."""
+    """Trains on stored activations. Returns the processor time in seconds."""
     store = sd.ActivationStore(folder, batch_size=way.batch_size, seed=args.seed)
     if way.start is not None:
         first = next(iter(store))
@@ -141,7 +141,7 @@ def train(dictionary: sd.Dictionary, way: Way, folder: Path, args: argparse.Name
 
 
 def report(row: dict[str, Any], out: Path) -> None:
-    """Prints a row and puts it into the JSON, in the place of one of the same settings."""
+    """Prints a row and writes it to the JSON file, where it replaces a row of the same settings."""
     rows = json.loads(out.read_text()) if out.is_file() else []
     rows = [other for other in rows if any(other[name] != row[name] for name in SETTINGS)]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Breaks saved files in many ways and loads them: ``python -m benchmarks.fuzz``.
+"""Fuzzing of saved files, which are damaged in many ways and loaded: ``python -m benchmarks.fuzz``.
 
 Each target writes sound files and reads them. An input is those files with one to four things wrong, made from its
 number alone, so that it can be made again (``--show``). A reader may return, or raise one of the errors it documents;
@@ -41,12 +41,12 @@ MEMORY = 4 * 2**30
 
 @dataclass(frozen=True)
 class Target:
-    """A format to break.
+    """A format to fuzz.
 
     Attributes:
-        write: Puts sound files into a folder that is there.
+        write: Writes valid files to an existing folder.
         read: Reads the folder.
-        allowed: What it may raise.
+        allowed: Exceptions that ``read`` may raise.
     """
 
     write: Callable[[Path], object]
@@ -90,7 +90,7 @@ def _report(folder: Path) -> None:
 
 
 def _weights() -> dict[str, torch.Tensor]:
-    """Returns weights under the names that hand-written code and SAELens have."""
+    """Returns weights with the names of custom code and of SAELens."""
     torch.manual_seed(0)
     return {"W_enc": torch.randn(12, 6), "b_enc": torch.randn(12), "W_dec": torch.randn(6, 12), "b_dec": torch.randn(6)}
 
@@ -111,12 +111,12 @@ def _llama_scope(folder: Path) -> None:
 
 
 def _by_hand(file: Path) -> sd.Dictionary:
-    """Reads a state dict that doesn't say what it computes."""
+    """Reads a state dict with explicit activation and offset."""
     return sd.formats.state_dict.read(file, activation=sd.JumpReLU(), input_offset="none")
 
 
 def _checkpoint(library: str, case: str) -> Target:
-    """Returns what another library's released package wrote, read by its reader."""
+    """Returns a checkpoint that was written by another library, with its reader."""
     return Target(lambda folder: shutil.copytree(CHECKPOINTS / library / case, folder, dirs_exist_ok=True), sd.load)
 
 
@@ -151,7 +151,7 @@ TARGETS: dict[str, Target] = {
 
 
 def make_input(target: str, number: int, sound: Path, folder: Path) -> str:
-    """Breaks one of the sound files, and returns its name."""
+    """Damages one of the valid files, and returns its name."""
     chance = random.Random(f"{target}/{number}")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(sound, folder)
@@ -166,7 +166,7 @@ def make_input(target: str, number: int, sound: Path, folder: Path) -> str:
 
 
 def outcome(target: Target, folder: Path) -> str:
-    """Returns what came of reading: loaded, refused, or what was wrong with how."""
+    """Returns the outcome of reading: loaded, rejected, or a description of the failure."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -181,7 +181,7 @@ def outcome(target: Target, folder: Path) -> str:
 
 
 def work(name: str, first: int, last: int, folder: str, progress: Any, results: Any) -> None:
-    """Goes through inputs in a process of its own, saying which it is at."""
+    """Reads the inputs in a separate process and reports the current input."""
     torch.set_num_threads(1)
     if sys.platform == "linux":
         import resource
@@ -199,7 +199,7 @@ def work(name: str, first: int, last: int, folder: str, progress: Any, results: 
 
 
 def fuzz(name: str, n_inputs: int, limit: float) -> dict[str, Any]:
-    """Reads broken files of a target, and returns what came of them."""
+    """Reads damaged files of a target, and returns the outcomes."""
     context = multiprocessing.get_context("spawn")
     counts: Counter[str] = Counter()
     cases: list[dict[str, Any]] = []
@@ -249,7 +249,7 @@ def fuzz(name: str, n_inputs: int, limit: float) -> dict[str, Any]:
 
 
 def guided(target: str, seconds: int) -> dict[str, Any]:
-    """Runs `benchmarks.fuzz_atheris` in a process of its own, and returns its counts.
+    """Runs `benchmarks.fuzz_atheris` in a separate process, and returns its counts.
 
     Args:
         target: Name of the target.

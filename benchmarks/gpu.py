@@ -1,4 +1,4 @@
-"""What the sparse products take on a GPU, beside the speed of its memory: ``python -m benchmarks.gpu``.
+"""Time of the sparse products on a GPU, relative to its memory bandwidth: ``python -m benchmarks.gpu``.
 
 For each shape: the time of every kernel and what it moves over the bandwidth of a plain copy; forward and backward pass
 over the encoder's product in bfloat16; the optimiser over the time that its bytes take. Medians of ``--rounds`` runs.
@@ -48,7 +48,7 @@ SHAPES = {
 
 
 class Clock:
-    """Seconds that calls take, in the device's own order of work."""
+    """Measures the seconds of calls with the events of the device."""
 
     def __init__(self, device: torch.device, rounds: int) -> None:
         self.device = device
@@ -79,7 +79,7 @@ class Clock:
 
 
 def kernel_figures(shape: Shape, dtype: torch.dtype, clock: Clock) -> dict[str, dict[str, float]]:
-    """Returns seconds, and bytes over the bandwidth, of each kernel.
+    """Returns, for each kernel, the seconds and the bytes divided by the bandwidth.
 
     ``gathered`` counts a row for each entry, as if there were no cache; ``least`` every array once.
     """

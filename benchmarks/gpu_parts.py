@@ -1,6 +1,6 @@
 """Parts of ``benchmarks.gpu_session``: ``python -m benchmarks.gpu_parts NAME --device DEVICE --out FOLDER``.
 
-A part rewrites ``FOLDER/NAME.json`` after each figure, so that what was measured before a time limit isn't lost.
+Each part rewrites ``FOLDER/NAME.json`` after each figure, so that a time limit doesn't lose earlier figures.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SHAPES = {"cuda": ((1024, 16_384, 4096, 32), (4096, 65_536, 4096, 64)), "cpu": (
 
 
 class Notes:
-    """Writes each figure to the part's file as soon as it is known."""
+    """Writes each figure to the file of the part immediately."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
@@ -49,7 +49,7 @@ class Notes:
 
 
 def check(device: torch.device, note: Notes) -> None:
-    """Compares a step's gradients and the sparse latents with the CPU's float64."""
+    """Compares the gradients of a step and the sparse latents with float64 results on the CPU."""
     note("device", torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU")
     note("torch", torch.__version__)
     note("triton", _version("triton"))
@@ -78,7 +78,7 @@ def _gradients(dictionary: Any, x: Tensor) -> list[Tensor]:
 
 
 def step(device: torch.device, note: Notes) -> None:
-    """Times a step of ours and a dense one, over the encoder's product in the same precision."""
+    """Measures a sparse and a dense step relative to the encoder product in the same precision."""
     for d, n_latents, n_tokens, k in SHAPES[device.type]:
         for dtype in (torch.bfloat16, torch.float32):
             name = f"d {d:,}, {n_latents:,} latents, {n_tokens:,} tokens, k {k}, {str(dtype)[6:]}"
@@ -177,7 +177,7 @@ class _StopError(Exception):
 
 
 def resume(device: torch.device, note: Notes) -> None:
-    """Compares the weights of a run that was stopped and resumed with those of a run in one go."""
+    """Compares the weights of a resumed run with those of an uninterrupted run."""
     folder = note.folder / "resume"
     shutil.rmtree(folder, ignore_errors=True)
     x = sd.data.SyntheticFeatures(d=32, n_features=96, l0=4, seed=0).sample(8192, seed=1)[0].outputs.to(device)

@@ -1,4 +1,4 @@
-"""All that a GPU is needed for, in one command: ``python -m benchmarks.gpu_session --out FOLDER --minutes 8``.
+"""All checks that need a GPU: ``python -m benchmarks.gpu_session --out FOLDER --minutes 8``.
 
 It runs from a source tree, without the package installed and without a network. Each part is a process of its own
 with a time limit, the most valuable first, so that all end within ``--minutes``. After each part, ``session.json`` and
@@ -33,10 +33,10 @@ class Part:
     """One part of the session.
 
     Attributes:
-        name: Of the part and its files.
-        share: Of the session's time, at most; time that earlier parts leave isn't lost to later ones.
-        needs: Packages without which it is skipped.
-        what: What it shows, for people.
+        name: Name of the part and its files.
+        share: Largest share of the session's time. Later parts can use the remaining time.
+        needs: Required packages. The part is skipped if one is missing.
+        what: Description of the part.
     """
 
     name: str
@@ -56,7 +56,7 @@ PARTS = (
 
 
 def command(part: Part, out: Path, device: str) -> list[str]:
-    """Returns what to run for a part."""
+    """Returns the command of a part."""
     if part.name == "tests":
         found = [path for path in TESTS if (ROOT / path).exists()]
         few = ["-k", "capacity", "tests/kernels/test_capacity.py"] if device == "cpu" else found
@@ -68,7 +68,7 @@ def command(part: Part, out: Path, device: str) -> list[str]:
 
 
 def environment(out: Path) -> dict[str, str]:
-    """Returns the environment of the parts: the source tree, and stand-ins for packages that only show progress."""
+    """Returns the environment of the parts: the source tree, and substitutes for packages that only show progress."""
     paths = [str(ROOT / "src"), str(ROOT)]
     if find_spec("tqdm") is None:
         folder = out / "stand-ins" / "tqdm"
@@ -106,7 +106,7 @@ class tqdm:
 
 
 def run(part: Part, out: Path, device: str, seconds: float) -> dict[str, Any]:
-    """Runs a part for at most so long, and returns what it found."""
+    """Runs a part with a time limit, and returns its figures."""
     missing = [name for name in part.needs if find_spec(name) is None]
     if missing:
         return {"status": "skipped", "seconds": 0.0, "why": f"not installed: {', '.join(missing)}"}
@@ -141,7 +141,7 @@ def run(part: Part, out: Path, device: str, seconds: float) -> dict[str, Any]:
 
 
 def _finite(figures: Any) -> Any:
-    """Returns figures as JSON holds them: what isn't a finite number is ``None``."""
+    """Returns figures as JSON values. Numbers that aren't finite become ``None``."""
     if isinstance(figures, dict):
         return {name: _finite(value) for name, value in figures.items()}
     if isinstance(figures, list):
@@ -150,7 +150,7 @@ def _finite(figures: Any) -> Any:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Returns what was found, a line for each figure."""
+    """Returns a table with a line for each figure."""
     lines = []
     for part in PARTS:
         found = results.get(part.name)

@@ -1,4 +1,4 @@
-"""Harvesting against the bare forward pass up to the same layer: ``python -m benchmarks.harvest``.
+"""Speed of harvesting relative to the forward pass up to the same layer: ``python -m benchmarks.harvest``.
 
 Both run on the embedded model in float32, with the same sequences in each forward pass, in turn: what else the
 machine is doing then weighs on both. The bare pass stops at the MLP's output and keeps nothing. For each size of
@@ -46,7 +46,7 @@ def bare(model: nn.Module, path: str, tokens: Tensor, n_sequences: int) -> None:
 
 
 def harvest(site: Site, tokens: Tensor, n_sequences: int, batch_size: int, buffer_size: int) -> None:
-    """Serves one pass of a stream."""
+    """Iterates over one pass of a stream."""
     stream = ActivationStream(
         site, tokens, batch_size=batch_size, model_batch_size=n_sequences, buffer_size=buffer_size
     )
@@ -55,7 +55,7 @@ def harvest(site: Site, tokens: Tensor, n_sequences: int, batch_size: int, buffe
 
 
 def seconds(run: Callable[[], None]) -> tuple[float, float]:
-    """Returns how long a call takes, by the clock and in processor time."""
+    """Returns the wall time and the processor time of a call."""
     start, used = time.perf_counter(), time.process_time()
     run()
     return time.perf_counter() - start, time.process_time() - used

@@ -1,4 +1,4 @@
-"""What ``import sparsedict`` costs beside ``import torch``: ``python -m benchmarks.imports``."""
+"""Time of ``import sparsedict`` compared with ``import torch``: ``python -m benchmarks.imports``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import median
 
 
 def seconds(module: str) -> float:
-    """Imports a module in a new interpreter and returns how long that takes, start of the interpreter included."""
+    """Returns the time to import a module in a new interpreter, including the start of the interpreter."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
     return time.perf_counter() - start

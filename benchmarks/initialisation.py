@@ -1,4 +1,4 @@
-"""How a dictionary should start: ``python -m benchmarks.initialisation``.
+"""Comparison of initialisations: ``python -m benchmarks.initialisation``.
 
 Trains distillers and autoencoders of one MLP of the embedded model from several starts, with and without a warm-up of
 the learning rate, on the same tokens, and prints what each reaches on held-out tokens.
@@ -49,7 +49,7 @@ def response(norm: float) -> Start:
 
 
 def from_tokens(dictionary: sd.Dictionary, inputs: Tensor, targets: Tensor) -> None:
-    """The library's own: each latent starts at a token."""
+    """The initialisation of the library, in which each latent starts at a token."""
     dictionary.initialise_(inputs, targets)
 
 

@@ -1,4 +1,4 @@
-"""Whether runs survive SIGKILL: ``python -m benchmarks.kills``.
+"""Robustness of runs against SIGKILL: ``python -m benchmarks.kills``.
 
 Small runs are killed again and again, half of the time at a random moment and half of the time while a checkpoint is
 being written, and are gone on with until they end. Each must then equal, bit for bit, the same run left alone: weights,
@@ -152,7 +152,7 @@ def born(make: Callable[[], Any], folder: Path | None, every: int) -> tuple[Base
 
 
 def result(process: BaseProcess, receive: Connection) -> str | None:
-    """Waits for the end; None where there was no result."""
+    """Waits for the end of the process. Returns None if there is no result."""
     process.join()
     try:
         return receive.recv() if receive.poll() else None

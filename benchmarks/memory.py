@@ -1,4 +1,4 @@
-"""The most memory that training takes, ours and the peers': ``python -m benchmarks.memory``.
+"""Peak memory of training, compared with other libraries: ``python -m benchmarks.memory``.
 
 Each contender makes a dictionary and three steps in a new process, after a toy case that has loaded whatever is loaded
 on first use. Counted is the peak of resident memory during the steps, beyond what the process held before the
@@ -32,7 +32,7 @@ BASE = Case("topk", "autoencoder", d=512, n_latents=8192, n_tokens=2048, k=32, n
 
 
 class Gauge:
-    """Reads how much memory this process has taken at most since the last reset."""
+    """Reads the peak memory of this process since the last reset."""
 
     def __init__(self, case: Case) -> None:
         self._cuda = case.on_cuda
@@ -57,7 +57,7 @@ def _status(field: str) -> int:
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes, beyond what the process held before."""
+    """Peak memory in bytes, relative to the memory before the case."""
 
     made: int
     peak: int
@@ -91,7 +91,7 @@ def _serve(pipe: Connection, contender: Contender, case: Case, threads: int | No
 
 
 def peak(contender: Contender, case: Case, threads: int | None, seconds: float) -> Peak | None:
-    """Measures one contender; ``None`` where it broke or didn't end in time."""
+    """Measures one contender. Returns ``None`` if it failed or exceeded the time limit."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, contender, case, threads), daemon=True)
@@ -108,7 +108,7 @@ def peak(contender: Contender, case: Case, threads: int | None, seconds: float) 
 
 
 def cases(args: argparse.Namespace) -> list[Case]:
-    """Returns one line of cases over the number of latents and one over the number of tokens."""
+    """Returns cases with increasing numbers of latents, and cases with increasing numbers of tokens."""
     base = replace(BASE, selection=cast(Selection, args.selection), d=args.d, k=args.k, device=args.device)
     over_latents = [replace(base, n_latents=n, n_tokens=args.n_tokens[0]) for n in args.n_latents]
     over_tokens = [replace(base, n_latents=args.n_latents[0], n_tokens=n) for n in args.n_tokens[1:]]

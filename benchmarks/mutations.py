@@ -1,4 +1,4 @@
-"""Ways to break a file: of bytes, of JSON, of the header of safetensors, and of what lies in a zip."""
+"""Mutations of files: of bytes, JSON, safetensors headers and members of zip files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PICKLE = b"\x80\x04\x95\x1f\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x8c\x05mkdi
 
 
 def broken(content: bytes, name: str, random: random.Random) -> Broken:
-    """Returns a file's content, broken in one to four ways."""
+    """Returns the content of a file with one to four mutations."""
     for _ in range(random.randint(1, 4)):
         ways = [_bytes]
         if name.endswith(".json"):
@@ -99,7 +99,7 @@ def _header(content: bytes, random: random.Random) -> bytes:
 
 
 def _zipped(content: bytes, random: random.Random) -> bytes:
-    """Breaks one member of a zip and packs it again, for broken bytes of a zip seldom pass its own checksums."""
+    """Mutates a member of a zip file and writes it with valid checksums."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = {info.filename: archive.read(info) for info in archive.infolist()}

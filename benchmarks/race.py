@@ -1,4 +1,4 @@
-"""Contenders take turns at one case, each after the other, for several rounds."""
+"""Alternating measurement of contenders on the same case, in several rounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_STEPS = 20
 
 @dataclass(frozen=True)
 class Spread:
-    """Smallest, middle and largest of one number over the rounds."""
+    """Minimum, median and maximum of a number over the rounds."""
 
     min: float
     median: float
@@ -34,12 +34,12 @@ class Spread:
 
 @dataclass
 class Result:
-    """What one case gave.
+    """The result of one case.
 
     Attributes:
-        case: What was trained.
-        turns: Of each contender, by label, one turn for each round.
-        failures: Of contenders that broke, why.
+        case: The case.
+        turns: Turns of each contender by label, one for each round.
+        failures: Reasons of contenders that failed, by label.
     """
 
     case: Case
@@ -53,20 +53,20 @@ class Result:
         return Spread.of([median(turn.products) for turns in self.turns.values() for turn in turns])
 
     def over_product(self, label: str) -> Spread:
-        """Returns a step's cost over the product's in the same turn."""
+        """Returns the time of a step relative to the product in the same turn."""
         return Spread.of([median(turn.steps) / median(turn.products) for turn in self.turns[label]])
 
     def over(self, label: str, other: str) -> Spread:
-        """Returns a step's cost over another contender's in the same round."""
+        """Returns the time of a step relative to that of another contender in the same round."""
         pairs = zip(self.turns[label], self.turns[other], strict=True)
         return Spread.of([median(mine.steps) / median(theirs.steps) for mine, theirs in pairs])
 
 
 class Stable:
-    """Workers, kept from one case to the next, for importing a library takes seconds.
+    """Worker processes, which are reused for all cases because importing a library takes seconds.
 
     Args:
-        threads: Threads of torch in each.
+        threads: Number of PyTorch threads in each worker.
     """
 
     def __init__(self, threads: int | None) -> None:
@@ -90,7 +90,7 @@ class Stable:
 
 @contextmanager
 def stable(threads: int | None) -> Iterator[Stable]:
-    """Workers that end with the block."""
+    """Returns a context with workers, which end with the context."""
     workers = Stable(threads)
     try:
         yield workers
@@ -101,14 +101,14 @@ def stable(threads: int | None) -> Iterator[Stable]:
 def race(
     case: Case, contenders: list[Contender], workers: Stable, *, rounds: int, seconds: float, turn_seconds: float
 ) -> Result:
-    """Measures all contenders in turn.
+    """Measures all contenders alternately.
 
     Args:
-        case: What they train.
-        contenders: Who takes part.
-        workers: Their processes.
-        rounds: Turns of each, at most.
-        seconds: No new round begins after this time; one is always finished.
+        case: The case.
+        contenders: The contenders.
+        workers: Their worker processes.
+        rounds: Largest number of rounds.
+        seconds: Time after which no new round starts. At least one round is finished.
         turn_seconds: A turn has as many timed steps as fit into this time, at least one, at most 20.
     """
     result = Result(case)

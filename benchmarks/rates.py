@@ -1,4 +1,4 @@
-"""Which peak learning rate is best, by kind and width: ``python -m benchmarks.rates``.
+"""Best peak learning rate by kind and width: ``python -m benchmarks.rates``.
 
 Trains dictionaries of one MLP of the embedded model (width 128; its neurons 512), and of a TinyStories Llama (64) where
 ``SPARSEDICT_TEST_DATA`` names its folder, at multiples of `sparsedict.training.default_lr`, and prints the share of

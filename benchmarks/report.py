@@ -1,4 +1,4 @@
-"""What every result says about the machine, and how results are written."""
+"""Facts about the machine, and writing of results, for all benchmarks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write(name: str, folder: Path, content: dict[str, Any], table: str) -> None:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Lays out rows, the first of which is the heading; all columns but the first are aligned to the right."""
+    """Formats rows as a table. The first row is the heading; all columns except the first are right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(

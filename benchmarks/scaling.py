@@ -1,4 +1,4 @@
-"""How a step's cost grows, ours beside the dense one: ``python -m benchmarks.scaling``.
+"""Scaling of the time of a sparse and a dense step: ``python -m benchmarks.scaling``.
 
 Three lines, each from one base case: over the number of latents, over k, and over the number of tokens in a step.
 """
@@ -83,7 +83,7 @@ def plot(results: dict[str, list[Result]]) -> Any:
 
 
 def _fixed(axis: str, case: Case) -> str:
-    """Says what doesn't change along a line."""
+    """Returns a description of the constant sizes of a line."""
     parts = {"n_latents": f"{case.n_latents:,} latents", "n_tokens": f"{case.n_tokens:,} tokens", "k": f"k {case.k}"}
     return ", ".join([f"d {case.d:,}", *(part for name, part in parts.items() if name != axis)])
 

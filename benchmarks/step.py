@@ -1,4 +1,4 @@
-"""What a training step costs, ours and the peers', over the encoder's product: ``python -m benchmarks.step``.
+"""Time of a training step relative to the encoder product, for several libraries: ``python -m benchmarks.step``.
 
 A step is everything between two batches of a library's own training loop: forward pass, loss, backward pass,
 optimiser, decoder norm, counters. Contenders take turns in one run, each in a process of its own, with the same

@@ -1,4 +1,4 @@
-"""A stopwatch in the shape of a data source: what passes between two batches is one whole training step.
+"""A data source that measures training steps by the time between two batches.
 
 Each library runs its own training loop and takes its batches from here, so whatever it does in a step is counted and
 nothing of it had to be written again. Between turns the source waits, and with it the library.
@@ -19,12 +19,12 @@ from benchmarks.case import Case
 
 
 class FinishedError(Exception):
-    """Leads out of a library's training loop."""
+    """Raised to leave the training loop of a library."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """How many steps to make now: first some that aren't timed, then those that are."""
+    """The number of warm-up steps and of measured steps of a turn."""
 
     n_steps: int
     n_warm: int = 1
@@ -32,7 +32,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one turn measured, in seconds.
+    """The measurements of one turn, in seconds.
 
     Attributes:
         steps: Each step.
@@ -44,7 +44,7 @@ class Turn:
 
 
 class Clock:
-    """Marks moments, on CUDA in the device's own order of work."""
+    """Records times, on CUDA with events of the device."""
 
     def __init__(self, case: Case) -> None:
         self._cuda = case.on_cuda

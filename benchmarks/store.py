@@ -1,4 +1,4 @@
-"""Serving stored activations against harvesting them and against the disk: ``python -m benchmarks.store``.
+"""Speed of stored activations, compared with harvesting and with the disk: ``python -m benchmarks.store``.
 
 The embedded model's activations at one MLP are written once. Then, in turn, tokens per second of: a pass of the stream
 (the model runs), a pass of the store with the page cache emptied of its files, the same files read from end to end in
@@ -28,7 +28,7 @@ CHUNK = 2**22
 
 
 def emptied(files: Iterable[Path]) -> None:
-    """Takes files out of the page cache."""
+    """Removes files from the page cache."""
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
@@ -57,7 +57,7 @@ def served(batches: Iterable[object]) -> None:
 
 
 def one_round(stream: ActivationStream, folder: Path, batch_size: int, buffer_size: int) -> dict[str, float]:
-    """Returns tokens per second of each."""
+    """Returns the tokens per second of each variant."""
     files = sorted(folder.glob("*.safetensors"))
 
     def store(verify: bool) -> ActivationStore:

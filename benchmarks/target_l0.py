@@ -1,4 +1,4 @@
-"""How near `sparsedict.TargetL0` comes to its target: ``python -m benchmarks.target_l0``.
+"""Accuracy of `sparsedict.TargetL0`: ``python -m benchmarks.target_l0``.
 
 Trains JumpReLU autoencoders with their defaults on three kinds of activations: sums of known features, and the output
 of an MLP of the embedded model and of a TinyStories Llama (where ``SPARSEDICT_TEST_DATA`` names its folder). Prints the

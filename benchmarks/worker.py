@@ -1,4 +1,4 @@
-"""Each contender trains in a process of its own; one of them works at a time."""
+"""Worker processes of contenders, of which one runs at a time."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from benchmarks.stopwatch import FinishedError, Order, Turn, timed
 
 
 class ContenderError(RuntimeError):
-    """A contender's training loop broke; the message says where."""
+    """Raised if the training loop of a contender failed."""
 
 
 class Worker:
-    """One contender's process. It lives through several cases, and waits between its turns.
+    """The process of one contender, which runs several cases and waits between turns.
 
     Args:
-        contender: Who trains there.
-        threads: Threads of torch; ``None`` for torch's own number.
+        contender: The contender.
+        threads: Number of PyTorch threads, or ``None`` for the default.
     """
 
     def __init__(self, contender: Contender, threads: int | None) -> None:
@@ -37,14 +37,14 @@ class Worker:
         theirs.close()
 
     def begin(self, case: Case) -> None:
-        """Has the contender make its dictionary; what follows are turns, until :meth:`end`."""
+        """Constructs the dictionary of the contender. Turns follow until :meth:`end`."""
         self._ours.send(case)
 
     def turn(self, order: Order) -> Turn:
-        """Has it make some steps.
+        """Runs some steps.
 
         Raises:
-            ContenderError: If its training loop broke.
+            ContenderError: If the training loop failed.
         """
         self._ours.send(order)
         answer = self._receive()
@@ -52,7 +52,7 @@ class Worker:
         return answer
 
     def end(self) -> None:
-        """Has it leave its training loop and forget the case."""
+        """Leaves the training loop and discards the case."""
         self._ours.send(None)
         self._receive()
 
@@ -63,7 +63,7 @@ class Worker:
             self._ours.send(None)
 
     def close(self) -> None:
-        """Ends the process, by force where it doesn't end by itself."""
+        """Ends the process, and kills it if necessary."""
         self.release()
         self._process.join(timeout=10)
         self._process.kill()
@@ -116,7 +116,7 @@ def _serve(pipe: Connection, contender: Contender, threads: int | None) -> None:
 
 
 def why(error: BaseException) -> str:
-    """Returns the first line of an error and where it was raised; some go on for pages."""
+    """Returns the first line of an error and its location."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
     return "\n".join([f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", *places])

@@ -101,7 +101,7 @@ def test_what_takes_an_mlp_apart_found_is_short_and_a_table_in_a_notebook() -> N
         torch.nn.Linear(4, 10),
     )
     tokens = torch.randint(10, (64, 32))
-    found = sd.studies.take_apart(
+    found = sd.studies.decompose(
         sd.Site(model, "1"),
         tokens,
         tokens[:8],
@@ -173,6 +173,6 @@ def test_axes_of_pyplot_are_left_to_pyplot() -> None:
 def test_rooms_with_extras_are_imported_at_their_first_use() -> None:
     assert {"figures", "pages", "studies"} <= set(dir(sd))
     assert sd.pages.token_strings
-    assert sd.studies.take_apart
+    assert sd.studies.decompose
     with pytest.raises(AttributeError, match="no attribute 'figure'"):
         _ = sd.figure

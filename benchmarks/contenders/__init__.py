@@ -1,4 +1,4 @@
-"""Who is measured: a module for each library, which says what variants it has and runs its own training loop."""
+"""The measured libraries. Each has a module with its variants and its own training loop."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MODULES = ("ours", "sae_lens", "dictionary_learning", "sparsify")
 
 
 class Library(Protocol):
-    """What each module offers."""
+    """The interface of the modules."""
 
     LABEL: str
     PACKAGE: str
     IMPORT: str
 
     def variants(self, case: Case) -> list[tuple[str, ...]]:
-        """Returns the options with which this library can train the case; none where it can't."""
+        """Returns the variants with which this library can train the case; empty if it can't."""
         ...
 
     def train(self, case: Case, batches: Batches, options: tuple[str, ...]) -> None:
@@ -58,7 +58,7 @@ def available(case: Case, *, libraries: list[str] | None = None, compiled: bool 
     """Returns all installed contenders that can train the case.
 
     Args:
-        case: What is to be trained.
+        case: The case.
         libraries: Names of modules to choose from; all by default.
         compiled: Whether to include variants that ``torch.compile`` has to translate first, which takes a minute.
     """

@@ -24,7 +24,7 @@ IMPORT = "sparsedict"
 
 
 class _WithoutSupport:
-    """Takes from an activation what it knows of where it is zero."""
+    """Removes the support of an activation."""
 
     def selection(self, state: State, *, training: bool) -> Any:
         return None
@@ -95,7 +95,7 @@ def activation(case: Case, dense: bool) -> sd.Activation:
 
 
 def penalties(case: Case) -> list[sd.Penalty]:
-    """Returns what such a dictionary is usually trained with."""
+    """Returns the usual penalties of such a dictionary."""
     return {"relu": [sd.L1(L1_COEFFICIENT)], "jumprelu": [sd.L0(L0_COEFFICIENT)]}.get(case.selection, [])
 
 

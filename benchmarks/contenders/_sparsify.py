@@ -26,7 +26,7 @@ def variants(case: Case) -> list[tuple[str, ...]]:
 
 
 class _Given(nn.Module):
-    """Takes the inputs that it is told to, and gives the targets."""
+    """A module that replaces its inputs and returns the targets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class _Given(nn.Module):
 
 
 class _Replay(nn.Module):
-    """Stands for a model of which one module is hooked."""
+    """A substitute for a model with one hooked module."""
 
     def __init__(self, case: Case, batches: Batches) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class _Replay(nn.Module):
 
 
 class _Tokens:
-    """A data set whose tokens nobody reads."""
+    """A dataset whose tokens aren't used."""
 
     def __init__(self, n_tokens: int) -> None:
         self._row = {"input_ids": torch.ones(n_tokens, dtype=torch.int64)}

@@ -1,4 +1,4 @@
-"""Each library from tokens to a trained dictionary, by its own activation store and its own loop."""
+"""Training from tokens for each library, with its own activation store and training loop."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ BUFFER = 65_536
 
 @dataclass(frozen=True)
 class Task:
-    """What every library trains: a TopK dictionary of one MLP.
+    """A task for all libraries: a TopK dictionary of one MLP.
 
     Args:
         source: The embedded model, or the TinyStories model of ``SPARSEDICT_TEST_DATA``.
         kind: An autoencoder of the MLP's output, or a distiller.
-        layer: Which MLP.
-        n_latents: Width of the dictionary.
-        k: Latents active on a token.
-        batch_size: Tokens in a step.
-        n_tokens: Tokens in all.
-        n_held_out: Tokens that it is evaluated on.
-        device: Where model and dictionary are.
-        seed: Of weights and shuffles.
+        layer: Layer of the MLP.
+        n_latents: Number of latents.
+        k: Number of active latents per token.
+        batch_size: Number of tokens in a step.
+        n_tokens: Total number of training tokens.
+        n_held_out: Number of held-out tokens.
+        device: Device of model and dictionary.
+        seed: Seed of weights and shuffles.
     """
 
     source: Source
@@ -72,7 +72,7 @@ class Task:
 
     @property
     def path(self) -> str:
-        """Where the MLP is in the Hugging Face model."""
+        """The path of the MLP in the Hugging Face model."""
         return f"transformer.h.{self.layer}.mlp" if self.source == "embedded" else f"model.layers.{self.layer}.mlp"
 
 
@@ -88,7 +88,7 @@ class Loaded:
         return self.model.config.vocab_size
 
     def sequences(self, n: int) -> Tensor:
-        """Returns ``n`` training sequences, from the beginning again where there are fewer."""
+        """Returns ``n`` training sequences, repeated if there are fewer."""
         return self.tokens.repeat(-(-n // len(self.tokens)), 1)[:n]
 
 
@@ -123,14 +123,14 @@ def has_stories() -> bool:
 
 
 class Harvest(Protocol):
-    """What each module offers."""
+    """The interface of the modules."""
 
     def variants(self, task: Task) -> list[tuple[str, ...]]:
-        """Returns the options with which this library can do the task; none where it can't."""
+        """Returns the variants with which this library can run the task; empty if it can't."""
         ...
 
     def prepare(self, task: Task, loaded: Loaded, options: tuple[str, ...]) -> Run:
-        """Brings tokens into the library's form, and returns what harvests, trains, and gives the reconstruction."""
+        """Converts tokens for the library. Returns a function that harvests, trains and returns the reconstruction."""
         ...
 
 

@@ -1,14 +1,14 @@
-"""The replication of the report that the library began with, written with the public API of `sparsedict` alone.
+"""The replication of the report "Sparse MLP Distillation", written with the public API of `sparsedict` only.
 
-``python -m examples.report --out FOLDER`` runs it; `replicate` is the same from Python.
+``python -m examples.report --out FOLDER`` runs the replication. `replicate` runs it from Python.
 """
 
-from .bench import Bench
 from .claims import Above, Below, Between, Clause, Judgement, Rule, verdict_of
+from .dictionary_spec import DictionarySpec
 from .estimates import Difference, Estimate, Quantity, Ratio, measured
+from .experiment import Experiment
 from .folder import check_replication
-from .order import Order
-from .presets import QUICK, REPORT, REPORT_CONTEXT, SKETCH, STANDARD, sketch_bench
+from .presets import QUICK, REPORT, REPORT_CONTEXT, SKETCH, STANDARD, sketch_experiment
 from .replication import replicate
 from .setting import Setting, Training
 from .studies import (
@@ -40,7 +40,7 @@ __all__ = [
     "STUDIES",
     "Above",
     "Below",
-    "Bench",
+    "Experiment",
     "Between",
     "Clause",
     "Compared",
@@ -57,7 +57,7 @@ __all__ = [
     "LossByLayer",
     "NeuronSimulators",
     "OneNeuron",
-    "Order",
+    "DictionarySpec",
     "Quantity",
     "Ratio",
     "ResidualStream",
@@ -75,5 +75,5 @@ __all__ = [
     "measured",
     "replicate",
     "verdict_of",
-    "sketch_bench",
+    "sketch_experiment",
 ]

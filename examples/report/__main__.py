@@ -1,4 +1,4 @@
-"""``python -m examples.report``: every figure and table of the report, by one command."""
+"""``python -m examples.report``, the command that reproduces every figure and table of the report."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sparsedict.pages import token_strings
 from sparsedict.training import NonFiniteLossError, Terminated, exit_on_signal
 
 from . import options
-from .bench import Bench
 from .data import held_out_rows, read_rows, read_vocabulary
+from .experiment import Experiment
 from .folder import check_replication
 from .options import ZOO
 from .presets import QUICK, REPORT, REPORT_CONTEXT, STANDARD
@@ -29,17 +29,17 @@ from .studies import STUDIES
 from .study import Finding
 
 ZOO_VARIANCE = 193.0
-"""Of what the embedded model's last MLP writes: what the coefficients of its settings are meant for."""
+"""Variance of the outputs of the embedded model's last MLP, for which the coefficients of its settings are chosen."""
 HELD_OUT = 0.01
-RESUME = "give the same command again to resume."
+RESUME = "run the same command again to resume."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
     Returns:
-        The exit status: 0; 2 for errors that the user can remedy; 1 for training that diverged; 130 after Ctrl-C;
-        128 + the number of another signal that ended the run.
+        The exit status: 0 on success, 1 if training diverged, 2 for errors that the user can correct, 130 after Ctrl-C,
+        and 128 plus the signal number after another signal.
     """
     args = options.parser().parse_args(argv)
     try:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _message(error: Exception) -> str:
-    """Returns the message of an error in one line, with options for arguments."""
+    """Returns the message of an error on one line, with arguments replaced by options."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is None:
         text = error.strerror  # without the number
@@ -67,37 +67,37 @@ def _message(error: Exception) -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the studies that the options name."""
+    """Runs the studies of the options."""
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     check_replication(args.out, force=args.force)
-    bench = _zoo_bench(args) if args.model == ZOO else _bench(args)
+    experiment = _zoo_experiment(args) if args.model == ZOO else _experiment(args)
     studies = [study for study in STUDIES if args.studies is None or study.name in args.studies]
     model = "the embedded model" if args.model == ZOO else args.model
     facts = {"model": model, "data": args.data or "Python's standard library", "version": sd.__version__}
-    found = replicate(bench, args.out, studies=studies, facts=facts, force=args.force, progress=not args.quiet)
+    found = replicate(experiment, args.out, studies=studies, facts=facts, force=args.force, progress=not args.quiet)
     _conclude(found, args)
 
 
 def setting_of(args: argparse.Namespace) -> Setting:
-    """Returns the setting that the options ask for.
+    """Returns the setting of the options.
 
     Raises:
-        ValueError: If options don't go together.
+        ValueError: If options are incompatible.
     """
     if args.model == ZOO:
         if args.data is not None:
-            raise ValueError("--data goes with --model, for the embedded model has its own text.")
+            raise ValueError("--data requires --model, because the embedded model has its own text.")
         setting = QUICK if args.quick else STANDARD
     else:
         if args.data is None:
-            raise ValueError(f"--data must be given for --model {args.model!r}, such as roneneldan/TinyStories.")
+            raise ValueError(f"--data is required for --model {args.model!r}, such as roneneldan/TinyStories.")
         setting = QUICK if args.quick else REPORT
     return setting if args.n_tokens is None else _with_tokens(setting, args.n_tokens)
 
 
 def _with_tokens(setting: Setting, n_tokens: int) -> Setting:
-    """Scales all training to a number of tokens for each of the report's students."""
+    """Returns the setting with all training scaled to ``n_tokens`` tokens for each student of the report."""
     scale = n_tokens / setting.report.n_tokens
 
     def scaled(n: int) -> int:
@@ -110,11 +110,11 @@ def _with_tokens(setting: Setting, n_tokens: int) -> Setting:
     return dataclasses.replace(setting, n_harvested=min(setting.n_harvested, n_tokens), **trainings)
 
 
-def _zoo_bench(args: argparse.Namespace) -> Bench:
-    return Bench.zoo(setting_of(args), device=_device(args, "cpu"), seed=args.seed, progress=not args.quiet)
+def _zoo_experiment(args: argparse.Namespace) -> Experiment:
+    return Experiment.from_zoo(setting_of(args), device=_device(args, "cpu"), seed=args.seed, progress=not args.quiet)
 
 
-def _bench(args: argparse.Namespace) -> Bench:
+def _experiment(args: argparse.Namespace) -> Experiment:
     import transformers
 
     setting = setting_of(args)
@@ -123,7 +123,7 @@ def _bench(args: argparse.Namespace) -> Bench:
     tokenizer = _tokenizer(args.model)
     train, held_out = _tokens(args, setting, tokenizer)
     model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
-    bench = Bench.of(
+    experiment = Experiment.from_model(
         nn.Module.to(model, device).eval(),
         train,
         held_out,
@@ -135,8 +135,8 @@ def _bench(args: argparse.Namespace) -> Bench:
         strings=token_strings(tokenizer if strings is None else strings),
     )
     if args.quick:
-        bench.setting = setting.scaled(math.sqrt(bench.variance(f"mlp {bench.layer}") / ZOO_VARIANCE))
-    return bench
+        experiment.setting = setting.scaled(math.sqrt(experiment.variance(f"mlp {experiment.layer}") / ZOO_VARIANCE))
+    return experiment
 
 
 def _device(args: argparse.Namespace, default: str) -> torch.device:
@@ -159,7 +159,7 @@ def _tokenizer(model: str) -> Any | None:
 
 
 def _special_tokens(config: Any, tokenizer: Any | None) -> list[int]:
-    """Returns the ids of BOS and padding, where a model has them."""
+    """Returns the ids of the BOS and padding tokens of a model, if it has them."""
     names = ("bos_token_id", "pad_token_id")
     found = {getattr(owner, name, None) for owner in (tokenizer, config) for name in names}
     return sorted(token for token in found if isinstance(token, int) and 0 <= token < config.vocab_size)
@@ -179,7 +179,7 @@ def _conclude(found: dict[str, Finding], args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    # `fit` then finishes its step and writes a checkpoint.
+    # With these handlers, `fit` finishes its step and writes a checkpoint.
     for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), exit_on_signal)

@@ -1,4 +1,4 @@
-"""Claims as lists of clauses: a measured number and a rule for each, and the verdict that follows."""
+"""Claims as lists of clauses, each with a measured number and a rule, and the verdict on a claim."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Literal
 from .estimates import Estimate, Measured, Quantity
 
 Result = Literal["holds", "doesn't hold", "can't tell", "not measured"]
-"""Of one clause."""
+"""The result of a clause."""
 Verdict = Literal["seen", "partly seen", "not seen", "can't tell", "not measured", "no claim"]
-"""Of a claim, by its clauses."""
+"""The verdict on a claim."""
 
 
 class Rule(ABC):
@@ -20,11 +20,11 @@ class Rule(ABC):
 
     @abstractmethod
     def result(self, estimate: Estimate) -> Result:
-        """Compares the interval with the bounds: ``"can't tell"`` if the interval crosses one."""
+        """Compares the interval with the bounds. The result is ``"can't tell"`` if the interval contains a bound."""
 
     @abstractmethod
     def told(self, form: str) -> str:
-        """Formats the rule, with numbers in the form of the estimate's."""
+        """Formats the rule, with numbers in the given form."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Below(Rule):
 
 @dataclass(frozen=True)
 class Between(Rule):
-    """The quantity lies from ``low`` to ``high``."""
+    """The quantity is between ``low`` and ``high``."""
 
     low: float
     high: float
@@ -71,13 +71,13 @@ class Between(Rule):
 
 @dataclass(frozen=True)
 class Clause:
-    """One part of a claim that measured numbers decide.
+    """A part of a claim that can be decided by a measured number.
 
     Attributes:
         says: The statement.
-        quantity: The number it is about.
-        rule: The condition under which it holds.
-        report: The report's number.
+        quantity: The measured number.
+        rule: The condition on the number.
+        report: The number in the report.
         form: Format of the numbers.
     """
 
@@ -94,11 +94,11 @@ class Clause:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A clause and what was measured of it.
+    """A clause with its measured number.
 
     Attributes:
         clause: The clause.
-        estimate: The measured number with its interval; ``None`` if it wasn't measured.
+        estimate: The measured number with its interval, or ``None`` if it wasn't measured.
     """
 
     clause: Clause
@@ -121,10 +121,11 @@ class Judgement:
 
 
 def verdict_of(judgements: Sequence[Judgement]) -> Verdict:
-    """Returns the verdict on a claim: the only rule from clauses to a verdict.
+    """Returns the verdict on a claim from the results of its clauses.
 
-    ``"seen"`` if all clauses hold; ``"partly seen"`` if some hold; ``"not seen"`` if none does; ``"can't tell"`` if no
-    clause holds and some are undecided; ``"not measured"`` if no clause was measured; ``"no claim"`` without clauses.
+    The verdict is ``"seen"`` if all clauses hold, ``"partly seen"`` if some hold, ``"not seen"`` if all fail,
+    ``"can't tell"`` if no clause holds and some are undecided, ``"not measured"`` if no clause was measured, and
+    ``"no claim"`` if there are no clauses.
     """
     if not judgements:
         return "no claim"

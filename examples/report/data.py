@@ -1,4 +1,4 @@
-"""Text or token ids to train on, as rows of equal length."""
+"""Reading of training text or token ids as rows of equal length."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 import sparsedict as sd
 
 LOADERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
-"""Loaders of `datasets` by the ending of a file's name."""
+"""Loaders of the datasets library by the suffix of a file."""
 END = "<|endoftext|>"
-"""Stands between the documents of a text file."""
+"""Separator of the documents in a text file."""
 CHARACTERS_PER_TOKEN = 5
-"""A little more than the tokens of prose have."""
+"""Upper estimate of the number of characters per token in prose."""
 
 
 def read_rows(name: str, tokenizer: Any | None, *, context: int, n_tokens: int, column: str) -> Tensor:
@@ -27,9 +27,9 @@ def read_rows(name: str, tokenizer: Any | None, *, context: int, n_tokens: int, 
     Args:
         name: A file with token ids (``.npy``); a file with texts (``.txt``, ``.jsonl``, ``.json``, ``.csv``,
             ``.parquet``); or a dataset on the hub, as ``NAME`` or ``NAME:CONFIG:SPLIT``.
-        tokenizer: Of texts; ``None`` where the model has none.
-        context: Tokens per sequence. A file with a matrix of ids keeps its own length.
-        n_tokens: At most about so many are read, from the beginning.
+        tokenizer: Tokenizer of texts, or ``None`` if the model has none.
+        context: Number of tokens per sequence. A matrix of ids keeps its width.
+        n_tokens: Approximate largest number of tokens to read.
         column: Column or field of the texts.
 
     Raises:
@@ -44,37 +44,37 @@ def read_rows(name: str, tokenizer: Any | None, *, context: int, n_tokens: int, 
         return rows.reshape(-1, n_positions)
     if tokenizer is None:
         raise ValueError(
-            f"--data must be a .npy file with token ids where the model has no tokenizer, got {name!r}. Put the "
-            "tokenizer's files beside the model, or give token ids."
+            f"--data must be a .npy file with token ids if the model has no tokenizer, got {name!r}. Add the files of "
+            "the tokenizer to the folder of the model, or pass token ids."
         )
     texts = _first(_texts(name, column), CHARACTERS_PER_TOKEN * n_tokens)
     return sd.data.pack(texts, tokenizer, context=context)
 
 
 def held_out_rows(rows: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Splits sequences into those to train on and the last ones, which are held out.
+    """Splits sequences into training sequences and held-out sequences, which are the last ones.
 
     Raises:
-        ValueError: If there are fewer than two.
+        ValueError: If there are fewer than two sequences.
     """
     n_held_out = max(1, round(len(rows) * share))
     if n_held_out >= len(rows):
-        raise ValueError(f"--data must hold at least 2 sequences, one of them to be held out, got {len(rows)}.")
+        raise ValueError(f"--data must contain at least 2 sequences, because one is held out, got {len(rows)}.")
     return rows[:-n_held_out], rows[-n_held_out:]
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """Reads the strings of tokens: a JSON list in the order of ids, or an object from strings to ids.
+    """Reads the strings of tokens from a JSON list, ordered by id, or from a JSON object of ids by string.
 
     Raises:
-        ValueError: If the file holds neither.
+        ValueError: If the file contains neither.
     """
     found = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(found, dict):
         by_id = {index: token for token, index in found.items()}
         return [by_id.get(index, f"[{index}]") for index in range(max(by_id, default=-1) + 1)]
     if not isinstance(found, list) or not all(isinstance(token, str) for token in found):
-        raise ValueError(f"--vocabulary must be a JSON list of strings or an object from strings to ids, got {path}.")
+        raise ValueError(f"--vocabulary must be a JSON list of strings or an object of ids by string, got {path}.")
     return found
 
 
@@ -86,7 +86,7 @@ def _texts(name: str, column: str) -> Iterator[str]:
 
     if path.suffix in LOADERS:
         if not path.is_file():
-            raise FileNotFoundError(f"--data must name a file or a dataset on the hub, but there is no file {name!r}.")
+            raise FileNotFoundError(f"--data must be a file or a dataset on the hub, but there is no file {name!r}.")
         rows = datasets.load_dataset(LOADERS[path.suffix], data_files=name, split="train", streaming=True)
     else:
         where, config, split = (*name.split(":"), "", "")[:3]

@@ -1,4 +1,4 @@
-"""Measured numbers with their 95 % intervals, over seeds and over the held-out text."""
+"""Estimates of measured numbers with 95 % intervals over seeds and held-out text."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Estimate:
 
     @classmethod
     def from_values(cls, values: Sequence[float | None], sampling: float = 0.0) -> Estimate | None:
-        """Makes an estimate of one value per seed; ``None`` if there is no finite value.
+        """Returns the estimate from one value per seed, or ``None`` if there is no finite value.
 
-        The half-width is ``sqrt((t * sd / sqrt(n))^2 + (1.96 * sampling)^2)``, with Student's t. One value without a
-        sampling error has an infinite interval, as has an infinite sampling error.
+        The half-width is ``sqrt((t * sd / sqrt(n))^2 + (1.96 * sampling)^2)``, with Student's t. The interval of a
+        single value without a sampling error, or with an infinite sampling error, is infinite.
 
         Args:
-            values: One per seed; missing values are left out.
-            sampling: Standard error of their mean that the seeds share, such as that of the held-out text.
+            values: One value per seed. Missing values are ignored.
+            sampling: Standard error that all seeds have in common, such as that of the held-out text.
 
         Example:
             >>> Estimate.from_values([1.0, 1.1, 1.2]).told(".2f")
@@ -66,9 +66,9 @@ class Estimate:
         return f"{value} ({low} to {high})"
 
     def brief(self, form: str = ".3g") -> str:
-        """Formats the mean and the half-width of its interval, the latter with two digits where digits are counted.
+        """Formats the mean and the half-width of its interval, with two significant digits for forms ending in ``g``.
 
-        An interval whose halves differ, as a ratio's may, is given by its ends.
+        An asymmetric interval, for example of a ratio, is given by its ends.
         """
         if math.isinf(self.low):
             return _formatted(self.value, form)
@@ -77,13 +77,13 @@ class Estimate:
         return f"{_formatted(self.value, form)} ± {above}" if below == above else self.told(form)
 
     def exp(self) -> Estimate:
-        """Returns the estimate of what this one is the logarithm of."""
+        """Returns the exponential of this estimate."""
         low = math.exp(self.low) if math.isfinite(self.low) else -math.inf
         return Estimate(math.exp(self.value), low, math.exp(min(self.high, MAX_EXPONENT)), self.n)
 
 
 MAX_EXPONENT = 700.0
-"""Beyond it the exponential overflows."""
+"""Largest exponent without overflow."""
 
 
 def _formatted(number: float, form: str) -> str:
@@ -94,31 +94,31 @@ def _formatted(number: float, form: str) -> str:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A measured number, by its name.
+    """A measured number.
 
     Attributes:
-        key: Name.
+        key: Name of the number.
     """
 
     key: str
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The names of the measured numbers that this quantity is made of."""
+        """The names of the measured numbers that this quantity depends on."""
         return (self.key,)
 
     def estimate(self, measured: Measured) -> Estimate | None:
-        """Returns the estimate; ``None`` if it wasn't measured."""
+        """Returns the estimate, or ``None`` if the number wasn't measured."""
         part = measured.get(self.key)
         return None if part is None else Estimate.from_values(part["values"], *_sampling(measured, self.keys))
 
 
 @dataclass(frozen=True)
 class Difference(Quantity):
-    """``key - less``, seed by seed.
+    """The difference ``key - less`` for each seed.
 
     Attributes:
-        less: Name of the number that is subtracted.
+        less: Name of the subtracted number.
     """
 
     less: str
@@ -137,10 +137,10 @@ class Difference(Quantity):
 
 @dataclass(frozen=True)
 class Ratio(Quantity):
-    """``key / over``, seed by seed; seeds whose denominator isn't above zero are left out.
+    """The ratio ``key / over`` for each seed. Seeds without a positive denominator are left out.
 
-    Ratios above zero are averaged by their logarithms, so that a ratio and its inverse say the same and no interval
-    goes below zero.
+    Positive ratios are averaged by their logarithms, so that a ratio and its inverse are consistent and intervals are
+    positive.
 
     Attributes:
         over: Name of the denominator.
@@ -169,7 +169,7 @@ class Ratio(Quantity):
 
 
 def _sampling(measured: Measured, keys: Sequence[str]) -> list[float]:
-    """Returns sampling errors; one that isn't known, which JSON holds as null, may be of any size."""
+    """Returns the sampling errors. An unknown error, which is null in JSON, counts as infinite."""
     errors = (measured[key]["sampling"] for key in keys)
     return [math.inf if error is None or math.isnan(error) else error for error in errors]
 
@@ -177,11 +177,11 @@ def _sampling(measured: Measured, keys: Sequence[str]) -> list[float]:
 def measured(
     by_seed: Sequence[Mapping[str, float | None]], sampling: Mapping[str, float] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Returns quantities by name as JSON holds them: one value per seed, and the sampling error that seeds share.
+    """Returns numbers by name as JSON values: one value per seed, and the common sampling error.
 
     Args:
-        by_seed: The numbers of each seed by name; a seed without a name has no value of it.
-        sampling: Standard errors of the means, by name; zero by default.
+        by_seed: The numbers of each seed by name. Numbers may be missing for some seeds.
+        sampling: Standard errors of the means by name. Zero by default.
     """
     errors = sampling or {}
     names = dict.fromkeys(name for part in by_seed for name in part)
@@ -192,13 +192,13 @@ def measured(
 
 
 def told(measured: Measured, quantity: Quantity | str, form: str = ".3g") -> str:
-    """Formats a quantity as mean ± half-width; ``"-"`` if it wasn't measured."""
+    """Formats a quantity as mean ± half-width, or ``"-"`` if it wasn't measured."""
     known = (Quantity(quantity) if isinstance(quantity, str) else quantity).estimate(measured)
     return "-" if known is None else known.brief(form)
 
 
 def mean_of(measured: Measured, key: str) -> float | None:
-    """Returns the mean over seeds; ``None`` if there is none."""
+    """Returns the mean over seeds, or ``None`` if the number wasn't measured."""
     known = Quantity(key).estimate(measured)
     return None if known is None else known.value
 

@@ -1,4 +1,4 @@
-"""The folder of a replication: what is measured in it is kept, and an earlier run is lost to none but its successor."""
+"""The folder of a replication, which keeps finished measurements and an earlier run until the new run is complete."""
 
 from __future__ import annotations
 
@@ -20,27 +20,30 @@ NUMBERS = "numbers"
 DICTIONARIES = "dictionaries"
 FIGURES = "figures"
 REPLACED = "replaced-result"
-"""Holds an earlier run until the one that replaces it is complete."""
+"""Subfolder of an earlier run, which is removed when the new run is complete."""
 LOCK = ".lock"
-"""A file that the process that works in the folder has locked."""
+"""Name of the file that is locked while a process uses the folder."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of the folder.
+    """Returns a context in which the folder is locked for this process.
 
     Raises:
-        BlockingIOError: If another works in it.
-        OSError: If it can't be written to.
+        BlockingIOError: If another process uses the folder.
+        OSError: If the folder isn't writable.
     """
     _check_is_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = take_lock(folder / LOCK)
     except OSError as error:
-        raise OSError(error.errno, f"`path` must be a folder that can be written to: {error}.") from error
+        raise OSError(error.errno, f"`path` must be a writable folder: {error}.") from error
     if lock is None:
-        raise BlockingIOError(f"`path` must be the folder of one run, but another process works in {folder}.")
+        raise BlockingIOError(
+            f"`path` must be a folder that no other process uses, but another process uses {folder}. Wait for it to "
+            "end, or choose another folder."
+        )
     try:
         yield
     finally:
@@ -48,18 +51,18 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def check_replication(path: str | os.PathLike[str], *, force: bool = False) -> Numbers | None:
-    """Checks whether a replication may be written to a folder, changing nothing.
+    """Checks, without changes, whether a replication may be written to a folder.
 
     Args:
-        path: The folder: a new or empty one, or one with an earlier replication.
-        force: Whether other things may lie in it.
+        path: The folder. It must be new or empty, or contain an earlier replication.
+        force: Whether to allow other files in the folder.
 
     Returns:
-        What is known of the earlier run, or ``None``.
+        The facts of the earlier run, or ``None``.
 
     Raises:
-        FileExistsError: If other things lie in it and ``force`` isn't set.
-        NotADirectoryError: If it is a file.
+        FileExistsError: If the folder contains other files and ``force`` isn't set.
+        NotADirectoryError: If the path is a file.
     """
     folder = Path(path)
     _check_is_folder(folder)
@@ -72,14 +75,14 @@ def check_replication(path: str | os.PathLike[str], *, force: bool = False) -> N
         listed = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
         raise FileExistsError(
             "`path` must be a new or empty folder, or one with an earlier replication, but "
-            f"{folder} holds other things ({listed}). Choose another folder, or pass force=True: files of the same "
-            "names are then replaced."
+            f"{folder} holds other files ({listed}). Choose another folder, or pass force=True to replace files of the "
+            "same names."
         )
     return None
 
 
 def begin(folder: Path, facts: Numbers, force: bool, given: Sequence[str]) -> Numbers:
-    """Returns what is known of the run in a folder: of an earlier one with the same facts, or of a new one."""
+    """Returns the facts of the run in a folder: of an earlier run with the same settings, or of a new run."""
     earlier = check_replication(folder, force=force)
     if earlier is not None:
         if earlier["facts"] == facts:
@@ -89,7 +92,7 @@ def begin(folder: Path, facts: Numbers, force: bool, given: Sequence[str]) -> Nu
             raise FileExistsError(
                 f"`path` must be a new folder, or one with a run of the same settings, but {folder} holds a run with "
                 f"another {', '.join(changed[:3]) or 'number of settings'}. Choose another folder, or pass force=True "
-                "to begin anew."
+                "to start a new run."
             )
         _set_aside(folder, given)
     run: Numbers = {"made_by": "sparsedict", "facts": facts, "seconds": {}}
@@ -98,15 +101,15 @@ def begin(folder: Path, facts: Numbers, force: bool, given: Sequence[str]) -> Nu
 
 
 def _set_aside(folder: Path, given: Sequence[str]) -> None:
-    """Moves an earlier replication aside, until the new one is there."""
+    """Moves an earlier replication to the subfolder ``REPLACED``."""
     for name in given:
-        # What people said of another run's latents isn't of this one's, and isn't ours to delete.
+        # Ratings by people belong to the latents of the earlier run. They are renamed, not deleted.
         if (folder / name).is_file():
             numbers = ("", *(f"-{n}" for n in range(2, 1000)))
             free = next(f"earlier{n}-{name}" for n in numbers if not (folder / f"earlier{n}-{name}").exists())
             (folder / name).replace(folder / free)
     aside = folder / REPLACED
-    # Where one lies there already, the run in the folder was to replace it and never came to its end.
+    # If the subfolder contains a run already, the run in the folder was interrupted before it replaced that run.
     is_first = not (aside / RUN).exists()
     names = [NUMBERS, DICTIONARIES, FIGURES, *(page.name for page in sorted(folder.glob("*.html"))), RUN]
     for name in names:
@@ -119,7 +122,7 @@ def _set_aside(folder: Path, given: Sequence[str]) -> None:
 
 def _check_is_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"`path` must be a folder to write results into, but {folder} is a file.")
+        raise NotADirectoryError(f"`path` must be a folder for the results, but {folder} is a file.")
 
 
 def read_json(file: Path) -> Any:

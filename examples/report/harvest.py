@@ -1,4 +1,4 @@
-"""Activations of a text at a model's sites, computed when first asked for."""
+"""`Harvest`, which computes the activations of a text at the sites of a model on first use."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from sparsedict.progress import Phases
 from sparsedict.sites import Site
 
 HELD_BYTES = 4 * 2**30
-"""Most activations that are held in memory."""
+"""Largest size of activations in memory, in bytes."""
 BATCH_SIZE = 4096
 
 
 class Harvest:
-    """What one text makes of a model's sites, held in memory from when it is first asked for.
+    """The activations of a text at the sites of a model, which are computed on first use and kept in memory.
 
     Args:
-        sites: By name.
-        tokens: The text, ids ``[n_sequences, n_positions]``.
-        n_tokens: How many of its tokens to hold.
-        purpose: What they are for, to be said when the model runs.
-        seed: Of the shuffle.
-        phases: Says what is being done.
+        sites: Sites by name.
+        tokens: Token ids of the text, ``[n_sequences, n_positions]``.
+        n_tokens: Number of tokens to keep.
+        purpose: Purpose of the activations, for progress messages.
+        seed: Seed of the shuffle.
+        phases: Prints progress messages.
     """
 
     def __init__(
@@ -41,18 +41,18 @@ class Harvest:
 
     @property
     def fits(self) -> bool:
-        """Whether the activations of all sites may be held in memory."""
+        """Whether the activations of all sites fit into memory."""
         per_token = sum(4 * (site.d_in + site.d_out) for site in self._sites.values())
         return self._n_tokens * per_token <= HELD_BYTES
 
     def at(self, site: str) -> Activations:
-        """Returns what a site reads and writes."""
+        """Returns the inputs and outputs of a site."""
         return self.at_all([site])[site]
 
     def at_all(self, sites: Iterable[str]) -> dict[str, Activations]:
-        """Returns what several sites read and write, on the same tokens."""
+        """Returns the inputs and outputs of several sites, on the same tokens."""
         wanted = list(dict.fromkeys(sites))
-        # Sites of one sort are harvested in one pass: who asks for one layer's MLP soon asks for the next one's.
+        # All sites of the same kind are computed in one pass, because studies usually need several layers.
         sorts = {name.split()[0] for name in wanted if name not in self._held}
         missing = [name for name in self._sites if name.split()[0] in sorts]
         if missing:
@@ -61,7 +61,7 @@ class Harvest:
         return {name: self._held[name] for name in wanted}
 
     def _run(self, names: Sequence[str]) -> dict[str, Activations]:
-        """Runs the model once."""
+        """Runs the model once and returns the activations by site."""
         sites = {name: self._sites[name] for name in names}
         stream = ActivationStream(
             sites, self.tokens, batch_size=BATCH_SIZE, buffer_size=4 * BATCH_SIZE, seed=self._seed

@@ -1,4 +1,4 @@
-"""The model's next-token loss with something in an MLP's place, sequence by sequence, and its bootstrap."""
+"""Next-token losses of a model with a replaced MLP, for each sequence, with bootstrap errors."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from sparsedict.sites import Constant, Site
 SEQUENCES_AT_ONCE = 16
 N_ERRORS = 3.0
 N_DRAWS = 1_000
-"""Bootstrap draws of the sequences."""
+"""Number of bootstrap samples of the sequences."""
 
 
 @dataclass(frozen=True, eq=False)
 class SequenceLosses:
-    """Next-token losses, summed within each sequence.
+    """The next-token losses of each sequence.
 
     Attributes:
-        sums: Nats, ``[n_sequences]``.
-        counts: Predicted tokens, ``[n_sequences]``.
+        sums: Sum of the losses in nats, ``[n_sequences]``.
+        counts: Number of predicted tokens, ``[n_sequences]``.
     """
 
     sums: Float[Tensor, " n_sequences"]
@@ -33,7 +33,7 @@ class SequenceLosses:
 
     @property
     def mean(self) -> float:
-        """Nats per token."""
+        """Mean loss in nats per token."""
         return float(self.sums.sum() / self.counts.sum())
 
 
@@ -41,7 +41,7 @@ class SequenceLosses:
 def predicted_positions(
     site: Site, tokens: Int[Tensor, "n_sequences n_positions"]
 ) -> Bool[Tensor, "n_sequences n_positions"]:
-    """Returns the positions whose token is scored: the site uses them, and something is replaced where they follow."""
+    """Returns the mask of predicted tokens. The site must include both the token and the position before it."""
     used = torch.cat([site.capture(ids).kept.cpu() for ids in tokens.split(SEQUENCES_AT_ONCE)])
     return torch.cat([torch.zeros_like(used[:, :1]), used[:, 1:] & used[:, :-1]], dim=1)
 
@@ -53,13 +53,13 @@ def sequence_losses(
     predicted: Bool[Tensor, "n_sequences n_positions"],
     x: Any = None,
 ) -> SequenceLosses:
-    """Measures the loss with ``x`` in the MLP's place, on the same tokens as `sparsedict.analysis.loss_recovered`.
+    """Measures the loss with the MLP replaced by ``x``, on the same tokens as `sparsedict.analysis.loss_recovered`.
 
     Args:
-        site: The MLP.
+        site: The site of the MLP.
         tokens: Held-out token ids.
-        predicted: See `predicted_positions`.
-        x: A dictionary or a `Constant`; ``None`` for the model as it is.
+        predicted: Mask of predicted tokens, see `predicted_positions`.
+        x: A dictionary or a `Constant`. ``None`` measures the original model.
     """
     device = next(site.model.parameters()).device
     sums = []

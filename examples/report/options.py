@@ -13,10 +13,10 @@ ZOO = "zoo"
 NAMES = [study.name for study in STUDIES]
 
 DESCRIPTION = """\
-Runs every result of the report that this library began with, and its open questions, on one model, and writes a folder
-with one page that holds each claim beside what was measured, all figures as PNG and SVG, and all numbers as JSON. On
-the embedded model it takes at most 25 minutes on two cores, with --quick at most 4. The same command resumes a run
-that was stopped.
+Reproduces every result of the report "Sparse MLP Distillation" on one model, and examines its open questions. Writes a
+folder with a page that compares each claim with the measurements, all figures as PNG and SVG, and all numbers as JSON.
+The embedded model takes at most 25 minutes on two cores, or 4 minutes with --quick. The same command resumes an
+interrupted run.
 """
 
 EPILOG = """\
@@ -25,18 +25,18 @@ examples:
   python -m examples.report --out quick --quick
   python -m examples.report --out sweep --studies l1-sweep equal-sparsity --seed 1
 
-  The report's own setting (its tokens, width, optimiser; days on a GPU, less with fewer tokens):
+  The setting of the report (same tokens, width and optimiser; days on a GPU, less with fewer tokens):
     python -m examples.report --model roneneldan/TinyStories-2Layers-33M --data roneneldan/TinyStories \\
         --device cuda --out report
 
-  Another model in minutes, here a Llama without a tokenizer, on token ids:
+  Another model in minutes, here a Llama without a tokenizer, with token ids as data:
     python -m examples.report --model stories260K --path model.layers.{}.mlp --data stories-train-tokens.npy \\
         --vocabulary tok512-vocab.json --quick --out stories
 """
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of the examples, at a width that fits any terminal."""
+    """A help formatter that keeps the line breaks of examples, 100 characters wide."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=100)
@@ -48,26 +48,26 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m examples.report", description=DESCRIPTION, epilog=EPILOG, formatter_class=Formatter
     )
     parser.add_argument("--version", action="version", version=f"sparsedict {__version__}")
-    group = parser.add_argument_group("what and where")
+    group = parser.add_argument_group("studies and output")
     group.add_argument(
-        "--out", type=_folder, required=True, metavar="FOLDER", help="where the results go: a new or empty folder"
+        "--out", type=_folder, required=True, metavar="FOLDER", help="folder of the results, which must be new or empty"
     )
     group.add_argument(
         "--force",
         action="store_true",
-        help="begin anew in a FOLDER with a run of other settings; other files in FOLDER stay unless names collide",
+        help="replace a run with other settings in FOLDER; other files with different names are kept",
     )
     group.add_argument(
-        "--studies", nargs="+", choices=NAMES, metavar="NAME", help=f"which (default: all): {', '.join(NAMES)}"
+        "--studies", nargs="+", choices=NAMES, metavar="NAME", help=f"studies to run (default: all): {', '.join(NAMES)}"
     )
-    group.add_argument("--quick", action="store_true", help="few tokens: directions, not numbers")
+    group.add_argument("--quick", action="store_true", help="use few tokens, which shows trends but not exact numbers")
     _add_model(parser)
     _add_machine(parser)
     return parser
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("another model, in the report's setting unless --quick is given")
+    group = parser.add_argument_group("another model, with the setting of the report unless --quick is used")
     group.add_argument("--model", default=ZOO, metavar="MODEL", help="a folder, or a name on the hub (default: zoo)")
     group.add_argument(
         "--data",
@@ -79,10 +79,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--path",
         default="transformer.h.{}.mlp",
         metavar="PATH",
-        help="of the MLP in each layer, {} for its number (default: transformer.h.{}.mlp)",
+        help="path of the MLP in each layer, with {} for the number of the layer (default: transformer.h.{}.mlp)",
     )
     group.add_argument(
-        "--n-tokens", type=_count, metavar="N", help="tokens for each of the report's students instead of its 4 billion"
+        "--n-tokens",
+        type=_count,
+        metavar="N",
+        help="training tokens for each student, instead of the report's 4 billion",
     )
     group.add_argument(
         "--text-column", default="text", metavar="NAME", help="column or field with the text (default: text)"
@@ -91,39 +94,43 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--vocabulary",
         type=Path,
         metavar="FILE",
-        help="JSON with the strings of the tokens, for the examples, where the model has no tokenizer",
+        help="JSON file of the strings of tokens, for the examples of a model without a tokenizer",
     )
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the run")
+    group = parser.add_argument_group("run")
     group.add_argument(
-        "--seed", type=_seed, default=0, metavar="N", help="of weights, shuffle and latents shown (default: 0)"
+        "--seed",
+        type=_seed,
+        default=0,
+        metavar="N",
+        help="seed of weights, order of tokens and latents shown (default: 0)",
     )
-    group.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: as PyTorch chooses)")
+    group.add_argument("--threads", type=_count, metavar="N", help="number of CPU threads (default: that of PyTorch)")
     group.add_argument(
         "--device",
         metavar="NAME",
-        help="such as cpu, cuda, cuda:1, mps (default: the GPU where there is one; the CPU for zoo)",
+        help="device such as cpu, cuda, cuda:1 or mps (default: the GPU if there is one; the CPU for zoo)",
     )
-    group.add_argument("--quiet", action="store_true", help="no progress bars; messages and errors stay")
+    group.add_argument("--quiet", action="store_true", help="show no progress bars, only messages and errors")
     group.add_argument("--traceback", action="store_true", help="show the traceback of an error")
 
 
 def _folder(text: str) -> Path:
     if not text.strip():
-        raise argparse.ArgumentTypeError(f"must name a folder, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be the path of a folder, got {text!r}")
     return Path(text)
 
 
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2**63 - 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be an integer from 0 to 2**63 - 1, got {text!r}")
     return int(text)
 
 
 def _count(text: str) -> int:
-    """Reads a positive whole number; ``2_000_000``, ``2e6`` and ``2M`` are the same."""
+    """Parses a positive integer. ``2_000_000``, ``2e6`` and ``2M`` are equal."""
     plain = text.strip().replace("_", "").replace(",", "").lower()
     scale = {"k": 1e3, "m": 1e6, "b": 1e9}.get(plain[-1:], 1.0)
     try:
@@ -131,5 +138,5 @@ def _count(text: str) -> int:
     except ValueError:
         value = 0.0
     if not (1 <= value < 2**53 and value == int(value)):
-        raise argparse.ArgumentTypeError(f"must be a positive whole number such as 2_000_000 or 2M, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a positive integer such as 2_000_000 or 2M, got {text!r}")
     return int(value)

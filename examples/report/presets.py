@@ -1,4 +1,4 @@
-"""The settings that come with the package."""
+"""The predefined settings of a replication."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache, partial
 
 from sparsedict.training import Cosine, LazyAdam
 
-from .bench import Bench
+from .experiment import Experiment
 from .setting import ADAM, Setting, Training
 
 STANDARD = Setting(
@@ -27,7 +27,7 @@ STANDARD = Setting(
     counts=(8, 32, 64),
     n_toy_steps=10_000,
 )
-"""For the embedded model, at most 25 minutes on two cores."""
+"""The setting for the embedded model, at most 25 minutes on two cores."""
 
 QUICK = replace(
     STANDARD,
@@ -44,7 +44,7 @@ QUICK = replace(
     counts=(8, 32),
     n_toy_steps=1_000,
 )
-"""For the embedded model in four minutes. It shows directions, not numbers."""
+"""A setting for the embedded model that takes four minutes. It shows trends but not exact numbers."""
 
 SKETCH = replace(
     QUICK,
@@ -59,10 +59,10 @@ SKETCH = replace(
     n_toy_steps=500,
     n_seeds=2,
 )
-"""For one study of the embedded model in seconds, to see how it goes."""
+"""A setting for a single study of the embedded model that takes seconds, for a first look."""
 
 C = 1_024
-"""The report sums the penalty over a batch of 1,024; here it is a mean over tokens."""
+"""Conversion factor of coefficients: the report sums penalties over a batch of 1,024 tokens, instead of a mean."""
 
 REPORT = Setting(
     layer=-1,
@@ -81,16 +81,16 @@ REPORT = Setting(
     counts=(8, 16, 32, 64),
     n_toy_steps=10_000,
 )
-"""The report's own setting, for roneneldan/TinyStories-2Layers-33M on roneneldan/TinyStories, on an accelerator."""
+"""The setting of the report, for roneneldan/TinyStories-2Layers-33M on roneneldan/TinyStories, on an accelerator."""
 
 REPORT_CONTEXT = 128
 """Tokens per sequence in the report."""
 
 
 @cache
-def sketch_bench() -> Bench:
-    """Returns a bench of the embedded model with the settings `SKETCH`, the same bench for the whole process.
+def sketch_experiment() -> Experiment:
+    """Returns an experiment with the embedded model and the setting `SKETCH`, which is the same in the whole process.
 
-    Several studies need the same dictionaries, which this bench trains once.
+    Studies that need the same dictionaries share them.
     """
-    return Bench.zoo(SKETCH, progress=False)
+    return Experiment.from_zoo(SKETCH, progress=False)

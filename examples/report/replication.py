@@ -1,4 +1,4 @@
-"""All studies of the report in one folder, one after the other, each kept as soon as it is done."""
+"""`replicate`, which runs the studies of the report and writes their results to a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from sparsedict import figures, pages
 from sparsedict.studies import environment
 
-from .bench import Bench
+from .experiment import Experiment
 from .folder import (
     DICTIONARIES,
     FIGURES,
@@ -33,16 +33,16 @@ from .study import Finding, Numbers, Study, plain
 REPORT_TITLE = "slavachalnev, Sparse MLP Distillation, LessWrong, 15 January 2024"
 REPORT_LINK = "https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation"
 LEAD = (
-    "The report that this library began with: its figures, tables and questions, its claims, and the measurements of "
-    "this run. Text, tables and figures are made from the numbers of this run alone. A claim is a list of clauses. A "
-    "clause holds if the whole 95 % interval of its number, over seeds and held-out text, meets the condition; it "
-    "doesn't hold if the whole interval fails it; otherwise the run can't tell. A claim is seen if all of its clauses "
-    "hold, partly seen if some do, and not seen if all fail; otherwise the run can't tell."
+    "The claims, figures, tables and questions of the report, with the measurements of this run. All text, tables and "
+    "figures are made from the numbers of this run. A claim is a list of clauses. A clause holds if the whole 95 % "
+    "interval of its number, over seeds and held-out text, meets the condition. It doesn't hold if the whole interval "
+    "fails the condition. Otherwise the result is undecided (can't tell). A claim is seen if all of its clauses hold, "
+    "partly seen if some clauses hold, and not seen if all clauses fail. Otherwise it is undecided."
 )
 
 
 def replicate(
-    bench: Bench,
+    experiment: Experiment,
     path: str | os.PathLike[str],
     *,
     studies: Sequence[Study] = STUDIES,
@@ -50,46 +50,46 @@ def replicate(
     force: bool = False,
     progress: bool = True,
 ) -> dict[str, Finding]:
-    """Runs the report's studies and writes one self-contained folder with a page, figures and numbers.
+    """Runs the studies of the report and writes a self-contained folder with a page, figures and numbers.
 
-    Each study's numbers are kept as soon as they are known, each dictionary as soon as it is trained. Run again on the
-    same folder with the same facts, it goes on with what isn't there yet; the page is written anew after every study.
+    The numbers of a study and the trained dictionaries are saved as soon as they are available. A second call with the
+    same folder and facts resumes the run. The page is updated after each study.
 
     Args:
-        bench: Where to work. Its dictionaries are kept in the folder.
-        path: The folder; it is made where it doesn't exist.
-        studies: Which; the page also shows those of the report's that were measured in the folder before.
-        facts: What else the page is to say of the run, such as the model's name.
-        force: Whether to begin anew in a folder that holds another run.
-        progress: Whether to say on the standard error stream what is being done.
+        experiment: The experiment. Its dictionaries are saved in the folder.
+        path: The folder. It is created if it doesn't exist.
+        studies: The studies to run. The page also shows studies that were measured in the folder before.
+        facts: Additional facts of the run for the page, such as the name of the model.
+        force: Whether to replace another run in the folder.
+        progress: Whether to print progress messages to the standard error stream.
 
     Returns:
-        What was found, by study.
+        The findings by study.
 
     Raises:
-        FileExistsError: If the folder holds another run, or other things, and ``force`` isn't set.
+        FileExistsError: If the folder contains another run or other files, and ``force`` isn't set.
         ImportError: If matplotlib isn't installed.
     """
     folder = Path(path)
-    facts = plain({**(facts or {}), "seed": bench.seed, **bench.setting.to_dict()})
+    facts = plain({**(facts or {}), "seed": experiment.seed, **experiment.setting.to_dict()})
     with locked(folder):
-        return _run(bench, folder, studies, facts, force, progress)
+        return _run(experiment, folder, studies, facts, force, progress)
 
 
 def _run(
-    bench: Bench, folder: Path, studies: Sequence[Study], facts: Numbers, force: bool, progress: bool
+    experiment: Experiment, folder: Path, studies: Sequence[Study], facts: Numbers, force: bool, progress: bool
 ) -> dict[str, Finding]:
     run = begin(folder, facts, force, [study.given for study in studies if study.given])
-    weight = next(next(iter(bench.sites.values())).model.parameters(), None)
+    weight = next(next(iter(experiment.sites.values())).model.parameters(), None)
     run["environment"] = environment(torch.device("cpu") if weight is None else weight.device)
-    bench.folder = folder / DICTIONARIES
+    experiment.folder = folder / DICTIONARIES
     studies = _with_known(studies, folder)
     found: dict[str, Finding] = {}
     drawn: dict[str, dict[Path, str]] = {}
     for index, study in enumerate(studies):
         if progress:
             print(f"[{index + 1}/{len(studies)}] {study.shows}: {study.title.lower()}", file=sys.stderr, flush=True)
-        numbers = _numbers(study, bench, folder, run)
+        numbers = _numbers(study, experiment, folder, run)
         finding = found[study.name] = study.found(numbers)
         drawn[study.name] = _draw(finding, folder)
         for name, write in finding.files.items():
@@ -100,17 +100,17 @@ def _run(
 
 
 def _with_known(studies: Sequence[Study], folder: Path) -> list[Study]:
-    """Adds those that were measured here before, in the order of the page: it is to lose nothing."""
+    """Adds studies that were measured in the folder before, in the order of the page."""
     asked = {study.name: study for study in studies}
-    order = {study.name: study for study in STUDIES} | asked
-    known = {name for name in order if (folder / NUMBERS / f"{name}.json").is_file()}
-    return [asked.get(name, study) for name, study in order.items() if name in asked or name in known]
+    ordered = {study.name: study for study in STUDIES} | asked
+    known = {name for name in ordered if (folder / NUMBERS / f"{name}.json").is_file()}
+    return [asked.get(name, study) for name, study in ordered.items() if name in asked or name in known]
 
 
-def _numbers(study: Study, bench: Bench, folder: Path, run: Numbers) -> Numbers:
-    """Returns a study's numbers, measured now if they weren't before, with what people have given since."""
+def _numbers(study: Study, experiment: Experiment, folder: Path, run: Numbers) -> Numbers:
+    """Returns the numbers of a study, measured on first use, with numbers that users added to the folder."""
     file = folder / NUMBERS / f"{study.name}.json"
-    numbers = read_json(file) if file.is_file() else _measure(study, bench, folder, run)
+    numbers = read_json(file) if file.is_file() else _measure(study, experiment, folder, run)
     given = None if study.given is None else folder / study.given
     if given is not None:
         numbers = {**numbers, "given": read_json(given) if given.is_file() else None}
@@ -119,19 +119,19 @@ def _numbers(study: Study, bench: Bench, folder: Path, run: Numbers) -> Numbers:
     return numbers
 
 
-def _measure(study: Study, bench: Bench, folder: Path, run: Numbers) -> Numbers:
+def _measure(study: Study, experiment: Experiment, folder: Path, run: Numbers) -> Numbers:
     before, begin = run["seconds"].get(study.name, 0.0), time.perf_counter()
     try:
-        with bench.phases(study.name, "measuring"):
-            return plain(study.measure(bench))
+        with experiment.phases(study.name, "measuring"):
+            return plain(study.measure(experiment))
     finally:
-        # What was spent on a study that was stopped belongs to it too.
+        # The time of interrupted measurements is included.
         run["seconds"][study.name] = round(before + time.perf_counter() - begin, 1)
         write_json(folder / RUN, run)
 
 
 def _draw(finding: Finding, folder: Path) -> dict[Path, str]:
-    """Writes a study's figures; returns their captions by SVG file."""
+    """Writes the figures of a study. Returns their captions by SVG file."""
     return {
         figures.save(drawing.draw(), folder / FIGURES / name)[1]: drawing.caption
         for name, drawing in finding.drawings.items()
@@ -148,7 +148,7 @@ def _write_page(
     sections = [
         _section(study, found[study.name], drawn[study.name])
         if study.name in found
-        else pages.Section(study.title, aside=study.shows, badge="still to come", quote=study.claim)
+        else pages.Section(study.title, aside=study.shows, badge="pending", quote=study.claim)
         for study in studies
     ]
     facts = {name.replace("_", " "): _listed(value) for name, value in run["facts"].items()}
@@ -158,7 +158,7 @@ def _write_page(
     facts |= {name: _listed(value) for name, value in run["environment"].items()}
     sections += [
         pages.Section("Settings", text="The settings of this run.", facts=facts),
-        pages.Section("Time", text="Training and measuring, study by study.", facts=times),
+        pages.Section("Time", text="Duration of training and measurement, by study.", facts=times),
     ]
     pages.write_overview(
         folder / "index.html",
@@ -174,7 +174,7 @@ def _section(study: Study, finding: Finding, drawn: Mapping[Path, str]) -> pages
     rows = [("", "the report", "this run"), *((row.what, row.report, row.here) for row in finding.rows)]
     clauses = [("clause", "result", "this run, 95 % interval", "holds if", "the report")]
     clauses += [(part.clause.says, part.result, part.here, part.rule, part.clause.report) for part in finding.clauses]
-    links = {f"{NUMBERS}/{study.name}.json": "every number of this section"}
+    links = {f"{NUMBERS}/{study.name}.json": "all numbers of this section"}
     links |= dict.fromkeys(finding.files, "the texts")
     return pages.Section(
         study.title,

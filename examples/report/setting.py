@@ -1,4 +1,4 @@
-"""How much of everything a replication takes: its presets."""
+"""`Setting` and `Training`, the sizes and hyperparameters of a replication."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ ADAM = partial(torch.optim.Adam, betas=(0.9, 0.99))
 
 @dataclass(frozen=True)
 class Training:
-    """How long dictionaries are trained, from which start, and the options of `Trainee` that they share.
+    """The duration, initialisation and shared options of the training of dictionaries.
 
     Attributes:
-        n_tokens: Tokens in all.
-        batch_size: Tokens per step.
-        lr: As of `Trainee`.
-        schedule: As of `Trainee`.
-        optimizer: As of `Trainee`; by default Adam with the report's second moment.
-        start: From random weights as the report drew them, or from tokens as `fit` does.
+        n_tokens: Total number of training tokens.
+        batch_size: Number of tokens per step.
+        lr: Learning rate, see `Trainee`.
+        schedule: Learning-rate schedule, see `Trainee`.
+        optimizer: Optimiser, see `Trainee`. By default Adam with the betas of the report.
+        start: Initialisation: ``"random"`` as in the report, or ``"data"`` as in `fit`.
     """
 
     n_tokens: int
@@ -52,26 +52,27 @@ class Training:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a replication runs on, and how much of it.
+    """The sizes and hyperparameters of a replication.
 
     Attributes:
-        layer: Index of the MLP most results are about; counted from the end where negative.
-        other_layer: Index of the second one.
-        n_harvested: Distinct tokens to train on.
-        n_held_out: Held-out tokens for errors and firing.
-        n_loss_tokens: Held-out tokens for the model's losses, rounded up to whole sequences.
-        expansion: Latents per neuron.
-        expansions: Latents per neuron of the wider students.
-        report: How the report's students are trained: ReLU, L1, decoder rows of norm 1 at most.
-        modern: How students and autoencoders under TopK and JumpReLU are trained.
-        wide: How the wider students are trained.
-        coefficient: The L1 coefficient of the student that is looked at most, per token.
-        coefficients: Those of the sweep; at other layers they are scaled with the output's standard deviation.
-        autoencoder_coefficient: The square-root coefficient of the report's autoencoder.
-        counts: Active latents per token (L0) at which distillers and autoencoders are compared.
-        n_toy_steps: Optimiser steps of the one-neuron toy.
-        n_seeds: Repetitions of each training that a claim is decided by, with other weights and another order of the
-            data; fewer than two give no interval.
+        layer: Index of the main MLP. A negative index counts from the last layer.
+        other_layer: Index of the second MLP.
+        n_harvested: Number of distinct training tokens.
+        n_held_out: Number of held-out tokens for errors and firing frequencies.
+        n_loss_tokens: Number of held-out tokens for the losses of the model, rounded up to whole sequences.
+        expansion: Number of latents per neuron.
+        expansions: Numbers of latents per neuron of the wider students.
+        report: Training of the students of the report: ReLU, L1, decoder rows of norm at most 1.
+        modern: Training of students and autoencoders with TopK and JumpReLU.
+        wide: Training of the wider students.
+        coefficient: L1 coefficient of the main student, per token.
+        coefficients: L1 coefficients of the sweep. In other layers they are scaled with the standard deviation of the
+            outputs.
+        autoencoder_coefficient: Square-root coefficient of the autoencoder of the report.
+        counts: Numbers of active latents per token (L0) at which distillers and autoencoders are compared.
+        n_toy_steps: Number of optimiser steps of the one-neuron toy model.
+        n_seeds: Number of repetitions of each training that determines a claim, with other weights and another order of
+            the data. One repetition gives no interval.
     """
 
     layer: int
@@ -99,14 +100,14 @@ class Setting:
 
     @property
     def count(self) -> int:
-        """The middle one of the numbers of active latents per token."""
+        """The middle number of active latents per token."""
         return self.counts[len(self.counts) // 2]
 
     def scaled(self, factor: float) -> Setting:
-        """Returns the setting for a model whose MLPs write outputs that are larger by a factor.
+        """Returns the setting for a model whose MLP outputs are larger by a factor.
 
-        The squared error grows with the factor's square, L1 with the factor, and the square-root penalty with its root:
-        coefficients that grow as these ratios do keep the balance.
+        The squared error is proportional to the square of the factor, the L1 penalty to the factor, and the square-root
+        penalty to its square root. The coefficients are scaled such that the balance doesn't change.
         """
 
         def times(coefficient: float, power: float = 1.0) -> float:
@@ -120,7 +121,7 @@ class Setting:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns every value, parts as they are written in code."""
+        """Returns all values by name, with parts in the form of code."""
         found: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)

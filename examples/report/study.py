@@ -1,4 +1,4 @@
-"""A study: a claim, its measurement, its numbers and its figures."""
+"""`Study` and `Finding`: a claim of the report, its measurement, and its numbers and figures."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sparsedict import checks
 from sparsedict.display import aligned
 
-from .bench import Bench
 from .claims import Clause, Judgement, Verdict, verdict_of
 from .estimates import Measured
+from .experiment import Experiment
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Numbers = dict[str, Any]
-"""What JSON can hold: everything that a study's prose and figures are made of."""
+"""JSON values from which the text and the figures of a study are made."""
 
 
 WIDTH = 100
-"""Characters to a line of text."""
+"""Number of characters in a line of text."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One number beside the report's.
+    """A number of the report with the corresponding measurement.
 
     Attributes:
-        what: What is measured.
-        report: What the report says of it.
-        here: What was measured.
+        what: Name of the number.
+        report: Value in the report.
+        here: Measured value.
     """
 
     what: str
@@ -46,11 +46,11 @@ class Compared:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure yet to be drawn.
+    """A figure that hasn't been drawn yet.
 
     Attributes:
-        draw: Draws it and returns its Axes.
-        caption: What it shows.
+        draw: Function that draws the figure and returns its Axes.
+        caption: Caption of the figure.
     """
 
     draw: Callable[[], Axes]
@@ -63,11 +63,11 @@ class Finding:
 
     Attributes:
         summary: The result in a few sentences.
-        clauses: The claim's clauses, each with its measured number.
-        rows: Numbers beside the report's.
+        clauses: Clauses of the claim, with their measured numbers.
+        rows: Numbers of the report with the corresponding measurements.
         drawings: Figures by file name.
-        notes: How it was measured, and what to beware of.
-        files: Pages of its own by name, each as a function that writes it to a path.
+        notes: Notes on the method and on limitations.
+        files: Additional pages by name, each as a function that writes the page to a path.
     """
 
     summary: str
@@ -79,14 +79,14 @@ class Finding:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the claim was seen, which the clauses alone decide."""
+        """The verdict on the claim, which follows from the clauses."""
         return verdict_of(self.clauses)
 
     def draw(self, name: str) -> Axes:
         """Draws one of the figures.
 
         Raises:
-            ValueError: If there is none of that name.
+            ValueError: If there is no figure of this name.
         """
         return self.drawings[checks.one_of("name", name, self.drawings)].draw()
 
@@ -104,19 +104,19 @@ class Finding:
 
 
 class Study(ABC):
-    """One result of the report, or one of its questions: a new study is one file with a subclass.
+    """A result or a question of the report. A new study is a subclass in a new file.
 
-    A subclass implements `measure`, which does the work and returns numbers alone; `clauses`, which states the claim
-    as clauses about these numbers; and `found`, which makes words and figures of the numbers and of nothing else. So a
-    page can be made again from the numbers of an earlier run, and both always agree. The verdict follows from the
-    clauses.
+    A subclass implements `measure`, which returns numbers only; `clauses`, which states the claim as clauses about
+    these numbers; and `found`, which makes text and figures from the numbers only. A page can therefore be made again
+    from the numbers of an earlier run. The verdict follows from the clauses.
 
     Attributes:
-        name: Of its files.
-        title: Its heading.
-        shows: Which part of the report it is about.
-        claim: The report's statement or question.
-        given: File of a replication's folder that people may add; its content goes among the numbers as ``"given"``.
+        name: Name of the study in file names.
+        title: Heading of the study.
+        shows: Part of the report that the study is about.
+        claim: Statement or question of the report.
+        given: Name of an optional file in the folder of a replication. Its content is added to the numbers as
+            ``"given"``.
     """
 
     name: ClassVar[str]
@@ -126,33 +126,33 @@ class Study(ABC):
     given: ClassVar[str | None] = None
 
     @abstractmethod
-    def measure(self, bench: Bench) -> Numbers:
-        """Trains what is missing, measures, and returns the numbers."""
+    def measure(self, experiment: Experiment) -> Numbers:
+        """Trains the required dictionaries, measures them, and returns the numbers."""
 
     def clauses(self, numbers: Numbers) -> Sequence[Clause]:
-        """Returns the parts of the claim that ``numbers["measured"]`` decides; none by default."""
+        """Returns the clauses of the claim, which ``numbers["measured"]`` decides. None by default."""
         return ()
 
     @abstractmethod
     def found(self, numbers: Numbers) -> Finding:
-        """Says what the numbers mean and how to draw them."""
+        """Returns the finding of the numbers, with its text and figures."""
 
     def measured(self, numbers: Numbers) -> Measured:
-        """Returns the quantities that clauses are decided by: ``numbers["measured"]``."""
+        """Returns the measured quantities of the clauses, ``numbers["measured"]``."""
         return numbers["measured"]
 
     def judge(self, numbers: Numbers) -> tuple[Judgement, ...]:
-        """Decides every clause by the numbers, for the `Finding`."""
+        """Returns the judgement of each clause by the numbers."""
         known = self.measured(numbers)
         return tuple(clause.judge(known) for clause in self.clauses(numbers))
 
-    def run(self, bench: Bench) -> Finding:
-        """Measures and says what was found."""
-        return self.found(plain(self.measure(bench)))
+    def run(self, experiment: Experiment) -> Finding:
+        """Measures and returns the finding."""
+        return self.found(plain(self.measure(experiment)))
 
 
 def plain(numbers: Mapping[Any, Any]) -> Numbers:
-    """Returns numbers as they come back from JSON; what isn't finite becomes ``None``."""
+    """Returns numbers as plain JSON values. Numbers that aren't finite become ``None``."""
     return json.loads(json.dumps(_finite(numbers), allow_nan=False))
 
 

@@ -126,7 +126,7 @@ import sparsedict.cli
 def run(args):
     for _ in range(100_000):
         print("a line of output", file=sys.{stream}, flush={flush})
-sys.modules["sparsedict.cli.demo"] = types.SimpleNamespace(run=run, stopped=str)
+sys.modules["sparsedict.cli.demo"] = types.SimpleNamespace(run=run, stop_message=str)
 sys.exit(sparsedict.cli.main(["demo", "--out", "nowhere"]))
 """
 

@@ -18,14 +18,14 @@ def test_ways_to_write_a_number(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "k", "0", "-3", "1.5", "nan", "inf", "1e400", "many", "0.0001k"])
 def test_refuses_what_is_no_count(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="must be a positive whole number"):
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a positive integer"):
         count(text)
 
 
 def test_folders() -> None:
     assert folder("a b") == Path("a b")
     for wrong in ("", " "):
-        with pytest.raises(argparse.ArgumentTypeError, match="must name a folder"):
+        with pytest.raises(argparse.ArgumentTypeError, match="must be the path of a folder"):
             folder(wrong)
 
 
@@ -47,7 +47,7 @@ def test_how_often() -> None:
 def test_numbers_in_a_range() -> None:
     assert (whole(0, 9)("7"), positive("0.5")) == (7, 0.5)
     for wrong in ("-1", "10", "x", "1.5"):
-        with pytest.raises(argparse.ArgumentTypeError, match="must be a whole number from 0 to 9"):
+        with pytest.raises(argparse.ArgumentTypeError, match="must be an integer from 0 to 9"):
             whole(0, 9)(wrong)
     for wrong in ("0", "-1", "nan", "inf", "x"):
         with pytest.raises(argparse.ArgumentTypeError, match="must be a positive number"):

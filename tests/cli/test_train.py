@@ -105,7 +105,7 @@ def test_a_finished_run_is_not_trained_again(start: list[object], command: Run, 
     for others in (["--resume"], ["--resume", "--force"], ["--resume", "--threads", "1", "--checkpoint-every", "5"]):
         status, out, _ = command(*start, *others)
         assert status == 0
-        assert "This run is finished" in out
+        assert "This run is already finished" in out
         assert files(tmp_path / "run") == before
 
 
@@ -120,7 +120,7 @@ def test_a_forced_run_that_is_stopped_keeps_the_earlier_result(
     assert {name: files(run / "replaced-result").get(name) for name in before} == before
     status, _, err = command(*start)
     assert status == 2
-    assert "The result that it was to replace lies in" in err
+    assert "The earlier result is in" in err
     assert command(*start, "--lr", "0.001", "--resume")[0] == 0
     assert not (run / "replaced-result").exists()
     assert json.loads((run / "run.json").read_text())["options"]["--lr"] == 0.001
@@ -140,7 +140,7 @@ def test_two_runs_in_one_folder(start: list[object], command: Run, tmp_path: Pat
     for others in ([], ["--force"], ["--resume"]):
         status, _, err = command(*start, *others)
         assert status == 2
-        assert "--out must be the folder of one run, but another process works in" in err
+        assert "--out must be a folder that no other process uses, but another process uses" in err
     other.communicate("")
     assert command(*start)[0] == 0
 
@@ -149,7 +149,7 @@ def test_a_folder_named_checkpoints_of_somebody_else(start: list[object], comman
     theirs = tmp_path / "run" / "checkpoints" / "step-1000" / "model.pt"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("theirs")
-    assert "holds other things (checkpoints)" in command(*start)[2]
+    assert "holds other files (checkpoints)" in command(*start)[2]
     assert command(*start, "--force")[0] == 0
     assert theirs.read_text() == "theirs"
 
@@ -199,12 +199,12 @@ def test_cheap_checks_come_before_the_weights(
     monkeypatch.setattr("sparsedict.cli.train.load_model", never)
     for others, words in (
         (["--site", "model.layers.9.mlp"], "--site must name a module"),
-        (["--site", "model.layers.*.mpl"], "Near names: 'model.layers.1.mlp'"),
+        (["--site", "model.layers.*.mpl"], "Similar names: 'model.layers.1.mlp'"),
         (["--data", "./gone.npy"], "--data"),
         (["--held-out", "./gone.npy"], "--held-out"),
         (["--k", "49"], "--k must be at most the number of latents, 48 (see --expansion), got 49"),
         (["--n-latents", "3"], "--k must be at most the number of latents, 3 (see --n-latents), got 4"),
-        (["--exclude-tokens", "64"], "--exclude-tokens must be ids from 0 to 63, the model's, got 64."),
+        (["--exclude-tokens", "64"], "--exclude-tokens must be ids of the model, from 0 to 63, got 64."),
         (["--vocabulary", "gone.json"], "--vocabulary must be a JSON file, but there is no file 'gone.json'"),
     ):
         status, _, err = command(*with_site(start, others))
@@ -221,16 +221,18 @@ def with_site(start: list[object], others: list[str]) -> list[object]:
 def test_the_mlp_of_a_block_is_named(start: list[object], command: Run) -> None:
     status, _, err = command(*with_site(start, ["--site", "model.layers.1"]))
     assert status == 2
-    assert "--site must be an MLP, but 'model.layers.1' is a block around one. Give --site model.layers.1.mlp" in err
+    assert (
+        "--site must be an MLP, but 'model.layers.1' is a block that contains one. Use --site model.layers.1.mlp" in err
+    )
     assert "warning" not in err
 
 
 def test_what_is_no_mlp_is_named_with_what_is(start: list[object], command: Run) -> None:
     status, _, err = command(*with_site(start, ["--site", "model.layers.1.self_attn"]))
     assert status == 2
-    assert "--site must be an MLP whose neurons can be counted" in err
+    assert "--site must be an MLP with a known number of neurons" in err
     assert "'model.layers.1.mlp'" in err
-    assert "add --n-latents" in err
+    assert "Add --n-latents" in err
     assert "Site(" not in err
 
 
@@ -246,7 +248,7 @@ def test_an_mlp_that_is_spread_over_two_modules(start: list[object], command: Ru
     assert f"MLPs in this model: {two[0]!r}; {two[1]!r}." in err
     status, _, err = command(*with_site(start, ["--site", "model.decoder.layers.*.fc1..model.decoder.layers.1.fc2"]))
     assert status == 2
-    assert "--site must have a * behind '..' for each one before it" in err
+    assert "--site must have the same number of * before and after '..'" in err
     assert command(*with_site(start, ["--site", "model.decoder.layers.*.fc1..model.decoder.layers.*.fc2"]))[0] == 0
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [*found] == two
@@ -347,10 +349,10 @@ def test_sigterm_outside_of_training_is_told_as_well(
         signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr("sparsedict.studies._take_apart.evaluate", measure)
+        patch.setattr("sparsedict.studies._decompose.evaluate", measure)
         status, _, err = command(*start)
     assert status == 143
-    assert "stopped by SIGTERM; give the same command with --resume to go on." in err
+    assert "stopped by SIGTERM; run the same command with --resume to resume the run." in err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert command(*start, "--resume")[0] == 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -376,9 +378,9 @@ def test_a_full_disk_at_the_end_loses_no_training(
     ("options", "message"),
     [
         (["--site", "model.layers.1.mpl"], "--site must name a module"),
-        (["--l1", "3"], "--l1 goes with --activation relu, got topk"),
-        (["--activation", "relu"], "--k goes with --activation topk or batchtopk, got relu"),
-        (["--skip", "--kind", "autoencoder"], "--skip is for a distiller"),
+        (["--l1", "3"], "--l1 requires --activation relu, got topk"),
+        (["--activation", "relu"], "--k requires --activation topk or batchtopk, got relu"),
+        (["--skip", "--kind", "autoencoder"], "--skip requires a distiller"),
         (["--device", "abacus"], "--device"),
         (["--context", "64"], "--context must be at most the model's 32 positions, got 64"),
         (["--held-out", "2"], "--held-out must be a share between 0 and 1"),
@@ -386,7 +388,7 @@ def test_a_full_disk_at_the_end_loses_no_training(
         (["--data", "./gone.txt"], "no file or folder './gone.txt'"),
         (["--vocabulary", "gone.json"], "gone.json"),
         (["--lr", "0"], "--lr must lie in (0.0, inf), got 0.0"),
-        (["--activation", "relu", "--k", "3"], "--k goes with"),
+        (["--activation", "relu", "--k", "3"], "--k requires"),
         (["--dtype", "bfloat16", "--held-out", "1.5"], "--held-out must be a share"),
     ],
     ids=lambda value: "-".join(value).strip("-") if isinstance(value, list) else "",
@@ -415,7 +417,7 @@ def test_other_things_in_the_folder_are_noticed_before_any_work(
     start[1] = "./gone"
     status, _, err = command(*start)
     assert status == 2
-    assert "holds other things (notes.md)" in err
+    assert "holds other files (notes.md)" in err
 
 
 @pytest.mark.parametrize(
@@ -446,10 +448,10 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     with stopping(4, signal.SIGINT, monkeypatch):
         status, _, err = command(*start)
     assert status == 130
-    assert "give the same command with --resume to go on." in err
+    assert "run the same command with --resume to resume the run." in err
     status, _, err = command(*start)
     assert status == 2
-    assert "Add --resume to go on with it, or --force to begin anew" in err
+    assert "Add --resume to resume it, or --force to start a new run" in err
     status, _, err = command(*start, "--resume", "--lr", "0.5")
     assert status == 2
     assert "--lr was not given and is 0.5" in err

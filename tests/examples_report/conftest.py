@@ -9,7 +9,7 @@ import pytest
 from examples.report import replicate
 from examples.report.__main__ import main
 
-from ._bench import bench_of
+from ._experiment import experiment_of
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -21,7 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with warnings.catch_warnings():
         # Eight steps are too few for a target.
         warnings.filterwarnings("ignore", "Dictionary .* The target of TargetL0")
-        replicate(bench_of(), folder, facts={"model": "a small one"}, progress=False)
+        replicate(experiment_of(), folder, facts={"model": "a small one"}, progress=False)
     return folder
 
 

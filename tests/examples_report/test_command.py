@@ -86,7 +86,7 @@ def test_an_interruption_says_how_to_resume(
     monkeypatch.setattr("examples.report.__main__.check_replication", stop)
     found, _, err = command("--out", tmp_path)
     assert found == status
-    assert "give the same command again" in err
+    assert "run the same command again" in err
 
 
 def test_a_study_in_small(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,13 +128,13 @@ def test_refuses_a_folder_with_other_things_before_the_model_is_loaded(command: 
     status, _, err = command("--model", "./gone", "--data", "x", "--out", tmp_path)
     assert status == 2
     assert "--out must be a new or empty folder" in err
-    assert "holds other things (notes.md, run.json)" in err
+    assert "holds other files (notes.md, run.json)" in err
 
 
 def test_refuses_what_does_not_go_together(command: Run, tmp_path: Path) -> None:
     for arguments, words in (
-        (("--data", "x"), "--data goes with --model"),
-        (("--model", "a/b"), "--data must be given"),
+        (("--data", "x"), "--data requires --model"),
+        (("--model", "a/b"), "--data is required"),
     ):
         status, _, err = command("--out", tmp_path, *arguments)
         assert status == 2

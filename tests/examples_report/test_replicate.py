@@ -13,7 +13,7 @@ from benchmarks.replicate import main as read_replication
 from examples.report import STUDIES, Finding, Study, replicate
 from examples.report.studies import FirstLatents, NeuronSimulators, SameNeuron, SparseDecoders
 
-from ._bench import bench_of, setting_of
+from ._experiment import experiment_of, setting_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dictionary .* The target of TargetL0")  # runs of eight steps
 
@@ -66,18 +66,18 @@ def test_the_page_says_what_the_run_was_asked_to_do(folder: Path) -> None:
 
 
 def test_a_run_that_was_stopped_measures_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
+    replicate(experiment_of(), tmp_path, studies=SOME[:1], progress=False)
     assert "still to come" not in (tmp_path / "index.html").read_text(encoding="utf-8")
     measured: list[str] = []
     measure = SameNeuron.measure
 
-    def noted(self: Study, bench: object) -> dict:
+    def noted(self: Study, experiment: object) -> dict:
         measured.append(self.name)
-        return measure(self, bench)  # pyright: ignore[reportArgumentType]
+        return measure(self, experiment)  # pyright: ignore[reportArgumentType]
 
     for study in SOME:
         monkeypatch.setattr(type(study), "measure", noted)
-    found = replicate(bench_of(), tmp_path, studies=SOME, progress=False)
+    found = replicate(experiment_of(), tmp_path, studies=SOME, progress=False)
     assert measured == ["same-neuron"]
     assert list(found) == ["neuron-simulators", "same-neuron"]
 
@@ -88,7 +88,7 @@ def test_the_page_is_there_as_soon_as_there_is_one_result(tmp_path: Path, monkey
 
     monkeypatch.setattr(SameNeuron, "measure", stop)
     with pytest.raises(KeyboardInterrupt):
-        replicate(bench_of(), tmp_path, studies=SOME, progress=False)
+        replicate(experiment_of(), tmp_path, studies=SOME, progress=False)
     assert "still to come" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
@@ -101,38 +101,38 @@ def test_the_time_of_a_study_that_was_stopped_counts(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(NeuronSimulators, "measure", stop)
     with pytest.raises(KeyboardInterrupt):
-        replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
+        replicate(experiment_of(), tmp_path, studies=SOME[:1], progress=False)
     first = json.loads((tmp_path / "run.json").read_text())["seconds"]["neuron-simulators"]
     assert first >= 0.2
     monkeypatch.setattr(NeuronSimulators, "measure", measure)
-    replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
+    replicate(experiment_of(), tmp_path, studies=SOME[:1], progress=False)
     assert json.loads((tmp_path / "run.json").read_text())["seconds"]["neuron-simulators"] >= first
 
 
 def test_another_seed_changes_the_numbers(folder: Path, tmp_path: Path) -> None:
-    replicate(bench_of(seed=5), tmp_path, studies=SOME[:1], progress=False)
+    replicate(experiment_of(seed=5), tmp_path, studies=SOME[:1], progress=False)
     name = "numbers/neuron-simulators.json"
     assert (tmp_path / name).read_text() != (folder / name).read_text()
 
 
 def test_the_same_seed_gives_the_same_numbers(folder: Path, tmp_path: Path) -> None:
-    replicate(bench_of(), tmp_path, studies=[SparseDecoders()], progress=False)
+    replicate(experiment_of(), tmp_path, studies=[SparseDecoders()], progress=False)
     name = "numbers/sparse-decoders.json"
     assert (tmp_path / name).read_text() == (folder / name).read_text()
 
 
 def test_refuses_the_folder_of_another_run_unless_forced(tmp_path: Path) -> None:
-    replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
+    replicate(experiment_of(), tmp_path, studies=SOME[:1], progress=False)
     with pytest.raises(FileExistsError, match="holds a run with another seed"):
-        replicate(bench_of(seed=1), tmp_path, studies=SOME[:1], progress=False)
-    replicate(bench_of(seed=1), tmp_path, studies=SOME[:1], force=True, progress=False)
+        replicate(experiment_of(seed=1), tmp_path, studies=SOME[:1], progress=False)
+    replicate(experiment_of(seed=1), tmp_path, studies=SOME[:1], force=True, progress=False)
     assert json.loads((tmp_path / "run.json").read_text())["facts"]["seed"] == 1
 
 
 def test_refuses_a_folder_with_other_things(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     with pytest.raises(FileExistsError, match="holds other things"):
-        replicate(bench_of(), tmp_path, studies=SOME, progress=False)
+        replicate(experiment_of(), tmp_path, studies=SOME, progress=False)
 
 
 def test_every_study_has_a_script_in_the_gallery() -> None:
@@ -166,24 +166,24 @@ def test_the_texts_are_those_of_the_latents(folder: Path) -> None:
 
 
 def test_ratings_that_people_add_come_onto_the_page_and_into_the_json(tmp_path: Path) -> None:
-    replicate(bench_of(), tmp_path, studies=[FirstLatents()], progress=False)
+    replicate(experiment_of(), tmp_path, studies=[FirstLatents()], progress=False)
     assert "not rated" in (tmp_path / "index.html").read_text(encoding="utf-8")
     (tmp_path / "ratings.json").write_text('{"student": {"0": 4, "1": 2}}')
-    replicate(bench_of(), tmp_path, studies=[FirstLatents()], progress=False)
+    replicate(experiment_of(), tmp_path, studies=[FirstLatents()], progress=False)
     assert "<td>3.000 ± 1.960 of 2</td>" in (tmp_path / "index.html").read_text(encoding="utf-8")
     numbers = json.loads((tmp_path / "numbers" / "first-latents.json").read_text())
     assert numbers["given"] == {"student": {"0": 4, "1": 2}}
-    replicate(bench_of(seed=1), tmp_path, studies=[FirstLatents()], force=True, progress=False)
+    replicate(experiment_of(seed=1), tmp_path, studies=[FirstLatents()], force=True, progress=False)
     assert "not rated" in (tmp_path / "index.html").read_text(encoding="utf-8")
     assert (tmp_path / "earlier-ratings.json").is_file()
     (tmp_path / "ratings.json").write_text("{")
     with pytest.raises(ValueError, match=r"`ratings.json` must be JSON"):
-        replicate(bench_of(seed=1), tmp_path, studies=[FirstLatents()], progress=False)
+        replicate(experiment_of(seed=1), tmp_path, studies=[FirstLatents()], progress=False)
 
 
 def test_the_page_keeps_what_was_measured_before(tmp_path: Path) -> None:
-    replicate(bench_of(), tmp_path, studies=SOME[:1], progress=False)
-    found = replicate(bench_of(), tmp_path, studies=SOME[1:], progress=False)
+    replicate(experiment_of(), tmp_path, studies=SOME[:1], progress=False)
+    found = replicate(experiment_of(), tmp_path, studies=SOME[1:], progress=False)
     assert list(found) == ["neuron-simulators", "same-neuron"]
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     for study in SOME:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from examples.report.bench import Bench
 from examples.report.estimates import measured
+from examples.report.experiment import Experiment
 from examples.report.studies.equal_sparsity import _jump_ratios
 from examples.report.studies.first_latents import FirstLatents
 from examples.report.studies.gelu_student import Sum
@@ -25,12 +25,12 @@ from sparsedict.analysis import Example, TopExamples, match_neurons
 from sparsedict.batches import ActivationBatch
 from sparsedict.sites import Neurons
 
-from ._bench import bench_of
+from ._experiment import experiment_of
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
-    return bench_of()
+def experiment() -> Experiment:
+    return experiment_of()
 
 
 def test_a_narrow_toy_finds_its_neuron() -> None:
@@ -84,18 +84,18 @@ def test_all_neurons_leave_nothing_and_none_leave_everything() -> None:
     assert 0 < own_neurons(neurons, held, 3) < own_neurons(neurons, held, 1) < 1.2
 
 
-def test_best_values_are_no_worse_than_the_encoders(bench: Bench) -> None:
-    held = bench.held_out("mlp 1")
+def test_best_values_are_no_worse_than_the_encoders(experiment: Experiment) -> None:
+    held = experiment.held_out("mlp 1")
     for kind in ("distiller", "autoencoder"):
-        order = modern(bench, "mlp 1", 12, kind=kind)
-        assert best_values(bench.dictionary(order), held, 4) <= bench.error(order).fvu + 1e-4
+        spec = modern(experiment, "mlp 1", 12, kind=kind)
+        assert best_values(experiment.dictionary(spec), held, 4) <= experiment.error(spec).fvu + 1e-4
 
 
-def test_the_best_choice_finds_the_rows_that_the_target_is_made_of(bench: Bench) -> None:
-    dictionary = bench.dictionary(modern(bench, "mlp 1", 12))
+def test_the_best_choice_finds_the_rows_that_the_target_is_made_of(experiment: Experiment) -> None:
+    dictionary = experiment.dictionary(modern(experiment, "mlp 1", 12))
     rows = dictionary.decoder.detach()[[2, 7]]
     outputs = dictionary.decoder_bias.detach() + torch.rand(50, 2) @ rows
-    made = ActivationBatch(bench.held_out("mlp 1").inputs[:50], outputs)
+    made = ActivationBatch(experiment.held_out("mlp 1").inputs[:50], outputs)
     assert best_choice(dictionary, made, 12) == pytest.approx(0, abs=1e-3)
     assert best_choice(dictionary, made, 12) < best_choice(dictionary, made, 1) < 1
 
@@ -124,11 +124,11 @@ def test_uneven_inputs_leave_the_encoder_off_and_the_activations_right() -> None
     assert even["encoder_end"] == pytest.approx(even["correlation"], abs=0.1)
 
 
-def test_the_skip_alone_is_the_least_squares_map(bench: Bench) -> None:
-    data = bench.sample("mlp 1")
+def test_the_skip_alone_is_the_least_squares_map(experiment: Experiment) -> None:
+    data = experiment.sample("mlp 1")
     x = torch.cat([data.inputs, torch.ones(len(data.inputs), 1)], dim=1)
     best = torch.linalg.lstsq(x, data.outputs).solution
-    held = bench.held_out("mlp 1")
+    held = experiment.held_out("mlp 1")
     wanted = torch.cat([held.inputs, torch.ones(len(held.inputs), 1)], dim=1) @ best
     assert torch.allclose(best_linear(data)(held.inputs).reconstruction, wanted, atol=1e-3)
 
@@ -162,9 +162,9 @@ def test_the_plain_sum_pays_for_what_lies_below_zero() -> None:
     assert found[Sum] < -0.1 < -0.02 < found[L1]
 
 
-def test_the_square_root_penalty_is_tame_near_zero(bench: Bench) -> None:
-    (penalty,) = autoencoder(bench, 1).penalties
-    deviation = bench.variance("mlp 1") ** 0.5
+def test_the_square_root_penalty_is_tame_near_zero(experiment: Experiment) -> None:
+    (penalty,) = autoencoder(experiment, 1).penalties
+    deviation = experiment.variance("mlp 1") ** 0.5
     assert 0.01 * deviation < penalty.eps < 0.02 * deviation  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -14,21 +14,21 @@ from examples.report import (
     Above,
     Clause,
     Compared,
+    DictionarySpec,
     Drawing,
     Finding,
-    Order,
     Quantity,
     Setting,
     Training,
     measured,
 )
-from examples.report.order import draw_
+from examples.report.dictionary_spec import draw_
 from examples.report.study import plain
 from sparsedict import L1, MaxNorm, ReLU, SparseDistiller, Trainee
 from sparsedict.figures import Curve, curves
 from sparsedict.training import LazyAdam
 
-from ._bench import bench_of, setting_of
+from ._experiment import experiment_of, setting_of
 
 
 def test_numbers_become_what_json_holds() -> None:
@@ -83,22 +83,22 @@ def test_refuses_what_makes_no_sweep() -> None:
 
 def test_orders_that_differ_have_other_names() -> None:
     training = SKETCH.report
-    orders = {
-        Order("mlp 0", 12, training),
-        Order("mlp 1", 12, training),
-        Order("mlp 0", 12, training, (L1(0.1),)),
-        Order("mlp 0", 12, training, kind="autoencoder"),
-        Order("mlp 0", 12, training, warm=Order("mlp 0", 12, training)),
-        Order("mlp 0", 12, training, repeat=1),
+    specs = {
+        DictionarySpec("mlp 0", 12, training),
+        DictionarySpec("mlp 1", 12, training),
+        DictionarySpec("mlp 0", 12, training, (L1(0.1),)),
+        DictionarySpec("mlp 0", 12, training, kind="autoencoder"),
+        DictionarySpec("mlp 0", 12, training, warm=DictionarySpec("mlp 0", 12, training)),
+        DictionarySpec("mlp 0", 12, training, repeat=1),
     }
-    assert len({order.slug for order in orders}) == len(orders) == 6
-    assert Order("mlp 0", 12, training).slug == Order("mlp 0", 12, training, activation=ReLU()).slug
+    assert len({spec.slug for spec in specs}) == len(specs) == 6
+    assert DictionarySpec("mlp 0", 12, training).slug == DictionarySpec("mlp 0", 12, training, activation=ReLU()).slug
 
 
 def test_the_reports_start_is_uniform_with_unit_decoder_rows() -> None:
-    bench = bench_of()
-    order = Order("mlp 1", 600, REPORT.report, decoder_norm=MaxNorm(1.0))
-    dictionary = order.make(bench.sites["mlp 1"], seed=0)
+    experiment = experiment_of()
+    spec = DictionarySpec("mlp 1", 600, REPORT.report, decoder_norm=MaxNorm(1.0))
+    dictionary = spec.make(experiment.sites["mlp 1"], seed=0)
     bound = (6 / 600) ** 0.5
     assert dictionary.encoder.abs().max() <= bound
     assert dictionary.encoder.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)

@@ -89,11 +89,11 @@ def test_points_leave_out_empty_sets() -> None:
 
 @pytest.mark.as_installed
 def test_refuses_what_cannot_be_drawn() -> None:
-    with pytest.raises(ValueError, match="`y` must hold a value for each of `x`"):
+    with pytest.raises(ValueError, match="`y` must have one value for each value of `x`"):
         Curve([1, 2], [3])
-    with pytest.raises(ValueError, match="`errors` must hold one value for each of `y`"):
+    with pytest.raises(ValueError, match="`errors` must have one value for each value of `y`"):
         Curve([1], [3], errors=[1, 2])
-    with pytest.raises(ValueError, match="`curves` must hold at least one"):
+    with pytest.raises(ValueError, match="`curves` must contain at least one"):
         curves({}, "x", "y")
     with pytest.raises(ValueError, match="`x_scale`"):
         curves({"a": Curve([1], [2])}, "x", "y", x_scale="cubic")  # pyright: ignore[reportArgumentType]

@@ -51,5 +51,5 @@ def test_all_dead_is_drawn_too() -> None:
 
 
 def test_refuses_types_of_another_dictionary(firing: FiringFrequencies) -> None:
-    with pytest.raises(ValueError, match=r"`types` must be of the same"):
+    with pytest.raises(ValueError, match=r"`types` must have the same"):
         firing_frequency(firing, latent_types(torch.rand(3)))

@@ -51,5 +51,5 @@ def test_large_clusters_are_counted_together() -> None:
 
 @pytest.mark.as_installed
 def test_refuses_activations_of_other_tokens() -> None:
-    with pytest.raises(ValueError, match="`latent` must be of the neuron's 3 tokens"):
+    with pytest.raises(ValueError, match="`latent` must have the same 3 tokens"):
         activation_scatter(torch.ones(3), torch.ones(4))

@@ -50,12 +50,12 @@ def test_no_global_state(match: NeuronMatch) -> None:
 
 def test_refuses_a_match_without_encoders() -> None:
     match = match_neurons(torch.randn(4, 3), torch.randn(5, 3))
-    with pytest.raises(ValueError, match=r"`match` must hold encoder cosines"):
+    with pytest.raises(ValueError, match=r"`match` must contain encoder cosines"):
         encoder_similarity(match)
 
 
 def test_refuses_types_of_another_dictionary(match: NeuronMatch) -> None:
-    with pytest.raises(ValueError, match=r"`types` must be of the same 60 latents, got 3"):
+    with pytest.raises(ValueError, match=r"`types` must have the same 60 latents, got 3"):
         decoder_similarity(match, latent_types(torch.rand(3)))
 
 

@@ -33,7 +33,7 @@ def test_one_history_needs_no_legend() -> None:
 
 
 def test_refuses_what_was_not_recorded() -> None:
-    with pytest.raises(ValueError, match=r"`histories` must hold at least one record"):
+    with pytest.raises(ValueError, match=r"`histories` must have at least one record"):
         training_curves({"a": History()})
     with pytest.raises(ValueError, match=r"`column` must be one of"):
         training_curves(history(2), "accuracy")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsedict import Site, TopK
-from sparsedict.studies import Inspection, TakenApart, recipes, take_apart
+from sparsedict.studies import Decomposition, Inspection, decompose, recipes
 
 INSPECTION = Inspection(n_evaluation_tokens=64, n_firing_tokens=300, n_example_tokens=200, n_shown=3, n_examples=2)
 
@@ -25,11 +25,11 @@ def tokens() -> torch.Tensor:
     return torch.randint(20, (60, 16), generator=torch.Generator().manual_seed(0))
 
 
-def run(site: Site, tokens: torch.Tensor, **options: object) -> TakenApart:
+def run(site: Site, tokens: torch.Tensor, **options: object) -> Decomposition:
     given = {"recipes": recipes(TopK(4)), "batch_size": 64, "inspection": INSPECTION, "progress": False, **options}
-    return take_apart(site, tokens[:40], tokens[40:], n_latents=24, n_tokens=640, **given)
+    return decompose(site, tokens[:40], tokens[40:], n_latents=24, n_tokens=640, **given)
 
 
 @pytest.fixture(scope="session")
-def taken(site: Site, tokens: torch.Tensor) -> TakenApart:
+def taken(site: Site, tokens: torch.Tensor) -> Decomposition:
     return run(site, tokens)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from sparsedict.studies import _folder, check_folder
-from sparsedict.studies._folder import MANIFEST, READY, REPLACED, filled, has_result, restore, set_aside
+from sparsedict.studies._folder import MANIFEST, READY, REPLACED, has_result, restore, set_aside, staged_result
 
 
 def fill(folder: Path, files: dict[str, str], *, force: bool = False) -> None:
-    with filled(folder, force=force) as made:
+    with staged_result(folder, force=force) as made:
         for name, text in files.items():
             (made / name).parent.mkdir(parents=True, exist_ok=True)
             (made / name).write_text(text)
@@ -36,7 +36,7 @@ def test_an_earlier_result_is_replaced_if_forced_alone(tmp_path: Path) -> None:
 
 def test_other_things_are_left_alone_unless_forced(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"holds other things \(x\)"):
+    with pytest.raises(FileExistsError, match=r"holds other files \(x\)"):
         check_folder(tmp_path)
     with pytest.raises(FileExistsError, match=r"or pass force=True"):
         fill(tmp_path, {"x": "1"})
@@ -55,7 +55,7 @@ def test_an_error_leaves_the_earlier_result(tmp_path: Path) -> None:
     fill(tmp_path / "run", {"x": "1"})
 
     def fail() -> None:
-        with filled(tmp_path / "run", force=True) as made:
+        with staged_result(tmp_path / "run", force=True) as made:
             (made / "x").write_text("2")
             raise KeyboardInterrupt
 

@@ -2,14 +2,14 @@
 Figures 2, 3, 4: two kinds of latents
 =====================================
 
-Do a student's latents fall into neuron simulators, whose decoder rows are a neuron's, and sparse latents? The
-report found about one simulator for each neuron, 29 % of its latents.
+The latents of a student divide into neuron simulators, with decoder rows parallel to those of a neuron, and sparse
+latents. The report found about one simulator per neuron, 29 % of the latents.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.NeuronSimulators().run(bench)
+experiment = report.sketch_experiment()
+found = report.NeuronSimulators().run(experiment)
 print(found)
 
 # %%

@@ -2,14 +2,14 @@
 Figure 5: the sweep of the L1 coefficient
 =========================================
 
-What does a stronger penalty do to the error, to simulators, and to what is left without them? One pass over the
-data trains all students of the sweep and the autoencoder beside them.
+The effect of the L1 coefficient on the error, the simulators, and the error without simulators. One pass over the
+data trains all students of the sweep and an autoencoder.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.L1Sweep().run(bench)
+experiment = report.sketch_experiment()
+found = report.L1Sweep().run(experiment)
 print(found)
 
 # %%

@@ -1,15 +1,15 @@
 """
-Figure 6 and table 1: the first latents, read
-=============================================
+Figure 6 and table 1: examples of the first latents
+===================================================
 
-What do the first 50 latents of student and autoencoder fire on? Ratings are a person's; what can be counted is how
-often the strongest examples of a latent fall on one and the same token.
+The strongest examples of the first 50 latents of a student and an autoencoder. The report rates them by hand. This
+study counts the share of examples on the most frequent token of each latent.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.FirstLatents().run(bench)
+experiment = report.sketch_experiment()
+found = report.FirstLatents().run(experiment)
 print(found)
 
 # %%

@@ -1,14 +1,14 @@
 """
-Figures 7 and 8: one neuron, read and written
-=============================================
+Figures 7 and 8: encoder and decoder of simulators
+==================================================
 
-Do a simulator's encoder and decoder belong to the same neuron, and does its activation follow that neuron's?
+The agreement of the encoder, the decoder and the activation of simulators with those of the same neuron.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.SameNeuron().run(bench)
+experiment = report.sketch_experiment()
+found = report.SameNeuron().run(experiment)
 print(found)
 
 # %%

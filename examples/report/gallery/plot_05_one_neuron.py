@@ -1,15 +1,15 @@
 """
-Figures 9 and 10: a toy of one neuron
-=====================================
+Figures 9 and 10: a toy model of one neuron
+===========================================
 
-Why is an encoder row harder to learn than a decoder row? A student of a single neuron, with its decoder's norm held
-at 1 and free, and swept over batch size, learning rate, width, weight decay, and how unevenly the input varies.
+The convergence of encoder and decoder in a student of a single neuron, with fixed and with free decoder norm, and
+in sweeps of batch size, learning rate, width, weight decay and unevenness of the input.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.OneNeuron().run(bench)
+experiment = report.sketch_experiment()
+found = report.OneNeuron().run(experiment)
 print(found)
 
 # %%

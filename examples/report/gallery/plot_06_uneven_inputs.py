@@ -1,15 +1,15 @@
 """
-Appendix A: why an encoder may be unlike its neuron's
-=====================================================
+Appendix A: encoder rows and uneven inputs
+==========================================
 
-The report's simulators have decoder rows like their neurons' and encoder rows that hardly resemble them. What does the
-same MLP give when its inputs hardly vary along most directions?
+The simulators of the report have decoder rows similar to those of their neurons, but different encoder rows. This study
+trains students of the same MLP with inputs that hardly vary along most directions.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.UnevenInputs().run(bench)
+experiment = report.sketch_experiment()
+found = report.UnevenInputs().run(experiment)
 print(found)
 
 # %%

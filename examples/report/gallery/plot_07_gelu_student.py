@@ -2,14 +2,14 @@
 Figure 11: a student with GELU latents
 ======================================
 
-Do GELU latents become simulators more often, several for each neuron, and what causes these clusters: weight
-decay, or decoder rows that are shorter than the neurons'?
+The share of simulators among GELU latents, and the cause of their clusters: weight decay, or decoder rows that are
+shorter than those of the neurons.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.GELUStudent().run(bench)
+experiment = report.sketch_experiment()
+found = report.GELUStudent().run(experiment)
 print(found)
 
 # %%

@@ -2,14 +2,13 @@
 A comment's result: loss recovered in every layer
 =================================================
 
-How much of the model's loss does the student of each layer keep as the penalty grows, and how many of its latents
-are simulators then?
+The loss recovered by the student of each layer, and the share of simulators, for increasing L1 coefficients.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.LossByLayer().run(bench)
+experiment = report.sketch_experiment()
+found = report.LossByLayer().run(experiment)
 print(found)
 
 # %%

@@ -2,13 +2,13 @@
 Features of several layers
 ==========================
 
-Autoencoders of the residual stream after each layer: are a layer's latents there in the layer before already?
+Autoencoders of the residual stream after each layer, and the share of latents that the previous layer already has.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.ResidualStream().run(bench)
+experiment = report.sketch_experiment()
+found = report.ResidualStream().run(experiment)
 print(found)
 
 # %%

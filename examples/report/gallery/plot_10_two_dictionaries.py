@@ -1,14 +1,14 @@
 """
-What a distiller finds, and what an autoencoder
-===============================================
+Latents of a distiller and of an autoencoder
+============================================
 
-Which latents do a distiller and an autoencoder of one MLP share, and what are those that only one of them has?
+The latents that a distiller and an autoencoder of one MLP have in common, and those that only one of them has.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.TwoDictionaries().run(bench)
+experiment = report.sketch_experiment()
+found = report.TwoDictionaries().run(experiment)
 print(found)
 
 # %%

@@ -1,15 +1,15 @@
 """
-What becomes of a simulator
-===========================
+Simulators under a growing penalty
+==================================
 
-Students that start each from the one before, under a stronger penalty: so a latent keeps its number and can be
-followed. What do simulators turn into?
+The fate of simulators as the L1 coefficient increases. Each student starts from the previous one, so that latents keep
+their index.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.SimulatorsFollowed().run(bench)
+experiment = report.sketch_experiment()
+found = report.SimulatorsFollowed().run(experiment)
 print(found)
 
 # %%

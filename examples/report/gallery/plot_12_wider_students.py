@@ -2,13 +2,13 @@
 Much larger students
 ====================
 
-What does a student find that has many more latents for each neuron?
+The latents of students with many more latents per neuron.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.WiderStudents().run(bench)
+experiment = report.sketch_experiment()
+found = report.WiderStudents().run(experiment)
 print(found)
 
 # %%

@@ -2,16 +2,16 @@
 Why sparse latents lie near neurons
 ===================================
 
-The decoder rows of sparse latents too have a fairly high cosine with some neuron's. Is that more than chance, once
-chance writes what the MLP writes?
+The decoder rows of sparse latents also have fairly large cosines with neurons. This study compares them with three
+null distributions.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.SparseDecoders().run(bench)
+experiment = report.sketch_experiment()
+found = report.SparseDecoders().run(experiment)
 print(found)
 
 # %%
-# Beside three notions of chance.
+# Cosines compared with three null distributions.
 found.draw("sparse-decoders")

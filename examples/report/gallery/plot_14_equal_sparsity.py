@@ -2,14 +2,14 @@
 The negative result, at equal sparsity
 ======================================
 
-The report's student was 3.06 times worse than its autoencoder. How do today's forms compare when both may use as
-many latents, with and without a linear skip, and beside the skip alone?
+The error of the report's student is 3.06 times that of its autoencoder. This study compares modern dictionaries at the
+same number of active latents, with and without a linear skip connection, and the skip connection alone.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.EqualSparsity().run(bench)
+experiment = report.sketch_experiment()
+found = report.EqualSparsity().run(experiment)
 print(found)
 
 # %%

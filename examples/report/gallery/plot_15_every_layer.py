@@ -2,13 +2,13 @@
 The negative result, in every layer
 ===================================
 
-Is a distiller worse than an autoencoder in every layer, with as many active latents?
+The errors of distillers and autoencoders in every layer, at the same number of active latents.
 """
 
 from examples import report
 
-bench = report.sketch_bench()
-found = report.EveryLayer().run(bench)
+experiment = report.sketch_experiment()
+found = report.EveryLayer().run(experiment)
 print(found)
 
 # %%

@@ -1,4 +1,4 @@
-"""The report's results and questions, one file each; the page shows them in this order."""
+"""The studies of the report's results and questions, one file for each, in the order of the page."""
 
 from ..study import Study
 from .equal_sparsity import EqualSparsity
@@ -34,7 +34,7 @@ STUDIES: tuple[Study, ...] = (
     EqualSparsity(),
     EveryLayer(),
 )
-"""All of them, in the order of the report."""
+"""All studies, in the order of the report."""
 
 __all__ = [
     "STUDIES",

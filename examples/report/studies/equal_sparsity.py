@@ -1,4 +1,4 @@
-"""The negative result, taken on: distillers of today's forms beside autoencoders at equal numbers of active latents."""
+"""The negative result of the report, tested with modern distillers and autoencoders at the same L0."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sparsedict.figures import Curve, Palette
 from sparsedict.metrics import fvu
 from sparsedict.penalties import TargetL0
 
-from ..bench import Bench
 from ..claims import Above, Clause
+from ..dictionary_spec import DictionarySpec
 from ..estimates import Measured, measured, told
-from ..order import Order
-from ..places import mlp
+from ..experiment import Experiment
+from ..sites import mlp
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .limits import best_choice, best_linear, best_values, own_neurons
 from .loss_by_layer import AVERAGE, ZERO, loss_parts
@@ -27,7 +27,7 @@ VALUES, CHOICE = "FVU, best values", "FVU, best choice and values"
 
 
 class EqualSparsity(Study):
-    """The error of a distiller over that of an autoencoder when both may use as many latents."""
+    """The ratio of the errors of distillers and autoencoders at the same number of active latents."""
 
     name: ClassVar[str] = "equal-sparsity"
     title: ClassVar[str] = "The negative result, at equal sparsity"
@@ -37,17 +37,23 @@ class EqualSparsity(Study):
         "1.0808). The two had different numbers of active latents, and the forms of dictionaries were those of 2023."
     )
 
-    def measure(self, bench: Bench) -> Numbers:
-        site, setting = mlp(bench.layer), bench.setting
-        orders, jumps = _orders(bench), _jumps(bench)
-        bench.train(repeated for order in (*orders.values(), *jumps.values()) for repeated in bench.repeated(order))
-        seeds = by_seed(bench, orders, _measure)
-        for part, jump in zip(seeds, by_seed(bench, jumps, _measure), strict=True):
+    def measure(self, experiment: Experiment) -> Numbers:
+        site, setting = mlp(experiment.layer), experiment.setting
+        specs, jumps = _orders(experiment), _jumps(experiment)
+        experiment.train(
+            repeated for spec in (*specs.values(), *jumps.values()) for repeated in experiment.repeated(spec)
+        )
+        seeds = by_seed(experiment, specs, _measure)
+        for part, jump in zip(seeds, by_seed(experiment, jumps, _measure), strict=True):
             part |= jump | _jump_ratios(jump, [n for n in setting.counts if f"JumpReLU {n}, distiller" in jumps])
-        sampling = _add_losses(bench, orders, seeds)
-        held, neurons, linear = bench.held_out(site), bench.sites[site].neurons, best_linear(bench.sample(site))
+        sampling = _add_losses(experiment, specs, seeds)
+        held, neurons, linear = (
+            experiment.held_out(site),
+            experiment.sites[site].neurons,
+            best_linear(experiment.sample(site)),
+        )
         return {
-            "layer": bench.layer,
+            "layer": experiment.layer,
             "n_tokens": setting.modern.n_tokens,
             "counts": setting.counts,
             "count": setting.count,
@@ -84,39 +90,39 @@ def _place(n: int) -> str:
     return f"L0 {n}"
 
 
-def _orders(bench: Bench) -> dict[str, Order]:
-    site, width = mlp(bench.layer), bench.width(bench.layer)
+def _orders(experiment: Experiment) -> dict[str, DictionarySpec]:
+    site, width = mlp(experiment.layer), experiment.width(experiment.layer)
     return {
         f"{_place(n)}, {kind}": modern(
-            bench, site, width, TopK(n), kind=kind.partition(" ")[0], skip="skip" in kind
+            experiment, site, width, TopK(n), kind=kind.partition(" ")[0], skip="skip" in kind
         )
         for kind in KINDS
-        for n in bench.setting.counts
+        for n in experiment.setting.counts
     }  # fmt: skip
 
 
-def _jumps(bench: Bench) -> dict[str, Order]:
-    """Returns JumpReLU dictionaries at the lowest and the highest L0, where there are two."""
-    site, width = mlp(bench.layer), bench.width(bench.layer)
+def _jumps(experiment: Experiment) -> dict[str, DictionarySpec]:
+    """Returns JumpReLU dictionaries at the lowest and the highest L0, if there are two values."""
+    site, width = mlp(experiment.layer), experiment.width(experiment.layer)
     return {
-        f"JumpReLU {n}, {kind}": modern(bench, site, width, JumpReLU(), penalties=(TargetL0(n),), kind=kind)
+        f"JumpReLU {n}, {kind}": modern(experiment, site, width, JumpReLU(), penalties=(TargetL0(n),), kind=kind)
         for kind in ("distiller", "autoencoder")
-        for n in (bench.setting.counts[0], bench.setting.counts[-1])
+        for n in (experiment.setting.counts[0], experiment.setting.counts[-1])
     }
 
 
-def _measure(bench: Bench, order: Order) -> Part:
-    """Measures one dictionary; the limits only of TopK without a skip."""
-    found: Part = {"FVU": bench.error(order).fvu, "L0": bench.l0(order)}
-    found["dead"] = bench.firing(order).dead.n_dead / order.n_latents
-    if isinstance(order.activation, TopK) and not order.skip:
-        dictionary, held, k = bench.dictionary(order), bench.held_out(order.site), order.activation.k
+def _measure(experiment: Experiment, spec: DictionarySpec) -> Part:
+    """Returns the numbers of one dictionary. The limits are measured only for TopK without a skip connection."""
+    found: Part = {"FVU": experiment.error(spec).fvu, "L0": experiment.l0(spec)}
+    found["dead"] = experiment.firing(spec).dead.n_dead / spec.n_latents
+    if isinstance(spec.activation, TopK) and not spec.skip:
+        dictionary, held, k = experiment.dictionary(spec), experiment.held_out(spec.site), spec.activation.k
         found |= {VALUES: best_values(dictionary, held, k), CHOICE: best_choice(dictionary, held, k)}
     return found
 
 
 def _jump_ratios(jump: Part, counts: Sequence[int]) -> Part:
-    """Returns one seed's JumpReLU distillers' errors over its autoencoders', read off at their L0."""
+    """Returns the ratios of the errors of JumpReLU distillers and autoencoders, interpolated at the same L0."""
     points = [(jump[f"JumpReLU {n}, autoencoder: L0"], jump[f"JumpReLU {n}, autoencoder: FVU"]) for n in counts]
     found: Part = {}
     for n in counts:
@@ -126,13 +132,13 @@ def _jump_ratios(jump: Part, counts: Sequence[int]) -> Part:
     return found
 
 
-def _add_losses(bench: Bench, orders: dict[str, Order], seeds: list[Part]) -> dict[str, float]:
-    """Adds the loss recovered at the middle L0 to each seed's numbers; returns the sampling errors."""
+def _add_losses(experiment: Experiment, specs: dict[str, DictionarySpec], seeds: list[Part]) -> dict[str, float]:
+    """Adds the loss recovered at the middle L0 to the numbers of each seed. Returns the sampling errors."""
     sampling: dict[str, float] = {}
-    with bench.phases("losses", f"measuring the model's loss with {len(KINDS)} kinds of dictionaries"):
+    with experiment.phases("losses", f"measuring the model's loss with {len(KINDS)} kinds of dictionaries"):
         for kind in KINDS:
-            name = f"{_place(bench.setting.count)}, {kind}"
-            parts, errors = loss_parts(bench, orders[name])
+            name = f"{_place(experiment.setting.count)}, {kind}"
+            parts, errors = loss_parts(experiment, specs[name])
             for part, new in zip(seeds, parts, strict=True):
                 part |= {f"{name}: {key}": value for key, value in new.items()}
             sampling |= {f"{name}: {key}": value for key, value in errors.items()}

@@ -1,4 +1,4 @@
-"""The negative result in every layer: which MLPs an autoencoder takes apart with less error than a distiller."""
+"""The negative result of the report in every layer: the MLPs for which autoencoders have smaller errors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sparsedict.display import shown
 from sparsedict.figures import Palette
 from sparsedict.metrics import fvu
 
-from ..bench import Bench
 from ..claims import Above, Clause
+from ..dictionary_spec import DictionarySpec
 from ..estimates import measured, told
-from ..order import Order
-from ..places import mlp
+from ..experiment import Experiment
+from ..sites import mlp
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .limits import best_linear
 from .parts import Part, along, by_seed, curve, modern, row
@@ -23,7 +23,7 @@ from .ratios import FAR, KINDS, RATIO_LABEL, ratio_of
 
 
 class EveryLayer(Study):
-    """Whether a distiller's error is larger than an autoencoder's in other layers too, at one number of latents."""
+    """A test of whether distillers have larger errors than autoencoders in all layers, at the same L0."""
 
     name: ClassVar[str] = "every-layer"
     title: ClassVar[str] = "The negative result, in every layer"
@@ -33,18 +33,18 @@ class EveryLayer(Study):
         "has this for one layer.)"
     )
 
-    def measure(self, bench: Bench) -> Numbers:
-        orders = {f"{_place(n)}, {kind}": _order(bench, n, kind) for n in bench.layers for kind in KINDS}
-        seeds = by_seed(bench, orders, _measure)
+    def measure(self, experiment: Experiment) -> Numbers:
+        specs = {f"{_place(n)}, {kind}": _order(experiment, n, kind) for n in experiment.layers for kind in KINDS}
+        seeds = by_seed(experiment, specs, _measure)
         alone = {}
-        for layer in bench.layers:
-            held = bench.held_out(mlp(layer))
-            linear = best_linear(bench.sample(mlp(layer)))(held.inputs).reconstruction
+        for layer in experiment.layers:
+            held = experiment.held_out(mlp(layer))
+            linear = best_linear(experiment.sample(mlp(layer)))(held.inputs).reconstruction
             alone[layer] = float(fvu(linear, held.outputs))
         return {
-            "k": bench.setting.count,
-            "n_tokens": bench.setting.modern.n_tokens,
-            "layers": bench.layers,
+            "k": experiment.setting.count,
+            "n_tokens": experiment.setting.modern.n_tokens,
+            "layers": experiment.layers,
             "measured": measured(seeds),
             "skip_alone": alone,
         }
@@ -76,13 +76,13 @@ def _named(layer: int, kind: str, key: str) -> str:
     return f"{_place(layer)}, {kind}: {key}"
 
 
-def _order(bench: Bench, layer: int, kind: str) -> Order:
+def _order(experiment: Experiment, layer: int, kind: str) -> DictionarySpec:
     form = {"kind": kind.partition(" ")[0], "skip": "skip" in kind}
-    return modern(bench, mlp(layer), bench.width(layer), TopK(bench.setting.count), **form)
+    return modern(experiment, mlp(layer), experiment.width(layer), TopK(experiment.setting.count), **form)
 
 
-def _measure(bench: Bench, order: Order) -> Part:
-    return {"FVU": bench.error(order).fvu, "dead": bench.firing(order).dead.n_dead / order.n_latents}
+def _measure(experiment: Experiment, spec: DictionarySpec) -> Part:
+    return {"FVU": experiment.error(spec).fvu, "dead": experiment.firing(spec).dead.n_dead / spec.n_latents}
 
 
 def _summary(numbers: Numbers) -> str:

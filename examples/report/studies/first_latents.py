@@ -1,4 +1,4 @@
-"""Figure 6 and table 1: top activating examples of the first latents, and how readable they are."""
+"""Figure 6 and table 1: top activating examples of the first latents, and their interpretability."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sparsedict import figures, pages
 from sparsedict.analysis import Example, TopExamples
 from sparsedict.figures import Palette
 
-from ..bench import Bench
 from ..claims import Above, Clause
+from ..dictionary_spec import DictionarySpec
 from ..estimates import Difference, Measured, Quantity, told
-from ..order import Order
+from ..experiment import Experiment
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import autoencoder, row, student, typed
 from .ratings import Kinds, by_dictionary, by_kind, count, estimates
@@ -25,7 +25,7 @@ N_LATENTS = 50
 
 
 class FirstLatents(Study):
-    """The text that the first latents of student and autoencoder fire on, and how well single tokens explain it."""
+    """The examples of the first latents of student and autoencoder, and the shares explained by single tokens."""
 
     name: ClassVar[str] = "first-latents"
     title: ClassVar[str] = "The first 50 latents, read"
@@ -37,15 +37,18 @@ class FirstLatents(Study):
     )
     given: ClassVar[str | None] = "ratings.json"
 
-    def measure(self, bench: Bench) -> Numbers:
-        orders = {"student": student(bench, bench.layer), "autoencoder": autoencoder(bench, bench.layer)}
-        bench.train(orders.values())
-        found: Numbers = {"layer": bench.layer, "of": {}, "strings": {}}
+    def measure(self, experiment: Experiment) -> Numbers:
+        specs = {
+            "student": student(experiment, experiment.layer),
+            "autoencoder": autoencoder(experiment, experiment.layer),
+        }
+        experiment.train(specs.values())
+        found: Numbers = {"layer": experiment.layer, "of": {}, "strings": {}}
         seen: set[int] = set()
-        for name, order in orders.items():
-            found["of"][name] = _latents(bench, order, seen)
+        for name, spec in specs.items():
+            found["of"][name] = _latents(experiment, spec, seen)
         ids = sorted(seen)
-        texts = bench.strings(ids) if bench.strings is not None else [f"[{token}]" for token in ids]
+        texts = experiment.strings(ids) if experiment.strings is not None else [f"[{token}]" for token in ids]
         found["strings"] = dict(zip(ids, texts, strict=True))
         return found
 
@@ -153,9 +156,9 @@ def _rows(kinds: Kinds, known: Measured) -> tuple[Compared, ...]:
     )
 
 
-def _latents(bench: Bench, order: Order, seen: set[int]) -> list[Numbers]:
-    _, types, firing = typed(bench, order)
-    found = examples_of(bench, order, range(min(N_LATENTS, order.n_latents)))
+def _latents(experiment: Experiment, spec: DictionarySpec, seen: set[int]) -> list[Numbers]:
+    _, types, firing = typed(experiment, spec)
+    found = examples_of(experiment, spec, range(min(N_LATENTS, spec.n_latents)))
     latents = []
     for latent, examples in found.items():
         seen.update(int(token) for e in examples.examples for token in e.tokens.tolist())

@@ -1,4 +1,4 @@
-"""An open question: what becomes of a simulator as the L1 coefficient grows."""
+"""An open question of the report: the fate of simulators as the L1 coefficient increases."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from sparsedict import figures
 from sparsedict.analysis import ablated_error
 from sparsedict.figures import Curve, Palette
 
-from ..bench import Bench
 from ..claims import Above, Below, Clause
+from ..dictionary_spec import DictionarySpec
 from ..estimates import Quantity, Ratio, measured, told
-from ..order import Order
+from ..experiment import Experiment
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import Part, along, curve, median, row, student, typed
 
 WARM_SHARE = 3
-"""A student that starts from another is trained on this part of the tokens."""
+"""Divisor of the training tokens of a student that starts from another student."""
 ELSEWHERE = 0.8
-"""Cosine of a latent's decoder row with what it was, below which it has become something else."""
+"""Cosine of a decoder row with its original direction below which the latent points elsewhere."""
 
 
 class SimulatorsFollowed(Study):
-    """The fate of a student's simulators while its L1 coefficient is raised step by step."""
+    """The fate of the simulators of a student whose L1 coefficient is increased step by step."""
 
     name: ClassVar[str] = "simulators-followed"
     title: ClassVar[str] = "Simulators under a growing penalty"
@@ -38,16 +38,18 @@ class SimulatorsFollowed(Study):
         "elsewhere and fire more rarely, rather than die; and those that remain do little of the work."
     )
 
-    def measure(self, bench: Bench) -> Numbers:
-        chains = [_chain(bench, repeat) for repeat in range(bench.setting.n_seeds)]
+    def measure(self, experiment: Experiment) -> Numbers:
+        chains = [_chain(experiment, repeat) for repeat in range(experiment.setting.n_seeds)]
         for step in zip(*(chain.values() for chain in chains), strict=True):
-            bench.train(step)
+            experiment.train(step)
         coefficients = list(chains[0])
-        bench.train(repeated for c in coefficients for repeated in bench.repeated(student(bench, bench.layer, c)))
+        experiment.train(
+            repeated for c in coefficients for repeated in experiment.repeated(student(experiment, experiment.layer, c))
+        )
         return {
-            "layer": bench.layer,
+            "layer": experiment.layer,
             "coefficients": coefficients,
-            "measured": measured([_follow(bench, chain) for chain in chains]),
+            "measured": measured([_follow(experiment, chain) for chain in chains]),
         }
 
     def clauses(self, numbers: Numbers) -> Sequence[Clause]:
@@ -72,10 +74,10 @@ TURNED, FREQUENCY = "pointing elsewhere, of the living", "median frequency of th
 NEW, ANEW = "latents that became simulators", "simulators of a student trained anew"
 WORK, ERROR = "share of the explained variance lost without the remaining simulators", "FVU"
 NOTES = (
-    "Each student starts from the one before, with the next coefficient, so that a latent keeps its number. Followed "
-    f"are the live simulators at the lowest coefficient. All but the first are trained on 1/{WARM_SHARE} of the "
-    "tokens.",
-    f"A latent points elsewhere where its decoder row's cosine with its own row at the lowest coefficient is below "
+    "Each student starts from the previous student, with the next coefficient, so that latents keep their index. The "
+    "study follows the live simulators of the lowest coefficient. All students but the first are trained on "
+    f"1/{WARM_SHARE} of the tokens.",
+    "A latent points elsewhere if the cosine of its decoder row with its row at the lowest coefficient is below "
     f"{ELSEWHERE}.",
 )
 FATES = {STILL: Palette.SIMULATORS, SPARSE: Palette.SPARSE, DEAD: Palette.DEAD}
@@ -93,10 +95,10 @@ def _summary(numbers: Numbers) -> str:
 
     return (
         f"Of {told(known, N_FOLLOWED, ',.0f')} live simulators followed from {low} to {high}, {tell(high, STILL)} are "
-        f"simulators still, {tell(high, SPARSE)} have turned into sparse latents, and {tell(high, DEAD)} are dead. The "
-        f"living fire on {tell(high, FREQUENCY, '.2%')} of the tokens at the median, against "
+        f"still simulators, {tell(high, SPARSE)} have become sparse latents, and {tell(high, DEAD)} are dead. The "
+        f"median firing frequency of the live latents is {tell(high, FREQUENCY, '.2%')}, compared with "
         f"{tell(low, FREQUENCY)} at first, and {tell(high, TURNED)} of them point elsewhere. Without the remaining "
-        f"simulators {tell(high, WORK)} of the explained variance is lost, against {tell(low, WORK)} at first."
+        f"simulators {tell(high, WORK)} of the explained variance is lost, compared with {tell(low, WORK)} at first."
     )
 
 
@@ -136,7 +138,7 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
     drawings = {
         "followed-fates": Drawing(
             lambda: figures.curves(fates, label, "of the first simulators (%)", x_scale="log"),
-            f"Fate of the simulators of the lowest coefficient, as it is raised. {bars}",
+            f"Fate of the simulators of the lowest coefficient as the coefficient increases. {bars}",
         )
     }
     if frequency:
@@ -147,44 +149,44 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
     return drawings
 
 
-def _chain(bench: Bench, repeat: int) -> dict[float, Order]:
-    found: dict[float, Order] = {}
-    before: Order | None = None
-    training = bench.setting.report
-    for c in bench.setting.coefficients:
-        order = replace(student(bench, bench.layer, c, warm=before), repeat=repeat)
+def _chain(experiment: Experiment, repeat: int) -> dict[float, DictionarySpec]:
+    found: dict[float, DictionarySpec] = {}
+    before: DictionarySpec | None = None
+    training = experiment.setting.report
+    for c in experiment.setting.coefficients:
+        spec = replace(student(experiment, experiment.layer, c, warm=before), repeat=repeat)
         if before is not None:
             short = replace(training, n_tokens=max(training.batch_size, training.n_tokens // WARM_SHARE))
-            order = replace(order, training=short)
-        found[c] = before = order
+            spec = replace(spec, training=short)
+        found[c] = before = spec
     return found
 
 
-def _follow(bench: Bench, chain: dict[float, Order]) -> Part:
-    """Follows the live simulators of one seed's first student; without any, there are no numbers."""
+def _follow(experiment: Experiment, chain: dict[float, DictionarySpec]) -> Part:
+    """Returns the numbers of the live simulators of one seed's first student. Without simulators, there are none."""
     first = chain[min(chain)]
-    _, types, _ = typed(bench, first)
+    _, types, _ = typed(experiment, first)
     chosen = types.simulators
     found: Part = {N_FOLLOWED: int(chosen.sum())}
     if not bool(chosen.any()):
         return found
-    rows = bench.dictionary(first).decoder.detach()[chosen]
-    for c, order in chain.items():
-        state = _state(bench, order, chosen, rows)
-        anew = replace(student(bench, bench.layer, c), repeat=order.repeat)
-        _, types, _ = typed(bench, anew)
+    rows = experiment.dictionary(first).decoder.detach()[chosen]
+    for c, spec in chain.items():
+        state = _state(experiment, spec, chosen, rows)
+        anew = replace(student(experiment, experiment.layer, c), repeat=spec.repeat)
+        _, types, _ = typed(experiment, anew)
         state[ANEW] = types.n_simulators
         found |= {f"{_name(c)}: {key}": value for key, value in state.items()}
     return found
 
 
-def _state(bench: Bench, order: Order, chosen: Tensor, rows: Tensor) -> Part:
-    _, types, firing = typed(bench, order)
-    dictionary = bench.dictionary(order)
+def _state(experiment: Experiment, spec: DictionarySpec, chosen: Tensor, rows: Tensor) -> Part:
+    _, types, firing = typed(experiment, spec)
+    dictionary = experiment.dictionary(spec)
     alive = ~firing.dead.mask
     cosine = cosine_similarity(dictionary.decoder.detach()[chosen], rows, dim=-1)
     still = types.simulators & chosen
-    error = ablated_error(dictionary, bench.held_out(order.site), {"still": still})
+    error = ablated_error(dictionary, experiment.held_out(spec.site), {"still": still})
     explained = 1 - error.full.fvu
     n, n_alive = int(chosen.sum()), int((chosen & alive).sum())
     return {

@@ -18,25 +18,25 @@ from sparsedict.display import shown
 from sparsedict.norms import MaxNorm
 from sparsedict.penalties import L1, Penalty
 
-from ..bench import Bench
 from ..claims import Above, Clause
+from ..dictionary_spec import DictionarySpec
 from ..estimates import Difference, Quantity, Ratio, measured, told
-from ..order import Order
-from ..places import mlp
+from ..experiment import Experiment
 from ..setting import ADAM
+from ..sites import mlp
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import Part, by_seed, described, match_from, match_numbers, row, student, typed
 
 SHORT = 1 / 3
-"""Of the neurons' median decoder norm: the bound on the rows of students with short rows."""
+"""Bound on short decoder rows, relative to the neurons' median decoder norm."""
 
 
 @dataclass(frozen=True)
 class Sum(Penalty):
-    """``coefficient * sum a``, mean over tokens: the report's penalty, which pays for activations below zero.
+    """``coefficient * sum a``, mean over tokens, the penalty of the report. Negative activations reduce it.
 
     Args:
-        coefficient: As of `L1`, which is the same where no activation is negative.
+        coefficient: Coefficient, as for `L1`, which is equal for non-negative activations.
     """
 
     coefficient: float
@@ -47,13 +47,13 @@ class Sum(Penalty):
 
 @dataclass(frozen=True)
 class Variant:
-    """One student, with the main student's coefficient.
+    """A variant of the main student, with the same coefficient.
 
     Attributes:
-        activation: Of its latents.
-        penalty: Of their activations.
-        short: Whether its decoder rows are bounded at a third of the neurons' instead of at 1.
-        weight_decay: Adam's.
+        activation: Activation of the latents.
+        penalty: Penalty of the activations.
+        short: Whether decoder rows are bounded at a third of the neurons' median norm, instead of 1.
+        weight_decay: Weight decay of Adam.
     """
 
     activation: Activation
@@ -73,12 +73,12 @@ VARIANTS = {
     "GELU, short rows": Variant(GELUS, short=True),
 }
 ONCE = (ABSOLUTE,)
-"""Students of one seed, which no clause is about."""
+"""Students of a single seed, which no clause uses."""
 SEVERAL, FEW = "neurons with several simulators", "neurons with two or three simulators"
 
 
 class GELUStudent(Study):
-    """Whether GELU latents become simulators more often, in clusters, and the cause of the clusters."""
+    """A test of whether GELU latents become simulators more often, and of the cause of their clusters."""
 
     name: ClassVar[str] = "gelu-student"
     title: ClassVar[str] = "A student with GELU latents"
@@ -90,20 +90,20 @@ class GELUStudent(Study):
         "cause the clusters."
     )
 
-    def measure(self, bench: Bench) -> Numbers:
-        bound = float(f"{SHORT * _norm(bench):.2g}")
-        orders = {name: _order(bench, variant, bound) for name, variant in VARIANTS.items()}
-        bench.train(orders.values())
-        seeds = by_seed(bench, {name: order for name, order in orders.items() if name not in ONCE}, _measure)
+    def measure(self, experiment: Experiment) -> Numbers:
+        bound = float(f"{SHORT * _norm(experiment):.2g}")
+        specs = {name: _order(experiment, variant, bound) for name, variant in VARIANTS.items()}
+        experiment.train(specs.values())
+        seeds = by_seed(experiment, {name: spec for name, spec in specs.items() if name not in ONCE}, _measure)
         for name in ONCE:
-            seeds[0] |= {f"{name}: {key}": value for key, value in _measure(bench, orders[name]).items()}
-        match, _, firing = typed(bench, orders["GELU"])
+            seeds[0] |= {f"{name}: {key}": value for key, value in _measure(experiment, specs[name]).items()}
+        match, _, firing = typed(experiment, specs["GELU"])
         return {
-            "layer": bench.layer,
-            "neuron_norm": _norm(bench),
+            "layer": experiment.layer,
+            "neuron_norm": _norm(experiment),
             "bound": bound,
             "measured": measured(seeds),
-            "per_neuron": {name: _per_neuron(bench, order) for name, order in orders.items()},
+            "per_neuron": {name: _per_neuron(experiment, spec) for name, spec in specs.items()},
             "latents": match_numbers(match, firing),
         }
 
@@ -126,7 +126,7 @@ class GELUStudent(Study):
 
 
 MORE = 1.5
-"""Ratio above which simulators are clearly more; the report's is 2.4."""
+"""Ratio above which there are clearly more simulators. It is 2.4 in the report."""
 NOTES = (
     "All students have the main student's coefficient. The report's code adds up activations as they are, so that a "
     "GELU latent is paid for lying below zero; L1 takes their absolute values, under which none may be negative for "
@@ -140,38 +140,38 @@ NOTES = (
 )
 
 
-def _norm(bench: Bench) -> float:
-    return float(bench.sites[mlp(bench.layer)].neurons.decoder.norm(dim=1).median())
+def _norm(experiment: Experiment) -> float:
+    return float(experiment.sites[mlp(experiment.layer)].neurons.decoder.norm(dim=1).median())
 
 
-def _order(bench: Bench, variant: Variant, bound: float) -> Order:
-    order = student(bench, bench.layer)
+def _order(experiment: Experiment, variant: Variant, bound: float) -> DictionarySpec:
+    spec = student(experiment, experiment.layer)
     if variant == VARIANTS["ReLU"]:
-        return order
-    coefficient = bench.setting.coefficient * (bound if variant.short else 1.0)
+        return spec
+    coefficient = experiment.setting.coefficient * (bound if variant.short else 1.0)
     return replace(
-        order,
+        spec,
         activation=variant.activation,
         penalties=(variant.penalty(float(f"{coefficient:.4g}")),),
-        decoder_norm=MaxNorm(bound) if variant.short else order.decoder_norm,
-        training=replace(order.training, optimizer=partial(ADAM, weight_decay=variant.weight_decay)),
+        decoder_norm=MaxNorm(bound) if variant.short else spec.decoder_norm,
+        training=replace(spec.training, optimizer=partial(ADAM, weight_decay=variant.weight_decay)),
     )
 
 
-def _measure(bench: Bench, order: Order) -> Part:
-    """Measures one student."""
-    sizes = Counter({size: n for size, n in _per_neuron(bench, order).items() if size})
+def _measure(experiment: Experiment, spec: DictionarySpec) -> Part:
+    """Returns the numbers of one student."""
+    sizes = Counter({size: n for size, n in _per_neuron(experiment, spec).items() if size})
     simulated = sizes.total()
     several = {SEVERAL: sum(n for size, n in sizes.items() if size > 1), FEW: sizes[2] + sizes[3]}
     return {
-        **described(bench, order),
+        **described(experiment, spec),
         **{key: n / simulated if simulated else None for key, n in several.items()},
     }
 
 
-def _per_neuron(bench: Bench, order: Order) -> dict[int, int]:
-    """Counts neurons by their number of live simulators."""
-    match, types, _ = typed(bench, order)
+def _per_neuron(experiment: Experiment, spec: DictionarySpec) -> dict[int, int]:
+    """Returns the number of neurons by number of live simulators."""
+    match, types, _ = typed(experiment, spec)
     return dict(sorted(Counter(match.latents_per_neuron(types.simulators).tolist()).items()))
 
 

@@ -1,4 +1,4 @@
-"""Figure 5: reconstruction error and types of latents along a sweep of the L1 coefficient."""
+"""Figure 5: reconstruction error and types of latents in a sweep of the L1 coefficient."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sparsedict import figures
 from sparsedict.analysis import ablated_error
 from sparsedict.figures import Palette
 
-from ..bench import Bench
 from ..claims import Above, Below, Between, Clause
+from ..dictionary_spec import DictionarySpec
 from ..estimates import Difference, Measured, Quantity, Ratio, mean_of, measured, told
-from ..order import Order
+from ..experiment import Experiment
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import Part, along, autoencoder, by_seed, curve, described, row, student, typed
 from .ratios import FAR, read_off
@@ -24,7 +24,7 @@ EQUAL = "error at the autoencoder's L0, over the autoencoder's"
 
 
 class L1Sweep(Study):
-    """How the L1 coefficient changes the error, the simulators and the dead latents, beside an autoencoder."""
+    """The effect of the L1 coefficient on error, simulators and dead latents, compared with an autoencoder."""
 
     name: ClassVar[str] = "l1-sweep"
     title: ClassVar[str] = "The sweep of the L1 coefficient"
@@ -36,17 +36,19 @@ class L1Sweep(Study):
         "autoencoder's live latents are about as many as the student's sparse ones."
     )
 
-    def measure(self, bench: Bench) -> Numbers:
-        coefficients = sorted({*bench.setting.coefficients, bench.setting.coefficient})
-        students = {_name(c): student(bench, bench.layer, c) for c in coefficients}
-        coder = {AUTOENCODER: autoencoder(bench, bench.layer)}
-        bench.train(repeated for order in (*students.values(), *coder.values()) for repeated in bench.repeated(order))
-        of_students, of_coder = by_seed(bench, students, _student), by_seed(bench, coder, _autoencoder)
+    def measure(self, experiment: Experiment) -> Numbers:
+        coefficients = sorted({*experiment.setting.coefficients, experiment.setting.coefficient})
+        students = {_name(c): student(experiment, experiment.layer, c) for c in coefficients}
+        coder = {AUTOENCODER: autoencoder(experiment, experiment.layer)}
+        experiment.train(
+            repeated for spec in (*students.values(), *coder.values()) for repeated in experiment.repeated(spec)
+        )
+        of_students, of_coder = by_seed(experiment, students, _student), by_seed(experiment, coder, _autoencoder)
         seeds = [{**a, **b} for a, b in zip(of_students, of_coder, strict=True)]
         return {
-            "layer": bench.layer,
+            "layer": experiment.layer,
             "coefficients": coefficients,
-            "coefficient": bench.setting.coefficient,
+            "coefficient": experiment.setting.coefficient,
             "best": _best(seeds, coefficients),
             "measured": measured([{**part, EQUAL: _at_equal_l0(part, coefficients)} for part in seeds]),
         }
@@ -59,13 +61,13 @@ class L1Sweep(Study):
 
 
 NOTES = (
-    "Errors are squared, summed over the width, mean over held-out tokens. Latents of one type alone: those of the "
-    "other are held at their means.",
-    "A student's error and an autoencoder's can be compared only where both use as many latents: the error at the "
-    "autoencoder's L0 is read off the students' errors and L0 along the sweep, on logarithmic axes. The report's "
-    "two had different numbers, as the first of the two clauses on the autoencoder's error has here.",
-    "The autoencoder has a coefficient of its own, at which it is sparse; the table says how often its first 100 "
-    "latents fire, and the report's.",
+    "Errors are squared, summed over the width, mean over held-out tokens. For the error of one type of latents alone, "
+    "the latents of the other type are fixed at their means.",
+    "The errors of a student and an autoencoder are comparable only at the same number of active latents. The error of "
+    "students at the autoencoder's L0 is interpolated along the sweep, on logarithmic axes. The report compares "
+    "different numbers of active latents, as does the first of the two clauses on the autoencoder's error.",
+    "The autoencoder has a separate coefficient, at which it is sparse. The table compares the firing frequencies of "
+    "its first 100 latents with those in the report.",
 )
 
 
@@ -118,42 +120,42 @@ def _of_types(numbers: Numbers) -> list[Clause]:
 
 
 def _at_equal_l0(part: Part, coefficients: Sequence[float]) -> float | None:
-    """Returns one seed's student error at its autoencoder's number of active latents, over the autoencoder's."""
+    """Returns the ratio of the student's error at the autoencoder's L0 to the autoencoder's error, for one seed."""
     points = [(part[f"{_name(c)}: L0"] or 0.0, part[f"{_name(c)}: {FULL}"] or 0.0) for c in coefficients]
     error, theirs = read_off(points, part[f"{AUTOENCODER}: L0"] or 0.0), part[f"{AUTOENCODER}: {FULL}"]
     return error / theirs if error is not None and theirs else None
 
 
 def _best(seeds: Sequence[Part], coefficients: Sequence[float]) -> float:
-    """Returns the coefficient at which the sparse latents alone leave the least error, not the first or the last."""
+    """Returns the inner coefficient with the smallest error of the sparse latents alone."""
     inner = coefficients[1:-1] or coefficients
     return min(inner, key=lambda c: sum(part[f"{_name(c)}: {SPARSE}"] or 0.0 for part in seeds))
 
 
-def _student(bench: Bench, order: Order) -> Part:
-    _, types, _ = typed(bench, order)
-    error = ablated_error(bench.dictionary(order), bench.held_out(order.site), types)
+def _student(experiment: Experiment, spec: DictionarySpec) -> Part:
+    _, types, _ = typed(experiment, spec)
+    error = ablated_error(experiment.dictionary(spec), experiment.held_out(spec.site), types)
     alone = {SPARSE: error.simulators.squared_error, SIMULATORS: error.sparse.squared_error}
-    return {**described(bench, order), **alone, **_frequencies(bench, order)}
+    return {**described(experiment, spec), **alone, **_frequencies(experiment, spec)}
 
 
-def _autoencoder(bench: Bench, order: Order) -> Part:
-    error, firing = bench.error(order), bench.firing(order)
+def _autoencoder(experiment: Experiment, spec: DictionarySpec) -> Part:
+    error, firing = experiment.error(spec), experiment.firing(spec)
     return {
         FULL: error.squared_error,
         "FVU": error.fvu,
-        "L0": bench.l0(order),
-        "live latents": order.n_latents - firing.dead.n_dead,
-        **_frequencies(bench, order),
+        "L0": experiment.l0(spec),
+        "live latents": spec.n_latents - firing.dead.n_dead,
+        **_frequencies(experiment, spec),
     }
 
 
 NEVER, ONE, TEN, MOST = "never fire", "fire on more than 1 %", "fire on more than 10 %", "largest frequency"
 
 
-def _frequencies(bench: Bench, order: Order) -> Part:
-    """Describes the first 100 latents' firing: the report published as many."""
-    found = bench.firing(order).frequency[:100]
+def _frequencies(experiment: Experiment, spec: DictionarySpec) -> Part:
+    """Returns statistics of the firing of the first 100 latents, as published in the report."""
+    found = experiment.firing(spec).frequency[:100]
     numbers = {NEVER: found == 0, ONE: found > 0.01, TEN: found > 0.1}
     return {**{name: int(mask.sum()) for name, mask in numbers.items()}, MOST: float(found.max())}
 
@@ -165,14 +167,14 @@ def _summary(numbers: Numbers) -> str:
     l0 = [told(known, f"{name}: L0", ".1f") for name in (low, AUTOENCODER)]
     ratio = told(known, Ratio(f"{low}: {FULL}", f"{AUTOENCODER}: {FULL}"), ".2f")
     return (
-        f"From coefficient {cs[0]:g} to {cs[-1]:g} the error goes from {told(known, f'{low}: {FULL}')} to "
-        f"{told(known, f'{high}: {FULL}')} and the simulators from {told(known, f'{low}: simulators', '.1%')} of the "
+        f"From coefficient {cs[0]:g} to {cs[-1]:g} the error changes from {told(known, f'{low}: {FULL}')} to "
+        f"{told(known, f'{high}: {FULL}')}, and the simulators from {told(known, f'{low}: simulators', '.1%')} of the "
         f"latents to {told(known, f'{high}: simulators', '.1%')}. At {main:g} the error is "
         f"{told(known, f'{_name(main)}: {SPARSE}')} with the sparse latents alone and "
-        f"{told(known, f'{_name(main)}: {SIMULATORS}')} with the simulators alone. Between the ends, the sparse "
-        f"latents alone do best at {best:g}. At the lowest coefficient the student's error is {ratio} times the "
-        f"autoencoder's, but with {l0[0]} active latents a token against {l0[1]}; at the autoencoder's L0 it is "
-        f"{told(known, EQUAL, '.2f')} times."
+        f"{told(known, f'{_name(main)}: {SIMULATORS}')} with the simulators alone. Among the inner coefficients, the "
+        f"error of the sparse latents alone is smallest at {best:g}. At the lowest coefficient the student's error is "
+        f"{ratio} times that of the autoencoder, with {l0[0]} active latents per token compared with {l0[1]}. At the "
+        f"autoencoder's L0 it is {told(known, EQUAL, '.2f')} times that of the autoencoder."
     )
 
 
@@ -196,8 +198,8 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
             lambda: figures.curves(
                 shown, LABEL, "squared error per token", x_scale="log", y_scale="log", levels=levels
             ),
-            "Figure 5, top: squared error per token, with all latents and with those of one type alone, the others "
-            "held at their means. The autoencoder has one coefficient of its own and is drawn as a level. "
+            "Figure 5, top: squared error per token, with all latents and with one type of latents alone, the others "
+            "fixed at their means. The horizontal line is the autoencoder, which has a single coefficient. "
             f"{BARS}",
         ),
         "figure-05-types": Drawing(

@@ -1,4 +1,4 @@
-"""What holds a dictionary's error up: its values, its choice of latents, or its rows; and what plainer things reach."""
+"""Lower limits of a dictionary's error with better values or a better choice of latents, and simple baselines."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from sparsedict.norms import Free
 from sparsedict.sites import Neurons
 
 N_SOLVED = 1_024
-"""Tokens on which the best values for the chosen latents are solved for."""
+"""Number of tokens for which the optimal values are computed."""
 RIDGE = 1e-5
 
 
 @torch.no_grad()
 def best_values(dictionary: Dictionary, held: Activations, k: int) -> float:
-    """Returns the FVU with the best values for the latents that fired, at most ``k`` on each token."""
+    """Returns the FVU with optimal values of the active latents, at most ``k`` for each token."""
     inputs, targets, base = _without_latents(dictionary, held)
     latents = dictionary.encode(inputs)
     chosen = latents.abs().topk(k, dim=-1).indices
-    # Rows of latents that are zero all the same are left out of the system by being zero.
+    # Rows of inactive latents are set to zero, so that they have no effect.
     rows = dictionary.decoder[chosen] * fires(latents.gather(-1, chosen))[..., None]
     return float(fvu(base + _solved(rows, targets - base), targets))
 
 
 @torch.no_grad()
 def best_choice(dictionary: Dictionary, held: Activations, k: int) -> float:
-    """Returns the FVU with latents chosen for their rows, the target in view, and the best values for these.
+    """Returns the FVU with ``k`` latents chosen by matching pursuit of the target, and their optimal values.
 
-    Latents are chosen by matching pursuit: one after the other, the one whose row is nearest to what is left.
+    Matching pursuit adds, one by one, the latent whose decoder row is nearest to the residual.
     """
     _, targets, base = _without_latents(dictionary, held)
     norms = dictionary.decoder.norm(dim=-1).clamp_min(1e-12)
@@ -49,14 +49,14 @@ def best_choice(dictionary: Dictionary, held: Activations, k: int) -> float:
 
 
 def _without_latents(dictionary: Dictionary, held: Activations) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns inputs, targets, and what the dictionary gives where no latent fires."""
+    """Returns the inputs, the targets, and the output of the dictionary without active latents."""
     inputs, targets = dictionary.select(ActivationBatch(held.inputs[:N_SOLVED], held.outputs[:N_SOLVED]))
     nothing = inputs.new_zeros(len(inputs), dictionary.n_latents)
     return inputs, targets, dictionary.reconstruct(nothing, inputs)
 
 
 def _solved(rows: Tensor, wanted: Tensor) -> Tensor:
-    """Returns the combination of each token's rows ``[n_tokens, k, d]`` that is nearest to what is wanted."""
+    """Returns the linear combination of each token's rows ``[n_tokens, k, d]`` that is nearest to ``wanted``."""
     gram = rows @ rows.mT + RIDGE * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
     values = torch.linalg.solve(gram, rows @ wanted[..., None])
     return (rows.mT @ values).squeeze(-1)
@@ -64,7 +64,7 @@ def _solved(rows: Tensor, wanted: Tensor) -> Tensor:
 
 @torch.no_grad()
 def best_linear(sample: Activations) -> SparseDistiller:
-    """Returns the best affine map from the MLP's input to its output, as a distiller whose only latent is silent."""
+    """Returns the best affine map from MLP input to output, as a distiller with a single inactive latent."""
     x, y = sample.inputs.double(), sample.outputs.double()
     centre_x, centre_y = x.mean(0), y.mean(0)
     x, y = x - centre_x, y - centre_y
@@ -81,7 +81,7 @@ def best_linear(sample: Activations) -> SparseDistiller:
 
 @torch.no_grad()
 def own_neurons(neurons: Neurons, held: Activations, count: int) -> float:
-    """Returns the FVU of the MLP's own strongest neurons on each token, the others held at their means."""
+    """Returns the FVU of the strongest neurons of the MLP for each token, with all other neurons at their means."""
     activations = neurons.encode(held.inputs[:N_SOLVED])
     mean = activations.mean(0)
     strength = (activations - mean).abs() * neurons.decoder.norm(dim=1)

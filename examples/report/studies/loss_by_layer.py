@@ -1,4 +1,4 @@
-"""The comment's result: loss recovered in every layer as the L1 coefficient grows."""
+"""The result in a comment on the report: loss recovered in every layer as the L1 coefficient increases."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sparsedict import figures
 from sparsedict.display import shown
 from sparsedict.figures import Curve
 
-from ..bench import Bench
 from ..claims import Above, Below, Clause
+from ..dictionary_spec import DictionarySpec
 from ..estimates import Difference, Quantity, measured
+from ..experiment import Experiment
 from ..losses import recovered, sampling_error
-from ..order import Order
-from ..places import mlp
+from ..sites import mlp
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import Part, along, by_seed, curve, described, student
 
@@ -22,7 +22,7 @@ ZERO, AVERAGE = "loss recovered", "loss recovered against the mean output"
 
 
 class LossByLayer(Study):
-    """The loss that the student of each layer recovers, and the share of simulators among its latents."""
+    """The loss recovered by the student of each layer, and the share of simulators among its latents."""
 
     name: ClassVar[str] = "loss-by-layer"
     title: ClassVar[str] = "Loss recovered in every layer"
@@ -34,25 +34,25 @@ class LossByLayer(Study):
         "(Comment by Noa Nabeshima.)"
     )
 
-    def measure(self, bench: Bench) -> Numbers:
-        low, high = _ends(bench.setting.coefficients, bench.setting.coefficient)
-        orders = {_name(layer, c): student(bench, layer, c) for layer in bench.layers for c in (low, high)}
-        seeds: list[Part] = by_seed(bench, orders, _measure)
+    def measure(self, experiment: Experiment) -> Numbers:
+        low, high = _ends(experiment.setting.coefficients, experiment.setting.coefficient)
+        specs = {_name(layer, c): student(experiment, layer, c) for layer in experiment.layers for c in (low, high)}
+        seeds: list[Part] = by_seed(experiment, specs, _measure)
         sampling: dict[str, float] = {}
-        with bench.phases("losses", f"measuring the model's loss in {len(bench.layers)} layers"):
-            for layer in bench.layers:
+        with experiment.phases("losses", f"measuring the model's loss in {len(experiment.layers)} layers"):
+            for layer in experiment.layers:
                 name = _name(layer, high)
-                of_seeds, errors = loss_parts(bench, orders[name])
+                of_seeds, errors = loss_parts(experiment, specs[name])
                 for part, new in zip(seeds, of_seeds, strict=True):
                     part |= {f"{name}: {key}": value for key, value in new.items()}
                 sampling |= {f"{name}: {key}": value for key, value in errors.items()}
         return {
-            "layers": bench.layers,
+            "layers": experiment.layers,
             "coefficients": [low, high],
             "measured": measured(seeds, sampling),
-            "base": bench.ablations(mlp(bench.layer)).base.mean,
-            "zeroed": {layer: bench.ablations(mlp(layer)).zero.mean for layer in bench.layers},
-            "n_tokens": int(bench.predicted.sum()),
+            "base": experiment.ablations(mlp(experiment.layer)).base.mean,
+            "zeroed": {layer: experiment.ablations(mlp(layer)).zero.mean for layer in experiment.layers},
+            "n_tokens": int(experiment.predicted.sum()),
         }
 
     def clauses(self, numbers: Numbers) -> Sequence[Clause]:
@@ -71,7 +71,7 @@ def _name(layer: int, c: float) -> str:
 
 
 def _ends(coefficients: Sequence[float], main: float) -> tuple[float, float]:
-    """Returns the main coefficient and the sweep's last but one, for the last leaves hardly a latent alive."""
+    """Returns the main coefficient and the second largest of the sweep; few latents are alive at the largest."""
     higher = [c for c in coefficients if c > main]
     return main, higher[-2] if len(higher) > 1 else max(coefficients)
 
@@ -95,14 +95,17 @@ def _clauses(layer: int, numbers: Numbers) -> list[Clause]:
     ]
 
 
-def _measure(bench: Bench, order: Order) -> Part:
-    found = described(bench, order)
+def _measure(experiment: Experiment, spec: DictionarySpec) -> Part:
+    found = described(experiment, spec)
     return {key: found[key] for key in ("simulators", "dead", "L0", "FVU")}
 
 
-def loss_parts(bench: Bench, order: Order) -> tuple[list[Part], dict[str, float]]:
-    """Measures the loss recovered by each seed's dictionary, and the sampling errors that the seeds share."""
-    losses, ablations = [bench.losses(repeated) for repeated in bench.repeated(order)], bench.ablations(order.site)
+def loss_parts(experiment: Experiment, spec: DictionarySpec) -> tuple[list[Part], dict[str, float]]:
+    """Returns the loss recovered by the dictionary of each seed, and the common sampling errors."""
+    losses, ablations = (
+        [experiment.losses(repeated) for repeated in experiment.repeated(spec)],
+        experiment.ablations(spec.site),
+    )
     against = {ZERO: ablations.zero, AVERAGE: ablations.average}
     seeds: list[Part] = [
         {key: recovered(own, ablations.base, worst) for key, worst in against.items()} for own in losses

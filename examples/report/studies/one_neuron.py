@@ -1,4 +1,4 @@
-"""Figures 9 and 10: a toy of one neuron, and what keeps its encoder from converging."""
+"""Figures 9 and 10: a toy model of one neuron, and the causes of the slow convergence of its encoder."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sparsedict.display import shown
 from sparsedict.figures import Curve, Palette
 from sparsedict.norms import DecoderNorm, Free, MaxNorm
 
-from ..bench import Bench
 from ..claims import Above, Below, Between, Clause
+from ..dictionary_spec import SEED_STRIDE
 from ..estimates import Quantity, Ratio, measured, told
-from ..order import SEED_STRIDE
+from ..experiment import Experiment
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import row
 from .toy import HELD, Toy, run_toy
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CONVERGED = 0.95
 OFF, RIGHT = 0.3, 0.95
-"""An encoder's cosine below the one and a correlation above the other are what the report saw."""
+"""Bounds of the observation in the report: a small encoder cosine and a large correlation."""
 SWEPT: dict[str, tuple[Any, ...]] = {
     "batch_size": (2, 8, 32, 128),
     "lr": (0.0003, 0.001, 0.003, 0.01),
@@ -41,15 +41,15 @@ WORDS = {
 }
 NORMS: dict[str, DecoderNorm] = {"held at 1": HELD, "at most 1": MaxNorm(1.0), "free": Free()}
 SHORTER = 1 / 4
-"""Of the steps: where a toy isn't drawn step by step."""
+"""Share of the steps of toy runs in sweeps."""
 NOUGHT = 1e-3
-"""Where 0 is drawn on a logarithmic axis."""
+"""Coordinate of 0 on a logarithmic axis."""
 HELPS = 0.1
-"""Rise of the encoder's cosine above that at the report's values."""
+"""Smallest increase of the encoder cosine, relative to the report's values, that counts as an improvement."""
 
 
 class OneNeuron(Study):
-    """How a student of a single neuron learns decoder and encoder, and on what that depends."""
+    """The convergence of encoder and decoder in a student of a single neuron, and its dependence on the settings."""
 
     name: ClassVar[str] = "one-neuron"
     title: ClassVar[str] = "A toy of one neuron"
@@ -61,13 +61,13 @@ class OneNeuron(Study):
         "weight decay should solve it."
     )
 
-    def measure(self, bench: Bench) -> Numbers:
-        n_steps = bench.setting.n_toy_steps
-        plan = [_toys(first=repeat == 0) for repeat in range(bench.setting.n_seeds)]
+    def measure(self, experiment: Experiment) -> Numbers:
+        n_steps = experiment.setting.n_toy_steps
+        plan = [_toys(first=repeat == 0) for repeat in range(experiment.setting.n_seeds)]
         seeds = []
-        with bench.phases("toy", f"training {sum(map(len, plan))} toys for up to {n_steps:,} steps"):
+        with experiment.phases("toy", f"training {sum(map(len, plan))} toys for up to {n_steps:,} steps"):
             for repeat, toys in enumerate(plan):
-                seeds.append(_run(toys, n_steps, bench.seed + SEED_STRIDE * repeat))
+                seeds.append(_run(toys, n_steps, experiment.seed + SEED_STRIDE * repeat))
         return {"n_steps": n_steps, "measured": measured([_ends(runs, n_steps) for runs in seeds]), "runs": seeds[0]}
 
     def clauses(self, numbers: Numbers) -> Sequence[Clause]:
@@ -90,7 +90,7 @@ class OneNeuron(Study):
 
 
 QUICK = 0.1
-"""Share of the steps within which a cosine converges quickly."""
+"""Share of the steps within which convergence counts as fast."""
 ENCODER_NEAR, DECODER_NEAR = "share of steps until the encoder is near", "share of steps until the decoder is near"
 DECAYED = "norm held at 1: encoder, best weight decay"
 NOTES = (
@@ -108,7 +108,7 @@ NOTES = (
 
 
 def _toys(*, first: bool) -> dict[str, Toy]:
-    """Returns the toys of one seed: the first has all sweeps and norms, the others what the clauses need."""
+    """Returns the toy runs of one seed: all sweeps and norms for the first seed, otherwise those of the clauses."""
     norms = NORMS if first else {name: NORMS[name] for name in ("held at 1", "free")}
     toys = {f"norm {name}": Toy(decoder_norm=norm) for name, norm in norms.items()}
     for field, values in SWEPT.items():
@@ -118,7 +118,7 @@ def _toys(*, first: bool) -> dict[str, Toy]:
 
 
 def _run(toys: dict[str, Toy], n_steps: int, seed: int) -> Numbers:
-    """Trains each toy once, those of the norms in full and those of the sweeps for fewer steps."""
+    """Runs each toy once, with fewer steps for those of the sweeps."""
     in_full = {toy for name, toy in toys.items() if name.startswith("norm")}
     steps = {toy: n_steps if toy in in_full else max(1, round(n_steps * SHORTER)) for toy in toys.values()}
     runs = {toy: run_toy(toy, n, seed) for toy, n in steps.items()}
@@ -126,7 +126,7 @@ def _run(toys: dict[str, Toy], n_steps: int, seed: int) -> Numbers:
 
 
 def _ends(runs: Numbers, n_steps: int) -> dict[str, float | None]:
-    """Returns one seed's numbers by name."""
+    """Returns the numbers of one seed by name."""
     found: dict[str, float | None] = {}
     for name in (name for name in runs if name.startswith("norm")):
         run = runs[name]
@@ -153,7 +153,7 @@ def _summary(numbers: Numbers) -> str:
 
 
 def _what_helps(runs: Numbers) -> str:
-    """Says which of the swept values bring the encoder nearer to the neuron's, and which don't."""
+    """Returns text on the values in the sweeps that improve the encoder cosine."""
     base = runs["norm held at 1"]["encoder_end"]
     best = {f: max(values, key=lambda v, f=f: _at(runs, f, v)["encoder_end"]) for f, values in SWEPT.items()}
     reached = {f: _at(runs, f, value)["encoder_end"] for f, value in best.items()}
@@ -164,7 +164,7 @@ def _what_helps(runs: Numbers) -> str:
 
 
 def _as_reported(runs: Numbers) -> str:
-    """Says at which unevenness an encoder is off while its activations are right, if at any."""
+    """Returns text on the unevenness with a small encoder cosine but correct activations, if there is one."""
     for p in SWEPT["unevenness"]:
         run = _at(runs, "unevenness", p)
         if run["encoder_end"] < OFF and run["correlation"] > RIGHT and run["decoder_end"] > CONVERGED:
@@ -238,7 +238,7 @@ def _sweep(runs: Numbers, field: str) -> Drawing:
 
 
 def _comparable(ax: Axes) -> Axes:
-    """Gives the panels of the toy one vertical axis."""
+    """Sets the same vertical axis in all panels of a toy figure."""
     ax.set_ylim(-0.4, 1.05)
     return ax
 

@@ -1,4 +1,4 @@
-"""Parts that several of the report's studies share."""
+"""Specifications, measurements and table rows that several studies use."""
 
 from __future__ import annotations
 
@@ -16,62 +16,70 @@ from sparsedict.figures import Curve
 from sparsedict.norms import UnitNorm
 from sparsedict.penalties import L1, AuxK, Sqrt
 
-from ..bench import Bench
+from ..dictionary_spec import DictionarySpec
 from ..estimates import Measured, Quantity, told
-from ..order import Order
-from ..places import mlp
+from ..experiment import Experiment
+from ..sites import mlp
 from ..study import Compared
 
 Part = dict[str, float | None]
 """Numbers of one seed, by name."""
 
 THRESHOLD = 0.8
-"""The report's: a latent whose decoder cosine exceeds it is a simulator."""
+"""Decoder cosine above which a latent is a simulator, as in the report."""
 AUXK = AuxK(dead_after=30_000)
 ROUNDED = 0.014
-"""Of the output's standard deviation: below it the square-root penalty is no steeper, for the slope at zero kills."""
+"""Scale below which the square-root penalty is smoothed, relative to the output's standard deviation."""
 
 
-def student(bench: Bench, layer: int, coefficient: float | None = None, *, warm: Order | None = None) -> Order:
-    """Orders the report's student of one layer: ReLU, L1, decoder rows of norm 1 at most."""
-    setting = bench.setting
-    c = bench.coefficient(setting.coefficient if coefficient is None else coefficient, layer)
-    return Order(mlp(layer), bench.width(layer), setting.report, (L1(c),), warm=warm)
+def student(
+    experiment: Experiment, layer: int, coefficient: float | None = None, *, warm: DictionarySpec | None = None
+) -> DictionarySpec:
+    """Returns the specification of the report's student: ReLU, L1, decoder rows of norm at most 1."""
+    setting = experiment.setting
+    c = experiment.coefficient(setting.coefficient if coefficient is None else coefficient, layer)
+    return DictionarySpec(mlp(layer), experiment.width(layer), setting.report, (L1(c),), warm=warm)
 
 
-def autoencoder(bench: Bench, layer: int) -> Order:
-    """Orders the report's autoencoder of one layer: ReLU under the square-root penalty, started from tokens."""
-    variance = bench.variance(mlp(layer))
-    # The square root grows with half the power of its argument, the squared error with twice it.
-    c = bench.setting.autoencoder_coefficient * (variance / bench.variance(mlp(bench.layer))) ** 0.75
+def autoencoder(experiment: Experiment, layer: int) -> DictionarySpec:
+    """Returns the specification of the report's autoencoder: ReLU, square-root penalty, initialised from tokens."""
+    variance = experiment.variance(mlp(layer))
+    # The penalty scales with the square root of the outputs, the squared error with their square.
+    c = experiment.setting.autoencoder_coefficient * (variance / experiment.variance(mlp(experiment.layer))) ** 0.75
     penalty = Sqrt(float(f"{c:.4g}"), eps=float(f"{ROUNDED * variance**0.5:.2g}"))
-    training = replace(bench.setting.report, start="data")
-    return Order(mlp(layer), bench.width(layer), training, (penalty,), "autoencoder")
+    training = replace(experiment.setting.report, start="data")
+    return DictionarySpec(mlp(layer), experiment.width(layer), training, (penalty,), "autoencoder")
 
 
-def modern(bench: Bench, site: str, n_latents: int, activation: Activation | None = None, **options: Any) -> Order:
-    """Orders a dictionary of today: TopK or another activation, unit decoder rows, started from tokens."""
+def modern(
+    experiment: Experiment, site: str, n_latents: int, activation: Activation | None = None, **options: Any
+) -> DictionarySpec:
+    """Returns the specification of a modern dictionary: by default TopK, unit decoder rows, initialised from tokens."""
     options = {"penalties": (AUXK,), "decoder_norm": UnitNorm(), **options}
-    return Order(site, n_latents, bench.setting.modern, activation=activation or TopK(bench.setting.count), **options)
+    return DictionarySpec(
+        site, n_latents, experiment.setting.modern, activation=activation or TopK(experiment.setting.count), **options
+    )
 
 
-def typed(bench: Bench, order: Order) -> tuple[NeuronMatch, LatentTypes, FiringFrequencies]:
-    """Matches a dictionary of an MLP with its neurons, divides its latents, and counts their firing."""
-    firing = bench.firing(order)
-    match = match_neurons(bench.dictionary(order), bench.sites[order.site].neurons, seed=order.seed(bench.seed))
+def typed(experiment: Experiment, spec: DictionarySpec) -> tuple[NeuronMatch, LatentTypes, FiringFrequencies]:
+    """Returns the match of a dictionary with the MLP's neurons, the types of its latents, and firing frequencies."""
+    firing = experiment.firing(spec)
+    match = match_neurons(
+        experiment.dictionary(spec), experiment.sites[spec.site].neurons, seed=spec.seed(experiment.seed)
+    )
     return match, latent_types(match, THRESHOLD, dead=firing.dead), firing
 
 
-def described(bench: Bench, order: Order) -> Part:
-    """Returns the numbers of one dictionary of an MLP, by name."""
-    match, types, firing = typed(bench, order)
+def described(experiment: Experiment, spec: DictionarySpec) -> Part:
+    """Returns the numbers of a dictionary of an MLP, by name."""
+    match, types, firing = typed(experiment, spec)
     simulators, sparse = types.simulators, types.sparse
     n, n_others = types.n_latents, types.n_latents - types.n_simulators
     encoder, decoder = match.encoder_cosine_of_decoder_match, match.decoder_cosine
     means = dict.fromkeys(("encoder", "decoder"), (None, None))
     if encoder is not None:
         means = {side: mean_sd(c[simulators]) for side, c in (("encoder", encoder), ("decoder", decoder))}
-    error = bench.error(order)
+    error = experiment.error(spec)
     return {
         "simulators": types.share,
         "simulators per neuron": types.n_simulators / match.n_neurons,
@@ -84,32 +92,34 @@ def described(bench: Bench, order: Order) -> Part:
         "encoder cosine": means["encoder"][0],
         "encoder cosine, deviation": means["encoder"][1],
         "decoder cosine": means["decoder"][0],
-        "L0": bench.l0(order),
+        "L0": experiment.l0(spec),
         "FVU": error.fvu,
         "squared error": error.squared_error,
     }
 
 
-def by_seed(bench: Bench, orders: Mapping[str, Order], measure: Callable[[Bench, Order], Part]) -> list[Part]:
-    """Trains each order once for each seed, and returns each seed's numbers, named ``"order: number"``."""
-    bench.train(repeated for order in orders.values() for repeated in bench.repeated(order))
+def by_seed(
+    experiment: Experiment, specs: Mapping[str, DictionarySpec], measure: Callable[[Experiment, DictionarySpec], Part]
+) -> list[Part]:
+    """Trains each specification once for each seed. Returns the numbers of each seed, named ``"spec: number"``."""
+    experiment.train(repeated for spec in specs.values() for repeated in experiment.repeated(spec))
     return [
         {
             f"{name}: {key}": value
-            for name, order in orders.items()
-            for key, value in measure(bench, replace(order, repeat=repeat)).items()
+            for name, spec in specs.items()
+            for key, value in measure(experiment, replace(spec, repeat=repeat)).items()
         }
-        for repeat in range(bench.setting.n_seeds)
+        for repeat in range(experiment.setting.n_seeds)
     ]
 
 
 def row(measured: Measured, what: str, quantity: Quantity | str, report: str = "-", form: str = ".3g") -> Compared:
-    """Sets a measured quantity beside the report's."""
+    """Returns a table row with a measured quantity and its value in the report."""
     return Compared(what, report, told(measured, quantity, form))
 
 
 def along(measured: Measured, keys: Iterable[str], form: str = ".3g") -> str:
-    """Formats several quantities one after the other."""
+    """Formats several quantities, separated by semicolons."""
     return "; ".join(told(measured, key, form) for key in keys)
 
 
@@ -121,7 +131,7 @@ def curve(
     dashed: bool = False,
     scale: float = 1.0,
 ) -> Curve | None:
-    """Makes a curve of quantities by place, with their intervals; None if none was measured."""
+    """Returns a curve of quantities by x coordinate, with their intervals, or None if none was measured."""
     known = {
         x: estimate
         for x, q in quantities.items()
@@ -138,7 +148,7 @@ def curve(
 
 
 def match_numbers(match: NeuronMatch, firing: FiringFrequencies) -> dict[str, Any]:
-    """Returns what figures need of a match and of firing, latent by latent."""
+    """Returns the numbers of a match and of firing frequencies that figures need."""
     return {
         "decoder_cosine": match.decoder_cosine,
         "decoder_neuron": match.decoder_neuron,
@@ -152,7 +162,7 @@ def match_numbers(match: NeuronMatch, firing: FiringFrequencies) -> dict[str, An
 
 
 def match_from(numbers: dict[str, Any]) -> tuple[NeuronMatch, LatentTypes, FiringFrequencies]:
-    """Makes of these numbers what the figures take."""
+    """Returns match, types and firing frequencies from the result of `match_numbers`."""
     names = ("decoder_cosine", "decoder_neuron", "null_decoder", "encoder_cosine", "null_encoder")
     tensors = {name: torch.tensor(numbers[name]) for name in names if numbers[name] is not None}
     match = NeuronMatch(n_neurons=numbers["n_neurons"], **tensors)
@@ -161,12 +171,12 @@ def match_from(numbers: dict[str, Any]) -> tuple[NeuronMatch, LatentTypes, Firin
 
 
 def median(values: Tensor) -> float | None:
-    """Returns the median, or None of nothing."""
+    """Returns the median, or None if there are no values."""
     return float(values.double().median()) if len(values) else None
 
 
 def mean_sd(values: Tensor) -> tuple[float | None, float | None]:
-    """Returns mean and standard deviation, or None where there are too few values."""
+    """Returns mean and standard deviation, each None if there are too few values."""
     if not len(values):
         return None, None
     return float(values.mean()), float(values.std()) if len(values) > 1 else None

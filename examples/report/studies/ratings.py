@@ -1,4 +1,4 @@
-"""The first latents by kind, and what people rated them."""
+"""The first latents by kind, and their ratings by people."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..study import Numbers
 from .reading import rank_correlation
 
 HIGHEST = 4
-"""Rating."""
+"""Highest rating."""
 MIN_ERROR = 1e-9
-"""A standard error of zero would mean that it isn't known."""
+"""Smallest standard error. Zero stands for an unknown error."""
 Kinds = dict[str, list[Numbers]]
 """Latents by kind."""
 
@@ -40,22 +40,22 @@ def by_dictionary(kinds: Kinds) -> Kinds:
 
 
 def _ratings(numbers: Numbers) -> dict[str, dict[int, float]]:
-    """Returns what people rated, by dictionary and latent.
+    """Returns the ratings by dictionary and latent.
 
     Raises:
-        ValueError: If it isn't a rating of one of the latents shown.
+        ValueError: If a rating is invalid, or isn't for one of the latents shown.
     """
     found: dict[str, dict[int, float]] = {name: {} for name in numbers["of"]}
     given = numbers.get("given") or {}
     if not isinstance(given, Mapping) or not set(given) <= set(found):
-        raise ValueError(f"`ratings.json` must hold an object for each of {', '.join(found)}, got {given!r:.80}.")
+        raise ValueError(f"`ratings.json` must contain an object for each of {', '.join(found)}, got {given!r:.80}.")
     for name, ratings in given.items():
         shown = {str(latent["latent"]) for latent in numbers["of"][name]}
         for latent, rating in ratings.items() if isinstance(ratings, Mapping) else [("", ratings)]:
             if latent not in shown or not isinstance(rating, int | float) or not 0 <= rating <= HIGHEST:
                 raise ValueError(
-                    f"`ratings.json` must give the {name}'s latents, by their numbers on the page, ratings from 0 to "
-                    f"{HIGHEST}, got {rating!r:.40} for {latent!r}."
+                    f"`ratings.json` must contain ratings from 0 to {HIGHEST} by latent of the {name}, as numbered on "
+                    f"the page, got {rating!r:.40} for {latent!r}."
                 )
             found[name][int(latent)] = rating
     return found
@@ -84,7 +84,7 @@ def _mean(values: list[float]) -> dict[str, Any]:
 
 
 def _rank(latents: list[Numbers], key: str) -> dict[str, Any]:
-    """Returns Spearman's correlation; its error is Fieller's, ``(1 - rho^2) sqrt(1.06 / (n - 3))``."""
+    """Returns the Spearman correlation with Fieller's standard error, ``(1 - rho^2) sqrt(1.06 / (n - 3))``."""
     maxima = [latent["max"] for latent in latents if latent[key] is not None]
     rho = rank_correlation(maxima, known(latents, key))
     error = 0.0

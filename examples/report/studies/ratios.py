@@ -1,4 +1,4 @@
-"""Errors of distillers over those of autoencoders at the same number of active latents."""
+"""Ratios of the errors of distillers and autoencoders at the same number of active latents."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from ..estimates import Ratio
 
 KINDS = ("distiller", "distiller with skip", "autoencoder")
 FAR = 2.0
-"""Ratio above which an error is far above another; the report's is 3.06."""
+"""Ratio above which an error counts as far larger than another. The ratio in the report is 3.06."""
 RATIO_LABEL = "FVU ratio, transcoder / SAE"
 
 
 def ratio_of(place: str, kind: str, key: str = "FVU") -> Ratio:
-    """Returns the error of a distiller over the autoencoder's; numbers are named ``"place, kind: key"``."""
+    """Returns the ratio of the errors of a distiller and an autoencoder, named ``"place, kind: key"``."""
     return Ratio(f"{place}, {kind}: {key}", f"{place}, autoencoder: {key}")
 
 
 def read_off(curve: Sequence[tuple[float, float]], l0: float) -> float | None:
-    """Returns the error at an L0 from errors at others, on logarithmic axes; None where there are fewer than two.
+    """Interpolates the error at an L0 on logarithmic axes, or returns None for fewer than two points.
 
-    Outside of the curve its first or last piece goes on.
+    Outside of the curve, the first or last segment is extrapolated.
     """
     known = sorted({x: (math.log(x), math.log(y)) for x, y in curve if x > 0 and y > 0}.values())
     if len(known) < 2 or l0 <= 0:

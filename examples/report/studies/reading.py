@@ -1,4 +1,4 @@
-"""What latents fire on: their strongest examples, and how many of these fall on one token."""
+"""The strongest examples of latents, and statistics of their tokens."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import torch
 
 from sparsedict.analysis import TopExamples, top_examples
 
-from ..bench import Bench
-from ..order import Order
+from ..dictionary_spec import DictionarySpec
+from ..experiment import Experiment
 
 N_EXAMPLES = 10
 MIN_EXAMPLES = N_EXAMPLES // 2
 CONTEXT = 12
 
 
-def examples_of(bench: Bench, order: Order, latents: Iterable[int]) -> dict[int, TopExamples]:
-    """Looks for the strongest examples of some latents on held-out text."""
+def examples_of(experiment: Experiment, spec: DictionarySpec, latents: Iterable[int]) -> dict[int, TopExamples]:
+    """Returns the strongest examples of some latents on held-out text."""
     latents = list(latents)
-    n_sequences = math.ceil(bench.setting.n_held_out / bench.held_out_tokens.shape[1])
-    with bench.phases("examples", f"looking for the strongest examples of {len(latents)} latents"):
+    n_sequences = math.ceil(experiment.setting.n_held_out / experiment.held_out_tokens.shape[1])
+    with experiment.phases("examples", f"looking for the strongest examples of {len(latents)} latents"):
         return top_examples(
-            bench.sites[order.site],
-            bench.dictionary(order),
-            bench.held_out_tokens[:n_sequences],
+            experiment.sites[spec.site],
+            experiment.dictionary(spec),
+            experiment.held_out_tokens[:n_sequences],
             latents=latents,
             n_examples=N_EXAMPLES,
             context=CONTEXT,
@@ -34,14 +34,14 @@ def examples_of(bench: Bench, order: Order, latents: Iterable[int]) -> dict[int,
 
 
 def token_share(found: TopExamples) -> float | None:
-    """Returns the share of a latent's examples that fall on its most frequent token; None of too few examples."""
+    """Returns the share of examples on the most frequent token, or None if there are too few examples."""
     if len(found) < MIN_EXAMPLES:
         return None
     return max(Counter(int(e.tokens[e.peak]) for e in found.examples).values()) / len(found)
 
 
 def rank_correlation(a: list[float], b: list[float]) -> float | None:
-    """Returns Spearman's correlation, ties sharing their mean rank; None where either doesn't vary."""
+    """Returns the Spearman correlation, with mean ranks for ties, or None if either list is constant."""
     if len(set(a)) < 2 or len(set(b)) < 2:
         return None
     ranks = torch.stack([_ranks(torch.tensor(values, dtype=torch.float64)) for values in (a, b)])

@@ -1,4 +1,4 @@
-"""The report's answer to features of several layers: autoencoders of the residual stream, layer after layer."""
+"""The report's proposal for features of several layers: autoencoders of the residual stream of each layer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sparsedict.analysis import DictionaryMatch, match_dictionaries
 from sparsedict.figures import Palette
 from sparsedict.latents import firing_counts
 
-from ..bench import Bench
 from ..claims import Above, Below, Clause
+from ..dictionary_spec import DictionarySpec
 from ..estimates import Difference, Ratio, measured, told
-from ..order import Order
-from ..places import residual
+from ..experiment import Experiment
+from ..sites import residual
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import Part, along, curve, median, modern, row
 
@@ -31,7 +31,7 @@ N_READ = 16_384
 
 
 class ResidualStream(Study):
-    """Whether what autoencoders find in the residual stream appears gradually from layer to layer."""
+    """A test of whether the latents of residual-stream autoencoders appear gradually from layer to layer."""
 
     name: ClassVar[str] = "residual-stream"
     title: ClassVar[str] = "Features of several layers"
@@ -41,17 +41,17 @@ class ResidualStream(Study):
         "stream after each layer should pick them up, and show them appearing gradually as the model builds them."
     )
 
-    def measure(self, bench: Bench) -> Numbers:
-        width = bench.width(bench.layer)
-        orders = {layer: modern(bench, residual(layer), width, kind="autoencoder") for layer in bench.layers}
-        bench.train(repeated for order in orders.values() for repeated in bench.repeated(order))
-        seeds = [_measure(bench, orders, repeat) for repeat in range(bench.setting.n_seeds)]
-        last, n = bench.layers[-1], bench.setting.n_seeds
-        drawn = {f"layer {a} to {b}": _match(bench, orders[b], orders[a], 0) for a, b in pairwise(bench.layers)}
-        drawn["same stream, another seed"] = _match(bench, orders[last], orders[last], 0)
+    def measure(self, experiment: Experiment) -> Numbers:
+        width = experiment.width(experiment.layer)
+        specs = {layer: modern(experiment, residual(layer), width, kind="autoencoder") for layer in experiment.layers}
+        experiment.train(repeated for spec in specs.values() for repeated in experiment.repeated(spec))
+        seeds = [_measure(experiment, specs, repeat) for repeat in range(experiment.setting.n_seeds)]
+        last, n = experiment.layers[-1], experiment.setting.n_seeds
+        drawn = {f"layer {a} to {b}": _match(experiment, specs[b], specs[a], 0) for a, b in pairwise(experiment.layers)}
+        drawn["same stream, another seed"] = _match(experiment, specs[last], specs[last], 0)
         cosines = {name: match.cosine_a for name, match in drawn.items()}
         cosines["random directions"] = next(iter(drawn.values())).null_a
-        return {"layers": bench.layers, "measured": measured(seeds), "cosines": cosines, "n_seeds": n}
+        return {"layers": experiment.layers, "measured": measured(seeds), "cosines": cosines, "n_seeds": n}
 
     def clauses(self, numbers: Numbers) -> Sequence[Clause]:
         layers = numbers["layers"]
@@ -99,25 +99,25 @@ def _random(before: int, after: int) -> str:
 CONTROL = "partner in the same stream's autoencoder of another seed"
 
 
-def _measure(bench: Bench, orders: dict[int, Order], repeat: int) -> Part:
-    """Measures one seed's autoencoders; those of the layer before are of the next seed."""
-    last = orders[bench.layers[-1]]
-    found: Part = {CONTROL: _present(_match(bench, last, last, repeat).cosine_a)}
-    for before, after in pairwise(bench.layers):
-        match = _match(bench, orders[after], orders[before], repeat)
-        start = _match_starts(bench, orders[after], orders[before], repeat)
+def _measure(experiment: Experiment, specs: dict[int, DictionarySpec], repeat: int) -> Part:
+    """Returns the numbers of one seed's autoencoders. Those of the previous layer have the next seed."""
+    last = specs[experiment.layers[-1]]
+    found: Part = {CONTROL: _present(_match(experiment, last, last, repeat).cosine_a)}
+    for before, after in pairwise(experiment.layers):
+        match = _match(experiment, specs[after], specs[before], repeat)
+        start = _match_starts(experiment, specs[after], specs[before], repeat)
         found |= {
             _partner(before, after): _present(match.cosine_a),
             _untrained(before, after): _present(start.cosine_a),
             _random(before, after): _present(match.null_a),
             f"layer {before} to {after}: cosine, median": median(match.cosine_a),
         }
-    for layer, order in orders.items():
-        quarters = _readable(bench, replace(last, repeat=repeat), residual(layer))
+    for layer, spec in specs.items():
+        quarters = _readable(experiment, replace(last, repeat=repeat), residual(layer))
         found |= dict(zip((_read(layer), *(f"layer {layer}: {q}" for q in QUARTERS)), quarters, strict=True))
-        own = replace(order, repeat=repeat)
-        found[f"layer {layer}: FVU"] = bench.error(own).fvu
-        found[f"layer {layer}: dead"] = bench.firing(own).dead.n_dead / order.n_latents
+        own = replace(spec, repeat=repeat)
+        found[f"layer {layer}: FVU"] = experiment.error(own).fvu
+        found[f"layer {layer}: dead"] = experiment.firing(own).dead.n_dead / spec.n_latents
     return found
 
 
@@ -195,28 +195,28 @@ NOTES = (
 )
 
 
-def _live(bench: Bench, order: Order) -> Tensor:
+def _live(experiment: Experiment, spec: DictionarySpec) -> Tensor:
     """Returns the decoder rows of the latents that fire on held-out tokens."""
-    return bench.dictionary(order).decoder.detach()[bench.firing(order).counts > 0]
+    return experiment.dictionary(spec).decoder.detach()[experiment.firing(spec).counts > 0]
 
 
-def _match(bench: Bench, order: Order, other: Order, repeat: int) -> DictionaryMatch:
-    """Matches the live latents of one seed's dictionary with those of the next seed's."""
-    order, other = replace(order, repeat=repeat), bench.other_seed(replace(other, repeat=repeat))
-    return match_dictionaries(_live(bench, order), _live(bench, other), seed=order.seed(bench.seed))
+def _match(experiment: Experiment, spec: DictionarySpec, other: DictionarySpec, repeat: int) -> DictionaryMatch:
+    """Returns the match of the live latents of one seed's dictionary with those of the next seed."""
+    spec, other = replace(spec, repeat=repeat), experiment.other_seed(replace(other, repeat=repeat))
+    return match_dictionaries(_live(experiment, spec), _live(experiment, other), seed=spec.seed(experiment.seed))
 
 
-def _match_starts(bench: Bench, order: Order, other: Order, repeat: int) -> DictionaryMatch:
-    """Matches the rows that the two dictionaries started from."""
-    order, other = replace(order, repeat=repeat), bench.other_seed(replace(other, repeat=repeat))
-    return match_dictionaries(bench.start(order), bench.start(other), seed=order.seed(bench.seed))
+def _match_starts(experiment: Experiment, spec: DictionarySpec, other: DictionarySpec, repeat: int) -> DictionaryMatch:
+    """Returns the match of the initial rows of two dictionaries."""
+    spec, other = replace(spec, repeat=repeat), experiment.other_seed(replace(other, repeat=repeat))
+    return match_dictionaries(experiment.start(spec), experiment.start(other), seed=spec.seed(experiment.seed))
 
 
 @torch.no_grad()
-def _readable(bench: Bench, order: Order, site: str) -> tuple[float, float, float]:
-    """Returns quartiles over latents of the variance that a linear map reads from another stream, the median first."""
-    latents = bench.dictionary(order).encode(bench.held_out(order.site).inputs[:N_READ])
-    stream = bench.held_out(site).inputs[:N_READ]
+def _readable(experiment: Experiment, spec: DictionarySpec, site: str) -> tuple[float, float, float]:
+    """Returns quartiles of the variance of latents that a linear map from another stream explains, median first."""
+    latents = experiment.dictionary(spec).encode(experiment.held_out(spec.site).inputs[:N_READ])
+    stream = experiment.held_out(site).inputs[:N_READ]
     half = len(stream) // 2
     often = (firing_counts(latents[:half]) >= MIN_FIRINGS) & (firing_counts(latents[half:]) >= MIN_FIRINGS)
     latents = latents[:, often].double()

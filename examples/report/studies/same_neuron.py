@@ -1,4 +1,4 @@
-"""Figures 7 and 8: a simulator's encoder and decoder belong to one neuron, whose activation it follows."""
+"""Figures 7 and 8: agreement of the encoder, decoder and activation of simulators with those of a neuron."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sparsedict.batches import Activations
 from sparsedict.dictionaries import Dictionary
 from sparsedict.sites import Neurons
 
-from ..bench import Bench
 from ..claims import Above, Below, Clause
+from ..dictionary_spec import DictionarySpec
 from ..estimates import Quantity, measured, told
-from ..order import Order
+from ..experiment import Experiment
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import Part, by_seed, mean_sd, row, student, typed
 
@@ -28,7 +28,7 @@ N_POINTS = 2_000
 
 
 class SameNeuron(Study):
-    """Whether a simulator reads and writes for the same neuron."""
+    """A test of whether the encoder and the decoder of a simulator correspond to the same neuron."""
 
     name: ClassVar[str] = "same-neuron"
     title: ClassVar[str] = "One neuron, read and written"
@@ -39,15 +39,15 @@ class SameNeuron(Study):
         "correlation 0.98865 for the first one."
     )
 
-    def measure(self, bench: Bench) -> Numbers:
-        coefficients = {"main": bench.setting.coefficient, "lowest": min(bench.setting.coefficients)}
-        orders = {name: student(bench, bench.layer, c) for name, c in coefficients.items()}
-        seeds = by_seed(bench, orders, _measure)
+    def measure(self, experiment: Experiment) -> Numbers:
+        coefficients = {"main": experiment.setting.coefficient, "lowest": min(experiment.setting.coefficients)}
+        specs = {name: student(experiment, experiment.layer, c) for name, c in coefficients.items()}
+        seeds = by_seed(experiment, specs, _measure)
         return {
-            "layer": bench.layer,
+            "layer": experiment.layer,
             "coefficients": coefficients,
             "measured": measured(seeds),
-            **_drawn(bench, orders["main"]),
+            **_drawn(experiment, specs["main"]),
         }
 
     def clauses(self, numbers: Numbers) -> Sequence[Clause]:
@@ -66,9 +66,9 @@ class SameNeuron(Study):
 
 
 HIGH = 0.97
-"""A correlation that counts as near the report's."""
+"""Correlation that counts as similar to that of the report."""
 MODEST = 0.5
-"""An encoder's cosine that counts as modest."""
+"""Encoder cosine below which the similarity counts as modest."""
 AGREE, ENCODER, WEIGHED = "same neuron", "encoder cosine", "encoder cosine, weighed by the inputs"
 FIRST, QUARTER, MEDIAN, THREE = (
     "correlation, first simulator",
@@ -78,14 +78,14 @@ FIRST, QUARTER, MEDIAN, THREE = (
 )
 
 
-def _measure(bench: Bench, order: Order) -> Part:
-    """Measures the live simulators of one student; None where there are none."""
-    match, types, _ = typed(bench, order)
-    neurons, held = bench.sites[order.site].neurons, bench.held_out(order.site)
+def _measure(experiment: Experiment, spec: DictionarySpec) -> Part:
+    """Returns the numbers of the live simulators of one student, each None if there are none."""
+    match, types, _ = typed(experiment, spec)
+    neurons, held = experiment.sites[spec.site].neurons, experiment.held_out(spec.site)
     alive = types.simulators
     if not bool(alive.any()):
         return dict.fromkeys((AGREE, ENCODER, WEIGHED, FIRST, QUARTER, MEDIAN, THREE))
-    dictionary, cosine = bench.dictionary(order), match.encoder_cosine_of_decoder_match
+    dictionary, cosine = experiment.dictionary(spec), match.encoder_cosine_of_decoder_match
     assert match.agrees is not None
     assert cosine is not None
     correlation = simulator_correlation(dictionary, match, held, latents=alive, neurons=neurons).correlation
@@ -99,14 +99,14 @@ def _measure(bench: Bench, order: Order) -> Part:
     }
 
 
-def _drawn(bench: Bench, order: Order) -> Numbers:
-    """Returns what the figures of the first seed's student need."""
-    match, types, _ = typed(bench, order)
-    neurons, dictionary = bench.sites[order.site].neurons, bench.dictionary(order)
+def _drawn(experiment: Experiment, spec: DictionarySpec) -> Numbers:
+    """Returns the numbers for the figures of the first seed's student."""
+    match, types, _ = typed(experiment, spec)
+    neurons, dictionary = experiment.sites[spec.site].neurons, experiment.dictionary(spec)
     found: Numbers = dict(_maps(dictionary, neurons, match))
     alive = types.simulators
     if bool(alive.any()):
-        found["first"] = _activations(dictionary, neurons, match, alive, bench.held_out(order.site))
+        found["first"] = _activations(dictionary, neurons, match, alive, experiment.held_out(spec.site))
     return found
 
 
@@ -183,7 +183,7 @@ def _maps(dictionary: Dictionary, neurons: Neurons, match: NeuronMatch) -> dict[
 def cosine_by_inputs(
     dictionary: Dictionary, neurons: Neurons, match: NeuronMatch, alive: Tensor, inputs: Tensor
 ) -> float | None:
-    """Returns the simulators' mean encoder cosine with directions weighed by the inputs' spread."""
+    """Returns the mean encoder cosine of simulators, with directions weighted by the covariance of the inputs."""
     variances, axes = torch.linalg.eigh(torch.cov(inputs.float().T))
     root = axes * variances.clamp_min(0).sqrt()
     ours, theirs = dictionary.encoder[alive], neurons.encoder[match.decoder_neuron[alive]]
@@ -194,7 +194,7 @@ def cosine_by_inputs(
 def _activations(
     dictionary: Dictionary, neurons: Neurons, match: NeuronMatch, alive: Tensor, data: Activations
 ) -> Numbers:
-    """Returns the first simulator's activations and its neuron's."""
+    """Returns the activations of the first simulator and of its neuron."""
     result = simulator_correlation(dictionary, match, data, latents=alive, neurons=neurons)
     latent, neuron = int(result.latents[0]), int(result.neurons[0])
     inputs = data.inputs[:N_POINTS]

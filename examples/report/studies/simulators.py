@@ -1,4 +1,4 @@
-"""Figures 2, 3 and 4, and 12 to 14: two kinds of latents."""
+"""Figures 2 to 4 and 12 to 14: neuron simulators and sparse latents."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sparsedict import figures
 from sparsedict.analysis import NeuronMatch
 from sparsedict.display import shown
 
-from ..bench import Bench
 from ..claims import Above, Between, Clause
+from ..dictionary_spec import DictionarySpec
 from ..estimates import Difference, Measured, Quantity, Ratio, measured, told
-from ..order import Order
+from ..experiment import Experiment
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import (
     Part,
@@ -32,7 +32,7 @@ LOWER, MIDDLE, UPPER = ("latents with a cosine of " + of for of in ("0.4 to 0.6"
 
 
 class NeuronSimulators(Study):
-    """Whether a student's latents fall into neuron simulators and sparse latents, in two layers."""
+    """A test of whether the latents of students in two layers divide into neuron simulators and sparse latents."""
 
     name: ClassVar[str] = "neuron-simulators"
     title: ClassVar[str] = "Two kinds of latents"
@@ -44,13 +44,13 @@ class NeuronSimulators(Study):
         "The other layer looks the same."
     )
 
-    def measure(self, bench: Bench) -> Numbers:
-        orders = {f"layer {layer}": student(bench, layer) for layer in (bench.layer, bench.other_layer)}
-        seeds = by_seed(bench, orders, _measure)
+    def measure(self, experiment: Experiment) -> Numbers:
+        specs = {f"layer {layer}": student(experiment, layer) for layer in (experiment.layer, experiment.other_layer)}
+        seeds = by_seed(experiment, specs, _measure)
         return {
-            "layers": [bench.layer, bench.other_layer],
+            "layers": [experiment.layer, experiment.other_layer],
             "measured": measured(seeds),
-            "of": {name: _first(bench, order) for name, order in orders.items()},
+            "of": {name: _first(experiment, spec) for name, spec in specs.items()},
         }
 
     def clauses(self, numbers: Numbers) -> Sequence[Clause]:
@@ -64,12 +64,11 @@ class NeuronSimulators(Study):
 
 
 NOTES = (
-    "Two humps: of the latents that aren't dead, fewer have a cosine of 0.6 to 0.8 than of 0.4 to 0.6, and fewer than "
-    "of 0.8 to 1.",
-    "A simulator is a latent that isn't dead and whose decoder cosine with a neuron exceeds 0.8. The encoder's cosine "
-    "is that with the encoder row of the neuron whose decoder row is nearest.",
-    "Directions of the input: (sum of the variances)^2 / (sum of their squares) along its principal axes, which is the "
-    "width where the input varies alike in all directions.",
+    "Two humps: fewer live latents have a cosine of 0.6 to 0.8 than of 0.4 to 0.6, and fewer than of 0.8 to 1.",
+    "A simulator is a live latent with a decoder cosine above 0.8 with a neuron. Its encoder cosine is the cosine with "
+    "the encoder row of the neuron with the nearest decoder row.",
+    "Number of directions of the input: (sum of the variances)^2 / (sum of their squares) along the principal axes. It "
+    "equals the width if the variance is the same in all directions.",
 )
 
 
@@ -94,31 +93,31 @@ def _clauses(layer: str) -> list[Clause]:
     ]
 
 
-def _measure(bench: Bench, order: Order) -> Part:
-    match, _, firing = typed(bench, order)
-    return {**described(bench, order), **humps(match, firing.dead.mask)}
+def _measure(experiment: Experiment, spec: DictionarySpec) -> Part:
+    match, _, firing = typed(experiment, spec)
+    return {**described(experiment, spec), **humps(match, firing.dead.mask)}
 
 
 def humps(match: NeuronMatch, dead: Tensor) -> Part:
-    """Counts live latents by decoder cosine."""
+    """Returns the numbers of live latents in ranges of the decoder cosine."""
     cosine = match.decoder_cosine[~dead]
     ranges = {LOWER: (0.4, 0.6), MIDDLE: (0.6, 0.8), UPPER: (0.8, 1.01)}
     return {name: int(((cosine > low) & (cosine <= high)).sum()) for name, (low, high) in ranges.items()}
 
 
-def _first(bench: Bench, order: Order) -> Numbers:
-    """Returns what figures need of the first seed's student, and facts of its site."""
-    match, _, firing = typed(bench, order)
+def _first(experiment: Experiment, spec: DictionarySpec) -> Numbers:
+    """Returns the numbers for the figures of the first seed's student, and facts of its site."""
+    match, _, firing = typed(experiment, spec)
     return {
         "latents": match_numbers(match, firing),
-        "coefficient": order.penalties[0].coefficient,  # pyright: ignore[reportAttributeAccessIssue]
-        "n_directions": n_directions(bench.held_out(order.site).inputs),
-        "d_in": bench.sites[order.site].d_in,
+        "coefficient": spec.penalties[0].coefficient,  # pyright: ignore[reportAttributeAccessIssue]
+        "n_directions": n_directions(experiment.held_out(spec.site).inputs),
+        "d_in": experiment.sites[spec.site].d_in,
     }
 
 
 def n_directions(inputs: Tensor) -> float:
-    """Returns in how many directions inputs vary: the participation ratio of their covariance."""
+    """Returns the effective number of directions of inputs, the participation ratio of their covariance."""
     variances = torch.linalg.eigvalsh(torch.cov(inputs.double().T))
     return float(variances.sum().square() / variances.square().sum())
 
@@ -135,9 +134,9 @@ def _summary(numbers: Numbers) -> str:
         f"for each neuron; {tell('neurons with a simulator', '.1%')} of the neurons have one. The median simulator "
         f"fires on {tell('frequency of simulators', '.1%')} of the tokens, the median live sparse latent on "
         f"{tell('frequency of sparse latents', '.2%')}. The simulators' encoder cosine is "
-        f"{tell('encoder cosine', '.3f')}, their decoder cosine {tell('decoder cosine', '.3f')}. The MLP's input has "
-        f"{of['d_in']} numbers, which vary in about {shown(of['n_directions'], '.0f')} directions; a section below "
-        "looks at the same MLP where its inputs vary in few."
+        f"{tell('encoder cosine', '.3f')}, their decoder cosine {tell('decoder cosine', '.3f')}. The input of the MLP "
+        f"has width {of['d_in']} and varies in about {shown(of['n_directions'], '.0f')} directions. A section below "
+        "examines the same MLP with inputs that vary in few directions."
     )
 
 
@@ -146,17 +145,17 @@ def _drawings(part: dict[str, Any], layer: str, first: int) -> dict[str, Drawing
     return {
         f"figure-{first:02}-decoder-similarity": Drawing(
             lambda: figures.decoder_similarity(match, types),
-            f"Figure {first}, {layer}, first seed: cosine of each latent's decoder row with the nearest neuron's. Bars "
-            "are stacked by type.",
+            f"Figure {first}, {layer}, first seed: cosine of each latent's decoder row with that of the nearest "
+            "neuron. Bars are stacked by type.",
         ),
         f"figure-{first + 1:02}-encoder-similarity": Drawing(
             lambda: figures.encoder_similarity(match, types),
-            f"Figure {first + 1}, {layer}: the same for encoder rows; types by the decoder.",
+            f"Figure {first + 1}, {layer}: the same for encoder rows. The types are determined by the decoder.",
         ),
         f"figure-{first + 2:02}-firing-frequency": Drawing(
             lambda: figures.firing_frequency(firing, types),
-            f"Figure {first + 2}, {layer}: how often latents fire, bars stacked by type; those that never fired as one "
-            "bar on the left.",
+            f"Figure {first + 2}, {layer}: firing frequencies, with bars stacked by type. The bar on the left shows "
+            "latents that never fired.",
         ),
     }
 

@@ -1,4 +1,4 @@
-"""What the report was left confused about: why sparse latents' decoders too lie fairly close to some neuron."""
+"""An open question of the report: the large decoder cosines of sparse latents with their nearest neurons."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sparsedict import figures
 from sparsedict.analysis import match_neurons
 from sparsedict.figures import Palette
 
-from ..bench import Bench
 from ..claims import Above, Between, Clause
+from ..dictionary_spec import DictionarySpec
 from ..estimates import Difference, Quantity, measured, told
-from ..order import Order
+from ..experiment import Experiment
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import median, row, student, typed
 
@@ -25,7 +25,7 @@ N_COMBINED = 4
 
 
 class SparseDecoders(Study):
-    """What chance gives, for ever better notions of chance, beside the sparse latents' cosines with neurons."""
+    """The cosines of sparse latents with neurons, compared with several null distributions."""
 
     name: ClassVar[str] = "sparse-decoders"
     title: ClassVar[str] = "Why sparse latents lie near neurons"
@@ -35,15 +35,15 @@ class SparseDecoders(Study):
         "leaves unexplained."
     )
 
-    def measure(self, bench: Bench) -> Numbers:
-        order = student(bench, bench.layer)
-        bench.train(bench.repeated(order))
+    def measure(self, experiment: Experiment) -> Numbers:
+        spec = student(experiment, experiment.layer)
+        experiment.train(experiment.repeated(spec))
         cosines, seeds = {}, []
-        for repeated in bench.repeated(order):
-            found, explained = _measure(bench, repeated)
+        for repeated in experiment.repeated(spec):
+            found, explained = _measure(experiment, repeated)
             cosines = cosines or found
             seeds.append({name: median(values) for name, values in {**found, **explained}.items()})
-        return {"layer": bench.layer, "measured": measured(seeds), "cosines": cosines}
+        return {"layer": experiment.layer, "measured": measured(seeds), "cosines": cosines}
 
     def clauses(self, numbers: Numbers) -> Sequence[Clause]:
         high = Difference(SPARSE, RANDOM)
@@ -65,11 +65,11 @@ SPARSE, RANDOM, VARIED, WRITTEN = (
 CHANCES = (RANDOM, VARIED, WRITTEN)
 
 
-def _measure(bench: Bench, order: Order) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _measure(experiment: Experiment, spec: DictionarySpec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Returns cosines with the nearest neuron, and shares of rows that neurons explain, for one seed."""
-    match, types, _ = typed(bench, order)
-    neurons, outputs = bench.sites[order.site].neurons, bench.held_out(order.site).outputs
-    generator = torch.Generator().manual_seed(order.seed(bench.seed))
+    match, types, _ = typed(experiment, spec)
+    neurons, outputs = experiment.sites[spec.site].neurons, experiment.held_out(spec.site).outputs
+    generator = torch.Generator().manual_seed(spec.seed(experiment.seed))
     chosen = torch.randperm(len(outputs), generator=generator)[:N_DRAWN]
     centred = outputs - outputs.mean(0)
     mixed = torch.randn(N_DRAWN, centred.shape[1], generator=generator).to(centred.device) @ _root(centred)
@@ -80,7 +80,7 @@ def _measure(bench: Bench, order: Order) -> tuple[dict[str, Tensor], dict[str, T
         VARIED: match_neurons(mixed, neurons).decoder_cosine,
         WRITTEN: match_neurons(centred[chosen], neurons).decoder_cosine,
     }
-    return cosines, _explained(bench.dictionary(order).decoder.detach()[sparse], neurons.decoder)
+    return cosines, _explained(experiment.dictionary(spec).decoder.detach()[sparse], neurons.decoder)
 
 
 NOTES = (
@@ -134,7 +134,7 @@ def _root(rows: Tensor) -> Tensor:
 
 
 def _explained(rows: Tensor, neurons: Tensor) -> dict[str, Tensor]:
-    """Returns the share of each row's squared norm that its best one to four neurons explain, greedily."""
+    """Returns the share of each row's squared norm that its best one to four neurons explain, chosen greedily."""
     directions = torch.nn.functional.normalize(neurons, dim=-1)
     rows = torch.nn.functional.normalize(rows, dim=-1)
     left, chosen = rows.clone(), torch.zeros(len(rows), 0, dtype=torch.int64, device=rows.device)

@@ -1,4 +1,4 @@
-"""The toy of one neuron: a student with a single latent learns a single ReLU neuron."""
+"""The toy model of one neuron: a student with a single latent learns a single ReLU neuron."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from ..study import Numbers
 
 N_RECORDS = 50
 N_COMPARED = 4_096
-"""Inputs on which activations are compared."""
+"""Number of inputs on which activations are compared."""
 HELD = UnitNorm()
 
 
 @dataclass(frozen=True)
 class Toy:
-    """One run of the toy; the report's by default.
+    """The settings of a toy run. The defaults are those of the report.
 
     Attributes:
         d: Width of input and output.
-        batch_size: Inputs per step.
-        lr: Adam's learning rate, constant.
-        weight_decay: Adam's.
-        unevenness: The i-th input's standard deviation falls as ``i ** -unevenness``; their mean square is 1.
-        decoder_norm: The constraint on the student's decoder row.
+        batch_size: Number of inputs per step.
+        lr: Constant learning rate of Adam.
+        weight_decay: Weight decay of Adam.
+        unevenness: The standard deviation of the i-th input is proportional to ``i ** -unevenness``, with mean square
+            1.
+        decoder_norm: Constraint on the decoder row of the student.
     """
 
     d: int = 1000
@@ -46,14 +47,14 @@ class Toy:
     decoder_norm: DecoderNorm = HELD
 
     def deviations(self) -> Tensor:
-        """Returns the inputs' standard deviations."""
+        """Returns the standard deviations of the inputs, ``[d]``."""
         falling = torch.arange(1, self.d + 1) ** -self.unevenness
         return falling * (self.d**0.5 / falling.norm())
 
     def encoder(self, seed: int) -> Tensor:
-        """Returns the neuron's encoder row, along which inputs have a standard deviation of 1.
+        """Returns the encoder row of the neuron, along which inputs have a standard deviation of 1.
 
-        One-hot as in the report where inputs are even; otherwise a random direction, for it would matter which.
+        It is one-hot, as in the report, if all inputs have the same variance, and a random direction otherwise.
         """
         if self.unevenness == 0.0:
             return _one_hot(self.d)
@@ -62,16 +63,16 @@ class Toy:
 
 
 def run_toy(toy: Toy, n_steps: int, seed: int) -> Numbers:
-    """Trains one student of one neuron.
+    """Trains a student of one neuron.
 
     Returns:
-        Steps and cosines of encoder and decoder with the true ones along the way; their means over the last tenth; and
-        the correlation of the student's activations with the neuron's at the end.
+        Steps, with the cosines of encoder and decoder with the rows of the neuron; the means of the cosines over the
+        last tenth of the run; and the final correlation of the activations of student and neuron.
     """
     student = SparseDistiller(
         toy.d, toy.d, 1, activation=ReLU(), decoder_norm=toy.decoder_norm, generator=torch.Generator().manual_seed(seed)
     )
-    # The report's toy has rows and nothing else; and a student with frozen parts starts from its random rows.
+    # The report's toy model has no biases. A student with frozen parameters isn't initialised from data.
     student.encoder_bias.requires_grad_(False)
     student.decoder_bias.requires_grad_(False)
     inputs = _Normal(toy, seed)
@@ -92,7 +93,7 @@ def run_toy(toy: Toy, n_steps: int, seed: int) -> Numbers:
 
 
 class _Normal:
-    """Endless batches of normal inputs and of what a single ReLU neuron gives for them."""
+    """Endless batches of normal inputs and the outputs of a single ReLU neuron."""
 
     def __init__(self, toy: Toy, seed: int) -> None:
         self._toy, self._seed = toy, seed
@@ -112,7 +113,7 @@ class _Normal:
 
     @torch.no_grad()
     def correlation(self, student: SparseDistiller) -> float:
-        """Correlates the student's activations with the neuron's on inputs that it hasn't seen."""
+        """Returns the correlation of the activations of student and neuron on new inputs."""
         batch = self._draw(N_COMPARED, torch.Generator().manual_seed(self._seed + 1))
         pair = torch.stack([batch.outputs[:, 0], student.encode(batch.inputs)[:, 0]])
         return float(torch.corrcoef(pair)[0, 1])

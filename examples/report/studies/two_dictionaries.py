@@ -1,4 +1,4 @@
-"""An open question: what distillation finds that an autoencoder doesn't, and the other way."""
+"""An open question of the report: the latents that only a distiller or only an autoencoder finds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sparsedict.activations import TopK
 from sparsedict.analysis import DictionaryMatch, match_dictionaries
 from sparsedict.figures import Palette
 
-from ..bench import Bench
 from ..claims import Above, Below, Clause
+from ..dictionary_spec import DictionarySpec
 from ..estimates import Difference, Ratio, measured, told
-from ..order import Order
-from ..places import mlp
+from ..experiment import Experiment
+from ..sites import mlp
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import Part, median, modern, row, typed
 
@@ -35,7 +35,7 @@ BACK = "autoencoder's latents found again in a distiller"
 
 
 class TwoDictionaries(Study):
-    """The latents that a distiller and an autoencoder of one MLP share, and those that they don't."""
+    """The latents that a distiller and an autoencoder of one MLP have in common, and their other latents."""
 
     name: ClassVar[str] = "two-dictionaries"
     title: ClassVar[str] = "Latents of a distiller and of an autoencoder"
@@ -46,16 +46,16 @@ class TwoDictionaries(Study):
         "the distiller's."
     )
 
-    def measure(self, bench: Bench) -> Numbers:
-        k = bench.setting.count
-        orders = {kind: _order(bench, kind, k) for kind in KINDS}
-        bench.train(repeated for order in orders.values() for repeated in bench.repeated(order))
-        matches = {kind: _match(bench, orders["distiller"], order) for kind, order in orders.items()}
+    def measure(self, experiment: Experiment) -> Numbers:
+        k = experiment.setting.count
+        specs = {kind: _order(experiment, kind, k) for kind in KINDS}
+        experiment.train(repeated for spec in specs.values() for repeated in experiment.repeated(spec))
+        matches = {kind: _match(experiment, specs["distiller"], spec) for kind, spec in specs.items()}
         cosines = {f"found in the {kind}": match.cosine_a for kind, match in matches.items()}
         return {
-            "layer": bench.layer,
+            "layer": experiment.layer,
             "k": k,
-            "measured": measured([_measure(bench, orders, repeat) for repeat in range(bench.setting.n_seeds)]),
+            "measured": measured([_measure(experiment, specs, repeat) for repeat in range(experiment.setting.n_seeds)]),
             "cosines": {**cosines, "random directions": matches["autoencoder"].null_a},
         }
 
@@ -74,39 +74,39 @@ class TwoDictionaries(Study):
         return Finding(_summary(numbers), self.judge(numbers), _rows(numbers), _drawings(numbers), _notes(numbers))
 
 
-def _order(bench: Bench, kind: str, k: int) -> Order:
-    return modern(bench, mlp(bench.layer), bench.width(bench.layer), TopK(k), kind=kind)
+def _order(experiment: Experiment, kind: str, k: int) -> DictionarySpec:
+    return modern(experiment, mlp(experiment.layer), experiment.width(experiment.layer), TopK(k), kind=kind)
 
 
-def _live(bench: Bench, order: Order) -> Tensor:
-    return bench.firing(order).counts > 0
+def _live(experiment: Experiment, spec: DictionarySpec) -> Tensor:
+    return experiment.firing(spec).counts > 0
 
 
-def _match(bench: Bench, order: Order, other: Order) -> DictionaryMatch:
-    """Matches the live latents of a dictionary with those of another one of the next seed."""
-    other = bench.other_seed(replace(other, repeat=order.repeat))
-    rows = [bench.dictionary(o).decoder.detach()[_live(bench, o)] for o in (order, other)]
-    return match_dictionaries(rows[0], rows[1], seed=order.seed(bench.seed))
+def _match(experiment: Experiment, spec: DictionarySpec, other: DictionarySpec) -> DictionaryMatch:
+    """Returns the match of the live latents of a dictionary with those of another dictionary of the next seed."""
+    other = experiment.other_seed(replace(other, repeat=spec.repeat))
+    rows = [experiment.dictionary(o).decoder.detach()[_live(experiment, o)] for o in (spec, other)]
+    return match_dictionaries(rows[0], rows[1], seed=spec.seed(experiment.seed))
 
 
-def _match_starts(bench: Bench, order: Order, other: Order) -> DictionaryMatch:
-    other = bench.other_seed(replace(other, repeat=order.repeat))
-    return match_dictionaries(bench.start(order), bench.start(other), seed=order.seed(bench.seed))
+def _match_starts(experiment: Experiment, spec: DictionarySpec, other: DictionarySpec) -> DictionaryMatch:
+    other = experiment.other_seed(replace(other, repeat=spec.repeat))
+    return match_dictionaries(experiment.start(spec), experiment.start(other), seed=spec.seed(experiment.seed))
 
 
-def _measure(bench: Bench, orders: dict[str, Order], repeat: int) -> Part:
-    """Measures one seed's pair; each is compared with dictionaries of the next seed."""
-    ours, theirs = (replace(orders[kind], repeat=repeat) for kind in KINDS)
-    there, back = _match(bench, ours, theirs), _match(bench, theirs, ours)
+def _measure(experiment: Experiment, specs: dict[str, DictionarySpec], repeat: int) -> Part:
+    """Returns the numbers of one seed's pair. Each dictionary is compared with dictionaries of the next seed."""
+    ours, theirs = (replace(specs[kind], repeat=repeat) for kind in KINDS)
+    there, back = _match(experiment, ours, theirs), _match(experiment, theirs, ours)
     found: Part = {
         FOUND["autoencoder"]: _share(there.cosine_a),
-        FOUND["distiller"]: _share(_match(bench, ours, ours).cosine_a),
-        FOUND["start"]: _share(_match_starts(bench, ours, theirs).cosine_a),
+        FOUND["distiller"]: _share(_match(experiment, ours, ours).cosine_a),
+        FOUND["start"]: _share(_match_starts(experiment, ours, theirs).cosine_a),
         FOUND["random"]: _share(there.null_a),
         BACK: _share(back.cosine_a),
     }
-    for kind, order, match in zip(KINDS, (ours, theirs), (there, back), strict=True):
-        found |= {f"{kind}: {key}": value for key, value in _divided(bench, order, match.cosine_a).items()}
+    for kind, spec, match in zip(KINDS, (ours, theirs), (there, back), strict=True):
+        found |= {f"{kind}: {key}": value for key, value in _divided(experiment, spec, match.cosine_a).items()}
     return found
 
 
@@ -114,9 +114,9 @@ def _share(cosine: Tensor) -> float:
     return float((cosine > SHARED).double().mean())
 
 
-def _divided(bench: Bench, order: Order, cosine: Tensor) -> Part:
-    """Describes a dictionary's latents that the other has too, and its own."""
-    match, types, firing = typed(bench, order)
+def _divided(experiment: Experiment, spec: DictionarySpec, cosine: Tensor) -> Part:
+    """Returns statistics of the latents that both dictionaries have, and of the other latents."""
+    match, types, firing = typed(experiment, spec)
     alive = ~firing.dead.mask
     simulator, frequency = types.simulators[alive], firing.frequency[alive]
     nearest = match.decoder_cosine[alive]

@@ -1,4 +1,4 @@
-"""Why a simulator's encoder may be unlike its neuron's: the same MLP on inputs that vary in few directions."""
+"""A cause of the small encoder cosines of simulators: MLP inputs that vary in few directions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sparsedict.penalties import L1
 from sparsedict.sites import Neurons
 from sparsedict.training import fit_many
 
-from ..bench import Bench
 from ..claims import Above, Below, Clause
+from ..dictionary_spec import DictionarySpec
 from ..estimates import Difference, Quantity, measured, told
-from ..order import Order
-from ..places import mlp
+from ..experiment import Experiment
+from ..sites import mlp
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import (
     THRESHOLD,
@@ -39,14 +39,14 @@ from .same_neuron import MODEST, cosine_by_inputs
 from .simulators import n_directions
 
 KEPT = 0.25
-"""Of the directions of the input: those that go on varying as they do."""
+"""Share of the input directions whose variance isn't changed."""
 FLAT = 0.03
-"""What is left of the inputs' deviations along the others."""
+"""Factor of the deviations along the other directions."""
 MAX_PASSES = 10
 
 
 class UnevenInputs(Study):
-    """The encoders that a student learns when an MLP's inputs hardly vary along most directions."""
+    """The encoders of students of an MLP whose inputs hardly vary along most directions."""
 
     name: ClassVar[str] = "uneven-inputs"
     title: ClassVar[str] = "Why an encoder may be unlike its neuron's"
@@ -58,26 +58,28 @@ class UnevenInputs(Study):
         "encoder's cosine falls where the same MLP's inputs vary in fewer directions, and the decoder's doesn't."
     )
 
-    def measure(self, bench: Bench) -> Numbers:
-        order = student(bench, bench.layer, min(bench.setting.coefficients))
-        site = mlp(bench.layer)
-        neurons, held, sample = bench.sites[site].neurons, bench.held_out(site), bench.sample(site)
-        bench.train(bench.repeated(order))
+    def measure(self, experiment: Experiment) -> Numbers:
+        spec = student(experiment, experiment.layer, min(experiment.setting.coefficients))
+        site = mlp(experiment.layer)
+        neurons, held, sample = experiment.sites[site].neurons, experiment.held_out(site), experiment.sample(site)
+        experiment.train(experiment.repeated(spec))
         mean, axes = sample.inputs.mean(0), _principal_axes(sample.inputs)
         n_kept = max(1, round(KEPT * axes.shape[1]))
         data, flat = (_flattened(batch, mean, axes[:, n_kept:], neurons) for batch in (sample, held))
-        scale = _variance(flat) / bench.variance(site)
-        trained = [_train(bench, repeated, data, scale) for repeated in bench.repeated(order)]
-        pairs = [(bench.dictionary(o), on_flat) for o, on_flat in zip(bench.repeated(order), trained, strict=True)]
+        scale = _variance(flat) / experiment.variance(site)
+        trained = [_train(experiment, repeated, data, scale) for repeated in experiment.repeated(spec)]
+        pairs = [
+            (experiment.dictionary(o), on_flat) for o, on_flat in zip(experiment.repeated(spec), trained, strict=True)
+        ]
         seeds = [
-            _named("as they are", _state(bench, plain, neurons, held))
-            | _named("flat", _state(bench, on, neurons, flat))
+            _named("as they are", _state(experiment, plain, neurons, held))
+            | _named("flat", _state(experiment, on, neurons, flat))
             for plain, on in pairs
         ]
         first = trained[0]
-        latents = match_numbers(match_neurons(first, neurons, seed=bench.seed), count_firing(first, flat))
+        latents = match_numbers(match_neurons(first, neurons, seed=experiment.seed), count_firing(first, flat))
         return {
-            "layer": bench.layer,
+            "layer": experiment.layer,
             "d_in": axes.shape[1],
             "n_kept": n_kept,
             "n_directions": {name: n_directions(on.inputs) for name, on in (("as they are", held), ("flat", flat))},
@@ -169,13 +171,13 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
 
 
 def _principal_axes(inputs: Tensor) -> Tensor:
-    """Returns the principal axes as columns, the strongest first."""
+    """Returns the principal axes as columns, in descending order of variance."""
     return torch.linalg.eigh(torch.cov(inputs.double().T))[1].flip(1).float()
 
 
 @torch.no_grad()
 def _flattened(batch: Activations, mean: Tensor, weak: Tensor, neurons: Neurons) -> Activations:
-    """Shrinks inputs along the weak axes ``[d_in, n_weak]``, and computes what the MLP makes of them."""
+    """Shrinks inputs along the weak axes ``[d_in, n_weak]``, and computes the MLP outputs."""
     centred = batch.inputs - mean
     inputs = mean + centred - (1 - FLAT) * (centred @ weak) @ weak.T
     # In parts, for the neurons' activations take much more room than the inputs.
@@ -187,25 +189,25 @@ def _variance(batch: Activations) -> float:
     return float((batch.outputs - batch.outputs.mean(0)).double().square().sum(1).mean())
 
 
-def _train(bench: Bench, order: Order, data: Activations, scale: float) -> Dictionary:
-    """Trains a student as ordered, but on other data, whose variance is larger by ``scale``."""
-    (penalty,) = order.penalties
+def _train(experiment: Experiment, spec: DictionarySpec, data: Activations, scale: float) -> Dictionary:
+    """Trains a student of a specification on other data, whose variance is larger by ``scale``."""
+    (penalty,) = spec.penalties
     assert isinstance(penalty, L1)
     assert isinstance(penalty.coefficient, float)
-    order = replace(order, penalties=(L1(float(f"{penalty.coefficient * scale**0.5:.4g}")),))
-    seed = order.seed(bench.seed)
-    trainee = replace(order.recipe(bench.sites[order.site], seed).trainee(), site=None)
-    training = order.training
+    spec = replace(spec, penalties=(L1(float(f"{penalty.coefficient * scale**0.5:.4g}")),))
+    seed = spec.seed(experiment.seed)
+    trainee = replace(spec.recipe(experiment.sites[spec.site], seed).trainee(), site=None)
+    training = spec.training
     n_tokens = min(training.n_tokens, MAX_PASSES * data.n_tokens)
-    with torch.enable_grad(), bench.phases("training", f"training 1 dictionary on {n_tokens:,} flat inputs"):
+    with torch.enable_grad(), experiment.phases("training", f"training 1 dictionary on {n_tokens:,} flat inputs"):
         fit_many({"": trainee}, data, n_tokens=n_tokens, batch_size=training.batch_size, seed=seed, progress=False)
     return trainee.dictionary
 
 
 @torch.no_grad()
-def _state(bench: Bench, dictionary: Dictionary, neurons: Neurons, held: Activations) -> Part:
-    """Measures live simulators; None where there are too few."""
-    match, firing = match_neurons(dictionary, neurons, seed=bench.seed), count_firing(dictionary, held)
+def _state(experiment: Experiment, dictionary: Dictionary, neurons: Neurons, held: Activations) -> Part:
+    """Returns the numbers of live simulators, each None if there are too few."""
+    match, firing = match_neurons(dictionary, neurons, seed=experiment.seed), count_firing(dictionary, held)
     alive = latent_types(match, THRESHOLD, dead=firing.dead).simulators
     cosine = match.encoder_cosine_of_decoder_match
     assert cosine is not None

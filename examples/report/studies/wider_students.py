@@ -1,4 +1,4 @@
-"""An open question: what a much larger student finds."""
+"""An open question of the report: the latents of much larger students."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sparsedict.analysis import match_dictionaries
 from sparsedict.figures import Curve, Palette
 from sparsedict.norms import UnitNorm
 
-from ..bench import Bench
 from ..claims import Above, Below, Clause
+from ..dictionary_spec import DictionarySpec
 from ..estimates import Difference, Ratio, measured, told
-from ..order import Order
-from ..places import mlp
+from ..experiment import Experiment
+from ..sites import mlp
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import AUXK, Part, along, by_seed, curve, described
 from .reading import MIN_EXAMPLES, examples_of, token_share
@@ -29,7 +29,7 @@ N_READ = 200
 
 
 class WiderStudents(Study):
-    """Students of ever more latents for each neuron."""
+    """Students with an increasing number of latents per neuron."""
 
     name: ClassVar[str] = "wider-students"
     title: ClassVar[str] = "Much larger students"
@@ -40,14 +40,14 @@ class WiderStudents(Study):
         "the share of their strongest examples that fall on one token."
     )
 
-    def measure(self, bench: Bench) -> Numbers:
-        setting = bench.setting
-        orders = {_name(expansion): _order(bench, expansion) for expansion in setting.expansions}
-        seeds = by_seed(bench, orders, _measure)
+    def measure(self, experiment: Experiment) -> Numbers:
+        setting = experiment.setting
+        specs = {_name(expansion): _order(experiment, expansion) for expansion in setting.expansions}
+        seeds = by_seed(experiment, specs, _measure)
         for repeat, part in enumerate(seeds):
-            part |= _shared(bench, orders, repeat)
+            part |= _shared(experiment, specs, repeat)
         return {
-            "layer": bench.layer,
+            "layer": experiment.layer,
             "k": setting.count,
             "expansions": setting.expansions,
             "n_tokens": setting.wide.n_tokens,
@@ -84,40 +84,40 @@ def _name(expansion: int) -> str:
     return f"{expansion} latents per neuron"
 
 
-def _order(bench: Bench, expansion: int) -> Order:
-    return Order(
-        mlp(bench.layer),
-        bench.width(bench.layer, expansion),
-        bench.setting.wide,
+def _order(experiment: Experiment, expansion: int) -> DictionarySpec:
+    return DictionarySpec(
+        mlp(experiment.layer),
+        experiment.width(experiment.layer, expansion),
+        experiment.setting.wide,
         (AUXK,),
-        activation=TopK(bench.setting.count),
+        activation=TopK(experiment.setting.count),
         decoder_norm=UnitNorm(),
     )
 
 
-def _measure(bench: Bench, order: Order) -> Part:
-    alive = bench.firing(order).counts > 0
-    found = described(bench, order)
-    found["share of sparse latents"] = (found["live sparse latents"] or 0.0) / order.n_latents
-    return {**found, LIVE: int(alive.sum()), **_token_shares(bench, order, alive)}
+def _measure(experiment: Experiment, spec: DictionarySpec) -> Part:
+    alive = experiment.firing(spec).counts > 0
+    found = described(experiment, spec)
+    found["share of sparse latents"] = (found["live sparse latents"] or 0.0) / spec.n_latents
+    return {**found, LIVE: int(alive.sum()), **_token_shares(experiment, spec, alive)}
 
 
-def _shared(bench: Bench, orders: Mapping[str, Order], repeat: int) -> Part:
-    """Returns which live latents of one seed's students are found again in students of the next seed."""
+def _shared(experiment: Experiment, specs: Mapping[str, DictionarySpec], repeat: int) -> Part:
+    """Returns the shares of live latents that are also found in the students of the next seed."""
     found: Part = {}
-    names = list(orders)
+    names = list(specs)
     for name, wider in zip(names, [*names[1:], None], strict=True):
-        order = replace(orders[name], repeat=repeat)
-        rows = _live(bench, order)
-        found[f"{name}: {CONTROL}"] = _share(rows, _live(bench, bench.other_seed(order)))
+        spec = replace(specs[name], repeat=repeat)
+        rows = _live(experiment, spec)
+        found[f"{name}: {CONTROL}"] = _share(rows, _live(experiment, experiment.other_seed(spec)))
         if wider is not None:
-            other = bench.other_seed(replace(orders[wider], repeat=repeat))
-            found[f"{name}: {AGAIN}"] = _share(rows, _live(bench, other))
+            other = experiment.other_seed(replace(specs[wider], repeat=repeat))
+            found[f"{name}: {AGAIN}"] = _share(rows, _live(experiment, other))
     return found
 
 
-def _live(bench: Bench, order: Order) -> Tensor:
-    return bench.dictionary(order).decoder.detach()[bench.firing(order).counts > 0]
+def _live(experiment: Experiment, spec: DictionarySpec) -> Tensor:
+    return experiment.dictionary(spec).decoder.detach()[experiment.firing(spec).counts > 0]
 
 
 def _share(rows: Tensor, others: Tensor) -> float | None:
@@ -184,8 +184,8 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
     }
 
 
-def _token_shares(bench: Bench, order: Order, alive: Tensor) -> Part:
-    """Returns how far single tokens explain the first live latents."""
-    found = examples_of(bench, order, alive.nonzero().flatten()[:N_READ].tolist())
+def _token_shares(experiment: Experiment, spec: DictionarySpec, alive: Tensor) -> Part:
+    """Returns the shares of examples of the first live latents that single tokens explain."""
+    found = examples_of(experiment, spec, alive.nonzero().flatten()[:N_READ].tolist())
     known = [part for part in map(token_share, found.values()) if part is not None]
     return {ON_ONE: sum(known) / len(known) if known else None}

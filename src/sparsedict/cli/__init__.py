@@ -1,4 +1,4 @@
-"""The command line: each command has its options in a module that imports little, and its work in another."""
+"""The command line. Each command has a module of options, which imports quickly, and a module that runs it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any
 
 from sparsedict import __version__
 from sparsedict.cli import _demo_options, _train_options
@@ -23,12 +23,12 @@ __all__ = ["main"]
 COMMANDS = (_demo_options, _train_options)
 
 UNREAD = 128 + 13
-"""Exit status of a program that SIGPIPE ends."""
+"""Exit status of a program that SIGPIPE ended."""
 
 EPILOG = """\
-Start with `sparsedict demo --out sparsedict-demo`: it needs no network and no data.
-Every command says where its results lie, and `sparsedict COMMAND --help` explains it with examples.
-The replication of the report is `python -m examples.report`, in the repository.
+Start with `sparsedict demo --out sparsedict-demo`, which needs no network and no data.
+Every command prints the paths of its results. `sparsedict COMMAND --help` shows its options and examples.
+The replication of the report is `python -m examples.report` in the repository.
 """
 
 
@@ -36,18 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        argv: Arguments after the program's name; by default those of the process.
+        argv: Arguments after the name of the program. By default those of the process.
 
     Returns:
-        The exit status: 0; 2 for errors that the user can remedy; 1 for training that diverged; 130 after Ctrl-C;
-        128 + the number of another signal that ended the run, which is 143 for SIGTERM; 141, that of SIGPIPE, where the
-        reader of the output has left, as in ``sparsedict ... | head``.
+        The exit status: 0 on success, 1 if training diverged, 2 for errors that the user can correct, 130 after Ctrl-C,
+        and 128 plus the signal number after another signal, for example 143 after SIGTERM. It is 141, as after SIGPIPE,
+        if the reader of the output has ended, as in ``sparsedict ... | head``.
     """
     try:
         try:
             return _status(argv)
         finally:
-            # At the interpreter's own end an error would only be shown.
+            # At the exit of the interpreter, an error would only be printed.
             sys.stdout.flush()
     except BrokenPipeError:
         unread = _unread()
@@ -60,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _status(argv: Sequence[str] | None) -> int:
-    """Runs the command line, as `main` describes."""
+    """Runs the command line and returns its exit status, see `main`."""
     parser = _parser()
     args = parser.parse_args(argv)
-    # Only now: PyTorch takes seconds to import, and --help and --version do without it.
+    # Imported here, because --help and --version don't need PyTorch, which takes seconds to import.
     from sparsedict.cli._errors import USER_ERRORS, message_of
     from sparsedict.training import NonFiniteLossError, Terminated
 
@@ -73,11 +73,11 @@ def _status(argv: Sequence[str] | None) -> int:
             warnings.showwarning = _show_warning
             command.run(args)
     except KeyboardInterrupt:
-        print(f"\nsparsedict: interrupted; {command.stopped(args)}", file=sys.stderr)
+        print(f"\nsparsedict: interrupted; {command.stop_message(args)}", file=sys.stderr)
         return 130
     except Terminated as error:
         name = signal.Signals(error.signal).name
-        print(f"\nsparsedict: stopped by {name}; {command.stopped(args)}", file=sys.stderr)
+        print(f"\nsparsedict: stopped by {name}; {command.stop_message(args)}", file=sys.stderr)
         return 128 + error.signal
     except (NonFiniteLossError, *USER_ERRORS) as error:
         if args.traceback or (isinstance(error, BrokenPipeError) and _unread()):
@@ -87,12 +87,12 @@ def _status(argv: Sequence[str] | None) -> int:
     return 0
 
 
-def _unread() -> list[TextIO]:
-    """Returns the standard streams whose reader has left."""
+def _unread() -> list[Any]:
+    """Returns the standard streams whose reader has ended."""
     return [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
 
 
-def _is_unread(stream: TextIO) -> bool:
+def _is_unread(stream: Any) -> bool:
     try:
         stream.flush()
         number = stream.fileno()
@@ -109,13 +109,13 @@ def _is_unread(stream: TextIO) -> bool:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    """Prints a warning in one line, without the line of source code that it came from."""
+    """Prints a warning on one line, without a line of source code."""
     print(f"sparsedict: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Lets signals that would kill the process raise `Terminated`, so that work in progress is tidied up."""
+    """Returns a context in which signals that would kill the process raise `Terminated`, so that cleanup code runs."""
     from sparsedict.training import exit_on_signal
 
     before = {}
@@ -134,7 +134,7 @@ def _signals() -> Iterator[None]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sparsedict",
-        description="Take a transformer's MLP apart into sparse, readable units.",
+        description="Decompose a transformer's MLPs into sparse, readable units.",
         epilog=EPILOG,
         formatter_class=Formatter,
     )
@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--version``."""
+    """Adds the option ``--version``."""
     parser.add_argument(
         "--version", action="version", version=f"sparsedict {__version__}", help="print the version and exit"
     )

@@ -1,4 +1,4 @@
-"""Files of texts and tokens, as data that `sparsedict.data` takes."""
+"""Reading of files of texts and tokens for `sparsedict.data`."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ TOKENS = (".npy", ".npz", ".pt", ".pth", ".safetensors")
 SUFFIXES = (*PLAIN[:-1], *LINES, ".json", ".csv", ".tsv", *TABLES, *TOKENS)
 ID_COLUMNS = ("input_ids", "tokens", "ids")
 MAX_SHOWN = 200
-"""Characters of a row in an error."""
+"""Largest number of characters of a row in an error message."""
 
 
 def suffix(file: Path) -> str:
-    """Returns what a file's name ends with, without a ``.gz`` behind it."""
+    """Returns the suffix of a file name, ignoring a final ``.gz``."""
     return (Path(file.stem) if file.suffix == ".gz" else file).suffix.lower()
 
 
 def read_files(files: list[Path], column: str | None) -> Any:
-    """Returns what files of one kind hold: token ids, or an iterable of texts or rows.
+    """Returns the contents of files of one kind: token ids, or an iterable of texts or rows.
 
     Args:
-        files: To read, one after another.
-        column: Column, field or tensor to read, for files that hold several.
+        files: The files, in order.
+        column: Column, field or tensor to read.
 
     Raises:
-        ValueError: If they can't be read.
+        ValueError: If a file can't be read, or the files are of different kinds.
     """
     kinds = {suffix(file) for file in files}
     if len({_reader(kind) for kind in kinds}) > 1:
@@ -47,9 +47,9 @@ def read_files(files: list[Path], column: str | None) -> Any:
     if kind in TABLES:
         return _table(files, kind)
     if kind in TOKENS:
-        parts = [_explained(file, lambda file=file: _ids(file, column)) for file in files]
-        return parts[0] if len(parts) == 1 else _joined(parts)
-    parts = [_explained(file, lambda file=file: _reader(suffix(file))(file, column)) for file in files]
+        parts = [_read_or_explain(file, lambda file=file: _ids(file, column)) for file in files]
+        return parts[0] if len(parts) == 1 else _concatenate(parts)
+    parts = [_read_or_explain(file, lambda file=file: _reader(suffix(file))(file, column)) for file in files]
     return parts[0] if len(parts) == 1 else chain.from_iterable(parts)
 
 
@@ -65,33 +65,33 @@ def _reader(kind: str) -> Callable[[Path, str | None], Any]:
     return _ids if kind in TOKENS else _parquet
 
 
-def _explained(file: Path, read: Callable[[], Any]) -> Any:
+def _read_or_explain(file: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except ImportError:
         raise
-    # What is raised for a broken file differs by format.
+    # The exception for a broken file depends on the format.
     except Exception as error:
         if str(error).startswith("--"):
             raise
         raise ValueError(f"--data {str(file)!r} can't be read: {type(error).__name__}: {error}") from error
 
 
-def _opened(file: Path) -> Any:
+def _open(file: Path) -> Any:
     if file.suffix == ".gz":
         return gzip.open(file, "rt", encoding="utf-8", errors="replace", newline="")
     return file.open(encoding="utf-8", errors="replace", newline="")
 
 
 def _documents(file: Path, column: str | None) -> list[str]:
-    """Divides a text where it says that documents end, as the text files of TinyStories and others do."""
-    with _opened(file) as stream:
+    """Splits a text into documents at end-of-text markers, as in the text files of TinyStories."""
+    with _open(file) as stream:
         texts = stream.read().replace("\r\n", "\n").split(END)
     return [text for text in texts if text.strip()]
 
 
 def _json_lines(file: Path, column: str | None) -> Iterator[Any]:
-    with _opened(file) as lines:
+    with _open(file) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -109,7 +109,7 @@ def _json_lines(file: Path, column: str | None) -> Iterator[Any]:
 
 
 def _held(row: Any, field: str) -> str:
-    """Describes a row without a field."""
+    """Returns a description of a row that lacks a field, for an error message."""
     if not isinstance(row, Mapping):
         return repr(row)[:MAX_SHOWN]
     if field in row:
@@ -118,12 +118,12 @@ def _held(row: Any, field: str) -> str:
 
 
 def _json(file: Path, column: str | None) -> Any:
-    with _opened(file) as stream:
+    with _open(file) as stream:
         text = stream.read()
     try:
         found = json.loads(text)
     except ValueError:
-        # One object a line, under a name that many use for it.
+        # Many files with this suffix contain JSON lines.
         return list(_json_lines(file, column))
     while isinstance(found, Mapping) and len(found) == 1 and isinstance(next(iter(found.values())), list):
         (name, inner) = next(iter(found.items()))
@@ -137,7 +137,7 @@ def _json(file: Path, column: str | None) -> Any:
 
 def _csv(file: Path, column: str | None) -> Iterator[dict[str, str]]:
     csv.field_size_limit(sys.maxsize)
-    with _opened(file) as stream:
+    with _open(file) as stream:
         rows = csv.DictReader(stream, delimiter="\t" if suffix(file) == ".tsv" else ",")
         wanted = column or "text"
         if wanted not in (rows.fieldnames or ()):
@@ -159,16 +159,18 @@ def _table(files: list[Path], kind: str) -> Any:
     datasets = needs_datasets()
     paths = [str(file) for file in files]
     if kind == ".arrow":
-        return _explained(files[0], lambda: datasets.concatenate_datasets([*map(datasets.Dataset.from_file, paths)]))
+        return _read_or_explain(
+            files[0], lambda: datasets.concatenate_datasets([*map(datasets.Dataset.from_file, paths)])
+        )
     from pyarrow import parquet
 
     for file in files:
-        _explained(file, lambda file=file: parquet.read_schema(file))
+        _read_or_explain(file, lambda file=file: parquet.read_schema(file))
     return datasets.load_dataset("parquet", data_files=paths, split="train", streaming=True)
 
 
 def needs_datasets() -> Any:
-    """Returns the library datasets.
+    """Returns the module of the datasets library.
 
     Raises:
         ImportError: If it isn't installed.
@@ -176,12 +178,14 @@ def needs_datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError("Datasets and parquet files need datasets: pip install 'sparsedict[hf]'.") from error
+        raise ImportError(
+            "Datasets and parquet files need the package datasets: pip install 'sparsedict[hf]'."
+        ) from error
     return datasets
 
 
 def _ids(file: Path, column: str | None) -> Any:
-    """Returns the array of token ids of a file, or a mapping of the ids and their mask."""
+    """Returns the array of token ids in a file, or a mapping of the ids and their mask."""
     kind = suffix(file)
     if kind in (".npy", ".npz"):
         found: Any = _numpy(file)
@@ -207,15 +211,15 @@ def _numpy(file: Path) -> Any:
         if not any(words in str(error) for words in ("Python objects", "Object arrays")):
             raise
         raise ValueError(
-            f"--data {str(file)!r} must hold whole numbers, got Python objects. Write rows of different lengths to a "
-            ".jsonl file, one list of ids a line."
+            f"--data {str(file)!r} must contain integers, got Python objects. Write rows of different lengths to a "
+            ".jsonl file, with one list of ids per line."
         ) from error
 
 
-def _joined(parts: list[Any]) -> Any:
+def _concatenate(parts: list[Any]) -> Any:
     arrays = [next(iter(part.values())) if isinstance(part, Mapping) else part for part in parts]
     if len({(np.ndim(array), np.shape(array)[1:]) for array in arrays}) > 1:
         raise ValueError(
-            f"--data must be arrays of one width, got {sorted({np.shape(array)[1:] for array in arrays})}."
+            f"--data must be arrays of the same width, got {sorted({np.shape(array)[1:] for array in arrays})}."
         )
     return torch.cat([torch.as_tensor(np.asarray(array).astype(np.int64)) for array in arrays])

@@ -1,4 +1,4 @@
-"""Names of data on the command line."""
+"""`DataName`, the name of data on the command line."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from difflib import get_close_matches
 from pathlib import Path
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-NEAR = 3
+MAX_SUGGESTIONS = 3
 
 
 @dataclass(frozen=True)
 class DataName:
-    """``PATH``, or ``NAME``, ``NAME:CONFIG``, ``NAME:CONFIG:SPLIT`` or ``NAME::SPLIT``.
+    """A name of the form ``PATH``, ``NAME``, ``NAME:CONFIG``, ``NAME:CONFIG:SPLIT`` or ``NAME::SPLIT``.
 
     Attributes:
-        option: That it was given to, for errors.
-        name: Of a file or folder, or on the hub.
-        config: Configuration of a dataset; ``None`` for the usual one.
-        split: Of a dataset; ``None`` for the usual one.
+        option: The command-line option of the name, for error messages.
+        name: Name of a file, a folder or a dataset on the hub.
+        config: Configuration of a dataset, or ``None`` for the default.
+        split: Split of a dataset, or ``None`` for the default.
     """
 
     option: str
@@ -28,15 +28,15 @@ class DataName:
     split: str | None
 
     @classmethod
-    def parsed(cls, text: str, config: str | None, split: str | None, option: str) -> DataName:
-        """Divides a name.
+    def parse(cls, text: str, config: str | None, split: str | None, option: str) -> DataName:
+        """Parses a name.
 
         Raises:
-            ValueError: If it has more than three parts, or says otherwise than ``--config`` and ``--split``.
+            ValueError: If the name has more than three parts, or contradicts ``--config`` or ``--split``.
         """
         if not text.strip():
-            raise ValueError(f"{option} must name a file, a folder or a dataset, got {text!r}.")
-        name, *parts = [text] if Path(text).expanduser().exists() or "://" in text else _divided(text)
+            raise ValueError(f"{option} must be the name of a file, a folder or a dataset, got {text!r}.")
+        name, *parts = [text] if Path(text).expanduser().exists() or "://" in text else _split(text)
         if len(parts) > 2:
             raise ValueError(f"{option} must have the form NAME:CONFIG:SPLIT, got {text!r}.")
         own_config, own_split = (part or None for part in (*parts, "", "")[:2])
@@ -51,21 +51,21 @@ class DataName:
 
     @property
     def files(self) -> list[Path]:
-        """The files that a pattern such as ``texts/*.txt`` names."""
+        """The files that match a pattern such as ``texts/*.txt``."""
         if self.path.exists() or not re.search(r"[*?[]", self.name):
             return []
         root = Path(self.path.anchor) if self.path.is_absolute() else Path()
         return sorted(file for file in root.glob(str(self.path.relative_to(root))) if file.is_file())
 
     def missing(self, suffixes: tuple[str, ...]) -> FileNotFoundError | None:
-        """Returns the error for what is no file and can't be a name on the hub, or None.
+        """Returns the error for a name that doesn't exist and can't be on the hub, or None.
 
         Args:
-            suffixes: Of files that can be read.
+            suffixes: Suffixes of files that can be read.
         """
         parent = self.path.parent
         beside = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
-        near = get_close_matches(self.path.name, beside, NEAR, 0.7)
+        near = get_close_matches(self.path.name, beside, MAX_SUGGESTIONS, 0.7)
         local = (
             self.name.startswith((".", "/", "~"))
             or self.path.suffix in suffixes
@@ -76,17 +76,17 @@ class DataName:
         if not local:
             return None
         if near:
-            remedy = f" Near: {', '.join(str(parent / name) for name in near)}."
+            remedy = f" Similar names: {', '.join(str(parent / name) for name in near)}."
         elif beside and str(parent) != ".":
-            remedy = f" In {str(parent)!r} are {', '.join(beside[:8])}{', ...' * (len(beside) > 8)}."
+            remedy = f" The folder {str(parent)!r} contains {', '.join(beside[:8])}{', ...' * (len(beside) > 8)}."
         else:
             remedy = "" if parent.is_dir() else f" There is no folder {str(parent)!r}."
         return FileNotFoundError(
-            f"{self.option} must name data that exists, but there is no file or folder {self.name!r}.{remedy}"
+            f"{self.option} must be existing data, but there is no file or folder {self.name!r}.{remedy}"
         )
 
 
-def _divided(text: str) -> list[str]:
+def _split(text: str) -> list[str]:
     drive = re.match(r"[A-Za-z]:[\\/]", text)
     start = drive.end() if drive else 0
     name, *parts = text[start:].split(":")

@@ -1,4 +1,4 @@
-"""Datasets of Hugging Face: saved on disk, as folders of files, or on the hub."""
+"""Reading of Hugging Face datasets: saved on disk, as folders of files, or on the hub."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NOT_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "sta
 
 
 def read_folder(data: DataName, column: str | None) -> Any:
-    """Returns what a folder holds: a dataset that ``save_to_disk`` wrote, or files of one kind.
+    """Returns the contents of a folder: a dataset that ``save_to_disk`` wrote, or files of one kind.
 
     Raises:
-        FileNotFoundError: If it holds no data.
-        ValueError: If it holds files of several kinds, or lacks the split.
+        FileNotFoundError: If the folder contains no data.
+        ValueError: If the folder contains files of several kinds, or lacks the split.
     """
     folder = data.path
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
@@ -34,8 +34,8 @@ def read_folder(data: DataName, column: str | None) -> Any:
     if len(kinds) > 1 and not set(kinds) <= set(PLAIN):
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         raise ValueError(
-            f"{data.option} must be a folder with files of one kind, but {data.name!r} holds {found}. Name them by a "
-            f"pattern, such as '{folder}/*{kinds.most_common(1)[0][0]}'."
+            f"{data.option} must be a folder with files of one kind, but {data.name!r} holds {found}. Pass a pattern "
+            f"instead, such as '{folder}/*{kinds.most_common(1)[0][0]}'."
         )
     if set(kinds) <= {*PLAIN, *TOKENS, ".arrow"}:
         return read_files(files, column)
@@ -43,16 +43,16 @@ def read_folder(data: DataName, column: str | None) -> Any:
 
 
 def read_hub(data: DataName) -> Any:
-    """Returns a split of a dataset on the hub, read as it is needed.
+    """Returns a split of a dataset on the hub, which is streamed.
 
     Raises:
-        FileNotFoundError: If the hub doesn't give it.
+        FileNotFoundError: If the dataset can't be loaded.
     """
     return _loaded(data, data.name)
 
 
 def _is_data(file: Path, folder: Path) -> bool:
-    """Whether a file holds data: no hidden file, no description, no licence."""
+    """Returns whether a file is a data file, and not a hidden file, a description or a licence."""
     inside = file.relative_to(folder)
     if any(part.startswith(".") for part in inside.parts) or file.name in NOT_DATA:
         return False
@@ -67,7 +67,7 @@ def _saved(data: DataName) -> Any:
         found = datasets.load_from_disk(data.name if data.path == Path(data.name) else str(data.path))
     except Exception as error:
         raise ValueError(f"{data.option} {data.name!r} can't be read: {type(error).__name__}: {error}") from error
-    # A folder of `save_to_disk` has no configurations, so that NAME:SPLIT can only mean a split.
+    # A folder of `save_to_disk` has no configurations, so the second part of NAME:SPLIT is the split.
     split = data.split or data.config
     if not isinstance(found, dict):
         own = None if found.split is None else str(found.split)
@@ -85,21 +85,21 @@ def _saved(data: DataName) -> Any:
 
 
 def _loaded(data: DataName, where: str) -> Any:
-    """Loads a dataset by the library's own rules for configurations, splits and files."""
+    """Loads a dataset with the datasets library."""
     datasets = needs_datasets()
     options = {} if data.config is None else {"name": data.config}
     try:
         found = datasets.load_dataset(where, split=data.split or SPLIT, streaming=True, **options)
         next(iter(found))
     except StopIteration as error:
-        raise ValueError(f"{data.option} must hold at least one row, got none in {data.name!r}.") from error
-    # Anything from no network to no such split; the library's own words say which.
+        raise ValueError(f"{data.option} must contain at least one row, got none in {data.name!r}.") from error
+    # The exception depends on the cause, such as a missing network or split.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if Path(where).is_dir():
             raise ValueError(f"{data.option} {data.name!r} can't be read: {reason}") from error
         raise FileNotFoundError(
-            f"{data.option} must be a file, a folder or a data set on the hub; {data.name!r} is nothing here, and the "
-            f"hub didn't give its split {data.split or SPLIT!r} ({reason})."
+            f"{data.option} must be a file, a folder or a dataset on the hub, but there is no file or folder "
+            f"{data.name!r}, and its split {data.split or SPLIT!r} couldn't be loaded from the hub ({reason})."
         ) from error
     return found

@@ -12,10 +12,10 @@ N_LAYERS = 4
 LAYER = 2
 
 DESCRIPTION = """\
-Takes one MLP of the embedded model apart: trains a sparse distiller (which computes what the MLP computes) and a
-sparse autoencoder (which reproduces what it writes), at four times the MLP's width, on the source text of Python's
-standard library; says how good each is, which latents copy one neuron, and which are dead; and writes figures and a
-page of the texts on which some sparse latents are most active. Takes two to three minutes on two cores.
+Decomposes one MLP of the embedded model. Trains a sparse distiller (which reproduces the MLP's output from its input)
+and a sparse autoencoder (which reproduces the MLP's output) with four times the width of the MLP, on the source code of
+Python's standard library. Measures both dictionaries, including the latents that copy a neuron and the latents that
+never fire. Writes figures and a page of top activating examples. Takes two to three minutes on two cores.
 """
 
 EPILOG = """\
@@ -27,22 +27,26 @@ examples:
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
-    """Adds the command."""
+    """Adds the command to a parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "demo",
-        help="take one MLP of the embedded model apart (needs no network)",
+        help="decompose one MLP of the embedded model (needs no network)",
         usage="sparsedict demo --out FOLDER [options]",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=Formatter,
     )
-    add_out(parser.add_argument_group("what and where"))
+    add_out(parser.add_argument_group("output"))
     group = parser.add_argument_group("training")
     group.add_argument(
-        "--layer", type=int, choices=range(N_LAYERS), default=LAYER, help=f"which MLP (default: {LAYER})"
+        "--layer", type=int, choices=range(N_LAYERS), default=LAYER, help=f"layer of the MLP (default: {LAYER})"
     )
     group.add_argument(
-        "--n-tokens", type=count, default=N_TOKENS, metavar="N", help=f"tokens to train on (default: {N_TOKENS:,})"
+        "--n-tokens",
+        type=count,
+        default=N_TOKENS,
+        metavar="N",
+        help=f"number of training tokens (default: {N_TOKENS:,})",
     )
     run = add_machine(parser)
     add_checkpoints(run)

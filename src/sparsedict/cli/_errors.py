@@ -1,4 +1,4 @@
-"""Errors of the library in the words of the command line: options instead of arguments, one line, no traceback."""
+"""Conversion of library errors to one-line messages in which options replace arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from sparsedict.training import NonFiniteLossError
 
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError, torch.OutOfMemoryError)
-"""Errors that the user can remedy."""
+"""Exceptions that the user can correct."""
 
 ARGUMENTS = {
     "path": "--out",
@@ -25,7 +25,7 @@ ARGUMENTS = {
     "coefficient": "--l1 or --l0",
     "progress": "--quiet",
 }
-"""Options by the name of the argument that they become, where that isn't the option's own name."""
+"""Options by the name of the corresponding argument, if the names differ."""
 
 _NAME = re.compile(r"`([a-z][a-z0-9_]*)`")
 _PASS = re.compile(r"\b([Pp])ass ((?:resume|force)=True)")
@@ -34,22 +34,22 @@ _SWITCH = re.compile(r"\b(resume|force)=True")
 
 
 def message_of(error: BaseException, args: argparse.Namespace) -> str:
-    """Returns the message of an error in one line, with options for arguments."""
+    """Returns the message of an error on one line, with arguments replaced by options."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return (
             f"{getattr(args, 'device', None) or 'The machine'} ran out of memory. Lower --batch-size, --n-latents or "
-            f"--expansion, take fewer sites, or load the model in bfloat16 (--dtype). ({_one_line(error)})"
+            f"--expansion, use fewer sites, or load the model in bfloat16 (--dtype). ({_one_line(error)})"
         )
     if isinstance(error, NonFiniteLossError) and error.lr is not None:
-        # Not every command takes a learning rate, and none takes `clip_norm`.
+        # Not every command has a learning rate, and none has `clip_norm`.
         lower = f"Lower --lr (it was {error.lr:g}), or look" if hasattr(args, "lr") else "Look"
         return f"{_one_line_of(error.found)} {lower} for outliers in the activations."
     own = {name: f"--{name.replace('_', '-')}" for name in vars(args)}
-    return in_options(_one_line(error) or type(error).__name__, {**own, **ARGUMENTS})
+    return translate(_one_line(error) or type(error).__name__, {**own, **ARGUMENTS})
 
 
-def in_options(message: str, names: Mapping[str, str]) -> str:
-    """Returns a message with options in the place of arguments, as in "`lr` must be ...".
+def translate(message: str, names: Mapping[str, str]) -> str:
+    """Replaces arguments in a message, as in "`lr` must be ...", by options.
 
     Args:
         message: The message.
@@ -62,27 +62,27 @@ def in_options(message: str, names: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def speaking_of(**names: str) -> Iterator[None]:
-    """Lets errors raised within it speak of options.
+def translated_errors(**names: str) -> Iterator[None]:
+    """Returns a context that replaces arguments in error messages by options.
 
     Args:
         names: Options by argument.
 
     Raises:
-        ValueError: For a `ValueError` or `TypeError`, with the message in other words.
+        ValueError: For each `ValueError`, `TypeError` or `FileNotFoundError`, with the converted message.
     """
     try:
         yield
     except (ValueError, TypeError, FileNotFoundError) as error:
-        message = in_options(_words(error), names)
+        message = translate(_words(error), names)
         for name, option in names.items():
-            # What names the option already names the usual one.
+            # The message may already contain the default option of this argument.
             message = message.replace(ARGUMENTS.get(name, option), option)
         raise ValueError(message) from error
 
 
 def _words(error: BaseException) -> str:
-    """Returns the message of an error, of the system's without its number."""
+    """Returns the message of an error, without the number of a system error."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return str(error)

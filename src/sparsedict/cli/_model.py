@@ -1,4 +1,4 @@
-"""Models and tokenizers, from a local folder or the hub."""
+"""Loading of models and tokenizers, from a local folder or the hub."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_config(name: str) -> Any:
-    """Loads the configuration of a model, which is small, before its weights.
+    """Loads the configuration of a model, without its weights.
 
     Raises:
-        FileNotFoundError: If there is no such model; of a local folder, near names are listed.
+        FileNotFoundError: If there is no such model. The message suggests similar local folders.
         ImportError: If transformers isn't installed.
     """
     transformers = _transformers()
     _check_local(name)
     try:
         return transformers.AutoConfig.from_pretrained(name, **_options(name))
-    # What is raised for a broken folder or an unreachable hub differs by version.
+    # The exception for a broken folder or an unreachable hub depends on the version.
     except Exception as error:
         raise FileNotFoundError(_missing(name, error)) from error
 
 
-def skeleton(config: Any) -> nn.Module | None:
-    """Returns the model without the memory of its weights, to check sites by; ``None`` where it can't be made so."""
+def meta_model(config: Any) -> nn.Module | None:
+    """Returns the model on the meta device, to check sites without loading weights, or ``None`` if this fails."""
     transformers = _transformers()
     try:
         with torch.device("meta"):
@@ -45,13 +45,13 @@ def load_model(name: str, *, device: torch.device, dtype: torch.dtype, progress:
     """Loads a causal language model in evaluation mode.
 
     Args:
-        name: Of a folder or on the hub.
-        device: Where to put it.
-        dtype: Type of its weights.
+        name: Name of a local folder or on the hub.
+        device: Device of the weights.
+        dtype: Type of the weights.
         progress: Whether to show progress bars.
 
     Raises:
-        FileNotFoundError: If it is neither a local folder with a model nor to be had from the hub.
+        FileNotFoundError: If the model is neither in a local folder nor on the hub.
         ImportError: If transformers isn't installed.
     """
     transformers = _transformers()
@@ -68,17 +68,17 @@ def load_model(name: str, *, device: torch.device, dtype: torch.dtype, progress:
 
 
 def load_tokenizer(name: str) -> Any | None:
-    """Loads the tokenizer that belongs to a model, or returns None where there is none."""
+    """Loads the tokenizer of a model, or returns None if it has none."""
     transformers = _transformers()
     try:
         return transformers.AutoTokenizer.from_pretrained(name, **_options(name))
-    # What is raised for a missing tokenizer differs by family and version.
+    # The exception for a missing tokenizer depends on the model family and the version.
     except Exception:
         return None
 
 
 def special_tokens(config: Any, tokenizer: Any | None) -> list[int]:
-    """Returns the ids of a model's BOS and padding, where it has them."""
+    """Returns the ids of the BOS and padding tokens of a model, if it has them."""
     found = {
         getattr(owner, name, None)
         for owner in (tokenizer, config)
@@ -89,8 +89,8 @@ def special_tokens(config: Any, tokenizer: Any | None) -> list[int]:
     return sorted(token for token in found if isinstance(token, int) and 0 <= token < n_vocabulary)
 
 
-def chosen_device(device: str | None) -> torch.device:
-    """Returns the device that was asked for, or the GPU where there is one, and says which.
+def choose_device(device: str | None) -> torch.device:
+    """Returns the requested device, or by default the GPU if there is one, and prints its name.
 
     Raises:
         ValueError: If the machine has no such device.
@@ -131,10 +131,10 @@ def _options(name: str) -> dict[str, Any]:
 
 
 def _check_local(name: str) -> None:
-    """Looks for a local folder before the hub is asked, which may take long to answer.
+    """Checks a local name before the hub is accessed, which may be slow.
 
     Raises:
-        FileNotFoundError: If the name is that of a local folder that isn't there, or nearly that of one that is.
+        FileNotFoundError: If the name is that of a missing local folder, or similar to that of an existing folder.
     """
     if not name.strip():
         raise FileNotFoundError(f"MODEL must be a local folder or a name on the hub, got {name!r}.")
@@ -147,20 +147,20 @@ def _check_local(name: str) -> None:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or parent_exists
     near = _near(path)
     if looks_local:
-        hint = f" Near names: {', '.join(near)}." if near else ""
+        hint = f" Similar names: {', '.join(near)}." if near else ""
         raise FileNotFoundError(
             f"MODEL must be a local folder or a name on the hub, but there is no folder {name!r}.{hint}"
         )
     if near and not _is_cached(name):
-        owner = "" if "/" in name else " Write a name on the hub with its owner, such as openai-community/gpt2."
+        owner = "" if "/" in name else " For a model on the hub, add the owner, such as openai-community/gpt2."
         raise FileNotFoundError(
-            f"MODEL must be a local folder or a name on the hub; there is no folder {name!r}, but there is "
+            f"MODEL must be a local folder or a name on the hub, but there is no folder {name!r}. Similar names: "
             f"{', '.join(near)}.{owner}"
         )
 
 
 def _near(path: Path) -> list[str]:
-    """Returns folders whose names are near the first part of a path that isn't there."""
+    """Returns folders with names similar to the first missing part of a path."""
     there = next(parent for parent in path.parents if parent.is_dir())
     missing = path.relative_to(there).parts[0]
     try:
@@ -186,6 +186,6 @@ def _missing(name: str, error: Exception) -> str:
     if Path(name).is_dir():
         return f"MODEL must be a folder with a causal language model as transformers saves it, got {name!r}: {reason}"
     return (
-        f"MODEL must be a local folder or a name on the hub; {name!r} is no folder here and the hub didn't give it "
-        f"({reason}). Without a network, download the model elsewhere and give its folder."
+        f"MODEL must be a local folder or a name on the hub, but there is no folder {name!r}, and it couldn't be "
+        f"loaded from the hub ({reason}). Without a network, download the model elsewhere and pass its folder."
     )

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Command-line options that several commands have in common, and types of option values."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the worked examples' line breaks, at a width that fits any terminal."""
+    """A help formatter that keeps the line breaks of examples, 100 characters wide."""
 
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog, **{"max_help_position": 28, "width": 100, **options})
 
 
 def count(text: str) -> int:
-    """Reads a positive whole number; ``2_000_000``, ``2e6`` and ``2M`` are the same.
+    """Parses a positive integer. ``2_000_000``, ``2e6`` and ``2M`` are equal.
 
     Raises:
-        argparse.ArgumentTypeError: If it is none.
+        argparse.ArgumentTypeError: If the text isn't a positive integer.
     """
     plain = text.strip().replace("_", "").replace(",", "").lower()
     scale = {"k": 1e3, "m": 1e6, "b": 1e9}.get(plain[-1:], 1.0)
@@ -29,15 +29,15 @@ def count(text: str) -> int:
     except ValueError:
         value = 0.0
     if not (1 <= value < 2**53 and value == int(value)):
-        raise argparse.ArgumentTypeError(f"must be a positive whole number such as 2_000_000 or 2M, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a positive integer such as 2_000_000 or 2M, got {text!r}")
     return int(value)
 
 
 def share(text: str) -> float:
-    """Reads a number between 0 and 1, both left out.
+    """Parses a number between 0 and 1, both excluded.
 
     Raises:
-        argparse.ArgumentTypeError: If it is none.
+        argparse.ArgumentTypeError: If the text isn't such a number.
     """
     try:
         value = float(text)
@@ -49,10 +49,10 @@ def share(text: str) -> float:
 
 
 def positive(text: str) -> float:
-    """Reads a finite number above zero.
+    """Parses a positive finite number.
 
     Raises:
-        argparse.ArgumentTypeError: If it is none.
+        argparse.ArgumentTypeError: If the text isn't such a number.
     """
     try:
         value = float(text)
@@ -64,7 +64,7 @@ def positive(text: str) -> float:
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
-    """Returns a reader of whole numbers in a range, both ends included."""
+    """Returns a parser of integers in a range, both ends included."""
 
     def read(text: str) -> int:
         try:
@@ -72,28 +72,28 @@ def whole(least: int, most: int) -> Callable[[str], int]:
         except ValueError:
             value = least - 1
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"must be an integer from {least} to {most}, got {text!r}")
         return value
 
     return read
 
 
 def folder(text: str) -> Path:
-    """Reads the path of a folder.
+    """Parses the path of a folder.
 
     Raises:
-        argparse.ArgumentTypeError: If it is empty, which would mean the present folder.
+        argparse.ArgumentTypeError: If the text is empty, which would be the current folder.
     """
     if not text.strip():
-        raise argparse.ArgumentTypeError(f"must name a folder, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be the path of a folder, got {text!r}")
     return Path(text)
 
 
 def every(text: str) -> int | timedelta:
-    """Reads steps, such as ``1000``, or a time, such as ``30s``, ``10m`` and ``1h``.
+    """Parses a number of steps, such as ``1000``, or a time, such as ``30s``, ``10m`` or ``1h``.
 
     Raises:
-        argparse.ArgumentTypeError: If it is neither.
+        argparse.ArgumentTypeError: If the text is neither.
     """
     unit = {"s": 1, "m": 60, "h": 3600}.get(text.strip()[-1:])
     try:
@@ -105,65 +105,67 @@ def every(text: str) -> int | timedelta:
     return timedelta(seconds=value * unit) if unit else int(value)
 
 
-def add_out(group: Any, *, force: str = "replace the finished result in FOLDER, or begin a stopped run anew") -> None:
-    """Adds where results go."""
+def add_out(group: Any, *, force: str = "replace a finished result in FOLDER, or restart an interrupted run") -> None:
+    """Adds the options ``--out`` and ``--force``."""
     group.add_argument(
-        "--out", type=folder, required=True, metavar="FOLDER", help="where the results go: a new or empty folder"
+        "--out", type=folder, required=True, metavar="FOLDER", help="folder of the results, which must be new or empty"
     )
-    group.add_argument("--force", action="store_true", help=f"{force}; other files in FOLDER stay unless names collide")
+    group.add_argument("--force", action="store_true", help=f"{force}; other files with different names are kept")
 
 
 def add_checkpoints(group: Any) -> None:
-    """Adds resuming, and how often checkpoints are written."""
+    """Adds the options ``--resume`` and ``--checkpoint-every``."""
     group.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run in FOLDER that was stopped; begin if there is none, do nothing if it is finished",
+        help="resume the interrupted run in FOLDER; start a new run if there is none, do nothing if it is finished",
     )
     group.add_argument(
         "--checkpoint-every",
         type=every,
         metavar="STEPS|TIME",
-        help="how often to write a checkpoint while training, such as 1000 (steps) or 30s, 10m, 1h (default: 10m)",
+        help="steps or time between checkpoints, such as 1000 (steps) or 30s, 10m, 1h (default: 10m)",
     )
 
 
 def add_trackers(group: Any) -> None:
-    """Adds where records go besides ``metrics.jsonl``."""
+    """Adds options to log the records also to Weights & Biases or TensorBoard."""
     group.add_argument(
         "--wandb",
         nargs="?",
         const="sparsedict",
         metavar="PROJECT",
-        help="log to Weights & Biases (project: sparsedict where none is named)",
+        help="log to Weights & Biases (default project: sparsedict)",
     )
     group.add_argument("--tensorboard", action="store_true", help="log to FOLDER/tensorboard")
 
 
-def add_machine(parser: argparse.ArgumentParser, *, device: str = "the GPU where there is one") -> Any:
-    """Adds how and where to compute; returns the group.
+def add_machine(parser: argparse.ArgumentParser, *, device: str = "the GPU if there is one") -> Any:
+    """Adds options for seed, device, threads and output. Returns their group.
 
     Args:
-        parser: Of the command.
-        device: The default device, in words.
+        parser: Parser of the command.
+        device: Description of the default device.
     """
-    group = parser.add_argument_group("the run")
+    group = parser.add_argument_group("run")
     group.add_argument(
         "--seed",
         type=whole(0, 2**63 - 1),
         default=0,
         metavar="N",
-        help="of weights, shuffle and latents shown (default: 0)",
+        help="seed of weights, order of tokens and latents shown (default: 0)",
     )
-    group.add_argument("--threads", type=whole(1, 4096), metavar="N", help="CPU threads (default: as PyTorch chooses)")
-    group.add_argument("--device", metavar="NAME", help=f"such as cpu, cuda, cuda:1, mps (default: {device})")
-    group.add_argument("--quiet", action="store_true", help="no progress bars; messages and errors stay")
+    group.add_argument(
+        "--threads", type=whole(1, 4096), metavar="N", help="number of CPU threads (default: that of PyTorch)"
+    )
+    group.add_argument("--device", metavar="NAME", help=f"device such as cpu, cuda, cuda:1 or mps (default: {device})")
+    group.add_argument("--quiet", action="store_true", help="show no progress bars, only messages and errors")
     group.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     return group
 
 
 def set_threads(args: argparse.Namespace) -> None:
-    """Makes PyTorch use as many threads as were asked for."""
+    """Sets the number of PyTorch threads to that of ``--threads``."""
     if args.threads is not None:
         import torch
 

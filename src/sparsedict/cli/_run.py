@@ -1,4 +1,4 @@
-"""The run of a command that trains: its folder, where its records go, and what is printed at its end."""
+"""The folder, callbacks and final output of a training command."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from sparsedict.pages import TokenStrings
-from sparsedict.studies import RunFolder, TakenApart
+from sparsedict.studies import Decomposition, RunFolder
 from sparsedict.training.callbacks import Callback, JSONLines, TensorBoard, WeightsAndBiases
 
-NO_PART = {
+UNSAVED_OPTIONS = {
     "checkpoint_every",
     "command",
     "device",
@@ -26,21 +26,21 @@ NO_PART = {
     "traceback",
     "wandb",
 }
-"""Options that a run may be resumed without or with others of."""
+"""Options that may differ when a run is resumed."""
 
 
 def run_folder(args: argparse.Namespace) -> RunFolder:
-    """Returns the folder of the run that the options ask for."""
+    """Returns the folder of the run with these options."""
     options: dict[str, Any] = {"command": args.command}
     for name, value in vars(args).items():
-        if name not in NO_PART:
+        if name not in UNSAVED_OPTIONS:
             option = "MODEL" if name == "model" else f"--{name.replace('_', '-')}"
             options[option] = str(value) if isinstance(value, Path) else value
     return RunFolder(args.out, options, resume=args.resume, force=args.force)
 
 
 def training_options(args: argparse.Namespace, folder: RunFolder) -> dict[str, Any]:
-    """Returns what `take_apart` is told of the run itself: progress, records, checkpoints."""
+    """Returns the arguments of `decompose` for progress, callbacks and checkpoints."""
     return {
         "progress": not args.quiet,
         "verbose": True,
@@ -53,10 +53,10 @@ def training_options(args: argparse.Namespace, folder: RunFolder) -> dict[str, A
 
 
 def check_trackers(args: argparse.Namespace) -> None:
-    """Checks that what records are to go to is installed.
+    """Checks that the packages of the requested trackers are installed.
 
     Raises:
-        ImportError: If it isn't.
+        ImportError: If a package isn't installed.
     """
     for option, module in (("wandb", "wandb"), ("tensorboard", "tensorboard")):
         if getattr(args, option):
@@ -66,15 +66,15 @@ def check_trackers(args: argparse.Namespace) -> None:
                 raise ImportError(f"--{option} needs the package {module}: pip install {module}") from error
 
 
-def say_finished(folder: RunFolder) -> None:
-    """Says that there is nothing to resume."""
+def print_finished(folder: RunFolder) -> None:
+    """Prints that the run is finished already."""
     folder.discard_leftovers()
-    print(f"This run is finished: its results are in {folder.path}. Nothing was trained.")
-    print("Add --force, without --resume, to train it again.")
+    print(f"This run is already finished. Its results are in {folder.path}. Nothing was trained.")
+    print("Use --force without --resume to train again.")
 
 
-def conclude(folder: RunFolder, found: Mapping[str, TakenApart], strings: TokenStrings) -> None:
-    """Writes the results, prints the table, and says where everything lies."""
+def write_results(folder: RunFolder, found: Mapping[str, Decomposition], strings: TokenStrings) -> None:
+    """Writes the results, then prints the table and the paths of all files."""
     files = folder.finish(found, strings)
     width = max(map(len, files))
     print(files["table"].read_text(encoding="utf-8"))
@@ -83,20 +83,20 @@ def conclude(folder: RunFolder, found: Mapping[str, TakenApart], strings: TokenS
     print(f"\nOpen {files['page'].resolve()} in a browser.")
 
 
-def stopped(args: argparse.Namespace) -> str:
-    """Says what is left of a run that was interrupted."""
+def stop_message(args: argparse.Namespace) -> str:
+    """Returns a message about an interrupted run."""
     if RunFolder(args.out, {}).was_stopped:
-        return "give the same command with --resume to go on."
+        return "run the same command with --resume to resume the run."
     return "nothing was written."
 
 
 def _callbacks(args: argparse.Namespace, folder: RunFolder) -> list[Callback]:
-    # Always in this order: checkpoints know callbacks by their place.
+    # The order must not change, because checkpoints identify callbacks by their index.
     callbacks: list[Callback] = [JSONLines(folder.metrics)]
     if args.tensorboard:
         callbacks.append(TensorBoard(folder.tensorboard))
     if args.wandb is not None:
-        # A run that is resumed keeps its id, and so continues there as well.
+        # A resumed run has the same id, so it continues the run of Weights & Biases.
         config = {"out": str(args.out), **folder.options}
         callbacks.append(_wandb(project=args.wandb, id=folder.id, resume="allow", config=config))
     return callbacks
@@ -105,6 +105,8 @@ def _callbacks(args: argparse.Namespace, folder: RunFolder) -> list[Callback]:
 def _wandb(**settings: Any) -> WeightsAndBiases:
     try:
         return WeightsAndBiases(**settings)
-    # Such as no account: wandb has errors of its own.
+    # wandb has its own exceptions, for example if there is no account.
     except Exception as error:
-        raise ValueError(f"--wandb couldn't begin a run: {error} WANDB_MODE=offline does without a network.") from error
+        raise ValueError(
+            f"--wandb couldn't start a run: {error} Set WANDB_MODE=offline to log without a network."
+        ) from error

@@ -1,4 +1,4 @@
-"""The sites that `--site` names."""
+"""The sites of the option `--site`."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from typing import Any
 from torch import nn
 
 from sparsedict import checks
-from sparsedict.cli._errors import in_options, speaking_of
+from sparsedict.cli._errors import translate, translated_errors
 from sparsedict.sites import Site
 from sparsedict.sites.models import experts_of, find_module, mlps
 
 WILD = "*?["
-TWO_ENDS = ".."
+SEPARATOR = ".."
 
 
 def sites_of(model: nn.Module, paths: Sequence[str], exclude_tokens: Sequence[int]) -> dict[str, Site]:
-    """Returns the sites of a model by name, in the model's order.
+    """Returns the sites of a model by name, in the order of the model.
 
     Args:
         model: The model.
-        paths: Of modules, each a list with commas; ``*``, ``?`` and ranges such as ``[0-3]`` stand within one name.
-            ``READS..WRITES`` are the modules at the two ends of an MLP that is spread over several.
-        exclude_tokens: Ids whose positions are left out.
+        paths: Comma-separated paths of modules. Each part of a path may contain ``*``, ``?`` and ranges such as
+            ``[0-3]``. ``READS..WRITES`` are the first and the last module of an MLP without a module of its own.
+        exclude_tokens: Ids whose positions are excluded.
 
     Raises:
-        ValueError: If there is no such module, or one isn't an MLP.
+        ValueError: If a module doesn't exist or isn't an MLP.
     """
     sites: dict[str, Site] = {}
     for path in (part.strip() for text in paths for part in text.split(",")):
         if not path:
-            raise ValueError(f"--site must be the path of a module, or several with commas, got {','.join(paths)!r}.")
-        with speaking_of(path="--site", reads="--site", writes="--site", exclude_tokens="--exclude-tokens"):
-            for name, where in _places(model, path):
+            raise ValueError(f"--site must be a comma-separated list of module paths, got {','.join(paths)!r}.")
+        with translated_errors(path="--site", reads="--site", writes="--site", exclude_tokens="--exclude-tokens"):
+            for name, where in _site_arguments(model, path):
                 sites[name] = Site(model, **where, exclude_tokens=exclude_tokens)
     return sites
 
 
-def _places(model: nn.Module, path: str) -> list[tuple[str, dict[str, Any]]]:
-    """Returns names of sites, each with the arguments that say where it is."""
-    reads, two, writes = path.partition(TWO_ENDS)
+def _site_arguments(model: nn.Module, path: str) -> list[tuple[str, dict[str, Any]]]:
+    """Returns the names of the sites of a path, with the arguments of `Site`."""
+    reads, two, writes = path.partition(SEPARATOR)
     if not two:
         return [(name, {"path": name}) for name in _matching(model, reads)]
     (reads, _, start), (writes, _, end) = reads.partition(":"), writes.partition(":")
     is_wild = [any(character in part for character in WILD) for part in reads.split(".")]
     if sum(is_wild) != sum(part == "*" for part in writes.split(".")):
-        raise ValueError(f"--site must have a * behind {TWO_ENDS!r} for each one before it, got {path!r}.")
+        raise ValueError(f"--site must have the same number of * before and after {SEPARATOR!r}, got {path!r}.")
     found = []
     for name in _matching(model, reads):
         given = iter([part for part, wild in zip(name.split("."), is_wild, strict=True) if wild])
         other = ".".join(next(given) if part == "*" else part for part in writes.split("."))
         ends = {"reads": f"{name}:{start or 'in'}", "writes": f"{other}:{end or 'out'}"}
-        found.append((f"{name}{TWO_ENDS}{other}", ends))
+        found.append((f"{name}{SEPARATOR}{other}", ends))
     return found
 
 
@@ -69,39 +69,39 @@ def _matching(model: nn.Module, path: str) -> list[str]:
     if found:
         return [".".join(name) for name in found]
     like = difflib.get_close_matches(path, [".".join(name) for name in names], n=3, cutoff=0.5)
-    hint = f" Near names: {', '.join(map(repr, like))}." if like else ""
+    hint = f" Similar names: {', '.join(map(repr, like))}." if like else ""
     raise ValueError(
-        f"--site must match a module of the {type(model).__name__}, but {path!r} matches none; a * stands for one part "
-        f"of a name.{hint}"
+        f"--site must match a module of the {type(model).__name__}, but {path!r} matches none. A * matches one part "
+        f"of a path.{hint}"
     )
 
 
 @contextmanager
-def warnings_of_sites(said: set[str]) -> Iterator[None]:
-    """Lets warnings that are given within it speak of ``--site``; an error says more than they do.
+def warnings_of_sites(seen: set[str]) -> Iterator[None]:
+    """Returns a context that replaces arguments in warnings by ``--site``. If an error occurs, no warning is given.
 
     Args:
-        said: Warnings that were given before, which aren't repeated; those of this context are added.
+        seen: Earlier warnings, which aren't repeated. New warnings are added.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
     for warning in caught:
-        message = in_options(str(warning.message).replace("`path`=", "--site "), {"path": "--site"})
-        if message not in said:
-            said.add(message)
+        message = translate(str(warning.message).replace("`path`=", "--site "), {"path": "--site"})
+        if message not in seen:
+            seen.add(message)
             checks.warn(message, warning.category)
 
 
-def n_neurons(site: Site, *, sure: bool) -> int | None:
-    """Returns how many neurons an MLP has; ``None`` where that isn't known yet.
+def n_neurons(site: Site, *, is_loaded: bool) -> int | None:
+    """Returns the number of neurons of an MLP, or ``None`` if it is unknown for a model on the meta device.
 
     Args:
-        site: The MLP.
-        sure: Whether it is a site of the model itself, whose neurons are found wherever they can be.
+        site: The site of the MLP.
+        is_loaded: Whether the weights of the model are loaded.
 
     Raises:
-        ValueError: If it isn't known, naming the MLPs inside where the site is a whole block.
+        ValueError: If the number is unknown. For a site that is a whole block, the message lists the MLPs inside.
     """
     try:
         return site.neurons.n
@@ -109,28 +109,28 @@ def n_neurons(site: Site, *, sure: bool) -> int | None:
         inside = _mlps_in(site)
         if inside:
             raise ValueError(
-                f"--site must be an MLP, but {site.name!r} is a block around one. Give --site {' or '.join(inside)}; "
-                "for dictionaries of the whole block, add --n-latents."
+                f"--site must be an MLP, but {site.name!r} is a block that contains one. Use --site "
+                f"{' or '.join(inside)}, or add --n-latents to train on the whole block."
             ) from error
-        if not sure:
+        if not is_loaded:
             return None
-        raise ValueError(_uncounted(site, error)) from error
+        raise ValueError(_unknown_neurons(site, error)) from error
 
 
-def _uncounted(site: Site, error: ValueError) -> str:
+def _unknown_neurons(site: Site, error: ValueError) -> str:
     module = find_module(site.model, site.name)
     if module is None or experts_of(module) is not None:
-        return f"--n-latents must be given, for the MLP's neurons can't be counted: {error}"
+        return f"--n-latents is required, because the number of neurons of the MLP is unknown: {error}"
     found = mlps(site.model, site.name)
-    hint = in_options(f" MLPs in this model: {'; '.join(found)}.", {}) if found else ""
+    hint = translate(f" MLPs in this model: {'; '.join(found)}.", {}) if found else ""
     return (
-        f"--site must be an MLP whose neurons can be counted, but none are found in {site.name!r} "
-        f"({type(module).__name__}).{hint} To train on this module as it is, add --n-latents."
+        f"--site must be an MLP with a known number of neurons, but {site.name!r} ({type(module).__name__}) has no "
+        f"known neurons.{hint} Add --n-latents to train on this module."
     )
 
 
 def _mlps_in(site: Site) -> list[str]:
-    """Returns the MLPs among the children of a module, by whether they have neurons."""
+    """Returns the paths of the children of a module that have neurons."""
     found = []
     module = dict(site.model.named_modules()).get(site.name)
     for name, _ in () if module is None else module.named_children():

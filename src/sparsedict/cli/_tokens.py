@@ -1,4 +1,4 @@
-"""Data named on the command line, as tokens to train on and tokens held out."""
+"""Conversion of the data of the command line to training tokens and held-out tokens."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from sparsedict.cli._data_name import DataName
 from sparsedict.cli._data_sets import read_folder, read_hub
 from sparsedict.data import BlockSize, Bos, Texts, TokenSource, token_source
 
-TOO_MANY = 2
-"""At most so many times the tokens that are wanted are read, since the held-out ones are among them."""
+READ_FACTOR = 2
+"""Largest number of tokens to read, relative to the requested number, because some tokens are held out."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """How data is to be read.
+    """The options for reading data.
 
     Attributes:
-        tokenizer: Of texts; ``None`` where the model brings none.
-        context: Tokens per sequence.
-        column: Column, field or tensor that holds the texts or token ids; ``None`` for ``input_ids``, else ``text``.
-        split: Of a dataset; ``None`` for ``train``.
-        n_tokens: About so many tokens are wanted. Twice as many are read, from the beginning.
-        config: Configuration of a dataset; ``None`` for the usual one.
-        bos: Where texts get a BOS, see `sparsedict.data.pack`.
-        join: Whether a sequence may hold tokens of several texts.
-        cut: Whether token rows of another length than ``context`` are joined and cut to it, though all have one length.
+        tokenizer: Tokenizer of texts, or ``None`` if the model has none.
+        context: Number of tokens per sequence.
+        column: Column, field or tensor of the texts or token ids. ``None`` is ``input_ids`` if it exists, else
+            ``text``.
+        split: Split of a dataset. ``None`` is ``train``.
+        n_tokens: Approximate number of tokens needed. Up to twice this number are read.
+        config: Configuration of a dataset, or ``None`` for the default.
+        bos: Positions of BOS tokens in texts, see `sparsedict.data.pack`.
+        join: Whether a sequence may contain tokens of several texts.
+        cut: Whether rows of tokens that all have the same length are joined and split to the length ``context``.
     """
 
     tokenizer: Any | None
@@ -49,21 +50,21 @@ class Corpus:
     cut: bool = False
 
     def read(self, name: str, option: str = "--data") -> Int[Tensor, "n_sequences context"]:
-        """Returns the sequences of a file, a folder, files that a pattern names, or a dataset on the hub.
+        """Returns the sequences of a file, a folder, the files of a pattern, or a dataset on the hub.
 
         Args:
-            name: See `DataName`.
-            option: That it was given to, for errors.
+            name: Name of the data, see `DataName`.
+            option: The command-line option of the name, for error messages.
 
         Raises:
             FileNotFoundError: If there is no such data.
-            ValueError: If it isn't in a known form, or too short for one sequence.
+            ValueError: If the data has an unknown form, or is too short for one sequence.
         """
-        own = ":" in name and option != "--data"  # other data says its own split
-        data = DataName.parsed(name, None if own else self.config, None if own else self.split, option)
+        own = ":" in name and option != "--data"  # such a name has its own configuration and split
+        data = DataName.parse(name, None if own else self.config, None if own else self.split, option)
         found = self._found(data)
         try:
-            found, column, are_ids = _recognised(found, self.column)
+            found, column, are_ids = _normalise(found, self.column)
             long = getattr(found, "ndim", 0) == 1
             source = token_source(
                 found,
@@ -85,7 +86,7 @@ class Corpus:
             known = {suffix(file) in ("", *SUFFIXES) for file in files}
             if known != {True}:
                 raise ValueError(
-                    f"{data.option} must end in {', '.join(SUFFIXES)} where it is a file, got {data.name!r}."
+                    f"{data.option} must be a file with one of the suffixes {', '.join(SUFFIXES)}, got {data.name!r}."
                 )
             return read_files(files, self.column)
         missing = data.missing(SUFFIXES)
@@ -94,9 +95,9 @@ class Corpus:
         return read_hub(data)
 
     def _rows(self, source: TokenSource, *, long: bool) -> Tensor:
-        """Returns rows of one length: those of the data, or the data's tokens joined and cut anew."""
+        """Returns rows of the same length: those of the data, or the tokens of all rows joined and split again."""
         rows: list[Tensor] = []
-        n_tokens, wanted = 0, TOO_MANY * self.n_tokens
+        n_tokens, wanted = 0, READ_FACTOR * self.n_tokens
         for block in source.blocks(None, 0, (0, 0), BlockSize(None, min(2**12, wanted), 2**62, pads=True)):
             if block.attention_mask is None:
                 rows += block.tokens
@@ -113,14 +114,14 @@ class Corpus:
         if not whole:
             n = sum(map(len, rows))
             raise ValueError(
-                f"`tokens` must hold at least one sequence of {self.context} tokens, got {n:,} tokens in all. "
-                + ("Lower --context." if n > 1 else "Are all texts empty?")
+                f"`tokens` must contain at least one sequence of {self.context} tokens, got {n:,} tokens in total. "
+                + ("Lower --context." if n > 1 else "Check that the texts aren't empty.")
             )
         return torch.stack(whole)
 
 
-def _recognised(found: Any, column: str | None) -> tuple[Any, str | None, bool]:
-    """Returns data with its ids under the name ``input_ids``, the column of its texts, and whether it holds ids."""
+def _normalise(found: Any, column: str | None) -> tuple[Any, str | None, bool]:
+    """Returns the data with ids named ``input_ids``, the column of its texts, and whether it contains ids."""
     if isinstance(found, Mapping):
         name = column or "input_ids"
         ids = found.get(name)
@@ -152,21 +153,24 @@ def _recognised(found: Any, column: str | None) -> tuple[Any, str | None, bool]:
 def _no_tokenizer(data: DataName) -> Callable[[str], list[int]]:
     def tokenizer(text: str) -> list[int]:
         raise ValueError(
-            "the data is text, but MODEL brings no tokenizer. Put the tokenizer's files beside the model, or give "
-            "token ids, for example as a .npy file."
+            "the data is text, but MODEL has no tokenizer. Add the files of the tokenizer to the folder of the model, "
+            "or pass token ids, for example as a .npy file."
         )
 
     return tokenizer
 
 
 def _for_options(message: str, data: DataName) -> str:
-    """Returns an error of the library in the words of the command line."""
+    """Replaces arguments in an error message of the library by options."""
     message = re.sub(r"`tokens\[(\d+)\]`", r"row \1", message)
     for name, option in (
         ("`text_column=`", "--column"),
         ("`text_column`", "--column"),
         ("a column of `tokens`", "a column"),
-        ("`tokens` must have at least one item, got an empty list", "the data must hold at least one text, got none"),
+        (
+            "`tokens` must have at least one item, got an empty list",
+            "the data must contain at least one text, got none",
+        ),
         ("`tokens`", "the data"),
         ("`context`", "--context"),
     ):
@@ -175,15 +179,15 @@ def _for_options(message: str, data: DataName) -> str:
 
 
 def held_out_rows(rows: Tensor, part: float) -> tuple[Tensor, Tensor]:
-    """Divides sequences into those to train on and the last ones, which are held out.
+    """Splits sequences into training sequences and held-out sequences, which are the last ones.
 
     Raises:
-        ValueError: If there are too few.
+        ValueError: If there are too few sequences.
     """
     n_held_out = max(1, round(len(rows) * part))
     if n_held_out >= len(rows):
         raise ValueError(
-            f"--data must hold at least 2 sequences, one of them to be held out, got {len(rows)} of "
-            f"{rows.shape[1]} tokens. Give more text, or a smaller --context."
+            f"--data must contain at least 2 sequences, because one is held out, got {len(rows)} of "
+            f"{rows.shape[1]} tokens. Use more text or a smaller --context."
         )
     return rows[:-n_held_out], rows[-n_held_out:]

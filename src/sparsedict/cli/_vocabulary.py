@@ -1,4 +1,4 @@
-"""The strings of tokens, from a file."""
+"""Reading of a vocabulary file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def vocabulary(path: Path) -> list[str]:
-    """Reads the strings of tokens: a JSON list in the order of ids, or an object from strings to ids.
+    """Reads the strings of tokens from a JSON list, ordered by id, or from a JSON object of ids by string.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is neither.
+        ValueError: If the file contains neither.
     """
     if not path.is_file():
         raise FileNotFoundError(f"--vocabulary must be a JSON file, but there is no file {str(path)!r}.")
@@ -25,6 +25,6 @@ def vocabulary(path: Path) -> list[str]:
     if isinstance(found, list) and all(isinstance(token, str) for token in found):
         return found
     raise ValueError(
-        f"--vocabulary must be a JSON list of strings, or an object from strings to ids, got {type(found).__name__} "
+        f"--vocabulary must be a JSON list of strings or an object of ids by string, got {type(found).__name__} "
         f"in {str(path)!r}."
     )

@@ -1,4 +1,4 @@
-"""`sparsedict train`: the main job on a model and data that the user names."""
+"""`sparsedict train`, the decomposition of MLPs of a given model with given data."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from typing import Any
 from torch import Tensor
 
 from sparsedict.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
-from sparsedict.cli._errors import speaking_of
+from sparsedict.cli._errors import translated_errors
 from sparsedict.cli._model import (
     DTYPES,
-    chosen_device,
+    choose_device,
     load_config,
     load_model,
     load_tokenizer,
-    skeleton,
+    meta_model,
     special_tokens,
 )
 from sparsedict.cli._options import set_threads, share
-from sparsedict.cli._run import check_trackers, conclude, run_folder, say_finished, stopped, training_options
+from sparsedict.cli._run import (
+    check_trackers,
+    print_finished,
+    run_folder,
+    stop_message,
+    training_options,
+    write_results,
+)
 from sparsedict.cli._sites import n_neurons, sites_of, warnings_of_sites
 from sparsedict.cli._tokens import Corpus, held_out_rows
 from sparsedict.cli._train_options import CONTEXT, L0_COEFFICIENT, L1_COEFFICIENT, K
@@ -29,10 +36,10 @@ from sparsedict.pages import token_strings
 from sparsedict.penalties import L0, L1, Penalty
 from sparsedict.sites import Site
 from sparsedict.sites.models import check_ids
-from sparsedict.studies import Inspection, RunFolder, recipes, take_apart_sites
+from sparsedict.studies import Inspection, RunFolder, decompose_sites, recipes
 from sparsedict.training import Recipe
 
-__all__ = ["run", "stopped"]
+__all__ = ["run", "stop_message"]
 
 INSPECTION = Inspection()
 
@@ -42,33 +49,33 @@ def run(args: argparse.Namespace) -> None:
     found = recipes_of(args)
     with run_folder(args) as folder:
         if folder.is_finished():
-            say_finished(folder)
+            print_finished(folder)
         else:
             _train(args, found, folder)
 
 
 def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunFolder) -> None:
-    """Trains and measures. All that can be checked without the model's weights is checked before they are loaded."""
+    """Trains and measures dictionaries. Options are checked before the weights of the model are loaded if possible."""
     set_threads(args)
     check_trackers(args)
     strings = None if args.vocabulary is None else vocabulary(args.vocabulary)
-    device = chosen_device(args.device)
+    device = choose_device(args.device)
     config = load_config(args.model)
     tokenizer = load_tokenizer(args.model)
     excluded = special_tokens(config, tokenizer) if args.exclude_tokens is None else args.exclude_tokens
     _check_excluded(excluded, getattr(config, "vocab_size", None))
-    bare, said = skeleton(config), set[str]()
+    bare, seen = meta_model(config), set[str]()
     if bare is not None:
-        with warnings_of_sites(said):
-            _n_latents(args, sites_of(bare, args.site, excluded), sure=False)
+        with warnings_of_sites(seen):
+            _n_latents(args, sites_of(bare, args.site, excluded), is_loaded=False)
     train, held_out = _tokens(args, config, tokenizer)
     model = load_model(args.model, device=device, dtype=DTYPES[args.dtype], progress=not args.quiet)
-    with warnings_of_sites(said):
+    with warnings_of_sites(seen):
         sites = sites_of(model, args.site, excluded)
         n_latents = _n_latents(args, sites)
     options = training_options(args, folder)
     folder.begin()
-    found = take_apart_sites(
+    found = decompose_sites(
         sites,
         train,
         held_out,
@@ -80,21 +87,21 @@ def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunF
         seed=args.seed,
         **options,
     )
-    conclude(folder, found, token_strings(tokenizer if strings is None else strings))
+    write_results(folder, found, token_strings(tokenizer if strings is None else strings))
 
 
 def recipes_of(args: argparse.Namespace) -> dict[str, Recipe]:
-    """Returns the recipes that the options ask for.
+    """Returns the recipes of the options.
 
     Raises:
-        ValueError: If options don't go together.
+        ValueError: If options are incompatible.
     """
     for option, kinds in (("k", ("topk", "batchtopk")), ("l1", ("relu",)), ("l0", ("jumprelu",))):
         if getattr(args, option) is not None and args.activation not in kinds:
-            raise ValueError(f"--{option} goes with --activation {' or '.join(kinds)}, got {args.activation}.")
+            raise ValueError(f"--{option} requires --activation {' or '.join(kinds)}, got {args.activation}.")
     if args.skip and args.kind == "autoencoder":
-        raise ValueError("--skip is for a distiller, got --kind autoencoder.")
-    with speaking_of(coefficient="--l1" if args.activation == "relu" else "--l0", lr="--lr"):
+        raise ValueError("--skip requires a distiller, got --kind autoencoder.")
+    with translated_errors(coefficient="--l1" if args.activation == "relu" else "--l0", lr="--lr"):
         parts: dict[str, tuple[Activation, list[Penalty] | None]] = {
             "topk": (TopK(args.k or K), None),
             "batchtopk": (BatchTopK(args.k or K), None),
@@ -123,7 +130,7 @@ def _tokens(args: argparse.Namespace, config: Any, tokenizer: Any) -> tuple[Tens
 
 
 def _is_share(text: str) -> bool:
-    """Whether the held-out part is a share of the data, instead of other data."""
+    """Returns whether the value of ``--held-out`` is a share of the data, and not other data."""
     try:
         part = float(text)
     except ValueError:
@@ -136,8 +143,8 @@ def _is_share(text: str) -> bool:
 def _checked(rows: Tensor, option: str, longest: int, config: Any) -> Tensor:
     if rows.shape[1] > longest:
         raise ValueError(
-            f"{option} must hold sequences of at most the model's {longest} tokens, but its rows have "
-            f"{rows.shape[1]}. Cut them by --context, such as --context {min(CONTEXT, longest)}."
+            f"{option} must have sequences of at most {longest} tokens, the maximum of the model, got "
+            f"{rows.shape[1]} tokens. Split them with --context, such as --context {min(CONTEXT, longest)}."
         )
     check_ids(rows, getattr(config, "vocab_size", None), name=option)
     return rows
@@ -146,24 +153,24 @@ def _checked(rows: Tensor, option: str, longest: int, config: Any) -> Tensor:
 def _check_excluded(ids: Sequence[int], n_vocabulary: int | None) -> None:
     wrong = [index for index in ids if index < 0 or (n_vocabulary is not None and index >= n_vocabulary)]
     if wrong:
-        known = "not negative" if n_vocabulary is None else f"from 0 to {n_vocabulary - 1}, the model's"
-        raise ValueError(f"--exclude-tokens must be ids {known}, got {', '.join(map(str, wrong))}.")
+        known = "non-negative ids" if n_vocabulary is None else f"ids of the model, from 0 to {n_vocabulary - 1}"
+        raise ValueError(f"--exclude-tokens must be {known}, got {', '.join(map(str, wrong))}.")
 
 
-def _n_latents(args: argparse.Namespace, sites: Mapping[str, Site], *, sure: bool = True) -> dict[str, int]:
-    """Returns the latents of each site's dictionaries.
+def _n_latents(args: argparse.Namespace, sites: Mapping[str, Site], *, is_loaded: bool = True) -> dict[str, int]:
+    """Returns the number of latents of the dictionaries of each site.
 
     Args:
         args: The options.
-        sites: By name.
-        sure: Whether these are sites of the model itself, whose neurons are found wherever they can be.
+        sites: Sites by name.
+        is_loaded: Whether the weights of the model are loaded.
 
     Raises:
-        ValueError: If they can't be known, or are fewer than are to be active.
+        ValueError: If the number is unknown, or smaller than ``--k``.
     """
     n_latents: dict[str, int] = {}
     for name, site in sites.items():
-        n = None if args.n_latents else n_neurons(site, sure=sure)
+        n = None if args.n_latents else n_neurons(site, is_loaded=is_loaded)
         if args.n_latents or n is not None:
             n_latents[name] = args.n_latents or max(1, round(args.expansion * (n or 0)))
     given = "--n-latents" if args.n_latents else "--expansion"

@@ -1,7 +1,7 @@
-"""Figures: functions that take results and, if wanted, matplotlib Axes, draw on them and return them.
+"""Matplotlib figures of results. Each function draws on the given Axes, or on a new figure, and returns the Axes.
 
-Without Axes a figure of one column's width (3.3 inches) is made; matplotlib's global state is never touched, so
-nothing has to be closed. A notebook shows the returned Axes as a picture; `save` writes it to a file.
+A new figure is one column wide (3.3 inches). The functions don't use the global state of matplotlib, so figures needn't
+be closed. A notebook displays the returned Axes as an image. `save` writes a figure to files.
 """
 
 from sparsedict.figures._curves import Curve, ablated_errors, curves, points, type_shares

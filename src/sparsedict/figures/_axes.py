@@ -1,4 +1,4 @@
-"""Axes that are legible at paper width, made without matplotlib's global state."""
+"""Creation and labelling of Axes that are legible at the width of a paper column."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMN_WIDTH = 3.3
-"""Inches: one column of a paper."""
+"""Width of a paper column in inches."""
 HEIGHT = 2.5
 LABEL_SIZE = 8.0
 SMALL_SIZE = 7.0
-"""Points: the smallest text in any figure."""
+"""Smallest font size in points."""
 LEGEND_CHARACTERS = 50
-"""As many as stand beside one another above Axes of one column's width: a wider legend would squeeze these."""
+"""Number of characters in a line of a legend above Axes of one column width."""
 
 
 def own_axes(ax: Axes | None) -> Axes:
-    """Returns the Axes given, or those of a new figure of one column's width.
+    """Returns the given Axes, or the Axes of a new figure of one column width.
 
     Raises:
         ImportError: If matplotlib isn't installed.
-        TypeError: If ``ax`` is something else.
+        TypeError: If ``ax`` isn't matplotlib Axes.
     """
     try:
         from matplotlib.axes import Axes
@@ -41,9 +41,9 @@ def own_axes(ax: Axes | None) -> Axes:
 
 
 def finish(ax: Axes, x_label: str, y_label: str, *, n_legend_columns: int | None = 1) -> Axes:
-    """Labels Axes and puts the legend above them, where it can't cover data; ``None`` columns leave it out.
+    """Adds labels, and a legend above the Axes with at most ``n_legend_columns`` columns.
 
-    Fewer columns than asked for where names are long.
+    Long names reduce the number of columns. ``None`` adds no legend.
     """
     ax.set_xlabel(x_label, fontsize=LABEL_SIZE)
     ax.set_ylabel(y_label, fontsize=LABEL_SIZE)

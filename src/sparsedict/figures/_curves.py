@@ -1,4 +1,4 @@
-"""Numbers along an axis, one curve for each thing."""
+"""Line and scatter plots: `curves`, `points` and plots against the L1 coefficient."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 Scale = Literal["linear", "log"]
 MAX_PLACES = 7
-"""Places along a logarithmic axis, or whole numbers, that are written below it one by one."""
+"""Largest number of x values that are labelled individually, on a logarithmic axis or for integers."""
 MIN_GAP = 0.1
-"""Between two such places, as a share of the axis."""
+"""Smallest distance between two such labels, as a share of the axis."""
 MARKERS = ("o", "s", "^", "D", "v")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One curve.
+    """The data and style of a curve.
 
     Attributes:
-        x: Where.
-        y: What was found there.
-        colour: Of the palette; by default the next of its series.
+        x: Horizontal coordinates.
+        y: Vertical coordinates.
+        colour: Colour of the curve. By default the next colour of the palette's series.
         dashed: Whether the line is dashed.
-        errors: Half-width of each point's interval, or its parts below and above the point; none by default.
+        errors: Error bars: the half-width of each interval, or its extent below and above the point. None by default.
     """
 
     x: Sequence[float]
@@ -44,10 +44,12 @@ class Curve:
 
     def __post_init__(self) -> None:
         if self.errors is not None and len(self.errors) != len(self.y):
-            raise ValueError(f"`errors` must hold one value for each of `y`, got {len(self.errors)} for {len(self.y)}.")
+            raise ValueError(
+                f"`errors` must have one value for each value of `y`, got {len(self.errors)} for {len(self.y)}."
+            )
         if len(self.x) != len(self.y) or not len(self.x):
             raise ValueError(
-                f"`y` must hold a value for each of `x`, at least one, got {len(self.y)} for {len(self.x)}."
+                f"`y` must have one value for each value of `x`, and at least one, got {len(self.y)} for {len(self.x)}."
             )
 
 
@@ -63,21 +65,21 @@ def curves(
     markers: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws curves in the palette's colours, each with a marker of its own.
+    """Draws curves in the colours of the palette, with different markers.
 
     Args:
-        curves: By the name that the legend gives.
-        x_label: With its unit.
-        y_label: With its unit.
-        x_scale: Of the horizontal axis.
-        y_scale: Of the vertical axis.
-        x_names: What to write below some places instead of their numbers.
-        levels: Horizontal lines by name, in colours that no curve has.
-        markers: Whether the points themselves are marked.
-        ax: Where to draw; a new figure by default.
+        curves: Curves by name, for the legend.
+        x_label: Label of the horizontal axis, with its unit.
+        y_label: Label of the vertical axis, with its unit.
+        x_scale: Scale of the horizontal axis.
+        y_scale: Scale of the vertical axis.
+        x_names: Labels of some horizontal coordinates, instead of numbers.
+        levels: Horizontal lines by name, in colours that no curve uses.
+        markers: Whether to draw markers.
+        ax: Axes to draw on. A new figure by default.
 
     Raises:
-        ValueError: If there is nothing to draw, or a scale is neither.
+        ValueError: If there is no curve, or a scale is invalid.
 
     Example:
         >>> curves({"a": Curve([1, 2], [3, 4])}, "tokens", "error").get_xlabel()
@@ -86,14 +88,14 @@ def curves(
     checks.one_of("x_scale", x_scale, ("linear", "log"))
     checks.one_of("y_scale", y_scale, ("linear", "log"))
     if not curves:
-        raise ValueError("`curves` must hold at least one curve, got none.")
+        raise ValueError("`curves` must contain at least one curve, got none.")
     ax = own_axes(ax)
     n_drawn = 0
     for index, (name, curve) in enumerate(curves.items()):
         colour = curve.colour or Palette.SERIES[n_drawn % len(Palette.SERIES)]
         n_drawn += curve.colour is None
         order = sorted(range(len(curve.x)), key=lambda i: curve.x[i])
-        # A single point has no course: it gets a marker and no line.
+        # A single point gets a marker and no line.
         line = "none" if len(order) == 1 else "--" if curve.dashed else "-"
         x, y = [curve.x[i] for i in order], [curve.y[i] for i in order]
         ax.plot(
@@ -127,14 +129,14 @@ def curves(
 def ablated_errors(
     errors: Mapping[float, AblatedError], autoencoder: ReconstructionError | None = None, *, ax: Axes | None = None
 ) -> Axes:
-    """Draws the reconstruction error against the L1 coefficient: as it is, and with one type of latents alone.
+    """Draws the reconstruction error against the L1 coefficient, with all latents and with one type of latents only.
 
-    Each curve has the colour of the latents that are left; the others are ablated.
+    Each curve has the colour of the remaining latents. The other latents are ablated.
 
     Args:
-        errors: By coefficient.
-        autoencoder: To be compared with.
-        ax: Where to draw; a new figure by default.
+        errors: Errors by coefficient.
+        autoencoder: Error of an autoencoder, for comparison.
+        ax: Axes to draw on. A new figure by default.
 
     Source: figure 5 (top) of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
@@ -155,8 +157,8 @@ def type_shares(types: Mapping[float, LatentTypes], *, ax: Axes | None = None) -
     """Draws the shares of simulators and of latents that never fire against the L1 coefficient.
 
     Args:
-        types: By coefficient; those that know which latents are dead have these drawn too.
-        ax: Where to draw; a new figure by default.
+        types: Types of latents by coefficient. Dead latents are drawn if they are known.
+        ax: Axes to draw on. A new figure by default.
 
     Source: figure 5 (bottom) of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
@@ -178,14 +180,14 @@ def points(
     colours: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws sets of points, each with a marker of its own.
+    """Draws sets of points with different markers.
 
     Args:
-        points: By name, across and up; sets without any are left out.
-        x_label: With its unit.
-        y_label: With its unit.
-        colours: Of some of them; by default the palette's series.
-        ax: Where to draw; a new figure by default.
+        points: Horizontal and vertical coordinates of each set, by name. Empty sets are left out.
+        x_label: Label of the horizontal axis, with its unit.
+        y_label: Label of the vertical axis, with its unit.
+        colours: Colours of some sets by name. By default the palette's series.
+        ax: Axes to draw on. A new figure by default.
     """
     ax = own_axes(ax)
     for index, (name, (x, y)) in enumerate(points.items()):
@@ -201,13 +203,13 @@ L1_LABEL = "L1 coefficient, per token"
 
 
 def _apart(places: Sequence[float], scale: Scale) -> bool:
-    """Returns whether numbers below all of these places would stand clear of one another."""
+    """Returns whether labels at all of these coordinates fit beside each other."""
     at = [math.log(place) for place in places] if scale == "log" else list(places)
     return all(later - earlier >= MIN_GAP * (at[-1] - at[0]) for earlier, later in pairwise(at))
 
 
 def _ticks_at(ax: Axes, places: Sequence[float], names: Mapping[float, str]) -> None:
-    """Marks the few places where something was measured, instead of round numbers."""
+    """Labels the given coordinates instead of round numbers."""
     from matplotlib.ticker import NullLocator
 
     ax.set_xticks(places, [names.get(place, f"{place:g}") for place in places])

@@ -1,4 +1,4 @@
-"""Axes that a notebook shows as a picture. Imports matplotlib, so it is imported in the function that needs it."""
+"""`DisplayedAxes`, Axes that a notebook displays as an image. This module imports matplotlib."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 DOTS_PER_INCH = 140
-"""On screen: a figure of one column is 460 pixels wide."""
+"""Screen resolution. A figure of one column width has 460 pixels."""
 
 
 class DisplayedAxes(Axes):
-    """Axes of a figure that pyplot doesn't know of: a notebook shows the whole figure in place of their text."""
+    """Axes of a figure outside of pyplot. A notebook displays the whole figure as an image."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

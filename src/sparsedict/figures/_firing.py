@@ -1,4 +1,4 @@
-"""How often latents fire."""
+"""`firing_frequency`, a histogram of firing frequencies."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GAP = 0.6
-"""Decades between the rarest frequency that could be seen and the spike of dead latents."""
+"""Distance in decades between the lowest measurable frequency and the bar of latents that never fired."""
 
 
 def firing_frequency(
     firing: FiringFrequencies, types: LatentTypes | None = None, *, ax: Axes | None = None, n_bins: int = 40
 ) -> Axes:
-    """Draws the decimal logarithm of firing frequencies by type, those that never fired as a spike set apart.
+    """Draws a histogram of log10 firing frequencies by type, with a separate bar of latents that never fired.
 
     Args:
-        firing: Counts, and the tokens on which they were made.
-        types: Colours the latents by type. Whether one never fired is decided by ``firing``.
-        ax: Where to draw; a new figure by default.
-        n_bins: Bins.
+        firing: Firing frequencies.
+        types: Types of the latents, for the colours. Dead latents are those of ``firing``.
+        ax: Axes to draw on. A new figure by default.
+        n_bins: Number of bins.
 
     Raises:
-        ValueError: If the types are those of another dictionary.
+        ValueError: If ``types`` has another number of latents.
 
     Source: figure 4 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
@@ -40,7 +40,7 @@ def firing_frequency(
     n_bins = checks.at_least("n_bins", n_bins, 1)
     ax = own_axes(ax)
     dead = firing.dead.mask.cpu()
-    # Whether a latent is dead is decided by the counts that are drawn, not by those that the types were made of.
+    # Dead latents are determined by the counts drawn here, which may differ from those of the types.
     parts = live_groups(types, dead)
     log10 = firing.log10
     lowest = math.floor(-math.log10(firing.n_tokens) * 2) / 2
@@ -59,7 +59,7 @@ def firing_frequency(
 
 
 def _draw_spike(ax: Axes, n_dead: int, lowest: float, width: float) -> float:
-    """Draws dead latents as one bar no higher than the rest, whose number is written on it; returns its left end."""
+    """Draws a labelled bar of dead latents, not higher than the other bars. Returns the left limit of the axis."""
     highest = ax.get_ylim()[1] if ax.patches else n_dead
     ax.set_ylim(0, highest * 1.08)
     height = min(n_dead, highest)

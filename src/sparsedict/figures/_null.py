@@ -1,4 +1,4 @@
-"""What chance gives, drawn so that it doesn't set the scale."""
+"""Drawing of null distributions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ROOM = 1.15
-"""Height of the Axes over the tallest bar of the data."""
+"""Height of the Axes relative to the highest bar of the data."""
 
 
 def draw_null(
     ax: Axes, heights: np.ndarray, edges: np.ndarray, tallest: float, name: str = "random directions"
 ) -> None:
-    """Draws the null as an outline; its peak is cut off, and the legend says so, where it is taller than the data.
+    """Draws a null distribution as an outline. A peak that is higher than the data is cut off, as the legend states.
 
-    A null is far narrower than the data, so its peak would flatten all the rest.
+    A null distribution is much narrower than the data, so its full peak would make the data hard to see.
     """
     cut = tallest > 0 and float(heights.max(initial=0.0)) > ROOM * tallest
     ax.stairs(heights, edges, color=Palette.NULL, linewidth=0.9, label=f"{name} (cut off)" if cut else name)

@@ -1,4 +1,4 @@
-"""Latents beside neurons, one by one."""
+"""Figures that compare latents with neurons, or latents of two dictionaries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ N_BINS = 50
 NULL = "random directions"
 LINES = ("-", "--", "-.", ":")
 MAX_SIMULATORS = 6
-"""Of one neuron: more are counted together."""
+"""Largest number of simulators of a neuron with a separate bar. Larger numbers are counted together."""
 
 
 def cosine_map(
@@ -34,10 +34,10 @@ def cosine_map(
     """Draws cosines of latents with neurons as a heat map: blue below zero, orange above.
 
     Args:
-        cosines: In [-1, 1].
-        x_label: What the columns are.
-        y_label: What the rows are.
-        ax: Where to draw; a new figure by default.
+        cosines: Cosines in [-1, 1], ``[n_rows, n_columns]``.
+        x_label: Label of the columns.
+        y_label: Label of the rows.
+        ax: Axes to draw on. A new figure by default.
 
     Source: figure 7 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
@@ -62,22 +62,22 @@ def activation_scatter(
     correlation: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws a latent's activation against its neuron's, one point for each token.
+    """Draws the activations of a latent against those of its neuron, with a point for each token.
 
     Args:
-        neuron: Activations of the neuron.
-        latent: Of the latent, on the same tokens.
-        correlation: Pearson's, to be written beside.
-        ax: Where to draw; a new figure by default.
+        neuron: Activations of the neuron, ``[n_tokens]``.
+        latent: Activations of the latent on the same tokens, ``[n_tokens]``.
+        correlation: Pearson correlation, which is added to the legend.
+        ax: Axes to draw on. A new figure by default.
 
     Raises:
-        ValueError: If they aren't of the same tokens.
+        ValueError: If the numbers of tokens differ.
 
     Source: figure 8 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
     if neuron.shape != latent.shape:
-        raise ValueError(f"`latent` must be of the neuron's {len(neuron)} tokens, got {len(latent)}.")
+        raise ValueError(f"`latent` must have the same {len(neuron)} tokens as `neuron`, got {len(latent)}.")
     ax = own_axes(ax)
     label = (
         f"{len(neuron):,} tokens" if correlation is None else f"{len(neuron):,} tokens, correlation {correlation:.4f}"
@@ -94,18 +94,18 @@ def activation_scatter(
     )
     finish(ax, "the neuron's activation", "the latent's activation")
     for handle in ax.get_legend().legend_handles:  # pyright: ignore[reportOptionalMemberAccess]
-        # A point as faint as those drawn isn't seen alone.
+        # A single transparent point in the legend would be hard to see.
         handle.set_alpha(1.0)  # pyright: ignore[reportOptionalMemberAccess]
     return ax
 
 
 def shared_latents(match: DictionaryMatch, names: tuple[str, str], *, ax: Axes | None = None) -> Axes:
-    """Draws how near each latent of two dictionaries is to the nearest of the other, beside random directions.
+    """Draws the cosines of the latents of two dictionaries with their nearest latents, and those of random directions.
 
     Args:
-        match: Of the two.
-        names: Theirs.
-        ax: Where to draw; a new figure by default.
+        match: Match of the two dictionaries.
+        names: Names of the dictionaries.
+        ax: Axes to draw on. A new figure by default.
     """
     found = {f"{name} ({len(c):,})": c for name, c in zip(names, (match.cosine_a, match.cosine_b), strict=True)}
     colours = dict(zip(found, (Palette.DISTILLER, Palette.AUTOENCODER), strict=True))
@@ -120,15 +120,15 @@ def cosine_histograms(
     colours: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws the distributions of several sets of cosines as densities, one outline each.
+    """Draws the densities of several sets of cosines as outlines.
 
-    The set named ``"random directions"`` doesn't set the scale: its peak is cut off where it is taller than the others.
+    If the peak of the set ``"random directions"`` is higher than those of the other sets, it is cut off.
 
     Args:
-        cosines: By name.
-        x_label: What they are cosines of.
-        colours: Of some of them.
-        ax: Where to draw; a new figure by default.
+        cosines: Sets of cosines by name.
+        x_label: Label of the horizontal axis.
+        colours: Colours of some sets by name.
+        ax: Axes to draw on. A new figure by default.
     """
     ax = own_axes(ax)
     edges = np.linspace(min(0.0, *(float(v.min()) for v in cosines.values())), 1.0, N_BINS + 1)
@@ -141,7 +141,7 @@ def cosine_histograms(
         if colour is None:
             colour = Palette.SERIES[n_drawn % len(Palette.SERIES)]
             n_drawn += 1
-        # Sets that coincide are told apart by their lines.
+        # Different line styles distinguish sets that coincide.
         style = LINES[len(ax.patches) % len(LINES)]
         ax.stairs(heights, edges, color=colour, linewidth=1.2, linestyle=style, label=name)
         tallest = max(tallest, float(heights.max()))
@@ -152,17 +152,17 @@ def cosine_histograms(
 
 
 def _density(values: Float[Tensor, " _"], edges: np.ndarray) -> np.ndarray:
-    """Returns heights whose area is the share of the values within the edges."""
+    """Returns the density in each bin. Its integral is the share of values within the edges."""
     counts, _ = np.histogram(values.detach().cpu().numpy(), edges)
     return counts / (max(len(values), 1) * np.diff(edges))
 
 
 def cluster_sizes(sizes: dict[str, dict[int, int]], *, ax: Axes | None = None) -> Axes:
-    """Draws how many neurons have so many simulators, one group of bars for each dictionary.
+    """Draws the number of neurons by their number of simulators, with a series of bars for each dictionary.
 
     Args:
-        sizes: By dictionary, then by number of simulators, the number of neurons.
-        ax: Where to draw; a new figure by default.
+        sizes: Number of neurons by dictionary and number of simulators.
+        ax: Axes to draw on. A new figure by default.
 
     Source: figure 11 and appendix B of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.

@@ -1,4 +1,4 @@
-"""Figures to files."""
+"""`save`, which writes a figure to files."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ DOTS_PER_INCH = 200
 
 
 def save(figure: Axes | Figure, path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Writes a figure as PNG and SVG, the same bytes for the same figure.
+    """Writes a figure as PNG and SVG. The same figure gives the same bytes.
 
     Args:
-        figure: A figure, or Axes in one.
-        path: Without the ending, or with either of the two.
+        figure: A figure, or Axes of a figure.
+        path: Path with or without the suffix ``.png`` or ``.svg``.
 
     Returns:
-        The two files.
+        The paths of the PNG and the SVG file.
 
     Raises:
-        TypeError: If it is neither.
+        TypeError: If ``figure`` is neither a figure nor Axes.
     """
     import matplotlib
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def save(figure: Axes | Figure, path: str | os.PathLike[str]) -> tuple[Path, Pat
     base = base.with_suffix("") if base.suffix in (".png", ".svg") else base
     base.parent.mkdir(parents=True, exist_ok=True)
     png, svg = (base.with_name(base.name + ending) for ending in (".png", ".svg"))
-    # SVG ids are random and both formats carry a date or version unless told otherwise.
+    # By default, SVG ids are random, and both formats contain a date or version.
     with matplotlib.rc_context({"svg.hashsalt": "sparsedict", "svg.fonttype": "path"}):
         FigureCanvasAgg(owner).print_figure(png, dpi=DOTS_PER_INCH, metadata={"Software": None})
         FigureCanvasSVG(owner).print_figure(svg, metadata={"Date": None, "Creator": None})

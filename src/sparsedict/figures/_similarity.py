@@ -1,4 +1,4 @@
-"""How near latents are to neurons."""
+"""Histograms of the cosines of latents with their nearest neurons."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 def decoder_similarity(
     match: NeuronMatch, types: LatentTypes | None = None, *, ax: Axes | None = None, n_bins: int = 50
 ) -> Axes:
-    """Draws how near each latent's decoder row is to the nearest neuron's, beside what random directions reach.
+    """Draws a histogram of the decoder cosines with the nearest neurons, and of those of random directions.
 
     Args:
-        match: Of the latents with the neurons.
-        types: Colours the latents by type and draws the threshold.
-        ax: Where to draw; a new figure by default.
-        n_bins: Bins.
+        match: Match of the latents with the neurons.
+        types: Types of the latents, for the colours and the threshold.
+        ax: Axes to draw on. A new figure by default.
+        n_bins: Number of bins.
 
     Source: figure 2 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
@@ -49,22 +49,22 @@ def decoder_similarity(
 def encoder_similarity(
     match: NeuronMatch, types: LatentTypes | None = None, *, ax: Axes | None = None, n_bins: int = 50
 ) -> Axes:
-    """Draws how near each latent's encoder row is to the nearest neuron's, beside what random directions reach.
+    """Draws a histogram of the encoder cosines with the nearest neurons, and of those of random directions.
 
     Args:
-        match: Of the latents with the neurons.
-        types: Colours the latents by type, which is decided by their *decoder*.
-        ax: Where to draw; a new figure by default.
-        n_bins: Bins.
+        match: Match of the latents with the neurons.
+        types: Types of the latents, for the colours. The types are determined by the *decoder* rows.
+        ax: Axes to draw on. A new figure by default.
+        n_bins: Number of bins.
 
     Raises:
-        ValueError: If the match knows of no encoder.
+        ValueError: If the match contains no encoder cosines.
 
     Source: figure 3 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
     if match.encoder_cosine is None or match.null_encoder is None:
-        raise ValueError("`match` must hold encoder cosines, got none: match a dictionary that has an encoder.")
+        raise ValueError("`match` must contain encoder cosines, got none. Match a dictionary that has an encoder.")
     ax = _draw(match.encoder_cosine, match.null_encoder, types, ax, n_bins)
     return finish(ax, "encoder cosine with the nearest neuron", STACKED, n_legend_columns=2)
 

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 STACKED = "latents, stacked"
-"""Label of an axis along which bars of several types stand on one another."""
+"""Axis label of stacked bars."""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Latents of one type.
+    """The latents of one type.
 
     Attributes:
-        name: For the legend.
-        colour: As in the palette.
-        mask: Which latents, ``[n_latents]``.
+        name: Name in the legend.
+        colour: Colour in the palette.
+        mask: Mask of the latents, ``[n_latents]``.
     """
 
     name: str
@@ -40,19 +40,19 @@ class Group:
 
 
 def live_groups(types: LatentTypes | None, dead: Bool[Tensor, " n_latents"]) -> list[Group]:
-    """Divides the latents that aren't dead by type.
+    """Returns groups of the latents that aren't dead, by type.
 
     Args:
-        types: By type, where these are known.
-        dead: Latents that are drawn otherwise. Those that only ``types`` holds for dead are a group of their own.
+        types: Types of the latents, or ``None`` if they are unknown.
+        dead: Mask of dead latents, which are in no group. Latents that are dead only in ``types`` are a separate group.
 
     Raises:
-        ValueError: If the types are those of another dictionary.
+        ValueError: If ``types`` has another number of latents.
     """
     if types is None:
         return [Group("latents", Palette.LATENTS, ~dead)]
     if types.n_latents != len(dead):
-        raise ValueError(f"`types` must be of the same {len(dead)} latents, got {types.n_latents}.")
+        raise ValueError(f"`types` must have the same {len(dead)} latents, got {types.n_latents}.")
     groups = [
         Group("simulators", Palette.SIMULATORS, types.simulators.cpu() & ~dead),
         Group("sparse latents", Palette.SPARSE, types.sparse.cpu() & ~dead),
@@ -63,7 +63,7 @@ def live_groups(types: LatentTypes | None, dead: Bool[Tensor, " n_latents"]) -> 
 
 
 def draw_stack(ax: Axes, values: Float[Tensor, " n_latents"], parts: list[Group], edges: np.ndarray) -> None:
-    """Draws one bar per bin, divided by group; groups without latents are left out."""
+    """Draws a stacked histogram by group. Empty groups are left out."""
     values = values.detach().cpu()
     shown = [part for part in parts if bool(part.mask.any())]
     if not shown:

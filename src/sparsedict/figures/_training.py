@@ -1,4 +1,4 @@
-"""What training measured along the way."""
+"""`training_curves`, plots of training records."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ ON_LOG_SCALE = ("fvu", "loss", "objective")
 
 
 def training_curves(histories: History | Mapping[str, History], column: str = "fvu", *, ax: Axes | None = None) -> Axes:
-    """Draws one column of training records against the tokens seen, one curve for each dictionary.
+    """Draws a column of the training records against the number of tokens, with a curve for each dictionary.
 
     Args:
-        histories: What ``fit`` or ``fit_many`` returned.
-        column: Which of a record's numbers: fvu, loss, objective, l0, dead, lr or seconds.
-        ax: Where to draw; a new figure by default.
+        histories: The result of ``fit`` or ``fit_many``.
+        column: Name of a number of a record: fvu, loss, objective, l0, dead, lr or seconds.
+        ax: Axes to draw on. A new figure by default.
 
     Raises:
-        ValueError: If nothing was recorded, or there is no such column.
+        ValueError: If there are no records, or ``column`` is invalid.
     """
     checks.one_of("column", column, LABELS)
     named = {"": histories} if isinstance(histories, History) else histories
     if not named or not all(len(history) for history in named.values()):
-        raise ValueError("`histories` must hold at least one record each, got none. Train with a smaller `log_every`.")
+        raise ValueError("`histories` must have at least one record each, got none. Train with a smaller `log_every`.")
     ax = own_axes(ax)
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -61,7 +61,7 @@ def training_curves(histories: History | Mapping[str, History], column: str = "f
 
 
 def _unit(n_tokens: int) -> tuple[str, float]:
-    """Returns the words for an axis's unit, and how many tokens it is."""
+    """Returns the unit of an axis label, and the number of tokens in the unit."""
     if n_tokens >= 1_000_000:
         return " (millions)", 1e6
     return (" (thousands)", 1e3) if n_tokens >= 10_000 else ("", 1.0)

@@ -1,4 +1,4 @@
-"""One colour for each thing, the same in every figure and on every page."""
+"""The colours of all figures and pages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 
 class Palette:
-    """Colours that people with any common form of colour blindness can tell apart, on white and in grey.
+    """Colours that are distinguishable with common forms of colour blindness, on white and in grey.
 
     Source: Okabe and Ito, "Color Universal Design", 2008.
     """
@@ -15,12 +15,12 @@ class Palette:
     SPARSE: Final = "#0072B2"
     DEAD: Final = "#A6A6A6"
     LATENTS: Final = "#56708A"
-    """Latents whose type isn't known."""
+    """Latents of unknown type."""
     NULL: Final = "#222222"
-    """What chance gives."""
+    """Null distributions."""
     DISTILLER: Final = "#009E73"
     AUTOENCODER: Final = "#CC79A7"
     DECODER: Final = "#E69F00"
     ENCODER: Final = "#56B4E9"
     SERIES: Final = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
-    """Things that are no type of latents, such as dictionaries: in this order, and in no type's colour."""
+    """Series other than types of latents, such as dictionaries, in this order."""

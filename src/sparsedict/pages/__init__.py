@@ -1,4 +1,4 @@
-"""Pages to open in a browser: one file each, without scripts or anything from elsewhere, light and dark."""
+"""Self-contained HTML pages of results, without scripts or external files, for light and dark mode."""
 
 from sparsedict.pages._cards import LatentCard, latent_cards
 from sparsedict.pages._examples import write_examples

@@ -1,4 +1,4 @@
-"""What a page says of one latent."""
+"""`LatentCard`, the facts about a latent that a page shows."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Kind = Literal["simulator", "sparse latent", "never fired"]
 
 @dataclass(frozen=True, eq=False)
 class LatentCard:
-    """One latent with its strongest examples and what else is known of it.
+    """A latent with its strongest examples and other facts.
 
     Attributes:
-        latent: Its index.
-        examples: Strongest first.
-        frequency: Share of tokens on which it fires.
-        n_tokens: Tokens on which the frequency was counted.
-        kind: Its type.
-        neuron: The neuron nearest to its decoder row.
-        cosine: Their signed cosine.
+        latent: Index of the latent.
+        examples: Examples, the strongest first.
+        frequency: Share of tokens on which the latent fires.
+        n_tokens: Number of tokens on which the frequency was counted.
+        kind: Type of the latent.
+        neuron: Index of the neuron with the nearest decoder row.
+        cosine: Signed cosine of both decoder rows.
     """
 
     latent: int
@@ -35,7 +35,7 @@ class LatentCard:
 
     @property
     def max(self) -> float:
-        """The activation of largest magnitude among the examples, with its sign; 0 where there are none."""
+        """The activation of largest magnitude among the examples, with its sign; 0 if there are no examples."""
         return max((example.max for example in self.examples.examples), key=abs, default=0.0)
 
 
@@ -46,13 +46,13 @@ def latent_cards(
     match: NeuronMatch | None = None,
     types: LatentTypes | None = None,
 ) -> list[LatentCard]:
-    """Puts together what is known of each latent that has examples.
+    """Returns a card for each latent with examples.
 
     Args:
-        examples: By latent, as `sparsedict.analysis.top_examples` returns them.
-        firing: Of the same dictionary.
-        match: Of the same dictionary with its MLP's neurons.
-        types: Of the same dictionary.
+        examples: Examples by latent, as returned by `sparsedict.analysis.top_examples`.
+        firing: Firing frequencies of the dictionary.
+        match: Match of the dictionary with the neurons of the MLP.
+        types: Types of the latents of the dictionary.
     """
     return [_card(latent, found, firing, match, types) for latent, found in examples.items()]
 

@@ -1,4 +1,4 @@
-"""The texts on which latents are most active, as a page."""
+"""`write_examples`, a page of the texts on which latents are most active."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ def write_examples(
     title: str = "Top activating examples",
     lead: str = "",
 ) -> Path:
-    """Writes one self-contained page of latents and the texts on which they are most active.
+    """Writes a self-contained page of latents and the texts on which they are most active.
 
-    The background of a token says how active the latent is on it, relative to the latent's largest magnitude on the
-    page; the value itself shows when the pointer rests on the token. The token of the largest magnitude is framed.
+    The background of a token shows the activation of the latent on it, relative to the largest magnitude of the latent
+    on the page. A tooltip shows the value. The token with the largest magnitude of an example has a frame.
 
     Args:
         path: The HTML file.
-        groups: Latents under headings, such as one for each dictionary.
-        strings: From token ids to what they read, see `token_strings`; by default tokens are shown by number.
-        title: Of the page.
-        lead: A sentence below the title.
+        groups: Latents by heading, such as the name of their dictionary.
+        strings: Function from token ids to text, see `token_strings`. By default tokens are shown as numbers.
+        title: Title of the page.
+        lead: Sentence below the title.
 
     Returns:
-        The file.
+        The path of the file.
     """
     strings = strings or token_strings()
     parts = [f"<h1>{escape(title)}</h1>", f'<p class="lead">{escape(lead)}</p>' if lead else "", _KEY]
@@ -75,10 +75,9 @@ def write_examples(
 
 
 _KEY = (
-    '<p class="soft">Shade: activation, from 0 <span class="legend"></span> to the latent\'s largest value here; rest '
-    "the pointer on a token to read it. Negative activations have a shade of their own. The strongest token of each "
-    "example is framed. "
-    "↵ is a line break, → a tab, · a space.</p>"
+    '<p class="soft">The shade of a token shows the activation, from 0 <span class="legend"></span> to the largest '
+    "value of the latent on this page. Hover over a token to read the value. Negative activations have another colour. "
+    "The strongest token of each example has a frame. ↵ is a line break, → a tab, · a space.</p>"
 )
 
 
@@ -115,7 +114,7 @@ def _facts(card: LatentCard) -> list[tuple[str, str]]:
 
 def _row(example: Example, largest: float, strings: TokenStrings) -> str:
     ids = example.tokens.tolist()
-    # Ids below zero stand for places beyond the sequence's ends, which have no token.
+    # Negative ids mark positions outside of the sequence, which have no token.
     real = iter(strings([token for token in ids if token >= 0]))
     texts = [next(real) if token >= 0 else "" for token in ids]
     spans = [

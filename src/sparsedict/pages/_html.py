@@ -1,4 +1,4 @@
-"""What all pages share: the document, its style, and escaping."""
+"""The HTML document, style and escaping of all pages."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ pre { background: var(--raised); border: 1px solid var(--line); border-radius: 6
 
 
 def escape(value: object) -> str:
-    """Returns text that is safe between tags and within quoted attributes."""
+    """Returns text that is safe in HTML content and in quoted attributes."""
     return html.escape(str(value), quote=True)
 
 
 def write_document(path: Path, title: str, style: str, body: str) -> None:
-    """Writes a page that needs nothing but itself."""
+    """Writes a self-contained HTML page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     document = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
-    # Half of a surrogate pair can't be written: some tokenizers give one for a lone byte.
+    # Some tokenizers return lone surrogates for single bytes, which UTF-8 can't encode.
     path.write_text(document, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")

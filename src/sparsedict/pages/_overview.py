@@ -1,4 +1,4 @@
-"""A page that shows results and links to the rest."""
+"""`write_overview`, a page of results with tables, figures and links."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ nav.contents a span { color: var(--soft); }
 
 @dataclass(frozen=True)
 class Section:
-    """One part of an overview.
+    """A section of an overview page.
 
     Attributes:
-        heading: Its heading.
-        aside: What stands beside the heading in small.
-        badge: A word or two about the outcome, beside the heading.
-        quote: What is claimed elsewhere, set apart.
+        heading: Heading of the section.
+        aside: Small text beside the heading.
+        badge: One or two words about the outcome, beside the heading.
+        quote: A quotation, such as a claim of a source.
         text: A paragraph.
-        lead_rows: A table above the figures, its column headings first.
-        rows: A table below the figures, its column headings first.
-        table: Text in columns, kept as it is.
-        notes: What is to be said below it.
-        figures: Captions by SVG or PNG file; the picture itself goes into the page.
-        links: What lies behind each relative address.
+        lead_rows: Rows of a table above the figures. The first row contains the column headings.
+        rows: Rows of a table below the figures. The first row contains the column headings.
+        table: A preformatted table.
+        notes: Notes below the preformatted table.
+        figures: Captions by SVG or PNG file. The images are embedded in the page.
+        links: Descriptions by relative address.
         pages: Titles of other pages, by relative address.
-        facts: Names and values.
+        facts: Values by name.
     """
 
     heading: str
@@ -85,18 +85,18 @@ def write_overview(
     lead_links: Mapping[str, str] | None = None,
     contents: bool = False,
 ) -> Path:
-    """Writes one page of results, its figures within it.
+    """Writes a page of results with embedded figures.
 
     Args:
         path: The HTML file.
-        sections: In the order of the page.
-        title: Of the page.
-        lead: A paragraph below the title.
-        lead_links: Sources below it: titles by address.
-        contents: Whether the sections are listed below it.
+        sections: Sections in the order of the page.
+        title: Title of the page.
+        lead: Paragraph below the title.
+        lead_links: Titles of sources by address, shown below the paragraph.
+        contents: Whether to add a table of contents.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
         FileNotFoundError: If a figure doesn't exist.

@@ -1,4 +1,4 @@
-"""Token ids to the text that each stands for, and to marks that make white space visible."""
+"""Conversion of token ids to text, with visible white space."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ MAX_DOTS = 12
 
 
 def token_strings(source: Any = None) -> TokenStrings:
-    """Returns a function from token ids to what each of them reads.
+    """Returns a function that converts token ids to the text of each token.
 
     Args:
-        source: A Hugging Face tokenizer, the strings of a vocabulary in the order of ids, or ``None``, for which
-            tokens are shown by number.
+        source: A Hugging Face tokenizer, a list of the strings of a vocabulary, or ``None`` to show tokens as numbers.
 
     Raises:
-        TypeError: If it is none of these.
+        TypeError: If ``source`` has another type.
 
     Example:
         >>> token_strings(["a", "<0x0A>"])([1, 0, 7])
@@ -40,7 +39,7 @@ def token_strings(source: Any = None) -> TokenStrings:
 
 
 def visible(text: str) -> str:
-    """Marks what couldn't be seen: line breaks, tabs, other control characters and tokens of spaces alone.
+    """Replaces invisible characters by symbols: line breaks, tabs, control characters and trailing spaces.
 
     Example:
         >>> visible("\\n    "), visible(" the"), visible("")
@@ -50,7 +49,7 @@ def visible(text: str) -> str:
         return "∅"
     shown = "".join(_MARKS.get(character, character) for character in text)
     shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
-    # A space at a word's beginning is seen by the gap it makes; a token's last or only spaces are not.
+    # A leading space is visible as a gap before the word. Trailing spaces aren't visible.
     return re.sub(r" +$|(?<=[↵→]) +", lambda spaces: _dots(len(spaces[0])), shown)
 
 
@@ -72,7 +71,7 @@ def _decoded(tokenizer: Any, token: int) -> str:
         return f"[{token}]"
     text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
     if "\N{REPLACEMENT CHARACTER}" in text:
-        # Part of a character: its bytes, as the tokenizer writes them, say more than a question mark.
+        # The token is a part of a character, so the bytes of the vocabulary are shown.
         return _from_byte(raw)
-    # Decoding a lone token drops the space that SentencePiece keeps at a word's beginning.
+    # Decoding a single token drops the leading space of SentencePiece.
     return f" {text}" if raw.startswith("▁") and not text.startswith(" ") else text

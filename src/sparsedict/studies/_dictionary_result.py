@@ -1,4 +1,4 @@
-"""One trained dictionary of a study, and its measurements."""
+"""`DictionaryResult`, a trained dictionary with its measurements."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SECONDS = "seconds"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DictionaryResult(Displayed):
-    """One trained dictionary and what was found out about it.
+    """A trained dictionary with its measurements.
 
     Attributes:
-        dictionary: Trained.
-        history: Of its training.
-        evaluation: On held-out tokens.
-        firing: On held-out tokens.
-        match: With the MLP's neurons, where these are known.
-        types: By that match.
+        dictionary: The trained dictionary.
+        history: Records of the training.
+        evaluation: Evaluation on held-out tokens.
+        firing: Firing frequencies on held-out tokens.
+        match: Match with the neurons of the MLP, or ``None`` if the neurons are unknown.
+        types: Types of the latents by this match, or ``None``.
         examples: Top examples of some latents.
     """
 
@@ -37,7 +37,7 @@ class DictionaryResult(Displayed):
     examples: Mapping[int, TopExamples]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all numbers, those of each latent as lists, for JSON."""
+        """Returns all numbers for JSON, with lists for the numbers of each latent."""
         dead = self.firing.dead
         numbers = {
             **self.evaluation.to_dict(),
@@ -58,11 +58,11 @@ class DictionaryResult(Displayed):
         return finite(numbers)
 
     def display_rows(self) -> list[tuple[str, ...]]:
-        """Returns the cells of the table, by column."""
+        """Returns the name and content of each table cell."""
         return list(self.cells().items())
 
     def cells(self) -> Mapping[str, str]:
-        """Returns what the table says of it, by column."""
+        """Returns the content of each table cell, by column."""
         losses, types = self.evaluation.losses, self.types
         return {
             "FVU": shown(self.evaluation.fvu, ".4f"),

@@ -1,4 +1,4 @@
-"""The folder of a result: nothing finished in it is lost, whenever the writing stops."""
+"""Atomic replacement of the results in a folder."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from pathlib import Path
 from sparsedict.storage import sync_folder, sync_tree
 
 CHECKPOINTS = "checkpoints"
-"""Holds the checkpoints of a run until its result is there."""
+"""Subfolder of checkpoints, which is removed when the result is complete."""
 
 MANIFEST = "files.json"
-"""Lists the files of a result; its presence tells that a folder holds one."""
+"""File that lists the files of a result. A folder contains a result if this file exists."""
 
 REPLACED = "replaced-result"
-"""Holds an earlier result until the one that replaces it is there."""
+"""Subfolder of an earlier result, which is removed when the new result is complete."""
 
 LOCK = ".lock"
-"""A file that the process that works in the folder has locked."""
+"""Name of the file that is locked while a process uses the folder."""
 
 READY = ".result"
-"""Holds a whole result while its files are put in place."""
+"""Subfolder of a complete result while its files are being moved."""
 
 _SCRATCH = ".result-"
 
 
 def check_folder(path: str | os.PathLike[str], *, force: bool = False) -> Path:
-    """Returns the path if a result may be written there: a new or empty folder.
+    """Returns the path if a result may be written there, which requires a new or empty folder.
 
-    Checkpoints of a run that was stopped don't count.
+    Checkpoints of an interrupted run are ignored.
 
     Args:
         path: The folder.
-        force: Whether an earlier result may be replaced, and other things may lie in the folder.
+        force: Whether to allow an earlier result, which is then replaced, and other files in the folder.
 
     Raises:
-        FileExistsError: If an earlier result or other things lie in it and ``force`` isn't set.
-        NotADirectoryError: If it is a file.
+        FileExistsError: If the folder contains an earlier result or other files and ``force`` isn't set.
+        NotADirectoryError: If the path is a file.
     """
     folder = Path(path)
     check_is_folder(folder)
@@ -56,57 +56,57 @@ def check_folder(path: str | os.PathLike[str], *, force: bool = False) -> Path:
     if not names:
         return folder
     raise FileExistsError(
-        f"`path` must be a new or empty folder, but {folder} holds other things ({listed(names)}). Choose another "
-        "folder, or pass force=True: files of the same names are then replaced."
+        f"`path` must be a new or empty folder, but {folder} holds other files ({listed(names)}). Choose another "
+        "folder, or pass force=True to replace files of the same names."
     )
 
 
 def check_is_folder(folder: Path) -> None:
-    """Checks that a path isn't that of a file.
+    """Checks that a path isn't a file.
 
     Raises:
-        NotADirectoryError: If it is.
+        NotADirectoryError: If it is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"`path` must be a folder to write results into, but {folder} is a file.")
+        raise NotADirectoryError(f"`path` must be a folder for the results, but {folder} is a file.")
 
 
 def has_result(folder: Path) -> bool:
-    """Whether a folder holds a finished result. One whose writing was cut short is finished first."""
+    """Returns whether a folder contains a complete result. An interrupted move of its files is completed first."""
     put_in_place(folder)
     return (folder / MANIFEST).is_file()
 
 
 def other_things(folder: Path, ours: Sequence[str]) -> list[str]:
-    """Returns the names in a folder that aren't among ``ours``."""
+    """Returns the names in a folder that aren't in ``ours``."""
     return sorted(
         item.name for item in folder.iterdir() if item.name not in ours and not item.name.startswith(_SCRATCH)
     )
 
 
 def listed(names: Sequence[str]) -> str:
-    """Returns the first names, for a message."""
+    """Returns the first names as text for a message."""
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 @contextmanager
-def filled(folder: Path, *, force: bool = False, also: Sequence[str] = ()) -> Iterator[Path]:
-    """Gives an empty folder to fill; if that succeeds, its files become the result of ``folder``.
+def staged_result(folder: Path, *, force: bool = False, also: Sequence[str] = ()) -> Iterator[Path]:
+    """Returns a context with an empty temporary folder, whose files become the result of ``folder`` on success.
 
-    The new result is whole before anything is moved. A process that is killed while files are moved leaves the rest to
-    the next one that looks: `put_in_place`.
+    No file is moved before the new result is complete. If the process is killed while files are being moved,
+    `put_in_place` moves the remaining files in the next process.
 
     Args:
-        folder: Made where it doesn't exist.
-        force: Whether an earlier result may be replaced, and other things may lie in the folder.
-        also: Files and folders that are part of the result and lie in ``folder`` already.
+        folder: The folder of the result. It is created if it doesn't exist.
+        force: Whether to allow an earlier result, which is then replaced, and other files in the folder.
+        also: Files and folders in ``folder`` that become part of the result.
 
     Raises:
-        FileExistsError: If an earlier result or other things lie in the folder and ``force`` isn't set.
+        FileExistsError: If the folder contains an earlier result or other files and ``force`` isn't set.
     """
     check_folder(folder, force=force)
     folder.mkdir(parents=True, exist_ok=True)
-    # Within the folder, which may be a disk of its own, or the only place that can be written to.
+    # Inside the folder, which may be on another disk, or the only writable folder.
     made = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
     try:
         yield made
@@ -121,7 +121,7 @@ def filled(folder: Path, *, force: bool = False, also: Sequence[str] = ()) -> It
 
 
 def put_in_place(folder: Path) -> None:
-    """Moves the files of a result that is whole to where they belong; an earlier result goes when all are there."""
+    """Moves the files of a complete result to their final paths, then removes an earlier result."""
     ready = folder / READY
     if not ready.is_dir():
         return
@@ -138,14 +138,14 @@ def put_in_place(folder: Path) -> None:
 
 
 def set_aside(folder: Path) -> None:
-    """Moves an earlier result, where there is one, into a folder beside it. Other files stay."""
+    """Moves the files of an earlier result, if there is one, to the subfolder ``REPLACED``. Other files are kept."""
     if not (folder / MANIFEST).is_file():
         return
     aside = folder / REPLACED
     if (aside / MANIFEST).is_file():
-        # That one was replaced by the result which is now to be set aside itself.
+        # The earlier result there was already replaced by the present result.
         shutil.rmtree(aside)
-    # The list goes last: until then the folder counts as one with a result.
+    # The manifest is moved last, so that the folder counts as one with a result until then.
     for name in [*sorted(earlier_files(folder) - {MANIFEST}), MANIFEST]:
         if (folder / name).is_file():
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def set_aside(folder: Path) -> None:
 
 
 def restore(folder: Path) -> None:
-    """Moves an earlier result that was set aside back."""
+    """Moves an earlier result back from the subfolder ``REPLACED``."""
     aside = folder / REPLACED
     if not (aside / MANIFEST).is_file() or (folder / MANIFEST).is_file():
         return
@@ -165,13 +165,13 @@ def restore(folder: Path) -> None:
 
 
 def discard_scratch(folder: Path) -> None:
-    """Removes what killed writers left unfinished. No other process may be writing."""
+    """Removes the temporary folders of killed processes. No other process may be writing."""
     for item in folder.glob(f"{_SCRATCH}*"):
         shutil.rmtree(item, ignore_errors=True)
 
 
 def earlier_files(folder: Path) -> set[str]:
-    """Returns the files of an earlier result; paths that lead out of the folder aren't its files."""
+    """Returns the files of an earlier result. Paths outside of the folder are ignored."""
     try:
         names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         paths = [Path(name) for name in names]

@@ -1,4 +1,4 @@
-"""The recipes of a study, and what is measured of its dictionaries: the one place of its defaults."""
+"""The defaults of a study: its recipes, and the settings of its measurements."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ BATCH_SIZE = 1024
 
 
 def distiller(site: Site, n_latents: int, **parts: Any) -> SparseDistiller:
-    """Makes a distiller of a site's MLP.
+    """Returns a new distiller of the MLP at a site.
 
     Args:
-        site: Where the MLP is.
-        n_latents: Width.
+        site: The site of the MLP.
+        n_latents: Number of latents.
         parts: Other arguments of `SparseDistiller`.
     """
     return SparseDistiller(site.d_in, site.d_out, n_latents, **parts)
 
 
 def autoencoder(site: Site, n_latents: int, **parts: Any) -> SparseAutoencoder:
-    """Makes an autoencoder of the output of a site's MLP.
+    """Returns a new autoencoder of the MLP output at a site.
 
     Args:
-        site: Where the MLP is.
-        n_latents: Width.
+        site: The site of the MLP.
+        n_latents: Number of latents.
         parts: Other arguments of `SparseAutoencoder`.
     """
     return SparseAutoencoder(site.d_out, n_latents, **parts)
@@ -52,21 +52,23 @@ def recipes(
     kinds: Sequence[str] = KINDS,
     **options: Any,
 ) -> dict[str, Recipe]:
-    """Returns the recipes of a distiller and an autoencoder with the same parts, for `take_apart`.
+    """Returns recipes of a distiller and an autoencoder with the same parts, for `decompose`.
 
     Args:
-        activation: Of both.
-        decoder_norm: The constraint on decoder rows.
-        skip: Whether the distiller has a linear skip.
-        kinds: Which of ``"distiller"`` and ``"autoencoder"``.
-        options: Arguments of `Trainee` but the dictionary, such as ``lr``. Without ``penalties``, dead latents are
-            revived by `AuxK`.
+        activation: Activation of both dictionaries.
+        decoder_norm: Constraint on decoder rows.
+        skip: Whether the distiller has a linear skip connection.
+        kinds: The kinds of dictionaries: ``"distiller"``, ``"autoencoder"`` or both.
+        options: Arguments of `Trainee` except the dictionary, such as ``lr``. The default of ``penalties`` is `AuxK`,
+            which revives dead latents.
 
     Raises:
-        ValueError: If ``kinds`` names no kind, another one, or one twice.
+        ValueError: If ``kinds`` is empty or contains an unknown kind or a kind twice.
     """
     if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
-        raise ValueError(f"`kinds` must name some of {', '.join(map(repr, KINDS))}, each once, got {kinds!r}.")
+        raise ValueError(
+            f"`kinds` must contain one or more of {', '.join(map(repr, KINDS))}, each at most once, got {kinds!r}."
+        )
     options = {"penalties": PENALTIES, **options}
     parts: dict[str, Any] = {"activation": activation, "decoder_norm": decoder_norm}
     makers = {"distiller": partial(distiller, skip=skip, **parts), "autoencoder": partial(autoencoder, **parts)}
@@ -78,23 +80,24 @@ RECIPES = recipes()
 DEMO = recipes(BatchTopK(32), penalties=(AuxK(dead_after=30_000),), optimizer=LazyAdam)
 """The recipes of ``sparsedict demo``."""
 DEMO_BATCH_SIZE = 512
-"""Tokens per step of ``sparsedict demo``. Only a small dictionary affords steps so small."""
+"""Tokens per step of ``sparsedict demo``. Such small steps are efficient for small dictionaries only."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is measured of a trained dictionary, and on how many held-out tokens.
+    """Settings of the measurements of a trained dictionary.
 
     Attributes:
-        n_evaluation_tokens: Tokens for reconstruction errors and the model's losses, rounded up to whole batches.
-        n_firing_tokens: Tokens on which firing is counted.
-        n_example_tokens: Tokens among which examples are sought, rounded up to whole sequences.
+        n_evaluation_tokens: Number of held-out tokens for reconstruction errors and losses, rounded up to whole
+            batches.
+        n_firing_tokens: Number of held-out tokens for firing frequencies.
+        n_example_tokens: Number of held-out tokens that are searched for examples, rounded up to whole sequences.
         threshold: Decoder cosine with a neuron above which a latent is a simulator.
-        n_shown: Latents whose top examples are kept, drawn among the sparse ones that fire neither hardly ever nor
-            nearly always.
-        n_examples: Examples of each.
-        least_firings: Tokens on which a latent must fire to be drawn.
-        most_frequent: Share of tokens above which it isn't drawn.
+        n_shown: Number of latents with top examples. They are drawn from the sparse latents within the following
+            limits.
+        n_examples: Number of examples for each latent.
+        least_firings: Smallest number of tokens on which a drawn latent fires.
+        most_frequent: Largest share of tokens on which a drawn latent fires.
     """
 
     n_evaluation_tokens: int = 32_768
@@ -114,5 +117,5 @@ class Inspection:
         checks.set_in_range(self, "most_frequent", 0.0, 1.0, open_low=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns every setting."""
+        """Returns all settings by name."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""The files of a result."""
+"""Writing of the files of a result: dictionaries, numbers, figures and pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Draw = Callable[[], Any]
 
 @runtime_checkable
 class Reported(Protocol):
-    """The members of `TakenApart` that the report shows."""
+    """The members of `Decomposition` that the files are written from."""
 
     @property
     def results(self) -> Mapping[str, DictionaryResult]: ...
@@ -36,40 +36,40 @@ class Reported(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
-def write_report(taken: Reported, folder: Path, strings: pages.TokenStrings | None) -> dict[str, Path]:
-    """Writes everything to an empty folder.
+def write_report(decomposition: Reported, folder: Path, strings: pages.TokenStrings | None) -> dict[str, Path]:
+    """Writes all files of a result to an empty folder.
 
     Returns:
-        Path relative to the folder of what was written, by what it is; the page to open first.
+        The path of each file or subfolder, relative to the folder, by its kind. The main page is first.
     """
-    captions = _write_figures(taken, folder)
-    for name, result in taken.results.items():
+    captions = _write_figures(decomposition, folder)
+    for name, result in decomposition.results.items():
         result.dictionary.save(folder / name)
-    (folder / "table.txt").write_text(f"{taken}\n", encoding="utf-8")
-    numbers = json.dumps(taken.to_dict(), indent=1, allow_nan=False)
+    (folder / "table.txt").write_text(f"{decomposition}\n", encoding="utf-8")
+    numbers = json.dumps(decomposition.to_dict(), indent=1, allow_nan=False)
     (folder / "results.json").write_text(numbers + "\n", encoding="utf-8")
-    _write_examples(taken, folder, strings)
-    _write_index(taken, folder, captions)
+    _write_examples(decomposition, folder, strings)
+    _write_index(decomposition, folder, captions)
     return {
         "page": Path("index.html"),
         "examples": Path("examples.html"),
         "numbers": Path("results.json"),
         "table": Path("table.txt"),
         "figures": Path("figures"),
-        **{name: Path(name) for name in taken.results},
+        **{name: Path(name) for name in decomposition.results},
     }
 
 
-def _write_figures(taken: Reported, folder: Path) -> dict[Path, str]:
-    """Returns the captions by SVG file."""
+def _write_figures(decomposition: Reported, folder: Path) -> dict[Path, str]:
+    """Writes the figures. Returns the caption of each SVG file."""
     captions: dict[Path, str] = {}
-    for name, result in taken.results.items():
+    for name, result in decomposition.results.items():
         for file, (draw, caption) in _figures(name, result).items():
             captions[figures.save(draw(), folder / "figures" / file)[1]] = caption
-    histories = {name: result.history for name, result in taken.results.items()}
+    histories = {name: result.history for name, result in decomposition.results.items()}
     if all(len(history) for history in histories.values()):
         file = figures.save(figures.training_curves(histories), folder / "figures" / "training")[1]
-        captions[file] = "Variance left unexplained while training."
+        captions[file] = "Fraction of variance unexplained during training."
     return captions
 
 
@@ -79,63 +79,65 @@ def _figures(name: str, result: DictionaryResult) -> dict[str, tuple[Draw, str]]
     if match is not None:
         drawn[f"{name}-decoder-similarity"] = (
             lambda: figures.decoder_similarity(match, types),
-            f"Cosine of each decoder row of the {name} with the nearest neuron's. The line shows as many random "
-            "directions.",
+            f"Cosine of each decoder row of the {name} with that of the nearest neuron. The line shows the same "
+            "number of random directions.",
         )
         if match.encoder_cosine is not None and name == "distiller":
             drawn[f"{name}-encoder-similarity"] = (
                 lambda: figures.encoder_similarity(match, types),
-                f"The same for the encoder rows of the {name}. The decoder decides the type.",
+                f"The same for the encoder rows of the {name}. The types of latents are determined by the decoder.",
             )
     drawn[f"{name}-firing-frequency"] = (
         lambda: figures.firing_frequency(firing, types),
-        f"How often the latents of the {name} fire.",
+        f"Firing frequencies of the latents of the {name}.",
     )
     return drawn
 
 
-def _write_examples(taken: Reported, folder: Path, strings: pages.TokenStrings | None) -> None:
+def _write_examples(decomposition: Reported, folder: Path, strings: pages.TokenStrings | None) -> None:
     groups = {
         name: pages.latent_cards(result.examples, firing=result.firing, match=result.match, types=result.types)
-        for name, result in taken.results.items()
+        for name, result in decomposition.results.items()
     }
-    inspection = taken.settings["inspection"]
-    kind = "latents" if taken.note else "sparse latents"
+    inspection = decomposition.settings["inspection"]
+    kind = "latents" if decomposition.note else "sparse latents"
     lead = (
-        f"{taken.settings['site']} of {taken.settings['model']}: up to {inspection['n_shown']} {kind} of each "
-        f"dictionary, drawn at random among those that fire on at least {inspection['least_firings']} held-out tokens "
-        f"and at most {inspection['most_frequent']:.0%} of them."
+        f"{decomposition.settings['site']} of {decomposition.settings['model']}: up to {inspection['n_shown']} {kind} "
+        "of each dictionary, drawn at random from the latents that fire on at least "
+        f"{inspection['least_firings']} held-out tokens and on at most {inspection['most_frequent']:.0%} of the tokens."
     )
     pages.write_examples(folder / "examples.html", groups, strings=strings, lead=lead)
 
 
-def _write_index(taken: Reported, folder: Path, captions: dict[Path, str]) -> None:
-    settings = taken.settings
+def _write_index(decomposition: Reported, folder: Path, captions: dict[Path, str]) -> None:
+    settings = decomposition.settings
     links = {
         "examples.html": "top activating examples of some latents",
-        "results.json": "every number and setting",
-        "table.txt": "the table above, as text",
-        **{f"{name}/dictionary.json": f"the {name}: sparsedict.load({name!r})" for name in taken.results},
+        "results.json": "all numbers and settings",
+        "table.txt": "the table above as text",
+        **{f"{name}/dictionary.json": f"the {name}: sparsedict.load({name!r})" for name in decomposition.results},
     }
-    times = {name: f"{seconds:.1f} s" for name, seconds in taken.seconds.items()}
+    times = {name: f"{seconds:.1f} s" for name, seconds in decomposition.seconds.items()}
     sections = [
-        pages.Section("Results", table=taken.table(), notes=taken.notes()),
+        pages.Section("Results", table=decomposition.table(), notes=decomposition.notes()),
         pages.Section("Figures", figures=captions),
         pages.Section("Files", links=links),
-        pages.Section("Settings", text="The settings that this run used, defaults included.", facts=facts_of(settings)),
+        pages.Section("Settings", text="All settings of this run, including defaults.", facts=facts_of(settings)),
         pages.Section("Time", facts=times),
     ]
-    lead = f"{settings['n_latents']:,} latents each, trained on {settings['n_tokens_trained']:,} tokens."
-    title = f"{settings['site']} of {settings['model']}, taken apart"
+    lead = (
+        f"Dictionaries with {settings['n_latents']:,} latents each, trained on {settings['n_tokens_trained']:,} tokens."
+    )
+    title = f"Decomposition of {settings['site']} of {settings['model']}"
     pages.write_overview(folder / "index.html", sections, title=title, lead=lead)
 
 
 def facts_of(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Returns settings as a page shows them, those of parts beside those of the run."""
+    """Returns all settings as text for a page, with nested settings flattened."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat |= value if name in ("recipe", "inspection", "environment") else {name: value}
-    # The one is what the run asked for, the other the machine's name of it.
+    # The PyTorch device, and the name of the hardware.
     flat["device"] = f"{settings['device']} ({settings['environment']['device']})"
     return {name.replace("_", " "): _listed(value) for name, value in flat.items() if value is not None}
 

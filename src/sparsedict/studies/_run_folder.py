@@ -1,4 +1,4 @@
-"""The folder of one run, from the first check to the result."""
+"""`RunFolder`, the folder of a run: checks, lock, checkpoints and results."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import IO, Any
 from sparsedict.display import finite
 from sparsedict.pages import TokenStrings
 from sparsedict.storage import release_lock, replace_file, take_lock
+from sparsedict.studies._decomposition import Decomposition
 from sparsedict.studies._folder import (
     CHECKPOINTS,
     LOCK,
@@ -28,7 +29,6 @@ from sparsedict.studies._folder import (
     set_aside,
 )
 from sparsedict.studies._sites_report import RUN, write_sites
-from sparsedict.studies._taken_apart import TakenApart
 
 _STEP = re.compile(r"step-\d{9,}")
 _OF_CHECKPOINTS = re.compile(r"\.?step-\d{9,}(\.writing|\.removing)?|lock")
@@ -39,24 +39,26 @@ TENSORBOARD = "tensorboard"
 
 
 class RunFolder:
-    """The folder of a run, as a context: one process at a time works in it, and nothing finished in it is lost.
+    """A context for the folder of a run, which locks the folder and never loses a complete result.
 
-    While the run trains, ``checkpoints/`` holds its checkpoints and what it was asked for; ``metrics.jsonl`` grows. A
-    result that is to be replaced lies in ``replaced-result/`` until the new one is there.
+    During training, ``checkpoints/`` contains the checkpoints and the options of the run, and records are appended to
+    ``metrics.jsonl``. An earlier result that will be replaced is kept in ``replaced-result/`` until the new result is
+    complete.
 
     Args:
-        path: The folder; it is made where it doesn't exist.
-        options: What the run is asked for, in plain values by name: a run is resumed with the same options alone.
-        resume: Whether to continue a run that was stopped, or to leave one that is finished as it is.
-        force: Whether to replace a result, to begin a stopped run anew, and to write beside other things.
+        path: The folder. It is created if it doesn't exist.
+        options: The options of the run as plain values by name. A run can only be resumed with the same options.
+        resume: Whether to resume an interrupted run. A finished run is left unchanged.
+        force: Whether to replace an earlier result, to restart an interrupted run, and to allow other files in the
+            folder.
 
     Attributes:
-        options: What the run is asked for.
+        options: The options of the run.
 
     Raises:
-        NotADirectoryError: On entering, if the path is a file.
-        BlockingIOError: On entering, if another process works in the folder.
-        OSError: On entering, if the folder can't be written to.
+        NotADirectoryError: On entry, if the path is a file.
+        BlockingIOError: On entry, if another process uses the folder.
+        OSError: On entry, if the folder isn't writable.
     """
 
     def __init__(
@@ -72,29 +74,29 @@ class RunFolder:
 
     @property
     def id(self) -> str:
-        """A name of this run alone. A run that is resumed keeps it."""
+        """A unique identifier of the run. A resumed run keeps its identifier."""
         if self._resume and self.was_stopped:
             return str(_read(self.checkpoints / RUN).get("id", self._id))
         return self._id
 
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints go."""
+        """The folder of the checkpoints."""
         return self.path / CHECKPOINTS
 
     @property
     def metrics(self) -> Path:
-        """Where the records of the training go."""
+        """The file of the training records."""
         return self.path / METRICS
 
     @property
     def tensorboard(self) -> Path:
-        """Where TensorBoard's files go, if any."""
+        """The folder of the TensorBoard files."""
         return self.path / TENSORBOARD
 
     @property
     def was_stopped(self) -> bool:
-        """Whether the folder holds a run that can be resumed."""
+        """Whether the folder contains an interrupted run that can be resumed."""
         folder = self.checkpoints
         return folder.is_dir() and any(_STEP.fullmatch(item.name) for item in folder.iterdir())
 
@@ -111,16 +113,19 @@ class RunFolder:
             self._lock = take_lock(folder / LOCK)
         except OSError as error:
             self._tidy()
-            raise OSError(error.errno, f"`path` must be a folder that can be written to: {error}.") from error
+            raise OSError(error.errno, f"`path` must be a writable folder: {error}.") from error
         if self._lock is None:
-            raise BlockingIOError(f"`path` must be the folder of one run, but another process works in {folder}.")
+            raise BlockingIOError(
+                f"`path` must be a folder that no other process uses, but another process uses {folder}. Wait for it "
+                "to end, or choose another folder."
+            )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if not self.was_stopped and not has_result(self.path):
-            # It came to nothing: all is as it was.
+            # The run had no effect, so the earlier state is restored.
             if self._is_ours():
                 self._discard_run()
             restore(self.path)
@@ -129,12 +134,12 @@ class RunFolder:
         self._tidy()
 
     def is_finished(self) -> bool:
-        """Checks what lies in the folder, changing nothing; returns whether the run that is asked for is finished.
+        """Checks the contents of the folder without changes. Returns whether this run is already finished.
 
         Raises:
-            FileExistsError: If the folder holds a result, a run that was stopped, or other things, and neither
-                ``resume`` nor ``force`` allows for it.
-            ValueError: If it is to be resumed with other options.
+            FileExistsError: If the folder contains a result, an interrupted run or other files, and neither ``resume``
+                nor ``force`` allows this.
+            ValueError: If the run has other options than the run to resume.
         """
         result = _read(self.path / RUN) if has_result(self.path) else None
         if result is not None and self._resume:
@@ -145,18 +150,18 @@ class RunFolder:
         if (self.was_stopped or (self.path / REPLACED).exists()) and not (self._force and not self._resume):
             if not self._resume:
                 raise FileExistsError(
-                    f"`path` must be a new or empty folder, but {self.path} holds a run that was stopped. Pass "
-                    f"resume=True to go on with it, or force=True to begin anew.{self._earlier()}"
+                    f"`path` must be a new or empty folder, but {self.path} holds an interrupted run. Pass resume=True "
+                    f"to resume it, or force=True to start a new run.{self._earlier()}"
                 )
             marker = _read(self.checkpoints / RUN)
             if marker and (changes := self._changes(marker)):
-                raise self._other(f"the stopped run in {self.path}", changes)
+                raise self._other(f"the interrupted run in {self.path}", changes)
             return False
         self._check_contents()
         return False
 
     def begin(self) -> None:
-        """Makes the folder ready for training. Only here is anything moved or removed."""
+        """Prepares the folder for training: removes leftovers and moves an earlier result to a subfolder."""
         discard_scratch(self.path)
         goes_on = self._resume and self.was_stopped
         if not goes_on:
@@ -167,8 +172,8 @@ class RunFolder:
             replace_file(self.checkpoints / RUN, lambda file: _write_text(file, f"{content}\n"))
         set_aside(self.path)
 
-    def finish(self, found: Mapping[str, TakenApart], strings: TokenStrings | None) -> dict[str, Path]:
-        """Writes the result, and removes the checkpoints and the result that it replaces; returns what was written."""
+    def finish(self, found: Mapping[str, Decomposition], strings: TokenStrings | None) -> dict[str, Path]:
+        """Writes the result, then removes the checkpoints and an earlier result. Returns the paths by their kind."""
         also = [name for name in (METRICS, TENSORBOARD) if (self.path / name).exists()]
         try:
             files = write_sites(found, self.path, strings=strings, force=True, run=self._run(), also=also)
@@ -176,13 +181,13 @@ class RunFolder:
             raise OSError(
                 error.errno,
                 f"The results could not be written to {self.path} ({error}). The trained dictionaries are in its "
-                "checkpoints: mend that, then pass resume=True to measure them again and write.",
+                "checkpoints. Correct the cause, then pass resume=True to measure them again and write the results.",
             ) from error
         self.discard_leftovers()
         return {**files, "metrics": self.metrics}
 
     def discard_leftovers(self) -> None:
-        """Removes the checkpoints of a run whose result is there."""
+        """Removes the checkpoints of a run with a complete result."""
         if has_result(self.path) and self._is_ours():
             self._discard_checkpoints()
 
@@ -195,13 +200,13 @@ class RunFolder:
         for item in self.checkpoints.iterdir():
             if item.name == RUN or _OF_CHECKPOINTS.fullmatch(item.name):
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
-        # Other files in the folder belong to someone else and stay.
+        # Other files in the folder are kept.
         with suppress(OSError):
             self.checkpoints.rmdir()
 
     def _earlier(self) -> str:
         aside = self.path / REPLACED
-        return f" The result that it was to replace lies in {aside}." if aside.exists() else ""
+        return f" The earlier result is in {aside}." if aside.exists() else ""
 
     def _check_contents(self) -> None:
         if self._force:
@@ -215,15 +220,15 @@ class RunFolder:
         names = other_things(self.path, (LOCK, REPLACED, *ours))
         if names:
             raise FileExistsError(
-                f"`path` must be a new or empty folder, but {self.path} holds other things ({listed(names)}). Choose "
-                "another folder, or pass force=True: files of the same names are then replaced."
+                f"`path` must be a new or empty folder, but {self.path} holds other files ({listed(names)}). Choose "
+                "another folder, or pass force=True to replace files of the same names."
             )
 
     def _run(self) -> dict[str, Any]:
         return {"made_by": "sparsedict", "id": self.id, "options": self.options}
 
     def _is_ours(self) -> bool:
-        """Whether a run of this kind has begun here."""
+        """Whether the folder contains a started run."""
         return (self.checkpoints / RUN).is_file() or self.was_stopped
 
     def _changes(self, run: Mapping[str, Any]) -> list[str]:
@@ -238,12 +243,12 @@ class RunFolder:
     def _other(self, which: str, changes: list[str]) -> ValueError:
         return ValueError(
             f"`path` must be the folder of this run to resume it, but {which} had other options: "
-            f"{'; '.join(changes[:MAX_SHOWN])}. Give these as they were, choose another folder, or pass force=True "
-            "without resume=True to begin anew."
+            f"{'; '.join(changes[:MAX_SHOWN])}. Pass the same options, choose another folder, or pass force=True "
+            "without resume=True to start a new run."
         )
 
     def _tidy(self) -> None:
-        """Removes the folders that were made for a run that came to nothing, which are empty."""
+        """Removes the folders that were created for this run if they are still empty."""
         for folder in self._made:
             with suppress(OSError):
                 folder.rmdir()

@@ -62,7 +62,7 @@ class Units:
     def scale_(self, optimizer: torch.optim.Optimizer, dictionary: Dictionary) -> None:
         """Splits the parameter groups of a new optimiser by unit, and scales learning rate, ``eps`` and weight decay.
 
-        Groups without a number ``eps`` stay unchanged: their optimiser doesn't normalise gradients as Adam does.
+        Groups without a number ``eps`` stay unchanged, because their optimiser doesn't normalise gradients like Adam.
         """
         names = {id(parameter): name for name, parameter in dictionary.named_parameters()}
         groups: list[dict[str, Any]] = []

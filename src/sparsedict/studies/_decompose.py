@@ -1,4 +1,4 @@
-"""The main job: one MLP, a distiller and an autoencoder of it, and what their latents are."""
+"""`decompose` and `decompose_sites`, which train dictionaries of MLPs and measure their latents."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ from sparsedict.data import ActivationStream
 from sparsedict.dictionaries import Dictionary
 from sparsedict.progress import Phases
 from sparsedict.sites import Neurons, Site
+from sparsedict.studies._decomposition import Decomposition
 from sparsedict.studies._dictionary_result import DictionaryResult
 from sparsedict.studies._recipe import BATCH_SIZE, RECIPES, Inspection
-from sparsedict.studies._taken_apart import TakenApart
-from sparsedict.studies._used import used_settings
+from sparsedict.studies._run_settings import used_settings
 from sparsedict.training import History, Recipe, Trainee, fit_many
 
 INSPECTION = Inspection()
 
 COUNTED_AT_ONCE = 1024
-"""Tokens encoded together when firing is counted."""
+"""Number of tokens that are encoded at once for the firing frequencies."""
 
 
-def take_apart(
+def decompose(
     site: Site, train_tokens: Any, held_out_tokens: Tensor, *, n_latents: int, n_tokens: int, **options: Any
-) -> TakenApart:
+) -> Decomposition:
     """Trains a sparse distiller and an autoencoder of one MLP in one pass, and measures them.
 
     Args:
-        site: Where the MLP is.
-        train_tokens: What to train on, in any form that an `ActivationStream` takes.
-        held_out_tokens: Ids ``[n_sequences, n_positions]`` to measure on, of text that isn't trained on; see
-            `sparsedict.data.pack` for texts.
-        n_latents: Of each dictionary.
-        n_tokens: Tokens to train on; text that holds fewer is repeated.
-        options: Other arguments of `take_apart_sites`. Dictionaries are named by their recipe.
+        site: The site of the MLP.
+        train_tokens: Training tokens, in any form that an `ActivationStream` accepts.
+        held_out_tokens: Token ids for the measurements, ``[n_sequences, n_positions]``, of other text than the training
+            tokens. `sparsedict.data.pack` converts texts.
+        n_latents: Number of latents of each dictionary.
+        n_tokens: Number of training tokens. A shorter text is repeated.
+        options: Other arguments of `decompose_sites`. Dictionaries are named by their recipe.
 
     Raises:
         ValueError: If there is no recipe, or the held-out tokens aren't rows of ids.
     """
     sites = {site.name: site}
-    found = take_apart_sites(sites, train_tokens, held_out_tokens, n_latents=n_latents, n_tokens=n_tokens, **options)
+    found = decompose_sites(sites, train_tokens, held_out_tokens, n_latents=n_latents, n_tokens=n_tokens, **options)
     return found[site.name]
 
 
-def take_apart_sites(
+def decompose_sites(
     sites: Mapping[str, Site],
     train_tokens: Any,
     held_out_tokens: Tensor,
@@ -77,38 +77,38 @@ def take_apart_sites(
     progress: bool = True,
     verbose: bool | None = None,
     **options: Any,
-) -> dict[str, TakenApart]:
-    """Takes several MLPs of one model apart: the model runs once on the text for all of them.
+) -> dict[str, Decomposition]:
+    """Trains dictionaries of several MLPs of one model in one pass, and measures them.
 
-    All dictionaries are in memory at once while they are trained.
+    The model runs once on the training tokens for all sites. All dictionaries are in memory at the same time.
 
     Args:
-        sites: By name, of one model.
-        train_tokens: See `take_apart`.
-        held_out_tokens: See `take_apart`.
-        n_latents: Of each dictionary: one number, or a number for each site by its name.
-        n_tokens: See `take_apart`.
-        recipes: How dictionaries are made and trained, by a name such as ``"distiller"``; see
-            `sparsedict.studies.recipes`. Each makes a dictionary of each site by
+        sites: Sites of one model, by name.
+        train_tokens: See `decompose`.
+        held_out_tokens: See `decompose`.
+        n_latents: Number of latents of each dictionary: one number, or a number for each site by name.
+        n_tokens: See `decompose`.
+        recipes: Recipes of the dictionaries, by a name such as ``"distiller"``; see `sparsedict.studies.recipes`. Each
+            recipe constructs a dictionary for each site with
             ``make(site, n_latents, generator=..., dtype=..., device=...)``.
-        batch_size: Tokens per step.
-        inspection: What is measured, and on how many tokens.
-        tokenizer: Of texts to train on.
-        context: Tokens per sequence to train on, for texts and for one long row.
-        model_name: What to call the model in the results; by default what it calls itself.
-        seed: Of the initial weights, the shuffle and the latents shown.
-        dtype: Of the dictionaries.
+        batch_size: Number of tokens per step.
+        inspection: Settings of the measurements.
+        tokenizer: Tokenizer of training texts.
+        context: Number of tokens per training sequence, for texts and for one long row of tokens.
+        model_name: Name of the model in the results. By default the name in its configuration.
+        seed: Seed of the initial weights, the order of the tokens and the latents shown.
+        dtype: Type of the weights of the dictionaries.
         progress: Whether to show a progress bar on the standard error stream.
-        verbose: Whether to name each part of the work there; as ``progress`` where left out.
-        options: Other arguments of `fit_many`, such as ``autocast``, ``callbacks``, ``checkpoint`` and ``resume``.
-            Dictionaries are named ``SITE/RECIPE`` where there are several sites.
+        verbose: Whether to print the name of each phase to the standard error stream. The default is ``progress``.
+        options: Other arguments of `fit_many`, such as ``autocast``, ``callbacks``, ``checkpoint`` and ``resume``. With
+            several sites, dictionaries are named ``SITE/RECIPE``.
 
     Returns:
-        What was found, by the site's name; see `write_sites`.
+        The results by site, for `write_sites`.
 
     Raises:
-        ValueError: If there is no site or no recipe, a name can't be that of a folder, or the held-out tokens aren't
-            rows of ids.
+        ValueError: If there is no site or no recipe, a recipe name isn't a valid folder name, or the held-out tokens
+            aren't rows of ids.
     """
     _check(sites, recipes, held_out_tokens)
     phases = Phases(progress if verbose is None else verbose)
@@ -120,28 +120,28 @@ def take_apart_sites(
         stream = ActivationStream(sites, train_tokens, tokenizer=tokenizer, context=context, **how)
         histories = _train(trainees, stream, n_tokens, progress=progress, **options)
     run = {"model_name": model_name, "n_tokens": n_tokens, "seed": seed, "autocast": options.get("autocast")}
-    found: dict[str, TakenApart] = {}
+    found: dict[str, Decomposition] = {}
     for name, site in sites.items():
         own = phases.within(f"{name}: " if len(sites) > 1 else "")
-        made = {kind: trainee.dictionary for kind, trainee in trainees[name].items()}
-        results = _measured(site, made, histories[name], held_out_tokens, known[name][0], inspection, seed, own)
+        dictionaries = {kind: trainee.dictionary for kind, trainee in trainees[name].items()}
+        results = _measure(site, dictionaries, histories[name], held_out_tokens, known[name][0], inspection, seed, own)
         settings = used_settings(site, results, stream, trainees[name], inspection, held_out_tokens, **run)
-        for dictionary in made.values():
+        for dictionary in dictionaries.values():
             dictionary.trained_on.update({key: settings[key] for key in ("model", "site", "left_out_tokens", "seed")})
-        found[name] = TakenApart(results, settings, {**phases.seconds, **own.seconds}, known[name][1])
+        found[name] = Decomposition(results, settings, {**phases.seconds, **own.seconds}, known[name][1])
     return found
 
 
-def drawn(
+def draw_latents(
     firing: FiringFrequencies, among: Bool[Tensor, " n_latents"] | None, inspection: Inspection, seed: int
 ) -> list[int]:
-    """Draws latents to show, in ascending order: among those allowed, those that fire often enough but not too often.
+    """Draws the latents with examples, among those with a firing frequency within the limits, in ascending order.
 
     Args:
-        firing: How often each fires.
-        among: Those allowed; ``None`` for all.
-        inspection: How many to draw, and what counts as often.
-        seed: Of the draw.
+        firing: Firing frequencies.
+        among: Mask of the latents to draw from. ``None`` draws from all latents.
+        inspection: Settings with the number of latents and the limits.
+        seed: Random seed of the draw.
     """
     counts = firing.counts.cpu()
     suited = (counts >= inspection.least_firings) & (counts <= inspection.most_frequent * firing.n_tokens)
@@ -152,7 +152,7 @@ def drawn(
     return found[order[: inspection.n_shown]].sort().values.tolist()
 
 
-def _measured(
+def _measure(
     site: Site,
     dictionaries: Mapping[str, Dictionary],
     histories: Mapping[str, History],
@@ -162,8 +162,8 @@ def _measured(
     seed: int,
     phases: Phases,
 ) -> dict[str, DictionaryResult]:
-    """Measures the dictionaries of one site on held-out tokens; returns the results by kind."""
-    with phases("counting", "counting on which held-out tokens each latent fires"):
+    """Measures the dictionaries of one site on held-out tokens. Returns the results by kind."""
+    with phases("counting", "counting how often each latent fires on held-out tokens"):
         firing = _firing(site, dictionaries, tokens, inspection)
     results: dict[str, DictionaryResult] = {}
     for kind, dictionary in dictionaries.items():
@@ -175,14 +175,16 @@ def _measured(
 
 def _check(sites: Mapping[str, Site], recipes: Mapping[str, Recipe], held_out_tokens: Tensor) -> None:
     if not sites:
-        raise ValueError("`sites` must name at least one site, got an empty mapping.")
+        raise ValueError("`sites` must contain at least one site, got an empty mapping.")
     if not recipes:
-        raise ValueError("`recipes` must hold at least one recipe, got an empty mapping. See `studies.recipes()`.")
+        raise ValueError("`recipes` must contain at least one recipe, got an empty mapping. See `studies.recipes()`.")
     for name, recipe in recipes.items():
         if not isinstance(recipe, Recipe):
             raise TypeError(f"`recipes[{name!r}]` must be a Recipe(make, ...), got {type(recipe).__name__}.")
         if not re.fullmatch(r"\w[\w.-]*", name):
-            raise ValueError(f"`recipes` must have names that a folder can have, such as 'distiller', got {name!r}.")
+            raise ValueError(
+                f"`recipes` must have names that are valid folder names, such as 'distiller', got {name!r}."
+            )
     if held_out_tokens.ndim != 2 or not len(held_out_tokens) or held_out_tokens.is_floating_point():
         raise ValueError(
             "`held_out_tokens` must be integer ids [n_sequences, n_positions], at least one sequence, got "
@@ -191,7 +193,7 @@ def _check(sites: Mapping[str, Site], recipes: Mapping[str, Recipe], held_out_to
 
 
 def _neurons(site: Site) -> tuple[Neurons | None, str | None]:
-    """Returns the MLP's own neurons, or why they aren't known."""
+    """Returns the neurons of the MLP, or the reason why they are unknown."""
     try:
         return site.neurons, None
     except ValueError as error:
@@ -201,23 +203,23 @@ def _neurons(site: Site) -> tuple[Neurons | None, str | None]:
 def _trainees(
     name: str, site: Site, n_latents: int, recipes: Mapping[str, Recipe], seed: int, dtype: torch.dtype
 ) -> dict[str, Trainee]:
-    """Makes the dictionaries of one site; returns them with how they are trained, by recipe."""
-    made: dict[str, Trainee] = {}
+    """Constructs the dictionaries of one site. Returns their trainees by recipe."""
+    trainees: dict[str, Trainee] = {}
     for kind, recipe in recipes.items():
         generator = torch.Generator().manual_seed(seed)
         trainee = recipe.trainee(site, n_latents, generator=generator, dtype=dtype, device=site.device)
-        made[kind] = replace(trainee, site=name)
-    return made
+        trainees[kind] = replace(trainee, site=name)
+    return trainees
 
 
 def _train(
     trainees: Mapping[str, Mapping[str, Trainee]], stream: ActivationStream, n_tokens: int, **options: Any
 ) -> dict[str, dict[str, History]]:
-    """Trains all dictionaries in one pass; returns their histories by site and recipe."""
+    """Trains all dictionaries in one pass. Returns their histories by site and recipe."""
     pairs = [(name, kind) for name, own in trainees.items() for kind in own]
     labels = {(name, kind): kind if len(trainees) == 1 else f"{name}/{kind}" for name, kind in pairs}
     together = {labels[name, kind]: trainees[name][kind] for name, kind in pairs}
-    # About a hundred records make a curve, however short the run is.
+    # A short run also gets about a hundred records, enough for a curve.
     options.setdefault("log_every", max(1, min(100, math.ceil(n_tokens / stream.batch_size) // 100)))
     histories = fit_many(together, stream, n_tokens=n_tokens, **options)
     return {name: {kind: histories[labels[name, kind]] for kind in own} for name, own in trainees.items()}
@@ -226,10 +228,10 @@ def _train(
 def _firing(
     site: Site, dictionaries: Mapping[str, Dictionary], tokens: Tensor, inspection: Inspection
 ) -> dict[str, FiringFrequencies]:
-    """Counts for all dictionaries in one pass."""
+    """Returns the firing frequencies of all dictionaries, counted in one pass."""
     counts: dict[str, Tensor | int] = dict.fromkeys(dictionaries, 0)
     n_left = inspection.n_firing_tokens
-    # Small batches: what encoding one makes then stays in the processor's caches.
+    # The encoded latents of small batches fit into the processor's caches.
     for batch in ActivationStream(site, tokens, batch_size=COUNTED_AT_ONCE):
         for name, dictionary in dictionaries.items():
             counts[name] = counts[name] + firing_frequencies(dictionary, [batch], n_tokens=n_left).counts
@@ -252,7 +254,7 @@ def _inspect(
     match = None if neurons is None else match_neurons(dictionary, neurons, seed=seed)
     types = None if match is None else latent_types(match, inspection.threshold, dead=firing.dead)
     evaluation = evaluate(site, dictionary, tokens, n_tokens=inspection.n_evaluation_tokens)
-    shown = drawn(firing, None if types is None else types.sparse, inspection, seed)
+    shown = draw_latents(firing, None if types is None else types.sparse, inspection, seed)
     examples: dict[int, TopExamples] = {}
     if shown:
         searched = tokens[: math.ceil(inspection.n_example_tokens / tokens.shape[1])]

@@ -1,4 +1,4 @@
-"""A dictionary that a study asks for."""
+"""`DictionarySpec`, the specification of a dictionary of a study."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from .setting import Training
 RELU = ReLU()
 AT_MOST_ONE = MaxNorm(1.0)
 SEED_STRIDE = 1_000
-"""Between repetitions, so that runs with neighbouring seeds share none."""
+"""Difference of the seeds of two repetitions. It is large, so that runs with similar seeds share no seed."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """A dictionary as a study asks for it; two studies that ask for the same one share it.
+class DictionarySpec:
+    """The specification of a dictionary. Studies with the same specification share the dictionary.
 
     Attributes:
-        site: Name of the bench's site.
-        n_latents: Width.
-        training: How it is trained.
-        penalties: What presses it to be sparse.
-        kind: What it is.
-        activation: Of its latents.
-        decoder_norm: The constraint on its decoder rows.
-        skip: Whether a distiller has a linear skip.
-        warm: The dictionary that it starts from, instead of new weights.
-        repeat: Number of the repetition: each has other weights and another order of the data.
+        site: Name of a site of the experiment.
+        n_latents: Number of latents.
+        training: Training options.
+        penalties: Sparsity penalties.
+        kind: Kind of dictionary.
+        activation: Activation of the latents.
+        decoder_norm: Constraint on decoder rows.
+        skip: Whether a distiller has a linear skip connection.
+        warm: Specification of the dictionary whose weights are the initial weights. ``None`` draws new weights.
+        repeat: Index of the repetition. Each repetition has other initial weights and another order of the data.
     """
 
     site: str
@@ -51,21 +51,21 @@ class Order:
     activation: Activation = RELU
     decoder_norm: DecoderNorm = AT_MOST_ONE
     skip: bool = False
-    warm: Order | None = None
+    warm: DictionarySpec | None = None
     repeat: int = 0
 
     def seed(self, base: int) -> int:
-        """Returns the seed of this repetition's weights and shuffle, from the bench's."""
+        """Returns the seed of the weights and the shuffle of this repetition, from the seed of the experiment."""
         return base + SEED_STRIDE * self.repeat
 
     @property
     def slug(self) -> str:
-        """A name for its folder, which no other order has."""
-        digest = hashlib.sha256(repr(self).encode()).hexdigest()[:10]
+        """The unique name of the folder. The digest uses the former class name, so that earlier folders are found."""
+        digest = hashlib.sha256(repr(self).replace("DictionarySpec(", "Order(").encode()).hexdigest()[:10]
         return re.sub(r"[^a-z0-9]+", "-", f"{self.site} {self.kind} {self.n_latents} {digest}".lower())
 
     def make(self, site: Site, seed: int, start_from: Dictionary | None = None) -> Dictionary:
-        """Returns the dictionary as it is before training."""
+        """Returns the untrained dictionary."""
         device = site.device
         parts = {
             "activation": self.activation,
@@ -85,16 +85,16 @@ class Order:
         return dictionary
 
     def recipe(self, site: Site, seed: int, start_from: Dictionary | None = None) -> sd.Recipe:
-        """Returns how it is made and trained."""
+        """Returns the recipe of the dictionary."""
         make = partial(self.make, site, seed, start_from)
         return sd.Recipe(make, penalties=self.penalties, site=self.site, **self.training.options)
 
 
 @torch.no_grad()
 def draw_(dictionary: Dictionary, seed: int) -> None:
-    """Draws weights as the report did: Kaiming-uniform matrices, decoder rows then of norm 1, zero biases.
+    """Draws the initial weights of the report: Kaiming-uniform matrices, then decoder rows of norm 1, and zero biases.
 
-    Entries lie within ``sqrt(6 / n_latents)`` of zero, for the report's matrices have their latents as columns.
+    The bound of the entries is ``sqrt(6 / n_latents)``, because the latents are columns in the report's matrices.
     """
     generator = torch.Generator().manual_seed(seed)
     bound = math.sqrt(6.0 / dictionary.n_latents)

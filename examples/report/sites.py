@@ -1,4 +1,4 @@
-"""The places of one model that studies look at: the MLP of each layer, and the residual stream after it."""
+"""The sites of a model that studies use: the MLP of each layer, and the residual stream after each layer."""
 
 from __future__ import annotations
 
@@ -10,32 +10,34 @@ from sparsedict.sites import Site
 
 
 def mlp(layer: int) -> str:
-    """Returns a study's name for an MLP."""
+    """Returns the name of the site of an MLP."""
     return f"mlp {layer}"
 
 
 def residual(layer: int) -> str:
-    """Returns a study's name for the residual stream after a layer."""
+    """Returns the name of the site of the residual stream after a layer."""
     return f"residual {layer}"
 
 
 def sites_of(model: nn.Module, path: str, exclude_tokens: Sequence[int] = ()) -> dict[str, Site]:
-    """Makes the sites of all layers, by name.
+    """Returns the sites of all layers by name.
 
     Args:
         model: The model.
-        path: Of the MLP in each layer, with ``{}`` for the layer's number.
-        exclude_tokens: Ids whose positions are left out.
+        path: Path of the MLP in each layer, with ``{}`` for the number of the layer.
+        exclude_tokens: Ids whose positions are excluded.
 
     Raises:
-        ValueError: If the path has no place for the number, or there is no such module in layer 0.
+        ValueError: If the path has no ``{}``, or there is no such module in layer 0.
     """
     if "{}" not in path or "." not in path:
-        raise ValueError(f"`path` must have {{}} for the layer's number, such as model.layers.{{}}.mlp, got {path!r}.")
+        raise ValueError(
+            f"`path` must have {{}} for the number of the layer, such as model.layers.{{}}.mlp, got {path!r}."
+        )
     modules = dict(model.named_modules())
     layers = [n for n in range(len(modules)) if path.format(n) in modules]
     if not layers:
-        raise ValueError(f"`path` must lead to a module of the model, but there is no {path.format(0)!r}.")
+        raise ValueError(f"`path` must be the path of a module, but the model has no {path.format(0)!r}.")
     sites = {mlp(n): Site(model, path.format(n), exclude_tokens=exclude_tokens) for n in layers}
     for n in layers:
         point = f"{path.format(n).rpartition('.')[0]}:out"

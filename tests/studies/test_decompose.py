@@ -8,14 +8,14 @@ import torch
 
 from sparsedict import L1, ActivationStream, ReLU, Site, SparseAutoencoder, SparseDistiller, TopK, UnitNorm
 from sparsedict.analysis import FiringFrequencies, firing_frequencies
-from sparsedict.studies import Inspection, TakenApart, recipes, take_apart_sites
-from sparsedict.studies._take_apart import drawn
+from sparsedict.studies import Decomposition, Inspection, decompose_sites, recipes
+from sparsedict.studies._decompose import draw_latents
 from sparsedict.training import Recipe
 
 from .conftest import INSPECTION, model_of, run
 
 
-def test_trains_and_measures_both_kinds(taken: TakenApart) -> None:
+def test_trains_and_measures_both_kinds(taken: Decomposition) -> None:
     assert list(taken.results) == ["distiller", "autoencoder"]
     kinds = [type(result.dictionary) for result in taken.results.values()]
     assert kinds == [SparseDistiller, SparseAutoencoder]
@@ -30,13 +30,13 @@ def test_trains_and_measures_both_kinds(taken: TakenApart) -> None:
         assert not result.dictionary.training
 
 
-def test_firing_is_what_the_analysis_counts(taken: TakenApart, site: Site, tokens: torch.Tensor) -> None:
+def test_firing_is_what_the_analysis_counts(taken: Decomposition, site: Site, tokens: torch.Tensor) -> None:
     for result in taken.results.values():
         alone = firing_frequencies(result.dictionary, ActivationStream(site, tokens[40:]), n_tokens=300)
         assert torch.equal(alone.counts, result.firing.counts)
 
 
-def test_the_same_seed_gives_the_same_results(taken: TakenApart, site: Site, tokens: torch.Tensor) -> None:
+def test_the_same_seed_gives_the_same_results(taken: Decomposition, site: Site, tokens: torch.Tensor) -> None:
     again, other = run(site, tokens), run(site, tokens, seed=1)
     for name, result in taken.results.items():
         assert torch.equal(result.dictionary.decoder, again.results[name].dictionary.decoder)
@@ -48,7 +48,7 @@ def test_one_kind_alone(site: Site, tokens: torch.Tensor) -> None:
     assert list(run(site, tokens, recipes=recipes(TopK(4), kinds=["autoencoder"])).results) == ["autoencoder"]
 
 
-def test_an_mlp_without_known_neurons_is_taken_apart_all_the_same(tokens: torch.Tensor) -> None:
+def test_an_mlp_with_unknown_neurons_is_decomposed(tokens: torch.Tensor) -> None:
     model = model_of()
     model[1] = torch.nn.Bilinear(6, 6, 6)  # pyright: ignore[reportIndexIssue]
     model[1].forward = lambda x: torch.sin(x)  # pyright: ignore[reportIndexIssue]
@@ -56,14 +56,14 @@ def test_an_mlp_without_known_neurons_is_taken_apart_all_the_same(tokens: torch.
     result = taken.results["distiller"]
     assert (result.match, result.types) == (None, None)
     assert taken.note
-    assert "Simulators are not known" in str(taken)
+    assert "Simulators are unknown" in str(taken)
     assert result.cells()["simulators"] == "-"
 
 
 @pytest.mark.as_installed
 @pytest.mark.parametrize("kinds", [[], ["coder"], ["distiller", "distiller"]])
 def test_refuses_unknown_kinds(kinds: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"`kinds` must name some of 'distiller', 'autoencoder'") as caught:
+    with pytest.raises(ValueError, match=r"`kinds` must contain one or more of 'distiller', 'autoencoder'") as caught:
         recipes(kinds=kinds)
     assert repr(kinds) in str(caught.value)
 
@@ -88,8 +88,8 @@ def test_a_recipe_of_the_users_own(site: Site, tokens: torch.Tensor) -> None:
 @pytest.mark.as_installed
 def test_refuses_recipes_that_are_none(site: Site, tokens: torch.Tensor) -> None:
     for wrong, error, words in (
-        ({}, ValueError, "`recipes` must hold at least one"),
-        ({"a/b": Recipe(SparseAutoencoder)}, ValueError, "names that a folder can have"),
+        ({}, ValueError, "`recipes` must contain at least one"),
+        ({"a/b": Recipe(SparseAutoencoder)}, ValueError, "valid folder names"),
         ({"a": SparseAutoencoder}, TypeError, r"`recipes\['a'\]` must be a Recipe"),
     ):
         with pytest.raises(error, match=words):
@@ -98,7 +98,7 @@ def test_refuses_recipes_that_are_none(site: Site, tokens: torch.Tensor) -> None
 
 def test_sites_may_have_one_width_or_one_each(site: Site, tokens: torch.Tensor) -> None:
     for given, widths in ((8, [8, 8]), ({"a": 8, "b": 12}, [8, 12])):
-        found = take_apart_sites(
+        found = decompose_sites(
             {"a": site, "b": site},
             tokens[:40],
             tokens[40:],
@@ -121,8 +121,8 @@ def test_refuses_held_out_tokens_that_are_no_rows(held_out: torch.Tensor, site: 
 def test_draws_among_those_that_fire_neither_hardly_ever_nor_nearly_always() -> None:
     counts = torch.tensor([0, 3, 10, 30, 50, 51, 1000, 40, 20])
     firing, inspection = FiringFrequencies(counts, 1000), Inspection(n_shown=9)
-    assert drawn(firing, None, inspection, 0) == [2, 3, 4, 7, 8]
-    assert drawn(firing, counts != 40, inspection, 0) == [2, 3, 4, 8]
-    few = [drawn(firing, None, Inspection(n_shown=2), seed) for seed in range(8)]
+    assert draw_latents(firing, None, inspection, 0) == [2, 3, 4, 7, 8]
+    assert draw_latents(firing, counts != 40, inspection, 0) == [2, 3, 4, 8]
+    few = [draw_latents(firing, None, Inspection(n_shown=2), seed) for seed in range(8)]
     assert all(len(latents) == 2 for latents in few)
     assert len({tuple(latents) for latents in few}) > 1

@@ -1,4 +1,4 @@
-"""Where studies work: one model, its text, its dictionaries, and what was measured of them."""
+"""`Experiment`, the model, text, trained dictionaries and measurements that all studies share."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from sparsedict.pages import TokenStrings, token_strings
 from sparsedict.progress import Phases
 from sparsedict.sites import Site
 
+from .dictionary_cache import DictionaryCache
+from .dictionary_spec import DictionarySpec
 from .harvest import Harvest
 from .losses import Ablations, SequenceLosses, predicted_positions, sequence_losses
-from .order import Order
-from .places import mlp, sites_of
 from .setting import Setting
-from .shelf import Shelf
+from .sites import mlp, sites_of
 
 ZOO_BOS = 0
 READ_IN_PART = 60_000
 UNTRAINED = 1e-12
-"""Learning rate at which weights stay what they are."""
+"""Learning rate that leaves the weights unchanged."""
 
 
-class Bench:
-    """Where studies work: one model, its sites, its text, and the dictionaries trained so far.
+class Experiment:
+    """A model, its sites, its text, and the dictionaries trained so far.
 
     Args:
-        sites: By name: ``"mlp 0"`` and so on, and ``"residual 0"`` for the stream after each layer.
-        train_tokens: What to train on, ids ``[n_sequences, n_positions]``.
-        held_out_tokens: What to measure on.
-        setting: How much of everything.
-        folder: Where trained dictionaries are kept, and looked for; nowhere by default.
-        seed: Of weights and shuffles.
-        progress: Whether to say on the standard error stream what is being done.
-        strings: What tokens read, for examples: a function from a list of ids.
+        sites: Sites by name: ``"mlp 0"`` and so on for MLPs, ``"residual 0"`` and so on for the residual stream.
+        train_tokens: Token ids of the training text, ``[n_sequences, n_positions]``.
+        held_out_tokens: Token ids of the held-out text, ``[n_sequences, n_positions]``.
+        setting: Sizes and hyperparameters.
+        folder: Folder of trained dictionaries. ``None`` keeps them in memory only.
+        seed: Seed of weights and shuffles.
+        progress: Whether to print progress messages to the standard error stream.
+        strings: Function from token ids to text, for examples.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Bench:
         run: dict[str, Any] = {"seed": seed, "phases": self.phases}
         self._train = Harvest(self.sites, train_tokens, setting.n_harvested, "training", **run)
         self._held_out = Harvest(self.sites, held_out_tokens, setting.n_held_out, "held-out", **run)
-        self._shelf = Shelf(self.sites, self._train, folder=folder, progress=progress, **run)
+        self._cache = DictionaryCache(self.sites, self._train, folder=folder, progress=progress, **run)
         self._firing: dict[str, FiringFrequencies] = {}
         self._errors: dict[str, ReconstructionError] = {}
         self._losses: dict[str, SequenceLosses] = {}
@@ -78,7 +78,7 @@ class Bench:
         self._predicted: Tensor | None = None
 
     @classmethod
-    def of(
+    def from_model(
         cls,
         model: nn.Module,
         train_tokens: Tensor,
@@ -88,30 +88,30 @@ class Bench:
         path: str = "transformer.h.{}.mlp",
         exclude_tokens: Sequence[int] = (),
         **options: Any,
-    ) -> Bench:
-        """Makes a bench of all MLPs of one model, and of the residual stream after each layer.
+    ) -> Experiment:
+        """Returns an experiment with all MLPs of a model, and the residual stream after each layer.
 
         Args:
             model: The model.
             train_tokens: See above.
             held_out_tokens: See above.
             setting: See above.
-            path: Of the MLP in each layer, with ``{}`` for the layer's number.
-            exclude_tokens: Ids whose positions are left out.
+            path: Path of the MLP in each layer, with ``{}`` for the number of the layer.
+            exclude_tokens: Ids whose positions are excluded.
             options: See above.
 
         Raises:
-            ValueError: If the path has no place for the number, or there is no such module in layer 0.
+            ValueError: If the path has no ``{}``, or there is no such module in layer 0.
         """
         return cls(sites_of(model, path, exclude_tokens), train_tokens, held_out_tokens, setting, **options)
 
     @classmethod
-    def zoo(cls, setting: Setting, *, device: torch.device | str = "cpu", **options: Any) -> Bench:
-        """Makes a bench of the embedded model and its text.
+    def from_zoo(cls, setting: Setting, *, device: torch.device | str = "cpu", **options: Any) -> Experiment:
+        """Returns an experiment with the embedded model and its text.
 
         Args:
             setting: See above.
-            device: Of the model, and so of all that is trained and measured.
+            device: Device of the model and of the dictionaries.
             options: See above.
 
         Raises:
@@ -121,25 +121,25 @@ class Bench:
         held_out = zoo.tokens("evaluation", n_tokens=_enough(max(setting.n_held_out, setting.n_loss_tokens)))
         options.setdefault("strings", token_strings(zoo.load_tokenizer()))
         model = nn.Module.to(zoo.load_model(), device)
-        return cls.of(model, train, held_out, setting, exclude_tokens=[ZOO_BOS], **options)
+        return cls.from_model(model, train, held_out, setting, exclude_tokens=[ZOO_BOS], **options)
 
     @property
     def folder(self) -> Path | None:
-        """Where trained dictionaries are kept, and looked for."""
-        return self._shelf.folder
+        """The folder of trained dictionaries."""
+        return self._cache.folder
 
     @folder.setter
     def folder(self, folder: Path | None) -> None:
-        self._shelf.folder = folder
+        self._cache.folder = folder
 
     @property
     def layers(self) -> list[int]:
-        """The layers whose MLPs are known."""
+        """The layers with an MLP."""
         return [int(name.split()[1]) for name in self.sites if name.startswith("mlp ")]
 
     @property
     def layer(self) -> int:
-        """The layer that most results are about."""
+        """The main layer of the studies."""
         return self.layers[self.setting.layer]
 
     @property
@@ -148,14 +148,14 @@ class Bench:
         return self.layers[self.setting.other_layer]
 
     def width(self, layer: int, expansion: int | None = None) -> int:
-        """Returns how many latents a dictionary of one layer's MLP has."""
+        """Returns the number of latents of a dictionary of the MLP in a layer."""
         return (expansion or self.setting.expansion) * self.sites[mlp(layer)].neurons.n
 
     def coefficient(self, coefficient: float, layer: int) -> float:
-        """Scales a penalty's coefficient to a layer whose outputs are larger or smaller than the main one's.
+        """Returns a penalty coefficient scaled to a layer with another scale of outputs than the main layer.
 
-        Decoder rows are bounded, so latents grow with the output, and the penalty with them; the squared error grows
-        with the square. The balance is the same where the coefficient grows with the output's standard deviation.
+        Decoder rows are bounded, so latents and the penalty are proportional to the outputs, and the squared error to
+        their square. The balance is the same if the coefficient is proportional to the standard deviation of outputs.
         """
         if layer == self.layer:
             return coefficient
@@ -172,74 +172,74 @@ class Bench:
         return self._held_out.at(site)
 
     def sample(self, site: str) -> Activations:
-        """Returns activations to fit something small to: those to train on where they fit in memory."""
+        """Returns activations for fitting small models: the training activations if they fit in memory."""
         return self._train.at(site) if self._train.fits else self.held_out(site)
 
-    def repeated(self, order: Order) -> list[Order]:
-        """Returns an order once for each seed of the setting."""
-        return [replace(order, repeat=repeat) for repeat in range(self.setting.n_seeds)]
+    def repeated(self, spec: DictionarySpec) -> list[DictionarySpec]:
+        """Returns the specification once for each seed of the setting."""
+        return [replace(spec, repeat=repeat) for repeat in range(self.setting.n_seeds)]
 
-    def other_seed(self, order: Order) -> Order:
-        """Returns the same order with the next seed, of the same number of seeds where there are several."""
-        return replace(order, repeat=(order.repeat + 1) % max(2, self.setting.n_seeds))
+    def other_seed(self, spec: DictionarySpec) -> DictionarySpec:
+        """Returns the same specification with the next seed, cyclically."""
+        return replace(spec, repeat=(spec.repeat + 1) % max(2, self.setting.n_seeds))
 
-    def train(self, orders: Iterable[Order]) -> None:
-        """Trains the dictionaries that aren't there yet, as many in one pass as can be, and keeps them."""
-        self._shelf.train(orders)
+    def train(self, specs: Iterable[DictionarySpec]) -> None:
+        """Trains and keeps the dictionaries that don't exist yet, several in one pass if possible."""
+        self._cache.train(specs)
 
-    def dictionary(self, order: Order) -> Dictionary:
-        """Returns the dictionary of an order, trained now if it wasn't before."""
-        return self._shelf[order]
+    def dictionary(self, spec: DictionarySpec) -> Dictionary:
+        """Returns the dictionary of a specification, which is trained on first use."""
+        return self._cache[spec]
 
-    def start(self, order: Order) -> Dictionary:
-        """Returns a dictionary as training starts it from tokens, but untrained."""
-        n_tokens = max(order.n_latents, order.training.batch_size)
-        training = replace(order.training, n_tokens=n_tokens, lr=UNTRAINED, start="data", optimizer=None)
-        return self.dictionary(replace(order, training=training, penalties=(), warm=None))
+    def start(self, spec: DictionarySpec) -> Dictionary:
+        """Returns a dictionary that is initialised from tokens but not trained."""
+        n_tokens = max(spec.n_latents, spec.training.batch_size)
+        training = replace(spec.training, n_tokens=n_tokens, lr=UNTRAINED, start="data", optimizer=None)
+        return self.dictionary(replace(spec, training=training, penalties=(), warm=None))
 
-    def firing(self, order: Order) -> FiringFrequencies:
-        """Counts firing on held-out tokens."""
-        if order.slug not in self._firing:
-            # GELU and SiLU latents are zero almost nowhere; the report counts them as active where they are positive.
-            above = 0.0 if isinstance(order.activation, GELU | SiLU) else None
-            self._firing[order.slug] = count_firing(self.dictionary(order), self.held_out(order.site), above=above)
-        return self._firing[order.slug]
+    def firing(self, spec: DictionarySpec) -> FiringFrequencies:
+        """Returns the firing frequencies on held-out tokens."""
+        if spec.slug not in self._firing:
+            # GELU and SiLU latents are almost never zero. The report counts positive latents as active.
+            above = 0.0 if isinstance(spec.activation, GELU | SiLU) else None
+            self._firing[spec.slug] = count_firing(self.dictionary(spec), self.held_out(spec.site), above=above)
+        return self._firing[spec.slug]
 
-    def l0(self, order: Order) -> float:
-        """Returns the latents active on a held-out token, on average."""
-        firing = self.firing(order)
+    def l0(self, spec: DictionarySpec) -> float:
+        """Returns the mean number of active latents per held-out token."""
+        firing = self.firing(spec)
         return float(firing.counts.sum()) / firing.n_tokens
 
-    def error(self, order: Order) -> ReconstructionError:
-        """Measures the reconstruction on held-out tokens."""
-        if order.slug not in self._errors:
-            self._errors[order.slug] = ablated_error(self.dictionary(order), self.held_out(order.site), {}).full
-        return self._errors[order.slug]
+    def error(self, spec: DictionarySpec) -> ReconstructionError:
+        """Returns the reconstruction error on held-out tokens."""
+        if spec.slug not in self._errors:
+            self._errors[spec.slug] = ablated_error(self.dictionary(spec), self.held_out(spec.site), {}).full
+        return self._errors[spec.slug]
 
     @property
     def loss_tokens(self) -> Tensor:
-        """Held-out sequences on which the model's losses are measured."""
+        """Held-out sequences for the losses of the model."""
         return self.held_out_tokens[: math.ceil(self.setting.n_loss_tokens / self.held_out_tokens.shape[1])]
 
-    def losses(self, order: Order) -> SequenceLosses:
-        """Measures the model's losses with a dictionary in its MLP's place."""
-        if order.slug not in self._losses:
-            self._losses[order.slug] = self.losses_of(order.site, self.dictionary(order))
-        return self._losses[order.slug]
+    def losses(self, spec: DictionarySpec) -> SequenceLosses:
+        """Returns the losses of the model with an MLP replaced by its dictionary."""
+        if spec.slug not in self._losses:
+            self._losses[spec.slug] = self.losses_of(spec.site, self.dictionary(spec))
+        return self._losses[spec.slug]
 
     def losses_of(self, site: str, x: Any) -> SequenceLosses:
-        """Measures the model's losses with a dictionary or a constant in an MLP's place."""
+        """Returns the losses of the model with an MLP replaced by a dictionary or a constant."""
         return sequence_losses(self.sites[site], self.loss_tokens, self.predicted, x)
 
     @property
     def predicted(self) -> Tensor:
-        """The positions of `loss_tokens` whose token is predicted."""
+        """Mask of the predicted positions of `loss_tokens`."""
         if self._predicted is None:
             self._predicted = predicted_positions(next(iter(self.sites.values())), self.loss_tokens)
         return self._predicted
 
     def ablations(self, site: str) -> Ablations:
-        """Measures the model's losses with its MLP as it is, zeroed, and at its mean."""
+        """Returns the losses of the original model and with zero and mean ablation of an MLP."""
         if site not in self._ablations:
             mean = self.held_out(site).outputs.float().mean(0)
             self._ablations[site] = Ablations.measure(self.sites[site], self.loss_tokens, self.predicted, mean)
@@ -247,5 +247,5 @@ class Bench:
 
 
 def _enough(n_tokens: int) -> int | None:
-    """Returns how many tokens to take: all of the text, unless reading that would take longer than all the rest."""
+    """Returns the number of tokens to read, or None to read the whole text for large numbers."""
     return None if n_tokens > READ_IN_PART else n_tokens + n_tokens // 20 + 1_024

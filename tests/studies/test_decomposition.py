@@ -8,21 +8,21 @@ import pytest
 import torch
 
 import sparsedict as sd
-from sparsedict.studies import TakenApart, recipes
-from sparsedict.studies._taken_apart import COLUMNS, WIDTH
+from sparsedict.studies import Decomposition, recipes
+from sparsedict.studies._decomposition import COLUMNS, WIDTH
 
 from .conftest import run
 
 
 @pytest.fixture(scope="session")
-def folder(taken: TakenApart, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(taken: Decomposition, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("results") / "run"
     files = taken.write(path)
     assert all(file.exists() for file in files.values())
     return path
 
 
-def test_table_is_aligned_and_has_every_column(taken: TakenApart) -> None:
+def test_table_is_aligned_and_has_every_column(taken: Decomposition) -> None:
     lines = taken.table().splitlines()
     assert len({len(line) for line in lines}) == 1
     assert re.split(r"\s{2,}", lines[0].strip()) == list(COLUMNS)
@@ -30,7 +30,7 @@ def test_table_is_aligned_and_has_every_column(taken: TakenApart) -> None:
     assert all(len(line) <= WIDTH for line in str(taken).splitlines()[4:])
 
 
-def test_json_and_table_agree(taken: TakenApart, folder: Path) -> None:
+def test_json_and_table_agree(taken: Decomposition, folder: Path) -> None:
     found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     for name, result in taken.results.items():
         numbers, cells = found["results"][name], result.cells()
@@ -48,12 +48,12 @@ def test_json_and_table_agree(taken: TakenApart, folder: Path) -> None:
     assert str(taken) == (folder / "table.txt").read_text(encoding="utf-8").rstrip("\n")
 
 
-def test_dictionaries_load_again(taken: TakenApart, folder: Path) -> None:
+def test_dictionaries_load_again(taken: Decomposition, folder: Path) -> None:
     for name, result in taken.results.items():
         assert torch.equal(sd.load(folder / name).encoder, result.dictionary.encoder)
 
 
-def test_pages_hold_table_figures_and_latents(taken: TakenApart, folder: Path) -> None:
+def test_pages_hold_table_figures_and_latents(taken: Decomposition, folder: Path) -> None:
     index = (folder / "index.html").read_text(encoding="utf-8")
     assert taken.table().splitlines()[1] in index
     figures = sorted(file.stem for file in (folder / "figures").glob("*.svg"))
@@ -73,7 +73,7 @@ def test_pages_hold_table_figures_and_latents(taken: TakenApart, folder: Path) -
 
 
 def test_writing_again_replaces_its_own_files_and_no_others(
-    taken: TakenApart, site: sd.Site, tokens: torch.Tensor, tmp_path: Path
+    taken: Decomposition, site: sd.Site, tokens: torch.Tensor, tmp_path: Path
 ) -> None:
     taken.write(tmp_path / "run")
     (tmp_path / "run" / "notes.md").write_text("mine")
@@ -88,7 +88,7 @@ def test_writing_again_replaces_its_own_files_and_no_others(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_what_could_not_be_measured_is_null(taken: TakenApart, tmp_path: Path) -> None:
-    broken = TakenApart(taken.results, taken.settings, {"training": float("nan")})
+def test_what_could_not_be_measured_is_null(taken: Decomposition, tmp_path: Path) -> None:
+    broken = Decomposition(taken.results, taken.settings, {"training": float("nan")})
     broken.write(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["seconds"] == {"training": None}

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from examples.report import SKETCH, Bench, Setting
+from examples.report import SKETCH, Experiment, Setting
 
 N_VOCABULARY = 20
 
@@ -60,16 +60,16 @@ def setting_of(**changes: object) -> Setting:
     return dataclasses.replace(SKETCH, **{**small, **trainings, **changes})
 
 
-def bench_of(
+def experiment_of(
     folder: Path | None = None,
     *,
     seed: int = 0,
     setting: Setting | None = None,
     exclude_tokens: Sequence[int] = (),
-) -> Bench:
-    """A bench of the model."""
+) -> Experiment:
+    """A experiment of the model."""
     ids = torch.randint(N_VOCABULARY, (80, 16), generator=torch.Generator().manual_seed(1))
-    return Bench.of(
+    return Experiment.from_model(
         Model().eval(),
         ids[:50],
         ids[50:],

@@ -1,4 +1,4 @@
-"""What a run used: the settings of its results, none of them a default that is yet to be looked up."""
+"""The complete settings of a run, including defaults and the software environment."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def used_settings(
     seed: int,
     autocast: torch.dtype | None,
 ) -> dict[str, Any]:
-    """Returns all that decided the results of one site, after the training.
+    """Returns all settings that determine the results of a site, after training.
 
     Args:
-        site: Where the MLP is.
-        results: Of its dictionaries, by kind.
-        stream: What they were trained on.
-        trainees: How they were trained, by kind.
-        inspection: What was measured.
-        held_out_tokens: What was measured on.
-        model_name: What to call the model; ``None`` for what it calls itself.
-        n_tokens: Tokens that the training was asked for.
-        seed: Of the initial weights, the shuffle and the latents shown.
-        autocast: Type in which training computed products, or ``None``.
+        site: The site of the MLP.
+        results: Results of its dictionaries, by kind.
+        stream: Training data.
+        trainees: The dictionaries and their training options, by kind.
+        inspection: Settings of the measurements.
+        held_out_tokens: Tokens of the measurements.
+        model_name: Name of the model, or ``None`` for the name in its configuration.
+        n_tokens: Requested number of training tokens.
+        seed: Seed of the initial weights, the order of the tokens and the latents shown.
+        autocast: Type of the matrix products in training, or ``None``.
     """
     config = getattr(site.model, "config", None)
     weight = next(site.model.parameters(), None)
@@ -81,14 +81,14 @@ def used_settings(
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Returns the versions and the machine that a run used."""
+    """Returns the package versions and the hardware of a run."""
     found = {"sparsedict": installed_version(), "python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    # A build of PyTorch says more of itself than its package does.
+    # The version of the PyTorch build is more specific than that of its package.
     found["torch"] = str(torch.__version__)
     is_cuda = device.type == "cuda"
     return {
@@ -100,7 +100,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _recipe(trainee: Trainee) -> dict[str, Any]:
-    """Returns the parts of a dictionary and of its training, as they are written in code."""
+    """Returns the parts of a dictionary and its training options, in the form of code."""
     dictionary, optimizer = trainee.dictionary, trainee.optimizer
     return {
         "activation": repr(dictionary.activation),
@@ -117,7 +117,7 @@ def _recipe(trainee: Trainee) -> dict[str, Any]:
 
 
 def _shared(recipes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Returns each setting once where all recipes agree, and by recipe where they don't; the rate always by recipe."""
+    """Returns settings that all recipes have in common once, and other settings and the learning rate by recipe."""
     found: dict[str, Any] = {}
     for name in next(iter(recipes.values())):
         values = {kind: recipe[name] for kind, recipe in recipes.items()}

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-import examples.report.shelf as module
-from examples.report import Bench, Order
+import examples.report.dictionary_cache as module
+from examples.report import DictionarySpec, Experiment
 from examples.report.losses import SequenceLosses, recovered, sampling_error
 from sparsedict import L1, Site
 from sparsedict.analysis import loss_recovered
 
-from ._bench import Model, bench_of, setting_of
+from ._experiment import Model, experiment_of, setting_of
 
 
-def order(bench: Bench, coefficient: float = 0.01, **options: object) -> Order:
-    return Order("mlp 1", 12, bench.setting.report, (L1(coefficient),), **options)  # pyright: ignore[reportArgumentType]
+def spec_of(experiment: Experiment, coefficient: float = 0.01, **options: object) -> DictionarySpec:
+    return DictionarySpec("mlp 1", 12, experiment.setting.report, (L1(coefficient),), **options)  # pyright: ignore[reportArgumentType]
 
 
 EXACT = "donot_use_mm_for_euclid_dist"
@@ -30,18 +30,18 @@ def refuse(*_: object, **__: object) -> None:
 
 
 def test_knows_every_mlp_and_the_stream_after_each_layer() -> None:
-    bench = bench_of()
-    assert list(bench.sites) == ["mlp 0", "mlp 1", "residual 0", "residual 1"]
-    assert (bench.layer, bench.other_layer, bench.layers) == (1, 0, [0, 1])
-    assert bench.width(1) == 12
-    assert bench.width(1, 3) == 36
+    experiment = experiment_of()
+    assert list(experiment.sites) == ["mlp 0", "mlp 1", "residual 0", "residual 1"]
+    assert (experiment.layer, experiment.other_layer, experiment.layers) == (1, 0, [0, 1])
+    assert experiment.width(1) == 12
+    assert experiment.width(1, 3) == 36
 
 
 def test_held_out_activations_are_what_the_model_computes() -> None:
-    bench = bench_of()
-    model: Any = bench.sites["mlp 1"].model
-    ids = bench.held_out_tokens
-    held = bench.held_out("residual 0")
+    experiment = experiment_of()
+    model: Any = experiment.sites["mlp 1"].model
+    ids = experiment.held_out_tokens
+    held = experiment.held_out("residual 0")
     assert held.outputs.shape == (256, 6)
     with torch.no_grad():
         every = model.blocks[0](model.embedding(ids)).flatten(0, 1)
@@ -49,23 +49,23 @@ def test_held_out_activations_are_what_the_model_computes() -> None:
 
 
 def test_equal_orders_share_one_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = bench_of()
-    first = bench.dictionary(order(bench))
+    experiment = experiment_of()
+    first = experiment.dictionary(spec_of(experiment))
     monkeypatch.setattr(module, "fit_many", refuse)
-    assert bench.dictionary(order(bench)) is first
+    assert experiment.dictionary(spec_of(experiment)) is first
 
 
 def test_dictionaries_are_found_again_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = bench_of(tmp_path)
-    trained = bench.dictionary(order(bench))
+    experiment = experiment_of(tmp_path)
+    trained = experiment.dictionary(spec_of(experiment))
     monkeypatch.setattr(module, "fit_many", refuse)
-    again = bench_of(tmp_path)
-    assert torch.equal(again.dictionary(order(again)).encoder, trained.encoder)
+    again = experiment_of(tmp_path)
+    assert torch.equal(again.dictionary(spec_of(again)).encoder, trained.encoder)
     assert not list(tmp_path.glob("training-*"))
 
 
 def test_a_stopped_pass_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = bench_of().dictionary(order(bench_of()))
+    whole = experiment_of().dictionary(spec_of(experiment_of()))
     fit_many = module.fit_many
 
     def stop(*args: object, **options: object) -> None:
@@ -77,59 +77,59 @@ def test_a_stopped_pass_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(module, "LOG_EVERY", 4)
     monkeypatch.setattr(module, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(module, "fit_many", stop)
-    bench = bench_of(tmp_path)
+    experiment = experiment_of(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        bench.train([order(bench)])
+        experiment.train([spec_of(experiment)])
     assert list(tmp_path.glob("training-*"))
     monkeypatch.setattr(module, "fit_many", fit_many)
-    again = bench_of(tmp_path)
-    assert torch.equal(again.dictionary(order(again)).encoder, whole.encoder)
+    again = experiment_of(tmp_path)
+    assert torch.equal(again.dictionary(spec_of(again)).encoder, whole.encoder)
 
 
 def test_another_seed_gives_another_dictionary() -> None:
-    a, b = bench_of(), bench_of(seed=1)
-    assert not torch.equal(a.dictionary(order(a)).encoder, b.dictionary(order(b)).encoder)
+    a, b = experiment_of(), experiment_of(seed=1)
+    assert not torch.equal(a.dictionary(spec_of(a)).encoder, b.dictionary(spec_of(b)).encoder)
 
 
 def test_a_warm_start_goes_on_from_the_other() -> None:
-    bench = bench_of()
-    first = order(bench)
-    still = dataclasses.replace(bench.setting.report, lr=1e-12)
-    second = dataclasses.replace(order(bench, 0.5, warm=first), training=still)
-    assert torch.allclose(bench.dictionary(second).encoder, bench.dictionary(first).encoder, atol=1e-6)
+    experiment = experiment_of()
+    first = spec_of(experiment)
+    still = dataclasses.replace(experiment.setting.report, lr=1e-12)
+    second = dataclasses.replace(spec_of(experiment, 0.5, warm=first), training=still)
+    assert torch.allclose(experiment.dictionary(second).encoder, experiment.dictionary(first).encoder, atol=1e-6)
 
 
 def test_coefficients_grow_with_the_outputs_deviation() -> None:
-    bench = bench_of()
-    assert bench.coefficient(0.3, bench.layer) == 0.3
-    ratio = (bench.variance("mlp 0") / bench.variance("mlp 1")) ** 0.5
-    assert bench.coefficient(0.3, 0) == pytest.approx(0.3 * ratio, rel=1e-3)
+    experiment = experiment_of()
+    assert experiment.coefficient(0.3, experiment.layer) == 0.3
+    ratio = (experiment.variance("mlp 0") / experiment.variance("mlp 1")) ** 0.5
+    assert experiment.coefficient(0.3, 0) == pytest.approx(0.3 * ratio, rel=1e-3)
 
 
 def test_a_stream_serves_what_memory_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("examples.report.harvest.HELD_BYTES", 0)
-    bench = bench_of()
-    assert bench.sample("mlp 1") is bench.held_out("mlp 1")
-    assert bench.dictionary(order(bench)).trained_on["n_tokens"] == 512
+    experiment = experiment_of()
+    assert experiment.sample("mlp 1") is experiment.held_out("mlp 1")
+    assert experiment.dictionary(spec_of(experiment)).trained_on["n_tokens"] == 512
 
 
 def test_measures_what_the_analysis_does() -> None:
-    bench = bench_of()
-    wanted = order(bench)
-    firing = bench.firing(wanted)
+    experiment = experiment_of()
+    wanted = spec_of(experiment)
+    firing = experiment.firing(wanted)
     assert firing.n_tokens == 256
-    assert bench.l0(wanted) == pytest.approx(float(firing.frequency.sum()))
-    assert bench.error(wanted).fvu > 0
-    assert bench.losses(wanted) is bench.losses(wanted)
+    assert experiment.l0(wanted) == pytest.approx(float(firing.frequency.sum()))
+    assert experiment.error(wanted).fvu > 0
+    assert experiment.losses(wanted) is experiment.losses(wanted)
 
 
 @pytest.mark.parametrize("left_out", [(), (3, 7)])
 def test_losses_are_those_of_the_analysis(left_out: tuple[int, ...]) -> None:
-    bench = bench_of(exclude_tokens=left_out)
-    wanted = order(bench)
-    site, held = bench.sites["mlp 1"], bench.held_out("mlp 1")
-    theirs = loss_recovered(site, bench.dictionary(wanted), bench.loss_tokens, mean=held.outputs.mean(0))
-    ablations, own = bench.ablations("mlp 1"), bench.losses(wanted)
+    experiment = experiment_of(exclude_tokens=left_out)
+    wanted = spec_of(experiment)
+    site, held = experiment.sites["mlp 1"], experiment.held_out("mlp 1")
+    theirs = loss_recovered(site, experiment.dictionary(wanted), experiment.loss_tokens, mean=held.outputs.mean(0))
+    ablations, own = experiment.ablations("mlp 1"), experiment.losses(wanted)
     assert int(own.counts.sum()) == theirs.n_tokens
     for ours, loss in (
         (ablations.base, theirs.base),
@@ -168,32 +168,32 @@ def test_the_loss_recovered_is_a_share_of_the_gap() -> None:
 
 
 def test_seeds_have_other_weights_other_starts_and_another_order_of_the_data() -> None:
-    bench = bench_of()
-    wanted = order(bench)
-    first, second = (bench.dictionary(repeated) for repeated in bench.repeated(wanted))
+    experiment = experiment_of()
+    wanted = spec_of(experiment)
+    first, second = (experiment.dictionary(repeated) for repeated in experiment.repeated(wanted))
     assert not torch.equal(first.encoder, second.encoder)
-    started = dataclasses.replace(wanted, training=bench.setting.modern)
-    first, second = (bench.start(repeated) for repeated in bench.repeated(started))
+    started = dataclasses.replace(wanted, training=experiment.setting.modern)
+    first, second = (experiment.start(repeated) for repeated in experiment.repeated(started))
     # No latent starts from the same token.
     cosines = normalize(first.decoder.detach(), dim=-1) @ normalize(second.decoder.detach(), dim=-1).T
     assert (cosines.max(dim=1).values > 1 - 1e-6).float().mean() < 0.5
-    assert bench.other_seed(bench.other_seed(wanted)) == wanted
+    assert experiment.other_seed(experiment.other_seed(wanted)) == wanted
 
 
 def test_a_start_is_untrained() -> None:
-    bench = bench_of()
-    wanted = dataclasses.replace(order(bench), training=bench.setting.modern)
-    a, b = bench.start(wanted), bench.dictionary(wanted)
+    experiment = experiment_of()
+    wanted = dataclasses.replace(spec_of(experiment), training=experiment.setting.modern)
+    a, b = experiment.start(wanted), experiment.dictionary(wanted)
     assert a is not b
     assert not torch.equal(a.encoder, b.encoder)
-    assert bench.start(wanted) is a
+    assert experiment.start(wanted) is a
 
 
 @pytest.mark.as_installed
 def test_refuses_a_path_that_leads_nowhere() -> None:
     ids = torch.zeros(2, 8, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"`path` must have \{\}"):
-        Bench.of(Model(), ids, ids, setting_of(), path="blocks.0.mlp")
-    with pytest.raises(ValueError, match=r"there is no 'layers\.0\.mlp'"):
-        Bench.of(Model(), ids, ids, setting_of(), path="layers.{}.mlp")
+        Experiment.from_model(Model(), ids, ids, setting_of(), path="blocks.0.mlp")
+    with pytest.raises(ValueError, match=r"the model has no 'layers\.0\.mlp'"):
+        Experiment.from_model(Model(), ids, ids, setting_of(), path="layers.{}.mlp")
     assert isinstance(Site(Model(), "blocks.0.mlp"), Site)

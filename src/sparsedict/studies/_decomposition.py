@@ -1,4 +1,4 @@
-"""What taking an MLP apart has found."""
+"""`Decomposition`, the result of `decompose`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from typing import Any
 from sparsedict.display import Displayed, aligned, finite, table
 from sparsedict.pages import TokenStrings
 from sparsedict.studies._dictionary_result import SECONDS, DictionaryResult
-from sparsedict.studies._folder import filled
+from sparsedict.studies._folder import staged_result
 from sparsedict.studies._report import write_report
 
 COLUMNS = ("FVU", "L0", "recovered (zero)", "recovered (mean)", "KL", "never fired", "simulators", SECONDS)
 WIDTH = 100
-"""Characters to a line of text."""
+"""Number of characters in a line of text."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TakenApart(Displayed):
-    """What `take_apart` found.
+class Decomposition(Displayed):
+    """The result of `decompose`.
 
     Attributes:
-        results: By kind: ``"distiller"``, ``"autoencoder"``.
-        settings: All that the run used: none of it a default that is yet to be looked up.
-        seconds: Time by phase.
-        note: Why the MLP's neurons aren't known, where they aren't.
+        results: Results of the dictionaries by kind, such as ``"distiller"`` and ``"autoencoder"``.
+        settings: All settings of the run, including defaults.
+        seconds: Duration of each phase.
+        note: Reason why the neurons of the MLP are unknown, or ``None``.
     """
 
     results: Mapping[str, DictionaryResult]
@@ -39,7 +39,7 @@ class TakenApart(Displayed):
     note: str | None = None
 
     def table(self) -> str:
-        """Returns one row for each dictionary, in aligned columns."""
+        """Returns a table with a row for each dictionary."""
         return aligned({name: result.cells() for name, result in self.results.items()}, COLUMNS)
 
     def _repr_html_(self) -> str:
@@ -52,7 +52,7 @@ class TakenApart(Displayed):
         return "\n".join([self.table(), "", *notes])
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all numbers and all settings, for JSON."""
+        """Returns all numbers and settings for JSON."""
         return {
             "settings": finite(self.settings),
             "results": {name: result.to_dict() for name, result in self.results.items()},
@@ -63,54 +63,53 @@ class TakenApart(Displayed):
     def write(
         self, path: str | os.PathLike[str], *, strings: TokenStrings | None = None, force: bool = False
     ) -> dict[str, Path]:
-        """Writes everything to a folder: dictionaries, numbers, figures and pages.
+        """Writes dictionaries, numbers, figures and pages to a folder.
 
-        The new result is whole before an earlier one is touched, and what else lies in the folder stays.
+        An earlier result is kept until the new result is complete. Other files in the folder aren't changed.
 
         Args:
-            path: The folder; it is made where it doesn't exist.
-            strings: From token ids to text, for the examples.
-            force: Whether an earlier result may be replaced, and other things may lie in the folder.
+            path: The folder. It is created if it doesn't exist.
+            strings: Function from token ids to text, for the examples.
+            force: Whether to allow an earlier result, which is then replaced, and other files in the folder.
 
         Returns:
-            What was written, by what it is.
+            The path of each file or subfolder by its kind.
 
         Raises:
-            FileExistsError: If the folder holds an earlier result or other things and ``force`` isn't set.
+            FileExistsError: If the folder contains an earlier result or other files and ``force`` isn't set.
             ImportError: If matplotlib isn't installed.
         """
-        with filled(Path(path), force=force) as folder:
+        with staged_result(Path(path), force=force) as folder:
             files = write_report(self, folder, strings)
         return {what: Path(path) / file for what, file in files.items()}
 
     def notes(self) -> list[str]:
-        """Returns what the table's columns mean, and on how many tokens they were measured."""
+        """Returns explanations of the table columns, with the numbers of tokens."""
         first = next(iter(self.results.values()))
         losses, inspection = first.evaluation.losses, self.settings["inspection"]
         lines = [
-            "FVU: share of the output's variance left unexplained; L0: latents active on a token. "
-            f"Both, and losses, on {first.evaluation.n_tokens:,} held-out tokens."
+            "FVU: fraction of the output's variance that is unexplained. L0: mean number of active latents per token. "
+            f"Both and the losses are measured on {first.evaluation.n_tokens:,} held-out tokens."
         ]
         if losses is None or isnan(losses.base):
             lines.append(f"No losses: {first.evaluation.note}")
         else:
             lines.append(
-                f"The model's loss is {losses.base:.4f} nats per token, {losses.zero_ablated:.4f} with this MLP "
-                f"zeroed, {losses.mean_ablated:.4f} with its mean: recovered is how much of that gap is closed."
+                f"The loss of the model is {losses.base:.4f} nats per token, {losses.zero_ablated:.4f} with zero "
+                f"ablation of this MLP and {losses.mean_ablated:.4f} with mean ablation. Recovered: loss recovered "
+                "relative to these ablations."
             )
             reasons = (result.evaluation.note for result in self.results.values())
             lines += dict.fromkeys(reason for reason in reasons if reason is not None)
         n_latents, n_tokens = self.settings["n_latents"], first.firing.n_tokens
-        lines.append(
-            f"Never fired: of {n_latents:,} latents, those that are zero on all of {n_tokens:,} held-out tokens."
-        )
+        lines.append(f"Never fired: latents, of {n_latents:,}, that are zero on all {n_tokens:,} held-out tokens.")
         if self.note is None:
             lines.append(
-                f"Simulators: of the others, those with a decoder cosine above {inspection['threshold']} with one of "
-                "the MLP's neurons."
+                f"Simulators: other latents with a decoder cosine above {inspection['threshold']} with a neuron of the "
+                "MLP."
             )
         else:
-            lines.append(f"Simulators are not known: {self.note}")
+            lines.append(f"Simulators are unknown: {self.note}")
         if len(self.results) > 1:
-            lines.append("Seconds: of training; both were trained in one pass.")
+            lines.append("Seconds: duration of the training of all dictionaries in one pass.")
         return lines
