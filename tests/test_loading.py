@@ -52,7 +52,7 @@ def test_stored_activations_are_told_from_a_dictionary(tmp_path: Path) -> None:
     assert refusal(tmp_path).endswith("Read them with `sd.ActivationStore`.")
 
 
-def test_a_folder_and_a_file_of_nobody_s(tmp_path: Path) -> None:
+def test_a_folder_and_a_file_in_no_known_format(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     assert refusal(tmp_path).endswith(
         "dictionary.json is missing, and it isn't a checkpoint in a known format of another library."
@@ -63,7 +63,7 @@ def test_a_folder_and_a_file_of_nobody_s(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [None, 3, b"coders", [Path("coders")]])
-def test_what_isn_t_a_path_is_named(path: object) -> None:
+def test_arguments_that_are_no_paths_raise(path: object) -> None:
     for load in (sd.load, sd.formats.sae_lens.read, sd.formats.circuit_tracer.read_set):
         with pytest.raises(TypeError, match=r"`path` must be a folder or file of a .*, as text or"):
             load(path)

@@ -1,4 +1,4 @@
-"""A tiny language model, and dictionaries of other libraries' shape."""
+"""A tiny language model, and dictionaries with the interfaces of other libraries."""
 
 from __future__ import annotations
 

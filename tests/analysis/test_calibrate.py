@@ -1,4 +1,4 @@
-"""One threshold instead of a choice among latents."""
+"""`calibrate_threshold`, which replaces TopK by a threshold."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_l0_may_be_asked_for(l0: float) -> None:
     assert f"-> {found.l0:.2f}" in str(found)
 
 
-def test_more_than_fire_can_t_be_asked_for() -> None:
+def test_l0_is_at_most_the_number_of_positive_pre_activations() -> None:
     with pytest.raises(ValueError, match=r"`l0` must be at most .* the mean number of positive pre-activations"):
         sd.calibrate_threshold(cases.make("autoencoder", "top_k"), X, l0=11.99)
 

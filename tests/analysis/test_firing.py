@@ -106,7 +106,7 @@ def test_activations_take_the_dictionarys_precision() -> None:
         ([], "at least one batch"),
     ],
 )
-def test_bad_data_is_refused_at_the_door(data: object, message: str) -> None:
+def test_invalid_data_raises_errors(data: object, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         firing_frequencies(distiller(), data)
 

@@ -1,4 +1,4 @@
-"""Ablating, clamping and steering latents inside the running model."""
+"""Ablation, clamping and steering of latents in a running model."""
 
 from __future__ import annotations
 

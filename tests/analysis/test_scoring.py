@@ -1,4 +1,4 @@
-"""What a model's predictions are scored against, and when a share of the loss means something."""
+"""The targets of a model's predictions, and significant gaps of the loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forms of ``--data``."""
+"""The forms of ``--data``."""
 
 from __future__ import annotations
 

@@ -438,7 +438,7 @@ def test_recipes(options: list[str], activation: sd.Activation, penalty: type) -
         assert [type(part) for part in found.options["penalties"]] == [penalty]
 
 
-def test_a_run_that_was_stopped_is_gone_on_with(
+def test_an_interrupted_run_is_resumed(
     start: list[object], command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"

@@ -449,7 +449,7 @@ def test_a_buffer_beyond_the_machine_s_memory_is_refused(folder: Path, monkeypat
 
 @pytest.mark.as_installed
 @pytest.mark.parametrize("value", [None, 3, b"folder", ["folder"]])
-def test_what_isn_t_a_path_is_named(value: Any) -> None:
+def test_arguments_that_are_no_paths_raise(value: Any) -> None:
     with pytest.raises(TypeError, match=r"`folder` must be a path, as text or a pathlib\.Path, got"):
         ActivationStore(value)
     with pytest.raises(TypeError, match="`folder` must be a path"):

@@ -1,4 +1,4 @@
-"""What the report's studies compute, on cases whose answer is known."""
+"""The computations of the studies, on cases with known results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every figure owes its reader."""
+"""Requirements on the appearance of every figure."""
 
 from __future__ import annotations
 

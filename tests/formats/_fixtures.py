@@ -1,4 +1,4 @@
-"""Checkpoints that the released libraries wrote, and what they computed from them (see ``make_fixtures``)."""
+"""Checkpoints and outputs of the released libraries (see ``make_fixtures``)."""
 
 from __future__ import annotations
 

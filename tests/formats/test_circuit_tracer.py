@@ -1,4 +1,4 @@
-"""circuit-tracer: layers of a set, decoders either way round, and what is written."""
+"""circuit-tracer: sets of layers, transposed decoders, and written files."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ HOOKS: dict[str, Any] = {"model": "gpt2", "input_hook": "mlp.hook_in", "output_h
 @pytest.mark.filterwarnings("ignore:The TopK of circuit-tracer keeps negative values")
 @pytest.mark.parametrize("kind", cases.PLAIN_KINDS)
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
-def test_what_is_written_computes_the_same_or_is_refused(kind: str, activation: str, tmp_path: Path) -> None:
+def test_written_files_compute_the_same_or_writing_raises(kind: str, activation: str, tmp_path: Path) -> None:
     dictionary = cases.make(kind, activation)
     square = _square(dictionary) if isinstance(dictionary, sd.SparseDistiller) else dictionary
     for buffer in square.buffers():

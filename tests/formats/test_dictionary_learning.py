@@ -1,4 +1,4 @@
-"""dictionary_learning: classes told by the configuration, by tensors, or by the caller."""
+"""dictionary_learning: classes from the configuration, the tensors or an argument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader passes when what it makes computes what the library itself computes."""
+"""The forward pass of a dictionary that was read equals that of the other library."""
 
 from __future__ import annotations
 

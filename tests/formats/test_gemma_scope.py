@@ -1,4 +1,4 @@
-"""Gemma Scope: what a folder is, and what of it stands in paths."""
+"""Gemma Scope: folders, and information in paths."""
 
 from __future__ import annotations
 

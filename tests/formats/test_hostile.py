@@ -1,4 +1,4 @@
-"""Broken and hostile files: an error that names file and fault, soon, and nothing is run or left half made."""
+"""Broken and malicious files raise an error that names the file, and no code is executed."""
 
 from __future__ import annotations
 

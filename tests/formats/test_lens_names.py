@@ -1,4 +1,4 @@
-"""TransformerLens hook names: each carries the numbers of the original point, in every family of models."""
+"""TransformerLens hook names: the activations at a hook equal those at the original point."""
 
 from __future__ import annotations
 

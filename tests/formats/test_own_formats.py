@@ -1,4 +1,4 @@
-"""Formats and kinds from outside the package: read by `sd.load`, and written for other libraries."""
+"""User-defined formats and kinds, which `sd.load` reads and which other formats write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SAELens: configurations of every version, and what is written."""
+"""SAELens: configurations of all versions, and written files."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_thresholds_of_zero_are_written_as_such(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", cases.PLAIN_KINDS)
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
-def test_what_is_written_computes_the_same_or_is_refused(kind: str, activation: str, tmp_path: Path) -> None:
+def test_written_files_compute_the_same_or_writing_raises(kind: str, activation: str, tmp_path: Path) -> None:
     dictionary = cases.make(kind, activation)
     try:
         sae_lens.write(dictionary, tmp_path, **names(dictionary))

@@ -1,4 +1,4 @@
-"""sparsify: one hookpoint of many, older configurations, and what is written."""
+"""sparsify: hookpoints, older configurations, and written files."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_what_is_written_has_the_library_s_layout(case: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", cases.PLAIN_KINDS)
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
-def test_what_is_written_computes_the_same_or_is_refused(kind: str, activation: str, tmp_path: Path) -> None:
+def test_written_files_compute_the_same_or_writing_raises(kind: str, activation: str, tmp_path: Path) -> None:
     dictionary = cases.make(kind, activation)
     try:
         sparsify.write(dictionary, tmp_path / "layers.1.mlp")

@@ -1,4 +1,4 @@
-"""Checkpoints as people commit them: wrapped, hand-written, and of releases with formats of their own."""
+"""Checkpoints as they are published: nested, custom, and in formats of single releases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs to stop and to go on with: one for each thing that a checkpoint must hold."""
+"""Runs that are interrupted and resumed, with one case for each part of a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where checkpoints lie, which is gone on from, and what is refused at the door."""
+"""Checkpoint folders: paths, the choice of the checkpoint, and rejected folders and settings."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def another_penalty(**kwargs: Any) -> dict[str, Any]:
         ({}, {"deterministic": True}, "`deterministic` was False and is True"),
     ],
 )
-def test_another_run_is_refused_and_the_difference_named(before, now, message, tmp_path):
+def test_other_settings_raise_an_error_that_lists_the_differences(before, now, message, tmp_path):
     quick(tmp_path, **before)
     with pytest.raises(ValueError, match=rf"the run in .* has other settings: .*{message}"):
         quick(tmp_path, **({**before, **now} if now else {}), resume=True)
@@ -199,7 +199,7 @@ def test_another_number_of_threads_goes_on_with_a_warning(tmp_path):
 
 
 @pytest.mark.as_installed
-def test_bad_folders_are_refused_before_any_work(tmp_path):
+def test_invalid_folders_raise_errors_before_training(tmp_path):
     class Untouchable:
         def __iter__(self):
             raise AssertionError("the data was read")
@@ -252,7 +252,7 @@ def test_another_process_in_the_same_folder_is_refused(tmp_path):
     quick(tmp_path, resume=True)
 
 
-def test_a_broken_checkpoint_is_passed_over(tmp_path):
+def test_a_broken_checkpoint_is_skipped(tmp_path):
     whole = ADAM.run()
     for damage in (truncate, garble, lose, garble_json):
         folder = tmp_path / damage.__name__
@@ -266,7 +266,7 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path):
             same_results(whole, ADAM.run(folder, checkpoint_every=5, resume=True))
 
 
-def test_where_all_are_broken_nothing_is_begun_anew(tmp_path):
+def test_no_new_run_starts_if_all_checkpoints_are_broken(tmp_path):
     quick(tmp_path, checkpoint_keep=1)
     truncate(tmp_path / "step-000000004")
     with pytest.warns(UserWarning, match="broken"), pytest.raises(StorageError, match="None of the checkpoints"):
@@ -361,7 +361,7 @@ def test_a_file_that_is_a_link_out_of_its_checkpoint_is_refused(name, target, tm
 
 @pytest.mark.as_installed
 @pytest.mark.parametrize(("name", "value"), [("checkpoint_every", 5), ("checkpoint_keep", 3)])
-def test_how_often_needs_where(name, value):
+def test_checkpoint_options_need_a_folder(name, value):
     with pytest.raises(ValueError, match=f"`checkpoint` must be a folder if `{name}` is given, got None"):
         quick(None, **{name: value})
 

@@ -1,4 +1,4 @@
-"""`fit`: one dictionary on any form of data."""
+"""`fit` of one dictionary, with data of any form."""
 
 import functools
 import math
@@ -350,7 +350,7 @@ def test_auxk_brings_silent_latents_back():
         ({"clip_norm": 0.0}, ValueError, "`clip_norm` must lie in"),
     ],
 )
-def test_bad_settings_are_refused_at_the_door(change, error, message):
+def test_invalid_settings_raise_errors(change, error, message):
     with pytest.raises(error, match=message):
         quick(coder(), rows(64), **change)
 
@@ -369,7 +369,7 @@ def test_bad_settings_are_refused_at_the_door(change, error, message):
         (7, TypeError, "`data` must be"),
     ],
 )
-def test_bad_data_is_refused_at_the_door(data, error, message):
+def test_invalid_data_raises_errors(data, error, message):
     with pytest.raises(error, match=message):
         quick(distiller(), data)
 

@@ -1,4 +1,4 @@
-"""`fit_many`: several dictionaries, on one site or several, in one pass."""
+"""`fit_many` of several dictionaries on one or several sites."""
 
 import pytest
 import torch

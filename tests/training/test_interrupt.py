@@ -1,4 +1,4 @@
-"""Ctrl-C, a full disk and SIGKILL while training."""
+"""Training under Ctrl-C, other signals, a full disk and SIGKILL."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def press_ctrl_c() -> None:
 
 
 @pytest.mark.as_installed
-def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_finishes_the_step_and_explains_how_to_resume(tmp_path, monkeypatch, capsys):
     whole = ADAM.run(tmp_path / "whole", checkpoint_every=1)
     before = signal.getsignal(signal.SIGINT)
     folder = tmp_path / "stopped"
@@ -266,7 +266,7 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path, mo
     same(last_state(tmp_path / "whole"), last_state(folder))
 
 
-def test_a_disk_that_is_full_from_the_first_is_known_before_the_work(tmp_path, monkeypatch):
+def test_a_full_disk_raises_an_error_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(_checkpoint, "write_tensor_file", no_room)
     with pytest.raises(OSError, match=r"The disk is full: .* step 0 .*There is no earlier checkpoint"):
         ADAM.run(tmp_path)

@@ -1,4 +1,4 @@
-"""Adam that leaves rows without a gradient alone."""
+"""`LazyAdam`, which leaves rows without a gradient unchanged."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is summed while training."""
+"""The sums of measurements of training steps."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What training notes in a dictionary of where it was trained."""
+"""The metadata that training writes to ``trained_on``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Resample` is the published procedure: the draw, the rows, the optimiser's state, and where the inputs come from."""
+"""`Resample` against the published procedure: draw, new rows, optimiser state and inputs."""
 
 from __future__ import annotations
 

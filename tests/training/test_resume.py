@@ -1,4 +1,4 @@
-"""Runs that are stopped and go on end as runs that never were stopped."""
+"""Resumed runs are identical to uninterrupted runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which seed decides what: the dictionary's generator its weights and start, `seed` the order of the data."""
+"""The effect of seeds: the dictionary's generator on its weights, and `seed` on the order of the data."""
 
 from __future__ import annotations
 

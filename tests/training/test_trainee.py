@@ -1,4 +1,4 @@
-"""What is trained, and how: the learning rate where none is given."""
+"""`Trainee` and the default learning rate."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Steps that don't wait for the number of active entries: Triton's kernels, in their interpreter."""
+"""Steps that don't synchronise for the number of active entries, with Triton's interpreter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""With the default rate, training doesn't depend on how large activations are."""
+"""With the default rate, training is independent of the scale of activations."""
 
 from __future__ import annotations
 

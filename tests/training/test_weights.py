@@ -1,4 +1,4 @@
-"""Weights that can't be trained as they are: refused by name; frozen ones stay as they are."""
+"""Weights that can't be trained raise errors; frozen weights stay unchanged."""
 
 from __future__ import annotations
 

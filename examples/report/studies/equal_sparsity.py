@@ -190,7 +190,7 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
     jumps = [
         row(
             known,
-            f"error over the autoencoder's, JumpReLU distiller, asked for {n}",
+            f"error over the autoencoder's, JumpReLU distiller, target L0 {n}",
             f"JumpReLU {n}: ratio",
             "3.06",
             ".2f",

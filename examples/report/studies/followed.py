@@ -71,7 +71,7 @@ class SimulatorsFollowed(Study):
 
 N_FOLLOWED, STILL, SPARSE, DEAD = "simulators followed", "still simulators", "turned sparse", "dead"
 TURNED, FREQUENCY = "pointing elsewhere, of the living", "median frequency of the living"
-NEW, ANEW = "latents that became simulators", "simulators of a student trained anew"
+NEW, ANEW = "latents that became simulators", "simulators of a newly trained student"
 WORK, ERROR = "share of the explained variance lost without the remaining simulators", "FVU"
 NOTES = (
     "Each student starts from the previous student, with the next coefficient, so that latents keep their index. The "

@@ -103,10 +103,10 @@ def _check_names(file: Path, pickled: bytes) -> None:
         named = sorted(set(_globals(pickled)))
     except Exception as error:
         raise StorageError(f"{file} is broken: {_first_line(error)}.") from None
-    refused = [name.replace(" ", ".") for name in named if not ALLOWED.fullmatch(name)]
-    if refused:
+    rejected = [name.replace(" ", ".") for name in named if not ALLOWED.fullmatch(name)]
+    if rejected:
         raise StorageError(
-            f"{file} names {listed(refused)}, which would run code or isn't part of a state dict. Nothing was loaded. "
+            f"{file} names {listed(rejected)}, which would run code or isn't part of a state dict. Nothing was loaded. "
             "If you trust the file, load it yourself and save `model.state_dict()`."
         )
 

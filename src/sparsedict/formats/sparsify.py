@@ -25,7 +25,7 @@ CFG = "cfg.json"
 
 
 def recognises(location: Location) -> bool:
-    """Whether the files are sparsify's: one hookpoint, or a folder of them."""
+    """Returns whether the files are in the format of sparsify: one hookpoint, or a folder of hookpoints."""
     if location.file_name is not None and location.file_name not in (WEIGHTS, CFG):
         return False
     return location.holds(WEIGHTS) or bool(location.subfolders(WEIGHTS))

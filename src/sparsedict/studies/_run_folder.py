@@ -228,7 +228,7 @@ class RunFolder:
         return {"made_by": "sparsedict", "id": self.id, "options": self.options}
 
     def _is_ours(self) -> bool:
-        """Whether the folder contains a started run."""
+        """Returns whether the folder contains a started run."""
         return (self.checkpoints / RUN).is_file() or self.was_stopped
 
     def _changes(self, run: Mapping[str, Any]) -> list[str]:

@@ -112,7 +112,7 @@ class Checkpoints:
         return {**state, "parts": renamed_paths(state["parts"], state["learners"])}
 
     def is_due(self, step: int) -> bool:
-        """Whether a checkpoint must be written after ``step`` steps."""
+        """Returns whether a checkpoint must be written after ``step`` steps."""
         if isinstance(self._every, timedelta):
             return time.monotonic() - self._last_time >= self._every.total_seconds()
         return step % self._every == 0

@@ -112,7 +112,7 @@ class Interrupt:
         raise Terminated(self.received, message)
 
     def _would_end(self, number: int) -> bool:
-        """Whether the original handler would have ended the program."""
+        """Returns whether the original handler would have ended the program."""
         return self._before[number] in (signal.SIG_DFL, signal.default_int_handler, exit_on_signal)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
