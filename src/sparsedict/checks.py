@@ -38,7 +38,7 @@ def path(name: str, value: str | os.PathLike[str], what: str = "a path") -> Path
 
 
 def number(name: str, value: Any) -> float:
-    """Returns ``value`` as a ``float``, or an ``int`` where it is an integer.
+    """Returns ``value`` as a ``float``, or as an ``int`` if it is an integer.
 
     Any object with ``__float__`` is a number, such as NumPy numbers and tensors without dimensions. Booleans aren't.
     """

@@ -199,5 +199,5 @@ def test_a_kind_that_overrides_nothing_is_trained_saved_and_loaded(tmp_path: Any
 
 
 def test_the_base_class_is_abstract() -> None:
-    with pytest.raises(TypeError, match=r"`Dictionary` is abstract: use a kind such as `sd.SparseDistiller`"):
+    with pytest.raises(TypeError, match=r"`Dictionary` is abstract. Use a kind such as `sd.SparseDistiller`"):
         sd.Dictionary(D, D, N_LATENTS, **PARTS)

@@ -164,7 +164,7 @@ class Activation(ABC):
         return any(getattr(type(self), name) is not getattr(Activation, name) for name in names)
 
     def at_layers(self, n_latents: tuple[int, ...]) -> Activation:
-        """Returns what to apply to the latents of several layers: the same, unless it treats layers apart.
+        """Returns the activation for the latents of several layers. By default it is the same activation.
 
         Args:
             n_latents: Number of latents of each layer.
@@ -172,15 +172,15 @@ class Activation(ABC):
         return self
 
     def for_subset_of_layers(self, n_latents: tuple[int, ...]) -> Activation:
-        """Returns what to apply where only so many latents of each layer are kept, see :meth:`for_subset`."""
+        """Returns the activation for a subset of the latents of each layer. See :meth:`for_subset`."""
         return self.for_subset(sum(n_latents))
 
     def of_layer(self, index: int) -> Activation:
-        """Returns what is applied to the latents of one layer."""
+        """Returns the activation for the latents of one layer."""
         return self
 
     def state_of_layer(self, state: State, index: int) -> State:
-        """Returns what :meth:`of_layer` keeps, of all that is kept; it isn't narrowed to the layer's latents."""
+        """Returns the state of :meth:`of_layer`. Its tensors aren't restricted to the layer's latents."""
         return state
 
     def units(self, latents: float) -> dict[str, float]:

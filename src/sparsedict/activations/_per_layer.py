@@ -16,23 +16,23 @@ from sparsedict.splits import join, split
 
 @dataclass(frozen=True)
 class PerLayer(Activation):
-    """Applies an activation to the latents of each layer of a dictionary by themselves.
+    """Applies an activation separately to the latents of each layer of a dictionary.
 
-    ``TopK(32)`` in a dictionary over several layers keeps 32 latents of all layers together;
-    ``PerLayer(TopK(32))`` keeps 32 of each layer. What the activation measures, such as the threshold of BatchTopK, is
-    measured for each layer.
+    In a dictionary over several layers, ``TopK(32)`` selects 32 latents among all layers, and ``PerLayer(TopK(32))``
+    selects 32 latents of each layer. Measured values, such as the threshold of BatchTopK, are separate for each layer.
 
     Args:
-        activation: An activation that chooses among latents, such as TopK, BatchTopK, AbsTopK or GroupMax; or a tuple
-            of one for each layer, all of one class.
-        n_latents: Number of latents of each layer. A dictionary over several layers fills it in; give it for blocks of
-            consecutive latents of another dictionary.
+        activation: An activation that selects among latents, such as TopK, BatchTopK, AbsTopK or GroupMax; or a tuple
+            of activations of the same class, one for each layer.
+        n_latents: Number of latents of each layer. Dictionaries over several layers set it. Pass it to treat blocks of
+            consecutive latents of other dictionaries as layers.
 
     Raises:
-        ValueError: If the activation acts on each latent by itself, so that layers make no difference.
+        ValueError: If the activation is elementwise, so that layers have no effect.
 
     Example:
         >>> import torch
+        >>> from sparsedict.activations import TopK
         >>> activation = PerLayer(TopK(1), n_latents=(2, 2))
         >>> activation.support(torch.tensor([[3.0, 2.0, 1.0, 0.5]]), {}, training=False).latents
         tensor([0, 2])

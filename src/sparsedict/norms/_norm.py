@@ -24,10 +24,10 @@ class DecoderNorm(ABC):
     """Whether row norms are bounded. If not, an L1 penalty can shrink latents while rows grow."""
 
     def at_points(self, widths: tuple[int, ...]) -> DecoderNorm:
-        """Returns the constraint on rows that write several points: the same, unless it treats points apart.
+        """Returns the constraint for rows that write several points. By default it is the same constraint.
 
         Args:
-            widths: Width of what a row writes at each point; their sum is the width of the row.
+            widths: Width of each point. Their sum is the width of a row.
         """
         return self
 

@@ -11,12 +11,12 @@ from sparsedict.norms._norm import DecoderNorm
 
 @dataclass(frozen=True)
 class PerPoint(DecoderNorm):
-    """Applies a norm to what a decoder row writes at each point, instead of to the whole row.
+    """Applies a constraint to the part of a decoder row for each point, instead of the whole row.
 
     Args:
         norm: The constraint, such as ``UnitNorm()``.
-        widths: Widths of the points that a row writes, side by side. A dictionary that writes several points, such as
-            `CrossLayerDistiller` or `Crosscoder`, fills them in; without them a row is one point.
+        widths: Widths of the points in a row. Dictionaries that write several points, such as `CrossLayerDistiller` or
+            `Crosscoder`, set them. By default, a row is one point.
 
     Example:
         >>> import torch
@@ -60,6 +60,6 @@ class PerPoint(DecoderNorm):
         widths = (width,) if self.widths is None else self.widths
         if sum(widths) != width:
             raise ValueError(f"`widths` of {self!r} must add up to the width of a decoder row, {width}.")
-        # Slices, for what `split` returns can't be changed in place.
+        # Slices, since the views that `split` returns can't be modified in place.
         ends = [sum(widths[: i + 1]) for i in range(len(widths))]
         return tuple(rows.detach()[:, end - own : end] for end, own in zip(ends, widths, strict=True))
