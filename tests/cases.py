@@ -214,6 +214,26 @@ def _autoencoder(**arguments: str | sd.InputNorm) -> Callable[..., sd.Dictionary
     return lambda **parts: sd.SparseAutoencoder(D_IN, N_LATENTS, **arguments, **parts)
 
 
+@dataclass(frozen=True)
+class CrosscoderCase(KindCase):
+    """The same for several points, each of which has a scale.
+
+    Attributes:
+        widths: Widths of the points.
+    """
+
+    widths: tuple[int, ...] = ()
+
+    def scales(self, weights: Mapping[str, Tensor]) -> Tensor:
+        return torch.repeat_interleave(weights["scale"], torch.tensor(self.widths))
+
+    def pre_activations(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        return super().pre_activations(weights, x / self.scales(weights))
+
+    def output(self, weights: Mapping[str, Tensor], latents: Tensor, x: Tensor) -> Tensor:
+        return super().output(weights, latents, x) * self.scales(weights)
+
+
 def _cross_layer(
     layers: Mapping[str, tuple[int, int]], **arguments: sd.DecoderLayout | bool
 ) -> Callable[..., sd.Dictionary]:
@@ -271,11 +291,14 @@ KINDS = {
         writes=([[0, 1, 2], [3, 4, 5]], [[3, 4, 5]]),
         tied=True,
     ),
+    "crosscoder": CrosscoderCase(
+        lambda **parts: sd.Crosscoder({"0": 4, "1": 2}, N_LATENTS, **parts), lambda weights, x: x, widths=(4, 2)
+    ),
 }
 
 
-PLAIN_KINDS = [kind for kind, case in KINDS.items() if not isinstance(case, CrossLayerCase)]
-"""Kinds with one encoder matrix and one decoder matrix, as the files of other libraries hold them."""
+PLAIN_KINDS = [kind for kind, case in KINDS.items() if not isinstance(case, CrossLayerCase | CrosscoderCase)]
+"""Kinds for a single site, as the files of other libraries hold them."""
 
 ALL_PAIRS = [(kind, activation) for kind in KINDS for activation in ACTIVATIONS]
 """Every kind with every activation, for properties that depend on both."""
@@ -306,7 +329,7 @@ def make(
         for name, buffer in dictionary.named_buffers():
             if name.startswith("activation_state.threshold"):
                 buffer.fill_(THRESHOLD)
-            elif name in ("input_scale", "output_scale"):
+            elif name in ("input_scale", "output_scale", "scale"):
                 buffer.copy_(torch.linspace(0.8, 1.5, len(buffer)))
     return dictionary
 

@@ -35,6 +35,7 @@ from sparsedict.analysis import Calibration, Evaluation, SitesEvaluation, calibr
 from sparsedict.batches import ActivationBatch, Activations
 from sparsedict.data import ActivationStore, ActivationStream
 from sparsedict.dictionaries import (
+    Crosscoder,
     CrossLayerDistiller,
     CrossLayerTranscoder,
     DecoderLayout,
@@ -62,7 +63,7 @@ from sparsedict.norms import (
     PerPoint,
     UnitNorm,
 )
-from sparsedict.penalties import L0, L1, AuxK, Lp, NormWeighted, Penalty, Sqrt, TargetL0, WarmUp
+from sparsedict.penalties import L0, L1, AuxK, Lp, NormWeighted, Penalty, PointNormWeighted, Sqrt, TargetL0, WarmUp
 from sparsedict.sites import Neurons, Site, Sites
 from sparsedict.training import (
     Constant,
@@ -97,6 +98,7 @@ __all__ = [
     "Cosine",
     "CrossLayerDistiller",
     "CrossLayerTranscoder",
+    "Crosscoder",
     "DecoderLayout",
     "DecoderNorm",
     "Dictionary",
@@ -127,6 +129,7 @@ __all__ = [
     "Penalty",
     "PerLayer",
     "PerPoint",
+    "PointNormWeighted",
     "ReLU",
     "Recipe",
     "Resample",

@@ -29,7 +29,7 @@ def computed(form: Exported, x: Tensor) -> tuple[Tensor, Tensor]:
     return latents, output if form.skip is None else output + x @ form.skip.T
 
 
-@pytest.mark.parametrize("kind", cases.PLAIN_KINDS)
+@pytest.mark.parametrize("kind", [*cases.PLAIN_KINDS, "crosscoder"])
 @pytest.mark.parametrize("activation", ["relu", "jump_relu", "gelu", "top_k", "gated"])
 def test_the_form_computes_the_same(kind: str, activation: str) -> None:
     dictionary = cases.make(kind, activation)

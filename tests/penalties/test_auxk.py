@@ -56,7 +56,7 @@ def test_value_and_gradient_follow_the_formula(kind: str, k: int) -> None:
 def rows_of_latents(kind: str) -> dict[str, slice]:
     """Returns the latents that the rows of each weight belong to."""
     everything = slice(0, cases.N_LATENTS)
-    if kind in cases.PLAIN_KINDS:
+    if not isinstance(cases.KINDS[kind], cases.CrossLayerCase):
         return dict.fromkeys(("encoder", "encoder_bias", "decoder"), everything)
     layers = {"0": slice(0, 7), "1": slice(7, 12)}
     matrices = {f"{name}_{layer}": rows for layer, rows in layers.items() for name in ("encoder", "decoder")}

@@ -9,6 +9,7 @@ from sparsedict.analysis._ablated_error import AblatedError, ReconstructionError
 from sparsedict.analysis._calibrate import Calibration, calibrate_threshold
 from sparsedict.analysis._clusters import Clusters, clusters
 from sparsedict.analysis._correlation import SimulatorCorrelation, simulator_correlation
+from sparsedict.analysis._decoder_shares import DecoderShares, decoder_shares
 from sparsedict.analysis._dictionary_match import DictionaryMatch, match_dictionaries
 from sparsedict.analysis._evaluate import Evaluation, evaluate
 from sparsedict.analysis._firing import DeadLatents, FiringFrequencies, dead_latents, firing_frequencies, latent_means
@@ -24,6 +25,7 @@ __all__ = [
     "Calibration",
     "Clusters",
     "DeadLatents",
+    "DecoderShares",
     "DictionaryMatch",
     "DictionaryUse",
     "Evaluation",
@@ -41,6 +43,7 @@ __all__ = [
     "calibrate_threshold",
     "clusters",
     "dead_latents",
+    "decoder_shares",
     "evaluate",
     "firing_frequencies",
     "latent_means",

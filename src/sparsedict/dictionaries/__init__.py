@@ -3,6 +3,7 @@
 from sparsedict.dictionaries._autoencoder import InputOffset, SparseAutoencoder
 from sparsedict.dictionaries._blocks import Block, entries_at
 from sparsedict.dictionaries._cross_layer import CrossLayerDistiller, CrossLayerTranscoder
+from sparsedict.dictionaries._crosscoder import Crosscoder
 from sparsedict.dictionaries._dictionary import Dictionary, ForwardPass, Rows
 from sparsedict.dictionaries._distiller import SparseDistiller, Transcoder
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
@@ -17,6 +18,7 @@ __all__ = [
     "Block",
     "CrossLayerDistiller",
     "CrossLayerTranscoder",
+    "Crosscoder",
     "DENSE_SHARE",
     "DecoderLayout",
     "Dictionary",

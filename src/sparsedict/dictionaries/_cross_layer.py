@@ -97,6 +97,7 @@ class CrossLayerDistiller(Dictionary):
     ) -> None:
         self.layers: tuple[Layer, ...] = layers_of(layers)
         self.layer_sizes = latents_of(n_latents, self.layers)
+        self.point_widths = self.output_widths
         check_part("layout", layout, DecoderLayout, "sd.LaterLayers()")
         self.layout: DecoderLayout = layout
         self._ends = _targets(layout, self.layers)

@@ -455,6 +455,11 @@ class ForwardPass(Displayed):
         """Norm of each decoder row, differentiable."""
         return self.dictionary.decoder_norms()
 
+    @cached_property
+    def point_norms(self) -> Float[Tensor, "n_latents n_points"]:
+        """Norm of each decoder row at each point that the dictionary writes, differentiable."""
+        return self.dictionary.point_norms()
+
     def aligned(self, vector: Shaped[Tensor, " n_latents"]) -> Shaped[Tensor, "*entries"]:
         """Returns the values of a vector over latents at the entries."""
         return per_entry(vector, None if self.support is None else self.support.latents)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sparsedict import checks
 from sparsedict.activations import Activation
@@ -170,6 +172,16 @@ class EncoderDecoder(nn.Module):
     def decoder_norms(self) -> Float[Tensor, " n_latents"]:
         """Returns the norm of each decoder row, differentiable."""
         return torch.cat([block.norms() for block in self.blocks()])
+
+    def point_norms(self) -> Float[Tensor, "n_latents n_points"]:
+        """Returns the norm of each decoder row at each point that the dictionary writes, differentiable."""
+        widths = self.point_widths or (self.d_out,)
+        starts = list(accumulate(widths, initial=0))
+        found = []
+        for block in self.blocks():
+            first = starts.index(block.writes.start)
+            found.append(functional.pad(block.point_norms(), (first, len(widths) - first - len(block.widths))))
+        return torch.cat(found)
 
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """Returns the vectors that the encoder's matrix multiplies: the inputs by default."""

@@ -13,13 +13,14 @@ from sparsedict import activations, norms
 from sparsedict.activations import Activation
 from sparsedict.dictionaries._autoencoder import SparseAutoencoder
 from sparsedict.dictionaries._cross_layer import CrossLayerDistiller
+from sparsedict.dictionaries._crosscoder import Crosscoder
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._distiller import SparseDistiller
 from sparsedict.dictionaries._layout import LaterLayers, NextLayers, TiedDecoders
 from sparsedict.norms import DecoderNorm
 from sparsedict.storage import Description, Named, StorageError
 
-KINDS = (SparseAutoencoder, SparseDistiller, CrossLayerDistiller)
+KINDS = (SparseAutoencoder, SparseDistiller, CrossLayerDistiller, Crosscoder)
 _PARTS = (
     *(
         found

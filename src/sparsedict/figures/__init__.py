@@ -14,6 +14,7 @@ from sparsedict.figures._pairs import (
     shared_latents,
 )
 from sparsedict.figures._save import save
+from sparsedict.figures._shares import decoder_shares
 from sparsedict.figures._similarity import decoder_similarity, encoder_similarity
 from sparsedict.figures._training import training_curves
 from sparsedict.figures.palette import Palette
@@ -27,6 +28,7 @@ __all__ = [
     "cosine_histograms",
     "cosine_map",
     "curves",
+    "decoder_shares",
     "decoder_similarity",
     "encoder_similarity",
     "firing_frequency",

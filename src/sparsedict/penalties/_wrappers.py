@@ -39,6 +39,38 @@ class NormWeighted(Penalty):
 
 
 @dataclass(frozen=True, eq=False)
+class PointNormWeighted(Penalty):
+    """A penalty on ``a * sum |decoder row at a point|`` instead of ``a``, with the sum over all written points.
+
+    For a dictionary over several points, such as `Crosscoder`. Unlike the norm of the whole row in `NormWeighted`, the
+    sum of norms sets the row at a point to zero where the latent contributes little. Latents then look exclusive to the
+    other points, even if all points share their feature.
+
+    Args:
+        penalty: The penalty.
+
+    Source: Lindsey et al., "Sparse Crosscoders for Cross-Layer Features and Model Diffing", 2024.
+
+    Example:
+        >>> import sparsedict as sd
+        >>> sd.PointNormWeighted(sd.L1(0.2))
+        PointNormWeighted(penalty=L1(coefficient=0.2))
+    """
+
+    penalty: LatentPenalty
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.penalty, LatentPenalty):
+            raise TypeError(f"`penalty` must be a LatentPenalty such as `sd.L1(0.2)`, got {self.penalty!r}.")
+
+    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
+        return self.penalty.for_values(out, out.values * out.aligned(out.point_norms.sum(dim=-1)))
+
+    def check(self, dictionary: Dictionary) -> None:
+        self.penalty.check_cost(dictionary)
+
+
+@dataclass(frozen=True, eq=False)
 class WarmUp(Penalty):
     """A penalty whose weight increases linearly from 0 to 1 over the first steps.
 
