@@ -93,7 +93,7 @@ def test_a_long_history_shows_at_most_twenty_records_and_the_last() -> None:
     assert short(history.last.loss) in text
 
 
-def test_what_takes_an_mlp_apart_found_is_short_and_a_table_in_a_notebook() -> None:
+def test_a_decomposition_has_a_short_repr_and_a_table_in_a_notebook() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         torch.nn.Embedding(10, 4),
@@ -120,7 +120,7 @@ def test_what_takes_an_mlp_apart_found_is_short_and_a_table_in_a_notebook() -> N
         f">{word}</td>" in page
         for word in ("distiller", "autoencoder", f"{found.results['distiller'].evaluation.fvu:.4f}")
     )
-    assert "<p>Never fired: of 32 latents" in page
+    assert "<p>Never fired: those of the 32 latents" in page
     assert "FVU" in found.results["distiller"]._repr_html_()
 
 

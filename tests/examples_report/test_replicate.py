@@ -67,7 +67,7 @@ def test_the_page_says_what_the_run_was_asked_to_do(folder: Path) -> None:
 
 def test_a_run_that_was_stopped_measures_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replicate(experiment_of(), tmp_path, studies=SOME[:1], progress=False)
-    assert "still to come" not in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "pending" not in (tmp_path / "index.html").read_text(encoding="utf-8")
     measured: list[str] = []
     measure = SameNeuron.measure
 
@@ -89,7 +89,7 @@ def test_the_page_is_there_as_soon_as_there_is_one_result(tmp_path: Path, monkey
     monkeypatch.setattr(SameNeuron, "measure", stop)
     with pytest.raises(KeyboardInterrupt):
         replicate(experiment_of(), tmp_path, studies=SOME, progress=False)
-    assert "still to come" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "pending" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_time_of_a_study_that_was_stopped_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,9 @@ class Decomposition(Displayed):
             reasons = (result.evaluation.note for result in self.results.values())
             lines += dict.fromkeys(reason for reason in reasons if reason is not None)
         n_latents, n_tokens = self.settings["n_latents"], first.firing.n_tokens
-        lines.append(f"Never fired: latents, of {n_latents:,}, that are zero on all {n_tokens:,} held-out tokens.")
+        lines.append(
+            f"Never fired: those of the {n_latents:,} latents that are zero on all {n_tokens:,} held-out tokens."
+        )
         if self.note is None:
             lines.append(
                 f"Simulators: other latents with a decoder cosine above {inspection['threshold']} with a neuron of the "
