@@ -16,6 +16,7 @@ from sparsedict.data._packing import Bos, Texts
 from sparsedict.data._site_capture import takes_mask
 from sparsedict.data._store import ActivationStore
 from sparsedict.data._stream import ActivationStream
+from sparsedict.data._synthetic_layers import ComputedFeature, SyntheticLayers
 from sparsedict.data._tokens import BlockSize, TokenSource
 from sparsedict.data._user_data import as_batches
 from sparsedict.data.synthetic import SyntheticFeatures
@@ -26,7 +27,9 @@ __all__ = [
     "Batches",
     "BlockSize",
     "Bos",
+    "ComputedFeature",
     "SyntheticFeatures",
+    "SyntheticLayers",
     "Texts",
     "TokenSource",
     "as_batches",
