@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from sparsedict.data import (
     _store_description,
     _store_writer,
     _stored_rows,
+    _stored_sites,
 )
+from sparsedict.data._columns import columns_of, quantised
 from sparsedict.data._shards import BLOCK
 from sparsedict.storage import StorageError
 
@@ -35,6 +38,7 @@ from ._models import Counted, ids, site, unique
 
 N_TOKENS = 4096
 BYTES_PER_TOKEN = 24
+COLUMNS = columns_of((("inputs", 3), ("outputs", 3)), torch.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +144,8 @@ def test_tokens_mix_as_the_documentation_says(folder: Path) -> None:
 def test_memory_is_bounded_by_the_buffer(folder: Path, buffer_size: int) -> None:
     rows = _stored_rows.StoredRows(ActivationStore(folder)._shards, 0, buffer_size, torch.float32, None)
     assert max(len(chunk) for chunk in rows.chunks(0, (0, 0))) <= buffer_size
-    assert sum(column.numel() for column in rows._columns) <= 6 * buffer_size
+    assert rows._decoder is not None
+    assert sum(tensor.numel() for tensor in rows._decoder.tensors.values()) <= (3 + 3 + 2) * buffer_size
 
 
 def test_fit_trains_on_a_store_as_on_a_stream(folder: Path) -> None:
@@ -169,7 +174,7 @@ def test_several_sites_are_stored_once_and_served_by_name(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="`d_in` needs a store with a single site"):
         _ = store.d_in
     with safe_open(tmp_path / "activations-000000.safetensors", framework="np") as file:
-        assert sorted(file.keys()) == ["a/inputs", "a/outputs", "c/outputs", "checksums"]
+        assert sorted(file.keys()) == ["a/inputs", "a/outputs", "c/outputs", "checksums", "positions", "tokens"]
     batch = next(iter(store))
     assert torch.equal(batch.site("b").outputs, batch.site("a").inputs)
     assert torch.equal(batch.site("c").inputs, batch.site("a").outputs)
@@ -328,7 +333,7 @@ def test_the_size_is_told_before_anything_is_written(
 
 def test_a_damaged_block_is_named_at_its_first_read(folder: Path) -> None:
     file = folder / "activations-000002.safetensors"
-    header = _shards.read_header(folder, file.name, (("inputs", 3), ("outputs", 3)), torch.float32)
+    header = _shards.read_header(folder, file.name, COLUMNS)
     content = bytearray(file.read_bytes())
     content[header.offsets[1] + 12 * 600 + 5] ^= 1
     file.write_bytes(content)
@@ -348,7 +353,7 @@ def test_a_damaged_block_is_named_at_its_first_read(folder: Path) -> None:
 
 def test_damaged_checksums_are_noticed(folder: Path) -> None:
     file = folder / "activations-000001.safetensors"
-    header = _shards.read_header(folder, file.name, (("inputs", 3), ("outputs", 3)), torch.float32)
+    header = _shards.read_header(folder, file.name, COLUMNS)
     content = bytearray(file.read_bytes())
     content[header.offsets[-1]] ^= 1
     file.write_bytes(content)
@@ -487,3 +492,75 @@ def test_the_type_is_that_of_the_site_not_of_the_model_s_first_weights(tmp_path:
     embed.register_forward_hook(lambda _module, _given, found: found.float())
     made = ActivationStream(site(model), unique(8, 32), batch_size=64)
     assert made.save_to(tmp_path, progress=False).dtype == torch.float32
+
+
+def test_token_ids_and_positions_are_stored(folder: Path) -> None:
+    for batch in ActivationStore(folder, batch_size=300):
+        assert batch.tokens is not None
+        assert batch.positions is not None
+        assert batch.tokens.dtype == batch.positions.dtype == torch.int64
+        # Tokens are numbered row by row, and the inputs are a function of the token.
+        assert batch.tokens.tolist() == ids(batch)
+        assert torch.equal(batch.positions, batch.tokens % 32)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e20])
+def test_int8_is_off_by_at_most_half_a_step(scale: float) -> None:
+    rows = torch.randn(50, 7) * scale
+    rows[3] = 0.0
+    steps, scales = quantised(rows)
+    assert steps.abs().amax(-1).tolist() == [0 if i == 3 else 127 for i in range(50)]
+    error = (steps.double() * scales.double() - rows.double()).abs()
+    assert (error <= 0.5001 * scales).all()
+
+
+def test_a_store_in_int8(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    exact = stream().save_to(tmp_path / "exact", progress=False)
+    torch.manual_seed(0)
+    store = stream().save_to(tmp_path / "int8", dtype=torch.int8, progress=False)
+    assert store.dtype == torch.float32
+    assert store.bytes_per_token == 6 * 1 + 2 * 4 + 2 * 4
+    by_token = {int(t): y for batch in exact for t, y in zip(batch.tokens, batch.outputs, strict=True)}
+    for batch in store:
+        assert batch.outputs.dtype == torch.float32
+        wanted = torch.stack([by_token[int(token)] for token in batch.tokens])
+        step = wanted.abs().amax(-1, keepdim=True) / 127
+        assert ((batch.outputs - wanted).abs() <= 0.5001 * step).all()
+    store.verify()
+
+
+def test_an_interrupted_store_in_int8_continues_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_store_description, "SHARD_BYTES", 4 * BLOCK * 6)
+    contents = []
+    for name in ("whole", "continued"):
+        torch.manual_seed(0)
+        made = stream()
+        made.save_to(tmp_path / name, dtype=torch.int8, progress=False)
+        if name == "continued":
+            (tmp_path / name / "activations-000002.safetensors").unlink()
+            made.save_to(tmp_path / name, dtype=torch.int8, progress=False)
+        contents.append([file.read_bytes() for file in sorted((tmp_path / name).iterdir())])
+    assert contents[0] == contents[1]
+
+
+def test_an_interrupted_store_of_version_1_continues_in_version_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    made = stream()
+    with monkeypatch.context() as earlier:
+        version_1 = partial(_store_description.StoreDescription, format_version=1)
+        earlier.setattr(_stored_sites, "StoreDescription", version_1)
+        made.save_to(tmp_path, progress=False)
+    assert json.loads((tmp_path / "activations.json").read_text())["format_version"] == 1
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.suffix == ".safetensors"}
+    (tmp_path / "activations-000001.safetensors").unlink()
+    store = made.save_to(tmp_path, progress=False)
+    assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.suffix == ".safetensors"}
+    batch = next(iter(store))
+    assert batch.tokens is None
+    with pytest.raises(ValueError, match="has `dtype`"):
+        made.save_to(tmp_path, dtype=torch.int8, progress=False)

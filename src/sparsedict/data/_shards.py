@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sparsedict.data._columns import DTYPES, Column, raw, raw_type
 from sparsedict.storage import StorageError, parse_json, regular_file, replace_file
 
 BLOCK = 256
@@ -25,19 +26,11 @@ BLOCK = 256
 
 CHECKSUMS = "checksums"
 METADATA = "sparsedict"
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _MAX_HEADER = 2**20
-_RAW = {4: np.uint32, 2: np.uint16}
-"""NumPy integer types by size in bytes, since NumPy has no bfloat16."""
 
 
 def shard_name(index: int) -> str:
     return f"activations-{index:06d}.safetensors"
-
-
-def raw(rows: Tensor) -> NDArray[Any]:
-    """Returns rows on the CPU as integers of the same size, without copying."""
-    return rows.view({4: torch.int32, 2: torch.int16}[rows.dtype.itemsize]).numpy().view(_RAW[rows.dtype.itemsize])
 
 
 def checksums(columns: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
@@ -105,14 +98,13 @@ class ShardHeader:
         return -(-self.n_rows // BLOCK)
 
 
-def read_header(folder: Path, name: str, columns: Sequence[tuple[str, int]], dtype: torch.dtype) -> ShardHeader:
+def read_header(folder: Path, name: str, columns: Sequence[Column]) -> ShardHeader:
     """Reads and checks the header of a shard.
 
     Args:
         folder: Folder of the store.
         name: Name of the file.
-        columns: Required names and widths of the columns.
-        dtype: Required type of the columns.
+        columns: Required columns.
 
     Raises:
         StorageError: If the file is missing, truncated or damaged, or has other columns.
@@ -131,13 +123,14 @@ def read_header(folder: Path, name: str, columns: Sequence[tuple[str, int]], dty
         document = parse_json(stream.read(length), str(file))
     try:
         metadata = document["__metadata__"]
-        n_rows = document[columns[0][0]]["shape"][0]
-        code = {found: code for code, found in DTYPES.items()}[dtype]
-        shapes = [(column, code, [n_rows, width]) for column, width in columns]
+        n_rows = document[columns[0].name]["shape"][0]
+        codes = {dtype: code for code, dtype in DTYPES.items()}
+        shapes = [(column.name, codes[column.dtype], [n_rows, column.width]) for column in columns]
         shapes.append((CHECKSUMS, "I64", [-(-n_rows // BLOCK), len(columns)]))
         spans = [document[column]["data_offsets"] for column, _, _ in shapes]
         found = [(column, document[column]["dtype"], document[column]["shape"]) for column, _, _ in shapes]
-        wanted = [dtype.itemsize * n_rows * width for _, width in columns] + [8 * len(columns) * -(-n_rows // BLOCK)]
+        wanted = [n_rows * column.bytes_per_token for column in columns]
+        wanted.append(8 * len(columns) * -(-n_rows // BLOCK))
         end = 8 + length + max(stop for _, stop in spans)
         sizes = [stop - start for start, stop in spans]
         fits = found == shapes and sizes == wanted and all(start >= 0 for start, _ in spans)
@@ -162,28 +155,26 @@ class MappedShard:
 
     Args:
         header: Header of the shard.
-        widths: Widths of the columns.
-        dtype: Type of the columns.
+        columns: Columns of the shard.
 
     Raises:
         StorageError: If the checksums don't match the digest.
     """
 
-    def __init__(self, header: ShardHeader, widths: Sequence[int], dtype: torch.dtype) -> None:
+    def __init__(self, header: ShardHeader, columns: Sequence[Column]) -> None:
         self.header = header
         with header.file.open("rb") as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         if len(self._map) < header.offsets[-1]:
             raise StorageError(f"{header.file} is truncated.")
         n_rows = header.n_rows
-        kind = _RAW[dtype.itemsize]
         self.columns = [
-            np.frombuffer(self._map, kind, n_rows * width, offset).reshape(n_rows, width)
-            for width, offset in zip(widths, header.offsets[:-1], strict=True)
+            np.frombuffer(self._map, raw_type(c.dtype), n_rows * c.width, offset).reshape(n_rows, c.width)
+            for c, offset in zip(columns, header.offsets[:-1], strict=True)
         ]
-        n_checks = header.n_blocks * len(widths)
+        n_checks = header.n_blocks * len(columns)
         checks = np.frombuffer(self._map, np.int64, n_checks, header.offsets[-1])
-        self._checks = checks.reshape(header.n_blocks, len(widths))
+        self._checks = checks.reshape(header.n_blocks, len(columns))
         if digest_of(self._checks, n_rows) != header.digest:
             raise StorageError(f"{header.file} is damaged: its checksums differ from the written ones.")
 
@@ -202,6 +193,10 @@ class MappedShard:
                     "written. Copy the file again, or delete it and call `save_to` again, which only writes missing "
                     "shards."
                 )
+
+    def rows(self, block: int) -> list[NDArray[Any]]:
+        """Returns the rows of a block, by column."""
+        return [column[block * BLOCK : (block + 1) * BLOCK] for column in self.columns]
 
     def expect(self, block: int) -> None:
         """Advises the operating system that a block will be read soon."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sparsedict import checks
+from sparsedict.data._columns import decoded_dtype
 from sparsedict.data._source import ActivationSource
 from sparsedict.data._store_description import FILE, StoreDescription
 from sparsedict.data._stored_rows import Shards, StoredRows
@@ -36,7 +37,7 @@ class ActivationStore(ActivationSource):
         seed: Seed of the shuffling.
         buffer_size: Number of tokens in the buffer; by default 256 MiB of them, and at least four batches. A store
             that fits into the buffer is read only once per iterator.
-        dtype: Type of the activations; by default the stored type.
+        dtype: Type of the activations; by default the stored type, and float32 for int8.
         device: Device of the batches; by default the CPU.
         verify: Whether to verify blocks by their checksums.
 
@@ -73,7 +74,9 @@ class ActivationStore(ActivationSource):
         self.folder: Path = checks.path("folder", folder)
         self._description = _complete(self.folder)
         self.bytes_per_token: int = self._description.bytes_per_token
-        self.buffer_size: int = self._checked_buffer(buffer_size, BUFFER_BYTES // self.bytes_per_token, self.n_tokens)
+        self.buffer_size: int = self._checked_buffer(
+            buffer_size, BUFFER_BYTES // self._description.buffer_bytes_per_token, self.n_tokens
+        )
         self._shards = Shards(self.folder, self._description, verify)
         self._dtype, self._device = dtype, None if device is None else torch.device(device)
 
@@ -121,7 +124,7 @@ class ActivationStore(ActivationSource):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the activations in batches."""
-        return self._dtype or self._description.dtype
+        return self._dtype or decoded_dtype(self._description.dtype)
 
     def __repr__(self) -> str:
         held = f"{self.n_tokens:,} tokens of {len(self._description.sites)} sites, {self.n_bytes / 2**20:,.1f} MiB"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,26 @@ from typing import Any
 import torch
 
 from sparsedict.batches import ROLES, point_name
-from sparsedict.data._shards import BLOCK, DTYPES, shard_name
+from sparsedict.data._columns import PER_TOKEN, STORED_DTYPES, Column, columns_of, decoded_dtype
+from sparsedict.data._shards import BLOCK, shard_name
 from sparsedict.storage import Reader, StorageError, installed_version, read_json, regular_file, replace_file
 
 FILE = "activations.json"
 FORMAT = "sparsedict activations"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_BYTES = 64 * 2**20
 SHARD_BYTES = 2**28
-_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
+_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in STORED_DTYPES}
 
 
-def tokens_per_shard(bytes_per_token: int) -> int:
-    """Returns the number of tokens in a shard of about 256 MiB, a multiple of the block size."""
+def tokens_per_shard(activations: Sequence[tuple[str, int]], dtype: torch.dtype) -> int:
+    """Returns the number of tokens whose activations take about 256 MiB, a multiple of the block size.
+
+    Args:
+        activations: Name and width of each stored tensor.
+        dtype: Type in which activations are stored.
+    """
+    bytes_per_token = sum(width for _, width in activations) * dtype.itemsize
     return max(1, SHARD_BYTES // bytes_per_token // BLOCK) * BLOCK
 
 
@@ -33,18 +40,20 @@ class StoreDescription:
     """The description of a store.
 
     Attributes:
-        columns: Name and width of each column. A tensor that several points share is stored once.
-        sites: Columns and metadata of each site by name. A single site may have an empty name.
-        dtype: Type of the columns.
+        activations: Name and width of each stored tensor of activations. A tensor that several points share is stored
+            once.
+        sites: Indices of tensors, and metadata, of each site by name. A single site may have an empty name.
+        dtype: Type in which activations are stored.
         n_tokens: Total number of tokens, as planned until the store is complete.
         tokens_per_shard: Number of tokens in every shard except the last.
         origin: Description of the tokens.
         made_by: Settings that determine the activations. They must be the same to continue writing.
         shards: Digests of the shards of a complete store; ``None`` before.
         library_version: The version that wrote the store.
+        format_version: Version of the format. Version 1 has no token ids and positions.
     """
 
-    columns: tuple[tuple[str, int], ...]
+    activations: tuple[tuple[str, int], ...]
     sites: Mapping[str, Mapping[str, Any]]
     dtype: torch.dtype
     n_tokens: int
@@ -53,10 +62,17 @@ class StoreDescription:
     made_by: Mapping[str, Any]
     shards: tuple[str, ...] | None = None
     library_version: str = field(default_factory=installed_version)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of a shard."""
+        columns = columns_of(self.activations, self.dtype)
+        return columns if self.format_version > 1 else columns[: -len(PER_TOKEN)]
 
     @property
     def points(self) -> dict[str, int]:
-        """The index of the column of each point."""
+        """The index of the tensor of each point."""
         return {
             point_name(name, role): site[role]
             for name, site in self.sites.items()
@@ -66,7 +82,8 @@ class StoreDescription:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        return tuple(width for _, width in self.columns)
+        """Widths of the tensors of activations."""
+        return tuple(width for _, width in self.activations)
 
     @property
     def n_shards(self) -> int:
@@ -74,7 +91,12 @@ class StoreDescription:
 
     @property
     def bytes_per_token(self) -> int:
-        return sum(self.widths) * self.dtype.itemsize
+        return sum(column.bytes_per_token for column in self.columns)
+
+    @property
+    def buffer_bytes_per_token(self) -> int:
+        """Memory of a token in a buffer, in bytes."""
+        return sum(column.width * decoded_dtype(column.dtype).itemsize for column in self.columns)
 
     @property
     def n_bytes(self) -> int:
@@ -86,7 +108,13 @@ class StoreDescription:
         return [shard_name(index) for index in range(self.n_shards)]
 
     def write(self, folder: Path) -> None:
-        document = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        fields = dataclasses.asdict(self)
+        document = {
+            "format": FORMAT,
+            "format_version": fields.pop("format_version"),
+            "columns": fields.pop("activations"),
+            **fields,
+        }
         document["dtype"] = str(self.dtype).removeprefix("torch.")
         text = json.dumps(document, indent=1, allow_nan=False)
 
@@ -111,13 +139,13 @@ class StoreDescription:
         read = Reader(document, str(file))
         read.text("format")
         version = read.integer("format_version")
-        if version != FORMAT_VERSION:
+        if not 1 <= version <= FORMAT_VERSION:
             raise StorageError(
-                f"{file} has format version {version}, but sparsedict {installed_version()} reads version "
+                f"{file} has format version {version}, but sparsedict {installed_version()} reads versions 1 to "
                 f"{FORMAT_VERSION}. Upgrade sparsedict."
             )
         description = cls(
-            columns=_columns(read),
+            activations=_activations(read),
             sites=read.mapping("sites"),
             dtype=_dtype(read),
             n_tokens=_positive(read, "n_tokens"),
@@ -126,6 +154,7 @@ class StoreDescription:
             made_by=read.mapping("made_by"),
             shards=_shards(read),
             library_version=read.text("library_version"),
+            format_version=version,
         )
         read.finish()
         _check_sites(description, read)
@@ -136,7 +165,7 @@ class StoreDescription:
         return description
 
 
-def _columns(read: Reader) -> tuple[tuple[str, int], ...]:
+def _activations(read: Reader) -> tuple[tuple[str, int], ...]:
     columns = []
     for column in read.rows("columns"):
         fine = isinstance(column, list) and len(column) == 2 and isinstance(column[0], str)
@@ -172,7 +201,7 @@ def _shards(read: Reader) -> tuple[str, ...] | None:
 
 
 def _check_sites(description: StoreDescription, read: Reader) -> None:
-    sites, n_columns = description.sites, len(description.columns)
+    sites, n_columns = description.sites, len(description.activations)
     if not sites or ("" in sites and len(sites) > 1):
         raise StorageError(f"{read.source}: `sites` must have a single site without a name, or sites with names.")
     for name, site in sites.items():

@@ -12,17 +12,19 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sparsedict.batches import Activations
 from sparsedict.data._batches import Batches, RowSource
+from sparsedict.data._columns import PER_TOKEN, encoded
 from sparsedict.data._shards import ShardHeader, read_header, shard_name, write_shard
 from sparsedict.data._store_description import FILE, StoreDescription
 from sparsedict.progress import progress_bar
 from sparsedict.storage import StorageError, release_lock, take_lock
 
 LOCK = ".lock"
+SAME = ("activations", "dtype", "tokens_per_shard")
+"""Attributes of a description that must be the same to continue writing."""
 
 
 def write_store(folder: Path, description: StoreDescription, rows: RowSource, seed: int, progress: bool) -> None:
@@ -59,6 +61,7 @@ def _opened(folder: Path, wanted: StoreDescription) -> tuple[StoreDescription, l
     """Returns the description to use, the existing shards, and whether the store is complete."""
     found = StoreDescription.read(folder) if folder.is_dir() else None
     if found is not None:
+        wanted = replace(wanted, format_version=found.format_version)
         _check_same(folder, found, wanted)
         if found.shards is not None:
             wanted = replace(wanted, n_tokens=found.n_tokens)
@@ -105,11 +108,11 @@ def _write_missing(
     with progress_bar("store", total=description.n_tokens, initial=n_done, shown=progress) as bar:
         for index, batch, state in _missing(shards, description, rows, seed):
             left = description.n_tokens - index * description.tokens_per_shard
-            columns = _stored(batch, description, left)
-            names = [name for name, _ in description.columns]
+            columns = encoded(_values(batch.rows(slice(0, left)), description), description.columns)
+            names = [column.name for column in description.columns]
             name = shard_name(index)
             write_shard(folder / name, names, columns, {"index": index, "state": state})
-            shards[index] = read_header(folder, name, description.columns, description.dtype)
+            shards[index] = read_header(folder, name, description.columns)
             bar.update(len(columns[0]))
     whole = list(takewhile(lambda shard: shard is not None, shards))
     digests = tuple(shard.digest for shard in whole if shard)
@@ -139,21 +142,11 @@ def _missing(
         yield index, batch, batches.state_dict()
 
 
-def _stored(batch: Activations, description: StoreDescription, n_rows: int) -> list[Tensor]:
-    columns: dict[int, Tensor] = {}
-    for point, column in description.points.items():
-        columns.setdefault(column, batch[point])
-    stored: list[Tensor] = []
-    for index, (name, _) in enumerate(description.columns):
-        rows = columns[index][:n_rows].to("cpu", description.dtype).contiguous()
-        # Safetensors rejects one tensor under two names.
-        rows = rows.clone() if any(rows.data_ptr() == other.data_ptr() for other in stored) else rows
-        if description.dtype == torch.float16 and not bool(rows.isfinite().all()):
-            raise ValueError(
-                f"`dtype` must cover the range of the activations, but {name!r} overflows float16. Use torch.bfloat16."
-            )
-        stored.append(rows)
-    return stored
+def _values(batch: Activations, description: StoreDescription) -> dict[str, Tensor]:
+    """Returns the activations, token ids and positions of a batch by the name of their column."""
+    names = [name for name, _ in description.activations]
+    values = {names[index]: batch[point] for point, index in description.points.items()}
+    return values | {name: getattr(batch, name) for name in PER_TOKEN}
 
 
 def _existing(folder: Path, found: StoreDescription | None, wanted: StoreDescription) -> list[ShardHeader | None]:
@@ -164,7 +157,7 @@ def _existing(folder: Path, found: StoreDescription | None, wanted: StoreDescrip
     for index, name in enumerate(wanted.names()):
         n_rows = min(wanted.tokens_per_shard, wanted.n_tokens - index * wanted.tokens_per_shard)
         try:
-            header = read_header(folder, name, wanted.columns, wanted.dtype)
+            header = read_header(folder, name, wanted.columns)
         except StorageError:
             shards.append(None)
             continue
@@ -175,7 +168,7 @@ def _existing(folder: Path, found: StoreDescription | None, wanted: StoreDescrip
 
 
 def _check_same(folder: Path, found: StoreDescription, wanted: StoreDescription) -> None:
-    pairs = [(name, getattr(found, name), getattr(wanted, name)) for name in ("columns", "dtype", "tokens_per_shard")]
+    pairs = [(name, getattr(found, name), getattr(wanted, name)) for name in SAME]
     pairs.append(("sites", _plain(found.sites), _plain(wanted.sites)))
     pairs += [(name, found.made_by.get(name), wanted.made_by.get(name)) for name in {**wanted.made_by, **found.made_by}]
     for name, theirs, ours in pairs:
@@ -208,6 +201,6 @@ def _check_room(folder: Path, description: StoreDescription, n_done: int) -> Non
         raise OSError(
             errno.ENOSPC,
             f"The store needs {needed / 2**30:,.2f} GiB more, but the disk has only {free / 2**30:,.2f} GiB free. "
-            "Store fewer tokens (`n_tokens`) or use bfloat16 (`dtype`).",
+            "Store fewer tokens (`n_tokens`), or use bfloat16 or int8 (`dtype`).",
             str(folder),
         )

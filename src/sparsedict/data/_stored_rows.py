@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from sparsedict.batches import Activations
 from sparsedict.data._batches import BEGINNING, Chunk, Position, RowSource
-from sparsedict.data._shards import BLOCK, MappedShard, ShardHeader, raw, read_header
+from sparsedict.data._columns import PER_TOKEN, Decoder
+from sparsedict.data._shards import BLOCK, MappedShard, ShardHeader, read_header
 from sparsedict.data._store_description import FILE, StoreDescription
 from sparsedict.seeds import permutation
 from sparsedict.storage import StorageError
@@ -41,7 +43,7 @@ class Shards:
         self._headers: list[ShardHeader] = []
         left = description.n_tokens
         for name, digest in zip(description.names(), description.shards or (), strict=True):
-            header = read_header(folder, name, description.columns, description.dtype)
+            header = read_header(folder, name, description.columns)
             if header.n_rows != min(left, description.tokens_per_shard) or header.digest != digest:
                 raise StorageError(f"{header.file} is a shard of another store: its digest isn't in {FILE}.")
             left -= header.n_rows
@@ -66,25 +68,17 @@ class Shards:
         else:
             if len(self._mapped) >= MAX_MAPPED:
                 self._mapped.popitem(last=False)
-            self._mapped[shard] = MappedShard(self._headers[shard], self.description.widths, self.description.dtype)
+            self._mapped[shard] = MappedShard(self._headers[shard], self.description.columns)
         return self._mapped[shard]
 
-    def n_rows(self, index: int) -> int:
-        """Returns the number of rows of a block."""
-        shard, block = self.locate(index)
-        return min(BLOCK, self._headers[shard].n_rows - block * BLOCK)
-
-    def copy(self, index: int, columns: list[np.ndarray], row: int) -> int:
-        """Copies a block to ``row`` of columns, and returns the row after it."""
+    def rows(self, index: int) -> list[NDArray[Any]]:
+        """Returns the rows of a block, by column."""
         shard, block = self.locate(index)
         mapped = self.mapped(shard)
         if self._unverified[index]:
             mapped.check(block)
             self._unverified[index] = False
-        stop = row + self.n_rows(index)
-        for source, target in zip(mapped.columns, columns, strict=True):
-            target[row:stop] = source[block * BLOCK : block * BLOCK + stop - row]
-        return stop
+        return mapped.rows(block)
 
     def expect(self, indices: list[int]) -> None:
         """Advises the operating system that blocks will be read soon."""
@@ -121,7 +115,7 @@ class StoredRows(RowSource):
         n_chunks = -(-shards.n_blocks // max(1, buffer_size // BLOCK))
         self._n_blocks = -(-shards.n_blocks // n_chunks)
         self._resident = n_chunks == 1
-        self._columns: tuple[Tensor, ...] = ()
+        self._decoder: Decoder | None = None
         self._is_filled = False
 
     def chunks(self, epoch: int, start: Position, max_rows: int | None = None) -> Iterator[Chunk]:
@@ -134,7 +128,7 @@ class StoredRows(RowSource):
             return
         n_blocks = self._shards.n_blocks
         if not self._is_filled:
-            self._fill(list(range(n_blocks)))
+            self._fill(range(n_blocks))
             self._is_filled = True
         yield self._chunk(self.n_tokens or 0, epoch, start, (n_blocks, 0))
 
@@ -148,24 +142,28 @@ class StoredRows(RowSource):
             self._shards.expect(order[low + self._n_blocks : low + 2 * self._n_blocks])
             yield self._chunk(n_rows, epoch, (low, 0), (low + len(chosen), 0))
 
-    def _fill(self, blocks: list[int]) -> int:
-        if not self._columns:
+    def _fill(self, blocks: Iterable[int]) -> int:
+        """Decodes blocks into the buffer, and returns their number of rows."""
+        if self._decoder is None:
             description = self._shards.description
-            n_rows = min(self._n_blocks * BLOCK, description.n_tokens)
-            self._columns = tuple(
-                torch.empty(n_rows, width, dtype=description.dtype, device="cpu") for width in description.widths
-            )
-        targets = [raw(column) for column in self._columns]
+            self._decoder = Decoder(description.columns, min(self._n_blocks * BLOCK, description.n_tokens))
         row = 0
         for index in blocks:
-            row = self._shards.copy(index, targets, row)
+            row = self._decoder.write(row, self._shards.rows(index))
         return row
 
     def _chunk(self, n_rows: int, epoch: int, start: Position, end: Position) -> Chunk:
         order = permutation(n_rows, self._seed, epoch, _ROWS, *start)
-        columns = [column[:n_rows] for column in self._columns]
-        held = Activations({point: columns[column] for point, column in self._columns_of.items()})
+        assert self._decoder is not None  # filled before
+        tensors = {name: tensor[:n_rows] for name, tensor in self._decoder.tensors.items()}
+        names = [name for name, _ in self._shards.description.activations]
+        held = Activations({point: tensors[names[index]] for point, index in self._columns_of.items()})
+        held.tokens, held.positions = (tensors[name].squeeze(1) if name in tensors else None for name in PER_TOKEN)
         return Chunk(held, order, start, end)
 
     def finalize(self, batch: Activations) -> Activations:
-        return batch.to(self._device, self._dtype)
+        batch = batch.to(self._device, self._dtype)
+        for name in PER_TOKEN:
+            value = getattr(batch, name)
+            setattr(batch, name, None if value is None else value.long())
+        return batch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 
 from sparsedict import checks
 from sparsedict.batches import Activations, identity, point_name
-from sparsedict.data._shards import DTYPES
+from sparsedict.data._columns import STORED_DTYPES
 from sparsedict.data._site_capture import SiteCapture
 from sparsedict.data._site_metadata import site_metadata
 from sparsedict.data._store_description import StoreDescription, tokens_per_shard
@@ -120,8 +119,8 @@ def plan_store(
         ValueError: If ``n_tokens`` is required, or ``dtype`` isn't supported.
     """
     dtype = dtype or capture.dtype or dtype_of_weights(capture.sites.values())
-    if dtype not in DTYPES.values():
-        raise ValueError(f"`dtype` must be one of {', '.join(map(str, DTYPES.values()))}, got {dtype}.")
+    if dtype not in STORED_DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(map(str, STORED_DTYPES))}, got {dtype}.")
     if n_tokens is None and known is None:
         raise ValueError(
             "`n_tokens` must be an integer if the number of tokens of a pass is unknown in advance, got None."
@@ -129,13 +128,13 @@ def plan_store(
     wanted = known if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
     assert wanted is not None
     metadata, captured = fingerprint(capture, tokens, size)
-    columns, sites = stored_sites(capture, captured)
-    description = StoreDescription(
-        columns=columns,
+    activations, sites = stored_sites(capture, captured)
+    return StoreDescription(
+        activations=activations,
         sites=sites,
         dtype=dtype,
         n_tokens=wanted if known is None else min(wanted, known),
-        tokens_per_shard=1,
+        tokens_per_shard=tokens_per_shard(activations, dtype),
         origin=tokens.origin,
         made_by={
             "tokens": tokens.origin,
@@ -145,4 +144,3 @@ def plan_store(
             **metadata,
         },
     )
-    return replace(description, tokens_per_shard=tokens_per_shard(description.bytes_per_token))

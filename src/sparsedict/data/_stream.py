@@ -185,14 +185,15 @@ class ActivationStream(ActivationSource):
         """Writes the activations of one pass to a folder, for any number of training runs.
 
         The folder contains safetensors files of about 256 MiB, with a checksum for every 256 tokens, and a description
-        in JSON. The tokens are in the order of the stream. If writing was interrupted, another call with the same
-        stream continues it. The resulting files are bit-identical on the same machine. A complete folder isn't changed.
+        in JSON. The tokens are in the order of the stream, with their ids and positions. If writing was interrupted,
+        another call with the same stream continues it. The resulting files are bit-identical on the same machine. A
+        complete folder isn't changed.
 
         Args:
             folder: The folder. It is created if necessary.
             n_tokens: Number of tokens to store; one pass by default. Required if the size of a pass is unknown.
-            dtype: Type of the stored activations: ``torch.float32``, ``torch.bfloat16`` or ``torch.float16``. By
-                default it is the type of the stream.
+            dtype: Type of the stored activations: ``torch.float32``, ``torch.bfloat16``, ``torch.float16``, or
+                ``torch.int8`` with a scale per token. By default it is the type of the stream.
             progress: Whether to print the size before writing, and to show a progress bar.
 
         Returns:
