@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Selection = Literal["topk", "batch_topk", "relu", "jumprelu"]
-Kind = Literal["autoencoder", "distiller"]
+Kind = Literal["autoencoder", "distiller", "cross_layer"]
 
 RATE_SPREAD = 1.0
 """Standard deviation of the logarithm of the latents' firing rates."""
@@ -43,6 +43,7 @@ class Case:
         device: Device. On CUDA, products are computed in bfloat16.
         n_batches: Number of different batches.
         seed: Seed of weights and data.
+        n_layers: Number of layers of a cross-layer distiller. Widths, latents and active latents are those of a layer.
     """
 
     selection: Selection
@@ -54,19 +55,20 @@ class Case:
     device: str = "cpu"
     n_batches: int = 4
     seed: int = 0
+    n_layers: int = 1
 
     def __str__(self) -> str:
-        return (
-            f"{self.selection} {self.kind}, d {self.d:,}, {self.n_latents:,} latents, {self.n_tokens:,} tokens, "
-            f"k {self.k}"
-        )
+        layers = f", {self.n_layers} layers" if self.n_layers > 1 else ""
+        shape = f"d {self.d:,}, {self.n_latents:,} latents, {self.n_tokens:,} tokens, k {self.k}"
+        return f"{self.selection} {self.kind}{layers}, {shape}"
 
     @property
     def on_cuda(self) -> bool:
         return torch.device(self.device).type == "cuda"
 
     def n_parameters(self) -> int:
-        return 2 * self.d * self.n_latents + self.d + self.n_latents
+        n_blocks = self.n_layers * (self.n_layers + 1) // 2
+        return (self.n_layers + n_blocks) * self.d * self.n_latents + self.n_layers * (self.d + self.n_latents)
 
     def generator(self, salt: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(self.seed + salt)
@@ -98,4 +100,4 @@ class Case:
         return found
 
     def _normal(self, salt: int) -> Tensor:
-        return torch.randn(self.n_tokens, self.d, generator=self.generator(salt), device=self.device)
+        return torch.randn(self.n_tokens, self.n_layers * self.d, generator=self.generator(salt), device=self.device)

@@ -21,6 +21,7 @@ SHAPES = {
     "report": Case("topk", "autoencoder", d=1024, n_latents=16384, n_tokens=1024, k=32),
     "large": Case("topk", "autoencoder", d=768, n_latents=24576, n_tokens=4096, k=32),
     "gpu": Case("topk", "autoencoder", d=4096, n_latents=65536, n_tokens=4096, k=64),
+    "layers": Case("topk", "cross_layer", d=512, n_latents=4096, n_tokens=2048, k=32, n_layers=4),
     "toy": Case("topk", "autoencoder", d=16, n_latents=128, n_tokens=64, k=4),
 }
 KINDS = [f"{selection}-{kind}" for kind in get_args(Kind) for selection in get_args(Selection)]
@@ -28,11 +29,13 @@ OURS = "sparsedict"
 
 
 def cases(shapes: list[str], kinds: list[str], device: str) -> list[Case]:
-    """Returns every kind at every shape."""
+    """Returns every kind at every shape; shapes of several layers have a kind of their own."""
     found: list[Case] = []
     for shape in shapes:
         for name in kinds:
             selection, kind = name.split("-")
+            if (kind == "cross_layer") != (SHAPES[shape].n_layers > 1):
+                continue
             found.append(
                 replace(SHAPES[shape], selection=cast(Selection, selection), kind=cast(Kind, kind), device=device)
             )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,8 @@ class DenseJumpReLU(_WithoutSupport, sd.JumpReLU):
 
 
 def variants(case: Case) -> list[tuple[str, ...]]:
+    if case.kind == "cross_layer":
+        return [()]
     borrowed = case.selection == "topk" and importlib.util.find_spec("sparsify") is not None
     return [(), ("dense",), *([("SignSGD",)] if borrowed else [])]
 
@@ -99,16 +102,45 @@ def penalties(case: Case) -> list[sd.Penalty]:
     return {"relu": [sd.L1(L1_COEFFICIENT)], "jumprelu": [sd.L0(L0_COEFFICIENT)]}.get(case.selection, [])
 
 
+def _cross_layer(case: Case) -> sd.CrossLayerDistiller:
+    own = activation(case, dense=False)
+    dictionary = sd.CrossLayerDistiller(
+        {str(layer): case.d for layer in range(case.n_layers)},
+        case.n_latents,
+        activation=own if own.elementwise else sd.PerLayer(own),
+        decoder_norm=sd.UnitNorm(),
+        device=case.device,
+    )
+    for block in dictionary.blocks():
+        own_rows = torch.empty(block.n_latents, case.d, device=case.device)
+        case.fill_(block.encoder.data, dictionary.encoder_bias.data[block.latents], own_rows)
+    return dictionary
+
+
+def _by_layer(case: Case, batches: Batches) -> Iterator[sd.Activations]:
+    """Yields batches with the points of each layer, which are views."""
+    for inputs, targets in batches:
+        points: dict[str, Tensor] = {}
+        for layer in range(case.n_layers):
+            columns = slice(layer * case.d, (layer + 1) * case.d)
+            points[f"{layer}.inputs"], points[f"{layer}.outputs"] = inputs[:, columns], targets[:, columns]
+        yield sd.Activations(points)
+
+
 def train(case: Case, batches: Batches, options: tuple[str, ...]) -> None:
+    data: Any = batches
     parts = {"activation": activation(case, "dense" in options), "decoder_norm": sd.UnitNorm(), "device": case.device}
     if case.kind == "autoencoder":
         dictionary: sd.Dictionary = sd.SparseAutoencoder(case.d, case.n_latents, **parts)
-    else:
+    elif case.kind == "distiller":
         dictionary = sd.SparseDistiller(case.d, case.d, case.n_latents, **parts)
-    case.fill_(dictionary.encoder.data, dictionary.encoder_bias.data, dictionary.decoder.data)
+    else:
+        dictionary, data = _cross_layer(case), _by_layer(case, batches)
+    if case.kind != "cross_layer":
+        case.fill_(dictionary.encoder.data, dictionary.encoder_bias.data, dictionary.decoder.data)
     sd.fit(
         dictionary,
-        batches,
+        data,
         n_tokens=10**12,
         lr=LEARNING_RATE,
         penalties=penalties(case),

@@ -22,7 +22,7 @@ IMPORT = "sparsify"
 
 
 def variants(case: Case) -> list[tuple[str, ...]]:
-    return [(), ("Adam",), ("fused Adam",)] if case.selection == "topk" else []
+    return [(), ("Adam",), ("fused Adam",)] if case.selection == "topk" and case.kind != "cross_layer" else []
 
 
 class _Given(nn.Module):

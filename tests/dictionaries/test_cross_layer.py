@@ -174,6 +174,13 @@ def test_it_is_trained_evaluated_and_put_into_a_model(
     assert found.losses is not None
     assert found.losses.kl is not None
     assert found.losses.kl < 0.05
+    model = sites["0"].model
+    with torch.no_grad():
+        original = model(tokens)[:, :-1].argmax(-1)
+        with sites.replaced(dictionary):
+            agree = (model(tokens)[:, :-1].argmax(-1) == original).float().mean()
+    assert found.losses.agreement == pytest.approx(float(agree))
+    assert found.to_dict()["agreement"] == found.losses.agreement > 0.5
     assert_runs_layer_by_layer(dictionary, sites, tokens)
 
 

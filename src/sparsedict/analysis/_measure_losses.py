@@ -49,6 +49,7 @@ class _Losses:
     def __init__(self) -> None:
         self.sums = LossSums()
         self.divergence = 0.0
+        self.n_agreed = 0
 
     def result(self, has_divergence: bool) -> LossRecovered:
         n = self.sums.n
@@ -59,7 +60,10 @@ class _Losses:
         base, replaced, zero_ablated, mean_ablated = self.sums.means
         _, _, zero_error, mean_error = self.sums.gap_errors
         kl = self.divergence / n if has_divergence else None
-        return LossRecovered(base, replaced, zero_ablated, mean_ablated, kl, n, zero_error, mean_error)
+        agreement = self.n_agreed / n if has_divergence else None
+        return LossRecovered(
+            base, replaced, zero_ablated, mean_ablated, kl, n, zero_error, mean_error, agreement=agreement
+        )
 
 
 def measure_losses(
@@ -102,6 +106,7 @@ def measure_losses(
                 if context is own.replaced:
                     divergence = scored.loss.divergence(scored.logits, output)
                     found[name].divergence += float(divergence.cpu().double().sum())
+                    found[name].n_agreed += int(scored.loss.agreement(scored.logits, output).sum())
             found[name].sums.update_(losses, scored.loss.sequences)
     return {name: own.result(scorer is not None) for name, own in found.items()}
 

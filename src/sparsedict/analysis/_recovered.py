@@ -25,6 +25,8 @@ class LossRecovered(Displayed):
         zero_error: Standard error, over sequences, of ``zero_ablated - base``.
         mean_error: Standard error, over sequences, of ``mean_ablated - base``.
         reason: Reason why all numbers are NaN, or ``None``.
+        agreement: Share of the predictions whose most likely token is that of the original model. ``None`` for a
+            user-defined loss.
     """
 
     base: float
@@ -36,11 +38,12 @@ class LossRecovered(Displayed):
     zero_error: float = 0.0
     mean_error: float = 0.0
     reason: str | None = None
+    agreement: float | None = None
 
     @classmethod
     def unknown(cls, reason: str) -> LossRecovered:
         """Returns a result without numbers, with the reason why the losses can't be measured."""
-        return cls(NAN, NAN, NAN, NAN, NAN, 0, NAN, NAN, reason)
+        return cls(NAN, NAN, NAN, NAN, NAN, 0, NAN, NAN, reason, NAN)
 
     @property
     def zero(self) -> float:
@@ -89,6 +92,7 @@ class LossRecovered(Displayed):
             "zero": self.zero,
             "mean": self.mean,
             "kl": self.kl,
+            "agreement": self.agreement,
             "base": self.base,
             "replaced": self.replaced,
             "zero_ablated": self.zero_ablated,

@@ -105,7 +105,16 @@ class SitesEvaluation(Displayed):
 
     def display_rows(self) -> list[tuple[str, ...]]:
         """Returns a heading, rows for each site, for all sites at once and for each dictionary, and the note."""
-        heading = ("site", "FVU", "L0", "loss recovered, zero", "loss recovered, mean", "KL", "loss replaced")
+        heading = (
+            "site",
+            "FVU",
+            "L0",
+            "loss recovered, zero",
+            "loss recovered, mean",
+            "KL",
+            "same token",
+            "loss replaced",
+        )
         rows: list[tuple[str, ...]] = [heading]
         for name, own in self.sites.items():
             rows.append((name, shown(own.fvu, ".4f"), shown(own.l0, ".1f"), *_loss_cells(own.losses)))
@@ -136,6 +145,7 @@ def loss_numbers(losses: LossRecovered | None) -> dict[str, float | None]:
         "loss_recovered_zero": "zero",
         "loss_recovered_mean": "mean",
         "kl": "kl",
+        "agreement": "agreement",
         "loss_base": "base",
         "loss_replaced": "replaced",
         "loss_zero_ablated": "zero_ablated",
@@ -145,5 +155,5 @@ def loss_numbers(losses: LossRecovered | None) -> dict[str, float | None]:
 
 
 def _loss_cells(losses: LossRecovered | None) -> tuple[str, ...]:
-    numbers = (None,) * 4 if losses is None else (losses.zero, losses.mean, losses.kl, losses.replaced)
-    return tuple(shown(value, ".4f") for value in numbers)
+    names = ("zero", "mean", "kl", "agreement", "replaced")
+    return tuple(shown(None if losses is None else getattr(losses, name), ".4f") for name in names)

@@ -42,6 +42,11 @@ class TokenLoss:
             parts.append(torch.where(log_p.isneginf(), 0.0, terms).sum(-1).clamp_min(0.0))
         return torch.cat(parts)
 
+    def agreement(self, base: Tensor, other: Tensor) -> Bool[Tensor, " n"]:
+        """Returns whether the most likely token is the same in both, at each counted position."""
+        rows = zip(base, other, self._counts, strict=True)
+        return torch.cat([p[m].argmax(-1) == q[m].argmax(-1) for p, q, m in rows])
+
 
 def shifted(values: Tensor, filler: int | bool) -> Tensor:
     """Returns the values shifted by one position to the left, with ``filler`` at the last position."""
