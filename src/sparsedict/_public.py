@@ -51,7 +51,7 @@ from sparsedict.dictionaries import (
 from sparsedict.interventions import Ablation, Clamp, Steer
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.loading import load
-from sparsedict.losses import Loss, SquaredError
+from sparsedict.losses import BalancedError, Loss, SquaredError
 from sparsedict.norms import (
     DecoderNorm,
     Free,
@@ -91,6 +91,7 @@ __all__ = [
     "Activations",
     "Adapter",
     "AuxK",
+    "BalancedError",
     "BatchTopK",
     "Calibration",
     "Clamp",

@@ -341,8 +341,12 @@ def test_data_that_does_not_fit_is_named(sites: sd.Sites, tokens: Tensor) -> Non
         sd.fit(wrong, sd.ActivationStream(sites, tokens), n_tokens=64, progress=False)
 
 
-def test_latents_of_a_layer_without_any_left_are_read(tmp_path: Path) -> None:
-    whole = made(skip=True)
+@pytest.mark.parametrize("activation", [sd.PerLayer(sd.TopK(3)), sd.PerLayer(sd.BatchTopK(3)), sd.JumpReLU()], ids=repr)
+def test_latents_of_a_layer_without_any_left_are_read(activation: sd.Activation, tmp_path: Path) -> None:
+    whole = made(skip=True, activation=activation)
+    for name, buffer in whole.named_buffers():
+        if "threshold" in name:
+            buffer.fill_(0.1)
     whole.save(tmp_path)
     some = sd.load(tmp_path, latents=[1, 5, 25])
     x = torch.randn(9, 16, dtype=torch.float64)
@@ -374,3 +378,17 @@ def test_generation_with_a_cache_gives_the_same_tokens_as_without() -> None:
     for ours, theirs in zip(cached.logits, whole.logits, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(cached.logits[0], plain.logits[0], atol=1e-4)
+
+
+def test_a_balanced_error_weighs_every_layer_alike() -> None:
+    dictionary = made().train()
+    x, y = torch.randn(50, 16, dtype=torch.float64), torch.randn(50, 15, dtype=torch.float64)
+    y = y * torch.tensor([10.0, 1.0, 0.1], dtype=torch.float64).repeat_interleave(5)
+    out = dictionary.forward_pass(x, y)
+    found = sd.BalancedError()(out)
+    errors, targets = (part.view(50, 3, 5) for part in (out.reconstruction - y, y))
+    variances = (targets - targets.mean(0)).square().sum((0, 2)) / 50
+    fvu = errors.square().sum((0, 2)) / 50 / variances
+    torch.testing.assert_close(found, fvu.sum() * variances.mean())
+    plain = sd.SparseDistiller(16, 15, 8, activation=sd.ReLU(), **PARTS).train().forward_pass(x, y)
+    torch.testing.assert_close(sd.BalancedError()(plain), sd.SquaredError()(plain))

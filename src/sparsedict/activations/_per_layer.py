@@ -129,10 +129,11 @@ class PerLayer(Activation):
         return PerLayer(tuple(fewer), n_latents)
 
     def initial_state(self, n_latents: int) -> dict[str, Tensor]:
-        return self._named({index: own.initial_state(self._sizes[index]) for index, own in self._layers()})
+        # Layers without latents have a state too, so that a file of all latents can be loaded in part.
+        return self._named({index: self.of_layer(index).initial_state(size) for index, size in enumerate(self._sizes)})
 
     def training_state(self, n_latents: int) -> dict[str, Tensor]:
-        return self._named({index: own.training_state(self._sizes[index]) for index, own in self._layers()})
+        return self._named({index: self.of_layer(index).training_state(size) for index, size in enumerate(self._sizes)})
 
     @staticmethod
     def _named(states: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from sparsedict.display import Displayed
@@ -147,25 +149,45 @@ def entries_at(
 
 
 def decoded(
-    blocks: Sequence[Block], latents: Float[Tensor, "*batch n_latents"] | SparseLatents
+    blocks: Sequence[Block],
+    latents: Float[Tensor, "*batch n_latents"] | SparseLatents,
+    bias: Float[Tensor, " d_out"],
 ) -> Float[Tensor, "*batch d_out"]:
-    """Returns the sum of what all latents write: ``latents @ decoder``."""
+    """Returns the decoder bias plus the contributions of all blocks: ``latents @ decoder + bias``."""
     if len(blocks) == 1 and blocks[0].n_copies == 1:
-        return matmul(latents, blocks[0].decoder)
+        return matmul(latents, blocks[0].decoder) + bias
     sizes = sizes_of(blocks)
     if latents.shape[-1:] != (sum(sizes),):
         raise ValueError(
             f"The last dimension of `latents` must be {sum(sizes)}, one entry for each row, got shape "
             f"{tuple(latents.shape)}."
         )
-    sums: dict[int, Tensor] = {}
-    for block, own in zip(blocks, _latents_of(latents, sizes), strict=True):
-        column = block.writes.start or 0
-        for part in _written(block, own):
-            sums[column] = sums[column] + part if column in sums else part
-            column += part.shape[-1]
-    whole = torch.cat([sums[column] for column in sorted(sums)], dim=-1)
-    return whole.view(*latents.shape[:-1], whole.shape[-1])
+    flat = latents.reshape(-1, sum(sizes)) if isinstance(latents, Tensor) else latents
+    total = bias.expand(latents.shape[:-1].numel(), len(bias)).clone()
+    for block, own in zip(blocks, _latents_of(flat, sizes), strict=True):
+        if block.n_latents:  # the products need at least one row
+            product = matmul(own, block.decoder)
+            start = block.writes.start
+            for copy in range(block.n_copies):
+                total = _AddInPlace.apply(total, product, start + copy * product.shape[-1])
+    return total.view(*latents.shape[:-1], len(bias))
+
+
+class _AddInPlace(torch.autograd.Function):
+    """Adds to some columns of an array in place. Separate sums for each point would need several times the memory."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, part: Tensor, start: int) -> Tensor:
+        ctx.columns, ctx.dtype = slice(start, start + part.shape[-1]), part.dtype
+        ctx.mark_dirty(total)
+        total[:, ctx.columns].add_(part)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (grad,) = grad_outputs
+        return grad, grad[:, ctx.columns].to(ctx.dtype), None
 
 
 def _latents_of(latents: Tensor | SparseLatents, sizes: Sequence[int]) -> list[Tensor | SparseLatents]:
@@ -175,12 +197,3 @@ def _latents_of(latents: Tensor | SparseLatents, sizes: Sequence[int]) -> list[T
     rows = torch.Size((latents.support.n_tokens,))
     values = own.take(latents.values)
     return [SparseLatents(value, support, rows) for value, support in zip(values, own.supports, strict=True)]
-
-
-def _written(block: Block, latents: Tensor | SparseLatents) -> Sequence[Tensor]:
-    """Returns what a block writes at each of its points."""
-    if not block.n_latents:
-        # The products need at least one row.
-        return [block.decoder.new_zeros(*latents.shape[:-1], width) for width in block.widths]
-    product = matmul(latents, block.decoder)
-    return [product] * block.n_copies if block.n_copies > 1 else product.split(block.widths, dim=-1)

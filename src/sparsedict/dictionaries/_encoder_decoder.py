@@ -244,7 +244,7 @@ class EncoderDecoder(nn.Module):
 
     def decode(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> Float[Tensor, "*batch d_out"]:
         """Returns the part of the output that depends on the latents alone: ``latents @ decoder + decoder_bias``."""
-        return decoded(self.blocks(), latents) + self.decoder_bias
+        return decoded(self.blocks(), latents, self.decoder_bias)
 
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]
