@@ -33,8 +33,8 @@ class EqualSparsity(Study):
     title: ClassVar[str] = "The negative result, at equal sparsity"
     shows: ClassVar[str] = "The report's conclusion"
     claim: ClassVar[str] = (
-        "The student doesn't compare favourably with the autoencoder: its error is 3.06 times as large (3.3038 against "
-        "1.0808). The two had different numbers of active latents, and the forms of dictionaries were those of 2023."
+        "The student has a larger error than the autoencoder: 3.06 times as large (3.3038 against 1.0808). In the "
+        "report, the two had different numbers of active latents, and the architectures were those of 2023."
     )
 
     def measure(self, experiment: Experiment) -> Numbers:
@@ -67,7 +67,7 @@ class EqualSparsity(Study):
         ratios = {n: ratio_of(_place(n), "distiller") for n in numbers["counts"]}
         worse = [Clause(f"L0 {n}: the error is above the autoencoder's: ratio", ratio, Above(1), "3.06")
                  for n, ratio in ratios.items()]  # fmt: skip
-        far = [Clause(f"L0 {n}: the error is far above it: ratio", ratio, Above(FAR), "3.06")
+        far = [Clause(f"L0 {n}: the error is far above the autoencoder's: ratio", ratio, Above(FAR), "3.06")
                for n, ratio in ratios.items()]  # fmt: skip
         return [*worse, *far]
 
@@ -76,13 +76,15 @@ class EqualSparsity(Study):
 
 
 NOTES = (
-    "Every dictionary has the same width and number of tokens. Ratios are of unexplained variance, seed by seed, at "
-    "the same L0: for TopK exactly; for JumpReLU, which is trained to a target and reaches it about, the autoencoder's "
-    "error is read off its curve, on logarithmic axes, at the distiller's L0 on held-out tokens.",
-    "Three steps from a distiller to an autoencoder. Values: on each token, the least-squares solution for the latents "
-    "that fired there. Choice: latents chosen by matching pursuit, the target in view, and the same solution for "
-    "these, which is near the best choice but not it. The rest is owed to the decoder rows.",
-    "The clauses are about the TopK distillers without a skip, as the report's student had none.",
+    "All dictionaries have the same width and the same number of training tokens. Ratios are of unexplained variance, "
+    "separately for each seed, at the same L0. TopK has the required L0 exactly. JumpReLU is trained for a target L0 "
+    "and reaches it approximately. The error of JumpReLU autoencoders is therefore interpolated, on logarithmic axes, "
+    "at the L0 of the distiller on held-out tokens.",
+    "The difference between a distiller and an autoencoder has three parts: values, choice and decoder rows. For the "
+    "best values, the latents that fired on each token get the least-squares solution. For the best choice, matching "
+    "pursuit selects the latents from the target, and they get the least-squares solution. This selection is near the "
+    "best one, but not equal to it. The remaining difference is due to the decoder rows.",
+    "The clauses concern TopK distillers without a skip connection, because the report's student had none.",
 )
 
 
@@ -153,12 +155,14 @@ def _summary(numbers: Numbers) -> str:
 
     losses = along(known, (f"{middle}, {kind}: {AVERAGE}" for kind in KINDS), ".1%")
     return (
-        f"At L0 {', '.join(map(str, counts))}, on equal tokens, the TopK distiller's error is {ratios('distiller')} "
-        f"times the autoencoder's, and with a linear skip {ratios('distiller with skip')}; the skip alone leaves "
-        f"{shown(numbers['skip_alone'], '.2f')} of the variance. {_of_jumps(numbers)}If each takes the best values for "
-        f"the latents that it chose, the plain ratio is {ratios('distiller', VALUES)}; if each also chooses its "
-        f"latents with the target in view, {ratios('distiller', CHOICE)}. At {middle}, distiller, distiller with skip "
-        f"and autoencoder recover {losses} of the model's loss, against the mean output."
+        f"At L0 {', '.join(map(str, counts))}, on equal numbers of tokens, the error of the TopK distiller is "
+        f"{ratios('distiller')} times that of the autoencoder. With a linear skip connection, it is "
+        f"{ratios('distiller with skip')} times as large. The skip connection alone leaves "
+        f"{shown(numbers['skip_alone'], '.2f')} of the variance unexplained. {_of_jumps(numbers)}With the best values "
+        "for the selected latents of each dictionary, the ratio without a skip connection is "
+        f"{ratios('distiller', VALUES)}. With latents that are also selected from the target, it is "
+        f"{ratios('distiller', CHOICE)}. At {middle}, the distiller, the distiller with skip and the autoencoder "
+        f"recover {losses} of the model's loss, relative to the mean output."
     )
 
 
@@ -169,7 +173,7 @@ def _of_jumps(numbers: Numbers) -> str:
         for n in numbers["counts"]
         if f"JumpReLU {n}: ratio" in known
     ]
-    return f"With JumpReLU it is {' and '.join(pairs)}. " if pairs else ""
+    return f"With JumpReLU, the ratio is {' and '.join(pairs)}. " if pairs else ""
 
 
 def _rows(numbers: Numbers) -> tuple[Compared, ...]:
@@ -177,13 +181,13 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
     steps = {
         "FVU": "error",
         VALUES: "error with the best values",
-        CHOICE: "error with latents chosen in view of the target",
+        CHOICE: "error with latents selected from the target",
     }
     ratios = [
-        row(known, f"{what} over the autoencoder's, {kind}, L0 {n}", ratio_of(_place(n), kind, key),
+        row(known, f"{error} over the autoencoder's, {kind}, L0 {n}", ratio_of(_place(n), kind, key),
             "3.06" if key == "FVU" else "-", ".2f")
         for kind in KINDS[:2]
-        for key, what in steps.items()
+        for key, error in steps.items()
         for n in counts
         if f"{_place(n)}, {kind}: {key}" in known
     ]  # fmt: skip
@@ -243,7 +247,8 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
     return {
         "equal-sparsity-ratio": Drawing(
             lambda: figures.curves(ratios, L0_LABEL, RATIO_LABEL, x_scale="log", levels={"equal": 1.0}),
-            f"The distiller's unexplained variance over the autoencoder's, TopK. {BARS} The report's ratio was 3.06.",
+            f"Unexplained variance of the distiller over that of the autoencoder, TopK. {BARS} The ratio in the "
+            "report is 3.06.",
         ),
         "equal-sparsity-error": _errors(numbers),
     }
@@ -263,6 +268,6 @@ def _errors(numbers: Numbers) -> Drawing:
         lambda: figures.curves(
             drawn, L0_LABEL, "variance unexplained (FVU)", x_scale="log", y_scale="log", levels=levels
         ),
-        f"Unexplained variance with TopK over the same L0, beside the skip alone and the MLP's own strongest "
+        "Unexplained variance by L0 with TopK, compared with the skip connection alone and the MLP's strongest "
         f"neurons. {BARS}",
     )

@@ -29,8 +29,8 @@ class EveryLayer(Study):
     title: ClassVar[str] = "The negative result, in every layer"
     shows: ClassVar[str] = "The report's conclusion"
     claim: ClassVar[str] = (
-        "The student doesn't compare favourably with the autoencoder: its error is 3.06 times as large. (The report "
-        "has this for one layer.)"
+        "The student has a larger error than the autoencoder: 3.06 times as large. The report has this result for one "
+        "layer."
     )
 
     def measure(self, experiment: Experiment) -> Numbers:
@@ -62,9 +62,10 @@ class EveryLayer(Study):
 
 
 NOTES = (
-    "TopK; every dictionary of a layer has the same width and number of tokens. The main layer's are those of the "
-    "section above. Ratios are of unexplained variance, seed by seed. The clauses are about distillers without a skip; "
-    "the report's two had different numbers of active latents.",
+    "All dictionaries use TopK. Dictionaries of one layer have the same width and number of training tokens. The "
+    "dictionaries of the main layer are those of the section on equal sparsity. Ratios are of unexplained variance, "
+    "separately for each seed. The clauses concern distillers without a skip connection. The report's two "
+    "dictionaries had different numbers of active latents.",
 )
 
 
@@ -93,9 +94,10 @@ def _summary(numbers: Numbers) -> str:
 
     alone = ", ".join(shown(error, ".2f") for error in numbers["skip_alone"].values())
     return (
-        f"With {numbers['k']} active latents, in layers {', '.join(map(str, layers))}, the distiller's error is "
-        f"{ratios('distiller')} times the autoencoder's, and with a linear skip {ratios('distiller with skip')}. The "
-        f"skip alone leaves {alone} of the variance."
+        f"With {numbers['k']} active latents, in layers {', '.join(map(str, layers))}, the error of the distiller is "
+        f"{ratios('distiller')} times that of the autoencoder. With a linear skip connection, it is "
+        f"{ratios('distiller with skip')} times as large. The skip connection alone leaves {alone} of the variance "
+        "unexplained."
     )
 
 
@@ -125,7 +127,7 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
     return {
         "every-layer-ratio": Drawing(
             lambda: figures.curves(drawn, "layer", RATIO_LABEL, levels={"equal": 1.0}),
-            f"The distiller's unexplained variance over the autoencoder's, layer by layer; TopK({numbers['k']}) in "
-            "all. Means over the seeds with 95 % intervals.",
+            f"Unexplained variance of the distiller over that of the autoencoder in each layer, TopK({numbers['k']}). "
+            "Means over the seeds with 95 % intervals.",
         )
     }

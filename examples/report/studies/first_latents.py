@@ -25,15 +25,15 @@ N_LATENTS = 50
 
 
 class FirstLatents(Study):
-    """The examples of the first latents of student and autoencoder, and the shares explained by single tokens."""
+    """The examples of the first latents of a student and an autoencoder, and the shares that single tokens explain."""
 
     name: ClassVar[str] = "first-latents"
-    title: ClassVar[str] = "The first 50 latents, read"
+    title: ClassVar[str] = "Examples of the first 50 latents"
     shows: ClassVar[str] = "Figure 6 and table 1"
     claim: ClassVar[str] = (
-        "Rated blindly from 0 to 4 by how well one rule explains their top activating examples, the student's "
-        "simulators score 1.154 on average, its sparse latents 2.833, and the autoencoder's latents higher still. "
-        "Latents with larger maxima seem to score higher."
+        "Raters scored from 0 to 4 how well one rule explains the top activating examples of a latent, without "
+        "knowing the kind of the latent. The student's simulators score 1.154 on average, and its sparse latents "
+        "2.833. The autoencoder's latents score higher still. Latents with larger maxima seem to score higher."
     )
     given: ClassVar[str | None] = "ratings.json"
 
@@ -75,12 +75,12 @@ class FirstLatents(Study):
         drawings = {
             "figure-06-maxima": Drawing(
                 lambda: _scatter(kinds, "share"),
-                "Each latent's maximum, and the share of its strongest examples that fall on its most frequent token.",
+                "Maximum of each latent, and share of its strongest examples that fall on its most frequent token.",
             )
         }
         if rated:
             drawings["table-01-ratings"] = Drawing(
-                lambda: _scatter(kinds, "rating"), "Each latent's maximum, and its rating."
+                lambda: _scatter(kinds, "rating"), "Maximum and rating of each latent."
             )
         summary = f"{_of_ratings(kinds, known) if rated else UNRATED} {_of_shares(kinds, known)}"
         files = {"first-latents.html": _page(numbers)}
@@ -88,17 +88,19 @@ class FirstLatents(Study):
 
 
 NOTES = (
-    "One student and one autoencoder, of the first seed. Intervals are over latents: a mean's from its standard error, "
-    "a rank correlation's by Fieller's approximation.",
-    f"The {N_EXAMPLES} strongest examples of each latent on held-out text, each from a sequence of its own; latents "
-    f"that have fewer than {MIN_EXAMPLES} are left out of the shares. One token explaining all examples is a rule, "
-    "but not the only kind of rule: the share is a lower bound of readability, and no rating.",
-    'Ratings: write them beside this page as ratings.json, such as {"student": {"0": 3, "1": 0}, "autoencoder": {"0": '
-    "4}}, by dictionary and latent, and give the same command again.",
+    "The study compares one student and one autoencoder, both of the first seed. Confidence intervals are over "
+    "latents. The interval of a mean is computed from its standard error, and the interval of a rank correlation by "
+    "Fieller's approximation.",
+    f"The page shows the {N_EXAMPLES} strongest examples of each latent on held-out text, each from a different "
+    f"sequence. Latents with fewer than {MIN_EXAMPLES} examples are excluded from the shares. A single token that "
+    "explains all examples is one kind of rule, but not the only kind. The share is therefore a lower bound of "
+    "interpretability, and not a rating.",
+    "To add ratings, write them to ratings.json in the folder of this page, by dictionary and latent, such as "
+    '{"student": {"0": 3, "1": 0}, "autoencoder": {"0": 4}}. Then run the same command again.',
 )
 UNRATED = (
-    "Table 1 is open: nobody has rated this run's latents, and the library has no automatic score of rules yet. The "
-    "page of examples is there to be read."
+    "Table 1 has no values, because the latents of this run have no ratings. The page of examples shows the latents "
+    "to rate."
 )
 
 
@@ -114,7 +116,7 @@ def _of_shares(kinds: Kinds, known: Measured) -> str:
         f"{kind} {told(known, f'share: {kind}', '.1%')} ({count(of, 'share')} latents)" for kind, of in kinds.items()
     ]
     return (
-        "The share of a latent's strongest examples that fall on one and the same token can be counted: "
+        "The mean share of a latent's strongest examples that fall on its most frequent token is: "
         f"{', '.join(parts)}. {_of_rank(kinds, known, 'share')}"
     )
 
@@ -145,12 +147,12 @@ def _rows(kinds: Kinds, known: Measured) -> tuple[Compared, ...]:
         *(
             row(
                 known,
-                f"larger maximum, higher {what}: rank correlation, {name}",
+                f"larger maximum, higher {measure}: rank correlation, {name}",
                 f"rank by {key}: {name}",
                 report,
                 ".2f",
             )
-            for key, what, report in (("rating", "rating", "above 0"), ("share", "share on one token", "-"))
+            for key, measure, report in (("rating", "rating", "above 0"), ("share", "share on one token", "-"))
             for name in by_dictionary(kinds)
         ),
     )
@@ -196,7 +198,7 @@ def _page(numbers: Numbers) -> Any:
             groups,
             strings=lambda ids: [strings.get(token, f"[{token}]") for token in ids],
             title=f"The first {N_LATENTS} latents of student and autoencoder",
-            lead=f"Layer {numbers['layer']}: the strongest examples of each on held-out text.",
+            lead=f"Layer {numbers['layer']}: the strongest examples of each latent on held-out text.",
         )
 
     return write

@@ -84,10 +84,9 @@ class GELUStudent(Study):
     title: ClassVar[str] = "A student with GELU latents"
     shows: ClassVar[str] = "Figure 11 and appendix B"
     claim: ClassVar[str] = (
-        "With GELU latents, 70 % become simulators, against 29 % with ReLU at the same coefficient, and the rest are "
-        "almost dead. Simulators come in clusters, "
-        "typically two or three very similar ones for each neuron. A comment supposes that any weight decay would "
-        "cause the clusters."
+        "With GELU latents, 70 % become simulators, against 29 % with ReLU at the same coefficient. The other GELU "
+        "latents are almost dead. Simulators form clusters, typically of two or three very similar latents for each "
+        "neuron. A comment suggests that any weight decay causes the clusters."
     )
 
     def measure(self, experiment: Experiment) -> Numbers:
@@ -128,15 +127,15 @@ class GELUStudent(Study):
 MORE = 1.5
 """Ratio above which there are clearly more simulators. It is 2.4 in the report."""
 NOTES = (
-    "All students have the main student's coefficient. The report's code adds up activations as they are, so that a "
-    "GELU latent is paid for lying below zero; L1 takes their absolute values, under which none may be negative for "
-    "free. For ReLU the two are the same.",
-    "A ReLU can be scaled: a neuron whose decoder row has norm r can be one latent with a row of norm 1 and an "
-    "activation r times as large. A GELU can't, so with rows of norm b at most it takes about r / b latents of the "
-    "neuron's own size. Short rows have a bound of a third of the neurons' median norm; activations are then larger, "
-    "and the coefficient is smaller by the same factor.",
-    f"Weight decay is Adam's own, added to the gradient as in the report's code: {VARIANTS[DECAYED].weight_decay:g}, a "
-    "hundred times the report's.",
+    "All students have the coefficient of the main student. The report's code sums activations with their sign, so "
+    "that negative activations of GELU latents reduce the penalty. L1 sums absolute values, so that negative "
+    "activations increase the penalty. For ReLU, the two penalties are equal.",
+    "ReLU is homogeneous: a neuron whose decoder row has norm r can be represented by one latent with a row of norm 1 "
+    "and an activation r times as large. GELU is not homogeneous. With rows of norm at most b, the neuron is "
+    "represented by about r / b latents that have the neuron's own activation. Short rows are bounded by a third of "
+    "the neurons' median norm. Activations are then larger, and the coefficient is smaller by the same factor.",
+    "Weight decay is that of Adam, which adds it to the gradient, as in the report's code. Its value is "
+    f"{VARIANTS[DECAYED].weight_decay:g}, a hundred times the value of the report.",
 )
 
 
@@ -183,12 +182,12 @@ def _summary(numbers: Numbers) -> str:
 
     several = "; ".join(f"{name} {tell(name, SEVERAL)}" for name in VARIANTS)
     return (
-        f"With decoder rows of norm 1 at most, the report's setting, {tell('ReLU')} of the latents are simulators with "
-        f"ReLU and {tell('GELU')} with GELU. With rows of norm {numbers['bound']:g} at most, a third of the neurons' "
-        f"median norm of {shown(numbers['neuron_norm'], '.2f')}, they are {tell('ReLU, short rows')} and "
-        f"{tell('GELU, short rows')}. Of the latents that aren't simulators, {tell('ReLU', 'dead among the others')} "
-        f"are dead with ReLU and {tell('GELU', 'dead among the others')} with GELU, at a norm of 1. Simulated neurons "
-        f"that have two simulators or more: {several}."
+        f"In the report's setting, with decoder rows of norm at most 1, {tell('ReLU')} of the latents are simulators "
+        f"with ReLU and {tell('GELU')} with GELU. With rows of norm at most {numbers['bound']:g}, a third of the "
+        f"neurons' median norm of {shown(numbers['neuron_norm'], '.2f')}, the shares are {tell('ReLU, short rows')} "
+        f"and {tell('GELU, short rows')}. With rows of norm at most 1, {tell('ReLU', 'dead among the others')} of the "
+        f"latents that are not simulators are dead with ReLU, and {tell('GELU', 'dead among the others')} with GELU. "
+        f"The shares of simulated neurons with two or more simulators are: {several}."
     )
 
 
@@ -214,12 +213,12 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
     return {
         "figure-11-gelu": Drawing(
             lambda: figures.decoder_similarity(match, types),
-            "Figure 11, first seed: decoder cosines of the GELU student at the report's setting, decoder rows of norm "
-            "1 at most. Bars are stacked by type.",
+            "Figure 11, first seed: decoder cosines of the GELU student in the report's setting, with decoder rows of "
+            "norm at most 1. Bars are stacked by type.",
         ),
         "figure-11-clusters": Drawing(
             lambda: figures.cluster_sizes(sizes),
-            "First seed: number of neurons by their number of live simulators, one bar per student.",
+            "First seed: number of neurons by number of live simulators, with one bar for each student.",
         ),
     }
 

@@ -28,10 +28,10 @@ class LossByLayer(Study):
     title: ClassVar[str] = "Loss recovered in every layer"
     shows: ClassVar[str] = "A comment on the report"
     claim: ClassVar[str] = (
-        "In a four-layer model without norms, students of 20,000 ReLU latents under a stronger L1 recover 96, 93, 81 "
-        "and 86 % of the loss (base 1.128; zero-ablated 3.72, 1.84, 1.56, 2.07), while simulators are nearly gone. At "
-        "low coefficients there are simulators in every layer but the first, and ever fewer as the coefficient grows. "
-        "(Comment by Noa Nabeshima.)"
+        "In a four-layer model without norms, students of 20,000 ReLU latents with a stronger L1 penalty recover 96, "
+        "93, 81 and 86 % of the loss (base 1.128; zero-ablated 3.72, 1.84, 1.56, 2.07), and have almost no "
+        "simulators. At low coefficients, every layer but the first has simulators. Their number falls as the "
+        "coefficient grows. (Comment by Noa Nabeshima.)"
     )
 
     def measure(self, experiment: Experiment) -> Numbers:
@@ -63,7 +63,7 @@ class LossByLayer(Study):
 
 
 GONE, THERE, KEPT = 0.02, 0.05, 0.8
-"""Shares: simulators that are nearly gone; that are there; and of the loss, near the report's lowest."""
+"""Shares of simulators that count as nearly none and as present, and loss recovered near the report's lowest."""
 
 
 def _name(layer: int, c: float) -> str:
@@ -120,9 +120,9 @@ def _summary(numbers: Numbers) -> str:
         return along(known, (f"{_name(layer, c)}: {key}" for layer in layers), ".1%")
 
     return (
-        f"In layers {', '.join(map(str, layers))}, at coefficient {high:g}, students recover {tell(high, ZERO)} of the "
-        f"loss, and {tell(high, 'simulators')} of their latents are simulators; at {low:g} it is "
-        f"{tell(low, 'simulators')} of the latents."
+        f"At coefficient {high:g}, the students of layers {', '.join(map(str, layers))} recover {tell(high, ZERO)} of "
+        f"the loss, and {tell(high, 'simulators')} of their latents are simulators. At coefficient {low:g}, "
+        f"{tell(low, 'simulators')} of the latents are simulators."
     )
 
 
@@ -130,9 +130,9 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
     known, layers = numbers["measured"], numbers["layers"]
     low, high = numbers["coefficients"]
 
-    def each(what: str, c: float, key: str, report: str = "-", form: str = ".1%") -> Compared:
+    def each(label: str, c: float, key: str, report: str = "-", form: str = ".1%") -> Compared:
         here = along(known, (f"{_name(layer, c)}: {key}" for layer in layers), form)
-        return Compared(f"{what}, coefficient {c:g}, layer by layer", report, here)
+        return Compared(f"{label}, coefficient {c:g}, layer by layer", report, here)
 
     return (
         each("loss recovered", high, ZERO, "96, 93, 81, 86 %"),
@@ -169,18 +169,18 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
             f"Simulators among the latents. {bars}",
         )
     }
-    # Where ablation doesn't raise the loss of any layer, there is nothing to draw.
+    # If ablation doesn't increase the loss of any layer, the figure is left out.
     if losses:
         drawings["comment-loss-recovered"] = Drawing(
             lambda: figures.curves(losses, "layer", "loss recovered (%)"),
-            f"Loss recovered at coefficient {high:g}, against zero in the MLP's place. {bars}",
+            f"Loss recovered at coefficient {high:g}, relative to zero ablation of the MLP. {bars}",
         )
     return drawings
 
 
 def _notes(numbers: Numbers) -> tuple[str, ...]:
     return (
-        "The coefficient is that of the main layer; in the others it is scaled with the standard deviation of the "
-        f"output, which balances error and penalty alike. Losses on {numbers['n_tokens']:,} held-out tokens; their "
-        "intervals include a bootstrap over the sequences.",
+        "The coefficient is that of the main layer. In other layers, it is scaled with the standard deviation of the "
+        "output, so that the ratio of error and penalty stays the same. Losses are measured on "
+        f"{numbers['n_tokens']:,} held-out tokens. Their intervals include a bootstrap over the sequences.",
     )

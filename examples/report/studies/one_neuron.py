@@ -52,13 +52,13 @@ class OneNeuron(Study):
     """The convergence of encoder and decoder in a student of a single neuron, and its dependence on the settings."""
 
     name: ClassVar[str] = "one-neuron"
-    title: ClassVar[str] = "A toy of one neuron"
+    title: ClassVar[str] = "A toy model of one neuron"
     shows: ClassVar[str] = "Figures 9 and 10"
     claim: ClassVar[str] = (
-        "A student of a single ReLU neuron (1,000 normal inputs, encoder and decoder one-hot; Adam, learning rate "
-        "0.01, batches of 8, 10,000 steps): the decoder converges quickly, while the encoder's cosine hovers near "
-        "0.3 with the decoder's norm held at 1; with the norm free it reaches 1, slowly. A comment supposes that "
-        "weight decay should solve it."
+        "The toy model is a student of a single ReLU neuron: 1,000 normal inputs, one-hot encoder and decoder, Adam "
+        "with learning rate 0.01, batches of 8, 10,000 steps. The decoder converges quickly. With the decoder norm "
+        "fixed at 1, the encoder's cosine stays near 0.3. With a free norm, it reaches 1 slowly. A comment suggests "
+        "that weight decay should solve this."
     )
 
     def measure(self, experiment: Experiment) -> Numbers:
@@ -94,16 +94,17 @@ QUICK = 0.1
 ENCODER_NEAR, DECODER_NEAR = "share of steps until the encoder is near", "share of steps until the decoder is near"
 DECAYED = "norm held at 1: encoder, best weight decay"
 NOTES = (
-    "Cosines at the end are means over the last tenth of the records. In the sweeps, with the norm held at 1, the end "
-    "comes after a quarter of the steps, except at the report's own values. Norms held and free, and weight decay, "
-    "have every seed; other sweeps and the figures have the first seed alone. A share of 1 of the steps means never.",
-    "Adam moves each of the encoder's weights by about the learning rate at each step whatever the gradient's size, so "
-    "the 999 weights that should be zero keep wandering: their noise grows with the learning rate and with the square "
-    "root of the width, against one weight that should be 1.",
-    "Unevenness p: the i-th input's standard deviation falls as i to the power of -p, and the neuron reads a random "
-    "direction. Along directions in which inputs hardly vary, the encoder's weights may be anything without changing "
-    "the activation. With even inputs the cosine of two encoders is the correlation of their pre-activations: there, "
-    "a cosine of 0.3 and the report's correlation of 0.99 exclude each other.",
+    "Final cosines are means over the last tenth of the records. In the sweeps, the decoder norm is fixed at 1, and a "
+    "run has a quarter of the steps, except at the report's own values. The runs with fixed norm, free norm and "
+    "weight decay have all seeds. The other sweeps and the figures have the first seed only. A share of the steps of "
+    "1 means that the cosine never exceeded the bound.",
+    "Adam changes each encoder weight by about the learning rate at each step, whatever the size of the gradient. The "
+    "999 weights that should be zero therefore keep fluctuating. Their total noise grows with the learning rate and "
+    "with the square root of the width, while a single weight should be 1.",
+    "With unevenness p, the standard deviation of the i-th input is proportional to i to the power of -p, and the "
+    "neuron reads a random direction. Encoder weights along directions in which the inputs hardly vary have almost no "
+    "effect on the activation. With even inputs, the cosine of two encoders is the correlation of their "
+    "pre-activations, so that a cosine of 0.3 is incompatible with the report's correlation of 0.99.",
 )
 
 
@@ -143,24 +144,25 @@ def _summary(numbers: Numbers) -> str:
     known, runs = numbers["measured"], numbers["runs"]
     ends = {side: [told(known, f"norm {name}: {side}", ".2f") for name in NORMS] for side in ("encoder", "decoder")}
     return (
-        f"After {numbers['n_steps']:,} steps, with the norm held at 1, at most 1, and free, the encoder's cosine is "
-        f"{'; '.join(ends['encoder'])} and the decoder's {'; '.join(ends['decoder'])}. With the norm free, encoder and "
-        "decoder waver, because a constant rate of Adam leaves noise. With the norm held, the best weight decay gives "
-        f"an encoder's cosine of {told(known, DECAYED, '.2f')}. At the report's values the activations' correlation "
-        f"with the neuron's is {told(known, 'norm held at 1: correlation', '.2f')}: with even inputs, a latent whose "
-        f"encoder is off has the wrong activations. First seed alone: {_what_helps(runs)} {_as_reported(runs)}"
+        f"After {numbers['n_steps']:,} steps, with the decoder norm fixed at 1, at most 1, and free, the encoder's "
+        f"cosine is {'; '.join(ends['encoder'])} and the decoder's cosine is {'; '.join(ends['decoder'])}. With a "
+        "free norm, both cosines fluctuate, because the constant learning rate of Adam leaves noise. With a fixed "
+        f"norm and the best weight decay, the encoder's cosine is {told(known, DECAYED, '.2f')}. At the report's "
+        "values, the correlation of the latent's activations with the neuron's is "
+        f"{told(known, 'norm held at 1: correlation', '.2f')}: with even inputs, a latent whose encoder differs from "
+        f"the neuron's has different activations. First seed only: {_improvements(runs)} {_as_reported(runs)}"
     )
 
 
-def _what_helps(runs: Numbers) -> str:
+def _improvements(runs: Numbers) -> str:
     """Returns text on the values in the sweeps that improve the encoder cosine."""
     base = runs["norm held at 1"]["encoder_end"]
     best = {f: max(values, key=lambda v, f=f: _at(runs, f, v)["encoder_end"]) for f, values in SWEPT.items()}
     reached = {f: _at(runs, f, value)["encoder_end"] for f, value in best.items()}
     helps = [f"{WORDS[f]} {best[f]:g} ({shown(reached[f], '.2f')})" for f in SWEPT if reached[f] > base + HELPS]
     other = [f"{WORDS[f]} up to {max(SWEPT[f]):g}" for f in SWEPT if reached[f] <= base + HELPS]
-    told = f"With the norm held, the encoder comes nearest at {', '.join(helps)}." if helps else ""
-    return f"{told} It is brought no nearer by {' or '.join(other)}." if other else told
+    told = f"With a fixed norm, the encoder's cosine is largest at {', '.join(helps)}." if helps else ""
+    return f"{told} The cosine does not improve with {' or '.join(other)}." if other else told
 
 
 def _as_reported(runs: Numbers) -> str:
@@ -169,11 +171,11 @@ def _as_reported(runs: Numbers) -> str:
         run = _at(runs, "unevenness", p)
         if run["encoder_end"] < OFF and run["correlation"] > RIGHT and run["decoder_end"] > CONVERGED:
             return (
-                f"Uneven inputs (unevenness {p:g}) give what the report saw in the language model: an encoder's cosine "
-                f"of {shown(run['encoder_end'], '.2f')}, a decoder's of {shown(run['decoder_end'], '.2f')}, and a "
-                f"correlation of {shown(run['correlation'], '.3f')}."
+                f"Uneven inputs (unevenness {p:g}) reproduce the report's observation in the language model: an "
+                f"encoder cosine of {shown(run['encoder_end'], '.2f')}, a decoder cosine of "
+                f"{shown(run['decoder_end'], '.2f')}, and a correlation of {shown(run['correlation'], '.3f')}."
             )
-    return "No unevenness tried gives the low cosine and the high correlation that the report saw together."
+    return "No unevenness in the sweep gives both the low cosine and the high correlation of the report."
 
 
 def _rows(numbers: Numbers) -> tuple[Compared, ...]:
@@ -199,8 +201,8 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
 
 def _drawings(runs: Numbers) -> dict[str, Drawing]:
     return {
-        "figure-09-norm-held": _course(runs["norm held at 1"], "Figure 9, first seed: the decoder's norm held at 1."),
-        "figure-10-norm-free": _course(runs["norm free"], "Figure 10, first seed: the decoder's norm free."),
+        "figure-09-norm-held": _course(runs["norm held at 1"], "Figure 9, first seed: decoder norm fixed at 1."),
+        "figure-10-norm-free": _course(runs["norm free"], "Figure 10, first seed: free decoder norm."),
         **{f"toy-{field.replace('_', '-')}": _sweep(runs, field) for field in SWEPT},
     }
 
@@ -232,8 +234,8 @@ def _sweep(runs: Numbers, field: str) -> Drawing:
     scale, names = "linear" if linear else "log", {NOUGHT: "0"} if 0.0 in values and not linear else None
     return Drawing(
         lambda: _comparable(figures.curves(drawn, WORDS[field], "cosine or correlation", x_scale=scale, x_names=names)),
-        f"First seed, norm held at 1, at the end, by {WORDS[field]}: cosines with the true rows, and the "
-        "activations' correlation with the neuron's.",
+        "First seed, decoder norm fixed at 1: final cosines with the true rows, and correlation of the latent's "
+        f"activations with the neuron's, by {WORDS[field]}.",
     )
 
 

@@ -24,7 +24,7 @@ from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import Part, along, curve, median, modern, row
 
 PRESENT = 0.7
-"""Decoder cosine from which a latent counts as there already in the layer before."""
+"""Decoder cosine above which a latent counts as present in the previous layer."""
 MIN_RISE = 0.01
 MIN_FIRINGS = 20
 N_READ = 16_384
@@ -37,8 +37,9 @@ class ResidualStream(Study):
     title: ClassVar[str] = "Features of several layers"
     shows: ClassVar[str] = "The report's proposal"
     claim: ClassVar[str] = (
-        "Distilling one MLP may miss features that several layers build together. An autoencoder of the residual "
-        "stream after each layer should pick them up, and show them appearing gradually as the model builds them."
+        "Distillation of one MLP may miss features that several layers compute together. An autoencoder of the "
+        "residual stream after each layer should find these features, and show that they appear gradually from layer "
+        "to layer."
     )
 
     def measure(self, experiment: Experiment) -> Numbers:
@@ -67,7 +68,7 @@ class ResidualStream(Study):
             for a, b in pairwise(layers)
         ]  # fmt: skip
         late = Clause(
-            "read after the first layer, over what is read after the last: most of it comes later",
+            "share read after the first layer, over the share read after the last layer: ratio",
             Ratio(_read(first), _read(last)),
             Below(0.5),
             "gradually",
@@ -132,12 +133,13 @@ def _summary(numbers: Numbers) -> str:
         return along(known, (key(a, b) for a, b in pairs), ".1%")
 
     return (
-        f"Of a layer's live latents, layers {', '.join(f'{a} to {b}' for a, b in pairs)}, {each(_partner)} have a "
-        f"partner in the layer before, a latent of another seed's autoencoder with a cosine above {PRESENT}. Of the "
-        f"untrained starts it is {each(_untrained)}, of random directions {each(_random)}, and of layer {layers[-1]}'s "
-        f"latents {told(known, CONTROL, '.1%')} have one in an autoencoder of the same stream from another seed. Of "
-        f"the variance of layer {layers[-1]}'s latents, at the median, a linear map reads "
-        f"{along(known, map(_read, layers), '.1%')} from the stream after layers {', '.join(map(str, layers))}."
+        f"Of the live latents of a layer, {each(_partner)} have a partner in the previous layer (layers "
+        f"{', '.join(f'{a} to {b}' for a, b in pairs)}). A partner is a latent of an autoencoder of another seed with "
+        f"a cosine above {PRESENT}. The share is {each(_untrained)} for untrained autoencoders and {each(_random)} "
+        f"for random directions. Of the latents of layer {layers[-1]}, {told(known, CONTROL, '.1%')} have a partner "
+        "in an autoencoder of the same stream from another seed. From the stream after layers "
+        f"{', '.join(map(str, layers))}, a linear map explains {along(known, map(_read, layers), '.1%')} of the "
+        f"variance of the latents of layer {layers[-1]}, at the median."
     )
 
 
@@ -170,13 +172,13 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
                 cosines, "cosine with the nearest latent", colours={"random directions": Palette.NULL}
             ),
             "First seed: density of the cosine of each live latent of a layer's residual stream with the nearest "
-            "latent of the layer before, of another seed; beside it the last layer's with the same stream's "
-            "autoencoder of another seed, and random directions, whose peak is cut off.",
+            "latent of the previous layer, of another seed. For comparison: the latents of the last layer with an "
+            "autoencoder of the same stream from another seed, and random directions, whose peak is cut off.",
         ),
         "residual-readable": Drawing(
             lambda: figures.curves(drawn, "stream after layer", "variance read linearly (%)"),
-            "Share of the last layer's latents' variance that a linear map reads from the stream after each layer: "
-            "quartiles over latents, means over the seeds with 95 % intervals.",
+            "Share of the variance of the last layer's latents that a linear map explains from the stream after each "
+            "layer: quartiles over latents, means over the seeds with 95 % intervals.",
         ),
     }
 
@@ -186,12 +188,13 @@ def _present(cosine: Tensor) -> float:
 
 
 NOTES = (
-    f"What a linear map reads: ridge regression from the stream to the activations of the last layer's latents, on one "
-    f"half of the held-out tokens and measured on the other; of latents that fire on {MIN_FIRINGS} tokens or more of "
-    "each half. After the last layer itself it is less than all, for TopK isn't linear.",
-    "TopK autoencoders, one for the stream after each layer and each seed. Partners are looked for in an autoencoder "
-    "of another seed, whose start and order of the data differ. The untrained start: the same comparison of the rows "
-    "that training started from, which are tokens' activations.",
+    "The linear map is a ridge regression from the stream to the activations of the last layer's latents. It is "
+    "fitted on one half of the held-out tokens and measured on the other half. Only latents that fire on at least "
+    f"{MIN_FIRINGS} tokens of each half are included. The share after the last layer is below 100 %, because TopK is "
+    "not linear.",
+    "Each layer and each seed has a TopK autoencoder of the stream after the layer. Partners are searched for in an "
+    "autoencoder of another seed, with other initial weights and another order of the data. The comparison of "
+    "untrained autoencoders uses the initial rows, which are activations of tokens.",
 )
 
 

@@ -31,12 +31,12 @@ class SameNeuron(Study):
     """A test of whether the encoder and the decoder of a simulator correspond to the same neuron."""
 
     name: ClassVar[str] = "same-neuron"
-    title: ClassVar[str] = "One neuron, read and written"
+    title: ClassVar[str] = "Encoder and decoder of a simulator"
     shows: ClassVar[str] = "Figures 7 and 8"
     claim: ClassVar[str] = (
-        "Although a simulator's encoder row has a modest cosine with its neuron's, the neuron nearest to the encoder "
-        "is the neuron nearest to the decoder, and the simulator's activation follows the neuron's closely: "
-        "correlation 0.98865 for the first one."
+        "The cosine of a simulator's encoder row with the encoder row of its neuron is modest. Even so, the neuron "
+        "nearest to the encoder is also the neuron nearest to the decoder. The activation of a simulator is close to "
+        "that of its neuron: the correlation of the first simulator is 0.98865."
     )
 
     def measure(self, experiment: Experiment) -> Numbers:
@@ -118,10 +118,10 @@ def _summary(numbers: Numbers) -> str:
 
     return (
         f"At coefficient {main:g}, encoder and decoder are nearest to the same neuron for {tell(AGREE, '.1%')} of the "
-        f"simulators. The first simulator's correlation with its neuron is {tell(FIRST)}, the median's {tell(MEDIAN)}; "
-        f"at the lowest coefficient of the sweep ({lowest:g}) the median's is {tell(MEDIAN, at='lowest')}. The "
-        f"encoder's cosine is {tell(ENCODER)} on average, and {tell(WEIGHED)} if each direction counts by how much the "
-        "inputs vary along it."
+        f"simulators. The correlation of a simulator with its neuron is {tell(FIRST)} for the first simulator, and "
+        f"{tell(MEDIAN)} at the median. At the lowest coefficient of the sweep ({lowest:g}), the median is "
+        f"{tell(MEDIAN, at='lowest')}. The mean encoder cosine is {tell(ENCODER)}, and {tell(WEIGHED)} if directions "
+        "are weighted by the variance of the inputs."
     )
 
 
@@ -138,10 +138,10 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
 
 def _heat_maps(numbers: Numbers) -> dict[str, Drawing]:
     captions = {
-        "encoder": "Figure 7, first seed: cosines of the first 100 latents' encoder rows with those of the neurons "
-        "nearest to their decoder rows.",
-        "decoder": "Figure 7, first seed: cosines of their decoder rows with those of the same neurons. A simulator "
-        "is strong on both diagonals.",
+        "encoder": "Figure 7, first seed: cosines of the encoder rows of the first 100 latents with the encoder rows "
+        "of the neurons nearest to their decoder rows.",
+        "decoder": "Figure 7, first seed: cosines of the decoder rows of the same latents with the decoder rows of the "
+        "same neurons. The diagonal entries of a simulator are large in both maps.",
     }
     maps = {side: torch.tensor(numbers[f"{side}_map"]) for side in captions}
     return {
@@ -160,17 +160,18 @@ def _scatter(first: Numbers) -> Drawing:
 
 
 NOTES = (
-    "The penalty makes weak activations zero, so that simulators follow their neurons the worse the larger the "
-    "coefficient; and a ReLU can't follow a GELU below zero.",
-    "An encoder row acts on the inputs alone, so a part of it along which the inputs hardly vary changes nothing and "
-    "is hardly learned. Weighed by the inputs' covariance, the cosine is the correlation of the two pre-activations: "
-    "where it is near 1 and the plain cosine isn't, that part is what they differ in.",
+    "The penalty sets weak activations to zero. A larger coefficient therefore lowers the correlation of simulators "
+    "with their neurons. A ReLU latent cannot represent the negative activations of a GELU neuron.",
+    "An encoder row affects the activation only by its product with the inputs. A component of the row along which "
+    "the inputs hardly vary has almost no effect, and training hardly changes it. The cosine weighted by the "
+    "covariance of the inputs is the correlation of the two pre-activations. Where the weighted cosine is near 1 and "
+    "the plain cosine is not, the two rows differ in such a component.",
 )
 
 
 @torch.no_grad()
 def _maps(dictionary: Dictionary, neurons: Neurons, match: NeuronMatch) -> dict[str, Tensor]:
-    """Returns the cosines of the first latents with the neurons nearest to their decoder rows, for both sides."""
+    """Returns the encoder and decoder cosines of the first latents with the neurons nearest to their decoder rows."""
     nearest = match.decoder_neuron[:N_SHOWN]
     sides = {"decoder": (dictionary.decoder, neurons.decoder), "encoder": (dictionary.encoder, neurons.encoder)}
     return {

@@ -21,7 +21,7 @@ from .parts import median, row, student, typed
 
 N_DRAWN = 4_096
 N_COMBINED = 4
-"""Neurons that a sparse latent's row is explained by, at most."""
+"""Largest number of neurons that together explain the row of a sparse latent."""
 
 
 class SparseDecoders(Study):
@@ -31,8 +31,8 @@ class SparseDecoders(Study):
     title: ClassVar[str] = "Why sparse latents lie near neurons"
     shows: ClassVar[str] = "Appendix A, at its end"
     claim: ClassVar[str] = (
-        "The decoders of sparse latents have a moderately high cosine with some neuron's, which the toy of one neuron "
-        "leaves unexplained."
+        "The decoder rows of sparse latents have a moderately high cosine with their nearest neuron. The toy model of "
+        "one neuron does not explain this."
     )
 
     def measure(self, experiment: Experiment) -> Numbers:
@@ -84,9 +84,10 @@ def _measure(experiment: Experiment, spec: DictionarySpec) -> tuple[dict[str, Te
 
 
 NOTES = (
-    "Chance, thrice: random directions; random directions that vary as the MLP's outputs do; and what the MLP writes "
-    "on single tokens, less its mean.",
-    "Neurons for a combination are chosen one after the other, each the nearest to what is left.",
+    "The cosines are compared with three null distributions: random directions, random directions with the covariance "
+    "of the MLP's outputs, and the MLP's outputs on single tokens, less their mean.",
+    "The neurons of a combination are selected greedily: each is the nearest neuron to the residual of the previous "
+    "ones.",
 )
 
 
@@ -95,9 +96,10 @@ def _summary(numbers: Numbers) -> str:
     chances = "; ".join(f"{name} {told(known, name, '.2f')}" for name in CHANCES)
     return (
         f"The median cosine of a live sparse latent with its nearest neuron is {told(known, SPARSE, '.2f')}. For "
-        f"comparison: {chances}. An MLP's output on a token is a sum of neurons, a few of them strong, so directions "
-        f"that follow the outputs lie near some neuron. Four neurons together explain {told(known, _by(4), '.1%')} of "
-        f"the median sparse latent's row, one neuron {told(known, _by(1), '.1%')}."
+        f"comparison: {chances}. The output of an MLP on a token is a sum over neurons, of which few are strongly "
+        "active. Directions with the distribution of the outputs are therefore near some neuron. Four neurons "
+        f"together explain {told(known, _by(4), '.1%')} of the row of the median sparse latent, and one neuron "
+        f"explains {told(known, _by(1), '.1%')}."
     )
 
 
@@ -122,8 +124,8 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
     return {
         "sparse-decoders": Drawing(
             lambda: figures.cosine_histograms(cosines, "decoder cosine with the nearest neuron", colours=colours),
-            "First seed: density of the cosines of sparse latents beside three notions of chance; the peak of random "
-            "directions is cut off.",
+            "First seed: density of the cosines of sparse latents, compared with three null distributions. The peak "
+            "of random directions is cut off.",
         )
     }
 

@@ -23,7 +23,7 @@ from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import Part, median, modern, row, typed
 
 SHARED = 0.7
-"""Decoder cosine from which two latents count as one and the same."""
+"""Decoder cosine above which two latents count as equal."""
 KINDS = ("distiller", "autoencoder")
 FOUND = {
     "autoencoder": "distiller's latents found again in an autoencoder",
@@ -41,9 +41,9 @@ class TwoDictionaries(Study):
     title: ClassVar[str] = "Latents of a distiller and of an autoencoder"
     shows: ClassVar[str] = "An open question of the report"
     claim: ClassVar[str] = (
-        "The report asks which kinds of features are learned by distillation, and which by an autoencoder. Tested "
-        "here: the two find other latents, beyond the difference between two seeds of a distiller, and simulators are "
-        "the distiller's."
+        "The report asks which kinds of features a distiller learns, and which an autoencoder learns. This study "
+        "tests two statements. The latents of a distiller and an autoencoder differ by more than those of two "
+        "distillers with different seeds. Simulators are specific to the distiller."
     )
 
     def measure(self, experiment: Experiment) -> Numbers:
@@ -138,11 +138,12 @@ def _summary(numbers: Numbers) -> str:
         return told(known, key, ".1%")
 
     return (
-        f"Of a distiller's live latents, {tell(FOUND['autoencoder'])} have a partner in an autoencoder (decoder cosine "
-        f"above {SHARED}), and {tell(FOUND['distiller'])} in a second distiller; {tell(BACK)} of the autoencoder's "
-        f"have one in a distiller. Of the untrained starts it is {tell(FOUND['start'])}, of random directions "
-        f"{tell(FOUND['random'])}. Simulators are {tell('distiller: simulators among its own')} of the distiller's own "
-        f"latents and {tell('autoencoder: simulators among its own')} of the autoencoder's own."
+        f"Of the live latents of a distiller, {tell(FOUND['autoencoder'])} have a partner in an autoencoder (decoder "
+        f"cosine above {SHARED}), and {tell(FOUND['distiller'])} have a partner in a second distiller. Of the "
+        f"autoencoder's latents, {tell(BACK)} have a partner in a distiller. The share is {tell(FOUND['start'])} for "
+        f"untrained dictionaries and {tell(FOUND['random'])} for random directions. Of the latents without a partner, "
+        f"{tell('distiller: simulators among its own')} are simulators in the distiller and "
+        f"{tell('autoencoder: simulators among its own')} in the autoencoder."
     )
 
 
@@ -150,9 +151,9 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
     known = numbers["measured"]
     shared = [row(known, key, key, form=".1%") for key in (*FOUND.values(), BACK)]
     divided = [
-        row(known, f"{kind}: {what} {which}", f"{kind}: {what} {which}", form=form)
+        row(known, f"{kind}: {key} {which}", f"{kind}: {key} {which}", form=form)
         for kind in KINDS
-        for what, form in (
+        for key, form in (
             ("simulators among", ".1%"),
             ("median frequency of", ".2%"),
             ("median cosine with the nearest neuron of", ".2f"),
@@ -174,15 +175,16 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
             lambda: figures.cosine_histograms(
                 cosines, "decoder cosine with the nearest latent of the other", colours=colours
             ),
-            "First seed: density of the cosine of each live latent of the distiller with the nearest of an "
-            "autoencoder and of a distiller, both of another seed, and of random directions, whose peak is cut off.",
+            "First seed: density of the cosine of each live latent of the distiller with the nearest latent of an "
+            "autoencoder and of a second distiller, both of another seed. The density for random directions is shown "
+            "for comparison; its peak is cut off.",
         )
     }
 
 
 def _notes(numbers: Numbers) -> tuple[str, ...]:
     return (
-        f"TopK with {numbers['k']} active latents, same width and tokens. Every comparison is between two seeds, so "
-        "that neither the tokens that the latents start from nor the order of the data are the same. Dead latents are "
-        "left out.",
+        f"All dictionaries use TopK with {numbers['k']} active latents, and have the same width and number of "
+        "training tokens. Each comparison is between two seeds, so that the two dictionaries have different initial "
+        "latents and a different order of the data. Dead latents are excluded.",
     )

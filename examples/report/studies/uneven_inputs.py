@@ -49,13 +49,14 @@ class UnevenInputs(Study):
     """The encoders of students of an MLP whose inputs hardly vary along most directions."""
 
     name: ClassVar[str] = "uneven-inputs"
-    title: ClassVar[str] = "Why an encoder may be unlike its neuron's"
+    title: ClassVar[str] = "Encoder cosines with uneven inputs"
     shows: ClassVar[str] = "Figure 3 and appendix A"
     claim: ClassVar[str] = (
-        "Simulators' decoders match their neurons' almost perfectly, while their encoders have a modest cosine (mean "
-        "0.1538, standard deviation 0.0475). The report supposes that the encoder is harder to learn, for the neuron "
-        "is active on widely spread data, while it always writes in one direction. Tested here is another cause: the "
-        "encoder's cosine falls where the same MLP's inputs vary in fewer directions, and the decoder's doesn't."
+        "The decoders of simulators match their neurons almost perfectly, while their encoders have a modest cosine "
+        "(mean 0.1538, standard deviation 0.0475). The report suggests that the encoder is harder to learn, because "
+        "the neuron is active on widely spread data but always writes in one direction. This study tests another "
+        "cause: if the inputs of the same MLP vary in fewer directions, the encoder cosine falls and the decoder "
+        "cosine does not."
     )
 
     def measure(self, experiment: Experiment) -> Numbers:
@@ -112,13 +113,14 @@ DECODER, ENCODER, DEVIATION = "decoder cosine", "encoder cosine", "encoder cosin
 WEIGHED, FOLLOWS, AGREES = "encoder cosine, weighed by the inputs", "correlation with the neuron", "same neuron"
 LIVE = "live simulators"
 NOTES = (
-    f"Flat inputs: the MLP's inputs on the same tokens, with their deviations from the mean shrunk to {FLAT:g} of what "
-    f"they are along all but the strongest {KEPT:.0%} of their principal axes. The student learns what the MLP itself "
-    "computes of these. The coefficient is the lowest of the sweep, scaled with the outputs' standard deviation.",
-    "Weighed by how much the inputs vary along each direction, the cosine of two encoder rows is the correlation of "
-    "the two pre-activations.",
-    "The report's supposition, that a wide spread of data makes encoders harder to learn, isn't tested: no clause is "
-    "about it.",
+    "Flat inputs are the MLP's inputs on the same tokens, with smaller variance along weak directions. Along all "
+    f"principal axes except the strongest {KEPT:.0%}, deviations from the mean are multiplied by {FLAT:g}. The "
+    "targets of the student are the outputs of the MLP for the flat inputs. The coefficient is the lowest of the "
+    "sweep, scaled with the standard deviation of the outputs.",
+    "The weighted cosine of two encoder rows weights each direction by the variance of the inputs. It equals the "
+    "correlation of the two pre-activations.",
+    "The report's suggestion that widely spread data make encoders harder to learn is not tested: no clause depends "
+    "on it.",
 )
 
 
@@ -133,14 +135,14 @@ def _summary(numbers: Numbers) -> str:
         return told(known, f"{inputs}: {key}", form)
 
     return (
-        f"With inputs as they are, which vary in about {shown(directions['as they are'], '.0f')} of {numbers['d_in']} "
-        f"directions, the simulators' encoder cosine is {tell('as they are', ENCODER)}. If the same MLP reads inputs "
-        f"that hardly vary outside of {numbers['n_kept']} directions, {tell('flat', LIVE, '.1%')} of the latents are "
-        f"live simulators, with a decoder cosine of {tell('flat', DECODER)} and an encoder cosine of "
-        f"{tell('flat', ENCODER)} (standard deviation {tell('flat', DEVIATION)}). The correlation of their activations "
-        f"with the neurons' is {tell('flat', FOLLOWS)} at the median, and their encoder cosine is "
-        f"{tell('flat', WEIGHED)} if each direction counts by how much the inputs vary along it. The inputs of the "
-        "report's model are not known here."
+        f"The original inputs vary in about {shown(directions['as they are'], '.0f')} of {numbers['d_in']} "
+        f"directions, and the simulators' encoder cosine is {tell('as they are', ENCODER)}. With flat inputs, which "
+        f"hardly vary outside of {numbers['n_kept']} directions, {tell('flat', LIVE, '.1%')} of the latents are live "
+        f"simulators. Their decoder cosine is {tell('flat', DECODER)}, and their encoder cosine is "
+        f"{tell('flat', ENCODER)} (standard deviation {tell('flat', DEVIATION)}). The median correlation of their "
+        f"activations with those of the neurons is {tell('flat', FOLLOWS)}. Their encoder cosine is "
+        f"{tell('flat', WEIGHED)} if directions are weighted by the variance of the inputs. The inputs of the "
+        "report's model are unknown."
     )
 
 
@@ -165,7 +167,8 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
             "Decoder cosines of the first seed's student on flat inputs. Bars are stacked by type.",
         ),
         "uneven-encoder-similarity": Drawing(
-            lambda: figures.encoder_similarity(match, types), "Its encoder cosines; types by the decoder."
+            lambda: figures.encoder_similarity(match, types),
+            "Encoder cosines of the same student. Types are determined by the decoder.",
         ),
     }
 
@@ -180,7 +183,7 @@ def _flattened(batch: Activations, mean: Tensor, weak: Tensor, neurons: Neurons)
     """Shrinks inputs along the weak axes ``[d_in, n_weak]``, and computes the MLP outputs."""
     centred = batch.inputs - mean
     inputs = mean + centred - (1 - FLAT) * (centred @ weak) @ weak.T
-    # In parts, for the neurons' activations take much more room than the inputs.
+    # In parts, since the neurons' activations need much more memory than the inputs.
     outputs = torch.cat([neurons.decode(neurons.encode(part)) for part in inputs.split(8_192)])
     return ActivationBatch(inputs, outputs)
 
@@ -190,7 +193,7 @@ def _variance(batch: Activations) -> float:
 
 
 def _train(experiment: Experiment, spec: DictionarySpec, data: Activations, scale: float) -> Dictionary:
-    """Trains a student of a specification on other data, whose variance is larger by ``scale``."""
+    """Trains the student of a specification on other data, whose variance is larger by ``scale``."""
     (penalty,) = spec.penalties
     assert isinstance(penalty, L1)
     assert isinstance(penalty.coefficient, float)

@@ -25,7 +25,7 @@ from .reading import MIN_EXAMPLES, examples_of, token_share
 
 SHARED = 0.7
 N_READ = 200
-"""Live latents whose examples are looked at."""
+"""Number of live latents whose examples are measured."""
 
 
 class WiderStudents(Study):
@@ -35,9 +35,9 @@ class WiderStudents(Study):
     title: ClassVar[str] = "Much larger students"
     shows: ClassVar[str] = "An open question of the report"
     claim: ClassVar[str] = (
-        "The report asks whether a sufficiently larger student has compelling features. Tested here: the widest "
-        "student leaves less error, and its sparse latents are rarer and more readable than the narrowest one's, by "
-        "the share of their strongest examples that fall on one token."
+        "The report asks whether a sufficiently larger student has compelling features. This study tests whether the "
+        "widest student has a smaller error than the narrowest, and rarer and more interpretable sparse latents. "
+        "Interpretability is measured as the share of the strongest examples that fall on one token."
     )
 
     def measure(self, experiment: Experiment) -> Numbers:
@@ -72,11 +72,12 @@ class WiderStudents(Study):
 FREQUENCY, ON_ONE = "frequency of sparse latents", "strongest examples on one token"
 LIVE, AGAIN, CONTROL = "live latents", "found again in the next wider", "found again at the same width, another seed"
 NOTES = (
-    "All with as many tokens: a wide student sees few of them for each latent. Dead are latents that never fire on the "
-    "held-out tokens. Latents are looked for in students of another seed.",
-    f"The share of examples on one token is the mean over the first {N_READ} live latents of each, without those that "
-    f"have fewer than {MIN_EXAMPLES} examples; see the first 50 latents, above. It is a lower bound of readability; "
-    "nobody has rated these latents.",
+    "All students have the same number of training tokens, so that a wide student has fewer tokens for each latent. "
+    "Latents that never fire on the held-out tokens are dead. Latents are matched with those of students of another "
+    "seed.",
+    f"The share of examples on one token is the mean over the first {N_READ} live latents of each student, except "
+    f"latents with fewer than {MIN_EXAMPLES} examples. It is a lower bound of interpretability, as in the section on "
+    "the first 50 latents. The latents of this study have no ratings.",
 )
 
 
@@ -132,10 +133,10 @@ def _summary(numbers: Numbers) -> str:
         return f"from {told(known, f'{small}: {key}', form)} to {told(known, f'{large}: {key}', form)}"
 
     return (
-        f"From {small} to {large}, at {numbers['k']} active latents and on {numbers['n_tokens']:,} tokens each, the "
-        f"unexplained variance goes {pair('FVU', '.3f')}, live sparse latents {pair('live sparse latents', ',.0f')}, "
-        f"their median frequency {pair(FREQUENCY, '.2%')}, and the share of their strongest examples on one token "
-        f"{pair(ON_ONE, '.1%')}."
+        f"From {small} to {large}, with {numbers['k']} active latents and {numbers['n_tokens']:,} training tokens for "
+        f"each student, the unexplained variance changes {pair('FVU', '.3f')}, the number of live sparse latents "
+        f"{pair('live sparse latents', ',.0f')}, their median frequency {pair(FREQUENCY, '.2%')}, and the share of "
+        f"their strongest examples on one token {pair(ON_ONE, '.1%')}."
     )
 
 
@@ -175,11 +176,12 @@ def _drawings(numbers: Numbers) -> dict[str, Drawing]:
     return {
         "wider-types": Drawing(
             lambda: figures.curves(shares, label, "share of latents (%)", x_scale="log"),
-            f"Types of the latents, by the student's width. {bars}",
+            f"Types of the latents by the width of the student. {bars}",
         ),
         "wider-error": Drawing(
             lambda: figures.curves(errors, label, "variance unexplained (FVU)", x_scale="log"),
-            f"Their error over the same widths, at {numbers['k']} active latents per token and equal tokens. {bars}",
+            f"Error by the width of the student, with {numbers['k']} active latents per token and equal numbers of "
+            f"tokens. {bars}",
         ),
     }
 
