@@ -1,4 +1,4 @@
-"""Supports cut into blocks of consecutive latents, and put together from them."""
+"""Splitting supports into blocks of consecutive latents, and joining the supports of blocks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from sparsedict.latents import Support
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split(Displayed):
-    """A support by blocks of consecutive latents.
+    """A support that is split into blocks of consecutive latents.
 
     Attributes:
-        supports: The entries of each block; latents are counted from the block's first.
-        order: Indices of these entries in the whole support, one block after the other. ``None`` for a single block.
-        n_entries: Entries of the whole support, padding included.
-        n_own: Entries of each block.
+        supports: Support of each block. Latents are numbered from the first latent of the block.
+        order: Indices of the entries of all blocks, in the order of the blocks, in the whole support. ``None`` for a
+            single block.
+        n_entries: Number of entries of the whole support, including padding.
+        n_own: Number of entries of each block.
     """
 
     supports: tuple[Support, ...]
@@ -31,13 +32,13 @@ class Split(Displayed):
     n_own: tuple[int, ...]
 
     def take(self, values: Float[Tensor, " n_entries"]) -> tuple[Tensor, ...]:
-        """Returns the values of each block's entries, differentiable."""
+        """Returns the values of the entries of each block. The result is differentiable."""
         if self.order is None:
             return (values,)
         return values.index_select(0, self.order).split(self.n_own)
 
     def put(self, values: Sequence[Tensor]) -> Float[Tensor, " n_entries"]:
-        """Returns values given by block in the order of the whole support, differentiable; padding gets zero."""
+        """Returns the values of all blocks in the order of the whole support; padding is zero. Differentiable."""
         if self.order is None:
             return values[0]
         joined = torch.cat(tuple(values))
@@ -45,11 +46,11 @@ class Split(Displayed):
 
 
 def split(support: Support, sizes: Sequence[int]) -> Split:
-    """Cuts a support into blocks.
+    """Splits a support into blocks.
 
     Args:
-        support: The entries.
-        sizes: Number of latents of each block; their sum is ``support.n_latents``.
+        support: The support.
+        sizes: Number of latents of each block. Their sum is ``support.n_latents``.
     """
     if len(sizes) == 1:
         return Split((support,), None, support.n_entries, (support.n_entries,))
@@ -64,7 +65,7 @@ def split(support: Support, sizes: Sequence[int]) -> Split:
 
 
 def join(supports: Sequence[Support]) -> Support:
-    """Puts the supports of blocks together, without waiting for the device; entries of a token lie block by block."""
+    """Joins the supports of blocks without synchronisation. The entries of a token are in the order of the blocks."""
     if len(supports) == 1:
         return supports[0]
     sizes = tuple(own.n_latents for own in supports)
@@ -74,7 +75,7 @@ def join(supports: Sequence[Support]) -> Support:
     before = offsets[:-1]
     places = []
     for own in supports:
-        # An entry lies as far behind its token's first one as in its block, after those of earlier blocks.
+        # Position of an entry: its token's first entry, plus entries of earlier blocks, plus its index in the block.
         shift = (before - own.offsets[:-1]).index_select(0, own.tokens)
         places.append(torch.arange(own.n_entries, device=offsets.device) + shift)
         before = before + own.offsets.diff()
@@ -92,7 +93,7 @@ def _cut(support: Support, sizes: tuple[int, ...]) -> Split:
         if support.has_padding:
             inside &= support.is_stored
         own = inside.nonzero().flatten()
-        # So many of the entries before each token's first one belong to the block.
+        # Number of entries of the block before the first entry of each token.
         offsets = torch.nn.functional.pad(inside.cumsum(0), (1, 0)).index_select(0, support.offsets)
         latents = support.latents.index_select(0, own) - start
         supports.append(Support(latents, offsets, end - start, memory=support.memory))

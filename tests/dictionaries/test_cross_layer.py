@@ -209,7 +209,7 @@ def test_latents_of_all_layers_compete_only_where_they_are_asked_to(sites: sd.Si
     assert (counts[0] == 4).all()
     assert (counts[1].sum(-1) == 12).all()
     assert (counts[1] != 4).any()
-    with pytest.raises(ValueError, match=r"must not choose among the latents of all layers.*PerLayer\(TopK\(k=12\)\)"):
+    with pytest.raises(ValueError, match=r"must not select among the latents of all layers.*PerLayer\(TopK\(k=12\)\)"):
         sites.replaced(together).__enter__()
 
 
@@ -278,7 +278,7 @@ def test_it_is_trained_from_a_store_like_from_a_stream(sites: sd.Sites, tokens: 
 def test_bad_layers_and_numbers_of_latents_are_named(sites: sd.Sites) -> None:
     with pytest.raises(ValueError, match="`layers` must name each layer once, got 'a' twice"):
         made([("a", 4, 4), ("a", 4, 4)], 8)
-    with pytest.raises(ValueError, match=r"in the order in which the model runs them.*'0' comes before '1'"):
+    with pytest.raises(ValueError, match=r"in the order of the model.*'0' comes before '1'"):
         made(sd.Sites({name: sites[name] for name in ("1", "0")}), 8)
     with pytest.raises(TypeError, match="`layers` must be `Sites`, a mapping of names to widths"):
         made(4, 8)
@@ -296,7 +296,7 @@ def test_bad_layers_and_numbers_of_latents_are_named(sites: sd.Sites) -> None:
         made(activation=sd.PerLayer(sd.TopK(9)))
     with pytest.raises(ValueError, match="must have one entry for each of 3 layers, got 2"):
         made(activation=sd.PerLayer((sd.TopK(2), sd.TopK(2))))
-    with pytest.raises(ValueError, match="outputs of one width for tied decoders, got \\[4, 5\\] behind '0'"):
+    with pytest.raises(ValueError, match="outputs of equal width for tied decoders, got \\[4, 5\\] from '0' on"):
         made({"0": (4, 4), "1": (4, 5)}, 8, layout=sd.TiedDecoders())
     with pytest.raises(TypeError, match="`layout` must be a DecoderLayout such as"):
         made(layout=sd.NextLayers)
@@ -308,7 +308,7 @@ def test_bad_layers_and_numbers_of_latents_are_named(sites: sd.Sites) -> None:
 def test_an_activation_for_layers_needs_layers() -> None:
     with pytest.raises(ValueError, match=r"needs a dictionary over several layers, such as `sd.CrossLayerDistiller`"):
         sd.SparseDistiller(4, 4, 8, activation=sd.PerLayer(sd.TopK(2)), decoder_norm=sd.UnitNorm())
-    with pytest.raises(ValueError, match=r"must choose among latents.*Pass it without PerLayer"):
+    with pytest.raises(ValueError, match=r"must select among latents.*Pass it without PerLayer"):
         sd.PerLayer(sd.ReLU())
     with pytest.raises(ValueError, match="of one class in all layers"):
         sd.PerLayer((sd.TopK(2), sd.BatchTopK(2)))
@@ -321,7 +321,7 @@ class Backwards(sd.DecoderLayout):
 
 @pytest.mark.as_installed
 def test_targets_before_the_source_are_named() -> None:
-    with pytest.raises(ValueError, match=r"latents of layer '0' write to that layer and some that follow it.*got -1"):
+    with pytest.raises(ValueError, match=r"`layout.n_targets` must be from 1 to 3 for layer '0'.*got -1"):
         made(layout=Backwards())
 
 

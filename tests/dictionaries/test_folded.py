@@ -55,7 +55,7 @@ def test_every_kind_folds_or_says_why_not(kind: str) -> None:
             dictionary.folded()
         return
     if kind == "cross_layer_tied":
-        with pytest.raises(ValueError, match="`dictionary` must not have tied decoders to be folded"):
+        with pytest.raises(ValueError, match="`dictionary` must not have tied decoders if it is folded"):
             dictionary.folded()
         return
     x = cases.tokens(5)

@@ -19,7 +19,7 @@ class PerLayer(Activation):
     """Applies an activation separately to the latents of each layer of a dictionary.
 
     In a dictionary over several layers, ``TopK(32)`` selects 32 latents among all layers, and ``PerLayer(TopK(32))``
-    selects 32 latents of each layer. Measured values, such as the threshold of BatchTopK, are separate for each layer.
+    selects 32 latents in each layer. Measured values, such as the threshold of BatchTopK, are separate for each layer.
 
     Args:
         activation: An activation that selects among latents, such as TopK, BatchTopK, AbsTopK or GroupMax; or a tuple
@@ -53,8 +53,8 @@ class PerLayer(Activation):
                 )
             if own.elementwise:
                 raise ValueError(
-                    f"`activation` must choose among latents, as TopK and BatchTopK do, got {own!r}, which acts on "
-                    "each latent by itself. Pass it without PerLayer."
+                    f"`activation` must select among latents, as TopK and BatchTopK do, got {own!r}, which is "
+                    "elementwise. Pass it without PerLayer."
                 )
         if not given or len({type(own) for own in given}) > 1:
             raise ValueError(f"`activation` must be of one class in all layers, got {self.activation!r}.")
@@ -94,7 +94,8 @@ class PerLayer(Activation):
     def at_layers(self, n_latents: tuple[int, ...]) -> PerLayer:
         if self.n_latents is not None and self.n_latents != tuple(n_latents):
             raise ValueError(
-                f"`n_latents` of {self!r} must be those of the dictionary's layers, {tuple(n_latents)}. Leave it out."
+                f"`n_latents` of {self!r} must equal the numbers of latents of the dictionary's layers, "
+                f"{tuple(n_latents)}. Leave it out."
             )
         return replace(self, n_latents=tuple(n_latents))
 
@@ -113,8 +114,8 @@ class PerLayer(Activation):
             for name, value in {**own.initial_state(1), **own.training_state(1)}.items():
                 if value.ndim:
                     raise ValueError(
-                        f"`activation` of PerLayer must keep one number for each name, but {own!r} keeps {name!r} of "
-                        "shape [n_latents]."
+                        f"`activation` of PerLayer must have a state of scalars, but {name!r} of {own!r} has shape "
+                        "[n_latents]."
                     )
 
     def for_subset(self, n_latents: int) -> Activation:
@@ -178,7 +179,7 @@ class PerLayer(Activation):
             own.end_encoding_(part, self.state_of_layer(state, index), n_steps=n_steps)
 
     def _encodings(self, encoding: Encoding) -> Iterator[tuple[int, Activation, Encoding]]:
-        """Yields the latents of each layer."""
+        """Yields the index, the activation and the encoding of each layer that has latents."""
         values, supports = encoding.values.detach(), ()
         if encoding.support is None:
             parts = values.split(self._sizes, dim=-1)

@@ -1,4 +1,4 @@
-"""How latents of a crosscoder divide their decoder norm among the points that they write."""
+"""Relative decoder norms of the latents of a crosscoder at its points."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class DecoderShares(Displayed):
         shares: Norm of the decoder row at each point over the sum of its norms at all points, 0 for a row of zeros,
             ``[n_latents, n_points]``.
         is_counted: False for dead latents and rows of zeros, ``[n_latents]``.
-        exclusive_above: See above.
-        shared_above: See above.
+        exclusive_above: Share at a point above which a latent is exclusive to the point.
+        shared_above: A latent is shared if all shares are above this number divided by the number of points.
     """
 
     points: tuple[str, ...]
@@ -85,12 +85,13 @@ def decoder_shares(
 ) -> DecoderShares:
     """Returns for each latent its relative decoder norm at each point that the dictionary writes.
 
-    For a crosscoder of two models the share at a point is the relative norm of model diffing: 0.5 for a latent that
-    both models have alike, 1 for one that a single model has. Norms are in units of the spread at each point.
+    For a crosscoder of two models, the share at a point is the relative norm of model diffing. It is 0.5 for a latent
+    with equal norms in both models, and 1 for a latent of a single model. Norms are in units of the spread at each
+    point.
 
-    An L1 penalty shortens decoder rows. Where a latent contributes little to a point, its row there becomes zero, and
-    the latent looks exclusive to the other points although its feature isn't. Train with BatchTopK before you conclude
-    from exclusive latents.
+    An L1 penalty shortens decoder rows. If a latent contributes little to a point, its row there becomes zero. The
+    latent then seems exclusive to the other points, although its feature is not. Train with BatchTopK before you draw
+    conclusions from exclusive latents.
 
     Args:
         dictionary: A `Crosscoder`, or another dictionary that writes several points.

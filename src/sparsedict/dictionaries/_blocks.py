@@ -1,4 +1,4 @@
-"""Blocks of latents: which inputs they read and which outputs they write, and the products of all blocks."""
+"""Blocks of latents with their inputs and outputs, and the products of all blocks."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from sparsedict.norms import DecoderNorm
 from sparsedict.splits import split
 
 TIED_ROWS = 2**10
-"""Decoder rows that are written several times, of which whole rows are made at once."""
+"""Number of tied decoder rows that are expanded to whole rows at once."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Block(Displayed):
-    """Consecutive latents of a dictionary, with the rows of weights that belong to them.
+    """Consecutive latents of a dictionary, with their encoder and decoder rows.
 
-    The encoder and the decoder of a dictionary are matrices whose entries outside of its blocks are zero and aren't
-    stored. Most dictionaries have one block, which reads all inputs and writes all outputs.
+    Entries of the encoder and decoder matrices outside of the blocks are zero and aren't stored. Most dictionaries have
+    one block, which reads all inputs and writes all outputs.
 
     Attributes:
-        latents: The latents, a slice of all latents of the dictionary.
-        encoder: ``[n, d_read]``.
-        decoder: ``[n, d_row]``.
-        reads: Columns of the encoder's inputs.
-        writes: Columns of the output.
-        widths: Widths of the points that a decoder row writes; their sum is the width of ``writes``.
-        n_copies: How often a stored decoder row is written, side by side: 1, or as often as there are ``widths``.
+        latents: Slice of the latents among all latents of the dictionary.
+        encoder: Encoder rows, ``[n, d_read]``.
+        decoder: Decoder rows, ``[n, d_row]``.
+        reads: Slice of the input columns.
+        writes: Slice of the output columns.
+        widths: Widths of the points that a decoder row writes. Their sum is the width of ``writes``.
+        n_copies: Number of copies of the stored decoder row in a whole row: 1, or the number of ``widths``.
     """
 
     latents: slice
@@ -52,27 +52,27 @@ class Block(Displayed):
         return len(self.encoder)
 
     def rows_of(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns which of some latents are in this block, and their rows here."""
+        """Returns the positions in ``latents`` of the latents of this block, and their rows in this block."""
         here = ((latents >= self.latents.start) & (latents < self.latents.stop)).nonzero().flatten()
         return here, latents[here] - self.latents.start
 
     def norms(self) -> Float[Tensor, " n"]:
-        """Returns the norm of each whole decoder row, differentiable."""
+        """Returns the norm of each whole decoder row. The result is differentiable."""
         return torch.linalg.vector_norm(self.decoder, dim=-1) * self.n_copies**0.5
 
     def point_norms(self) -> Float[Tensor, "n n_points"]:
-        """Returns the norm of each decoder row at each point that the block writes, differentiable."""
+        """Returns the norm of each decoder row at each point that the block writes. The result is differentiable."""
         if self.n_copies > 1:
             return torch.linalg.vector_norm(self.decoder, dim=-1, keepdim=True).expand(-1, self.n_copies)
         parts = self.decoder.split(self.widths, dim=-1)
         return torch.stack([torch.linalg.vector_norm(part, dim=-1) for part in parts], dim=-1)
 
     def whole_rows(self) -> Float[Tensor, "n d_written"]:
-        """Returns decoder rows as wide as what they write."""
+        """Returns whole decoder rows, with all copies of tied rows."""
         return self.decoder.repeat(1, self.n_copies) if self.n_copies > 1 else self.decoder
 
     def stored_rows(self, rows: Float[Tensor, "m d_written"]) -> Float[Tensor, "m d_row"]:
-        """Returns what is stored of whole rows: the mean over copies."""
+        """Returns the stored part of whole rows, which is the mean over copies."""
         return rows.unflatten(-1, (self.n_copies, -1)).mean(-2) if self.n_copies > 1 else rows
 
     def constrain_(self, norm: DecoderNorm) -> None:
@@ -87,7 +87,7 @@ class Block(Displayed):
             rows.copy_(whole[:, : rows.shape[1]])
 
     def project_gradient_(self, norm: DecoderNorm, gradient: Float[Tensor, "n d_row"]) -> None:
-        """Removes from the gradient of the stored rows, in place, what the norm would undo."""
+        """Removes the component of the gradient of the stored rows that the constraint would undo, in place."""
         norm = norm.at_points(self.widths)
         if self.n_copies == 1:
             norm.project_gradient_(self.decoder, gradient)
@@ -108,14 +108,14 @@ def affine_parts(blocks: Sequence[Block], inputs: Tensor, bias: Tensor) -> list[
 
     Args:
         blocks: The blocks.
-        inputs: What the encoder reads, ``[*batch, d_in]``.
-        bias: Of all latents.
+        inputs: Inputs of the encoder, ``[*batch, d_in]``.
+        bias: Encoder bias of all latents.
     """
     return [Affine(inputs[..., block.reads], block.encoder, bias[block.latents]) for block in blocks]
 
 
 def pre_activations(parts: Sequence[Affine]) -> Float[Tensor, "*batch n_latents"]:
-    """Returns the pre-activations of all blocks side by side."""
+    """Returns the concatenated pre-activations of all blocks."""
     found = [functional.linear(*part) for part in parts]
     return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
 
@@ -126,13 +126,13 @@ def entries_at(
     known: Tensor | None = None,
     offsets: Sequence[Tensor | None] | None = None,
 ) -> Float[Tensor, " n_entries"]:
-    """Returns the pre-activations of all blocks at the entries of a support, differentiable; see `kernels.affine_at`.
+    """Returns the pre-activations of all blocks at the entries of a support, as `kernels.affine_at` for one block.
 
     Args:
         parts: Inputs, rows and biases of the blocks.
         support: The entries.
-        known: Their values, where they are known.
-        offsets: A vector that is part of every input of a block already.
+        known: Values of the entries, if they are already computed.
+        offsets: For each block, a vector that has already been added to each of its inputs.
     """
     offsets = [None] * len(parts) if offsets is None else offsets
     if len(parts) == 1:

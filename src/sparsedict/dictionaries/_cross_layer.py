@@ -29,40 +29,40 @@ LATER_LAYERS = LaterLayers()
 
 
 class CrossLayerDistiller(Dictionary):
-    r"""Sparse students of several MLPs at once, also called a cross-layer transcoder.
+    r"""Sparse distiller of the MLPs of several layers, also called a cross-layer transcoder (CLT).
 
-    Latents of layer :math:`i` read what the MLP of that layer reads, and write to the outputs of this layer and of
-    later ones, with :math:`s_i` and :math:`t_j` the spread of inputs and outputs:
+    Latents of layer :math:`i` read the input of that layer's MLP, and write to the outputs of the same layer and of
+    later layers. With :math:`s_i` and :math:`t_j` the spread of inputs and outputs:
 
     .. math::
         a_i = \mathrm{activation}(E_i x_i / s_i + b_i), \qquad
         y_j = t_j \Big(\sum_{i \le j} a_i D_{ij} + c_j\Big) \; (+\, S_j x_j)
 
-    A latent has one decoder row, which holds its :math:`D_{ij}` side by side, so that one sparse product for each
-    layer decodes to all layers that its latents write to. ``encoder_i`` and ``decoder_i`` are the matrices of the
-    latents of layer `i`. ``fit`` measures the spreads before the first step, so that layers of large activations don't
-    get all latents of an activation that chooses among all layers; until then they are 1.
+    The decoder row of a latent is the concatenation of its :math:`D_{ij}`. One sparse product for each layer therefore
+    decodes to all target layers. ``encoder_i`` and ``decoder_i`` are the matrices of the latents of layer `i`. The
+    spreads are 1 until ``fit`` measures them before the first step. Without them, an activation that selects among all
+    layers would select mostly latents of layers with large activations.
 
-    ``TopK(k)`` and ``BatchTopK(k)`` choose among the latents of all layers together; ``PerLayer(TopK(k))`` chooses in
-    each layer. `UnitNorm` and `MaxNorm` constrain whole decoder rows; ``PerPoint(UnitNorm())`` constrains what a row
-    writes to each layer.
+    ``TopK(k)`` and ``BatchTopK(k)`` select among the latents of all layers. ``PerLayer(TopK(k))`` selects in each
+    layer. `UnitNorm` and `MaxNorm` constrain whole decoder rows. ``PerPoint(UnitNorm())`` constrains the part of a row
+    for each layer.
 
     Args:
-        layers: `Sites` in the order of the model; or by the name of a layer its width, or ``(d_in, d_out)``; or
-            ``(name, d_in, d_out)`` of each layer.
-        n_latents: Number of latents of each layer: one number for all, a mapping by the name of the layer, or one
-            number for each.
-        activation: How pre-activations become latents.
+        layers: `Sites` in the order of the model; a mapping of layer names to a width or ``(d_in, d_out)``; or a
+            sequence of ``(name, d_in, d_out)``.
+        n_latents: Number of latents of each layer: one number for all layers, a mapping of layer names to numbers, or
+            a sequence with one number for each layer.
+        activation: Activation of the latents.
         decoder_norm: The constraint on decoder rows.
         layout: Which layers latents write to: ``LaterLayers()``, ``NextLayers(reach)``, or ``TiedDecoders(...)`` of
             one of these. With ``NextLayers(0)`` each layer has a sparse distiller of its own.
-        skip: Whether a learned linear map of each MLP's input, zero at the start, is added to its output.
-        device: Where the weights are made.
-        dtype: Their type.
-        generator: Source of the random weights.
+        skip: Whether a learned linear map of each MLP's input is added to its output. The map is initially zero.
+        device: Device of the weights.
+        dtype: Data type of the weights.
+        generator: Generator of the random weights.
 
     Raises:
-        ValueError: If a layer is named twice, sites aren't in the order of the model, or parts can't serve each other.
+        ValueError: If a layer is named twice, sites aren't in the order of the model, or parts are incompatible.
 
     Source: Lindsey et al., "Sparse Crosscoders for Cross-Layer Features and Model Diffing", 2024; Ameisen et al.,
     "Circuit Tracing: Revealing Computational Graphs in Language Models", 2025.
@@ -140,12 +140,12 @@ class CrossLayerDistiller(Dictionary):
 
     @property
     def input_widths(self) -> tuple[int, ...]:
-        """Width of what each MLP reads."""
+        """Input width of each MLP."""
         return tuple(layer.d_in for layer in self.layers)
 
     @property
     def output_widths(self) -> tuple[int, ...]:
-        """Width of what each MLP writes."""
+        """Output width of each MLP."""
         return tuple(layer.d_out for layer in self.layers)
 
     @property
@@ -189,18 +189,18 @@ class CrossLayerDistiller(Dictionary):
 
     @property
     def encoder(self) -> Float[Tensor, "n_latents d_in"]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The encoders of all layers as one matrix, put together at each use; zero where a latent doesn't read."""
+        """The encoders of all layers as one matrix, assembled at each access; columns of other layers are zero."""
         blocks = self.blocks()
         return _assembled([(block.encoder, block.reads) for block in blocks], self.d_in)
 
     @property
     def decoder(self) -> Float[Tensor, "n_latents d_out"]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The decoders of all layers as one matrix, put together at each use; zero where a latent doesn't write."""
+        """The decoders of all layers as one matrix, assembled at each access; zero outside of target layers."""
         return _assembled([(block.whole_rows(), block.writes) for block in self.blocks()], self.d_out)
 
     @property
     def skips(self) -> tuple[nn.Parameter, ...]:
-        """The linear maps of each layer, ``[d_out, d_in]``; none without ``skip``."""
+        """The linear map of each layer, ``[d_out, d_in]``; empty without ``skip``."""
         return tuple(self.get_parameter(f"skip_{index}") for index in range(len(self.layers) if self.has_skip else 0))
 
     @property
@@ -243,9 +243,9 @@ class CrossLayerDistiller(Dictionary):
         return own
 
     def split_sources(self) -> list[LayerSource]:
-        """Returns the latents of each layer as a dictionary of their own, so that a model can run layer by layer.
+        """Returns one dictionary for the latents of each layer, so that a model can run layer by layer.
 
-        They share the weights of this dictionary, and what they write adds up to its reconstruction.
+        The dictionaries share the weights of this dictionary. The sum of their outputs is its reconstruction.
 
         Raises:
             ValueError: If the latents of a layer depend on other layers, as under TopK over all layers.
@@ -264,7 +264,7 @@ class CrossLayerDistiller(Dictionary):
 
     def exported(self) -> Exported:
         raise TypeError(
-            "`dictionary` must be of one layer to be exported as plain weights, got a CrossLayerDistiller over "
+            "`dictionary` must have a single layer for export as plain weights, got a CrossLayerDistiller over "
             f"{len(self.layers)} layers. Save it by `dictionary.save(path)`."
         )
 
@@ -277,8 +277,8 @@ class CrossLayerDistiller(Dictionary):
             own = column_scales[block.writes]
             if block.n_copies > 1 and bool((own != own[0]).any()):
                 raise ValueError(
-                    "`dictionary` must not have tied decoders to be folded, for the layers that share a row have "
-                    "different scales. Use the dictionary as it is."
+                    "`dictionary` must not have tied decoders if it is folded, because the layers that share a row "
+                    "have different scales. Use the dictionary without folding."
                 )
             block.decoder.mul_(own[: block.decoder.shape[1]])
         folded.decoder_bias.mul_(column_scales)
@@ -292,7 +292,9 @@ class CrossLayerDistiller(Dictionary):
         starts = list(accumulate(n_latents, initial=0))
         owners = [sum(latent >= start for start in starts[1:]) for latent in latents]
         if owners != sorted(owners):
-            raise ValueError("`latents` must be in the order of their layers, for the rows of a layer lie together.")
+            raise ValueError(
+                "`latents` must be in the order of their layers, because the rows of a layer are contiguous."
+            )
         sizes = tuple(owners.count(index) for index in range(len(n_latents)))
         return sizes, activation.for_subset_of_layers(sizes)
 
@@ -302,30 +304,30 @@ class CrossLayerDistiller(Dictionary):
 
 
 def _targets(layout: DecoderLayout, layers: Sequence[Layer]) -> tuple[int, ...]:
-    """Returns for each layer the index after the last one that its latents write to."""
+    """Returns, for each layer, the index after the last layer that its latents write to."""
     ends: list[int] = []
     for source, layer in enumerate(layers):
         n_own = layout.n_targets(source, len(layers))
         if not 1 <= n_own <= len(layers) - source:
             raise ValueError(
-                f"`layout` must let latents of layer {layer.name!r} write to that layer and some that follow it, 1 to "
-                f"{len(layers) - source} in all, got {n_own} from {layout!r}."
+                f"`layout.n_targets` must be from 1 to {len(layers) - source} for layer {layer.name!r}, which is the "
+                f"number of layers from that one to the last, got {n_own} from {layout!r}."
             )
         widths = {other.d_out for other in layers[source : source + n_own]}
         if layout.is_tied and len(widths) > 1:
             raise ValueError(
-                f"`layers` must have outputs of one width for tied decoders, got {sorted(widths)} behind "
-                f"{layer.name!r}. Use a layout without TiedDecoders."
+                f"`layers` must have outputs of equal width for tied decoders, got {sorted(widths)} from "
+                f"{layer.name!r} on. Use a layout without TiedDecoders."
             )
         ends.append(source + n_own)
     return tuple(ends)
 
 
 def _assembled(parts: Sequence[tuple[Tensor, slice]], width: int) -> Tensor:
-    """Returns blocks of rows in their columns of one matrix."""
+    """Returns one matrix with blocks of rows in their columns, and zeros elsewhere."""
     padded = [functional.pad(rows, (own.start, width - own.stop)) for rows, own in parts]
     return torch.cat(padded)
 
 
 CrossLayerTranscoder = CrossLayerDistiller
-"""The field's name for a cross-layer distiller."""
+"""Alias of `CrossLayerDistiller`, by its usual name in the literature."""

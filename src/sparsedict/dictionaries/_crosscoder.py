@@ -20,37 +20,39 @@ from sparsedict.norms import DecoderNorm, Free
 from sparsedict.types import Role
 
 Points = Mapping[str, Any] | Sequence[tuple[str, int]]
-"""`Sites`; the width of each point by its name, such as ``{"0.outputs": 64}``; or ``(name, width)`` of each point."""
+"""`Sites`; a mapping of point names to widths, such as ``{"0.outputs": 64}``; or a sequence of ``(name, width)``."""
 
 
 class Crosscoder(Dictionary):
-    r"""One set of latents that reconstructs several points: layers of a model, or one layer of two models.
+    r"""Sparse dictionary that reconstructs several points together: layers of a model, or one layer of two models.
 
-    The encoder adds up the contributions of all points, and each latent has a decoder row for each point. With
+    The encoder sums the contributions of all points. Each latent has a decoder row for each point. With
     :math:`s_p` the spread of the activations at point :math:`p`:
 
     .. math::
         a = \mathrm{activation}\Big(\sum_p E_p x_p / s_p + b\Big), \qquad y_p = s_p (a D_p + c_p)
 
-    ``fit`` measures the spreads before the first step, so that points of large activations don't dominate; until then
-    they are 1. ``decoder_norm=sd.UnitNorm()`` constrains the rows of all points together. ``PerPoint(...)`` constrains
-    each; with ``PerPoint(UnitNorm())`` all latents would write equally to all points.
+    The spreads are 1 until ``fit`` measures them before the first step. They prevent points with large activations
+    from dominating. ``decoder_norm=sd.UnitNorm()`` constrains the concatenation of a latent's rows. ``PerPoint(...)``
+    constrains each row separately: with ``PerPoint(UnitNorm())``, each latent writes to all points with the same norm.
     `sparsedict.analysis.decoder_shares` compares the norms at the points.
 
-    Two models are captured on the same tokens by ``sd.Sites({"base": sd.Site(a, path), "tuned": sd.Site(b, path)})``.
+    To train on two models, capture both on the same tokens with
+    ``sd.Sites({"base": sd.Site(a, path), "tuned": sd.Site(b, path)})``.
 
     Args:
-        points: `Sites`; or the width of each point by its name, such as ``{"0.outputs": 64, "1.outputs": 64}``; or
-            ``(name, width)`` of each point.
+        points: `Sites`; a mapping of point names to widths, such as ``{"0.outputs": 64, "1.outputs": 64}``; or a
+            sequence of ``(name, width)``.
         n_latents: Number of latents.
-        activation: How pre-activations become latents. With ReLU and an L1 penalty, latents that write little to a
-            point lose their row there, and look exclusive to the others. BatchTopK doesn't have this effect.
+        activation: Activation of the latents. With ReLU and an L1 penalty, the rows of latents that write little to a
+            point become zero there, so that these latents seem exclusive to other points. BatchTopK doesn't have this
+            effect.
         decoder_norm: The constraint on decoder rows.
-        reads: Which activations of `Sites` are reconstructed, ``"inputs"``, ``"outputs"`` or ``"neurons"``; also the
-            role of points whose names have none.
+        reads: Activations of `Sites` to reconstruct: ``"inputs"``, ``"outputs"`` or ``"neurons"``. It is also the role
+            of points whose names don't end in a role.
         device: Device of the weights.
-        dtype: Type of the weights.
-        generator: Source of the random weights.
+        dtype: Data type of the weights.
+        generator: Generator of the random weights.
 
     Raises:
         ValueError: If there are fewer than two points, or a point is named twice.
@@ -160,7 +162,7 @@ def _is_pair(item: object) -> bool:
 
 
 def _width(value: Any, reads: Role) -> Any:
-    """Returns the width of a point of a site; another value is a width already."""
+    """Returns the width of a point of a site. Values that aren't sites are returned unchanged."""
     if not hasattr(value, "d_in"):
         return value
     return value.neurons.n if reads == "neurons" else value.d_in if reads == "inputs" else value.d_out

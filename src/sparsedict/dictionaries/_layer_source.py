@@ -1,4 +1,4 @@
-"""The latents of one layer of a dictionary over several layers, as a dictionary of their own."""
+"""`LayerSource`, a dictionary of the latents of one layer of a dictionary over several layers."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class _Shared(NamedTuple):
 
 
 class LayerSource(Dictionary):
-    """The latents of one layer of a dictionary over several layers; it shares the weights of the whole dictionary.
+    """The latents of one layer of a dictionary over several layers, with shared weights.
 
-    It reads the input of that layer's MLP, and returns what its latents contribute to the layers that they write. The
-    decoder bias and the skip of the layer itself belong to it.
+    A layer source reads the input of the layer's MLP, and returns the contributions of the layer's latents to their
+    target layers. The contribution to the layer itself includes its decoder bias and its skip connection.
 
     Args:
-        whole: The dictionary, which reads and writes one point for each layer.
+        whole: Dictionary that reads and writes one point for each layer.
         index: Index of the layer.
-        output_widths: Width of what each layer writes.
-        input_scale: What the layer's inputs are divided by, a scalar.
-        output_scale: What the output of each layer is multiplied by, ``[n_layers]``.
+        output_widths: Output width of each layer.
+        input_scale: Divisor of the layer's inputs, a scalar.
+        output_scale: Factor of the output of each layer, ``[n_layers]``.
         skip: The linear map of the layer's input that is added to its output.
 
     Raises:
@@ -57,7 +57,7 @@ class LayerSource(Dictionary):
         nn.Module.__init__(self)  # the weights are those of the whole dictionary
         block = whole.blocks()[index]
         n_written = len(block.widths)
-        # In a tuple they aren't registered as parts of this module.
+        # A tuple, so that the dictionary isn't registered as a submodule.
         self._shared = _Shared(whole, block, skip)
         self.reads = whole.reads[index]
         self.writes = tuple(whole.writes[index : index + n_written])
@@ -72,8 +72,8 @@ class LayerSource(Dictionary):
             whole.activation.selection(whole.activation_state.entries(), training=False), Above
         ):
             raise ValueError(
-                f"`activation` must not choose among the latents of all layers for a model to run layer by layer, got "
-                f"{whole.activation!r}: which latents of the first layer fire depends on the last. Use "
+                f"`activation` must not select among the latents of all layers if a model runs layer by layer, got "
+                f"{whole.activation!r}: its selection in the first layer depends on the last layer. Use "
                 f"`sd.PerLayer({whole.activation!r})`, or BatchTopK, which has a threshold after training."
             )
 
@@ -129,7 +129,7 @@ class LayerSource(Dictionary):
     def _rows(self, x: Tensor) -> tuple[Tensor, torch.Size]:
         if self._depends and self.training:
             raise RuntimeError(
-                f"{self.activation!r} chooses among the latents of all layers while training, so a model can't run "
+                f"{self.activation!r} selects among the latents of all layers during training, so a model can't run "
                 "layer by layer. Call `dictionary.eval()` first."
             )
         return super()._rows(x)
@@ -140,7 +140,7 @@ class _LayerState(ActivationState):
 
     def __init__(self, whole: Dictionary, index: int, latents: slice) -> None:
         nn.Module.__init__(self)
-        # In a tuple the dictionary isn't registered as a part of this module.
+        # A tuple, so that the dictionary isn't registered as a submodule.
         self._place = (whole, index, latents)
 
     def entries(self, latents: Tensor | None = None) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The layers of a dictionary over several layers: their names, their widths and their latents."""
+"""Names, widths and numbers of latents of the layers of a dictionary over several layers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 from sparsedict import checks
 
 Layers = Mapping[str, Any] | Sequence[tuple[str, int, int]]
-"""`Sites`; or by the name of a layer its width, or its widths ``(d_in, d_out)``; or ``(name, d_in, d_out)`` of each."""
+"""`Sites`; a mapping of layer names to a width or ``(d_in, d_out)``; or a sequence of ``(name, d_in, d_out)``."""
 
 
 class Layer(NamedTuple):
     """One layer.
 
     Attributes:
-        name: Its name among the sites; its points are ``name.inputs`` and ``name.outputs``.
-        d_in: Width of what its MLP reads.
-        d_out: Width of what its MLP writes.
+        name: Name of the layer's site. The points of the layer are ``name.inputs`` and ``name.outputs``.
+        d_in: Input width of the MLP.
+        d_out: Output width of the MLP.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Layer(NamedTuple):
 
 
 def layers_of(given: Any) -> tuple[Layer, ...]:
-    """Returns layers after checking them.
+    """Checks and returns the layers.
 
     Raises:
         TypeError: If the argument has another form.
@@ -47,7 +47,7 @@ def layers_of(given: Any) -> tuple[Layer, ...]:
     found: list[Layer] = []
     for name, d_in, d_out in pairs:
         if not isinstance(name, str) or not name:
-            raise ValueError(f"`layers` must have names that are texts and not empty, got {name!r}.")
+            raise ValueError(f"`layers` must have names that are non-empty strings, got {name!r}.")
         if name in [other.name for other in found]:
             raise ValueError(f"`layers` must name each layer once, got {name!r} twice.")
         d_in, d_out = (checks.at_least(f"layers[{name!r}]", width, 1) for width in (d_in, d_out))
@@ -77,7 +77,7 @@ def _widths(name: str, value: Any) -> tuple[Any, Any]:
 
 
 def _check_order(sites: Mapping[str, Any]) -> None:
-    """Raises ``ValueError`` where sites of one model aren't in the order of its modules: latents write later layers."""
+    """Raises ``ValueError`` if sites of one model aren't in the order of its modules."""
     found: list[tuple[str, int]] = []
     model = None
     for name, site in sites.items():
@@ -90,9 +90,9 @@ def _check_order(sites: Mapping[str, Any]) -> None:
     for (first, place), (second, later) in pairwise(found):
         if 0 <= later < place:
             raise ValueError(
-                f"`layers` must be in the order in which the model runs them, for latents write to later layers, but "
-                f"{second!r} comes before {first!r} in the model. Where modules run in another order than they are "
-                "defined in, give widths by name instead of sites."
+                f"`layers` must be in the order of the model, because latents write to later layers, but {second!r} "
+                f"comes before {first!r} in the model. If the model doesn't run its modules in the order of their "
+                "definition, pass widths by name instead of sites."
             )
 
 
@@ -100,7 +100,7 @@ def latents_of(given: Any, layers: Sequence[Layer]) -> tuple[int, ...]:
     """Returns the number of latents of each layer.
 
     Args:
-        given: A number for every layer, a mapping by the name of the layer, or a number for each.
+        given: One number for all layers, a mapping of layer names to numbers, or one number for each layer.
         layers: The layers.
 
     Raises:

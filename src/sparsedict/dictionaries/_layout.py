@@ -1,4 +1,4 @@
-"""Which layers the latents of a cross-layer dictionary write to."""
+"""Decoder layouts of cross-layer dictionaries: the layers that latents write to."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from sparsedict import checks
 
 
 class DecoderLayout(ABC):
-    """Which layers the latents of each layer write to, and whether they have a decoder row for each of them.
+    """Base class of layouts, which define the target layers of latents and whether their decoder rows are tied.
 
-    An immutable value: make it a frozen dataclass, and it is saved by its arguments.
+    Layouts must be frozen dataclasses. They are saved by their arguments.
     """
 
     is_tied: ClassVar[bool] = False
-    """Whether a latent has one decoder row, which it writes to all of its layers."""
+    """Whether a latent has one decoder row for all of its target layers."""
 
     @abstractmethod
     def n_targets(self, source: int, n_layers: int) -> int:
-        """Returns how many layers the latents of a layer write to: the layer itself and those that follow it.
+        """Returns the number of consecutive layers that the latents of a layer write to, starting with their own.
 
         Args:
             source: Index of the layer that the latents read.
@@ -30,7 +30,7 @@ class DecoderLayout(ABC):
 
 @dataclass(frozen=True)
 class LaterLayers(DecoderLayout):
-    """Latents write to their own layer and to all later ones.
+    """Latents write to their own layer and to all later layers.
 
     Source: Ameisen et al., "Circuit Tracing: Revealing Computational Graphs in Language Models", 2025; Lindsey et al.,
     "Sparse Crosscoders for Cross-Layer Features and Model Diffing", 2024.
@@ -48,10 +48,10 @@ class LaterLayers(DecoderLayout):
 class NextLayers(DecoderLayout):
     """Latents write to their own layer and to the next ``reach`` layers.
 
-    With a reach of 0 each layer has a sparse distiller of its own.
+    With a reach of 0, the layers are independent sparse distillers.
 
     Args:
-        reach: Layers beyond a latent's own that it may write to.
+        reach: Number of target layers after a latent's own layer.
 
     Example:
         >>> [NextLayers(1).n_targets(source, 3) for source in range(3)]
@@ -69,12 +69,12 @@ class NextLayers(DecoderLayout):
 
 @dataclass(frozen=True)
 class TiedDecoders(DecoderLayout):
-    """A latent writes one decoder row to all of its layers, instead of a row for each of them.
+    """Latents write the same decoder row to all of their target layers.
 
-    The outputs of these layers must be equally wide.
+    The outputs of these layers must have the same width.
 
     Args:
-        layout: Which layers latents write to.
+        layout: Layout that defines the target layers.
     """
 
     layout: DecoderLayout = LaterLayers()

@@ -1,4 +1,4 @@
-"""Selection among latents that come in blocks, each of which reads inputs of its own."""
+"""Selection among latents of several blocks with different inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparsedict.selections import Above, Blockwise, Largest, LargestOfBatch, Sel
 from sparsedict.splits import join, split
 
 MAX_GUESSED = 4
-"""Entries above a guessed threshold, over those wanted, beyond which the guess is dropped."""
+"""Largest ratio of entries above a guessed threshold to wanted entries. Above it, the guess isn't used."""
 
 
 class Affine(NamedTuple):
@@ -27,7 +27,7 @@ class Affine(NamedTuple):
     Attributes:
         inputs: One vector for each token.
         rows: One row for each latent of the block.
-        bias: One number for each of them.
+        bias: One number for each latent of the block.
     """
 
     inputs: Float[Tensor, "n_tokens d"]
@@ -39,16 +39,16 @@ class Affine(NamedTuple):
 def select_parts(
     parts: Sequence[Affine], rule: Selection, *, max_entries: int | None = None, workspace: Workspace | None = None
 ) -> Selected | None:
-    """Returns the entries that a rule picks among the latents of all blocks, as :func:`select` does for one.
+    """Returns the entries that a rule selects among the latents of all blocks, as :func:`select` for one block.
 
     Args:
         parts: The blocks, in the order of their latents.
-        rule: One of the rules for which :func:`can_select` holds.
-        max_entries: Entries beyond which to give up and return ``None``.
+        rule: A rule for which :func:`can_select` is true.
+        max_entries: Largest number of entries. If more are selected, the result is ``None``.
         workspace: Memory to reuse.
 
     Raises:
-        ValueError: If a :class:`Blockwise` rule is for other blocks.
+        ValueError: If the blocks of a :class:`Blockwise` rule differ from those of the latents.
     """
     if isinstance(rule, Blockwise):
         rules = list(rule.rules)
@@ -70,7 +70,7 @@ def _bounds(parts: Sequence[Affine]) -> list[int]:
 
 
 def _cut(parts: Sequence[Affine], sizes: Sequence[int]) -> list[Affine]:
-    """Returns parts of the given sizes."""
+    """Splits the parts into the given sizes."""
     if tuple(len(part.rows) for part in parts) == tuple(sizes):
         return list(parts)
     if len(parts) > 1 or len(parts[0].rows) != sum(sizes):
@@ -80,7 +80,7 @@ def _cut(parts: Sequence[Affine], sizes: Sequence[int]) -> list[Affine]:
 
 
 def _narrowed(rule: Selection, start: int, end: int) -> Selection:
-    """Returns the rule for some of the latents; of the largest, all that may be among the largest of all."""
+    """Returns the rule for one block. Its selection includes all entries that the rule selects among all blocks."""
     if isinstance(rule, Above) and rule.threshold.ndim:
         return Above(rule.threshold[start:end])
     return rule
@@ -115,7 +115,7 @@ def _of_part(part: Affine, rule: Selection, max_entries: int | None, workspace: 
 
 
 def _largest(support: Support, values: Tensor, rule: Largest) -> Selected:
-    """Returns the largest of each token among the largest of each block, of which every token has as many."""
+    """Returns the largest entries of each token. All tokens have the same number of entries."""
     n_tokens = support.n_tokens
     width = support.n_entries // max(n_tokens, 1)
     if width <= rule.k:
@@ -140,7 +140,7 @@ def _largest_of_batch(parts: Sequence[Affine], rule: LargestOfBatch, workspace: 
         if bool(guess > 0):
             joined = _joined(parts, [Above(guess)] * len(parts), MAX_GUESSED * n_wanted, workspace)
     if joined is None or joined[0].n_entries < n_wanted:
-        # Each block's largest include all of its entries that are among the largest of all.
+        # The largest entries of a block include its entries that are among the largest of all blocks.
         joined = _joined(parts, [LargestOfBatch(rule.k)] * len(parts), None, workspace)
         assert joined is not None  # there is no limit
     support, values = joined

@@ -16,7 +16,7 @@ class PerPoint(DecoderNorm):
     Args:
         norm: The constraint, such as ``UnitNorm()``.
         widths: Widths of the points in a row. Dictionaries that write several points, such as `CrossLayerDistiller` or
-            `Crosscoder`, set them. By default, a row is one point.
+            `Crosscoder`, set the widths. By default, a row is one point.
 
     Example:
         >>> import torch
