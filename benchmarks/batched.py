@@ -50,7 +50,7 @@ def timed(ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--rounds", type=int, default=11, help="measurements of each, in turn")
+    parser.add_argument("--rounds", type=int, default=11, help="number of alternating measurements")
     args = parser.parse_args()
     for n_dictionaries, n_tokens, d, n_latents in SHAPES:
         generator = torch.Generator(args.device).manual_seed(0)

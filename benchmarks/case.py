@@ -19,11 +19,10 @@ BANDWIDTH = 0.01
 """Threshold and width of JumpReLU's estimator, in units of pre-activations whose standard deviation is 1."""
 
 HEIGHT = 0.5
-"""Where the largest ``k`` end, in the same units: what is chosen is positive in trained dictionaries.
-"""
+"""Lower bound of the ``k`` largest pre-activations, in the same units. It is positive, as in trained dictionaries."""
 
 LEARNING_RATE = 1e-7
-"""So small that a measurement of hundreds of steps leaves the density where it was set."""
+"""Small enough that hundreds of steps don't change the density."""
 
 L1_COEFFICIENT = 1e-3
 L0_COEFFICIENT = 1e-3

@@ -71,8 +71,8 @@ def writing(d: int, n_latents: int, rounds: int) -> None:
         plain = [seconds(lambda index=i: write_plain(Path(name) / f"plain {index}", content)) for i in range(rounds)]
         reads = [seconds(lambda: read_checkpoint(newest)) for _ in range(rounds)]
     weights = 2 * d * n_latents * 4 / 2**20
-    print(f"weights {weights:.0f} MiB, checkpoint {size / 2**20:.0f} MiB: writing {median(taken):.2f} s")
-    print(f"writing a plain file of that size, synchronised: {median(plain):.2f} s; reading it: {median(reads):.2f} s")
+    print(f"weights {weights:.0f} MiB, checkpoint {size / 2**20:.0f} MiB, time of a write {median(taken):.2f} s")
+    print(f"plain file of the same size: synchronised write {median(plain):.2f} s, read {median(reads):.2f} s")
     print(f"checkpoint / plain file {median(taken) / median(plain):.2f}")
 
 
@@ -87,20 +87,20 @@ def steps(rounds: int) -> None:
         sd.fit(coder, data, checkpoint=folder, checkpoint_every=LONG, **size)
         return time.process_time() - start
 
-    def step(kept: bool) -> float:
+    def step(with_checkpoints: bool) -> float:
         with tempfile.TemporaryDirectory() as name:
-            short, long = (Path(name) / "short", Path(name) / "long") if kept else (None, None)
+            short, long = (Path(name) / "short", Path(name) / "long") if with_checkpoints else (None, None)
             return (run(1200, long) - run(200, short)) / 1000
 
-    ratios = [step(kept=True) / step(kept=False) for _ in range(rounds)]
-    print(f"a small step with a folder for checkpoints / without, in processor time: {median(ratios):.2f}")
+    ratios = [step(with_checkpoints=True) / step(with_checkpoints=False) for _ in range(rounds)]
+    print(f"processor time of a small step, with checkpoints / without: {median(ratios):.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--d", type=int, default=512, help="width of inputs")
-    parser.add_argument("--n-latents", type=int, default=16_384, help="latents")
-    parser.add_argument("--rounds", type=int, default=7, help="measurements of each")
+    parser.add_argument("--n-latents", type=int, default=16_384, help="number of latents")
+    parser.add_argument("--rounds", type=int, default=7, help="number of measurements")
     args = parser.parse_args()
     torch.manual_seed(0)
     writing(args.d, args.n_latents, args.rounds)

@@ -26,9 +26,9 @@ def seconds(step: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--d", type=int, default=256, help="width of inputs and outputs")
-    parser.add_argument("--n-latents", type=int, default=4096, help="width of the dictionary")
-    parser.add_argument("--n-tokens", type=int, default=1024, help="tokens in a step")
-    parser.add_argument("--rounds", type=int, default=7, help="measurements of each path")
+    parser.add_argument("--n-latents", type=int, default=4096, help="number of latents")
+    parser.add_argument("--n-tokens", type=int, default=1024, help="tokens per step")
+    parser.add_argument("--rounds", type=int, default=7, help="number of measurements of each path")
     args = parser.parse_args()
     torch.manual_seed(0)
     parts = {"activation": sd.ReLU(), "decoder_norm": sd.UnitNorm()}

@@ -181,16 +181,25 @@ def main(argv: list[str] | None = None) -> None:
     parser = report.parser(__doc__)
     for option, choices in (("--sources", get_args(Source)), ("--kinds", get_args(Kind))):
         parser.add_argument(option, nargs="+", choices=choices, default=choices)
-    parser.add_argument("--libraries", nargs="+", choices=MODULES, default=None, help="all that are installed")
+    parser.add_argument(
+        "--libraries", nargs="+", choices=MODULES, default=None, help="libraries to compare (default: all installed)"
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--n-tokens", type=int, default=500_000, help="tokens of a run, rounded down to whole steps")
     length.add_argument("--steps", type=int, default=None, help="optimiser steps of a run, instead of --n-tokens")
     parser.add_argument("--n-held-out", type=int, default=HELD_OUT, help="tokens to evaluate on, at most 100,000")
-    parser.add_argument("--batch-size", type=int, default=2048, help="tokens in a step, a multiple of 256")
-    parser.add_argument("--n-latents", type=int, default=None, help="4,096 for the embedded model, else 2,048")
-    parser.add_argument("--k", type=int, default=None, help="32 for the embedded model, else 16")
+    parser.add_argument("--batch-size", type=int, default=2048, help="tokens per step, a multiple of 256")
+    parser.add_argument(
+        "--n-latents", type=int, default=None, help="latents (default: 4,096 for the embedded model, otherwise 2,048)"
+    )
+    parser.add_argument(
+        "--k",
+        type=int,
+        default=None,
+        help="active latents per token (default: 32 for the embedded model, otherwise 16)",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each contender")
-    parser.add_argument("--seconds", type=float, default=300, help="most time for one run")
+    parser.add_argument("--seconds", type=float, default=300, help="time limit of one run")
     args = parser.parse_args(argv)
     if args.batch_size % 256:
         parser.error(f"--batch-size must be a multiple of 256, got {args.batch_size}")

@@ -1,10 +1,10 @@
-"""Fuzzing of saved files, which are damaged in many ways and loaded: ``python -m benchmarks.fuzz``.
+"""Fuzzing of readers of saved files with damaged files: ``python -m benchmarks.fuzz``.
 
-Each target writes sound files and reads them. An input is those files with one to four things wrong, made from its
-number alone, so that it can be made again (``--show``). A reader may return, or raise one of the errors it documents;
-any other error counts as a crash (running out of the 4 GiB of memory that the reading process is given included), and
-so does code of a pickle that was run. More than ``--limit`` seconds count as a hang. With ``--atheris``, and that
-package in the environment, inputs are found by what the library's code does with them instead.
+Each target writes valid files and reads them. An input consists of these files with one to four mutations. The number
+of an input determines its mutations, so that ``--show`` can recreate it. A reader may return, or raise one of its
+documented errors. Other errors count as crashes, as do execution of code in a pickle and a use of more than the 4 GiB
+of memory of the reading process. Reads that take more than ``--limit`` seconds count as hangs. ``--atheris`` finds
+inputs by code coverage and requires the package atheris.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ TARGETS: dict[str, Target] = {
     ),
     "report": Target(_report, lambda folder: sd.load(folder / "student.pt")),
 }
-"""A reader is fuzzed when it has a line here."""
+"""Targets by name."""
 
 
 def make_input(target: str, number: int, sound: Path, folder: Path) -> str:
@@ -209,7 +209,7 @@ def fuzz(name: str, n_inputs: int, limit: float) -> dict[str, Any]:
         (Path(folder) / "sound").mkdir()
         TARGETS[name].write(Path(folder) / "sound")
         if outcome(TARGETS[name], Path(folder) / "sound") != "loaded":
-            raise SystemExit(f"{name}: its own files aren't read: {outcome(TARGETS[name], Path(folder) / 'sound')}")
+            raise SystemExit(f"{name}: the valid files can't be read: {outcome(TARGETS[name], Path(folder) / 'sound')}")
         while first < n_inputs:
             progress = context.Array("d", [first, time.monotonic() + 60])
             results = context.Queue()
@@ -243,7 +243,7 @@ def fuzz(name: str, n_inputs: int, limit: float) -> dict[str, Any]:
             worker.join(timeout=10)
         if (Path(folder) / "fuzz-pickle").exists():
             counts["crash"] += 1
-            cases.append({"number": -1, "file": "?", "what": "crash: a pickle was run"})
+            cases.append({"number": -1, "file": "?", "what": "crash: code of a pickle was executed"})
     sums = {what: counts[what] for what in ("loaded", "refused", "crash", "hang")}
     return {"inputs": first, **sums, "seconds": round(time.monotonic() - begin), "cases": cases[:50]}
 
@@ -280,10 +280,10 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--inputs", type=int, default=20_000, help="for each target (default 20,000)")
     parser.add_argument("--limit", type=float, default=10.0, help="seconds after which reading counts as a hang")
+    parser.add_argument("--show", type=int, help="recreate one input in ./fuzz-case and print its outcome")
     parser.add_argument(
-        "--show", type=int, help="make one input again, say what comes of it, and keep it in ./fuzz-case"
+        "--atheris", type=int, metavar="SECONDS", help="duration of coverage-guided fuzzing of each target"
     )
-    parser.add_argument("--atheris", type=int, metavar="SECONDS", help="let atheris find inputs for so long, each")
     arguments = parser.parse_args()
     if arguments.show is not None:
         with tempfile.TemporaryDirectory() as sound:

@@ -1,8 +1,9 @@
 """Time of the sparse products on a GPU, relative to its memory bandwidth: ``python -m benchmarks.gpu``.
 
-For each shape: the time of every kernel and what it moves over the bandwidth of a plain copy; forward and backward pass
-over the encoder's product in bfloat16; the optimiser over the time that its bytes take. Medians of ``--rounds`` runs.
-On a CPU (``--device cpu``) it runs too, by the embedding bag, which says nothing about a GPU.
+For each shape, the benchmark reports the bandwidth of every kernel relative to that of a plain copy, the time of the
+forward and backward pass relative to the encoder's product in bfloat16, and the time of the optimiser relative to that
+of copying its bytes. Times are medians of ``--rounds`` runs. With ``--device cpu``, the embedding bag replaces the
+kernels. This tests the benchmark and has no meaning for a GPU.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def kernel_figures(shape: Shape, dtype: torch.dtype, clock: Clock) -> dict[str, 
 
 
 def step_figures(shape: Shape, clock: Clock) -> dict[str, float]:
-    """Returns what forward and backward pass take over the product in bfloat16, and Adam over its bytes."""
+    """Returns the times of a pass relative to the product in bfloat16, and of Adam relative to a copy of its bytes."""
     device = clock.device
     parts: dict[str, Any] = {"activation": sd.TopK(shape.k), "decoder_norm": sd.UnitNorm(), "device": device}
     coder = sd.SparseAutoencoder(shape.d, shape.n_latents, **parts).train()
@@ -183,11 +184,11 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["large", "report"])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--rounds", type=int, default=20, help="measurements of each call")
-    parser.add_argument("--out", type=Path, default=RESULT, help="where the figures go")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file of the results")
     args = parser.parse_args()
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("There is no CUDA device here. `--device cpu --shapes toy` shows that it runs.")
+        raise SystemExit("There is no CUDA device here. Use `--device cpu --shapes toy` to test the benchmark.")
     torch.manual_seed(0)
     figures = measure(args.shapes, device, args.rounds)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

@@ -229,7 +229,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("There is no CUDA device here. `--device cpu` shows at toy size that it runs.")
+        raise SystemExit("There is no CUDA device here. Use `--device cpu` to test the part at toy size.")
     RUNS[args.part](device, Notes(args.out, args.part))
 
 

@@ -1,9 +1,9 @@
 """All checks that need a GPU: ``python -m benchmarks.gpu_session --out FOLDER --minutes 8``.
 
-It runs from a source tree, without the package installed and without a network. Each part is a process of its own
-with a time limit, the most valuable first, so that all end within ``--minutes``. After each part, ``session.json`` and
-``session.txt`` hold what is known so far, and ``NAME.log`` what the part printed. A part whose packages are missing is
-skipped, with the reason. ``--device cpu`` shows at toy size that it runs.
+The session runs from a source tree, without an installation of the package and without a network. Each part is a
+separate process with a time limit, in the order of importance, so that all parts end within ``--minutes``. After each
+part, ``session.json`` and ``session.txt`` contain the results so far, and ``NAME.log`` the output of the part. Parts
+whose packages are missing are skipped with a reason. ``--device cpu`` tests the session at toy size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SPARE_SECONDS = 5.0
-"""Left at the end to write results."""
+"""Time reserved for writing the results."""
 
 TESTS = ("tests/kernels", "tests/dictionaries/test_contract.py", "tests/training/test_deterministic.py")
 
@@ -177,13 +177,13 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the session, and returns 1 if a part failed or none ran."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for all results")
-    parser.add_argument("--minutes", type=float, default=8.0, help="all parts end within this time")
-    parser.add_argument("--device", default="cuda", help="cpu runs all parts at toy size")
-    parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="only these")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time limit of all parts together")
+    parser.add_argument("--device", default="cuda", help="device; cpu runs all parts at toy size")
+    parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="parts to run (default: all)")
     args = parser.parse_args(argv)
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    # A job that is stopped ends as one by Ctrl-C does: with what it has, and without processes left behind.
+    # SIGTERM has the effect of Ctrl-C: partial results are written, and all child processes end.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     end = time.monotonic() + 60 * args.minutes - SPARE_SECONDS
     results: dict[str, dict[str, Any]] = {}

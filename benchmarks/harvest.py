@@ -1,9 +1,9 @@
 """Speed of harvesting relative to the forward pass up to the same layer: ``python -m benchmarks.harvest``.
 
-Both run on the embedded model in float32, with the same sequences in each forward pass, in turn: what else the
-machine is doing then weighs on both. The bare pass stops at the MLP's output and keeps nothing. For each size of
-forward pass the ratio of tokens per second is given, and of processor time, which other work disturbs less; the size
-with the fastest bare pass counts.
+Both run alternately on the embedded model in float32, with the same sequences in each forward pass, so that other load
+of the machine affects both. The bare pass stops at the MLP's output and discards it. For each size of the forward pass,
+the benchmark prints the ratio of tokens per second and the ratio of processor time, which depends less on other load.
+The result is that of the size with the fastest bare pass.
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layer", type=int, default=1, help="layer of the MLP (default 1)")
-    parser.add_argument("--rounds", type=int, default=8, help="measurements of each kind (default 8)")
-    parser.add_argument("--n-sequences", type=int, default=8192, help="over all rounds (default 8192)")
-    parser.add_argument("--batch-size", type=int, default=4096, help="tokens per batch served (default 4096)")
+    parser.add_argument("--rounds", type=int, default=8, help="number of measurements (default 8)")
+    parser.add_argument("--n-sequences", type=int, default=8192, help="sequences of all rounds together (default 8192)")
+    parser.add_argument("--batch-size", type=int, default=4096, help="tokens per batch (default 4096)")
     parser.add_argument(
         "--model-batch-size", type=int, nargs="+", default=[2, 4, 8, 16], help="sequences per forward pass"
     )

@@ -18,7 +18,7 @@ def seconds(module: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="interleaved imports of each")
+    parser.add_argument("--rounds", type=int, default=9, help="number of alternating imports")
     args = parser.parse_args()
     for module in ("torch", "sparsedict"):
         seconds(module)

@@ -1,7 +1,7 @@
 """Comparison of initialisations: ``python -m benchmarks.initialisation``.
 
-Trains distillers and autoencoders of one MLP of the embedded model from several starts, with and without a warm-up of
-the learning rate, on the same tokens, and prints what each reaches on held-out tokens.
+Trains distillers and autoencoders of one MLP of the embedded model with several initialisations, with and without a
+warm-up of the learning rate, on the same tokens. Prints the error of each on held-out tokens.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def harvest(layer: int, split: zoo.Split, n_tokens: int) -> tuple[sd.Site, Activ
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--layer", type=int, default=2, help="which MLP")
+    parser.add_argument("--layer", type=int, default=2, help="index of the MLP")
     parser.add_argument("--n-tokens", type=int, default=400_000, help="training tokens")
     parser.add_argument("--lr", type=float, default=1e-2, help="peak learning rate")
     args = parser.parse_args()

@@ -1,8 +1,8 @@
 """Robustness of runs against SIGKILL: ``python -m benchmarks.kills``.
 
-Small runs are killed again and again, half of the time at a random moment and half of the time while a checkpoint is
-being written, and are gone on with until they end. Each must then equal, bit for bit, the same run left alone: weights,
-histories (but for times), and what the random generators give next. No kill may take away a checkpoint that was there.
+Small runs are killed repeatedly and resumed until they end. Half of the kills are at a random moment, and half are
+during the write of a checkpoint. Each run must then equal the same run without kills bit for bit: in its weights, its
+histories (except times) and the state of the random generators. No kill may remove an existing checkpoint.
 """
 
 from __future__ import annotations
@@ -187,9 +187,9 @@ def moments(draw: random.Random, longest: float) -> Iterator[Callable[[Path, Bas
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100, help="how often to kill (default: 100)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the figures go")
+    parser.add_argument("--kills", type=int, default=100, help="number of kills (default: 100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of kills (default: 0)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file of the results")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.optim.SGD([torch.zeros(1)], lr=1.0)  # the first optimiser imports half of PyTorch
@@ -201,7 +201,7 @@ def main() -> int:
         alone[make] = result(*born(make, None, 1))
         seconds = time.perf_counter() - started
         waits[make] = moments(draw, longest=2 * seconds)
-        print(f"{make.__name__}: left alone it takes {seconds:.1f} s", flush=True)
+        print(f"{make.__name__}: {seconds:.1f} s without kills", flush=True)
     counts = dict.fromkeys(("kills", "kills_in_a_write", "resumes", "runs", "equal_runs", "lost_checkpoints"), 0)
     for make in itertools.cycle(RUNS):
         if counts["kills"] >= args.kills:
@@ -238,7 +238,7 @@ def one_run(
             if process.exitcode == 0:
                 break
             if process.exitcode != -9:
-                raise RuntimeError(f"{make.__name__} failed by itself, with status {process.exitcode}.")
+                raise RuntimeError(f"{make.__name__} failed without a kill, with status {process.exitcode}.")
             counts["kills"] += 1
             counts["kills_in_a_write"] += folder.exists() and being_written(folder)
         counts["runs"] += 1

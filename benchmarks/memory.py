@@ -1,9 +1,9 @@
 """Peak memory of training, compared with other libraries: ``python -m benchmarks.memory``.
 
-Each contender makes a dictionary and three steps in a new process, after a toy case that has loaded whatever is loaded
-on first use. Counted is the peak of resident memory during the steps, beyond what the process held before the
-dictionary was made: weights, gradients, the optimiser's state and all that a step holds. On CUDA it is PyTorch's peak
-of allocated memory. One batch of data is counted too.
+Each contender constructs a dictionary and runs three steps in a new process, after a toy case that triggers all lazy
+imports. The result is the peak of resident memory during the steps, less the memory before the construction of the
+dictionary. It includes weights, gradients, the optimiser's state, temporary tensors and one batch of data. On CUDA, it
+is PyTorch's peak of allocated memory.
 """
 
 from __future__ import annotations
@@ -168,16 +168,26 @@ def plot(results: list[dict[str, Any]], args: argparse.Namespace) -> Any:
 def main(argv: list[str] | None = None) -> None:
     parser = report.parser(__doc__)
     parser.add_argument("--selection", choices=["topk", "batch_topk", "relu", "jumprelu"], default="topk")
-    parser.add_argument("--libraries", nargs="+", choices=MODULES, default=None, help="all that are installed")
+    parser.add_argument(
+        "--libraries", nargs="+", choices=MODULES, default=None, help="libraries to compare (default: all installed)"
+    )
     parser.add_argument("--d", type=int, default=512, help="width of inputs and outputs")
     parser.add_argument("--k", type=int, default=32, help="active latents per token")
     parser.add_argument(
-        "--n-latents", type=int, nargs="+", default=[8192, 2048, 32768], help="the first one goes with all --n-tokens"
+        "--n-latents",
+        type=int,
+        nargs="+",
+        default=[8192, 2048, 32768],
+        help="latents; the first value is combined with all --n-tokens",
     )
     parser.add_argument(
-        "--n-tokens", type=int, nargs="+", default=[2048, 1024, 4096, 8192], help="the first goes with all --n-latents"
+        "--n-tokens",
+        type=int,
+        nargs="+",
+        default=[2048, 1024, 4096, 8192],
+        help="tokens per step; the first value is combined with all --n-latents",
     )
-    parser.add_argument("--seconds", type=float, default=180, help="most time for one contender at one case")
+    parser.add_argument("--seconds", type=float, default=180, help="time limit of one contender in one case")
     args = parser.parse_args(argv)
     results = measure(args)
     name = args.name or ("memory" if args.device == "cpu" else "memory-cuda")

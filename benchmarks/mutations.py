@@ -40,7 +40,7 @@ def broken(content: bytes, name: str, random: random.Random) -> Broken:
 
 def _bytes(content: bytes, random: random.Random) -> bytes:
     data = bytearray(content)
-    # Headers are at the beginning, where most of what can be wrong is.
+    # Most errors are possible in headers, which are at the beginning.
     place = random.randrange(min(len(data), random.choice([16, 300, len(data) or 1])) or 1) if data else 0
     way = random.randrange(6)
     if way == 0:
@@ -103,22 +103,22 @@ def _zipped(content: bytes, random: random.Random) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = {info.filename: archive.read(info) for info in archive.infolist()}
-    except Exception:  # what is broken already may fail in any way
+    except Exception:  # damaged archives may raise any exception
         return _bytes(content, random)
     if not members:
         return _bytes(content, random)
     name = random.choice([name for name in members if name.endswith(".pkl")] or list(members))
     name = name if random.random() < 0.6 else random.choice(list(members))
-    kept = {other: part for other, part in members.items() if other != name}
+    mutated = {other: part for other, part in members.items() if other != name}
     way = random.randrange(8)
     if way == 1:
-        kept |= {f"{name}x": members[name]}
+        mutated |= {f"{name}x": members[name]}
     elif way == 2:
-        kept |= {name: members[name], f"{name.rpartition('/')[0]}/more": members[name]}
+        mutated |= {name: members[name], f"{name.rpartition('/')[0]}/more": members[name]}
     elif way > 2:
-        kept |= {name: PICKLE if random.random() < 0.1 else _bytes(members[name], random)}
+        mutated |= {name: PICKLE if random.random() < 0.1 else _bytes(members[name], random)}
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED if random.random() < 0.1 else zipfile.ZIP_STORED) as archive:
-        for member, part in kept.items():
+        for member, part in mutated.items():
             archive.writestr(zipfile.ZipInfo(member), part)
     return packed.getvalue()

@@ -1,8 +1,8 @@
 """Best peak learning rate by kind and width: ``python -m benchmarks.rates``.
 
-Trains dictionaries of one MLP of the embedded model (width 128; its neurons 512), and of a TinyStories Llama (64) where
-``SPARSEDICT_TEST_DATA`` names its folder, at multiples of `sparsedict.training.default_lr`, and prints the share of
-variance that each leaves unexplained on held-out tokens.
+Trains dictionaries at multiples of `sparsedict.training.default_lr` on one MLP of the embedded model (width 128, 512
+neurons), and of a TinyStories Llama (width 64) if ``SPARSEDICT_TEST_DATA`` is its folder. Prints the unexplained
+variance of each dictionary on held-out tokens.
 """
 
 from __future__ import annotations
@@ -81,10 +81,12 @@ def errors(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layer", type=int, default=1, help="which MLP, from 0 (default: 1)")
-    parser.add_argument("--n-latents", nargs="+", type=int, default=[512, 2048, 8192], help="widths")
+    parser.add_argument("--layer", type=int, default=1, help="index of the MLP (default: 1)")
+    parser.add_argument("--n-latents", nargs="+", type=int, default=[512, 2048, 8192], help="numbers of latents")
     parser.add_argument("--n-tokens", type=int, default=300_000, help="training tokens (default: 300,000)")
-    parser.add_argument("--n-distinct", type=int, default=150_000, help="of which distinct (default: 150,000)")
+    parser.add_argument(
+        "--n-distinct", type=int, default=150_000, help="number of distinct training tokens (default: 150,000)"
+    )
     parser.add_argument("--batch-size", type=int, default=1024, help="tokens per step (default: 1,024)")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder of rates.json and .txt (default: {RESULTS})")
     args = parser.parse_args()

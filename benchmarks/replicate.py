@@ -21,13 +21,13 @@ WIDTH = 100
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="the folder that `python -m examples.report --out` wrote")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where to write replicate.json and replicate.txt")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of replicate.json and replicate.txt")
     parser.add_argument("--note", default="", help="a line about the run, such as that the machine was shared")
     args = parser.parse_args(argv)
     run = json.loads((args.folder / "run.json").read_text(encoding="utf-8"))
     found = {s: s.found(numbers) for s in STUDIES if (numbers := _numbers(args.folder, s)) is not None}
     if not found:
-        raise SystemExit(f"{args.folder} holds no study's numbers yet.")
+        raise SystemExit(f"{args.folder} contains no results of a study.")
     content = {
         "facts": run["facts"],
         "environment": run.get("environment", {}),

@@ -98,7 +98,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """Returns a parser with the options that all benchmarks have."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--device", default="cpu", help="cpu or cuda; on CUDA products are computed in bfloat16")
-    made.add_argument("--threads", type=int, default=None, help="threads of torch; its own number if left out")
+    made.add_argument("--threads", type=int, default=None, help="threads of torch (default: torch's own number)")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    made.add_argument("--name", default=None, help="name of the result files, if not the benchmark's own")
+    made.add_argument("--name", default=None, help="name of the result files (default: that of the benchmark)")
     return made

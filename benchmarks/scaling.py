@@ -98,9 +98,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--n-latents", type=int, nargs="+", default=[2**power for power in range(10, 18)])
     parser.add_argument("--k", type=int, nargs="+", default=[4, 8, 16, 32, 64, 128, 256])
     parser.add_argument("--n-tokens", type=int, nargs="+", default=[128, 256, 512, 1024, 2048, 4096, 8192])
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each path")
-    parser.add_argument("--seconds", type=float, default=60, help="no new round of a case begins after this time")
-    parser.add_argument("--turn-seconds", type=float, default=0.4, help="timed steps of a turn, at least one")
+    parser.add_argument("--rounds", type=int, default=5, help="number of turns of each path")
+    parser.add_argument("--seconds", type=float, default=60, help="time after which no new round of a case starts")
+    parser.add_argument("--turn-seconds", type=float, default=0.4, help="duration of the measured steps of a turn")
     args = parser.parse_args(argv)
     with stable(args.threads) as workers:
         results = measure(args, workers)

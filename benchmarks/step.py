@@ -1,8 +1,8 @@
 """Time of a training step relative to the encoder product, for several libraries: ``python -m benchmarks.step``.
 
-A step is everything between two batches of a library's own training loop: forward pass, loss, backward pass,
-optimiser, decoder norm, counters. Contenders take turns in one run, each in a process of its own, with the same
-weights and data; each turn also times the encoder's float32 forward product into a reused buffer, the unit.
+A step is the code between two batches of a library's own training loop: forward pass, loss, backward pass, optimiser,
+decoder norm, counters. Contenders run alternately, each in a separate process, with the same weights and data. Each
+turn also measures the unit of time, which is the encoder's float32 forward product into a reused buffer.
 """
 
 from __future__ import annotations
@@ -117,11 +117,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = report.parser(__doc__)
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["small", "report", "large"])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--libraries", nargs="+", choices=MODULES, default=None, help="all that are installed")
+    parser.add_argument(
+        "--libraries", nargs="+", choices=MODULES, default=None, help="libraries to compare (default: all installed)"
+    )
     parser.add_argument("--compile", action="store_true", help="also run SAELens with `compile_sae` (needs a compiler)")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")
-    parser.add_argument("--seconds", type=float, default=120, help="no new round of a case begins after this time")
-    parser.add_argument("--turn-seconds", type=float, default=0.5, help="timed steps of a turn, at least one")
+    parser.add_argument("--rounds", type=int, default=9, help="number of turns of each contender")
+    parser.add_argument("--seconds", type=float, default=120, help="time after which no new round of a case starts")
+    parser.add_argument("--turn-seconds", type=float, default=0.5, help="duration of the measured steps of a turn")
     args = parser.parse_args(argv)
     with stable(args.threads) as workers:
         results = measure(args, workers)

@@ -94,7 +94,7 @@ class Unit:
 
 
 def timed(case: Case, orders: Iterator[Order], report: Callable[[Turn], None]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields batches for as many steps as the orders say, and reports what each order's steps took.
+    """Yields batches for the steps of each order, and reports their times.
 
     Raises:
         FinishedError: Once there are no more orders.

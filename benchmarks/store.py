@@ -1,9 +1,9 @@
 """Speed of stored activations, compared with harvesting and with the disk: ``python -m benchmarks.store``.
 
-The embedded model's activations at one MLP are written once. Then, in turn, tokens per second of: a pass of the stream
-(the model runs), a pass of the store with the page cache emptied of its files, the same files read from end to end in
-that state, and both again with the files in the page cache. A pass of the store is taken with its checksums (every
-block is compared when it is first read) and without. Ratios are those of one round.
+The embedded model's activations at one MLP are written once. The benchmark then alternately measures the tokens per
+second of five passes: the stream, which runs the model; the store without its files in the page cache; a plain read of
+these files without the page cache; and the last two with the files in the page cache. A pass of the store is measured
+with checksums, which are verified when a block is first read, and without checksums. Ratios are within one round.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4096)
     parser.add_argument("--buffer-size", type=int, default=2**17, help="tokens in the store's buffer")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--folder", type=Path, default=None, help="where the store is written (a temporary one)")
+    parser.add_argument("--folder", type=Path, default=None, help="folder of the store (default: a temporary folder)")
     arguments = parser.parse_args()
     site = Site(zoo.load_model(), "transformer.h.1.mlp", exclude_first=1)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:

@@ -1,7 +1,7 @@
 """Distillers of all five MLPs of a real TinyStories Llama, trained in one call: ``python -m benchmarks.stories``.
 
-Needs the folder that ``SPARSEDICT_TEST_DATA`` names. One `fit_many` trains a dictionary for each layer and each k, on
-one harvest; each is then put in its MLP's place on the last 100,000 tokens, which none was trained on.
+The benchmark requires the folder of the model in ``SPARSEDICT_TEST_DATA``. One `fit_many` trains a dictionary for each
+layer and each k on the same activations. Each dictionary then replaces its MLP on 100,000 held-out tokens.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--kinds", nargs="+", default=["distiller"], choices=["distiller", "skip", "autoencoder"])
     parser.add_argument("--k", nargs="+", type=int, default=[32, 8], help="active latents per token")
-    parser.add_argument("--layers", nargs="+", type=int, default=list(range(N_LAYERS)), help="which MLPs")
+    parser.add_argument("--layers", nargs="+", type=int, default=list(range(N_LAYERS)), help="indices of the MLPs")
     parser.add_argument("--n-latents", type=int, default=1024, help="width of each dictionary")
     parser.add_argument("--n-tokens", type=int, default=3_000_000, help="training tokens")
     parser.add_argument("--batch-size", type=int, default=1024, help="tokens per step")
     parser.add_argument("--lr", type=float, default=1e-2, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
     parser.add_argument("--out", type=Path, default=None, help="JSON file to write")
     args = parser.parse_args()
 

@@ -1,9 +1,9 @@
 """Accuracy of `sparsedict.TargetL0`: ``python -m benchmarks.target_l0``.
 
-Trains JumpReLU autoencoders with their defaults on three kinds of activations: sums of known features, and the output
-of an MLP of the embedded model and of a TinyStories Llama (where ``SPARSEDICT_TEST_DATA`` names its folder). Prints the
-L0 of each in evaluation mode on held-out tokens, its error there, and that of TopK autoencoders with as many latents a
-token.
+Trains JumpReLU autoencoders with default settings on three kinds of activations: sums of known features, and the
+outputs of an MLP of the embedded model and of a TinyStories Llama, whose folder is ``SPARSEDICT_TEST_DATA``. Prints the
+L0 and the error of each in evaluation mode on held-out tokens, and the error of TopK autoencoders with the same number
+of latents per token.
 """
 
 from __future__ import annotations
@@ -101,10 +101,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="activations (default: all)")
     parser.add_argument("--targets", nargs="+", type=int, default=[8, 16, 32, 64, 128], help="active latents per token")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of weights and batches")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of weights and batches")
     parser.add_argument("--n-steps", type=int, default=1000, help="optimiser steps (default: 1,000)")
     parser.add_argument("--batch-size", type=int, default=256, help="tokens per step (default: 256)")
-    parser.add_argument("--no-top-k", dest="top_k", action="store_false", help="train no TopK dictionaries beside them")
+    parser.add_argument(
+        "--no-top-k", dest="top_k", action="store_false", help="train no TopK dictionaries for comparison"
+    )
     parser.add_argument(
         "--out", type=Path, default=RESULTS, help=f"folder of target_l0.json, .txt (default: {RESULTS})"
     )

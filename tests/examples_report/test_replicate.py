@@ -207,5 +207,5 @@ def test_the_benchmarks_read_what_a_replication_has_so_far(
         assert study["verdict"] in text
     for study in STUDIES[:2]:
         (copy / "numbers" / f"{study.name}.json").unlink()
-    with pytest.raises(SystemExit, match="holds no study's numbers yet"):
+    with pytest.raises(SystemExit, match="contains no results of a study"):
         read_replication([str(copy), "--out", str(tmp_path)])
