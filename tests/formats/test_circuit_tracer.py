@@ -85,17 +85,6 @@ def test_listed_files_are_found_in_the_folder(tmp_path: Path) -> None:
         assert isinstance(read[layer], sd.SparseDistiller)
 
 
-@pytest.mark.parametrize("configured", [True, False])
-def test_a_cross_layer_transcoder_has_no_kind_yet(configured: bool, tmp_path: Path) -> None:
-    write_tensors(tmp_path / "W_enc_0.safetensors", {"W_enc_0": torch.zeros(12, 6), "b_enc_0": torch.zeros(12)})
-    write_tensors(tmp_path / "W_dec_0.safetensors", {"W_dec_0": torch.zeros(12, 2, 6)})
-    if configured:
-        (tmp_path / "config.yaml").write_text("model_kind: cross_layer_transcoder\n")
-    for path in (tmp_path, tmp_path / "W_enc_0.safetensors"):
-        with pytest.raises(StorageError, match=r"cross-layer transcoder.*isn't supported"):
-            sd.load(path)
-
-
 def test_a_configured_top_k_needs_its_k(tmp_path: Path) -> None:
     folder = copied("circuit_tracer", "relu", tmp_path)
     config = (folder / "config.yaml").read_text()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -148,7 +148,7 @@ def dictionary(
     """
     named = weights.by_name()
     state = {f"activation_state.{name}": value for name, value in loaded.state.items()}
-    dtype = dtype or _dtype(named | state, loaded)
+    dtype = dtype or widest_type((named | state).values(), loaded)
     location: dict[str, Any] = {"device": device, "dtype": dtype}
     placed = {name: value.to(**location) for name, value in named.items()}
     check_finite(placed | {name: value.to(**location) for name, value in state.items()}, str(file))
@@ -166,9 +166,10 @@ def dictionary(
     return dictionary
 
 
-def _dtype(named: Mapping[str, Tensor], loaded: LoadedActivation) -> torch.dtype:
+def widest_type(weights: Iterable[Tensor], loaded: LoadedActivation) -> torch.dtype:
+    """Returns the type that represents all weights: at least float32 if half precision rounds the state."""
     dtype = torch.float32 if not loaded.is_exact_in_half else None
-    for weight in named.values():
+    for weight in weights:
         dtype = weight.dtype if dtype is None else torch.promote_types(dtype, weight.dtype)
     assert dtype is not None
     return dtype

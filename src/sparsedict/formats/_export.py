@@ -46,14 +46,22 @@ def threshold_of(form: Exported) -> Tensor | None:
     if isinstance(form.activation, JumpReLU):
         return form.activation_state["log_threshold"].exp()
     if isinstance(form.activation, BatchTopK):
-        threshold = form.activation_state["threshold"]
-        if bool(threshold.isnan()):
-            raise ValueError(
-                "`dictionary` must have a measured threshold to be written, but its BatchTopK has none yet. Train the "
-                "dictionary with `fit`, or set `dictionary.activation_state.threshold`."
-            )
-        return threshold.to(form.encoder_bias.dtype).expand(len(form.encoder)).clone()
+        return threshold_of_batch(form.activation_state["threshold"], len(form.encoder), form.encoder_bias.dtype)
     return None
+
+
+def threshold_of_batch(threshold: Tensor, n_latents: int, dtype: torch.dtype) -> Tensor:
+    """Returns the threshold of a trained BatchTopK for each latent, ``[n_latents]``.
+
+    Raises:
+        ValueError: If the threshold wasn't measured yet.
+    """
+    if bool(threshold.isnan()):
+        raise ValueError(
+            "`dictionary` must have a measured threshold to be written, but its BatchTopK has none yet. Train the "
+            "dictionary with `fit`, or set `dictionary.activation_state.threshold`."
+        )
+    return threshold.to(dtype).expand(n_latents).clone()
 
 
 def gate_of(form: Exported) -> tuple[Tensor, Tensor, Tensor]:

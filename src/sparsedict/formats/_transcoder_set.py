@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from sparsedict.formats._lens_names import (
 from sparsedict.formats._location import Location, listed
 from sparsedict.formats._tensors import read_safetensors
 
+CONFIG = "config.yaml"
 LAYER = re.compile(r"layer_(\d{1,5})\.safetensors")
 
 _HOOKS = {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "mlp.hook_out"}
@@ -60,7 +62,7 @@ def by_layer(dictionary: Dictionary | Mapping[int, Dictionary], layer: int | Non
         ValueError: If there are no distillers, a layer number is invalid, or a distiller was trained at another layer.
     """
     if isinstance(dictionary, Dictionary):
-        found = {(layer_of(dictionary) or 0) if layer is None else layer: dictionary}
+        found = {(layer_of(dictionary.trained_on) or 0) if layer is None else layer: dictionary}
     else:
         found = dict(dictionary)
         if layer is not None:
@@ -71,7 +73,7 @@ def by_layer(dictionary: Dictionary | Mapping[int, Dictionary], layer: int | Non
             f"{sorted(map(str, found))}."
         )
     for number, one in found.items():
-        trained_at = layer_of(one) if isinstance(one, Dictionary) else None
+        trained_at = layer_of(one.trained_on) if isinstance(one, Dictionary) else None
         if trained_at not in (None, number):
             raise ValueError(
                 f"`dictionary` must have each distiller at the layer of its training, but the distiller of layer "
@@ -149,9 +151,9 @@ def shapes_in(location: Location, config: Mapping[str, Any]) -> dict[int, Shape]
     return found
 
 
-def layer_of(dictionary: Dictionary) -> int | None:
+def layer_of(trained_on: Mapping[str, Any]) -> int | None:
     """Returns the layer that a dictionary was trained at, or ``None`` if its site doesn't determine the layer."""
-    layers = {found[0] for hook in _hooks(dictionary) if hook and (found := in_block(hook))}
+    layers = {found[0] for hook in _hooks(trained_on) if hook and (found := in_block(hook))}
     return layers.pop() if len(layers) == 1 else None
 
 
@@ -173,9 +175,31 @@ def config_of(
         ValueError: If layers read or write different places, or others than the layers that are existing.
     """
     first = by_layer[min(by_layer)]
-    name = model or model_name(first.trained_on) or existing.get("model_name")
+    entries = entries_of({number: one.trained_on for number, one in by_layer.items()}, model, given, existing)
+    kind = {"model_kind": "transcoder_set"}
+    return {**valid_entries(first), **kind, **entries, **_top_k_entries(first.activation)}
+
+
+def entries_of(
+    trained_on: Mapping[int, Mapping[str, Any]],
+    model: str | None,
+    given: tuple[str | None, str | None],
+    existing: Mapping[str, Any],
+) -> dict[str, str]:
+    """Returns the name of the model and the hooks, by their keys in the configuration.
+
+    Args:
+        trained_on: Metadata of each layer.
+        model: See :func:`config_of`.
+        given: See :func:`config_of`.
+        existing: See :func:`config_of`.
+
+    Raises:
+        ValueError: See :func:`config_of`.
+    """
+    name = model or model_name(trained_on[min(trained_on)]) or existing.get("model_name")
     hooks = {
-        key: hook or _common_hook(by_layer, end) for end, (key, hook) in enumerate(zip(_HOOKS, given, strict=True))
+        key: hook or _common_hook(trained_on, end) for end, (key, hook) in enumerate(zip(_HOOKS, given, strict=True))
     }
     arguments = dict(zip(_HOOKS, ("input_hook", "output_hook"), strict=True))
     missing = {"model": "gpt2"} if not name else {}
@@ -188,17 +212,15 @@ def config_of(
                 f"`{arguments[key]}` must be {existing[key]!r}, as in the layers that are in the folder, got {hook!r}. "
                 "Write the set to another folder."
             )
-    known = {"model_name": name} if name else {}
-    return {
-        **_valid_entries(first),
-        **known,
-        "model_kind": "transcoder_set",
-        **hooks,
-        **_top_k_entries(first.activation),
-    }
+    return ({"model_name": name} if name else {}) | hooks
 
 
-def _valid_entries(dictionary: Dictionary) -> dict[str, str]:
+def yaml_of(config: Mapping[str, Any]) -> str:
+    """Returns a configuration as YAML. JSON values are valid YAML values."""
+    return "".join(f"{name}: {json.dumps(value)}\n" for name, value in config.items())
+
+
+def valid_entries(dictionary: Dictionary) -> dict[str, str]:
     """Returns the entries of the original configuration that are still valid for the dictionary."""
     stale = {"model_name", "activation", "k"} | ({"scan", "scan_name"} if is_trained_here(dictionary) else set())
     kept = original_cfg(dictionary, "circuit-tracer")
@@ -216,9 +238,9 @@ def _top_k_entries(activation: Activation) -> dict[str, Any]:
     return {"activation": "topk", "k": activation.k}
 
 
-def _common_hook(by_layer: Mapping[int, Dictionary], end: int) -> str | None:
+def _common_hook(trained_on: Mapping[int, Mapping[str, Any]], end: int) -> str | None:
     """Returns the hook within a block that all layers have in common, or ``None`` if no hook is known."""
-    found = {hook for dictionary in by_layer.values() if (hook := _within(dictionary, end))}
+    found = {hook for metadata in trained_on.values() if (hook := _within(metadata, end))}
     if len(found) > 1:
         raise ValueError(
             f"`dictionary` must have distillers that {('read', 'write')[end]} the same hook in all layers, as "
@@ -227,19 +249,19 @@ def _common_hook(by_layer: Mapping[int, Dictionary], end: int) -> str | None:
     return found.pop() if found else None
 
 
-def _within(dictionary: Dictionary, end: int) -> str | None:
-    hook = _hooks(dictionary)[end]
+def _within(trained_on: Mapping[str, Any], end: int) -> str | None:
+    hook = _hooks(trained_on)[end]
     found = in_block(hook) if hook else None
     if found is None:
         return None
-    site = str(dictionary.trained_on.get("site"))
+    site = str(trained_on.get("site"))
     is_module = not is_hook_name(site.rpartition(" -> ")[2]) and "post_feedforward" not in site
     # Without a norm after the MLP both hooks are equal, and circuit-tracer supports this one for more models.
     return "mlp.hook_out" if found[1] == MLP_OUT and is_module else found[1]
 
 
-def _hooks(dictionary: Dictionary) -> tuple[str | None, str | None]:
-    return hook_names(dictionary.trained_on, "inputs", "outputs")
+def _hooks(trained_on: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    return hook_names(trained_on, "inputs", "outputs")
 
 
 def _numbers(layers: Any) -> str:

@@ -1,10 +1,12 @@
-"""circuit-tracer: a folder with ``config.yaml`` and one ``layer_{i}.safetensors`` for each layer of a model."""
+"""circuit-tracer: a folder with ``config.yaml`` and the files of one transcoder per layer, or of a cross-layer one.
+
+Transcoders of single layers are in ``layer_{i}.safetensors``. A cross-layer transcoder has ``W_enc_{i}.safetensors``
+and ``W_dec_{i}.safetensors`` for each layer.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,31 +16,27 @@ from torch import Tensor
 
 from sparsedict import hub
 from sparsedict.activations import ReLU, TopK
-from sparsedict.dictionaries import Dictionary
+from sparsedict.dictionaries import CrossLayerDistiller, Dictionary
 from sparsedict.formats import _build as build
+from sparsedict.formats import _transcoder_files as cross_layer
 from sparsedict.formats import _transcoder_set as about
 from sparsedict.formats import gemma_scope
 from sparsedict.formats._build import LoadedActivation, Weights
 from sparsedict.formats._export import CALIBRATE, exact_form, threshold_of, unsupported, write_tensors, write_text
 from sparsedict.formats._location import Location
 from sparsedict.formats._tensors import Tensors, read_safetensors
-from sparsedict.formats._transcoder_set import LAYER
+from sparsedict.formats._transcoder_set import CONFIG, LAYER
 from sparsedict.formats._yaml import read_yaml
 from sparsedict.storage import StorageError
 
-CONFIG = "config.yaml"
 THRESHOLD = "activation_function.threshold"
-
-_CROSS_LAYER = re.compile(r"W_(enc|dec)_\d{1,5}\.safetensors")
 
 
 def recognises(location: Location) -> bool:
     """Returns whether the files are in the format of circuit-tracer."""
     if location.file_name is not None and location.file_name != CONFIG:
-        return bool(LAYER.fullmatch(location.file_name) or _CROSS_LAYER.fullmatch(location.file_name))
-    return _is_set(location) or any(
-        LAYER.fullmatch(name) or _CROSS_LAYER.fullmatch(name) for name in location.entries()
-    )
+        return _is_weights_file(location.file_name)
+    return _is_set(location) or any(map(_is_weights_file, location.entries()))
 
 
 def read(
@@ -48,21 +46,31 @@ def read(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
-    """Reads the transcoder of one layer, with the same forward pass as in circuit-tracer.
+    """Reads the transcoder of one layer, or a cross-layer transcoder, with the same forward pass as in circuit-tracer.
+
+    A cross-layer transcoder becomes a `CrossLayerDistiller` with layers ``"0"``, ``"1"`` and so on.
 
     Args:
         path: The folder, or the file of one layer. From a folder on the hub, only the file of this layer is downloaded.
-        layer: The layer to read from a folder of several layers.
+        layer: The layer to read from a folder of several layers. A cross-layer transcoder is read as a whole.
         device: Device of the weights. The CPU by default.
         dtype: Type of the weights. By default the type in the file, or float32 if there are thresholds.
 
     Raises:
         FileNotFoundError: If a file is missing, or if the folder contains several layers and ``layer`` is left out.
         ImportError: If PyYAML isn't installed and the folder contains ``config.yaml``.
-        StorageError: If a file is broken or contains a cross-layer transcoder.
+        StorageError: If a file is broken, or is only a part of a cross-layer transcoder.
+        ValueError: If ``layer`` is given for a cross-layer transcoder.
     """
     location = Location.from_path(path)
     config = _config(location)
+    if _is_cross_layer(location, config):
+        if layer is not None:
+            raise ValueError(
+                f"`layer` must be left out for the cross-layer transcoder in {location}, whose latents write to "
+                f"several layers, got {layer}."
+            )
+        return _read_cross_layer(location, config, device, dtype)
     files = _layers(location, config)
     if layer is None and len(files) > 1:
         raise FileNotFoundError(
@@ -84,9 +92,17 @@ def read_set(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[int, Dictionary]:
-    """Reads the transcoders of all layers. Arguments and errors are those of :func:`read`."""
+    """Reads the transcoders of all layers. Arguments and errors are those of :func:`read`.
+
+    A cross-layer transcoder isn't a set, so it raises `StorageError`. Use :func:`read`.
+    """
     location = Location.from_path(path)
     config = _config(location)
+    if _is_cross_layer(location, config):
+        raise StorageError(
+            f"{location} holds a cross-layer transcoder, which isn't a set of transcoders. Read it with "
+            f"`sd.formats.circuit_tracer.read({location.path_of(None)!r})`."
+        )
     files = _layers(location, config)
     return {layer: _read_layer(location, name, config, layer, device, dtype) for layer, name in files.items()}
 
@@ -102,14 +118,18 @@ def write(
 ) -> None:
     """Writes distillers in the format of circuit-tracer, with the same forward pass.
 
-    circuit-tracer requires a distiller in every layer from 0. All must have the same width, and either all or none a
-    skip connection. An input bias and a constant scale of the input are folded into the weights. BatchTopK becomes
+    A `CrossLayerDistiller` is written as a cross-layer transcoder. Its layers must have equal widths and equally many
+    latents, no skip, and ReLU, JumpReLU or a trained BatchTopK. The scales of inputs and outputs are folded into the
+    weights, tied decoder rows are repeated, and rows for layers that the layout leaves out are zero.
+
+    Distillers of single layers are required in every layer from 0. All must have the same width, and either all or none
+    a skip connection. An input bias and a constant scale of the input are folded into the weights. BatchTopK becomes
     JumpReLU with a common threshold. The TopK of circuit-tracer keeps negative values among the ``k`` largest, which a
     warning reports.
 
     Args:
         dictionary: A distiller with equal input and output widths and with ReLU, JumpReLU, BatchTopK or TopK; or a
-            dict of such distillers by layer.
+            dict of such distillers by layer; or a `CrossLayerDistiller`.
         path: The folder. Other layers in it are kept and must be compatible. A set that replaces some layers of an
             earlier set must replace all of them.
         layer: The layer of a single distiller. By default the layer of its site, or 0.
@@ -125,6 +145,11 @@ def write(
             the new layers; or if a hook isn't a hook within a block.
     """
     about.check_arguments(model, input_hook, output_hook)
+    if isinstance(dictionary, CrossLayerDistiller):
+        if layer is not None:
+            raise ValueError(f"`layer` must be left out for a CrossLayerDistiller, got {layer}.")
+        cross_layer.write(dictionary, Path(path), model=model, hooks=(input_hook, output_hook))
+        return
     by_layer = about.by_layer(dictionary, layer)
     tensors = {number: _tensors(one) for number, one in by_layer.items()}
     folder, existing = Path(path), {}
@@ -132,6 +157,11 @@ def write(
     if folder.is_dir():
         location = Location.from_path(folder)
         config = _config(location)
+        if _is_cross_layer(location, config):
+            raise ValueError(
+                f"`path` must be a folder without files of other transcoders, but {folder} contains a cross-layer "
+                "transcoder. Write to another folder."
+            )
         existing = about.shapes_in(location, config)
     new = {number: about.Shape.from_tensors(tensors[number], by_layer[number].activation) for number in by_layer}
     if not isinstance(dictionary, Dictionary):
@@ -141,8 +171,7 @@ def write(
     config = about.config_of(by_layer, model, (input_hook, output_hook), {} if is_replaced else config)
     for number, weights in tensors.items():
         write_tensors(folder / f"layer_{number}.safetensors", weights)
-    # JSON strings are valid YAML strings.
-    write_text(folder / CONFIG, "".join(f"{name}: {json.dumps(value)}\n" for name, value in config.items()))
+    write_text(folder / CONFIG, about.yaml_of(config))
 
 
 def _tensors(dictionary: Dictionary) -> dict[str, Tensor]:
@@ -170,15 +199,32 @@ def _config(location: Location) -> dict[str, Any]:
     file = location.find(CONFIG)
     config = {} if file is None else read_yaml(file)
     kind = config.get("model_kind", "transcoder_set")
-    is_crossing = any(map(_CROSS_LAYER.fullmatch, location.entries()))
-    if kind == "cross_layer_transcoder" or (is_crossing and file is None):
+    if kind not in ("transcoder_set", cross_layer.KIND):
         raise StorageError(
-            f"{location} holds a cross-layer transcoder, whose latents write to several layers. This format isn't "
-            "supported yet."
+            f"{file}: `model_kind` must be transcoder_set or {cross_layer.KIND}, got {str(kind)[:80]!r}."
         )
-    if kind != "transcoder_set":
-        raise StorageError(f"{file}: `model_kind` must be transcoder_set, got {str(kind)[:80]!r}.")
     return config
+
+
+def _is_weights_file(name: str) -> bool:
+    return bool(LAYER.fullmatch(name) or cross_layer.FILE.fullmatch(name))
+
+
+def _is_cross_layer(location: Location, config: Mapping[str, Any]) -> bool:
+    """Returns whether a folder contains a cross-layer transcoder, or a path names one of its files."""
+    if location.file_name is not None and location.file_name != CONFIG:
+        return bool(cross_layer.FILE.fullmatch(location.file_name))
+    if "model_kind" in config:
+        return config["model_kind"] == cross_layer.KIND
+    return any(map(cross_layer.FILE.fullmatch, location.entries()))
+
+
+def _read_cross_layer(
+    location: Location, config: Mapping[str, Any], device: torch.device | str | None, dtype: torch.dtype | None
+) -> Dictionary:
+    if location.file_name not in (None, CONFIG):
+        raise cross_layer.part_of(location)
+    return cross_layer.read(location, config, device=device, dtype=dtype)
 
 
 def _is_set(location: Location) -> bool:
@@ -249,8 +295,8 @@ def _read_layer(
     tensors = read_safetensors(file)
     if "w_enc" in tensors:
         return gemma_scope.read_file(file, {}, kind="distiller", device=device, dtype=dtype)
-    if any(_CROSS_LAYER.fullmatch(f"{tensor}.safetensors") for tensor in tensors.shapes):
-        raise StorageError(f"{file} is part of a cross-layer transcoder. This format isn't supported yet.")
+    if any(cross_layer.FILE.fullmatch(f"{tensor}.safetensors") for tensor in tensors.shapes):
+        raise cross_layer.part_of(Location.from_path(file))
     weights = _weights(tensors)
     loaded = _loaded_activation(tensors, config, location.folder / CONFIG)
     tensors.check_all_used("circuit-tracer", ignored=("k",))
