@@ -37,9 +37,9 @@ class AuxK(Penalty):
         idle_tokens: The former name of ``dead_after``.
 
     Source: Gao et al., "Scaling and evaluating sparse autoencoders", 2024, appendix A.2. Implementations differ
-    from its text. OpenAI and dictionary_learning divide the penalty by the variance of the error over the batch, and sparsify by
-    the variance of the targets. Here and in SAELens it has the units of the squared error. sparsify and SAELens
-    multiply it by ``n_dead / k`` if fewer than ``k`` latents are dead. sparsify adds the decoder's bias to the
+    from its text. OpenAI and dictionary_learning divide the penalty by the variance of the error over the batch, and
+    sparsify by the variance of the targets. Here and in SAELens it has the units of the squared error. sparsify and
+    SAELens multiply it by ``n_dead / k`` if fewer than ``k`` latents are dead. sparsify adds the decoder's bias to the
     contribution of dead latents, and SAELens applies no ReLU. None of these changes is made here.
     """
 
