@@ -61,7 +61,7 @@ def main() -> None:
             f"{name} {median(a / b for a, b in zip(seconds[name], seconds['in turn'], strict=True)):.2f}"
             for name in ("joined", "batched")
         )
-        print(f"{n_dictionaries} x {n_latents:,} latents, d {d}, {n_tokens:,} tokens: over in turn, {', '.join(over)}")
+        print(f"{n_dictionaries} x {n_latents:,} latents, d {d}, {n_tokens:,} tokens: over {', '.join(over)}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -53,12 +54,13 @@ def writing(d: int, n_latents: int, rounds: int) -> None:
     data = torch.randn(64 * (rounds + 1), d)
 
     def fit(folder: Path | None) -> list[float]:
-        coder = sd.SparseAutoencoder(d, n_latents, activation=sd.TopK(32), decoder_norm=sd.UnitNorm())
+        sae = sd.SparseAutoencoder(d, n_latents, activation=sd.TopK(32), decoder_norm=sd.UnitNorm())
         with torch.no_grad():
-            coder.encoder *= 0.5  # so that it isn't started from data
+            sae.encoder *= 0.5  # so that `fit` doesn't initialise the weights from data
         clock = Clock()
         run = {"n_tokens": len(data), "batch_size": 64, "log_every": 10**6, "progress": False}
-        sd.fit(coder, data, step_hooks=[clock], checkpoint=folder, checkpoint_every=1, **run)
+        checkpoints: dict[str, Any] = {} if folder is None else {"checkpoint": folder, "checkpoint_every": 1}
+        sd.fit(sae, data, step_hooks=[clock], **run, **checkpoints)
         return [later - earlier for earlier, later in pairwise(clock.moments)]
 
     with tempfile.TemporaryDirectory() as name:
@@ -66,7 +68,7 @@ def writing(d: int, n_latents: int, rounds: int) -> None:
         taken = [step - bare for step in fit(Path(name) / "run")]
         newest = max((Path(name) / "run").glob("step-*"))
         size = sum(file.stat().st_size for file in newest.iterdir())
-        # Between records a checkpoint holds two sets of weights: the present ones, and the last known to be good.
+        # Between records, a checkpoint contains two sets of weights: the current and the last finite ones.
         content = os.urandom(size)
         plain = [seconds(lambda index=i: write_plain(Path(name) / f"plain {index}", content)) for i in range(rounds)]
         reads = [seconds(lambda: read_checkpoint(newest)) for _ in range(rounds)]
@@ -81,10 +83,11 @@ def steps(rounds: int) -> None:
     data = torch.randn(20_000, 64)
 
     def run(n_steps: int, folder: Path | None) -> float:
-        coder = sd.SparseAutoencoder(64, 256, activation=sd.TopK(8), decoder_norm=sd.UnitNorm())
+        sae = sd.SparseAutoencoder(64, 256, activation=sd.TopK(8), decoder_norm=sd.UnitNorm())
         size = {"n_tokens": 128 * n_steps, "batch_size": 128, "log_every": 10**6, "progress": False}
         start = time.process_time()
-        sd.fit(coder, data, checkpoint=folder, checkpoint_every=LONG, **size)
+        checkpoints: dict[str, Any] = {} if folder is None else {"checkpoint": folder, "checkpoint_every": LONG}
+        sd.fit(sae, data, **size, **checkpoints)
         return time.process_time() - start
 
     def step(with_checkpoints: bool) -> float:

@@ -1,6 +1,6 @@
 """Share of active latents above which dense products are faster: ``python -m benchmarks.density``.
 
-Times a forward and backward pass of a ReLU distiller by the sparse and by the dense path, in turn, at several shares of
+Times a forward and backward pass of a ReLU distiller alternately by the sparse and the dense path at several shares of
 active entries, and prints sparse over dense.
 """
 
@@ -32,18 +32,18 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     parts = {"activation": sd.ReLU(), "decoder_norm": sd.UnitNorm()}
-    student = sd.SparseDistiller(args.d, args.d, args.n_latents, **parts).train()
+    transcoder = sd.SparseDistiller(args.d, args.d, args.n_latents, **parts).train()
     x, y = torch.randn(args.n_tokens, args.d), torch.randn(args.n_tokens, args.d)
-    pre = student.pre_activations(x).detach().flatten()
+    pre = transcoder.pre_activations(x).detach().flatten()
 
     def step(share: float) -> None:
         _paths.DENSE_SHARE = share
-        sd.SquaredError()(student.forward_pass(x, y)).backward()
+        sd.SquaredError()(transcoder.forward_pass(x, y)).backward()
 
     for density in (1 / 256, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4):
         bound = pre.kthvalue(round(len(pre) * (1 - density))).values
         with torch.no_grad():
-            student.encoder_bias.fill_(-bound)
+            transcoder.encoder_bias.fill_(-bound)
         step(1.0), step(0.0)
         ratios = [seconds(lambda: step(1.0)) / seconds(lambda: step(0.0)) for _ in range(args.rounds)]
         print(f"active {density:7.2%}: sparse / dense {median(ratios):.2f}")

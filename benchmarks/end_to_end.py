@@ -161,7 +161,7 @@ def summary(result: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def plot(results: list[dict[str, Any]]) -> Any:
-    """Draws a panel for each task: tokens per second, FVU beside each bar."""
+    """Draws a panel for each task with tokens per second, and the FVU next to each bar."""
     figure, panels = report.figure(len(results), width=5.5, height=3, columns=2)
     for panel, result in zip(panels, results, strict=True):
         rows = summary(result)[1:][::-1]

@@ -137,22 +137,22 @@ def step_figures(shape: Shape, clock: Clock) -> dict[str, float]:
     """Returns the times of a pass relative to the product in bfloat16, and of Adam relative to a copy of its bytes."""
     device = clock.device
     parts: dict[str, Any] = {"activation": sd.TopK(shape.k), "decoder_norm": sd.UnitNorm(), "device": device}
-    coder = sd.SparseAutoencoder(shape.d, shape.n_latents, **parts).train()
+    sae = sd.SparseAutoencoder(shape.d, shape.n_latents, **parts).train()
     x = torch.randn(shape.n_tokens, shape.d, device=device)
-    low, rows = x.bfloat16(), coder.encoder.detach().bfloat16()
+    low, rows = x.bfloat16(), sae.encoder.detach().bfloat16()
     block = torch.empty(shape.n_tokens, shape.n_latents, device=device, dtype=torch.bfloat16)
-    optimizer = torch.optim.Adam(coder.parameters(), lr=1e-7, fused=True)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-7, fused=True)
 
     def passes() -> Tensor:
         optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16):
-            loss = sd.SquaredError()(coder.forward_pass(x, x))
+            loss = sd.SquaredError()(sae.forward_pass(x, x))
         loss.backward()
         return loss
 
     product, both, bandwidth = clock(lambda: torch.mm(low, rows.T, out=block)), clock(passes), clock.bandwidth()
     adam = clock(optimizer.step)
-    n_parameters = sum(parameter.numel() for parameter in coder.parameters())
+    n_parameters = sum(parameter.numel() for parameter in sae.parameters())
     return {
         "product_seconds": product,
         "forward_and_backward_over_product": both / product,

@@ -83,35 +83,35 @@ def step(device: torch.device, note: Notes) -> None:
         for dtype in (torch.bfloat16, torch.float32):
             name = f"d {d:,}, {n_latents:,} latents, {n_tokens:,} tokens, k {k}, {str(dtype)[6:]}"
             torch.manual_seed(0)
-            coder = sd.SparseAutoencoder(
+            sae = sd.SparseAutoencoder(
                 d, n_latents, activation=sd.TopK(k), decoder_norm=sd.UnitNorm(), device=device
             ).train()
             x = torch.randn(n_tokens, d, device=device)
-            low, rows = x.to(dtype), coder.encoder.detach().to(dtype)
+            low, rows = x.to(dtype), sae.encoder.detach().to(dtype)
             block = torch.empty(n_tokens, n_latents, device=device, dtype=dtype)
             product = _seconds(device, lambda low=low, rows=rows, block=block: torch.mm(low, rows.T, out=block))
             note(f"{name}, product, ms", 1e3 * product)
             del block, rows
-            for label, loss in (("ours", _ours(coder, x)), ("dense", _dense(coder, x, k))):
+            for label, loss in (("ours", _ours(sae, x)), ("dense", _dense(sae, x, k))):
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(device)
-                optimizer = torch.optim.Adam(coder.parameters(), lr=1e-7, fused=True)
+                optimizer = torch.optim.Adam(sae.parameters(), lr=1e-7, fused=True)
                 seconds = _seconds(device, _stepping(loss, optimizer, device, dtype))
                 note(f"{name}, {label} over the product", seconds / product)
                 if device.type == "cuda":
                     note(f"{name}, {label}, peak GiB", torch.cuda.max_memory_allocated(device) / 2**30)
 
 
-def _ours(coder: Any, x: Tensor) -> Callable[[], Tensor]:
-    return lambda: sd.SquaredError()(coder.forward_pass(x, x))
+def _ours(sae: Any, x: Tensor) -> Callable[[], Tensor]:
+    return lambda: sd.SquaredError()(sae.forward_pass(x, x))
 
 
-def _dense(coder: Any, x: Tensor, k: int) -> Callable[[], Tensor]:
+def _dense(sae: Any, x: Tensor, k: int) -> Callable[[], Tensor]:
     def loss() -> Tensor:
-        pre = torch.nn.functional.linear(x - coder.decoder_bias, coder.encoder, coder.encoder_bias)
+        pre = torch.nn.functional.linear(x - sae.decoder_bias, sae.encoder, sae.encoder_bias)
         values, index = pre.topk(k, dim=-1)
         latents = torch.zeros_like(pre).scatter(-1, index, values.relu())
-        return (latents @ coder.decoder.to(latents.dtype) + coder.decoder_bias - x).square().sum(-1).mean()
+        return (latents @ sae.decoder.to(latents.dtype) + sae.decoder_bias - x).square().sum(-1).mean()
 
     return loss
 
@@ -160,12 +160,12 @@ def fit(device: torch.device, note: Notes) -> None:
     note("harvest, tokens per second", n_tokens_yielded / (time.perf_counter() - start))
     for dtype in (None, torch.bfloat16):
         torch.manual_seed(0)
-        student = sd.SparseDistiller(
+        transcoder = sd.SparseDistiller(
             site.d_in, site.d_out, n_latents, activation=sd.TopK(32), decoder_norm=sd.UnitNorm(), device=device
         )
         stream = sd.ActivationStream(site, tokens, batch_size=1024)
         start = time.perf_counter()
-        history = sd.fit(student, stream, n_tokens=n_tokens, autocast=dtype, progress=False)
+        history = sd.fit(transcoder, stream, n_tokens=n_tokens, autocast=dtype, progress=False)
         _wait(device)
         name = "float32" if dtype is None else "autocast to bfloat16"
         note(f"fit, {name}, tokens per second", n_tokens / (time.perf_counter() - start))

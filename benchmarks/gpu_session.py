@@ -47,11 +47,11 @@ class Part:
 
 PARTS = (
     Part("check", 0.2, (), "sparse training and encoding against dense float64 on the CPU, for each activation"),
-    Part("step", 0.25, (), "a training step over the plain product, ours and dense"),
+    Part("step", 0.25, (), "a sparse and a dense training step relative to the plain product"),
     Part("fit", 0.25, ("transformers",), "harvest and fit on the embedded model"),
-    Part("resume", 0.15, (), "a stopped run with deterministic=True against one that wasn't stopped, bit for bit"),
-    Part("tests", 0.5, ("pytest", "beartype", "hypothesis"), "the tests that run on a GPU where there is one"),
-    Part("kernels", 0.6, (), "benchmarks.gpu: each kernel over the memory's bandwidth"),
+    Part("resume", 0.15, (), "bitwise equality of a resumed and an uninterrupted run with deterministic=True"),
+    Part("tests", 0.5, ("pytest", "beartype", "hypothesis"), "the tests that use a GPU"),
+    Part("kernels", 0.6, (), "benchmarks.gpu: bandwidth of each kernel"),
 )
 
 

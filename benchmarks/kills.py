@@ -43,7 +43,7 @@ def rows(seed: int = 0, n: int = 2000) -> Tensor:
     return sd.data.SyntheticFeatures(D, 32, 3.0, seed=0).sample(n, seed)[0].inputs
 
 
-def coder(activation: sd.Activation, seed: int = 0) -> sd.SparseAutoencoder:
+def sae(activation: sd.Activation, seed: int = 0) -> sd.SparseAutoencoder:
     generator = torch.Generator().manual_seed(seed)
     return sd.SparseAutoencoder(D, N_LATENTS, activation=activation, decoder_norm=sd.UnitNorm(), generator=generator)
 
@@ -62,14 +62,14 @@ class Noise(sd.Penalty):
 
 def of_a_tensor() -> tuple[dict[str, sd.Trainee], Any]:
     penalties = [sd.AuxK(dead_after=500, coefficient=1.0), Noise()]
-    return {"": sd.Trainee(coder(sd.BatchTopK(4)), penalties=penalties, lr=1e-2)}, rows()
+    return {"": sd.Trainee(sae(sd.BatchTopK(4)), penalties=penalties, lr=1e-2)}, rows()
 
 
 def of_a_pair() -> tuple[dict[str, sd.Trainee], Any]:
     step_hooks = [sd.Resample(every=7, dead_after=500)]
     optimizer = functools.partial(torch.optim.SGD, momentum=0.9)
-    student = distiller(sd.ReLU())
-    return {"": sd.Trainee(student, penalties=[sd.L1(0.02)], step_hooks=step_hooks, optimizer=optimizer)}, (
+    transcoder = distiller(sd.ReLU())
+    return {"": sd.Trainee(transcoder, penalties=[sd.L1(0.02)], step_hooks=step_hooks, optimizer=optimizer)}, (
         rows(),
         rows().relu(),
     )
@@ -83,9 +83,9 @@ def of_two_sites() -> tuple[dict[str, sd.Trainee], Any]:
     tokens = torch.randint(50, (100, 32), generator=torch.Generator().manual_seed(1))
     stream = sd.ActivationStream(sites, tokens, batch_size=BATCH, buffer_size=600)
     trainees = {
-        "student": sd.Trainee(distiller(sd.TopK(4)), site="first", lr=1e-2),
-        "coder": sd.Trainee(
-            coder(sd.JumpReLU(threshold=0.01, bandwidth=0.1)),
+        "transcoder": sd.Trainee(distiller(sd.TopK(4)), site="first", lr=1e-2),
+        "sae": sd.Trainee(
+            sae(sd.JumpReLU(threshold=0.01, bandwidth=0.1)),
             site="second",
             penalties=[sd.L0(0.01)],
             optimizer=torch.optim.AdamW,
@@ -95,7 +95,7 @@ def of_two_sites() -> tuple[dict[str, sd.Trainee], Any]:
 
 
 def of_a_generator() -> tuple[dict[str, sd.Trainee], Any]:
-    return {"": sd.Trainee(coder(sd.TopK(4)))}, (rows(seed, BATCH) for seed in range(N_STEPS))
+    return {"": sd.Trainee(sae(sd.TopK(4)))}, (rows(seed, BATCH) for seed in range(N_STEPS))
 
 
 RUNS: tuple[Callable[[], tuple[dict[str, sd.Trainee], Any]], ...] = (

@@ -63,13 +63,13 @@ class Peak:
     peak: int
 
 
-def _batches(case: Case, gauge: Gauge, held: int, pipe: Connection) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(case: Case, gauge: Gauge, baseline: int, pipe: Connection) -> Iterator[tuple[Tensor, Tensor]]:
     (batch,) = case.batches()
-    made = gauge.now() - held
+    made = gauge.now() - baseline
     gauge.reset()
     for _ in range(N_STEPS):
         yield batch
-    pipe.send(Peak(made, gauge.peak() - held))
+    pipe.send(Peak(made, gauge.peak() - baseline))
     raise FinishedError
 
 

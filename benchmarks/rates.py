@@ -40,7 +40,7 @@ def sites(layer: int) -> dict[str, tuple[sd.Site, torch.Tensor, torch.Tensor]]:
 
 
 def activations(site: sd.Site, tokens: torch.Tensor, n_tokens: int) -> Activations:
-    """Returns the first activations of a text, all at once."""
+    """Returns the first activations of a text as one batch."""
     stream = sd.ActivationStream(site, tokens, batch_size=n_tokens, buffer_size=n_tokens, seed=0, neurons=True)
     batch = next(iter(stream))
     assert isinstance(batch, Activations)  # of one site

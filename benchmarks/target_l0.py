@@ -80,7 +80,7 @@ def measured(
 def summary(found: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]], targets: Sequence[int]) -> str:
     """Returns a table: one row for each kind and target, with all seeds."""
     rows: list[Sequence[str]] = [
-        ("activations", "asked", "L0 reached (lowest to highest seed)", "furthest", "FVU", "FVU of TopK")
+        ("activations", "target", "L0 (lowest to highest seed)", "largest deviation", "FVU", "FVU of TopK")
     ]
     for kind, seeds in found.items():
         for target in targets:

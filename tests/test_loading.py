@@ -40,14 +40,14 @@ def test_a_folder_of_dictionaries_lists_them(tmp_path: Path) -> None:
     assert refusal(tmp_path).endswith("Its subfolders one, two hold dictionaries: load one of them.")
 
 
-def test_a_run_is_told_from_its_result(tmp_path: Path) -> None:
+def test_a_run_is_distinguished_from_its_result(tmp_path: Path) -> None:
     coder = cases.make("autoencoder", "relu")
     sd.fit(coder, cases.tokens(64), n_tokens=128, batch_size=32, progress=False, checkpoint=tmp_path)
     assert "holds checkpoints of a run. Resume the run with `fit`" in refusal(tmp_path)
     assert "Resume the run with `fit` from the parent folder" in refusal(max(tmp_path.glob("step-*")))
 
 
-def test_stored_activations_are_told_from_a_dictionary(tmp_path: Path) -> None:
+def test_stored_activations_are_distinguished_from_a_dictionary(tmp_path: Path) -> None:
     (tmp_path / "activations.json").write_text("{}")
     assert refusal(tmp_path).endswith("Read them with `sd.ActivationStore`.")
 

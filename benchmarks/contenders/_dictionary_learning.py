@@ -49,17 +49,17 @@ def _settings(case: Case) -> dict[str, Any]:
 
 
 def _prepared(case: Case, base: Any, fused: bool) -> Any:
-    """Returns the trainer's class, its new instances holding the case's weights and, if asked, our optimiser."""
+    """Returns a subclass of the trainer that uses the weights of the case and, if ``fused``, our optimiser."""
 
     class Prepared(base):
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
-            coder = self.ae
+            sae = self.ae
             if case.selection == "jumprelu":
-                coder.threshold.data.fill_(THRESHOLD)
-                case.fill_(coder.W_enc.data.T, coder.b_enc.data, coder.W_dec.data)
+                sae.threshold.data.fill_(THRESHOLD)
+                case.fill_(sae.W_enc.data.T, sae.b_enc.data, sae.W_dec.data)
             else:
-                case.fill_(coder.encoder.weight.data, coder.encoder.bias.data, coder.decoder.weight.data.T)
+                case.fill_(sae.encoder.weight.data, sae.encoder.bias.data, sae.decoder.weight.data.T)
             if fused:
                 for group in self.optimizer.param_groups:
                     group.update(fused=True, foreach=False)

@@ -1,6 +1,6 @@
-"""sparsedict itself, and its dense reference: the same step without any support.
+"""Contenders of sparsedict: its own step, and a dense reference of the same step.
 
-``SignSGD`` is sparsedict with sparsify's default optimiser, which keeps one array beside the weights, not Adam's two.
+``SignSGD`` is sparsedict with sparsify's default optimiser, which has one state array instead of the two of Adam.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """sparsify (eai-sparsify): its `Trainer.fit`, on a model that replays activations. It has TopK only.
 
 It trains inside the forward pass of a Hugging Face model, so the batches are served by a module that stands for one.
-``Adam`` is its own option beside SignSGD, the default; ``fused Adam`` the same with PyTorch's fused step.
+``Adam`` is sparsify's alternative to SignSGD, its default. ``fused Adam`` is Adam with PyTorch's fused step.
 """
 
 from __future__ import annotations

@@ -82,14 +82,14 @@ def test_firing_is_one_where_a_latent_is_not_zero(name: str) -> None:
 
 
 @every_activation
-def test_latents_are_negative_only_where_the_activation_says_so(name: str) -> None:
+def test_latents_are_negative_only_where_the_activation_allows(name: str) -> None:
     dictionary = cases.make("distiller", name)
     is_negative = bool((dictionary.encode(cases.tokens(30)) < 0).any())
     assert is_negative == (not dictionary.activation.non_negative)
 
 
 @every_activation
-def test_a_token_s_latents_depend_on_its_batch_only_where_the_name_says_so(name: str) -> None:
+def test_a_token_s_latents_depend_on_its_batch_only_where_the_name_indicates(name: str) -> None:
     dictionary = cases.make("distiller", name).train()
     x = cases.tokens(30)[3:]
     whole = dictionary.encode(x)

@@ -61,7 +61,7 @@ def test_batch_top_k_after_training_does_not_depend_on_the_batch() -> None:
     assert (together[together > 0] > cases.THRESHOLD).all()
 
 
-def test_batch_top_k_refuses_to_guess_its_threshold() -> None:
+def test_batch_top_k_does_not_guess_its_threshold() -> None:
     dictionary = sd.SparseDistiller(6, 5, 12, activation=sd.BatchTopK(3), decoder_norm=sd.UnitNorm())
     with pytest.raises(
         RuntimeError,

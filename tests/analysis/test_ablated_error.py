@@ -80,7 +80,7 @@ def test_other_libraries_objects_serve() -> None:
 
 
 @pytest.mark.parametrize("data", [noise(9, WIDTH), [noise(9, WIDTH)]])
-def test_bare_tensors_are_refused_for_a_distiller(data: object) -> None:
+def test_bare_tensors_raise_for_a_distiller(data: object) -> None:
     with pytest.raises(ValueError, match="`data` must hold inputs and outputs"):
         ablated_error(distiller(), data, masks(20), torch.zeros(20))
 
@@ -93,7 +93,7 @@ def test_data_that_can_be_read_once_needs_means() -> None:
 
 
 @pytest.mark.as_installed
-def test_ablations_of_another_kind_are_refused() -> None:
+def test_ablations_of_another_kind_raise() -> None:
     with pytest.raises(TypeError, match="`ablations` must be LatentTypes"):
         ablated_error(autoencoder(), noise(9, WIDTH), [1, 2])  # pyright: ignore[reportArgumentType]
 

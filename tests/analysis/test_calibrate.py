@@ -49,7 +49,7 @@ def test_l0_is_at_most_the_number_of_positive_pre_activations() -> None:
 
 
 @pytest.mark.parametrize("activation", [sd.AbsTopK(4), sd.GELU()], ids=str)
-def test_latents_that_may_be_negative_are_refused(activation: sd.Activation) -> None:
+def test_latents_that_may_be_negative_raise(activation: sd.Activation) -> None:
     sae = sd.SparseAutoencoder(8, 32, activation=activation, decoder_norm=sd.UnitNorm())
     with pytest.raises(ValueError, match=r"non-negative latents.*got activation="):
         sd.calibrate_threshold(sae, torch.randn(100, 8), l0=4.0)

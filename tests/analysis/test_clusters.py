@@ -66,7 +66,7 @@ def test_either_side_of_a_dictionary_can_be_grouped() -> None:
 
 
 @pytest.mark.as_installed
-def test_bad_arguments_are_refused() -> None:
+def test_bad_arguments_raise() -> None:
     with pytest.raises(ValueError, match="`side` must be one of 'decoder', 'encoder', got 'both'"):
         clusters(autoencoder(), side="both")
     with pytest.raises(ValueError, match=r"`latents` must be a tensor of shape \(20,\)"):

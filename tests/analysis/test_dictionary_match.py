@@ -47,6 +47,6 @@ def test_other_libraries_objects_serve() -> None:
     assert torch.equal(match_dictionaries(Foreign(a), b).latent_of_a, match_dictionaries(a, b).latent_of_a)
 
 
-def test_other_widths_are_refused() -> None:
+def test_other_widths_raise() -> None:
     with pytest.raises(ValueError, match="activations of the same width, got 6 and 7"):
         match_dictionaries(autoencoder(), noise(4, 7))

@@ -70,7 +70,7 @@ def test_table_is_aligned_and_the_numbers_are_json(site: Site) -> None:
     assert numbers["n_dead"] == found.dead.n_dead
 
 
-def test_site_without_logits_says_so() -> None:
+def test_site_without_logits_is_reported() -> None:
     torch.manual_seed(0)
     site = Site(nn.Sequential(nn.Linear(3, 9), nn.ReLU(), nn.Linear(9, 4)), reads="0:in", writes="2:out")
     student = sd.SparseDistiller(3, 4, 12, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
@@ -97,7 +97,7 @@ def test_skip_is_part_of_the_reconstruction(site: Site) -> None:
     assert evaluate(site, student, tokens()).fvu == pytest.approx(expected, rel=1e-5)
 
 
-def test_dictionary_of_another_width_is_refused(site: Site) -> None:
+def test_dictionary_of_another_width_raises(site: Site) -> None:
     student = sd.SparseDistiller(5, 6, 12, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
     with pytest.raises(ValueError, match=r"`dictionary.d_in` must equal .*, got 5"):
         evaluate(site, student, tokens())

@@ -111,6 +111,6 @@ def test_invalid_data_raises_errors(data: object, message: str) -> None:
         firing_frequencies(distiller(), data)
 
 
-def test_objects_that_cannot_encode_are_refused() -> None:
+def test_objects_that_cannot_encode_raise() -> None:
     with pytest.raises(TypeError, match="which has no `encode`"):
         firing_frequencies(object(), noise(4, WIDTH))

@@ -54,7 +54,7 @@ def test_ablating_all_simulators_of_the_neurons_leaves_the_mean(site: Site) -> N
         assert torch.allclose(site.logits(tokens()), ablated, atol=1e-4)
 
 
-def test_latents_that_do_not_exist_are_refused(site: Site) -> None:
+def test_latents_that_do_not_exist_raise(site: Site) -> None:
     with (
         pytest.raises(IndexError, match="`latent` must lie in"),
         site.replaced(distiller(), intervention=sd.Clamp({20: 1.0})),

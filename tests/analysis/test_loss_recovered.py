@@ -150,7 +150,7 @@ def test_activations_over_another_vocabulary_are_no_logits() -> None:
         loss_recovered(site, site.neurons, torch.full((2, 5), 40))
 
 
-def test_nothing_left_to_predict_is_refused() -> None:
+def test_nothing_left_to_predict_raises() -> None:
     site = Site(LanguageModel(), "mlp", exclude_tokens=[0])
     with pytest.raises(ValueError, match="at least one token to predict"):
         loss_recovered(site, site.neurons, torch.zeros(2, 5, dtype=torch.int64))
@@ -160,6 +160,6 @@ def test_nothing_left_to_predict_is_refused() -> None:
 @pytest.mark.parametrize(
     ("bad", "message"), [(torch.zeros(0, 5).long(), "at least one sequence"), (3, "`tokens` must be")]
 )
-def test_bad_tokens_are_refused(site: Site, bad: object, message: str) -> None:
+def test_bad_tokens_raise(site: Site, bad: object, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         loss_recovered(site, site.neurons, bad)

@@ -175,16 +175,16 @@ def test_what_an_object_reads_must_be_known() -> None:
         match_neurons(Foreign(distiller()), neurons())
 
 
-def test_roles_that_contradict_are_refused() -> None:
+def test_roles_that_contradict_raise() -> None:
     with pytest.raises(ValueError, match="`reads` must be 'inputs' for this SparseDistiller, got 'outputs'"):
         match_neurons(distiller(), neurons(), reads="outputs")
 
 
-def test_other_widths_are_refused() -> None:
+def test_other_widths_raise() -> None:
     with pytest.raises(ValueError, match=r"decoder rows of `dictionary`.* width 6 as the neurons, got \(5, 7\)"):
         match_neurons(noise(5, 7), neurons())
 
 
-def test_objects_without_a_decoder_are_refused() -> None:
+def test_objects_without_a_decoder_raise() -> None:
     with pytest.raises(TypeError, match="`neurons` must be a matrix of decoder rows"):
         match_neurons(noise(5, 7), object())

@@ -156,7 +156,7 @@ def test_other_libraries_objects_serve(site: Site) -> None:
         ({"context": -1}, "`context` must be at least 0"),
     ],
 )
-def test_bad_arguments_are_refused(site: Site, options: dict, message: str) -> None:
+def test_bad_arguments_raise(site: Site, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         top_examples(site, distiller(), tokens(), **options)
 

@@ -150,7 +150,7 @@ def test_rows_of_one_length_are_cut_on_request(tmp_path: Path) -> None:
         corpus(tokenizer=None, context=11, cut=True).read(str(tmp_path / "a.npy"))
 
 
-def test_data_without_a_token_says_so(tmp_path: Path) -> None:
+def test_data_without_a_token_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ValueError, match="the data must contain at least one text, got none"):
         CORPUS.read(str(tmp_path / "a.txt"))
@@ -174,7 +174,7 @@ def test_data_without_a_token_says_so(tmp_path: Path) -> None:
         ("[1, 2]", "got [1, 2]."),
     ],
 )
-def test_a_line_without_the_field_says_what_it_has(row: str, words: str, tmp_path: Path) -> None:
+def test_a_line_without_the_field_reports_its_fields(row: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(row)
     with pytest.raises(ValueError, match="line 1, must be a JSON object with the field 'text'") as caught:
         CORPUS.read(str(tmp_path / "a.jsonl"))
@@ -276,7 +276,7 @@ def test_names_have_configurations_and_splits(text: str, parts: tuple[str | None
     assert (data.name, data.config, data.split) == parts
 
 
-def test_names_that_contradict_an_option_are_refused() -> None:
+def test_names_that_contradict_an_option_raise() -> None:
     with pytest.raises(ValueError, match="--split and --data must agree, got 'train' and 'test'"):
         DataName.parse("owner/name::test", None, "train", "--data")
     with pytest.raises(ValueError, match="the form NAME:CONFIG:SPLIT"):

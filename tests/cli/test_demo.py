@@ -32,7 +32,7 @@ def test_demo_in_small(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (settings["site"], settings["n_latents"], settings["seed"]) == ("transformer.h.1.mlp", 2048, 3)
 
 
-def test_refuses_a_folder_with_other_things_at_once(command: Run, tmp_path: Path) -> None:
+def test_rejects_a_folder_with_other_things_at_once(command: Run, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     status, _, err = command("demo", "--out", tmp_path)
     assert status == 2

@@ -49,7 +49,7 @@ def test_arrays_of_tokens(dtype: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("array", [np.zeros(9), np.zeros((2, 2, 2), dtype=int), np.zeros(3, dtype=int)])
-def test_refuses_other_arrays(array: np.ndarray, tmp_path: Path) -> None:
+def test_rejects_other_arrays(array: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(ValueError, match=r"--data '.*a\.npy': the data must"):
         CORPUS.read(str(tmp_path / "a.npy"))

@@ -34,7 +34,7 @@ def start(model_folder: Path, token_file: Path, tmp_path: Path) -> list[object]:
     return ["train", model_folder, *given, *SMALL]
 
 
-def test_writes_everything_and_says_where(start: list[object], command: Run, tmp_path: Path) -> None:
+def test_writes_everything_and_prints_the_paths(start: list[object], command: Run, tmp_path: Path) -> None:
     (tmp_path / "v.json").write_text(json.dumps([f"<{i}>" for i in range(64)]))
     status, out, err = command(*start, "--vocabulary", tmp_path / "v.json")
     assert status == 0
@@ -342,7 +342,7 @@ def stopping(step: int, number: int, monkeypatch: pytest.MonkeyPatch) -> Iterato
         yield
 
 
-def test_sigterm_outside_of_training_is_told_as_well(
+def test_sigterm_outside_of_training_is_reported_as_well(
     start: list[object], command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measure(*_: object, **__: object) -> None:

@@ -207,7 +207,7 @@ def test_rows_are_named_by_their_number_in_the_data_not_in_the_pass() -> None:
             list(ActivationStream(site(), Streamed(texts), seed=seed, tokenizer=Letters()))
 
 
-def test_a_text_column_of_what_has_no_columns_is_refused() -> None:
+def test_a_text_column_of_what_has_no_columns_raises() -> None:
     for data in (TEXTS, iter(TEXTS), np.array(TEXTS), ROWS, [1, 2]):
         with pytest.raises(ValueError, match="`text_column` must be omitted if `tokens` has no columns"):
             list(ActivationStream(site(), data, tokenizer=Letters(), text_column="story"))
@@ -221,7 +221,7 @@ class Positioned(Counted):
         self.config = type("Config", (), {"max_position_embeddings": 8})()
 
 
-def test_rows_longer_than_the_models_positions_are_refused() -> None:
+def test_rows_longer_than_the_models_positions_raise() -> None:
     at = site(Positioned())
     long = torch.arange(40).view(4, 10)
     with pytest.raises(
@@ -256,7 +256,7 @@ def test_learned_positions_behind_a_padding_index_are_fewer() -> None:
     assert longest_row(torch.nn.Linear(2, 2)) is None
 
 
-def test_pack_takes_the_same_forms_and_refuses_the_same() -> None:
+def test_pack_takes_the_same_forms_and_rejects_the_same() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"story": TEXTS})
     assert pack(frame, Headless(), context=7, text_column="story").tolist() == [LETTERS]
@@ -270,7 +270,7 @@ def test_pack_takes_the_same_forms_and_refuses_the_same() -> None:
         pack([[1, 2]], Headless(), context=2)
 
 
-def test_analyses_refuse_the_same_ids_and_rows() -> None:
+def test_analyses_reject_the_same_ids_and_rows() -> None:
     dictionary = SparseAutoencoder(3, 8, activation=TopK(2), decoder_norm=UnitNorm())
     at = site(Positioned())
     for tokens in (

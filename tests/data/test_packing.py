@@ -143,13 +143,13 @@ def test_tokenizers_of_several_libraries() -> None:
         ({"texts": ["", ""]}, ValueError, "at least one row"),
     ],
 )
-def test_bad_options_are_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_options_raise(change: dict[str, Any], error: type[Exception], message: str) -> None:
     options: Any = {"texts": ["abc"], "tokenizer": Letters(), "context": 2, **change}
     with pytest.raises(error, match=message):
         pack(options.pop("texts"), options.pop("tokenizer"), **options)
 
 
-def test_a_tokenizer_that_cuts_or_fills_is_refused() -> None:
+def test_a_tokenizer_that_cuts_or_fills_raises() -> None:
     tokenizers = pytest.importorskip("tokenizers")
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
     assert torch.equal(pack(["a"] * 3, made, context=3), torch.zeros(1, 3, dtype=torch.int64))
@@ -159,7 +159,7 @@ def test_a_tokenizer_that_cuts_or_fills_is_refused() -> None:
 
 
 @pytest.mark.as_installed
-def test_other_tokenizers_are_told_apart() -> None:
+def test_other_tokenizers_are_distinguished() -> None:
     class Encoding:
         def encode(self, text: str) -> list[int]:
             return [1, 2]

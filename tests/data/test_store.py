@@ -128,7 +128,7 @@ def test_the_store_itself_can_be_stopped_and_taken_up(folder: Path) -> None:
         ActivationStore(folder, batch_size=32).load_state_dict(state)
 
 
-def test_tokens_mix_as_the_documentation_says(folder: Path) -> None:
+def test_tokens_mix_as_documented(folder: Path) -> None:
     torch.manual_seed(0)
     blocks = {token: row // BLOCK for row, token in enumerate(t for batch in stream() for t in ids(batch))}
     n_together = n_pairs = 0
@@ -208,7 +208,7 @@ def test_types_are_kept_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> None:
     assert converted.inputs.dtype == torch.float64  # type: ignore[union-attr]
 
 
-def test_what_overflows_is_refused(tmp_path: Path) -> None:
+def test_what_overflows_raises(tmp_path: Path) -> None:
     model = Counted(n_vocabulary=70_000)
     made = ActivationStream(site(model), torch.arange(69_000, 69_512).view(16, 32), batch_size=64)
     with pytest.raises(ValueError, match=r"'inputs' overflows float16. Use torch\.bfloat16"):
@@ -316,7 +316,7 @@ def test_a_given_number_of_tokens_is_stored(tmp_path: Path) -> None:
     assert (short.n_tokens, len(names(tmp_path / "unknown"))) == (640, 2)
 
 
-def test_the_size_is_told_before_anything_is_written(
+def test_the_size_is_reported_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream().save_to(tmp_path / "told")
@@ -361,7 +361,7 @@ def test_damaged_checksums_are_noticed(folder: Path) -> None:
         ActivationStore(folder).verify()
 
 
-def test_shards_of_another_store_are_refused(folder: Path) -> None:
+def test_shards_of_another_store_raise(folder: Path) -> None:
     shutil.copy(folder / "activations-000001.safetensors", folder / "activations-000002.safetensors")
     with pytest.raises(StorageError, match=r"000002\.safetensors is a shard of another store"):
         ActivationStore(folder)
@@ -369,7 +369,7 @@ def test_shards_of_another_store_are_refused(folder: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
 @given(st.data())
-def test_any_damage_to_descriptions_is_refused_or_harmless(folder: Path, data: st.DataObject) -> None:
+def test_any_damage_to_descriptions_raises_or_is_harmless(folder: Path, data: st.DataObject) -> None:
     damaged = folder.parent / "damaged"
     shutil.copytree(folder, damaged, dirs_exist_ok=True)
     name = data.draw(st.sampled_from(["activations.json", "activations-000001.safetensors"]))
@@ -439,7 +439,7 @@ def test_batches_outlive_the_next_chunk(folder: Path) -> None:
 
 
 @pytest.mark.as_installed
-def test_a_buffer_beyond_the_machine_s_memory_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_buffer_beyond_the_machine_s_memory_raises(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ActivationStore(folder, batch_size=10**9)
     assert [batch.n_tokens for batch in store] == [store.n_tokens]  # no more than there is
     monkeypatch.setattr(_source, "_memory", lambda: store.n_bytes - 1)

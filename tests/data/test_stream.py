@@ -232,7 +232,7 @@ def test_what_fits_into_the_buffer_is_harvested_once() -> None:
     assert model.n_positions == 160
 
 
-def test_the_buffer_has_the_size_that_is_said() -> None:
+def test_the_buffer_has_the_stated_size() -> None:
     data = ActivationStream(site(), unique(100, 8), batch_size=16, buffer_size=80)
     # Reads 3 and writes 3 numbers of 4 bytes.
     assert (data.bytes_per_token, data.buffer_bytes) == (24, 80 * 24)
@@ -318,7 +318,7 @@ def test_dropout_is_off_while_harvesting_and_the_mode_comes_back() -> None:
 
 
 @pytest.mark.parametrize("index", [(3, 0), (7, 1)])
-def test_activations_that_are_not_finite_are_refused_with_the_name_of_the_site(index: tuple[int, int]) -> None:
+def test_activations_that_are_not_finite_raise_with_the_name_of_the_site(index: tuple[int, int]) -> None:
     model = Counted(64)
     with torch.no_grad():
         model.embed.weight[index] = float("nan")
@@ -327,7 +327,7 @@ def test_activations_that_are_not_finite_are_refused_with_the_name_of_the_site(i
         list(data)
 
 
-def test_values_beyond_the_range_of_the_stored_type_are_refused() -> None:
+def test_values_beyond_the_range_of_the_stored_type_raise() -> None:
     data = ActivationStream(site(Counted(80_000)), torch.tensor([[70_000]]), dtype=torch.float16)
     with pytest.raises(ValueError, match=r"inputs, stored as torch\.float16"):
         list(data)
@@ -361,13 +361,13 @@ def test_an_error_stays_an_error_when_asked_again() -> None:
         ({"sites": {}}, "at least one site"),
     ],
 )
-def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_bad_arguments_raise(arguments: dict[str, Any], message: str) -> None:
     sites = arguments.pop("sites", None)
     with pytest.raises(ValueError, match=message):
         ActivationStream(site() if sites is None else sites, unique(2, 4), **arguments)
 
 
-def test_a_sequence_longer_than_the_buffer_is_refused() -> None:
+def test_a_sequence_longer_than_the_buffer_raises() -> None:
     with pytest.raises(
         ValueError, match="`buffer_size` must be at least the length of a sequence, got 4 tokens for a sequence"
     ):
@@ -400,12 +400,12 @@ def test_ids_and_positions_are_served_with_their_rows() -> None:
 
 
 @pytest.mark.as_installed
-def test_a_model_in_place_of_a_site_is_refused() -> None:
+def test_a_model_in_place_of_a_site_raises() -> None:
     with pytest.raises(TypeError, match=r"got Counted for ''. Write `Site\(model, path\)`"):
         ActivationStream(Counted(), unique(2, 4))  # type: ignore[arg-type]
 
 
-def test_a_stream_that_keeps_nothing_is_refused() -> None:
+def test_a_stream_that_keeps_nothing_raises() -> None:
     data = ActivationStream(site(exclude_first=4), unique(2, 4))
     assert data.n_tokens == 0
     for repeat in (False, True):
@@ -415,7 +415,7 @@ def test_a_stream_that_keeps_nothing_is_refused() -> None:
             data.batches(repeat=repeat).next_batch()
 
 
-def test_a_state_of_another_batch_size_is_refused() -> None:
+def test_a_state_of_another_batch_size_raises() -> None:
     state = ActivationStream(site(), unique(2, 4), batch_size=4).state_dict()
     with pytest.raises(ValueError, match="must have the same batch_size as these batches, 2, got 4"):
         ActivationStream(site(), unique(2, 4), batch_size=2).load_state_dict(state)
@@ -423,14 +423,14 @@ def test_a_state_of_another_batch_size_is_refused() -> None:
         ActivationStream(site(), unique(2, 4)).load_state_dict({"epoch": 0})
 
 
-def test_description_says_that_it_repeats() -> None:
+def test_description_shows_that_it_repeats() -> None:
     batches = ActivationStream(site(), unique(2, 4), batch_size=4).batches()
     assert isinstance(batches, Batches)
     assert "repeated" in batches.description
     assert "one pass" in ActivationStream(site(), unique(2, 4)).epoch(1).description
 
 
-def test_sites_in_a_decoder_of_an_encoder_decoder_model_are_refused() -> None:
+def test_sites_in_a_decoder_of_an_encoder_decoder_model_raise() -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"vocab_size": 50, "d_model": 16, "d_ff": 24, "d_kv": 8, "num_layers": 2, "num_heads": 2}
     model = transformers.T5ForConditionalGeneration(transformers.T5Config(decoder_start_token_id=0, **sizes)).eval()

@@ -31,6 +31,6 @@ def test_noise_is_in_the_inputs_only() -> None:
     assert torch.allclose(batch.outputs, codes @ truth.writes, atol=1e-5)
 
 
-def test_more_active_features_than_there_are_is_refused() -> None:
+def test_more_active_features_than_there_are_raises() -> None:
     with pytest.raises(ValueError, match=r"`l0` must lie in \(0, 8\], got 9"):
         SyntheticFeatures(4, 8, 9)

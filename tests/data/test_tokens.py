@@ -179,6 +179,6 @@ def test_an_iterator_of_tokens_is_read_once() -> None:
         (torch.tensor([[-1]]), ValueError, "got ids from -1 to -1"),
     ],
 )
-def test_bad_tokens_are_refused(tokens: Any, error: type[Exception], message: str) -> None:
+def test_bad_tokens_raise(tokens: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         list(ActivationStream(site(), tokens))

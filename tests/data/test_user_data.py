@@ -46,7 +46,7 @@ def test_seeds_and_passes_have_shuffles_of_their_own() -> None:
     assert first[:64] != first[64:]
 
 
-def test_a_tensor_is_inputs_and_outputs_and_says_that_it_is_no_pair() -> None:
+def test_a_tensor_is_inputs_and_outputs_and_not_a_pair() -> None:
     batches = as_batches(rows(8), batch_size=4)
     batch = batches.next_batch()
     assert isinstance(batch, Activations)
@@ -153,7 +153,7 @@ def test_a_loader_that_shuffles_is_put_back_to_the_order_that_it_had() -> None:
     assert served(islice(resumed, 20)) == rest
 
 
-def test_a_state_of_other_data_is_refused() -> None:
+def test_a_state_of_other_data_raises() -> None:
     state = as_batches(Placed()).state_dict()
     state["source"] = {"own": {}}
     for data in ([rows(4)], iter([rows(4)])):
@@ -197,7 +197,7 @@ def test_a_stream_owns_its_batch_size_and_seed() -> None:
         (np.ones((2, 2), dtype=np.int32), TypeError, "floating-point"),
     ],
 )
-def test_bad_data_is_refused(data: Any, error: type[Exception], message: str) -> None:
+def test_bad_data_raises(data: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         as_batches(data)
 

@@ -59,7 +59,7 @@ def test_the_neurons_type_is_kept() -> None:
     assert sd.SparseDistiller.from_neurons(neurons(torch.relu, dtype=torch.bfloat16)).encoder.dtype == torch.bfloat16
 
 
-def test_gated_neurons_are_refused() -> None:
+def test_gated_neurons_raise() -> None:
     mlp = neurons(functional.silu)
     mlp.gate = torch.randn(20, 6)
     with pytest.raises(ValueError, match=r"`neurons` must belong to an ungated MLP, got a gated MLP.*site\.replaced"):
@@ -67,7 +67,7 @@ def test_gated_neurons_are_refused() -> None:
 
 
 @pytest.mark.parametrize("function", [torch.tanh, torch.sigmoid, lambda x: x * torch.sigmoid(1.702 * x)])
-def test_other_functions_are_refused(function: Any) -> None:
+def test_other_functions_raise(function: Any) -> None:
     with pytest.raises(ValueError, match=r"`neurons\.activation` must be ReLU, GELU or SiLU, got"):
         sd.SparseDistiller.from_neurons(neurons(function))
 

@@ -60,7 +60,7 @@ def form(**changes: Any) -> Exported:
         ({"subtracts_decoder_bias": True}, "must be False for widths d_in=3 and d_out=2"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_shapes_that_do_not_fit_raise(changes: dict[str, Any], message: str) -> None:
     form()
     with pytest.raises(ValueError, match=message):
         form(**changes)

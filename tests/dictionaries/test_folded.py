@@ -48,7 +48,7 @@ def test_the_dictionary_that_is_folded_stays_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("kind", cases.KINDS)
-def test_every_kind_folds_or_says_why_not(kind: str) -> None:
+def test_every_kind_folds_or_gives_a_reason(kind: str) -> None:
     dictionary = cases.make(kind)
     if isinstance(dictionary.arguments().get("input_norm"), sd.InputLayerNorm | sd.InputRMSNorm):
         with pytest.raises(ValueError, match="`input_norm` must multiply every input by one number"):

@@ -166,7 +166,7 @@ def test_they_are_saved_and_loaded_when_passed_in(name: str, tmp_path: Path) -> 
             sd.load(tmp_path, parts=[part for part in parts if part is not missing])
 
 
-def test_two_classes_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_classes_of_one_name_raise(tmp_path: Path) -> None:
     make(Squared()).save(tmp_path)
     other = dataclass(frozen=True)(type("Squared", (Squared,), {}))
     with pytest.raises(ValueError, match="the activation is 'Squared', and `parts` holds 2 classes of that name"):

@@ -77,7 +77,7 @@ def test_errors_are_one_line(
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (Terminated(15), 143)])
-def test_an_interruption_says_how_to_resume(
+def test_an_interruption_prints_how_to_resume(
     error: BaseException, status: int, command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object, **__: object) -> None:
@@ -122,7 +122,7 @@ def test_a_study_in_small(command: Run, tmp_path: Path, monkeypatch: pytest.Monk
     assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["facts"]["seed"] == 4
 
 
-def test_refuses_a_folder_with_other_things_before_the_model_is_loaded(command: Run, tmp_path: Path) -> None:
+def test_rejects_a_folder_with_other_things_before_the_model_is_loaded(command: Run, tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("mine")
     (tmp_path / "run.json").write_text('{"made_by": "sparsedict", "options": {}}')
     status, _, err = command("--model", "./gone", "--data", "x", "--out", tmp_path)
@@ -131,7 +131,7 @@ def test_refuses_a_folder_with_other_things_before_the_model_is_loaded(command: 
     assert "holds other files (notes.md, run.json)" in err
 
 
-def test_refuses_what_does_not_go_together(command: Run, tmp_path: Path) -> None:
+def test_rejects_what_does_not_go_together(command: Run, tmp_path: Path) -> None:
     for arguments, words in (
         (("--data", "x"), "--data requires --model"),
         (("--model", "a/b"), "--data is required"),

@@ -190,7 +190,7 @@ def test_a_start_is_untrained() -> None:
 
 
 @pytest.mark.as_installed
-def test_refuses_a_path_that_leads_nowhere() -> None:
+def test_rejects_a_path_that_leads_nowhere() -> None:
     ids = torch.zeros(2, 8, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"`path` must have \{\}"):
         Experiment.from_model(Model(), ids, ids, setting_of(), path="blocks.0.mlp")

@@ -56,7 +56,7 @@ def test_the_page_cites_the_report(folder: Path) -> None:
     assert 'href="https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation"' in page
 
 
-def test_the_page_says_what_the_run_was_asked_to_do(folder: Path) -> None:
+def test_the_page_shows_the_settings_of_the_run(folder: Path) -> None:
     page = (folder / "index.html").read_text(encoding="utf-8")
     for name, value in setting_of().to_dict().items():
         assert f"<dt>{name.replace('_', ' ')}</dt>" in page, name
@@ -121,7 +121,7 @@ def test_the_same_seed_gives_the_same_numbers(folder: Path, tmp_path: Path) -> N
     assert (tmp_path / name).read_text() == (folder / name).read_text()
 
 
-def test_refuses_the_folder_of_another_run_unless_forced(tmp_path: Path) -> None:
+def test_rejects_the_folder_of_another_run_unless_forced(tmp_path: Path) -> None:
     replicate(experiment_of(), tmp_path, studies=SOME[:1], progress=False)
     with pytest.raises(FileExistsError, match="holds a run with another seed"):
         replicate(experiment_of(seed=1), tmp_path, studies=SOME[:1], progress=False)
@@ -129,7 +129,7 @@ def test_refuses_the_folder_of_another_run_unless_forced(tmp_path: Path) -> None
     assert json.loads((tmp_path / "run.json").read_text())["facts"]["seed"] == 1
 
 
-def test_refuses_a_folder_with_other_things(tmp_path: Path) -> None:
+def test_rejects_a_folder_with_other_things(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     with pytest.raises(FileExistsError, match="holds other things"):
         replicate(experiment_of(), tmp_path, studies=SOME, progress=False)

@@ -244,6 +244,6 @@ def test_each_clause_about_ratings_follows_the_ratings() -> None:
 
 @pytest.mark.as_installed
 @pytest.mark.parametrize("given", [[1], {"other": {}}, {"student": {"9": 1}}, {"student": {"0": 5}}, {"student": 3}])
-def test_refuses_ratings_of_what_is_not_there(given: object) -> None:
+def test_rejects_ratings_of_what_is_not_there(given: object) -> None:
     with pytest.raises(ValueError, match=r"`ratings.json` must"):
         FirstLatents().found(first_latents(given))

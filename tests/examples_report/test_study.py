@@ -74,7 +74,7 @@ def test_the_reports_preset_holds_the_reports_values() -> None:
 
 
 @pytest.mark.as_installed
-def test_refuses_what_makes_no_sweep() -> None:
+def test_rejects_what_makes_no_sweep() -> None:
     with pytest.raises(ValueError, match="`coefficients` must be two or more in ascending order"):
         setting_of(coefficients=(1.0, 0.1))
     with pytest.raises(ValueError, match="`n_held_out`"):

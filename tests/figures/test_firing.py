@@ -24,7 +24,7 @@ def test_the_dead_stand_apart_with_their_number(firing: FiringFrequencies, types
     assert "never" in [label.get_text() for label in ax.get_xticklabels()]
 
 
-def test_a_spike_that_would_hide_the_rest_is_cut_and_says_so() -> None:
+def test_a_spike_that_would_hide_the_rest_is_cut_with_a_note() -> None:
     firing = FiringFrequencies(torch.cat([torch.zeros(500, dtype=torch.int64), torch.arange(1, 50)]), 100)
     ax = firing_frequency(firing)
     assert any(text.get_text() == "500 (bar cut)" for text in ax.texts)
@@ -50,6 +50,6 @@ def test_all_dead_is_drawn_too() -> None:
     check_looks(firing_frequency(FiringFrequencies(torch.zeros(9, dtype=torch.int64), 100)))
 
 
-def test_refuses_types_of_another_dictionary(firing: FiringFrequencies) -> None:
+def test_rejects_types_of_another_dictionary(firing: FiringFrequencies) -> None:
     with pytest.raises(ValueError, match=r"`types` must have the same"):
         firing_frequency(firing, latent_types(torch.rand(3)))

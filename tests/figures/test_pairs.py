@@ -50,6 +50,6 @@ def test_large_clusters_are_counted_together() -> None:
 
 
 @pytest.mark.as_installed
-def test_refuses_activations_of_other_tokens() -> None:
+def test_rejects_activations_of_other_tokens() -> None:
     with pytest.raises(ValueError, match="`latent` must have the same 3 tokens"):
         activation_scatter(torch.ones(3), torch.ones(4))

@@ -31,6 +31,6 @@ def test_takes_the_figure_as_well_as_its_axes(firing: FiringFrequencies, tmp_pat
 
 
 @pytest.mark.as_installed
-def test_refuses_other_things(tmp_path: Path) -> None:
+def test_rejects_other_things(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"`figure` must be a matplotlib Figure or Axes, got str"):
         save("figure", tmp_path / "a")  # pyright: ignore[reportArgumentType]

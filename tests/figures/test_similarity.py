@@ -48,19 +48,19 @@ def test_no_global_state(match: NeuronMatch) -> None:
     assert pyplot is None or not pyplot.get_fignums()
 
 
-def test_refuses_a_match_without_encoders() -> None:
+def test_rejects_a_match_without_encoders() -> None:
     match = match_neurons(torch.randn(4, 3), torch.randn(5, 3))
     with pytest.raises(ValueError, match=r"`match` must contain encoder cosines"):
         encoder_similarity(match)
 
 
-def test_refuses_types_of_another_dictionary(match: NeuronMatch) -> None:
+def test_rejects_types_of_another_dictionary(match: NeuronMatch) -> None:
     with pytest.raises(ValueError, match=r"`types` must have the same 60 latents, got 3"):
         decoder_similarity(match, latent_types(torch.rand(3)))
 
 
 @pytest.mark.as_installed
-def test_refuses_what_are_no_axes(match: NeuronMatch) -> None:
+def test_rejects_what_are_no_axes(match: NeuronMatch) -> None:
     with pytest.raises(TypeError, match=r"`ax` must be matplotlib Axes, got Figure"):
         decoder_similarity(match, ax=Figure())  # pyright: ignore[reportArgumentType]
 

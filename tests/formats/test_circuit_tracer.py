@@ -49,7 +49,7 @@ def test_one_threshold_may_serve_all(tmp_path: Path) -> None:
         assert (latents[latents > 0] > 0.4).all()
 
 
-def test_negative_thresholds_let_negative_latents_pass_and_are_refused(tmp_path: Path) -> None:
+def test_negative_thresholds_let_negative_latents_pass_and_raise(tmp_path: Path) -> None:
     folder = copied("circuit_tracer", "jump_relu", tmp_path)
     tensors = read_tensors(folder / "layer_0.safetensors")
     name = "activation_function.threshold"
@@ -245,7 +245,7 @@ UNUSABLE = [
 
 
 @pytest.mark.parametrize(("layers", "message"), UNUSABLE)
-def test_sets_that_the_library_can_t_use_are_refused(layers: dict[int, Any], message: str, tmp_path: Path) -> None:
+def test_sets_that_the_library_can_t_use_raise(layers: dict[int, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         circuit_tracer.write({n: student(n, **changes) for n, changes in layers.items()}, tmp_path / "set")
     assert not (tmp_path / "set").exists()

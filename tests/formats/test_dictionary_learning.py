@@ -49,7 +49,7 @@ def test_the_configuration_of_training_checkpoints_lies_above_them(tmp_path: Pat
     assert_equals_the_library(read, "dictionary_learning", "k_largest")
 
 
-def test_a_threshold_that_was_never_measured_is_said(tmp_path: Path) -> None:
+def test_a_threshold_that_was_never_measured_is_reported(tmp_path: Path) -> None:
     folder = copied("dictionary_learning", "k_on_average", tmp_path)
     tensors = read_tensors(folder / "ae.pt")
     write_tensors(folder / "ae.pt", tensors | {"threshold": torch.tensor(-1.0)})

@@ -50,7 +50,7 @@ CLEAR = (StorageError, FileNotFoundError)
 
 
 @every_format
-def test_truncated_files_are_refused_by_name(library: str, case: str, tmp_path: Path) -> None:
+def test_truncated_files_raise_by_name(library: str, case: str, tmp_path: Path) -> None:
     folder = copied(library, case, tmp_path)
     file = weights_file(folder)
     whole = file.read_bytes()
@@ -95,7 +95,7 @@ def test_nan_and_infinite_weights_are_named(library: str, case: str, tmp_path: P
 
 
 @every_format
-def test_integers_in_the_place_of_weights_are_refused(library: str, case: str, tmp_path: Path) -> None:
+def test_integers_in_the_place_of_weights_raise(library: str, case: str, tmp_path: Path) -> None:
     folder = copied(library, case, tmp_path)
     file = weights_file(folder)
     tensors = read_tensors(file)
@@ -146,7 +146,7 @@ def test_code_in_a_pickle_is_never_run(form: str, tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_a_whole_model_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_a_whole_model_raises_with_the_remedy(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "ae.pt")
     with pytest.raises(StorageError, match=r"torch\.nn\.modules\.linear\.Linear.*save `model\.state_dict\(\)`"):
         sd.load(tmp_path)
@@ -166,13 +166,13 @@ def test_a_whole_model_is_refused_with_the_remedy(tmp_path: Path) -> None:
     ],
     ids=["list", "nested", "number", "sparse", "meta", "text", "tensor", "expanded"],
 )
-def test_a_pickle_of_something_else_is_refused(content: Any, tmp_path: Path) -> None:
+def test_a_pickle_of_something_else_raises(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "ae.pt")
     with pytest.raises(StorageError, match=r"ae\.pt"):
         sd.load(tmp_path)
 
 
-def test_a_compressed_torch_file_is_refused(tmp_path: Path) -> None:
+def test_a_compressed_torch_file_raises(tmp_path: Path) -> None:
     written = io.BytesIO()
     torch.save({"a": torch.zeros(10**6)}, written)
     with zipfile.ZipFile(written) as plain, zipfile.ZipFile(tmp_path / "ae.pt", "w", zipfile.ZIP_DEFLATED) as packed:
@@ -186,7 +186,7 @@ def test_a_compressed_torch_file_is_refused(tmp_path: Path) -> None:
 # Bombs
 
 
-def test_an_npz_that_grows_beyond_bounds_is_refused_unread(tmp_path: Path) -> None:
+def test_an_npz_that_grows_beyond_bounds_raises_unread(tmp_path: Path) -> None:
     file = tmp_path / "params.npz"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("W_enc.npy", "w") as stream:
         header = io.BytesIO()
@@ -201,7 +201,7 @@ def test_an_npz_that_grows_beyond_bounds_is_refused_unread(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("shape", [(2**40, 2**20), (10**18,), (-1, 3)])
-def test_an_npz_of_huge_declared_shape_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_an_npz_of_huge_declared_shape_raises(shape: tuple[int, ...], tmp_path: Path) -> None:
     file = tmp_path / "params.npz"
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
@@ -224,7 +224,7 @@ def test_an_npz_of_huge_declared_shape_is_refused(shape: tuple[int, ...], tmp_pa
     ],
     ids=["cut", "nested", "records", "types", "code", "bytes", "empty"],
 )
-def test_broken_headers_in_an_npz_are_refused(header: bytes, tmp_path: Path) -> None:
+def test_broken_headers_in_an_npz_raise(header: bytes, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "params.npz", "w") as archive:
         archive.writestr("W_enc.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(8))
     with pytest.raises(StorageError, match=r"params\.npz"):
@@ -263,7 +263,7 @@ def _safetensors(header: dict[str, Any] | bytes, content: bytes = b"") -> bytes:
     ],
     ids=["shape", "offsets", "negative", "nested", "header", "many", "lfs", "empty", "zip"],
 )
-def test_broken_safetensors_are_refused(content: bytes, tmp_path: Path) -> None:
+def test_broken_safetensors_raise(content: bytes, tmp_path: Path) -> None:
     folder = copied("sae_lens", "topk", tmp_path)
     (folder / "sae_weights.safetensors").write_bytes(content)
     started = time.monotonic()
@@ -288,7 +288,7 @@ def test_broken_safetensors_are_refused(content: bytes, tmp_path: Path) -> None:
     ],
     ids=["empty", "list", "braces", "nested", "digits", "nan", "float", "bytes", "long", "twice"],
 )
-def test_json_bombs_are_refused(content: bytes, tmp_path: Path) -> None:
+def test_json_bombs_raise(content: bytes, tmp_path: Path) -> None:
     for library, case in (("sae_lens", "topk"), ("sparsify", "autoencoder")):
         folder = copied(library, case, tmp_path)
         (folder / "cfg.json").write_bytes(content)
@@ -320,7 +320,7 @@ def test_json_bombs_are_refused(content: bytes, tmp_path: Path) -> None:
         "control",
     ],
 )
-def test_yaml_bombs_are_refused(content: str, tmp_path: Path) -> None:
+def test_yaml_bombs_raise(content: str, tmp_path: Path) -> None:
     folder = copied("circuit_tracer", "relu", tmp_path)
     (folder / "config.yaml").write_text(content)
     started = time.monotonic()
@@ -342,7 +342,7 @@ def test_a_configuration_can_t_name_files_elsewhere(name: str, tmp_path: Path) -
         sd.load(folder)
 
 
-def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+def test_links_out_of_the_folder_raise(tmp_path: Path) -> None:
     outside = tmp_path / "outside.safetensors"
     folder = copied("sae_lens", "topk", tmp_path)
     weights = folder / "sae_weights.safetensors"
@@ -384,7 +384,7 @@ FUZZED = [
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_any_configuration_loads_or_is_refused(
+def test_any_configuration_loads_or_raises(
     library: str, case: str, name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = copied(library, case, tmp_path_factory.mktemp("fuzzed"))
@@ -406,7 +406,7 @@ def test_any_configuration_loads_or_is_refused(
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_flipped_bytes_load_or_are_refused(
+def test_flipped_bytes_load_or_raise(
     library: str, case: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = copied(library, case, tmp_path_factory.mktemp("fuzzed"))

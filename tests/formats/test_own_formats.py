@@ -79,7 +79,7 @@ def test_the_first_format_that_recognises_files_reads_them(folder: Path) -> None
         ([Wrong()], "`read` returns a Dictionary, but Wrong returned dict"),
     ],
 )
-def test_other_objects_are_refused(folder: Path, formats: Any, message: str) -> None:
+def test_other_objects_raise(folder: Path, formats: Any, message: str) -> None:
     with pytest.raises(TypeError, match=f"`formats` .*{message}"):
         sd.load(folder, formats=formats)
 

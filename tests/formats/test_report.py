@@ -39,7 +39,7 @@ def test_load_recognises_it(state: dict[str, torch.Tensor], tmp_path: Path) -> N
     assert dictionary.decoder_norm == sd.MaxNorm(1.0)
 
 
-def test_a_folder_or_another_state_dict_is_refused(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_a_folder_or_another_state_dict_raises(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"must be the \.pt file"):
         report.read(tmp_path)
     torch.save({name: value for name, value in state.items() if name != "b_pre"}, tmp_path / "other.pt")

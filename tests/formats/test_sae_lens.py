@@ -94,7 +94,7 @@ def test_a_finetuned_factor_goes_into_decoder_rows(tmp_path: Path) -> None:
     ("value", "said"),
     [("expected_average_only_in", "mean norm"), (True, "mean norm"), ("covariance_whitening", "whitened")],
 )
-def test_normalisation_that_lies_outside_is_said(value: object, said: str, tmp_path: Path) -> None:
+def test_normalisation_that_lies_outside_is_reported(value: object, said: str, tmp_path: Path) -> None:
     folder = changed(copied("sae_lens", "old_standard", tmp_path), normalize_activations=value)
     with pytest.warns(UserWarning, match=said):
         dictionary = sd.formats.sae_lens.read(folder)
@@ -382,7 +382,7 @@ def test_unit_rows_let_dashboards_fold_them(activation: sd.Activation, tmp_path:
     assert json.loads((tmp_path / "cfg.json").read_text())["rescale_acts_by_decoder_norm"] is False
 
 
-def test_a_top_k_distiller_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_top_k_distiller_raises_with_the_way_out(tmp_path: Path) -> None:
     student = sd.SparseDistiller(4, 4, 8, activation=sd.TopK(2), decoder_norm=sd.UnitNorm())
     with pytest.raises(ValueError, match=r"only ReLU and JumpReLU in transcoders\. .*`sd\.calibrate_threshold\("):
         sae_lens.write(student, tmp_path)

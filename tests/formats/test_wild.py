@@ -259,7 +259,7 @@ def test_what_llama_scope_can_t_mean_is_named(changes: dict[str, Any], message: 
 
 
 @pytest.mark.parametrize("kept", ["activation_fn_kwargs", "k"])
-def test_a_top_k_of_sae_lens_without_an_activation_is_refused(kept: str, tmp_path: Path) -> None:
+def test_a_top_k_of_sae_lens_without_an_activation_raises(kept: str, tmp_path: Path) -> None:
     folder = copied("sae_lens", "old_topk", tmp_path)
     cfg = json.loads((folder / "cfg.json").read_text())
     for name in ("activation_fn_str", "activation_fn", "activation_fn_kwargs", "k", "architecture"):

@@ -49,13 +49,13 @@ def test_an_address_names_repository_path_and_revision(
         "hf://owner/name/a\nb",
     ],
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_what_is_no_address_raises(text: str) -> None:
     with pytest.raises(ValueError, match="An address on the hub must have the form `hf://owner/repository"):
         HubAddress.from_string(text)
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_an_address_or_refused_and_never_leaves_its_repository(text: str) -> None:
+def test_any_text_is_an_address_or_raises_and_never_leaves_its_repository(text: str) -> None:
     try:
         address = HubAddress.from_string(f"hf://{text}")
     except ValueError:

@@ -172,7 +172,7 @@ def test_what_is_not_there_is_named(served: Hub, repository: Repository) -> None
         sd.load("hf://owner")
 
 
-def test_a_gated_repository_says_how_to_get_in(served: Hub, repository: Repository) -> None:
+def test_a_gated_repository_raises_with_the_remedy(served: Hub, repository: Repository) -> None:
     repository.gated = True
     with pytest.raises(PermissionError, match=r"hf://owner/coders is gated. Request access .* `hf auth login`"):
         sd.load("hf://owner/coders")

@@ -71,7 +71,7 @@ def test_dense_latents_are_multiplied_as_they_are() -> None:
 
 
 @pytest.mark.as_installed
-def test_latents_of_another_width_are_refused() -> None:
+def test_latents_of_another_width_raise() -> None:
     rows = torch.randn(5, 2)
     message = r"last dimension of `latents` must be 5, one entry for each row, got shape \(3, 4\)"
     with pytest.raises(ValueError, match=message):

@@ -82,7 +82,7 @@ def test_blocks_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     check_picked(picked, rule.support(pre), pre)
 
 
-def test_entries_that_do_not_fit_are_told_and_stay_within_their_memory() -> None:
+def test_entries_that_do_not_fit_are_reported_and_stay_within_their_memory() -> None:
     inputs, rows, bias = problem(30, 100)
     capacity, pre = Capacity(0.01), inputs @ rows.T + bias
     picked = select_within(capacity, inputs, rows, bias, Above(torch.tensor(-1.0)))

@@ -24,7 +24,7 @@ def test_it_serves_every_dictionary() -> None:
 
 
 @pytest.mark.as_installed
-def test_shapes_that_would_broadcast_in_silence_are_refused() -> None:
+def test_shapes_that_would_broadcast_in_silence_raise() -> None:
     out = cases.make().train().forward_pass(cases.tokens(9), torch.zeros(9, cases.D_OUT, dtype=torch.float64))
     with pytest.raises(
         ValueError, match=r"`reconstruction` and `targets` must have the same shape, got .* and \(9, 1\)"

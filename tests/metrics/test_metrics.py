@@ -46,7 +46,7 @@ def test_l0_disregards_leading_dimensions(shape: tuple[int, ...]) -> None:
     assert metrics.l0(latents) == metrics.l0(SparseLatents.from_dense(latents)) == metrics.l0(latents.reshape(-1, 5))
 
 
-def test_l0_of_nothing_is_refused() -> None:
+def test_l0_of_nothing_raises() -> None:
     with pytest.raises(ValueError, match="at least one token"):
         metrics.l0(torch.zeros(0, 4))
 
@@ -104,20 +104,20 @@ def test_fvu_by_dimension_is_nan_where_the_target_is_constant() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 12345.678])
-def test_fvu_of_a_constant_target_is_refused(value: float) -> None:
+def test_fvu_of_a_constant_target_raises(value: float) -> None:
     with pytest.raises(ValueError, match="must not be constant"):
         metrics.fvu(torch.zeros(7, 3), torch.full((7, 3), value))
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("function", [metrics.fvu, metrics.squared_error, metrics.cosine, metrics.fvu_by_dimension])
-def test_shapes_that_would_broadcast_are_refused(function) -> None:
+def test_shapes_that_would_broadcast_raise(function) -> None:
     with pytest.raises(ValueError, match=r"same shape, got \(4, 3\) and \(4, 1\)"):
         function(torch.zeros(4, 3), torch.zeros(4, 1))
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_tokens_are_refused() -> None:
+def test_tokens_raise() -> None:
     with pytest.raises(TypeError, match=r"`target` must be a floating-point tensor .* got torch.int64"):
         metrics.fvu(torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.int64))
 

@@ -30,7 +30,7 @@ def test_figures_are_within_the_page_and_text_is_escaped(tmp_path: Path) -> None
     assert images == ["data:image/svg+xml;base64," + base64.b64encode(b"<svg/>").decode()]
 
 
-def test_refuses_other_files(tmp_path: Path) -> None:
+def test_rejects_other_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`figures` must be \.svg or \.png files, got 'a\.gif'"):
         write_overview(tmp_path / "index.html", [Section("a", figures={Path("a.gif"): ""})], title="T")
 

@@ -42,7 +42,7 @@ def test_the_space_of_a_words_beginning_is_kept() -> None:
 
 
 @pytest.mark.as_installed
-def test_refuses_other_things() -> None:
+def test_rejects_other_things() -> None:
     for wrong in ("abc", 3, [1, 2]):
         with pytest.raises(TypeError, match=r"`source` must be a tokenizer, a list of strings"):
             token_strings(wrong)

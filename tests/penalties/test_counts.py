@@ -248,7 +248,7 @@ def test_a_penalty_that_warms_up_moves_thresholds_too() -> None:
     assert (few - many > 0.5).all()
 
 
-def test_frozen_thresholds_are_refused() -> None:
+def test_frozen_thresholds_raise() -> None:
     dictionary = cases.make("distiller", "jump_relu")
     dictionary.activation_state.requires_grad_(False)
     with pytest.raises(ValueError, match=r"The thresholds of .* must have requires_grad=True for TargetL0, got False"):
@@ -258,12 +258,12 @@ def test_frozen_thresholds_are_refused() -> None:
 
 @pytest.mark.parametrize("activation", [name for name in cases.ACTIVATIONS if name != "jump_relu"])
 @pytest.mark.parametrize("penalty", [sd.L0(0.1), sd.TargetL0(2.0)])
-def test_they_refuse_activations_whose_firing_has_no_gradient(penalty: sd.Penalty, activation: str) -> None:
+def test_they_reject_activations_whose_firing_has_no_gradient(penalty: sd.Penalty, activation: str) -> None:
     with pytest.raises(ValueError, match=rf"must define a gradient for firing .* for {type(penalty).__name__}"):
         penalty.check(cases.make("distiller", activation))
 
 
-def test_a_target_above_the_number_of_latents_is_refused() -> None:
+def test_a_target_above_the_number_of_latents_raises() -> None:
     with pytest.raises(ValueError, match=r"`target` must be at most n_latents=12, got 13"):
         sd.TargetL0(13.0).check(cases.make("distiller", "jump_relu"))
 

@@ -94,7 +94,7 @@ def test_a_plain_penalty_under_a_free_norm_warns(penalty: sd.Penalty, norm: str)
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
 @pytest.mark.parametrize("penalty", [sd.Sqrt(0.1), sd.Lp(0.1, p=0.5)])
-def test_roots_refuse_latents_that_may_be_negative(penalty: sd.Penalty, activation: str) -> None:
+def test_roots_reject_latents_that_may_be_negative(penalty: sd.Penalty, activation: str) -> None:
     dictionary = cases.make("distiller", activation)
     for wrapped in (penalty, sd.NormWeighted(penalty), sd.WarmUp(penalty, 5)):
         with pytest.raises(ValueError, match=rf"must have non-negative latents for {type(penalty).__name__}, got"):

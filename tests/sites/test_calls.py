@@ -60,7 +60,7 @@ def by_hand(model: Looped, ids: Tensor, call: int) -> tuple[list[Tensor], Tensor
     return seen, model.head(model.last(x))
 
 
-def test_a_module_that_is_called_again_is_refused() -> None:
+def test_a_module_that_is_called_again_raises() -> None:
     tokens = _models.tokens()
     model = shared()
     site = Site(model, "model.layers.1.mlp")
@@ -115,7 +115,7 @@ def test_a_shared_module_is_one_mlp_at_each_place() -> None:
 
 
 @pytest.mark.parametrize("shared", ["mlp", "block"])
-def test_a_module_that_is_shared_later_is_refused(shared: str) -> None:
+def test_a_module_that_is_shared_later_raises(shared: str) -> None:
     model = _models.hugging_face("llama")
     site = Site(model, "model.layers.1.mlp")
     site.capture(_models.tokens())
@@ -159,7 +159,7 @@ def test_a_layer_that_is_repeated() -> None:
     assert not torch.equal(inputs[0], inputs[2])
 
 
-def test_tokens_in_chunks_are_refused() -> None:
+def test_tokens_in_chunks_raise() -> None:
     model = _models.hugging_face("bert", chunk_size_feed_forward=4)
     site = Site(model, reads="bert.encoder.layer.1.intermediate:in", writes="bert.encoder.layer.1.output.dense:out")
     tokens = _models.tokens(2, 8)

@@ -229,14 +229,14 @@ def raising() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_points_that_are_recomputed_apart_are_refused(reentrant: bool) -> None:
+def test_points_that_are_recomputed_apart_raise(reentrant: bool) -> None:
     model, dictionary = llama(reentrant), student()
     site = Site(model, reads="model.layers.0.mlp:in", writes="model.layers.1.mlp:out")
     with site.replaced(dictionary), raising():
         loss(site.logits(ids())).backward()
 
 
-def test_a_loop_under_checkpointing_is_refused() -> None:
+def test_a_loop_under_checkpointing_raises() -> None:
     def twice(model: _models.Plain, x: Tensor) -> Tensor:
         return x + model.mlp(x + model.mlp(x))
 

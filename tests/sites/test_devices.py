@@ -34,7 +34,7 @@ class Several:
         self.hooks = hooks
 
 
-def test_a_module_runs_where_its_hook_says() -> None:
+def test_a_module_runs_on_the_device_of_its_hook() -> None:
     weight = torch.randn(3, 2)
     for wrap in (lambda hook: hook, lambda hook: Several(Hook(None), hook)):
         layer = nn.Linear(2, 3, device="meta")
@@ -100,7 +100,7 @@ def test_models_offloaded_by_accelerate(how: str, tmp_path: Path) -> None:
     assert batch.outputs.device == CPU
 
 
-def test_a_model_without_weights_in_memory_is_refused() -> None:
+def test_a_model_without_weights_in_memory_raises() -> None:
     model = _models.Plain().to("meta")
     with pytest.raises(ValueError, match="`model` must have its weights in memory, got a Plain on the meta device"):
         Site(model, "mlp").capture(_models.tokens())

@@ -271,7 +271,7 @@ def test_excluded_positions_pass_through(model: _models.Plain, tokens: Tensor) -
     assert ((ablated - expected).abs().amax(-1)[mask] > 0).all()
 
 
-def test_exclusion_without_tokens_is_refused(model: _models.Plain) -> None:
+def test_exclusion_without_tokens_raises(model: _models.Plain) -> None:
     mlp = model.mlp
     site = Site(mlp, "2", exclude_tokens=[0])
     with pytest.raises(ValueError, match="needs token ids"):
@@ -291,7 +291,7 @@ def test_a_module_that_takes_activations(model: _models.Plain) -> None:
         torch.testing.assert_close(model.mlp(x), captured.outputs)
 
 
-def test_padding_is_told_by_the_attention_mask() -> None:
+def test_padding_is_given_by_the_attention_mask() -> None:
     model = _models.hugging_face("llama")
     tokens = _models.tokens()
     mask = torch.ones_like(tokens)
@@ -408,7 +408,7 @@ def test_neurons_by_hand(model: _models.Plain, tokens: Tensor) -> None:
         by_value.point("neurons")
 
 
-def test_neurons_that_do_not_fit_are_refused(model: _models.Plain) -> None:
+def test_neurons_that_do_not_fit_raise(model: _models.Plain) -> None:
     with pytest.raises(ValueError, match=r"none of the \d+ candidates reproduces the site's output.*reads="):
         _ = Site(model, "first").neurons
     with pytest.raises(ValueError, match="reads an MLP's input and writes its output"):
@@ -439,7 +439,7 @@ def test_near_names_of_transformer_lens(tmp_path: Path) -> None:
     assert point.reads == point.writes
 
 
-def test_bad_arguments_are_refused_at_the_door(model: _models.Plain, site: Site, tokens: Tensor) -> None:
+def test_bad_arguments_raise_at_construction(model: _models.Plain, site: Site, tokens: Tensor) -> None:
     with pytest.raises(ValueError, match="both `reads` and `writes`"):
         Site(model)
     with pytest.raises(ValueError, match="`path` must be omitted"):
@@ -472,7 +472,7 @@ def test_exclude_tokens_must_be_ids(model: _models.Plain, tokens: object) -> Non
 
 
 @pytest.mark.as_installed
-def test_bad_types_are_refused_at_the_door(model: _models.Plain, site: Site) -> None:
+def test_bad_types_raise_at_construction(model: _models.Plain, site: Site) -> None:
     with pytest.raises(TypeError, match="`model` must be"):
         Site("gpt2", "mlp")  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="`path` must be a string"):
@@ -496,7 +496,7 @@ class Wrapper:
 
 
 @pytest.mark.as_installed
-def test_a_wrapper_of_another_library_is_told_apart(model: _models.Plain) -> None:
+def test_a_wrapper_of_another_library_is_distinguished(model: _models.Plain) -> None:
     wrapper = Wrapper(model)
     with pytest.raises(
         TypeError,
@@ -553,7 +553,7 @@ def test_a_module_of_a_dictionary_shares_its_parameters() -> None:
     assert module.train().dictionary.training
 
 
-def test_activations_where_tokens_belong_are_refused() -> None:
+def test_activations_where_tokens_belong_raise() -> None:
     model = _models.hugging_face("gpt2")
     site = Site(model, "transformer.h.1.mlp")
     with pytest.raises(TypeError, match="must hold integer token ids"):

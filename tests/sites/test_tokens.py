@@ -132,7 +132,7 @@ def test_excluded_tokens_are_those_of_this_call() -> None:
     assert found == [prompt, *([int(n)] for n in made)]
 
 
-def test_a_cache_of_unknown_length_is_refused() -> None:
+def test_a_cache_of_unknown_length_raises() -> None:
     class Cached(_models.Plain):
         def forward(self, ids: Tensor, cache: object = None, position_ids: Tensor | None = None) -> Tensor:
             return super().forward(ids)
@@ -184,7 +184,7 @@ def test_generation_of_a_transformer_lens_bridge(family: str, tmp_path: Path) ->
     assert found == [[6, 6], [1, 1], [1, 1]]
 
 
-def test_an_unreadable_mask_is_refused() -> None:
+def test_an_unreadable_mask_raises() -> None:
     class Masked(_models.Plain):
         def forward(self, input_ids: Tensor, attention_mask: object = None) -> Tensor:
             return super().forward(input_ids)
@@ -279,7 +279,7 @@ class Unmasked(_models.Plain):
 
 
 @pytest.mark.parametrize("name", ["encoder of bart", "decoder of bart", "a model that ignores its mask"])
-def test_padding_on_the_left_that_changes_activations_is_refused(name: str) -> None:
+def test_padding_on_the_left_that_changes_activations_raises(name: str) -> None:
     bart = name.endswith("bart")
     model = seq2seq("bart") if bart else Unmasked()
     site = site_of(model, SEQ2SEQ["bart"]["encoder"]) if bart else Site(model, "mlp")
@@ -369,7 +369,7 @@ class Translator(nn.Module):
         return second(self.embedding(tgt)) + first(self.embedding(src)).mean(1, keepdim=True)
 
 
-def test_stacks_of_unknown_names_are_refused_only_where_it_matters() -> None:
+def test_stacks_of_unknown_names_raise_only_where_it_matters() -> None:
     source, target = _models.tokens(2, 5), _models.tokens(2, 5).flip(1)
     token = int(target[0, 0])
     known = Site(Translator(("encoder", "decoder")), "decoder", exclude_tokens=[token])
@@ -418,7 +418,7 @@ def test_a_part_that_is_recomputed_has_the_tokens_of_its_forward_pass() -> None:
 @pytest.mark.parametrize("name", ["capture", "logits"])
 @pytest.mark.parametrize("bad", [VOCABULARY, -1, -100])
 @pytest.mark.parametrize("form", ["tensor", "mapping"])
-def test_ids_outside_of_the_vocabulary_are_refused(name: str, bad: int, form: str) -> None:
+def test_ids_outside_of_the_vocabulary_raise(name: str, bad: int, form: str) -> None:
     site = Site(_models.hugging_face("llama"), LLAMA)
     ids = torch.ones(3, 4, dtype=torch.long)
     ids[1, 2] = bad
@@ -427,14 +427,14 @@ def test_ids_outside_of_the_vocabulary_are_refused(name: str, bad: int, form: st
         getattr(site, name)(tokens)
 
 
-def test_ids_of_a_decoder_outside_of_its_vocabulary_are_refused() -> None:
+def test_ids_of_a_decoder_outside_of_its_vocabulary_raise() -> None:
     site = Site(seq2seq("t5"), str(SEQ2SEQ["t5"]["decoder"]))
     ids = torch.ones(2, 4, dtype=torch.long)
     with pytest.raises(ValueError, match=r"`decoder_input_ids` must be ids .* -100 marks labels"):
         site.capture({"input_ids": ids, "decoder_input_ids": ids.masked_fill(ids == 1, -100)})
 
 
-def test_rows_beyond_a_table_of_positions_are_refused_but_rotary_ones_run() -> None:
+def test_rows_beyond_a_table_of_positions_raise_but_rotary_ones_run() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(
         vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=1, n_head=2, n_positions=8, bos_token_id=0, eos_token_id=0

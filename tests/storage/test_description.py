@@ -79,7 +79,7 @@ def test_parts_in_parts_come_back_as_they_were() -> None:
     assert read.parts["activation"].arguments["several"][1].arguments["threshold"] == 0.5
 
 
-def test_a_part_that_holds_a_tensor_is_refused() -> None:
+def test_a_part_that_holds_a_tensor_raises() -> None:
     @dataclass(frozen=True)
     class Scaled:
         scale: torch.Tensor
@@ -88,7 +88,7 @@ def test_a_part_that_holds_a_tensor_is_refused() -> None:
         Named.from_part(Scaled(torch.ones(2)))
 
 
-def test_a_part_that_is_no_dataclass_is_refused() -> None:
+def test_a_part_that_is_no_dataclass_raises() -> None:
     class Plain:
         pass
 
@@ -97,7 +97,7 @@ def test_a_part_that_is_no_dataclass_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("value", "error"), [(torch.ones(1), TypeError), (float("nan"), ValueError)])
-def test_notes_that_json_can_not_hold_are_refused(value: object, error: type[Exception]) -> None:
+def test_notes_that_json_can_not_hold_raise(value: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="`trained_on`"):
         description(trained_on={"loss": value}).to_json(DIGEST)
 
@@ -110,7 +110,7 @@ def test_notes_that_json_can_not_hold_are_refused(value: object, error: type[Exc
         ({"name": "\ud800"}, r"`trained_on`.* isn't valid JSON"),
     ],
 )
-def test_notes_that_could_not_be_read_again_are_refused(notes: dict[str, Any], message: str) -> None:
+def test_notes_that_could_not_be_read_again_raise(notes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         description(trained_on=notes).to_json(DIGEST)
 
@@ -163,12 +163,12 @@ def test_broken_json_is_named(encoded: bytes, message: str) -> None:
 
 
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_are_refused_with_a_storage_error(encoded: bytes) -> None:
+def test_any_bytes_raise_with_a_storage_error(encoded: bytes) -> None:
     with pytest.raises(StorageError, match="file"):
         Description.from_json(encoded, "file")
 
 
 @given(st.sampled_from(sorted(json.loads(document()))), json_values)
-def test_any_change_of_a_key_is_read_or_refused(key: str, value: object) -> None:
+def test_any_change_of_a_key_is_read_or_raises(key: str, value: object) -> None:
     with suppress(StorageError):
         Description.from_json(document(**{key: value}), "file")

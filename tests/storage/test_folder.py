@@ -101,7 +101,7 @@ def test_other_files_in_the_folder_stay(saved: Path) -> None:
     assert (saved / f"{WEIGHTS}.index.json").exists()
 
 
-def test_saving_over_a_file_is_refused(tmp_path: Path) -> None:
+def test_saving_over_a_file_raises(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match=r"`path` must be a folder, but .*file is a file"):
         cases.make().save(tmp_path / "file")
@@ -140,14 +140,14 @@ def test_truncated_json_is_named(saved: Path) -> None:
             sd.load(saved)
 
 
-def test_an_oversized_json_is_refused_unread(saved: Path) -> None:
+def test_an_oversized_json_raises_unread(saved: Path) -> None:
     with (saved / JSON).open("r+b") as stream:
         stream.truncate(2**40)
     with pytest.raises(StorageError, match=r"dictionary\.json must have at most 4,194,304 bytes"):
         sd.load(saved)
 
 
-def test_weights_of_another_dictionary_are_refused(saved: Path, tmp_path: Path) -> None:
+def test_weights_of_another_dictionary_raise(saved: Path, tmp_path: Path) -> None:
     cases.make("distiller_bias_skip", "jump_relu", "free").save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / WEIGHTS, saved / WEIGHTS)
     with pytest.raises(StorageError, match=r"doesn't match the dictionary\.json in its folder"):
@@ -206,7 +206,7 @@ def test_wrong_weights_are_named(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.data())
-def test_any_damage_to_the_header_of_the_weights_is_refused_or_harmless(saved: Path, data: st.DataObject) -> None:
+def test_any_damage_to_the_header_of_the_weights_raises_or_is_harmless(saved: Path, data: st.DataObject) -> None:
     damaged = saved.parent / "damaged"
     shutil.copytree(saved, damaged, dirs_exist_ok=True)
     whole = bytearray((saved / WEIGHTS).read_bytes())

@@ -63,7 +63,7 @@ def test_a_pickle_with_code_is_named_and_not_run(saved: Path, name: str, how: st
 
 
 @pytest.mark.parametrize("name", [JSON, WEIGHTS])
-def test_a_link_out_of_the_folder_is_refused(saved: Path, tmp_path: Path, name: str) -> None:
+def test_a_link_out_of_the_folder_raises(saved: Path, tmp_path: Path, name: str) -> None:
     (saved / name).rename(tmp_path / name)
     (saved / name).symlink_to(Path("..") / name)
     with pytest.raises(StorageError, match=rf"{name} must not link out of its folder, but links to .*{name}"):
@@ -94,7 +94,7 @@ def test_links_of_the_hugging_face_cache_are_followed_to_its_blobs_alone(saved: 
 
 
 @pytest.mark.parametrize("name", [JSON, WEIGHTS])
-def test_what_is_no_regular_file_is_refused(saved: Path, name: str) -> None:
+def test_what_is_no_regular_file_raises(saved: Path, name: str) -> None:
     file = saved / name
     file.unlink()
     file.symlink_to("nowhere")
@@ -146,7 +146,7 @@ def header(folder: Path, change: dict[str, object]) -> None:
         None,
     ],
 )
-def test_a_header_that_declares_what_is_not_there_is_refused(saved: Path, tensor: object) -> None:
+def test_a_header_that_declares_what_is_not_there_raises(saved: Path, tensor: object) -> None:
     header(saved, {"encoder": tensor})
     begin = time.process_time()
     with pytest.raises(StorageError, match=str(saved)):
@@ -154,7 +154,7 @@ def test_a_header_that_declares_what_is_not_there_is_refused(saved: Path, tensor
     assert time.process_time() - begin < 5
 
 
-def test_a_header_of_a_hundred_megabytes_is_refused(saved: Path) -> None:
+def test_a_header_of_a_hundred_megabytes_raises(saved: Path) -> None:
     with (saved / WEIGHTS).open("wb") as stream:
         stream.write(struct.pack("<Q", 2**62))
         stream.truncate(2**33)
@@ -218,7 +218,7 @@ def test_a_large_tensor_that_nobody_asked_for_is_not_read(saved: Path) -> None:
     ],
 )
 @pytest.mark.as_installed
-def test_descriptions_that_ask_for_something_else_are_refused(
+def test_descriptions_that_ask_for_something_else_raise(
     saved: Path, keys: dict[str, object], message: str | None
 ) -> None:
     rewritten(saved, **keys)

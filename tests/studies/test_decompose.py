@@ -62,7 +62,7 @@ def test_an_mlp_with_unknown_neurons_is_decomposed(tokens: torch.Tensor) -> None
 
 @pytest.mark.as_installed
 @pytest.mark.parametrize("kinds", [[], ["coder"], ["distiller", "distiller"]])
-def test_refuses_unknown_kinds(kinds: list[str]) -> None:
+def test_rejects_unknown_kinds(kinds: list[str]) -> None:
     with pytest.raises(ValueError, match=r"`kinds` must contain one or more of 'distiller', 'autoencoder'") as caught:
         recipes(kinds=kinds)
     assert repr(kinds) in str(caught.value)
@@ -86,7 +86,7 @@ def test_a_recipe_of_the_users_own(site: Site, tokens: torch.Tensor) -> None:
 
 
 @pytest.mark.as_installed
-def test_refuses_recipes_that_are_none(site: Site, tokens: torch.Tensor) -> None:
+def test_rejects_recipes_that_are_none(site: Site, tokens: torch.Tensor) -> None:
     for wrong, error, words in (
         ({}, ValueError, "`recipes` must contain at least one"),
         ({"a/b": Recipe(SparseAutoencoder)}, ValueError, "valid folder names"),
@@ -113,7 +113,7 @@ def test_sites_may_have_one_width_or_one_each(site: Site, tokens: torch.Tensor) 
 
 
 @pytest.mark.parametrize("held_out", [torch.rand(2, 3), torch.zeros(0, 3, dtype=torch.int64), torch.arange(5)])
-def test_refuses_held_out_tokens_that_are_no_rows(held_out: torch.Tensor, site: Site) -> None:
+def test_rejects_held_out_tokens_that_are_no_rows(held_out: torch.Tensor, site: Site) -> None:
     with pytest.raises(ValueError, match=r"`held_out_tokens` must be integer ids"):
         run(site, torch.cat([torch.zeros(40, *held_out.shape[1:]).to(held_out), held_out]))
 

@@ -173,7 +173,7 @@ def stopped(folder: Path, data: Any, **kwargs: Any) -> None:
     ],
     ids=["content", "sizes", "pairs", "width"],
 )
-def test_other_data_is_refused(other, tmp_path):
+def test_other_data_raises(other, tmp_path):
     stopped(tmp_path, [rows(BATCH, seed=i) for i in range(4)])
     with pytest.raises(ValueError, match="`data` must be the data of the interrupted run"):
         quick(tmp_path, data=other(), log_every=3, resume=True)
@@ -227,7 +227,7 @@ def test_invalid_folders_raise_errors_before_training(tmp_path):
         refused(tmp_path / "other", checkpoint_keep=0)
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_to_raises(tmp_path, monkeypatch):
     def refuse(self: Path, *args: object, **kwargs: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
@@ -236,7 +236,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
         quick(tmp_path)
 
 
-def test_another_process_in_the_same_folder_is_refused(tmp_path):
+def test_another_process_in_the_same_folder_raises(tmp_path):
     code = (
         "import sys, pathlib\nfrom sparsedict.training._checkpoints import Checkpoints\n"
         f"held = Checkpoints({str(tmp_path)!r}, every=1, keep=1, resume=True)\n"
@@ -350,7 +350,7 @@ def test_json_that_names_nothing_is_an_error(content, tmp_path):
 
 @pytest.mark.parametrize("name", ["checkpoint.json", "state.safetensors"])
 @pytest.mark.parametrize("target", ["/dev/zero", "..", "itself"])
-def test_a_file_that_is_a_link_out_of_its_checkpoint_is_refused(name, target, tmp_path):
+def test_a_file_that_is_a_link_out_of_its_checkpoint_raises(name, target, tmp_path):
     write_checkpoint(tmp_path / "x", {}, {"a": torch.ones(2)})
     file = tmp_path / "x" / name
     file.unlink()

@@ -291,7 +291,7 @@ def test_a_resampled_latent_does_not_fire_on_what_all_tokens_share():
     assert 0.2 < shares.mean() < 0.8
 
 
-def test_resampling_stops_where_it_is_told_to():
+def test_resampling_stops_at_its_end_step():
     dictionary = coder(sd.ReLU())
     before = dictionary.encoder.detach().clone()
     resample = sd.Resample(every=5, dead_after=5, until=10)

@@ -83,7 +83,7 @@ def test_names_reach_callbacks_and_errors():
 
 
 @pytest.mark.as_installed
-def test_bad_trainees_are_refused():
+def test_bad_trainees_raise():
     x = torch.randn(64, D)
     shared = coder()
     with pytest.raises(ValueError, match="'a' and 'b' train the same dictionary"):

@@ -273,7 +273,7 @@ def test_a_full_disk_raises_an_error_before_the_first_step(tmp_path, monkeypatch
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits on files")
-def test_a_file_that_the_system_refuses_to_let_grow(tmp_path, monkeypatch):
+def test_a_file_that_the_system_does_not_let_grow(tmp_path, monkeypatch):
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

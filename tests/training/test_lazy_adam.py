@@ -81,6 +81,6 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"eps": -1.0}, {"betas": (0.9, 1.0)}])
-def test_wrong_numbers_are_refused(wrong):
+def test_wrong_numbers_raise(wrong):
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must"):
         LazyAdam([torch.nn.Parameter(torch.zeros(2))], **wrong)

@@ -60,7 +60,7 @@ def test_wrong_options_are_found_before_a_dictionary_is_made(
 
 
 @pytest.mark.as_installed
-def test_refuses_a_dictionary_in_place_of_its_maker_and_the_reverse() -> None:
+def test_rejects_a_dictionary_in_place_of_its_maker_and_the_reverse() -> None:
     for wrong in (3, MAKE()):  # a dictionary can be called, too
         with pytest.raises(TypeError, match="`make` must be a class or a function"):
             sd.Recipe(wrong)  # pyright: ignore[reportArgumentType]

@@ -107,7 +107,7 @@ def test_a_dictionary_that_was_trained_before_notes_all_its_tokens(tmp_path: Pat
     assert resumed.dictionaries[""].trained_on["n_tokens"] == 256 + N_TOKENS
 
 
-def test_the_same_objects_may_be_gone_on_with(tmp_path: Path, monkeypatch):
+def test_the_same_objects_can_be_resumed_with(tmp_path: Path, monkeypatch):
     """As in a notebook, where the cell is run again."""
     trainees, data = CASES["a tensor, AuxK, Adam"].make()
     case = Case(lambda: (trainees, data))

@@ -48,6 +48,6 @@ def test_linear_holds_the_peak_until_its_start():
 
 
 @pytest.mark.parametrize("make", [lambda: Cosine(warm_up=-0.1), lambda: Cosine(final=2.0), lambda: Linear(start=1.0)])
-def test_bad_shares_are_refused(make):
+def test_bad_shares_raise(make):
     with pytest.raises(ValueError, match=r"must lie in .* got"):
         make()

@@ -33,7 +33,7 @@ def test_fit_notes_the_rate_it_took():
 
 @pytest.mark.as_installed
 @pytest.mark.parametrize("lr", [0.0, -1.0, float("nan")])
-def test_a_rate_that_is_no_positive_number_is_refused(lr: float):
+def test_a_rate_that_is_no_positive_number_raises(lr: float):
     with pytest.raises(ValueError, match="`lr` must lie in"):
         sd.Trainee(coder(4, 8), lr=lr)
 

@@ -58,7 +58,7 @@ REFUSED: dict[str, tuple[Callable[[sd.SparseAutoencoder], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_weights_that_can_not_be_trained_are_refused(case: str) -> None:
+def test_weights_that_can_not_be_trained_raise(case: str) -> None:
     change, message = REFUSED[case]
     dictionary = coder()
     change(dictionary)

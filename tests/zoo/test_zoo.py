@@ -73,7 +73,7 @@ def test_absent_source_and_wrong_names_are_clear_errors(tmp_path):
 
 
 @pytest.mark.as_installed
-def test_an_unknown_split_is_refused():
+def test_an_unknown_split_raises():
     with pytest.raises(ValueError, match="`split` must be 'train' or 'evaluation', got 'test'"):
         zoo.source_files("test")
 

@@ -189,9 +189,9 @@ class MappedShard:
             if zlib.crc32(column[rows].data) != int(self._checks[block, index]):
                 first, last = block * BLOCK, min((block + 1) * BLOCK, self.header.n_rows) - 1
                 raise StorageError(
-                    f"{self.header.file} is damaged: the content of rows {first:,} to {last:,} differs from what was "
-                    "written. Copy the file again, or delete it and call `save_to` again, which only writes missing "
-                    "shards."
+                    f"{self.header.file} is damaged: the content of rows {first:,} to {last:,} differs from "
+                    "the written content. Copy the file again, or delete it and call `save_to` again, which only "
+                    "writes missing shards."
                 )
 
     def rows(self, block: int) -> list[NDArray[Any]]:

@@ -44,7 +44,7 @@ class ActivationStore(ActivationSource):
     Raises:
         FileNotFoundError: If there is no store.
         StorageError: If a file is damaged, missing or from another store, or the store is incomplete; while iterating,
-            if the content of a block differs from what was written. It is a ``ValueError``.
+            if the content of a block differs from the written content. It is a ``ValueError``.
 
     Example:
         >>> import tempfile, torch
@@ -140,7 +140,7 @@ class ActivationStore(ActivationSource):
         """Reads the whole store and verifies it by its checksums.
 
         Raises:
-            StorageError: If content differs from what was written. The error names the shard and the rows.
+            StorageError: If content differs from the written content. The error names the shard and the rows.
         """
         n_blocks = self._shards.n_blocks
         with progress_bar("verify", total=n_blocks, unit="block", shown=progress) as bar:

@@ -382,8 +382,9 @@ Rows = tuple[Tensor, Tensor]
 class ForwardPass(Displayed):
     """Everything evaluated in one training step.
 
-    Entries are either the stored entries, ``[n_entries]``, or all entries, ``[n_tokens, n_latents]``. A formula serves
-    both if it is elementwise, aligns vectors over latents by :meth:`aligned`, and divides its sum by :attr:`n_tokens`.
+    Entries are either the stored entries, ``[n_entries]``, or all entries, ``[n_tokens, n_latents]``. A formula
+    is valid for both if it is elementwise, aligns vectors over latents by :meth:`aligned`, and divides its sum by
+    :attr:`n_tokens`.
 
     Attributes:
         dictionary: The dictionary in training.

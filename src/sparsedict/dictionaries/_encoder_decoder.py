@@ -149,10 +149,10 @@ class EncoderDecoder(nn.Module):
         return len(self.encoder_bias)
 
     def blocks(self) -> tuple[Block, ...]:
-        """Returns the latents by what they read and write: one block, unless a kind has several.
+        """Returns the blocks of latents with equal inputs and outputs. By default, there is one block.
 
-        Override it in a kind some of whose latents read or write some columns alone. Products, norms, the start from
-        data, `AuxK` and `Resample` follow.
+        Override this method if some latents read or write only some of the columns. Products, norms, the
+        initialisation from data, `AuxK` and `Resample` use the blocks.
         """
         latents, everything, widths = slice(0, self.n_latents), slice(0, None), self.point_widths or (self.d_out,)
         return (Block(latents, self.encoder, self.decoder, everything, everything, widths),)
@@ -164,7 +164,7 @@ class EncoderDecoder(nn.Module):
                 block.constrain_(self.decoder_norm)
 
     def project_decoder_gradient_(self) -> None:
-        """Removes from the decoder's gradient, in place, what the decoder norm would undo."""
+        """Removes the component of the decoder's gradient that the decoder norm would undo, in place."""
         for block in self.blocks():
             if block.decoder.grad is not None:
                 block.project_gradient_(self.decoder_norm, block.decoder.grad)

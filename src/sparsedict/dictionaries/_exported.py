@@ -15,7 +15,7 @@ from sparsedict.norms import InputNorm
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Exported(Displayed):
-    """Weights that compute what a dictionary computes.
+    """Plain weights with the same outputs as a dictionary.
 
     ``latents = activation(v @ encoder.T + encoder_bias)`` and ``y = latents @ decoder + decoder_bias (+ x @ skip.T)``,
     where ``v`` is the input ``x``, normalised by ``input_norm``, less the decoder's bias if ``subtracts_decoder_bias``.

@@ -13,11 +13,11 @@ from sparsedict.losses._loss import Loss
 
 @dataclass(frozen=True)
 class BalancedError(Loss):
-    """The squared error with equal weight for every point, whatever the variance of its activations.
+    """The squared error with equal weight for every point, for dictionaries over several points.
 
-    For a dictionary over several points, such as `CrossLayerDistiller`. The squared error of point ``p`` is multiplied
-    by ``mean(v) / v_p``, where ``v_p`` is the variance of the targets at ``p`` over the batch. With `SquaredError`,
-    layers of small outputs are hardly learned beside layers of large ones.
+    The squared error of point ``p`` is multiplied by ``mean(v) / v_p``, where ``v_p`` is the variance of the targets at
+    ``p`` over the batch. With `SquaredError`, layers with large outputs dominate, and layers with small outputs are
+    hardly trained.
 
     Example:
         >>> import sparsedict as sd
