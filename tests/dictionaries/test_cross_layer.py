@@ -209,8 +209,13 @@ def test_latents_of_all_layers_compete_only_where_they_are_asked_to(sites: sd.Si
     assert (counts[0] == 4).all()
     assert (counts[1].sum(-1) == 12).all()
     assert (counts[1] != 4).any()
-    with pytest.raises(ValueError, match=r"must not select among the latents of all layers.*PerLayer\(TopK\(k=12\)\)"):
-        sites.replaced(together).__enter__()
+    message = r"selects among the latents of all layers.*PerLayer\(TopK\(k=12\)\)"
+    with pytest.raises(RuntimeError, match=message), sites.replaced(together):
+        sites["0"].model(tokens)
+    found = sd.evaluate(sites, together, tokens)
+    assert found.l0 == 12
+    assert found.losses is None
+    assert "PerLayer(TopK(k=12))" in str(found.note)
 
 
 def test_a_threshold_of_all_layers_waits_for_evaluation_mode(sites: sd.Sites, tokens: Tensor) -> None:

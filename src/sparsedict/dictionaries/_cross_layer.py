@@ -24,6 +24,7 @@ from sparsedict.dictionaries._scales import Scales, spread
 from sparsedict.dictionaries._start import start_from
 from sparsedict.latents import SparseLatents
 from sparsedict.norms import DecoderNorm, Free
+from sparsedict.selections import Above
 
 LATER_LAYERS = LaterLayers()
 
@@ -242,14 +243,27 @@ class CrossLayerDistiller(Dictionary):
             own |= {encoder: own["encoder"], decoder: own["decoder"], f"skip_{index}": ratios[index]}
         return own
 
-    def split_sources(self) -> list[LayerSource]:
+    @property
+    def unsplit_reason(self) -> str | None:
+        """The reason why a model can't run layer by layer with this dictionary, or ``None`` if it can."""
+        if self.activation.elementwise or self.activation.of_layer(0) is not self.activation:
+            return None
+        if isinstance(self.activation.selection(self.activation_state.entries(), training=False), Above):
+            return None
+        return (
+            f"{self.activation!r} selects among the latents of all layers, so its selection in the first layer depends "
+            f"on the last layer. Use sd.PerLayer({self.activation!r}), or sd.BatchTopK, which has a threshold after "
+            "training."
+        )
+
+    def split_sources(self) -> list[Dictionary]:
         """Returns one dictionary for the latents of each layer, so that a model can run layer by layer.
 
-        The dictionaries share the weights of this dictionary. The sum of their outputs is its reconstruction.
-
-        Raises:
-            ValueError: If the latents of a layer depend on other layers, as under TopK over all layers.
+        The dictionaries share the weights of this dictionary. The sum of their outputs is its reconstruction. If the
+        latents of a layer depend on other layers, as with TopK over all layers, the list holds this dictionary itself.
         """
+        if self.unsplit_reason is not None:
+            return [self]
         return [
             LayerSource(
                 self,

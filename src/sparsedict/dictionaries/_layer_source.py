@@ -15,7 +15,6 @@ from sparsedict.dictionaries._point_scales import columns
 from sparsedict.dictionaries._state import ActivationState
 from sparsedict.latents import SparseLatents, per_entry
 from sparsedict.norms import Free
-from sparsedict.selections import Above
 
 
 class _Shared(NamedTuple):
@@ -39,9 +38,6 @@ class LayerSource(Dictionary):
         input_scale: Divisor of the layer's inputs, a scalar.
         output_scale: Factor of the output of each layer, ``[n_layers]``.
         skip: The linear map of the layer's input that is added to its output.
-
-    Raises:
-        ValueError: If the latents of a layer depend on other layers.
     """
 
     def __init__(
@@ -68,14 +64,6 @@ class LayerSource(Dictionary):
         self._scales = input_scale, output_scale[index : index + n_written]
         self._own_width = output_widths[index]
         self._depends = whole.activation.of_layer(index) is whole.activation and not whole.activation.elementwise
-        if self._depends and not isinstance(
-            whole.activation.selection(whole.activation_state.entries(), training=False), Above
-        ):
-            raise ValueError(
-                f"`activation` must not select among the latents of all layers if a model runs layer by layer, got "
-                f"{whole.activation!r}: its selection in the first layer depends on the last layer. Use "
-                f"`sd.PerLayer({whole.activation!r})`, or BatchTopK, which has a threshold after training."
-            )
 
     @property
     def training(self) -> bool:

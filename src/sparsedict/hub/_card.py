@@ -12,7 +12,12 @@ from sparsedict.hub._address import HubAddress
 from sparsedict.storage import Description, Named
 
 _TAGS = ("interpretability", "sparse-dictionary")
-_KIND_TAGS = {"SparseAutoencoder": "sparse-autoencoder", "SparseDistiller": "transcoder"}
+_KIND_TAGS = {
+    "SparseAutoencoder": "sparse-autoencoder",
+    "SparseDistiller": "transcoder",
+    "CrossLayerDistiller": "cross-layer-transcoder",
+    "Crosscoder": "crosscoder",
+}
 
 
 def card(

@@ -167,13 +167,13 @@ class _Replacement:
         if held is not None and not held.belongs_to(this, recomputed):
             held = None
         if held is None and not recomputed:
-            several = (
-                " A dictionary that reads several layers needs a method `split_sources`. Alternatively, pass a list of "
+            reason = getattr(part.adapter.source, "unsplit_reason", None) or (
+                "A dictionary that reads several layers needs a method `split_sources`. Alternatively, pass a list of "
                 "dictionaries that each read one layer."
             )
             raise ReplacementOrderError(
                 f"The replacement reads at `{source}`, which this forward pass must reach before `{target}`."
-                + (several if len(part.reads) > 1 else "")
+                + (f" {reason}" if len(part.reads) > 1 else "")
             )
         self._check_gradients(held, source, target)
         assert held is not None

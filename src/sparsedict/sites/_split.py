@@ -24,6 +24,8 @@ def split_sources(adapter: Adapter, intervention: Intervention | None) -> list[t
     if not callable(split) or len(names_of(adapter.points[0])) == 1:
         return [(adapter, intervention)]
     found: Any = split()
+    if len(found) == 1 and found[0] is adapter.source:
+        return [(adapter, intervention)]
     parts = [Adapter(part, argument=f"{adapter.argument}.split_sources()[{i}]") for i, part in enumerate(found)]
     for part in parts:
         part.require("decode")
