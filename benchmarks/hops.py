@@ -1,0 +1,140 @@
+"""Do cross-layer dictionaries turn two hops into single hops? ``python -m benchmarks.hops``.
+
+The data are activations of `SyntheticLayers`: two MLPs whose features are known. MLP 1 computes some features from
+features of MLP 0 (two hops from the residual stream) and some from the stream alone (one hop). Latents of a cross-layer
+dictionary that read MLP 0 may write the output of MLP 1, and so replace the second hop.
+
+For each true feature of MLP 1 the benchmark measures, on held-out tokens on which the feature is active:
+
+- own: the output along the feature's direction that latents of MLP 1 write, over the true output.
+- earlier: the same for latents of MLP 0, which write to the output of MLP 1.
+- recovered: whether a latent of MLP 1 has a correlation and a decoder cosine above 0.9 with the feature.
+- bypassed: whether a latent of MLP 0 has both, with its decoder block for MLP 1.
+
+Every dictionary has the same number of latents. The table shows means over features of one hop (1) and of two hops (2),
+and the range over seeds. A seed determines the truth, the data and the initial weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sparsedict as sd
+from sparsedict.data import SyntheticLayers
+
+RESULTS = Path(__file__).parent / "results" / "hops.json"
+D = 128
+N_GROUPS = 40
+ACTIVE_GROUPS = 3.0
+THRESHOLD = 0.9
+Results = dict[tuple[str, str], dict[str, float]]
+"""Measurements by kind and rule."""
+KINDS = {"per layer": sd.NextLayers(0), "cross layer": sd.LaterLayers()}
+
+
+def rules(k: int, coefficient: float) -> dict[str, tuple[sd.Activation, sd.DecoderNorm, Sequence[sd.Penalty]]]:
+    """Returns the compared activations, each with its decoder norm and penalties."""
+    return {
+        f"TopK({k}) per layer": (sd.PerLayer(sd.TopK(k)), sd.UnitNorm(), [sd.AuxK()]),
+        f"TopK({2 * k}) over layers": (sd.TopK(2 * k), sd.UnitNorm(), [sd.AuxK()]),
+        "ReLU, L1": (sd.ReLU(), sd.Free(), [sd.NormWeighted(sd.L1(coefficient))]),
+        "ReLU, L1, 4x": (sd.ReLU(), sd.Free(), [sd.NormWeighted(sd.L1(4 * coefficient))]),
+    }
+
+
+def measure(dictionary: sd.CrossLayerDistiller, truth: SyntheticLayers, seed: int) -> dict[str, float]:
+    """Returns the measurements of a trained dictionary, as means over the features of MLP 1 by their hops."""
+    batch, codes = truth.sample(20_000, seed=seed)
+    inputs, targets = dictionary.select(batch)
+    with torch.no_grad():
+        latents = dictionary.encode(inputs)
+        reconstruction = dictionary.reconstruct(latents, inputs)
+        columns = slice(D, 2 * D)
+        decoder = dictionary.decoder[:, columns] * dictionary.output_scale[1]
+    is_own = torch.arange(dictionary.n_latents) >= dictionary.latents_of("1").start
+    results = {"fvu": sd.metrics.fvu(reconstruction, targets), "l0": float((latents != 0).sum(-1).float().mean())}
+    for hops in (1, 2):
+        chosen = ((truth.layers == 1) & (truth.hops == hops)).nonzero().squeeze(-1)
+        rows = [_feature(latents, decoder, is_own, truth.writes[i], codes[:, i]) for i in chosen.tolist()]
+        for name in rows[0]:
+            results[f"{name} {hops}"] = mean(row[name] for row in rows)
+    return results
+
+
+def _feature(latents: Tensor, decoder: Tensor, is_own: Tensor, direction: Tensor, code: Tensor) -> dict[str, float]:
+    along = decoder @ direction
+    fires = code > 0
+    own, earlier = (float((latents[fires][:, of] @ along[of]).sum()) for of in (is_own, ~is_own))
+    centred = latents - latents.mean(0)
+    correlation = centred.T @ (code - code.mean()) / (centred.norm(dim=0) * (code - code.mean()).norm()).clamp_min(1e-9)
+    cosine = along / decoder.norm(dim=-1).clamp_min(1e-9)
+    matches = (correlation > THRESHOLD) & (cosine > THRESHOLD)
+    return {
+        "own": own / float(code[fires].sum()),
+        "earlier": earlier / float(code[fires].sum()),
+        "recovered": float(matches[is_own].any()),
+        "bypassed": float(matches[~is_own].any()),
+    }
+
+
+def run(seed: int, n_latents: int, k: int, coefficient: float, n_tokens: int) -> Results:
+    """Trains and measures every dictionary of one seed."""
+    truth = SyntheticLayers(D, N_GROUPS, l0=ACTIVE_GROUPS, seed=seed)
+    batch = truth.sample(min(n_tokens, 200_000), seed=1000 + seed)[0]
+    trained: dict[tuple[str, str], sd.CrossLayerDistiller] = {}
+    trainees: dict[str, sd.Trainee] = {}
+    for kind, layout in KINDS.items():
+        for rule, (activation, norm, penalties) in rules(k, coefficient).items():
+            generator = torch.Generator().manual_seed(seed)
+            parts = {"activation": activation, "decoder_norm": norm, "layout": layout, "generator": generator}
+            dictionary = sd.CrossLayerDistiller({"0": D, "1": D}, n_latents, **parts)
+            trained[kind, rule] = dictionary
+            trainees[f"{kind}, {rule}"] = sd.Trainee(dictionary, penalties)
+    sd.fit_many(trainees, batch, n_tokens=n_tokens, batch_size=512, seed=seed, progress=False)
+    return {key: measure(dictionary, truth, 2000 + seed) for key, dictionary in trained.items()}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns the mean of each measurement, and its range over seeds, as text."""
+    titles = list(rows[0]["values"])
+    lines = [f"{'':32}" + "".join(f"{title:>21}" for title in titles)]
+    for row in rows:
+        cells = [f"{mean(v):.2f} ({min(v):.2f} to {max(v):.2f})" for v in row["values"].values()]
+        lines.append(f"{row['kind'] + ', ' + row['rule']:32}" + "".join(f"{cell:>21}" for cell in cells))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--n-latents", type=int, default=64, help="latents of each layer; each has 40 true features")
+    parser.add_argument("--k", type=int, default=4, help="active latents of each layer and token under TopK")
+    parser.add_argument("--coefficient", type=float, default=0.05, help="smaller coefficient of the L1 penalty")
+    parser.add_argument("--n-tokens", type=int, default=200_000, help="training tokens")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    options = parser.parse_args()
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "seeds")}
+    by_seed = [run(seed, **settings) for seed in range(options.seeds)]
+    rows = [
+        {
+            "kind": kind,
+            "rule": rule,
+            "values": {name: [results[kind, rule][name] for results in by_seed] for name in by_seed[0][kind, rule]},
+        }
+        for kind, rule in by_seed[0]
+    ]
+    print(table(rows))
+    document = {"settings": settings | {"seeds": options.seeds}, "rows": rows}
+    options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
