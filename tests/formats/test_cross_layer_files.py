@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import yaml
 
 import sparsedict as sd
 from formats._fixtures import assert_equals_the_library, cases, copied, location, read_tensors, write_tensors
-from sparsedict.formats import circuit_tracer
+from sparsedict.formats import circuit_tracer, gemma_scope
 from sparsedict.storage import StorageError
 
-TRACER = "circuit_tracer_clt"
+TRACER, GEMMA = "circuit_tracer_clt", "gemma_scope_clt"
 HOOKS: dict[str, Any] = {"model": "gpt2", "input_hook": "mlp.hook_in", "output_hook": "mlp.hook_out"}
 LAYERS = {"0": 6, "1": 6, "2": 6}
 
@@ -179,8 +180,11 @@ def test_other_transcoders_in_the_folder_are_not_mixed_in(tmp_path: Path) -> Non
     circuit_tracer.write(made(), tmp_path / "three", **HOOKS)  # It replaces the earlier one.
     with pytest.raises(ValueError, match=r"contains 'W_dec_2\.safetensors', 'W_enc_2.*has 3 layers.*another folder"):
         circuit_tracer.write(made({"0": 6, "1": 6}), tmp_path / "three", **HOOKS)
-    with pytest.raises(ValueError, match=r"contains 'layer_0\.safetensors'\. Write to another folder"):
+    with pytest.raises(ValueError, match=r"config\.yaml isn't of a cross_layer_transcoder"):
         circuit_tracer.write(made(), copied("circuit_tracer", "relu", tmp_path), **HOOKS)
+    (tmp_path / "relu" / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"contains 'layer_0\.safetensors'\. Write to another folder"):
+        circuit_tracer.write(made(), tmp_path / "relu", **HOOKS)
     student = sd.SparseDistiller(6, 6, 12, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
     with pytest.raises(ValueError, match=r"cross-layer transcoder.*another folder"):
         circuit_tracer.write(student, tmp_path / "three", **HOOKS)
@@ -207,6 +211,14 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
     folder = copied(TRACER, "jump_relu", tmp_path)
     (folder / f"{name}.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=rf"{name}\.safetensors"):
+        sd.load(folder)
+
+
+def test_a_missing_last_layer_is_noticed(tmp_path: Path) -> None:
+    folder = copied(TRACER, "jump_relu", tmp_path)
+    for name in ("W_enc_2", "W_dec_2"):
+        (folder / f"{name}.safetensors").unlink()
+    with pytest.raises(StorageError, match=r"W_dec_0\.safetensors: `W_dec_0` must write to 2 layers, .* got 3\."):
         sd.load(folder)
 
 
@@ -266,3 +278,102 @@ def test_other_kinds_in_the_configuration_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("model_kind: crosscoder\n")
     with pytest.raises(StorageError, match=r"must be transcoder_set or cross_layer_transcoder, got 'crosscoder'"):
         sd.load(tmp_path)
+
+
+@pytest.mark.parametrize("case", cases(GEMMA))
+def test_gemma_scope_is_read_with_all_layers(case: str) -> None:
+    dictionary = sd.load(location(GEMMA, case))
+    assert isinstance(dictionary, sd.CrossLayerDistiller)
+    assert len(dictionary.layers) == 3
+    assert dictionary.has_skip == (case == "affine")
+    assert_equals_the_library(dictionary, GEMMA, case)
+
+
+def test_skips_of_gemma_scope_are_transposed() -> None:
+    dictionary = gemma_scope.read(location(GEMMA, "affine"))
+    for layer in range(3):
+        tensors = read_tensors(location(GEMMA, "affine") / f"params_layer_{layer}.safetensors")
+        assert torch.equal(dictionary.state_dict()[f"skip_{layer}"], tensors["affine_skip_connection"].T)
+
+
+def test_files_of_gemma_scope_in_a_configuration_of_circuit_tracer(tmp_path: Path) -> None:
+    folder = copied(GEMMA, "affine", tmp_path)
+    names = [f"params_layer_{layer}.safetensors" for layer in range(3)]
+    document = {"model_kind": "cross_layer_transcoder", "model_name": "google/gemma-3-1b-pt", "transcoders": names}
+    (folder / "config.yaml").write_text(yaml.safe_dump(document))
+    dictionary = circuit_tracer.read(folder)
+    assert_equals_the_library(dictionary, GEMMA, "affine")
+    assert_equals_the_library(sd.load(folder), GEMMA, "affine")
+    assert dictionary.trained_on["model"] == "google/gemma-3-1b-pt"
+
+
+def test_a_transcoder_of_gemma_scope_is_written_for_circuit_tracer(tmp_path: Path) -> None:
+    circuit_tracer.write(sd.load(location(GEMMA, "plain")), tmp_path, **HOOKS)
+    assert_equals_the_library(sd.load(tmp_path), GEMMA, "plain")
+
+
+def test_decoder_weights_for_earlier_layers_give_a_warning(tmp_path: Path) -> None:
+    folder = copied(GEMMA, "plain", tmp_path)
+    file = folder / "params_layer_2.safetensors"
+    tensors = read_tensors(file)
+    tensors["w_dec"][:, :2] = 0.01
+    write_tensors(file, tensors)
+    with pytest.warns(UserWarning, match=r"for layers before .* up to 0\.02\d? of the norm .* left out"):
+        dictionary = sd.load(folder)
+    assert_equals_the_library(dictionary, GEMMA, "plain")
+
+
+def test_a_file_of_gemma_scope_alone_and_a_missing_one_are_named(tmp_path: Path) -> None:
+    folder = copied(GEMMA, "plain", tmp_path)
+    with pytest.raises(StorageError, match=r"params_layer_1\.safetensors is one layer of a cross-layer"):
+        sd.load(folder / "params_layer_1.safetensors")
+    with pytest.raises(ValueError, match="`kind` must be 'distiller' or None"):
+        gemma_scope.read(folder, kind="autoencoder")
+    (folder / "params_layer_1.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"params_layer_1\.safetensors is missing"):
+        sd.load(folder)
+    (folder / "params_layer_2.safetensors").unlink()
+    with pytest.raises(StorageError, match=r"layer_0\.safetensors: `w_dec` must write to 1 layers, .* got 3"):
+        sd.load(folder)
+
+
+def test_crosscoders_of_gemma_scope_are_an_error(tmp_path: Path) -> None:
+    folder = copied(GEMMA, "plain", tmp_path / "crosscoder")
+    with pytest.raises(StorageError, match=r"belongs to a crosscoder, .* aren't supported yet"):
+        sd.load(folder)
+    folder = copied(GEMMA, "plain", tmp_path / "other")
+    points = {"hf_hook_point_in": "model.layers.3.output", "hf_hook_point_out": "model.layers.3.output"}
+    (folder / "config.json").write_text(json.dumps(points))
+    with pytest.raises(StorageError, match="belongs to a crosscoder"):
+        sd.load(folder)
+    points = {
+        "hf_hook_point_in": "model.layers.3.pre_feedforward_layernorm.output",
+        "hf_hook_point_out": "model.layers.3.post_feedforward_layernorm.output",
+        "model_name": "gemma-3-1b",
+    }
+    (folder / "config.json").write_text(json.dumps(points))
+    assert sd.load(folder).trained_on["model"] == "gemma-3-1b"
+
+
+def test_damaged_tensors_of_gemma_scope_are_named_with_their_file(tmp_path: Path) -> None:
+    folder = copied(GEMMA, "affine", tmp_path)
+    file = folder / "params_layer_1.safetensors"
+    tensors = read_tensors(file)
+    damaged = [{n: t for n, t in tensors.items() if n != left_out} for left_out in tensors]
+    damaged += [tensors | {n: torch.cat([t, t])} for n, t in tensors.items()]
+    damaged += [tensors | {n: t[None, None]} for n, t in tensors.items()]
+    damaged += [tensors | {n: t[:0]} for n, t in tensors.items()]
+    damaged += [tensors | {n: t.long()} for n, t in tensors.items()]
+    damaged.append(tensors | {"left_over": torch.zeros(6, 6)})
+    for one in damaged:
+        write_tensors(file, one)
+        with pytest.raises(StorageError) as caught:
+            sd.load(folder)
+        assert file.name in str(caught.value)
+
+
+def test_the_configuration_of_another_tool_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("wandb: 1\n")
+    with pytest.raises(ValueError, match=r"config\.yaml isn't of a cross_layer_transcoder\. Write to another folder"):
+        circuit_tracer.write(made(), tmp_path, **HOOKS)
+    assert (tmp_path / "config.yaml").read_text() == "wandb: 1\n"

@@ -17,6 +17,7 @@ from sparsedict.dictionaries import CrossLayerDistiller
 from sparsedict.formats import _build as build
 from sparsedict.formats._build import LoadedActivation
 from sparsedict.formats._export import CALIBRATE, threshold_of_batch, unsupported
+from sparsedict.formats._tensors import Tensors
 from sparsedict.norms import Free
 from sparsedict.storage import StorageError, check_finite
 
@@ -99,6 +100,26 @@ def cross_layer(
     made.load_state_dict(named | state | scales, assign=True)
     made.trained_on = dict(trained_on)
     return made.eval()
+
+
+def check_targets(tensors: Tensors, name: str, n_targets: int, n_layers: int) -> None:
+    """Checks that decoder rows ``[n_latents, n_targets, d_model]`` write to as many layers as the files leave.
+
+    Args:
+        tensors: The file of the decoder.
+        name: Name of the decoder.
+        n_targets: Number of layers that it must write to.
+        n_layers: Number of layers that have files.
+
+    Raises:
+        StorageError: If it writes to another number of layers.
+    """
+    shape = tensors.shapes.get(name, ())
+    if len(shape) == 3 and shape[1] != n_targets:
+        raise StorageError(
+            f"{tensors.file}: `{name}` must write to {n_targets} layers, because there are files of {n_layers} layers, "
+            f"got {shape[1]}. The files of some layers are missing, or they belong to different transcoders."
+        )
 
 
 def _by_name(layers: Sequence[LayerWeights]) -> dict[str, Tensor]:

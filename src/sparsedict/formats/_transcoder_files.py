@@ -12,9 +12,10 @@ import torch
 from sparsedict.dictionaries import CrossLayerDistiller
 from sparsedict.formats import _transcoder_set as about
 from sparsedict.formats._export import unsupported, write_tensors, write_text
-from sparsedict.formats._layer_weights import LayerWeights, cross_layer, layers_of
+from sparsedict.formats._layer_weights import LayerWeights, check_targets, cross_layer, layers_of
 from sparsedict.formats._location import Location, listed
 from sparsedict.formats._tensors import read_safetensors
+from sparsedict.formats._yaml import read_yaml
 from sparsedict.storage import StorageError, check_finite
 from sparsedict.torch_state import in_own_state
 
@@ -73,6 +74,7 @@ def _read_layer(location: Location, index: int, n_layers: int) -> LayerWeights:
     threshold = own.take_optional(f"threshold_{index}", "n_latents")
     own.check_all_used(_LIBRARY)
     rows = read_safetensors(found[1])
+    check_targets(rows, f"W_dec_{index}", n_layers - index, n_layers)
     rows.sizes |= {**own.sizes, "n_targets": n_layers - index}
     decoder = rows.take(f"W_dec_{index}", "n_latents", "n_targets", "d_model")
     rows.check_all_used(_LIBRARY)
@@ -158,7 +160,13 @@ def _check_folder(folder: Path, n_layers: int) -> None:
     """Checks that the folder contains no transcoders that circuit-tracer would mix with the new one."""
     if not folder.is_dir():
         return
-    names = Location.from_path(folder).entries()
+    location = Location.from_path(folder)
+    names, file = location.entries(), location.find(about.CONFIG)
+    if file is not None and read_yaml(file).get("model_kind") != KIND:
+        raise ValueError(
+            f"`path` must be a folder without the configuration of something else, but {file} isn't of a "
+            f"{KIND}. Write to another folder."
+        )
     layers = [int(found[2]) for name in names if (found := FILE.fullmatch(name))]
     others = [name for name in names if about.LAYER.fullmatch(name)]
     others += [name for name in names if (found := FILE.fullmatch(name)) and int(found[2]) >= n_layers]

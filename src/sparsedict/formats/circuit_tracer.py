@@ -18,9 +18,9 @@ from sparsedict import hub
 from sparsedict.activations import ReLU, TopK
 from sparsedict.dictionaries import CrossLayerDistiller, Dictionary
 from sparsedict.formats import _build as build
+from sparsedict.formats import _gemma_scope_layers, gemma_scope
 from sparsedict.formats import _transcoder_files as cross_layer
 from sparsedict.formats import _transcoder_set as about
-from sparsedict.formats import gemma_scope
 from sparsedict.formats._build import LoadedActivation, Weights
 from sparsedict.formats._export import CALIBRATE, exact_form, threshold_of, unsupported, write_tensors, write_text
 from sparsedict.formats._location import Location
@@ -220,10 +220,14 @@ def _is_cross_layer(location: Location, config: Mapping[str, Any]) -> bool:
 
 
 def _read_cross_layer(
-    location: Location, config: Mapping[str, Any], device: torch.device | str | None, dtype: torch.dtype | None
+    location: Location, config: dict[str, Any], device: torch.device | str | None, dtype: torch.dtype | None
 ) -> Dictionary:
     if location.file_name not in (None, CONFIG):
         raise cross_layer.part_of(location)
+    if "transcoders" in config:
+        files = [_file(location, name) for name in _layers(location, config).values()]
+        about_model = {"model_name": config["model_name"]} if config.get("model_name") else {}
+        return _gemma_scope_layers.read(files, about_model, device=device, dtype=dtype)
     return cross_layer.read(location, config, device=device, dtype=dtype)
 
 

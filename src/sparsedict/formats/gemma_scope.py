@@ -1,9 +1,11 @@
-"""Gemma Scope: dictionaries with JumpReLU, in ``params.npz`` (release 1) or ``params.safetensors`` (release 2)."""
+"""Gemma Scope: dictionaries with JumpReLU, in ``params.npz`` (release 1) or ``params.safetensors`` (release 2).
+
+A cross-layer transcoder of release 2 has ``params_layer_{i}.safetensors`` for each layer.
+"""
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +13,7 @@ import torch
 
 from sparsedict.dictionaries import Dictionary
 from sparsedict.formats import _build as build
+from sparsedict.formats import _gemma_scope_layers as cross_layer
 from sparsedict.formats._build import Weights
 from sparsedict.formats._location import Location, listed
 from sparsedict.formats._tensors import Tensors, read_npz, read_safetensors
@@ -20,7 +23,6 @@ from sparsedict.types import Role
 WEIGHTS = ("params.npz", "params.safetensors")
 CONFIG = "config.json"
 
-_OF_SEVERAL_LAYERS = re.compile(r"params_layer_\d{1,5}\.safetensors")
 _NAMES = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold", "affine_skip_connection")
 
 
@@ -44,13 +46,15 @@ def read(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
-    """Reads a JumpReLU autoencoder or transcoder of Gemma Scope.
+    """Reads a JumpReLU autoencoder, transcoder or cross-layer transcoder of Gemma Scope.
 
     The latents are ``p * (p > threshold)`` with ``p = max(x @ encoder.T + encoder_bias, 0)``. The input has no offset.
-    A transcoder reads the normalised input of the MLP.
+    A transcoder reads the normalised input of the MLP. A cross-layer transcoder becomes a `CrossLayerDistiller` with
+    layers ``"0"``, ``"1"`` and so on. Decoder weights for layers before the layer of a latent are left out with a
+    warning, unless they are zero.
 
     Args:
-        path: The folder, or its parameter file.
+        path: The folder, or its parameter file. For a cross-layer transcoder, the folder.
         kind: The kind of dictionary to construct. By default a distiller if there is a skip connection, if the widths
             of input and output differ, or if configuration or path indicate a transcoder; otherwise an autoencoder.
             Both kinds have the same forward pass.
@@ -59,14 +63,12 @@ def read(
 
     Raises:
         FileNotFoundError: If a file is missing, or the folder contains several dictionaries.
-        StorageError: If a file is broken or belongs to a cross-layer transcoder or a crosscoder.
+        StorageError: If a file is broken, belongs to a crosscoder, or is only a part of a cross-layer transcoder.
+        ValueError: If ``kind`` is ``"autoencoder"`` for a cross-layer transcoder.
     """
     location = Location.from_path(path)
     if _is_of_several_layers(location):
-        raise StorageError(
-            f"{location} is part of a cross-layer transcoder or a crosscoder with a file for each layer. This format "
-            "isn't supported yet."
-        )
+        return _read_cross_layer(location, kind, device, dtype)
     location.check_is_single(*WEIGHTS, what="dictionaries", depth=3)
     file = location.weights(*WEIGHTS, suffix=location.suffix if location.suffix in (".npz", ".safetensors") else ".")
     return read_file(file, location.json(CONFIG) or {}, kind=kind, device=device, dtype=dtype)
@@ -79,8 +81,9 @@ def read_file(
     tensors = _lower_case(read_npz(file) if file.suffix == ".npz" else read_safetensors(file))
     if len(tensors.shapes.get("w_dec", ())) == 3:
         raise StorageError(
-            f"{file} holds a cross-layer transcoder, which writes to {tensors.shapes['w_dec'][1]} layers. This format "
-            "isn't supported yet."
+            f"{file} holds one layer of a cross-layer transcoder or a crosscoder, which writes to "
+            f"{tensors.shapes['w_dec'][1]} layers. A cross-layer transcoder is read from a folder with a file "
+            "params_layer_{i}.safetensors for each layer."
         )
     has_skip = "affine_skip_connection" in tensors
     weights = Weights(
@@ -97,6 +100,33 @@ def read_file(
     if (kind or _kind(tensors, config)) == "distiller":
         return build.distiller(weights, loaded, file, **about)
     return build.autoencoder(weights, loaded, file, offset="none", reads=_reads(config), **about)
+
+
+def _read_cross_layer(
+    location: Location, kind: str | None, device: torch.device | str | None, dtype: torch.dtype | None
+) -> Dictionary:
+    config = location.json(CONFIG) or {}
+    if _is_crosscoder(location, config):
+        raise StorageError(
+            f"{location} belongs to a crosscoder, which reads and writes the same points. Crosscoders of Gemma Scope "
+            "aren't supported yet."
+        )
+    if location.file_name is not None:
+        raise StorageError(
+            f"{location} is one layer of a cross-layer transcoder. Read the folder with all layers: "
+            f"`sd.load({location.path_of(None)!r})`."
+        )
+    if kind == "autoencoder":
+        raise ValueError(f"`kind` must be 'distiller' or None for the cross-layer transcoder in {location}.")
+    return cross_layer.read(cross_layer.files_in(location), config, device=device, dtype=dtype)
+
+
+def _is_crosscoder(location: Location, config: dict[str, Any]) -> bool:
+    """Returns whether the path or the configuration indicates a crosscoder, whose tensors have the same names."""
+    if any("crosscoder" in part.lower() for part in location.folder.absolute().parts[-2:]):
+        return True
+    read, written = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
+    return bool(read) and written in (None, "", read) and "pre_feedforward" not in str(read)
 
 
 def _lower_case(tensors: Tensors) -> Tensors:
@@ -125,7 +155,7 @@ def _reads(config: dict[str, Any]) -> Role:
 def _is_of_several_layers(location: Location) -> bool:
     """Returns whether there are files of a multi-layer dictionary, by their names in the second release."""
     names = location.entries() if location.file_name is None else [location.file_name]
-    return not location.holds(*WEIGHTS) and any(map(_OF_SEVERAL_LAYERS.fullmatch, names))
+    return not location.holds(*WEIGHTS) and any(map(cross_layer.FILE.fullmatch, names))
 
 
 def _has_names(location: Location) -> bool:

@@ -41,10 +41,19 @@ def sparsify() -> Callable[[Path, Tensor], tuple[Tensor, Tensor]]:
 
 def circuit_tracer() -> Callable[[Path, Tensor], tuple[Tensor, Tensor]]:
     import yaml
-    from circuit_tracer.utils.hf_utils import load_transcoders
+    from circuit_tracer.utils.hf_utils import load_transcoder_from_hub, load_transcoders
+
+    def run_cross_layer(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
+        transcoder, _ = load_transcoder_from_hub(str(folder.absolute()), torch.device("cpu"), torch.float32)
+        x = x.unflatten(1, (transcoder.n_layers, -1)).transpose(0, 1)
+        latents = transcoder.encode(x)
+        outputs = transcoder.decode(latents.to_sparse(), x)
+        return latents.transpose(0, 1).flatten(1), outputs.transpose(0, 1).flatten(1)
 
     def run(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
         config = yaml.safe_load((folder / "config.yaml").read_text())
+        if config["model_kind"] == "cross_layer_transcoder":
+            return run_cross_layer(folder, x)
         config |= {"transcoders": [str(folder / "layer_0.safetensors")], "scan": "ours"}
         loaded = load_transcoders(config, torch.device("cpu"), torch.float32)
         [transcoder] = loaded.transcoders

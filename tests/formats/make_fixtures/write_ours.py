@@ -47,6 +47,24 @@ def autoencoders():
         yield f"autoencoder_{activation}_{offset}{norm}", filled(coder)
 
 
+def cross_layer():
+    """Yields cross-layer distillers with different scales in each layer, and thresholds of 0.5."""
+    layouts = {"later": sd.LaterLayers(), "next": sd.NextLayers(1), "tied": sd.TiedDecoders()}
+    activations = {name: ACTIVATIONS[name] for name in ("relu", "jumprelu", "batchtopk")}
+    activations["per_layer"] = sd.PerLayer(sd.BatchTopK(K))
+    for activation, layout in itertools.product(activations, layouts):
+        student = sd.CrossLayerDistiller(
+            {"0": D_IN, "1": D_IN, "2": D_IN},
+            N_LATENTS,
+            activation=activations[activation],
+            layout=layouts[layout],
+            **PARTS,
+        )
+        filled(student).input_scale.copy_(torch.tensor([0.5, 1.0, 2.0]))
+        student.output_scale.copy_(torch.tensor([1.5, 0.7, 1.0]))
+        yield f"cross_layer_{activation}_{layout}", student
+
+
 def distillers(d_out: int):
     for activation, bias, skip, norm in itertools.product(ACTIVATIONS, (False, True), (False, True), NORMS):
         student = sd.SparseDistiller(
@@ -67,10 +85,9 @@ WRITERS = {
     "sparsify": sd.formats.sparsify.write,
     "circuit_tracer": sd.formats.circuit_tracer.write,
 }
-x = inputs()
 for library, write in WRITERS.items():
     n_written = n_refused = 0
-    for name, dictionary in [*autoencoders(), *distillers(D_IN), *distillers(D_OUT)]:
+    for name, dictionary in [*autoencoders(), *distillers(D_IN), *distillers(D_OUT), *cross_layer()]:
         folder = OUT / library / name
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -79,5 +96,6 @@ for library, write in WRITERS.items():
             n_refused += 1
             continue
         n_written += 1
+        x = inputs(width=dictionary.d_in)
         keep(folder, x, *dictionary(x))
     print(f"{library}: {n_written} written, {n_refused} refused")
