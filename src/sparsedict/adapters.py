@@ -20,11 +20,10 @@ class Adapter:
     """Encodes and reconstructs through a dictionary, through neurons, or through another library's object.
 
     The object must have ``encode``, from activations ``[*batch, d_in]`` to latents ``[*batch, n_latents]``.
-    Reconstructions also need ``decode``, from latents to activations ``[*batch, d_out]``. The adapter uses the
-    following
-    if the object has them: the attributes ``reads``, ``writes``, ``d_in``, ``d_out`` and ``n_latents``; the method
-    ``reconstruct(latents, x)``, which may depend on the input (a skip connection); and ``encode_sparse(x)``, which
-    returns `SparseLatents`.
+    Reconstructions also need ``decode``, from latents to activations ``[*batch, d_out]``. If the object
+    has them, the adapter also uses the attributes ``reads``, ``writes``, ``d_in``, ``d_out`` and ``n_latents``; the
+    method ``reconstruct(latents, x)``, which may depend on the input (a skip connection); and ``encode_sparse(x)``,
+    which returns `SparseLatents`.
 
     An adapter has the same methods and attributes. It states once which points another library's object reads and
     writes, and is accepted wherever a dictionary is.

@@ -167,7 +167,7 @@ class Activations(Mapping[str, Tensor]):
         return sites_of(self._tensors)
 
     def site(self, name: str | tuple[str, ...] | None) -> Activations:
-        """Returns a view in which the points of a site can also be named without the site.
+        """Returns a view in which the points of a site also have names without the site, such as ``inputs``.
 
         Args:
             name: Name of a site, or of several, whose activations are concatenated point by point. ``None`` stands for

@@ -84,7 +84,7 @@ INTERNAL = {"sparsedict", "torch", "contextlib", "functools", "jaxtyping", "bear
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warns with the place of the innermost frame outside of the library, which is the user's line."""
+    """Gives a warning that points at the user's line: the innermost frame outside of the library."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in INTERNAL:
         frame, level = frame.f_back, level + 1

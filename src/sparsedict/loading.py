@@ -40,8 +40,8 @@ def load(
         path: The folder, or a file of a checkpoint of another library. On the hub, ``"hf://owner/repository/path"`` or
             ``"hf://owner/repository@revision/path"``. Required files are downloaded into the local cache.
         latents: The latents to read, in this order. All latents by default. Only their rows are read. Each latent has
-            the same value as in the full dictionary, except that TopK selects among the chosen latents only: latents
-            that are active in the full dictionary are active, and others may be. ``trained_on["latents"]`` contains
+            the same value as in the full dictionary. TopK is an exception: it selects among the loaded latents only, so
+            some latents may be active that aren't active in the full dictionary. ``trained_on["latents"]`` contains
             the list.
         parts: User-defined classes of the dictionary and of its activation and decoder norm.
         formats: User-defined formats, which have priority in this order. Each is an object with

@@ -51,7 +51,7 @@ def progress_bar(
 
 
 def is_live() -> bool:
-    """Whether standard error can rewrite a line, as a terminal or a notebook can."""
+    """Returns whether the standard error stream can rewrite a line, like that of a terminal or a notebook."""
     return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
 
 

@@ -63,8 +63,8 @@ _NESTING = _Nesting()
 def own_state() -> Iterator[None]:
     """Context that disables the caller's autocast and inference mode. It leaves the gradient mode unchanged.
 
-    Under autocast, products would use half precision and weights that were cast before the last optimiser step. In
-    inference mode, new tensors could never be trained.
+    Under autocast, products would be in half precision, and could use weights that were cast before the last optimiser
+    step. Tensors that are created in inference mode can never be trained.
     """
     now = _State()
     with ExitStack() as stack:

@@ -26,8 +26,8 @@ class JumpReLU(Activation):
 
     The jump has no derivative with respect to the threshold. A straight-through estimator replaces it by a box of width
     ``bandwidth`` around the threshold, so inactive latents just below the threshold also receive a gradient. Train it
-    with the penalty :class:`sparsedict.L0` or :class:`sparsedict.TargetL0`. If a penalty rewards latents that fire,
-    unlike one with a positive coefficient, the same box also gives the pre-activations a gradient.
+    with the penalty :class:`sparsedict.L0` or :class:`sparsedict.TargetL0`. A penalty with a negative coefficient
+    rewards latents that fire. Only then does the box also give pre-activations a gradient.
 
     Args:
         threshold: Initial threshold of every latent. ``None`` stands for 0.1 in units of the data, whose spread ``fit``

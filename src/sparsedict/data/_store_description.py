@@ -196,7 +196,7 @@ def _positive(read: Reader, key: str) -> int:
 def _shards(read: Reader) -> tuple[str, ...] | None:
     value = read.value("shards")
     if value is not None and not (isinstance(value, list) and all(isinstance(digest, str) for digest in value)):
-        raise StorageError(f"{read.source}: `shards` must be digests or null.")
+        raise StorageError(f"{read.source}: `shards` must be a list of digests, or null.")
     return None if value is None else tuple(value)
 
 

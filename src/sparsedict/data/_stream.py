@@ -45,8 +45,8 @@ class ActivationStream(ActivationSource):
     each with a new shuffle. If a pass fits into the buffer, each iterator runs the model only once.
 
     Memory: each iterator needs ``buffer_size`` tokens of ``bytes_per_token`` (``buffer_bytes`` in all), 16 bytes per
-        token
-    for its id and position, and the activations of one forward pass and one batch. It doesn't grow with the data.
+    token for its id and position, and the activations of one forward pass and one batch. The memory doesn't grow with
+    the data.
 
     Args:
         sites: A site, `Sites`, or a dict of sites by name. With several sites, names of points start with the name of
@@ -55,8 +55,7 @@ class ActivationStream(ActivationSource):
             into sequences; a mapping of ``input_ids`` and ``attention_mask``; a Hugging Face dataset, or a table of
             pandas, polars or pyarrow, with a column ``input_ids`` or ``text``; a column of one; or any iterable of
             rows, of batches of rows, of such mappings, or of texts. Empty rows and texts are skipped. An iterable
-            without random access keeps its
-            order: it is read from its beginning for each pass (and to resume), and shuffled only by the buffer.
+            without random access is read from its beginning for each pass (and to resume). Only the buffer shuffles it.
         batch_size: Tokens per batch.
         seed: Seed of the shuffling.
         mix: ``"tokens"`` draws a batch from all tokens of the buffer. ``"sequences"`` draws whole sequences with their

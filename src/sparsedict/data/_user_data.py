@@ -48,10 +48,9 @@ def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = N
         data: An `ActivationStream` or `ActivationStore`; a tensor ``[n_tokens, d]``, which matches any point; a tuple
             of two tensors, inputs and outputs; `Activations` of all tokens; a dict of tensors by point
             (``"0.inputs"``), or of tensors, tuples or `Activations` by site; or any iterable of these as batches.
-            Resuming an iterable reads it again up to the position, with PyTorch's original random numbers. Sequences,
-            and iterables with
-            ``state_dict`` and ``load_state_dict``, resume without reading: after ``load_state_dict``, ``iter`` must
-            continue after the last batch.
+            To resume an iterable, it is read again up to the position, with the same random numbers of PyTorch.
+            Sequences resume without reading. So do iterables with ``state_dict`` and ``load_state_dict``. Once their
+            state is loaded, ``iter`` must continue after the last batch.
         batch_size: Tokens per batch, 4,096 by default. Must be omitted for streams and iterables of batches.
         seed: Seed of the shuffle, 0 by default. Must be omitted for streams.
         repeat: Whether to make further passes, with new shuffles, after the last token.

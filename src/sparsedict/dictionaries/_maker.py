@@ -73,7 +73,10 @@ class Maker:
         n_latents = None if latents is None else len(latents)
         if latents is not None:
             if "n_latents" not in arguments:
-                raise StorageError(f"{self._file}: a {self._kind.__name__} can't be loaded with some of its latents.")
+                raise StorageError(
+                    f"{self._file}: a {self._kind.__name__} can't be loaded with some of its latents only. Load it "
+                    "without `latents`."
+                )
             given = {"n_latents": arguments["n_latents"], "activation": parts["activation"], "latents": latents}
             arguments["n_latents"], parts["activation"] = self._call(self._kind.for_subset, given)
         # The constructor of a caller's class may read values, which tensors on the meta device don't have.
@@ -126,7 +129,8 @@ class Maker:
         found = [c for c in known if c.__name__ == named.name]
         if len(found) > 1:
             raise StorageError(
-                f"{self._file}: the {role} is {named.name!r}, and `parts` holds {len(found)} classes of that name."
+                f"{self._file}: the {role} is {named.name!r}, and `parts` holds {len(found)} classes of that name. "
+                "Pass one of them."
             )
         if not found and named.package == "sparsedict":
             names = ", ".join(sorted(c.__name__ for c in known))

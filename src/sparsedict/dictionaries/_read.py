@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def chosen_latents(latents: Iterable[int] | Tensor, n_latents: int) -> list[int]
     if outside is not None:
         raise ValueError(f"`latents` must lie from 0 to {n_latents - 1}, got {outside}.")
     if len(set(rows)) < len(rows):
-        raise ValueError("`latents` must name each latent once, got one twice.")
+        twice = Counter(rows).most_common(1)[0][0]
+        raise ValueError(f"`latents` must name each latent once, got {twice} twice.")
     return rows
 
 

@@ -100,7 +100,7 @@ def activation_scatter(
 
 
 def shared_latents(match: DictionaryMatch, names: tuple[str, str], *, ax: Axes | None = None) -> Axes:
-    """Draws the cosines of the latents of two dictionaries with their nearest latents, and those of random directions.
+    """Draws the cosine of each latent with the nearest latent of another dictionary, and those of random directions.
 
     Args:
         match: Match of the two dictionaries.

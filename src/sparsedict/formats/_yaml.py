@@ -49,4 +49,4 @@ def _check(yaml: Any, text: bytes) -> None:
         if number > MAX_EVENTS or depth > MAX_NESTED:
             raise ValueError("it is too long or nested too deeply")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > 10_000:
-            raise ValueError("it holds a value of over 10,000 characters")
+            raise ValueError("it contains a value of more than 10,000 characters")

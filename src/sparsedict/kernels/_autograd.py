@@ -50,8 +50,8 @@ def affine_at(
         bias: One number per latent.
         support: The stored entries.
         known: The result, if it was already computed to select the support.
-        offset: A vector that is included in every input. Its gradient is that of the sum of inputs, and costs one
-            product with a vector. The gradient of the single inputs costs as much as decoding.
+        offset: A vector that was added to every input. Its gradient takes one product of a matrix and a vector. The
+            gradient of the inputs themselves would take as long as decoding.
     """
     return _AffineAt.apply(inputs, rows, bias, offset, support, known)
 

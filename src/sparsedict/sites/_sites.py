@@ -131,8 +131,7 @@ class Sites(Mapping[str, Site]):
                 mapping, the point ``"inputs"`` is that of the key's site. A key that is a tuple of names joins several
                 sites. Any other key is a label for a dictionary that names its points in full.
             intervention: A change of the latents of each dictionary, `Ablation`, `Clamp`, `Steer` or a function. It has
-                the
-                form of ``x``: one function, a mapping or a list.
+                the form of ``x``: one function, a mapping or a list.
             error_term: Whether to add the reconstruction error, or names of the sites for which to add it.
             only: Names of the sites to replace; by default all sites that ``x`` writes. Contributions to other sites
                 are dropped.

@@ -45,7 +45,7 @@ class Named:
         """Creates a description of a class and its constructor arguments.
 
         Raises:
-            TypeError: If an argument doesn't survive a round trip through JSON.
+            TypeError: If an argument changes when it is written to JSON and read again.
         """
         plain = {name: _plain(kind, name, value) for name, value in arguments.items()}
         return cls(kind.__name__, kind.__module__.partition(".")[0], plain)

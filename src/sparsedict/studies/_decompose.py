@@ -187,7 +187,7 @@ def _check(sites: Mapping[str, Site], recipes: Mapping[str, Recipe], held_out_to
             )
     if held_out_tokens.ndim != 2 or not len(held_out_tokens) or held_out_tokens.is_floating_point():
         raise ValueError(
-            "`held_out_tokens` must be integer ids [n_sequences, n_positions], at least one sequence, got "
+            "`held_out_tokens` must be integer ids [n_sequences, n_positions] of at least one sequence, got "
             f"{held_out_tokens.dtype} {tuple(held_out_tokens.shape)}."
         )
 

@@ -20,7 +20,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def decay(self, progress: float) -> float:
-        """Returns the fraction of the peak rate. ``progress`` is 0 at the end of the warm-up and 1 at the end."""
+        """Returns the fraction of the peak rate. ``progress`` is 0 after the warm-up and 1 at the end of the run."""
 
     def factor(self, step: int, n_steps: int) -> float:
         """Returns the fraction of the peak rate at step ``step`` (from 0) of ``n_steps``."""
