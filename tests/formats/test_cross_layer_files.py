@@ -252,13 +252,19 @@ def test_nan_negative_thresholds_and_layers_that_differ_are_named(tmp_path: Path
     bad = tensors["W_enc_1"].clone()
     bad[3, 2] = torch.nan
     for changed, message in (
-        ({"W_enc_1": bad}, r"jump_relu must have finite weights, but 1 of 72 entries of `encoder_1`"),
+        ({"W_enc_1": bad}, r"W_enc_1\.safetensors must have finite weights, but 1 of 72 entries of `W_enc_1`"),
         ({"threshold_1": tensors["threshold_1"] - 5}, r"W_enc_1\.safetensors: thresholds must not be negative"),
         ({"threshold_1": tensors["threshold_1"] * torch.nan}, "of `activation_state.log_threshold`"),
     ):
         write_tensors(file, tensors | changed)
         with pytest.raises(StorageError, match=message):
             sd.load(folder)
+    rows = copied(TRACER, "relu", tmp_path) / "W_dec_1.safetensors"
+    decoder = read_tensors(rows)["W_dec_1"]
+    decoder[0, 1, 2] = torch.inf
+    write_tensors(rows, {"W_dec_1": decoder})
+    with pytest.raises(StorageError, match=r"W_dec_1\.safetensors must have finite weights, .* of `W_dec_1`"):
+        sd.load(tmp_path / "relu")
     del tensors["threshold_1"]
     write_tensors(file, tensors)
     with pytest.raises(StorageError, match=r"W_enc_1\.safetensors must have a threshold .*: W_enc_0\.safetensors has"):
@@ -364,6 +370,7 @@ def test_damaged_tensors_of_gemma_scope_are_named_with_their_file(tmp_path: Path
     damaged += [tensors | {n: t[None, None]} for n, t in tensors.items()]
     damaged += [tensors | {n: t[:0]} for n, t in tensors.items()]
     damaged += [tensors | {n: t.long()} for n, t in tensors.items()]
+    damaged += [tensors | {n: t * torch.nan} for n, t in tensors.items() if n != "threshold"]
     damaged.append(tensors | {"left_over": torch.zeros(6, 6)})
     for one in damaged:
         write_tensors(file, one)

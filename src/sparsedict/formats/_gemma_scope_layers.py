@@ -15,6 +15,7 @@ from sparsedict.dictionaries import CrossLayerDistiller
 from sparsedict.formats._layer_weights import LayerWeights, check_targets, cross_layer
 from sparsedict.formats._location import Location
 from sparsedict.formats._tensors import read_safetensors
+from sparsedict.storage import check_finite
 
 FILE = re.compile(r"params_layer_(\d{1,5})\.safetensors")
 
@@ -86,7 +87,9 @@ def _read_layer(file: Path, index: int, n_layers: int) -> tuple[LayerWeights, fl
     has_skip = "affine_skip_connection" in tensors
     skip = tensors.take_transposed("affine_skip_connection", "d_model", "d_model") if has_skip else None
     tensors.check_all_used("Gemma Scope")
-    weights = LayerWeights(encoder, encoder_bias, decoder[:, index:].clone(), decoder_bias, threshold, skip)
+    named = {"w_enc": encoder, "b_enc": encoder_bias, "w_dec": decoder, "b_dec": decoder_bias}
+    check_finite(named | ({} if skip is None else {"affine_skip_connection": skip}), str(file))
+    weights = LayerWeights(encoder, encoder_bias, decoder[:, index:].contiguous(), decoder_bias, threshold, skip)
     return weights, _relative_norm(decoder[:, :index], decoder[:, index:])
 
 

@@ -73,11 +73,14 @@ def _read_layer(location: Location, index: int, n_layers: int) -> LayerWeights:
     decoder_bias = own.take(f"b_dec_{index}", "d_model")
     threshold = own.take_optional(f"threshold_{index}", "n_latents")
     own.check_all_used(_LIBRARY)
+    named = {f"W_enc_{index}": encoder, f"b_enc_{index}": encoder_bias, f"b_dec_{index}": decoder_bias}
+    check_finite(named, str(own.file))
     rows = read_safetensors(found[1])
     check_targets(rows, f"W_dec_{index}", n_layers - index, n_layers)
     rows.sizes |= {**own.sizes, "n_targets": n_layers - index}
     decoder = rows.take(f"W_dec_{index}", "n_latents", "n_targets", "d_model")
     rows.check_all_used(_LIBRARY)
+    check_finite({f"W_dec_{index}": decoder}, str(rows.file))
     return LayerWeights(encoder, encoder_bias, decoder, decoder_bias, threshold)
 
 

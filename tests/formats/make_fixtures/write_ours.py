@@ -62,6 +62,7 @@ def cross_layer():
         )
         filled(student).input_scale.copy_(torch.tensor([0.5, 1.0, 2.0]))
         student.output_scale.copy_(torch.tensor([1.5, 0.7, 1.0]))
+        student.trained_on["site"] = [f"blocks.{layer}.mlp" for layer in range(3)]
         yield f"cross_layer_{activation}_{layout}", student
 
 
