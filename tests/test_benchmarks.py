@@ -97,7 +97,7 @@ def test_a_gpu_session_runs_without_a_gpu_too(tmp_path: Path) -> None:
     assert results["kernels"]["figures"]["shapes"]["toy"]["step"]["product_seconds"] > 0
 
 
-def test_a_gpu_session_keeps_to_its_time_and_writes_what_it_has(tmp_path: Path) -> None:
+def test_a_gpu_session_ends_in_time_and_writes_its_results(tmp_path: Path) -> None:
     start = time.monotonic()
     results = session(tmp_path, "--minutes", "0.12", "--parts", "check", "fit")
     assert time.monotonic() - start < 60

@@ -19,12 +19,12 @@ def refusal(path: str | Path) -> str:
 
 
 @pytest.mark.parametrize("path", ["owner/coders", "owner/coders@v1", "owner/coders/layer_3"])
-def test_what_could_be_a_repository_is_shown_as_an_address(path: str) -> None:
+def test_names_of_repositories_are_shown_as_an_address(path: str) -> None:
     assert f"{path} doesn't exist. A repository on the hub would be 'hf://{path}'." in refusal(path)
 
 
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "nowhere", "../nowhere/at/all", "./nowhere"])
-def test_what_can_t_be_a_repository_is_not(path: str) -> None:
+def test_other_names_are_not_shown_as_an_address(path: str) -> None:
     assert refusal(path).endswith("doesn't exist.")
 
 

@@ -209,7 +209,7 @@ def _broken(*_: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [sd.SparseAutoencoder, sd.SparseDistiller])
-def test_what_was_made_in_inference_mode_is_trained_and_goes_on_outside(kind: type) -> None:
+def test_objects_made_in_inference_mode_can_be_trained(kind: type) -> None:
     widths = (D,) if kind is sd.SparseAutoencoder else (D, D)
     with torch.inference_mode():
         dictionary = kind(*widths, N_LATENTS, activation=sd.BatchTopK(4), decoder_norm=sd.UnitNorm())

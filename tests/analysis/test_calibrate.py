@@ -67,7 +67,7 @@ def test_tokens_are_limited_and_streams_are_taken() -> None:
     assert found.fvu < 2 * found.fvu_before
 
 
-def test_what_was_calibrated_can_be_written(tmp_path) -> None:
+def test_calibrated_dictionaries_can_be_written(tmp_path) -> None:
     given = sd.SparseDistiller(6, 6, 12, activation=sd.TopK(3), decoder_norm=sd.UnitNorm(), dtype=torch.float64)
     made = sd.calibrate_threshold(given, (X, X)).dictionary
     names: dict[str, Any] = {"hook_name": "blocks.1.mlp.hook_in", "hook_name_out": "blocks.1.hook_mlp_out"}

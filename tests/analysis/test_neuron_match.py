@@ -170,7 +170,7 @@ def test_latents_per_neuron_counts_the_chosen() -> None:
     assert match.latents_per_neuron(torch.tensor([True, True, False])).tolist() == [2, 0, 0]
 
 
-def test_what_an_object_reads_must_be_known() -> None:
+def test_the_points_that_an_object_reads_must_be_known() -> None:
     with pytest.raises(ValueError, match="`reads` must name the point that a Foreign reads"):
         match_neurons(Foreign(distiller()), neurons())
 

@@ -56,7 +56,7 @@ def test_writes_everything_and_prints_the_paths(start: list[object], command: Ru
     ]
 
 
-def test_what_was_used_is_recorded(start: list[object], command: Run, tmp_path: Path) -> None:
+def test_the_settings_are_recorded(start: list[object], command: Run, tmp_path: Path) -> None:
     assert command(*start, "--autocast")[0] == 0
     settings = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["settings"]
     distiller = sd.load(tmp_path / "run" / "distiller")
@@ -227,7 +227,7 @@ def test_the_mlp_of_a_block_is_named(start: list[object], command: Run) -> None:
     assert "warning" not in err
 
 
-def test_what_is_no_mlp_is_named_with_what_is(start: list[object], command: Run) -> None:
+def test_a_path_of_no_mlp_is_named_with_the_mlps(start: list[object], command: Run) -> None:
     status, _, err = command(*with_site(start, ["--site", "model.layers.1.self_attn"]))
     assert status == 2
     assert "--site must be an MLP with a known number of neurons" in err

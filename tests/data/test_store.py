@@ -208,7 +208,7 @@ def test_types_are_kept_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> None:
     assert converted.inputs.dtype == torch.float64  # type: ignore[union-attr]
 
 
-def test_what_overflows_raises(tmp_path: Path) -> None:
+def test_overflow_raises(tmp_path: Path) -> None:
     model = Counted(n_vocabulary=70_000)
     made = ActivationStream(site(model), torch.arange(69_000, 69_512).view(16, 32), batch_size=64)
     with pytest.raises(ValueError, match=r"'inputs' overflows float16. Use torch\.bfloat16"):
@@ -395,7 +395,7 @@ def outcome(folder: Path) -> str:
 
 
 @pytest.mark.as_installed
-def test_what_is_no_store_is_named(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_store_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"`folder` must contain stored activations, but .*nowhere.*doesn't exist"
     ):

@@ -78,7 +78,7 @@ def test_each_kept_token_is_served_once_in_a_pass(
 
 @settings(max_examples=25, deadline=None)
 @given(**SIZES, form=st.sampled_from(["array", "rows", "iterable"]), stop=st.integers(0, 30), repeat=st.booleans())
-def test_what_follows_a_state_is_equal_bit_for_bit(
+def test_batches_after_a_state_are_bitwise_equal(
     n_sequences: int, context: int, form: str, stop: int, repeat: bool, **sizes: int
 ) -> None:
     source = as_source(unique(n_sequences, context), form)
@@ -222,7 +222,7 @@ def test_a_pass_smaller_than_a_batch_is_a_batch() -> None:
         assert sorted(ids(batches.next_batch())) == list(range(6))
 
 
-def test_what_fits_into_the_buffer_is_harvested_once() -> None:
+def test_data_within_the_buffer_are_harvested_once() -> None:
     model = Counted()
     data = ActivationStream(site(model), unique(10, 8), batch_size=20)
     model.n_positions = 0

@@ -179,7 +179,7 @@ def test_reconstruct_takes_dense_and_sparse_latents_alike(kind: str, activation:
 
 
 @some_pairs
-def test_the_encoder_is_affine_in_what_the_kind_says(kind: str, activation: str) -> None:
+def test_the_encoder_is_affine_in_the_encoder_inputs(kind: str, activation: str) -> None:
     dictionary = cases.make(kind, activation)
     x = cases.tokens(5)
     assert dictionary.has_affine_encoder

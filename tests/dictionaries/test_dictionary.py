@@ -157,7 +157,7 @@ def test_state_dict_and_deepcopy_keep_everything(kind: str, activation: str) -> 
         assert torch.equal(again(x).reconstruction, dictionary(x).reconstruction)
 
 
-def test_what_a_dictionary_is_can_be_read_from_its_printing() -> None:
+def test_the_repr_describes_a_dictionary() -> None:
     text = repr(distiller(activation=sd.TopK(3)))
     assert "SparseDistiller(d_in=6, d_out=5, n_latents=12, activation=TopK(k=3), decoder_norm=UnitNorm()" in text
 
@@ -183,7 +183,7 @@ class Scaled(sd.SparseAutoencoder):
         return x * self.scale
 
 
-def test_what_a_kind_learns_of_its_inputs_gets_its_gradient() -> None:
+def test_parameters_of_encoder_inputs_get_a_gradient() -> None:
     generator = torch.Generator().manual_seed(0)
     dictionary = Scaled(
         8, 24, activation=sd.TopK(4), decoder_norm=sd.Free(), dtype=torch.float64, generator=generator

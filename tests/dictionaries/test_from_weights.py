@@ -105,7 +105,7 @@ def test_a_made_dictionary_trains_and_is_saved(tmp_path: Any) -> None:
         ),
     ],
 )
-def test_what_doesn_t_fit_is_named(weights: dict[str, Any], message: str) -> None:
+def test_weights_that_do_not_fit_are_named(weights: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"encoder": drawn(N, D), "decoder": drawn(N, D)} | SAE | weights
     with pytest.raises(ValueError, match=message):
         sd.SparseAutoencoder.from_weights(**given)

@@ -116,7 +116,7 @@ def test_saving_twice_keeps_the_last(saved: Path) -> None:
     ],
 )
 @pytest.mark.as_installed
-def test_what_can_not_be_made_is_named(saved: Path, keys: dict[str, object], message: str) -> None:
+def test_parts_that_cannot_be_constructed_are_named(saved: Path, keys: dict[str, object], message: str) -> None:
     change(saved, **keys)
     with pytest.raises(ValueError, match=message) as caught:
         sd.load(saved)

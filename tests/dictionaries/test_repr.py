@@ -27,7 +27,7 @@ def test_skips_offsets_norms_and_thresholds_are_shown() -> None:
     assert "skip" not in repr(coder)
 
 
-def test_what_an_activation_keeps_is_shown_once() -> None:
+def test_the_state_of_an_activation_is_shown_once() -> None:
     coder = sd.SparseAutoencoder(4, 8, activation=sd.BatchTopK(2), decoder_norm=sd.UnitNorm())
     assert repr(coder).startswith("SparseAutoencoder(d_in=4, d_out=4, n_latents=8, activation=BatchTopK(k=2, ")
     assert repr(coder).endswith("; threshold nan)")

@@ -93,14 +93,14 @@ def test_latents_of_latents_are_named_by_the_first_dictionary(tmp_path: Path) ->
         (torch.ones(12, dtype=torch.bool), TypeError, "convert a mask"),
     ],
 )
-def test_what_names_no_latents_raises(tmp_path: Path, latents: object, error: type, message: str) -> None:
+def test_invalid_latents_raise(tmp_path: Path, latents: object, error: type, message: str) -> None:
     cases.make().save(tmp_path)
     with pytest.raises(error, match=f"`latents`.*{message}"):
         sd.load(tmp_path, latents=latents)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("activation", sorted(CHOOSES_AMONG_ALL))
-def test_what_chooses_among_all_latents_rejects_some(activation: str, tmp_path: Path) -> None:
+def test_selection_among_all_latents_rejects_a_subset(activation: str, tmp_path: Path) -> None:
     cases.make("distiller", activation).save(tmp_path)
     with pytest.raises(StorageError, match=r"depends on (all|the) latents"):
         sd.load(tmp_path, latents=[1, 2])

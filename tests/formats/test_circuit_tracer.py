@@ -99,7 +99,7 @@ def test_a_configured_top_k_needs_its_k(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", ["relu", "jump_relu", "skip", "jump_relu_skip"])
-def test_what_is_written_has_the_library_s_layout(case: str, tmp_path: Path) -> None:
+def test_written_files_have_the_library_s_layout(case: str, tmp_path: Path) -> None:
     circuit_tracer.write(sd.load(location("circuit_tracer", case)), tmp_path)
     theirs, ours = (read_tensors(f / "layer_0.safetensors") for f in (location("circuit_tracer", case), tmp_path))
     assert ours.keys() == theirs.keys()
@@ -211,7 +211,7 @@ def test_arguments_replace_what_a_file_noted(tmp_path: Path) -> None:
     assert (written["feature_input_hook"], written["feature_output_hook"]) == ("ln2.hook_normalized", "hook_mlp_out")
 
 
-def test_what_isn_t_known_is_left_out_with_a_warning(tmp_path: Path) -> None:
+def test_unknown_settings_are_omitted_with_a_warning(tmp_path: Path) -> None:
     one = student(0)
     one.trained_on |= {"model": "GPT2LMHeadModel", "site": "somewhere"}
     with pytest.warns(UserWarning, match=r"has no `model`, `input_hook`, `output_hook`.*input_hook='mlp\.hook_in'"):

@@ -81,7 +81,7 @@ ACTIVATIONS = [sd.ReLU(), sd.JumpReLU(0.3), sd.BatchTopK(4), sd.PerLayer(sd.Batc
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=repr)
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
-def test_what_is_written_computes_the_same(layout: Any, activation: Any, tmp_path: Path) -> None:
+def test_written_files_compute_the_same(layout: Any, activation: Any, tmp_path: Path) -> None:
     dictionary = made(layout=layout, activation=activation)
     set_thresholds_(dictionary)
     before = {name: value.clone() for name, value in dictionary.state_dict().items()}
@@ -127,7 +127,7 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "message"), UNSUPPORTED)
-def test_what_circuit_tracer_lacks_raises_an_error_before_a_file_is_written(
+def test_unsupported_options_of_circuit_tracer_raise_before_a_file_is_written(
     options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):

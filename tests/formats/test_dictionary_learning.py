@@ -61,7 +61,7 @@ def test_a_threshold_that_was_never_measured_is_reported(tmp_path: Path) -> None
     assert dictionary.activation_state.get_buffer("threshold") > 0
 
 
-def test_what_the_configuration_noted_is_kept() -> None:
+def test_the_metadata_of_the_configuration_is_preserved() -> None:
     dictionary = sd.load(location("dictionary_learning", "matryoshka"))
     assert dictionary.trained_on["group_sizes"] == [4, 8]
     assert dictionary.trained_on["class"] == "MatryoshkaBatchTopKSAE"

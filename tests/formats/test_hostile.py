@@ -50,7 +50,7 @@ CLEAR = (StorageError, FileNotFoundError)
 
 
 @every_format
-def test_truncated_files_raise_by_name(library: str, case: str, tmp_path: Path) -> None:
+def test_truncated_files_raise_with_their_name(library: str, case: str, tmp_path: Path) -> None:
     folder = copied(library, case, tmp_path)
     file = weights_file(folder)
     whole = file.read_bytes()
@@ -186,7 +186,7 @@ def test_a_compressed_torch_file_raises(tmp_path: Path) -> None:
 # Bombs
 
 
-def test_an_npz_that_grows_beyond_bounds_raises_unread(tmp_path: Path) -> None:
+def test_an_npz_that_grows_beyond_bounds_raises_before_it_is_read(tmp_path: Path) -> None:
     file = tmp_path / "params.npz"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("W_enc.npy", "w") as stream:
         header = io.BytesIO()

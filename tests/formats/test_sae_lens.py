@@ -128,7 +128,7 @@ def test_a_training_checkpoint_of_batch_top_k_has_its_threshold(tmp_path: Path) 
         ({"architecture": "topk", "k": 100}, r"`k` must be at most `n_latents`, got k=100 for 12"),
     ],
 )
-def test_what_can_t_be_read_is_named(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_unreadable_settings_are_named(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
     folder = changed(copied("sae_lens", "old_standard", tmp_path), **keys)
     with pytest.raises(StorageError, match=message):
         sd.load(folder)
@@ -148,7 +148,7 @@ def test_half_precision_stays_where_it_is_exact() -> None:
     assert {weight.dtype for weight in asked.state_dict().values()} == {torch.bfloat16}
 
 
-def test_what_the_configuration_noted_is_kept() -> None:
+def test_the_metadata_of_the_configuration_is_preserved() -> None:
     trained_on = sd.load(location("sae_lens", "standard_hook_z")).trained_on
     assert trained_on["library"] == "SAELens"
     assert trained_on["model"] == "tiny-stories"
@@ -185,7 +185,7 @@ def metadata(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", WRITTEN)
-def test_what_is_written_has_the_library_s_layout(case: str, tmp_path: Path) -> None:
+def test_written_files_have_the_library_s_layout(case: str, tmp_path: Path) -> None:
     dictionary = sd.load(location("sae_lens", case))
     out: dict[str, Any] = (
         {"hook_name_out": "blocks.1.hook_mlp_out"} if isinstance(dictionary, sd.SparseDistiller) else {}
@@ -300,7 +300,7 @@ def test_arguments_replace_what_is_noted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["GPT2LMHeadModel", "MyNet", "/data/models/gpt2", "./gpt2", "the embedded model", ""])
-def test_what_isn_t_known_is_left_out_with_a_warning(model: str, tmp_path: Path) -> None:
+def test_unknown_settings_are_omitted_with_a_warning(model: str, tmp_path: Path) -> None:
     dictionary = trained("outputs", "encoder.block.1.layer.1", model=model, model_class="MyNet")
     with pytest.warns(UserWarning, match=r"has no `model_name`, `hook_name`.*hook_name='blocks"):
         sae_lens.write(dictionary, tmp_path)
@@ -382,7 +382,7 @@ def test_unit_rows_let_dashboards_fold_them(activation: sd.Activation, tmp_path:
     assert json.loads((tmp_path / "cfg.json").read_text())["rescale_acts_by_decoder_norm"] is False
 
 
-def test_a_top_k_distiller_raises_with_the_way_out(tmp_path: Path) -> None:
+def test_a_top_k_distiller_raises_with_the_remedy(tmp_path: Path) -> None:
     student = sd.SparseDistiller(4, 4, 8, activation=sd.TopK(2), decoder_norm=sd.UnitNorm())
     with pytest.raises(ValueError, match=r"only ReLU and JumpReLU in transcoders\. .*`sd\.calibrate_threshold\("):
         sae_lens.write(student, tmp_path)

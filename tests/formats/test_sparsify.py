@@ -82,7 +82,7 @@ def test_rows_of_norm_one_are_kept_so_when_trained_on() -> None:
         ({"activation": "groupmax", "k": 5}, r"`k` must divide `n_latents`"),
     ],
 )
-def test_what_can_t_be_read_is_named(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_unreadable_settings_are_named(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=message):
         sd.load(changed(copied("sparsify", "autoencoder", tmp_path), **keys))
 
@@ -91,7 +91,7 @@ LAYOUTS = ("autoencoder", "autoencoder_free", "autoencoder_groupmax", "transcode
 
 
 @pytest.mark.parametrize("case", LAYOUTS)
-def test_what_is_written_has_the_library_s_layout(case: str, tmp_path: Path) -> None:
+def test_written_files_have_the_library_s_layout(case: str, tmp_path: Path) -> None:
     sparsify.write(sd.load(location("sparsify", case)), tmp_path)
     theirs, ours = (read_tensors(folder / WEIGHTS) for folder in (location("sparsify", case), tmp_path))
     assert ours.keys() == theirs.keys()
@@ -117,7 +117,7 @@ def test_written_files_compute_the_same_or_writing_raises(kind: str, activation:
     torch.testing.assert_close(again(x).reconstruction, dictionary(x).reconstruction)
 
 
-def test_what_was_read_from_elsewhere_is_written_for_sparsify(tmp_path: Path) -> None:
+def test_dictionaries_of_other_formats_are_written_for_sparsify(tmp_path: Path) -> None:
     assert "sae_lens" in LIBRARIES
     dictionary = sd.load(location("sae_lens", "topk"))
     sparsify.write(dictionary, tmp_path)

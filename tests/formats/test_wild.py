@@ -109,7 +109,7 @@ def test_a_threshold_and_a_transcoder_are_read(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_a_state_dict_leaves_open_is_named(tensors: dict[str, Tensor], message: str, tmp_path: Path) -> None:
+def test_missing_settings_of_a_state_dict_are_named(tensors: dict[str, Tensor], message: str, tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "mine.pt")
     with pytest.raises(StorageError, match=message):
         state_dict.read(tmp_path / "mine.pt", activation=sd.ReLU(), input_offset="none")
@@ -135,7 +135,7 @@ def test_arguments_of_the_reader_are_checked(
 
 @pytest.mark.as_installed
 @pytest.mark.parametrize("content", [{"k": 32}, {"cfg": {"k": 32}}])
-def test_what_is_no_tensor_is_named_with_the_way_out(content: dict[str, Any], tmp_path: Path) -> None:
+def test_entries_that_are_no_tensor_are_named_with_the_remedy(content: dict[str, Any], tmp_path: Path) -> None:
     torch.save({"W_enc": W_ENC, "W_dec": W_DEC, "b_enc": B_ENC} | content, tmp_path / "sae.pt")
     with pytest.raises(StorageError, match=r"`(k|cfg)` has type (int|dict)\. .*from_weights"):
         sd.load(tmp_path / "sae.pt")
@@ -253,7 +253,7 @@ def test_llama_scope_transcoders_have_two_norms(tmp_path: Path) -> None:
         ({"apply_decoder_bias_to_pre_encoder": True}, "`apply_decoder_bias_to_pre_encoder` must be false"),
     ],
 )
-def test_what_llama_scope_can_t_mean_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_names_of_llama_scope_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=message):
         sd.load(llama(tmp_path / "L9R", **changes))
 

@@ -49,7 +49,7 @@ def test_an_address_names_repository_path_and_revision(
         "hf://owner/name/a\nb",
     ],
 )
-def test_what_is_no_address_raises(text: str) -> None:
+def test_invalid_addresses_raise(text: str) -> None:
     with pytest.raises(ValueError, match="An address on the hub must have the form `hf://owner/repository"):
         HubAddress.from_string(text)
 

@@ -29,7 +29,7 @@ class Figure:
         path.write_bytes(b"picture")
 
 
-def test_what_is_pushed_is_loaded_again(served: Hub, coder: sd.Dictionary, tmp_path: Path) -> None:
+def test_a_pushed_dictionary_loads_again(served: Hub, coder: sd.Dictionary, tmp_path: Path) -> None:
     (tmp_path / "curve.svg").write_text("<svg/>")
     url = coder.push_to_hub(
         "owner/coders",
@@ -102,7 +102,7 @@ def test_a_folder_of_any_files_is_pushed(served: Hub, tmp_path: Path) -> None:
         hub.push(tmp_path / "nothing", "owner/others")
 
 
-def test_what_may_not_be_written_is_named(served: Hub, coder: sd.Dictionary) -> None:
+def test_forbidden_writes_are_named(served: Hub, coder: sd.Dictionary) -> None:
     with pytest.raises(PermissionError, match=r"Pushing to hf://forbidden/x isn't permitted \(HTTP 403\). Log in"):
         coder.push_to_hub("forbidden/x")
     served.stop()

@@ -156,7 +156,7 @@ def test_the_cache_serves_where_the_hub_can_not_be_reached(
         sd.load("hf://owner/another")
 
 
-def test_what_is_not_there_is_named(served: Hub, repository: Repository) -> None:
+def test_missing_files_are_named(served: Hub, repository: Repository) -> None:
     with pytest.raises(FileNotFoundError, match="there is no repository 'owner/other' on the hub, or it is private"):
         sd.load("hf://owner/other")
     with pytest.raises(FileNotFoundError, match="the repository has no revision 'v9'"):

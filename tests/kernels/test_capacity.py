@@ -103,7 +103,7 @@ def test_entries_that_do_not_fit_are_reported_and_stay_within_their_memory() -> 
         (None, Above(torch.zeros(())), 100, False),
     ],
 )
-def test_what_can_be_selected_within_a_capacity(
+def test_rules_that_select_within_a_capacity(
     capacity: Capacity | None, rule: Selection | None, max_entries: int, wanted: bool
 ) -> None:
     """A quarter more entries than in the step before are expected, of 200."""

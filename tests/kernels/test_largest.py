@@ -64,7 +64,7 @@ def test_positions_of_true_entries(n_rows: int, width: int, share: float, seed: 
         assert torch.equal(positions_above(values.to(dtype), torch.tensor(share)), where)
 
 
-def test_what_is_not_a_number_lies_above_everything() -> None:
+def test_nan_is_above_everything() -> None:
     values = torch.tensor([[1.0, torch.nan, 3.0]])
     for dtype in (torch.float32, torch.bfloat16):
         assert positions_above(values.to(dtype), torch.tensor(2.0)).tolist() == [1, 2]
@@ -81,7 +81,7 @@ def test_a_row_that_has_too_many_does_not_make_up_for_one_that_has_too_few() -> 
     assert set(indices[2].tolist()) == {1, 2}
 
 
-def test_what_is_not_a_number_is_not_made_up_for_by_ties() -> None:
+def test_nan_is_not_replaced_by_ties() -> None:
     values = torch.tensor([torch.nan, 5.0, 3.0, 3.0, 1.0, 1.0])
     support = Support.from_indices(torch.arange(6)[None], 6)
     indices, found = largest_stored(values, support, 3)

@@ -31,7 +31,7 @@ def test_a_mask_that_is_a_view_is_searched_as_it_looks():
         assert torch.equal(positions_where(view), view.flatten().nonzero().flatten())
 
 
-def test_what_is_no_number_lies_above_every_threshold():
+def test_nan_is_above_every_threshold():
     entries = torch.zeros(4, 2 * MIN_WORDS * WORD)
     entries[1, 3], entries[2, 5], entries[3, 7] = torch.nan, torch.inf, 0.5
     flat = positions_above(entries, torch.tensor(0.5))

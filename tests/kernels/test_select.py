@@ -111,7 +111,7 @@ def test_ties_go_to_the_lowest_index(bounded: bool) -> None:
 
 
 @pytest.mark.parametrize("bounded", [False, True])
-def test_what_is_not_a_number_is_not_overlooked(bounded: bool) -> None:
+def test_nan_is_selected(bounded: bool) -> None:
     inputs, rows, bias = drawn(20, 64, 8, 0)
     inputs[3, 2] = torch.nan
     for rule in (Largest(4), Above(torch.zeros(()))):

@@ -29,6 +29,6 @@ def test_a_dead_latent_is_of_no_other_kind() -> None:
     assert [card.kind for card in cards] == ["simulator", "never fired", "sparse latent", "never fired"]
 
 
-def test_what_is_not_known_is_none() -> None:
+def test_unknown_values_are_none() -> None:
     (card,) = latent_cards({0: top(0)})
     assert (card.frequency, card.kind, card.neuron, card.cosine, card.max) == (None, None, None, None, 0.0)

@@ -123,7 +123,7 @@ class Normalising(sd.Dictionary):
         return self.decode(latents) * inputs.norm(dim=-1, keepdim=True)
 
 
-def test_what_dead_latents_add_is_in_the_scale_of_the_output() -> None:
+def test_the_contribution_of_dead_latents_has_the_scale_of_the_output() -> None:
     dictionary = Normalising(6, 6, 8, activation=sd.TopK(2), decoder_norm=sd.UnitNorm()).double()
     with torch.no_grad():
         dictionary.decoder_bias.fill_(0.5)

@@ -43,7 +43,7 @@ def document(**changes: Any) -> bytes:
 
 
 @given(st.dictionaries(st.text(), json_values, max_size=4))
-def test_what_training_noted_comes_back_as_it_was(trained_on: dict[str, Any]) -> None:
+def test_training_metadata_is_read_unchanged(trained_on: dict[str, Any]) -> None:
     wanted = description(trained_on=trained_on)
     assert Description.from_json(wanted.to_json(DIGEST), "file") == (wanted, DIGEST)
 
@@ -163,7 +163,7 @@ def test_broken_json_is_named(encoded: bytes, message: str) -> None:
 
 
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_raise_with_a_storage_error(encoded: bytes) -> None:
+def test_any_bytes_raise_a_storage_error(encoded: bytes) -> None:
     with pytest.raises(StorageError, match="file"):
         Description.from_json(encoded, "file")
 

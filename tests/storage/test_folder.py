@@ -140,7 +140,7 @@ def test_truncated_json_is_named(saved: Path) -> None:
             sd.load(saved)
 
 
-def test_an_oversized_json_raises_unread(saved: Path) -> None:
+def test_an_oversized_json_raises_before_it_is_read(saved: Path) -> None:
     with (saved / JSON).open("r+b") as stream:
         stream.truncate(2**40)
     with pytest.raises(StorageError, match=r"dictionary\.json must have at most 4,194,304 bytes"):

@@ -94,7 +94,7 @@ def test_links_of_the_hugging_face_cache_are_followed_to_its_blobs_alone(saved: 
 
 
 @pytest.mark.parametrize("name", [JSON, WEIGHTS])
-def test_what_is_no_regular_file_raises(saved: Path, name: str) -> None:
+def test_files_that_are_not_regular_raise(saved: Path, name: str) -> None:
     file = saved / name
     file.unlink()
     file.symlink_to("nowhere")

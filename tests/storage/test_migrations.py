@@ -26,7 +26,7 @@ def test_every_older_version_has_a_step_and_a_folder() -> None:
 
 
 @pytest.mark.parametrize("folder", WRITTEN, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
-def test_what_an_older_version_wrote_is_read_as_it_was(folder: Path, tmp_path: Path) -> None:
+def test_files_of_older_versions_are_read_unchanged(folder: Path, tmp_path: Path) -> None:
     document = json.loads((folder / "dictionary.json").read_text())
     assert document["format_version"] == int(folder.parent.name.removeprefix("version_"))
     loaded, made = sd.load(folder), MADE[folder.name]()

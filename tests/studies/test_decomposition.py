@@ -88,7 +88,7 @@ def test_writing_again_replaces_its_own_files_and_no_others(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_what_could_not_be_measured_is_null(taken: Decomposition, tmp_path: Path) -> None:
+def test_unmeasured_numbers_are_null(taken: Decomposition, tmp_path: Path) -> None:
     broken = Decomposition(taken.results, taken.settings, {"training": float("nan")})
     broken.write(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["seconds"] == {"training": None}

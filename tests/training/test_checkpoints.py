@@ -329,7 +329,7 @@ def test_safetensors_reads_what_is_written(tmp_path):
         assert torch.equal(stored[f"state/{name}"], tensor)
 
 
-def test_what_cannot_be_saved_is_named(tmp_path):
+def test_objects_that_cannot_be_saved_are_named(tmp_path):
     with pytest.raises(
         TypeError, match=r"`state/parts/thing\[?/?0?\]?.*` must be a tensor, None, .* to be saved, got a set"
     ):
@@ -367,7 +367,7 @@ def test_checkpoint_options_need_a_folder(name, value):
 
 
 @pytest.mark.as_installed
-def test_what_isn_t_a_folder_s_path_is_named():
+def test_a_checkpoint_that_is_no_path_is_named():
     with pytest.raises(TypeError, match=r"`checkpoint` must be the path of a folder, as text or a pathlib"):
         quick(3)  # type: ignore[arg-type]
 

@@ -132,7 +132,7 @@ def test_two_trainees_may_not_train_one_weight(share: Callable[..., None], names
         sd.fit_many({"a": sd.Trainee(a), "b": sd.Trainee(b)}, X, n_tokens=256, progress=False)
 
 
-def test_what_is_frozen_in_both_may_be_shared() -> None:
+def test_weights_frozen_in_both_may_be_shared() -> None:
     a, b = coder(), coder()
     b.decoder = a.decoder.requires_grad_(False)
     before = a.decoder.clone()

@@ -117,7 +117,7 @@ class GELUStudent(Study):
             Clause("most simulated neurons have two or three simulators, GELU", Quantity(f"GELU: {FEW}"), Above(0.5),
                    "typical", ".1%"),
             Clause("weight decay causes the clusters: neurons with several, less those without decay", causes,
-                   Above(0.1), "supposed", ".1%"),
+                   Above(0.1), "suggested", ".1%"),
         ]  # fmt: skip
 
     def found(self, numbers: Numbers) -> Finding:

@@ -73,15 +73,15 @@ class OneNeuron(Study):
     def clauses(self, numbers: Numbers) -> Sequence[Clause]:
         slow = Ratio(f"norm free: {ENCODER_NEAR}", f"norm free: {DECODER_NEAR}")
         return [
-            Clause("norm held: the decoder converges quickly: share of the steps until its cosine exceeds 0.95",
+            Clause("fixed norm: the decoder converges quickly: share of the steps until its cosine exceeds 0.95",
                    Quantity(f"norm held at 1: {DECODER_NEAR}"), Below(QUICK), "quickly"),
-            Clause("norm held: the encoder's cosine hovers near 0.3",
+            Clause("fixed norm: the encoder's cosine stays near 0.3",
                    Quantity("norm held at 1: encoder"), Between(0.2, 0.4), "0.3"),
-            Clause("norm free: the encoder's cosine stays near 1",
+            Clause("free norm: the encoder's cosine stays near 1",
                    Quantity("norm free: encoder"), Above(CONVERGED), "1"),
-            Clause("norm free: steps until the encoder exceeds 0.95, over the decoder's", slow, Above(2), "slowly"),
-            Clause("norm held: weight decay brings the encoder near 1: best of those tried",
-                   Quantity(DECAYED), Above(CONVERGED), "supposed"),
+            Clause("free norm: steps until the encoder exceeds 0.95, over the decoder's", slow, Above(2), "slowly"),
+            Clause("fixed norm: the best weight decay brings the encoder's cosine near 1",
+                   Quantity(DECAYED), Above(CONVERGED), "suggested"),
         ]  # fmt: skip
 
     def found(self, numbers: Numbers) -> Finding:
@@ -182,19 +182,19 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
     known, runs = numbers["measured"], numbers["runs"]
     sweeps = []
     for field, values in SWEPT.items():
-        places = f"{WORDS[field]} ({', '.join(f'{v:g}' for v in values)}), first seed"
+        settings = f"{WORDS[field]} ({', '.join(f'{v:g}' for v in values)}), first seed"
         cosines = _each([_at(runs, field, v)["encoder_end"] for v in values])
         correlations = _each([_at(runs, field, v)["correlation"] for v in values])
-        sweeps.append(Compared(f"encoder cosine, norm held, by {places}", "-", cosines))
+        sweeps.append(Compared(f"encoder cosine, fixed norm, by {settings}", "-", cosines))
         sweeps.append(Compared(f"correlation of the activations, by {WORDS[field]}", "-", correlations))
     return (
-        row(known, "decoder, norm held: share of the steps until 0.95", f"norm held at 1: {DECODER_NEAR}", "quickly"),
-        row(known, "encoder cosine at the end, norm held at 1", "norm held at 1: encoder", "about 0.3", ".3f"),
-        row(known, "encoder cosine at the end, norm at most 1", "norm at most 1: encoder", "-", ".3f"),
-        row(known, "encoder cosine at the end, norm free", "norm free: encoder", "1", ".3f"),
-        row(known, "encoder, norm free: share of the steps until 0.95", f"norm free: {ENCODER_NEAR}", "slowly"),
-        row(known, "decoder, norm free: share of the steps until 0.95", f"norm free: {DECODER_NEAR}", "quickly"),
-        row(known, "encoder cosine at the end, best weight decay", DECAYED, "-", ".3f"),
+        row(known, "decoder, fixed norm: share of the steps until 0.95", f"norm held at 1: {DECODER_NEAR}", "quickly"),
+        row(known, "final encoder cosine, norm fixed at 1", "norm held at 1: encoder", "about 0.3", ".3f"),
+        row(known, "final encoder cosine, norm at most 1", "norm at most 1: encoder", "-", ".3f"),
+        row(known, "final encoder cosine, free norm", "norm free: encoder", "1", ".3f"),
+        row(known, "encoder, free norm: share of the steps until 0.95", f"norm free: {ENCODER_NEAR}", "slowly"),
+        row(known, "decoder, free norm: share of the steps until 0.95", f"norm free: {DECODER_NEAR}", "quickly"),
+        row(known, "final encoder cosine, best weight decay", DECAYED, "-", ".3f"),
         *sweeps,
     )
 

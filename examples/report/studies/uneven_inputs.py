@@ -94,12 +94,8 @@ class UnevenInputs(Study):
 
         falls = Difference(f"as they are: {ENCODER}", f"flat: {ENCODER}")
         return [
-            Clause(
-                "inputs as they are: simulators' decoder cosine", of("as they are", DECODER), Above(0.9), "above 0.9"
-            ),
-            Clause(
-                "inputs as they are: simulators' encoder cosine", of("as they are", ENCODER), Below(MODEST), "0.154"
-            ),
+            Clause("original inputs: simulators' decoder cosine", of("as they are", DECODER), Above(0.9), "above 0.9"),
+            Clause("original inputs: simulators' encoder cosine", of("as they are", ENCODER), Below(MODEST), "0.154"),
             Clause("flat inputs: simulators' decoder cosine", of("flat", DECODER), Above(0.9), "above 0.9"),
             Clause("flat inputs: simulators' encoder cosine", of("flat", ENCODER), Below(MODEST), "0.154"),
             Clause("the encoder cosine falls where inputs vary in fewer directions: difference", falls, Above(0.2)),
@@ -112,6 +108,7 @@ class UnevenInputs(Study):
 DECODER, ENCODER, DEVIATION = "decoder cosine", "encoder cosine", "encoder cosine, standard deviation"
 WEIGHED, FOLLOWS, AGREES = "encoder cosine, weighed by the inputs", "correlation with the neuron", "same neuron"
 LIVE = "live simulators"
+LABELS = {"as they are": "original inputs", "flat": "flat inputs"}
 NOTES = (
     "Flat inputs are the MLP's inputs on the same tokens, with smaller variance along weak directions. Along all "
     f"principal axes except the strongest {KEPT:.0%}, deviations from the mean are multiplied by {FLAT:g}. The "
@@ -151,12 +148,12 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
     report = {DECODER: "above 0.9", ENCODER: "0.1538", DEVIATION: "0.0475", FOLLOWS: "0.98865 (one)", AGREES: "yes"}
     forms = {LIVE: ".1%", AGREES: ".1%"}
     rows = [
-        row(known, f"{key}, inputs {inputs}", f"{inputs}: {key}", report.get(key, "-"), forms.get(key, ".3f"))
+        row(known, f"{key}, {LABELS[inputs]}", f"{inputs}: {key}", report.get(key, "-"), forms.get(key, ".3f"))
         for key in (LIVE, DECODER, ENCODER, DEVIATION, WEIGHED, FOLLOWS, AGREES)
         for inputs in numbers["n_directions"]
     ]
     told_directions = " / ".join(shown(n, ".0f") for n in numbers["n_directions"].values())
-    return (*rows, Compared("directions in which the inputs vary, as they are / flat", "-", told_directions))
+    return (*rows, Compared("directions in which the inputs vary, original / flat", "-", told_directions))
 
 
 def _drawings(numbers: Numbers) -> dict[str, Drawing]:
