@@ -88,7 +88,7 @@ def test_bad_input_is_named() -> None:
 
 
 @pytest.mark.as_installed
-def test_interventions_not_by_latent_raise() -> None:
+def test_interventions_without_a_mapping_raise() -> None:
     with pytest.raises(TypeError, match=r"`values` must map indices of latents to numbers, .* got \[1\]"):
         sd.Clamp([1])
     with pytest.raises(TypeError, match="`amounts` must map indices of latents to numbers"):

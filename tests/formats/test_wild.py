@@ -253,7 +253,7 @@ def test_llama_scope_transcoders_have_two_norms(tmp_path: Path) -> None:
         ({"apply_decoder_bias_to_pre_encoder": True}, "`apply_decoder_bias_to_pre_encoder` must be false"),
     ],
 )
-def test_invalid_names_of_llama_scope_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_inconsistent_settings_of_llama_scope_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=message):
         sd.load(llama(tmp_path / "L9R", **changes))
 

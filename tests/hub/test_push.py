@@ -102,7 +102,7 @@ def test_a_folder_of_any_files_is_pushed(served: Hub, tmp_path: Path) -> None:
         hub.push(tmp_path / "nothing", "owner/others")
 
 
-def test_forbidden_writes_are_named(served: Hub, coder: sd.Dictionary) -> None:
+def test_failed_pushes_are_named(served: Hub, coder: sd.Dictionary) -> None:
     with pytest.raises(PermissionError, match=r"Pushing to hf://forbidden/x isn't permitted \(HTTP 403\). Log in"):
         coder.push_to_hub("forbidden/x")
     served.stop()

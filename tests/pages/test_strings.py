@@ -10,7 +10,7 @@ from sparsedict.pages._strings import visible
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
-def test_visible_characters_are_printed(text: str) -> None:
+def test_visible_strings_are_printable(text: str) -> None:
     shown = visible(text)
     assert shown
     assert shown.isprintable()

@@ -13,25 +13,25 @@ found = report.NeuronSimulators().run(experiment)
 print(found)
 
 # %%
-# Figure 2: cosine of each decoder row with the nearest neuron's, beside random directions.
+# Figure 2: cosines of decoder rows with the nearest neuron, compared with random directions.
 found.draw("figure-02-decoder-similarity")
 
 # %%
-# Figure 3: the same for encoder rows.
+# Figure 3: cosines of encoder rows with the nearest neuron.
 found.draw("figure-03-encoder-similarity")
 
 # %%
-# Figure 4: how often latents fire.
+# Figure 4: firing frequencies.
 found.draw("figure-04-firing-frequency")
 
 # %%
-# Figures 12, 13 and 14: the same for the layer before.
+# Figures 12, 13 and 14: the same figures for the previous layer. First, decoder rows.
 found.draw("figure-12-decoder-similarity")
 
 # %%
-# Its encoder rows.
+# Encoder rows of the previous layer.
 found.draw("figure-13-encoder-similarity")
 
 # %%
-# How often its latents fire.
+# Firing frequencies of the previous layer.
 found.draw("figure-14-firing-frequency")

@@ -13,7 +13,7 @@ found = report.L1Sweep().run(experiment)
 print(found)
 
 # %%
-# Top: the error with all latents, and with those of one type alone, the others held at their means.
+# Top: error with all latents, and with latents of one type while the others are fixed at their means.
 found.draw("figure-05-errors")
 
 # %%

@@ -13,5 +13,5 @@ found = report.FirstLatents().run(experiment)
 print(found)
 
 # %%
-# Whether latents with larger maxima are easier to explain by one token.
+# Maximum of each latent, and share of its examples on its most frequent token.
 found.draw("figure-06-maxima")

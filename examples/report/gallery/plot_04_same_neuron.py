@@ -12,13 +12,13 @@ found = report.SameNeuron().run(experiment)
 print(found)
 
 # %%
-# Figure 7: encoder rows against the neurons nearest to the decoder rows.
+# Figure 7: cosines of encoder rows with the neurons nearest to the decoder rows.
 found.draw("figure-07-encoder")
 
 # %%
-# The same for decoder rows.
+# Figure 7: cosines of decoder rows with the same neurons.
 found.draw("figure-07-decoder")
 
 # %%
-# Figure 8: the first simulator's activation against its neuron's.
+# Figure 8: activations of the first simulator and its neuron.
 found.draw("figure-08-scatter")

@@ -13,15 +13,15 @@ found = report.OneNeuron().run(experiment)
 print(found)
 
 # %%
-# Figure 9: the norm held at 1.
+# Figure 9: decoder norm fixed at 1.
 found.draw("figure-09-norm-held")
 
 # %%
-# Figure 10: the norm free.
+# Figure 10: free decoder norm.
 found.draw("figure-10-norm-free")
 
 # %%
-# What keeps the encoder off: by inputs per step.
+# Final encoder cosine by inputs per step.
 found.draw("toy-batch-size")
 
 # %%
@@ -33,9 +33,9 @@ found.draw("toy-lr")
 found.draw("toy-d")
 
 # %%
-# By weight decay, which a comment on the report supposed to help.
+# By weight decay, which a comment on the report suggested.
 found.draw("toy-weight-decay")
 
 # %%
-# By how unevenly the input varies: encoders may be off while activations are right.
+# By unevenness of the input. With uneven inputs, the encoder cosine may be small although the activations agree.
 found.draw("toy-unevenness")

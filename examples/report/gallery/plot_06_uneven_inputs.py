@@ -17,5 +17,5 @@ print(found)
 found.draw("uneven-decoder-similarity")
 
 # %%
-# Its encoder cosines: the simulators are those by the decoder.
+# Encoder cosines of the same student. Types are determined by the decoder.
 found.draw("uneven-encoder-similarity")

@@ -13,9 +13,9 @@ found = report.GELUStudent().run(experiment)
 print(found)
 
 # %%
-# Decoder cosines of the student with most simulators.
+# Decoder cosines of the student with GELU latents.
 found.draw("figure-11-gelu")
 
 # %%
-# How many simulators each neuron has.
+# Number of simulators per neuron.
 found.draw("figure-11-clusters")

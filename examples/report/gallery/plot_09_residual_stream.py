@@ -12,9 +12,9 @@ found = report.ResidualStream().run(experiment)
 print(found)
 
 # %%
-# Cosines with the nearest latent of the layer before.
+# Cosines with the nearest latent of the previous layer.
 found.draw("residual-neighbours")
 
 # %%
-# What a linear map reads of the last layer's latents after each layer.
+# Variance of the last layer's latents that a linear map explains from the stream after each layer.
 found.draw("residual-readable")

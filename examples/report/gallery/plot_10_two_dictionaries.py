@@ -12,5 +12,5 @@ found = report.TwoDictionaries().run(experiment)
 print(found)
 
 # %%
-# Cosines with the nearest latent of the other.
+# Cosines with the nearest latent of another dictionary.
 found.draw("shared-latents")

@@ -13,9 +13,9 @@ found = report.SimulatorsFollowed().run(experiment)
 print(found)
 
 # %%
-# Their fates.
+# Fates of the simulators.
 found.draw("followed-fates")
 
 # %%
-# How often they fire, as long as they live.
+# Firing frequencies of live simulators.
 found.draw("followed-frequency")

@@ -12,9 +12,9 @@ found = report.WiderStudents().run(experiment)
 print(found)
 
 # %%
-# What its latents are.
+# Types of latents by width.
 found.draw("wider-types")
 
 # %%
-# Its error.
+# Error by width.
 found.draw("wider-error")

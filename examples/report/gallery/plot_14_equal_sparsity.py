@@ -13,9 +13,9 @@ found = report.EqualSparsity().run(experiment)
 print(found)
 
 # %%
-# The distiller's error over the autoencoder's.
+# Error of the distiller over that of the autoencoder.
 found.draw("equal-sparsity-ratio")
 
 # %%
-# Error against active latents.
+# Error by number of active latents.
 found.draw("equal-sparsity-error")

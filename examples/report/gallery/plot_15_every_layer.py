@@ -12,5 +12,5 @@ found = report.EveryLayer().run(experiment)
 print(found)
 
 # %%
-# The distiller's error over the autoencoder's, by layer.
+# Error of the distiller over that of the autoencoder, by layer.
 found.draw("every-layer-ratio")
