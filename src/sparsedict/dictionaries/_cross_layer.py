@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsedict.activations import Activation
+from sparsedict.batches import Points
 from sparsedict.dictionaries._blocks import Block
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._encoder_decoder import check_part
@@ -97,13 +98,13 @@ class CrossLayerDistiller(Dictionary):
         generator: torch.Generator | None = None,
     ) -> None:
         self.layers: tuple[Layer, ...] = layers_of(layers)
-        self.layer_sizes = latents_of(n_latents, self.layers)
-        self.point_widths = self.output_widths
+        self.layer_sizes: tuple[int, ...] = latents_of(n_latents, self.layers)
+        self.point_widths: tuple[int, ...] = self.output_widths
         check_part("layout", layout, DecoderLayout, "sd.LaterLayers()")
         self.layout: DecoderLayout = layout
         self._ends = _targets(layout, self.layers)
-        self.reads = tuple(f"{layer.name}.inputs" for layer in self.layers)
-        self.writes = tuple(f"{layer.name}.outputs" for layer in self.layers)
+        self.reads: Points = tuple(f"{layer.name}.inputs" for layer in self.layers)
+        self.writes: Points = tuple(f"{layer.name}.outputs" for layer in self.layers)
         super().__init__(
             sum(self.input_widths),
             sum(self.output_widths),

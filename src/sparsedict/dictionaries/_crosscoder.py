@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.activations import Activation
+from sparsedict.batches import Points as PointNames
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._point_scales import columns, measure_
@@ -87,8 +88,9 @@ class Crosscoder(Dictionary):
     ) -> None:
         checks.one_of("reads", reads, ("inputs", "outputs", "neurons"))
         named = _points_of(points, reads)
-        self.point_widths = tuple(named.values())
-        self.reads = self.writes = tuple(named)
+        self.point_widths: tuple[int, ...] = tuple(named.values())
+        self.reads: PointNames = tuple(named)
+        self.writes: PointNames = self.reads
         width = sum(self.point_widths)
         options: dict[str, Any] = {"device": device, "dtype": dtype, "generator": generator}
         super().__init__(width, width, n_latents, activation=activation, decoder_norm=decoder_norm, **options)

@@ -36,7 +36,7 @@ def decoder_shares(
     n_bins = checks.at_least("n_bins", n_bins, 1)
     values = shares.shares[shares.is_counted, shares.points.index(point)].cpu().numpy()
     ax = own_axes(ax)
-    edges = np.linspace(0.0, 1.0, n_bins + 1)
+    edges = np.linspace(0.0, 1.0, n_bins + 1).tolist()
     label = f"{len(values):,} latents"
     ax.hist(values, edges, color=Palette.LATENTS, label=label)
     n_exclusive = len(shares.exclusive[point])
