@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -39,8 +40,12 @@ class Chunk:
     end: Position
     cuts: Sequence[int] | None = None
 
-    def __len__(self) -> int:
+    @cached_property
+    def n_rows(self) -> int:
         return self.activations.n_tokens
+
+    def __len__(self) -> int:
+        return self.n_rows
 
     def stop(self, start: int, wanted: int, max_rows: int) -> int:
         """Returns the row at which a piece of a batch ends, exclusive.

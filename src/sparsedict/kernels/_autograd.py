@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparsedict.kernels import _products as products
+from sparsedict.kernels._backend import sampled_product, sum_by_latent, weighted_rows, weighted_tokens
 from sparsedict.latents import SparseLatents, Support
 
 
@@ -61,7 +61,7 @@ class _Decode(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, rows: Tensor, support: Support) -> Tensor:
         ctx.save_for_backward(values, rows)
         ctx.support = support
-        return products.weighted_rows(values, support, rows)
+        return weighted_rows(values, support, rows)
 
     @staticmethod
     @once_differentiable
@@ -70,9 +70,9 @@ class _Decode(torch.autograd.Function):
         values, rows = ctx.saved_tensors
         grad_values = grad_rows = None
         if ctx.needs_input_grad[0]:
-            grad_values = products.sampled_product(grad, rows, ctx.support).to(values.dtype)
+            grad_values = sampled_product(grad, rows, ctx.support).to(values.dtype)
         if ctx.needs_input_grad[1]:
-            grad_rows = products.weighted_tokens(values, ctx.support, grad).to(rows.dtype)
+            grad_rows = weighted_tokens(values, ctx.support, grad).to(rows.dtype)
         return grad_values, grad_rows, None
 
 
@@ -90,7 +90,7 @@ class _AffineAt(torch.autograd.Function):
         ctx.save_for_backward(inputs, rows)
         ctx.support, ctx.bias_type = support, bias.dtype
         if known is None:
-            return products.sampled_product(inputs, rows, support) + bias.index_select(0, support.latents)
+            return sampled_product(inputs, rows, support) + bias.index_select(0, support.latents)
         return known.clone()
 
     @staticmethod
@@ -100,11 +100,11 @@ class _AffineAt(torch.autograd.Function):
         inputs, rows = ctx.saved_tensors
         grad_inputs = grad_rows = grad_bias = grad_offset = None
         if ctx.needs_input_grad[0]:
-            grad_inputs = products.weighted_rows(grad, ctx.support, rows).to(inputs.dtype)
+            grad_inputs = weighted_rows(grad, ctx.support, rows).to(inputs.dtype)
         if ctx.needs_input_grad[1]:
-            grad_rows = products.weighted_tokens(grad, ctx.support, inputs).to(rows.dtype)
+            grad_rows = weighted_tokens(grad, ctx.support, inputs).to(rows.dtype)
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
-            summed = products.sum_by_latent(grad, ctx.support)
+            summed = sum_by_latent(grad, ctx.support)
             grad_bias = summed.to(ctx.bias_type)
             if ctx.needs_input_grad[3]:
                 grad_offset = summed.to(rows.dtype) @ rows

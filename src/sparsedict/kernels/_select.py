@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparsedict.kernels._backend import sampled_product
 from sparsedict.kernels._bounds import Bounds, bounds_are_faster
 from sparsedict.kernels._largest import MAX_CANDIDATES, is_searched, largest, largest_of_all, largest_stored
 from sparsedict.kernels._positions import positions_above
-from sparsedict.kernels._products import sampled_product
 from sparsedict.kernels._workspace import Workspace, scratch
 from sparsedict.latents import Support, per_entry
 from sparsedict.selections import Above, Blockwise, Largest, LargestOfBatch, Selection
