@@ -248,7 +248,7 @@ def test_damaged_tensors_are_named_with_their_file(name: str, tmp_path: Path) ->
 def test_nan_negative_thresholds_and_layers_that_differ_are_named(tmp_path: Path) -> None:
     folder = copied(TRACER, "jump_relu", tmp_path)
     file = folder / "W_enc_1.safetensors"
-    tensors = read_tensors(file)
+    tensors = {name: tensor.clone() for name, tensor in read_tensors(file).items()}  # the file is overwritten
     bad = tensors["W_enc_1"].clone()
     bad[3, 2] = torch.nan
     for changed, message in (

@@ -1,6 +1,7 @@
 """The embedded model, its text and the script that builds it."""
 
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -149,3 +150,12 @@ def test_a_bos_begins_texts_whichever_version_of_transformers() -> None:
     assert tokenizer.backend_tokenizer.encode("import os").ids[0] == tokenizer.bos_token_id
     assert tokenizer("import os").input_ids.count(tokenizer.bos_token_id) == 1
     assert tokenizer("import os", add_special_tokens=False).input_ids[0] != tokenizer.bos_token_id
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformer_lens"]:
+        monkeypatch.delitem(sys.modules, name)
+    # None in `sys.modules` makes an import fail as if the package weren't installed.
+    monkeypatch.setitem(sys.modules, "transformer_lens", None)
+    with pytest.raises(ImportError, match=r"needs transformer_lens.*: pip install 'sparsedict\[lens\]'"):
+        zoo.load_bridge()

@@ -44,7 +44,9 @@ def load_model(folder: Folder = None) -> GPTNeoForCausalLM:
         ImportError: If transformers isn't installed (``pip install 'sparsedict[demo]'``).
     """
     from safetensors.torch import load_file
-    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    with _needs("demo"):
+        from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
     with _opened(folder) as opened:
         config = GPTNeoConfig(**_configuration(opened))
@@ -69,7 +71,8 @@ def load_bridge(*, compatibility_mode: bool = False) -> Any:
     Raises:
         ImportError: If transformer_lens isn't installed (``pip install 'sparsedict[lens]'``).
     """
-    from transformer_lens.model_bridge import TransformerBridge
+    with _needs("lens"):
+        from transformer_lens.model_bridge import TransformerBridge
 
     bridge = TransformerBridge.boot_transformers(NAME, hf_model=load_model(), tokenizer=load_tokenizer())
     if compatibility_mode:
@@ -79,8 +82,9 @@ def load_bridge(*, compatibility_mode: bool = False) -> Any:
 
 def load_tokenizer(folder: Folder = None) -> PreTrainedTokenizerFast:
     """Loads the byte-level BPE tokenizer of the embedded model, or of a built model. Token 0 is BOS."""
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
+    with _needs("demo"):
+        from tokenizers.processors import TemplateProcessing
+        from transformers import PreTrainedTokenizerFast
 
     with _opened(folder) as opened:
         path, name = opened / "tokenizer.json", NAME if folder is None else str(folder)
@@ -111,7 +115,8 @@ def tokens(
     Raises:
         FileNotFoundError: If the standard library's source isn't installed.
     """
-    from tokenizers import Tokenizer
+    with _needs("demo"):
+        from tokenizers import Tokenizer
 
     with _opened(folder) as opened:
         n_context: int = _configuration(opened)["max_position_embeddings"]
@@ -131,6 +136,15 @@ def tokens(
     if n_tokens is not None:
         rows = rows[: n_tokens // n_context]
     return torch.nn.functional.pad(rows, (1, 0), value=0)
+
+
+@contextmanager
+def _needs(extra: str) -> Iterator[None]:
+    """Context for imports of packages of an extra, whose errors name the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ImportError(f"The embedded model needs {error.name}: pip install 'sparsedict[{extra}]'.") from error
 
 
 @contextmanager
