@@ -40,6 +40,26 @@ RUNS = {
 }
 
 
+SMALL = {
+    "hops": ["--seeds", "1", "--n-latents", "8", "--k", "2", "--n-tokens", "1024"],
+    "precision": ["--seeds", "1", "--n-tokens", "2048"],
+}
+"""Benchmarks of results instead of times."""
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_results_have_a_value_for_each_seed(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    command = [sys.executable, "-m", f"benchmarks.{name}", *SMALL[name], "--out", str(file)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    values = [
+        values for row in json.loads(file.read_text())["rows"] for values in row.get("values", row.get("fvu")).values()
+    ]
+    assert values
+    assert all(len(own) == 1 for own in values)
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_it_runs_at_toy_size(name: str, tmp_path: Path) -> None:
     if name == "memory" and not Path("/proc/self/clear_refs").exists():
