@@ -53,7 +53,7 @@ def transcoder() -> sd.SparseDistiller:
         (("0.inputs", "0.outputs"), ("0.outputs",)),
     ],
 )
-def test_an_object_without_names_writes_the_outputs_of_what_it_reads(reads: Any, writes: Any) -> None:
+def test_an_object_without_names_writes_the_outputs_of_the_site_it_reads(reads: Any, writes: Any) -> None:
     assert Adapter(Halves(), reads).points == (reads, writes)
     assert Adapter(Adapter(Halves(), reads)).points == (reads, writes)
     assert Adapter(Adapter(Halves()), reads).points == (reads, writes)

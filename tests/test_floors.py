@@ -123,7 +123,7 @@ def private_imports(source: str, file: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_no_module_imports_what_is_private_to_another_room(file: Path) -> None:
+def test_no_module_imports_private_modules_of_another_room(file: Path) -> None:
     assert not private_imports(file.read_text(encoding="utf-8"), file)
 
 
@@ -217,5 +217,5 @@ def test_circles_are_found() -> None:
         ("import torch", True),
     ],
 )
-def test_the_test_itself_sees_what_it_should(source: str, is_allowed: bool) -> None:
+def test_the_floor_check_detects_violations(source: str, is_allowed: bool) -> None:
     assert bool(violations(source, PACKAGE / "activations" / "_probe.py")) is not is_allowed

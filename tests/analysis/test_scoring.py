@@ -75,7 +75,7 @@ def test_a_decoder_predicts_the_decoder_s_next_token() -> None:
 
 
 @torch.no_grad()
-def test_labels_are_what_is_predicted() -> None:
+def test_labels_are_the_predicted_values() -> None:
     model, labels = t5(), ids(4, 7, seed=1)
     labels[0, 5:] = -100
     given = {"input_ids": ids(), "labels": labels}

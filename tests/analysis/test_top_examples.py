@@ -64,7 +64,7 @@ def test_negative_latents_are_ranked_by_magnitude_and_keep_their_sign(site: Site
 
 
 @torch.no_grad()
-def test_windows_show_what_is_there(site: Site) -> None:
+def test_windows_show_the_available_tokens(site: Site) -> None:
     ids, student = tokens(), distiller()
     seen = site.capture(ids)
     activations = student.encode(seen.inputs) * seen.mask[..., None]

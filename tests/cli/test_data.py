@@ -249,7 +249,7 @@ def test_bad_rows_are_named(tmp_path: Path) -> None:
         CORPUS.read(str(tmp_path / "model.pt"))
 
 
-def test_only_what_is_wanted_is_read(tmp_path: Path) -> None:
+def test_only_the_requested_tokens_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "abc"}\n' * 1000 + "broken")
     assert 20 <= corpus(n_tokens=20).read(str(tmp_path / "a.jsonl")).numel() < 400
 

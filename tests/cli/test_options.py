@@ -17,7 +17,7 @@ def test_ways_to_write_a_number(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "k", "0", "-3", "1.5", "nan", "inf", "1e400", "many", "0.0001k"])
-def test_rejects_what_is_no_count(text: str) -> None:
+def test_values_that_are_no_counts_raise(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="must be a positive integer"):
         count(text)
 

@@ -55,7 +55,7 @@ def test_rejects_other_arrays(array: np.ndarray, tmp_path: Path) -> None:
         CORPUS.read(str(tmp_path / "a.npy"))
 
 
-def test_says_what_is_missing(tmp_path: Path) -> None:
+def test_errors_name_the_missing_data(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("abc")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no file or folder '\./gone'"):

@@ -393,7 +393,7 @@ def test_a_full_disk_at_the_end_loses_no_training(
     ],
     ids=lambda value: "-".join(value).strip("-") if isinstance(value, list) else "",
 )
-def test_errors_say_what_to_do(options: list[str], message: str, start: list[object], command: Run) -> None:
+def test_errors_state_the_remedy(options: list[str], message: str, start: list[object], command: Run) -> None:
     status, out, err = command(*start, *options)
     assert (status, out) == (2, "")
     line = err.strip().splitlines()[-1]

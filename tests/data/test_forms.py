@@ -207,7 +207,7 @@ def test_rows_are_named_by_their_number_in_the_data_not_in_the_pass() -> None:
             list(ActivationStream(site(), Streamed(texts), seed=seed, tokenizer=Letters()))
 
 
-def test_a_text_column_of_what_has_no_columns_raises() -> None:
+def test_a_text_column_of_data_without_columns_raises() -> None:
     for data in (TEXTS, iter(TEXTS), np.array(TEXTS), ROWS, [1, 2]):
         with pytest.raises(ValueError, match="`text_column` must be omitted if `tokens` has no columns"):
             list(ActivationStream(site(), data, tokenizer=Letters(), text_column="story"))

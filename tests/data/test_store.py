@@ -66,7 +66,7 @@ def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
-def test_a_store_holds_what_the_stream_serves_in_its_order(folder: Path) -> None:
+def test_a_store_holds_the_rows_of_the_stream_in_order(folder: Path) -> None:
     torch.manual_seed(0)
     wanted = [token for batch in stream() for token in ids(batch)]
     assert names(folder) == [*(f"activations-00000{i}.safetensors" for i in range(4)), "activations.json"]

@@ -155,7 +155,7 @@ def test_no_more_is_harvested_than_is_expected(
     assert all(map(same, islice(first, n_left + 3), got))
 
 
-def test_a_short_run_harvests_what_it_trains_on() -> None:
+def test_a_short_run_captures_only_the_tokens_it_trains_on() -> None:
     model = Counted()
     data = ActivationStream(site(model), unique(200, 16), batch_size=64, model_batch_size=2)
     coder = sd.SparseAutoencoder(3, 8, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
@@ -301,7 +301,7 @@ def test_a_point_that_is_read_and_written_is_stored_once() -> None:
     assert data.batches().resolve("outputs") == data.batches().resolve("inputs")
 
 
-def test_dtype_and_device_of_what_is_served() -> None:
+def test_dtype_and_device_of_the_batches() -> None:
     data = ActivationStream(site(), unique(4, 4), batch_size=4, dtype=torch.bfloat16, device="cpu")
     batch = next(iter(data))
     assert isinstance(batch, Activations)

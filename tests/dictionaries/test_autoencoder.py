@@ -17,7 +17,7 @@ def test_the_encoder_starts_as_the_decoders_transpose_without_sharing_it() -> No
 
 
 @pytest.mark.parametrize("reads", ["inputs", "outputs", "neurons"])
-def test_it_gives_what_it_reads(reads: str) -> None:
+def test_an_autoencoder_writes_the_point_that_it_reads(reads: str) -> None:
     made = coder(reads=reads)
     assert (made.reads, made.writes) == (reads, reads)
     assert made.d_in == made.d_out == 6

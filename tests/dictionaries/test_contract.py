@@ -204,7 +204,7 @@ def test_half_precision_trains_a_step_near_the_full_one(kind: str, activation: s
 
 @some_pairs
 @every_norm
-def test_a_new_dictionary_keeps_its_norm_and_what_it_was_asked_for(kind: str, activation: str, norm: str) -> None:
+def test_a_new_dictionary_satisfies_its_norm_and_arguments(kind: str, activation: str, norm: str) -> None:
     make = cases.KINDS[kind].make
     parts = {"activation": cases.ACTIVATIONS[activation].activation, "decoder_norm": cases.NORMS[norm]}
     dictionary = make(**parts, dtype=torch.float64, generator=torch.Generator().manual_seed(7))

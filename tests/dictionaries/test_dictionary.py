@@ -94,7 +94,7 @@ def test_bad_training_batches_are_named() -> None:
 
 
 @every_kind
-def test_a_dictionary_takes_what_it_says(kind: str) -> None:
+def test_a_dictionary_selects_the_points_that_it_names(kind: str) -> None:
     dictionary = cases.make(kind)
     points = [f"{site}{role}" for site in ("", "0.", "1.") for role in ("inputs", "outputs", "neurons")]
     batch = sd.Activations({point: torch.full((3, 1), index).float() for index, point in enumerate(points)})

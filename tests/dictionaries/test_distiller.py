@@ -38,7 +38,7 @@ def neurons(function: Any, *, biases: bool = True, dtype: torch.dtype = torch.fl
     ],
 )
 @pytest.mark.parametrize("biases", [False, True])
-def test_a_distiller_from_neurons_computes_what_they_do(function: Any, activation: sd.Activation, biases: bool) -> None:
+def test_a_distiller_from_neurons_gives_their_outputs(function: Any, activation: sd.Activation, biases: bool) -> None:
     mlp = neurons(function, biases=biases)
     distiller = sd.SparseDistiller.from_neurons(mlp)
     assert distiller.activation == activation

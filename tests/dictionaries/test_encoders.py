@@ -169,7 +169,7 @@ def test_an_encoder_that_says_how_trains_sparsely(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whether_an_encoder_is_affine_is_known_from_what_a_kind_overrides(kind: str) -> None:
+def test_overridden_methods_decide_whether_an_encoder_is_affine(kind: str) -> None:
     dictionary = made(kind, sd.TopK(3))
     assert dictionary.has_affine_encoder == (kind in AFFINE)
     x = cases.tokens(9)

@@ -8,7 +8,7 @@ import cases
 
 @pytest.mark.parametrize(("kind", "activation"), cases.PAIRS)
 @pytest.mark.parametrize("dense_share", [0.0, 1.0])
-def test_the_carrier_holds_what_was_evaluated(
+def test_a_forward_pass_holds_the_evaluated_quantities(
     kind: str, activation: str, dense_share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sparsedict.dictionaries._paths.DENSE_SHARE", dense_share)

@@ -20,7 +20,7 @@ N, D, E = 12, 6, 5
 SAE: dict[str, Any] = {"activation": sd.ReLU(), "input_offset": "none"}
 
 
-def test_an_autoencoder_computes_what_its_weights_say() -> None:
+def test_an_autoencoder_from_weights_matches_its_equation() -> None:
     encoder, decoder, b_enc, b_dec, own = drawn(N, D), drawn(N, D), drawn(N), drawn(D), drawn(D) + 1
     x = cases.tokens(9)
     for offset, moved in (("none", x), ("decoder_bias", x - b_dec), ("own", x + own)):
@@ -39,7 +39,7 @@ def test_an_autoencoder_computes_what_its_weights_say() -> None:
         assert (made.decoder_norm, made.training, made.is_untouched) == (sd.Free(), False, False)
 
 
-def test_a_distiller_computes_what_its_weights_say() -> None:
+def test_a_distiller_from_weights_matches_its_equation() -> None:
     encoder, decoder, bias, skip = drawn(N, D), drawn(N, E), drawn(D), drawn(E, D)
     made = sd.SparseDistiller.from_weights(encoder, decoder, input_bias=bias, skip=skip, activation=sd.ReLU())
     x = cases.tokens(9)

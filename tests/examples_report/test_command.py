@@ -131,7 +131,7 @@ def test_rejects_a_folder_with_other_things_before_the_model_is_loaded(command: 
     assert "holds other files (notes.md, run.json)" in err
 
 
-def test_rejects_what_does_not_go_together(command: Run, tmp_path: Path) -> None:
+def test_conflicting_options_raise(command: Run, tmp_path: Path) -> None:
     for arguments, words in (
         (("--data", "x"), "--data requires --model"),
         (("--model", "a/b"), "--data is required"),

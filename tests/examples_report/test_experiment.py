@@ -37,7 +37,7 @@ def test_knows_every_mlp_and_the_stream_after_each_layer() -> None:
     assert experiment.width(1, 3) == 36
 
 
-def test_held_out_activations_are_what_the_model_computes() -> None:
+def test_held_out_activations_match_the_model() -> None:
     experiment = experiment_of()
     model: Any = experiment.sites["mlp 1"].model
     ids = experiment.held_out_tokens
@@ -106,14 +106,14 @@ def test_coefficients_grow_with_the_outputs_deviation() -> None:
     assert experiment.coefficient(0.3, 0) == pytest.approx(0.3 * ratio, rel=1e-3)
 
 
-def test_a_stream_serves_what_memory_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_replaces_activations_too_large_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("examples.report.harvest.HELD_BYTES", 0)
     experiment = experiment_of()
     assert experiment.sample("mlp 1") is experiment.held_out("mlp 1")
     assert experiment.dictionary(spec_of(experiment)).trained_on["n_tokens"] == 512
 
 
-def test_measures_what_the_analysis_does() -> None:
+def test_measurements_match_the_analysis() -> None:
     experiment = experiment_of()
     wanted = spec_of(experiment)
     firing = experiment.firing(wanted)

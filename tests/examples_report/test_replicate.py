@@ -65,7 +65,7 @@ def test_the_page_shows_the_settings_of_the_run(folder: Path) -> None:
     assert "<dd>a small one</dd>" in page
 
 
-def test_a_run_that_was_stopped_measures_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_measures_only_the_missing_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replicate(experiment_of(), tmp_path, studies=SOME[:1], progress=False)
     assert "pending" not in (tmp_path / "index.html").read_text(encoding="utf-8")
     measured: list[str] = []
@@ -142,7 +142,7 @@ def test_every_study_has_a_script_in_the_gallery() -> None:
     assert len({study.name for study in STUDIES}) == len(STUDIES)
 
 
-def test_scripts_of_the_gallery_draw_what_there_is(folder: Path) -> None:
+def test_scripts_of_the_gallery_draw_the_available_results(folder: Path) -> None:
     for path in GALLERY.glob("plot_*.py"):
         script = path.read_text(encoding="utf-8")
         study = next(study for study in STUDIES if f"report.{type(study).__name__}()" in script)
@@ -181,7 +181,7 @@ def test_ratings_that_people_add_come_onto_the_page_and_into_the_json(tmp_path: 
         replicate(experiment_of(seed=1), tmp_path, studies=[FirstLatents()], progress=False)
 
 
-def test_the_page_keeps_what_was_measured_before(tmp_path: Path) -> None:
+def test_the_page_keeps_earlier_measurements(tmp_path: Path) -> None:
     replicate(experiment_of(), tmp_path, studies=SOME[:1], progress=False)
     found = replicate(experiment_of(), tmp_path, studies=SOME[1:], progress=False)
     assert list(found) == ["neuron-simulators", "same-neuron"]
@@ -190,7 +190,7 @@ def test_the_page_keeps_what_was_measured_before(tmp_path: Path) -> None:
         assert html.escape(study.claim) in page
 
 
-def test_the_benchmarks_read_what_a_replication_has_so_far(
+def test_the_benchmarks_read_an_unfinished_replication(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = tmp_path / "run"

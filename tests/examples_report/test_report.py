@@ -149,7 +149,7 @@ def test_losses_are_measured_at_the_main_coefficient_and_at_a_strong_one() -> No
     assert _ends((0.1, 1.0), 0.1) == (0.1, 1.0)
 
 
-def test_the_plain_sum_pays_for_what_lies_below_zero() -> None:
+def test_the_plain_sum_counts_negative_values() -> None:
     found = {}
     inputs = torch.randn(512, 4, generator=torch.Generator().manual_seed(0))
     for penalty in (Sum(1.0), L1(1.0)):
@@ -244,6 +244,6 @@ def test_each_clause_about_ratings_follows_the_ratings() -> None:
 
 @pytest.mark.as_installed
 @pytest.mark.parametrize("given", [[1], {"other": {}}, {"student": {"9": 1}}, {"student": {"0": 5}}, {"student": 3}])
-def test_rejects_ratings_of_what_is_not_there(given: object) -> None:
+def test_ratings_of_missing_latents_raise(given: object) -> None:
     with pytest.raises(ValueError, match=r"`ratings.json` must"):
         FirstLatents().found(first_latents(given))

@@ -31,7 +31,7 @@ from sparsedict.training import LazyAdam
 from ._experiment import experiment_of, setting_of
 
 
-def test_numbers_become_what_json_holds() -> None:
+def test_numbers_become_json_values() -> None:
     numbers = {1: float("nan"), "t": torch.tensor([1.0, float("inf")]), "f": 0.12345678, "n": (1, None, True, "x")}
     found = plain(numbers)
     assert found == {"1": None, "t": [1.0, None], "f": 0.123457, "n": [1, None, True, "x"]}
@@ -74,7 +74,7 @@ def test_the_reports_preset_holds_the_reports_values() -> None:
 
 
 @pytest.mark.as_installed
-def test_rejects_what_makes_no_sweep() -> None:
+def test_values_that_make_no_sweep_raise() -> None:
     with pytest.raises(ValueError, match="`coefficients` must be two or more in ascending order"):
         setting_of(coefficients=(1.0, 0.1))
     with pytest.raises(ValueError, match="`n_held_out`"):

@@ -88,7 +88,7 @@ def test_points_leave_out_empty_sets() -> None:
 
 
 @pytest.mark.as_installed
-def test_rejects_what_cannot_be_drawn() -> None:
+def test_values_that_cannot_be_drawn_raise() -> None:
     with pytest.raises(ValueError, match="`y` must have one value for each value of `x`"):
         Curve([1, 2], [3])
     with pytest.raises(ValueError, match="`errors` must have one value for each value of `y`"):

@@ -60,7 +60,7 @@ def test_rejects_types_of_another_dictionary(match: NeuronMatch) -> None:
 
 
 @pytest.mark.as_installed
-def test_rejects_what_are_no_axes(match: NeuronMatch) -> None:
+def test_objects_that_are_not_axes_raise(match: NeuronMatch) -> None:
     with pytest.raises(TypeError, match=r"`ax` must be matplotlib Axes, got Figure"):
         decoder_similarity(match, ax=Figure())  # pyright: ignore[reportArgumentType]
 

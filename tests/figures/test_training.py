@@ -32,7 +32,7 @@ def test_one_history_needs_no_legend() -> None:
     assert training_curves(history(3)).get_legend() is None
 
 
-def test_rejects_what_was_not_recorded() -> None:
+def test_unrecorded_quantities_raise() -> None:
     with pytest.raises(ValueError, match=r"`histories` must have at least one record"):
         training_curves({"a": History()})
     with pytest.raises(ValueError, match=r"`column` must be one of"):

@@ -203,7 +203,7 @@ def test_hooks_follow_from_the_site(site: str, hooks: tuple[str, str], tmp_path:
     assert (written["feature_input_hook"], written["feature_output_hook"]) == hooks
 
 
-def test_arguments_replace_what_a_file_noted(tmp_path: Path) -> None:
+def test_arguments_replace_the_settings_of_a_file(tmp_path: Path) -> None:
     read = circuit_tracer.read(SET, layer=0)
     circuit_tracer.write(read, tmp_path, model="other", input_hook="ln2.hook_normalized", output_hook="hook_mlp_out")
     written = config(tmp_path)

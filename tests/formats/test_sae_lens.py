@@ -288,7 +288,7 @@ def test_the_place_is_written_as_a_hook(reads: str, site: str, hook: str, out: s
     assert written["model_from_pretrained_kwargs"] == ({} if "hook" in site else unprocessed)
 
 
-def test_arguments_replace_what_is_noted(tmp_path: Path) -> None:
+def test_arguments_replace_the_settings_of_a_file(tmp_path: Path) -> None:
     given: dict[str, Any] = {
         "model_name": "other",
         "hook_name": "blocks.5.ln2.hook_normalized",

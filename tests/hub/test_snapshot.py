@@ -129,7 +129,7 @@ def test_a_file_of_a_dictionary_leads_to_its_folder(served: Hub, repository: Rep
         sd.load("hf://owner/coders/layers/3/dictionary.json")
 
 
-def test_a_revision_is_what_it_was(served: Hub, repository: Repository, tmp_path: Path) -> None:
+def test_a_revision_names_an_earlier_state(served: Hub, repository: Repository, tmp_path: Path) -> None:
     first = repository.refs["main"]
     repository.refs["v1"] = first
     repository.commit(files(cases.make("autoencoder", "gelu"), tmp_path / "new"))

@@ -94,7 +94,7 @@ def test_a_threshold_is_rounded_down_to_its_neighbour(threshold: float) -> None:
     assert torch.nextafter(rounded, torch.tensor(torch.inf, dtype=torch.bfloat16)).float() > exact
 
 
-def test_there_are_none_of_what_is_not_finite() -> None:
+def test_non_finite_values_have_no_bounds() -> None:
     x, w, b = torch.ones(3, 4), torch.ones(5, 4), torch.ones(5)
     assert Bounds.from_rows(x, w, b) is not None
     for spoilt in range(3):

@@ -37,7 +37,7 @@ def test_without_a_workspace_scratch_is_new() -> None:
     assert first.data_ptr() != second.data_ptr()
 
 
-def test_a_reclaimed_array_is_taken_once_and_for_what_it_fits() -> None:
+def test_a_reclaimed_array_is_reused_once_and_only_where_it_fits() -> None:
     workspace = Workspace()
     assert workspace.take((3, 4), torch.float32) is None
     workspace.reclaim([torch.empty_strided((4, 3), (1, 4)), torch.zeros(3, 4)])

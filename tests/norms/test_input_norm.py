@@ -15,7 +15,7 @@ every_norm = pytest.mark.parametrize("norm", NORMS, ids=str)
 
 @every_norm
 @given(seed=st.integers(0, 10_000), shape=st.sampled_from([(3,), (2, 5), (2, 0, 7), (1, 4, 9)]))
-def test_restoring_what_was_normalised_gives_the_input(norm: sd.InputNorm, seed: int, shape: tuple[int, ...]) -> None:
+def test_restoring_normalised_input_gives_the_input(norm: sd.InputNorm, seed: int, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 10 + 3
     again = norm.restore(norm.normalise(x), x)
     # A layer norm divides by the deviation and 1e-5 more, and multiplies by the deviation alone.

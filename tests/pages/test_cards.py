@@ -9,7 +9,7 @@ from sparsedict.pages import latent_cards
 from ._made import example, top
 
 
-def test_puts_together_what_is_known_of_each_latent() -> None:
+def test_cards_combine_the_measurements_of_each_latent() -> None:
     match = match_neurons(torch.eye(3)[[2, 0]], torch.eye(3))
     cards = latent_cards(
         {1: top(1, example([4], [2.5]))},

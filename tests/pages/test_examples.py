@@ -38,7 +38,7 @@ def test_needs_nothing_from_elsewhere(page: str) -> None:
     assert "prefers-color-scheme: dark" in page
 
 
-def test_says_what_is_known(page: str) -> None:
+def test_heading_states_the_known_quantities(page: str) -> None:
     text = Parsed(page).text
     for words in ("Latent 7", "simulator", "1.230% of 5,000 tokens", "4", "11 (decoder cosine 0.88)", "No latent"):
         assert words in text

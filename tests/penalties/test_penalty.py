@@ -70,12 +70,12 @@ def test_the_mean_over_tokens_does_not_grow_with_the_batch(name: str, activation
 
 
 @every_pair
-def test_every_penalty_accepts_what_it_serves(name: str, activation: str) -> None:
+def test_every_penalty_accepts_its_dictionaries(name: str, activation: str) -> None:
     cases.PENALTIES[name].penalty.check(cases.make("distiller", activation, "unit"))
 
 
 @pytest.mark.parametrize("name", cases.PENALTIES)
-def test_penalties_print_what_they_are(name: str) -> None:
+def test_penalties_print_their_arguments(name: str) -> None:
     penalty = cases.PENALTIES[name].penalty
     assert repr(penalty).startswith(type(penalty).__name__ + "(")
 

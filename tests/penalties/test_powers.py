@@ -39,5 +39,5 @@ def test_a_half_power_is_the_root() -> None:
     torch.testing.assert_close(sd.Lp(1.0, 1.0).cost(values), sd.L1(1.0).cost(values))
 
 
-def test_l1_counts_what_is_negative_too() -> None:
+def test_l1_counts_negative_values_too() -> None:
     assert sd.L1(1.0).cost(torch.tensor([-2.0, 3.0])).tolist() == [2, 3]

@@ -40,7 +40,7 @@ def test_warm_up_grows_linearly(step: int, share: float) -> None:
     torch.testing.assert_close(sd.WarmUp(sd.L1(0.3), 10)(out), share * sd.L1(0.3)(out))
 
 
-def test_warm_up_passes_the_checks_of_what_it_warms_up() -> None:
+def test_warm_up_passes_the_checks_of_its_penalty() -> None:
     with pytest.warns(UserWarning, match="L1 has no lasting effect with decoder_norm=Free"):
         sd.WarmUp(sd.L1(0.1), 5).check(cases.make("distiller", "relu", "free"))
 

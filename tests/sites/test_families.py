@@ -129,7 +129,7 @@ class Decreasing(nn.Module):
 
 
 @pytest.mark.parametrize("mlp", [FusedGate, LlamaNames, Decreasing])
-def test_unknown_modules_are_read_by_what_they_compute(mlp: type[nn.Module]) -> None:
+def test_unknown_modules_are_read_from_their_computation(mlp: type[nn.Module]) -> None:
     model = _models.Plain()
     model.mlp = mlp()
     model.train()

@@ -66,7 +66,7 @@ def tokens() -> Tensor:
     return _models.tokens()
 
 
-def test_capture_is_what_the_module_sees(model: _models.Plain, site: Site, tokens: Tensor) -> None:
+def test_capture_gives_the_module_s_inputs_and_outputs(model: _models.Plain, site: Site, tokens: Tensor) -> None:
     captured = site.capture(tokens, neurons=True)
     assert captured.shape == tokens.shape
     assert captured.mask.all()

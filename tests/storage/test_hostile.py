@@ -146,7 +146,7 @@ def header(folder: Path, change: dict[str, object]) -> None:
         None,
     ],
 )
-def test_a_header_that_declares_what_is_not_there_raises(saved: Path, tensor: object) -> None:
+def test_a_header_with_an_invalid_tensor_raises(saved: Path, tensor: object) -> None:
     header(saved, {"encoder": tensor})
     begin = time.process_time()
     with pytest.raises(StorageError, match=str(saved)):

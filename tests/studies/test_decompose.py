@@ -30,7 +30,7 @@ def test_trains_and_measures_both_kinds(taken: Decomposition) -> None:
         assert not result.dictionary.training
 
 
-def test_firing_is_what_the_analysis_counts(taken: Decomposition, site: Site, tokens: torch.Tensor) -> None:
+def test_firing_matches_the_counts_of_the_analysis(taken: Decomposition, site: Site, tokens: torch.Tensor) -> None:
     for result in taken.results.values():
         alone = firing_frequencies(result.dictionary, ActivationStream(site, tokens[40:]), n_tokens=300)
         assert torch.equal(alone.counts, result.firing.counts)

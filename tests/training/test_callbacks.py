@@ -59,7 +59,7 @@ def no_constants(text):
     return json.loads(text, parse_constant=refuse)
 
 
-def test_json_has_null_for_what_is_not_known(tmp_path):
+def test_json_has_null_for_unknown_values(tmp_path):
     history = train(Unknown(tmp_path / "metrics.jsonl"))
     assert math.isnan(history.last.dead)
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
@@ -73,7 +73,7 @@ def test_json_has_null_for_what_is_not_known(tmp_path):
     assert "dead=-" in repr(history)
 
 
-def test_writers_of_curves_skip_what_is_not_known(tmp_path):
+def test_writers_of_curves_skip_unknown_values(tmp_path):
     logged = []
 
     class Run:

@@ -319,7 +319,7 @@ def test_states_come_back_as_they_were(tmp_path):
         assert torch.equal(before, after)
 
 
-def test_safetensors_reads_what_is_written(tmp_path):
+def test_safetensors_reads_the_written_weights(tmp_path):
     dtypes = (torch.bool, torch.uint8, torch.bfloat16, torch.float32, torch.complex64, torch.int64, torch.float64)
     state = {str(dtype): torch.arange(3).to(dtype) for dtype in dtypes}
     write_checkpoint(tmp_path / "x", {}, state | {"turned": torch.randn(4, 3).T, "none": torch.zeros(0)})

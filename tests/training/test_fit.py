@@ -97,7 +97,7 @@ def test_the_norm_constraint_holds_after_training():
     assert short.decoder.norm(dim=-1).max() <= 1 + 1e-6
 
 
-def test_records_measure_what_they_say():
+def test_records_match_their_definitions():
     dictionary, reference, x = coder(), coder(), rows(1024)
     with torch.no_grad():
         for edited in (dictionary, reference):
@@ -277,7 +277,7 @@ def test_resampled_latents_come_back():
     assert history.last.dead < 3 / N_LATENTS
 
 
-def test_a_resampled_latent_does_not_fire_on_what_all_tokens_share():
+def test_a_resampled_latent_does_not_fire_on_the_mean_of_all_tokens():
     dictionary = coder(sd.ReLU())
     x = rows() + 20.0
     with torch.no_grad():

@@ -69,7 +69,7 @@ def test_ctrl_c_finishes_the_step_and_explains_how_to_resume(tmp_path, monkeypat
     same_results(whole, ADAM.run(folder, resume=True))
 
 
-def test_ctrl_c_without_a_checkpoint_keeps_what_was_learned(monkeypatch):
+def test_ctrl_c_without_a_checkpoint_keeps_the_trained_weights(monkeypatch):
     student = coder(sd.TopK(3))
     with (
         doing(press_ctrl_c, in_step=3, monkeypatch=monkeypatch),
@@ -98,7 +98,7 @@ def test_a_second_ctrl_c_interrupts_at_once(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_ctrl_c_in_the_last_step_still_stops_what_comes_after(tmp_path, monkeypatch):
+def test_ctrl_c_in_the_last_step_still_stops_the_code_after_fit(tmp_path, monkeypatch):
     with (
         doing(press_ctrl_c, in_step=N_STEPS, monkeypatch=monkeypatch),
         pytest.raises(KeyboardInterrupt, match=f"after step {N_STEPS}"),

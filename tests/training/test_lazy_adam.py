@@ -44,7 +44,7 @@ def test_a_seldom_gradient_moves_its_row_by_about_the_rate():
     assert trained(torch.optim.Adam, gradients, start).item() < -3
 
 
-def test_steps_are_counted_beyond_what_half_precision_holds():
+def test_steps_are_counted_beyond_the_range_of_half_precision():
     gradients = torch.ones(600, 2, 2, dtype=torch.bfloat16)
     weight = torch.nn.Parameter(torch.zeros(2, 2, dtype=torch.bfloat16))
     optimizer = LazyAdam([weight], lr=1e-3)

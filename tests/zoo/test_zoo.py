@@ -49,14 +49,14 @@ def test_sequences_begin_with_bos_and_are_the_start_of_all_tokens(held_out):
     assert torch.equal(zoo.tokens("evaluation", n_tokens=1024), held_out[:4])
 
 
-def test_tokenizer_reads_back_what_it_wrote():
+def test_tokenizer_decodes_its_own_tokens():
     tokenizer = zoo.load_tokenizer()
     text = "def f(x):\n    return x + 1  # é\n"
     assert tokenizer(text).input_ids[0] == 0
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
 
 
-def test_a_module_lies_on_one_side_whatever_its_content():
+def test_a_module_lies_on_one_side_with_any_content():
     old, new = zoo.SourceFile("json/decoder.py", "a"), zoo.SourceFile("json/decoder.py", "b")
     assert old.split == new.split
     files = {split: zoo.source_files(split) for split in ("train", "evaluation")}
@@ -80,7 +80,7 @@ def test_an_unknown_split_raises():
 
 
 @pytest.mark.parametrize("compatibility_mode", [False, True])
-def test_bridge_computes_what_the_model_computes(compatibility_mode, held_out):
+def test_bridge_gives_the_outputs_of_the_model(compatibility_mode, held_out):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("transformer_lens.model_bridge")
@@ -126,7 +126,7 @@ def test_a_folder_without_a_model_is_a_clear_error(tmp_path):
             load(tmp_path)
 
 
-def test_the_tokenizer_s_file_holds_only_what_older_versions_read() -> None:
+def test_older_versions_read_the_tokenizer_s_file() -> None:
     """transformers 5 saves classes that 4.57 doesn't know. The file alone, without a configuration, names none."""
     folder = Path(zoo.__path__[0]) / "stdlib_neo"
     assert sorted(file.name for file in folder.glob("token*")) == ["tokenizer.json"]
