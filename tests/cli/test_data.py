@@ -212,7 +212,7 @@ def test_saved_datasets(tmp_path: Path) -> None:
         corpus(column="txt").read(str(tmp_path / "one"))
 
 
-def test_folders_as_the_hub_keeps_them(tmp_path: Path) -> None:
+def test_folders_in_the_layout_of_the_hub(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     (tmp_path / "data").mkdir()
     (tmp_path / "README.md").write_text("# Stories")

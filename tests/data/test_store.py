@@ -78,7 +78,7 @@ def test_a_store_holds_the_rows_of_the_stream_in_order(folder: Path) -> None:
     assert stored == wanted
 
 
-def test_each_pass_serves_every_token_once_in_an_order_of_its_own(folder: Path) -> None:
+def test_each_pass_yields_every_token_once_in_its_own_order(folder: Path) -> None:
     store = ActivationStore(folder, batch_size=100, buffer_size=700, seed=1)
     assert (store.n_tokens, store.n_batches, store.d_in, store.d_out) == (N_TOKENS, 41, 3, 3)
     passes = [[t for batch in store.epoch(number) for t in ids(batch)] for number in range(3)]
@@ -102,7 +102,7 @@ def test_inputs_and_outputs_of_a_row_belong_together(folder: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
 @given(st.integers(1, 60), st.sampled_from([300, 1024, 5000]), st.sampled_from([64, 250]))
-def test_a_state_goes_on_where_it_was(folder: Path, n_before: int, buffer_size: int, batch_size: int) -> None:
+def test_a_state_resumes_at_its_position(folder: Path, n_before: int, buffer_size: int, batch_size: int) -> None:
     store = ActivationStore(folder, batch_size=batch_size, buffer_size=buffer_size)
     batches = store.batches()
     for _ in range(n_before):
@@ -163,7 +163,7 @@ def test_fit_trains_on_a_store_as_on_a_stream(folder: Path) -> None:
         )
 
 
-def test_several_sites_are_stored_once_and_served_by_name(tmp_path: Path) -> None:
+def test_several_sites_are_stored_once_and_read_by_name(tmp_path: Path) -> None:
     model = Counted()
     sites = {"a": site(model), "b": sd.Site(model, reads="first:in", writes="first:in"), "c": site(model, "second")}
     both = ActivationStream(sites, unique(16, 32), batch_size=64, buffer_size=256)
@@ -183,7 +183,7 @@ def test_several_sites_are_stored_once_and_served_by_name(tmp_path: Path) -> Non
     assert store.batches().metadata("c") == {"model": "Counted", "model_class": "Counted", "site": "second"}
 
 
-def test_neurons_are_stored_where_the_stream_serves_them(tmp_path: Path) -> None:
+def test_neurons_are_stored_if_the_stream_has_them(tmp_path: Path) -> None:
     mlp = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
     model = torch.nn.Sequential(torch.nn.Embedding(10, 4), mlp)
     made = ActivationStream(sd.Site(model, "1"), torch.randint(10, (8, 16)), batch_size=32, neurons=True)
@@ -229,7 +229,7 @@ def stopped_after(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("n_written", [0, 1, 3])
-def test_a_stopped_writer_goes_on_and_writes_the_same_bytes(
+def test_a_stopped_writer_resumes_and_writes_the_same_bytes(
     folder: Path, tmp_path: Path, n_written: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -253,7 +253,7 @@ def test_a_stopped_writer_goes_on_and_writes_the_same_bytes(
 
 
 @pytest.mark.parametrize("damaged", [[0], [1], [3], [0, 2]])
-def test_only_damaged_shards_are_harvested_again(folder: Path, damaged: list[int]) -> None:
+def test_only_damaged_shards_are_captured_again(folder: Path, damaged: list[int]) -> None:
     torch.manual_seed(0)
     model = Counted()
     before = {name: (folder / name).read_bytes() for name in names(folder)}

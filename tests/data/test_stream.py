@@ -63,7 +63,7 @@ def same(a: Any, b: Any) -> bool:
 
 @settings(max_examples=20, deadline=None)
 @given(**SIZES, form=st.sampled_from(["array", "rows", "iterable"]), epoch=st.integers(0, 2))
-def test_each_kept_token_is_served_once_in_a_pass(
+def test_each_included_token_comes_once_in_a_pass(
     n_sequences: int, context: int, form: str, epoch: int, **sizes: int
 ) -> None:
     tokens = unique(n_sequences, context)
@@ -97,7 +97,7 @@ def test_batches_after_a_state_are_bitwise_equal(
 
 @settings(max_examples=20, deadline=None)
 @given(**SIZES, stop=st.integers(0, 12))
-def test_a_stream_goes_on_from_its_own_state(n_sequences: int, context: int, stop: int, **sizes: int) -> None:
+def test_a_stream_resumes_from_its_own_state(n_sequences: int, context: int, stop: int, **sizes: int) -> None:
     tokens, model = unique(n_sequences, context), Counted()
     first = stream(tokens, where=site(model), **sizes)
     batches = list(first)
@@ -111,7 +111,7 @@ def test_a_stream_goes_on_from_its_own_state(n_sequences: int, context: int, sto
 
 @settings(max_examples=20, deadline=None)
 @given(**SIZES)
-def test_no_more_is_harvested_than_the_buffer_holds(n_sequences: int, context: int, **sizes: int) -> None:
+def test_capture_stops_when_the_buffer_is_full(n_sequences: int, context: int, **sizes: int) -> None:
     model = Counted()
     data = stream(unique(n_sequences, context), where=site(model), **sizes)
     model.n_positions = n_tokens_yielded = 0
@@ -126,7 +126,7 @@ def test_no_more_is_harvested_than_the_buffer_holds(n_sequences: int, context: i
 @given(
     **SIZES, form=st.sampled_from(["array", "rows", "iterable"]), n_batches=st.integers(1, 8), stop=st.integers(0, 9)
 )
-def test_no_more_is_harvested_than_is_expected(
+def test_capture_stops_at_the_expected_number_of_tokens(
     n_sequences: int, context: int, form: str, n_batches: int, stop: int, **sizes: int
 ) -> None:
     model, source = Counted(), as_source(unique(n_sequences, context), form)
@@ -168,7 +168,7 @@ def test_a_short_run_captures_only_the_tokens_it_trains_on() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(**SIZES, exclude_first=st.integers(0, 3))
-def test_sites_are_served_the_same_tokens_in_the_same_order(
+def test_sites_get_the_same_tokens_in_the_same_order(
     n_sequences: int, context: int, exclude_first: int, **sizes: int
 ) -> None:
     model, tokens = Counted(), unique(n_sequences, context) + 1
@@ -222,7 +222,7 @@ def test_a_pass_smaller_than_a_batch_is_a_batch() -> None:
         assert sorted(ids(batches.next_batch())) == list(range(6))
 
 
-def test_data_within_the_buffer_are_harvested_once() -> None:
+def test_data_within_the_buffer_are_captured_once() -> None:
     model = Counted()
     data = ActivationStream(site(model), unique(10, 8), batch_size=20)
     model.n_positions = 0
@@ -244,7 +244,7 @@ def test_the_buffer_has_the_stated_size() -> None:
     assert ActivationStream(site(), unique(100, 8), batch_size=2).buffer_bytes == 800 * 24
 
 
-def test_a_served_batch_stays_as_it_is() -> None:
+def test_a_yielded_batch_does_not_change() -> None:
     data = ActivationStream(site(), unique(40, 4), batch_size=8, buffer_size=16)
     batches = list(data)
     assert sorted(token for batch in batches for token in ids(batch)) == list(range(160))
@@ -276,7 +276,7 @@ def test_padding_is_left_out_for_a_model_that_knows_nothing_of_masks() -> None:
     assert sorted(token for batch in data for token in ids(batch)) == list(range(1, 10))
 
 
-def test_neurons_are_served_where_asked_for() -> None:
+def test_neurons_are_captured_on_request() -> None:
     mlp = nn.Sequential(nn.Linear(3, 12), nn.GELU(), nn.Linear(12, 3))
     model = nn.Sequential(nn.Embedding(20, 3), mlp, nn.Linear(3, 20))
     here = site(model, "1")
@@ -309,7 +309,7 @@ def test_dtype_and_device_of_the_batches() -> None:
     assert data.bytes_per_token == 12
 
 
-def test_dropout_is_off_while_harvesting_and_the_mode_comes_back() -> None:
+def test_dropout_is_off_during_capture_and_the_mode_is_restored() -> None:
     model = nn.Sequential(nn.Embedding(50, 4), nn.Dropout(0.5), nn.Linear(4, 4))
     model[2].eval()
     data = ActivationStream(site(model, "2"), torch.arange(50).view(10, 5), batch_size=50)
@@ -341,7 +341,7 @@ def test_padding_may_hold_anything() -> None:
     assert sum(batch.n_tokens for batch in data) == 63
 
 
-def test_an_error_stays_an_error_when_asked_again() -> None:
+def test_an_error_is_raised_again_at_the_next_call() -> None:
     batches = ActivationStream(site(Counted(8)), torch.tensor([[1, 9]]), batch_size=1).batches()
     for _ in range(2):
         with pytest.raises(ValueError, match="from 0 to 7, the model's vocabulary, got ids from 1 to 9"):

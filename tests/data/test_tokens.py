@@ -93,7 +93,7 @@ def test_pack_gives_whole_rows() -> None:
 
 
 @pytest.mark.parametrize("form", ["tensor", "uint16", "memmap", "lists", "mapping", "batches", "dicts", "long", "ints"])
-def test_every_form_of_tokens_is_served_whole(form: str, tmp_path: Path) -> None:
+def test_every_form_of_tokens_is_read_completely(form: str, tmp_path: Path) -> None:
     tokens = unique(7, 5)
     array = tokens.numpy().astype(np.uint16)
     np.save(tmp_path / "tokens.npy", array)
@@ -112,7 +112,7 @@ def test_every_form_of_tokens_is_served_whole(form: str, tmp_path: Path) -> None
     assert served(data, **options) == list(range(33 if form == "long" else 35))
 
 
-def test_one_long_row_is_cut_into_sequences_and_its_end_is_served() -> None:
+def test_one_long_row_is_cut_into_sequences_including_its_end() -> None:
     source = token_source(torch.arange(11), None, 4)
     assert [block.tokens.tolist() for block in source.blocks(None, 0, (0, 0), SIZE)] == [
         [[0, 1, 2, 3], [4, 5, 6, 7]],

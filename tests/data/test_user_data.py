@@ -27,7 +27,7 @@ def served(batches: Any) -> list[int]:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 5), st.integers(0, 20))
-def test_rows_in_memory_are_served_once_a_pass_and_taken_up_anywhere(n: int, size: int, seed: int, stop: int) -> None:
+def test_rows_in_memory_come_once_a_pass_and_resume_anywhere(n: int, size: int, seed: int, stop: int) -> None:
     assert sorted(served(as_batches(rows(n), batch_size=size, seed=seed, repeat=False))) == list(range(n))
     whole, resumed = (as_batches(rows(n), batch_size=size, seed=seed) for _ in range(2))
     for _ in islice(whole, stop):

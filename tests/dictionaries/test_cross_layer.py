@@ -199,7 +199,7 @@ def assert_runs_layer_by_layer(dictionary: sd.CrossLayerDistiller, sites: sd.Sit
             torch.testing.assert_close(model(tokens), head(x))
 
 
-def test_latents_of_all_layers_compete_only_where_they_are_asked_to(sites: sd.Sites, tokens: Tensor) -> None:
+def test_latents_of_all_layers_compete_only_on_request(sites: sd.Sites, tokens: Tensor) -> None:
     inputs = torch.randn(50, 18)
     apart, together = (
         sd.CrossLayerDistiller(sites, 32, activation=activation, decoder_norm=sd.UnitNorm())

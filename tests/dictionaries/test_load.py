@@ -85,7 +85,7 @@ def test_loading_leaves_the_random_state_alone(saved: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_saving_twice_keeps_the_last(saved: Path) -> None:
+def test_saving_again_replaces_the_first(saved: Path) -> None:
     cases.make("autoencoder", "gelu").save(saved)
     assert isinstance(sd.load(saved), sd.SparseAutoencoder)
 

@@ -144,7 +144,7 @@ def test_weights_of_a_kind_outside_the_library(kind: type[Gating], d: int, rows:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory from /proc")
-def test_only_the_rows_asked_for_are_read(tmp_path: Path) -> None:
+def test_only_the_requested_rows_are_read(tmp_path: Path) -> None:
     """The file is a hole of 16 GiB: a page that is read becomes the process's own, and they are counted."""
     n_latents, width = 2**20, 2**11
     small = sd.SparseAutoencoder(width, 8, activation=sd.ReLU(), decoder_norm=sd.Free())
@@ -183,7 +183,7 @@ def _read_pages() -> int:
     return used.ru_minflt + used.ru_majflt
 
 
-def test_poisoned_rows_beside_those_asked_for_are_not_looked_at(tmp_path: Path) -> None:
+def test_invalid_rows_beside_the_requested_ones_are_not_read(tmp_path: Path) -> None:
     whole = cases.make("autoencoder", "relu")
     whole.save(tmp_path)
     digest = json.loads((tmp_path / "dictionary.json").read_text())["weights"]

@@ -40,7 +40,7 @@ def test_matrices_may_lie_either_way_round(names: tuple[str, ...], tmp_path: Pat
     assert_equals_the_library(sd.load(folder), "circuit_tracer", "jump_relu_skip")
 
 
-def test_one_threshold_may_serve_all(tmp_path: Path) -> None:
+def test_one_threshold_may_apply_to_all_latents(tmp_path: Path) -> None:
     folder = copied("circuit_tracer", "jump_relu", tmp_path)
     tensors = read_tensors(folder / "layer_0.safetensors")
     for threshold in (torch.tensor(0.4), torch.tensor([0.4])):

@@ -18,7 +18,7 @@ TOLD_BY_TENSORS = ("auto_encoder", "auto_encoder_new", "gated", "jump_relu", "ma
 
 
 @pytest.mark.parametrize("case", TOLD_BY_TENSORS)
-def test_the_names_of_tensors_tell_the_class(case: str, tmp_path: Path) -> None:
+def test_the_names_of_tensors_decide_the_class(case: str, tmp_path: Path) -> None:
     shutil.copy(location("dictionary_learning", case) / "ae.pt", tmp_path / "trained.pt")
     assert_equals_the_library(dictionary_learning.read(tmp_path / "trained.pt"), "dictionary_learning", case)
     # Two linear layers may be anybody's, with any activation.

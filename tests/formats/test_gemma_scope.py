@@ -17,7 +17,7 @@ from sparsedict.storage import StorageError
 
 
 @pytest.mark.parametrize(("case", "name"), [("first", "params.npz"), ("second", "params.safetensors")])
-def test_the_path_tells_a_transcoder(case: str, name: str, tmp_path: Path) -> None:
+def test_the_path_identifies_a_transcoder(case: str, name: str, tmp_path: Path) -> None:
     coder = tmp_path / "gemma-scope-2b-pt-res" / "layer_3" / "width_16k" / "average_l0_59"
     transcoder = tmp_path / "gemma-scope-2b-pt-transcoders" / "layer_3" / "width_16k" / "average_l0_59"
     for folder in (coder, transcoder):
@@ -29,7 +29,7 @@ def test_the_path_tells_a_transcoder(case: str, name: str, tmp_path: Path) -> No
         assert_equals_the_library(sd.load(folder), "gemma_scope", case)
 
 
-def test_the_configuration_tells_a_transcoder(tmp_path: Path) -> None:
+def test_the_configuration_identifies_a_transcoder(tmp_path: Path) -> None:
     folder = copied("gemma_scope", "second", tmp_path)
     config = {
         "architecture": "jump_relu",

@@ -70,7 +70,7 @@ def circuit(tmp_path: Path, prefix: str = "") -> tuple[dict[str, bytes], dict[in
 
 
 @pytest.mark.parametrize("prefix", ["", "sets/all/"])
-def test_of_a_set_only_the_layer_that_is_asked_for_is_downloaded(served: Hub, prefix: str, tmp_path: Path) -> None:
+def test_only_the_requested_layer_of_a_set_is_downloaded(served: Hub, prefix: str, tmp_path: Path) -> None:
     written, students = circuit(tmp_path, prefix)
     served.repositories["owner/set"] = Repository()
     served.repositories["owner/set"].commit(written)
@@ -114,7 +114,7 @@ def test_a_repository_of_several_lists_them(served: Hub, tmp_path: Path) -> None
     assert served.downloaded() == ["README.md"]
 
 
-def test_weights_that_nobody_asked_for_are_left_where_they_are(served: Hub, tmp_path: Path) -> None:
+def test_unrequested_weights_are_not_downloaded(served: Hub, tmp_path: Path) -> None:
     coder = cases.make("autoencoder", "relu", dtype=torch.float32)
     sd.formats.sae_lens.write(coder, tmp_path / "theirs", model_name="gpt2", hook_name="blocks.1.hook_mlp_out")
     written = {file.name: file.read_bytes() for file in (tmp_path / "theirs").iterdir()}
@@ -138,7 +138,7 @@ def test_a_revision_names_an_earlier_state(served: Hub, repository: Repository, 
         assert isinstance(sd.load(f"hf://owner/coders@{revision}"), sd.SparseDistiller)
 
 
-def test_the_cache_serves_where_the_hub_can_not_be_reached(
+def test_the_cache_replaces_an_unreachable_hub(
     served: Hub, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
@@ -178,9 +178,7 @@ def test_a_gated_repository_raises_with_the_remedy(served: Hub, repository: Repo
         sd.load("hf://owner/coders")
 
 
-def test_names_that_lead_out_of_the_repository_are_not_asked_for(
-    served: Hub, repository: Repository, tmp_path: Path
-) -> None:
+def test_names_outside_the_repository_are_not_requested(served: Hub, repository: Repository, tmp_path: Path) -> None:
     repository.commit({"../../escaped.safetensors": b"x", "/etc/escaped.json": b"x", "a\\..\\escaped.json": b"x"})
     sd.load("hf://owner/coders")
     assert not [name for name in served.downloaded() if "escaped" in name]

@@ -56,7 +56,7 @@ def test_gradients_of_an_empty_support_are_zero() -> None:
     assert all(tensor.grad is not None and not tensor.grad.any() for tensor in (inputs, rows, bias))
 
 
-def test_only_the_gradients_asked_for_are_computed() -> None:
+def test_only_the_required_gradients_are_computed() -> None:
     stored = support("mixed")
     rows = leaf(4, 5)
     values = kernels.affine_at(torch.randn(3, 5).double(), rows.detach(), torch.zeros(4).double(), stored)

@@ -155,7 +155,7 @@ def test_mixed_precision_is_promoted(backend: Callable[[], Backend]) -> None:
     torch.testing.assert_close(mixed, dense.bfloat16().float() @ rows)
 
 
-def test_the_cpu_keeps_the_embedding_bag() -> None:
+def test_the_cpu_uses_the_embedding_bag() -> None:
     assert _backend.backend_for(torch.device("cpu")) is _embedding_bag
     assert not kernels.compacts(torch.device("cpu"))
 

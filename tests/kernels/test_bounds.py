@@ -104,7 +104,7 @@ def test_non_finite_values_have_no_bounds() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_they_serve_float32_alone(dtype: torch.dtype) -> None:
+def test_bounds_are_for_float32_only(dtype: torch.dtype) -> None:
     assert not bounds_are_faster(torch.zeros(2048, 512, dtype=dtype), torch.zeros(8192, 512, dtype=dtype))
     assert not bounds_are_faster(torch.zeros(2, 8), torch.zeros(64, 8))
 

@@ -162,7 +162,7 @@ def test_without_memory_the_largest_have_shapes() -> None:
 
 
 @pytest.mark.parametrize("bounded", [False, True])
-def test_it_gives_up_beyond_the_entries_allowed(bounded: bool) -> None:
+def test_selection_stops_beyond_its_capacity(bounded: bool) -> None:
     inputs, rows, bias = drawn(64, 64, 8, 0)
     rule = Above(torch.zeros(()))
     picked = select(inputs, rows, bias, rule, bounded=bounded)

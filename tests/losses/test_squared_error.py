@@ -18,7 +18,7 @@ def test_it_is_summed_over_the_width_and_meant_over_tokens() -> None:
     assert sd.SquaredError()(perfect).item() == 0
 
 
-def test_it_serves_every_dictionary() -> None:
+def test_it_applies_to_every_dictionary() -> None:
     sd.SquaredError().check(cases.make())
     assert sd.SquaredError() == sd.SquaredError()
 

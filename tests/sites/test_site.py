@@ -166,7 +166,7 @@ def test_hooks_leave_after_an_error(model: _models.Plain, site: Site, tokens: Te
     assert n_hooks(model) == 0
 
 
-def test_ablating_nothing_with_the_error_kept_is_the_identity(site: Site, tokens: Tensor) -> None:
+def test_ablating_nothing_with_the_error_added_is_the_identity(site: Site, tokens: Tensor) -> None:
     with torch.no_grad():
         expected = site.logits(tokens)
         random = Neurons(torch.randn(8, _models.WIDTH), torch.randn(8, _models.WIDTH), torch.relu)

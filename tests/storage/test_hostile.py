@@ -162,7 +162,7 @@ def test_a_header_of_a_hundred_megabytes_raises(saved: Path) -> None:
         sd.load(saved)
 
 
-def test_a_large_tensor_that_nobody_asked_for_is_not_read(saved: Path) -> None:
+def test_a_large_unrequested_tensor_is_not_read(saved: Path) -> None:
     weights = dict(cases.make("distiller_bias_skip", "jump_relu").state_dict())
     digest = json.loads((saved / JSON).read_text())["weights"]
     save_file(weights | {"more": torch.zeros(2**22)}, saved / WEIGHTS, metadata={"digest": digest})

@@ -180,14 +180,14 @@ def test_other_data_raises(other, tmp_path):
     quick(tmp_path, data=[rows(BATCH, seed=i) for i in range(4)], log_every=3, resume=True)
 
 
-def test_data_that_differs_in_rounding_goes_on_with_a_warning(tmp_path):
+def test_data_that_differs_in_rounding_resumes_with_a_warning(tmp_path):
     data = [rows(BATCH, seed=i) for i in range(4)]
     stopped(tmp_path, data)
     with pytest.warns(UserWarning, match="differ in rounding"):
         quick(tmp_path, data=[part * (1 + 1e-6) for part in data], log_every=3, resume=True)
 
 
-def test_another_number_of_threads_goes_on_with_a_warning(tmp_path):
+def test_another_number_of_threads_resumes_with_a_warning(tmp_path):
     quick(tmp_path)
     n = torch.get_num_threads()
     try:

@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_weights():
     assert not torch.equal(first.encoder, other.encoder)
 
 
-def test_fitting_again_goes_on_training():
+def test_fitting_again_continues_training():
     dictionary = coder()
     x = rows()
     quick(dictionary, x, n_tokens=5_000, batch_size=256)

@@ -39,7 +39,7 @@ def three_layers() -> tuple[nn.Module, dict[str, sd.Site]]:
     return model, sites
 
 
-def test_several_sites_are_served_in_one_pass():
+def test_several_sites_are_captured_in_one_pass():
     model, sites = three_layers()
     passes = []
     model[0].register_forward_hook(lambda *_: passes.append(1))

@@ -192,7 +192,7 @@ def test_a_handler_of_the_program_is_called_when_the_checkpoint_is_there(tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_does_not_wait_for_a_batch_that_is_being_harvested(number, tmp_path, monkeypatch):
+def test_a_signal_does_not_wait_for_a_batch_that_is_being_captured(number, tmp_path, monkeypatch):
     whole = ADAM.run()
     ahead = BatchQueue.peek
 

@@ -54,7 +54,7 @@ def test_steps_are_counted_beyond_the_range_of_half_precision():
     assert (optimizer.state[weight]["step"] == 600).all()
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_bit(tmp_path):
+def test_a_stopped_run_resumes_bit_for_bit(tmp_path):
     truth = sd.data.SyntheticFeatures(d=8, n_features=24, l0=2, seed=0)
     batch, _ = truth.sample(2048, seed=1)
 

@@ -202,7 +202,7 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5, 8])
-def test_a_run_that_has_read_ahead_goes_on_to_the_bit(stop: int, tmp_path: Path) -> None:
+def test_a_run_that_has_read_ahead_resumes_bit_for_bit(stop: int, tmp_path: Path) -> None:
     def run(folder: str, stop: int | None = None, **kwargs: Any) -> dict[str, Tensor]:
         def interrupt(name: str, record: sd.training.Record, dictionary: sd.Dictionary) -> None:
             if record.step == stop:

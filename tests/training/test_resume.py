@@ -50,7 +50,7 @@ def replaying(case: Case, step: int):
 
 @pytest.mark.as_installed  # beartype draws from the random generators that are compared here
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_a_run_that_goes_on_ends_like_one_that_was_never_stopped(case, tmp_path: Path, monkeypatch):
+def test_a_resumed_run_ends_like_an_uninterrupted_one(case, tmp_path: Path, monkeypatch):
     whole = case.run(tmp_path / "whole", checkpoint_every=1)
     same_results(whole, case.run())
     for step in (0, 4, 10):

@@ -110,7 +110,7 @@ def test_a_copy_starts_as_the_original(kind: str, tmp_path: Path) -> None:
         assert torch.equal(trained(other)["decoder"], wanted["decoder"])
 
 
-def test_a_saved_dictionary_goes_on_as_it_was(tmp_path: Path) -> None:
+def test_a_loaded_dictionary_continues_with_equal_results(tmp_path: Path) -> None:
     dictionary = made("autoencoder", 5, by_generator=False)
     trained(dictionary)
     dictionary.save(tmp_path / "coder")

@@ -118,7 +118,7 @@ def test_a_step_that_exceeded_its_capacity_is_computed_again(penalty: sd.Penalty
         assert penalty.n_calls == N_STEPS
 
 
-def test_a_run_that_goes_on_takes_the_same_paths(tmp_path: Path) -> None:
+def test_a_resumed_run_takes_the_same_paths(tmp_path: Path) -> None:
     with kernels.using(kernels.triton_backend()):
         watches = Watch(), Watch()
         folder = tmp_path / "whole"

@@ -145,7 +145,7 @@ def test_the_default_is_a_relative_rate() -> None:
         RelativeLR(0.0)
 
 
-def test_a_run_that_is_resumed_goes_on_with_the_units_it_began_with(tmp_path: Path) -> None:
+def test_a_resumed_run_uses_the_units_of_its_start(tmp_path: Path) -> None:
     class StopError(Exception):
         pass
 
