@@ -5,6 +5,7 @@ All functions are pure. They accept a `Dictionary`, and in many cases a tensor o
 seed.
 """
 
+from sparsedict.analysis import ratings
 from sparsedict.analysis._ablated_error import AblatedError, ReconstructionError, ablated_error
 from sparsedict.analysis._calibrate import Calibration, calibrate_threshold
 from sparsedict.analysis._clusters import Clusters, clusters
@@ -51,6 +52,7 @@ __all__ = [
     "loss_recovered",
     "match_dictionaries",
     "match_neurons",
+    "ratings",
     "simulator_correlation",
     "top_examples",
 ]

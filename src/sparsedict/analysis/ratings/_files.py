@@ -1,0 +1,125 @@
+"""`read` and `write`, the JSON files of ratings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sparsedict import checks
+from sparsedict.analysis.ratings._json import MAX_FILE, document, number_or_null, write_document
+from sparsedict.analysis.ratings._key import RatingKey
+from sparsedict.analysis.ratings._rating import GRADES, Rating, Ratings
+from sparsedict.storage import Reader, StorageError, read_json
+
+FORMAT = "sparsedict-ratings"
+SKIP = "skip"
+"""The grade of a skipped latent in a file."""
+
+
+def read(*paths: str | os.PathLike[str], key: RatingKey | str | os.PathLike[str] | None = None) -> Ratings:
+    """Reads the files of one or several raters.
+
+    Args:
+        paths: JSON files of ratings. Each file has the ratings of one rater.
+        key: The key of a blind rating, or its file. Files that `write` wrote need no key.
+
+    Raises:
+        FileNotFoundError: If a file doesn't exist.
+        StorageError: If a file has another format, needs a key, or belongs to another key.
+        ValueError: If no file is given, or two files have the same rater and latent.
+    """
+    if not paths:
+        raise ValueError("`paths` must name at least one file of ratings, got none.")
+    files = [checks.path("paths", path) for path in paths]
+    if key is not None and not isinstance(key, RatingKey):
+        key = RatingKey.read(key)
+    return Ratings(tuple(rating for file in files for rating in _ratings(file, key)))
+
+
+def write(ratings: Ratings, path: str | os.PathLike[str]) -> None:
+    """Writes the ratings of one rater with the names of dictionaries, so that no key is needed.
+
+    Args:
+        ratings: Ratings of one rater.
+        path: The JSON file.
+
+    Raises:
+        ValueError: If there are ratings of several raters.
+    """
+    if len(ratings.raters) != 1:
+        raise ValueError(
+            f"`ratings` must have one rater for each file, got {len(ratings.raters)} raters. "
+            "Write `ratings.by(name)` for each rater."
+        )
+    rows = [
+        {
+            "dictionary": r.dictionary,
+            "latent": r.latent,
+            "kind": r.kind,
+            "maximum": r.maximum,
+            "grade": SKIP if r.grade is None else r.grade,
+            "time": r.time,
+        }
+        for r in ratings
+    ]
+    write_document(checks.path("path", path), FORMAT, {"rater": ratings.raters[0], "set": "", "ratings": rows})
+
+
+def _ratings(file: Path, key: RatingKey | None) -> list[Rating]:
+    reader = document(read_json(file, MAX_FILE), FORMAT, str(file))
+    rater, found = reader.text("rater"), reader.text("set")
+    rows = reader.rows("ratings")
+    reader.finish()
+    if not rater.strip():
+        raise StorageError(f"{file}: `rater` must be the name of the rater, got {rater!r}.")
+    rating = _blind(file, found, key) if found else _named
+    return [_checked(rating, rater, row, f"{file}, rating {number}") for number, row in enumerate(rows)]
+
+
+def _checked(rating: Callable[..., Rating], rater: str, row: object, source: str) -> Rating:
+    if not isinstance(row, dict):
+        raise StorageError(f"{source} must be an object, got {row!r:.80}.")
+    reader = Reader(row, source)
+    made = rating(reader, {"rater": rater, "grade": _grade(reader), "time": reader.text("time")})
+    reader.finish()
+    return made
+
+
+def _grade(reader: Reader) -> int | None:
+    grade = reader.value("grade")
+    if grade == SKIP:
+        return None
+    if isinstance(grade, bool) or not isinstance(grade, int) or grade not in GRADES:
+        raise StorageError(
+            f"{reader.source}: `grade` must be an integer from 0 to {GRADES[-1]}, or {SKIP!r}, got {grade!r:.80}."
+        )
+    return grade
+
+
+def _named(reader: Reader, fields: dict[str, Any]) -> Rating:
+    return Rating(
+        dictionary=reader.text("dictionary"),
+        latent=reader.integer("latent"),
+        kind=reader.text("kind"),
+        maximum=number_or_null(reader, "maximum"),
+        **fields,
+    )
+
+
+def _blind(file: Path, found: str, key: RatingKey | None) -> Callable[[Reader, dict[str, Any]], Rating]:
+    if key is None:
+        raise StorageError(f"{file} holds blind ratings, which need the key of their set {found!r}. Pass `key=`.")
+    if key.set != found:
+        raise StorageError(f"{file} belongs to the set {found!r:.80}, and `key` to the set {key.set!r}. Pass its key.")
+    items = key.by_id
+
+    def rating(reader: Reader, fields: dict[str, Any]) -> Rating:
+        identifier = reader.text("id")
+        if identifier not in items:
+            raise StorageError(f"{reader.source}: `key` has no item {identifier!r:.80}.")
+        item = items[identifier]
+        return Rating(dictionary=item.dictionary, latent=item.latent, kind=item.kind, maximum=item.maximum, **fields)
+
+    return rating
