@@ -9,17 +9,20 @@ from sparsedict.analysis import ratings
 from sparsedict.analysis._ablated_error import AblatedError, ReconstructionError, ablated_error
 from sparsedict.analysis._calibrate import Calibration, calibrate_threshold
 from sparsedict.analysis._clusters import Clusters, clusters
+from sparsedict.analysis._collect import collect
 from sparsedict.analysis._correlation import SimulatorCorrelation, simulator_correlation
 from sparsedict.analysis._decoder_shares import DecoderShares, decoder_shares
 from sparsedict.analysis._dictionary_match import DictionaryMatch, match_dictionaries
 from sparsedict.analysis._evaluate import Evaluation, evaluate
+from sparsedict.analysis._examples import Example, ExampleTable
 from sparsedict.analysis._firing import DeadLatents, FiringFrequencies, dead_latents, firing_frequencies, latent_means
+from sparsedict.analysis._latent_records import Histograms, LatentRecords, Partners
 from sparsedict.analysis._latent_types import LatentTypes, latent_types
 from sparsedict.analysis._loss_recovered import loss_recovered
 from sparsedict.analysis._neuron_match import NeuronMatch, match_neurons
 from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._sites_evaluation import DictionaryUse, SiteEvaluation, SitesEvaluation
-from sparsedict.analysis._top_examples import Example, TopExamples, top_examples
+from sparsedict.analysis._top_examples import TopExamples, top_examples
 
 __all__ = [
     "AblatedError",
@@ -31,10 +34,14 @@ __all__ = [
     "DictionaryUse",
     "Evaluation",
     "Example",
+    "ExampleTable",
     "FiringFrequencies",
+    "Histograms",
+    "LatentRecords",
     "LatentTypes",
     "LossRecovered",
     "NeuronMatch",
+    "Partners",
     "ReconstructionError",
     "SimulatorCorrelation",
     "SiteEvaluation",
@@ -43,6 +50,7 @@ __all__ = [
     "ablated_error",
     "calibrate_threshold",
     "clusters",
+    "collect",
     "dead_latents",
     "decoder_shares",
     "evaluate",

@@ -1,0 +1,264 @@
+"""`collect`, which records the activations of every latent in one pass over tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparsedict import checks
+from sparsedict.adapters import Adapter
+from sparsedict.analysis._blocks import evaluation_mode
+from sparsedict.analysis._collector import Amounts, Collector
+from sparsedict.analysis._entry_blocks import BLOCK_TOKENS, EntryBlock, EntryBlocks, Placed
+from sparsedict.analysis._latent_records import LatentRecords
+from sparsedict.batches import Points
+from sparsedict.progress import progress_bar
+from sparsedict.sites import Neurons, Site, Sites
+from sparsedict.storage import discard_folder, read_checkpoint, write_checkpoint
+
+_STATE = "collect-"
+
+
+def collect(
+    site: Site | Sites,
+    dictionaries: Mapping[str, Any],
+    tokens: Any,
+    *,
+    n_tokens: int | None = None,
+    n_top: int = 16,
+    n_quantiles: int = 5,
+    n_per_quantile: int = 4,
+    context: int | tuple[int, int] = (16, 8),
+    n_partners: int = 10,
+    batch_size: int = 16,
+    seed: int = 0,
+    reads: Points | None = None,
+    progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1_000_000,
+    resume: bool = False,
+) -> dict[str, LatentRecords]:
+    """Records the activations of every latent of one or several dictionaries, in one pass over tokens.
+
+    The records hold firing counts, quantiles, histograms, examples of the largest activations and of every quantile,
+    and the latents that fire on the same tokens. See `LatentRecords`. The memory depends on the number of latents, and
+    not on the number of tokens. The examples depend on the seed, and not on the batch size.
+
+    Args:
+        site: The site or the sites of the dictionaries.
+        dictionaries: Dictionaries by name, each a `Dictionary`, `Neurons`, or any object with ``encode``. If there are
+            several sites, a key that is the name of a site stands for its dictionary or for a mapping of its
+            dictionaries, whose records are named ``"site.name"``. Any other key is the name of a dictionary that names
+            its points in full, such as ``"0.inputs"``.
+        tokens: Ids ``[n_sequences, n_positions]``, or any other form that an `ActivationStream` accepts.
+        n_tokens: Number of tokens after which to stop, at the end of a sequence. One pass over the tokens by default.
+        n_top: Number of examples of the largest magnitudes for each latent.
+        n_quantiles: Number of quantiles of equal numbers of tokens.
+        n_per_quantile: Largest number of examples of each quantile. A quantile has fewer if the latent fires rarely,
+            and seldom by chance.
+        context: Number of tokens before and after an example's token: one number, or a tuple of two.
+        n_partners: Largest number of latents that fire on the same tokens.
+        batch_size: Number of sequences in a forward pass.
+        seed: Random seed of the quantiles' examples and of the tokens that are sampled to find partners.
+        reads: The activations that objects of another library read.
+        progress: Whether to show a progress bar.
+        checkpoint: Folder for the state of the pass. It is empty when the pass is finished.
+        checkpoint_every: Number of tokens between two checkpoints.
+        resume: Whether to continue from the checkpoint, if there is one. The result is that of an uninterrupted pass.
+
+    Returns:
+        The records of each dictionary by name.
+
+    Raises:
+        TypeError: If ``dictionaries`` isn't a mapping.
+        ValueError: If the tokens aren't token ids, a dictionary's points are unknown, latents aren't finite, or the
+            checkpoint belongs to other arguments.
+        FileExistsError: If there is a checkpoint and ``resume`` is False.
+
+    Example:
+        >>> import sparsedict as sd
+        >>> site = sd.Site(sd.zoo.load_model(), "transformer.h.1.mlp", exclude_tokens=[0])
+        >>> tokens = sd.zoo.tokens("evaluation", n_tokens=2048)
+        >>> found = sd.analysis.collect(site, {"neurons": site.neurons}, tokens, n_quantiles=4, progress=False)
+        >>> [len(found["neurons"].examples(3, quantile)) for quantile in range(4)]
+        [4, 4, 4, 4]
+    """
+    placed = _placed(site, dictionaries, reads)
+    sides = context if isinstance(context, tuple | list) else (context, context)
+    before, after = (checks.at_least("context", side, 0) for side in sides)
+    amounts = Amounts(
+        checks.at_least("n_top", n_top, 1),
+        checks.at_least("n_quantiles", n_quantiles, 1),
+        checks.at_least("n_per_quantile", n_per_quantile, 1),
+        (before, after),
+        checks.at_least("n_partners", n_partners, 1),
+    )
+    n_tokens = None if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
+    run = _Pass(placed, amounts, checks.at_least("seed", seed, 0))
+    folder = None
+    if checkpoint is not None:
+        settings = {**asdict(amounts), "seed": seed, "batch_size": batch_size, "dictionaries": _fingerprints(placed)}
+        folder = _Checkpoint(Path(checkpoint), checks.at_least("checkpoint_every", checkpoint_every, 1), settings)
+        folder.load(run, resume)
+    size = BLOCK_TOKENS if folder is None else min(BLOCK_TOKENS, folder.every)
+    blocks = EntryBlocks(
+        site, placed, tokens, batch_size, n_tokens, size, run.n_sequences, run.n_tokens, run.digest or None
+    )
+    models = [site.model] if isinstance(site, Site) else list(site.models)
+    total = _n_tokens(tokens, n_tokens)
+    with (
+        evaluation_mode(*models, *(own.adapter for own in placed)),
+        progress_bar("collecting", total=total, initial=run.n_tokens, shown=progress) as bar,
+    ):
+        for block in blocks:
+            bar.update(run.update_(block, blocks))
+            if folder is not None:
+                folder.write_if_due(run)
+    if not run.collectors:
+        raise ValueError("`tokens` must contain at least one sequence, got none.")
+    records = {name: collector.records() for name, collector in run.collectors.items()}
+    if folder is not None:
+        folder.clear()
+    return records
+
+
+@dataclass
+class _Pass:
+    """The collectors of all dictionaries."""
+
+    placed: list[Placed]
+    amounts: Amounts
+    seed: int
+    collectors: dict[str, Collector] = field(default_factory=dict)
+    digest: str = ""
+
+    @property
+    def n_tokens(self) -> int:
+        return next(iter(self.collectors.values())).n_tokens if self.collectors else 0
+
+    @property
+    def n_sequences(self) -> int:
+        return next(iter(self.collectors.values())).n_sequences if self.collectors else 0
+
+    def update_(self, block: Mapping[str, EntryBlock], blocks: EntryBlocks) -> int:
+        """Adds a block of every dictionary, and returns its number of tokens."""
+        for name, own in block.items():
+            if name not in self.collectors:
+                self.collectors[name] = Collector(blocks.n_latents[name], self.amounts, self.seed)
+            self.collectors[name].update_(own)
+        self.digest = blocks.digest
+        return next(iter(block.values())).text.n_tokens
+
+
+@dataclass
+class _Checkpoint:
+    """The folder of the state of a pass."""
+
+    folder: Path
+    every: int
+    settings: dict[str, Any]
+    written: int = 0
+
+    def _found(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{_STATE}*")) if self.folder.is_dir() else []
+
+    def load(self, run: _Pass, resume: bool) -> None:
+        """Restores the newest state, if there is one."""
+        found = self._found()
+        if found and not resume:
+            raise FileExistsError(
+                f"`checkpoint` must be a folder without checkpoints if `resume` is False, but {self.folder} holds one. "
+                "Pass resume=True to continue, or choose another folder."
+            )
+        if not found:
+            return
+        settings, state = read_checkpoint(found[-1])
+        for name, value in self.settings.items():
+            before = settings.get(name)
+            if before != (list(value) if isinstance(value, tuple) else value):
+                raise ValueError(
+                    f"`checkpoint` must be of a pass with the same arguments, but {found[-1]} has `{name}` {before!r}, "
+                    f"got {value!r}. Restore the argument, or choose another folder."
+                )
+        collectors = state["collectors"].items()
+        run.collectors = {name: Collector.restored(own, run.amounts, run.seed) for name, own in collectors}
+        run.digest = state["digest"]
+        self.written = run.n_tokens
+
+    def write_if_due(self, run: _Pass) -> None:
+        """Writes the state if enough tokens have passed, and removes the previous state."""
+        if run.n_tokens - self.written < self.every:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        before = self._found()
+        target = self.folder / f"{_STATE}{run.n_tokens:012d}"
+        collectors = {name: own.state() for name, own in run.collectors.items()}
+        write_checkpoint(target, self.settings, {"collectors": collectors, "digest": run.digest})
+        for old in before:
+            discard_folder(old)
+        self.written = run.n_tokens
+
+    def clear(self) -> None:
+        """Removes the states of a finished pass."""
+        for old in self._found():
+            discard_folder(old)
+
+
+def _placed(site: Site | Sites, dictionaries: Mapping[str, Any], reads: Points | None) -> list[Placed]:
+    """Returns the dictionaries with the sites that they read."""
+    if not isinstance(site, Site | Sites):
+        raise TypeError(f"`site` must be a Site or Sites, got {type(site).__name__}.")
+    if not isinstance(dictionaries, Mapping):
+        raise TypeError(
+            f"`dictionaries` must map names to dictionaries, such as {{'transcoder': transcoder}}, got "
+            f"{type(dictionaries).__name__}."
+        )
+    if not dictionaries:
+        raise ValueError("`dictionaries` must contain at least one dictionary, got none.")
+    names = () if isinstance(site, Site) else tuple(site)
+    found: list[Placed] = []
+    for key, value in dictionaries.items():
+        inner = {f"{key}.{name}": own for name, own in value.items()} if isinstance(value, Mapping) else {key: value}
+        if isinstance(value, Mapping) and key not in names:
+            raise ValueError(f"`dictionaries[{key!r}]` must be a dictionary, or {key!r} the name of a site.")
+        for name, own in inner.items():
+            adapter = Adapter(own, reads, argument=f"dictionaries[{name!r}]")
+            points = adapter.points[0]
+            by_role = isinstance(points, str) and "." not in points
+            if names and by_role and key not in names and len(names) > 1:
+                raise ValueError(
+                    f"`dictionaries[{name!r}]` reads {points!r} of an unknown site. Use the name of its site as the "
+                    f"key, one of {', '.join(map(repr, names))}."
+                )
+            of_site = key if key in names else names[0] if names else None
+            found.append(Placed(name, adapter, of_site if by_role else None))
+    return found
+
+
+def _fingerprints(placed: list[Placed]) -> dict[str, str]:
+    """Returns a hash of the weights of each dictionary."""
+    found: dict[str, str] = {}
+    for own in placed:
+        source, digest = own.adapter.source, hashlib.sha256()
+        state = source.state_dict() if isinstance(source, nn.Module) else {}
+        if isinstance(source, Neurons):
+            state = {"encoder": source.encoder, "decoder": source.decoder}
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().double().contiguous().numpy().tobytes())
+        found[own.name] = digest.hexdigest()
+    return found
+
+
+def _n_tokens(tokens: Any, wanted: int | None) -> int:
+    known = tokens.numel() if isinstance(tokens, Tensor) else None
+    if isinstance(tokens, Mapping):
+        known = next((v.numel() for v in tokens.values() if isinstance(v, Tensor) and v.ndim == 2), None)
+    return min(value for value in (known, wanted, 2**62) if value is not None) if known or wanted else 0
