@@ -1,5 +1,6 @@
-"""Self-contained HTML pages of results, without scripts or external files, for light and dark mode."""
+"""Self-contained HTML pages of results, without external files, for light and dark mode."""
 
+from sparsedict.pages import rating
 from sparsedict.pages._cards import LatentCard, latent_cards
 from sparsedict.pages._examples import write_examples
 from sparsedict.pages._overview import Section, write_overview
@@ -10,6 +11,7 @@ __all__ = [
     "Section",
     "TokenStrings",
     "latent_cards",
+    "rating",
     "token_strings",
     "write_examples",
     "write_overview",

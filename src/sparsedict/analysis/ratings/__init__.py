@@ -10,7 +10,7 @@ https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
 
 from sparsedict.analysis._bootstrap import Estimate
 from sparsedict.analysis.ratings._agreement import Agreement, agreement
-from sparsedict.analysis.ratings._files import read, write
+from sparsedict.analysis.ratings._files import SKIP, read, write, write_blind
 from sparsedict.analysis.ratings._key import KeyItem, RatingKey
 from sparsedict.analysis.ratings._rank import rank_correlation
 from sparsedict.analysis.ratings._rating import GRADES, Rating, Ratings
@@ -18,6 +18,7 @@ from sparsedict.analysis.ratings._table import RatingTable, TableRow, table
 
 __all__ = [
     "GRADES",
+    "SKIP",
     "Agreement",
     "Estimate",
     "KeyItem",
@@ -31,4 +32,5 @@ __all__ = [
     "read",
     "table",
     "write",
+    "write_blind",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,19 @@ def write(ratings: Ratings, path: str | os.PathLike[str]) -> None:
         for r in ratings
     ]
     write_document(checks.path("path", path), FORMAT, {"rater": ratings.raters[0], "set": "", "ratings": rows})
+
+
+def write_blind(path: str | os.PathLike[str], rater: str, key: RatingKey, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes blind ratings, which only name the identifiers of a key.
+
+    Args:
+        path: The JSON file. It is replaced atomically.
+        rater: Name of the rater.
+        key: The key of the blind rating.
+        rows: For each rating the ``id``, the ``grade`` (0 to 4, or ``"skip"``) and the ``time``.
+    """
+    content = {"rater": rater, "set": key.set, "ratings": [dict(row) for row in rows]}
+    write_document(checks.path("path", path), FORMAT, content)
 
 
 def _ratings(file: Path, key: RatingKey | None) -> list[Rating]:

@@ -1,0 +1,152 @@
+"""`rating_set`, the latents of a blind rating."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsedict import checks
+from sparsedict.analysis import Example, TopExamples
+from sparsedict.analysis.ratings import KeyItem, RatingKey
+from sparsedict.pages._strings import TokenStrings, token_strings, visible
+
+KEY = "key.json"
+N_ID = 10
+"""Number of hexadecimal digits of an identifier."""
+
+
+@dataclass(frozen=True)
+class RatingItem:
+    """A latent without its name, as raters see it.
+
+    Attributes:
+        id: Identifier of the latent.
+        examples: The examples, the strongest first. An example has for each token its text and its activation as a
+            percentage of the largest magnitude of the latent, and the index of its strongest token.
+    """
+
+    id: str
+    examples: tuple[tuple[tuple[str, ...], tuple[int, ...], int], ...]
+
+
+@dataclass(frozen=True)
+class RatingSet:
+    """The latents of a blind rating, in the order in which raters see them.
+
+    Attributes:
+        items: The latents without their names.
+        key: The names of the latents.
+    """
+
+    items: tuple[RatingItem, ...]
+    key: RatingKey
+
+    @property
+    def id(self) -> str:
+        """Identifier of the set. It depends on the latents, their examples and their order."""
+        return self.key.set
+
+    def write_key(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes ``key.json``, which raters must not see before they finish, and returns its path.
+
+        Raises:
+            FileExistsError: If the folder has the key of another set.
+        """
+        file = checks.path("folder", folder) / KEY
+        if file.exists() and RatingKey.read(file) != self.key:
+            raise FileExistsError(
+                f"`folder` must be new, or have the key of the same set of latents, but {file} is the key of another "
+                "set. Pass the same settings to continue, or choose another folder."
+            )
+        self.key.write(file)
+        return file
+
+
+def rating_set(
+    examples: Mapping[str, Mapping[int, TopExamples]],
+    *,
+    kinds: Mapping[str, Sequence[str]] | None = None,
+    strings: TokenStrings | None = None,
+    n_per_kind: int = 15,
+    n_examples: int = 10,
+    min_examples: int = 5,
+    seed: int = 0,
+) -> RatingSet:
+    """Selects latents of several dictionaries at random and removes everything that names their dictionary.
+
+    Activations are shown as percentages of the largest magnitude of the latent, because scales differ between
+    dictionaries. Values of the opposite sign are shown as 0. Latents of all dictionaries are in one random order.
+
+    Args:
+        examples: Top examples of each latent by the name of the dictionary, as `sparsedict.analysis.top_examples`
+            returns them.
+        kinds: Kinds of the latents by the name of the dictionary, one for each latent, such as ``simulator``. Latents
+            whose kind is empty are left out. A dictionary that isn't a key has one kind.
+        strings: Function from token ids to text, see `sparsedict.pages.token_strings`.
+        n_per_kind: Largest number of latents for each kind of each dictionary.
+        n_examples: Largest number of examples of a latent.
+        min_examples: Smallest number of examples. Latents with fewer are left out.
+        seed: Seed of the selection and of the order.
+
+    Raises:
+        ValueError: If no latent has enough examples.
+    """
+    n_per_kind = checks.at_least("n_per_kind", n_per_kind, 1)
+    n_examples = checks.at_least("n_examples", n_examples, 1)
+    min_examples = checks.at_least("min_examples", min_examples, 1)
+    kinds = dict(kinds or {})
+    if unknown := [name for name in kinds if name not in examples]:
+        raise ValueError(f"`kinds` must have names of `examples`, got {unknown[0]!r}.")
+    chance = random.Random(checks.at_least("seed", seed, 0))
+    chosen = []
+    for name, of in examples.items():
+        groups: dict[str, list[int]] = {}
+        for latent in sorted(of):
+            kind = _kind(name, latent, kinds)
+            if kind is not None and len(of[latent]) >= min_examples:
+                groups.setdefault(kind, []).append(latent)
+        for kind, latents in groups.items():
+            picked = chance.sample(latents, min(n_per_kind, len(latents)))
+            chosen += [(name, kind, of[latent]) for latent in picked]
+    if not chosen:
+        raise ValueError(f"`examples` must have a latent with at least {min_examples} examples, got none.")
+    chance.shuffle(chosen)
+    return _anonymous(chosen, strings or token_strings(), n_examples)
+
+
+def _kind(name: str, latent: int, kinds: Mapping[str, Sequence[str]]) -> str | None:
+    """Returns the kind of a latent, empty if kinds aren't distinguished, or None if the latent is left out."""
+    if name not in kinds:
+        return ""
+    if latent >= len(kinds[name]):
+        raise ValueError(f"`kinds[{name!r}]` must have one kind for each latent, got {len(kinds[name])} kinds.")
+    return kinds[name][latent] or None
+
+
+def _anonymous(chosen: list[tuple[str, str, TopExamples]], strings: TokenStrings, n_examples: int) -> RatingSet:
+    shown = [tuple(_shown(e, of, strings) for e in of.examples[:n_examples]) for _, _, of in chosen]
+    named = [[name, kind, of.latent] for name, kind, of in chosen]
+    digest = hashlib.sha256(json.dumps([named, shown]).encode()).hexdigest()
+    # The identifier of a latent depends on the whole set and on its place, which is random.
+    ids = [hashlib.sha256(f"{digest} {place}".encode()).hexdigest()[:N_ID] for place in range(len(chosen))]
+    items = tuple(map(RatingItem, ids, shown))
+    key = tuple(
+        KeyItem(found, name, of.latent, kind, max((abs(e.max) for e in of.examples), default=0.0))
+        for found, (name, kind, of) in zip(ids, chosen, strict=True)
+    )
+    return RatingSet(items, RatingKey(digest[:N_ID], key))
+
+
+def _shown(example: Example, of: TopExamples, strings: TokenStrings) -> tuple[tuple[str, ...], tuple[int, ...], int]:
+    ids, values = example.tokens.tolist(), example.activations.tolist()
+    inside = [i for i, token in enumerate(ids) if token >= 0]
+    texts = tuple(map(visible, strings([ids[i] for i in inside])))
+    largest = max((abs(e.max) for e in of.examples), default=0.0)
+    sign = -1 if example.max < 0 else 1
+    shares = tuple(round(100 * max(0.0, sign * values[i]) / largest) if largest else 0 for i in inside)
+    return texts, shares, inside.index(example.peak)

@@ -1,0 +1,84 @@
+"""The latents of a blind rating: selection, order, and what raters can't see."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from sparsedict.pages import rating
+from sparsedict.pages.rating import rating_set
+
+from ._made import KINDS, examples, made_set, top
+
+
+def test_each_kind_of_each_dictionary_has_the_same_number_of_latents() -> None:
+    made = made_set()
+    assert Counter((item.dictionary, item.kind) for item in made.key.items) == {
+        ("student-secret", "simulator-secret"): 4,
+        ("student-secret", "sparse-secret"): 4,
+        ("sae-secret", ""): 4,
+    }
+    assert [item.id for item in made.items] == [item.id for item in made.key.items]
+
+
+def test_latents_without_a_kind_or_with_few_examples_are_left_out() -> None:
+    latents = {(item.dictionary, item.latent) for item in made_set(n_per_kind=50).key.items}
+    assert ("student-secret", 11) not in latents  # its kind is empty
+    assert ("student-secret", 3) not in latents  # it has two examples
+    assert len(latents) == 16
+
+
+def test_the_seed_decides_the_selection_and_the_order() -> None:
+    assert made_set() == made_set()
+    assert made_set(seed=1).id != made_set().id
+    order = [item.dictionary for item in made_set(n_per_kind=50).key.items]
+    assert order not in (sorted(order), sorted(order, reverse=True))
+
+
+def test_the_scale_and_the_sign_of_activations_are_hidden() -> None:
+    large, small, negative = (rating_set({"x": {0: top(0, 8, scale)}}).items[0].examples for scale in (37.0, 1.0, -2.0))
+    assert large == small == negative
+    assert small[0][1][4:7] == (3, 100, 0)
+    assert small[0][2] == 5
+
+
+def test_the_key_keeps_the_maximum() -> None:
+    (item,) = rating_set({"x": {7: top(7, 8, 2.0)}}).key.items
+    assert (item.latent, item.maximum) == (7, 16.0)
+
+
+def test_the_page_names_no_dictionary_kind_or_latent(tmp_path: Path) -> None:
+    made = made_set()
+    page = rating.write_page(tmp_path / "page.html", made).read_text()
+    assert "secret" not in page
+    for item in made.items:
+        assert item.id in page
+
+
+def test_the_key_of_another_set_is_not_replaced(tmp_path: Path) -> None:
+    made_set().write_key(tmp_path)
+    made_set().write_key(tmp_path)
+    with pytest.raises(FileExistsError, match="have the key of the same set of latents"):
+        made_set(seed=1).write_key(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_examples": 9}, "a latent with at least 9 examples, got none"),
+        ({"n_per_kind": 0}, "`n_per_kind` must be at least 1"),
+        ({"kinds": {"other": []}}, "`kinds` must have names of `examples`, got 'other'"),
+        ({"kinds": {"sae-secret": ["a"]}}, r"`kinds\['sae-secret'\]` must have one kind for each latent, got 1 kinds"),
+    ],
+)
+def test_bad_arguments_are_errors(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rating_set(examples(), **{"kinds": KINDS, **options})
+
+
+def test_the_rubric_has_an_example_for_every_grade() -> None:
+    assert [grade.grade for grade in rating.RUBRIC] == list(range(5))
+    assert all(grade.examples and grade.reason for grade in rating.RUBRIC)
+    assert all(text.count("[") == text.count("]") == 1 for grade in rating.RUBRIC for text in grade.examples)
