@@ -19,9 +19,11 @@ from sparsedict.analysis._firing import DeadLatents, FiringFrequencies, dead_lat
 from sparsedict.analysis._latent_records import Histograms, LatentRecords, Partners
 from sparsedict.analysis._latent_types import LatentTypes, latent_types
 from sparsedict.analysis._loss_recovered import loss_recovered
+from sparsedict.analysis._neighbours import Neighbours, neighbours
 from sparsedict.analysis._neuron_match import NeuronMatch, match_neurons
 from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._sites_evaluation import DictionaryUse, SiteEvaluation, SitesEvaluation
+from sparsedict.analysis._token_effects import TokenEffects, token_effects
 from sparsedict.analysis._top_examples import TopExamples, top_examples
 
 __all__ = [
@@ -40,12 +42,14 @@ __all__ = [
     "LatentRecords",
     "LatentTypes",
     "LossRecovered",
+    "Neighbours",
     "NeuronMatch",
     "Partners",
     "ReconstructionError",
     "SimulatorCorrelation",
     "SiteEvaluation",
     "SitesEvaluation",
+    "TokenEffects",
     "TopExamples",
     "ablated_error",
     "calibrate_threshold",
@@ -60,7 +64,9 @@ __all__ = [
     "loss_recovered",
     "match_dictionaries",
     "match_neurons",
+    "neighbours",
     "ratings",
     "simulator_correlation",
+    "token_effects",
     "top_examples",
 ]

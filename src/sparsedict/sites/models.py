@@ -8,12 +8,15 @@ from sparsedict.sites._modes import evaluating
 from sparsedict.sites._points import find_module
 from sparsedict.sites._predictions import is_seq2seq, predictions
 from sparsedict.sites._suggest import experts_of, mlps
+from sparsedict.sites._unembedding import NoUnembeddingError, Unembedding, unembedding
 from sparsedict.sites._watch import stack
 
 __all__ = [
     "IDS",
     "IGNORED_LABEL",
+    "NoUnembeddingError",
     "TokenContext",
+    "Unembedding",
     "check_ids",
     "check_length",
     "evaluating",
@@ -25,5 +28,6 @@ __all__ = [
     "mlps",
     "predictions",
     "stack",
+    "unembedding",
     "vocabulary",
 ]
