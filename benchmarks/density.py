@@ -14,7 +14,7 @@ from statistics import median
 import torch
 
 import sparsedict as sd
-from sparsedict.dictionaries import _paths
+from sparsedict.dictionaries import _encode
 
 
 def seconds(step: Callable[[], object]) -> float:
@@ -37,7 +37,7 @@ def main() -> None:
     pre = transcoder.pre_activations(x).detach().flatten()
 
     def step(share: float) -> None:
-        _paths.DENSE_SHARE = share
+        _encode.DENSE_SHARE = share
         sd.SquaredError()(transcoder.forward_pass(x, y)).backward()
 
     for density in (1 / 256, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4):

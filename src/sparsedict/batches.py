@@ -39,6 +39,10 @@ class Activations(Mapping[str, Tensor]):
     activations in the shape of the tokens, usually ``(n_sequences, n_positions)``, and :meth:`batch` turns the kept
     positions into rows.
 
+    Attributes:
+        shape: Leading dimensions of all tensors.
+        n_tokens: Number of positions, including those that ``mask`` excludes.
+
     Args:
         points: Activations by point, ``[*shape, width]`` each.
         tokens: Token ids, ``[*shape]``; ``None`` if unknown.
@@ -82,6 +86,8 @@ class Activations(Mapping[str, Tensor]):
         self.mask = mask
         self.attention_mask = attention_mask
         self._check()
+        self.shape: torch.Size = next(iter(self._tensors.values())).shape[:-1]
+        self.n_tokens: int = self.shape.numel()
 
     def _check(self) -> None:
         first, value = next(iter(self._tensors.items()))
@@ -143,16 +149,6 @@ class Activations(Mapping[str, Tensor]):
     def neurons(self) -> Float[Tensor, "*shape n_neurons"]:
         """Hidden activations of the MLP of a single site."""
         return self.at("neurons")
-
-    @property
-    def shape(self) -> torch.Size:
-        """Leading dimensions of all tensors."""
-        return next(iter(self._tensors.values())).shape[:-1]
-
-    @property
-    def n_tokens(self) -> int:
-        """Number of positions, including those that :attr:`mask` excludes."""
-        return self.shape.numel()
 
     @property
     def kept(self) -> Bool[Tensor, "*shape"]:
@@ -238,6 +234,8 @@ class Activations(Mapping[str, Tensor]):
         new = cls.__new__(cls)
         new._tensors = tensors
         new._parts = {name: (name,) for name in tensors}
+        new.shape = next(iter(tensors.values())).shape[:-1]
+        new.n_tokens = new.shape.numel()
         new.tokens, new.positions, new.mask, new.attention_mask = (per_token.get(name) for name in PER_TOKEN)
         return new
 

@@ -122,6 +122,22 @@ def activations(name: str, value: Tensor, width: int) -> Tensor:
     return value
 
 
+def rows(inputs: Tensor, targets: Tensor, d_in: int, d_out: int) -> None:
+    """Raises an error if inputs ``[n_tokens, d_in]`` and targets ``[n_tokens, d_out]`` aren't those of the same tokens.
+
+    Raises:
+        TypeError: If one of them isn't a floating-point tensor.
+        ValueError: If their widths aren't ``d_in`` and ``d_out``, their numbers of tokens differ, or they are empty.
+    """
+    activations("inputs", inputs, d_in)
+    activations("targets", targets, d_out)
+    if inputs.ndim != 2 or targets.shape[:-1] != inputs.shape[:-1] or not len(inputs):
+        raise ValueError(
+            "`inputs` and `targets` must be rows of the same tokens, at least one, "
+            f"got shapes {tuple(inputs.shape)} and {tuple(targets.shape)}."
+        )
+
+
 def same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
     """Raises ``ValueError`` if two tensors differ in shape, as they would otherwise broadcast silently."""
     if a.shape != b.shape:

@@ -240,6 +240,10 @@ class Encoding(Displayed):
             return self.values
         return SparseLatents(self.values, self.support, torch.Size((self.support.n_tokens,)))
 
+    def firing_counts(self) -> Int[Tensor, " n_latents"]:
+        """Returns the number of tokens on which each latent fires."""
+        return firing_counts(self.latents())
+
 
 def fires(values: Float[Tensor, "*entries"]) -> Bool[Tensor, "*entries"]:
     """Returns a mask of the latents that fire, which are those that are not zero.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import cases
 import sparsedict as sd
-from sparsedict.dictionaries import _paths
+from sparsedict.dictionaries import _encode
 
 every_kind = pytest.mark.parametrize("kind", cases.KINDS)
 every_pair = pytest.mark.parametrize(("kind", "activation"), cases.ALL_PAIRS)
@@ -61,7 +61,7 @@ def test_training_step_equals_the_dense_reference(kind: str, activation: str, mo
     norm = list(cases.NORMS)[cases.ALL_PAIRS.index((kind, activation)) % len(cases.NORMS)]
     dictionary = cases.make(kind, activation, norm).train()
     for dense_share in (ALL_DENSE, ALL_SPARSE):
-        monkeypatch.setattr(_paths, "DENSE_SHARE", dense_share)
+        monkeypatch.setattr(_encode, "DENSE_SHARE", dense_share)
         assert_step_equals_reference(kind, activation, dictionary, cases.tokens(9), 1e-10)
 
 
@@ -69,7 +69,7 @@ def test_training_step_equals_the_dense_reference(kind: str, activation: str, mo
 def test_training_step_in_single_precision_and_of_one_token(
     kind: str, activation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_paths, "DENSE_SHARE", ALL_SPARSE)
+    monkeypatch.setattr(_encode, "DENSE_SHARE", ALL_SPARSE)
     dictionary = cases.make(kind, activation, dtype=torch.float32).train()
     assert_step_equals_reference(kind, activation, dictionary, cases.tokens(9, dtype=torch.float32), 1e-5)
     assert_step_equals_reference(kind, activation, dictionary, cases.tokens(1, dtype=torch.float32), 1e-5)
@@ -128,7 +128,7 @@ def test_encode_is_encode_sparse_made_dense(
 ) -> None:
     dictionary = cases.make(kind, activation).train(training)
     for dense_share, shape in ((ALL_DENSE, (9,)), (ALL_SPARSE, (3, 3)), (ALL_DENSE, ()), (ALL_SPARSE, (1, 1))):
-        monkeypatch.setattr(_paths, "DENSE_SHARE", dense_share)
+        monkeypatch.setattr(_encode, "DENSE_SHARE", dense_share)
         x = cases.tokens(9)[3:].repeat(2, 1)[: max(1, torch.Size(shape).numel())].reshape(*shape, cases.D_IN)
         sparse = dictionary.encode_sparse(x)
         latents = dictionary.encode(x)
@@ -270,7 +270,7 @@ TRITON_CASES = sorted(
 def test_triton_computes_the_dense_reference(kind: str, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, in Triton's interpreter: the host doesn't read the number of entries."""
     pytest.importorskip("triton")
-    monkeypatch.setattr(_paths, "DENSE_SHARE", ALL_SPARSE)
+    monkeypatch.setattr(_encode, "DENSE_SHARE", ALL_SPARSE)
     dictionary = cases.make(kind, activation).train()
     for n_tokens in (1, 6):
         x, capacity = cases.tokens(n_tokens), sd.kernels.Capacity(0.5)

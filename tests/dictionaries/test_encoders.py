@@ -141,7 +141,7 @@ def test_pre_activations_at_entries_are_those_of_all(kind: str, needs_x: bool, i
 def test_a_training_step_has_the_gradient_of_dense_autograd(
     kind: str, activation: sd.Activation, dense_share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparsedict.dictionaries._paths.DENSE_SHARE", dense_share)
+    monkeypatch.setattr("sparsedict.dictionaries._encode.DENSE_SHARE", dense_share)
     dictionary = made(kind, activation)
     x = cases.tokens(9)
     targets = torch.ones(9, dictionary.d_out, dtype=torch.float64)

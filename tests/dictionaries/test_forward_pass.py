@@ -11,7 +11,7 @@ import cases
 def test_a_forward_pass_holds_the_evaluated_quantities(
     kind: str, activation: str, dense_share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparsedict.dictionaries._paths.DENSE_SHARE", dense_share)
+    monkeypatch.setattr("sparsedict.dictionaries._encode.DENSE_SHARE", dense_share)
     dictionary = cases.make(kind, activation).train()
     x = cases.tokens(9)
     targets = torch.randn(9, dictionary.d_out, dtype=torch.float64)

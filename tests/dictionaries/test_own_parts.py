@@ -127,7 +127,7 @@ def test_they_train_a_step(name: str) -> None:
 def test_the_training_step_equals_plain_autograd(
     name: str, dense_share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparsedict.dictionaries._paths.DENSE_SHARE", dense_share)
+    monkeypatch.setattr("sparsedict.dictionaries._encode.DENSE_SHARE", dense_share)
     dictionary = make(ACTIVATIONS[name]).train()
     x = cases.tokens(9).requires_grad_()
     leaves = [x, *dictionary.parameters()]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import sparsedict as sd
 from sparsedict import kernels
-from sparsedict.dictionaries import _paths
-from sparsedict.dictionaries._paths import Conditions, Path
+from sparsedict.dictionaries import _encode
+from sparsedict.dictionaries._encode import Conditions, Path
 from sparsedict.kernels import Capacity, StepContext
 
 TABLE: list[tuple[dict[str, bool], Path]] = [
@@ -182,6 +182,6 @@ def test_a_dense_step_measures_the_density_of_the_next() -> None:
 
 
 def test_most_stored_is_a_share_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _paths.most_stored(4, 40) == 10
-    monkeypatch.setattr(_paths, "DENSE_SHARE", 1.0)
-    assert _paths.most_stored(4, 40) == 160
+    assert _encode.most_stored(4, 40) == 10
+    monkeypatch.setattr(_encode, "DENSE_SHARE", 1.0)
+    assert _encode.most_stored(4, 40) == 160

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sparsedict as sd
-from sparsedict.dictionaries import _paths
+from sparsedict.dictionaries import _encode
 from sparsedict.kernels import _select
 
 D_IN, D_OUT = 16, 9
@@ -23,7 +23,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks a step, and sparse products however many entries are stored."""
     monkeypatch.setattr(_select, "BLOCK_BYTES", 1)
     monkeypatch.setattr(_select, "MIN_BLOCK_TOKENS", 16)
-    monkeypatch.setattr(_paths, "DENSE_SHARE", 1.0)
+    monkeypatch.setattr(_encode, "DENSE_SHARE", 1.0)
 
 
 def bound_always(inputs: Tensor, rows: Tensor) -> bool:

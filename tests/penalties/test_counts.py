@@ -21,7 +21,7 @@ def jump_relu_pass(targets: torch.Tensor = TARGETS) -> sd.ForwardPass:
 
 @pytest.mark.parametrize("dense_share", [0.0, 1.0])
 def test_their_gradient_is_the_boxes(dense_share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsedict.dictionaries._paths.DENSE_SHARE", dense_share)
+    monkeypatch.setattr("sparsedict.dictionaries._encode.DENSE_SHARE", dense_share)
     out = jump_relu_pass()
     log_threshold = out.dictionary.activation_state.log_threshold
     threshold = log_threshold.detach().exp()

@@ -31,7 +31,7 @@ def dense(out: sd.ForwardPass) -> Tensor:
 def test_value_and_gradient_follow_the_formula(
     name: str, activation: str, dense_share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparsedict.dictionaries._paths.DENSE_SHARE", dense_share)
+    monkeypatch.setattr("sparsedict.dictionaries._encode.DENSE_SHARE", dense_share)
     case = cases.PENALTIES[name]
     out = pass_of(activation)
     actual, wanted = case.penalty(out), case.formula(dense(out), out.dictionary.decoder)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import sparsedict as sd
 from sparsedict import kernels
-from sparsedict.dictionaries import _paths
+from sparsedict.dictionaries import _encode
 from sparsedict.kernels import _capacity
 
 D, N_LATENTS, BATCH, N_STEPS = 5, 32, 24, 5
@@ -47,7 +47,7 @@ class Counting(sd.Penalty):
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     monkeypatch.setattr(_capacity, "MIN_CAPACITY", 8)
-    monkeypatch.setattr(_paths, "DENSE_SHARE", 0.6)
+    monkeypatch.setattr(_encode, "DENSE_SHARE", 0.6)
 
 
 def coder(activation: sd.Activation) -> sd.SparseAutoencoder:

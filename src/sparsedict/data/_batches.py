@@ -217,13 +217,10 @@ class Batches(Iterator[Activations]):
     def __iter__(self) -> Batches:
         return self
 
-    @in_own_state
     def __next__(self) -> Activations:
-        pieces = self._take()
-        if not pieces:
-            raise StopIteration
-        return self._source.finalize(Activations.cat(pieces))
+        return self.next_batch()
 
+    @in_own_state
     def next_batch(self) -> Activations:
         """Returns the next batch.
 
@@ -231,7 +228,10 @@ class Batches(Iterator[Activations]):
             ValueError: If the source has no tokens, or can't be read a second time.
             StopIteration: After the last batch, with ``repeat=False``.
         """
-        return next(self)
+        pieces = self._take()
+        if not pieces:
+            raise StopIteration
+        return self._source.finalize(Activations.cat(pieces))
 
     def expect(self, n_tokens: int) -> None:
         """Announces the total number of tokens that will be read, rounded up to whole batches.

@@ -6,11 +6,11 @@ from sparsedict.dictionaries._cross_layer import CrossLayerDistiller, CrossLayer
 from sparsedict.dictionaries._crosscoder import Crosscoder
 from sparsedict.dictionaries._dictionary import Dictionary, ForwardPass, Rows
 from sparsedict.dictionaries._distiller import SparseDistiller, Transcoder
+from sparsedict.dictionaries._encode import DENSE_SHARE
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
 from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._layers import Layer
 from sparsedict.dictionaries._layout import DecoderLayout, LaterLayers, NextLayers, TiedDecoders
-from sparsedict.dictionaries._paths import DENSE_SHARE
 from sparsedict.dictionaries._read import read
 from sparsedict.dictionaries._scales import Scales
 

@@ -288,13 +288,7 @@ class Dictionary(EncoderDecoder, ABC):
             ValueError: If their widths aren't ``d_in`` and ``d_out``, their numbers of tokens differ, or they are
                 empty.
         """
-        checks.activations("inputs", inputs, self.d_in)
-        checks.activations("targets", targets, self.d_out)
-        if inputs.ndim != 2 or targets.shape[:-1] != inputs.shape[:-1] or not len(inputs):
-            raise ValueError(
-                "`inputs` and `targets` must be rows of the same tokens, at least one, "
-                f"got shapes {tuple(inputs.shape)} and {tuple(targets.shape)}."
-            )
+        checks.rows(inputs, targets, self.d_in, self.d_out)
         context = StepContext(self.training and torch.is_grad_enabled()) if context is None else context
         encoding = encode_rows(self, inputs, context)
         reconstruction = self.reconstruct(encoding.latents(), inputs)

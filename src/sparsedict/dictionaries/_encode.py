@@ -1,17 +1,109 @@
-"""Computation of latents from inputs, used by every kind of dictionary."""
+"""Computation of latents from inputs, with the choice between dense and sparse products in one table."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import Enum
 
 import torch
 from torch import Tensor
 
+from sparsedict.activations import Activation, State
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
-from sparsedict.dictionaries._paths import Conditions, Path, most_stored
-from sparsedict.kernels import StepContext, record_density, select_parts, select_within
-from sparsedict.latents import Encoding, Support
+from sparsedict.kernels import (
+    StepContext,
+    can_select,
+    can_select_within,
+    compacts,
+    record_density,
+    select_parts,
+    select_within,
+)
+from sparsedict.latents import Encoding, Support, per_entry
 from sparsedict.selections import Selection
+
+DENSE_SHARE = 1 / 16
+"""Share of active entries above which training multiplies dense arrays (see ``benchmarks.density``)."""
+
+
+class Path(Enum):
+    """How pre-activations on the support are found and stored."""
+
+    WITHIN_CAPACITY = (
+        "selected block by block into memory of fixed capacity; the host never reads the number of entries"
+    )
+    SELECTED = "selected block by block; other pre-activations are not stored"
+    GATHERED = "all are computed, and entries on the support are gathered"
+    DENSE = "all are computed and stored"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The conditions that determine the path.
+
+    Attributes:
+        stored: Stored entries are required, even if dense products are faster.
+        training: Gradients are required.
+        elementwise: The activation can be computed on all pre-activations.
+        within_capacity: The step has a capacity, and the rule can select within it.
+        selectable: The encoder is affine, and the rule can be applied block by block without waiting for the device.
+        counts_wait: Reading the number of entries would make the host wait for the device.
+    """
+
+    stored: bool
+    training: bool
+    elementwise: bool
+    within_capacity: bool
+    selectable: bool
+    counts_wait: bool
+
+    @classmethod
+    def from_batch(
+        cls, dictionary: EncoderDecoder, x: Tensor, rule: Selection | None, context: StepContext, *, stored: bool
+    ) -> Conditions:
+        """Reads the conditions of a batch.
+
+        Args:
+            dictionary: The dictionary.
+            x: One row per token.
+            rule: Selection rule of the activation, if any.
+            context: Context of the step.
+            stored: Whether stored entries are required.
+        """
+        n_tokens, n_latents = len(x), len(dictionary.encoder_bias)
+        total, max_entries = n_tokens * n_latents, most_stored(n_tokens, n_latents)
+        rule = rule if dictionary.has_affine_encoder else None
+        return cls(
+            stored=stored,
+            training=context.training,
+            elementwise=dictionary.activation.elementwise,
+            within_capacity=context.capacity is not None
+            and can_select_within(context.capacity, rule, x.device, total=total, max_entries=max_entries),
+            selectable=can_select(rule, x.device),
+            counts_wait=x.device.type != "cpu" or compacts(x.device),
+        )
+
+    @property
+    def path(self) -> Path:
+        """The path: the first row of the table whose conditions hold."""
+        in_step = self.training and not self.stored
+        table = (
+            (in_step and self.within_capacity, Path.WITHIN_CAPACITY),
+            (in_step and self.elementwise and self.counts_wait, Path.DENSE),
+            (self.selectable, Path.SELECTED),
+            (True, Path.GATHERED),
+        )
+        return next(path for holds, path in table if holds)
+
+    @property
+    def path_of_many(self) -> Path:
+        """The path where :attr:`path` finds more entries than :func:`most_stored`."""
+        return Path.DENSE if self.elementwise and not self.stored else Path.GATHERED
+
+
+def most_stored(n_tokens: int, n_latents: int) -> int:
+    """Returns the number of entries above which dense products are faster."""
+    return int(DENSE_SHARE * n_tokens * n_latents)
 
 
 def encode_rows(
@@ -26,25 +118,17 @@ def encode_rows(
         stored: Whether to return stored entries even if dense products would be faster.
     """
     context = StepContext(dictionary.training and torch.is_grad_enabled()) if context is None else context
-    if len(dictionary.blocks()) > 1:
+    if context.capacity is not None and len(dictionary.blocks()) > 1:
         # Capacities are those of one product.
         context = replace(context, capacity=None)
     activation, state = dictionary.activation, dictionary.activation_state.entries()
     rule = activation.selection(state, training=dictionary.training)
-    conditions = Conditions.from_batch(
-        rule if dictionary.has_affine_encoder else None,
-        context,
-        x.device,
-        n_tokens=len(x),
-        n_latents=dictionary.n_latents,
-        elementwise=activation.elementwise,
-        stored=stored,
-    )
+    conditions = Conditions.from_batch(dictionary, x, rule, context, stored=stored)
     path = conditions.path
     if rule is not None and path in (Path.WITHIN_CAPACITY, Path.SELECTED):
         picked = _selected(dictionary, x, rule, path, context)
         if picked is not None:
-            return _on_support(dictionary, dictionary.pre_activations_at(x, *picked), picked[0])
+            return _on_support(activation, state, dictionary.pre_activations_at(x, *picked), picked[0])
         path = conditions.path_of_many
     pre = dictionary.pre_activations(x)
     if path is Path.GATHERED:
@@ -52,7 +136,11 @@ def encode_rows(
         if support is not None and support.n_entries > most_stored(*pre.shape):
             path = conditions.path_of_many
         if support is not None and path is Path.GATHERED:
-            return _gathered(dictionary, x, pre, support.with_memory(context.workspace))
+            support = support.with_memory(context.workspace)
+            entries = pre[support.tokens, support.latents]
+            if pre.requires_grad:
+                entries = dictionary.pre_activations_at(x, support, entries)
+            return _on_support(activation, state, entries, support)
     record_density(pre.detach(), rule, context.capacity)
     return Encoding(pre, activation.values(pre, state), None)
 
@@ -72,16 +160,9 @@ def _selected(
     return None if picked is None else (picked[0].with_memory(context.workspace), picked[1])
 
 
-def _gathered(dictionary: EncoderDecoder, x: Tensor, pre: Tensor, support: Support) -> Encoding:
-    entries = pre[support.tokens, support.latents]
-    if pre.requires_grad:
-        entries = dictionary.pre_activations_at(x, support, entries)
-    return _on_support(dictionary, entries, support)
-
-
-def _on_support(dictionary: EncoderDecoder, entries: Tensor, support: Support) -> Encoding:
-    state = dictionary.activation_state.entries(support.latents)
-    values = dictionary.activation.values(entries, state)
+def _on_support(activation: Activation, state: State, entries: Tensor, support: Support) -> Encoding:
+    """Applies an activation to the pre-activations of a support."""
+    values = activation.values(entries, {name: per_entry(value, support.latents) for name, value in state.items()})
     if support.has_padding:
         values = torch.where(support.is_stored, values, 0.0)
     return Encoding(entries, values, support)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sparsedict import checks
 from sparsedict.activations import Activation
-from sparsedict.dictionaries._blocks import Block, affine_parts, decoded, entries_at, pre_activations
+from sparsedict.dictionaries._blocks import Block, decoded, entries_at, pre_activations
 from sparsedict.dictionaries._new_weights import drawn_seed, sums, tensor_options, unit_rows
 from sparsedict.dictionaries._state import ActivationState
 from sparsedict.kernels import Affine
@@ -240,7 +240,8 @@ class EncoderDecoder(nn.Module):
         Args:
             inputs: The vectors that the encoder's matrix is applied to, see :meth:`encoder_inputs`.
         """
-        return affine_parts(self.blocks(), inputs, self.encoder_bias)
+        bias = self.encoder_bias
+        return [Affine(inputs[..., block.reads], block.encoder, bias[block.latents]) for block in self.blocks()]
 
     def decode(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> Float[Tensor, "*batch d_out"]:
         """Returns the part of the output that depends on the latents alone: ``latents @ decoder + decoder_bias``."""

@@ -37,7 +37,7 @@ class ActivationState(nn.Module):
     def entries(self, latents: Tensor | None = None) -> dict[str, Tensor]:
         """Returns the state by name: whole, or gathered at the latents of stored entries."""
         state = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        return {name: per_entry(value, latents) for name, value in state.items()}
+        return state if latents is None else {name: per_entry(value, latents) for name, value in state.items()}
 
 
 def initial_state(

@@ -2,6 +2,7 @@
 
 from sparsedict.training import callbacks
 from sparsedict.training._fit import fit, fit_many
+from sparsedict.training._good_state import NonFiniteLossError
 from sparsedict.training._history import History, Record
 from sparsedict.training._interrupt import Terminated, exit_on_signal
 from sparsedict.training._lazy_adam import LazyAdam
@@ -9,7 +10,6 @@ from sparsedict.training._recipe import Recipe
 from sparsedict.training._resample import Resample
 from sparsedict.training._step_hook import StepHook
 from sparsedict.training._trainee import OptimizerFactory, Trainee, default_lr
-from sparsedict.training._trainer import NonFiniteLossError
 from sparsedict.training._units import RelativeLR
 from sparsedict.training.schedules import Constant, Cosine, Linear, Schedule
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.batches import UNNAMED, Activations, point_name
 from sparsedict.data import Batches
+from sparsedict.training._interrupt import Interrupt
 
 N_SAMPLED = 8
 """Rows of the last batch that a checkpoint stores, to verify the data on resume."""
@@ -43,9 +44,18 @@ class BatchQueue:
             self._waiting.append((place, self.batches.next_batch()))
         return self._waiting[index][1]
 
-    def next_batch(self) -> Activations:
-        """Returns the next batch and removes it from the queue."""
-        self.peek(0)
+    def next_batch(self, interrupt: Interrupt | None = None) -> Activations:
+        """Returns the next batch and removes it from the queue.
+
+        Args:
+            interrupt: Signals of the run. A signal stops the computation of the batch, which then stays in the queue.
+        """
+        interrupt = Interrupt() if interrupt is None else interrupt
+        interrupt.is_waiting = True
+        try:
+            self.peek(0)
+        finally:
+            interrupt.is_waiting = False
         self._position, self._latest = self._waiting.popleft()
         return self._latest
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -52,12 +51,13 @@ class Interrupt:
 
     Attributes:
         received: Number of the received signal, or ``None``.
+        is_waiting: Set it while no step is in progress. A signal then raises `WaitInterrupted` at once.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.is_waiting = False
         self._before: dict[int, Any] = {}
-        self._waiting = False
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
@@ -73,15 +73,6 @@ class Interrupt:
     ) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Returns a context in which a signal raises `WaitInterrupted` at once, because no step is in progress."""
-        self._waiting = True
-        try:
-            yield
-        finally:
-            self._waiting = False
 
     def call_handler(self) -> bool:
         """Calls the handler that the program had installed for the signal, and returns whether the run continues.
@@ -121,7 +112,7 @@ class Interrupt:
         if not is_first and number != signal.SIGINT:
             return
         self.received = number if is_first else self.received
-        now = self._waiting and self._would_end(number)
+        now = self.is_waiting and self._would_end(number)
         if number == signal.SIGINT:
             signal.signal(number, self._before[number])
             if not is_first:

@@ -16,12 +16,10 @@ from sparsedict.training._checkpoints import Checkpoints
 from sparsedict.training._history import Record
 from sparsedict.training._interrupt import Interrupt, WaitInterrupted
 from sparsedict.training._random import random_state, set_random_state
-from sparsedict.training._state import attributes, restore, stateful
+from sparsedict.training._state import restore, stateful
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._trainer import DictionaryTrainer
 from sparsedict.training.callbacks import Callback
-
-COUNTERS = ("n_steps", "n_seen")
 
 
 class Loop:
@@ -104,7 +102,8 @@ class Loop:
     def state_dict(self) -> dict[str, Any]:
         """Returns the complete state of the run."""
         return {
-            **attributes(self, COUNTERS),
+            "n_steps": self.n_steps,
+            "n_seen": self.n_seen,
             "n_planned": self._n_planned,
             "learners": {trainer.name: trainer.state_dict() for trainer in self._trainers},
             "parts": {path: part.state_dict() for path, part in self._stateful.items()},
@@ -114,7 +113,7 @@ class Loop:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the state of another loop with the same settings."""
-        restore(self, state, COUNTERS)
+        restore(self, state, ("n_steps", "n_seen"))
         for trainer in self._trainers:
             trainer.load_state_dict(state["learners"][trainer.name])
         for path, part in self._stateful.items():
@@ -127,10 +126,7 @@ class Loop:
         set_random_state(state["random"])
 
     def _step(self, bar: Progress, interrupt: Interrupt) -> None:
-        with interrupt.waiting():
-            # An interrupted batch must not count as read.
-            self._queue.peek(0)
-        batch = self._queue.next_batch()
+        batch = self._queue.next_batch(interrupt)
         n = batch.n_tokens
         for trainer in self._trainers:
             upcoming = partial(self._upcoming, trainer.trainee, n)

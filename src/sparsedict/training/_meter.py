@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from sparsedict.dictionaries import ForwardPass
-from sparsedict.latents import fires
-from sparsedict.training._state import attributes, restore
+from sparsedict.penalties import Penalty
+from sparsedict.training._state import restore
 
 STATE = ("_terms", "_counts", "_target_sum", "_n_steps", "_n_tokens", "_first_bad")
 ROWS = 32
@@ -24,14 +26,14 @@ class Meter:
         last_l0: Number of active latents in the last step, mean over tokens.
 
     Args:
-        names: Names of the penalties.
+        penalties: The penalties of the run.
         d_out: Width of the targets.
         device: Device of the sums.
     """
 
-    def __init__(self, names: list[str], d_out: int, device: torch.device) -> None:
-        self._names = names
-        self._terms = torch.zeros(2 + len(names), dtype=torch.float64, device=device)
+    def __init__(self, penalties: Sequence[Penalty], d_out: int, device: torch.device) -> None:
+        self._names = _names(penalties)
+        self._terms = torch.zeros(2 + len(penalties), dtype=torch.float64, device=device)
         self._counts = torch.zeros(3, dtype=torch.float64, device=device)
         self._target_sum = torch.zeros(d_out, dtype=torch.float64, device=device)
         self._n_steps = 0
@@ -42,30 +44,39 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the sums since the last call of `read`."""
-        return attributes(self, STATE)
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the sums from the result of `state_dict`."""
         restore(self, state, STATE)
 
     @torch.no_grad()
-    def add(self, out: ForwardPass, terms: list[Tensor]) -> None:
-        """Adds the objective, loss and penalties of a step, and its sums for FVU and L0."""
+    def add(self, out: ForwardPass, terms: list[Tensor], firing_counts: Int[Tensor, " n_latents"]) -> None:
+        """Adds the measurements of a step.
+
+        Args:
+            out: The forward pass.
+            terms: The objective, the loss and the penalties.
+            firing_counts: Number of tokens on which each latent fired.
+        """
         stacked = torch.stack([term.detach().double() for term in terms])
         bad = torch.where(torch.isfinite(stacked[0]), torch.iinfo(torch.int64).max, out.step)
         self._first_bad = torch.minimum(self._first_bad, bad)
         self._terms += stacked
         targets = out.targets.detach()
         error = _squares(out.reconstruction.detach() - targets)
-        active = fires(out.values.detach()).sum().double()
-        self.last_l0 = active / out.n_tokens
+        active = firing_counts.sum().double()
+        self.last_l0 = active / len(targets)
         self._counts += torch.stack([error, _squares(targets), active])
         self._target_sum += _column_sums(targets)
         self._n_steps += 1
-        self._n_tokens += out.n_tokens
+        self._n_tokens += len(targets)
 
-    def read(self) -> tuple[dict[str, float], int | None]:
-        """Returns the means since the last call and the first non-finite step, if any, and resets the sums."""
+    def read(self) -> tuple[dict[str, Any], int | None]:
+        """Returns the means since the last call, by field of `Record`, and the first non-finite step, if any.
+
+        The sums start again at zero.
+        """
         variance = self._counts[1] - self._target_sum.square().sum() / self._n_tokens
         numbers = torch.cat([self._terms, self._counts, variance[None], self._first_bad.double()[None]]).tolist()
         n_terms = len(self._terms)
@@ -74,10 +85,10 @@ class Meter:
         means = {
             "objective": terms[0],
             "loss": terms[1],
+            "penalties": dict(zip(self._names, terms[2:], strict=True)),
             "fvu": error / spread if spread > 0 else float("nan"),
             "l0": active / self._n_tokens,
         }
-        means |= {f"penalty:{name}": value for name, value in zip(self._names, terms[2:], strict=True)}
         for total in (self._terms, self._counts, self._target_sum):
             total.zero_()
         self._n_steps = self._n_tokens = 0
@@ -98,3 +109,14 @@ def _column_sums(values: Tensor) -> Tensor:
 
 def _wide(values: Tensor) -> torch.dtype:
     return torch.promote_types(values.dtype, torch.float32)
+
+
+def _names(penalties: Sequence[Penalty]) -> list[str]:
+    """Returns a name for each penalty: its class, with a number if the class occurs several times."""
+    names = [type(penalty).__name__ for penalty in penalties]
+    totals, seen = Counter(names), Counter()
+    for i, name in enumerate(names):
+        if totals[name] > 1:
+            seen[name] += 1
+            names[i] = f"{name} {seen[name]}"
+    return names

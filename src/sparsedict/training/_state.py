@@ -1,4 +1,4 @@
-"""Saving and restoring the state of parts, callbacks and counters in checkpoints."""
+"""Saving and restoring the state of parts, callbacks, counters and optimisers in checkpoints."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 
@@ -35,13 +36,8 @@ def stateful(part: Any, path: str) -> Iterator[tuple[str, Stateful]]:
             yield from stateful(getattr(part, field.name), f"{path}.{field.name}")
 
 
-def attributes(owner: object, names: Iterable[str]) -> dict[str, Any]:
-    """Returns the named attributes of an object as a dictionary."""
-    return {name: getattr(owner, name) for name in names}
-
-
 def restore(owner: object, state: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Restores attributes from the result of `attributes`. Tensors are copied in place and stay on their device."""
+    """Restores the named attributes of an object. Tensors are copied in place and stay on their device."""
     for name in names:
         if name not in state:
             raise ValueError(
@@ -59,3 +55,14 @@ def restore(owner: object, state: Mapping[str, Any], names: Iterable[str]) -> No
                 f"{found}. Use an older checkpoint, or start a new run in another folder."
             )
         current.copy_(value)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads an optimiser state without conversion; PyTorch would convert it to the type of the parameters."""
+    optimizer.load_state_dict(state)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, saved in state["state"].items():
+        held = optimizer.state[parameters[index]]
+        for name, value in saved.items():
+            if isinstance(value, Tensor) and held[name].dtype != value.dtype:
+                held[name] = value.to(held[name].device)

@@ -4,47 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from sparsedict.batches import Activations
 from sparsedict.dictionaries import ForwardPass, Rows
-from sparsedict.kernels import Capacity, StepContext, Workspace
-from sparsedict.penalties import Penalty
+from sparsedict.kernels import Capacity, StepContext, Workspace, compacts
 from sparsedict.storage import installed_version
 from sparsedict.training._evaluation import MAX_TOKENS, end_, evaluation_l0, warn_of_difference, warn_of_missed_targets
+from sparsedict.training._good_state import GoodState
 from sparsedict.training._history import History, Record
 from sparsedict.training._meter import Meter
-from sparsedict.training._state import attributes, restore, stateful
+from sparsedict.training._state import load_optimizer, restore, stateful
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._units import Units
-
-
-class NonFiniteLossError(ArithmeticError):
-    """Raised if the loss became NaN or infinite. The dictionary was restored to the last state with finite values.
-
-    Attributes:
-        found: Description of the failure, without the remedy.
-        lr: Peak learning rate of the run, or None if it is unknown.
-
-    Args:
-        found: See the attribute.
-        lr: See the attribute.
-    """
-
-    def __init__(self, found: str, lr: float | None = None) -> None:
-        remedy = ", set `clip_norm`, or look for outliers in the activations."
-        super().__init__(found if lr is None else f"{found} Lower `lr` (it was {lr:g}){remedy}")
-        self.found = found
-        self.lr = lr
-
 
 Upcoming = Callable[[int], Iterator[Activations]]
 """Yields upcoming batches with at least the given number of tokens, or up to the end of the run, without removal."""
@@ -64,9 +44,6 @@ class Counters:
     tokens_since_fired: Tensor
     step: int = 0
     density: float = 1.0
-
-
-COUNTERS = tuple(field.name for field in fields(Counters))
 
 
 class DictionaryTrainer:
@@ -112,13 +89,12 @@ class DictionaryTrainer:
         weight = dictionary.decoder_bias
         self._counters = Counters(torch.zeros(dictionary.n_latents, dtype=torch.int64, device=weight.device))
         self._parts_keep_state = any(True for _ in stateful([trainee.loss, *trainee.penalties], ""))
-        self._penalty_names = penalty_names(trainee.penalties)
-        self._meter = Meter(self._penalty_names, dictionary.d_out, weight.device)
-        self._good: tuple[int, dict[str, Tensor]] = (0, {})
+        self._has_capacity = compacts(weight.device)
+        self._meter = Meter(trainee.penalties, dictionary.d_out, weight.device)
+        self._good_state = GoodState(dictionary)
         self._trained_before = dict(dictionary.trained_on)
         self._begin = time.perf_counter()
         self._last_inputs = torch.empty(0, dictionary.d_in, dtype=weight.dtype, device=weight.device)
-        self._save_good_state()
 
     def train_step(self, batch: Activations, upcoming: Upcoming | None = None) -> None:
         """Performs one optimiser step.
@@ -129,15 +105,17 @@ class DictionaryTrainer:
         """
         inputs, targets = self._rows(batch)
         self._set_rate()
-        capacity = Capacity(self._counters.density)
-        out, parts = self._compute_gradients(inputs, targets, batch, capacity)
-        if not capacity.was_sufficient():
-            out, parts = self._compute_gradients(inputs, targets, batch)
-        self._counters.density = capacity.density
-        self._meter.add(out, parts)
+        capacity = Capacity(self._counters.density) if self._has_capacity else None
+        out, terms = self._compute_gradients(inputs, targets, batch, capacity)
+        if capacity is not None:
+            if not capacity.was_sufficient():
+                out, terms = self._compute_gradients(inputs, targets, batch)
+            self._counters.density = capacity.density
+        firing_counts = out.encoding.firing_counts()
+        self._meter.add(out, terms, firing_counts)
         self._last_inputs = inputs[:MAX_TOKENS]
         self._update_weights()
-        self._after_step(out, upcoming)
+        self._after_step(out, firing_counts > 0, upcoming)
         self._counters.step += 1
         self.history.n_steps = self._counters.step
         self.history.n_tokens += len(inputs)
@@ -190,19 +168,14 @@ class DictionaryTrainer:
             NonFiniteLossError: If the loss or a weight isn't finite. The last finite state is restored first.
         """
         means, first_bad = self._meter.read()
-        if first_bad is not None or not self._weights_are_finite():
-            self._raise_non_finite(first_bad)
+        self._good_state.check(first_bad, self._counters.step, self._label, self.trainee.peak_lr)
         if is_last:
             end_(self._dictionary, self._last_inputs, n_steps=self._counters.step)
-        self._save_good_state()
+        self._good_state.save(self._counters.step)
         record = Record(
+            **means,
             step=self._counters.step,
             n_tokens=self.history.n_tokens,
-            objective=means["objective"],
-            loss=means["loss"],
-            penalties={name: means[f"penalty:{name}"] for name in self._penalty_names},
-            fvu=means["fvu"],
-            l0=means["l0"],
             dead=self._dead_share(),
             lr=self._rate(),
             seconds=time.perf_counter() - self._begin,
@@ -233,19 +206,17 @@ class DictionaryTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the complete state of the trainer as tensors and plain values."""
-        good_step, good = self._good
         return {
             "dictionary": self._dictionary.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "counters": attributes(self._counters, COUNTERS),
+            "counters": dict(vars(self._counters)),
             "meter": self._meter.state_dict(),
-            # Directly after a record both states are equal.
-            "good": {"step": good_step, "dictionary": None if good_step == self._counters.step else good},
+            "good": self._good_state.state_dict(self._counters.step),
             "history": self.history.state_dict(),
             "seconds": time.perf_counter() - self._begin,
             "trained_before": self._trained_before,
             "training_state": self._dictionary.activation_state.training_state(),
-            "units": None if self._units is None else self._units.state_dict(),
+            "units": None if self._units is None else asdict(self._units),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -254,14 +225,9 @@ class DictionaryTrainer:
         for name, value in self._dictionary.activation_state.training_state().items():
             value.copy_(state["training_state"][name])
         load_optimizer(self._optimizer, state["optimizer"])
-        restore(self._counters, state["counters"], COUNTERS)
+        restore(self._counters, state["counters"], list(vars(self._counters)))
         self._meter.load_state_dict(state["meter"])
-        good = state["good"]
-        self._save_good_state()
-        if good["dictionary"] is not None:
-            for name, value in self._good[1].items():
-                value.copy_(good["dictionary"][name])
-        self._good = good["step"], self._good[1]
+        self._good_state.load_state_dict(state["good"])
         self.history.load_state_dict(state["history"])
         self._begin = time.perf_counter() - state["seconds"]
         self._trained_before = dict(state["trained_before"])
@@ -308,15 +274,14 @@ class DictionaryTrainer:
         self._optimizer.step()
         self._dictionary.constrain_decoder_()
 
-    def _after_step(self, out: ForwardPass, upcoming: Upcoming | None) -> None:
+    def _after_step(self, out: ForwardPass, fired: Bool[Tensor, " n_latents"], upcoming: Upcoming | None) -> None:
         state = self._dictionary.activation_state.entries()
         self._dictionary.activation.measure_encoding_(out.encoding, state, step=self._counters.step)
         with torch.no_grad():
             for penalty in self.trainee.penalties:
                 penalty.after_step_(out)
-        fired = out.firing_counts() > 0
         since = self._counters.tokens_since_fired
-        torch.where(fired, torch.zeros_like(since), since + out.n_tokens, out=since)
+        torch.where(fired, torch.zeros_like(since), since + len(out.inputs), out=since)
         if upcoming is not None:
             out = replace(out, upcoming=lambda n_tokens: map(self._rows, upcoming(n_tokens)))
         for step_hook in self.trainee.step_hooks:
@@ -326,53 +291,3 @@ class DictionaryTrainer:
         weight = self._dictionary.decoder_bias
         inputs, targets = (part.to(weight.device, weight.dtype) for part in self._dictionary.select(batch))
         return inputs, targets
-
-    def _weights_are_finite(self) -> bool:
-        # The maximum norm needs no temporary array, and is NaN or infinite if any weight is.
-        weights = [p.detach() for p in self._dictionary.parameters() if p.numel()]
-        return all(torch.linalg.vector_norm(weight, ord=torch.inf).isfinite().item() for weight in weights)
-
-    def _save_good_state(self) -> None:
-        """Copies the weights into the saved state in place, because two copies would need more memory than a step."""
-        kept = self._good[1]
-        for name, value in self._dictionary.state_dict().items():
-            if name in kept:
-                kept[name].copy_(value)
-            else:
-                kept[name] = value.detach().clone()
-        self._good = self._counters.step, kept
-
-    def _raise_non_finite(self, first_bad: int | None) -> None:
-        good_step, state = self._good
-        self._dictionary.load_state_dict(state)
-        where = (
-            f"at step {first_bad}" if first_bad is not None else f"between steps {good_step} and {self._counters.step}"
-        )
-        what = "The loss" if first_bad is not None else "A weight"
-        raise NonFiniteLossError(
-            f"{what} of {self._label} became NaN or infinite {where}. The dictionary was restored to its "
-            f"state after step {good_step}, the last one that was verified to be finite.",
-            self.trainee.peak_lr,
-        )
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads an optimiser state without conversion; PyTorch would convert it to the type of the parameters."""
-    optimizer.load_state_dict(state)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, saved in state["state"].items():
-        held = optimizer.state[parameters[index]]
-        for name, value in saved.items():
-            if isinstance(value, Tensor) and held[name].dtype != value.dtype:
-                held[name] = value.to(held[name].device)
-
-
-def penalty_names(penalties: Sequence[Penalty]) -> list[str]:
-    """Returns a name for each penalty: its class, with a number if the class occurs several times."""
-    names = [type(penalty).__name__ for penalty in penalties]
-    totals, seen = Counter(names), Counter()
-    for i, name in enumerate(names):
-        if totals[name] > 1:
-            seen[name] += 1
-            names[i] = f"{name} {seen[name]}"
-    return names

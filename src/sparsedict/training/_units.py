@@ -50,13 +50,9 @@ class Units:
     parameters: Mapping[str, float]
     loss: float
 
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the units as plain values."""
-        return {"parameters": dict(self.parameters), "loss": self.loss}
-
     @classmethod
     def from_state(cls, state: Mapping[str, Any] | None) -> Units | None:
-        """Returns the units of a `state_dict`, or ``None`` if there is none."""
+        """Returns the units that a checkpoint stores as a dictionary, or ``None`` if it stores none."""
         return None if state is None else cls(dict(state["parameters"]), state["loss"])
 
     def scale_(self, optimizer: torch.optim.Optimizer, dictionary: Dictionary) -> None:

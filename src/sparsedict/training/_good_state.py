@@ -1,0 +1,96 @@
+"""The last finite state of a dictionary, to which a run that diverged is restored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedict.dictionaries import Dictionary
+
+
+class NonFiniteLossError(ArithmeticError):
+    """Raised if the loss became NaN or infinite. The dictionary was restored to the last state with finite values.
+
+    Attributes:
+        found: Description of the failure, without the remedy.
+        lr: Peak learning rate of the run, or None if it is unknown.
+
+    Args:
+        found: See the attribute.
+        lr: See the attribute.
+    """
+
+    def __init__(self, found: str, lr: float | None = None) -> None:
+        remedy = ", set `clip_norm`, or look for outliers in the activations."
+        super().__init__(found if lr is None else f"{found} Lower `lr` (it was {lr:g}){remedy}")
+        self.found = found
+        self.lr = lr
+
+
+class GoodState:
+    """A copy of the last weights that were verified to be finite.
+
+    Args:
+        dictionary: The dictionary in training.
+    """
+
+    def __init__(self, dictionary: Dictionary) -> None:
+        self._dictionary = dictionary
+        self._step = 0
+        self._weights: dict[str, Tensor] = {}
+        self.save(0)
+
+    def save(self, step: int) -> None:
+        """Copies the weights after a step in place, because two copies would need more memory than a step."""
+        for name, value in self._dictionary.state_dict().items():
+            if name in self._weights:
+                self._weights[name].copy_(value)
+            else:
+                self._weights[name] = value.detach().clone()
+        self._step = step
+
+    def check(self, first_bad: int | None, step: int, label: str, lr: float) -> None:
+        """Restores the last finite weights if the loss or a weight isn't finite.
+
+        Args:
+            first_bad: First step whose loss wasn't finite, if any.
+            step: Number of steps done.
+            label: Name of the dictionary in messages.
+            lr: Peak learning rate of the run.
+
+        Raises:
+            NonFiniteLossError: If the loss or a weight isn't finite.
+        """
+        if first_bad is None and self._is_finite():
+            return
+        self._dictionary.load_state_dict(self._weights)
+        value = "A weight" if first_bad is None else "The loss"
+        where = f"between steps {self._step} and {step}" if first_bad is None else f"at step {first_bad}"
+        raise NonFiniteLossError(
+            f"{value} of {label} became NaN or infinite {where}. The dictionary was restored to its "
+            f"state after step {self._step}, the last one that was verified to be finite.",
+            lr,
+        )
+
+    def _is_finite(self) -> bool:
+        # The maximum norm needs no temporary array, and is NaN or infinite if any weight is.
+        weights = [p.detach() for p in self._dictionary.parameters() if p.numel()]
+        return all(torch.linalg.vector_norm(weight, ord=torch.inf).isfinite().item() for weight in weights)
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """Returns the step and the weights. The weights are ``None`` directly after :meth:`save`.
+
+        Args:
+            step: Number of steps done.
+        """
+        return {"step": self._step, "dictionary": None if self._step == step else self._weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores the copy. The dictionary must already have the weights of the checkpoint."""
+        self.save(state["step"])
+        if state["dictionary"] is not None:
+            for name, value in self._weights.items():
+                value.copy_(state["dictionary"][name])
