@@ -48,9 +48,9 @@ def test_a_missing_point_lists_the_points_there_are(point: str) -> None:
 
 @pytest.mark.as_installed
 def test_points_of_different_tokens_raise() -> None:
-    with pytest.raises(ValueError, match="`outputs` must hold as many tokens as `inputs`, got 3 and 4"):
+    with pytest.raises(ValueError, match="`outputs` must contain as many tokens as `inputs`, got 3 and 4"):
         sd.ActivationBatch(torch.zeros(4, 2), torch.zeros(3, 2))
-    with pytest.raises(ValueError, match="`neurons` must hold as many tokens as `inputs`, got 1 and 4"):
+    with pytest.raises(ValueError, match="`neurons` must contain as many tokens as `inputs`, got 1 and 4"):
         sd.ActivationBatch(torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(1, 2))
     with pytest.raises(ValueError, match=r"`mask` must have the leading shape of the activations, \(2, 3\)"):
         sd.Activations({"inputs": torch.zeros(2, 3, 4)}, mask=torch.ones(3, 2, dtype=torch.bool))

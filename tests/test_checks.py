@@ -106,7 +106,9 @@ def test_activations() -> None:
             assert checks.activations("x", x, 4) is x
     with pytest.raises(TypeError, match=r"`x` must be a tensor of activations \[\.\.\., 4\], got list"):
         checks.activations("x", [[0.0] * 4], 4)
-    with pytest.raises(TypeError, match=r"`x` must hold floating-point .*torch\.int64.*Pass tokens to `Site\.capture`"):
+    with pytest.raises(
+        TypeError, match=r"`x` must contain floating-point .*torch\.int64.*Pass tokens to `Site\.capture`"
+    ):
         checks.activations("x", torch.zeros(2, 4, dtype=torch.int64), 4)
     with pytest.raises(ValueError, match=r"last dimension of `x` must be 4, got shape \(4, 2\)"):
         checks.activations("x", torch.zeros(4, 2), 4)

@@ -37,13 +37,13 @@ def test_the_files_of_a_dictionary_lead_to_its_folder(tmp_path: Path) -> None:
 def test_a_folder_of_dictionaries_lists_them(tmp_path: Path) -> None:
     cases.make().save(tmp_path / "one")
     cases.make().save(tmp_path / "two")
-    assert refusal(tmp_path).endswith("Its subfolders one, two hold dictionaries: load one of them.")
+    assert refusal(tmp_path).endswith("Its subfolders one, two contain dictionaries: load one of them.")
 
 
 def test_a_run_is_distinguished_from_its_result(tmp_path: Path) -> None:
     coder = cases.make("autoencoder", "relu")
     sd.fit(coder, cases.tokens(64), n_tokens=128, batch_size=32, progress=False, checkpoint=tmp_path)
-    assert "holds checkpoints of a run. Resume the run with `fit`" in refusal(tmp_path)
+    assert "contains checkpoints of a run. Resume the run with `fit`" in refusal(tmp_path)
     assert "Resume the run with `fit` from the parent folder" in refusal(max(tmp_path.glob("step-*")))
 
 

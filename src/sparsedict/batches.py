@@ -94,7 +94,7 @@ class Activations(Mapping[str, Tensor]):
         for name, other in self._tensors.items():
             if other.shape[:-1] != value.shape[:-1]:
                 got = [len(part) if part.ndim == 2 else tuple(part.shape[:-1]) for part in (other, value)]
-                raise ValueError(f"`{name}` must hold as many tokens as `{first}`, got {got[0]} and {got[1]}.")
+                raise ValueError(f"`{name}` must contain as many tokens as `{first}`, got {got[0]} and {got[1]}.")
         for name, other in self._per_token():
             if other.shape != value.shape[:-1]:
                 raise ValueError(

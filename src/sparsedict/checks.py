@@ -114,7 +114,7 @@ def activations(name: str, value: Tensor, width: int) -> Tensor:
         raise TypeError(f"`{name}` must be a tensor of activations [..., {width}], got {type(value).__name__}.")
     if not value.is_floating_point():
         raise TypeError(
-            f"`{name}` must hold floating-point activations [..., {width}], got a tensor of {value.dtype}. "
+            f"`{name}` must contain floating-point activations [..., {width}], got a tensor of {value.dtype}. "
             "Pass tokens to `Site.capture` or `ActivationStream`, which turn them into activations."
         )
     if value.ndim == 0 or value.shape[-1] != width:

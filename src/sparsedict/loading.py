@@ -88,7 +88,7 @@ def load(
     read = found.read(location, device=device, dtype=dtype)
     if not isinstance(read, Dictionary):
         raise TypeError(
-            f"`formats` must hold formats whose `read` returns a Dictionary, but {type(found).__name__} returned "
+            f"`formats` must contain formats whose `read` returns a Dictionary, but {type(found).__name__} returned "
             f"{type(read).__name__}."
         )
     return read.eval()
@@ -101,16 +101,18 @@ def _nothing_to_load(location: Location) -> str:
         hint = f". Pass the folder {location.path_of(None)}" if is_part else f", and {_OTHER_FORMATS}"
         remedy = f" {_FROM_WEIGHTS}" if not is_part and location.suffix in _SUFFIXES else ""
         return f"`path` must be the folder of a saved dictionary, but {location} is a file{hint}.{remedy}"
-    missing = f"{location} holds no saved dictionary: {storage.DESCRIPTION} is missing, and {_OTHER_FORMATS}."
+    missing = f"{location} contains no saved dictionary: {storage.DESCRIPTION} is missing, and {_OTHER_FORMATS}."
     inner = location.subfolders(storage.DESCRIPTION, depth=1)
     if inner:
-        return f"{missing} Its subfolders {', '.join(inner[:_MAX_LISTED])} hold dictionaries: load one of them."
+        return f"{missing} Its subfolders {', '.join(inner[:_MAX_LISTED])} contain dictionaries: load one of them."
     if location.subfolders(storage.CHECKPOINT, depth=1):
-        return f"{missing} It holds checkpoints of a run. Resume the run with `fit`, {_RUN}, and save the dictionary."
+        return (
+            f"{missing} It contains checkpoints of a run. Resume the run with `fit`, {_RUN}, and save the dictionary."
+        )
     if location.holds(storage.CHECKPOINT):
         return f"{missing} It is a checkpoint of a run. Resume the run with `fit` from the parent folder, {_RUN}."
     if location.holds("activations.json"):
-        return f"{missing} It holds stored activations. Read them with `sd.ActivationStore`."
+        return f"{missing} It contains stored activations. Read them with `sd.ActivationStore`."
     if location.snapshot is not None:
         elsewhere = location.snapshot.with_weights()
     else:

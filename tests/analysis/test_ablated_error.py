@@ -81,7 +81,7 @@ def test_other_libraries_objects_serve() -> None:
 
 @pytest.mark.parametrize("data", [noise(9, WIDTH), [noise(9, WIDTH)]])
 def test_bare_tensors_raise_for_a_distiller(data: object) -> None:
-    with pytest.raises(ValueError, match="`data` must hold inputs and outputs"):
+    with pytest.raises(ValueError, match="`data` must contain inputs and outputs"):
         ablated_error(distiller(), data, masks(20), torch.zeros(20))
 
 

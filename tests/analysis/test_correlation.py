@@ -53,7 +53,7 @@ def test_dead_latents_have_no_correlation(site: Site) -> None:
 
 def test_neurons_must_come_from_somewhere(site: Site) -> None:
     match = match_neurons(distiller(), site.neurons)
-    with pytest.raises(ValueError, match="`data` must hold the activations of the neurons"):
+    with pytest.raises(ValueError, match="`data` must contain the activations of the neurons"):
         simulator_correlation(distiller(), match, ActivationStream(site, tokens()))
     with pytest.raises(ValueError, match="`latents` must be a mask of at least one"):
         simulator_correlation(distiller(), match, noise(3, 6), latents=torch.zeros(20, dtype=torch.bool))

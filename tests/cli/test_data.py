@@ -224,7 +224,7 @@ def test_folders_in_the_layout_of_the_hub(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"can't be read: .*valid"):
         CORPUS.read(f"{tmp_path}::valid")
     (tmp_path / "notes.csv").write_text("a,b\n1,2")
-    with pytest.raises(ValueError, match=r"files of one kind, but .* holds 1 \.csv, 3 \.parquet. Pass a pattern"):
+    with pytest.raises(ValueError, match=r"files of one kind, but .* contains 1 \.csv, 3 \.parquet. Pass a pattern"):
         CORPUS.read(str(tmp_path))
 
 

@@ -36,4 +36,4 @@ def test_rejects_a_folder_with_other_things_at_once(command: Run, tmp_path: Path
     (tmp_path / "mine").write_text("")
     status, _, err = command("demo", "--out", tmp_path)
     assert status == 2
-    assert "holds other files (mine)" in err
+    assert "contains other files (mine)" in err

@@ -60,7 +60,7 @@ def test_errors_name_the_missing_data(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no file or folder '\./gone'"):
         CORPUS.read("./gone")
-    with pytest.raises(FileNotFoundError, match=r"a folder with data \(\.txt.*holds nothing"):
+    with pytest.raises(FileNotFoundError, match=r"a folder with data \(\.txt.*contains nothing"):
         CORPUS.read(str(tmp_path / "empty"))
     (tmp_path / "a.docx").write_text("abc")
     with pytest.raises(ValueError, match=r"must be a file with one of the suffixes \.txt, .*\.safetensors"):

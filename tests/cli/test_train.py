@@ -149,7 +149,7 @@ def test_a_folder_named_checkpoints_of_somebody_else(start: list[object], comman
     theirs = tmp_path / "run" / "checkpoints" / "step-1000" / "model.pt"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("theirs")
-    assert "holds other files (checkpoints)" in command(*start)[2]
+    assert "contains other files (checkpoints)" in command(*start)[2]
     assert command(*start, "--force")[0] == 0
     assert theirs.read_text() == "theirs"
 
@@ -417,7 +417,7 @@ def test_other_things_in_the_folder_are_noticed_before_any_work(
     start[1] = "./gone"
     status, _, err = command(*start)
     assert status == 2
-    assert "holds other files (notes.md)" in err
+    assert "contains other files (notes.md)" in err
 
 
 @pytest.mark.parametrize(

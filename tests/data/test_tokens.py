@@ -167,8 +167,8 @@ def test_an_iterator_of_tokens_is_read_once() -> None:
         (["text"], TypeError, "`tokenizer` must be a tokenizer"),
         ("text", TypeError, "got str. Wrap it in a list"),
         (3, TypeError, "got int"),
-        ([torch.rand(3)], TypeError, r"`tokens\[0\]` must hold integer token ids, got an array of torch.float32"),
-        ([object()], TypeError, r"`tokens\[0\]` must hold integer token ids, got <object .* of type object"),
+        ([torch.rand(3)], TypeError, r"`tokens\[0\]` must contain integer token ids, got an array of torch.float32"),
+        ([object()], TypeError, r"`tokens\[0\]` must contain integer token ids, got <object .* of type object"),
         ({"ids": [1]}, TypeError, r"got the columns \['ids'\]"),
         (
             {"input_ids": torch.ones(2, 3, dtype=torch.int64), "attention_mask": torch.ones(2, 2)},

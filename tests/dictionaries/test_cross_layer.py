@@ -339,7 +339,7 @@ def test_data_that_does_not_fit_is_named(sites: sd.Sites, tokens: Tensor) -> Non
         sd.fit(dictionary, sd.ActivationStream(two, tokens), n_tokens=64, progress=False)
     with pytest.raises(ValueError, match=r"`x` needs the point '2.inputs'"):
         sd.evaluate(two, dictionary, tokens)
-    with pytest.raises(ValueError, match=r"`1.inputs` must hold as many tokens as `0.inputs`, got 4 and 5"):
+    with pytest.raises(ValueError, match=r"`1.inputs` must contain as many tokens as `0.inputs`, got 4 and 5"):
         sd.Activations({"0.inputs": torch.zeros(5, D), "1.inputs": torch.zeros(4, D)})
     wrong = sd.CrossLayerDistiller({"0": 6, "1": 4, "2": 6}, 32, **options)
     with pytest.raises(ValueError, match=r"`dictionary.d_in` must equal the width of the data's 0.inputs.*18, got 16"):

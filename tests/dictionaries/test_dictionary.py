@@ -58,7 +58,7 @@ def test_bad_activations_are_named(kind: str, method: str) -> None:
         call(torch.zeros(2, 7, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"last dimension of `x` must be 6, got shape \(6, 2\)"):
         call(torch.zeros(6, 2, dtype=torch.float64))
-    with pytest.raises(TypeError, match=r"`x` must hold floating-point activations .*torch\.int64.*Pass tokens to"):
+    with pytest.raises(TypeError, match=r"`x` must contain floating-point activations .*torch\.int64.*Pass tokens to"):
         call(torch.zeros(2, 6, dtype=torch.int64))
     with pytest.raises(TypeError, match=r"`x` must be a tensor of activations \[\.\.\., 6\], got list"):
         call([[0.0] * 6])
@@ -82,7 +82,7 @@ def test_bad_training_batches_are_named() -> None:
         dictionary.forward_pass(targets, targets)
     with pytest.raises(ValueError, match=r"last dimension of `targets` must be 5, got shape \(3, 6\)"):
         dictionary.forward_pass(inputs, inputs)
-    with pytest.raises(TypeError, match="`inputs` must hold floating-point activations"):
+    with pytest.raises(TypeError, match="`inputs` must contain floating-point activations"):
         dictionary.forward_pass(inputs.long(), targets)
     same = r"`inputs` and `targets` must be rows of the same tokens, at least one, got shapes"
     with pytest.raises(ValueError, match=same + r" \(3, 6\) and \(1, 5\)"):

@@ -147,7 +147,7 @@ def test_another_activation_leaves_the_weights() -> None:
 @pytest.mark.parametrize(
     ("activation", "state", "message"),
     [
-        (sd.BatchTopK(3), {"log_threshold": 0.0}, r"must hold threshold for BatchTopK\(.*got 'log_threshold'"),
+        (sd.BatchTopK(3), {"log_threshold": 0.0}, r"must contain threshold for BatchTopK\(.*got 'log_threshold'"),
         (sd.JumpReLU(), {"log_threshold": torch.zeros(5)}, r"'log_threshold' of shape \[12\], or one number.*\[5\]"),
         (sd.JumpReLU(), {"log_threshold": torch.nan}, "neither NaN nor infinite"),
         (sd.TopK(100), None, "`k` must be at most `n_latents`"),

@@ -126,8 +126,8 @@ def test_parts_that_cannot_be_constructed_are_named(saved: Path, keys: dict[str,
 @pytest.mark.as_installed
 @pytest.mark.parametrize(
     ("part", "message"),
-    [("TopK", "must hold classes.*got 'TopK'"), (dict, "kinds of dictionaries or parts .*, got dict")],
+    [("TopK", "must contain classes.*got 'TopK'"), (dict, "kinds of dictionaries or parts .*, got dict")],
 )
 def test_parts_must_be_classes_of_parts(saved: Path, part: object, message: str) -> None:
-    with pytest.raises(TypeError, match=f"`parts` must hold .*{message}|`parts` {message}"):
+    with pytest.raises(TypeError, match=f"`parts` must contain .*{message}|`parts` {message}"):
         sd.load(saved, parts=[part])

@@ -169,7 +169,7 @@ def test_they_are_saved_and_loaded_when_passed_in(name: str, tmp_path: Path) -> 
 def test_two_classes_of_one_name_raise(tmp_path: Path) -> None:
     make(Squared()).save(tmp_path)
     other = dataclass(frozen=True)(type("Squared", (Squared,), {}))
-    with pytest.raises(ValueError, match="the activation is 'Squared', and `parts` holds 2 classes of that name"):
+    with pytest.raises(ValueError, match="the activation is 'Squared', and `parts` contains 2 classes of that name"):
         sd.load(tmp_path, parts=[Normalising, ExactNorm, Squared, other])
 
 

@@ -26,7 +26,9 @@ def test_a_set_is_read_layer_by_layer() -> None:
             assert dictionary.trained_on["layer"] == layer
     whole = circuit_tracer.read_set(SET)
     assert sorted(whole) == [0, 1]
-    with pytest.raises(FileNotFoundError, match=r"holds 2 layers. Choose one of them, .*layer=0.*layer_0\.safetensors"):
+    with pytest.raises(
+        FileNotFoundError, match=r"contains 2 layers. Choose one of them, .*layer=0.*layer_0\.safetensors"
+    ):
         sd.load(SET)
     with pytest.raises(FileNotFoundError, match="`layer` must be one of the layers 0, 1"):
         circuit_tracer.read(SET, layer=7)

@@ -64,7 +64,7 @@ def test_a_folder_of_dictionaries_lists_them(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"2 dictionaries: 'layer_3/width_16k/average_l0_5'"):
         sd.load(tmp_path)
     shutil.rmtree(tmp_path / "layer_3" / "width_65k")
-    with pytest.raises(FileNotFoundError, match=r"holds a checkpoint in a subfolder\. Pass .*width_16k"):
+    with pytest.raises(FileNotFoundError, match=r"contains a checkpoint in a subfolder\. Pass .*width_16k"):
         sd.load(tmp_path)
 
 

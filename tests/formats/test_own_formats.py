@@ -74,8 +74,8 @@ def test_the_first_format_that_recognises_files_reads_them(folder: Path) -> None
     [
         ("sae_lens", r"must be a list of formats, such as `formats=\[MyFormat\(\)\]`, got 'sae_lens'"),
         (Lists(), "must be a list of formats"),
-        ([Lists], r"must hold objects .*got <class .*pass an instance, not the class"),
-        ([object()], "must hold objects with methods `recognises` and `read`"),
+        ([Lists], r"must contain objects .*got <class .*pass an instance, not the class"),
+        ([object()], "must contain objects with methods `recognises` and `read`"),
         ([Wrong()], "`read` returns a Dictionary, but Wrong returned dict"),
     ],
 )
@@ -85,7 +85,7 @@ def test_other_objects_raise(folder: Path, formats: Any, message: str) -> None:
 
 
 def test_a_path_that_no_format_recognises_gives_the_usual_error(folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no saved dictionary: dictionary\.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"contains no saved dictionary: dictionary\.json is missing"):
         sd.load(folder, formats=[Lists("other")])
 
 

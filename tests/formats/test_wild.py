@@ -183,7 +183,7 @@ def test_qwen_scope_takes_k_and_a_layer(tmp_path: Path) -> None:
         StorageError, match=r"the number of active latents per token is unknown.*qwen_scope\.read\(path, k=50\)"
     ):
         sd.load(folder / "layer0.sae.pt")
-    with pytest.raises(FileNotFoundError, match="holds layers '0', '1', and `layer` is None"):
+    with pytest.raises(FileNotFoundError, match="contains layers '0', '1', and `layer` is None"):
         sd.load(folder)
 
 
@@ -241,7 +241,7 @@ def test_llama_scope_transcoders_have_two_norms(tmp_path: Path) -> None:
     [
         ({"dataset_average_activation_norm": None}, "`norm_activation` must be dataset-wise with"),
         ({"dataset_average_activation_norm": {"in": 3.0}}, "`out` must be a number .*, got 'None'"),
-        ({"dataset_average_activation_norm": {"in": 0, "out": 1.0}}, "must hold positive numbers, got 0.0 for 'in'"),
+        ({"dataset_average_activation_norm": {"in": 0, "out": 1.0}}, "must contain positive numbers, got 0.0 for 'in'"),
         ({"dataset_average_activation_norm": {"in": 10**40, "out": 1.0}}, "`in` must be a number in the range"),
         (
             {"jump_relu_threshold": 1e300},

@@ -75,7 +75,7 @@ def test_only_the_requested_layer_of_a_set_is_downloaded(served: Hub, prefix: st
     served.repositories["owner/set"] = Repository()
     served.repositories["owner/set"].commit(written)
     address = f"hf://owner/set/{prefix}".rstrip("/")
-    with pytest.raises(FileNotFoundError, match=rf"{address} holds 3 layers\. .*sd\.load\('{address}/layer_0\.safe"):
+    with pytest.raises(FileNotFoundError, match=rf"{address} contains 3 layers\. .*sd\.load\('{address}/layer_0\.safe"):
         sd.load(address)
     assert served.downloaded() == [f"{prefix}config.yaml"]
     second = sd.formats.circuit_tracer.read(address, layer=1)
@@ -106,7 +106,9 @@ def test_a_repository_of_several_lists_them(served: Hub, tmp_path: Path) -> None
     names = [f"layer_{layer}/width_16k/average_l0_5/params.npz" for layer in range(2)]
     served.repositories["owner/scope"] = Repository()
     served.repositories["owner/scope"].commit(dict.fromkeys([*names, "README.md"], b"x"))
-    with pytest.raises(FileNotFoundError, match=r"owner/scope holds 2 dictionaries: 'layer_0/.* such as hf://owner/sc"):
+    with pytest.raises(
+        FileNotFoundError, match=r"owner/scope contains 2 dictionaries: 'layer_0/.* such as hf://owner/sc"
+    ):
         sd.load("hf://owner/scope")
     served.repositories["owner/scope"].commit({"deep/er/and/deeper/x.safetensors": b"x"})
     with pytest.raises(FileNotFoundError, match=r"There are weights in deep/er/and/deeper\."):
@@ -163,7 +165,7 @@ def test_missing_files_are_named(served: Hub, repository: Repository) -> None:
         sd.load("hf://owner/coders@v9")
     with pytest.raises(
         FileNotFoundError,
-        match=r"coders/layers holds no saved dictionary.* Its subfolders 3 hold dictionaries: load one",
+        match=r"coders/layers contains no saved dictionary.* Its subfolders 3 contain dictionaries: load one",
     ):
         sd.load("hf://owner/coders/layers")
     with pytest.raises(FileNotFoundError, match="coders/nothing: the repository has no such path"):

@@ -556,7 +556,7 @@ def test_a_module_of_a_dictionary_shares_its_parameters() -> None:
 def test_activations_where_tokens_belong_raise() -> None:
     model = _models.hugging_face("gpt2")
     site = Site(model, "transformer.h.1.mlp")
-    with pytest.raises(TypeError, match="must hold integer token ids"):
+    with pytest.raises(TypeError, match="must contain integer token ids"):
         site.capture(torch.randn(2, 7))
     assert site.capture(_models.tokens().to(torch.uint8)).shape == (2, 7)
 

@@ -119,7 +119,7 @@ def test_missing_folders_and_files_are_named(saved: Path, tmp_path: Path) -> Non
     ):
         sd.load(saved)
     (saved / JSON).unlink()
-    with pytest.raises(FileNotFoundError, match=r"holds no saved dictionary: dictionary\.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"contains no saved dictionary: dictionary\.json is missing"):
         sd.load(saved)
 
 
@@ -173,7 +173,7 @@ def rewritten(folder: Path, change: Callable[[dict[str, torch.Tensor]], object])
         ),
         (lambda weights: weights.pop("skip"), "the weights lack 'skip'"),
         (lambda weights: weights.pop("activation_state.log_threshold"), "lack 'activation_state.log_threshold'"),
-        (lambda weights: weights.update(more=torch.zeros(1)), "the weights hold unexpected 'more'"),
+        (lambda weights: weights.update(more=torch.zeros(1)), "the weights contain unexpected 'more'"),
         (lambda weights: weights.update(encoder_bias=torch.zeros(11)), r"`encoder_bias` must be of shape \(12,\)"),
         (
             lambda weights: weights.update(encoder=torch.zeros(12, 6, dtype=torch.float32)),

@@ -166,7 +166,7 @@ def test_a_large_unrequested_tensor_is_not_read(saved: Path) -> None:
     weights = dict(cases.make("distiller_bias_skip", "jump_relu").state_dict())
     digest = json.loads((saved / JSON).read_text())["weights"]
     save_file(weights | {"more": torch.zeros(2**22)}, saved / WEIGHTS, metadata={"digest": digest})
-    with pytest.raises(StorageError, match="hold unexpected 'more'"):
+    with pytest.raises(StorageError, match="contain unexpected 'more'"):
         sd.load(saved)
 
 

@@ -78,7 +78,7 @@ def test_writing_again_replaces_its_own_files_and_no_others(
     taken.write(tmp_path / "run")
     (tmp_path / "run" / "notes.md").write_text("mine")
     again = run(site, tokens, recipes=recipes(sd.TopK(4), kinds=["autoencoder"]))
-    with pytest.raises(FileExistsError, match="holds an earlier result"):
+    with pytest.raises(FileExistsError, match="contains an earlier result"):
         again.write(tmp_path / "run")
     assert (tmp_path / "run" / "distiller" / "dictionary.json").exists()
     again.write(tmp_path / "run", force=True)

@@ -25,7 +25,7 @@ def contents(folder: Path) -> dict[str, str]:
 def test_an_earlier_result_is_replaced_if_forced_alone(tmp_path: Path) -> None:
     fill(tmp_path / "a" / "b", {"x": "1", "d/y": "2"})
     assert contents(tmp_path / "a" / "b") == {"x": "1", "d/y": "2"}
-    with pytest.raises(FileExistsError, match="holds an earlier result"):
+    with pytest.raises(FileExistsError, match="contains an earlier result"):
         fill(tmp_path / "a" / "b", {"x": "3"})
     assert contents(tmp_path / "a" / "b") == {"x": "1", "d/y": "2"}
     fill(tmp_path / "a" / "b", {"x": "3"}, force=True)
@@ -36,7 +36,7 @@ def test_an_earlier_result_is_replaced_if_forced_alone(tmp_path: Path) -> None:
 
 def test_other_things_are_left_alone_unless_forced(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"holds other files \(x\)"):
+    with pytest.raises(FileExistsError, match=r"contains other files \(x\)"):
         check_folder(tmp_path)
     with pytest.raises(FileExistsError, match=r"or pass force=True"):
         fill(tmp_path, {"x": "1"})

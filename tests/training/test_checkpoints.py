@@ -215,7 +215,7 @@ def test_invalid_folders_raise_errors_before_training(tmp_path):
         refused(None, resume=True)
     quick(tmp_path / "run")
     before = {item.name for item in (tmp_path / "run").iterdir()}
-    with pytest.raises(FileExistsError, match=r"holds one of step 4\. Pass resume=True .*or choose another folder"):
+    with pytest.raises(FileExistsError, match=r"contains one of step 4\. Pass resume=True .*or choose another folder"):
         refused(tmp_path / "run")
     assert {item.name for item in (tmp_path / "run").iterdir()} == before
     with pytest.raises(ValueError, match=r"is a single checkpoint: pass .*run\."):

@@ -340,9 +340,9 @@ def test_auxk_brings_silent_latents_back():
         ({"n_tokens": 0}, ValueError, "`n_tokens` must be at least 1, got 0"),
         ({"lr": -1.0}, ValueError, "`lr` must lie in"),
         ({"penalties": sd.L1(0.1)}, TypeError, r"`penalties` must be a list such as \[sd.L1\(0.2\)\]"),
-        ({"penalties": [0.1]}, TypeError, "`penalties` must hold Penalty objects"),
+        ({"penalties": [0.1]}, TypeError, "`penalties` must contain Penalty objects"),
         ({"penalties": [sd.L0(0.1)]}, ValueError, "must define a gradient for firing .* for L0"),
-        ({"step_hooks": [None]}, TypeError, "`step_hooks` must hold StepHook objects"),
+        ({"step_hooks": [None]}, TypeError, "`step_hooks` must contain StepHook objects"),
         ({"optimizer": "adam"}, TypeError, "`optimizer` must be a class or partial"),
         ({"schedule": "cosine"}, TypeError, "`schedule` must be a Schedule"),
         ({"loss": "mse"}, TypeError, "`loss` must be a Loss"),
@@ -359,7 +359,7 @@ def test_invalid_settings_raise_errors(change, error, message):
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (torch.randn(64, D), TypeError, "must hold inputs and outputs for a SparseDistiller"),
+        (torch.randn(64, D), TypeError, "must contain inputs and outputs for a SparseDistiller"),
         ((torch.randn(64, D + 1), torch.randn(64, D)), ValueError, r"`dictionary.d_in` must equal .* 9, got 8"),
         ((torch.randn(64, D), torch.randn(64, D + 1)), ValueError, r"`dictionary.d_out` must equal .* 9, got 8"),
         ((torch.randint(5, (64, D)), torch.randn(64, D)), TypeError, "floating-point"),

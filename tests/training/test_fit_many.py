@@ -67,7 +67,7 @@ def test_a_residual_stream_beside_an_mlp():
     trainees = {"coder": sd.Trainee(coder(), site="stream"), "student": sd.Trainee(student, site="mlp")}
     histories = sd.fit_many(trainees, data, n_tokens=128, progress=False)
     assert all(history.n_tokens == 128 for history in histories.values())
-    with pytest.raises(TypeError, match="`data` must hold inputs and outputs"):
+    with pytest.raises(TypeError, match="`data` must contain inputs and outputs"):
         sd.fit_many({"student": sd.Trainee(student, site="stream")}, data, n_tokens=128, progress=False)
 
 

@@ -58,8 +58,8 @@ def _check(adapter: Adapter, batches: Batches, targets: bool) -> None:
     reads, writes = adapter.points
     if reads != writes and batches.resolve(reads) == batches.resolve(writes):
         raise ValueError(
-            f"`data` must hold {reads} and {writes}, which this {type(adapter.source).__name__} reads and writes, got "
-            "one tensor. Pass a tuple (inputs, outputs), Activations or an ActivationStream."
+            f"`data` must contain {reads} and {writes}, which this {type(adapter.source).__name__} reads and writes, "
+            "got one tensor. Pass a tuple (inputs, outputs), Activations or an ActivationStream."
         )
 
 

@@ -87,7 +87,7 @@ def _neuron_activations(batch: Activations, neurons: Any) -> Tensor:
         return batch["neurons"]
     if neurons is None:
         raise ValueError(
-            "`data` must hold the activations of the neurons, got none. Capture them with `neurons=True`, or pass "
+            "`data` must contain the activations of the neurons, got none. Capture them with `neurons=True`, or pass "
             "`neurons=site.neurons` to compute them from the inputs."
         )
     own = Adapter(neurons, "inputs")

@@ -93,7 +93,7 @@ class Scorer:
     def _is_causal(self, batch: Tokens, logits: Tensor, context: TokenContext) -> bool:
         """Returns whether no logit depends on a later token, tested by changing tokens of the longest sequences."""
         if context.ids is None:
-            raise NoLossError("`tokens` must hold token ids to measure the loss, got embeddings. Pass `loss=`.")
+            raise NoLossError("`tokens` must contain token ids to measure the loss, got embeddings. Pass `loss=`.")
         if self._causal is None:
             ids, real = context.ids.to(logits.device), context.real(logits.device)
             real = torch.ones_like(ids, dtype=torch.bool) if real is None else real

@@ -29,13 +29,13 @@ def read_folder(data: DataName, column: str | None) -> Any:
     if not files:
         held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
         raise FileNotFoundError(
-            f"{data.option} must be a folder with data ({', '.join(SUFFIXES)}), but {data.name!r} holds {held}."
+            f"{data.option} must be a folder with data ({', '.join(SUFFIXES)}), but {data.name!r} contains {held}."
         )
     if len(kinds) > 1 and not set(kinds) <= set(PLAIN):
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         raise ValueError(
-            f"{data.option} must be a folder with files of one kind, but {data.name!r} holds {found}. Pass a pattern "
-            f"instead, such as '{folder}/*{kinds.most_common(1)[0][0]}'."
+            f"{data.option} must be a folder with files of one kind, but {data.name!r} contains {found}. Pass a "
+            f"pattern instead, such as '{folder}/*{kinds.most_common(1)[0][0]}'."
         )
     if set(kinds) <= {*PLAIN, *TOKENS, ".arrow"}:
         return read_files(files, column)

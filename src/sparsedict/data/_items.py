@@ -212,4 +212,4 @@ def _tensor(item: Any, name: str) -> Tensor:
             if several
             else "Pass only token ids, or only texts."
         )
-        raise TypeError(f"{name} must hold integer token ids, got {_described(item)}. {remedy}") from error
+        raise TypeError(f"{name} must contain integer token ids, got {_described(item)}. {remedy}") from error

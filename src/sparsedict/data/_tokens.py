@@ -186,7 +186,7 @@ def _check_array(tokens: Tensor | np.ndarray, mask: Tensor | None, context: int 
     if len(shape) not in (1, 2):
         raise ValueError(f"`tokens` must be [n_sequences, context] or one long row, got shape {shape}.")
     if 0 in shape:
-        raise ValueError(f"`tokens` must hold at least one token, got an empty array of shape {shape}.")
+        raise ValueError(f"`tokens` must contain at least one token, got an empty array of shape {shape}.")
     if len(shape) == 2 and context is not None and context != shape[1]:
         raise ValueError(
             f"`context` must be omitted if `tokens` has rows, got {context} for rows of {shape[1]}. "
@@ -212,7 +212,7 @@ def not_ids_message(name: str, value: Tensor | np.ndarray) -> str:
         remedy = "Its values are integers: convert it to an integer type first."
     else:
         remedy = "Pass activations directly to `fit`."
-    return f"{name} must hold integer token ids, got an array of {value.dtype} {shape}. {remedy}"
+    return f"{name} must contain integer token ids, got an array of {value.dtype} {shape}. {remedy}"
 
 
 def is_integral(tensor: Tensor) -> bool:

@@ -107,7 +107,7 @@ def _as_one_batch(data: Any) -> Activations | None:
     held = _as_batch("data", data)
     if not held.n_tokens:
         first = next(iter(held.values()))
-        raise ValueError(f"`data` must hold at least one token, got none: shape {tuple(first.shape)}.")
+        raise ValueError(f"`data` must contain at least one token, got none: shape {tuple(first.shape)}.")
     for name, part in _distinct(held).items():
         label = "data" if name == UNNAMED else f"data[{name!r}]"
         checks.finite(label, part, "Find their origin before training on the other entries.")
@@ -174,7 +174,7 @@ def _activations(name: str, value: Tensor | np.ndarray) -> Tensor:
     tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value.detach()
     if not tensor.is_floating_point():
         raise TypeError(
-            f"`{name}` must hold floating-point activations [n_tokens, d], got a tensor of {tensor.dtype}. Pass "
+            f"`{name}` must contain floating-point activations [n_tokens, d], got a tensor of {tensor.dtype}. Pass "
             "tokens to `ActivationStream(site, tokens)`, which turns them into activations."
         )
     if tensor.ndim != 2:

@@ -129,7 +129,7 @@ class Maker:
         found = [c for c in known if c.__name__ == named.name]
         if len(found) > 1:
             raise StorageError(
-                f"{self._file}: the {role} is {named.name!r}, and `parts` holds {len(found)} classes of that name. "
+                f"{self._file}: the {role} is {named.name!r}, and `parts` contains {len(found)} classes of that name. "
                 "Pass one of them."
             )
         if not found and named.package == "sparsedict":
@@ -161,10 +161,10 @@ def own_classes(parts: Any) -> list[type]:
     own = list(parts)
     for part in own:
         if not isinstance(part, type):
-            raise TypeError(f"`parts` must hold classes, such as `parts=[MyActivation]`, got {part!r}.")
+            raise TypeError(f"`parts` must contain classes, such as `parts=[MyActivation]`, got {part!r}.")
         if not (issubclass(part, Dictionary) or is_dataclass(part)):
             raise TypeError(
-                "`parts` must hold kinds of dictionaries or parts (dataclasses such as activations and decoder norms), "
-                f"got {part.__name__}."
+                "`parts` must contain kinds of dictionaries or parts (dataclasses such as activations and decoder "
+                f"norms), got {part.__name__}."
             )
     return own

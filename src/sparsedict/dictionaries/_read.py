@@ -166,7 +166,7 @@ def _check_weights(
         folder: Folder of the file, for errors.
     """
     wanted = dictionary.state_dict()
-    for what, names in (("lack", wanted.keys() - stored.keys()), ("hold unexpected", stored.keys() - wanted.keys())):
+    for what, names in (("lack", wanted.keys() - stored.keys()), ("contain unexpected", stored.keys() - wanted.keys())):
         if names:
             shown = ", ".join(repr(name[:80]) for name in sorted(names)[:8])
             raise StorageError(f"{folder}: the weights {what} {shown}.")

@@ -57,7 +57,7 @@ def initial_state(
     state = {name: value.detach().to(like.device) for name, value in activation.initial_state(n_latents).items()}
     unknown = sorted(given.keys() - state.keys())
     if unknown:
-        has = f"hold {', '.join(state)}" if state else "be left out"
+        has = f"contain {', '.join(state)}" if state else "be left out"
         raise ValueError(f"`activation_state` must {has} for {activation!r}, got {', '.join(map(repr, unknown))}.")
     for name, value in given.items():
         tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
@@ -66,7 +66,7 @@ def initial_state(
         is_valid_shape = tensor.shape in (shape, torch.Size(()))
         if not is_valid_shape or bool(((tensor.isnan() & ~state[name].isnan()) | (tensor == torch.inf)).any()):
             raise ValueError(
-                f"`activation_state` must hold {name!r} of shape {list(shape)}, or one number, neither NaN nor "
+                f"`activation_state` must contain {name!r} of shape {list(shape)}, or one number, neither NaN nor "
                 f"infinite, got shape {list(tensor.shape)}."
             )
         state[name] = tensor.expand(shape).clone()

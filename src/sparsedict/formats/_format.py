@@ -63,7 +63,9 @@ def checked_formats(own: object) -> tuple[Format, ...]:
     for one in given:
         if isinstance(one, type) or not isinstance(one, Format):
             hint = " (pass an instance, not the class)" if isinstance(one, type) else ""
-            raise TypeError(f"`formats` must hold objects with methods `recognises` and `read`, got {one!r:.80}{hint}.")
+            raise TypeError(
+                f"`formats` must contain objects with methods `recognises` and `read`, got {one!r:.80}{hint}."
+            )
     return given
 
 

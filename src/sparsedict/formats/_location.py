@@ -125,7 +125,7 @@ class Location(os.PathLike[str]):
             return None
         document = read_json(file)
         if not isinstance(document, dict):
-            raise StorageError(f"{file} must hold a JSON object, got {type(document).__name__}.")
+            raise StorageError(f"{file} must contain a JSON object, got {type(document).__name__}.")
         return document
 
     def cfg(self, name: str, library: str) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class Location(os.PathLike[str]):
             first = self.path_of(found[0])
             several = f"{len(found)} {what}: {listed(found)}. Pass the folder of one of them, such as {first}."
             one = f"a checkpoint in a subfolder. Pass {first}."
-            raise FileNotFoundError(f"{self} holds {several if len(found) > 1 else one}")
+            raise FileNotFoundError(f"{self} contains {several if len(found) > 1 else one}")
 
 
 def _below(root: Path, names: tuple[str, ...], depth: int) -> Iterator[str]:

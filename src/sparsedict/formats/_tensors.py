@@ -71,7 +71,7 @@ class Tensors:
     def _number(self, name: str, sizes: tuple[str, ...]) -> Tensor:
         tensor = self._checked(name, sizes)
         if tensor.dtype not in FLOATS:
-            raise StorageError(f"{self.file}: `{name}` must hold floating-point numbers, got {tensor.dtype}.")
+            raise StorageError(f"{self.file}: `{name}` must contain floating-point numbers, got {tensor.dtype}.")
         return tensor
 
     def _checked(self, name: str, sizes: tuple[str, ...]) -> Tensor:
@@ -185,7 +185,7 @@ def _npy_header(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
         shape, dtype = _read_header(stream)
         start = stream.tell()
     if dtype.hasobject or dtype.kind not in "fiu":
-        raise StorageError(f"{file}: `{info.filename}` must hold numbers, got {str(dtype)[:80]}.")
+        raise StorageError(f"{file}: `{info.filename}` must contain numbers, got {str(dtype)[:80]}.")
     n_bytes = dtype.itemsize
     for size in shape:
         n_bytes *= size

@@ -36,7 +36,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise StorageError(f"{file} isn't valid YAML: {reason[:200]}.") from None
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
-        raise StorageError(f"{file} must hold a mapping of names, got {type(document).__name__}.")
+        raise StorageError(f"{file} must contain a mapping of names, got {type(document).__name__}.")
     return document
 
 

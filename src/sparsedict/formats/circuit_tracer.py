@@ -74,8 +74,8 @@ def read(
     files = _layers(location, config)
     if layer is None and len(files) > 1:
         raise FileNotFoundError(
-            f"`path` must be one layer, but {location} holds {len(files)} layers. Choose one of them, for example with "
-            f"`sd.formats.circuit_tracer.read(path, layer={min(files)})` or "
+            f"`path` must be one layer, but {location} contains {len(files)} layers. Choose one of them, for example "
+            f"with `sd.formats.circuit_tracer.read(path, layer={min(files)})` or "
             f"`sd.load({location.path_of(files[min(files)])!r})`, or read all of them with `read_set`."
         )
     chosen = next(iter(files)) if layer is None else layer
@@ -100,7 +100,7 @@ def read_set(
     config = _config(location)
     if _is_cross_layer(location, config):
         raise StorageError(
-            f"{location} holds a cross-layer transcoder, which isn't a set of transcoders. Read it with "
+            f"{location} contains a cross-layer transcoder, which isn't a set of transcoders. Read it with "
             f"`sd.formats.circuit_tracer.read({location.path_of(None)!r})`."
         )
     files = _layers(location, config)

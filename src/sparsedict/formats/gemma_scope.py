@@ -81,7 +81,7 @@ def read_file(
     tensors = _lower_case(read_npz(file) if file.suffix == ".npz" else read_safetensors(file))
     if len(tensors.shapes.get("w_dec", ())) == 3:
         raise StorageError(
-            f"{file} holds one layer of a cross-layer transcoder or a crosscoder, which writes to "
+            f"{file} contains one layer of a cross-layer transcoder or a crosscoder, which writes to "
             f"{tensors.shapes['w_dec'][1]} layers. A cross-layer transcoder is read from a folder with a file "
             "params_layer_{i}.safetensors for each layer."
         )

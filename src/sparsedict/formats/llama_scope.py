@@ -103,7 +103,7 @@ def _scales(cfg: dict[str, Any], file: Path) -> tuple[float, float]:
         value = build.number(norms, key, file)
         if value <= 0:
             raise StorageError(
-                f"{file}: `dataset_average_activation_norm` must hold positive numbers, got {value} for {key!r}."
+                f"{file}: `dataset_average_activation_norm` must contain positive numbers, got {value} for {key!r}."
             )
         found.append(root / value)
     return found[0], found[1]

@@ -87,7 +87,7 @@ def _chosen(location: Location, layer: int | None) -> str:
     if layer is None and len(files) == 1:
         return next(iter(files.values()))
     if layer not in files:
-        what = "holds no such file" if not files else f"holds layers {listed(map(str, sorted(files)))}"
+        what = "contains no such file" if not files else f"contains layers {listed(map(str, sorted(files)))}"
         raise FileNotFoundError(
             f"`layer` must be one of the layers in the folder. {location} {what}, and `layer` is {layer}. Choose a "
             f"layer, for example with `sd.formats.qwen_scope.read(path, layer={min(files, default=0)})`."

@@ -103,7 +103,7 @@ def _checked(model: nn.Module, tokens: Tensor) -> Tensor:
     if tokens.is_floating_point():
         if token_embedding(model) is not None and (hasattr(model, "config") or hasattr(model, "cfg")):
             raise TypeError(
-                f"`tokens` must hold integer token ids, got a tensor of {tokens.dtype} {tuple(tokens.shape)}. "
+                f"`tokens` must contain integer token ids, got a tensor of {tokens.dtype} {tuple(tokens.shape)}. "
                 "Pass activations to the dictionary instead of the model."
             )
         return tokens

@@ -60,7 +60,7 @@ def read_description(folder: Path) -> tuple[Description, str]:
         raise FileNotFoundError(f"`path` must be the folder of a saved dictionary, but {folder} {state}.")
     file = regular_file(folder, DESCRIPTION)
     if file is None:
-        raise FileNotFoundError(f"{folder} holds no saved dictionary: {DESCRIPTION} is missing.")
+        raise FileNotFoundError(f"{folder} contains no saved dictionary: {DESCRIPTION} is missing.")
     with file.open("rb") as stream:
         encoded = stream.read(MAX_BYTES + 1)
     return Description.from_json(encoded, str(file))

@@ -49,14 +49,14 @@ def check_folder(path: str | os.PathLike[str], *, force: bool = False) -> Path:
         return folder
     if has_result(folder):
         raise FileExistsError(
-            f"`path` must be a new or empty folder, but {folder} holds an earlier result. Choose another folder, or "
+            f"`path` must be a new or empty folder, but {folder} contains an earlier result. Choose another folder, or "
             "pass force=True to replace that result."
         )
     names = other_things(folder, (CHECKPOINTS, REPLACED, LOCK))
     if not names:
         return folder
     raise FileExistsError(
-        f"`path` must be a new or empty folder, but {folder} holds other files ({listed(names)}). Choose another "
+        f"`path` must be a new or empty folder, but {folder} contains other files ({listed(names)}). Choose another "
         "folder, or pass force=True to replace files of the same names."
     )
 

@@ -150,8 +150,8 @@ class RunFolder:
         if (self.was_stopped or (self.path / REPLACED).exists()) and not (self._force and not self._resume):
             if not self._resume:
                 raise FileExistsError(
-                    f"`path` must be a new or empty folder, but {self.path} holds an interrupted run. Pass resume=True "
-                    f"to resume it, or force=True to start a new run.{self._earlier()}"
+                    f"`path` must be a new or empty folder, but {self.path} contains an interrupted run. Pass "
+                    f"resume=True to resume it, or force=True to start a new run.{self._earlier()}"
                 )
             marker = _read(self.checkpoints / RUN)
             if marker and (changes := self._changes(marker)):
@@ -213,14 +213,14 @@ class RunFolder:
             return
         if has_result(self.path):
             raise FileExistsError(
-                f"`path` must be a new or empty folder, but {self.path} holds a finished result. Choose another "
+                f"`path` must be a new or empty folder, but {self.path} contains a finished result. Choose another "
                 "folder, or pass force=True to replace that result."
             )
         ours = (CHECKPOINTS, METRICS, TENSORBOARD) if self._is_ours() else ()
         names = other_things(self.path, (LOCK, REPLACED, *ours))
         if names:
             raise FileExistsError(
-                f"`path` must be a new or empty folder, but {self.path} holds other files ({listed(names)}). Choose "
+                f"`path` must be a new or empty folder, but {self.path} contains other files ({listed(names)}). Choose "
                 "another folder, or pass force=True to replace files of the same names."
             )
 

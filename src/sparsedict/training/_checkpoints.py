@@ -70,8 +70,8 @@ class Checkpoints:
         if steps and not resume:
             self.close()
             raise FileExistsError(
-                f"`checkpoint` must be a folder without checkpoints if `resume` is False, but {self.folder} holds one "
-                f"of step {steps[-1]:,}. Pass resume=True to resume that run, or choose another folder."
+                f"`checkpoint` must be a folder without checkpoints if `resume` is False, but {self.folder} contains "
+                f"one of step {steps[-1]:,}. Pass resume=True to resume that run, or choose another folder."
             )
 
     def steps(self) -> list[int]:

@@ -143,7 +143,7 @@ def _set_parts(options: Any, name: str, kind: type, example: str) -> None:
     parts = tuple(value)
     for part in parts:
         if not isinstance(part, kind):
-            raise TypeError(f"`{name}` must hold {kind.__name__} objects such as {example}, got {part!r}.")
+            raise TypeError(f"`{name}` must contain {kind.__name__} objects such as {example}, got {part!r}.")
     object.__setattr__(options, name, parts)
 
 

@@ -33,7 +33,7 @@ def check_callbacks(callbacks: Any) -> list[Any]:
     held = list(callbacks)
     for callback in held:
         if not callable(callback):
-            raise TypeError(f"`callbacks` must hold functions of (name, record, dictionary), got {callback!r}.")
+            raise TypeError(f"`callbacks` must contain functions of (name, record, dictionary), got {callback!r}.")
     return held
 
 
@@ -81,8 +81,8 @@ def check_points(trainees: Mapping[str, Trainee], batches: Batches) -> None:
             ) from None
         if found[0] == found[1] and dictionary.reads != dictionary.writes:
             raise TypeError(
-                f"`data` must hold inputs and outputs for a {type(dictionary).__name__}, which reads the {reads} of an "
-                f"MLP and writes its {writes}, got one tensor. Pass a tuple of two tensors or an ActivationStream."
+                f"`data` must contain inputs and outputs for a {type(dictionary).__name__}, which reads the {reads} of "
+                f"an MLP and writes its {writes}, got one tensor. Pass a tuple of two tensors or an ActivationStream."
             )
 
 
