@@ -75,8 +75,8 @@ def check_replication(path: str | os.PathLike[str], *, force: bool = False) -> N
         listed = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
         raise FileExistsError(
             "`path` must be a new or empty folder, or one with an earlier replication, but "
-            f"{folder} contains other files ({listed}). Choose another folder, or pass force=True to replace files of the "
-            "same names."
+            f"{folder} contains other files ({listed}). Choose another folder, or pass force=True to replace files of "
+            "the same names."
         )
     return None
 

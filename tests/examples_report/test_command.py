@@ -128,7 +128,7 @@ def test_rejects_a_folder_with_other_things_before_the_model_is_loaded(command: 
     status, _, err = command("--model", "./gone", "--data", "x", "--out", tmp_path)
     assert status == 2
     assert "--out must be a new or empty folder" in err
-    assert "holds other files (notes.md, run.json)" in err
+    assert "contains other files (notes.md, run.json)" in err
 
 
 def test_conflicting_options_raise(command: Run, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_rejects_the_folder_of_another_run_unless_forced(tmp_path: Path) -> None
 
 def test_rejects_a_folder_with_other_things(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
-    with pytest.raises(FileExistsError, match="holds other files"):
+    with pytest.raises(FileExistsError, match="contains other files"):
         replicate(experiment_of(), tmp_path, studies=SOME, progress=False)
 
 
