@@ -15,7 +15,7 @@ from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._scorer import Scorer
 from sparsedict.analysis._token_batches import Tokens
 from sparsedict.analysis._token_loss import NoLossError
-from sparsedict.sites import ReplacementOrderError, Site
+from sparsedict.sites import NoLogitsError, ReplacementOrderError, Site
 
 ModelLoss = Callable[[Tensor, Tokens, Tensor], Tensor]
 """A user-defined loss: a function of model output, tokens and mask of counted positions that returns losses ``[n]``."""
@@ -83,7 +83,8 @@ def measure_losses(
         mask_token: Id of the mask token, see `loss_recovered`.
 
     Raises:
-        NoLossError: If the model returns no logits over its tokens and no loss is passed.
+        NoLogitsError: If the model returns no logits and no loss is passed.
+        NoLossError: If the logits aren't those of the tokens and no loss is passed.
         ValueError: If there is no token to predict.
     """
     scorer = Scorer(sites, mask_token) if loss is None else None
@@ -93,10 +94,7 @@ def measure_losses(
             assert loss is not None
             _measure_custom(sites[0], conditions, found, batch, mask, loss)
             continue
-        try:
-            scored = scorer(batch, mask)
-        except TypeError as error:
-            raise error if "must return logits" not in str(error) else NoLossError(str(error)) from error
+        scored = scorer(batch, mask)
         base = scored.loss(scored.logits)
         for name, own in conditions.items():
             losses = [base]
@@ -119,7 +117,7 @@ def losses_or_reason(
         return measure(), None
     except NotCausalError as unknown:
         return dict.fromkeys(names, LossRecovered.unknown(str(unknown))), None
-    except (NoLossError, ReplacementOrderError) as missing:
+    except (NoLossError, NoLogitsError, ReplacementOrderError) as missing:
         return None, str(missing)
 
 

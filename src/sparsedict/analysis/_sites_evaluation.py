@@ -121,7 +121,9 @@ class SitesEvaluation(Displayed):
         rows.append(("all at once", "", shown(self.l0, ".1f"), *_loss_cells(self.losses)))
         for name, own in self.dictionaries.items():
             dead = f"{own.dead.n_dead:,} of {own.n_latents:,} latents never fired"
-            rows.append((f"dictionary {name!r}", "", shown(own.l0, ".1f"), dead))
+            rows.append(
+                (name if len(self.dictionaries) == 1 else f"dictionary {name!r}", "", shown(own.l0, ".1f"), dead)
+            )
         rows.append(("tokens", f"{self.n_tokens:,}"))
         return rows if self.note is None else [*rows, ("note", self.note)]
 

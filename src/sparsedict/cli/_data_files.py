@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from sparsedict.cli._errors import OptionError
+
 END = "<|endoftext|>"
 PLAIN = (".txt", ".text", ".md", "")
 LINES = (".jsonl", ".ndjson")
@@ -42,7 +44,7 @@ def read_files(files: list[Path], column: str | None) -> Any:
     """
     kinds = {suffix(file) for file in files}
     if len({_reader(kind) for kind in kinds}) > 1:
-        raise ValueError(f"--data must be files of one kind, got {', '.join(sorted(map(repr, kinds)))}.")
+        raise OptionError(f"--data must be files of one kind, got {', '.join(sorted(map(repr, kinds)))}.")
     kind = kinds.pop()
     if kind in TABLES:
         return _table(files, kind)
@@ -68,13 +70,11 @@ def _reader(kind: str) -> Callable[[Path, str | None], Any]:
 def _read_or_explain(file: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
-    except ImportError:
+    except (ImportError, OptionError):
         raise
     # The exception for a broken file depends on the format.
     except Exception as error:
-        if str(error).startswith("--"):
-            raise
-        raise ValueError(f"--data {str(file)!r} can't be read: {type(error).__name__}: {error}") from error
+        raise OptionError(f"--data {str(file)!r} can't be read: {type(error).__name__}: {error}") from error
 
 
 def _open(file: Path) -> Any:
@@ -98,10 +98,10 @@ def _json_lines(file: Path, column: str | None) -> Iterator[Any]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise ValueError(f"--data {str(file)!r}, line {number}, must be JSON, got {line[:40]!r}.") from error
+                raise OptionError(f"--data {str(file)!r}, line {number}, must be JSON, got {line[:40]!r}.") from error
             found = column or next((name for name in ("input_ids", "text") if name in row), "text")
             if not isinstance(row, str) and (not isinstance(row, Mapping) or row.get(found) is None):
-                raise ValueError(
+                raise OptionError(
                     f"--data {str(file)!r}, line {number}, must be a JSON object with the field {found!r} "
                     f"(see --column), got {_held(row, found)}."
                 )
@@ -131,7 +131,7 @@ def _json(file: Path, column: str | None) -> Any:
             break
         found = inner
     if not isinstance(found, list | Mapping):
-        raise ValueError(f"--data {str(file)!r} must be a JSON list, or an object of columns, got {text[:40]!r}.")
+        raise OptionError(f"--data {str(file)!r} must be a JSON list, or an object of columns, got {text[:40]!r}.")
     return found
 
 
@@ -141,13 +141,13 @@ def _csv(file: Path, column: str | None) -> Iterator[dict[str, str]]:
         rows = csv.DictReader(stream, delimiter="\t" if suffix(file) == ".tsv" else ",")
         wanted = column or "text"
         if wanted not in (rows.fieldnames or ()):
-            raise ValueError(
+            raise OptionError(
                 f"--column must be one of {', '.join(rows.fieldnames or ()) or 'no columns'} in {str(file)!r}, "
                 f"got {wanted!r}."
             )
         for row in rows:
             if row[wanted] is None:
-                raise ValueError(f"--data {str(file)!r}, line {rows.line_num}, must have the column {wanted!r}.")
+                raise OptionError(f"--data {str(file)!r}, line {rows.line_num}, must have the column {wanted!r}.")
             yield row
 
 
@@ -199,7 +199,7 @@ def _ids(file: Path, column: str | None) -> Any:
         return found
     names = [column] if column else [name for name in ID_COLUMNS if name in found] or list(found)
     if len(names) != 1 or names[0] not in found:
-        raise ValueError(f"--column must be one of {', '.join(map(str, found))} in {str(file)!r}, got {column!r}.")
+        raise OptionError(f"--column must be one of {', '.join(map(str, found))} in {str(file)!r}, got {column!r}.")
     return {column or "input_ids": found[names[0]], "attention_mask": found.get("attention_mask")}
 
 
@@ -210,7 +210,7 @@ def _numpy(file: Path) -> Any:
     except ValueError as error:
         if not any(words in str(error) for words in ("Python objects", "Object arrays")):
             raise
-        raise ValueError(
+        raise OptionError(
             f"--data {str(file)!r} must contain integers, got Python objects. Write rows of different lengths to a "
             ".jsonl file, with one list of ids per line."
         ) from error
@@ -219,7 +219,7 @@ def _numpy(file: Path) -> Any:
 def _concatenate(parts: list[Any]) -> Any:
     arrays = [next(iter(part.values())) if isinstance(part, Mapping) else part for part in parts]
     if len({(np.ndim(array), np.shape(array)[1:]) for array in arrays}) > 1:
-        raise ValueError(
+        raise OptionError(
             f"--data must be arrays of the same width, got {sorted({np.shape(array)[1:] for array in arrays})}."
         )
     return torch.cat([torch.as_tensor(np.asarray(array).astype(np.int64)) for array in arrays])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from sparsedict.cli._errors import OptionError
+
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 MAX_SUGGESTIONS = 3
 
@@ -35,14 +37,14 @@ class DataName:
             ValueError: If the name has more than three parts, or contradicts ``--config`` or ``--split``.
         """
         if not text.strip():
-            raise ValueError(f"{option} must be the name of a file, a folder or a dataset, got {text!r}.")
+            raise OptionError(f"{option} must be the name of a file, a folder or a dataset, got {text!r}.")
         name, *parts = [text] if Path(text).expanduser().exists() or "://" in text else _split(text)
         if len(parts) > 2:
-            raise ValueError(f"{option} must have the form NAME:CONFIG:SPLIT, got {text!r}.")
+            raise OptionError(f"{option} must have the form NAME:CONFIG:SPLIT, got {text!r}.")
         own_config, own_split = (part or None for part in (*parts, "", "")[:2])
         for asked, own, other in (("--config", own_config, config), ("--split", own_split, split)):
             if own is not None and other is not None and own != other:
-                raise ValueError(f"{asked} and {option} must agree, got {other!r} and {own!r}.")
+                raise OptionError(f"{asked} and {option} must agree, got {other!r} and {own!r}.")
         return cls(option, name, own_config or config, own_split or split)
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 
 from sparsedict.cli._data_files import PLAIN, SUFFIXES, TOKENS, needs_datasets, read_files, suffix
 from sparsedict.cli._data_name import DataName
+from sparsedict.cli._errors import OptionError
 
 SPLIT = "train"
 NOT_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"}
@@ -33,7 +34,7 @@ def read_folder(data: DataName, column: str | None) -> Any:
         )
     if len(kinds) > 1 and not set(kinds) <= set(PLAIN):
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        raise ValueError(
+        raise OptionError(
             f"{data.option} must be a folder with files of one kind, but {data.name!r} contains {found}. Pass a "
             f"pattern instead, such as '{folder}/*{kinds.most_common(1)[0][0]}'."
         )
@@ -66,18 +67,18 @@ def _saved(data: DataName) -> Any:
     try:
         found = datasets.load_from_disk(data.name if data.path == Path(data.name) else str(data.path))
     except Exception as error:
-        raise ValueError(f"{data.option} {data.name!r} can't be read: {type(error).__name__}: {error}") from error
+        raise OptionError(f"{data.option} {data.name!r} can't be read: {type(error).__name__}: {error}") from error
     # A folder of `save_to_disk` has no configurations, so the second part of NAME:SPLIT is the split.
     split = data.split or data.config
     if not isinstance(found, dict):
         own = None if found.split is None else str(found.split)
         if split is not None and own is not None and split != own:
-            raise ValueError(f"--split must be {own!r}, the only split of {data.name!r}, got {split!r}.")
+            raise OptionError(f"--split must be {own!r}, the only split of {data.name!r}, got {split!r}.")
         return found
     split = split or (next(iter(found)) if len(found) == 1 else SPLIT)
     if split not in found:
         near = get_close_matches(split, list(found), 1)
-        raise ValueError(
+        raise OptionError(
             f"--split must be one of {', '.join(found)} of {data.name!r}, got {split!r}."
             + (f" Did you mean {near[0]!r}?" if near else "")
         )
@@ -92,12 +93,12 @@ def _loaded(data: DataName, where: str) -> Any:
         found = datasets.load_dataset(where, split=data.split or SPLIT, streaming=True, **options)
         next(iter(found))
     except StopIteration as error:
-        raise ValueError(f"{data.option} must contain at least one row, got none in {data.name!r}.") from error
+        raise OptionError(f"{data.option} must contain at least one row, got none in {data.name!r}.") from error
     # The exception depends on the cause, such as a missing network or split.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if Path(where).is_dir():
-            raise ValueError(f"{data.option} {data.name!r} can't be read: {reason}") from error
+            raise OptionError(f"{data.option} {data.name!r} can't be read: {reason}") from error
         raise FileNotFoundError(
             f"{data.option} must be a file, a folder or a dataset on the hub, but there is no file or folder "
             f"{data.name!r}, and its split {data.split or SPLIT!r} couldn't be loaded from the hub ({reason})."

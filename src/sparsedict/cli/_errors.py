@@ -33,6 +33,10 @@ _TWO_ENDS = re.compile(r"reads='([^']*):in', writes='([^']*):out'")
 _SWITCH = re.compile(r"\b(resume|force)=True")
 
 
+class OptionError(ValueError):
+    """Raised if an option has a wrong value. The message names options instead of arguments of the library."""
+
+
 def message_of(error: BaseException, args: argparse.Namespace) -> str:
     """Returns the message of an error on one line, with arguments replaced by options."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

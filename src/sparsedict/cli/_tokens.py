@@ -16,6 +16,7 @@ from torch import Tensor
 from sparsedict.cli._data_files import SUFFIXES, read_files, suffix
 from sparsedict.cli._data_name import DataName
 from sparsedict.cli._data_sets import read_folder, read_hub
+from sparsedict.cli._errors import OptionError
 from sparsedict.data import BlockSize, Bos, Texts, TokenSource, token_source
 
 READ_FACTOR = 2
@@ -75,8 +76,10 @@ class Corpus:
                 join=self.join,
             )
             return self._rows(source, long=long)
+        except OptionError:
+            raise
         except (TypeError, ValueError) as error:
-            raise ValueError(_for_options(str(error), data)) from error
+            raise OptionError(_for_options(str(error), data)) from error
 
     def _found(self, data: DataName) -> Any:
         if data.path.is_dir():
@@ -85,7 +88,7 @@ class Corpus:
         if files:
             known = {suffix(file) in ("", *SUFFIXES) for file in files}
             if known != {True}:
-                raise ValueError(
+                raise OptionError(
                     f"{data.option} must be a file with one of the suffixes {', '.join(SUFFIXES)}, got {data.name!r}."
                 )
             return read_files(files, self.column)
@@ -175,7 +178,7 @@ def _for_options(message: str, data: DataName) -> str:
         ("`context`", "--context"),
     ):
         message = message.replace(name, option)
-    return message if message.startswith(data.option) else f"{data.option} {data.name!r}: {message}"
+    return f"{data.option} {data.name!r}: {message}"
 
 
 def held_out_rows(rows: Tensor, part: float) -> tuple[Tensor, Tensor]:
@@ -186,7 +189,7 @@ def held_out_rows(rows: Tensor, part: float) -> tuple[Tensor, Tensor]:
     """
     n_held_out = max(1, round(len(rows) * part))
     if n_held_out >= len(rows):
-        raise ValueError(
+        raise OptionError(
             f"--data must contain at least 2 sequences, because one is held out, got {len(rows)} of "
             f"{rows.shape[1]} tokens. Use more text or a smaller --context."
         )

@@ -4,6 +4,7 @@ from sparsedict.sites._constant import Constant
 from sparsedict.sites._ends import Ends
 from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._points import Point
+from sparsedict.sites._predictions import NoLogitsError
 from sparsedict.sites._replace import ReplacementOrderError
 from sparsedict.sites._resolve import ResolvedDictionary
 from sparsedict.sites._site import Site, capture_sites
@@ -13,6 +14,7 @@ __all__ = [
     "Constant",
     "Ends",
     "Neurons",
+    "NoLogitsError",
     "ResolvedDictionary",
     "Point",
     "ReplacementOrderError",

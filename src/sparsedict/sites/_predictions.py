@@ -11,6 +11,10 @@ from sparsedict.sites._tokens import Tokens, prepare
 from sparsedict.sites._watch import stack_modules, watched
 
 
+class NoLogitsError(TypeError):
+    """Raised if a model doesn't return logits."""
+
+
 def is_seq2seq(model: nn.Module) -> bool:
     """Whether a model has an encoder and a decoder with separate tokens."""
     inner = getattr(model, "original_model", model)
@@ -22,7 +26,7 @@ def logits_of(model: nn.Module, tokens: Tokens) -> Tensor:
     """Returns the model's logits, with gradients if they are enabled.
 
     Raises:
-        TypeError: If the model doesn't return logits.
+        NoLogitsError: If the model doesn't return logits.
     """
     call = prepare(model, tokens)
     output = model(*call.args, **call.kwargs)
@@ -32,7 +36,7 @@ def logits_of(model: nn.Module, tokens: Tokens) -> Tensor:
     if logits is None and isinstance(output, tuple) and output:
         logits = output[0]
     if not isinstance(logits, Tensor):
-        raise TypeError(
+        raise NoLogitsError(
             f"`model` must return logits, got {type(output).__name__} from {type(model).__name__}. Load it with its "
             "language-model head."
         )
@@ -43,7 +47,7 @@ def predictions(model: nn.Module, tokens: Tokens) -> tuple[Tensor, TokenContext]
     """Returns the model's logits and the tokens at their positions. Encoder-decoder models return the decoder's.
 
     Raises:
-        TypeError: If the model doesn't return logits.
+        NoLogitsError: If the model doesn't return logits.
     """
     predicts = next(stack_modules(model, "decoder"), model) if is_seq2seq(model) else model
     with watched(model, [predicts]) as watch:

@@ -266,7 +266,7 @@ class Site:
         """Returns the model's logits ``[n_sequences, n_positions, n_vocabulary]``, with gradients if they are enabled.
 
         Raises:
-            TypeError: If the model doesn't return logits.
+            NoLogitsError: If the model doesn't return logits. It is a ``TypeError``.
         """
         return logits_of(self.model, tokens)
 
