@@ -161,6 +161,8 @@ def test_a_cross_layer_dictionary(sites: Sites, batch_size: int) -> None:
     assert found.sites["0"].l0 == pytest.approx(metrics.l0(latents[:, :9]))
     assert found.sites["1"].l0 == pytest.approx(metrics.l0(latents[:, 9:]))
     use = found.dictionaries["dictionary"]
+    assert "\ndictionary  " in str(found)
+    assert "'dictionary'" not in str(found)
     assert torch.equal(use.dead.mask, (latents == 0).all(0))
     assert (use.reads, use.writes) == (x.reads, x.writes)
     assert found.losses is not None

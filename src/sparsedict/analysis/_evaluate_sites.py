@@ -20,7 +20,7 @@ from sparsedict.analysis._measure_losses import (
     measure_losses,
 )
 from sparsedict.analysis._recovered import LossRecovered
-from sparsedict.analysis._sites_evaluation import DictionaryUse, SiteEvaluation, SitesEvaluation
+from sparsedict.analysis._sites_evaluation import UNNAMED, DictionaryUse, SiteEvaluation, SitesEvaluation
 from sparsedict.analysis._token_batches import Tokens, token_batches
 from sparsedict.batches import Activations, Points
 from sparsedict.latents import firing_counts
@@ -92,7 +92,7 @@ class _Measures:
         """Returns the use of each dictionary. Parts of a split dictionary are combined."""
         by_key: dict[str, list[_Use]] = {}
         for use in self.uses:
-            by_key.setdefault(use.placed.key or "dictionary", []).append(use)
+            by_key.setdefault(use.placed.key or UNNAMED, []).append(use)
         return {key: self._dictionary(own) for key, own in by_key.items()}
 
     def _dictionary(self, uses: Sequence[_Use]) -> DictionaryUse:

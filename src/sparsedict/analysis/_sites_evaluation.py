@@ -10,6 +10,9 @@ from sparsedict.analysis._firing import DeadLatents
 from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.display import Displayed, finite, short, shown
 
+UNNAMED = "dictionary"
+"""Key of a single dictionary that was passed without a mapping."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SiteEvaluation(Displayed):
@@ -121,9 +124,8 @@ class SitesEvaluation(Displayed):
         rows.append(("all at once", "", shown(self.l0, ".1f"), *_loss_cells(self.losses)))
         for name, own in self.dictionaries.items():
             dead = f"{own.dead.n_dead:,} of {own.n_latents:,} latents never fired"
-            rows.append(
-                (name if len(self.dictionaries) == 1 else f"dictionary {name!r}", "", shown(own.l0, ".1f"), dead)
-            )
+            label = name if name == UNNAMED else f"dictionary {name!r}"
+            rows.append((label, "", shown(own.l0, ".1f"), dead))
         rows.append(("tokens", f"{self.n_tokens:,}"))
         return rows if self.note is None else [*rows, ("note", self.note)]
 
