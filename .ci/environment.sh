@@ -7,6 +7,10 @@ trap 'rm -rf "$environment"' EXIT
 
 # new_environment PYTHON: creates the environment.
 new_environment() {
+    if ! "$1" --version > "$environment/version.txt" 2>&1; then
+        echo "Python isn't available as \`$1\`. Set PYTHON to its path, as in PYTHON=/path/to/$1 bash $0." >&2
+        exit 1
+    fi
     "$1" -m venv "$environment"
 }
 

@@ -195,6 +195,12 @@ def test_names_are_those_of_the_library(tmp_path: Path) -> None:
             "model.layers.0.pre_feedforward_layernorm:out -> model.layers.0.post_feedforward_layernorm:out",
             ("mlp.hook_in", "hook_mlp_out"),
         ),
+        ("model.decoder.layers.0.fc1:in -> model.decoder.layers.0.fc2:out", ("mlp.hook_in", "mlp.hook_out")),
+        (
+            "model.decoder.layers.0.final_layer_norm:out -> model.decoder.layers.0.fc2:out",
+            ("mlp.hook_in", "mlp.hook_out"),
+        ),
+        ("blocks.0.mlp.in.hook_in -> blocks.0.hook_mlp_out", ("mlp.in.hook_in", "hook_mlp_out")),
     ],
 )
 def test_hooks_follow_from_the_site(site: str, hooks: tuple[str, str], tmp_path: Path) -> None:

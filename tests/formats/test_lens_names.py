@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ POINTS = {
 }
 
 
-def facts(model: torch.nn.Module, name: str) -> dict[str, Any]:
+def facts(model: torch.nn.Module, name: str) -> dict[str, str]:
     return {"site": name, "model_class": type(model).__name__}
 
 
@@ -53,9 +53,8 @@ def roles(mlp: sd.Site) -> tuple[Role, ...]:
 
 def points(family: str) -> dict[str, tuple[sd.Site, Role]]:
     """Returns sites of a model, and which of their activations are looked at."""
-    model = models.hugging_face(family)
-    path = models.FAMILIES[family][3]
-    mlp = sd.Site(model, path) if isinstance(path, str) else sd.Site(model, reads=path[0], writes=path[1])
+    mlp = models.mlp(family)
+    model = mlp.model
     found: dict[str, tuple[sd.Site, Role]] = {f"{mlp.name} {role}": (mlp, role) for role in roles(mlp)}
     for point in POINTS[family]:
         for side in [""] if ":" in point else [":in", ":out"]:
@@ -79,6 +78,54 @@ def test_hooks_carry_the_numbers_of_the_point(family: str, tmp_path: Path) -> No
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}, {names[n]}: {m}")
 
 
+def spliced_logits(family: str, folder: Path, dictionary: sd.Dictionary) -> torch.Tensor:
+    """Returns the logits of SAELens with the written dictionary in the model."""
+    sae_lens = pytest.importorskip("sae_lens", reason="SAELens needs TransformerLens 3; .ci/lens3 installs both")
+    analysis = pytest.importorskip("sae_lens.analysis.sae_transformer_bridge")
+    sd.formats.sae_lens.write(dictionary, folder / "sae", model_name=f"tiny-{family}")
+    kind = sae_lens.Transcoder if isinstance(dictionary, sd.SparseDistiller) else sae_lens.SAE
+    model = models.bridge(family, folder, analysis.SAETransformerBridge)
+    return model.run_with_saes(models.tokens(), saes=[kind.load_from_disk(str(folder / "sae"))])
+
+
+def random_dictionary(mlp: sd.Site, reads: Literal[Role, "distiller"]) -> sd.Dictionary:
+    parts: dict[str, Any] = {"activation": sd.ReLU(), "decoder_norm": sd.UnitNorm()}
+    if reads == "distiller":
+        dictionary = sd.SparseDistiller(mlp.d_in, mlp.d_out, 32, **parts)
+    else:
+        width = getattr(mlp.capture(models.tokens(), neurons=reads == "neurons"), reads).shape[-1]
+        dictionary = sd.SparseAutoencoder(width, 32, reads=reads, **parts)
+    with torch.no_grad():
+        for parameter in dictionary.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter).abs())
+    dictionary.trained_on = facts(mlp.model, mlp.name)
+    return dictionary
+
+
+@pytest.mark.filterwarnings("ignore:.*HookedSAETransformer has no hook:UserWarning")
+@pytest.mark.filterwarnings(r"ignore:\s*This SAE has non-empty model_from_pretrained_kwargs:UserWarning")
+@pytest.mark.parametrize("reads", ["inputs", "outputs", "neurons", "distiller"])
+@pytest.mark.parametrize("family", POINTS)
+def test_saelens_replaces_the_same_activations(family: str, reads: Literal[Role, "distiller"], tmp_path: Path) -> None:
+    mlp = models.mlp(family)
+    if reads == "neurons" and mlp.hidden is None:
+        pytest.skip("This family's MLP has no neurons of its own.")
+    dictionary = random_dictionary(mlp, reads)
+    if (family, reads) == ("opt", "distiller"):
+        # The two hooks have different shapes there, which SAELens' wrapper around the output doesn't convert.
+        with pytest.raises(RuntimeError, match="size of tensor"):
+            spliced_logits(family, tmp_path, dictionary)
+        return
+    got = spliced_logits(family, tmp_path, dictionary)
+    tokens = models.tokens()
+    with torch.no_grad():
+        unchanged = mlp.model(tokens).logits
+        with mlp.replaced(dictionary):
+            wanted = mlp.model(tokens).logits
+    assert (wanted - unchanged).abs().max() > 1e-2
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
 ROLES: list[tuple[str, Role, str | None]] = [
     ("transformer.h.11.mlp", "inputs", "blocks.11.mlp.hook_in"),
     ("transformer.h.11.mlp", "outputs", "blocks.11.hook_mlp_out"),
@@ -100,6 +147,8 @@ ROLES: list[tuple[str, Role, str | None]] = [
     ("blocks.1.hook_resid_pre", "outputs", "blocks.1.hook_resid_pre"),
     ("blocks.1.attn.hook_z", "outputs", "blocks.1.attn.hook_z"),
     ("hook_embed", "outputs", "hook_embed"),
+    ("model.decoder.layers.3.fc1:in -> model.decoder.layers.3.fc2:out", "inputs", "blocks.3.mlp.in.hook_in"),
+    ("bert.encoder.layer.3.intermediate:in", "inputs", "blocks.3.mlp.in.hook_in"),
     ("transformer.h.1", "neurons", None),
     ("bert.encoder.layer.1", "outputs", None),
     ("bert.encoder.layer.1.attention:out", "outputs", None),

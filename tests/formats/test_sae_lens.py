@@ -288,6 +288,17 @@ def test_the_place_is_written_as_a_hook(reads: str, site: str, hook: str, out: s
     assert written["model_from_pretrained_kwargs"] == ({} if "hook" in site else unprocessed)
 
 
+def test_a_warning_names_each_hook_that_one_of_saelens_models_lacks(tmp_path: Path) -> None:
+    gemma = trained("distiller", "model.layers.1.mlp", model="google/gemma-2-2b")
+    with pytest.warns(UserWarning, match="HookedSAETransformer has no hook") as found:
+        sae_lens.write(gemma, tmp_path)
+    texts = [str(warning.message) for warning in found]
+    assert any("`hook_name` is written as 'blocks.1.mlp.hook_in'" in text and "nearest" in text for text in texts)
+    assert any("`hook_name_out` is written as 'blocks.1.mlp.hook_out'" in text for text in texts)
+    with pytest.warns(UserWarning, match="`hook_name` is written as 'blocks.1.mlp.hook_out'"):
+        sae_lens.write(trained("outputs", "model.layers.1.mlp", model="google/gemma-2-2b"), tmp_path / "output")
+
+
 def test_arguments_replace_the_settings_of_a_file(tmp_path: Path) -> None:
     given: dict[str, Any] = {
         "model_name": "other",

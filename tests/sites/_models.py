@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import sparsedict as sd
+
 VOCABULARY, WIDTH, HIDDEN = 50, 16, 40
 _HF = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": HIDDEN, "max_position_embeddings": 32}
 _LAYERS = {"num_hidden_layers": 3, "num_attention_heads": 2}
@@ -70,7 +72,14 @@ def hugging_face(family: str, **overrides: Any) -> nn.Module:
     return model
 
 
-def bridge(family: str, folder: Path) -> Any:
+def mlp(family: str) -> sd.Site:
+    """Returns the MLP of the second layer."""
+    model, path = hugging_face(family), FAMILIES[family][3]
+    return sd.Site(model, path) if isinstance(path, str) else sd.Site(model, reads=path[0], writes=path[1])
+
+
+def bridge(family: str, folder: Path, bridge_class: Any = None) -> Any:
+    """Returns the model in TransformerLens' bridge, or in a class derived from it."""
     lens = pytest.importorskip("transformer_lens.model_bridge")
     tokenizers = pytest.importorskip("tokenizers")
     transformers = pytest.importorskip("transformers")
@@ -79,7 +88,7 @@ def bridge(family: str, folder: Path) -> Any:
     names = {"unk_token": "t3", "bos_token": "t1", "eos_token": "t1", "pad_token": "t0"}
     transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    return lens.TransformerBridge.boot_transformers(
+    return (bridge_class or lens.TransformerBridge).boot_transformers(
         f"tiny-{family}", hf_model=hugging_face(family), device="cpu", tokenizer=tokenizer
     )
 

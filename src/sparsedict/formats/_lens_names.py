@@ -35,6 +35,7 @@ _STACKS = (
 
 _BLOCK = re.compile(rf"^({'|'.join(map(re.escape, _STACKS))})\.(\d+)(?:\.(.+))?$")
 _HOOK = re.compile(r"(?:^|\.)hook_\w+$")
+_OF_BRIDGE = re.compile(r"^blocks\..*\.hook_(in|out)$")
 _IN_A_BLOCK = re.compile(r"^blocks\.(\d+)\.(.+)$")
 _OF_A_BLOCK = re.compile(r"(mlp|attn|ln1|ln2)(_post)?\.|hook_(mlp|resid|attn)_")
 """Beginnings of hook names that need the prefix ``blocks.{number}``."""
@@ -45,9 +46,10 @@ _DECODERS = ("c_proj", "dense_4h_to_h", "fc2", "down_proj", "fc_out")
 _NORMS_BEFORE_MLP = ("ln_2", "ln2", "pre_feedforward_layernorm", "post_attention_layernorm", "final_layer_norm")
 _ATTENTIONS = ("attn", "self_attn", "attention", "self_attention")
 
-MLP_IN = "mlp.hook_in"
-MLP_OUT = "hook_mlp_out"
-HIDDEN = "mlp.hook_post"
+MLP_IN, MLP_OUT, HIDDEN, NORM_OUT = "mlp.hook_in", "hook_mlp_out", "mlp.hook_post", "ln2.hook_out"
+FIRST_LAYER_IN = "mlp.in.hook_in"
+"""The MLP's input where the block has no module for the MLP, as in BERT and OPT. TransformerLens 3 lists
+``mlp.hook_in`` there too, but never calls it."""
 
 _NORMALISES_OUTPUTS = re.compile(r"gemma-?[234]|gemma-?3n|olmo-?[23]|glm-?4", re.IGNORECASE)
 """Models with a norm after the MLP. In TransformerLens, ``hook_mlp_out`` is the output of this norm."""
@@ -107,6 +109,17 @@ def in_block(hook: str) -> tuple[int, str] | None:
 def is_hook_name(name: str) -> bool:
     """Returns whether a name has the form of a TransformerLens hook."""
     return bool(_HOOK.search(name))
+
+
+def is_of_bridge(name: str) -> bool:
+    """Returns whether only ``TransformerBridge`` has a hook within blocks of this name, not ``HookedTransformer``."""
+    return _OF_BRIDGE.search(name) is not None
+
+
+def norm_before(hook: str) -> str | None:
+    """Returns the hook of ``HookedTransformer`` at the norm before the MLP, for the MLP's input."""
+    found = in_block(hook)
+    return f"blocks.{found[0]}.ln2.hook_normalized" if found and found[1] == MLP_IN else None
 
 
 def check_hook(argument: str, value: object, *, within_block: bool) -> None:
@@ -175,11 +188,13 @@ def _within(path: str, side: Side, model: str) -> str | None:
     if first in _MLPS and len(parts) == 1:
         adds = bool(_ADDS_RESIDUAL.search(model))
         return MLP_IN if side == "in" else ("hook_resid_post" if adds else written)
-    # In OPT the two layers of the MLP are direct children of the block.
-    if (first in _MLPS and len(parts) == 2) or path in ("fc1", "fc2"):
+    if first in _MLPS and len(parts) == 2:
         return _in_mlp(last, side, written)
+    # In OPT the two layers of the MLP are direct children of the block.
+    if path in ("fc1", "fc2"):
+        return FIRST_LAYER_IN if path == "fc1" and side == "in" else _in_mlp(last, side, written)
     if path in ("intermediate", "intermediate.dense") and side == "in":
-        return MLP_IN
+        return FIRST_LAYER_IN
     if path == "intermediate" or (path == "output.dense" and side == "in"):
         return HIDDEN
     if path == "output.dense":
@@ -205,6 +220,9 @@ def _at_norm(name: str, side: Side, model: str) -> str | None:
     """Returns the hook at the norm whose output the MLP reads, or ``None`` if the norm has another role here."""
     if name == "post_attention_layernorm" and _NORMALISES_OUTPUTS.search(model):
         return None
+    if name == "final_layer_norm":
+        # The norm of OPT. In OPT 350M it follows the MLP, so this is the norm's own hook.
+        return NORM_OUT if side == "out" else None
     if side == "out":
         return MLP_IN
     # If attention and MLP run in parallel, the norm doesn't read `hook_resid_mid`.

@@ -16,7 +16,15 @@ from sparsedict.dictionaries import Dictionary
 from sparsedict.formats import _build as build
 from sparsedict.formats._build import LoadedActivation
 from sparsedict.formats._export import is_trained_here, unsupported, warn_of_unknown
-from sparsedict.formats._lens_names import MLP_IN, check_hook, check_model_name, hook_names, is_hook_name, model_name
+from sparsedict.formats._lens_names import (
+    check_hook,
+    check_model_name,
+    hook_names,
+    is_hook_name,
+    is_of_bridge,
+    model_name,
+    norm_before,
+)
 from sparsedict.formats._tensors import Tensors
 from sparsedict.norms import InputLayerNorm, InputNorm, InputRMSNorm
 from sparsedict.storage import StorageError
@@ -204,23 +212,28 @@ def metadata(dictionary: Dictionary, kept: Mapping[str, Any], given: GivenMetada
         {name: example for name, example in examples.items() if not found.get(name)},
         "SAELens skips a dictionary without a hook and reports the original loss, and it can't load an unnamed model",
     )
-    if "hook_name" not in given.by_name():
-        _warn_of_bridge(str(found.get("hook_name")))
+    hooks = [name for name in ("hook_name", "hook_name_out") if name in examples and name not in given.by_name()]
+    _warn_of_bridge({name: str(found.get(name)) for name in hooks})
     ours = {"activation": repr(dictionary.activation), "decoder_norm": repr(dictionary.decoder_norm)}
     site = {"site": str(dictionary.trained_on["site"])} if "site" in dictionary.trained_on else {}
     # SAELens reads a configuration without a version as one of a version before 6.
     return {**found, "sae_lens_version": VERSION, "sparsedict": ours | site}
 
 
-def _warn_of_bridge(hook: str) -> None:
-    """Warns about a hook that ``HookedSAETransformer`` lacks. It skips such dictionaries without an error."""
-    if hook.endswith(f".{MLP_IN}"):
-        normalised = hook.removesuffix(MLP_IN) + "ln2.hook_normalized"
+def _warn_of_bridge(derived: Mapping[str, Any]) -> None:
+    """Warns about hooks that ``HookedSAETransformer`` lacks. It skips such dictionaries without an error."""
+    for name, hook in derived.items():
+        if not is_of_bridge(hook):
+            continue
+        norm = norm_before(hook)
+        nearest = (
+            f" Its nearest hook is {norm!r}, which equals the MLP's input only in TransformerLens 2 with layer norms "
+            "and unprocessed weights."
+        )
         checks.warn(
-            f"`hook_name` is written as {hook!r}, a hook of SAETransformerBridge. HookedSAETransformer has no hook "
-            "of this name, so it skips the dictionary and reports the original loss. Its nearest hook is "
-            f"{normalised!r}, which equals the MLP's input only in TransformerLens 2 with layer norms and unprocessed "
-            "weights. Pass `hook_name=` to choose a hook."
+            f"`{name}` is written as {hook!r}, a hook of SAETransformerBridge. HookedSAETransformer has no hook of "
+            f"this name, so it skips the dictionary and reports the original loss.{nearest if norm else ''} Pass "
+            f"`{name}=` to choose a hook."
         )
 
 

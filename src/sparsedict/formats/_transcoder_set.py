@@ -14,7 +14,10 @@ from sparsedict.activations import Activation, TopK
 from sparsedict.dictionaries import Dictionary
 from sparsedict.formats._export import is_trained_here, original_cfg, warn_of_unknown
 from sparsedict.formats._lens_names import (
+    FIRST_LAYER_IN,
+    MLP_IN,
     MLP_OUT,
+    NORM_OUT,
     check_hook,
     check_model_name,
     hook_names,
@@ -255,6 +258,9 @@ def _within(trained_on: Mapping[str, Any], end: int) -> str | None:
     if found is None:
         return None
     site = str(trained_on.get("site"))
+    # circuit-tracer wraps the MLP of `HookedTransformer`, which has a module for it in all models, OPT included.
+    if found[1] in (FIRST_LAYER_IN, NORM_OUT) and not is_hook_name(site.partition(" -> ")[0]):
+        return MLP_IN
     is_module = not is_hook_name(site.rpartition(" -> ")[2]) and "post_feedforward" not in site
     # Without a norm after the MLP both hooks are equal, and circuit-tracer supports this one for more models.
     return "mlp.hook_out" if found[1] == MLP_OUT and is_module else found[1]
