@@ -1,6 +1,6 @@
 """Self-contained HTML pages of results, without external files, for light and dark mode."""
 
-from sparsedict.pages import rating
+from sparsedict.pages import exports, rating
 from sparsedict.pages._cards import LatentCard, latent_cards
 from sparsedict.pages._examples import write_examples
 from sparsedict.pages._overview import Section, write_overview
@@ -10,6 +10,7 @@ __all__ = [
     "LatentCard",
     "Section",
     "TokenStrings",
+    "exports",
     "latent_cards",
     "rating",
     "token_strings",

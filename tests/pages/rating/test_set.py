@@ -6,7 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
+import sparsedict as sd
 from sparsedict.pages import rating
 from sparsedict.pages.rating import rating_set
 
@@ -76,6 +78,27 @@ def test_the_key_of_another_set_is_not_replaced(tmp_path: Path) -> None:
 def test_bad_arguments_are_errors(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         rating_set(examples(), **{"kinds": KINDS, **options})
+
+
+def test_records_give_the_same_set_as_their_top_examples() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(20, 8),
+        torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.GELU(), torch.nn.Linear(32, 8)),
+        torch.nn.Linear(8, 20),
+    )
+    site = sd.Site(model, "1")
+    records = sd.analysis.collect(site, {"neurons": site.neurons}, torch.randint(20, (30, 16)), progress=False)
+    tops = {i: records["neurons"].top_examples(i) for i in range(32)}
+    assert rating_set(records, min_examples=3) == rating_set({"neurons": tops}, min_examples=3)
+    sae = sd.SparseAutoencoder(8, 6, activation=sd.ReLU(), decoder_norm=sd.Free())
+    with torch.no_grad():
+        sae.decoder[0] = site.neurons.decoder[3]
+    types = sd.analysis.latent_types(
+        sd.analysis.match_neurons(sae, site.neurons), dead=torch.tensor([False] * 5 + [True])
+    )
+    assert rating.kinds_of(types)[0] == "simulator"
+    assert rating.kinds_of(types)[5] == ""
 
 
 def test_the_rubric_has_an_example_for_every_grade() -> None:

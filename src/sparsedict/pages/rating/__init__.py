@@ -9,7 +9,7 @@ from sparsedict.pages.rating._answers import AnswerFile
 from sparsedict.pages.rating._page import write_page
 from sparsedict.pages.rating._rubric import RUBRIC, RubricGrade
 from sparsedict.pages.rating._server import RatingServer
-from sparsedict.pages.rating._set import RatingItem, RatingSet, rating_set
+from sparsedict.pages.rating._set import RatingItem, RatingSet, kinds_of, rating_set
 
 __all__ = [
     "RUBRIC",
@@ -18,6 +18,7 @@ __all__ = [
     "RatingServer",
     "RatingSet",
     "RubricGrade",
+    "kinds_of",
     "rating_set",
     "write_page",
 ]

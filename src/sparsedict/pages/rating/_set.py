@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsedict import checks
-from sparsedict.analysis import Example, TopExamples
+from sparsedict.analysis import Example, LatentRecords, LatentTypes, TopExamples
 from sparsedict.analysis.ratings import KeyItem, RatingKey
 from sparsedict.pages._strings import TokenStrings, token_strings, visible
 
@@ -68,7 +68,7 @@ class RatingSet:
 
 
 def rating_set(
-    examples: Mapping[str, Mapping[int, TopExamples]],
+    examples: Mapping[str, LatentRecords | Mapping[int, TopExamples]],
     *,
     kinds: Mapping[str, Sequence[str]] | None = None,
     strings: TokenStrings | None = None,
@@ -83,8 +83,8 @@ def rating_set(
     dictionaries. Values of the opposite sign are shown as 0. Latents of all dictionaries are in one random order.
 
     Args:
-        examples: Top examples of each latent by the name of the dictionary, as `sparsedict.analysis.top_examples`
-            returns them.
+        examples: The records of each dictionary by its name, as `sparsedict.analysis.collect` returns them, or top
+            examples by latent, as `sparsedict.analysis.top_examples` returns them.
         kinds: Kinds of the latents by the name of the dictionary, one for each latent, such as ``simulator``. Latents
             whose kind is empty are left out. A dictionary that isn't a key has one kind.
         strings: Function from token ids to text, see `sparsedict.pages.token_strings`.
@@ -106,17 +106,40 @@ def rating_set(
     chosen = []
     for name, of in examples.items():
         groups: dict[str, list[int]] = {}
-        for latent in sorted(of):
+        for latent, n in _counts(of).items():
             kind = _kind(name, latent, kinds)
-            if kind is not None and len(of[latent]) >= min_examples:
+            if kind is not None and n >= min_examples:
                 groups.setdefault(kind, []).append(latent)
         for kind, latents in groups.items():
             picked = chance.sample(latents, min(n_per_kind, len(latents)))
-            chosen += [(name, kind, of[latent]) for latent in picked]
+            chosen += [(name, kind, _top(of, latent)) for latent in picked]
     if not chosen:
         raise ValueError(f"`examples` must have a latent with at least {min_examples} examples, got none.")
     chance.shuffle(chosen)
     return _anonymous(chosen, strings or token_strings(), n_examples)
+
+
+def kinds_of(types: LatentTypes, simulator: str = "simulator", other: str = "sparse latent") -> list[str]:
+    """Returns the kinds of the latents of a dictionary for `rating_set`, empty for dead latents.
+
+    Args:
+        types: Types of the latents, see `sparsedict.analysis.latent_types`.
+        simulator: Name of the kind of simulators.
+        other: Name of the kind of all other latents that fired.
+    """
+    masks = zip(types.simulators.tolist(), types.sparse.tolist(), strict=True)
+    return [simulator if is_simulator else other if is_sparse else "" for is_simulator, is_sparse in masks]
+
+
+def _counts(of: LatentRecords | Mapping[int, TopExamples]) -> dict[int, int]:
+    """Returns the number of examples of each latent, in the order of the latents."""
+    if isinstance(of, LatentRecords):
+        return dict(enumerate(of.top.offsets.diff().tolist()))
+    return {latent: len(of[latent]) for latent in sorted(of)}
+
+
+def _top(of: LatentRecords | Mapping[int, TopExamples], latent: int) -> TopExamples:
+    return of.top_examples(latent) if isinstance(of, LatentRecords) else of[latent]
 
 
 def _kind(name: str, latent: int, kinds: Mapping[str, Sequence[str]]) -> str | None:

@@ -1,0 +1,120 @@
+"""`write_circuit_tracer`, the feature files that the frontend of circuit-tracer reads."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsedict import checks
+from sparsedict.analysis import LatentRecords
+from sparsedict.pages._strings import TokenStrings
+from sparsedict.pages.exports._folder import new_folder, write_json
+from sparsedict.pages.exports._latents import (
+    ExportedExample,
+    ExportedLatent,
+    LatentLogits,
+    chosen_latents,
+    exported,
+    histogram,
+    percentiles,
+    plain,
+)
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def write_circuit_tracer(
+    folder: str | os.PathLike[str],
+    records: Mapping[int, LatentRecords],
+    *,
+    transcoder_id: str,
+    strings: TokenStrings | None = None,
+    logits: Mapping[int, LatentLogits] | None = None,
+    latents: Mapping[int, Sequence[int]] | None = None,
+) -> int:
+    """Writes a JSON file for each latent of each layer, in the layout of circuit-tracer's frontend.
+
+    The name of a file is the number of the feature in attribution graphs, see `feature_number`. Write to a subfolder
+    of the folder with the graphs, and set the ``scan`` of the graphs to its address: the frontend reads the files in
+    ``GRAPHS/features`` for the scan ``./data/features``.
+
+    Args:
+        folder: A new or empty folder.
+        records: The records of the dictionary of each layer.
+        transcoder_id: Name of the set of transcoders.
+        strings: Function from token ids to text, see `sparsedict.pages.token_strings`.
+        logits: For each layer, a function from latents to their direct effects on the logits,
+            ``[n_latents, n_vocabulary]``. Without it, the lists of tokens are empty.
+        latents: For each layer, the latents. By default all that fired.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        FileExistsError: If the folder isn't empty.
+        ValueError: If a latent or a layer doesn't exist.
+    """
+    logits, latents = dict(logits or {}), dict(latents or {})
+    for name, given in (("logits", logits), ("latents", latents)):
+        if unknown := [layer for layer in given if layer not in records]:
+            raise ValueError(f"`{name}` must have layers of `records`, got {unknown[0]!r}.")
+    chosen = {
+        checks.at_least("records", layer, 0): chosen_latents(own, latents.get(layer)) for layer, own in records.items()
+    }
+    target = new_folder(folder)
+    n_files = 0
+    for layer, own in records.items():
+        for latent in exported(own, chosen[layer], strings, logits.get(layer)):
+            _write(target, layer, latent, own, transcoder_id)
+            n_files += 1
+    return n_files
+
+
+def feature_number(layer: int, latent: int) -> int:
+    """Returns the number of a feature in attribution graphs (Cantor's pairing of layer and latent).
+
+    Example:
+        >>> feature_number(0, 3), feature_number(2, 3)
+        (9, 18)
+    """
+    layer, latent = checks.at_least("layer", layer, 0), checks.at_least("latent", latent, 0)
+    return (layer + latent) * (layer + latent + 1) // 2 + latent
+
+
+def _write(target: Path, layer: int, own: ExportedLatent, records: LatentRecords, transcoder_id: str) -> None:
+    number = feature_number(layer, own.index)
+    quantiles = [("Top", own.top)]
+    quantiles += [(f"{q.low:.3g} to {q.high:.3g}", q.examples) for q in own.quantiles]
+    content = {
+        "transcoder_id": transcoder_id,
+        "index": own.index,
+        "examples_quantiles": [
+            {"quantile_name": name, "examples": list(map(_example, examples))} for name, examples in quantiles
+        ],
+        "top_logits": list(map(_escaped, own.effects.promoted)),
+        "bottom_logits": list(map(_escaped, own.effects.suppressed)),
+        "act_min": own.act_min,
+        "act_max": own.act_max,
+        "quantile_values": list(map(plain, percentiles(records, own.index))),
+        "histogram": list(map(plain, histogram(records, own.index)[1])),
+        "activation_frequency": own.frequency,
+    }
+    write_json(target / f"{number}.json", content)
+
+
+def _example(example: ExportedExample) -> dict[str, Any]:
+    return {
+        "tokens_acts_list": list(map(plain, example.activations)),
+        "train_token_ind": example.peak,
+        "is_repeated_datapoint": False,
+        "tokens": list(map(_escaped, example.tokens)),
+    }
+
+
+def _escaped(token: str) -> str:
+    """Returns single bytes in the form that the frontend joins to characters."""
+    byte = _BYTE.fullmatch(token)
+    return f"\\x{byte[1].lower()}" if byte else token

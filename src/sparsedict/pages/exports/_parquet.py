@@ -1,0 +1,141 @@
+"""`write_parquet`, a table of latents for data tools."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sparsedict import checks
+from sparsedict.analysis import LatentRecords
+from sparsedict.pages._strings import TokenStrings
+from sparsedict.pages.exports._latents import (
+    ExportedExample,
+    ExportedLatent,
+    LatentLogits,
+    chosen_latents,
+    exported,
+    histogram,
+)
+from sparsedict.storage import replace_file
+
+ROWS = 256
+"""Number of rows of a row group."""
+
+
+def write_parquet(
+    path: str | os.PathLike[str],
+    records: Mapping[str, LatentRecords],
+    *,
+    strings: TokenStrings | None = None,
+    logits: Mapping[str, LatentLogits] | None = None,
+    latents: Mapping[str, Sequence[int]] | None = None,
+) -> Path:
+    """Writes a Parquet file with a row for each latent of each dictionary.
+
+    The column ``examples`` lists the examples with their tokens, token ids and activations. Its field ``quantile`` is
+    the index of the quantile of the example, and null for top examples. See the documentation for all columns.
+
+    Args:
+        path: The Parquet file. It is replaced atomically.
+        records: The records by the name of the dictionary.
+        strings: Function from token ids to text, see `sparsedict.pages.token_strings`.
+        logits: For each dictionary, a function from latents to their direct effects on the logits,
+            ``[n_latents, n_vocabulary]``. Without it, the lists of tokens are empty.
+        latents: For each dictionary, the latents. By default all, including those that never fired.
+
+    Raises:
+        ImportError: If pyarrow isn't installed (``pip install 'sparsedict[hf]'``).
+        ValueError: If a latent or a dictionary doesn't exist.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError("Parquet files need pyarrow: pip install 'sparsedict[hf]'.") from error
+    path = checks.path("path", path)
+    logits, latents = dict(logits or {}), dict(latents or {})
+    for name, given in (("logits", logits), ("latents", latents)):
+        if unknown := [key for key in given if key not in records]:
+            raise ValueError(f"`{name}` must have names of `records`, got {unknown[0]!r}.")
+    chosen = {name: chosen_latents(own, latents.get(name, range(own.n_latents))) for name, own in records.items()}
+    schema = _schema(pyarrow)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(file: Path) -> None:
+        with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+            for name, own in records.items():
+                rows = (_row(name, latent, own) for latent in exported(own, chosen[name], strings, logits.get(name)))
+                while block := list(islice(rows, ROWS)):
+                    writer.write_table(pyarrow.Table.from_pylist(block, schema))
+
+    replace_file(path, write)
+    return path
+
+
+def _schema(arrow: Any) -> Any:
+    number, numbers, texts = arrow.float32(), arrow.list_(arrow.float32()), arrow.list_(arrow.string())
+    example = arrow.struct(
+        {
+            "quantile": arrow.int32(),
+            "tokens": texts,
+            "token_ids": arrow.list_(arrow.int64()),
+            "activations": numbers,
+            "peak": arrow.int32(),
+            "sequence": arrow.int64(),
+            "position": arrow.int64(),
+        }
+    )
+    return arrow.schema(
+        {
+            "dictionary": arrow.string(),
+            "latent": arrow.int32(),
+            "count": arrow.int64(),
+            "frequency": arrow.float64(),
+            "act_min": number,
+            "act_max": number,
+            "quantile_values": numbers,
+            "histogram_values": numbers,
+            "histogram_counts": numbers,
+            "promoted": texts,
+            "promoted_by": numbers,
+            "suppressed": texts,
+            "suppressed_by": numbers,
+            "examples": arrow.list_(example),
+        }
+    )
+
+
+def _row(name: str, own: ExportedLatent, records: LatentRecords) -> dict[str, Any]:
+    middles, counts = histogram(records, own.index) if own.count else ([], [])
+    examples = [_example(example, None) for example in own.top]
+    examples += [_example(example, quantile.index) for quantile in own.quantiles for example in quantile.examples]
+    return {
+        "dictionary": name,
+        "latent": own.index,
+        "count": own.count,
+        "frequency": own.frequency,
+        "act_min": own.act_min,
+        "act_max": own.act_max,
+        "quantile_values": records.quantile_values[own.index].tolist(),
+        "histogram_values": middles,
+        "histogram_counts": counts,
+        "promoted": own.effects.promoted,
+        "promoted_by": own.effects.promoted_by,
+        "suppressed": own.effects.suppressed,
+        "suppressed_by": own.effects.suppressed_by,
+        "examples": examples,
+    }
+
+
+def _example(example: ExportedExample, quantile: int | None) -> dict[str, Any]:
+    return {
+        "quantile": quantile,
+        "tokens": example.tokens,
+        "token_ids": example.ids,
+        "activations": example.activations,
+        "peak": example.peak,
+        "sequence": example.sequence,
+        "position": example.position,
+    }
