@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import sparsedict as sd
-from sparsedict.analysis import LatentRecords
+from sparsedict.analysis import LatentRecords, TokenEffects
 
 TEXTS = ["a", " the", "<0xE2>", "\ud800", "\n", '"<b>&', "\N{HEBREW LETTER ALEF}", "x", "y", "z"]
 
@@ -13,13 +13,12 @@ def strings(ids):
     return [TEXTS[i % len(TEXTS)] for i in ids]
 
 
-def logits(latents: list[int]) -> torch.Tensor:
+def effects(n_latents: int = 24) -> TokenEffects:
     """Latent i promotes token i most, and suppresses token i + 1 most."""
-    made = torch.zeros(len(latents), 20)
-    for row, latent in enumerate(latents):
-        made[row] = torch.linspace(-0.1, 0.1, 20)
-        made[row, latent % 20], made[row, (latent + 1) % 20] = 2.0, -3.0
-    return made
+    latents = torch.arange(n_latents)[:, None]
+    rest = torch.tensor([[2, 3]]).expand(n_latents, -1)
+    values = torch.tensor([[2.0, 0.1, 0.1]]).expand(n_latents, -1)
+    return TokenEffects(torch.cat([latents, rest], 1), values, torch.cat([latents + 1, rest], 1), -1.5 * values, None)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from sparsedict.analysis import LatentRecords
 from sparsedict.pages import exports
 from sparsedict.pages.exports import _latents, feature_number, write_circuit_tracer, write_neuronpedia, write_parquet
 
-from .conftest import logits, strings
+from .conftest import effects, strings
 
 DEAD = 7
 NAMED = {"model_id": "m", "layer": 2, "sae_set": "res-24"}
@@ -71,7 +71,13 @@ def read(file: Path) -> Any:
 
 def test_neuronpedia_batches_have_the_fields_of_saedashboard(records: LatentRecords, tmp_path: Path) -> None:
     files = write_neuronpedia(
-        tmp_path / "np", records, **NAMED, strings=strings, logits=logits, vectors=torch.eye(24), latents_per_batch=10
+        tmp_path / "np",
+        records,
+        **NAMED,
+        strings=strings,
+        effects=effects(),
+        vectors=torch.eye(24),
+        latents_per_batch=10,
     )
     assert [file.name for file in files] == ["batch-0.json", "batch-1.json", "batch-2.json"]
     batches = [read(file) for file in files]
@@ -90,7 +96,6 @@ def test_neuronpedia_batches_have_the_fields_of_saedashboard(records: LatentReco
         assert feature["vector"] == torch.eye(24)[latent].tolist()
         assert feature["pos_str"][0] == strings([latent])[0].replace("\ud800", "\N{REPLACEMENT CHARACTER}")
         assert (feature["pos_values"][0], feature["neg_values"][0]) == (2.0, -3.0)
-        assert sum(feature["logits_hist_data_bar_heights"]) == 20
         assert (feature["n_prompts_total"], feature["n_tokens_in_prompt"]) == (60, 16)
 
 
@@ -115,7 +120,7 @@ def test_neuronpedia_activations_are_the_examples_of_the_records(records: Latent
 
 def test_saedashboard_reads_the_batches(records: LatentRecords, tmp_path: Path) -> None:
     dashboard = pytest.importorskip("sae_dashboard.neuronpedia.neuronpedia_dashboard")
-    (file,) = write_neuronpedia(tmp_path / "np", records, **NAMED, strings=strings, logits=logits)
+    (file,) = write_neuronpedia(tmp_path / "np", records, **NAMED, strings=strings, effects=effects())
     content = read(file)
     assert dashboard.NeuronpediaDashboardBatch(**content).to_dict() == content
 
@@ -126,7 +131,7 @@ def test_circuit_tracer_files_have_the_fields_of_its_frontend(records: LatentRec
         {0: records, 3: records},
         transcoder_id="t",
         strings=strings,
-        logits={0: logits},
+        effects={0: effects()},
         latents={3: [1, 5]},
     )
     names = {file.name for file in (tmp_path / "features").iterdir()}
@@ -152,7 +157,7 @@ def test_circuit_tracer_files_have_the_fields_of_its_frontend(records: LatentRec
 
 def test_the_frontend_of_circuit_tracer_reads_the_files(records: LatentRecords, tmp_path: Path) -> None:
     models = pytest.importorskip("circuit_tracer.frontend.feature_models")
-    write_circuit_tracer(tmp_path / "f", {1: records}, transcoder_id="t", strings=strings, logits={1: logits})
+    write_circuit_tracer(tmp_path / "f", {1: records}, transcoder_id="t", strings=strings, effects={1: effects()})
     for file in (tmp_path / "f").iterdir():
         assert models.Model.model_validate_json(file.read_bytes(), strict=False).index < 24
 
@@ -177,7 +182,10 @@ def test_bytes_are_written_as_the_frontend_joins_them(records: LatentRecords, tm
 def test_parquet_has_a_row_for_each_latent(records: LatentRecords, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     file = write_parquet(
-        tmp_path / "new" / "latents.parquet", {"sae": records, "b": records}, strings=strings, logits={"sae": logits}
+        tmp_path / "new" / "latents.parquet",
+        {"sae": records, "b": records},
+        strings=strings,
+        effects={"sae": effects()},
     )
     rows = parquet.read_table(file).to_pylist()
     assert [(row["dictionary"], row["latent"]) for row in rows] == [(n, i) for n in ("sae", "b") for i in range(24)]
@@ -238,8 +246,7 @@ def test_a_folder_with_files_is_not_changed(records: LatentRecords, tmp_path: Pa
         ({"layer": -1}, "`layer` must be at least 0"),
         ({"vectors": torch.zeros(3, 8)}, "`vectors` must have 24 rows, one for each latent, got 3"),
         ({"latents_per_batch": 0}, "`latents_per_batch` must be at least 1"),
-        ({"logits": lambda latents: torch.zeros(1, 5)}, r"`logits` must return a tensor \[n_latents, n_vocabulary\]"),
-        ({"logits": lambda latents: torch.full((23, 5), math.nan)}, "`logits` must be finite"),
+        ({"effects": effects(3)}, "`effects` must be the effects of the 24 latents of the records, got those of 3"),
     ],
 )
 def test_bad_arguments_are_errors(
@@ -252,5 +259,5 @@ def test_bad_arguments_are_errors(
 def test_unknown_layers_and_names_are_errors(records: LatentRecords, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`latents` must have layers of `records`, got 1"):
         write_circuit_tracer(tmp_path / "f", {0: records}, transcoder_id="t", latents={1: [0]})
-    with pytest.raises(ValueError, match="`logits` must have names of `records`, got 'x'"):
-        exports.write_parquet(tmp_path / "f.parquet", {"sae": records}, logits={"x": logits})
+    with pytest.raises(ValueError, match="`effects` must have names of `records`, got 'x'"):
+        exports.write_parquet(tmp_path / "f.parquet", {"sae": records}, effects={"x": effects()})

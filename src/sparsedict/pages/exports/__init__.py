@@ -4,12 +4,10 @@ Each function writes the records of `sparsedict.analysis.collect`.
 """
 
 from sparsedict.pages.exports._circuit_tracer import feature_number, write_circuit_tracer
-from sparsedict.pages.exports._latents import LatentLogits
 from sparsedict.pages.exports._neuronpedia import write_neuronpedia
 from sparsedict.pages.exports._parquet import write_parquet
 
 __all__ = [
-    "LatentLogits",
     "feature_number",
     "write_circuit_tracer",
     "write_neuronpedia",

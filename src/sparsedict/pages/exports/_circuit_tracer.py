@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sparsedict import checks
-from sparsedict.analysis import LatentRecords
+from sparsedict.analysis import LatentRecords, TokenEffects
 from sparsedict.pages._strings import TokenStrings
-from sparsedict.pages.exports._folder import new_folder, write_json
+from sparsedict.pages.exports._folder import write_folder, write_json
 from sparsedict.pages.exports._latents import (
     ExportedExample,
     ExportedLatent,
-    LatentLogits,
+    check_effects,
     chosen_latents,
     exported,
     histogram,
@@ -32,7 +32,7 @@ def write_circuit_tracer(
     *,
     transcoder_id: str,
     strings: TokenStrings | None = None,
-    logits: Mapping[int, LatentLogits] | None = None,
+    effects: Mapping[int, TokenEffects] | None = None,
     latents: Mapping[int, Sequence[int]] | None = None,
 ) -> int:
     """Writes a JSON file for each latent of each layer, in the layout of circuit-tracer's frontend.
@@ -46,8 +46,8 @@ def write_circuit_tracer(
         records: The records of the dictionary of each layer.
         transcoder_id: Name of the set of transcoders.
         strings: Function from token ids to text, see `sparsedict.pages.token_strings`.
-        logits: For each layer, a function from latents to their direct effects on the logits,
-            ``[n_latents, n_vocabulary]``. Without it, the lists of tokens are empty.
+        effects: For each layer, the tokens that latents promote and suppress, see
+            `sparsedict.analysis.token_effects`. Without them, the lists of tokens are empty.
         latents: For each layer, the latents. By default all that fired.
 
     Returns:
@@ -57,20 +57,23 @@ def write_circuit_tracer(
         FileExistsError: If the folder isn't empty.
         ValueError: If a latent or a layer doesn't exist.
     """
-    logits, latents = dict(logits or {}), dict(latents or {})
-    for name, given in (("logits", logits), ("latents", latents)):
+    effects, latents = dict(effects or {}), dict(latents or {})
+    for name, given in (("effects", effects), ("latents", latents)):
         if unknown := [layer for layer in given if layer not in records]:
             raise ValueError(f"`{name}` must have layers of `records`, got {unknown[0]!r}.")
     chosen = {
         checks.at_least("records", layer, 0): chosen_latents(own, latents.get(layer)) for layer, own in records.items()
     }
-    target = new_folder(folder)
-    n_files = 0
-    for layer, own in records.items():
-        for latent in exported(own, chosen[layer], strings, logits.get(layer)):
-            _write(target, layer, latent, own, transcoder_id)
-            n_files += 1
-    return n_files
+    for layer, own in effects.items():
+        check_effects(f"effects[{layer}]", own, records[layer])
+
+    def fill(target: Path) -> None:
+        for layer, own in records.items():
+            for latent in exported(own, chosen[layer], strings, effects.get(layer)):
+                _write(target, layer, latent, own, transcoder_id)
+
+    write_folder(folder, fill)
+    return sum(map(len, chosen.values()))
 
 
 def feature_number(layer: int, latent: int) -> int:
@@ -94,8 +97,8 @@ def _write(target: Path, layer: int, own: ExportedLatent, records: LatentRecords
         "examples_quantiles": [
             {"quantile_name": name, "examples": list(map(_example, examples))} for name, examples in quantiles
         ],
-        "top_logits": list(map(_escaped, own.effects.promoted)),
-        "bottom_logits": list(map(_escaped, own.effects.suppressed)),
+        "top_logits": list(map(_escaped, own.promoted.texts)),
+        "bottom_logits": list(map(_escaped, own.suppressed.texts)),
         "act_min": own.act_min,
         "act_max": own.act_max,
         "quantile_values": list(map(plain, percentiles(records, own.index))),

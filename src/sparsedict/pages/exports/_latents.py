@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.analysis import Example, LatentRecords
+from sparsedict.analysis import Example, LatentRecords, TokenEffects
 from sparsedict.pages._strings import TokenStrings, token_strings
 
-LatentLogits = Callable[[list[int]], Float[Tensor, "n_latents n_vocabulary"]]
-"""Returns the direct effect of latents on the logits of the model's tokens."""
-
 N_BINS = 50
-N_TOKENS = 10
-"""Number of tokens that are promoted and suppressed most."""
-AT_ONCE = 128
-"""Number of latents whose logits are in memory."""
 
 
 @dataclass(frozen=True)
-class TokenEffects:
-    """The tokens that a latent promotes and suppresses most, and a histogram of its effects on all tokens."""
+class ExportedTokens:
+    """Tokens that a latent promotes or suppresses, and its effects on them. Empty if they are unknown."""
 
-    promoted: tuple[str, ...] = ()
-    promoted_by: tuple[float, ...] = ()
-    suppressed: tuple[str, ...] = ()
-    suppressed_by: tuple[float, ...] = ()
-    middles: tuple[float, ...] = ()
-    counts: tuple[int, ...] = ()
+    texts: tuple[str, ...] = ()
+    effects: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,22 +59,17 @@ class ExportedLatent:
     act_max: float
     top: tuple[ExportedExample, ...]
     quantiles: tuple[ExportedQuantile, ...]
-    effects: TokenEffects
+    promoted: ExportedTokens
+    suppressed: ExportedTokens
 
 
 def exported(
-    records: LatentRecords,
-    latents: Sequence[int],
-    strings: TokenStrings | None,
-    logits: LatentLogits | None,
+    records: LatentRecords, latents: Sequence[int], strings: TokenStrings | None, effects: TokenEffects | None
 ) -> Iterator[ExportedLatent]:
-    """Yields the latents in order. The logits of a few latents are in memory at a time."""
+    """Yields the latents in order."""
     strings = strings or token_strings()
-    for start in range(0, len(latents), AT_ONCE):
-        block = list(latents[start : start + AT_ONCE])
-        effects = [TokenEffects()] * len(block) if logits is None else _effects(logits(block), len(block), strings)
-        for latent, own in zip(block, effects, strict=True):
-            yield _latent(records, latent, strings, own)
+    for latent in latents:
+        yield _latent(records, latent, strings, effects)
 
 
 def chosen_latents(records: LatentRecords, latents: Sequence[int] | None) -> list[int]:
@@ -153,7 +135,7 @@ def _cumulative(records: LatentRecords, latent: int) -> tuple[NDArray[np.float64
     return values[order], np.maximum.accumulate(shares[order])
 
 
-def _latent(records: LatentRecords, latent: int, strings: TokenStrings, effects: TokenEffects) -> ExportedLatent:
+def _latent(records: LatentRecords, latent: int, strings: TokenStrings, effects: TokenEffects | None) -> ExportedLatent:
     bounds = records.quantile_values[latent].tolist()
     n = records.n_quantiles
     quantiles = tuple(
@@ -168,7 +150,7 @@ def _latent(records: LatentRecords, latent: int, strings: TokenStrings, effects:
         float(records.act_max[latent]),
         _examples(records.examples(latent), strings),
         tuple(quantile for quantile in quantiles if quantile.examples),
-        effects,
+        *_tokens(effects, latent, strings),
     )
 
 
@@ -186,31 +168,24 @@ def _examples(examples: Sequence[Example], strings: TokenStrings) -> tuple[Expor
     )
 
 
-def _effects(logits: Tensor, n: int, strings: TokenStrings) -> list[TokenEffects]:
-    if logits.ndim != 2 or len(logits) != n:
+def _tokens(effects: TokenEffects | None, latent: int, strings: TokenStrings) -> tuple[ExportedTokens, ExportedTokens]:
+    if effects is None:
+        return ExportedTokens(), ExportedTokens()
+    both = (
+        (effects.promoted[latent], effects.promoted_logits[latent]),
+        (effects.suppressed[latent], effects.suppressed_logits[latent]),
+    )
+    up, down = (ExportedTokens(tuple(map(clean, strings(i.tolist()))), tuple(v.tolist())) for i, v in both)
+    return up, down
+
+
+def check_effects(name: str, effects: TokenEffects | None, records: LatentRecords) -> None:
+    """Raises ``ValueError`` if effects are those of another dictionary."""
+    if effects is not None and len(effects.promoted) != records.n_latents:
         raise ValueError(
-            f"`logits` must return a tensor [n_latents, n_vocabulary] for {n} latents, got {tuple(logits.shape)}."
+            f"`{name}` must be the effects of the {records.n_latents} latents of the records, got those of "
+            f"{len(effects.promoted)} latents."
         )
-    checks.finite("logits", logits, "Check the dictionary and the unembedding.")
-    logits = logits.detach().float().cpu()
-    k = min(N_TOKENS, logits.shape[1])
-    high, low = logits.topk(k, dim=1), logits.topk(k, dim=1, largest=False)
-    return [
-        TokenEffects(
-            tuple(map(clean, strings(high.indices[i].tolist()))),
-            tuple(high.values[i].tolist()),
-            tuple(map(clean, strings(low.indices[i].tolist()))),
-            tuple(low.values[i].tolist()),
-            *_histogram_of(logits[i]),
-        )
-        for i in range(n)
-    ]
-
-
-def _histogram_of(values: Tensor) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    counts, edges = np.histogram(values.double().numpy(), bins=N_BINS)
-    middles = (edges[:-1] + edges[1:]) / 2
-    return tuple(middles.tolist()), tuple(counts.tolist())
 
 
 def plain(number: float) -> float:

@@ -13,13 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.analysis import LatentRecords
+from sparsedict.analysis import LatentRecords, TokenEffects
 from sparsedict.pages._strings import TokenStrings
-from sparsedict.pages.exports._folder import new_folder, write_json
+from sparsedict.pages.exports._folder import write_folder, write_json
 from sparsedict.pages.exports._latents import (
     ExportedExample,
     ExportedLatent,
-    LatentLogits,
+    check_effects,
     chosen_latents,
     exported,
     histogram,
@@ -39,7 +39,7 @@ def write_neuronpedia(
     sae_set: str,
     sae_id_suffix: str | None = None,
     strings: TokenStrings | None = None,
-    logits: LatentLogits | None = None,
+    effects: TokenEffects | None = None,
     vectors: Float[Tensor, "n_latents d_out"] | None = None,
     dataset: str = "",
     latents: Sequence[int] | None = None,
@@ -47,8 +47,8 @@ def write_neuronpedia(
 ) -> list[Path]:
     """Writes ``batch-0.json``, ``batch-1.json``, ... in the layout of SAEDashboard, which Neuronpedia reads.
 
-    ``skipped_indexes.json`` lists the latents that aren't in a batch. Correlations with neurons and with other latents
-    are empty, because the records don't contain them.
+    ``skipped_indexes.json`` lists the latents that aren't in a batch. Correlations with neurons and with other latents,
+    and the histogram of effects on all tokens, are empty, because the records don't contain them.
 
     Args:
         folder: A new or empty folder.
@@ -58,7 +58,7 @@ def write_neuronpedia(
         sae_set: Name of the set of dictionaries, such as ``res-16k``.
         sae_id_suffix: Suffix of the dictionary's name.
         strings: Function from token ids to text, see `sparsedict.pages.token_strings`.
-        logits: Function from latents to their direct effects on the logits, ``[n_latents, n_vocabulary]``. Without it,
+        effects: The tokens that latents promote and suppress, see `sparsedict.analysis.token_effects`. Without them,
             the lists of tokens are empty.
         vectors: Direction of each latent, such as the decoder, for steering.
         dataset: Name of the dataset of the tokens.
@@ -79,30 +79,31 @@ def write_neuronpedia(
     chosen = chosen_latents(records, latents)
     if vectors is not None and len(vectors) != records.n_latents:
         raise ValueError(f"`vectors` must have {records.n_latents} rows, one for each latent, got {len(vectors)}.")
-    target = new_folder(folder)
+    check_effects("effects", effects, records)
     named = {"model_id": model_id, "layer": layer, "sae_set": sae_set, "sae_id_suffix": sae_id_suffix}
     of_text = {
         "n_prompts_total": records.n_sequences,
         "n_tokens_in_prompt": round(records.n_tokens / max(records.n_sequences, 1)),
         "dataset": dataset,
     }
-    features = (_feature(own, records, of_text, vectors) for own in exported(records, chosen, strings, logits))
-    files = []
-    while batch := list(islice(features, latents_per_batch)):
-        files.append(target / f"batch-{len(files)}.json")
-        write_json(files[-1], {**named, "features": batch})
-    skipped = sorted(set(range(records.n_latents)) - set(chosen))
-    write_json(
-        target / "skipped_indexes.json",
-        {
-            "model_id": model_id,
-            "layer": str(layer),
-            "sae_set": sae_set,
-            "log_sparsity": -math.log10(records.n_tokens),
-            "skipped_indexes": skipped,
-        },
-    )
-    return files
+    skipped = {
+        "model_id": model_id,
+        "layer": str(layer),
+        "sae_set": sae_set,
+        "log_sparsity": -math.log10(records.n_tokens),
+        "skipped_indexes": sorted(set(range(records.n_latents)) - set(chosen)),
+    }
+    names: list[str] = []
+
+    def fill(target: Path) -> None:
+        features = (_feature(own, records, of_text, vectors) for own in exported(records, chosen, strings, effects))
+        while batch := list(islice(features, latents_per_batch)):
+            names.append(f"batch-{len(names)}.json")
+            write_json(target / names[-1], {**named, "features": batch})
+        write_json(target / "skipped_indexes.json", skipped)
+
+    target = write_folder(folder, fill)
+    return [target / name for name in names]
 
 
 def _feature(
@@ -116,15 +117,15 @@ def _feature(
         **{
             f"{name}_{part}": [] for name, third in zip(unknown, last, strict=True) for part in ("indices", "l1", third)
         },
-        "neg_str": list(own.effects.suppressed),
-        "neg_values": list(map(plain, own.effects.suppressed_by)),
-        "pos_str": list(own.effects.promoted),
-        "pos_values": list(map(plain, own.effects.promoted_by)),
+        "neg_str": list(own.suppressed.texts),
+        "neg_values": list(map(plain, own.suppressed.effects)),
+        "pos_str": list(own.promoted.texts),
+        "pos_values": list(map(plain, own.promoted.effects)),
         "frac_nonzero": own.frequency,
         "freq_hist_data_bar_values": list(map(plain, middles)),
         "freq_hist_data_bar_heights": list(map(plain, counts)),
-        "logits_hist_data_bar_heights": list(own.effects.counts),
-        "logits_hist_data_bar_values": list(map(plain, own.effects.middles)),
+        "logits_hist_data_bar_heights": [],
+        "logits_hist_data_bar_values": [],
         **of_text,
         "decoder_weights_dist": [],
         "activations": list(_activations(own)),

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sparsedict import checks
-from sparsedict.analysis import LatentRecords
+from sparsedict.analysis import LatentRecords, TokenEffects
 from sparsedict.pages._strings import TokenStrings
 from sparsedict.pages.exports._latents import (
     ExportedExample,
     ExportedLatent,
-    LatentLogits,
+    check_effects,
     chosen_latents,
     exported,
     histogram,
@@ -30,7 +30,7 @@ def write_parquet(
     records: Mapping[str, LatentRecords],
     *,
     strings: TokenStrings | None = None,
-    logits: Mapping[str, LatentLogits] | None = None,
+    effects: Mapping[str, TokenEffects] | None = None,
     latents: Mapping[str, Sequence[int]] | None = None,
 ) -> Path:
     """Writes a Parquet file with a row for each latent of each dictionary.
@@ -42,8 +42,8 @@ def write_parquet(
         path: The Parquet file. It is replaced atomically.
         records: The records by the name of the dictionary.
         strings: Function from token ids to text, see `sparsedict.pages.token_strings`.
-        logits: For each dictionary, a function from latents to their direct effects on the logits,
-            ``[n_latents, n_vocabulary]``. Without it, the lists of tokens are empty.
+        effects: For each dictionary, the tokens that latents promote and suppress, see
+            `sparsedict.analysis.token_effects`. Without them, the lists of tokens are empty.
         latents: For each dictionary, the latents. By default all, including those that never fired.
 
     Raises:
@@ -55,18 +55,20 @@ def write_parquet(
     except ImportError as error:
         raise ImportError("Parquet files need pyarrow: pip install 'sparsedict[hf]'.") from error
     path = checks.path("path", path)
-    logits, latents = dict(logits or {}), dict(latents or {})
-    for name, given in (("logits", logits), ("latents", latents)):
+    effects, latents = dict(effects or {}), dict(latents or {})
+    for name, given in (("effects", effects), ("latents", latents)):
         if unknown := [key for key in given if key not in records]:
             raise ValueError(f"`{name}` must have names of `records`, got {unknown[0]!r}.")
     chosen = {name: chosen_latents(own, latents.get(name, range(own.n_latents))) for name, own in records.items()}
+    for name, own in effects.items():
+        check_effects(f"effects[{name!r}]", own, records[name])
     schema = _schema(pyarrow)
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(file: Path) -> None:
         with pyarrow.parquet.ParquetWriter(file, schema) as writer:
             for name, own in records.items():
-                rows = (_row(name, latent, own) for latent in exported(own, chosen[name], strings, logits.get(name)))
+                rows = (_row(name, latent, own) for latent in exported(own, chosen[name], strings, effects.get(name)))
                 while block := list(islice(rows, ROWS)):
                     writer.write_table(pyarrow.Table.from_pylist(block, schema))
 
@@ -121,10 +123,10 @@ def _row(name: str, own: ExportedLatent, records: LatentRecords) -> dict[str, An
         "quantile_values": records.quantile_values[own.index].tolist(),
         "histogram_values": middles,
         "histogram_counts": counts,
-        "promoted": own.effects.promoted,
-        "promoted_by": own.effects.promoted_by,
-        "suppressed": own.effects.suppressed,
-        "suppressed_by": own.effects.suppressed_by,
+        "promoted": own.promoted.texts,
+        "promoted_by": own.promoted.effects,
+        "suppressed": own.suppressed.texts,
+        "suppressed_by": own.suppressed.effects,
         "examples": examples,
     }
 
