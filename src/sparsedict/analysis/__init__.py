@@ -5,7 +5,7 @@ All functions are pure. They accept a `Dictionary`, and in many cases a tensor o
 seed.
 """
 
-from sparsedict.analysis import ratings
+from sparsedict.analysis import ratings, scores
 from sparsedict.analysis._ablated_error import AblatedError, ReconstructionError, ablated_error
 from sparsedict.analysis._calibrate import Calibration, calibrate_threshold
 from sparsedict.analysis._clusters import Clusters, clusters
@@ -66,6 +66,7 @@ __all__ = [
     "match_neurons",
     "neighbours",
     "ratings",
+    "scores",
     "simulator_correlation",
     "token_effects",
     "top_examples",

@@ -1,0 +1,194 @@
+"""`LatentScores`, the result of every score, and bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sparsedict import checks, display
+from sparsedict.analysis.scores._token_latents import TokenLatents
+from sparsedict.display import Displayed
+from sparsedict.seeds import generator
+
+N_RESAMPLES = 1000
+_BOOTSTRAP = int.from_bytes(b"boot", "big")
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95 % bootstrap interval.
+
+    Attributes:
+        value: The estimate; NaN if there are no observations.
+        low: The 2.5 % quantile of the resamples.
+        high: The 97.5 % quantile of the resamples.
+        n: Number of observations.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def mean_interval(values: Float[Tensor, " n"], seed: int = 0, n_resamples: int = N_RESAMPLES) -> Interval:
+    """Returns the mean of some values, and its interval over resamples of them. NaN is left out.
+
+    Args:
+        values: The values, such as one per latent.
+        seed: Random seed of the resamples.
+        n_resamples: Number of resamples.
+    """
+    values = values[~values.isnan()].double().cpu()
+    n_resamples = checks.at_least("n_resamples", n_resamples, 1)
+    if not len(values):
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    weights = resample_weights(len(values), n_resamples, seed)
+    means = weights @ values / len(values)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(float(values.mean()), low, high, len(values))
+
+
+def resample_weights(n: int, n_resamples: int, seed: int) -> Float[Tensor, "n_resamples n"]:
+    """Returns how often each of ``n`` units occurs in each resample of ``n`` units with replacement."""
+    drawn = torch.randint(n, (n_resamples, n), generator=generator(seed, _BOOTSTRAP), device="cpu")
+    ones = torch.ones(drawn.shape, dtype=torch.float64, device="cpu")
+    return torch.zeros(n_resamples, n, dtype=torch.float64, device="cpu").scatter_add_(1, drawn, ones)
+
+
+def intervals(
+    statistic: Callable[[Tensor], Tensor], n_groups: int, *, n_resamples: int = 200, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Returns 2.5 % and 97.5 % quantiles of a statistic per latent over resamples of groups of sequences.
+
+    Args:
+        statistic: Returns the statistic ``[n_latents, n_resamples]`` for weights ``[n_groups, n_resamples]``.
+        n_groups: Number of groups.
+        n_resamples: Number of resamples.
+        seed: Random seed of the resamples.
+    """
+    resampled = statistic(resample_weights(n_groups, n_resamples, seed).T.float())
+    # `nanquantile` takes neither empty tensors nor large ones.
+    ends = torch.tensor([0.025, 0.975], device="cpu")
+    blocks = [torch.nanquantile(block, ends, dim=1) for block in resampled.split(2**14) if len(block)]
+    low, high = torch.cat([resampled.new_zeros(2, 0), *blocks], 1)
+    return low, high
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LatentScores(Displayed):
+    """The scores of the latents of a dictionary.
+
+    Attributes:
+        name: Name of the score.
+        value: Score of each latent, ``[n_latents]``; NaN for a latent that isn't scored, because it fires too rarely.
+        chance: The score of each latent without any relation to the text, ``[n_latents]``.
+        low: Lower end of the 95 % interval of each latent, ``[n_latents]``; ``None`` if the score has none.
+        high: Upper end of the interval.
+        columns: Further numbers per latent by name, ``[n_latents]`` each.
+        words: Description of each latent in words, such as its rule; ``None`` if the score has none.
+        notes: Numbers about the whole run by name, such as the number of answers that couldn't be read.
+        seed: Random seed of the score.
+
+    Raises:
+        ValueError: If the tensors differ in length.
+
+    Example:
+        >>> import torch
+        >>> scores = LatentScores("mine", torch.tensor([0.9, float("nan"), 0.7]), torch.full((3,), 0.5))
+        >>> scores.n_scored, scores.mean.value
+        (2, 0.8)
+        >>> scores
+        LatentScores('mine': 0.800 [0.700, 0.900], chance 0.500, 2 of 3 latents)
+    """
+
+    name: str
+    value: Float[Tensor, " n_latents"]
+    chance: Float[Tensor, " n_latents"]
+    low: Float[Tensor, " n_latents"] | None = None
+    high: Float[Tensor, " n_latents"] | None = None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    words: tuple[str | None, ...] | None = None
+    notes: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        parts: dict[str, Any] = {"chance": self.chance, "low": self.low, "high": self.high, **self.columns}
+        for name, part in parts.items():
+            if part is not None:
+                checks.latent_vector(name, part, len(self.value))
+        if self.words is not None and len(self.words) != len(self.value):
+            raise ValueError(f"`words` must have one entry for each latent, {len(self.value)}, got {len(self.words)}.")
+
+    @property
+    def scored(self) -> Bool[Tensor, " n_latents"]:
+        """Mask of the latents with a score."""
+        return ~self.value.isnan()
+
+    @property
+    def n_scored(self) -> int:
+        """Number of latents with a score."""
+        return int(self.scored.sum())
+
+    @property
+    def mean(self) -> Interval:
+        """Mean over the scored latents, with its bootstrap interval over latents."""
+        return mean_interval(self.value, self.seed)
+
+    @property
+    def mean_chance(self) -> float:
+        """Mean of the chance level over the scored latents."""
+        return float(self.chance[self.scored].mean())
+
+    @property
+    def per_latent(self) -> dict[str, Tensor]:
+        """All numbers per latent, by a name that starts with that of the score. Pages show this mapping."""
+        own = {self.name: self.value, f"{self.name} low": self.low, f"{self.name} high": self.high}
+        return {name: t for name, t in own.items() if t is not None} | {
+            f"{self.name} {name}": column for name, column in self.columns.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the scores as JSON-compatible values. NaN becomes ``None``."""
+        numbers = {name: column.tolist() for name, column in self.per_latent.items()}
+        return display.finite(
+            {
+                "name": self.name,
+                "mean": self.mean._asdict(),
+                "chance": self.mean_chance,
+                "n_latents": len(self.value),
+                "n_scored": self.n_scored,
+                "notes": dict(self.notes),
+                "seed": self.seed,
+                "per_latent": numbers | {"chance": self.chance.tolist()},
+                "words": None if self.words is None else list(self.words),
+            }
+        )
+
+    def display_rows(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [("mean", str(self.mean)), ("chance", f"{self.mean_chance:.3f}")]
+        rows.append(("scored latents", f"{self.n_scored:,} of {len(self.value):,}"))
+        rows += [(name, display.described(column[self.scored])) for name, column in self.columns.items()]
+        return rows + [(name, f"{number:g}") for name, number in self.notes.items()]
+
+    def __repr__(self) -> str:
+        return (
+            f"LatentScores({self.name!r}: {self.mean}, chance {self.mean_chance:.3f}, {self.n_scored:,} of "
+            f"{len(self.value):,} latents)"
+        )
+
+
+@runtime_checkable
+class Score(Protocol):
+    """Interface of a score of latents on a text. Any function of this form is a score."""
+
+    def __call__(self, text: TokenLatents, /) -> LatentScores:
+        """Returns the scores of the latents."""
+        ...
