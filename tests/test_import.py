@@ -9,7 +9,17 @@ import pytest
 
 import sparsedict
 
-EXTRAS = {"transformer_lens", "transformers", "datasets", "matplotlib", "wandb", "tokenizers", "huggingface_hub"}
+EXTRAS = {
+    "transformer_lens",
+    "transformers",
+    "datasets",
+    "matplotlib",
+    "wandb",
+    "tokenizers",
+    "huggingface_hub",
+    "scipy",
+    "sklearn",
+}
 
 
 def test_importing_the_package_imports_no_extra() -> None:

@@ -19,6 +19,8 @@ N_NEGATIVES = 500
 BETAS = (1.0, 8.0)
 """Weights of recall. The best rules by each are narrowed by a further clause: one that is good as it is, and one that
 holds on nearly all active tokens."""
+COST_OF_DOUBLING = 0.01
+"""Score that a rule with twice as many values must gain."""
 _NEGATIVES = int.from_bytes(b"negs", "big")
 
 
@@ -82,7 +84,13 @@ def _all_sets(counts: list[Counts], part: RulePart, beta: float) -> Candidates:
 
 
 def _candidates(found: list[tuple[RuleTable, Tensor]]) -> Candidates:
-    return Candidates(concatenate([rules for rules, _ in found]), torch.cat([score for _, score in found]))
+    rules = concatenate([rules for rules, _ in found])
+    return Candidates(rules, torch.cat([score for _, score in found]) - cost(rules))
+
+
+def cost(rules: RuleTable) -> Float[Tensor, " n_rules"]:
+    """Returns what is subtracted from the score of each rule, so that a simple rule is preferred to an equal one."""
+    return COST_OF_DOUBLING * rules.n_values.double().log2()
 
 
 def _refined(bases: RuleTable, part: RulePart, seed: int) -> list[Candidates]:

@@ -15,7 +15,7 @@ from sparsedict.analysis.scores._labels import Labelling, Labels
 from sparsedict.analysis.scores._result import LatentScores
 from sparsedict.analysis.scores._rule_fit import RuleFit, measure
 from sparsedict.analysis.scores._rule_part import RulePart, part_of
-from sparsedict.analysis.scores._rule_search import Candidates, search
+from sparsedict.analysis.scores._rule_search import Candidates, cost, search
 from sparsedict.analysis.scores._rule_table import RuleTable
 from sparsedict.analysis.scores._token_latents import TokenLatents
 
@@ -24,8 +24,6 @@ GRADES = (0.2, 0.4, 0.6, 0.8)
 MIN_ACTIVE = 10
 NEAR_MAXIMUM = 10
 """The tenth largest value stands for the maximum, which depends on the amount of text."""
-COST_OF_DOUBLING = 0.01
-"""F1 on the selection part that a rule with twice as many values must gain."""
 _SELECTION = 1 / 3
 
 
@@ -114,8 +112,8 @@ class RuleScore:
         found = search(part, max_clauses=self.max_clauses, n_finalists=3, seed=self.seed)
         often = (part.n_active + selection.n_active)[found.latent] >= MIN_ACTIVE
         found = found.select(often.nonzero().squeeze(1))
-        score = measure(found, selection).f1.nan_to_num(0.0) - COST_OF_DOUBLING * found.n_values.log2()
-        return Candidates(found, score.double()).best(1).rules
+        score = measure(found, selection).f1.nan_to_num(0.0).double() - cost(found)
+        return Candidates(found, score).best(1).rules
 
 
 def near_maxima(text: TokenLatents) -> Float[Tensor, " n_latents"]:
