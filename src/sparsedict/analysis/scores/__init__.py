@@ -18,7 +18,7 @@ from sparsedict.analysis.scores._probes import ProbeScores, sparse_probes
 from sparsedict.analysis.scores._python_nodes import PythonNode
 from sparsedict.analysis.scores._record import record
 from sparsedict.analysis.scores._representations import Representation, SiteStates, TextEmbedding
-from sparsedict.analysis.scores._result import Interval, LatentScores, Score, mean_interval
+from sparsedict.analysis.scores._result import LatentScores, Score, mean_estimate
 from sparsedict.analysis.scores._rules import RuleScore
 from sparsedict.analysis.scores._stability import stability
 from sparsedict.analysis.scores._token_classes import token_class
@@ -33,7 +33,6 @@ __all__ = [
     "ExampleEmbeddingScore",
     "Explainer",
     "FuzzingScore",
-    "Interval",
     "IntruderScore",
     "Labelling",
     "Labels",
@@ -52,7 +51,7 @@ __all__ = [
     "TextEmbedding",
     "TokenLatents",
     "TokensAt",
-    "mean_interval",
+    "mean_estimate",
     "plan",
     "record",
     "sparse_probes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparsedict import checks, display
+from sparsedict.analysis._bootstrap import Estimate
 from sparsedict.analysis.scores._extra import needed
 from sparsedict.analysis.scores._labels import Labelling
 from sparsedict.analysis.scores._probe_examples import (
@@ -21,7 +22,7 @@ from sparsedict.analysis.scores._probe_examples import (
     most_predictive,
 )
 from sparsedict.analysis.scores._representations import Representation
-from sparsedict.analysis.scores._result import Interval, mean_interval
+from sparsedict.analysis.scores._result import mean_estimate
 from sparsedict.analysis.scores._token_latents import TokenLatents
 from sparsedict.display import Displayed
 
@@ -44,13 +45,13 @@ class ProbeScores(Displayed):
     n_test: Int[Tensor, " n_labels"]
     seed: int = 0
 
-    def mean(self, probe: str) -> Interval:
+    def mean(self, probe: str) -> Estimate:
         """Returns the mean accuracy over labels, with its bootstrap interval over labels.
 
         Raises:
             ValueError: If there is no such probe.
         """
-        return mean_interval(self.accuracy[checks.one_of("probe", probe, self.accuracy)], self.seed)
+        return mean_estimate(self.accuracy[checks.one_of("probe", probe, self.accuracy)], self.seed)
 
     def interval(self, probe: str) -> tuple[Tensor, Tensor]:
         """Returns the 95 % interval (Wilson's) of the accuracy for each label, ``[n_labels]`` each."""
@@ -65,7 +66,7 @@ class ProbeScores(Displayed):
             {
                 "labels": list(self.labels),
                 "accuracy": {name: accuracy.tolist() for name, accuracy in self.accuracy.items()},
-                "mean": {name: self.mean(name)._asdict() for name in self.accuracy},
+                "mean": {name: asdict(self.mean(name)) for name in self.accuracy},
                 "chosen": self.chosen.tolist(),
                 "n_test": self.n_test.tolist(),
                 "chance": 0.5,

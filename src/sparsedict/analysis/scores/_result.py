@@ -2,58 +2,46 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparsedict import checks, display
+from sparsedict.analysis._bootstrap import Estimate
 from sparsedict.analysis.scores._token_latents import TokenLatents
 from sparsedict.display import Displayed
 from sparsedict.seeds import generator
 
-N_RESAMPLES = 1000
+N_SAMPLES = 1000
+MAX_ENTRIES = 2**20
+"""Largest number of indices that are drawn at once."""
 _BOOTSTRAP = int.from_bytes(b"boot", "big")
 
 
-class Interval(NamedTuple):
-    """An estimate with its 95 % bootstrap interval.
-
-    Attributes:
-        value: The estimate; NaN if there are no observations.
-        low: The 2.5 % quantile of the resamples.
-        high: The 97.5 % quantile of the resamples.
-        n: Number of observations.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def mean_interval(values: Float[Tensor, " n"], seed: int = 0, n_resamples: int = N_RESAMPLES) -> Interval:
-    """Returns the mean of some values, and its interval over resamples of them. NaN is left out.
+def mean_estimate(values: Float[Tensor, " n"], seed: int = 0, n_samples: int = N_SAMPLES) -> Estimate:
+    """Returns the mean of some values with its 95 % percentile bootstrap interval. NaN is left out.
 
     Args:
         values: The values, such as one per latent.
-        seed: Random seed of the resamples.
-        n_resamples: Number of resamples.
+        seed: Random seed of the samples.
+        n_samples: Number of samples.
     """
     values = values[~values.isnan()].double().cpu()
-    n_resamples = checks.at_least("n_resamples", n_resamples, 1)
-    if not len(values):
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
-    weights = resample_weights(len(values), n_resamples, seed)
-    means = weights @ values / len(values)
+    n = len(values)
+    if not n:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    random = generator(seed, _BOOTSTRAP)
+    at_once = max(1, MAX_ENTRIES // n)
+    sizes = [min(at_once, n_samples - start) for start in range(0, n_samples, at_once)]
+    means = torch.cat([values[torch.randint(n, (size, n), generator=random)].mean(1) for size in sizes])
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(float(values.mean()), low, high, len(values))
+    return Estimate(float(values.mean()), low, high, n)
 
 
 def resample_weights(n: int, n_resamples: int, seed: int) -> Float[Tensor, "n_resamples n"]:
@@ -137,10 +125,10 @@ class LatentScores(Displayed):
         """Number of latents with a score."""
         return int(self.scored.sum())
 
-    @property
-    def mean(self) -> Interval:
+    @cached_property
+    def mean(self) -> Estimate:
         """Mean over the scored latents, with its bootstrap interval over latents."""
-        return mean_interval(self.value, self.seed)
+        return mean_estimate(self.value, self.seed)
 
     @property
     def mean_chance(self) -> float:
@@ -161,7 +149,7 @@ class LatentScores(Displayed):
         return display.finite(
             {
                 "name": self.name,
-                "mean": self.mean._asdict(),
+                "mean": asdict(self.mean),
                 "chance": self.mean_chance,
                 "n_latents": len(self.value),
                 "n_scored": self.n_scored,
