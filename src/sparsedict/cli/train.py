@@ -68,7 +68,7 @@ def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunF
     if bare is not None:
         with warnings_of_sites(seen):
             _n_latents(args, sites_of(bare, args.site, excluded), is_loaded=False)
-    train, held_out = _tokens(args, config, tokenizer)
+    train, held_out = tokens_of(args, config, tokenizer)
     model = load_model(args.model, device=device, dtype=DTYPES[args.dtype], progress=not args.quiet)
     with warnings_of_sites(seen):
         sites = sites_of(model, args.site, excluded)
@@ -114,7 +114,8 @@ def recipes_of(args: argparse.Namespace) -> dict[str, Recipe]:
         return recipes(activation, skip=args.skip, kinds=kinds, **own)
 
 
-def _tokens(args: argparse.Namespace, config: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:
+def tokens_of(args: argparse.Namespace, config: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:
+    """Returns the training tokens and the held-out tokens of the options."""
     longest = getattr(config, "max_position_embeddings", None) or CONTEXT
     context = args.context or min(CONTEXT, longest)
     if context > longest:

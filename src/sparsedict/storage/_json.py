@@ -122,6 +122,12 @@ class Reader:
     def integer(self, key: str) -> int:
         return self._of(key, int, "an integer")
 
+    def number_or_null(self, key: str) -> float | None:
+        value = self.value(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise StorageError(f"{self.source}: `{key[:80]}` must be a number or null, got {str(value)[:80]!r}.")
+        return value
+
     def inner(self, key: str) -> Reader:
         """Returns a reader of a nested object."""
         return Reader(self._of(key, dict, "an object"), f"{self.source}, `{key[:80]}`")

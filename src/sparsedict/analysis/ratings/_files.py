@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsedict import checks
-from sparsedict.analysis.ratings._json import MAX_FILE, document, number_or_null, write_document
 from sparsedict.analysis.ratings._key import RatingKey
 from sparsedict.analysis.ratings._rating import GRADES, Rating, Ratings
-from sparsedict.storage import Reader, StorageError, read_json
+from sparsedict.storage import Reader, StorageError, read_document, write_document
 
 FORMAT = "sparsedict-ratings"
 SKIP = "skip"
@@ -81,7 +80,7 @@ def write_blind(path: str | os.PathLike[str], rater: str, key: RatingKey, rows: 
 
 
 def _ratings(file: Path, key: RatingKey | None) -> list[Rating]:
-    reader = document(read_json(file, MAX_FILE), FORMAT, str(file))
+    reader = read_document(file, FORMAT)
     rater, found = reader.text("rater"), reader.text("set")
     rows = reader.rows("ratings")
     reader.finish()
@@ -116,7 +115,7 @@ def _named(reader: Reader, fields: dict[str, Any]) -> Rating:
         dictionary=reader.text("dictionary"),
         latent=reader.integer("latent"),
         kind=reader.text("kind"),
-        maximum=number_or_null(reader, "maximum"),
+        maximum=reader.number_or_null("maximum"),
         **fields,
     )
 

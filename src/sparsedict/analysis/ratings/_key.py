@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from sparsedict import checks
-from sparsedict.analysis.ratings._json import MAX_FILE, document, write_document
-from sparsedict.storage import Reader, StorageError, read_json
+from sparsedict.storage import Reader, StorageError, read_document, write_document
 
 FORMAT = "sparsedict-rating-key"
 
@@ -76,7 +75,7 @@ class RatingKey:
             StorageError: If the file isn't a key.
         """
         file = checks.path("path", path)
-        reader = document(read_json(file, MAX_FILE), FORMAT, str(file))
+        reader = read_document(file, FORMAT)
         found = reader.text("set")
         items = tuple(_item(item, f"{file}, item {number}") for number, item in enumerate(reader.rows("items")))
         reader.finish()

@@ -9,7 +9,7 @@ from sparsedict.pages.rating._answers import AnswerFile
 from sparsedict.pages.rating._page import write_page
 from sparsedict.pages.rating._rubric import RUBRIC, RubricGrade
 from sparsedict.pages.rating._server import RatingServer
-from sparsedict.pages.rating._set import RatingItem, RatingSet, kinds_of, rating_set
+from sparsedict.pages.rating._set import RatingItem, RatingSet, kinds_of, rating_set, read_settings
 
 __all__ = [
     "RUBRIC",
@@ -20,5 +20,6 @@ __all__ = [
     "RubricGrade",
     "kinds_of",
     "rating_set",
+    "read_settings",
     "write_page",
 ]

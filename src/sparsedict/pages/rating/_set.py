@@ -9,13 +9,17 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sparsedict import checks
 from sparsedict.analysis import Example, LatentRecords, LatentTypes, TopExamples
 from sparsedict.analysis.ratings import KeyItem, RatingKey
 from sparsedict.pages._strings import TokenStrings, token_strings, visible
+from sparsedict.storage import Reader, StorageError, read_document, write_document
 
 KEY = "key.json"
+SET = "set.json"
+FORMAT = "sparsedict-rating-set"
 N_ID = 10
 """Number of hexadecimal digits of an identifier."""
 
@@ -65,6 +69,58 @@ class RatingSet:
             )
         self.key.write(file)
         return file
+
+    def write(self, folder: str | os.PathLike[str], settings: Mapping[str, Any] | None = None) -> Path:
+        """Writes ``set.json`` and ``key.json`` to a folder, and returns the path of the set.
+
+        Args:
+            folder: The folder.
+            settings: Plain values that `read_settings` returns.
+
+        Raises:
+            FileExistsError: If the folder has the key of another set.
+        """
+        file = self.write_key(folder).with_name(SET)
+        items = [{"id": item.id, "examples": item.examples} for item in self.items]
+        write_document(file, FORMAT, {"set": self.id, "settings": dict(settings or {}), "items": items}, indent=None)
+        return file
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> RatingSet:
+        """Reads a set that `write` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no set.
+            StorageError: If a file is damaged, or the key belongs to another set.
+        """
+        file = checks.path("folder", folder) / SET
+        key = RatingKey.read(file.with_name(KEY))
+        reader = read_document(file, FORMAT)
+        items = tuple(_item(row, f"{file}, item {number}") for number, row in enumerate(reader.rows("items")))
+        if reader.text("set") != key.set or [item.id for item in items] != [item.id for item in key.items]:
+            raise StorageError(f"{file} must belong to the key {file.with_name(KEY)}, got another set.")
+        return cls(items, key)
+
+
+def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Returns the settings of the set in a folder, or ``None`` if there is no set."""
+    file = checks.path("folder", folder) / SET
+    if not file.exists():
+        return None
+    return read_document(file, FORMAT).mapping("settings")
+
+
+def _item(value: object, source: str) -> RatingItem:
+    reader = Reader(value if isinstance(value, dict) else {}, source)
+    examples = []
+    for example in reader.rows("examples"):
+        if not isinstance(example, list) or [type(part) for part in example] != [list, list, int]:
+            raise StorageError(f"{source}: an example must have texts, shares and a peak, got {example!r:.80}.")
+        texts, shares, peak = example
+        if len(texts) != len(shares) or not 0 <= peak < len(texts):
+            raise StorageError(f"{source}: an example must have as many shares as texts, got {len(shares)}.")
+        examples.append((tuple(map(str, texts)), tuple(map(int, shares)), peak))
+    return RatingItem(reader.text("id"), tuple(examples))
 
 
 def rating_set(
