@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sparsedict import checks, hub
 from sparsedict.activations import Activation, State
-from sparsedict.batches import Activations, Points
+from sparsedict.batches import Activations, Points, names_of
 from sparsedict.dictionaries._description import described
 from sparsedict.dictionaries._encode import encode_rows
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder, check_part, overrides
@@ -27,7 +27,7 @@ from sparsedict.dictionaries._representation import summary
 from sparsedict.dictionaries._scales import Scales, gain, spread
 from sparsedict.dictionaries._start import start_from
 from sparsedict.dictionaries._state import ActivationState, initial_state
-from sparsedict.display import Displayed
+from sparsedict.display import Displayed, short, table
 from sparsedict.kernels import StepContext
 from sparsedict.latents import Encoding, SparseLatents, Support, firing_counts, per_entry
 from sparsedict.storage import Description, check_finite, write_dictionary
@@ -362,6 +362,16 @@ class Dictionary(EncoderDecoder, ABC):
         if set(self._modules) == {"activation_state"}:
             return f"{type(self).__name__}({self.extra_repr()})"
         return "\n".join(line for line in super().__repr__().split("\n") if "(activation_state): " not in line)
+
+    def _repr_html_(self) -> str:
+        """Returns a table of the parts, the points and the size of the dictionary, for notebooks."""
+        parts = self._widths() | {"activation": self.activation, "decoder_norm": self.decoder_norm} | self.arguments()
+        rows = [(name, short(value)) for name, value in parts.items() if value is not None and value is not False]
+        rows += [("reads", ", ".join(names_of(self.reads))), ("writes", ", ".join(names_of(self.writes)))]
+        dtype = str(self.encoder.dtype).removeprefix("torch.")
+        size = sum(parameter.numel() for parameter in self.parameters())
+        rows.append(("parameters", f"{size:,} in {dtype} on {self.encoder.device}"))
+        return table(type(self).__name__, list({name: (name, value) for name, value in rows}.values()))
 
     def extra_repr(self) -> str:
         parts = {"activation": self.activation, "decoder_norm": self.decoder_norm}

@@ -4,11 +4,14 @@ Each function writes the records of `sparsedict.analysis.collect`.
 """
 
 from sparsedict.pages.exports._circuit_tracer import feature_number, write_circuit_tracer
+from sparsedict.pages.exports._latents import histogram, percentiles
 from sparsedict.pages.exports._neuronpedia import write_neuronpedia
 from sparsedict.pages.exports._parquet import write_parquet
 
 __all__ = [
     "feature_number",
+    "histogram",
+    "percentiles",
     "write_circuit_tracer",
     "write_neuronpedia",
     "write_parquet",
