@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from itertools import chain, islice
 from typing import Any, Protocol, cast, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.batches import ROLES, UNNAMED, Activations, identity
+from sparsedict.batches import Activations
+from sparsedict.data._activation_forms import as_batch, as_one_batch, shared_points
 from sparsedict.data._batches import BEGINNING, Batches, Chunk, Position, RowSource
 from sparsedict.seeds import permutation
 from sparsedict.torch_state import InCallersState, in_own_state
-
-Pair = tuple[Float[Tensor, "n_tokens d_in"], Float[Tensor, "n_tokens d_out"]]
 
 DEFAULT_BATCH_SIZE = 4096
 DEFAULT_SEED = 0
@@ -69,7 +66,7 @@ def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = N
         _check_omitted(batch_size, "batch_size", data, "the stream")
         _check_omitted(seed, "seed", data, "the stream")
         return data.batches(repeat=repeat)
-    held = _as_one_batch(data)
+    held = as_one_batch(data)
     if held is not None:
         size = checks.at_least("batch_size", DEFAULT_BATCH_SIZE if batch_size is None else batch_size, 1)
         used_seed = checks.at_least("seed", DEFAULT_SEED if seed is None else seed, 0)
@@ -98,103 +95,6 @@ def _check_omitted(value: int | None, name: str, data: object, owner: str) -> No
         )
 
 
-def _as_one_batch(data: Any) -> Activations | None:
-    """Returns all data as one batch, or None for an iterable of batches."""
-    if not isinstance(data, Mapping | Tensor | np.ndarray | tuple):
-        return None
-    if isinstance(data, Mapping) and not data:
-        raise ValueError("`data` must name at least one site, got an empty mapping.")
-    held = _as_batch("data", data)
-    if not held.n_tokens:
-        first = next(iter(held.values()))
-        raise ValueError(f"`data` must contain at least one token, got none: shape {tuple(first.shape)}.")
-    for name, part in _distinct(held).items():
-        label = "data" if name == UNNAMED else f"data[{name!r}]"
-        checks.finite(label, part, "Find their origin before training on the other entries.")
-    return held
-
-
-def _as_batch(name: str, value: Any) -> Activations:
-    """Returns a batch of any form as `Activations`."""
-    if isinstance(value, Activations):
-        return value.batch().detach()
-    if not isinstance(value, Mapping):
-        return _of_one_site(name, value)
-    by_site: dict[str, Activations] = {}
-    points: dict[str, Tensor] = {}
-    for key, own in value.items():
-        label = f"{name}[{key!r}]"
-        if str(key).rpartition(".")[2] in ROLES and isinstance(own, Tensor | np.ndarray):
-            points[str(key)] = _activations(label, own)
-        else:
-            by_site[str(key)] = _of_one_site(label, own)
-    lengths = sorted({len(part) for part in points.values()} | {own.n_tokens for own in by_site.values()})
-    if len(lengths) > 1:
-        raise ValueError(f"`{name}` must have the same number of tokens for all sites, got {lengths}.")
-    if not by_site:
-        return Activations(points)
-    joined = Activations.from_sites(by_site)
-    return Activations({**points, **joined}, tokens=joined.tokens, positions=joined.positions)
-
-
-def _of_one_site(name: str, value: Any) -> Activations:
-    if isinstance(value, Activations):
-        return value.batch().detach()
-    parts = list(value) if isinstance(value, tuple | list) else [value]
-    if len(parts) not in (1, 2) or not all(isinstance(part, Tensor | np.ndarray) for part in parts):
-        raise TypeError(
-            f"`{name}` must be Activations, a tensor [n_tokens, d] or a tuple of two (inputs, outputs), "
-            f"got {_kind(value)}.{_remedy(name, value)}"
-        )
-    tensors = [_activations(name, part) for part in parts]
-    if len(tensors) == 1:
-        return Activations({UNNAMED: tensors[0]})
-    if len(tensors[0]) != len(tensors[1]):
-        raise ValueError(f"`{name}` must have as many inputs as outputs, got {len(tensors[0])} and {len(tensors[1])}.")
-    return Activations({"inputs": tensors[0], "outputs": tensors[1]})
-
-
-def _distinct(batch: Activations) -> dict[str, Tensor]:
-    """Returns each distinct tensor once, by its first point."""
-    found: dict[object, str] = {}
-    for name, value in batch.items():
-        found.setdefault(identity(value), name)
-    return {name: batch[name] for name in found.values()}
-
-
-def _shared(batch: Activations) -> dict[str, str]:
-    """Returns the points that share the tensor of an earlier point, with that point."""
-    first: dict[object, str] = {}
-    owners = {name: first.setdefault(identity(value), name) for name, value in batch.items()}
-    return {name: owner for name, owner in owners.items() if name != owner}
-
-
-def _activations(name: str, value: Tensor | np.ndarray) -> Tensor:
-    # Detached, since gradients would otherwise flow into the model that computed the activations.
-    tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value.detach()
-    if not tensor.is_floating_point():
-        raise TypeError(
-            f"`{name}` must contain floating-point activations [n_tokens, d], got a tensor of {tensor.dtype}. Pass "
-            "tokens to `ActivationStream(site, tokens)`, which turns them into activations."
-        )
-    if tensor.ndim != 2:
-        raise ValueError(f"`{name}` must have the shape [n_tokens, d], got {tuple(tensor.shape)}.")
-    return tensor
-
-
-def _remedy(name: str, value: object) -> str:
-    first = value[0] if isinstance(value, list | tuple) and value else value
-    if isinstance(first, str | int) or name.endswith(("'input_ids'", "'text'")):
-        return " Pass tokens and texts to `ActivationStream(site, ...)`, which turns them into activations."
-    return ""
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, tuple | list):
-        return f"{type(value).__name__} of {len(value)} ({', '.join(sorted({type(part).__name__ for part in value}))})"
-    return type(value).__name__
-
-
 class _InMemoryRows(RowSource):
     """Rows in memory, which each pass returns in a new order."""
 
@@ -202,7 +102,7 @@ class _InMemoryRows(RowSource):
         self._seed = seed
         self._held = batch
         self.points = tuple(batch)
-        self.shared = _shared(batch)
+        self.shared = shared_points(batch)
         self.n_tokens = batch.n_tokens
         self.origin = f"{self.n_tokens:,} tokens in memory, shuffled anew for each pass"
 
@@ -234,8 +134,8 @@ class _IterableRows(RowSource):
             raise ValueError(f"`data` must have at least one batch, got an empty {type(data).__name__}.")
         if self._once:
             self._items = chain([first], iterator)
-        sample = _as_batch("a batch", first)
-        self.points, self.shared = tuple(sample), _shared(sample)
+        sample = as_batch("a batch", first)
+        self.points, self.shared = tuple(sample), shared_points(sample)
         later = (
             "an iterator that can be read once"
             if self._once
@@ -247,7 +147,7 @@ class _IterableRows(RowSource):
 
     def chunks(self, epoch: int, start: Position, max_rows: int | None = None) -> Iterator[Chunk]:
         for index, item in enumerate(self._pass(epoch, start[0]), start[0]):
-            batch = _as_batch("a batch", item)
+            batch = as_batch("a batch", item)
             if set(batch) != set(self.points):
                 raise ValueError(
                     f"`data` must have the same points in each batch, got {tuple(batch)} and {self.points}."

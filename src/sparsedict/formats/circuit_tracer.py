@@ -12,24 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sparsedict import hub
-from sparsedict.activations import ReLU, TopK
 from sparsedict.dictionaries import CrossLayerDistiller, Dictionary
-from sparsedict.formats import _build as build
-from sparsedict.formats import _gemma_scope_layers, gemma_scope
-from sparsedict.formats import _transcoder_files as cross_layer
+from sparsedict.formats import _cross_layer_files as cross_layer
+from sparsedict.formats import _gemma_scope_layers
 from sparsedict.formats import _transcoder_set as about
-from sparsedict.formats._build import LoadedActivation, Weights
-from sparsedict.formats._export import CALIBRATE, exact_form, threshold_of, unsupported, write_tensors, write_text
+from sparsedict.formats._export import write_tensors, write_text
 from sparsedict.formats._location import Location
-from sparsedict.formats._tensors import Tensors, read_safetensors
+from sparsedict.formats._transcoder_layer import address_of, file_of, read_layer, tensors_of
 from sparsedict.formats._transcoder_set import CONFIG, LAYER
 from sparsedict.formats._yaml import read_yaml
 from sparsedict.storage import StorageError
-
-THRESHOLD = "activation_function.threshold"
 
 
 def recognises(location: Location) -> bool:
@@ -83,7 +77,7 @@ def read(
         raise FileNotFoundError(
             f"`layer` must be one of the layers {', '.join(map(str, files))} in {location}, got {layer}."
         )
-    return _read_layer(location, files[chosen], config, chosen, device, dtype)
+    return read_layer(location, files[chosen], config, chosen, device, dtype)
 
 
 def read_set(
@@ -104,7 +98,7 @@ def read_set(
             f"`sd.formats.circuit_tracer.read({location.path_of(None)!r})`."
         )
     files = _layers(location, config)
-    return {layer: _read_layer(location, name, config, layer, device, dtype) for layer, name in files.items()}
+    return {layer: read_layer(location, name, config, layer, device, dtype) for layer, name in files.items()}
 
 
 def write(
@@ -151,7 +145,7 @@ def write(
         cross_layer.write(dictionary, Path(path), model=model, hooks=(input_hook, output_hook))
         return
     by_layer = about.by_layer(dictionary, layer)
-    tensors = {number: _tensors(one) for number, one in by_layer.items()}
+    tensors = {number: tensors_of(one) for number, one in by_layer.items()}
     folder, existing = Path(path), {}
     config: dict[str, Any] = {}
     if folder.is_dir():
@@ -172,27 +166,6 @@ def write(
     for number, weights in tensors.items():
         write_tensors(folder / f"layer_{number}.safetensors", weights)
     write_text(folder / CONFIG, about.yaml_of(config))
-
-
-def _tensors(dictionary: Dictionary) -> dict[str, Tensor]:
-    form = exact_form(dictionary, "circuit-tracer")
-    if not form.is_distiller:
-        raise TypeError(
-            "`dictionary` must be a distiller such as SparseDistiller, because circuit-tracer replaces MLPs, got "
-            f"{type(dictionary).__name__}."
-        )
-    d_in, d_out = form.encoder.shape[1], form.decoder.shape[1]
-    if d_in != d_out:
-        raise unsupported(f"widths d_in={d_in} and d_out={d_out}", "circuit-tracer", ("equal widths",))
-    if form.input_norm is not None:
-        raise unsupported(f"the normalisation {form.input_norm}", "circuit-tracer", ("unnormalised inputs",))
-    threshold = threshold_of(form)
-    if threshold is None and not isinstance(form.activation, ReLU | TopK):
-        remedy = CALIBRATE if form.activation.non_negative else ""
-        raise unsupported(f"the activation {form.activation}", "circuit-tracer", ("ReLU, JumpReLU and TopK",), remedy)
-    named = {"W_enc": form.encoder, "W_dec": form.decoder, "b_enc": form.encoder_bias, "b_dec": form.decoder_bias}
-    optional = {"W_skip": form.skip, THRESHOLD: threshold}
-    return named | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
 
 def _config(location: Location) -> dict[str, Any]:
@@ -225,7 +198,7 @@ def _read_cross_layer(
     if location.file_name not in (None, CONFIG):
         raise cross_layer.part_of(location)
     if "transcoders" in config:
-        files = [_file(location, name) for name in _layers(location, config).values()]
+        files = [file_of(location, name) for name in _layers(location, config).values()]
         about_model = {"model_name": config["model_name"]} if config.get("model_name") else {}
         return _gemma_scope_layers.read(files, about_model, device=device, dtype=dtype)
     return cross_layer.read(location, config, device=device, dtype=dtype)
@@ -259,85 +232,9 @@ def _layers(location: Location, config: dict[str, Any]) -> dict[int, str]:
 
 def _local(location: Location, name: str) -> str:
     """Returns the name of a file in a configuration. An address on the hub is valid only in a configuration there."""
-    if hub.is_address(name) and location.snapshot is None:
+    if hub.isaddress_of(name) and location.snapshot is None:
         raise FileNotFoundError(
             f"{location.path_of(CONFIG)} lists {name[:200]}, which isn't in the folder. Load each layer by its "
-            f"address, for example `sd.load({_address(name)[:200]!r})`."
+            f"address, for example `sd.load({address_of(name)[:200]!r})`."
         )
     return name
-
-
-def _address(name: str) -> str:
-    """Converts an address of circuit-tracer, with the revision in a URL query, to an address of this library."""
-    path, _, revision = name.partition("?revision=")
-    return f"{path}@{revision}" if revision else path
-
-
-def _file(location: Location, name: str) -> Path:
-    if hub.is_address(name):
-        location = Location.from_path(_address(name))
-        if location.file_name is None:
-            raise StorageError(f"{CONFIG} must list weights files, but {location} is a folder.")
-        name = location.file_name
-    file = location.find(name)
-    if file is None:
-        raise FileNotFoundError(f"{location} must contain {name[:200]}.")
-    return file
-
-
-def _read_layer(
-    location: Location,
-    name: str,
-    config: dict[str, Any],
-    layer: int,
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-) -> Dictionary:
-    file = _file(location, name)
-    if file.suffix == ".npz":
-        return gemma_scope.read_file(file, {}, kind="distiller", device=device, dtype=dtype)
-    tensors = read_safetensors(file)
-    if "w_enc" in tensors:
-        return gemma_scope.read_file(file, {}, kind="distiller", device=device, dtype=dtype)
-    if any(cross_layer.FILE.fullmatch(f"{tensor}.safetensors") for tensor in tensors.shapes):
-        raise cross_layer.part_of(Location.from_path(file))
-    weights = _weights(tensors)
-    loaded = _loaded_activation(tensors, config, location.folder / CONFIG)
-    tensors.check_all_used("circuit-tracer", ignored=("k",))
-    ends = [str(config[key]) for key in ("feature_input_hook", "feature_output_hook") if config.get(key)]
-    known = {"model": config.get("model_name"), "site": " -> ".join(ends) or None, "layer": layer}
-    trained_on = {"library": "circuit-tracer", **{k: v for k, v in known.items() if v is not None}}
-    plain = {key: value for key, value in config.items() if value is None or isinstance(value, str | int | float)}
-    return build.distiller(weights, loaded, file, trained_on=trained_on | {"cfg": plain}, device=device, dtype=dtype)
-
-
-def _weights(tensors: Tensors) -> Weights:
-    bias = tensors.take("b_enc", "n_latents")
-    decoder_bias = tensors.take("b_dec", "d_model")
-    sizes = (tensors.sizes["n_latents"], tensors.sizes["d_model"])
-    # Files of mid-2025 contain the transposed decoder. Files converted from other libraries also transpose the encoder.
-    turned = {name for name in ("W_enc", "W_dec") if tensors.shapes.get(name) == sizes[::-1] != sizes}
-    encoder, decoder = (
-        tensors.take_transposed(name, "d_model", "n_latents")
-        if name in turned
-        else tensors.take(name, "n_latents", "d_model")
-        for name in ("W_enc", "W_dec")
-    )
-    return Weights(encoder, bias, decoder, decoder_bias, skip=tensors.take_optional("W_skip", "d_model", "d_model"))
-
-
-def _loaded_activation(tensors: Tensors, config: dict[str, Any], config_file: Path) -> LoadedActivation:
-    if THRESHOLD in tensors:
-        number = tensors.shapes[THRESHOLD] in ((), (1,))
-        threshold = tensors.take(THRESHOLD, *(("one",) * len(tensors.shapes[THRESHOLD]) if number else ("n_latents",)))
-        each = threshold.reshape(-1).expand(tensors.sizes["n_latents"]).clone() if number else threshold
-        return build.jump_relu(each, tensors.file, may_be_negative=False)
-    name = str(config.get("activation") or "relu").lower().replace("_", "")
-    if name == "topk":
-        return LoadedActivation(TopK(build.integer(config, "k", config_file)))
-    if name == "relu":
-        return LoadedActivation(ReLU())
-    raise StorageError(
-        f"{config_file}: `activation` must be relu or topk if {tensors.file.name} has no {THRESHOLD!r}, got "
-        f"{name[:80]!r}."
-    )
