@@ -125,7 +125,7 @@ def tensors_of(dictionary: Dictionary) -> dict[str, Tensor]:
 
 def file_of(location: Location, name: str) -> Path:
     """Returns the path of a file in a folder, or of a file at an address on the hub, which is downloaded."""
-    if hub.isaddress_of(name):
+    if hub.is_address(name):
         location = Location.from_path(address_of(name))
         if location.file_name is None:
             raise StorageError(f"{CONFIG} must list weights files, but {location} is a folder.")

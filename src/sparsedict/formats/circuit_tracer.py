@@ -232,7 +232,7 @@ def _layers(location: Location, config: dict[str, Any]) -> dict[int, str]:
 
 def _local(location: Location, name: str) -> str:
     """Returns the name of a file in a configuration. An address on the hub is valid only in a configuration there."""
-    if hub.isaddress_of(name) and location.snapshot is None:
+    if hub.is_address(name) and location.snapshot is None:
         raise FileNotFoundError(
             f"{location.path_of(CONFIG)} lists {name[:200]}, which isn't in the folder. Load each layer by its "
             f"address, for example `sd.load({address_of(name)[:200]!r})`."

@@ -19,19 +19,16 @@ from sparsedict.sites._capture import capture
 from sparsedict.sites._constant import Constant
 from sparsedict.sites._context import Exclusion
 from sparsedict.sites._devices import input_device, module_device
+from sparsedict.sites._discovery import Discovery, holder
 from sparsedict.sites._ends import Ends, KnownCalls
-from sparsedict.sites._find import find_neurons, holder_paths, probe, reading
-from sparsedict.sites._module_cache import ModuleCache
-from sparsedict.sites._neuron_errors import neurons_error
 from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._parts import SitePoint
-from sparsedict.sites._points import NoModuleError, Point, find_module, is_hook_point, resolve_ends, resolve_module
+from sparsedict.sites._points import NoModuleError, Point, find_module, is_hook_point, resolve_ends
 from sparsedict.sites._predictions import logits_of
 from sparsedict.sites._replace import replaced
 from sparsedict.sites._resolve import ReplacementArguments
 from sparsedict.sites._suggest import check_module, hints
 from sparsedict.sites._tokens import Tokens
-from sparsedict.sites.families import Candidate
 from sparsedict.types import EncoderDecoder, Role
 
 
@@ -104,8 +101,7 @@ class Site:
         self.name = name if self.call is None else f"{name} (call {self.call})"
         self.exclusion = Exclusion(_token_ids(exclude_tokens), checks.at_least("exclude_first", exclude_first, 0))
         self._neurons_argument = neurons
-        self._reading: ModuleCache[int] | None = None
-        self._widths: ModuleCache[tuple[int, int]] | None = None
+        self._discovery = Discovery()
 
     def __repr__(self) -> str:
         parts = [type(self.model).__name__, repr(self.name)]
@@ -134,12 +130,12 @@ class Site:
     @property
     def d_in(self) -> int:
         """Width of the MLP's input."""
-        return self._find_widths()[0]
+        return self._widths()[0]
 
     @property
     def d_out(self) -> int:
         """Width of the MLP's output."""
-        return self._find_widths()[1]
+        return self._widths()[1]
 
     @property
     def device(self) -> torch.device | None:
@@ -163,22 +159,16 @@ class Site:
         if isinstance(self._neurons_argument, Neurons):
             return self._neurons_argument
         if self._neurons_argument is not None:
-            found = self._neurons_argument(self._holder())
+            found = self._neurons_argument(holder(self.ends))
             if not isinstance(found, Neurons):
                 raise TypeError(f"`neurons` must be a function that returns `Neurons`, got {type(found).__name__}.")
             return found
-        return self._found().neurons
+        return self._discovery.mlp(self.ends).neurons
 
     @property
     def hidden(self) -> Point | None:
         """The point of the neurons' activations, which is the decoder's input; None if the model has no such point."""
-        if self._neurons_argument is not None:
-            return None
-        point = self._found().hidden
-        if point is None:
-            return None
-        path = next((name for name, module in self.model.named_modules() if module is point.module), point.path)
-        return replace(point, path=path, call=self.call)
+        return None if self._neurons_argument is not None else self._discovery.hidden(self.ends)
 
     def point(self, role: Role) -> Point:
         """Returns the point of a role.
@@ -275,29 +265,9 @@ class Site:
         point = self.hidden
         return self.neurons if point is None else point
 
-    def _record_widths(self, d_in: int, d_out: int) -> None:
-        self._widths = ModuleCache((d_in, d_out), self.ends.modules)
-
-    def _holder(self) -> nn.Module:
-        path = holder_paths(self.ends)[0]
-        return resolve_module(self.model, path) if path else self.model
-
-    def _found(self) -> Candidate:
-        # Only the index of the reading is cached, since the weights may be moved or trained later.
-        modules = list(self._holder().modules())
-        index = None if self._reading is None else self._reading.value_for(modules)
-        if index is None:
-            index, n_tried = find_neurons(self.ends)
-            if index is None:
-                raise ValueError(neurons_error(self.ends, n_tried))
-            self._reading = ModuleCache(index, modules)
-        return reading(self.ends, index)[0]
-
-    def _find_widths(self) -> tuple[int, int]:
-        widths = None if self._widths is None else self._widths.value_for(self.ends.modules)
-        if widths is None:
-            pair = probe(self.ends)
-            widths = None if pair is None else (pair[0].shape[-1], pair[1].shape[-1])
+    def _widths(self) -> tuple[int, int]:
+        ends = self.ends
+        widths = self._discovery.widths(ends)
         if widths is None:
             try:
                 neurons = self.neurons
@@ -306,8 +276,8 @@ class Site:
                     f"The widths of {self!r} are unknown, since the model needs more than token ids. Call `capture` "
                     "once."
                 ) from error
-            widths = (neurons.d_in, neurons.d_out)
-        self._record_widths(*widths)
+            widths = neurons.d_in, neurons.d_out
+            self._discovery.record_widths(ends, *widths)
         return widths
 
 
@@ -333,7 +303,7 @@ def capture_sites(sites: Mapping[str, Site], tokens: Tokens, *, neurons: bool | 
     found = capture({name: site.ends for name, site in sites.items()}, hidden, tokens)
     for name, site in sites.items():
         widths = (found[point_name(name, role)].shape[-1] for role in ("inputs", "outputs"))
-        site._record_widths(*widths)
+        site._discovery.record_widths(site.ends, *widths)
     return found
 
 
