@@ -30,7 +30,7 @@ def load(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
-    """Loads a dictionary that was saved by :meth:`Dictionary.save`, or a checkpoint of another library.
+    """Loads a dictionary that was saved by `Dictionary.save`, or a checkpoint of another library.
 
     The dictionary is in evaluation mode. The format is detected automatically. :mod:`sparsedict.formats` has a reader
     for each library with further options. Classes outside of this library are taken from ``parts``. Loading never

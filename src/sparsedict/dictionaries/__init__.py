@@ -13,6 +13,7 @@ from sparsedict.dictionaries._layers import Layer
 from sparsedict.dictionaries._layout import DecoderLayout, LaterLayers, NextLayers, TiedDecoders
 from sparsedict.dictionaries._read import read
 from sparsedict.dictionaries._scales import Scales
+from sparsedict.dictionaries._storable import Storable
 
 __all__ = [
     "Block",
@@ -33,6 +34,7 @@ __all__ = [
     "Scales",
     "SparseAutoencoder",
     "SparseDistiller",
+    "Storable",
     "TiedDecoders",
     "Transcoder",
     "entries_at",

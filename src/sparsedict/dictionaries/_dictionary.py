@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import copy
-import os
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from sparsedict import checks, hub
+from sparsedict import checks
 from sparsedict.activations import Activation, State
 from sparsedict.batches import Activations, Points, names_of
-from sparsedict.dictionaries._description import described
 from sparsedict.dictionaries._encode import encode_rows
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder, check_part, overrides
 from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._module import Reconstructing
-from sparsedict.dictionaries._representation import summary
 from sparsedict.dictionaries._scales import Scales, gain, spread
 from sparsedict.dictionaries._start import start_from
 from sparsedict.dictionaries._state import ActivationState, initial_state
+from sparsedict.dictionaries._storable import Storable
 from sparsedict.display import Displayed, short, table
 from sparsedict.kernels import StepContext
 from sparsedict.latents import Encoding, SparseLatents, Support, firing_counts, per_entry
-from sparsedict.storage import Description, check_finite, write_dictionary
 from sparsedict.types import DictionaryOutput
 
 Kind = TypeVar("Kind", bound="Dictionary")
@@ -39,7 +35,7 @@ STEPS = ("encoder_inputs", "pre_activations", "decode", "reconstruct")
 """The methods between input and output that kinds may override."""
 
 
-class Dictionary(EncoderDecoder, ABC):
+class Dictionary(Storable, ABC):
     """An encoder, an activation and a decoder under a norm constraint.
 
     A kind states ``reads`` and ``writes``, and overrides the steps of :class:`EncoderDecoder` that differ from an
@@ -183,27 +179,6 @@ class Dictionary(EncoderDecoder, ABC):
         other.activation_state.load_state_dict(state)
         return other
 
-    @classmethod
-    def for_subset(cls, n_latents: Any, activation: Activation, latents: Sequence[int]) -> tuple[Any, Activation]:
-        """Returns two arguments of the constructor for a dictionary of some latents, such as ``sd.load`` makes.
-
-        Args:
-            n_latents: The argument ``n_latents`` of the whole dictionary.
-            activation: Its activation.
-            latents: The chosen latents, in their order.
-
-        Returns:
-            Those of the smaller dictionary.
-
-        Raises:
-            ValueError: If no dictionary can be made of these latents.
-        """
-        return len(latents), activation.for_subset(len(latents))
-
-    def arguments(self) -> dict[str, Any]:
-        """Returns the constructor's arguments without activation and decoder norm, by which `sd.load` calls it."""
-        return {"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents}
-
     def select(self, batch: Activations) -> tuple[Float[Tensor, "n_tokens d_in"], Float[Tensor, "n_tokens d_out"]]:
         """Returns the activations that this dictionary reads, and the activations that it reproduces.
 
@@ -298,71 +273,6 @@ class Dictionary(EncoderDecoder, ABC):
             self, inputs, targets, reconstruction, encoding, step, tokens_since_fired, batch, context=context
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Saves the dictionary to a folder: ``dictionary.safetensors`` and ``dictionary.json``, never pickle.
-
-        A dictionary that the folder already holds is replaced atomically: after an interrupted save, the folder holds
-        either the old or the new one. :func:`sparsedict.load` reads the folder.
-
-        Args:
-            path: The folder. It is created if it doesn't exist.
-
-        Raises:
-            TypeError: If a part has a field that JSON can't represent, such as a tensor.
-            ValueError: If a weight is NaN or infinite. `sd.load` doesn't accept such files.
-            NotADirectoryError: If the path is a file.
-        """
-        check_finite(dict(self.named_parameters()), "This dictionary")
-        write_dictionary(Path(path), self._description(), self.state_dict())
-
-    def push_to_hub(
-        self,
-        repository: str,
-        *,
-        metrics: Mapping[str, Any] | hub.HasMetrics | None = None,
-        figures: Mapping[str, str | os.PathLike[str] | hub.SavableFigure] | None = None,
-        license: str | None = None,
-        private: bool = False,
-        message: str | None = None,
-    ) -> str:
-        """Uploads the dictionary with a model card to the Hugging Face hub, in one commit.
-
-        The card describes the dictionary, its training run and its metrics. ``sd.load("hf://owner/repository")`` loads
-        the dictionary. This method needs ``huggingface_hub`` (the extra ``hf``) and its login.
-
-        Args:
-            repository: ``"owner/repository"``, created if it doesn't exist, or ``"owner/repository@branch/path"`` for a
-                branch or a subfolder.
-            metrics: Numbers for the card: the result of ``sd.evaluate``, or a mapping by name.
-            figures: Figures for the card by caption: image files, or matplotlib figures.
-            license: The hub's identifier of the license, such as ``"mit"``.
-            private: Whether a newly created repository is private.
-            message: The commit message.
-
-        Returns:
-            The address of the commit's page.
-
-        Raises:
-            ImportError: If ``huggingface_hub`` isn't installed.
-            PermissionError: If the login has no write access to the repository.
-            ConnectionError: If the hub can't be reached.
-        """
-        card = {"metrics": metrics, "figures": figures, "license": license}
-        return hub.upload(self.save, self._description(), repository, **card, private=private, message=message)
-
-    def _description(self) -> Description:
-        parts = {"activation": self.activation, "decoder_norm": self.decoder_norm}
-        return described(type(self), self.arguments(), parts, self._widths(), self.encoder_bias.dtype, self.trained_on)
-
-    def _widths(self) -> dict[str, int]:
-        return {"d_in": self.d_in, "d_out": self.d_out, "n_latents": self.n_latents}
-
-    def __repr__(self) -> str:
-        # `extra_repr` already shows the activation's state.
-        if set(self._modules) == {"activation_state"}:
-            return f"{type(self).__name__}({self.extra_repr()})"
-        return "\n".join(line for line in super().__repr__().split("\n") if "(activation_state): " not in line)
-
     def _repr_html_(self) -> str:
         """Returns a table of the parts, the points and the size of the dictionary, for notebooks."""
         parts = self._widths() | {"activation": self.activation, "decoder_norm": self.decoder_norm} | self.arguments()
@@ -372,10 +282,6 @@ class Dictionary(EncoderDecoder, ABC):
         size = sum(parameter.numel() for parameter in self.parameters())
         rows.append(("parameters", f"{size:,} in {dtype} on {self.encoder.device}"))
         return table(type(self).__name__, list({name: (name, value) for name, value in rows}.values()))
-
-    def extra_repr(self) -> str:
-        parts = {"activation": self.activation, "decoder_norm": self.decoder_norm}
-        return summary(self._widths() | parts | self.arguments(), self.activation_state.state_dict())
 
 
 Rows = tuple[Tensor, Tensor]
