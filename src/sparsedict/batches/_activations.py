@@ -236,8 +236,6 @@ class Activations(Mapping[str, Tensor]):
     def cat(cls, batches: Sequence[Activations]) -> Activations:
         """Concatenates batches of rows with the same points."""
         first = batches[0]
-        if len(batches) == 1:
-            return first
         results: dict[object, Tensor] = {}
 
         def joined(values: list[Tensor]) -> Tensor:

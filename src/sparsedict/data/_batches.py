@@ -231,7 +231,7 @@ class Batches(Iterator[Activations]):
         pieces = self._take()
         if not pieces:
             raise StopIteration
-        return self._source.finalize(Activations.cat(pieces))
+        return self._source.finalize(pieces[0] if len(pieces) == 1 else Activations.cat(pieces))
 
     def expect(self, n_tokens: int) -> None:
         """Announces the total number of tokens that will be read, rounded up to whole batches.

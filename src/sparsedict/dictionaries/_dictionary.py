@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from sparsedict import checks
 from sparsedict.activations import Activation, State
 from sparsedict.batches import Activations, Points, names_of
 from sparsedict.dictionaries._encode import encode_rows
@@ -232,11 +231,6 @@ class Dictionary(Storable, ABC):
         """
         return Reconstructing(self)
 
-    def _rows(self, x: Tensor) -> tuple[Tensor, torch.Size]:
-        """Returns activations as rows in the weights' type, and their leading dimensions."""
-        checks.activations("x", x, self.d_in)
-        return x.reshape(-1, self.d_in).to(self.encoder_bias.dtype), x.shape[:-1]
-
     def forward_pass(
         self,
         inputs: Float[Tensor, "n_tokens d_in"],
@@ -263,7 +257,7 @@ class Dictionary(Storable, ABC):
             ValueError: If their widths aren't ``d_in`` and ``d_out``, their numbers of tokens differ, or they are
                 empty.
         """
-        checks.rows(inputs, targets, self.d_in, self.d_out)
+        self._check_rows(inputs, targets)
         context = StepContext(self.training and torch.is_grad_enabled()) if context is None else context
         encoding = encode_rows(self, inputs, context)
         reconstruction = self.reconstruct(encoding.latents(), inputs)

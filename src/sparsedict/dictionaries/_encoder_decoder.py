@@ -148,6 +148,15 @@ class EncoderDecoder(nn.Module):
     def n_latents(self) -> int:
         return len(self.encoder_bias)
 
+    def _rows(self, x: Tensor) -> tuple[Tensor, torch.Size]:
+        """Returns activations as rows in the weights' type, and their leading dimensions."""
+        checks.activations("x", x, self.d_in)
+        return x.reshape(-1, self.d_in).to(self.encoder_bias.dtype), x.shape[:-1]
+
+    def _check_rows(self, inputs: Tensor, targets: Tensor) -> None:
+        """Raises an error if inputs and targets aren't rows of the same tokens with the widths of the dictionary."""
+        checks.rows(inputs, targets, self.d_in, self.d_out)
+
     def blocks(self) -> tuple[Block, ...]:
         """Returns the blocks of latents with equal inputs and outputs. By default, there is one block.
 

@@ -17,4 +17,4 @@ class SquaredError(Loss):
 
     def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
         checks.same_shape("reconstruction", out.reconstruction, "targets", out.targets)
-        return functional.mse_loss(out.reconstruction, out.targets, reduction="sum") / out.n_tokens
+        return functional.mse_loss(out.reconstruction, out.targets, reduction="sum") / len(out.targets)
