@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from tests.residual import sites_of_residual_mlps
+from torch import Tensor
 
 import sparsedict as sd
 
@@ -16,20 +17,9 @@ LAYERS = {"0": (6, 5), "1": (4, 5), "2": (6, 5)}
 PARTS: dict[str, Any] = {"decoder_norm": sd.UnitNorm(), "dtype": torch.float64}
 
 
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(D, 16), nn.ReLU(), nn.Linear(16, D))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.mlp(x)
-
-
 @pytest.fixture(scope="module")
 def sites() -> sd.Sites:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(20, D), Block(), Block(), Block(), nn.Linear(D, 20))
-    return sd.Sites(model, {"0": "1.mlp", "1": "2.mlp", "2": "3.mlp"})
+    return sites_of_residual_mlps(3, d=D)
 
 
 @pytest.fixture(scope="module")

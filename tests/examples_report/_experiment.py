@@ -7,22 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from tests.residual import Residual
 from torch import Tensor, nn
 
 from examples.report import SKETCH, Experiment, Setting
 
 N_VOCABULARY = 20
-
-
-class Block(nn.Module):
-    """A residual MLP."""
-
-    def __init__(self, d: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.mlp(x)
 
 
 class Model(nn.Module):
@@ -32,7 +22,8 @@ class Model(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.embedding = nn.Embedding(N_VOCABULARY, d)
-        self.blocks = nn.Sequential(Block(d), Block(d))
+        mlps = [nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d)) for _ in range(2)]
+        self.blocks = nn.Sequential(*map(Residual, mlps))
         self.head = nn.Linear(d, N_VOCABULARY)
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.outside.kinds import Crosscoder, CrossLayer, EndToEnd, Nested
+from tests.residual import sites_of_residual_mlps
 from torch import Tensor, nn
 
 import sparsedict as sd
@@ -15,20 +16,9 @@ import sparsedict as sd
 D, CONTEXT, N_TOKENS = 6, 8, 6_000
 
 
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(D, 16), nn.ReLU(), nn.Linear(16, D))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.mlp(x)
-
-
 @pytest.fixture(scope="module")
 def sites() -> sd.Sites:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(20, D), Block(), Block(), nn.Linear(D, 20))
-    return sd.Sites(model, {"0": "1.mlp", "1": "2.mlp"})
+    return sites_of_residual_mlps(2, d=D)
 
 
 @pytest.fixture(scope="module")

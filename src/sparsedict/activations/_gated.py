@@ -1,3 +1,5 @@
+"""`Gated`, a ReLU whose gate and magnitude have separate biases."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,3 +1,5 @@
+"""`GroupMax`, which keeps the largest latent of each group."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,3 +1,5 @@
+"""`JumpReLU`, a ReLU with a learned threshold for each latent."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""`PerLayer`, which applies an activation within each layer of a dictionary over several layers."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

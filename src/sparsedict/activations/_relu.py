@@ -1,3 +1,5 @@
+"""`ReLU`, the rectifier."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

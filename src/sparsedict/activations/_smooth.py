@@ -1,3 +1,5 @@
+"""`GELU` and `SiLU`, smooth activations whose latents are almost never zero."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,3 +1,5 @@
+"""`TopK`, `AbsTopK` and `BatchTopK`, which keep the largest pre-activations."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

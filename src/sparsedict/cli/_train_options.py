@@ -66,14 +66,14 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds all options to the parser of the command."""
-    _add_what(parser)
+    _add_input_and_output(parser)
     _add_data(parser)
     _add_dictionaries(parser)
     _add_training(parser)
     _add_run(parser)
 
 
-def _add_what(parser: argparse.ArgumentParser) -> None:
+def _add_input_and_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("input and output")
     group.add_argument("model", metavar="MODEL", help="a local folder in Hugging Face layout, or a name on the hub")
     group.add_argument(

@@ -1,3 +1,5 @@
+"""`Crosscoder`, a dictionary with one set of latents for several points."""
+
 from __future__ import annotations
 
 import copy

@@ -1,3 +1,5 @@
+"""`HubAddress`, an address of a repository or a file on the Hugging Face hub."""
+
 from __future__ import annotations
 
 import re

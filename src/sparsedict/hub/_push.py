@@ -1,3 +1,5 @@
+"""Upload of a folder to the Hugging Face hub."""
+
 from __future__ import annotations
 
 import os

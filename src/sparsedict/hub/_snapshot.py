@@ -1,3 +1,5 @@
+"""`Snapshot`, the files of one revision of a repository, downloaded on demand."""
+
 from __future__ import annotations
 
 import glob

@@ -1,3 +1,5 @@
+"""`BalancedError`, the squared error with equal weight for every point."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

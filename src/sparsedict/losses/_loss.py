@@ -1,3 +1,5 @@
+"""`Loss`, the base class of reconstruction losses."""
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod

@@ -1,3 +1,5 @@
+"""`SquaredError`, the default reconstruction loss."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,3 +1,5 @@
+"""`InputNorm` and its kinds, normalisations of the encoder's input."""
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod

@@ -1,3 +1,5 @@
+"""`DecoderNorm` and its kinds, constraints on decoder rows."""
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod

@@ -1,3 +1,5 @@
+"""`PerPoint`, a constraint on the part of a decoder row for each point."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

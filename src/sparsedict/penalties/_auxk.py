@@ -1,3 +1,5 @@
+"""`AuxK`, an auxiliary loss that trains dead latents on the remaining error."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,3 +1,5 @@
+"""`L0` and `TargetL0`, penalties on the number of active latents."""
+
 from __future__ import annotations
 
 import math

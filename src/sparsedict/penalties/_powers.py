@@ -1,3 +1,5 @@
+"""`L1`, `Sqrt` and `Lp`, penalties on powers of latents."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

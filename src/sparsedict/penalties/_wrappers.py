@@ -1,3 +1,5 @@
+"""`NormWeighted`, `PointNormWeighted` and `WarmUp`, which modify another penalty."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

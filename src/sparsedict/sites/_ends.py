@@ -20,7 +20,7 @@ class KnownCalls:
         self._called_once: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
     def is_known(self, model: nn.Module, point: Point) -> bool:
-        """Returns whether a point selects a unique call: by its ``call``, or since the module is called once."""
+        """Returns whether a point selects a unique call: by its ``call``, or because the module is called once."""
         if point.call is not None:
             return True
         n = self._called_once.get(point.module)

@@ -100,7 +100,7 @@ def _nearest(model: nn.Module, near: str, below: str | None) -> list[str]:
 def _forms(model: nn.Module, path: str, module: nn.Module) -> Iterator[tuple[str, Ends]]:
     """Yields the arguments that may make a site of a module, with its ends."""
     # Weights on the meta device have no values, so a block can't be verified as an MLP.
-    if is_callable(module) and not (_is_meta(module) and _holds_more(module)):
+    if is_callable(module) and not (_is_meta(module) and _contains_more(module)):
         ends = resolve_ends(model, path, None, None)
         yield repr(path), Ends(model, *ends, name=path)
     # A wrapped layer of TransformerLens is the same as the layer that it wraps.
@@ -153,7 +153,7 @@ def check_module(model: nn.Module, path: str) -> None:
         found = mlps(model, path, below=path.rpartition(".")[0], max_items=1)
         if found:
             checks.warn(f"{what} is part of an MLP. The whole MLP is {found[0]}.")
-    elif _holds_more(module) and experts_of(module) is None:
+    elif _contains_more(module) and experts_of(module) is None:
         found = mlps(model, path, below=path, max_items=1)
         if found and found[0] != repr(path):
             checks.warn(f"{what} contains more than an MLP. An MLP in it is {found[0]}.")
@@ -171,7 +171,7 @@ def is_callable(module: nn.Module | None) -> bool:
     return module is not None and getattr(module.forward, "__func__", module.forward) is not nn.Module.forward
 
 
-def _holds_more(module: nn.Module) -> bool:
+def _contains_more(module: nn.Module) -> bool:
     """Whether a module has more linear layers than an MLP."""
     return sum(matrix(inner) is not None for inner in module.modules()) > 3
 

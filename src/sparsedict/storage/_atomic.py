@@ -1,3 +1,5 @@
+"""Atomic replacement and creation of files and folders."""
+
 from __future__ import annotations
 
 import os

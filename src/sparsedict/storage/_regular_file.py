@@ -1,3 +1,5 @@
+"""Paths of regular files in a folder, which reject links to other places."""
+
 from __future__ import annotations
 
 from pathlib import Path
