@@ -17,10 +17,14 @@ from sparsedict.display import Displayed
 
 @runtime_checkable
 class ResultMemory(Protocol):
-    """Memory that products can write their results to, instead of allocating new tensors."""
+    """Memory on the CPU that products can write to, instead of allocating new tensors."""
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
         """Returns an uninitialised tensor that is not otherwise in use, or ``None`` if none fits."""
+        ...
+
+    def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Returns an uninitialised tensor in memory of its own, valid until the next call with the same name."""
         ...
 
 
@@ -103,6 +107,16 @@ class Support(Displayed):
     def is_stored(self) -> Bool[Tensor, " n_entries"]:
         """True for entries of a token, false for padding."""
         return torch.arange(self.n_entries, device=self.offsets.device) < self.offsets[-1]
+
+    def of_tokens(self, begin: int, end: int) -> Support:
+        """Returns the entries of tokens ``begin`` to ``end``. Reads two offsets, which synchronises with the device."""
+        offsets = self.offsets[begin : end + 1]
+        return Support(self.latents[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0], self.n_latents)
+
+    @property
+    def is_sorted_by_latent(self) -> bool:
+        """Whether :attr:`by_latent` has already been computed."""
+        return "by_latent" in vars(self)
 
     @cached_property
     def by_latent(self) -> TransposedSupport:

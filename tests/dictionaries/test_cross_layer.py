@@ -11,6 +11,7 @@ from tests.residual import sites_of_residual_mlps
 from torch import Tensor
 
 import sparsedict as sd
+from sparsedict.kernels import Workspace
 
 D, CONTEXT, N_TOKENS = 6, 8, 3_000
 LAYERS = {"0": (6, 5), "1": (4, 5), "2": (6, 5)}
@@ -387,3 +388,48 @@ def test_a_balanced_error_weighs_every_layer_alike() -> None:
     torch.testing.assert_close(found, fvu.sum() * variances.mean())
     plain = sd.SparseDistiller(16, 15, 8, activation=sd.ReLU(), **PARTS).train().forward_pass(x, y)
     torch.testing.assert_close(sd.BalancedError()(plain), sd.SquaredError()(plain))
+
+
+@pytest.mark.parametrize("layout", [sd.LaterLayers(), sd.NextLayers(1), sd.TiedDecoders(sd.LaterLayers())])
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("batch_shape", [(12,), (3, 4)])
+def test_a_sum_over_blocks_equals_the_dense_products(layout: Any, stored: bool, batch_shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    dictionary = sd.CrossLayerDistiller(
+        {"0": 4, "1": 4, "2": 4},
+        [5, 6, 7],
+        activation=sd.ReLU(),
+        decoder_norm=sd.Free(),
+        layout=layout,
+        skip=True,
+        dtype=torch.float64,
+        generator=generator,
+    )
+    for parameter in dictionary.parameters():
+        parameter.data.normal_(generator=generator)
+    dictionary.output_scale.copy_(torch.tensor([2.0, 3.0, 0.5]))
+    x = torch.randn(*batch_shape, 12, generator=generator, dtype=torch.float64)
+    latents = torch.randn(*batch_shape, 18, generator=generator, dtype=torch.float64).relu().requires_grad_()
+    workspace = Workspace()
+    sparse: Any = latents
+    if stored:
+        sparse = sd.SparseLatents.from_dense(latents)
+        sparse = sd.SparseLatents(sparse.values, sparse.support.with_memory(workspace), sparse.batch_shape)
+    weights = [latents, *dictionary.parameters()]
+
+    def gradients(outputs: Tensor) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(outputs.square().sum(), weights, allow_unused=True)
+
+    outputs = dictionary.reconstruct(sparse, x)
+    scales = torch.tensor([2.0, 3.0, 0.5], dtype=torch.float64).repeat_interleave(4)
+    wanted = (latents @ dictionary.decoder + dictionary.decoder_bias) * scales
+    wanted = wanted + x @ torch.block_diag(*dictionary.skips).T
+    torch.testing.assert_close(outputs, wanted)
+    for found, meant in zip(gradients(outputs), gradients(wanted), strict=True):
+        if meant is None:
+            assert found is None
+            continue
+        assert found is not None
+        # The gradient of a latent that isn't stored isn't computed.
+        is_latents = found.shape == latents.shape
+        torch.testing.assert_close(found, meant * (latents != 0) if is_latents and stored else meant)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import sparsedict as sd
 from sparsedict import kernels
+from sparsedict.kernels import _embedding_bag
 
 
 def problem(n_tokens: int, n_latents: int, d: int, share: float, dtype: torch.dtype, seed: int):
@@ -43,6 +44,39 @@ def test_products_equal_the_dense_ones(problem) -> None:
     close(kernels.weighted_tokens(values, support, vectors), dense.T @ vectors)
     close(kernels.sampled_product(vectors, rows, support), (vectors @ rows.T)[support.tokens, support.latents])
     close(kernels.sum_by_latent(values, support), dense.sum(0))
+
+
+@given(problems)
+def test_the_order_of_entries_does_not_change_a_sampled_product(problem) -> None:
+    support, _, _, rows, vectors = problem
+    found = kernels.sampled_product(vectors, rows, support)
+    assert support.by_latent.order.shape == found.shape  # sorts the entries
+    assert torch.equal(kernels.sampled_product(vectors, rows, support), found)
+
+
+def test_vectors_larger_than_a_cache_are_multiplied_in_parts() -> None:
+    support, _, _, rows, vectors = problem(2100, 40, 1500, 0.05, torch.float32, 0)
+    assert vectors.nbytes > _embedding_bag.SAMPLED_BYTES
+    found = kernels.sampled_product(vectors, rows, support)
+    torch.testing.assert_close(found, (vectors @ rows.T)[support.tokens, support.latents], rtol=1e-4, atol=1e-4)
+    assert support.by_latent.order.shape == found.shape
+    assert torch.equal(kernels.sampled_product(vectors, rows, support), found)
+
+
+def test_a_sampled_product_ignores_old_memory() -> None:
+    support, _, _, rows, vectors = problem(20, 30, 5, 0.5, torch.float32, 0)
+    for _ in range(20):
+        torch.full((support.n_entries,), torch.nan)  # freed memory is likely to be used again
+        assert kernels.sampled_product(vectors, rows, support).isfinite().all()
+
+
+def test_columns_of_a_larger_array_are_multiplied() -> None:
+    support, values, dense, rows, vectors = problem(20, 30, 8, 0.3, torch.float32, 0)
+    narrow, short = vectors[:, 2:5], rows[:, 1:4]
+    wanted = (narrow @ short.T)[support.tokens, support.latents]
+    torch.testing.assert_close(kernels.sampled_product(narrow, short, support), wanted)
+    torch.testing.assert_close(kernels.weighted_tokens(values, support, narrow), dense.T @ narrow)
+    torch.testing.assert_close(kernels.sampled_product(narrow, short, support), wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -32,6 +32,18 @@ def test_scratch_of_a_name_is_the_same_memory_and_grows() -> None:
     assert workspace.scratch("a", (30, 4), torch.float32).shape == (30, 4)
 
 
+def test_a_buffer_stays_valid_while_gradients_are_written() -> None:
+    workspace, _ = filled(lambda: torch.zeros(30, 4))
+    buffer = workspace.buffer("a", (5, 4), torch.float32)
+    buffer.fill_(1.0)
+    gradient = workspace.take((30, 4), torch.float32)
+    assert gradient is not None
+    gradient.fill_(2.0)
+    assert (buffer == 1).all()
+    assert workspace.buffer("a", (2, 2), torch.float32).data_ptr() == buffer.data_ptr()
+    assert workspace.buffer("a", (50, 4), torch.float32).shape == (50, 4)
+
+
 def test_without_a_workspace_scratch_is_new() -> None:
     first, second = (scratch(None, "a", (3, 4), torch.float32, CPU) for _ in range(2))
     assert first.data_ptr() != second.data_ptr()

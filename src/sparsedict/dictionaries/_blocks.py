@@ -155,7 +155,7 @@ def decoded(
 ) -> Float[Tensor, "*batch d_out"]:
     """Returns the decoder bias plus the contributions of all blocks: ``latents @ decoder + bias``."""
     if len(blocks) == 1 and blocks[0].n_copies == 1:
-        return matmul(latents, blocks[0].decoder) + bias
+        return _plus_(matmul(latents, blocks[0].decoder), bias)
     sizes = sizes_of(blocks)
     if latents.shape[-1:] != (sum(sizes),):
         raise ValueError(
@@ -163,14 +163,26 @@ def decoded(
             f"{tuple(latents.shape)}."
         )
     flat = latents.reshape(-1, sum(sizes)) if isinstance(latents, Tensor) else latents
-    total = bias.expand(latents.shape[:-1].numel(), len(bias)).clone()
+    total = None
     for block, own in zip(blocks, _latents_of(flat, sizes), strict=True):
-        if block.n_latents:  # the products need at least one row
-            product = matmul(own, block.decoder)
-            start = block.writes.start
-            for copy in range(block.n_copies):
-                total = _AddInPlace.apply(total, product, start + copy * product.shape[-1])
-    return total.view(*latents.shape[:-1], len(bias))
+        if not block.n_latents:  # the products need at least one row
+            continue
+        product = matmul(own, block.decoder)
+        if total is None:
+            writes_all = product.shape[-1] == len(bias)
+            total = _plus_(product, bias) if writes_all else bias.expand(len(product), -1).clone()
+            if writes_all:
+                continue
+        start = block.writes.start
+        for copy in range(block.n_copies):
+            total = _AddInPlace.apply(total, product, start + copy * product.shape[-1])
+    assert total is not None  # a dictionary has latents
+    return total if latents.shape[:-1] == total.shape[:-1] else total.view(*latents.shape[:-1], len(bias))
+
+
+def _plus_(product: Tensor, bias: Tensor) -> Tensor:
+    """Returns the sum, in the memory of the product if both have the same type and the product isn't a view."""
+    return product.add_(bias) if product.dtype == bias.dtype and not product._is_view() else product + bias
 
 
 class _AddInPlace(torch.autograd.Function):

@@ -30,7 +30,8 @@ def matmul(latents: Tensor | SparseLatents, rows: Float[Tensor, "n_latents d"]) 
         )
     if isinstance(latents, SparseLatents):
         flat = _Decode.apply(latents.values, rows, latents.support)
-        return flat.view(*latents.batch_shape, rows.shape[-1])
+        # A view would make in-place sums expensive for autograd.
+        return flat if len(latents.batch_shape) == 1 else flat.view(*latents.batch_shape, rows.shape[-1])
     return latents @ rows
 
 
@@ -69,11 +70,19 @@ class _Decode(torch.autograd.Function):
         (grad,) = grad_outputs
         values, rows = ctx.saved_tensors
         grad_values = grad_rows = None
-        if ctx.needs_input_grad[0]:
-            grad_values = sampled_product(grad, rows, ctx.support).to(values.dtype)
+        grad = _in_one_piece(grad, ctx.support)  # both products need this, and the second uses the order of the first
         if ctx.needs_input_grad[1]:
             grad_rows = weighted_tokens(values, ctx.support, grad).to(rows.dtype)
+        if ctx.needs_input_grad[0]:
+            grad_values = sampled_product(grad, rows, ctx.support).to(values.dtype)
         return grad_values, grad_rows, None
+
+
+def _in_one_piece(grad: Tensor, support: Support) -> Tensor:
+    """Returns a contiguous gradient. A copy on a CPU is in memory of the support, since new memory is slow."""
+    if grad.is_contiguous() or support.memory is None or grad.device.type != "cpu":
+        return grad.contiguous()
+    return support.memory.buffer("gradient", tuple(grad.shape), grad.dtype).copy_(grad)
 
 
 class _AffineAt(torch.autograd.Function):

@@ -35,12 +35,13 @@ def bounds_are_faster(inputs: Float[Tensor, "n_tokens d"], rows: Float[Tensor, "
     """Returns whether computing bounds first is faster, which depends on the machine's speed for bfloat16 products."""
     if inputs.dtype != torch.float32 or rows.dtype != torch.float32 or inputs.device.type != "cpu":
         return False
-    return _has_tiles() and inputs.numel() * len(rows) >= MIN_WORK
+    return _multiplies_bfloat16() and inputs.numel() * len(rows) >= MIN_WORK
 
 
-def _has_tiles() -> bool:
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return supported is not None and torch.backends.mkldnn.enabled and bool(supported())
+def _multiplies_bfloat16() -> bool:
+    """Returns whether the CPU has instructions for products in bfloat16: AMX or AVX512_BF16."""
+    checks = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
+    return torch.backends.mkldnn.enabled and any(check() for check in checks if check is not None)
 
 
 class Bounds:

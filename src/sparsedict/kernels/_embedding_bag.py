@@ -1,12 +1,14 @@
 """The sparse products with PyTorch's embedding bag, the default backend.
 
 An embedding bag sums weighted rows of a table, which is a sparse-dense product. The gradient of its weights is the
-dense product at the stored entries.
+dense product at the stored entries. On a CPU, ``torch.sparse.sampled_addmm`` computes that product faster.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -25,7 +27,7 @@ def weighted_rows(
 def weighted_tokens(
     values: Float[Tensor, " n_entries"], support: Support, vectors: Float[Tensor, "n_tokens d"]
 ) -> Float[Tensor, "n_latents d"]:
-    turned, owned = support.by_latent, _stored(support)
+    turned, owned, vectors = support.by_latent, _stored(support), vectors.contiguous()
     tokens, weights = turned.tokens[owned], values.index_select(0, turned.order[owned])
     shape = (support.n_latents, vectors.shape[1])
     out = None
@@ -45,8 +47,11 @@ def sampled_product(
     vectors: Float[Tensor, "n_tokens d"], rows: Float[Tensor, "n_latents d"], support: Support
 ) -> Float[Tensor, " n_entries"]:
     dtype = torch.promote_types(vectors.dtype, rows.dtype)
+    vectors, rows = vectors.detach().to(dtype), rows.detach().to(dtype)
+    if vectors.device.type == "cpu" and dtype in _SAMPLED_TYPES and not support.has_padding and min(rows.shape):
+        return _sampled(vectors, rows, support)
     found = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        vectors.to(dtype).contiguous(), rows.to(dtype), support.latents, support.offsets, support.tokens, _SUM
+        vectors.contiguous(), rows, support.latents, support.offsets, support.tokens, _SUM
     )
     return torch.where(support.is_stored, found, 0.0) if support.has_padding else found
 
@@ -67,6 +72,53 @@ PART_ENTRIES = 2**20
 """Number of entries that are computed at a time for a result in reused memory."""
 
 _SUM = 0  # the mode code of embedding bags
+
+
+_SAMPLED_TYPES = (torch.float32, torch.float64)
+"""Types that ``sampled_addmm`` supports."""
+
+
+SAMPLED_BYTES = 2**23
+"""Size of the vectors that are gathered at a time for a product at entries, so that they stay in a CPU's cache."""
+
+
+def _sampled(vectors: Tensor, rows: Tensor, support: Support) -> Tensor:
+    """Returns the product at the entries by ``sampled_addmm``.
+
+    In the order of latents, each row is read once for many vectors, which are gathered and usually fewer than the rows.
+    The order has no influence on the result, but sorting takes time, so it is only used if the entries are sorted.
+    """
+    if not support.is_sorted_by_latent:
+        return _sampled_entries(support.offsets, support.latents, vectors, rows)
+    vectors = vectors.contiguous()
+    size = max(1, -(-len(vectors) * SAMPLED_BYTES // max(vectors.nbytes, SAMPLED_BYTES)))
+    if size >= len(vectors):
+        return _sampled_by_latent(support, vectors, rows)
+    parts = [support.of_tokens(begin, begin + size) for begin in range(0, len(vectors), size)]
+    return torch.cat([_sampled_by_latent(*own, rows) for own in zip(parts, vectors.split(size), strict=True)])
+
+
+def _sampled_by_latent(support: Support, vectors: Tensor, rows: Tensor) -> Tensor:
+    turned = support.by_latent
+    found = _sampled_entries(turned.offsets, turned.tokens, rows, vectors)
+    return torch.empty_like(found).index_copy_(0, turned.order, found)
+
+
+def _sampled_entries(offsets: Tensor, columns: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Returns ``left @ right.T`` at the entries of a matrix in CSR layout."""
+    _use_up_csr_warning()
+    shape = len(left), len(right)
+    values = left.new_zeros(len(columns))  # they are multiplied by zero, so they must be finite
+    entries = torch.sparse_csr_tensor(offsets.to(columns.dtype), columns, values, shape, check_invariants=False)
+    return torch.sparse.sampled_addmm(entries, left, right.contiguous().T, beta=0.0).values()
+
+
+@cache
+def _use_up_csr_warning() -> None:
+    """Creates a first CSR tensor, for which PyTorch warns once in a process that this layout is in beta state."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor(torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
 
 
 def _stored(support: Support) -> slice:

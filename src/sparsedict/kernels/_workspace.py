@@ -25,6 +25,7 @@ class Workspace:
     def __init__(self) -> None:
         self._scratch: dict[tuple[str, torch.dtype], Tensor] = {}
         self._lent: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
         self._reclaimed: list[_Reclaimed] = []
         self._is_new = True
 
@@ -63,6 +64,16 @@ class Workspace:
                 del self._reclaimed[i]
                 return array
         return None
+
+    def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Returns an uninitialised array outside of old gradients, which is valid until the next call with this name.
+
+        Gradients may be written while it is in use. Its memory is kept between steps.
+        """
+        key, size = (name, dtype), math.prod(shape)
+        if key not in self._buffers or len(self._buffers[key]) < size:
+            self._buffers[key] = torch.empty(size, dtype=dtype, device="cpu")
+        return self._buffers[key][:size].view(shape)
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Returns an uninitialised array, which is valid until the next call with the same name or of :meth:`take`."""

@@ -19,6 +19,10 @@ ROWS = 32
 """Rows that are summed in their own precision before the sum continues in float64."""
 
 
+PART_ENTRIES = 2**17
+"""Number of entries whose differences are in memory at a time."""
+
+
 class Meter:
     """Sums the measurements of training steps on the device. Only `read` copies them to the CPU.
 
@@ -64,7 +68,7 @@ class Meter:
         self._first_bad = torch.minimum(self._first_bad, bad)
         self._terms += stacked
         targets = out.targets.detach()
-        error = _squares(out.reconstruction.detach() - targets)
+        error = _squared_error(out.reconstruction.detach(), targets)
         active = firing_counts.sum().double()
         self.last_l0 = active / len(targets)
         self._counts += torch.stack([error, _squares(targets), active])
@@ -93,6 +97,13 @@ class Meter:
             total.zero_()
         self._n_steps = self._n_tokens = 0
         return means, None if first_bad >= 2**62 else int(first_bad)
+
+
+def _squared_error(found: Tensor, wanted: Tensor) -> Tensor:
+    """Returns the sum of squared differences. On a CPU, a few rows at a time stay in the cache."""
+    size = max(1, PART_ENTRIES // found.shape[-1]) if found.device.type == "cpu" else len(found)
+    parts = zip(found.split(size), wanted.split(size), strict=True)
+    return torch.stack([_squares(own - target) for own, target in parts]).sum()
 
 
 def _squares(values: Tensor) -> Tensor:
