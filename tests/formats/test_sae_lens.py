@@ -109,6 +109,9 @@ def test_a_training_checkpoint_of_batch_top_k_has_its_threshold(tmp_path: Path) 
     dictionary = sd.load(changed(folder, architecture="batchtopk", k=3.0, rescale_acts_by_decoder_norm=False))
     assert dictionary.activation == sd.BatchTopK(3)
     assert_equals_the_library(dictionary.float(), "sae_lens", "trained_batchtopk")
+    write_tensors(folder / WEIGHTS, tensors)
+    with pytest.raises(StorageError, match="must contain `topk_threshold`, the threshold of a batchtopk dictionary"):
+        sd.load(folder)
     write_tensors(folder / WEIGHTS, tensors | {"topk_threshold": torch.tensor(1e300, dtype=torch.float64)})
     with pytest.raises(StorageError, match="`threshold` must be a number in the range of float32"):
         sd.load(folder)

@@ -217,14 +217,13 @@ def number(cfg: Mapping[str, Any], name: str, file: Path, default: float | None 
     return float(value)
 
 
-def one_threshold(value: float | None, file: Path) -> Tensor:
-    """Returns the common threshold of all latents as a scalar tensor; NaN if it is unknown.
+def one_threshold(value: float, file: Path) -> Tensor:
+    """Returns the common threshold of all latents as a scalar tensor.
 
     Raises:
         StorageError: If the threshold isn't finite in float32.
     """
-    threshold = math.nan if value is None else number({"threshold": value}, "threshold", file)
-    return torch.tensor(threshold, device="cpu", dtype=torch.float32)
+    return torch.tensor(number({"threshold": value}, "threshold", file), device="cpu", dtype=torch.float32)
 
 
 def flag(cfg: Mapping[str, Any], name: str, file: Path, default: bool) -> bool:

@@ -158,7 +158,13 @@ def _loaded_activation(tensors: Tensors, cfg: dict[str, Any]) -> LoadedActivatio
     if architecture == "topk":
         return LoadedActivation(TopK(build.integer(cfg, "k", cfg_file)))
     if "batchtopk" in architecture:
-        state = {"threshold": build.one_threshold(tensors.number("topk_threshold"), tensors.file)}
+        threshold = tensors.number("topk_threshold")
+        if threshold is None:
+            raise StorageError(
+                f"{tensors.file} must contain `topk_threshold`, the threshold of a {architecture} dictionary outside "
+                "of training. Save the dictionary with SAELens, which writes it."
+            )
+        state = {"threshold": build.one_threshold(threshold, tensors.file)}
         return LoadedActivation(BatchTopK(build.integer(cfg, "k", cfg_file)), state)
     return LoadedActivation(ReLU())
 
