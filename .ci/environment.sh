@@ -19,11 +19,16 @@ install() {
     "$environment/bin/python" -m pip install --quiet "$@"
 }
 
-# run_tests ARGUMENTS: runs the test command, with the real data where it lies beside the repository.
-run_tests() {
+# find_data: makes the real data available to the tests if it lies beside the repository.
+find_data() {
     if [ -z "${SPARSEDICT_TEST_DATA:-}" ] && [ -d ../shared/data ]; then
         SPARSEDICT_TEST_DATA=$(cd ../shared/data && pwd)
         export SPARSEDICT_TEST_DATA
     fi
+}
+
+# run_tests ARGUMENTS: runs the test command.
+run_tests() {
+    find_data
     "$environment/bin/python" -m tests "$@"
 }
