@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import pydoc
 import re
 import sys
 import typing
@@ -19,6 +20,8 @@ typing.GENERATING_DOCUMENTATION = "sparsedict"  # pyright: ignore[reportAttribut
 import latex2mathml.converter  # noqa: E402
 from docutils.nodes import SkipNode  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
+from sphinx.ext.autosummary import Autosummary  # noqa: E402
+from sphinx.util.logging import getLogger  # noqa: E402
 from sphinx_gallery.scrapers import figure_rst  # noqa: E402
 
 import sparsedict  # noqa: E402
@@ -166,7 +169,28 @@ def _display(translator: Any, node: Any) -> None:
     raise SkipNode
 
 
+class Summaries(Autosummary):
+    """Tables of names with a sentence each, also for aliases, whose sentence Sphinx leaves empty."""
+
+    def get_items(self, names: list[str]) -> list[tuple[str, str | None, str, str]]:
+        items = [
+            (shown, signature, summary or _alias(name), name)
+            for shown, signature, summary, name in super().get_items(names)
+        ]
+        for _, _, summary, name in items:
+            if not summary:
+                getLogger(__name__).warning("`%s` has no docstring for its entry in the reference", name)
+        return items
+
+
+def _alias(name: str) -> str:
+    value = pydoc.locate(name)
+    of = getattr(value, "__name__", "")
+    return f"Alias of :class:`~{name.rpartition('.')[0]}.{of}`." if of and of != name.rpartition(".")[2] else ""
+
+
 def setup(app: Any) -> None:
+    app.add_directive("autosummary", Summaries, override=True)
     # Formulas become MathML, which browsers show without a script: the pages need no network to be read.
     app.add_html_math_renderer("mathml", inline_renderers=(_inline, None), block_renderers=(_display, None))
     app.connect("missing-reference", _resolve)

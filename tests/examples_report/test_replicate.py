@@ -34,12 +34,21 @@ def test_every_study_leaves_numbers_figures_and_its_place_on_the_page(folder: Pa
             assert f"<td>{html.escape(clause.clause.says)}</td>" in page
             assert f"<td>{html.escape(clause.here)}</td>" in page
             assert f"<td>{html.escape(clause.result)}</td>" in page
+        assert len({row.what for row in found.rows}) == len(found.rows)
         for row in found.rows:
             assert f"<td>{html.escape(row.here)}</td>" in page
         for name, drawing in found.drawings.items():
             assert (folder / "figures" / f"{name}.png").stat().st_size > 1000
             assert (folder / "figures" / f"{name}.svg").stat().st_size > 1000
             assert html.escape(drawing.caption) in page
+
+
+def test_the_main_coefficient_may_be_the_lowest(folder: Path) -> None:
+    numbers = json.loads((folder / "numbers" / "same-neuron.json").read_text(encoding="utf-8"))
+    numbers["coefficients"].pop("lowest", None)
+    found = SameNeuron().found(numbers)
+    assert "lowest coefficient" not in found.summary
+    assert len({row.what for row in found.rows}) == len(found.rows)
 
 
 def test_the_page_needs_nothing_but_the_folder(folder: Path) -> None:

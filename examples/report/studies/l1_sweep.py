@@ -166,15 +166,17 @@ def _summary(numbers: Numbers) -> str:
     low, high = _name(cs[0]), _name(cs[-1])
     l0 = [told(known, f"{name}: L0", ".1f") for name in (low, AUTOENCODER)]
     ratio = told(known, Ratio(f"{low}: {FULL}", f"{AUTOENCODER}: {FULL}"), ".2f")
+    smallest = f" Among the inner coefficients, the error of the sparse latents alone is smallest at {best:g}."
+    smallest = smallest if len(cs) > 3 else ""
     return (
         f"From coefficient {cs[0]:g} to {cs[-1]:g} the error changes from {told(known, f'{low}: {FULL}')} to "
         f"{told(known, f'{high}: {FULL}')}, and the simulators from {told(known, f'{low}: simulators', '.1%')} of the "
         f"latents to {told(known, f'{high}: simulators', '.1%')}. At {main:g} the error is "
         f"{told(known, f'{_name(main)}: {SPARSE}')} with the sparse latents alone and "
-        f"{told(known, f'{_name(main)}: {SIMULATORS}')} with the simulators alone. Among the inner coefficients, the "
-        f"error of the sparse latents alone is smallest at {best:g}. At the lowest coefficient the student's error is "
-        f"{ratio} times that of the autoencoder, with {l0[0]} active latents per token compared with {l0[1]}. At the "
-        f"autoencoder's L0 it is {told(known, EQUAL, '.2f')} times that of the autoencoder."
+        f"{told(known, f'{_name(main)}: {SIMULATORS}')} with the simulators alone.{smallest} At the lowest "
+        f"coefficient the student's error is {ratio} times that of the autoencoder, with {l0[0]} active latents per "
+        f"token compared with {l0[1]}. At the autoencoder's L0 it is {told(known, EQUAL, '.2f')} times that of the "
+        "autoencoder."
     )
 
 

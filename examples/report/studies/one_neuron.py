@@ -96,7 +96,7 @@ DECAYED = "norm held at 1: encoder, best weight decay"
 NOTES = (
     "Final cosines are means over the last tenth of the records. In the sweeps, the decoder norm is fixed at 1, and a "
     "run has a quarter of the steps, except at the report's own values. The runs with fixed norm, free norm and "
-    "weight decay have all seeds. The other sweeps and the figures have the first seed only. A share of the steps of "
+    "weight decay have all seeds. The other runs and the figures have the first seed only. A share of the steps of "
     "1 means that the cosine never exceeded the bound.",
     "Adam changes each encoder weight by about the learning rate at each step, whatever the size of the gradient. The "
     "999 weights that should be zero therefore keep fluctuating. Their total noise grows with the learning rate and "
@@ -162,7 +162,7 @@ def _improvements(runs: Numbers) -> str:
     helps = [f"{WORDS[f]} {best[f]:g} ({shown(reached[f], '.2f')})" for f in SWEPT if reached[f] > base + HELPS]
     other = [f"{WORDS[f]} up to {max(SWEPT[f]):g}" for f in SWEPT if reached[f] <= base + HELPS]
     told = f"With a fixed norm, the encoder's cosine is largest at {', '.join(helps)}." if helps else ""
-    return f"{told} The cosine does not improve with {' or '.join(other)}." if other else told
+    return f"{told} The encoder's cosine increases by at most {HELPS:g} with {' or '.join(other)}." if other else told
 
 
 def _as_reported(runs: Numbers) -> str:

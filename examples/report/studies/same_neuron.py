@@ -40,7 +40,8 @@ class SameNeuron(Study):
     )
 
     def measure(self, experiment: Experiment) -> Numbers:
-        coefficients = {"main": experiment.setting.coefficient, "lowest": min(experiment.setting.coefficients)}
+        main, lowest = experiment.setting.coefficient, min(experiment.setting.coefficients)
+        coefficients = {"main": main} if main == lowest else {"main": main, "lowest": lowest}
         specs = {name: student(experiment, experiment.layer, c) for name, c in coefficients.items()}
         seeds = by_seed(experiment, specs, _measure)
         return {
@@ -69,7 +70,7 @@ HIGH = 0.97
 """Correlation that counts as similar to that of the report."""
 MODEST = 0.5
 """Encoder cosine below which the similarity counts as modest."""
-AGREE, ENCODER, WEIGHED = "same neuron", "encoder cosine", "encoder cosine, weighed by the inputs"
+AGREE, ENCODER, WEIGHTED = "same neuron", "encoder cosine", "encoder cosine, weighted by the inputs"
 FIRST, QUARTER, MEDIAN, THREE = (
     "correlation, first simulator",
     "correlation, quarter",
@@ -84,7 +85,7 @@ def _measure(experiment: Experiment, spec: DictionarySpec) -> Part:
     neurons, held = experiment.sites[spec.site].neurons, experiment.held_out(spec.site)
     alive = types.simulators
     if not bool(alive.any()):
-        return dict.fromkeys((AGREE, ENCODER, WEIGHED, FIRST, QUARTER, MEDIAN, THREE))
+        return dict.fromkeys((AGREE, ENCODER, WEIGHTED, FIRST, QUARTER, MEDIAN, THREE))
     dictionary, cosine = experiment.dictionary(spec), match.encoder_cosine_of_decoder_match
     assert match.agrees is not None
     assert cosine is not None
@@ -93,7 +94,7 @@ def _measure(experiment: Experiment, spec: DictionarySpec) -> Part:
     return {
         AGREE: float(match.agrees[alive].double().mean()),
         ENCODER: float(cosine[alive].mean()),
-        WEIGHED: cosine_by_inputs(dictionary, neurons, match, alive, held.inputs),
+        WEIGHTED: cosine_by_inputs(dictionary, neurons, match, alive, held.inputs),
         FIRST: float(correlation[0]),
         **dict(zip((QUARTER, MEDIAN, THREE), quarters, strict=True)),
     }
@@ -111,17 +112,22 @@ def _drawn(experiment: Experiment, spec: DictionarySpec) -> Numbers:
 
 
 def _summary(numbers: Numbers) -> str:
-    known, (main, lowest) = numbers["measured"], numbers["coefficients"].values()
+    known, coefficients = numbers["measured"], numbers["coefficients"]
 
     def tell(key: str, form: str = ".3f", at: str = "main") -> str:
         return told(known, f"{at}: {key}", form)
 
+    lowest = (
+        f" At the lowest coefficient of the sweep ({coefficients['lowest']:g}), the median is "
+        f"{tell(MEDIAN, at='lowest')}."
+        if "lowest" in coefficients
+        else ""
+    )
     return (
-        f"At coefficient {main:g}, encoder and decoder are nearest to the same neuron for {tell(AGREE, '.1%')} of the "
-        f"simulators. The correlation of a simulator with its neuron is {tell(FIRST)} for the first simulator, and "
-        f"{tell(MEDIAN)} at the median. At the lowest coefficient of the sweep ({lowest:g}), the median is "
-        f"{tell(MEDIAN, at='lowest')}. The mean encoder cosine is {tell(ENCODER)}, and {tell(WEIGHED)} if directions "
-        "are weighted by the variance of the inputs."
+        f"At coefficient {coefficients['main']:g}, encoder and decoder are nearest to the same neuron for "
+        f"{tell(AGREE, '.1%')} of the simulators. The correlation of a simulator with its neuron is {tell(FIRST)} for "
+        f"the first simulator, and {tell(MEDIAN)} at the median.{lowest} The mean encoder cosine is {tell(ENCODER)}, "
+        f"and {tell(WEIGHTED)} if directions are weighted by the variance of the inputs."
     )
 
 
@@ -131,7 +137,7 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
     forms = {AGREE: ".1%"}
     return tuple(
         row(known, f"{key}, coefficient {c:g}", f"{name}: {key}", report.get(key, "-"), forms.get(key, ".4f"))
-        for key in (AGREE, FIRST, QUARTER, MEDIAN, THREE, ENCODER, WEIGHED)
+        for key in (AGREE, FIRST, QUARTER, MEDIAN, THREE, ENCODER, WEIGHTED)
         for name, c in numbers["coefficients"].items()
     )
 

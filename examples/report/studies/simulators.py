@@ -142,6 +142,7 @@ def _summary(numbers: Numbers) -> str:
 
 def _drawings(part: dict[str, Any], layer: str, first: int) -> dict[str, Drawing]:
     match, types, firing = match_from(part["latents"])
+    never = " The bar on the left shows latents that never fired." if firing.dead.n_dead else ""
     return {
         f"figure-{first:02}-decoder-similarity": Drawing(
             lambda: figures.decoder_similarity(match, types),
@@ -154,8 +155,7 @@ def _drawings(part: dict[str, Any], layer: str, first: int) -> dict[str, Drawing
         ),
         f"figure-{first + 2:02}-firing-frequency": Drawing(
             lambda: figures.firing_frequency(firing, types),
-            f"Figure {first + 2}, {layer}: firing frequencies, with bars stacked by type. The bar on the left shows "
-            "latents that never fired.",
+            f"Figure {first + 2}, {layer}: firing frequencies, with bars stacked by type.{never}",
         ),
     }
 

@@ -106,7 +106,7 @@ class UnevenInputs(Study):
 
 
 DECODER, ENCODER, DEVIATION = "decoder cosine", "encoder cosine", "encoder cosine, standard deviation"
-WEIGHED, FOLLOWS, AGREES = "encoder cosine, weighed by the inputs", "correlation with the neuron", "same neuron"
+WEIGHTED, FOLLOWS, AGREES = "encoder cosine, weighted by the inputs", "correlation with the neuron", "same neuron"
 LIVE = "live simulators"
 LABELS = {"as they are": "original inputs", "flat": "flat inputs"}
 NOTES = (
@@ -138,7 +138,7 @@ def _summary(numbers: Numbers) -> str:
         f"simulators. Their decoder cosine is {tell('flat', DECODER)}, and their encoder cosine is "
         f"{tell('flat', ENCODER)} (standard deviation {tell('flat', DEVIATION)}). The median correlation of their "
         f"activations with those of the neurons is {tell('flat', FOLLOWS)}. Their encoder cosine is "
-        f"{tell('flat', WEIGHED)} if directions are weighted by the variance of the inputs. The inputs of the "
+        f"{tell('flat', WEIGHTED)} if directions are weighted by the variance of the inputs. The inputs of the "
         "report's model are unknown."
     )
 
@@ -149,7 +149,7 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
     forms = {LIVE: ".1%", AGREES: ".1%"}
     rows = [
         row(known, f"{key}, {LABELS[inputs]}", f"{inputs}: {key}", report.get(key, "-"), forms.get(key, ".3f"))
-        for key in (LIVE, DECODER, ENCODER, DEVIATION, WEIGHED, FOLLOWS, AGREES)
+        for key in (LIVE, DECODER, ENCODER, DEVIATION, WEIGHTED, FOLLOWS, AGREES)
         for inputs in numbers["n_directions"]
     ]
     told_directions = " / ".join(shown(n, ".0f") for n in numbers["n_directions"].values())
@@ -219,7 +219,7 @@ def _state(experiment: Experiment, dictionary: Dictionary, neurons: Neurons, hel
         DECODER: mean_sd(match.decoder_cosine[alive])[0],
         ENCODER: encoder,
         DEVIATION: deviation,
-        WEIGHED: cosine_by_inputs(dictionary, neurons, match, alive, held.inputs) if some else None,
+        WEIGHTED: cosine_by_inputs(dictionary, neurons, match, alive, held.inputs) if some else None,
         FOLLOWS: None if result is None else median(result.correlation),
         AGREES: float(match.agrees[alive].double().mean()) if some and match.agrees is not None else None,
     }
