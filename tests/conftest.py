@@ -1,4 +1,4 @@
-"""Every test runs seeded, and with the types and shapes in the library's signatures enforced."""
+"""Every test runs seeded, and checks the types and shapes in the library's signatures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+import sampled_checks
+from rendering import empty_images
+
 if not torch.cuda.is_available():
     # Triton reads this when kernels are first imported: they run in its interpreter then.
     os.environ["TRITON_INTERPRET"] = "1"
@@ -20,11 +23,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Programs that tests start run without the checks, as they do for users.
+sampled_checks.install()
 os.environ["SPARSEDICT_CHECK_TYPES"] = "1"
-import sparsedict
+import sparsedict  # noqa: E402
 
 del os.environ["SPARSEDICT_CHECK_TYPES"]
-_ = sparsedict
+# Warnings name the first line outside of the library, which isn't that of the check.
+sparsedict.checks.INTERNAL.add(sampled_checks.__name__)
 
 # The same examples in every run, and no deadline: a busy machine is not an error of the library.
 settings.register_profile("repository", max_examples=40, derandomize=True, deadline=None)
@@ -59,7 +64,14 @@ SLOW = (
 """Beginnings of the names of tests that ``python -m tests --fast`` leaves out: three quarters of the suite's time."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "check types and shapes of all calls, not only of a sample"
+    parser.addoption("--check-every-call", action="store_true", help=text)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--check-every-call"):
+        sampled_checks.check_every_call()
     config.addinivalue_line(
         "markers",
         "as_installed: runs without the runtime type checks, as the library does for users; for errors of its own",
@@ -70,6 +82,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+    # The files that take longest begin first, so that the workers of pytest-xdist end at about the same time.
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
     # Workers of pytest-xdist must collect equal names, so no name may hold the address of an object.
     addressed = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if addressed:
@@ -78,6 +93,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _type_checks(request: pytest.FixtureRequest) -> Iterator[None]:
+    sampled_checks.start_test()
     off = request.node.get_closest_marker("as_installed") is not None
     jaxtyping.config.update("jaxtyping_disable", off)
     yield
@@ -87,6 +103,13 @@ def _type_checks(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_rendering() -> Iterator[None]:
+    """Figures are drawn, but written as empty images."""
+    with empty_images():
+        yield
 
 
 @pytest.fixture

@@ -1,0 +1,84 @@
+"""Run-time checks of types and shapes for a sample of the calls.
+
+With all calls checked, training takes five times as long as without checks, and most of a test suite's time is spent
+on the same calls from the same lines. So each test checks the first calls of each function, then one in `EVERY`.
+``pytest --check-every-call`` checks all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from types import FunctionType
+from typing import Any
+
+import jaxtyping
+
+FIRST = 10
+"""Number of calls of each function that each test checks."""
+EVERY = 20
+"""One in this number of further calls is checked."""
+
+_jaxtyped = jaxtyping.jaxtyped
+
+
+class _Test:
+    """The test that runs."""
+
+    number = 0
+    every_call = False
+
+
+def start_test() -> None:
+    """Counts calls from zero."""
+    _Test.number += 1
+
+
+def check_every_call() -> None:
+    """Checks all calls from now on."""
+    _Test.every_call = True
+
+
+def _sampled(plain: Callable[..., Any], make_checked: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    """Returns a function that makes and calls the checked function for the sample, and calls ``plain`` otherwise."""
+    test = n_calls = 0
+    checked: Callable[..., Any] | None = None
+
+    @wraps(plain)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal test, n_calls, checked
+        if test != _Test.number:
+            test, n_calls = _Test.number, 0
+        n_calls += 1
+        if n_calls <= FIRST or n_calls % EVERY == 0 or _Test.every_call:
+            if checked is None:
+                checked = make_checked()
+            return checked(*args, **kwargs)
+        return plain(*args, **kwargs)
+
+    return call
+
+
+def jaxtyped(target: Any = None, *, typechecker: Any = None) -> Any:
+    """Replaces `jaxtyping.jaxtyped`, which the library's import hook applies to every function and class.
+
+    Most functions are made into checked ones at their first call, because this takes seconds for the whole library.
+    """
+    if target is None:
+        return lambda target: jaxtyped(target, typechecker=typechecker)
+    # Annotations of functions in functions may name variables that exist only now.
+    if isinstance(target, FunctionType) and "<locals>" not in target.__qualname__:
+        return _sampled(target, lambda: _jaxtyped(target, typechecker=typechecker))
+    init = target.__init__ if isinstance(target, type) else None
+    checked = _jaxtyped(target, typechecker=typechecker)
+    if init is not None and checked.__init__ is not init:
+        checked_init = checked.__init__
+        checked.__init__ = _sampled(init, lambda: checked_init)
+    elif isinstance(target, FunctionType):
+        return _sampled(target, lambda: checked)
+    return checked
+
+
+def install() -> None:
+    """Makes the import hook check samples. Must precede the import of the library."""
+    jaxtyping.jaxtyped = jaxtyped
