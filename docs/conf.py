@@ -1,4 +1,7 @@
-"""Settings of the documentation: ``sphinx-build -W -b html docs docs/_build/html``."""
+"""Settings of the documentation: ``sphinx-build -W -b html docs docs/_build/html``.
+
+``-t short`` trains the dictionaries of the gallery on fewer tokens, for checks.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import pydoc
 import re
 import sys
 import typing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from sphinx.util.logging import getLogger  # noqa: E402
 from sphinx_gallery.scrapers import figure_rst  # noqa: E402
 
 import sparsedict  # noqa: E402
+from examples.report import presets  # noqa: E402
 from sparsedict import figures as sparsedict_figures  # noqa: E402
 
 project = "sparsedict"
@@ -56,6 +61,23 @@ def _scrape(block: Any, block_vars: dict[str, Any], settings: dict[str, Any]) ->
     sparsedict_figures.save(value, path)
     return figure_rst([path], settings["src_dir"])
 
+
+if tags.has("short"):  # Sphinx defines `tags`.
+    # About the fewest steps after which every figure has simulators to draw. The other trainings need only run.
+    sketch = presets.SKETCH
+    presets.SKETCH = replace(
+        sketch,
+        n_harvested=8_000,
+        n_held_out=2_048,
+        n_loss_tokens=256,
+        expansion=1,
+        expansions=(1, 2),
+        report=replace(sketch.report, n_tokens=8_000, batch_size=16),
+        modern=replace(sketch.modern, n_tokens=2_048),
+        wide=replace(sketch.wide, n_tokens=2_048),
+        n_toy_steps=20,
+        n_seeds=1,
+    )
 
 sphinx_gallery_conf = {
     "examples_dirs": ["../examples/report/gallery"],

@@ -23,8 +23,8 @@ CHECKS = {
     "format": ("ruff", "format", "--check", "."),
     "types": ("pyright", "--pythonpath", sys.executable),
     "public types": ("pyright", "--ignoreexternal", "--verifytypes", "sparsedict"),
-    "docs": ("sphinx", "-E", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"),
-    "tests": ("pytest", "-q", "-n", "2", "--dist", "loadfile"),
+    "docs": ("sphinx", "-E", "-W", "--keep-going", "-q", "-t", "short", "-b", "html", "docs", "docs/_build/html"),
+    "tests": ("pytest", "-q", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"),
 }
 FAST = ("lint", "format", "types", "tests")
 """Checks of ``--fast``; of the tests, those that aren't marked slow."""
