@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
-from benchmarks import gpu_session
+from benchmarks import gpu, gpu_session, hops, precision
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -41,18 +42,20 @@ RUNS = {
 
 
 SMALL = {
-    "hops": ["--seeds", "1", "--n-latents", "8", "--k", "2", "--n-tokens", "1024"],
-    "precision": ["--seeds", "1", "--n-tokens", "2048"],
+    hops: ["--seeds", "1", "--n-latents", "8", "--k", "2", "--n-tokens", "1024"],
+    precision: ["--seeds", "1", "--n-tokens", "2048"],
 }
 """Benchmarks of results instead of times."""
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_results_have_a_value_for_each_seed(name: str, tmp_path: Path) -> None:
+@pytest.mark.as_installed
+@pytest.mark.parametrize("module", SMALL, ids=lambda module: module.__name__)
+def test_results_have_a_value_for_each_seed(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "results.json"
-    command = [sys.executable, "-m", f"benchmarks.{name}", *SMALL[name], "--out", str(file)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setattr(sys, "argv", [module.__name__, *SMALL[module], "--out", str(file)])
+    module.main()
     values = [
         values for row in json.loads(file.read_text())["rows"] for values in row.get("values", row.get("fvu")).values()
     ]
@@ -82,10 +85,12 @@ def test_it_runs_at_toy_size(name: str, tmp_path: Path) -> None:
     assert ours in (tmp_path / f"{name}.txt").read_text(encoding="utf-8")
 
 
-def test_kernels_are_timed_without_a_gpu_too(tmp_path: Path) -> None:
+@pytest.mark.as_installed
+def test_kernels_are_timed_without_a_gpu_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "gpu.json"
-    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--shapes", "toy", "--rounds", "1"]
-    subprocess.run([*command, "--out", str(out)], cwd=REPOSITORY, capture_output=True, timeout=300, check=True)
+    options = ["--device", "cpu", "--shapes", "toy", "--rounds", "1", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["benchmarks.gpu", *options])
+    gpu.main()
     toy = json.loads(out.read_text(encoding="utf-8"))["shapes"]["toy"]
     assert toy["kernels"]["torch.bfloat16"]["weighted_rows"]["seconds"] > 0
     assert toy["step"]["forward_and_backward_over_product"] > 0

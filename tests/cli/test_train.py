@@ -29,14 +29,19 @@ SMALL = ["--n-tokens", "600", "--context", "16", "--quiet", "--batch-size", "64"
 
 
 @pytest.fixture
-def start(model_folder: Path, token_file: Path, tmp_path: Path) -> list[object]:
+def with_figures(model_folder: Path, token_file: Path, tmp_path: Path) -> list[object]:
     given = ["--site", "model.layers.1.mlp", "--data", token_file, "--out", tmp_path / "run"]
     return ["train", model_folder, *given, *SMALL]
 
 
-def test_writes_everything_and_prints_the_paths(start: list[object], command: Run, tmp_path: Path) -> None:
+@pytest.fixture
+def start(with_figures: list[object], no_rendering: None) -> list[object]:
+    return with_figures
+
+
+def test_writes_everything_and_prints_the_paths(with_figures: list[object], command: Run, tmp_path: Path) -> None:
     (tmp_path / "v.json").write_text(json.dumps([f"<{i}>" for i in range(64)]))
-    status, out, err = command(*start, "--vocabulary", tmp_path / "v.json")
+    status, out, err = command(*with_figures, "--vocabulary", tmp_path / "v.json")
     assert status == 0
     # No bars, but what is being done is said.
     assert err.splitlines()[:2] == ["device: cpu", "harvesting and training on 600 tokens ..."]

@@ -76,7 +76,7 @@ def test_each_included_token_comes_once_in_a_pass(
         assert data.n_batches == len(batches)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**SIZES, form=st.sampled_from(["array", "rows", "iterable"]), stop=st.integers(0, 30), repeat=st.booleans())
 def test_batches_after_a_state_are_bitwise_equal(
     n_sequences: int, context: int, form: str, stop: int, repeat: bool, **sizes: int
@@ -122,7 +122,7 @@ def test_capture_stops_when_the_buffer_is_full(n_sequences: int, context: int, *
     assert model.n_positions == n_tokens_yielded
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     **SIZES, form=st.sampled_from(["array", "rows", "iterable"]), n_batches=st.integers(1, 8), stop=st.integers(0, 9)
 )

@@ -8,6 +8,7 @@ import pytest
 
 from examples.report import replicate
 from examples.report.__main__ import main
+from rendering import empty_images
 
 from ._experiment import experiment_of
 
@@ -18,11 +19,16 @@ Run = Callable[..., tuple[int, str, str]]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a replication of a small model."""
     folder = tmp_path_factory.mktemp("replication") / "run"
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), empty_images():
         # Eight steps are too few for a target.
         warnings.filterwarnings("ignore", "Dictionary .* The target of TargetL0")
         replicate(experiment_of(), folder, facts={"model": "a small one"}, progress=False)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_rendering(no_rendering: None) -> None:
+    """The gallery renders the figures."""
 
 
 @pytest.fixture
