@@ -38,11 +38,19 @@ settings.load_profile("repository")
 
 SLOW = (
     "activations/test_topk.py::test_data_without_variance",
+    "analysis/test_evaluate_sites.py",
+    "analysis/test_loss_recovered.py",
+    "analysis/test_scoring.py",
     "analysis/test_top_examples.py::test_examples_are_those_of_all_latents",
+    "cli/test_data.py",
     "cli/test_demo.py",
+    "cli/test_main.py",
     "cli/test_train.py",
+    "data/test_forms.py",
     "data/test_store.py",
     "data/test_stream.py",
+    "dictionaries/test_cross_layer.py::test_it_is_trained",
+    "dictionaries/test_crosscoder.py",
     "examples_report/",
     "kernels/test_backends.py",
     "penalties/test_counts.py::test_the_target",
@@ -53,15 +61,18 @@ SLOW = (
     "test_benchmarks.py",
     "test_docs.py::test_the_code",
     "test_examples.py",
+    "test_torch_state.py",
+    "training/test_checkpoints.py",
     "training/test_fit.py",
     "training/test_interrupt.py",
     "training/test_resample.py",
     "training/test_resume.py",
+    "training/test_seeds.py",
     "training/test_trainer.py",
     "training/test_units.py",
     "zoo/",
 )
-"""Beginnings of the names of tests that ``python -m tests --fast`` leaves out: three quarters of the suite's time."""
+"""Beginnings of the names of tests that ``python -m tests --fast`` leaves out."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
