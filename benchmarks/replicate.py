@@ -1,7 +1,7 @@
 """Prints the results of a replication: ``python -m benchmarks.replicate FOLDER``.
 
-Nothing is trained or measured here: texts and rows are made of the numbers in the folder, as its page is. Studies
-without numbers are left out.
+The texts and rows are computed from the numbers in the folder, as on its page. Nothing is trained or measured. Studies
+without numbers are omitted.
 """
 
 from __future__ import annotations

@@ -103,17 +103,6 @@ def sizes_of(blocks: Sequence[Block]) -> tuple[int, ...]:
     return tuple(block.n_latents for block in blocks)
 
 
-def affine_parts(blocks: Sequence[Block], inputs: Tensor, bias: Tensor) -> list[Affine]:
-    """Returns inputs, encoder rows and biases of each block.
-
-    Args:
-        blocks: The blocks.
-        inputs: Inputs of the encoder, ``[*batch, d_in]``.
-        bias: Encoder bias of all latents.
-    """
-    return [Affine(inputs[..., block.reads], block.encoder, bias[block.latents]) for block in blocks]
-
-
 def pre_activations(parts: Sequence[Affine]) -> Float[Tensor, "*batch n_latents"]:
     """Returns the concatenated pre-activations of all blocks."""
     found = [functional.linear(*part) for part in parts]
