@@ -11,8 +11,10 @@ For each true feature of MLP 1 the benchmark measures, on held-out tokens on whi
 - recovered: whether a latent of MLP 1 has a correlation and a decoder cosine above 0.9 with the feature.
 - bypassed: whether a latent of MLP 0 has both, with its decoder block for MLP 1.
 
-Every dictionary has the same number of latents. The table shows means over features of one hop (1) and of two hops (2),
-and the range over seeds. A seed determines the truth, the data and the initial weights.
+Every dictionary has the same number of latents. There are several k of TopK in each layer and several coefficients of
+the L1 penalty, so that both can be compared at the same L0, the number of active latents of both layers. The table
+shows means over features of one hop (1) and of two hops (2), and the range over seeds. A seed determines the truth, the
+data and the initial weights.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import torch
 from torch import Tensor
 
 import sparsedict as sd
+from benchmarks.spread import nearest, table
 from sparsedict.data import SyntheticLayers
 
 RESULTS = Path(__file__).parent / "results" / "hops.json"
@@ -40,14 +42,12 @@ Results = dict[tuple[str, str], dict[str, float]]
 KINDS = {"per layer": sd.NextLayers(0), "cross layer": sd.LaterLayers()}
 
 
-def rules(k: int, coefficient: float) -> dict[str, tuple[sd.Activation, sd.DecoderNorm, Sequence[sd.Penalty]]]:
+def rules(
+    ks: Sequence[int], coefficients: Sequence[float]
+) -> dict[str, tuple[sd.Activation, sd.DecoderNorm, Sequence[sd.Penalty]]]:
     """Returns the compared activations, each with its decoder norm and penalties."""
-    return {
-        f"TopK({k}) per layer": (sd.PerLayer(sd.TopK(k)), sd.UnitNorm(), [sd.AuxK()]),
-        f"TopK({2 * k}) over layers": (sd.TopK(2 * k), sd.UnitNorm(), [sd.AuxK()]),
-        "ReLU, L1": (sd.ReLU(), sd.Free(), [sd.NormWeighted(sd.L1(coefficient))]),
-        "ReLU, L1, 4x": (sd.ReLU(), sd.Free(), [sd.NormWeighted(sd.L1(4 * coefficient))]),
-    }
+    top = {f"TopK({k})": (sd.PerLayer(sd.TopK(k)), sd.UnitNorm(), [sd.AuxK()]) for k in ks}
+    return top | {f"L1({c})": (sd.ReLU(), sd.Free(), [sd.NormWeighted(sd.L1(c))]) for c in coefficients}
 
 
 def measure(dictionary: sd.CrossLayerDistiller, truth: SyntheticLayers, seed: int) -> dict[str, float]:
@@ -85,14 +85,14 @@ def _feature(latents: Tensor, decoder: Tensor, is_own: Tensor, direction: Tensor
     }
 
 
-def run(seed: int, n_latents: int, k: int, coefficient: float, n_tokens: int) -> Results:
+def run(seed: int, n_latents: int, k: Sequence[int], coefficients: Sequence[float], n_tokens: int) -> Results:
     """Trains and measures every dictionary of one seed."""
     truth = SyntheticLayers(D, N_GROUPS, l0=ACTIVE_GROUPS, seed=seed)
     batch = truth.sample(min(n_tokens, 200_000), seed=1000 + seed)[0]
     trained: dict[tuple[str, str], sd.CrossLayerDistiller] = {}
     trainees: dict[str, sd.Trainee] = {}
     for kind, layout in KINDS.items():
-        for rule, (activation, norm, penalties) in rules(k, coefficient).items():
+        for rule, (activation, norm, penalties) in rules(k, coefficients).items():
             generator = torch.Generator().manual_seed(seed)
             parts = {"activation": activation, "decoder_norm": norm, "layout": layout, "generator": generator}
             dictionary = sd.CrossLayerDistiller({"0": D, "1": D}, n_latents, **parts)
@@ -102,22 +102,14 @@ def run(seed: int, n_latents: int, k: int, coefficient: float, n_tokens: int) ->
     return {key: measure(dictionary, truth, 2000 + seed) for key, dictionary in trained.items()}
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns the mean of each measurement, and its range over seeds, as text."""
-    titles = list(rows[0]["values"])
-    lines = [f"{'':32}" + "".join(f"{title:>21}" for title in titles)]
-    for row in rows:
-        cells = [f"{mean(v):.2f} ({min(v):.2f} to {max(v):.2f})" for v in row["values"].values()]
-        lines.append(f"{row['kind'] + ', ' + row['rule']:32}" + "".join(f"{cell:>21}" for cell in cells))
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--n-latents", type=int, default=64, help="latents of each layer; each has 40 true features")
-    parser.add_argument("--k", type=int, default=4, help="active latents of each layer and token under TopK")
-    parser.add_argument("--coefficient", type=float, default=0.05, help="smaller coefficient of the L1 penalty")
+    parser.add_argument("--k", type=int, nargs="+", default=[2, 3, 4], help="active latents of each layer under TopK")
+    parser.add_argument(
+        "--coefficients", type=float, nargs="+", default=[0.0125, 0.025, 0.05], help="of the L1 penalty"
+    )
     parser.add_argument("--n-tokens", type=int, default=200_000, help="training tokens")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
     options = parser.parse_args()
@@ -131,7 +123,13 @@ def main() -> None:
         }
         for kind, rule in by_seed[0]
     ]
-    print(table(rows))
+    values = {f"{row['kind']}, {row['rule']}": row["values"] for row in rows}
+    print(table(values))
+    for kind in KINDS:
+        top = [name for name in values if name.startswith(f"{kind}, TopK")]
+        for name in values:
+            if name.startswith(f"{kind}, L1"):
+                print(f"{name} has an L0 like {nearest(values, name, top, 'l0')}.")
     document = {"settings": settings | {"seeds": options.seeds}, "rows": rows}
     options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

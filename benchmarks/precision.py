@@ -12,12 +12,12 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
 
 import sparsedict as sd
+from benchmarks.spread import mean_and_range
 
 RESULTS = Path(__file__).parent / "results" / "precision.json"
 PATH = "transformer.h.2.mlp"
@@ -88,7 +88,7 @@ def table(rows: list[dict[str, Any]], *, heading: bool) -> str:
         [f"{'dtype':10}{'bytes':>7}{'stored FVU':>12}{'distiller FVU':>27}{'autoencoder FVU':>27}"] if heading else []
     )
     for row in rows:
-        spreads = [f"{mean(v):.4f} ({min(v):.4f} to {max(v):.4f})" for v in row["fvu"].values()]
+        spreads = [mean_and_range(values, ".4f") for values in row["fvu"].values()]
         lines.append(
             f"{row['dtype']:10}{row['bytes_per_token']:7}{row['stored_fvu']:12.2e}"
             + "".join(f"{s:>27}" for s in spreads)

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from benchmarks import gpu, gpu_session, hops, precision
+from benchmarks import cross_layer, exclusive, gpu, gpu_session, hops, precision
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -42,7 +42,12 @@ RUNS = {
 
 
 SMALL = {
-    hops: ["--seeds", "1", "--n-latents", "8", "--k", "2", "--n-tokens", "1024"],
+    cross_layer: [
+        *("--seeds", "1", "--n-latents", "16", "--k", "2", "--n-tokens", "1024", "--n-held-out", "512"),
+        *("--kinds", "per layer", "cross layer"),
+    ],
+    exclusive: ["--seeds", "1", "--coefficients", "0.1", "--k", "2", "--n-latents", "8", "--n-tokens", "1024"],
+    hops: ["--seeds", "1", "--n-latents", "8", "--k", "2", "--coefficients", "0.05", "--n-tokens", "1024"],
     precision: ["--seeds", "1", "--n-tokens", "2048"],
 }
 """Benchmarks of results instead of times."""
@@ -56,9 +61,9 @@ def test_results_have_a_value_for_each_seed(
     file = tmp_path / "results.json"
     monkeypatch.setattr(sys, "argv", [module.__name__, *SMALL[module], "--out", str(file)])
     module.main()
-    values = [
-        values for row in json.loads(file.read_text())["rows"] for values in row.get("values", row.get("fvu")).values()
-    ]
+    rows = json.loads(file.read_text())["rows"]
+    rows = rows.values() if isinstance(rows, dict) else [row.get("values", row.get("fvu")) for row in rows]
+    values = [values for row in rows for values in row.values()]
     assert values
     assert all(len(own) == 1 for own in values)
 

@@ -15,7 +15,7 @@ from benchmarks.case import Case
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
-MODULES = ("ours", "sae_lens", "dictionary_learning", "sparsify")
+MODULES = ("ours", "sae_lens", "dictionary_learning", "sparsify", "decode_clt")
 
 
 class Library(Protocol):

@@ -21,6 +21,10 @@ from sparsedict.training import Recipe, fit_many
 
 from .dictionary_spec import DictionarySpec
 from .harvest import Harvest
+from .layers_spec import LayersSpec
+
+Spec = DictionarySpec | LayersSpec
+"""The specification of a dictionary."""
 
 TRAINED_TOGETHER = 8
 """Largest number of dictionaries in one training pass. They are saved at the end of the pass."""
@@ -58,12 +62,12 @@ class DictionaryCache:
         self._progress = progress
         self._dictionaries: dict[str, Dictionary] = {}
 
-    def __getitem__(self, spec: DictionarySpec) -> Dictionary:
+    def __getitem__(self, spec: Spec) -> Dictionary:
         if not self._is_known(spec):
             self.train([spec])
         return self._dictionaries[spec.slug]
 
-    def train(self, specs: Iterable[DictionarySpec]) -> None:
+    def train(self, specs: Iterable[Spec]) -> None:
         """Trains and keeps the dictionaries that don't exist yet, several in one pass if possible."""
         waiting = [spec for spec in dict.fromkeys(specs) if not self._is_known(spec)]
         first = [spec.warm for spec in waiting if spec.warm is not None]
@@ -72,7 +76,7 @@ class DictionaryCache:
             waiting = [spec for spec in waiting if not self._is_known(spec)]
         # Each repetition needs a separate pass, because a pass has one order of the data and initialises all
         # dictionaries with the same tokens. Activations are shared between passes if they fit in memory.
-        passes: dict[tuple[int, int, int], list[DictionarySpec]] = {}
+        passes: dict[tuple[int, int, int], list[Spec]] = {}
         for spec in waiting:
             key = (spec.training.n_tokens, spec.training.batch_size, spec.repeat)
             passes.setdefault(key, []).append(spec)
@@ -80,7 +84,7 @@ class DictionaryCache:
             for start in range(0, len(together), TRAINED_TOGETHER):
                 self._train_together(together[start : start + TRAINED_TOGETHER], n_tokens, batch_size)
 
-    def _is_known(self, spec: DictionarySpec) -> bool:
+    def _is_known(self, spec: Spec) -> bool:
         if spec.slug in self._dictionaries:
             return True
         if self.folder is None or not (self.folder / spec.slug / "dictionary.json").is_file():
@@ -88,7 +92,7 @@ class DictionaryCache:
         self._dictionaries[spec.slug] = load(self.folder / spec.slug)
         return True
 
-    def _train_together(self, specs: Sequence[DictionarySpec], n_tokens: int, batch_size: int) -> None:
+    def _train_together(self, specs: Sequence[Spec], n_tokens: int, batch_size: int) -> None:
         trainees = {spec.slug: self._recipe(spec).trainee() for spec in specs}
         dictionaries = {slug: trainee.dictionary for slug, trainee in trainees.items()}
         data, options = self._data(specs, batch_size)
@@ -107,14 +111,14 @@ class DictionaryCache:
         if half_done is not None:
             shutil.rmtree(half_done, ignore_errors=True)
 
-    def _recipe(self, spec: DictionarySpec) -> Recipe:
+    def _recipe(self, spec: Spec) -> Recipe:
         warm = None if spec.warm is None else self[spec.warm]
-        return spec.recipe(self._sites[spec.site], spec.seed(self._seed), warm)
+        return spec.recipe(self._sites, spec.seed(self._seed), warm)
 
-    def _data(self, specs: Sequence[DictionarySpec], batch_size: int) -> tuple[Any, dict[str, Any]]:
+    def _data(self, specs: Sequence[Spec], batch_size: int) -> tuple[Any, dict[str, Any]]:
         """Returns the training data, in memory if it fits and otherwise as a stream, and its options for `fit_many`."""
         options: dict[str, Any] = {"batch_size": batch_size, "seed": specs[0].seed(self._seed)}
-        names = [spec.site for spec in specs]
+        names = [name for spec in specs for name in spec.sites]
         if self._harvest.fits:
             return self._harvest.at_all(names), options
         sites = {name: self._sites[name] for name in names}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -84,9 +85,14 @@ class DictionarySpec:
             draw_(dictionary, seed)
         return dictionary
 
-    def recipe(self, site: Site, seed: int, start_from: Dictionary | None = None) -> sd.Recipe:
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The names of the sites that training needs."""
+        return (self.site,)
+
+    def recipe(self, sites: Mapping[str, Site], seed: int, start_from: Dictionary | None = None) -> sd.Recipe:
         """Returns the recipe of the dictionary."""
-        make = partial(self.make, site, seed, start_from)
+        make = partial(self.make, sites[self.site], seed, start_from)
         return sd.Recipe(make, penalties=self.penalties, site=self.site, **self.training.options)
 
 

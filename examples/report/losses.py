@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,6 @@ def predicted_positions(
     return torch.cat([torch.zeros_like(used[:, :1]), used[:, 1:] & used[:, :-1]], dim=1)
 
 
-@torch.no_grad()
 def sequence_losses(
     site: Site,
     tokens: Int[Tensor, "n_sequences n_positions"],
@@ -61,11 +61,29 @@ def sequence_losses(
         predicted: Mask of predicted tokens, see `predicted_positions`.
         x: A dictionary or a `Constant`. ``None`` measures the original model.
     """
+    return losses_within(site, tokens, predicted, lambda: nullcontext() if x is None else site.replaced(x))
+
+
+@torch.no_grad()
+def losses_within(
+    site: Site,
+    tokens: Int[Tensor, "n_sequences n_positions"],
+    predicted: Bool[Tensor, "n_sequences n_positions"],
+    context: Callable[[], AbstractContextManager[object]],
+) -> SequenceLosses:
+    """Measures the loss within a context, such as ``lambda: sites.replaced(dictionary)``.
+
+    Args:
+        site: A site of the model.
+        tokens: Held-out token ids.
+        predicted: Mask of predicted tokens, see `predicted_positions`.
+        context: Function that returns the context of a forward pass.
+    """
     device = next(site.model.parameters()).device
     sums = []
     for ids, counted in zip(tokens.split(SEQUENCES_AT_ONCE), predicted.split(SEQUENCES_AT_ONCE), strict=True):
         ids, counted = ids.to(device), counted.to(device)
-        with nullcontext() if x is None else site.replaced(x):
+        with context():
             logits = site.logits(ids)
         # One sequence at a time, because logits in float32 over a large vocabulary take much memory.
         for row, targets, chosen in zip(logits[:, :-1], ids[:, 1:], counted[:, 1:], strict=True):

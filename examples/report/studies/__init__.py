@@ -11,6 +11,7 @@ from .loss_by_layer import LossByLayer
 from .one_neuron import OneNeuron
 from .residual_stream import ResidualStream
 from .same_neuron import SameNeuron
+from .several_layers import SeveralLayers
 from .simulators import NeuronSimulators
 from .sparse_decoders import SparseDecoders
 from .two_dictionaries import TwoDictionaries
@@ -33,6 +34,7 @@ STUDIES: tuple[Study, ...] = (
     SparseDecoders(),
     EqualSparsity(),
     EveryLayer(),
+    SeveralLayers(),
 )
 """All studies, in the order of the report."""
 
@@ -48,6 +50,7 @@ __all__ = [
     "OneNeuron",
     "ResidualStream",
     "SameNeuron",
+    "SeveralLayers",
     "SimulatorsFollowed",
     "SparseDecoders",
     "TwoDictionaries",

@@ -196,7 +196,7 @@ def _train(experiment: Experiment, spec: DictionarySpec, data: Activations, scal
     assert isinstance(penalty.coefficient, float)
     spec = replace(spec, penalties=(L1(float(f"{penalty.coefficient * scale**0.5:.4g}")),))
     seed = spec.seed(experiment.seed)
-    trainee = replace(spec.recipe(experiment.sites[spec.site], seed).trainee(), site=None)
+    trainee = replace(spec.recipe(experiment.sites, seed).trainee(), site=None)
     training = spec.training
     n_tokens = min(training.n_tokens, MAX_PASSES * data.n_tokens)
     with torch.enable_grad(), experiment.phases("training", f"training 1 dictionary on {n_tokens:,} flat inputs"):
