@@ -68,7 +68,7 @@ def ours(batches: list[sd.Activations], held_out: sd.Activations, sizes: dict[st
     clock = Clock(batches)
     n_tokens = sum(batch.n_tokens for batch in batches)
     penalties = [sd.AuxK(dead_after=30_000, coefficient=AUXILIARY)]
-    sd.fit(dictionary, clock, n_tokens=n_tokens, penalties=penalties, progress=False)
+    sd.fit(dictionary, iter(clock), n_tokens=n_tokens, penalties=penalties, progress=False)
     inputs, targets = dictionary.select(held_out)
     dictionary.train()
     with torch.no_grad():

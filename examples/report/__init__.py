@@ -8,6 +8,7 @@ from .dictionary_spec import DictionarySpec
 from .estimates import Difference, Estimate, Quantity, Ratio, measured
 from .experiment import Experiment
 from .folder import check_replication
+from .layers_spec import LayersSpec
 from .presets import QUICK, REPORT, REPORT_CONTEXT, SKETCH, STANDARD, sketch_experiment
 from .replication import replicate
 from .setting import Setting, Training
@@ -23,6 +24,7 @@ from .studies import (
     OneNeuron,
     ResidualStream,
     SameNeuron,
+    SeveralLayers,
     SimulatorsFollowed,
     SparseDecoders,
     TwoDictionaries,
@@ -54,6 +56,7 @@ __all__ = [
     "GELUStudent",
     "Judgement",
     "L1Sweep",
+    "LayersSpec",
     "LossByLayer",
     "NeuronSimulators",
     "OneNeuron",
@@ -64,6 +67,7 @@ __all__ = [
     "Rule",
     "SameNeuron",
     "Setting",
+    "SeveralLayers",
     "SimulatorsFollowed",
     "SparseDecoders",
     "Study",

@@ -208,7 +208,7 @@ def test_the_benchmarks_read_an_unfinished_replication(
         (copy / "numbers" / f"{study.name}.json").unlink()
     read_replication([str(copy), "--out", str(tmp_path)])
     text = capsys.readouterr().out
-    assert "for 2 of 15 studies" in text
+    assert "for 2 of 16 studies" in text
     document = json.loads((tmp_path / "replicate.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert set(document["studies"]) == {study.name for study in STUDIES[:2]}
     for study in document["studies"].values():
