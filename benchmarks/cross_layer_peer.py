@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -123,7 +123,7 @@ def _moments(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
     return rows.mean(0, keepdim=True), rows.std(0, keepdim=True) + 1e-6
 
 
-def result(fvu: list[Tensor], latents: Tensor, clock: Clock) -> dict[str, Any]:
+def result(fvu: Sequence[Tensor | float], latents: Tensor, clock: Clock) -> dict[str, Any]:
     """Returns the numbers of a trained dictionary."""
     active = latents != 0
     return {

@@ -46,8 +46,12 @@ def rules(
     ks: Sequence[int], coefficients: Sequence[float]
 ) -> dict[str, tuple[sd.Activation, sd.DecoderNorm, Sequence[sd.Penalty]]]:
     """Returns the compared activations, each with its decoder norm and penalties."""
-    top = {f"TopK({k})": (sd.PerLayer(sd.TopK(k)), sd.UnitNorm(), [sd.AuxK()]) for k in ks}
-    return top | {f"L1({c})": (sd.ReLU(), sd.Free(), [sd.NormWeighted(sd.L1(c))]) for c in coefficients}
+    found: dict[str, tuple[sd.Activation, sd.DecoderNorm, Sequence[sd.Penalty]]] = {}
+    for k in ks:
+        found[f"TopK({k})"] = (sd.PerLayer(sd.TopK(k)), sd.UnitNorm(), [sd.AuxK()])
+    for coefficient in coefficients:
+        found[f"L1({coefficient})"] = (sd.ReLU(), sd.Free(), [sd.NormWeighted(sd.L1(coefficient))])
+    return found
 
 
 def measure(dictionary: sd.CrossLayerDistiller, truth: SyntheticLayers, seed: int) -> dict[str, float]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,15 @@ from sparsedict.pages import TokenStrings, token_strings
 from sparsedict.progress import Phases
 from sparsedict.sites import Site
 
-from .dictionary_cache import DictionaryCache
+from .dictionary_cache import DictionaryCache, Spec
 from .dictionary_spec import DictionarySpec
 from .harvest import Harvest
+from .layers_spec import LayersSpec
 from .losses import Ablations, SequenceLosses, predicted_positions, sequence_losses
 from .setting import Setting
 from .sites import mlp, sites_of
 
+S = TypeVar("S", DictionarySpec, LayersSpec)
 ZOO_BOS = 0
 READ_IN_PART = 60_000
 UNTRAINED = 1e-12
@@ -175,7 +177,7 @@ class Experiment:
         """Returns activations for fitting small models: the training activations if they fit in memory."""
         return self._train.at(site) if self._train.fits else self.held_out(site)
 
-    def repeated(self, spec: DictionarySpec) -> list[DictionarySpec]:
+    def repeated(self, spec: S) -> list[S]:
         """Returns the specification once for each seed of the setting."""
         return [replace(spec, repeat=repeat) for repeat in range(self.setting.n_seeds)]
 
@@ -183,11 +185,11 @@ class Experiment:
         """Returns the same specification with the next seed, cyclically."""
         return replace(spec, repeat=(spec.repeat + 1) % max(2, self.setting.n_seeds))
 
-    def train(self, specs: Iterable[DictionarySpec]) -> None:
+    def train(self, specs: Iterable[Spec]) -> None:
         """Trains and keeps the dictionaries that don't exist yet, several in one pass if possible."""
         self._cache.train(specs)
 
-    def dictionary(self, spec: DictionarySpec) -> Dictionary:
+    def dictionary(self, spec: Spec) -> Dictionary:
         """Returns the dictionary of a specification, which is trained on first use."""
         return self._cache[spec]
 
