@@ -1,7 +1,8 @@
 """Dictionaries: sparse distillers (transcoders) and sparse autoencoders behind one interface."""
 
 from sparsedict.dictionaries._autoencoder import InputOffset, SparseAutoencoder
-from sparsedict.dictionaries._blocks import Block, entries_at
+from sparsedict.dictionaries._block_products import entries_at
+from sparsedict.dictionaries._blocks import Block
 from sparsedict.dictionaries._cross_layer import CrossLayerDistiller, CrossLayerTranscoder
 from sparsedict.dictionaries._crosscoder import Crosscoder
 from sparsedict.dictionaries._dictionary import Dictionary, ForwardPass, Rows

@@ -16,6 +16,7 @@ from sparsedict.dictionaries._blocks import Block
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._encoder_decoder import check_part
 from sparsedict.dictionaries._exported import Exported
+from sparsedict.dictionaries._layer_blocks import assembled, layer_blocks, targets_of
 from sparsedict.dictionaries._layer_source import LayerSource
 from sparsedict.dictionaries._layers import Layer, Layers, latents_of, layers_of
 from sparsedict.dictionaries._layout import DecoderLayout, LaterLayers
@@ -102,7 +103,7 @@ class CrossLayerDistiller(Dictionary):
         self.point_widths: tuple[int, ...] = self.output_widths
         check_part("layout", layout, DecoderLayout, "sd.LaterLayers()")
         self.layout: DecoderLayout = layout
-        self._ends = _targets(layout, self.layers)
+        self._ends = targets_of(layout, self.layers)
         self.reads: Points = tuple(f"{layer.name}.inputs" for layer in self.layers)
         self.writes: Points = tuple(f"{layer.name}.outputs" for layer in self.layers)
         super().__init__(
@@ -173,32 +174,27 @@ class CrossLayerDistiller(Dictionary):
         return self.blocks()[names.index(layer)].latents
 
     def blocks(self) -> tuple[Block, ...]:
-        latents, inputs, outputs = (
-            list(accumulate(own, initial=0)) for own in (self.layer_sizes, self.input_widths, self.output_widths)
-        )
-        return tuple(
-            Block(
-                slice(latents[index], latents[index + 1]),
-                getattr(self, f"encoder_{index}"),
-                getattr(self, f"decoder_{index}"),
-                slice(inputs[index], inputs[index + 1]),
-                slice(outputs[index], outputs[end]),
-                self.output_widths[index:end],
-                end - index if self.layout.is_tied else 1,
-            )
-            for index, end in enumerate(self._ends)
+        return layer_blocks(
+            [(self.get_parameter(encoder), self.get_parameter(decoder)) for encoder, decoder in self.per_block],
+            self._ends,
+            input_widths=self.input_widths,
+            output_widths=self.output_widths,
+            is_tied=self.layout.is_tied,
         )
 
     @property
     def encoder(self) -> Float[Tensor, "n_latents d_in"]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The encoders of all layers as one matrix, assembled at each access; columns of other layers are zero."""
-        blocks = self.blocks()
-        return _assembled([(block.encoder, block.reads) for block in blocks], self.d_in)
+        """The encoders of all layers as one matrix; columns of other layers are zero.
+
+        Each access assembles a new matrix, so changes to it don't reach the weights. Use ``encoder_0`` etc. or
+        :meth:`blocks` for the weights themselves. Training never assembles the matrix.
+        """
+        return assembled([(block.encoder, block.reads) for block in self.blocks()], self.d_in)
 
     @property
     def decoder(self) -> Float[Tensor, "n_latents d_out"]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The decoders of all layers as one matrix, assembled at each access; zero outside of target layers."""
-        return _assembled([(block.whole_rows(), block.writes) for block in self.blocks()], self.d_out)
+        """The decoders of all layers as one matrix; zero outside of target layers. Assembled like `encoder`."""
+        return assembled([(block.whole_rows(), block.writes) for block in self.blocks()], self.d_out)
 
     @property
     def skips(self) -> tuple[nn.Parameter, ...]:
@@ -318,32 +314,6 @@ class CrossLayerDistiller(Dictionary):
     def arguments(self) -> dict[str, Any]:
         layers = tuple(tuple(layer) for layer in self.layers)
         return {"layers": layers, "n_latents": self.layer_sizes, "layout": self.layout, "skip": self.has_skip}
-
-
-def _targets(layout: DecoderLayout, layers: Sequence[Layer]) -> tuple[int, ...]:
-    """Returns, for each layer, the index after the last layer that its latents write to."""
-    ends: list[int] = []
-    for source, layer in enumerate(layers):
-        n_own = layout.n_targets(source, len(layers))
-        if not 1 <= n_own <= len(layers) - source:
-            raise ValueError(
-                f"`layout.n_targets` must be from 1 to {len(layers) - source} for layer {layer.name!r}, which is the "
-                f"number of layers from that one to the last, got {n_own} from {layout!r}."
-            )
-        widths = {other.d_out for other in layers[source : source + n_own]}
-        if layout.is_tied and len(widths) > 1:
-            raise ValueError(
-                f"`layers` must have outputs of equal width for tied decoders, got {sorted(widths)} from "
-                f"{layer.name!r} on. Use a layout without TiedDecoders."
-            )
-        ends.append(source + n_own)
-    return tuple(ends)
-
-
-def _assembled(parts: Sequence[tuple[Tensor, slice]], width: int) -> Tensor:
-    """Returns one matrix with blocks of rows in their columns, and zeros elsewhere."""
-    padded = [functional.pad(rows, (own.start, width - own.stop)) for rows, own in parts]
-    return torch.cat(padded)
 
 
 CrossLayerTranscoder = CrossLayerDistiller

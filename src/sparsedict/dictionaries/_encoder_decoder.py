@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from sparsedict import checks
 from sparsedict.activations import Activation
-from sparsedict.dictionaries._blocks import Block, decoded, entries_at, pre_activations
+from sparsedict.dictionaries._block_products import decoded, entries_at, pre_activations
+from sparsedict.dictionaries._blocks import Block
 from sparsedict.dictionaries._new_weights import drawn_seed, sums, tensor_options, unit_rows
 from sparsedict.dictionaries._state import ActivationState
 from sparsedict.kernels import Affine
