@@ -15,13 +15,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
 from benchmarks import report
-from benchmarks.case import Case, Selection
+from benchmarks.case import Case, Kind, Selection
 from benchmarks.contenders import MODULES, Contender, available
 from benchmarks.stopwatch import FinishedError
 from benchmarks.worker import prepare
@@ -82,7 +82,7 @@ def _toy(case: Case) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _serve(pipe: Connection, contender: Contender, case: Case, threads: int | None) -> None:
     prepare(threads)
-    small = replace(TOY, selection=case.selection, kind=case.kind, device=case.device)
+    small = replace(TOY, selection=case.selection, kind=case.kind, device=case.device, n_layers=case.n_layers)
     with suppress(FinishedError):
         contender.library.train(small, _toy(small), contender.options)
     gauge = Gauge(case)
@@ -109,7 +109,9 @@ def peak(contender: Contender, case: Case, threads: int | None, seconds: float) 
 
 def cases(args: argparse.Namespace) -> list[Case]:
     """Returns cases with increasing numbers of latents, and cases with increasing numbers of tokens."""
-    base = replace(BASE, selection=cast(Selection, args.selection), d=args.d, k=args.k, device=args.device)
+    n_layers = args.n_layers if args.kind == "cross_layer" else 1
+    parts = {"selection": cast(Selection, args.selection), "kind": cast(Kind, args.kind), "n_layers": n_layers}
+    base = replace(BASE, **parts, d=args.d, k=args.k, device=args.device)
     over_latents = [replace(base, n_latents=n, n_tokens=args.n_tokens[0]) for n in args.n_latents]
     over_tokens = [replace(base, n_latents=args.n_latents[0], n_tokens=n) for n in args.n_tokens[1:]]
     return over_latents + over_tokens
@@ -168,6 +170,8 @@ def plot(results: list[dict[str, Any]], args: argparse.Namespace) -> Any:
 def main(argv: list[str] | None = None) -> None:
     parser = report.parser(__doc__)
     parser.add_argument("--selection", choices=["topk", "batch_topk", "relu", "jumprelu"], default="topk")
+    parser.add_argument("--kind", choices=get_args(Kind), default="autoencoder")
+    parser.add_argument("--n-layers", type=int, default=4, help="layers of the kind cross_layer; sizes are per layer")
     parser.add_argument(
         "--libraries", nargs="+", choices=MODULES, default=None, help="libraries to compare (default: all installed)"
     )
