@@ -93,11 +93,12 @@ def main() -> None:
             for key, value in measure(trainee.dictionary, held_out).items():
                 rows.setdefault(name, {}).setdefault(key, []).append(value)
     print(table(rows))
-    for name, other in nearest(rows).items():
-        found = (
-            f"{mean(rows[own]['exclusive to base']):.1f} (FVU {mean(rows[own]['FVU']):.2f})" for own in (name, other)
-        )
-        print(f"{name} and {other}: exclusive to base {' and '.join(found)}")
+    top = [name for name in rows if name.startswith("BatchTopK")]
+    for name in (name for name in rows if name not in top):
+        other = nearest(rows, name, top, "FVU")
+        both = ({key: mean(values) for key, values in rows[own].items()} for own in (name, other))
+        found = [f"{row['exclusive to base']:.1f} at FVU {row['FVU']:.2f}" for row in both]
+        print(f"exclusive to base: {name} {found[0]}, {other} {found[1]}")
     settings = {name: value for name, value in vars(options).items() if name != "out"}
     options.out.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
