@@ -102,12 +102,11 @@ def begin(folder: Path, facts: Numbers, force: bool, given: Sequence[str]) -> Nu
 
 def _set_aside(folder: Path, given: Sequence[str]) -> None:
     """Moves an earlier replication to the subfolder ``REPLACED``."""
-    for name in given:
-        # Ratings by people belong to the latents of the earlier run. They are renamed, not deleted.
-        if (folder / name).is_file():
-            numbers = ("", *(f"-{n}" for n in range(2, 1000)))
-            free = next(f"earlier{n}-{name}" for n in numbers if not (folder / f"earlier{n}-{name}").exists())
-            (folder / name).replace(folder / free)
+    # Ratings by people belong to the latents of the earlier run. They are renamed, not deleted.
+    for file in [file for pattern in given for file in sorted(folder.glob(pattern))]:
+        numbers = ("", *(f"-{n}" for n in range(2, 1000)))
+        free = next(f"earlier{n}-{file.name}" for n in numbers if not (folder / f"earlier{n}-{file.name}").exists())
+        file.replace(folder / free)
     aside = folder / REPLACED
     # If the subfolder contains a run already, the run in the folder was interrupted before it replaced that run.
     is_first = not (aside / RUN).exists()

@@ -111,10 +111,9 @@ def _numbers(study: Study, experiment: Experiment, folder: Path, run: Numbers) -
     """Returns the numbers of a study, measured on first use, with numbers that users added to the folder."""
     file = folder / NUMBERS / f"{study.name}.json"
     numbers = read_json(file) if file.is_file() else _measure(study, experiment, folder, run)
-    given = None if study.given is None else folder / study.given
-    if given is not None:
-        numbers = {**numbers, "given": read_json(given) if given.is_file() else None}
-    if given is not None or not file.is_file():
+    if study.given is not None:
+        numbers = {**numbers, "given": {own.name: read_json(own) for own in sorted(folder.glob(study.given))} or None}
+    if study.given is not None or not file.is_file():
         write_json(file, numbers)
     return numbers
 

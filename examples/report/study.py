@@ -115,8 +115,8 @@ class Study(ABC):
         title: Heading of the study.
         shows: Part of the report that the study is about.
         claim: Statement or question of the report.
-        given: Name of an optional file in the folder of a replication. Its content is added to the numbers as
-            ``"given"``.
+        given: Pattern of the names of optional JSON files in the folder of a replication. Their contents by name are
+            added to the numbers as ``"given"``.
     """
 
     name: ClassVar[str]

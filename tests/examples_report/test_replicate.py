@@ -12,6 +12,8 @@ from benchmarks.replicate import main as read_replication
 
 from examples.report import STUDIES, Finding, Study, replicate
 from examples.report.studies import FirstLatents, NeuronSimulators, SameNeuron, SparseDecoders
+from sparsedict.analysis import ratings
+from sparsedict.analysis.ratings import Rating, Ratings
 
 from ._experiment import experiment_of, setting_of
 
@@ -174,19 +176,25 @@ def test_the_texts_are_those_of_the_latents(folder: Path) -> None:
             )
 
 
+FILE = "ratings-anna.json"
+
+
 def test_ratings_that_people_add_come_onto_the_page_and_into_the_json(tmp_path: Path) -> None:
     replicate(experiment_of(), tmp_path, studies=[FirstLatents()], progress=False)
     assert "not rated" in (tmp_path / "index.html").read_text(encoding="utf-8")
-    (tmp_path / "ratings.json").write_text('{"student": {"0": 4, "1": 2}}')
+    assert (tmp_path / "first-latents-rate.html").is_file()
+    ratings.write(
+        Ratings(tuple(Rating("anna", "student", i, grade) for i, grade in enumerate((4, 2)))), tmp_path / FILE
+    )
     replicate(experiment_of(), tmp_path, studies=[FirstLatents()], progress=False)
     assert "<td>3.000 ± 1.960 of 2</td>" in (tmp_path / "index.html").read_text(encoding="utf-8")
     numbers = json.loads((tmp_path / "numbers" / "first-latents.json").read_text())
-    assert numbers["given"] == {"student": {"0": 4, "1": 2}}
+    assert [row["grade"] for row in numbers["given"][FILE]["ratings"]] == [4, 2]
     replicate(experiment_of(seed=1), tmp_path, studies=[FirstLatents()], force=True, progress=False)
     assert "not rated" in (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert (tmp_path / "earlier-ratings.json").is_file()
-    (tmp_path / "ratings.json").write_text("{")
-    with pytest.raises(ValueError, match=r"`ratings.json` must be JSON"):
+    assert (tmp_path / f"earlier-{FILE}").is_file()
+    (tmp_path / FILE).write_text("{")
+    with pytest.raises(ValueError, match=r"`ratings-anna.json` must be JSON"):
         replicate(experiment_of(seed=1), tmp_path, studies=[FirstLatents()], progress=False)
 
 

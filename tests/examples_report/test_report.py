@@ -14,6 +14,7 @@ from examples.report.studies.l1_sweep import _at_equal_l0
 from examples.report.studies.limits import best_choice, best_linear, best_values, own_neurons
 from examples.report.studies.loss_by_layer import _ends
 from examples.report.studies.parts import autoencoder, modern
+from examples.report.studies.ratings import by_kind, rating_set_of
 from examples.report.studies.ratios import read_off
 from examples.report.studies.reading import rank_correlation, token_share
 from examples.report.studies.simulators import LOWER, MIDDLE, UPPER, NeuronSimulators, humps, n_directions
@@ -201,31 +202,73 @@ def first_latents(given: object = None) -> dict:
     return {"layer": 0, "of": of, "strings": {}, **({} if given is None else {"given": given})}
 
 
+def rating_file(grades: dict[str, dict[int, object]], rater: str = "anna") -> dict:
+    """The contents of a file of ratings by its name."""
+    rows = [
+        {"dictionary": name, "latent": latent, "kind": "", "maximum": None, "grade": grade, "time": ""}
+        for name, given in grades.items()
+        for latent, grade in given.items()
+    ]
+    document = {"format": "sparsedict-ratings", "version": 1, "rater": rater, "set": "", "ratings": rows}
+    return {f"ratings-{rater}.json": document}
+
+
+def test_two_raters_are_averaged_and_their_agreement_is_shown() -> None:
+    given = rating_file({"student": {0: 1, 1: 2, 2: 3}}) | rating_file({"student": {0: 2, 1: 2, 2: "skip"}}, "ben")
+    here = {row.what: row.here for row in FirstLatents().found(first_latents(given)).rows}
+    assert here["mean rating from 0 to 4, simulators"] == "1.500 of 1"
+    assert here["mean rating from 0 to 4, sparse latents"] == "2.500 ± 0.980 of 2"
+    assert here["agreement of anna and ben: quadratically weighted kappa"].endswith("2 latents")
+
+
+def test_blind_ratings_are_assigned_to_their_latents() -> None:
+    numbers = first_latents()
+    example = {"tokens": [1, 2], "activations": [0.0, 1.0], "peak": 1, "sequence": 0, "position": 1}
+    for latents in numbers["of"].values():
+        for latent in latents:
+            latent["examples"] = [example]
+    key = rating_set_of(numbers).key
+    assert sorted((item.dictionary, item.latent) for item in key.items) == [("autoencoder", 0)] + [
+        ("student", i) for i in range(3)
+    ]
+    rows = [{"id": item.id, "grade": item.latent, "time": ""} for item in key.items]
+    document = {"format": "sparsedict-ratings", "version": 1, "rater": "anna", "set": key.set, "ratings": rows}
+    found = by_kind({**numbers, "given": {"ratings-anna.json": document}})
+    assert [latent["rating"] for latent in found["sparse latents"]] == [1, 2]
+    assert "first-latents-rate.html" in FirstLatents().found(numbers).files
+    with pytest.raises(ValueError, match="belongs to the set 'other'"):
+        by_kind({**numbers, "given": {"ratings-anna.json": {**document, "set": "other"}}})
+
+
 def test_ratings_fill_the_table_where_there_are_some() -> None:
     assert FirstLatents().found(first_latents()).verdict == "not measured"
-    given = {"student": {"0": 1, "1": 2, "2": 3}, "autoencoder": {"0": 4}}
-    found = FirstLatents().found(first_latents(given))
+    given = {"student": {0: 1, 1: 2, 2: 3}, "autoencoder": {0: 4}}
+    found = FirstLatents().found(first_latents(rating_file(given)))
     here = {row.what: row.here for row in found.rows}
     assert here["mean rating from 0 to 4, simulators"] == "1.000 of 1"
     assert here["mean rating from 0 to 4, sparse latents"] == "2.500 ± 0.980 of 2"
     assert here["larger maximum, higher rating: rank correlation, the student's"] == "1.00"
     assert "table-01-ratings" in found.drawings
-    assert FirstLatents().found(first_latents({"student": {"0": 1}})).verdict == "not measured"
+    assert FirstLatents().found(first_latents(rating_file({"student": {0: 1}}))).verdict == "not measured"
 
 
 def rated(simulators: float, sparse: float, autoencoder: float, *, rising: bool) -> dict:
     """Numbers of thirty rated latents of each kind, whose ratings rise or fall with their maxima."""
     n = 30
-    step = 0.01 if rising else -0.01
     latents = [
         first_latents()["of"]["student"][0] | {"latent": i, "simulator": i < n, "max": i % n} for i in range(2 * n)
     ]
+
+    def grade(mean: float, i: int) -> int:
+        """Grades around a mean, from one below to one above."""
+        return round(mean + (1 if rising else -1) * (2 * (i % n) / (n - 1) - 1))
+
     given = {
-        "student": {str(i): (simulators if i < n else sparse) + step * (i % n) for i in range(2 * n)},
-        "autoencoder": {str(i): autoencoder + step * i for i in range(n)},
+        "student": {i: grade(simulators if i < n else sparse, i) for i in range(2 * n)},
+        "autoencoder": {i: grade(autoencoder, i) for i in range(n)},
     }
     of = {"student": latents, "autoencoder": [latent | {"simulator": False} for latent in latents[:n]]}
-    return {"layer": 0, "of": of, "strings": {}, "given": given}
+    return {"layer": 0, "of": of, "strings": {}, "given": rating_file(given)}
 
 
 def test_each_clause_about_ratings_follows_the_ratings() -> None:
@@ -243,7 +286,16 @@ def test_each_clause_about_ratings_follows_the_ratings() -> None:
 
 
 @pytest.mark.as_installed
-@pytest.mark.parametrize("given", [[1], {"other": {}}, {"student": {"9": 1}}, {"student": {"0": 5}}, {"student": 3}])
-def test_ratings_of_missing_latents_raise(given: object) -> None:
-    with pytest.raises(ValueError, match=r"`ratings.json` must"):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"ratings.json": [1]}, r"ratings\.json must be a JSON object with `format`"),
+        ({"ratings.json": {"student": {"0": 3}}}, r"ratings\.json must be a JSON object with `format`"),
+        (rating_file({"other": {0: 1}}), "`ratings` must be of the latents on the page"),
+        (rating_file({"student": {9: 1}}), "got latent 9 of 'student' by 'anna'"),
+        (rating_file({"student": {0: 5}}), r"ratings-anna\.json, rating 0: `grade` must be an integer from 0 to 4"),
+    ],
+)
+def test_ratings_of_missing_latents_raise(given: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         FirstLatents().found(first_latents(given))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from sparsedict import figures, pages
-from sparsedict.analysis import Example, TopExamples
+from sparsedict.analysis import Example, ratings
+from sparsedict.analysis.ratings import Ratings
 from sparsedict.figures import Palette
+from sparsedict.pages import rating
 
 from ..claims import Above, Clause
 from ..dictionary_spec import DictionarySpec
@@ -18,7 +19,7 @@ from ..estimates import Difference, Measured, Quantity, told
 from ..experiment import Experiment
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import autoencoder, row, student, typed
-from .ratings import Kinds, by_dictionary, by_kind, count, estimates
+from .ratings import Kinds, by_dictionary, by_kind, count, estimates, examples_from, given_ratings, rating_set_of
 from .reading import MIN_EXAMPLES, N_EXAMPLES, examples_of, token_share
 
 N_LATENTS = 50
@@ -35,7 +36,7 @@ class FirstLatents(Study):
         "knowing the kind of the latent. The student's simulators score 1.154 on average, and its sparse latents "
         "2.833. The autoencoder's latents score higher still. Latents with larger maxima seem to score higher."
     )
-    given: ClassVar[str | None] = "ratings.json"
+    given: ClassVar[str | None] = "ratings*.json"
 
     def measure(self, experiment: Experiment) -> Numbers:
         specs = {
@@ -72,6 +73,7 @@ class FirstLatents(Study):
     def found(self, numbers: Numbers) -> Finding:
         kinds, known = by_kind(numbers), self.measured(numbers)
         rated = any(latent["rating"] is not None for of in kinds.values() for latent in of)
+        rows = (*_rows(kinds, known), *_agreement(given_ratings(numbers)))
         drawings = {
             "figure-06-maxima": Drawing(
                 lambda: _scatter(kinds, "share"),
@@ -84,7 +86,9 @@ class FirstLatents(Study):
             )
         summary = f"{_of_ratings(kinds, known) if rated else UNRATED} {_of_shares(kinds, known)}"
         files = {"first-latents.html": _page(numbers)}
-        return Finding(summary, self.judge(numbers), _rows(kinds, known), drawings, NOTES, files)
+        if any(latent["examples"] for latents in numbers["of"].values() for latent in latents):
+            files["first-latents-rate.html"] = lambda path: rating.write_page(path, rating_set_of(numbers))
+        return Finding(summary, self.judge(numbers), rows, drawings, NOTES, files)
 
 
 NOTES = (
@@ -95,12 +99,13 @@ NOTES = (
     f"sequence. Latents with fewer than {MIN_EXAMPLES} examples are excluded from the shares. A single token that "
     "explains all examples is one kind of rule, but not the only kind. The share is therefore a lower bound of "
     "interpretability, and not a rating.",
-    "To add ratings, write them to ratings.json in the folder of this page, by dictionary and latent, such as "
-    '{"student": {"0": 3, "1": 0}, "autoencoder": {"0": 4}}. Then run the same command again.',
+    "To add ratings, open first-latents-rate.html, which shows the latents mixed and without their dictionaries. Put "
+    "the downloaded file into the folder of this page, then run the same command again. Several raters add one file "
+    "each; the rating of a latent is their mean.",
 )
 UNRATED = (
-    "Table 1 has no values, because the latents of this run have no ratings. The page of examples shows the latents "
-    "to rate."
+    "Table 1 has no values, because the latents of this run have no ratings. The page to rate is "
+    "first-latents-rate.html."
 )
 
 
@@ -129,12 +134,12 @@ def _of_rank(kinds: Kinds, known: Measured, key: str) -> str:
 def _rows(kinds: Kinds, known: Measured) -> tuple[Compared, ...]:
     report = {"simulators": "1.154", "sparse latents": "2.833", "autoencoder": "higher"}
 
-    def rating(kind: str) -> str:
+    def mean_rating(kind: str) -> str:
         n = count(kinds[kind], "rating")
         return f"{told(known, f'rating: {kind}', '.3f')} of {n}" if n else "not rated"
 
     return (
-        *(Compared(f"mean rating from 0 to 4, {kind}", report[kind], rating(kind)) for kind in kinds),
+        *(Compared(f"mean rating from 0 to 4, {kind}", report[kind], mean_rating(kind)) for kind in kinds),
         *(Compared(f"among the first {N_LATENTS}, {kind}: all, dead", "-", _count(of)) for kind, of in kinds.items()),
         *(
             Compared(
@@ -156,6 +161,16 @@ def _rows(kinds: Kinds, known: Measured) -> tuple[Compared, ...]:
             for name in by_dictionary(kinds)
         ),
     )
+
+
+def _agreement(found: Ratings) -> list[Compared]:
+    """Returns a row for each pair of raters."""
+    rows = []
+    for a, b in itertools.combinations(found.raters, 2):
+        both = ratings.agreement(Ratings((*found.by(a), *found.by(b))))
+        here = f"{both.quadratic}, {both.n_both} latents"
+        rows.append(Compared(f"agreement of {a} and {b}: quadratically weighted kappa", "-", here))
+    return rows
 
 
 def _latents(experiment: Experiment, spec: DictionarySpec, seen: set[int]) -> list[Numbers]:
@@ -205,13 +220,9 @@ def _page(numbers: Numbers) -> Any:
 
 
 def _card(latent: Numbers) -> pages.LatentCard:
-    examples = tuple(
-        Example(torch.tensor(e["tokens"]), torch.tensor(e["activations"]), e["peak"], e["sequence"], e["position"])
-        for e in latent["examples"]
-    )
     return pages.LatentCard(
         latent["latent"],
-        TopExamples(latent["latent"], examples, latent["n_tokens"]),
+        examples_from(latent),
         latent["n_fired"] / latent["n_tokens"],
         latent["n_tokens"],
         "simulator" if latent["simulator"] else "sparse latent",

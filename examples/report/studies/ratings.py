@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
+
+import torch
+
+from sparsedict.analysis import Example, TopExamples, ratings
+from sparsedict.analysis.ratings import Ratings
+from sparsedict.pages.rating import RatingSet, rating_set
 
 from ..estimates import Measured
 from ..study import Numbers
 from .reading import rank_correlation
 
-HIGHEST = 4
-"""Highest rating."""
 MIN_ERROR = 1e-9
 """Smallest standard error. Zero stands for an unknown error."""
 Kinds = dict[str, list[Numbers]]
@@ -20,11 +24,18 @@ Kinds = dict[str, list[Numbers]]
 
 
 def by_kind(numbers: Numbers) -> Kinds:
-    ratings = _ratings(numbers)
-    of = {
-        name: [{**latent, "rating": ratings[name].get(latent["latent"])} for latent in latents]
-        for name, latents in numbers["of"].items()
-    }
+    """Returns the latents by kind, with the mean rating of each latent over all raters."""
+    means = given_ratings(numbers).means()
+    return split(
+        {
+            name: [{**latent, "rating": means.get((name, latent["latent"]))} for latent in latents]
+            for name, latents in numbers["of"].items()
+        }
+    )
+
+
+def split(of: Mapping[str, list[Numbers]]) -> Kinds:
+    """Returns the latents of a student and an autoencoder by kind."""
     return {
         "simulators": [latent for latent in of["student"] if latent["simulator"]],
         "sparse latents": [latent for latent in of["student"] if not latent["simulator"]],
@@ -39,26 +50,45 @@ def by_dictionary(kinds: Kinds) -> Kinds:
     }
 
 
-def _ratings(numbers: Numbers) -> dict[str, dict[int, float]]:
-    """Returns the ratings by dictionary and latent.
+def given_ratings(numbers: Numbers) -> Ratings:
+    """Returns the ratings in the folder of the replication.
 
     Raises:
-        ValueError: If a rating is invalid, or isn't for one of the latents shown.
+        ValueError: If a file has another format, or a rating isn't for one of the latents shown.
     """
-    found: dict[str, dict[int, float]] = {name: {} for name in numbers["of"]}
     given = numbers.get("given") or {}
-    if not isinstance(given, Mapping) or not set(given) <= set(found):
-        raise ValueError(f"`ratings.json` must contain an object for each of {', '.join(found)}, got {given!r:.80}.")
-    for name, ratings in given.items():
-        shown = {str(latent["latent"]) for latent in numbers["of"][name]}
-        for latent, rating in ratings.items() if isinstance(ratings, Mapping) else [("", ratings)]:
-            if latent not in shown or not isinstance(rating, int | float) or not 0 <= rating <= HIGHEST:
-                raise ValueError(
-                    f"`ratings.json` must contain ratings from 0 to {HIGHEST} by latent of the {name}, as numbered on "
-                    f"the page, got {rating!r:.40} for {latent!r}."
-                )
-            found[name][int(latent)] = rating
+    is_blind = any(isinstance(document, Mapping) and document.get("set") for document in given.values())
+    found = ratings.parse(given, key=rating_set_of(numbers).key if is_blind else None)
+    shown = {(name, latent["latent"]) for name, latents in numbers["of"].items() for latent in latents}
+    for rating in found:
+        if rating.unit not in shown:
+            raise ValueError(
+                f"`ratings` must be of the latents on the page, from {', '.join(numbers['of'])}, got latent "
+                f"{rating.latent} of {rating.dictionary!r:.40} by {rating.rater!r:.40}."
+            )
     return found
+
+
+def rating_set_of(numbers: Numbers) -> RatingSet:
+    """Returns the latents for a blind rating, which only depend on the numbers."""
+    strings = {int(token): text for token, text in numbers["strings"].items()}
+    student = numbers["of"]["student"]
+    return rating_set(
+        {name: {own["latent"]: examples_from(own) for own in latents} for name, latents in numbers["of"].items()},
+        kinds={"student": ["simulator" if own["simulator"] else "sparse latent" for own in student]},
+        strings=lambda ids: [strings.get(token, f"[{token}]") for token in ids],
+        n_per_kind=max(map(len, numbers["of"].values())),
+        min_examples=1,
+    )
+
+
+def examples_from(latent: Numbers) -> TopExamples:
+    """Returns the examples of a latent from its numbers."""
+    examples = tuple(
+        Example(torch.tensor(e["tokens"]), torch.tensor(e["activations"]), e["peak"], e["sequence"], e["position"])
+        for e in latent["examples"]
+    )
+    return TopExamples(latent["latent"], examples, latent["n_tokens"])
 
 
 def known(latents: list[Numbers], key: str) -> list[float]:
@@ -69,10 +99,10 @@ def count(latents: list[Numbers], key: str) -> int:
     return len(known(latents, key))
 
 
-def estimates(kinds: Kinds) -> Measured:
-    """Returns mean ratings and shares by kind, and rank correlations with the maximum by dictionary."""
+def estimates(kinds: Kinds, keys: Sequence[str] = ("rating", "share")) -> Measured:
+    """Returns mean values of some keys by kind, and rank correlations with the maximum by dictionary."""
     found: dict[str, dict[str, Any]] = {}
-    for key in ("rating", "share"):
+    for key in keys:
         found |= {f"{key}: {kind}": _mean(known(of, key)) for kind, of in kinds.items() if known(of, key)}
         found |= {f"rank by {key}: {name}": _rank(of, key) for name, of in by_dictionary(kinds).items()}
     return found

@@ -12,7 +12,7 @@ A folder must have only one writer at a time.
 from sparsedict.storage._atomic import discard_folder, make_folder, replace_file, sync_folder, sync_tree
 from sparsedict.storage._checkpoint import CHECKPOINT, NewerVersionError, read_checkpoint, write_checkpoint
 from sparsedict.storage._description import FORMAT_VERSION, Description, Named, installed_version
-from sparsedict.storage._documents import read_document, write_document
+from sparsedict.storage._documents import MAX_DOCUMENT, parse_document, read_document, write_document
 from sparsedict.storage._folder import DESCRIPTION, read_description, write_dictionary
 from sparsedict.storage._json import Reader, StorageError, parse_json, read_json
 from sparsedict.storage._lock import release_lock, take_lock
@@ -31,6 +31,7 @@ __all__ = [
     "CHECKPOINT",
     "DESCRIPTION",
     "FORMAT_VERSION",
+    "MAX_DOCUMENT",
     "WEIGHTS",
     "Description",
     "Named",
@@ -43,6 +44,7 @@ __all__ = [
     "installed_version",
     "looks_like",
     "make_folder",
+    "parse_document",
     "parse_json",
     "read_checkpoint",
     "read_description",

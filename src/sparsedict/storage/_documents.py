@@ -28,20 +28,31 @@ def read_document(file: Path, form: str, version: int = 1) -> Reader:
         StorageError: If the file isn't JSON, or has another format.
         NewerVersionError: If the file has a newer version.
     """
-    value = read_json(file, MAX_DOCUMENT)
+    return parse_document(read_json(file, MAX_DOCUMENT), form, str(file), version)
+
+
+def parse_document(value: Any, form: str, source: str, version: int = 1) -> Reader:
+    """Returns a reader of a parsed document, like `read_document`.
+
+    Args:
+        value: The parsed JSON.
+        form: Name of the format.
+        source: Name of the document, for error messages.
+        version: Newest version that can be read.
+    """
     if not isinstance(value, dict) or value.get("format") != form:
         found = value.get("format") if isinstance(value, dict) else type(value).__name__
-        raise StorageError(f"{file} must be a JSON object with `format` {form!r}, got {found!r:.80}.")
-    reader = Reader(value, str(file))
+        raise StorageError(f"{source} must be a JSON object with `format` {form!r}, got {found!r:.80}.")
+    reader = Reader(value, source)
     reader.text("format")
     found = reader.integer("version")
     if found > version:
         raise NewerVersionError(
-            f"{file} has version {found} of its format, and this version of sparsedict reads up to {version}. "
+            f"{source} has version {found} of its format, and this version of sparsedict reads up to {version}. "
             "Update sparsedict."
         )
     if found < 1:
-        raise StorageError(f"{file}: `version` must be at least 1, got {found}.")
+        raise StorageError(f"{source}: `version` must be at least 1, got {found}.")
     return reader
 
 

@@ -10,7 +10,7 @@ https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
 
 from sparsedict.analysis._bootstrap import Estimate
 from sparsedict.analysis.ratings._agreement import Agreement, agreement
-from sparsedict.analysis.ratings._files import SKIP, read, write, write_blind
+from sparsedict.analysis.ratings._files import SKIP, parse, read, write, write_blind
 from sparsedict.analysis.ratings._key import KeyItem, RatingKey
 from sparsedict.analysis.ratings._rank import rank_correlation
 from sparsedict.analysis.ratings._rating import GRADES, Rating, Ratings
@@ -28,6 +28,7 @@ __all__ = [
     "Ratings",
     "TableRow",
     "agreement",
+    "parse",
     "rank_correlation",
     "read",
     "table",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sparsedict import checks
 from sparsedict.analysis.ratings._key import RatingKey
 from sparsedict.analysis.ratings._rating import GRADES, Rating, Ratings
-from sparsedict.storage import Reader, StorageError, read_document, write_document
+from sparsedict.storage import MAX_DOCUMENT, Reader, StorageError, parse_document, read_json, write_document
 
 FORMAT = "sparsedict-ratings"
 SKIP = "skip"
@@ -34,7 +33,22 @@ def read(*paths: str | os.PathLike[str], key: RatingKey | str | os.PathLike[str]
     files = [checks.path("paths", path) for path in paths]
     if key is not None and not isinstance(key, RatingKey):
         key = RatingKey.read(key)
-    return Ratings(tuple(rating for file in files for rating in _ratings(file, key)))
+    documents = {str(file): read_json(file, MAX_DOCUMENT) for file in files}
+    return parse(documents, key=key)
+
+
+def parse(documents: Mapping[str, Any], *, key: RatingKey | None = None) -> Ratings:
+    """Returns the ratings of parsed JSON documents, like `read`.
+
+    Args:
+        documents: The documents by name. The names appear in error messages.
+        key: The key of a blind rating.
+
+    Raises:
+        StorageError: If a document has another format, needs a key, or belongs to another key.
+        ValueError: If two documents have the same rater and latent.
+    """
+    return Ratings(tuple(rating for name, value in documents.items() for rating in _ratings(name, value, key)))
 
 
 def write(ratings: Ratings, path: str | os.PathLike[str]) -> None:
@@ -79,8 +93,8 @@ def write_blind(path: str | os.PathLike[str], rater: str, key: RatingKey, rows: 
     write_document(checks.path("path", path), FORMAT, content)
 
 
-def _ratings(file: Path, key: RatingKey | None) -> list[Rating]:
-    reader = read_document(file, FORMAT)
+def _ratings(file: str, value: Any, key: RatingKey | None) -> list[Rating]:
+    reader = parse_document(value, FORMAT, file)
     rater, found = reader.text("rater"), reader.text("set")
     rows = reader.rows("ratings")
     reader.finish()
@@ -120,7 +134,7 @@ def _named(reader: Reader, fields: dict[str, Any]) -> Rating:
     )
 
 
-def _blind(file: Path, found: str, key: RatingKey | None) -> Callable[[Reader, dict[str, Any]], Rating]:
+def _blind(file: str, found: str, key: RatingKey | None) -> Callable[[Reader, dict[str, Any]], Rating]:
     if key is None:
         raise StorageError(f"{file} holds blind ratings, which need the key of their set {found!r}. Pass `key=`.")
     if key.set != found:
