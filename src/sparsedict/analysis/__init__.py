@@ -21,6 +21,7 @@ from sparsedict.analysis._latent_types import LatentTypes, latent_types
 from sparsedict.analysis._loss_recovered import loss_recovered
 from sparsedict.analysis._neighbours import Neighbours, neighbours
 from sparsedict.analysis._neuron_match import NeuronMatch, match_neurons
+from sparsedict.analysis._placed import Placed, place_dictionaries
 from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._sites_evaluation import DictionaryUse, SiteEvaluation, SitesEvaluation
 from sparsedict.analysis._token_effects import TokenEffects, token_effects
@@ -45,6 +46,7 @@ __all__ = [
     "Neighbours",
     "NeuronMatch",
     "Partners",
+    "Placed",
     "ReconstructionError",
     "SimulatorCorrelation",
     "SiteEvaluation",
@@ -65,6 +67,7 @@ __all__ = [
     "match_dictionaries",
     "match_neurons",
     "neighbours",
+    "place_dictionaries",
     "ratings",
     "scores",
     "simulator_correlation",

@@ -56,12 +56,14 @@ class BestRows:
         row = (np.cumsum(begins) - 1)[is_best]
         rows = latents[given][begins]
         given, rank = given[is_best], rank[is_best]
-        new = np.full((len(rows), k), EMPTY, dtype=np.int64)
-        source = np.zeros((len(rows), k), dtype=np.int64)
+        # In later blocks, few entries are new.
+        n_new = int(rank.max()) + 1
+        new = np.full((len(rows), n_new), EMPTY, dtype=np.int64)
+        source = np.zeros((len(rows), n_new), dtype=np.int64)
         new[row, rank], source[row, rank] = keys[given], given
         both = np.concatenate([self.keys[rows], new], axis=1)
         is_kept = np.zeros(both.shape, dtype=bool)
-        np.put_along_axis(is_kept, np.argpartition(both, k, axis=1)[:, k:], True, axis=1)
+        np.put_along_axis(is_kept, np.argpartition(both, n_new, axis=1)[:, n_new:], True, axis=1)
         is_new = is_kept[:, k:] & (new != EMPTY)
         # The n-th new entry of a row takes the n-th slot that became free. No free slot sorts after a used one.
         free = np.argsort(is_kept[:, :k], axis=1, kind="stable")

@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparsedict import checks
-from sparsedict.adapters import Adapter
 from sparsedict.analysis._blocks import evaluation_mode
 from sparsedict.analysis._collector import Amounts, Collector
-from sparsedict.analysis._entry_blocks import BLOCK_TOKENS, EntryBlock, EntryBlocks, Placed
+from sparsedict.analysis._entry_blocks import BLOCK_TOKENS, EntryBlock, EntryBlocks
 from sparsedict.analysis._latent_records import LatentRecords
+from sparsedict.analysis._placed import Placed, place_dictionaries
 from sparsedict.batches import Points
 from sparsedict.progress import progress_bar
 from sparsedict.sites import Neurons, Site, Sites
@@ -89,7 +89,7 @@ def collect(
         >>> [len(found["neurons"].examples(3, quantile)) for quantile in range(4)]
         [4, 4, 4, 4]
     """
-    placed = _placed(site, dictionaries, reads)
+    placed = place_dictionaries(site, dictionaries, reads)
     sides = context if isinstance(context, tuple | list) else (context, context)
     before, after = (checks.at_least("context", side, 0) for side in sides)
     amounts = Amounts(
@@ -208,37 +208,6 @@ class _Checkpoint:
         """Removes the states of a finished pass."""
         for old in self._found():
             discard_folder(old)
-
-
-def _placed(site: Site | Sites, dictionaries: Mapping[str, Any], reads: Points | None) -> list[Placed]:
-    """Returns the dictionaries with the sites that they read."""
-    if not isinstance(site, Site | Sites):
-        raise TypeError(f"`site` must be a Site or Sites, got {type(site).__name__}.")
-    if not isinstance(dictionaries, Mapping):
-        raise TypeError(
-            f"`dictionaries` must map names to dictionaries, such as {{'transcoder': transcoder}}, got "
-            f"{type(dictionaries).__name__}."
-        )
-    if not dictionaries:
-        raise ValueError("`dictionaries` must contain at least one dictionary, got none.")
-    names = () if isinstance(site, Site) else tuple(site)
-    found: list[Placed] = []
-    for key, value in dictionaries.items():
-        inner = {f"{key}.{name}": own for name, own in value.items()} if isinstance(value, Mapping) else {key: value}
-        if isinstance(value, Mapping) and key not in names:
-            raise ValueError(f"`dictionaries[{key!r}]` must be a dictionary, or {key!r} the name of a site.")
-        for name, own in inner.items():
-            adapter = Adapter(own, reads, argument=f"dictionaries[{name!r}]")
-            points = adapter.points[0]
-            by_role = isinstance(points, str) and "." not in points
-            if names and by_role and key not in names and len(names) > 1:
-                raise ValueError(
-                    f"`dictionaries[{name!r}]` reads {points!r} of an unknown site. Use the name of its site as the "
-                    f"key, one of {', '.join(map(repr, names))}."
-                )
-            of_site = key if key in names else names[0] if names else None
-            found.append(Placed(name, adapter, of_site if by_role else None))
-    return found
 
 
 def _fingerprints(placed: list[Placed]) -> dict[str, str]:

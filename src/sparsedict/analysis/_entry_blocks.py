@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsedict.adapters import Adapter
+from sparsedict.analysis._placed import Placed
 from sparsedict.analysis._token_batches import Tokens, token_batches, token_ids
 from sparsedict.batches import Activations
 from sparsedict.latents import SparseLatents, fires
@@ -97,25 +97,6 @@ class EntryBlock:
         order = chosen[np.argsort(latents[chosen], kind="stable")]
         starts = np.flatnonzero(np.diff(latents[order], prepend=-1))
         return EntryBlock(self.values[order], latents[order], self.places[order], starts, self.text)
-
-
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """A dictionary of a pass.
-
-    Attributes:
-        name: Name of the dictionary.
-        adapter: The dictionary.
-        site: Name of the site that it reads; ``None`` if it names its points in full, or there is a single site.
-    """
-
-    name: str
-    adapter: Adapter
-    site: str | None = None
-
-    def inputs(self, batch: Activations) -> Tensor:
-        """Returns the activations that the dictionary reads, in its dtype and on its device."""
-        return self.adapter.fit(self.adapter.inputs(batch if self.site is None else batch.site(self.site)))
 
 
 @dataclass

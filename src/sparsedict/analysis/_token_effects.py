@@ -86,8 +86,8 @@ def token_effects(site: Site | Sites, dictionary: Any, *, k: int = 10, reads: Po
         logits = head.logits(part)
         top, bottom = logits.topk(k, dim=1), logits.topk(k, dim=1, largest=False)
         found.append((top.indices, top.values, bottom.indices, bottom.values))
-    parts = (torch.cat(part).cpu() for part in zip(*found, strict=True))
-    return TokenEffects(*parts, head.norm)
+    promoted, gained, suppressed, lost = (torch.cat(part).cpu() for part in zip(*found, strict=True))
+    return TokenEffects(promoted, gained, suppressed, lost, head.norm)
 
 
 def _residual_rows(site: Site | Sites, dictionary: Any, reads: Points | None) -> Tensor:

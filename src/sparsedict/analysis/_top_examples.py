@@ -13,9 +13,10 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.adapters import Adapter
 from sparsedict.analysis._blocks import evaluation_mode
-from sparsedict.analysis._entry_blocks import EntryBlocks, Placed
+from sparsedict.analysis._entry_blocks import EntryBlocks
 from sparsedict.analysis._example_reservoir import ExampleReservoir, peaks
 from sparsedict.analysis._examples import Example
+from sparsedict.analysis._placed import Placed
 from sparsedict.display import Displayed
 from sparsedict.sites import Site
 from sparsedict.types import Role

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +19,8 @@ def token_strings(source: Any = None) -> TokenStrings:
     """Returns a function that converts token ids to the text of each token.
 
     Args:
-        source: A Hugging Face tokenizer, a list of the strings of a vocabulary, or ``None`` to show tokens as numbers.
+        source: A Hugging Face tokenizer, a list of the strings of a vocabulary, such a function, or ``None`` to show
+            tokens as numbers.
 
     Raises:
         TypeError: If ``source`` has another type.
@@ -33,27 +36,42 @@ def token_strings(source: Any = None) -> TokenStrings:
     if isinstance(source, Sequence) and not isinstance(source, str) and all(isinstance(item, str) for item in source):
         vocabulary = [_from_byte(item) for item in source]
         return lambda ids: [vocabulary[i] if 0 <= i < len(vocabulary) else f"[{i}]" for i in ids]
+    if inspect.isroutine(source):
+        return source
     raise TypeError(
-        f"`source` must be a tokenizer, a list of strings by token id, or None, got {type(source).__name__}."
+        f"`source` must be a tokenizer, a list of strings by token id, a function or None, got {type(source).__name__}."
     )
 
 
 def visible(text: str) -> str:
     """Replaces invisible characters by symbols: line breaks, tabs, control characters and trailing spaces.
 
+    Characters that change the direction of text, join others or have no width are shown as their number, as are lone
+    surrogates. A mark at the beginning, which would be drawn on the preceding token, gets a dotted circle.
+
     Example:
-        >>> visible("\\n    "), visible(" the"), visible("")
-        ('↵····', ' the', '∅')
+        >>> visible("\\n    "), visible(" the"), visible(""), visible("\\u200b")
+        ('↵····', ' the', '∅', '\\\\u{200b}')
     """
     if not text:
         return "∅"
     shown = "".join(_MARKS.get(character, character) for character in text)
-    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
+    shown = "".join(c if c.isprintable() and c not in _BLANK else _number(c) for c in shown)
+    if unicodedata.category(shown[0]) in ("Mn", "Mc", "Me"):
+        shown = f"\N{DOTTED CIRCLE}{shown}"
     # A leading space is visible as a gap before the word. Trailing spaces aren't visible.
     return re.sub(r" +$|(?<=[↵→]) +", lambda spaces: _dots(len(spaces[0])), shown)
 
 
 _MARKS = {"\n": "↵", "\t": "→", "\r": "␍", "\N{NO-BREAK SPACE}": "⍽"}
+
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0" + "".join(map(chr, range(0xFE00, 0xFE10))))
+"""Characters that count as printable, but have no width or no ink."""
+
+
+def _number(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{{{code:x}}}"
 
 
 def _dots(n: int) -> str:

@@ -1,0 +1,196 @@
+"""`LatentPages`, everything that the pages of several dictionaries show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.adapters import Adapter
+from sparsedict.analysis import (
+    LatentRecords,
+    Neighbours,
+    Placed,
+    TokenEffects,
+    neighbours,
+    place_dictionaries,
+    token_effects,
+)
+from sparsedict.batches import Points, names_of, point_name
+from sparsedict.dictionaries import Dictionary
+from sparsedict.display import Displayed
+from sparsedict.sites import Neurons, Site, Sites
+
+N_OTHERS = 3
+"""Number of nearest latents in each other dictionary."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DictionaryFacts(Displayed):
+    """The facts about the latents of one dictionary.
+
+    Attributes:
+        description: The dictionary in one line.
+        records: The activations of the latents.
+        types: Type of each latent: ``simulator``, ``sparse`` or ``dead``. It is ``neuron`` or ``dead`` for neurons, and
+            ``latent`` or ``dead`` if the neurons of the MLP are unknown.
+        is_neurons: Whether the units are the MLP's own neurons.
+        neurons: The nearest neurons, or ``None`` if they are unknown.
+        own: The nearest latents of the same dictionary.
+        others: The nearest latents of each other dictionary that writes the same activations, by its name.
+        effects: The tokens that the latents promote and suppress, or ``None`` if the unembedding is unknown.
+        points: Points that the dictionary writes, if there are several.
+        norms: Norm of the decoder row at each point, or ``None`` if there is a single point, ``[n_latents, n_points]``.
+        scores: Scores by name, ``[n_latents]`` each; NaN where unknown.
+        notes: Reasons why facts are missing.
+    """
+
+    description: str
+    records: LatentRecords
+    types: Sequence[str]
+    is_neurons: bool
+    neurons: Neighbours | None
+    own: Neighbours | None
+    others: Mapping[str, Neighbours]
+    effects: TokenEffects | None
+    points: tuple[str, ...] = ()
+    norms: Float[Tensor, "n_latents n_points"] | None = None
+    scores: Mapping[str, Float[Tensor, " n_latents"]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def gather(
+    site: Site | Sites,
+    dictionaries: Mapping[str, Any],
+    records: Mapping[str, LatentRecords],
+    *,
+    scores: Mapping[str, Mapping[str, Tensor]] | None = None,
+    threshold: float = 0.8,
+    n_related: int = 5,
+    n_effects: int = 10,
+    reads: Points | None = None,
+) -> dict[str, DictionaryFacts]:
+    """Returns the facts about the latents of several dictionaries, from their records and weights.
+
+    Args:
+        site: The site or the sites.
+        dictionaries: Dictionaries by name, in the form that `collect` takes.
+        records: Their records by name, as `collect` returns them.
+        scores: Scores by name of the dictionary and name of the score, ``[n_latents]`` each.
+        threshold: Decoder cosine with a neuron above which a latent is a simulator.
+        n_related: Number of nearest neurons and latents.
+        n_effects: Number of tokens that a latent promotes, and that it suppresses.
+        reads: The activations that objects of another library read.
+
+    Raises:
+        ValueError: If the names of records or scores aren't those of the dictionaries, or lengths differ.
+    """
+    placed = {own.name: own for own in place_dictionaries(site, dictionaries, reads)}
+    if set(records) != set(placed):
+        raise ValueError(f"`records` must have the names {list(placed)}, got {list(records)}.")
+    for name in scores or {}:
+        if name not in placed:
+            raise ValueError(f"`scores` must have names of dictionaries, {list(placed)}, got {name!r}.")
+    found = {}
+    for name, own in placed.items():
+        checked = _scores(name, (scores or {}).get(name, {}), records[name].n_latents)
+        found[name] = _facts(site, own, placed, records[name], checked, threshold, n_related, n_effects)
+    return found
+
+
+def _facts(
+    site: Site | Sites,
+    own: Placed,
+    placed: Mapping[str, Placed],
+    records: LatentRecords,
+    scores: Mapping[str, Tensor],
+    threshold: float,
+    n_related: int,
+    n_effects: int,
+) -> DictionaryFacts:
+    source, notes = own.adapter.source, []
+    is_neurons, whole = isinstance(source, Neurons), _whole(own)
+    at = site if isinstance(site, Site) else site[own.site] if own.site is not None else None
+    nearest, effects = None, None
+    if not is_neurons:
+        try:
+            nearest = _nearest_neurons(at, own.adapter, n_related)
+        except (ValueError, TypeError) as error:
+            notes.append(f"The nearest neurons are left out: {error}")
+    try:
+        effects = token_effects(site if at is None else at, own.adapter, k=n_effects)
+    except (ValueError, TypeError) as error:
+        notes.append(f"Promoted and suppressed tokens are left out: {error}")
+    points = names_of(own.adapter.points[1])
+    norms = source.point_norms().detach().float().cpu() if isinstance(source, Dictionary) and len(points) > 1 else None
+    same = {name: other for name, other in placed.items() if name != own.name and _whole(other) == whole}
+    return DictionaryFacts(
+        _description(own.adapter, records),
+        records,
+        _types(records, nearest, threshold, is_neurons=is_neurons),
+        is_neurons,
+        nearest,
+        _neighbours(own.adapter, None, n_related),
+        {name: near for name, other in same.items() if (near := _neighbours(own.adapter, other.adapter, N_OTHERS))},
+        effects,
+        points if norms is not None else (),
+        norms,
+        scores,
+        notes,
+    )
+
+
+def _whole(own: Placed) -> tuple[str, ...]:
+    """Returns the full names of the points that a dictionary writes."""
+    return tuple(
+        name if "." in name or own.site is None else point_name(own.site, name)
+        for name in names_of(own.adapter.points[1])
+    )
+
+
+def _nearest_neurons(site: Site | None, adapter: Adapter, k: int) -> Neighbours:
+    point, *more = names_of(adapter.points[1])
+    if site is None or more:
+        raise ValueError("the latents write several layers.")
+    neurons, role = site.neurons, point.rpartition(".")[2]
+    rows = {"outputs": neurons.decoder, "inputs": neurons.encoder}.get(role)
+    return neighbours(adapter, torch.eye(neurons.n, device="cpu") if rows is None else rows, k=k)
+
+
+def _neighbours(a: Adapter, b: Adapter | None, k: int) -> Neighbours | None:
+    try:
+        return neighbours(a, b, k=k)
+    except (ValueError, TypeError):
+        return None  # an object of another library without decoder rows
+
+
+def _types(records: LatentRecords, nearest: Neighbours | None, threshold: float, *, is_neurons: bool) -> list[str]:
+    dead = records.dead.tolist()
+    if nearest is None:
+        return ["dead" if own else "neuron" if is_neurons else "latent" for own in dead]
+    simulates = (nearest.cosine[:, 0] > threshold).tolist()
+    return ["dead" if a else "simulator" if b else "sparse" for a, b in zip(dead, simulates, strict=True)]
+
+
+def _description(adapter: Adapter, records: LatentRecords) -> str:
+    source = adapter.source
+    kind = "The MLP's own neurons" if isinstance(source, Neurons) else type(source).__name__
+    activation = f", {source.activation!r}" if isinstance(source, Dictionary) else ""
+    units = "neurons" if isinstance(source, Neurons) else "latents"
+    return (
+        f"{kind}{activation}: {records.n_latents:,} {units} on {records.n_tokens:,} tokens of "
+        f"{records.n_sequences:,} sequences."
+    )
+
+
+def _scores(name: str, scores: Mapping[str, Tensor], n_latents: int) -> dict[str, Tensor]:
+    found = {}
+    for score, values in scores.items():
+        values = torch.as_tensor(values).detach().cpu().double()
+        found[score] = checks.latent_vector(f"scores[{name!r}][{score!r}]", values, n_latents)
+    return found

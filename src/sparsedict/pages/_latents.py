@@ -1,0 +1,195 @@
+"""`write`, the pages of the latents of several dictionaries."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sparsedict.analysis import LatentRecords, collect
+from sparsedict.batches import Points
+from sparsedict.pages._facts import DictionaryFacts, gather
+from sparsedict.pages._shards import Shards, TokenNumbers, dictionary_entry, sample, script, table
+from sparsedict.pages._strings import TokenStrings, token_strings
+from sparsedict.progress import progress_bar
+from sparsedict.sites import Site, Sites
+
+PROGRAM = ("index.html", "pages.css", "base.js", "query.js", "list.js", "latent.js", "app.js")
+"""Files of the package that are copied to the folder."""
+MANIFEST = "data/manifest.js"
+N_MEASURED = 8
+"""Number of data files of each dictionary by which the size of a folder is estimated."""
+
+
+def write(
+    path: str | os.PathLike[str],
+    site: Site | Sites,
+    dictionaries: Mapping[str, Any],
+    tokens: Any = None,
+    *,
+    records: Mapping[str, LatentRecords] | None = None,
+    tokenizer: Any = None,
+    scores: Mapping[str, Mapping[str, Tensor]] | None = None,
+    title: str | None = None,
+    threshold: float = 0.8,
+    reads: Points | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Path:
+    """Writes the pages of the latents of several dictionaries to a folder that any browser opens from disk.
+
+    Open ``index.html``. It lists the latents of each dictionary, and each latent has a page with a histogram, examples
+    of the largest activations and of every quantile, promoted and suppressed tokens, and related latents and neurons.
+
+    Args:
+        path: The folder. It must be new or empty, or hold earlier pages, which are replaced.
+        site: The site or the sites of the dictionaries.
+        dictionaries: Dictionaries by name. See `sparsedict.analysis.collect`. Add ``site.neurons`` to have the pages of
+            the MLP's own neurons.
+        tokens: Tokens of the pass. Needed if there are no ``records``.
+        records: The result of `sparsedict.analysis.collect` for these dictionaries, instead of ``tokens``.
+        tokenizer: Text of the tokens: a tokenizer, a vocabulary, or a function, see `token_strings`. By default that of
+            the model's attribute ``tokenizer``, or numbers.
+        scores: Scores to show, by name of the dictionary and name of the score, ``[n_latents]`` each.
+        title: Title of the pages.
+        threshold: Decoder cosine with a neuron above which a latent is a simulator.
+        reads: The activations that objects of another library read.
+        progress: Whether to show progress bars and the size of the folder, before it is written.
+        options: Other arguments of `sparsedict.analysis.collect`.
+
+    Returns:
+        The path of ``index.html``.
+
+    Raises:
+        FileExistsError: If the folder contains other files.
+        TypeError: If there are both or neither of ``tokens`` and ``records``.
+        ValueError: If names or lengths of records or scores differ from those of the dictionaries.
+
+    Example:
+        >>> import tempfile
+        >>> import sparsedict as sd
+        >>> site = sd.Site(sd.zoo.load_model(), "transformer.h.1.mlp", exclude_tokens=[0])
+        >>> tokens = sd.zoo.tokens("evaluation", n_tokens=4096)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     options = {"tokenizer": sd.zoo.load_tokenizer(), "progress": False}
+        ...     index = sd.pages.write(folder, site, {"neurons": site.neurons}, tokens, **options)
+        ...     index.name
+        'index.html'
+    """
+    check_folder(Path(path))
+    if (tokens is None) == (records is None):
+        raise TypeError("Pass either `tokens` or `records`.")
+    if records is None:
+        records = collect(site, dictionaries, tokens, reads=reads, progress=progress, **options)
+    elif options:
+        raise TypeError(f"`{next(iter(options))}` is an argument of `collect`, which doesn't run with `records`.")
+    facts = gather(site, dictionaries, records, scores=scores, threshold=threshold, reads=reads)
+    model = site.model if isinstance(site, Site) else site.models[0]
+    strings = token_strings(getattr(model, "tokenizer", None) if tokenizer is None else tokenizer)
+    if title is None:
+        title = f"Latents of {site.name if isinstance(site, Site) else ', '.join(site)}"
+    return write_pages(path, facts, strings=strings, title=title, progress=progress)
+
+
+def write_pages(
+    path: str | os.PathLike[str],
+    facts: Mapping[str, DictionaryFacts],
+    *,
+    strings: TokenStrings | None = None,
+    title: str = "Latents",
+    progress: bool = True,
+) -> Path:
+    """Writes the pages of facts that `gather` returned. See `write`.
+
+    The pages are written beside the folder, and then take its place.
+
+    Args:
+        path: The folder.
+        facts: Facts by name of the dictionary.
+        strings: Function from token ids to text. By default tokens are shown as numbers.
+        title: Title of the pages.
+        progress: Whether to show a progress bar and the size of the folder, before it is written.
+
+    Returns:
+        The path of ``index.html``.
+
+    Raises:
+        FileExistsError: If the folder contains other files.
+    """
+    folder = Path(path).absolute()
+    check_folder(folder)
+    numbers = TokenNumbers(facts)
+    if progress:
+        size = sum(map(len, _fixed(facts, numbers, strings, title).values())) + _size_of_shards(facts, numbers)
+        print(f"writing about {size / 1e6:,.1f} MB to {path}", file=sys.stderr, flush=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        n_shards = sum(len(Shards(own, numbers)) for own in facts.values())
+        with progress_bar("writing pages", total=n_shards, unit="files", shown=progress) as bar:
+            for name, content in _files(facts, numbers, strings, title):
+                file = beside / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
+                bar.update(name.startswith("data/") and name.count("/") == 2)
+        beside.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Path(path) / "index.html"
+
+
+def check_folder(folder: Path) -> None:
+    """Checks that pages may be written to a folder.
+
+    Raises:
+        FileExistsError: If it is a file, or contains other files than earlier pages.
+    """
+    if folder.is_dir() and (not any(folder.iterdir()) or (folder / MANIFEST).is_file()):
+        return
+    if folder.exists():
+        raise FileExistsError(f"`path` must be a new or empty folder, or one with earlier pages, but {folder} isn't.")
+
+
+def _fixed(
+    facts: Mapping[str, DictionaryFacts], numbers: TokenNumbers, strings: TokenStrings | None, title: str
+) -> dict[str, bytes]:
+    """Returns the content of all files except for the shards."""
+    package = files("sparsedict.pages")
+    found = {name: (package / name).read_bytes() for name in PROGRAM}
+    entries = [dictionary_entry(name, own, facts) for name, own in facts.items()]
+    found[MANIFEST] = script("manifest", {"title": title, "made_by": "sparsedict", "dictionaries": entries})
+    found["data/tokens.js"] = script("tokens", numbers.content(strings or token_strings()))
+    for index, own in enumerate(facts.values()):
+        found[f"data/{index}/table.js"] = script(f"{index}/table", table(own, numbers))
+    return found
+
+
+def _files(
+    facts: Mapping[str, DictionaryFacts], numbers: TokenNumbers, strings: TokenStrings | None, title: str
+) -> Iterator[tuple[str, bytes]]:
+    yield from _fixed(facts, numbers, strings, title).items()
+    for index, own in enumerate(facts.values()):
+        shards = Shards(own, numbers)
+        for number in range(len(shards)):
+            yield f"data/{index}/{number}.js", script(f"{index}/{number}", shards.shard(number))
+
+
+def _size_of_shards(facts: Mapping[str, DictionaryFacts], numbers: TokenNumbers) -> float:
+    """Estimates the size of all shards from some of them."""
+    total = 0.0
+    for own in facts.values():
+        shards = Shards(own, numbers)
+        chosen = sample(len(shards), N_MEASURED)
+        sizes = [len(script("0/0", shards.shard(number))) for number in chosen]
+        total += sum(sizes) / len(chosen) * len(shards)
+    return total

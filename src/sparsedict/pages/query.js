@@ -1,0 +1,105 @@
+// The state of a list of latents: its address, its search, filters and order.
+"use strict";
+
+// The columns of a dictionary's table: those of every dictionary, then its scores.
+function columnsOf(dictionary) {
+  const own = [
+    { key: "latent", label: dictionary.unit, kind: "integer", width: "4.2rem" },
+    { key: "top", label: "strongest on", kind: "words", width: "minmax(9rem, 1.4fr)" },
+    dictionary.has.promoted && { key: "promoted", label: "promotes", kind: "words", width: "minmax(8rem, 1fr)" },
+    { key: "type", label: "type", kind: "type", width: "7rem" },
+    { key: "frequency", label: "fires on", kind: "share", width: "5.2rem" },
+    { key: "max", label: "maximum", kind: "number", width: "5.2rem" },
+    dictionary.has.neuron && { key: "neuron", label: "neuron", kind: "integer", width: "4.4rem" },
+    dictionary.has.neuron && { key: "cosine", label: "cosine", kind: "cosine", width: "4rem" },
+  ];
+  const scores = dictionary.scores.map((name) => ({ key: name, label: name, kind: "score", width: "5.5rem" }));
+  return [...own.filter(Boolean), ...scores];
+}
+
+const isNumeric = (column) => !["words", "type"].includes(column.kind);
+
+// A filter is written in percent where the column is shown in percent.
+const scaleOf = (column) => column.kind === "share" ? 100 : 1;
+
+class State {
+  constructor(name, latent = null, parameters = new URLSearchParams()) {
+    this.name = name;
+    this.latent = latent;
+    this.q = parameters.get("q") ?? "";
+    this.type = parameters.get("type") ?? "";
+    this.sort = parameters.get("sort") ?? "latent";
+    this.row = parameters.get("row");
+    this.ranges = {};
+    for (const [key, value] of parameters) {
+      if (key.startsWith("min.") || key.startsWith("max.")) this.ranges[key] = value;
+    }
+  }
+
+  static read(hash, dictionaries) {
+    const [path, query] = hash.replace(/^#\/?/, "").split("?");
+    const [name, latent] = path.split("/").map((part) => { try { return decodeURIComponent(part); } catch { return part; } });
+    const known = dictionaries.some((own) => own.name === name) ? name : dictionaries[0].name;
+    return new State(known, /^\d+$/.test(latent ?? "") ? Number(latent) : null, new URLSearchParams(query ?? ""));
+  }
+
+  with(changes) {
+    return Object.assign(Object.create(State.prototype), this, changes);
+  }
+
+  get address() {
+    const parameters = new URLSearchParams();
+    if (this.q) parameters.set("q", this.q);
+    if (this.type) parameters.set("type", this.type);
+    if (this.sort !== "latent") parameters.set("sort", this.sort);
+    for (const [key, value] of Object.entries(this.ranges)) if (value !== "") parameters.set(key, value);
+    if (this.row && this.latent === null) parameters.set("row", this.row);
+    const query = parameters.toString();
+    const latent = this.latent === null ? "" : `/${this.latent}`;
+    return `#/${encodeURIComponent(this.name)}${latent}${query ? `?${query}` : ""}`;
+  }
+}
+
+// Returns a function from a latent to whether it matches one term of a search.
+function matcher(term, table, columns) {
+  const compared = /^(.+?)(<=|>=|<|>|=)(-?[\d.]+(?:e-?\d+)?)%?$/i.exec(term);
+  const column = compared && columns.find((own) => isNumeric(own)
+    && [own.key, own.label].some((name) => name.toLowerCase().replaceAll(" ", "") === compared[1].toLowerCase()));
+  if (column) {
+    const limit = Number(compared[3]) / scaleOf(column), values = table[column.key];
+    const test = { "<": (x) => x < limit, ">": (x) => x > limit, "<=": (x) => x <= limit, ">=": (x) => x >= limit,
+      "=": (x) => x === limit }[compared[2]];
+    return (latent) => values[latent] !== null && test(values[latent]);
+  }
+  const text = term.startsWith('"') ? term.replaceAll('"', "") : term;
+  const folds = text === text.toLowerCase();
+  const found = sparsedict.strings.map((own) => (folds ? own.toLowerCase() : own).includes(text));
+  const lists = columns.filter((own) => own.kind === "words").map((own) => table[own.key]);
+  return (latent) => lists.some((list) => list[latent].some((number) => found[number]));
+}
+
+// The latents of a list in their order.
+function select(state, table, columns) {
+  const terms = state.q.match(/"[^"]*"|\S+/g) ?? [];
+  const numbers = terms.filter((term) => /^#?\d+$/.test(term)).map((term) => Number(term.replace("#", "")));
+  const tests = terms.filter((term) => !/^#?\d+$/.test(term)).map((term) => matcher(term, table, columns));
+  if (numbers.length) tests.push((latent) => numbers.includes(latent));
+  if (state.type) tests.push((latent) => table.type[latent] === state.type);
+  for (const [key, value] of Object.entries(state.ranges)) {
+    const column = columns.find((own) => own.key === key.slice(4)), limit = Number(value) / (column ? scaleOf(column) : 1);
+    if (!column || value === "" || Number.isNaN(limit)) continue;
+    const values = table[column.key], sign = key.startsWith("min.") ? 1 : -1;
+    tests.push((latent) => values[latent] !== null && sign * (values[latent] - limit) >= 0);
+  }
+  const found = table.latent.filter((latent) => tests.every((test) => test(latent)));
+  const descends = state.sort.startsWith("-"), column = columns.find((own) => own.key === state.sort.replace(/^-/, ""));
+  if (!column || (column.key === "latent" && !descends)) return found;
+  const values = column.kind === "words" ? table[column.key].map((own) => sparsedict.strings[own[0]] ?? null)
+    : table[column.key];
+  const sign = descends ? -1 : 1;
+  return found.sort((a, b) => {
+    const x = values[a], y = values[b];
+    if (x === null || y === null) return (x === null) - (y === null) || a - b;
+    return (x < y ? -sign : x > y ? sign : 0) || a - b;
+  });
+}
