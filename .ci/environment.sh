@@ -27,8 +27,21 @@ find_data() {
     fi
 }
 
+# install_browser: installs Chromium, in which the tests open pages. Without it these tests are skipped with a reason.
+install_browser() {
+    if ! command -v chromium google-chrome > /dev/null && command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; then
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > /dev/null || true
+    fi
+    if command -v chromium google-chrome > /dev/null; then
+        export SPARSEDICT_BROWSER_TESTS=required
+    else
+        echo "Chromium couldn't be installed: the browser tests are skipped." >&2
+    fi
+}
+
 # run_tests ARGUMENTS: runs the test command.
 run_tests() {
     find_data
+    install_browser
     "$environment/bin/python" -m tests "$@"
 }

@@ -3,8 +3,8 @@
 from sparsedict.pages import exports, rating
 from sparsedict.pages._cards import LatentCard, latent_cards
 from sparsedict.pages._examples import write_examples
-from sparsedict.pages._latent_view import LatentView, latent
 from sparsedict.pages._facts import DictionaryFacts, gather
+from sparsedict.pages._latent_view import LatentView, latent
 from sparsedict.pages._latents import write, write_pages
 from sparsedict.pages._overview import Section, write_overview
 from sparsedict.pages._strings import TokenStrings, token_strings
@@ -16,9 +16,10 @@ __all__ = [
     "Section",
     "TokenStrings",
     "exports",
-    "latent",
     "gather",
+    "latent",
     "latent_cards",
+    "rating",
     "token_strings",
     "write",
     "write_examples",

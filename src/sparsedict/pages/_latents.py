@@ -138,7 +138,7 @@ def write_pages(
                 file = beside / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(content)
-                bar.update(name.startswith("data/") and name.count("/") == 2)
+                bar.update(file.stem.isdecimal())
         beside.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)

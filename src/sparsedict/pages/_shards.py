@@ -202,7 +202,7 @@ def _pairs(near: Neighbours | None, latent: int) -> list[list[float]]:
     return [list(pair) for pair in zip(near.latents[latent].tolist(), cosines, strict=True)]
 
 
-def rounded(values: NDArray[Any], digits: int) -> NDArray[np.float64]:
+def rounded(values: NDArray[Any], digits: int) -> NDArray[Any]:
     """Rounds numbers to significant digits, so that their text is short. Integers don't change."""
     if np.issubdtype(values.dtype, np.integer):
         return values

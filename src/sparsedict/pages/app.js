@@ -32,7 +32,7 @@ async function show() {
     const table = await sparsedict.load(`${number}/table`);
     table.latent ??= Array.from({ length: dictionary.n }, (_, index) => index);
     if (app.state !== state) return;
-    document.title = state.latent === null ? manifest.title : `${dictionary.unit} ${state.latent} – ${state.name}`;
+    document.title = state.latent === null ? manifest.title : `${dictionary.unit} ${state.latent}, ${state.name}`;
     if (state.latent === null) showList(state, dictionary, table, before);
     else await showLatent(state, dictionary, table, number);
   } catch (error) {
@@ -57,11 +57,11 @@ async function showLatent(state, dictionary, table, number) {
   const found = await sparsedict.load(`${number}/${shard}`);
   if (app.state !== state) return;
   const order = select(state, table, columnsOf(dictionary)), at = order.indexOf(state.latent);
-  const step = (index, label, arrow) => index >= 0 && index < order.length && at >= 0
-    ? el("a", { href: state.with({ latent: order[index] }).address, "aria-label": `${label} ${dictionary.unit}` }, arrow) : null;
+  const step = (index, label, ...shown) => index >= 0 && index < order.length && at >= 0
+    ? el("a", { href: state.with({ latent: order[index] }).address, "aria-label": `${label} ${dictionary.unit}`, class: "step" }, shown) : null;
   const page = latentPage(found[state.latent - shard * dictionary.per_shard], state, dictionary, table);
   const back = el("a", { href: state.with({ latent: null, row: String(state.latent) }).address, id: "back" }, `all ${dictionary.units}`);
-  page.querySelector("header").append(el("span", { class: "soft" }, back), el("span", {}, step(at - 1, "Previous", "← previous")), el("span", {}, step(at + 1, "Next", "next →")));
+  page.querySelector("header").append(el("span", { class: "soft" }, back), el("span", {}, step(at - 1, "Previous", "← ", el("span", {}, "previous"))), el("span", {}, step(at + 1, "Next", el("span", {}, "next"), " →")));
   frame(state, page);
   window.scrollTo(0, 0);
   document.getElementById("latent").focus({ preventScroll: true });

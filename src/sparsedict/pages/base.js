@@ -35,7 +35,7 @@ function el(tag, attributes = {}, ...children) {
     else if (name === "style") for (const [key, own] of Object.entries(value)) made.style.setProperty(key, own);
     else made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return made;
 }
 

@@ -75,7 +75,7 @@ function effects(own) {
 
 function link(name, latent, state) {
   const here = name === state.name ? state.with({ latent }) : new State(name, latent);
-  return el("a", { href: here.address }, `${name === state.name ? "" : `${name} `}${latent}`);
+  return el("a", { href: here.address, "aria-label": name === state.name ? null : `${name} ${latent}` }, String(latent));
 }
 
 function related(own, dictionary, state) {
@@ -112,6 +112,6 @@ function latentPage(own, state, dictionary, table) {
   return el("article", { class: `latent ${table.type[latent]}`, "aria-labelledby": "latent" },
     el("header", {}, el("h1", { id: "latent", tabindex: -1 }, `${dictionary.unit} ${latent}`), el("span", { class: `kind ${table.type[latent]}` }, table.type[latent])),
     facts(own, latent, dictionary, table), strongest,
-    el("aside", { "aria-label": "Facts" }, own.count ? [el("h2", {}, "Activations ", el("small", {}, "tokens on which it fires, log scale")), histogram(own, dictionary)] : [],
-      effects(own), related(own, dictionary, state)));
+    el("aside", { "aria-label": "Activations and tokens" }, own.count ? [el("h2", {}, "Activations ", el("small", {}, "tokens on which it fires, log scale")), histogram(own, dictionary)] : [],
+      effects(own)), el("aside", { class: "related", "aria-label": "Related" }, related(own, dictionary, state)));
 }

@@ -127,7 +127,7 @@ class List {
     if (column.kind === "words") return el("span", attributes, value.map((number) => token(number)));
     if (column.kind === "type") return el("span", attributes, el("span", { class: `kind ${value}` }, value));
     const shown = column.kind === "score" ? format.number(value) : format[column.kind](value);
-    return el("span", { ...attributes, class: `number ${column.kind}`, "data-label": column.label }, shown);
+    return el("span", { ...attributes, class: `number ${column.kind} ${column.key === "neuron" ? "neuron" : ""} ${column.key === this.state.sort.replace(/^-/, "") ? "current" : ""}`, "data-label": column.key === "max" ? "max" : column.label }, shown);
   }
 
   open(index) {
