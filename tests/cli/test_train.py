@@ -47,7 +47,7 @@ def test_writes_everything_and_prints_the_paths(with_figures: list[object], comm
     assert err.splitlines()[:2] == ["device: cpu", "harvesting and training on 600 tokens ..."]
     assert "%" not in err
     run = tmp_path / "run"
-    pages = ("index.html", "examples.html", "results.json", "table.txt", "figures")
+    pages = ("index.html", "latents/index.html", "results.json", "table.txt", "figures")
     for name in ("metrics.jsonl", *pages, "distiller", "autoencoder"):
         assert str(run / name) in out
         assert (run / name).exists()

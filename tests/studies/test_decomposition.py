@@ -67,9 +67,8 @@ def test_pages_hold_table_figures_and_latents(taken: Decomposition, folder: Path
     ]
     assert index.count("<img") == len(figures)
     assert all((folder / address).exists() for address in re.findall(r'href="([^"#]+)"', index))
-    examples = (folder / "examples.html").read_text(encoding="utf-8")
-    for result in taken.results.values():
-        assert all(f"Latent {latent}<" in examples for latent in result.examples)
+    manifest = (folder / "latents" / "data" / "manifest.js").read_text(encoding="utf-8")
+    assert all(f'"name":"{name}"' in manifest for name in (*taken.results, "neurons"))
 
 
 def test_writing_again_replaces_its_own_files_and_no_others(

@@ -15,7 +15,7 @@ DESCRIPTION = """\
 Decomposes one MLP of the embedded model. Trains a sparse distiller (which reproduces the MLP's output from its input)
 and a sparse autoencoder (which reproduces the MLP's output) with four times the width of the MLP, on the source code of
 Python's standard library. Measures both dictionaries, including the latents that copy a neuron and the latents that
-never fire. Writes figures and a page of top activating examples. Takes two to three minutes on two cores.
+never fire. Writes figures and pages of all latents. Takes two to three minutes on two cores.
 """
 
 EPILOG = """\

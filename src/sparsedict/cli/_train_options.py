@@ -23,7 +23,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 DESCRIPTION = """\
 Decomposes one or several MLPs of a language model. Trains a sparse distiller (which reproduces the MLP's output from
 its input) and a sparse autoencoder (which reproduces the MLP's output) in one pass. Measures both on held-out text.
-Writes dictionaries, numbers, figures and a page of top activating examples to a folder.
+Writes dictionaries, numbers, figures and pages of all latents to a folder.
 """
 
 EPILOG = """\

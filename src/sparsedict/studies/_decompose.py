@@ -9,20 +9,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from sparsedict.analysis import (
     FiringFrequencies,
-    TopExamples,
+    collect,
     evaluate,
     firing_frequencies,
     latent_types,
     match_neurons,
-    top_examples,
 )
 from sparsedict.data import ActivationStream
 from sparsedict.dictionaries import Dictionary
+from sparsedict.pages import DictionaryFacts, gather
 from sparsedict.progress import Phases
 from sparsedict.sites import Neurons, Site
 from sparsedict.studies._decomposition import Decomposition
@@ -96,7 +95,7 @@ def decompose_sites(
         tokenizer: Tokenizer of training texts.
         context: Number of tokens per training sequence, for texts and for one long row of tokens.
         model_name: Name of the model in the results. By default the name in its configuration.
-        seed: Seed of the initial weights, the order of the tokens and the latents shown.
+        seed: Seed of the initial weights and the order of the tokens.
         dtype: Type of the weights of the dictionaries.
         progress: Whether to show a progress bar on the standard error stream.
         verbose: Whether to print the name of each phase to the standard error stream. The default is ``progress``.
@@ -125,31 +124,13 @@ def decompose_sites(
         own = phases.within(f"{name}: " if len(sites) > 1 else "")
         dictionaries = {kind: trainee.dictionary for kind, trainee in trainees[name].items()}
         results = _measure(site, dictionaries, histories[name], held_out_tokens, known[name][0], inspection, seed, own)
+        with own("reading", "collecting examples of all latents on held-out tokens"):
+            latents = _latents(site, dictionaries, held_out_tokens, known[name][0], inspection)
         settings = used_settings(site, results, stream, trainees[name], inspection, held_out_tokens, **run)
         for dictionary in dictionaries.values():
             dictionary.trained_on.update({key: settings[key] for key in ("model", "site", "left_out_tokens", "seed")})
-        found[name] = Decomposition(results, settings, {**phases.seconds, **own.seconds}, known[name][1])
+        found[name] = Decomposition(results, settings, {**phases.seconds, **own.seconds}, known[name][1], latents)
     return found
-
-
-def draw_latents(
-    firing: FiringFrequencies, among: Bool[Tensor, " n_latents"] | None, inspection: Inspection, seed: int
-) -> list[int]:
-    """Draws the latents with examples, among those with a firing frequency within the limits, in ascending order.
-
-    Args:
-        firing: Firing frequencies.
-        among: Mask of the latents to draw from. ``None`` draws from all latents.
-        inspection: Settings with the number of latents and the limits.
-        seed: Random seed of the draw.
-    """
-    counts = firing.counts.cpu()
-    suited = (counts >= inspection.least_firings) & (counts <= inspection.most_frequent * firing.n_tokens)
-    if among is not None:
-        suited &= among.cpu()
-    found = suited.nonzero().squeeze(1)
-    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
-    return found[order[: inspection.n_shown]].sort().values.tolist()
 
 
 def _measure(
@@ -254,9 +235,16 @@ def _inspect(
     match = None if neurons is None else match_neurons(dictionary, neurons, seed=seed)
     types = None if match is None else latent_types(match, inspection.threshold, dead=firing.dead)
     evaluation = evaluate(site, dictionary, tokens, n_tokens=inspection.n_evaluation_tokens)
-    shown = draw_latents(firing, None if types is None else types.sparse, inspection, seed)
-    examples: dict[int, TopExamples] = {}
-    if shown:
-        searched = tokens[: math.ceil(inspection.n_example_tokens / tokens.shape[1])]
-        examples = top_examples(site, dictionary, searched, latents=shown, n_examples=inspection.n_examples)
-    return {"evaluation": evaluation, "match": match, "types": types, "examples": examples}
+    return {"evaluation": evaluation, "match": match, "types": types}
+
+
+def _latents(
+    site: Site, dictionaries: Mapping[str, Dictionary], tokens: Tensor, neurons: Neurons | None, inspection: Inspection
+) -> dict[str, DictionaryFacts]:
+    """Returns the facts about all latents, and about the neurons of the MLP."""
+    shown: dict[str, Any] = dict(dictionaries)
+    if neurons is not None:
+        shown.setdefault("neurons", neurons)
+    searched = tokens[: math.ceil(inspection.n_example_tokens / tokens.shape[1])]
+    records = collect(site, shown, searched, progress=False)
+    return gather(site, shown, records, threshold=inspection.threshold)

@@ -6,13 +6,13 @@ import html
 import os
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
 from typing import Any
 
 from sparsedict.display import Displayed, aligned, finite, table
-from sparsedict.pages import TokenStrings
+from sparsedict.pages import DictionaryFacts, TokenStrings
 from sparsedict.studies._dictionary_result import SECONDS, DictionaryResult
 from sparsedict.studies._folder import staged_result
 from sparsedict.studies._report import write_report
@@ -31,12 +31,14 @@ class Decomposition(Displayed):
         settings: All settings of the run, including defaults.
         seconds: Duration of each phase.
         note: Reason why the neurons of the MLP are unknown, or ``None``.
+        latents: Facts about all latents and neurons, for their pages, by name of the dictionary.
     """
 
     results: Mapping[str, DictionaryResult]
     settings: Mapping[str, Any]
     seconds: Mapping[str, float]
     note: str | None = None
+    latents: Mapping[str, DictionaryFacts] = field(default_factory=dict)
 
     def table(self) -> str:
         """Returns a table with a row for each dictionary."""

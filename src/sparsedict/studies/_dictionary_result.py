@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparsedict.analysis import Evaluation, FiringFrequencies, LatentTypes, NeuronMatch, TopExamples
+from sparsedict.analysis import Evaluation, FiringFrequencies, LatentTypes, NeuronMatch
 from sparsedict.dictionaries import Dictionary
 from sparsedict.display import Displayed, finite, shown
 from sparsedict.training import History
@@ -25,7 +25,6 @@ class DictionaryResult(Displayed):
         firing: Firing frequencies on held-out tokens.
         match: Match with the neurons of the MLP, or ``None`` if the neurons are unknown.
         types: Types of the latents by this match, or ``None``.
-        examples: Top examples of some latents.
     """
 
     dictionary: Dictionary
@@ -34,7 +33,6 @@ class DictionaryResult(Displayed):
     firing: FiringFrequencies
     match: NeuronMatch | None
     types: LatentTypes | None
-    examples: Mapping[int, TopExamples]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all numbers for JSON, with lists for the numbers of each latent."""
@@ -51,7 +49,6 @@ class DictionaryResult(Displayed):
                 "decoder_cosine": _rounded(self.match and self.match.decoder_cosine),
                 "decoder_neuron": None if self.match is None else self.match.decoder_neuron.tolist(),
                 "encoder_cosine": _rounded(self.match and self.match.encoder_cosine),
-                "shown": sorted(self.examples),
             },
             "history": self.history.to_dict(),
         }

@@ -91,30 +91,19 @@ class Inspection:
         n_evaluation_tokens: Number of held-out tokens for reconstruction errors and losses, rounded up to whole
             batches.
         n_firing_tokens: Number of held-out tokens for firing frequencies.
-        n_example_tokens: Number of held-out tokens that are searched for examples, rounded up to whole sequences.
+        n_example_tokens: Number of held-out tokens for the pages of latents, rounded up to whole sequences.
         threshold: Decoder cosine with a neuron above which a latent is a simulator.
-        n_shown: Number of latents with top examples. They are drawn from the sparse latents within the following
-            limits.
-        n_examples: Number of examples for each latent.
-        least_firings: Smallest number of tokens on which a drawn latent fires.
-        most_frequent: Largest share of tokens on which a drawn latent fires.
     """
 
     n_evaluation_tokens: int = 32_768
     n_firing_tokens: int = 100_000
     n_example_tokens: int = 65_536
     threshold: float = 0.8
-    n_shown: int = 20
-    n_examples: int = 8
-    least_firings: int = 10
-    most_frequent: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("n_evaluation_tokens", "n_firing_tokens", "n_example_tokens", "n_examples", "least_firings"):
+        for name in ("n_evaluation_tokens", "n_firing_tokens", "n_example_tokens"):
             checks.at_least(name, getattr(self, name), 1)
-        checks.set_at_least(self, "n_shown", 0)
         checks.set_in_range(self, "threshold", -1.0, 1.0)
-        checks.set_in_range(self, "most_frequent", 0.0, 1.0, open_low=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all settings by name."""

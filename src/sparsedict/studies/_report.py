@@ -29,6 +29,9 @@ class Reported(Protocol):
     @property
     def note(self) -> str | None: ...
 
+    @property
+    def latents(self) -> Mapping[str, pages.DictionaryFacts]: ...
+
     def table(self) -> str: ...
 
     def notes(self) -> list[str]: ...
@@ -48,11 +51,12 @@ def write_report(decomposition: Reported, folder: Path, strings: pages.TokenStri
     (folder / "table.txt").write_text(f"{decomposition}\n", encoding="utf-8")
     numbers = json.dumps(decomposition.to_dict(), indent=1, allow_nan=False)
     (folder / "results.json").write_text(numbers + "\n", encoding="utf-8")
-    _write_examples(decomposition, folder, strings)
+    if decomposition.latents:
+        _write_latents(decomposition, folder, strings)
     _write_index(decomposition, folder, captions)
     return {
         "page": Path("index.html"),
-        "examples": Path("examples.html"),
+        **({"latents": Path("latents/index.html")} if decomposition.latents else {}),
         "numbers": Path("results.json"),
         "table": Path("table.txt"),
         "figures": Path("figures"),
@@ -94,25 +98,15 @@ def _figures(name: str, result: DictionaryResult) -> dict[str, tuple[Draw, str]]
     return drawn
 
 
-def _write_examples(decomposition: Reported, folder: Path, strings: pages.TokenStrings | None) -> None:
-    groups = {
-        name: pages.latent_cards(result.examples, firing=result.firing, match=result.match, types=result.types)
-        for name, result in decomposition.results.items()
-    }
-    inspection = decomposition.settings["inspection"]
-    kind = "latents" if decomposition.note else "sparse latents"
-    lead = (
-        f"{decomposition.settings['site']} of {decomposition.settings['model']}: up to {inspection['n_shown']} {kind} "
-        "of each dictionary, drawn at random from the latents that fire on at least "
-        f"{inspection['least_firings']} held-out tokens and on at most {inspection['most_frequent']:.0%} of the tokens."
-    )
-    pages.write_examples(folder / "examples.html", groups, strings=strings, lead=lead)
+def _write_latents(decomposition: Reported, folder: Path, strings: pages.TokenStrings | None) -> None:
+    title = f"Latents of {decomposition.settings['site']} of {decomposition.settings['model']}"
+    pages.write_pages(folder / "latents", decomposition.latents, strings=strings, title=title, progress=False)
 
 
 def _write_index(decomposition: Reported, folder: Path, captions: dict[Path, str]) -> None:
     settings = decomposition.settings
     links = {
-        "examples.html": "top activating examples of some latents",
+        **({"latents/index.html": "all latents with their examples"} if decomposition.latents else {}),
         "results.json": "all numbers and settings",
         "table.txt": "the table above as text",
         **{f"{name}/dictionary.json": f"the {name}: sparsedict.load({name!r})" for name in decomposition.results},

@@ -1,0 +1,43 @@
+"""The options of `sparsedict pages`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from sparsedict.cli._options import Formatter, count, folder, whole
+
+DESCRIPTION = """\
+Writes the pages of all latents of a finished run of `sparsedict train` or `sparsedict demo`, and of the MLP's neurons.
+The examples come from the run's held-out tokens. The pages open in a browser from disk.
+"""
+
+EPILOG = """\
+examples:
+  sparsedict pages sparsedict-demo
+  sparsedict pages layer-3 --n-tokens 5M --out layer-3-pages
+"""
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    """Adds the command to a parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "pages",
+        help="write pages of all latents of a finished run",
+        usage="sparsedict pages RUN [options]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=Formatter,
+    )
+    parser.add_argument("run", type=folder, metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "--out", type=folder, metavar="FOLDER", help="folder of the pages (default: RUN/latents, which is replaced)"
+    )
+    parser.add_argument("--n-tokens", type=count, metavar="N", help="largest number of tokens (default: all held-out)")
+    group = parser.add_argument_group("run")
+    group.add_argument("--threads", type=whole(1, 4096), metavar="N", help="number of CPU threads")
+    group.add_argument("--device", metavar="NAME", help="device such as cpu or cuda (default: the GPU if there is one)")
+    group.add_argument("--quiet", action="store_true", help="show no progress bars, only messages and errors")
+    group.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(command="pages")
+    return parser

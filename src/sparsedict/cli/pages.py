@@ -1,0 +1,44 @@
+"""`sparsedict pages`, the pages of the latents of a finished run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from sparsedict import pages
+from sparsedict.cli._finished_run import finished_run, run_options
+from sparsedict.cli._options import set_threads
+
+__all__ = ["run", "stop_message"]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    run_options(args.run)
+    set_threads(args)
+    loaded = finished_run(args.run, device=args.device, progress=not args.quiet)
+    several = len(loaded.sites) > 1
+    for name, site in loaded.sites.items():
+        shown = dict(loaded.dictionaries[name])
+        try:
+            shown["neurons"] = site.neurons
+        except ValueError as error:
+            print(f"sparsedict: warning: the neurons of {name} have no pages: {error}", file=sys.stderr)
+        root = args.run / name if several else args.run
+        out = root / "latents" if args.out is None else args.out / name if several else args.out
+        index = pages.write(
+            out,
+            site,
+            shown,
+            loaded.held_out,
+            tokenizer=loaded.strings,
+            n_tokens=args.n_tokens,
+            title=f"Latents of {name}",
+            progress=not args.quiet,
+        )
+        print(f"Open {index.resolve()} in a browser.")
+
+
+def stop_message(args: argparse.Namespace) -> str:
+    """Returns a message about an interrupted command."""
+    return "earlier pages are unchanged. Run the same command again."
