@@ -68,6 +68,19 @@ def test_results_have_a_value_for_each_seed(
     assert all(len(own) == 1 for own in values)
 
 
+def test_scores_are_calibrated(tmp_path: Path) -> None:
+    file = tmp_path / "scores.json"
+    sizes = ["--n-latents", "16", "--k", "2", "--n-train", "2048", "--n-tokens", "15360", "--out", str(file)]
+    command = [sys.executable, "-m", "benchmarks.scores", *sizes]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(file.read_text())["calibration"]
+    for name in ("rule", "example embedding", "detection", "fuzzing"):
+        planted, shuffled = (rows[row][name] for row in ("planted", "shuffled"))
+        assert planted["mean"]["value"] > 0.8
+        assert abs(shuffled["mean"]["value"] - shuffled["chance"]) < 0.1
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_it_runs_at_toy_size(name: str, tmp_path: Path) -> None:
     if name == "memory" and not Path("/proc/self/clear_refs").exists():

@@ -1,0 +1,187 @@
+"""Are scores of latents calibrated, and what do they say of dictionaries? ``python -m benchmarks.scores``.
+
+The first table is the calibration, on the text of the embedded model. Planted latents fire on known rules: a token, the
+previous token, or two tokens in a row. Shuffled latents are the planted ones on random tokens. Random directions are
+latents of a TopK dictionary with random weights, which reads the MLP's inputs. A score is calibrated if planted latents
+score high and shuffled ones at chance. The language model of detection and fuzzing is a program that knows the rules.
+
+The second table compares a distiller, an autoencoder and the neurons of one MLP of the embedded model. Stability needs
+SciPy. Values are means over latents with 95 % intervals over latents. One run, one pair of seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sparsedict as sd
+from sparsedict.analysis import scores
+from sparsedict.analysis.scores import LatentScores, TokenLatents
+from sparsedict.display import aligned
+
+RESULTS = Path(__file__).parent / "results" / "scores.json"
+LAYER = 2
+N_PLANTED = 20
+RANKS = range(20, 20 + N_PLANTED)
+"""The planted rules use the tokens of these ranks by frequency."""
+Rows = dict[str, dict[str, LatentScores]]
+
+
+def site() -> sd.Site:
+    """Returns the MLP whose dictionaries are compared."""
+    return sd.Site(sd.zoo.load_model(), f"transformer.h.{LAYER}.mlp", exclude_tokens=[0])
+
+
+def trained(n_latents: int, k: int, n_tokens: int) -> dict[str, sd.Dictionary]:
+    """Returns a distiller and an autoencoder, each under two seeds."""
+    trainees = {}
+    for seed in range(2):
+        torch.manual_seed(seed)
+        parts: dict[str, Any] = {"activation": sd.TopK(k), "decoder_norm": sd.UnitNorm()}
+        trainees[f"distiller {seed}"] = sd.Trainee(sd.SparseDistiller(128, 128, n_latents, **parts))
+        trainees[f"autoencoder {seed}"] = sd.Trainee(sd.SparseAutoencoder(128, n_latents, **parts))
+    sd.fit_many(trainees, sd.ActivationStream(site(), sd.zoo.tokens("train")), n_tokens=n_tokens, progress=False)
+    return {name: trainee.dictionary for name, trainee in trainees.items()}
+
+
+def planted(text: TokenLatents) -> tuple[TokenLatents, list[str]]:
+    """Returns latents that fire on known rules on the tokens of a text, and the string that each rule is about."""
+    tokens = text.tokens
+    counts = torch.bincount(tokens[text.kept])
+    # A token of letters alone can be found in an excerpt.
+    frequent = [t for t in counts.argsort(descending=True).tolist() if named(text, t).strip().isalpha()]
+    chosen = [frequent[rank] for rank in RANKS]
+    previous = torch.nn.functional.pad(tokens[:, :-1], (1, 0), value=-1)
+    rules = torch.stack([tokens == t for t in chosen] + [previous == t for t in chosen], -1)
+    strength = 0.5 + torch.rand(rules.shape, generator=torch.Generator().manual_seed(0))
+    latents = TokenLatents.from_dense(rules * strength, tokens, kept=text.kept, strings=text.strings)
+    return latents, [named(text, t) for t in chosen]
+
+
+def named(text: TokenLatents, token: int) -> str:
+    assert text.strings is not None
+    return text.strings([token])[0]
+
+
+def oracle(prompts: list[str]) -> list[str]:
+    """Answers as a language model that takes the most frequent marked token for the explanation."""
+    return [_explanation(prompt) if "EXPLANATION:" in prompt else _numbers(prompt) for prompt in prompts]
+
+
+def _explanation(prompt: str) -> str:
+    marked = Counter(re.findall(r"<<(.*?)>>", "\n".join(_lines(prompt))))
+    return f"EXPLANATION: {json.dumps(marked.most_common(1)[0][0])}"
+
+
+def _numbers(prompt: str) -> str:
+    found = re.search(r'^(".*")$', prompt, re.MULTILINE)
+    assert found is not None
+    token = json.loads(found[1])
+    wanted = f"<<{token}>>" if "marked tokens" in prompt else token
+    return str([number for number, line in enumerate(_lines(prompt), 1) if wanted in line])
+
+
+def _lines(prompt: str) -> list[str]:
+    return re.findall(r"^\d+\. (.*)$", prompt, re.MULTILINE)
+
+
+def measured(text: TokenLatents, states: Tensor) -> dict[str, LatentScores]:
+    """Returns the scores of latents that need no language model."""
+
+    def represent(_: TokenLatents, positions: Tensor) -> Tensor:
+        return states[positions]
+
+    start = time.process_time()
+    found = {"rule": scores.RuleScore()(text)}
+    print(f"rule score: {1000 * (time.process_time() - start) / text.n_latents:.1f} s of CPU per 1,000 latents")
+    found["intruder"] = scores.IntruderScore(represent)(text)
+    found["example embedding"] = scores.ExampleEmbeddingScore(represent)(text)
+    return found
+
+
+def calibration(text: TokenLatents, states: Tensor, n_latents: int, k: int) -> Rows:
+    """Returns the scores of planted latents, shuffled latents and random directions."""
+    latents, _ = planted(text)
+    torch.manual_seed(0)
+    random = sd.SparseDistiller(128, 128, n_latents, activation=sd.TopK(k), decoder_norm=sd.UnitNorm())
+    rows = {}
+    for name, own in {"planted": latents, "shuffled": latents.shuffled()}.items():
+        rows[name] = measured(own, states)
+        rows[name]["detection"] = scores.DetectionScore(oracle)(own.latents(torch.arange(N_PLANTED)))
+        rows[name]["fuzzing"] = scores.FuzzingScore(oracle)(own.latents(torch.arange(N_PLANTED)))
+    rows["random directions"] = measured(scores.record(site(), random, text.tokens, strings=text.strings), states)
+    return rows
+
+
+def compared(dictionaries: dict[str, sd.Dictionary], text: TokenLatents, states: Tensor) -> Rows:
+    """Returns the scores of the dictionaries of the first seed and of the neurons."""
+    place = site()
+    rows = {}
+    for kind in ("distiller", "autoencoder"):
+        own = scores.record(place, dictionaries[f"{kind} 0"], text.tokens, strings=text.strings)
+        rows[kind] = measured(own, states)
+        try:
+            rows[kind]["stability"] = scores.stability(dictionaries[f"{kind} 0"], dictionaries[f"{kind} 1"])
+        except ImportError as error:
+            print(error)
+    neurons = scores.record(place, place.neurons, text.tokens, strings=text.strings, above=0.0)
+    rows["neurons"] = measured(neurons, states)
+    return rows
+
+
+def table(rows: Rows) -> str:
+    """Returns the means as text. Chance is that of the rule score; see the documentation for the others."""
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    shown = {name: {c: str(row[c].mean) if c in row else "-" for c in columns} for name, row in rows.items()}
+    for name, cells in shown.items():
+        cells["grade"] = f"{float(rows[name]['rule'].columns['grade'].nanmean()):.2f}"
+        cells["chance"] = f"{rows[name]['rule'].mean_chance:.3f}"
+    return aligned(shown, ["rule", "chance", "grade", *columns[1:]])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n-latents", type=int, default=512)
+    parser.add_argument("--k", type=int, default=16)
+    parser.add_argument("--n-train", type=int, default=500_000, help="number of training tokens")
+    parser.add_argument("--n-tokens", type=int, default=100_000, help="number of tokens that scores read")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    dictionaries = trained(given.n_latents, given.k, given.n_train)
+    strings = sd.pages.token_strings(sd.zoo.load_tokenizer())
+    tokens = sd.zoo.tokens("evaluation", n_tokens=given.n_tokens)
+    text = scores.record(site(), dictionaries["distiller 0"], tokens, strings=strings)
+    last = "transformer.h.3:out"
+    stream = sd.Site(site().model, reads=last, writes=last)
+    states = scores.SiteStates(stream)(text, torch.arange(tokens.numel()))
+    results = {}
+    for name, rows in {
+        "calibration": calibration(text, states, given.n_latents, given.k),
+        "dictionaries": compared(dictionaries, text, states),
+    }.items():
+        print(f"\n{name}\n{table(rows)}", flush=True)
+        results[name] = {row: {c: summary(own) for c, own in found.items()} for row, found in rows.items()}
+    settings = {"n_latents": given.n_latents, "k": given.k, "n_train": given.n_train, "n_tokens": tokens.numel()}
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps({"settings": settings, **results}, indent=1) + "\n")
+
+
+def summary(found: LatentScores) -> dict[str, Any]:
+    """Returns the means of a score, without the numbers of single latents."""
+    kept = {name: value for name, value in found.to_dict().items() if name not in ("per_latent", "words")}
+    grades = found.columns.get("grade")
+    if grades is not None:
+        kept["grades"] = [int((grades == grade).sum()) for grade in range(5)]
+    return kept
+
+
+if __name__ == "__main__":
+    main()
