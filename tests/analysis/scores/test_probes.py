@@ -29,7 +29,7 @@ LANGUAGES = Labels((TOKENS % 3).clone(), ["C", "Go", "Lisp"].__getitem__, "the l
 def text() -> TokenLatents:
     """Latents 3, 4 and 5 fire on the languages, the others at random."""
     random = torch.rand(64, 48, 3, generator=torch.Generator().manual_seed(0)) < 0.3
-    return planted(torch.cat([random, torch.stack([i == TOKENS % 3 for i in range(3)], -1)], -1), TOKENS)
+    return planted(torch.cat([random, (TOKENS % 3).unsqueeze(-1) == torch.arange(3)], -1), TOKENS)
 
 
 def test_planted_latents_are_chosen_and_predict_their_label() -> None:

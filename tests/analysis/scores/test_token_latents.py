@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -84,8 +86,7 @@ def site(**options: object) -> sd.Site:
 
 
 @pytest.mark.parametrize("make", [distiller, autoencoder])
-def test_records_are_the_latents_of_the_dictionary(make: object) -> None:
-    assert callable(make)
+def test_records_are_the_latents_of_the_dictionary(make: Callable[[], sd.Dictionary]) -> None:
     own, dictionary = site(), make()
     tokens = torch.randint(VOCABULARY, (7, 5), generator=torch.Generator().manual_seed(1))
     text = record(own, dictionary, tokens, batch_size=3)
@@ -173,3 +174,13 @@ def test_text_embedding_marks_the_token() -> None:
 def test_repr_is_short() -> None:
     text, _ = random_text(0)
     assert repr(text).startswith("TokenLatents(tokens=int64[6, 5]")
+
+
+def test_several_sites_are_recorded() -> None:
+    model = sd.zoo.load_model()
+    sites = sd.Sites(model, {"0": "transformer.h.0.mlp", "1": "transformer.h.1.mlp"})
+    dictionary = sd.CrossLayerDistiller(sites, 8, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
+    tokens = torch.randint(4096, (2, 6))
+    text = record(sites, dictionary, tokens)
+    inputs, _ = dictionary.select(sites.capture(tokens))
+    assert torch.allclose(dense(text), dictionary.encode(inputs), atol=1e-5)
