@@ -27,9 +27,8 @@ def test_pages_of_a_run_are_written_again(command: Run, model_folder: Path, toke
     assert [own["name"] for own in again["dictionaries"]] == ["autoencoder", "neurons"]
     assert again["dictionaries"][0]["n"] == 24
     assert 200 <= again["dictionaries"][0]["n_tokens"] < first["dictionaries"][0]["n_tokens"]
-    status, out, err = command(
-        "pages", run, "--out", tmp_path / "other", "--n-tokens", 200, "--device", "cpu", "--quiet"
-    )
+    other = tmp_path / "other"
+    status, _, err = command("pages", run, "--out", other, "--n-tokens", 200, "--device", "cpu", "--quiet")
     assert status == 0, err
     assert manifest(other) == again
 
