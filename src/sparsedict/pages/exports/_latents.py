@@ -67,9 +67,22 @@ def exported(
     records: LatentRecords, latents: Sequence[int], strings: TokenStrings | None, effects: TokenEffects | None
 ) -> Iterator[ExportedLatent]:
     """Yields the latents in order."""
-    strings = strings or token_strings()
+    strings = _cached(strings or token_strings())
     for latent in latents:
         yield _latent(records, latent, strings, effects)
+
+
+def _cached(strings: TokenStrings) -> TokenStrings:
+    """Returns a function that converts every token once, because tokenizers decode single tokens slowly."""
+    known: dict[int, str] = {}
+
+    def texts(ids: Sequence[int]) -> list[str]:
+        new = [token for token in dict.fromkeys(ids) if token not in known]
+        if new:
+            known.update(zip(new, map(clean, strings(new)), strict=True))
+        return [known[token] for token in ids]
+
+    return texts
 
 
 def chosen_latents(records: LatentRecords, latents: Sequence[int] | None) -> list[int]:
@@ -158,7 +171,7 @@ def _examples(examples: Sequence[Example], strings: TokenStrings) -> tuple[Expor
     return tuple(
         ExportedExample(
             tuple(e.tokens.tolist()),
-            tuple(map(clean, strings(e.tokens.tolist()))),
+            tuple(strings(e.tokens.tolist())),
             tuple(e.activations.tolist()),
             e.peak,
             e.sequence,
@@ -175,7 +188,7 @@ def _tokens(effects: TokenEffects | None, latent: int, strings: TokenStrings) ->
         (effects.promoted[latent], effects.promoted_logits[latent]),
         (effects.suppressed[latent], effects.suppressed_logits[latent]),
     )
-    up, down = (ExportedTokens(tuple(map(clean, strings(i.tolist()))), tuple(v.tolist())) for i, v in both)
+    up, down = (ExportedTokens(tuple(strings(i.tolist())), tuple(v.tolist())) for i, v in both)
     return up, down
 
 
