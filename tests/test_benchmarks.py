@@ -70,7 +70,7 @@ def test_results_have_a_value_for_each_seed(
 
 def test_scores_are_calibrated(tmp_path: Path) -> None:
     file = tmp_path / "scores.json"
-    sizes = ["--n-latents", "16", "--k", "2", "--n-train", "2048", "--n-tokens", "15360", "--out", str(file)]
+    sizes = ["--n-latents", "16", "--k", "2", "--n-train", "2048", "--n-tokens", "30000", "--out", str(file)]
     command = [sys.executable, "-m", "benchmarks.scores", *sizes]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

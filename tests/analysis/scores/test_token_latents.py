@@ -182,5 +182,5 @@ def test_several_sites_are_recorded() -> None:
     dictionary = sd.CrossLayerDistiller(sites, 8, activation=sd.ReLU(), decoder_norm=sd.UnitNorm())
     tokens = torch.randint(4096, (2, 6))
     text = record(sites, dictionary, tokens)
-    inputs, _ = dictionary.select(sites.capture(tokens))
-    assert torch.allclose(dense(text), dictionary.encode(inputs), atol=1e-5)
+    inputs, _ = dictionary.select(sites.capture(tokens).batch())
+    assert torch.allclose(dense(text).flatten(0, 1), dictionary.encode(inputs), atol=1e-5)
