@@ -164,3 +164,23 @@ def test_every_warning_of_the_library_is_given_by_checks() -> None:
     package = Path(sd.__file__).parent
     found = {str(path.relative_to(package)) for path in package.rglob("*.py") if "warnings.warn(" in path.read_text()}
     assert found == {"checks.py"}
+
+
+AUTOENCODER = sd.SparseAutoencoder(4, 8, activation=sd.TopK(2), decoder_norm=sd.Free())
+DISTILLER = sd.SparseDistiller(4, 4, 8, activation=sd.ReLU(), decoder_norm=sd.Free())
+WRITERS: dict[str, Callable[[Any], Any]] = {
+    "save": AUTOENCODER.save,
+    "sae_lens": lambda path: sd.formats.sae_lens.write(AUTOENCODER, path),
+    "sparsify": lambda path: sd.formats.sparsify.write(AUTOENCODER, path),
+    "circuit_tracer": lambda path: sd.formats.circuit_tracer.write(DISTILLER, path),
+    "JSONLines": sd.training.callbacks.JSONLines,
+    "pages": lambda path: sd.pages.write_pages(path, {}),
+    "records": sd.analysis.LatentRecords.load,
+}
+
+
+@pytest.mark.parametrize("value", [3, None, b"folder"])
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_path_of_another_type_is_named(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=r"`path` must be a (path|folder), as text or a pathlib\.Path, got "):
+        WRITERS[name](value)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from sparsedict import hub
+from sparsedict import checks, hub
 from sparsedict.activations import Activation
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
 from sparsedict.storage import Description, Named, check_finite, write_dictionary
@@ -59,7 +58,7 @@ class Storable(EncoderDecoder):
             NotADirectoryError: If the path is a file.
         """
         check_finite(dict(self.named_parameters()), "This dictionary")
-        write_dictionary(Path(path), self._description(), self.state_dict())
+        write_dictionary(checks.path("path", path, "a folder"), self._description(), self.state_dict())
 
     def push_to_hub(
         self,

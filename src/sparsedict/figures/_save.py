@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparsedict import checks
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -35,7 +37,7 @@ def save(figure: Axes | Figure, path: str | os.PathLike[str]) -> tuple[Path, Pat
     owner = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
     if not isinstance(owner, Figure):
         raise TypeError(f"`figure` must be a matplotlib Figure or Axes, got {type(figure).__name__}.")
-    base = Path(path)
+    base = checks.path("path", path)
     base = base.with_suffix("") if base.suffix in (".png", ".svg") else base
     base.parent.mkdir(parents=True, exist_ok=True)
     png, svg = (base.with_name(base.name + ending) for ending in (".png", ".svg"))

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from sparsedict import hub
+from sparsedict import checks, hub
 from sparsedict.dictionaries import CrossLayerDistiller, Dictionary
 from sparsedict.formats import _cross_layer_files as cross_layer
 from sparsedict.formats import _gemma_scope_layers
@@ -138,15 +137,16 @@ def write(
             if layers differ in width, skip connection, ``k`` or hooks; if layers of an earlier set would remain among
             the new layers; or if a hook isn't a hook within a block.
     """
+    folder = checks.path("path", path, "a folder")
     about.check_arguments(model, input_hook, output_hook)
     if isinstance(dictionary, CrossLayerDistiller):
         if layer is not None:
             raise ValueError(f"`layer` must be left out for a CrossLayerDistiller, got {layer}.")
-        cross_layer.write(dictionary, Path(path), model=model, hooks=(input_hook, output_hook))
+        cross_layer.write(dictionary, folder, model=model, hooks=(input_hook, output_hook))
         return
     by_layer = about.by_layer(dictionary, layer)
     tensors = {number: tensors_of(one) for number, one in by_layer.items()}
-    folder, existing = Path(path), {}
+    existing = {}
     config: dict[str, Any] = {}
     if folder.is_dir():
         location = Location.from_path(folder)

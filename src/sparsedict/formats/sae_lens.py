@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -220,6 +219,7 @@ def write(
     given = about.GivenMetadata(model_name, hook_name, hook_name_out, dict(metadata or {}))
     form = exact_form(dictionary, "SAELens")
     given.check(form.is_distiller)
+    folder = checks.path("path", path, "a folder")
     architecture, tensors, extra = _architecture(form)
     tensors |= {"W_enc": form.encoder.mT, "W_dec": form.decoder, "b_dec": form.decoder_bias}
     if form.skip is not None:
@@ -238,11 +238,11 @@ def write(
         "reshape_activations": kept.get("reshape_activations", "none"),
         "metadata": about.metadata(dictionary, kept, given),
     }
-    write_tensors(Path(path) / WEIGHTS, tensors)
-    write_json(Path(path) / about.CFG, cfg)
-    if (Path(path) / SPARSITY).exists():
+    write_tensors(folder / WEIGHTS, tensors)
+    write_json(folder / about.CFG, cfg)
+    if (folder / SPARSITY).exists():
         checks.warn(
-            f"{Path(path) / SPARSITY} contains the firing frequencies of an earlier dictionary in this folder, which "
+            f"{folder / SPARSITY} contains the firing frequencies of an earlier dictionary in this folder, which "
             "SAELens may read with the new dictionary. Remove the file unless it belongs to the new dictionary."
         )
 

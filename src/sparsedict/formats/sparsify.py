@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.activations import AbsTopK, Activation, GroupMax, TopK
 from sparsedict.dictionaries import Dictionary, Exported
 from sparsedict.formats import _build as build
@@ -95,6 +96,7 @@ def write(dictionary: Dictionary, path: str | os.PathLike[str]) -> None:
         TypeError: If the kind of the dictionary isn't supported.
         ValueError: If sparsify doesn't support the activation, the normalisation or the widths.
     """
+    folder = checks.path("path", path, "a folder")
     form = exact_form(dictionary, "sparsify")
     (n_latents, d_in), d_out = form.encoder.shape, form.decoder.shape[1]
     if d_in != d_out:
@@ -122,8 +124,8 @@ def write(dictionary: Dictionary, path: str | os.PathLike[str]) -> None:
         "d_in": d_in,
     }
     cfg.pop("signed", None)
-    write_tensors(Path(path) / WEIGHTS, tensors)
-    write_json(Path(path) / CFG, cfg)
+    write_tensors(folder / WEIGHTS, tensors)
+    write_json(folder / CFG, cfg)
 
 
 def _decoder(tensors: Tensors) -> Tensor:

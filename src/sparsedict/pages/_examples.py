@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sparsedict import checks
 from sparsedict.analysis import Example
 from sparsedict.pages._cards import LatentCard
 from sparsedict.pages._html import escape, write_document
@@ -69,7 +70,7 @@ def write_examples(
         links = "".join(f'<a href="#{_anchor(number, card)}">{card.latent}</a>' for card in cards)
         parts.append(f"<h2>{escape(name)}</h2>\n<nav>{links}</nav>" if cards else _empty(name))
         parts += [_latent(card, _anchor(number, card), strings) for card in cards]
-    path = Path(path)
+    path = checks.path("path", path)
     write_document(path, title, STYLE, "\n".join(filter(None, parts)))
     return path
 

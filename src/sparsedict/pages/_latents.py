@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.analysis import LatentRecords, collect
 from sparsedict.batches import Points
 from sparsedict.pages._facts import DictionaryFacts, gather
@@ -83,7 +84,7 @@ def write(
         ...     index.name
         'index.html'
     """
-    check_folder(Path(path))
+    check_folder(checks.path("path", path, "a folder"))
     if (tokens is None) == (records is None):
         raise TypeError("Pass either `tokens` or `records`.")
     if records is None:
@@ -123,7 +124,7 @@ def write_pages(
     Raises:
         FileExistsError: If the folder contains other files.
     """
-    folder = Path(path).absolute()
+    folder = checks.path("path", path, "a folder").absolute()
     check_folder(folder)
     numbers = TokenNumbers(facts)
     if progress:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sparsedict import checks
 from sparsedict.pages._html import escape, write_document
 
 STYLE = """
@@ -101,7 +102,7 @@ def write_overview(
     Raises:
         FileNotFoundError: If a figure doesn't exist.
     """
-    path = Path(path)
+    path = checks.path("path", path)
     parts = [f"<h1>{escape(title)}</h1>", f'<p class="lead">{escape(lead)}</p>' if lead else ""]
     parts += [
         f'<p class="lead"><a href="{escape(address)}">{escape(name)}</a></p>'

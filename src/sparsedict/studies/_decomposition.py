@@ -11,6 +11,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from sparsedict import checks
 from sparsedict.display import Displayed, aligned, finite, table
 from sparsedict.pages import DictionaryFacts, TokenStrings
 from sparsedict.studies._dictionary_result import SECONDS, DictionaryResult
@@ -81,7 +82,7 @@ class Decomposition(Displayed):
             FileExistsError: If the folder contains an earlier result or other files and ``force`` isn't set.
             ImportError: If matplotlib isn't installed.
         """
-        with staged_result(Path(path), force=force) as folder:
+        with staged_result(checks.path("path", path, "a folder"), force=force) as folder:
             files = write_report(self, folder, strings)
         return {what: Path(path) / file for what, file in files.items()}
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from sparsedict import checks
 from sparsedict.storage import sync_folder, sync_tree
 
 CHECKPOINTS = "checkpoints"
@@ -43,7 +44,7 @@ def check_folder(path: str | os.PathLike[str], *, force: bool = False) -> Path:
         FileExistsError: If the folder contains an earlier result or other files and ``force`` isn't set.
         NotADirectoryError: If the path is a file.
     """
-    folder = Path(path)
+    folder = checks.path("path", path, "a folder")
     check_is_folder(folder)
     if force or not folder.exists():
         return folder

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from sparsedict import checks
 from sparsedict.display import finite
 from sparsedict.pages import TokenStrings
 from sparsedict.storage import release_lock, replace_file, take_lock
@@ -64,7 +65,7 @@ class RunFolder:
     def __init__(
         self, path: str | os.PathLike[str], options: Mapping[str, Any], *, resume: bool = False, force: bool = False
     ) -> None:
-        self.path: Path = Path(path)
+        self.path: Path = checks.path("path", path, "a folder")
         self.options: dict[str, Any] = json.loads(json.dumps(dict(options)))
         self._id = uuid.uuid4().hex[:12]
         self._resume = resume

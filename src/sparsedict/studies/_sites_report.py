@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsedict import pages
+from sparsedict import checks, pages
 from sparsedict.display import aligned, finite
 from sparsedict.studies._decomposition import COLUMNS, WIDTH, Decomposition
 from sparsedict.studies._dictionary_result import SECONDS
@@ -49,7 +49,7 @@ def write_sites(
         FileExistsError: If the folder contains an earlier result or other files and ``force`` isn't set.
         ImportError: If matplotlib isn't installed.
     """
-    with staged_result(Path(path), force=force, also=also) as folder:
+    with staged_result(checks.path("path", path, "a folder"), force=force, also=also) as folder:
         if len(found) == 1:
             files = write_report(next(iter(found.values())), folder, strings)
         else:

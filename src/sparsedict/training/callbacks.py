@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sparsedict import checks
 from sparsedict.dictionaries import Dictionary
 from sparsedict.display import finite
 from sparsedict.training._history import Record
@@ -45,7 +46,7 @@ class JSONLines:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
+        self._path = checks.path("path", path)
         self._n_bytes = 0
 
     def __call__(self, name: str, record: Record, dictionary: Dictionary) -> None:
@@ -87,7 +88,7 @@ class TensorBoard:
         except ImportError as error:
             raise ImportError("TensorBoard needs the package tensorboard: pip install tensorboard") from error
 
-        self._make_writer = functools.partial(SummaryWriter, str(folder))
+        self._make_writer = functools.partial(SummaryWriter, str(checks.path("folder", folder)))
         self._writer: Any = None
         self._n_tokens = 0
 

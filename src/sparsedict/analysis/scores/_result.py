@@ -91,7 +91,7 @@ class LatentScores(Displayed):
     Example:
         >>> import torch
         >>> scores = LatentScores("mine", torch.tensor([0.9, float("nan"), 0.7]), torch.full((3,), 0.5))
-        >>> scores.n_scored, scores.mean.value
+        >>> scores.n_scored, round(scores.mean.value, 3)
         (2, 0.8)
         >>> scores
         LatentScores('mine': 0.800 [0.700, 0.900], chance 0.500, 2 of 3 latents)
