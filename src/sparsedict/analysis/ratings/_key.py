@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -48,11 +49,10 @@ class RatingKey:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "items", tuple(self.items))
-        for name, values in (
-            ("identifier", [item.id for item in self.items]),
-            ("latent", [(item.dictionary, item.latent) for item in self.items]),
-        ):
-            twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]  # type: ignore[arg-type]
+        identifiers = Counter[object](item.id for item in self.items)
+        latents = Counter[object]((item.dictionary, item.latent) for item in self.items)
+        for name, counts in (("identifier", identifiers), ("latent", latents)):
+            twice = [value for value, count in counts.items() if count > 1]
             if twice:
                 raise ValueError(f"`items` must contain each {name} once, got {twice[0]!r} twice.")
 
