@@ -27,7 +27,7 @@ STANDARD = Setting(
     counts=(8, 32, 64),
     n_toy_steps=10_000,
 )
-"""The setting for the embedded model, at most 25 minutes on two cores."""
+"""The setting for the embedded model."""
 
 QUICK = replace(
     STANDARD,
@@ -44,7 +44,7 @@ QUICK = replace(
     counts=(8, 32),
     n_toy_steps=1_000,
 )
-"""A setting for the embedded model that takes four minutes. It shows trends but not exact numbers."""
+"""A setting for the embedded model for about five minutes on two cores. It shows trends but not exact numbers."""
 
 SKETCH = replace(
     QUICK,
