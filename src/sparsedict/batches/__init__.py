@@ -1,6 +1,6 @@
 """The activations of a batch of tokens, keyed by point of the model."""
 
-from sparsedict.batches._activations import PER_TOKEN, ActivationBatch, Activations, identity
+from sparsedict.batches._activations import ActivationBatch, Activations
 from sparsedict.batches._points import (
     ROLES,
     UNNAMED,
@@ -13,6 +13,7 @@ from sparsedict.batches._points import (
     point_name,
     sites_of,
 )
+from sparsedict.batches._tensors import PER_TOKEN, identity
 
 __all__ = [
     "PER_TOKEN",

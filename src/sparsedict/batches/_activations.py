@@ -9,10 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparsedict.batches._points import Points, aliases, lookup, missing_point, point_name, sites_of
+from sparsedict.batches._tensors import PER_TOKEN, check_point, identity, once_per_tensor, side_by_side
 from sparsedict.display import short, table
-
-PER_TOKEN = ("tokens", "positions", "mask", "attention_mask")
-"""Names of the tensors with one value per token. No point may have one of these reserved names."""
 
 
 class Activations(Mapping[str, Tensor]):
@@ -62,7 +60,7 @@ class Activations(Mapping[str, Tensor]):
         if not points:
             raise ValueError("`points` must name at least one point, got an empty mapping.")
         for name, value in points.items():
-            _check_point(name, value)
+            check_point(name, value)
         self._tensors: dict[str, Tensor] = dict(points)
         self._parts: dict[str, tuple[str, ...]] = {name: (name,) for name in self._tensors}
         self.tokens = tokens
@@ -96,7 +94,7 @@ class Activations(Mapping[str, Tensor]):
         names = self._parts.get(point)
         if names is None:
             raise missing_point(point, self)
-        return _side_by_side([self._tensors[name] for name in names])
+        return side_by_side([self._tensors[name] for name in names])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
@@ -118,7 +116,7 @@ class Activations(Mapping[str, Tensor]):
         """
         names = (points,) if isinstance(points, str) else points
         parts = self._parts
-        return _side_by_side([self[name if name in parts else lookup(name, parts)] for name in names])
+        return side_by_side([self[name if name in parts else lookup(name, parts)] for name in names])
 
     @property
     def inputs(self) -> Float[Tensor, "*shape d_in"]:
@@ -192,14 +190,7 @@ class Activations(Mapping[str, Tensor]):
 
         If several points share a tensor, the function is called once for it.
         """
-        results: dict[object, Tensor] = {}
-
-        def once(value: Tensor) -> Tensor:
-            key = identity(value)
-            if key not in results:
-                results[key] = function(value)
-            return results[key]
-
+        once = once_per_tensor(function)
         tensors = {name: once(value) for name, value in self._tensors.items()}
         mapped = self._like(tensors, {name: once(value) for name, value in self._per_token()})
         mapped._parts = self._parts
@@ -236,17 +227,10 @@ class Activations(Mapping[str, Tensor]):
     def cat(cls, batches: Sequence[Activations]) -> Activations:
         """Concatenates batches of rows with the same points."""
         first = batches[0]
-        results: dict[object, Tensor] = {}
-
-        def joined(values: list[Tensor]) -> Tensor:
-            key = tuple(map(identity, values))
-            if key not in results:
-                results[key] = torch.cat(values)
-            return results[key]
-
-        tensors = {name: joined([batch._tensors[name] for batch in batches]) for name in first._tensors}
+        joined = once_per_tensor(lambda *values: torch.cat(values))
+        tensors = {name: joined(*(batch._tensors[name] for batch in batches)) for name in first._tensors}
         names = [name for name, _ in first._per_token() if all(getattr(b, name) is not None for b in batches)]
-        result = cls._like(tensors, {name: joined([getattr(batch, name) for batch in batches]) for name in names})
+        result = cls._like(tensors, {name: joined(*(getattr(batch, name) for batch in batches)) for name in names})
         result._parts = first._parts
         return result
 
@@ -283,23 +267,6 @@ class Activations(Mapping[str, Tensor]):
         return table("Activations", rows)
 
 
-def _check_point(name: object, value: object) -> None:
-    if not isinstance(name, str):
-        raise TypeError(
-            f"`points` must have strings such as 'inputs' as keys, got {name!r} of type {type(name).__name__}."
-        )
-    if name in PER_TOKEN:
-        raise ValueError(f"`points` must not have a point {name!r}: pass it as the argument `{name}`.")
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 1:
-        kind = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"`points[{name!r}]` must be a floating-point tensor [*shape, width], got {kind}.")
-
-
-def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """Concatenates activations on the device of the first, since the sites of a model may be on several devices."""
-    return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts], dim=-1)
-
-
 def ActivationBatch(  # noqa: N802
     inputs: Float[Tensor, "n_tokens d_in"],
     outputs: Float[Tensor, "n_tokens d_out"],
@@ -316,11 +283,3 @@ def ActivationBatch(  # noqa: N802
         ValueError: If the tensors hold different numbers of tokens.
     """
     return Activations({"inputs": inputs, "outputs": outputs, **({} if neurons is None else {"neurons": neurons})})
-
-
-def identity(tensor: Tensor) -> object:
-    """Returns a key that is equal for two tensors that view the same memory in the same way."""
-    if not tensor.numel():
-        # An empty tensor has no address.
-        return id(tensor)
-    return tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsedict.data._batches import Position
+from sparsedict.data._row_source import Position
 from sparsedict.data._tables import MASK, TEXT, TOKENS, chosen_columns
 from sparsedict.data._tokens import Block, BlockSize, Order, Row, TokenSource, is_integral, not_ids_message, stack_rows
 from sparsedict.seeds import permutation

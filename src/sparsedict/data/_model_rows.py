@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsedict.batches import ROLES, Activations, point_name
-from sparsedict.data._batches import BEGINNING, Chunk, Position, RowSource
+from sparsedict.data._row_source import BEGINNING, Chunk, Position, RowSource
 from sparsedict.data._site_capture import SiteCapture
 from sparsedict.data._site_metadata import site_metadata
 from sparsedict.data._tokens import Block, BlockSize, RowArray, TokenSource

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 
 from sparsedict import checks
-from sparsedict.data._batches import Position
 from sparsedict.data._items import LOOK_AHEAD, Items, as_text
+from sparsedict.data._row_source import Position
 from sparsedict.data._tokenizers import Tokenizer, bos_id, check_tokenizer, tokenize_texts
 from sparsedict.data._tokens import Block, BlockSize, Order, Row, TokenSource, stack_rows
 

@@ -11,7 +11,8 @@ import torch
 
 from sparsedict import checks
 from sparsedict.batches import Activations
-from sparsedict.data._batches import Batches, RowSource
+from sparsedict.data._batches import Batches
+from sparsedict.data._row_source import RowSource
 
 
 class ActivationSource(Iterable[Activations], ABC):

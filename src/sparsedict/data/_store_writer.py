@@ -15,8 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from sparsedict.batches import Activations
-from sparsedict.data._batches import Batches, RowSource
+from sparsedict.data._batches import Batches
 from sparsedict.data._columns import PER_TOKEN, encoded
+from sparsedict.data._row_source import RowSource
 from sparsedict.data._shards import ShardHeader, read_header, shard_name, write_shard
 from sparsedict.data._store_description import FILE, StoreDescription
 from sparsedict.progress import progress_bar

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from sparsedict.batches import Activations
-from sparsedict.data._batches import BEGINNING, Chunk, Position, RowSource
 from sparsedict.data._columns import PER_TOKEN, Decoder
+from sparsedict.data._row_source import BEGINNING, Chunk, Position, RowSource
 from sparsedict.data._shards import BLOCK, MappedShard, ShardHeader, read_header
 from sparsedict.data._store_description import FILE, StoreDescription
 from sparsedict.seeds import permutation

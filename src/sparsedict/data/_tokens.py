@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from sparsedict.data._batches import Position
+from sparsedict.data._row_source import Position
 from sparsedict.seeds import permutation
 
 DEFAULT_CONTEXT = 256

@@ -13,7 +13,8 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.batches import Activations
 from sparsedict.data._activation_forms import as_batch, as_one_batch, shared_points
-from sparsedict.data._batches import BEGINNING, Batches, Chunk, Position, RowSource
+from sparsedict.data._batches import Batches
+from sparsedict.data._row_source import BEGINNING, Chunk, Position, RowSource
 from sparsedict.seeds import permutation
 from sparsedict.torch_state import InCallersState, in_own_state
 

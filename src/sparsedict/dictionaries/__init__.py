@@ -3,6 +3,7 @@
 from sparsedict.dictionaries._autoencoder import InputOffset, SparseAutoencoder
 from sparsedict.dictionaries._block_products import entries_at
 from sparsedict.dictionaries._blocks import Block
+from sparsedict.dictionaries._convertible import Convertible
 from sparsedict.dictionaries._cross_layer import CrossLayerDistiller, CrossLayerTranscoder
 from sparsedict.dictionaries._crosscoder import Crosscoder
 from sparsedict.dictionaries._dictionary import Dictionary, ForwardPass, Rows
@@ -18,6 +19,7 @@ from sparsedict.dictionaries._storable import Storable
 
 __all__ = [
     "Block",
+    "Convertible",
     "CrossLayerDistiller",
     "CrossLayerTranscoder",
     "Crosscoder",

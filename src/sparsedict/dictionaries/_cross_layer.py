@@ -1,8 +1,9 @@
+"""`CrossLayerDistiller`, whose latents read one layer and write to it and to later layers."""
+
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,11 +17,10 @@ from sparsedict.dictionaries._blocks import Block
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._encoder_decoder import check_part
 from sparsedict.dictionaries._exported import Exported
-from sparsedict.dictionaries._layer_blocks import assembled, layer_blocks, targets_of
-from sparsedict.dictionaries._layer_source import LayerSource
-from sparsedict.dictionaries._layers import Layer, Layers, latents_of, layers_of
+from sparsedict.dictionaries._layer_blocks import assembled, fold_scales_, layer_blocks, new_rows, targets_of
+from sparsedict.dictionaries._layer_source import layer_sources
+from sparsedict.dictionaries._layers import Layer, Layers, latents_of, layers_of, sizes_of_subset
 from sparsedict.dictionaries._layout import DecoderLayout, LaterLayers
-from sparsedict.dictionaries._new_weights import unit_rows
 from sparsedict.dictionaries._point_scales import columns, measure_
 from sparsedict.dictionaries._scales import Scales, spread
 from sparsedict.dictionaries._start import start_from
@@ -126,13 +126,10 @@ class CrossLayerDistiller(Dictionary):
     def _make_weights(
         self, d_in: int, d_out: int, n_latents: int, generator: torch.Generator | None, options: dict[str, Any]
     ) -> None:
-        for index, (layer, n_own) in enumerate(zip(self.layers, self.layer_sizes, strict=True)):
-            widths = self.output_widths[index : self._ends[index]]
-            width = widths[0] if self.layout.is_tied else sum(widths)
-            decoder = unit_rows(n_own, width, generator, options["device"]).to(**options)
-            encoder = unit_rows(n_own, layer.d_in, generator, options["device"]).to(**options)
-            self.register_parameter(f"encoder_{index}", nn.Parameter(encoder))
-            self.register_parameter(f"decoder_{index}", nn.Parameter(decoder))
+        rows = new_rows(self.layers, self.layer_sizes, self._ends, self.layout.is_tied, generator, options)
+        for names, matrices in zip(self.per_block, rows, strict=True):
+            for name, matrix in zip(names, matrices, strict=True):
+                self.register_parameter(name, nn.Parameter(matrix))
         self.encoder_bias: nn.Parameter = nn.Parameter(torch.zeros(n_latents, **options))
         self.decoder_bias: nn.Parameter = nn.Parameter(torch.zeros(d_out, **options))
         self.constrain_decoder_()
@@ -263,17 +260,8 @@ class CrossLayerDistiller(Dictionary):
         """
         if self.unsplit_reason is not None:
             return [self]
-        return [
-            LayerSource(
-                self,
-                index,
-                output_widths=self.output_widths,
-                input_scale=self.input_scale[index],
-                output_scale=self.output_scale,
-                skip=self.skips[index] if self.has_skip else None,
-            )
-            for index in range(len(self.layers))
-        ]
+        scales = {"input_scales": self.input_scale, "output_scales": self.output_scale}
+        return layer_sources(self, output_widths=self.output_widths, skips=self.skips, **scales)
 
     def exported(self) -> Exported:
         raise TypeError(
@@ -285,15 +273,7 @@ class CrossLayerDistiller(Dictionary):
     def folded(self) -> CrossLayerDistiller:
         folded = copy.deepcopy(self)
         column_scales = columns(self.output_scale, self.output_widths)
-        for index, block in enumerate(folded.blocks()):
-            block.encoder.div_(self.input_scale[index])
-            own = column_scales[block.writes]
-            if block.n_copies > 1 and bool((own != own[0]).any()):
-                raise ValueError(
-                    "`dictionary` must not have tied decoders if it is folded, because the layers that share a row "
-                    "have different scales. Use the dictionary without folding."
-                )
-            block.decoder.mul_(own[: block.decoder.shape[1]])
+        fold_scales_(folded.blocks(), self.input_scale, column_scales)
         folded.decoder_bias.mul_(column_scales)
         folded.input_scale.fill_(1.0)
         folded.output_scale.fill_(1.0)
@@ -302,13 +282,7 @@ class CrossLayerDistiller(Dictionary):
 
     @classmethod
     def for_subset(cls, n_latents: Any, activation: Activation, latents: Sequence[int]) -> tuple[Any, Activation]:
-        starts = list(accumulate(n_latents, initial=0))
-        owners = [sum(latent >= start for start in starts[1:]) for latent in latents]
-        if owners != sorted(owners):
-            raise ValueError(
-                "`latents` must be in the order of their layers, because the rows of a layer are contiguous."
-            )
-        sizes = tuple(owners.count(index) for index in range(len(n_latents)))
+        sizes = sizes_of_subset(n_latents, latents)
         return sizes, activation.for_subset_of_layers(sizes)
 
     def arguments(self) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -14,15 +13,12 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from sparsedict.activations import Activation, State
-from sparsedict.batches import Activations, Points, names_of
+from sparsedict.batches import Activations, names_of
+from sparsedict.dictionaries._convertible import Convertible
 from sparsedict.dictionaries._encode import encode_rows
-from sparsedict.dictionaries._encoder_decoder import EncoderDecoder, check_part, overrides
-from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._module import Reconstructing
 from sparsedict.dictionaries._scales import Scales, gain, spread
 from sparsedict.dictionaries._start import start_from
-from sparsedict.dictionaries._state import ActivationState, initial_state
-from sparsedict.dictionaries._storable import Storable
 from sparsedict.display import Displayed, short, table
 from sparsedict.kernels import StepContext
 from sparsedict.latents import Encoding, SparseLatents, Support, firing_counts, per_entry
@@ -30,11 +26,8 @@ from sparsedict.types import DictionaryOutput
 
 Kind = TypeVar("Kind", bound="Dictionary")
 
-STEPS = ("encoder_inputs", "pre_activations", "decode", "reconstruct")
-"""The methods between input and output that kinds may override."""
 
-
-class Dictionary(Storable, ABC):
+class Dictionary(Convertible, ABC):
     """An encoder, an activation and a decoder under a norm constraint.
 
     A kind states ``reads`` and ``writes``, and overrides the steps of :class:`EncoderDecoder` that differ from an
@@ -47,15 +40,6 @@ class Dictionary(Storable, ABC):
         writes: The points whose activations the dictionary reproduces.
         trained_on: The model, site and settings of the training run. `save` stores them as JSON.
     """
-
-    reads: Points
-    writes: Points
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if any(overrides(cls, step) for step in STEPS) and not overrides(cls, "exported"):
-            # The inherited form is that of the base's steps.
-            cls.exported = Dictionary.exported
 
     def __new__(cls: type[Kind], *args: Any, **kwargs: Any) -> Kind:
         if cls is Dictionary:
@@ -113,70 +97,6 @@ class Dictionary(Storable, ABC):
     def is_untouched(self) -> bool:
         """Whether the weights are as drawn by the constructor, and neither trained, loaded, edited nor frozen."""
         return not self.trained_on and self.has_drawn_weights()
-
-    def exported(self) -> Exported:
-        """Returns equivalent plain weights, which the writers in `sd.formats` store.
-
-        The default applies to kinds that override none of the steps. Other kinds override this method if plain weights
-        express them exactly.
-
-        Raises:
-            TypeError: If the kind overrides a step and not this method.
-        """
-        changed = [step for step in STEPS if getattr(type(self), step) is not getattr(EncoderDecoder, step)]
-        if changed:
-            raise TypeError(
-                f"`dictionary` must have an exact form in plain weights, but {type(self).__name__} overrides "
-                f"`{'`, `'.join(changed)}` and not `exported`. Override `exported` if plain weights compute the same."
-            )
-        return self._exported()
-
-    def _exported(self, **others: Any) -> Exported:
-        """Returns the plain weights of the base class, except those given in ``others``."""
-        encoder, encoder_bias, decoder, decoder_bias = (weight.detach() for weight in self._weights())
-        parts = {
-            "activation": self.activation,
-            "activation_state": {name: value.detach() for name, value in self.activation_state.state_dict().items()},
-            "is_distiller": self.reads != self.writes,
-        }
-        weights = {"encoder_bias": encoder_bias, "decoder": decoder, "decoder_bias": decoder_bias}
-        return Exported(encoder, **{**weights, **parts, **others})
-
-    def folded(self) -> Dictionary:
-        """Returns an equivalent dictionary whose weights include the normalisation of the input.
-
-        Latents and outputs are equal up to rounding. The result is a copy if the dictionary has no normalisation.
-
-        Raises:
-            ValueError: If the normalisation depends on the input, so that no weights express it.
-        """
-        return copy.deepcopy(self)
-
-    def with_activation(
-        self, activation: Activation, activation_state: Mapping[str, Tensor | float] | None = None
-    ) -> Dictionary:
-        """Returns a copy with the same weights and another activation.
-
-        The latents change with it: :func:`sparsedict.calibrate_threshold` finds a threshold that keeps L0.
-
-        Args:
-            activation: How pre-activations become latents.
-            activation_state: State of the activation by name, such as ``{"threshold": 0.5}`` for BatchTopK. Values
-                are tensors, or one number for all latents. Omitted values are those of a new dictionary.
-
-        Raises:
-            ValueError: If the activation is invalid for this number of latents, or has no state of this name or shape.
-        """
-        check_part("activation", activation, Activation, "sd.TopK(k=32)")
-        activation = activation.at_layers(self.layer_sizes) if self.layer_sizes else activation
-        activation.check(self.n_latents)
-        like = self.encoder_bias.detach()
-        state = initial_state(activation, self.n_latents, like, activation_state or {})
-        other = copy.deepcopy(self)
-        other.activation = activation
-        other.activation_state = ActivationState(activation, self.n_latents, like.device, like.dtype)
-        other.activation_state.load_state_dict(state)
-        return other
 
     def select(self, batch: Activations) -> tuple[Float[Tensor, "n_tokens d_in"], Float[Tensor, "n_tokens d_out"]]:
         """Returns the activations that this dictionary reads, and the activations that it reproduces.

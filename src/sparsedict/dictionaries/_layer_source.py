@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -121,6 +122,28 @@ class LayerSource(Dictionary):
                 "layer by layer. Call `dictionary.eval()` first."
             )
         return super()._rows(x)
+
+
+def layer_sources(
+    whole: Dictionary,
+    *,
+    output_widths: tuple[int, ...],
+    input_scales: Float[Tensor, " n_layers"],
+    output_scales: Float[Tensor, " n_layers"],
+    skips: Sequence[nn.Parameter],
+) -> list[Dictionary]:
+    """Returns the source of each layer of a dictionary; see `LayerSource`. Without a skip, ``skips`` is empty."""
+    return [
+        LayerSource(
+            whole,
+            index,
+            output_widths=output_widths,
+            input_scale=input_scales[index],
+            output_scale=output_scales,
+            skip=skips[index] if skips else None,
+        )
+        for index in range(len(output_widths))
+    ]
 
 
 class _LayerState(ActivationState):

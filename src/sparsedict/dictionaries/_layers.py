@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from sparsedict import checks
@@ -122,3 +122,20 @@ def latents_of(given: Any, layers: Sequence[Layer]) -> tuple[int, ...]:
     if not any(found):
         raise ValueError("`n_latents` must be at least 1 in one of the layers, got none.")
     return found
+
+
+def sizes_of_subset(sizes: Sequence[int], latents: Sequence[int]) -> tuple[int, ...]:
+    """Returns how many of some latents belong to each layer.
+
+    Args:
+        sizes: Number of latents of each layer.
+        latents: Indices among the latents of all layers.
+
+    Raises:
+        ValueError: If the latents aren't in the order of their layers.
+    """
+    starts = list(accumulate(sizes, initial=0))
+    owners = [sum(latent >= start for start in starts[1:]) for latent in latents]
+    if owners != sorted(owners):
+        raise ValueError("`latents` must be in the order of their layers, because the rows of a layer are contiguous.")
+    return tuple(owners.count(index) for index in range(len(sizes)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import index
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.sites._masks import real_tokens
 
 
@@ -17,6 +20,21 @@ class Exclusion:
 
     tokens: tuple[int, ...] = ()
     n_first: int = 0
+
+
+def exclusion(tokens: Sequence[int], n_first: int) -> Exclusion:
+    """Checks the arguments ``exclude_tokens`` and ``exclude_first`` of a site, and returns its exclusion.
+
+    Raises:
+        TypeError: If ``tokens`` isn't a sequence of integers, or ``n_first`` isn't an integer.
+        ValueError: If a number is negative.
+    """
+    try:
+        ids = tuple(index(token) for token in tokens)
+    except TypeError as error:
+        raise TypeError(f"`exclude_tokens` must be a list of token ids such as [0], got {tokens!r}.") from error
+    ids = tuple(checks.at_least("exclude_tokens", token, 0) for token in ids)
+    return Exclusion(ids, checks.at_least("exclude_first", n_first, 0))
 
 
 @dataclass(frozen=True, eq=False)

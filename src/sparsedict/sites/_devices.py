@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedict.sites._embedding import token_embedding
+from sparsedict.sites._points import find_module
 
 
 def input_device(model: nn.Module) -> torch.device | None:
@@ -28,6 +29,14 @@ def module_device(module: nn.Module) -> torch.device | None:
         if device is not None:
             return device
     return next((value.device for value in chain(module.parameters(), module.buffers())), None)
+
+
+def nearest_device(model: nn.Module, path: str) -> torch.device | None:
+    """Returns the device of a module; of the innermost module around it that has weights, if it has none."""
+    parts = path.split(".")
+    modules = (find_module(model, ".".join(parts[:n])) for n in range(len(parts), 0, -1))
+    found = (None if module is None else module_device(module) for module in modules)
+    return next((device for device in found if device is not None), input_device(model))
 
 
 def loaded(module: object, name: str) -> Any:

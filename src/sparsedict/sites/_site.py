@@ -1,11 +1,10 @@
-"""A single MLP in a model."""
+"""`Site`: a single MLP in a model, its points, its neurons and its replacement."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from operator import index
 from typing import Any
 
 import torch
@@ -17,17 +16,17 @@ from sparsedict.batches import ROLES, Activations, point_name
 from sparsedict.interventions import Intervention
 from sparsedict.sites._capture import capture
 from sparsedict.sites._constant import Constant
-from sparsedict.sites._context import Exclusion
-from sparsedict.sites._devices import input_device, module_device
+from sparsedict.sites._context import Exclusion, exclusion
+from sparsedict.sites._devices import nearest_device
 from sparsedict.sites._discovery import Discovery, holder
 from sparsedict.sites._ends import Ends, KnownCalls
 from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._parts import SitePoint
-from sparsedict.sites._points import NoModuleError, Point, find_module, is_hook_point, resolve_ends
+from sparsedict.sites._points import NoModuleError, Point, is_hook_point, resolve_ends
 from sparsedict.sites._predictions import logits_of
 from sparsedict.sites._replace import replaced
 from sparsedict.sites._resolve import ReplacementArguments
-from sparsedict.sites._suggest import check_module, hints
+from sparsedict.sites._suggest import check_module, hints, wrapper_hint
 from sparsedict.sites._tokens import Tokens
 from sparsedict.types import EncoderDecoder, Role
 
@@ -80,7 +79,7 @@ class Site:
         call: int | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.{_wrapped(model)}")
+            raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.{wrapper_hint(model)}")
         if neurons is not None and not callable(neurons) and not isinstance(neurons, Neurons):
             raise TypeError(
                 f"`neurons` must be `Neurons` or a function that returns them, got {type(neurons).__name__}."
@@ -99,7 +98,7 @@ class Site:
             check_module(model, path)
         name = path or (str(source) if source == target else f"{source} -> {target}")
         self.name = name if self.call is None else f"{name} (call {self.call})"
-        self.exclusion = Exclusion(_token_ids(exclude_tokens), checks.at_least("exclude_first", exclude_first, 0))
+        self.exclusion = exclusion(exclude_tokens, exclude_first)
         self._neurons_argument = neurons
         self._discovery = Discovery()
 
@@ -140,11 +139,7 @@ class Site:
     @property
     def device(self) -> torch.device | None:
         """Device of the site's activations; None if its modules have no weights."""
-        parts = self.writes.path.split(".")
-        paths = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-        modules = (find_module(self.model, path) for path in paths)
-        found = (None if module is None else module_device(module) for module in modules)
-        return next((device for device in found if device is not None), input_device(self.model))
+        return nearest_device(self.model, self.writes.path)
 
     @property
     def neurons(self) -> Neurons:
@@ -245,12 +240,8 @@ class Site:
 
     def ablated(self, mean: Float[Tensor, " d_out"] | None = None) -> AbstractContextManager[None]:
         """Returns a context in which the MLP's output is zero or ``mean`` ``[d_out]``, except at excluded positions."""
-        value = (
-            torch.zeros(self.d_out, device="cpu", dtype=torch.float32)
-            if mean is None
-            else checks.latent_vector("mean", mean, self.d_out)
-        )
-        return self.replaced(Constant(value))
+        zeros = torch.zeros(self.d_out, device="cpu", dtype=torch.float32)
+        return self.replaced(Constant(zeros if mean is None else checks.latent_vector("mean", mean, self.d_out)))
 
     def logits(self, tokens: Tokens) -> Float[Tensor, "*shape n_vocabulary"]:
         """Returns the model's logits ``[n_sequences, n_positions, n_vocabulary]``, with gradients if they are enabled.
@@ -305,21 +296,3 @@ def capture_sites(sites: Mapping[str, Site], tokens: Tokens, *, neurons: bool | 
         widths = (found[point_name(name, role)].shape[-1] for role in ("inputs", "outputs"))
         site._discovery.record_widths(site.ends, *widths)
     return found
-
-
-def _wrapped(model: object) -> str:
-    """Returns a hint if an object of another library wraps a model."""
-    for name in ("_model", "_module", "model", "module", "hf_model"):
-        if isinstance(vars(model).get(name) if hasattr(model, "__dict__") else None, nn.Module):
-            held = f" It wraps a model: for a {type(model).__name__} `wrapper`, write `Site(wrapper.{name}, ...)`."
-            lazy = any(p.is_meta for p in vars(model)[name].parameters())
-            return held + (" Load its weights first, which are on the meta device." if lazy else "")
-    return ""
-
-
-def _token_ids(tokens: Sequence[int]) -> tuple[int, ...]:
-    try:
-        ids = tuple(index(token) for token in tokens)
-    except TypeError as error:
-        raise TypeError(f"`exclude_tokens` must be a list of token ids such as [0], got {tokens!r}.") from error
-    return tuple(checks.at_least("exclude_tokens", token, 0) for token in ids)

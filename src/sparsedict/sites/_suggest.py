@@ -159,6 +159,16 @@ def check_module(model: nn.Module, path: str) -> None:
             checks.warn(f"{what} contains more than an MLP. An MLP in it is {found[0]}.")
 
 
+def wrapper_hint(model: object) -> str:
+    """Returns a hint for an object of another library that wraps a model."""
+    for name in ("_model", "_module", "model", "module", "hf_model"):
+        if isinstance(vars(model).get(name) if hasattr(model, "__dict__") else None, nn.Module):
+            held = f" It wraps a model: for a {type(model).__name__} `wrapper`, write `Site(wrapper.{name}, ...)`."
+            lazy = any(p.is_meta for p in vars(model)[name].parameters())
+            return held + (" Load its weights first, which are on the meta device." if lazy else "")
+    return ""
+
+
 def experts_of(module: nn.Module) -> nn.Module | None:
     """Returns the experts of a mixture of experts, else None."""
     held = (getattr(inner, "experts", None) for inner in module.modules())

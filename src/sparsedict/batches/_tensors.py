@@ -1,0 +1,49 @@
+"""The tensors in `Activations`: checks, and operations that act once on a tensor that several points share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+PER_TOKEN = ("tokens", "positions", "mask", "attention_mask")
+"""Names of the tensors with one value per token. No point may have one of these reserved names."""
+
+
+def check_point(name: object, value: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(
+            f"`points` must have strings such as 'inputs' as keys, got {name!r} of type {type(name).__name__}."
+        )
+    if name in PER_TOKEN:
+        raise ValueError(f"`points` must not have a point {name!r}: pass it as the argument `{name}`.")
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 1:
+        kind = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"`points[{name!r}]` must be a floating-point tensor [*shape, width], got {kind}.")
+
+
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenates activations on the device of the first, since the sites of a model may be on several devices."""
+    return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts], dim=-1)
+
+
+def identity(tensor: Tensor) -> object:
+    """Returns a key that is equal for two tensors that view the same memory in the same way."""
+    if not tensor.numel():
+        # An empty tensor has no address.
+        return id(tensor)
+    return tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride()
+
+
+def once_per_tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Returns a function that returns the earlier result if it is called with the same tensors again."""
+    results: dict[object, Tensor] = {}
+
+    def once(*tensors: Tensor) -> Tensor:
+        key = tuple(map(identity, tensors))
+        if key not in results:
+            results[key] = function(*tensors)
+        return results[key]
+
+    return once
