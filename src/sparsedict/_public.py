@@ -3,6 +3,7 @@
 from sparsedict import (
     activations,
     analysis,
+    circuits,
     data,
     dictionaries,
     display,
@@ -158,6 +159,7 @@ __all__ = [
     "activations",
     "analysis",
     "calibrate_threshold",
+    "circuits",
     "data",
     "dictionaries",
     "display",
