@@ -55,19 +55,23 @@ class LargestOfBatch(Displayed, Selection):
     """Selects the ``k * n_tokens`` largest positive entries of the whole batch, ordered by token and then by latent.
 
     Attributes:
-        k: Average number of entries per token.
+        k: Average number of entries per token, which may be fractional.
         guess: Estimate of the smallest selected entry, a scalar, or ``None``. A good estimate shortens the search. It
             doesn't change the result.
     """
 
-    k: int
+    k: float
     guess: Tensor | None = None
 
     per_token = False
 
+    def n_entries(self, n_tokens: int, n_latents: int) -> int:
+        """Returns the number of selected entries of a batch: ``k * n_tokens``, rounded, and at least 1."""
+        return min(max(int(self.k * n_tokens + 0.5), 1), n_tokens * n_latents)
+
     def support(self, pre: Float[Tensor, "n_tokens n_latents"]) -> Support:
         n_tokens, n_latents = pre.shape
-        values, flat = pre.reshape(-1).topk(min(self.k * n_tokens, pre.numel()), sorted=False)
+        values, flat = pre.reshape(-1).topk(self.n_entries(n_tokens, n_latents), sorted=False)
         return Support.from_flat(flat[~(values <= 0)].sort().values, n_tokens, n_latents)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -50,6 +52,26 @@ def test_batch_top_k_shares_its_latents_among_the_tokens() -> None:
     assert counts.sum() == 9 * cases.K
     assert counts[0] == 0
     assert counts[1] == cases.N_LATENTS
+
+
+@pytest.mark.parametrize(("k", "n_tokens", "n_stored"), [(1.5, 9, 14), (1.5, 8, 12), (0.25, 8, 2), (0.1, 3, 1)])
+@pytest.mark.parametrize("kind", ["distiller", "cross_layer"])
+def test_the_mean_of_batch_top_k_may_be_fractional(kind: str, k: float, n_tokens: int, n_stored: int) -> None:
+    dictionary = cases.make(kind, "batch_top_k").with_activation(sd.BatchTopK(k)).train()
+    x = cases.tokens(9)[1 : n_tokens + 1] if n_tokens < 9 else cases.tokens(9)
+    for _ in range(2):  # without a guess of the threshold, and with one
+        latents = dictionary.encode_sparse(x)
+        assert len(latents.values) == n_stored
+        pre = dictionary.pre_activations(x).flatten().sort(descending=True).values
+        torch.testing.assert_close(latents.values.sort(descending=True).values, pre[:n_stored])
+        dictionary.activation_state.get_buffer("threshold").copy_(latents.values.detach().min())
+
+
+def test_a_fractional_mean_is_saved_and_printed(tmp_path: Path) -> None:
+    dictionary = cases.make("distiller", "batch_top_k").with_activation(sd.BatchTopK(1.5), {"threshold": 0.5})
+    dictionary.save(tmp_path)
+    assert sd.load(tmp_path).activation == sd.BatchTopK(1.5)
+    assert "BatchTopK(k=1.5" in repr(dictionary)
 
 
 def test_batch_top_k_after_training_does_not_depend_on_the_batch() -> None:
@@ -157,10 +179,14 @@ def test_the_threshold_reaches_the_dictionary() -> None:
 @pytest.mark.as_installed
 @pytest.mark.parametrize("kind", [sd.TopK, sd.BatchTopK])
 def test_bad_arguments_are_named(kind: type) -> None:
+    with pytest.raises(ValueError, match=r"`k` must lie in \(0\.0, inf\), got 0\."):
+        sd.BatchTopK(0)
+    with pytest.raises(TypeError, match=r"`k` must be a number, got True"):
+        sd.BatchTopK(True)
     with pytest.raises(ValueError, match=r"`k` must be at least 1, got 0\."):
-        kind(0)
+        sd.TopK(0)
     with pytest.raises(TypeError, match=r"`k` must be an integer, got 2\.5 of type float"):
-        kind(2.5)
+        sd.TopK(2.5)
     with pytest.raises(ValueError, match=r"`k` must be at most `n_latents`, got k=13 for 12 latents\. Lower k"):
         sd.SparseDistiller(6, 5, 12, activation=kind(13), decoder_norm=sd.UnitNorm())
     with pytest.raises(ValueError, match=r"`momentum` must lie in \[0\.0, 1\.0\], got 1\.5"):

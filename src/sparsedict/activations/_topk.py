@@ -105,20 +105,20 @@ class BatchTopK(Activation):
     batch is measured again after the last step. Each run of ``fit`` starts a new mean.
 
     Args:
-        k: Average number of active latents per token over a batch.
+        k: Average number of active latents per token over a batch. It may be fractional, such as 1.5.
         momentum: Largest weight of earlier steps in the running mean of the threshold.
 
     Source: Bussmann, Leask and Nanda, "BatchTopK Sparse Autoencoders", 2024; the weights are those of polynomial-decay
     averaging, Shamir and Zhang, "Stochastic Gradient Descent for Non-smooth Optimization", 2013.
     """
 
-    k: int
+    k: float
     momentum: float = 0.99
 
     elementwise = False
 
     def __post_init__(self) -> None:
-        checks.set_at_least(self, "k", 1)
+        checks.set_in_range(self, "k", 0.0, open_low=True)
         checks.set_in_range(self, "momentum", 0.0, 1.0)
 
     def check(self, n_latents: int) -> None:
@@ -164,6 +164,6 @@ class BatchTopK(Activation):
         self.measure_(values, state, step=n_steps)
 
 
-def _check_k(k: int, n_latents: int) -> None:
+def _check_k(k: float, n_latents: int) -> None:
     if k > n_latents:
         raise ValueError(f"`k` must be at most `n_latents`, got k={k} for {n_latents} latents. Lower k or add latents.")

@@ -174,7 +174,7 @@ def _largest_of_batch(
     workspace: Workspace | None,
 ) -> tuple[Support, Tensor]:
     total = len(inputs) * len(rows)
-    n_wanted = min(rule.k * len(inputs), total)
+    n_wanted = rule.n_entries(len(inputs), len(rows))
     n_entries = min(CANDIDATES * n_wanted, total)
     threshold = like(first_threshold(rule, inputs, GUESS_SHARE), inputs)
     found = _gathered(inputs, rows, bias, threshold, n_entries, workspace)

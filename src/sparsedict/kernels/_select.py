@@ -166,7 +166,7 @@ class _Search:
         return int(reached.sum()) * self._n_tokens > SAMPLE_MARGIN * max_entries * len(sample)
 
     def largest_of_batch(self, rule: LargestOfBatch) -> Selected:
-        n_wanted = min(rule.k * self._n_tokens, self._n_tokens * self._n_latents)
+        n_wanted = rule.n_entries(self._n_tokens, self._n_latents)
         guess = first_threshold(rule, self._inputs, GUESS_SHARE)
         flat, values = self._largest_above(n_wanted, guess.to(self._inputs.dtype))
         if len(flat) < n_wanted and bool(guess > 0):

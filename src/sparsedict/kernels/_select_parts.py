@@ -133,7 +133,7 @@ def _largest(support: Support, values: Tensor, rule: Largest) -> Selected:
 
 def _largest_of_batch(parts: Sequence[Affine], rule: LargestOfBatch, workspace: Workspace | None) -> Selected:
     n_tokens, n_latents = len(parts[0].inputs), _bounds(parts)[-1]
-    n_wanted = min(rule.k * n_tokens, n_tokens * n_latents)
+    n_wanted = rule.n_entries(n_tokens, n_latents)
     joined = None
     if rule.guess is not None:
         guess = first_threshold(rule, parts[0].inputs, GUESS_SHARE)
