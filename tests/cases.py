@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -56,12 +57,14 @@ def _batch_top_k(pre: Tensor, state: State, training: bool) -> Tensor:
     return _keep(pre, pre >= bound)
 
 
-def _jump_relu(pre: Tensor, state: State, training: bool) -> Tensor:
-    threshold = state["log_threshold"].exp()
-    constant = threshold.detach()
+def _jump_relu(pre: Tensor, state: State, training: bool, *, to_inputs: bool = False) -> Tensor:
+    threshold = state["log_threshold"].exp() if "log_threshold" in state else state["threshold"]
+    constant = threshold.detach().clamp_min(0)
     box = ((pre - constant).abs() < BANDWIDTH / 2).to(pre.dtype).detach()
     # Zero in value; its slope in the threshold is the straight-through estimator's.
-    slope = -constant / BANDWIDTH * box * (threshold - constant)
+    slope = -constant / BANDWIDTH * box * (threshold - threshold.detach())
+    if to_inputs:
+        slope = slope + constant / BANDWIDTH * box * (pre - pre.detach())
     return pre * (pre > constant).to(pre.dtype) + slope
 
 
@@ -111,6 +114,12 @@ ACTIVATIONS = {
         sd.PerLayer((sd.BatchTopK(K), sd.BatchTopK(K)), n_latents=(7, 5)), _per_layer(_batch_top_k)
     ),
     "jump_relu": ActivationCase(sd.JumpReLU(threshold=THRESHOLD, bandwidth=BANDWIDTH), _jump_relu),
+    "jump_relu_raw": ActivationCase(
+        sd.JumpReLU(threshold=THRESHOLD, bandwidth=BANDWIDTH, learns="threshold"), _jump_relu
+    ),
+    "jump_relu_to_inputs": ActivationCase(
+        sd.JumpReLU(threshold=THRESHOLD, bandwidth=BANDWIDTH, to_inputs=True), partial(_jump_relu, to_inputs=True)
+    ),
 }
 
 
@@ -362,6 +371,7 @@ def _norms(decoder: Tensor) -> Tensor:
 
 
 _WEIGHTS = torch.linspace(0.1, 1.2, N_LATENTS, dtype=torch.float64)
+_JUMPS = ("jump_relu", "jump_relu_raw", "jump_relu_to_inputs")
 _ANY = ("relu", "gelu", "silu", "top_k", "batch_top_k", "jump_relu")
 
 PENALTIES = {
@@ -382,7 +392,19 @@ PENALTIES = {
         lambda a, decoder: (_WEIGHTS.to(a) * ((a * _norms(decoder) + 1e-2).sqrt() - 0.1)).sum(-1).mean(),
     ),
     "l1_warm": PenaltyCase(sd.WarmUp(sd.L1(0.3), 10), lambda a, decoder: 0.3 / 10 * a.abs().sum(-1).mean(), _ANY),
-    "l0": PenaltyCase(sd.L0(0.3), lambda a, decoder: 0.3 * (a > 0).to(a).sum(-1).mean(), ("jump_relu",)),
+    "l0": PenaltyCase(sd.L0(0.3), lambda a, decoder: 0.3 * (a > 0).to(a).sum(-1).mean(), _JUMPS),
+    "tanh": PenaltyCase(sd.Tanh(0.3, scale=2.0), lambda a, decoder: 0.3 * (2 * a.abs()).tanh().sum(-1).mean(), _ANY),
+    "tanh_weighted": PenaltyCase(
+        sd.NormWeighted(sd.Tanh(_WEIGHTS)),
+        lambda a, decoder: (_WEIGHTS.to(a) * (4 * a.abs() * _norms(decoder)).tanh()).sum(-1).mean(),
+        _ANY,
+    ),
+    "annealed_lp": PenaltyCase(
+        sd.AnnealedLp(0.3, eps=1e-2), lambda a, decoder: 0.3 * ((a + 1e-2) - 1e-2).sum(-1).mean()
+    ),
+    "frequency_l0": PenaltyCase(
+        sd.Frequency(0.3, scale=0.2), lambda a, decoder: 0.3 / 0.2 * (a > 0).to(a).mean(0).square().sum(), _JUMPS
+    ),
     "target_l0": PenaltyCase(
         sd.TargetL0(2.0, 0.3), lambda a, decoder: 0.3 * ((a > 0).to(a).sum(-1).mean() / 2 - 1) ** 2, ("jump_relu",)
     ),

@@ -3,7 +3,6 @@
 from sparsedict import (
     activations,
     analysis,
-    circuits,
     data,
     dictionaries,
     display,
@@ -53,7 +52,7 @@ from sparsedict.dictionaries import (
 from sparsedict.interventions import Ablation, Clamp, Steer
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.loading import load
-from sparsedict.losses import BalancedError, Loss, SquaredError
+from sparsedict.losses import KL, BalancedError, Divergence, EndToEnd, Loss, Nested, SquaredError
 from sparsedict.norms import (
     DecoderNorm,
     Free,
@@ -65,9 +64,25 @@ from sparsedict.norms import (
     PerPoint,
     UnitNorm,
 )
-from sparsedict.penalties import L0, L1, AuxK, Lp, NormWeighted, Penalty, PointNormWeighted, Sqrt, TargetL0, WarmUp
+from sparsedict.penalties import (
+    L0,
+    L1,
+    AnnealedLp,
+    AuxK,
+    Frequency,
+    Lp,
+    NormWeighted,
+    Penalty,
+    PointNormWeighted,
+    PreActivation,
+    Sqrt,
+    Tanh,
+    TargetL0,
+    WarmUp,
+)
 from sparsedict.sites import Neurons, Site, Sites
 from sparsedict.training import (
+    AnnealK,
     Constant,
     Cosine,
     History,
@@ -92,6 +107,8 @@ __all__ = [
     "ActivationStream",
     "Activations",
     "Adapter",
+    "AnnealK",
+    "AnnealedLp",
     "AuxK",
     "BalancedError",
     "BatchTopK",
@@ -106,9 +123,12 @@ __all__ = [
     "DecoderNorm",
     "Dictionary",
     "DictionaryOutput",
+    "Divergence",
+    "EndToEnd",
     "Evaluation",
     "ForwardPass",
     "Free",
+    "Frequency",
     "GELU",
     "Gated",
     "GroupMax",
@@ -118,6 +138,7 @@ __all__ = [
     "InputRMSNorm",
     "InputScale",
     "JumpReLU",
+    "KL",
     "L0",
     "L1",
     "LaterLayers",
@@ -125,6 +146,7 @@ __all__ = [
     "Loss",
     "Lp",
     "MaxNorm",
+    "Nested",
     "Neurons",
     "NextLayers",
     "NonFiniteLossError",
@@ -133,6 +155,7 @@ __all__ = [
     "PerLayer",
     "PerPoint",
     "PointNormWeighted",
+    "PreActivation",
     "ReLU",
     "Recipe",
     "Resample",
@@ -149,6 +172,7 @@ __all__ = [
     "Steer",
     "StepHook",
     "Support",
+    "Tanh",
     "TargetL0",
     "TiedDecoders",
     "TopK",
@@ -159,7 +183,6 @@ __all__ = [
     "activations",
     "analysis",
     "calibrate_threshold",
-    "circuits",
     "data",
     "dictionaries",
     "display",

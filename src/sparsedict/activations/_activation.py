@@ -97,6 +97,14 @@ class Activation(ABC):
         """
         return fires(self.values(pre, state)).to(pre.dtype)
 
+    def thresholds(self, state: State) -> Float[Tensor, "*entries"] | None:
+        """Returns the threshold that a pre-activation must exceed to fire, differentiable; ``None`` without thresholds.
+
+        Args:
+            state: See :meth:`values`.
+        """
+        return None
+
     @torch.no_grad()
     def after_step_(self, values: Float[Tensor, "*entries"], state: State) -> None:
         """Updates the state in place after a training step. By default it does nothing."""

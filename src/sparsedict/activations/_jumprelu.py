@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -29,21 +29,31 @@ class JumpReLU(Activation):
     The jump has no derivative with respect to the threshold. A straight-through estimator replaces it by a box of width
     ``bandwidth`` around the threshold, so inactive latents just below the threshold also receive a gradient. Train it
     with the penalty :class:`sparsedict.L0` or :class:`sparsedict.TargetL0`. A penalty with a negative coefficient
-    rewards latents that fire. Only then does the box also give pre-activations a gradient.
+    rewards latents that fire. Only then, or with ``to_inputs``, does the box also give pre-activations a gradient.
 
     Args:
         threshold: Initial threshold of every latent. ``None`` stands for 0.1 in units of the data, whose spread ``fit``
             measures before the first step.
         bandwidth: Width of the box, in units of the pre-activations. ``None`` stands for 1 in units of the data.
+        learns: The learned parameter: ``"logarithm"`` of the threshold, or the ``"threshold"`` itself. Adam changes the
+            logarithm by about the learning rate in each step. A threshold of 0.01 therefore moves by a hundredth of
+            the rate, and can't reach zero. A negative threshold acts as zero.
+        to_inputs: Whether the estimator of the jump also has a gradient with respect to pre-activations, which reaches
+            the encoder. For the latent it is ``threshold / bandwidth`` in the box, in addition to 1 above the
+            threshold. For the count of `L0` it is ``1 / bandwidth``.
 
     Source: Rajamanoharan et al., "Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU Sparse
-    Autoencoders", 2024.
+    Autoencoders", 2024; ``to_inputs``: Conerly et al., "Dictionary Learning Optimization Techniques", Circuits Updates,
+    January 2025, whose estimator gives all parameters a gradient.
     """
 
     threshold: float | None = None
     bandwidth: float | None = None
+    learns: Literal["logarithm", "threshold"] = "logarithm"
+    to_inputs: bool = False
 
     def __post_init__(self) -> None:
+        checks.one_of("learns", self.learns, ("logarithm", "threshold"))
         for name in ("threshold", "bandwidth"):
             if getattr(self, name) is not None:
                 checks.set_in_range(self, name, 0.0, open_low=True)
@@ -52,12 +62,17 @@ class JumpReLU(Activation):
     def _start(self) -> float:
         return THRESHOLD if self.threshold is None else self.threshold
 
+    @property
+    def _name(self) -> str:
+        return "log_threshold" if self.learns == "logarithm" else "threshold"
+
+    def state_of(self, thresholds: Float[Tensor, " n_latents"]) -> dict[str, Tensor]:
+        """Returns the state with the given thresholds."""
+        return {self._name: thresholds.log() if self.learns == "logarithm" else thresholds}
+
     def initial_state(self, n_latents: int) -> dict[str, Tensor]:
-        return {
-            "log_threshold": nn.Parameter(
-                torch.full((n_latents,), math.log(self._start), device="cpu", dtype=torch.float32)
-            )
-        }
+        start = math.log(self._start) if self.learns == "logarithm" else self._start
+        return {self._name: nn.Parameter(torch.full((n_latents,), start, device="cpu", dtype=torch.float32))}
 
     def training_state(self, n_latents: int) -> dict[str, Tensor]:
         # Accumulates the changes of thresholds that are lost by rounding to their dtype, such as bfloat16.
@@ -66,42 +81,61 @@ class JumpReLU(Activation):
 
     @torch.no_grad()
     def begin_(self, state: State, *, latents: float, is_new: bool) -> None:
-        thresholds = state["log_threshold"]
-        start = math.log(self._start)
+        thresholds = self.thresholds(state)
         # Explicit thresholds don't change.
-        if is_new and self.threshold is None and bool((thresholds - start).abs().max() < 1e-2):
-            thresholds.fill_(start + math.log(latents))
+        if is_new and self.threshold is None and bool((thresholds.log() - math.log(self._start)).abs().max() < 1e-2):
+            learned = torch.full_like(state[self._name], self._start * latents, dtype=torch.float32)
+            state[self._name].copy_(self.state_of(learned)[self._name])
         state["unit"].fill_(latents)
         state["left_out"].zero_()
 
+    def units(self, latents: float) -> dict[str, float]:
+        return {"threshold": latents} if self.learns == "threshold" else {}
+
+    def thresholds(self, state: State) -> Float[Tensor, "*entries"]:
+        learned = state[self._name]
+        if self.learns == "logarithm":
+            return learned.exp()
+        # The gradient passes through the lower limit, so that a negative threshold can rise again.
+        return learned + (learned.clamp_min(0.0) - learned).detach()
+
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
-        return _Jump.apply(pre, state["log_threshold"].exp(), self._width(state))
+        return _Jump.apply(pre, self.thresholds(state), self._width(state), self.to_inputs)
 
     def firing(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
-        return _Step.apply(pre, state["log_threshold"].exp(), self._width(state))
+        return _Step.apply(pre, self.thresholds(state), self._width(state), self.to_inputs)
 
     @torch.no_grad()
     def move_thresholds_(self, state: State, amount: Float[Tensor, ""]) -> None:
-        thresholds, left_out = state["log_threshold"], state["left_out"]
-        wide = torch.promote_types(thresholds.dtype, torch.float32)
-        exact, unit = thresholds.to(wide), state["unit"].to(wide)
+        learned, left_out = state[self._name], state["left_out"]
+        wide = torch.promote_types(learned.dtype, torch.float32)
+        unit, exact = state["unit"].to(wide), learned.to(wide)
+        thresholds = self.thresholds({self._name: exact})
         # A relative change of a very small threshold would not change which latents fire.
-        share = (THRESHOLD * unit / exact.exp()).clamp(1.0, THRESHOLD / LEAST)
-        moved = torch.maximum(exact + left_out + amount * share, exact.clamp_max((LEAST * unit).log()))
-        thresholds.copy_(moved)
+        share = (THRESHOLD * unit / thresholds).clamp(1.0, THRESHOLD / LEAST)
+        lowest = torch.minimum(thresholds, LEAST * unit)
+        if self.learns == "logarithm":
+            moved = torch.maximum(exact + left_out + amount * share, lowest.log())
+        else:
+            moved = torch.maximum((thresholds + left_out) * (amount * share).exp(), lowest)
+            # A threshold of zero has no relative change.
+            moved = torch.where((thresholds <= 0) & (amount > 0), LEAST * unit, moved)
+        learned.copy_(moved)
         # The logarithm of a threshold of zero is infinite.
-        left_out.copy_((moved - thresholds.to(wide)).nan_to_num(0.0))
+        left_out.copy_((moved - learned.to(wide)).nan_to_num(0.0))
 
     def selection(self, state: State, *, training: bool) -> Selection:
-        threshold = state["log_threshold"].detach().exp()
-        return Above(self._lowest(threshold, self._width(state)) if training else threshold)
+        threshold = self.thresholds(state).detach()
+        needs_box = training or self.to_inputs  # gradients may be wanted in evaluation mode too
+        return Above(self._lowest(threshold, self._width(state)) if needs_box else threshold)
 
     def _width(self, state: State) -> Tensor:
         unit = state.get("unit")
         if self.bandwidth is None and unit is not None:
             return unit * BANDWIDTH
         width = BANDWIDTH if self.bandwidth is None else self.bandwidth
-        return torch.full((), width, dtype=state["log_threshold"].dtype, device=state["log_threshold"].device)
+        learned = state[self._name]
+        return torch.full((), width, dtype=learned.dtype, device=learned.device)
 
     def _lowest(self, threshold: Tensor, width: Tensor) -> Tensor:
         # Slightly lower, since rounding in half precision could exclude a part of the box.
@@ -110,8 +144,9 @@ class JumpReLU(Activation):
 
 class _Jump(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: Tensor) -> Tensor:
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: Tensor, to_inputs: bool) -> Tensor:
         ctx.save_for_backward(pre, threshold, bandwidth)
+        ctx.to_inputs = to_inputs
         return torch.where(pre <= threshold, 0.0, pre)
 
     @staticmethod
@@ -119,14 +154,16 @@ class _Jump(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,) = grad_outputs
         pre, threshold, bandwidth = ctx.saved_tensors
-        box = ((pre - threshold).abs() < bandwidth / 2).to(grad.dtype) / bandwidth.to(grad.dtype)
-        return torch.where(pre <= threshold, 0.0, grad), _reduce(-threshold * box * grad, threshold), None
+        jump = _box(pre, threshold, bandwidth, grad) * threshold * grad
+        to_pre = torch.where(pre <= threshold, 0.0, grad)
+        return to_pre + jump if ctx.to_inputs else to_pre, _reduce(-jump, threshold), None, None
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: Tensor) -> Tensor:
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: Tensor, to_inputs: bool) -> Tensor:
         ctx.save_for_backward(pre, threshold, bandwidth)
+        ctx.to_inputs = to_inputs
         return (pre > threshold).to(pre.dtype)
 
     @staticmethod
@@ -134,9 +171,15 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,) = grad_outputs
         pre, threshold, bandwidth = ctx.saved_tensors
-        box = ((pre - threshold).abs() < bandwidth / 2).to(grad.dtype) / bandwidth.to(grad.dtype)
-        # Rewards also raise pre-activations. Costs move only thresholds, as in the source.
-        return grad.clamp_max(0.0) * box, _reduce(-box * grad, threshold), None
+        box = _box(pre, threshold, bandwidth, grad)
+        # Rewards also raise pre-activations. By default, costs move only thresholds, as in the source.
+        to_pre = (grad if ctx.to_inputs else grad.clamp_max(0.0)) * box
+        return to_pre, _reduce(-box * grad, threshold), None, None
+
+
+def _box(pre: Tensor, threshold: Tensor, bandwidth: Tensor, grad: Tensor) -> Tensor:
+    """Returns the estimated derivative of the step: ``1 / bandwidth`` within the box, else 0."""
+    return ((pre - threshold).abs() < bandwidth / 2).to(grad.dtype) / bandwidth.to(grad.dtype)
 
 
 def _reduce(grad: Tensor, threshold: Tensor) -> Tensor:

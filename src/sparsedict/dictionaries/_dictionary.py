@@ -157,6 +157,7 @@ class Dictionary(Convertible, ABC):
         targets: Float[Tensor, "n_tokens d_out"],
         *,
         step: int = 0,
+        n_steps: int | None = None,
         tokens_since_fired: Int[Tensor, " n_latents"] | None = None,
         batch: Activations | None = None,
         context: StepContext | None = None,
@@ -167,6 +168,7 @@ class Dictionary(Convertible, ABC):
             inputs: Activations that the dictionary reads, one row per token.
             targets: Activations that the dictionary reproduces, one row per token.
             step: Number of optimiser steps before this one.
+            n_steps: Planned number of steps of the run; ``None`` if unknown.
             tokens_since_fired: Number of tokens since each latent last fired; zeros by default.
             batch: All activations of these tokens, for losses that need other points.
             context: Scratch memory and the rule for selecting entries. ``fit`` passes its own. By default, every array
@@ -183,9 +185,8 @@ class Dictionary(Convertible, ABC):
         reconstruction = self.reconstruct(encoding.latents(), inputs)
         if tokens_since_fired is None:
             tokens_since_fired = torch.zeros(self.n_latents, dtype=torch.int64, device=inputs.device)
-        return ForwardPass(
-            self, inputs, targets, reconstruction, encoding, step, tokens_since_fired, batch, context=context
-        )
+        parts = {"batch": batch, "n_steps": n_steps, "context": context}
+        return ForwardPass(self, inputs, targets, reconstruction, encoding, step, tokens_since_fired, **parts)
 
     def _repr_html_(self) -> str:
         """Returns a table of the parts, the points and the size of the dictionary, for notebooks."""
@@ -221,6 +222,7 @@ class ForwardPass(Displayed):
         batch: All activations of these tokens, with token ids and positions where known. In training, the tensors are
             on the device of the data. ``None`` if the pass was made from two tensors.
         upcoming: In training, returns inputs and targets of the next batches; see :meth:`sample`.
+        n_steps: Planned number of steps of the run; ``None`` if unknown.
         context: Scratch memory of the step. A penalty that selects entries passes ``context.workspace`` to
             :func:`sparsedict.kernels.select` and to :meth:`Support.with_memory` to reuse this memory.
     """
@@ -234,7 +236,13 @@ class ForwardPass(Displayed):
     tokens_since_fired: Int[Tensor, " n_latents"]
     batch: Activations | None = None
     upcoming: Callable[[int], Iterator[Rows]] | None = None
+    n_steps: int | None = None
     context: StepContext = field(default=StepContext(), repr=False)
+
+    @property
+    def progress(self) -> float:
+        """Share of the run's steps before this one, from 0 to 1; 0 if the number of steps is unknown."""
+        return min(self.step / self.n_steps, 1.0) if self.n_steps else 0.0
 
     def sample(self, n_tokens: int) -> Iterator[Rows]:
         """Yields inputs and targets of the next training batches without consuming them.

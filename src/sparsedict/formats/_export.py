@@ -44,7 +44,7 @@ def exact_form(dictionary: Dictionary, library: str) -> Exported:
 def threshold_of(form: Exported) -> Tensor | None:
     """Returns the thresholds of a JumpReLU or a trained BatchTopK, ``[n_latents]``, or ``None``."""
     if isinstance(form.activation, JumpReLU):
-        return form.activation_state["log_threshold"].exp()
+        return form.activation.thresholds(form.activation_state).detach()
     if isinstance(form.activation, BatchTopK):
         return threshold_of_batch(form.activation_state["threshold"], len(form.encoder), form.encoder_bias.dtype)
     return None

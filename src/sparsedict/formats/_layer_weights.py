@@ -188,7 +188,7 @@ def _thresholds(dictionary: CrossLayerDistiller, library: str) -> Tensor | None:
     if isinstance(activation, ReLU):
         return None
     if isinstance(activation, JumpReLU):
-        return dictionary.activation_state.get_parameter("log_threshold").exp()
+        return activation.thresholds(dictionary.activation_state.entries())
     like = partial(threshold_of_batch, dtype=dictionary.encoder_bias.dtype)
     if isinstance(activation, BatchTopK):
         return like(state["threshold"], dictionary.n_latents)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -16,6 +15,7 @@ from sparsedict.activations import Activation
 from sparsedict.dictionaries import Dictionary, ForwardPass
 from sparsedict.latents import fires
 from sparsedict.penalties._penalty import Penalty, set_coefficient
+from sparsedict.penalties._per_dictionary import PerDictionary
 
 START_SHARE = 0.1
 """Initial cost of ``target`` active latents, as a fraction of the variance."""
@@ -58,7 +58,7 @@ class L0(Penalty):
         return _count(out, out.pre_activations) * self.coefficient
 
     def check(self, dictionary: Dictionary) -> None:
-        _require_firing_gradient(self, dictionary)
+        require_firing_gradient(self, dictionary)
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ class TargetL0(Penalty):
         checks.set_in_range(self, "target", 0.0, open_low=True)
         if self.coefficient is not None:
             set_coefficient(self)
-        object.__setattr__(self, "_coefficients", _LogCoefficients())
+        object.__setattr__(self, "_coefficients", PerDictionary(math.asinh(START_SHARE / LINEAR_SHARE)))
 
     @property
-    def _log_coefficients(self) -> _LogCoefficients:
+    def _log_coefficients(self) -> PerDictionary:
         return vars(self)["_coefficients"]
 
     def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
@@ -148,7 +148,7 @@ class TargetL0(Penalty):
         self._log_coefficients.restore(state_dict["logarithms"])
 
     def check(self, dictionary: Dictionary) -> None:
-        _require_firing_gradient(self, dictionary)
+        require_firing_gradient(self, dictionary)
         if self.target > dictionary.n_latents:
             raise ValueError(f"`target` must be at most n_latents={dictionary.n_latents}, got {self.target}.")
         if self.coefficient is not None:
@@ -165,50 +165,12 @@ class TargetL0(Penalty):
             )
 
 
-class _LogCoefficients:
-    """The logarithms of a penalty's coefficients, one for each dictionary that is trained with it."""
-
-    def __init__(self) -> None:
-        self._logarithms: WeakKeyDictionary[Dictionary, Tensor] = WeakKeyDictionary()
-        self._last_step: WeakKeyDictionary[Dictionary, int] = WeakKeyDictionary()
-        self._waiting: list[Tensor] = []
-
-    def get(self, out: ForwardPass) -> Tensor:
-        """Returns the logarithm of the dictionary in training. The first step of a run creates it."""
-        dictionary = out.dictionary
-        if out.step == 0:
-            self._forget_earlier_runs()
-        if dictionary not in self._logarithms:
-            # The caller's default device may differ.
-            new = torch.full((), math.asinh(START_SHARE / LINEAR_SHARE), device="cpu", dtype=torch.float32)
-            start = self._waiting.pop(0) if self._waiting else new
-            self._logarithms[dictionary] = start.to(out.targets.device)
-        self._last_step[dictionary] = out.step
-        return self._logarithms[dictionary]
-
-    def _forget_earlier_runs(self) -> None:
-        """Removes dictionaries of earlier runs, which may still exist. The state has the order of the current run."""
-        self._waiting.clear()
-        for other, last_step in list(self._last_step.items()):
-            if last_step > 0:
-                del self._logarithms[other], self._last_step[other]
-
-    def values(self) -> list[Tensor]:
-        """Returns the logarithms in the order in which their dictionaries are trained."""
-        return list(self._logarithms.values()) or list(self._waiting)
-
-    def restore(self, logarithms: list[Tensor]) -> None:
-        """Assigns logarithms, in this order, to the dictionaries of the next run."""
-        self._logarithms.clear()
-        self._last_step.clear()
-        self._waiting[:] = [value.clone() for value in logarithms]
-
-
 def _count(out: ForwardPass, pre: Tensor) -> Tensor:
     return out.activation.firing(pre, out.state).sum() / out.n_tokens
 
 
-def _require_firing_gradient(penalty: Penalty, dictionary: Dictionary) -> None:
+def require_firing_gradient(penalty: Penalty, dictionary: Dictionary) -> None:
+    """Raises ``ValueError`` if the activation defines no gradient for firing."""
     if type(dictionary.activation).firing is Activation.firing:
         raise ValueError(
             f"`activation` must define a gradient for firing (`Activation.firing`) for {type(penalty).__name__}, got "

@@ -1,6 +1,7 @@
 """Training of dictionaries: `fit`, `fit_many`, learning-rate schedules, step hooks, callbacks and records."""
 
 from sparsedict.training import callbacks
+from sparsedict.training._anneal_k import AnnealK
 from sparsedict.training._fit import fit, fit_many
 from sparsedict.training._good_state import NonFiniteLossError
 from sparsedict.training._history import History, Record
@@ -14,6 +15,7 @@ from sparsedict.training._units import RelativeLR
 from sparsedict.training.schedules import Constant, Cosine, Linear, Schedule
 
 __all__ = [
+    "AnnealK",
     "Constant",
     "Cosine",
     "History",

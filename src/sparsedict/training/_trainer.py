@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -103,6 +103,12 @@ class DictionaryTrainer:
             batch: The training batch.
             upcoming: Yields upcoming batches with at least the given number of tokens, without removal.
         """
+        with ExitStack() as stack:
+            for step_hook in self.trainee.step_hooks:
+                stack.enter_context(step_hook.during(self._dictionary, step=self._counters.step, n_steps=self._n_steps))
+            self._train_step(batch, upcoming)
+
+    def _train_step(self, batch: Activations, upcoming: Upcoming | None) -> None:
         inputs, targets = self._rows(batch)
         self._set_rate()
         capacity = Capacity(self._counters.density) if self._has_capacity else None
@@ -149,9 +155,8 @@ class DictionaryTrainer:
     def _forward_pass(self, inputs: Tensor, targets: Tensor, batch: Activations, context: StepContext) -> ForwardPass:
         counters = self._counters
         since = counters.tokens_since_fired
-        forward = partial(
-            self._dictionary.forward_pass, inputs, targets, step=counters.step, tokens_since_fired=since, batch=batch
-        )
+        position = {"step": counters.step, "n_steps": self._n_steps, "tokens_since_fired": since}
+        forward = partial(self._dictionary.forward_pass, inputs, targets, batch=batch, **position)
         out = forward(context=context)
         # A stateful loss or penalty must be called only once a step, so the entries must be complete before the call.
         if context.capacity is not None and self._parts_keep_state and not context.capacity.was_sufficient():
