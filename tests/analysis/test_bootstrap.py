@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsedict.analysis import _bootstrap
-from sparsedict.analysis._bootstrap import bootstrap
+from sparsedict.analysis._bootstrap import bootstrap, bootstrap_mean, row_intervals
 
 
 def mean_of(values: torch.Tensor):
@@ -97,3 +97,55 @@ def test_a_statistic_that_most_samples_lack_has_no_interval() -> None:
 def test_bad_options_are_errors(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         bootstrap(mean_of(torch.arange(4).double()), (4,), **options)  # type: ignore[arg-type]
+
+
+def test_the_closed_form_of_a_mean_equals_the_general_bootstrap() -> None:
+    values = torch.tensor([0.0, 0, 1, 0, 3, 4, 0, 1, 2, 4, 9]).double()
+    one, other = bootstrap_mean(values, seed=2), bootstrap(mean_of(values), (11,), seed=2)
+    assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), rel=1e-9)
+
+
+def test_the_mean_of_many_values_takes_memory_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    n, drawn = 16_384, []
+    plain = torch.randint
+    monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: drawn.append(args[1]) or plain(*args, **kwargs))
+    monkeypatch.setattr(_bootstrap, "_left_out", lambda *_: pytest.fail("the jackknife needs n * n indices"))
+    values = torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = bootstrap_mean(values, n_samples=200)
+    assert max(rows * columns for rows, columns in drawn) <= _bootstrap.MAX_ENTRIES
+    error = float(values.std()) / n**0.5
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
+def test_the_jackknife_does_not_depend_on_the_size_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.tensor([0.0, 1, 5, 2, 2, 3, 9]).double()
+    whole = bootstrap(lambda of: values[of[0]].median(1).values, (7,), n_samples=400)
+    monkeypatch.setattr(_bootstrap, "MAX_ENTRIES", 14)
+    assert bootstrap(lambda of: values[of[0]].median(1).values, (7,), n_samples=400) == whole
+
+
+def test_the_intervals_of_rows_equal_those_of_single_means() -> None:
+    scipy_stats = pytest.importorskip("scipy.stats")
+    rows = torch.rand(3, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def shares(weights: torch.Tensor) -> torch.Tensor:
+        return rows @ (weights.double() / weights.double().sum(0))
+
+    low, high = row_intervals(shares, 9, n_samples=500, seed=4)
+    samples = shares(_bootstrap._weights(9, 500, 4))
+    for row in range(3):
+
+        class Same:
+            bootstrap_distribution = samples[row].numpy()
+
+        theirs = scipy_stats.bootstrap(
+            (rows[row].numpy(),), lambda x, axis: x.mean(axis), n_resamples=0, bootstrap_result=Same(), method="BCa"
+        ).confidence_interval
+        assert (float(low[row]), float(high[row])) == pytest.approx((theirs.low, theirs.high), rel=1e-6)
+
+
+def test_rows_without_information_have_no_interval() -> None:
+    rows = torch.tensor([[1.0, 1, 1, 1], [0, 1, 0, 1], [math.nan] * 4])
+    low, high = row_intervals(lambda weights: rows @ (weights / weights.sum(0)), 4)
+    assert low.isnan().tolist() == high.isnan().tolist() == [True, False, True]
+    assert row_intervals(lambda weights: rows[:, :1] @ weights, 1)[0].isnan().all()

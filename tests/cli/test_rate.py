@@ -42,13 +42,13 @@ def test_the_page_has_latents_of_all_dictionaries_without_names(command: Run, fi
     assert status == 0, err
     assert "It shows" in out
     made = RatingSet.read(answers)
-    assert {item.dictionary.partition("/")[2] for item in made.key.items} == {"distiller", "autoencoder"}
+    assert {item.dictionary.partition("/")[2] for item in made.key.items} == {"distiller", "autoencoder", "neurons"}
     assert {item.dictionary.partition("/")[0] for item in made.key.items} == {
         "model.layers.0.mlp",
         "model.layers.1.mlp",
     }
     text = page.read_text()
-    assert not re.search(r"distiller|autoencoder|model\.layers", text)
+    assert not re.search(r"distiller|autoencoder|neurons|model\.layers", text)
     assert '"w1' in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from sparsedict.sites import Site
 from sparsedict.storage import DESCRIPTION, StorageError, read_json
 
 KINDS = ("distiller", "autoencoder")
+NEURONS = "neurons"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,18 @@ class FinishedRun:
     dictionaries: Mapping[str, Mapping[str, Any]]
     held_out: Tensor
     strings: TokenStrings
+
+    def units(self, site: str) -> dict[str, Any]:
+        """Returns the dictionaries of a site by their kind, and the neurons of its MLP.
+
+        Prints a warning if the MLP has no readable neurons.
+        """
+        found = dict(self.dictionaries[site])
+        try:
+            found[NEURONS] = self.sites[site].neurons
+        except ValueError as error:
+            print(f"sparsedict: warning: the neurons of {site} are left out: {error}", file=sys.stderr)
+        return found
 
 
 def run_options(folder: Path) -> dict[str, Any]:

@@ -14,8 +14,8 @@ N_EXAMPLES = 10
 
 DESCRIPTION = """\
 Serves a page on this machine on which you grade from 0 to 4 how well one rule explains the strongest examples of a
-latent. The page shows latents of all dictionaries of a finished run, mixed and without names. Every answer is written
-at once to RUN/ratings. The same command continues. A second person enters another name.
+latent. The page shows latents of all dictionaries of a finished run and neurons of its MLP, mixed and without names.
+Every answer is written at once to RUN/ratings. The same command continues. A second person enters another name.
 """
 
 EPILOG = """\
@@ -56,7 +56,7 @@ def _add_latents(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=N_PER_KIND,
         metavar="N",
-        help="latents of each kind: simulators and sparse latents of a distiller, latents of an autoencoder "
+        help="latents of each kind: simulators and sparse latents of a distiller, latents of an autoencoder, neurons "
         f"(default: {N_PER_KIND})",
     )
     group.add_argument(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from sparsedict import pages
 from sparsedict.cli._finished_run import finished_run, run_options
@@ -19,17 +18,12 @@ def run(args: argparse.Namespace) -> None:
     loaded = finished_run(args.run, device=args.device, progress=not args.quiet)
     several = len(loaded.sites) > 1
     for name, site in loaded.sites.items():
-        shown = dict(loaded.dictionaries[name])
-        try:
-            shown["neurons"] = site.neurons
-        except ValueError as error:
-            print(f"sparsedict: warning: the neurons of {name} have no pages: {error}", file=sys.stderr)
         root = args.run / name if several else args.run
         out = root / "latents" if args.out is None else args.out / name if several else args.out
         index = pages.write(
             out,
             site,
-            shown,
+            loaded.units(name),
             loaded.held_out,
             tokenizer=loaded.strings,
             n_tokens=args.n_tokens,

@@ -89,11 +89,11 @@ def _set(args: argparse.Namespace, folder: Path) -> RatingSet:
 
 
 def select(loaded: FinishedRun, args: argparse.Namespace) -> RatingSet:
-    """Selects the latents of all dictionaries of a run."""
+    """Selects the latents of all dictionaries of a run, and neurons."""
     records: dict[str, Any] = {}
     kinds: dict[str, list[str]] = {}
     for site_name, site in loaded.sites.items():
-        own = loaded.dictionaries[site_name]
+        own = loaded.units(site_name)
         found = collect(site, own, loaded.held_out, n_tokens=args.n_tokens, progress=not args.quiet)
         for name, recorded in found.items():
             label = name if len(loaded.sites) == 1 else f"{site_name}/{name}"

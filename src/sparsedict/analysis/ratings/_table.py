@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.analysis._bootstrap import Estimate, bootstrap
+from sparsedict.analysis._bootstrap import Estimate, bootstrap, bootstrap_mean
 from sparsedict.analysis.ratings._rating import Ratings
 from sparsedict.display import aligned
 from sparsedict.display import table as html_table
@@ -122,14 +120,10 @@ def table(ratings: Ratings, *, n_samples: int = 10_000, level: float = 0.95, see
     rows = {}
     for (dictionary, kind), units in groups.items():
         grades = torch.tensor([means[unit] for unit in units if unit in means], dtype=torch.float64)
-        mean = bootstrap(_mean_of(grades), (len(grades),), n_samples=n_samples, level=level, seed=seed)
+        mean = bootstrap_mean(grades, n_samples=n_samples, level=level, seed=seed)
         row = TableRow(dictionary, kind, mean, len(grades), len(units) - len(grades), tuple(grades.tolist()))
         rows[row.name] = row
     return RatingTable(rows, n_samples, level, seed)
-
-
-def _mean_of(grades: Tensor) -> Callable[[list[Tensor]], Tensor]:
-    return lambda of: grades[of[0]].mean(1)
 
 
 def _cells(row: TableRow) -> dict[str, str]:

@@ -11,11 +11,12 @@ from typing import ClassVar
 import torch
 
 from sparsedict import checks
+from sparsedict.analysis._bootstrap import row_intervals
 from sparsedict.analysis.scores._answers import Ask, answers, read_numbers
 from sparsedict.analysis.scores._example_draws import draw_examples
 from sparsedict.analysis.scores._excerpts import Excerpt, excerpts
 from sparsedict.analysis.scores._explain import Explainer, latents_of
-from sparsedict.analysis.scores._result import LatentScores, intervals
+from sparsedict.analysis.scores._result import LatentScores
 from sparsedict.analysis.scores._token_latents import TokenLatents
 
 
@@ -154,7 +155,7 @@ def _judged(
             shown[int(fits), asked.latent, own] += 1
             right[int(fits), asked.latent, own] += (place in chosen) == fits
     value = (right.sum(2) / shown.sum(2)).mean(0)
-    low, high = intervals(lambda weights: ((right @ weights) / (shown @ weights)).mean(0), n_questions, seed=seed)
+    low, high = row_intervals(lambda weights: ((right @ weights) / (shown @ weights)).mean(0), n_questions, seed=seed)
     return LatentScores(
         name=name,
         value=value,

@@ -1,73 +1,32 @@
-"""`LatentScores`, the result of every score, and bootstrap intervals."""
+"""`LatentScores`, the result of every score."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparsedict import checks, display
-from sparsedict.analysis._bootstrap import Estimate
+from sparsedict.analysis._bootstrap import Estimate, bootstrap_mean
 from sparsedict.analysis.scores._token_latents import TokenLatents
 from sparsedict.display import Displayed
-from sparsedict.seeds import generator
 
 N_SAMPLES = 1000
-MAX_ENTRIES = 2**20
-"""Largest number of indices that are drawn at once."""
-_BOOTSTRAP = int.from_bytes(b"boot", "big")
 
 
 def mean_estimate(values: Float[Tensor, " n"], seed: int = 0, n_samples: int = N_SAMPLES) -> Estimate:
-    """Returns the mean of some values with its 95 % percentile bootstrap interval. NaN is left out.
+    """Returns the mean of some values with its 95 % bootstrap interval (BCa). NaN is left out.
 
     Args:
         values: The values, such as one per latent.
         seed: Random seed of the samples.
         n_samples: Number of samples.
     """
-    values = values[~values.isnan()].double().cpu()
-    n = len(values)
-    if not n:
-        return Estimate(math.nan, math.nan, math.nan, 0)
-    random = generator(seed, _BOOTSTRAP)
-    at_once = max(1, MAX_ENTRIES // n)
-    sizes = [min(at_once, n_samples - start) for start in range(0, n_samples, at_once)]
-    means = torch.cat([values[torch.randint(n, (size, n), generator=random)].mean(1) for size in sizes])
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(float(values.mean()), low, high, n)
-
-
-def resample_weights(n: int, n_resamples: int, seed: int) -> Float[Tensor, "n_resamples n"]:
-    """Returns how often each of ``n`` units occurs in each resample of ``n`` units with replacement."""
-    drawn = torch.randint(n, (n_resamples, n), generator=generator(seed, _BOOTSTRAP), device="cpu")
-    ones = torch.ones(drawn.shape, dtype=torch.float64, device="cpu")
-    return torch.zeros(n_resamples, n, dtype=torch.float64, device="cpu").scatter_add_(1, drawn, ones)
-
-
-def intervals(
-    statistic: Callable[[Tensor], Tensor], n_groups: int, *, n_resamples: int = 200, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Returns 2.5 % and 97.5 % quantiles of a statistic per latent over resamples of groups of sequences.
-
-    Args:
-        statistic: Returns the statistic ``[n_latents, n_resamples]`` for weights ``[n_groups, n_resamples]``.
-        n_groups: Number of groups.
-        n_resamples: Number of resamples.
-        seed: Random seed of the resamples.
-    """
-    resampled = statistic(resample_weights(n_groups, n_resamples, seed).T.float())
-    # `nanquantile` takes neither empty tensors nor large ones.
-    ends = torch.tensor([0.025, 0.975], device="cpu")
-    blocks = [torch.nanquantile(block, ends, dim=1) for block in resampled.split(2**14) if len(block)]
-    low, high = torch.cat([resampled.new_zeros(2, 0), *blocks], 1)
-    return low, high
+    return bootstrap_mean(values, n_samples=n_samples, seed=seed)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,7 +37,8 @@ class LatentScores(Displayed):
         name: Name of the score.
         value: Score of each latent, ``[n_latents]``; NaN for a latent that isn't scored, because it fires too rarely.
         chance: The score of each latent without any relation to the text, ``[n_latents]``.
-        low: Lower end of the 95 % interval of each latent, ``[n_latents]``; ``None`` if the score has none.
+        low: Lower end of the 95 % interval of each latent, ``[n_latents]``; NaN if all resamples are equal, ``None`` if
+            the score has no intervals.
         high: Upper end of the interval.
         columns: Further numbers per latent by name, ``[n_latents]`` each.
         words: Description of each latent in words, such as its rule; ``None`` if the score has none.

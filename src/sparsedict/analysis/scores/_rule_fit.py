@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsedict.analysis.scores._result import intervals
+from sparsedict.analysis._bootstrap import row_intervals
 from sparsedict.analysis.scores._rule_part import RulePart
 from sparsedict.analysis.scores._rule_table import RuleTable
 
@@ -47,7 +47,7 @@ class RuleFit:
     def f1_interval(self, seed: int) -> tuple[Tensor, Tensor]:
         """Returns the 95 % interval of F1 over resamples of groups of sequences."""
         both = self.predicted + self.active
-        return intervals(lambda weights: 2 * (self.hits @ weights) / (both @ weights), both.shape[1], seed=seed)
+        return row_intervals(lambda weights: 2 * (self.hits @ weights) / (both @ weights), both.shape[1], seed=seed)
 
 
 def measure(rules: RuleTable, part: RulePart) -> RuleFit:

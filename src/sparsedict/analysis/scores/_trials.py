@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from sparsedict.analysis._bootstrap import row_intervals
 from sparsedict.analysis.scores._example_draws import Draws
 from sparsedict.analysis.scores._representations import Representation, standardised
-from sparsedict.analysis.scores._result import LatentScores, intervals
+from sparsedict.analysis.scores._result import LatentScores
 from sparsedict.analysis.scores._token_latents import TokenLatents
 
 MIN_TRIALS = 5
@@ -56,7 +57,9 @@ def share_of_trials(
     scored = ~table[:, 0].isnan()
     low, high = (torch.full((text.n_latents,), torch.nan) for _ in range(2))
     if bool(scored.any()):
-        low[scored], high[scored] = intervals(lambda weights: table[scored] @ weights / n_trials, n_trials, seed=seed)
+        low[scored], high[scored] = row_intervals(
+            lambda weights: table[scored] @ (weights / weights.sum(0)), n_trials, seed=seed
+        )
     return LatentScores(
         name=name,
         value=table.mean(1),
