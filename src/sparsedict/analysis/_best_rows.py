@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 EMPTY = -1
 """Key of an empty slot."""
+_GROWTH = 4
+"""Ratio of the widths of two successive tables of new entries."""
 
 
 class BestRows:
@@ -46,36 +51,68 @@ class BestRows:
             keys: Key of each entry, not negative and different from all other keys of the latent, ``[n_entries]``.
         """
         k = self.keys.shape[1]
+        chosen, slots = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for new in self._new_entries(latents, keys):
+            both = np.concatenate([self.keys[new.rows], new.keys], axis=1)
+            n_new = new.keys.shape[1]
+            is_kept = np.zeros(both.shape, dtype=bool)
+            np.put_along_axis(is_kept, np.argpartition(both, n_new, axis=1)[:, n_new:], True, axis=1)
+            is_new = is_kept[:, k:] & (new.keys != EMPTY)
+            # The n-th new entry of a row takes the n-th slot that became free. No free slot sorts after a used one.
+            free = np.argsort(is_kept[:, :k], axis=1, kind="stable")
+            of_row, column = np.nonzero(is_new)
+            slot = free[of_row, (np.cumsum(is_new, axis=1) - 1)[of_row, column]]
+            latent = new.rows[of_row].astype(np.int64)
+            self.keys[latent, slot] = new.keys[of_row, column]
+            self._lowest[new.rows] = self.keys[new.rows].min(1)
+            chosen.append(new.entries[of_row, column])
+            slots.append(latent * k + slot)
+        return np.concatenate(chosen), np.concatenate(slots)
+
+    def update_(self, latents: NDArray[np.int32], keys: NDArray[np.int64]) -> None:
+        """Adds entries, like `offer_`, where only the keys matter."""
+        for new in self._new_entries(latents, keys):
+            both = np.concatenate([self.keys[new.rows], new.keys], axis=1)
+            n_new = new.keys.shape[1]
+            both.partition(n_new, axis=1)
+            self.keys[new.rows], self._lowest[new.rows] = both[:, n_new:], both[:, n_new]
+
+    def _new_entries(self, latents: NDArray[np.int32], keys: NDArray[np.int64]) -> Iterator[_NewEntries]:
+        """Yields the entries whose keys exceed the smallest key of their latent.
+
+        Latents with similar numbers of entries come together, so that a frequent latent doesn't widen the tables of
+        all. The entries aren't sorted by their keys.
+        """
         given = np.flatnonzero(keys > self._lowest[latents])
-        if not len(given):
-            return given, given
-        given = given[np.lexsort((-keys[given], latents[given]))]
-        begins = np.diff(latents[given], prepend=-1) != 0
-        rank = _rank(begins)
-        is_best = rank < k
-        row = (np.cumsum(begins) - 1)[is_best]
-        rows = latents[given][begins]
-        given, rank = given[is_best], rank[is_best]
-        # In later blocks, few entries are new.
-        n_new = int(rank.max()) + 1
-        new = np.full((len(rows), n_new), EMPTY, dtype=np.int64)
-        source = np.zeros((len(rows), n_new), dtype=np.int64)
-        new[row, rank], source[row, rank] = keys[given], given
-        both = np.concatenate([self.keys[rows], new], axis=1)
-        is_kept = np.zeros(both.shape, dtype=bool)
-        np.put_along_axis(is_kept, np.argpartition(both, n_new, axis=1)[:, n_new:], True, axis=1)
-        is_new = is_kept[:, k:] & (new != EMPTY)
-        # The n-th new entry of a row takes the n-th slot that became free. No free slot sorts after a used one.
-        free = np.argsort(is_kept[:, :k], axis=1, kind="stable")
-        of_row, column = np.nonzero(is_new)
-        slot = free[of_row, (np.cumsum(is_new, axis=1) - 1)[of_row, column]]
-        latent = rows[of_row].astype(np.int64)
-        self.keys[latent, slot] = new[of_row, column]
-        self._lowest[rows] = self.keys[rows].min(1)
-        return source[of_row, column], latent * k + slot
+        starts = np.flatnonzero(np.diff(latents[given], prepend=-1))
+        counts = np.diff(starts, append=len(given))
+        rank = np.arange(len(given)) - np.repeat(starts, counts)
+        width = _GROWTH ** np.ceil(np.log(counts) / np.log(_GROWTH) - 1e-9).astype(np.int64)
+        for size in np.unique(width).tolist():
+            rows = np.flatnonzero(width == size)
+            number = np.full(len(starts), -1)
+            number[rows] = np.arange(len(rows))
+            row = np.repeat(number, counts)
+            own = np.flatnonzero(row >= 0)
+            found = _NewEntries(
+                latents[given[starts[rows]]],
+                np.full((len(rows), size), EMPTY, dtype=np.int64),
+                np.zeros((len(rows), size), dtype=np.int64),
+            )
+            found.keys[row[own], rank[own]], found.entries[row[own], rank[own]] = keys[given[own]], given[own]
+            yield found
 
 
-def _rank(begins: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Returns the index of each element within its run, given a mask of the first elements of runs."""
-    index = np.arange(len(begins))
-    return index - np.maximum.accumulate(np.where(begins, index, 0))
+@dataclass(frozen=True, eq=False)
+class _NewEntries:
+    """Entries of some latents.
+
+    Attributes:
+        rows: The latents, ``[n_rows]``.
+        keys: Keys of the entries; -1 at padding, ``[n_rows, n_new]``.
+        entries: Indices of the entries, ``[n_rows, n_new]``.
+    """
+
+    rows: NDArray[np.int32]
+    keys: NDArray[np.int64]
+    entries: NDArray[np.int64]

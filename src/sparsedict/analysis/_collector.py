@@ -78,7 +78,7 @@ class Collector:
         self.top.update_(block, peaks(block, self.top.best.lowest))
         self.random.update_(block, sample(block, self.seed, self.random.best.lowest))
         shared = shared_sample(block, self.seed, self.shared.lowest)
-        self.shared.offer_(block.latents[shared.entries], shared.keys)
+        self.shared.update_(block.latents[shared.entries], shared.keys)
 
     def _update_histograms(self, block: EntryBlock) -> None:
         below = block.values < 0

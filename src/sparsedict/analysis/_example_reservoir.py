@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from sparsedict.analysis._best_rows import BestRows
@@ -146,10 +147,14 @@ def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _tokens_around(block: EntryBlock, places: NDArray[np.int64], context: tuple[int, int]) -> NDArray[np.int32]:
     """Returns the tokens around some places, -1 outside of their sequence."""
-    around = places[:, None] + np.arange(-context[0], context[1] + 1)
-    inside = np.clip(around, 0, len(block.text.tokens) - 1)
-    same = (inside == around) & (block.text.sequences[inside] == block.text.sequences[places][:, None])
-    return np.where(same, block.text.tokens[inside], np.int32(-1))
+    text, gap = block.text, max(context)
+    # With gaps between the sequences, each window is a contiguous part of the text.
+    moved = np.arange(len(text.tokens)) + gap * (
+        1 + np.cumsum(np.diff(text.sequences, prepend=text.sequences[:1]) != 0)
+    )
+    spread = np.full(int(moved[-1]) + gap + 1, -1, dtype=np.int32)
+    spread[moved] = text.tokens
+    return sliding_window_view(spread, sum(context) + 1)[moved[places] - context[0]]
 
 
 def _activations_around(block: EntryBlock, entries: NDArray[np.int64], context: tuple[int, int]) -> NDArray[np.float32]:
