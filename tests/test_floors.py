@@ -36,7 +36,7 @@ FLOORS = {
     **dict.fromkeys(("dictionaries", "sites"), 2.0),
     **dict.fromkeys(("penalties", "losses"), 2.5),
     **dict.fromkeys(("data", "metrics", "analysis"), 3.0),
-    **dict.fromkeys(("training", "formats"), 4.0),
+    **dict.fromkeys(("training", "formats", "circuits"), 4.0),
     **dict.fromkeys(("loading",), 4.5),
     **dict.fromkeys(("zoo", "figures", "pages", "demo"), 5.0),
     **dict.fromkeys(("studies",), 6.0),

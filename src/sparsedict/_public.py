@@ -3,6 +3,7 @@
 from sparsedict import (
     activations,
     analysis,
+    circuits,
     data,
     dictionaries,
     display,
@@ -183,6 +184,7 @@ __all__ = [
     "activations",
     "analysis",
     "calibrate_threshold",
+    "circuits",
     "data",
     "dictionaries",
     "display",

@@ -29,7 +29,15 @@ def logits_of(model: nn.Module, tokens: Tokens) -> Tensor:
         NoLogitsError: If the model doesn't return logits.
     """
     call = prepare(model, tokens)
-    output = model(*call.args, **call.kwargs)
+    return logits_in(model(*call.args, **call.kwargs), model)
+
+
+def logits_in(output: object, model: nn.Module) -> Tensor:
+    """Returns the logits in the output of a model.
+
+    Raises:
+        NoLogitsError: If there are none.
+    """
     if isinstance(output, Tensor):
         return output
     logits = getattr(output, "logits", None)

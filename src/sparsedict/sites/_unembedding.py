@@ -69,7 +69,7 @@ def unembedding(model: nn.Module) -> Unembedding:
     Raises:
         NoUnembeddingError: If there is no unembedding, or what it reads isn't the residual stream or its norm.
     """
-    head = _head(model)
+    head = output_embedding(model)
     weight = getattr(head, "W_U", None)
     weight = weight.T if isinstance(weight, Tensor) else getattr(head, "weight", None)
     if head is None or not isinstance(weight, Tensor) or weight.ndim != 2:
@@ -86,7 +86,8 @@ def unembedding(model: nn.Module) -> Unembedding:
     )
 
 
-def _head(model: nn.Module) -> nn.Module | None:
+def output_embedding(model: nn.Module) -> nn.Module | None:
+    """Returns the module that computes the logits, or None if it isn't known."""
     getter = getattr(model, "get_output_embeddings", None)
     if callable(getter):
         try:

@@ -1,0 +1,128 @@
+"""Measures how far a model with held values is from affine, and finds the module where a nonlinearity isn't held."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from sparsedict.circuits._cut import CutModel, Pass
+
+SCALE = 13.0
+"""Factor of the second probe. Saturating functions, such as a soft cap, are far from affine at large values."""
+
+
+class NotAffineError(ValueError):
+    """A model isn't affine in what is written to its residual stream. The message names the module."""
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Returns the relative deviation that rounding may cause. Some models compute their norms in single precision."""
+    return 1e-4 if dtype in (torch.float32, torch.float64) else 0.1
+
+
+@torch.no_grad()
+def scaled(cut: CutModel, first: Pass, factor: float, **options: object) -> Pass:
+    """Runs the model with all token embeddings and MLP outputs multiplied by a factor."""
+    return cut.run(
+        embed=lambda _: factor * first.embedded,
+        write=lambda name, *_: factor * first.outputs[name],
+        **options,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def deviation(zero: Tensor, one: Tensor, far: Tensor) -> float:
+    """Returns the relative deviation of values at the factors 0, 1 and `SCALE` from an affine function."""
+    wide = torch.promote_types(one.dtype, torch.float32)
+    zero, one, far = (value.to(wide) for value in (zero, one, far))
+    error = (far - zero - SCALE * (one - zero)).abs().max()
+    return float(error / (far - zero).abs().max().clamp_min(torch.finfo(wide).tiny))
+
+
+@dataclass(frozen=True)
+class Affinity:
+    """How far the parts of a model with held values are from affine functions.
+
+    Attributes:
+        inputs: Largest relative deviation of what the sites read.
+        logits: Relative deviation of the logits.
+        head: Relative deviation of the output of the unembedding's module; NaN if there is none.
+        most: Largest deviation that rounding may cause.
+    """
+
+    inputs: float
+    logits: float
+    head: float
+    most: float
+
+    @property
+    def before_cap(self) -> bool:
+        """Whether only the output of the unembedding's module is affine, as with a soft cap of the logits."""
+        return not self.logits <= self.most and self.head <= self.most
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the logits in one of both forms are affine."""
+        return self.logits <= self.most or self.head <= self.most
+
+
+def measure_affinity(cut: CutModel, first: Pass) -> Affinity:
+    """Measures how far what the sites read, and the logits, are from affine in what is written to the residual stream.
+
+    Args:
+        cut: The model.
+        first: Its recorded pass.
+
+    Raises:
+        NotAffineError: If the input of a site isn't affine.
+    """
+    zero, one, far = (scaled(cut, first, factor) for factor in (0.0, 1.0, SCALE))
+    most = tolerance(first.embedded.dtype)
+    worst = 0.0
+    for name in cut.sites:
+        value = deviation(zero.inputs[name], one.inputs[name], far.inputs[name])
+        if not value <= most:
+            raise not_affine(cut, first, f"the input of the site {name!r}", value)
+        worst = max(worst, value)
+    heads = [pass_.head for pass_ in (zero, one, far)]
+    head = math.nan if any(value is None for value in heads) else deviation(*heads)  # pyright: ignore[reportArgumentType]
+    return Affinity(worst, deviation(zero.logits, one.logits, far.logits), head, most)
+
+
+def not_affine(cut: CutModel, first: Pass, what: str, value: float) -> NotAffineError:
+    """Returns the error that names the first module whose output isn't affine."""
+    culprit = _culprit(cut, first)
+    where = "the model itself" if culprit is None else culprit
+    return NotAffineError(
+        f"The model must be affine in what is written to the residual stream once its attention patterns and norms are "
+        f"held, but {what} deviates by {value:.1g} in relative terms. The nonlinearity is in {where}. Add a site for "
+        "an MLP. Load a model whose attention kernel bypasses PyTorch's functions with "
+        "`attn_implementation='eager'`. Attribute to the logits before a soft cap."
+    )
+
+
+def _culprit(cut: CutModel, first: Pass) -> str | None:
+    """Returns the innermost module that is reached first and whose output isn't affine."""
+    probes: list[dict[tuple[str, int], Tensor]] = []
+    for factor in (0.0, 1.0, SCALE):
+        values: dict[tuple[str, int], Tensor] = {}
+        scaled(cut, first, factor, watch=partial(_store, values))
+        probes.append(values)
+    most = tolerance(first.embedded.dtype)
+    modules: Mapping[str, nn.Module] = dict(cut.model.named_modules())
+    for key, one in probes[1].items():
+        zero, far = probes[0].get(key), probes[2].get(key)
+        if zero is None or far is None or zero.shape != one.shape:
+            continue
+        if not deviation(zero, one, far) <= most:
+            return f"`{key[0] or 'the model'}` ({type(modules[key[0]]).__name__})"
+    return None
+
+
+def _store(values: dict[tuple[str, int], Tensor], path: str, _: nn.Module, output: Tensor) -> None:
+    index = sum(key[0] == path for key in values)
+    values[path, index] = output.detach()

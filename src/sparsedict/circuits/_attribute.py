@@ -1,0 +1,169 @@
+"""`attribute`, which builds the attribution graph of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.circuits._build import build
+from sparsedict.circuits._effects import Columns, DirectEffects
+from sparsedict.circuits._expand import expand
+from sparsedict.circuits._graph import N_CHECKED, AttributionGraph
+from sparsedict.circuits._interventions import Interventions
+from sparsedict.circuits._prompt import Prompt, as_sites
+from sparsedict.circuits._targets import Target, resolve_targets
+from sparsedict.progress import progress_bar
+from sparsedict.sites import Site, Sites
+from sparsedict.sites.models import Tokens
+from sparsedict.torch_state import in_own_state
+
+CANDIDATES = 16
+"""Number of latents that may become nodes, as a multiple of the limit."""
+
+Targets = Target | int | Sequence[Target | int] | None
+
+
+@in_own_state
+def attribute(
+    sites: Site | Sites | Mapping[str, Site],
+    dictionaries: Any,
+    tokens: Tokens,
+    *,
+    targets: Targets = None,
+    max_latents: int = 2048,
+    check: int = N_CHECKED,
+    tokenizer: Any = None,
+    memory: int = 2**28,
+    progress: bool = False,
+) -> AttributionGraph:
+    r"""Returns the exact direct effects between token embeddings, active latents, error terms and targets on a prompt.
+
+    Attention patterns and the denominators of norms are held at their values on the prompt. The outputs of the MLPs are
+    sums of what the active latents of the dictionaries write, and of an error term. The rest of the model is then
+    affine, for any architecture, and gradients are exact direct effects.
+
+    Every MLP of the model needs a site, since an MLP that isn't cut out isn't affine. The whole output of a site
+    without a dictionary is an error term.
+
+    Args:
+        sites: The MLPs of one model.
+        dictionaries: Transcoders, as in `Sites.replaced`: a mapping from a site's name to a dictionary or `Neurons`, a
+            list, or one dictionary over several layers.
+        tokens: One prompt: token ids ``[n_positions]`` or ``[1, n_positions]``, or a mapping of the model's keyword
+            arguments.
+        targets: What to attribute: `TopLogits`, `Logit`, `LogitDifference` or `Latent`, a token id, or a sequence of
+            these. By default the most probable tokens after the prompt.
+        max_latents: Largest number of latents that become nodes. They are chosen by influence. All other active latents
+            of a layer are summed in one node. The same limit applies to tokens and error terms together.
+        check: Number of interventions that check the graph; 0 to run them when the graph is first printed.
+        tokenizer: Tokenizer of the model, or a function from a token id to its text, for labels.
+        memory: Number of bytes for the gradients of one batch.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        NotAffineError: If the model has a nonlinearity that isn't held. The message names the module.
+        TypeError: If an argument has the wrong type.
+        ValueError: If there are several prompts, a target doesn't exist, a dictionary doesn't fit the sites, or the
+            model is in half precision.
+
+    Example:
+        >>> import torch, sparsedict as sd
+        >>> mlps = [torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 4)) for _ in "ab"]
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(10, 4), *mlps, torch.nn.Linear(4, 10))
+        >>> sites = sd.Sites(model, {"0": "1", "1": "2"})
+        >>> transcoders = {
+        ...     name: sd.SparseDistiller(4, 4, 16, activation=sd.TopK(2), decoder_norm=sd.UnitNorm()) for name in sites
+        ... }
+        >>> graph = sd.circuits.attribute(sites, transcoders, torch.tensor([1, 2, 3]), targets=[5])
+        >>> bool((graph.edges.sum(1) + graph.constants - graph.values).abs().max() < 1e-5)
+        True
+    """
+    sites = as_sites(sites)
+    max_latents = checks.at_least("max_latents", max_latents, 1)
+    checks.at_least("check", check, 0)
+    given = as_prompt(tokens)
+    check_precision(sites, given)
+    if len(sites) == 1 and not isinstance(dictionaries, Mapping | list):
+        dictionaries = dict.fromkeys(sites, dictionaries)
+    prompt = Prompt(sites, dictionaries, given)
+    text = texts(tokenizer)
+    resolved = resolve_targets(prompt, targets, text)
+    required = [target.latent for target in resolved if target.latent is not None]
+    columns = Columns(prompt, CANDIDATES * max_latents, required)
+    functions = [target.function for target in resolved if target.function is not None]
+    effects = DirectEffects(prompt, columns, functions, checks.at_least("memory", memory, 1))
+    rows, constants = _of_targets(effects, columns, resolved)
+    weights = torch.tensor([target.weight for target in resolved], dtype=rows.dtype)
+    weights = weights / weights.sum()
+    total = min(max_latents, columns.n_latents)
+    with progress_bar("attributing", total=total, unit="latent", shown=progress) as bar:
+        expansion = expand(effects, columns, rows, weights, max_latents, bar)
+    interventions = Interventions(prompt, columns, expansion.latents, resolved)
+    graph = build(prompt, columns, expansion, resolved, (rows, constants, weights), interventions, text, max_latents)
+    return graph.with_check(check) if check else graph
+
+
+def _of_targets(effects: DirectEffects, columns: Columns, resolved: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """Returns the direct effects on the targets, and their constants."""
+    rows = torch.zeros(len(resolved), columns.n, dtype=columns.values.dtype)
+    constants = torch.zeros(len(resolved), dtype=columns.values.dtype)
+    of_logits = [i for i, target in enumerate(resolved) if target.function is not None]
+    if of_logits:
+        rows[of_logits], constants[of_logits] = effects.of_functions()
+    for i, target in enumerate(resolved):
+        if target.latent is not None:
+            unit, local = target.latent
+            place = ((columns.units == unit) & (columns.local == local)).nonzero().flatten()
+            rows[i : i + 1], constants[i : i + 1] = effects.of_latents(place)
+    return rows, constants
+
+
+def as_prompt(tokens: Any) -> Tokens:
+    """Returns tokens as one sequence.
+
+    Raises:
+        TypeError: If they aren't token ids.
+        ValueError: If there are several sequences, or none.
+    """
+    if isinstance(tokens, Mapping):
+        ids = tokens.get("input_ids")
+        if isinstance(ids, Tensor):
+            as_prompt(ids)
+        return tokens
+    if isinstance(tokens, list) and tokens and all(isinstance(token, int) for token in tokens):
+        tokens = torch.tensor(tokens)
+    if not isinstance(tokens, Tensor) or tokens.is_floating_point():
+        got = f"a tensor of {tokens.dtype}" if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise TypeError(f"`tokens` must be the token ids of one prompt [n_positions], got {got}.")
+    row = tokens[None] if tokens.ndim == 1 else tokens
+    if row.ndim != 2 or len(row) != 1 or not row.shape[1]:
+        raise ValueError(
+            f"`tokens` must be one prompt of at least one token, [n_positions] or [1, n_positions], got shape "
+            f"{tuple(tokens.shape)}. Attribute several prompts one after another."
+        )
+    return row
+
+
+def check_precision(sites: Sites, tokens: Tokens) -> None:
+    """Raises ``ValueError`` for models in half precision, whose rounding would make direct effects inexact."""
+    model = sites.models[0]
+    half = next((p.dtype for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)), None)
+    if half is not None:
+        raise ValueError(
+            f"The model must be in float32 or float64, got weights of {half}, whose rounding errors would hide direct "
+            "effects. Convert the model and the dictionaries with `.float()`."
+        )
+
+
+def texts(tokenizer: Any) -> Callable[[int], str]:
+    """Returns the function from token ids to their texts."""
+    if tokenizer is None:
+        return lambda token: f"token {token}"
+    decode = getattr(tokenizer, "decode", tokenizer)
+    if not callable(decode):
+        raise TypeError(f"`tokenizer` must have `decode` or be a function, got {type(tokenizer).__name__}.")
+    return lambda token: repr(decode([token] if decode is not tokenizer else token))

@@ -1,0 +1,250 @@
+"""`AttributionGraph`: the direct effects between the parts of a model on one prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sparsedict import checks
+from sparsedict.circuits._influence import influence, shares, smallest_set
+from sparsedict.circuits._result import Check
+from sparsedict.display import Displayed, shown, table
+
+Kind = Literal["token", "latent", "error", "rest", "target"]
+N_CHECKED = 16
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of an attribution graph.
+
+    Attributes:
+        kind: ``"token"`` (the embedding of a token), ``"latent"`` (an active latent), ``"error"`` (what an MLP writes
+            beyond its reconstruction), ``"rest"`` (the sum of the latents and error terms of a layer that have no node
+            of their own), or ``"target"``.
+        layer: Index of the site in `AttributionGraph.layers` that a latent reads or an error term writes; None for
+            tokens and logits.
+        position: Position in the prompt; None for ``"rest"``.
+        latent: Index of the latent in its layer's dictionary; None for other nodes.
+        label: Text of the node.
+        token: Id of the token of a token or logit; None for other nodes.
+        probability: The model's probability of a logit's token; None for other nodes.
+    """
+
+    kind: Kind
+    layer: int | None
+    position: int | None
+    latent: int | None
+    label: str
+    token: int | None = None
+    probability: float | None = None
+
+
+@runtime_checkable
+class Checker(Protocol):
+    """Runs the interventions of :meth:`AttributionGraph.check`."""
+
+    def run(self, graph: AttributionGraph, nodes: Sequence[int], factor: float) -> Check: ...
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AttributionGraph(Displayed):
+    r"""The direct effects between the embeddings, latents and logits of a model on one prompt.
+
+    With attention patterns and the denominators of norms held at their values, the value of a latent or a target is
+    the sum of the direct effects on it plus a constant. Before pruning, for each node :math:`i`:
+
+    .. math::
+        \text{value}_i = \sum_j \text{edge}_{ij} + \text{constant}_i
+
+    Nodes are ordered: tokens, then the latents, error terms and rest of each layer, then targets. Edges lead from
+    earlier nodes to later ones.
+
+    Attributes:
+        nodes: The nodes.
+        values: Value of each node, ``[n_nodes]``: the activation of a latent, the value of a target, and the norm of
+            what a token, an error term or a rest writes.
+        edges: Direct effects (target, source), ``[n_nodes, n_nodes]``. Rows of nodes that aren't latents or targets
+            are zero.
+        constants: Constant of each node, ``[n_nodes]``: the part of a value that is due to biases. Nodes without
+            incoming edges have their value as constant.
+        weights: Weight of each node as a target, ``[n_nodes]``. Weights of targets sum to one.
+        layers: Names of the sites in the order of the model.
+        tokens: Token ids of the prompt, ``[n_positions]``.
+        token_texts: Text of each token.
+        n_active: Number of latents that are active on the prompt.
+        deviation: Largest relative deviation of the model with held values from an affine function.
+        before_cap: Whether logits are those before the model's soft cap.
+        is_pruned: Whether nodes or edges were removed.
+        checked: The interventions that check the graph; None if they weren't run.
+    """
+
+    nodes: tuple[Node, ...]
+    values: Float[Tensor, " n_nodes"]
+    edges: Float[Tensor, "n_nodes n_nodes"]
+    constants: Float[Tensor, " n_nodes"]
+    weights: Float[Tensor, " n_nodes"]
+    layers: tuple[str, ...]
+    tokens: Int[Tensor, " n_positions"]
+    token_texts: tuple[str, ...]
+    n_active: int
+    deviation: float
+    before_cap: bool = False
+    is_pruned: bool = False
+    checked: Check | None = None
+    checker: Checker | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def of_kind(self, *kinds: Kind) -> Int[Tensor, " n"]:
+        """Returns the indices of the nodes of some kinds."""
+        return torch.tensor([i for i, node in enumerate(self.nodes) if node.kind in kinds], dtype=torch.int64)
+
+    @property
+    def targets(self) -> Int[Tensor, " n_targets"]:
+        """Indices of the targets."""
+        return self.of_kind("target")
+
+    @cached_property
+    def influence(self) -> Float[Tensor, " n_nodes"]:
+        """Influence of each node on the targets, through all paths. See `docs/circuits.md`."""
+        return influence(self.edges, self.weights)
+
+    @property
+    def completeness_error(self) -> float:
+        """Largest difference of a value from its edges plus its constant, relative to the sum of their magnitudes."""
+        difference = (self.edges.sum(-1) + self.constants - self.values).abs()
+        scale = self.edges.abs().sum(-1) + self.constants.abs()
+        return float((difference / scale.clamp_min(torch.finfo(scale.dtype).tiny)).max())
+
+    def _computed(self) -> Tensor:
+        return self.of_kind("latent", "target")
+
+    @property
+    def replacement_score(self) -> float:
+        """Share of the influence of sources that tokens have, rather than error terms and the rest."""
+        of_tokens = float(self.influence[self.of_kind("token")].sum())
+        of_errors = float(self.influence[self.of_kind("error", "rest")].sum())
+        return of_tokens / max(of_tokens + of_errors, 1e-30)
+
+    @property
+    def completeness_score(self) -> float:
+        """Share of the direct effects that tokens and latents have, averaged over nodes by their influence."""
+        explained = shares(self.edges)[:, self.of_kind("token", "latent")].sum(-1)
+        computed = self._computed()
+        importance = (self.influence + self.weights)[computed]
+        return float((explained[computed] * importance).sum() / importance.sum().clamp_min(1e-30))
+
+    def n_for(self, share: float = 0.8) -> int:
+        """Returns how many of the most influential latents have a share of the influence of all latents."""
+        scores = self.influence[self.of_kind("latent")]
+        return int(smallest_set(scores, checks.in_range("share", share, 0.0, 1.0)).sum())
+
+    def subgraph(self, keep: Bool[Tensor, " n_nodes"]) -> AttributionGraph:
+        """Returns the graph of some of the nodes. Targets are always kept."""
+        keep = keep.clone()
+        keep[self.targets] = True
+        index = keep.nonzero().flatten()
+        return replace(
+            self,
+            nodes=tuple(self.nodes[i] for i in index.tolist()),
+            edges=self.edges[index][:, index],
+            is_pruned=self.is_pruned or len(index) < len(self),
+            **{name: getattr(self, name)[index] for name in ("values", "constants", "weights")},
+        )
+
+    def pruned(self, node: float = 0.8, edge: float = 0.98) -> AttributionGraph:
+        """Returns the most influential part of the graph.
+
+        First the most influential nodes are kept, then the most influential edges between them, and then nodes without
+        an edge to a later node, and latents without an edge from an earlier one, are removed. Tokens are kept.
+
+        Args:
+            node: Share of the influence that the kept nodes have.
+            edge: Share of the influence that the kept edges have.
+
+        Source: Ameisen et al., "Circuit Tracing: Revealing Computational Graphs in Language Models", 2025.
+        """
+        checks.in_range("node", node, 0.0, 1.0, open_low=True)
+        checks.in_range("edge", edge, 0.0, 1.0, open_low=True)
+        fixed = torch.zeros(len(self), dtype=torch.bool)
+        fixed[self.of_kind("token", "target")] = True
+        keep = smallest_set(self.influence, node) | fixed
+        edges = torch.where(keep[:, None] & keep[None], self.edges, 0.0)
+        scores = shares(edges) * (influence(edges, self.weights) + self.weights)[:, None]
+        kept_edges = smallest_set(scores, edge)
+        is_latent = torch.zeros_like(fixed)
+        is_latent[self.of_kind("latent")] = True
+        while True:
+            alive = kept_edges & keep[:, None] & keep[None]
+            loose = keep & ~fixed & (~alive.any(0) | (is_latent & ~alive.any(1)))
+            if not bool(loose.any()):
+                break
+            keep = keep & ~loose
+        found = replace(self, edges=torch.where(kept_edges, self.edges, 0.0), is_pruned=True)
+        return found.subgraph(keep)
+
+    def check(self, n: int = N_CHECKED, *, nodes: Sequence[int] | None = None, factor: float = 0.0) -> Check:
+        """Intervenes on latents, and compares the changes of the targets with those that the graph predicts.
+
+        Each intervention multiplies what one latent writes by ``factor``. The model runs once with attention patterns,
+        norms and the set of active latents held, where the prediction must be exact up to rounding, and once without
+        holding anything.
+
+        Args:
+            n: Number of latents: the most influential ones.
+            nodes: Indices of the latents, instead of ``n``.
+            factor: 0 to ablate; other values to steer.
+
+        Raises:
+            ValueError: If the graph has no model, since it was loaded from a file, or a node isn't a latent.
+        """
+        if self.checker is None:
+            raise ValueError("`check` needs the model of the graph, but the graph was loaded without it.")
+        if nodes is None:
+            latents = self.of_kind("latent")
+            order = self.influence[latents].argsort(descending=True, stable=True)
+            nodes = latents[order[: checks.at_least("n", n, 1)]].tolist()
+        for index in nodes:
+            if not 0 <= index < len(self) or self.nodes[index].kind != "latent":
+                raise ValueError(f"`nodes` must be indices of latents, got {index}.")
+        return self.checker.run(self, nodes, checks.number("factor", factor))
+
+    def with_check(self, n: int = N_CHECKED) -> AttributionGraph:
+        """Returns the graph with the result of :meth:`check`, which is shown whenever the graph is printed."""
+        return self if not len(self.of_kind("latent")) else replace(self, checked=self.check(n))
+
+    def display_rows(self) -> list[tuple[str, ...]]:
+        """Returns the lines that are shown when a graph is printed."""
+        counts = {kind: len(self.of_kind(kind)) for kind in ("token", "latent", "error", "rest", "target")}
+        parts = ", ".join(f"{n:,} {kind}" for kind, n in counts.items() if n)
+        checked = self.checked
+        if checked is None and self.checker is not None and counts["latent"]:
+            checked = self.check()
+            object.__setattr__(self, "checked", checked)
+        pruned = ", pruned" if self.is_pruned else ""
+        return [
+            (
+                "nodes",
+                f"{len(self):,} ({parts}), of {self.n_active:,} active latents{pruned}",
+            ),
+            ("edges", f"{int((self.edges != 0).sum()):,}"),
+            ("replacement score", shown(self.replacement_score, ".3f")),
+            ("completeness score", shown(self.completeness_score, ".3f")),
+            *(checked.display_rows() if checked is not None else [("interventions", "not run")]),
+        ]
+
+    def __repr__(self) -> str:
+        rows = self.display_rows()
+        width = max(len(name) for name, *_ in rows)
+        return "\n".join(["AttributionGraph", *(f"  {name:<{width}}  {value}" for name, value in rows)])
+
+    def _repr_html_(self) -> str:
+        return table("AttributionGraph", self.display_rows())

@@ -1,0 +1,115 @@
+"""Holds attention patterns and the denominators of norms at their values in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from sparsedict.circuits._functions import HANDLERS
+
+
+class HeldValues(TorchFunctionMode):
+    """A context in which attention patterns and the denominators of norms are constants.
+
+    The first forward pass computes and records them. Later passes use the recorded values in the same order, whatever
+    their inputs. Gradients don't flow through held values in either case.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._values: list[_Value] = []
+        self._n_used = 0
+        self._recording = True
+        self._suspended = False
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def start(self, *, record: bool) -> None:
+        """Begins a forward pass."""
+        self._recording, self._n_used = record, 0
+        if record:
+            self._values.clear()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Context in which no function is intercepted."""
+        before, self._suspended = self._suspended, True
+        try:
+            yield
+        finally:
+            self._suspended = before
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._suspended:
+            return func(*args, **kwargs)
+        handler = HANDLERS.get(func)
+        if handler is not None:
+            name = getattr(func, "__name__", str(func))
+            return handler(lambda make, given: self._hold(name, make, given), *args, **kwargs)
+        opened = _opened(func)
+        if opened is None:
+            return func(*args, **kwargs)
+        with self:
+            return opened(*args, **kwargs)
+
+    @torch.no_grad()
+    def _hold(self, name: str, make: Callable[[], Tensor], given: Tensor) -> Tensor:
+        n_rows = given.shape[0] if given.ndim else 1
+        if self._recording:
+            value = make().detach()
+            self._values.append(_Value(name, value, n_rows))
+            return value
+        if self._n_used == len(self._values):
+            raise _another_pass(f"{name} was called after the {self._n_used} held functions of the recorded pass")
+        held = self._values[self._n_used]
+        self._n_used += 1
+        n_copies, rest = divmod(n_rows, held.n_rows)
+        if held.name != name or rest:
+            raise _another_pass(f"{name} with {n_rows} rows was called instead of {held.name} with {held.n_rows}")
+        return held.value if n_copies == 1 else held.value.repeat(n_copies, *[1] * (held.value.ndim - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Value:
+    """A held value, the name of its function, and the size of the first dimension of the function's argument."""
+
+    name: str
+    value: Tensor
+    n_rows: int
+
+
+def _another_pass(why: str) -> RuntimeError:
+    return RuntimeError(
+        f"A forward pass with held values must call the same functions as the recorded pass, but {why}. Run the model "
+        "on the same tokens, or on copies of them, inside the context."
+    )
+
+
+@cache
+def _opened(func: Callable[..., Any]) -> Callable[..., Any] | None:
+    """Returns a copy of a function of PyTorch, written in Python, whose inner calls are intercepted.
+
+    Such a function passes itself to the mode before it does anything. The copy doesn't. None if it isn't such a
+    function.
+    """
+    checks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    if not isinstance(func, FunctionType) or not func.__module__.startswith("torch."):
+        return None
+    if not any(name in func.__code__.co_names for name in checks):
+        return None
+    scope = {**func.__globals__, **dict.fromkeys(checks, lambda *_: False)}
+    copy = FunctionType(func.__code__, scope, func.__name__, func.__defaults__, func.__closure__)
+    copy.__kwdefaults__ = func.__kwdefaults__
+    return copy

@@ -1,0 +1,181 @@
+"""Interventions on the latents of a graph, in the model with held values and in the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sparsedict.circuits._cut import Pass
+from sparsedict.circuits._effects import Columns
+from sparsedict.circuits._graph import AttributionGraph
+from sparsedict.circuits._prompt import Bases, Prompt
+from sparsedict.circuits._result import Check
+from sparsedict.circuits._targets import ResolvedTarget
+from sparsedict.circuits._units import by_position
+
+COPIES_AT_ONCE = 16
+
+
+@dataclass(eq=False)
+class Interventions:
+    """Multiplies what single latents write by a factor, and measures the targets.
+
+    Attributes:
+        prompt: The prompt.
+        columns: The sources of direct effects.
+        expanded: Columns of the latents that are nodes of the whole graph.
+        targets: The targets.
+        places: Column of a latent's node by its layer, position and index.
+    """
+
+    prompt: Prompt
+    columns: Columns
+    expanded: Tensor
+    targets: Sequence[ResolvedTarget]
+    places: dict[tuple[int, int, int], int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        columns = self.columns
+        keys = zip(
+            columns.sites[self.expanded].tolist(),
+            columns.positions[self.expanded].tolist(),
+            columns.latents[self.expanded].tolist(),
+            strict=True,
+        )
+        self.places = dict(zip(keys, range(len(self.expanded)), strict=True))
+
+    @torch.no_grad()
+    def run(self, graph: AttributionGraph, nodes: Sequence[int], factor: float) -> Check:
+        """Intervenes on nodes one at a time."""
+        predicted = predict(graph, nodes, factor)
+        places = []
+        for index in nodes:
+            node = graph.nodes[index]
+            assert node.layer is not None
+            assert node.position is not None
+            assert node.latent is not None
+            places.append(self.places[node.layer, node.position, node.latent])
+        frozen, unfrozen = [], []
+        before, originally = self._values(self.prompt.first, True), self._values(self.prompt.first, False)
+        for begin in range(0, len(places), COPIES_AT_ONCE):
+            chunk = torch.tensor(places[begin : begin + COPIES_AT_ONCE])
+            frozen.append(self._values(_Frozen(self, chunk, factor).run(), True) - before)
+            unfrozen.append(self._values(self._unfrozen(chunk, factor), False) - originally)
+        return Check(tuple(nodes), factor, predicted, torch.cat(frozen).cpu(), torch.cat(unfrozen).cpu())
+
+    def _values(self, pass_: Pass, frozen: bool) -> Tensor:
+        """Returns the targets in each copy, ``[n_copies, n_targets]``."""
+        prompt = self.prompt
+        logits = prompt.logits(pass_)
+        found = []
+        for target in self.targets:
+            if target.function is not None:
+                found.append(torch.stack([target.function(own) for own in logits]))
+                continue
+            assert target.latent is not None
+            own, local = prompt.units[target.latent[0]], torch.tensor([target.latent[1]])
+            x = prompt.inputs_of(own.reads, pass_).unflatten(0, (-1, prompt.n_positions))[:, target.position]
+            found.append(own.linear(local, x) if frozen else own.exact(local, x))
+        return torch.stack(found, -1).to(self.columns.values.dtype)
+
+    def _unfrozen(self, places: Tensor, factor: float) -> Pass:
+        """Runs the model itself. In copy ``i``, the latent ``i`` writes ``factor`` times as much."""
+        prompt, columns = self.prompt, self.columns
+        changes: dict[str, list[tuple[int, int, Tensor]]] = {}
+        for copy, column in enumerate(self.expanded[places].tolist()):
+            unit = int(columns.units[column])
+            own, local = prompt.units[unit], columns.local[column : column + 1]
+            for name, part in zip(own.writes, own.contributions(local.to(own.latents.device)), strict=True):
+                changes.setdefault(name, []).append((copy, int(columns.positions[column]), (factor - 1) * part[0]))
+
+        def write(name: str, original: Tensor, _: Tensor) -> Tensor:
+            rows = prompt.rows(original).clone()
+            for copy, position, change in changes.get(name, ()):
+                rows[copy * prompt.n_positions + position] += change.to(rows)
+            return rows.reshape(original.shape)
+
+        return prompt.cut.run_unfrozen(write, len(places))
+
+
+class _Frozen:
+    """A pass of the model with held values, in which active latents respond linearly to what they read."""
+
+    def __init__(self, interventions: Interventions, places: Tensor, factor: float) -> None:
+        self._all, self._places, self._factor = interventions, places, factor
+        self._changes = interventions.columns.values.new_zeros(len(places), len(interventions.expanded))
+        self._bases = Bases(interventions.prompt, only_dependent=True)
+        self._at_prompt = Bases(interventions.prompt, only_dependent=True)
+
+    def run(self) -> Pass:
+        prompt = self._all.prompt
+        embedded = prompt.first.embedded
+        return prompt.cut.run(
+            embed=lambda _: embedded.repeat(len(self._places), *[1] * (embedded.ndim - 1)),
+            write=self._write,
+            n_copies=len(self._places),
+        )
+
+    def _write(self, name: str, original: Tensor, x: Tensor) -> Tensor:
+        prompt, columns = self._all.prompt, self._all.columns
+        n = len(self._places)
+        rows = prompt.rows(x)
+        at_prompt = prompt.rows(prompt.first.inputs[name])
+        difference = (rows - at_prompt.repeat(n, 1)).unflatten(0, (n, -1))
+        self._respond(name, difference)
+        base = self._bases.at(name, x) - self._at_prompt.at(name, prompt.first.inputs[name]).repeat(n, 1)
+        found = prompt.rows(prompt.first.outputs[name]).repeat(n, 1) + base
+        found = found.unflatten(0, (n, -1)).clone()
+        starts = torch.tensor([0, *(len(chosen) for chosen in columns.chosen)]).cumsum(0).tolist()
+        for own, chosen, parts, start in zip(prompt.units, columns.chosen, columns.contributions, starts, strict=False):
+            if name not in own.writes:
+                continue
+            part = parts[own.writes.index(name)]
+            here = (self._all.expanded >= start) & (self._all.expanded < start + len(chosen))
+            local = self._all.expanded[here] - start
+            changes = self._changes[:, here]
+            for position, place in by_position(own, chosen[local].to(own.positions.device), prompt.n_positions):
+                found[:, position] += changes[:, place].to(part) @ part[local[place].to(part.device)]
+        return found.to(original.dtype).reshape(-1, *original.shape[1:])
+
+    def _respond(self, name: str, difference: Tensor) -> None:
+        """Computes the relative changes of the latents that read a site."""
+        prompt, columns, expanded = self._all.prompt, self._all.columns, self._all.expanded
+        layer = prompt.names.index(name)
+        for index, own in enumerate(prompt.units):
+            here = ((columns.units[expanded] == index) & (columns.sites[expanded] == layer)).nonzero().flatten()
+            if not len(here):
+                continue
+            start = sum(prompt.first.inputs[site].shape[-1] for site in own.reads[: own.reads.index(name)])
+            for chunk in here.split(2**8):
+                local = columns.local[expanded[chunk]].to(own.latents.device)
+                rows = own.encoder_rows(local)[:, start : start + difference.shape[-1]]
+                change = torch.einsum("cmd,md->cm", difference[:, own.positions[local]].to(rows), rows)
+                self._changes[:, chunk] = (change / own.values[local]).to(self._changes)
+        copies = torch.arange(len(self._places))
+        of_layer = columns.sites[expanded[self._places]] == layer
+        self._changes[copies[of_layer], self._places[of_layer]] = self._factor - 1
+
+
+def predict(graph: AttributionGraph, nodes: Sequence[int], factor: float) -> Tensor:
+    """Returns the changes of the targets that a graph predicts, ``[len(nodes), n_targets]``.
+
+    A latent that changes by a fraction changes all of its direct effects by this fraction.
+    """
+    n, given = len(graph), torch.tensor(list(nodes), dtype=torch.int64)
+    copies = torch.arange(len(given))
+    is_latent = torch.zeros(n, dtype=torch.bool)
+    is_latent[graph.of_kind("latent")] = True
+    relative = graph.edges.new_zeros(len(given), n)
+    relative[copies, given] = factor - 1
+    change = relative
+    for _ in range(n):
+        change = relative @ graph.edges.T
+        new = torch.where(is_latent, change / torch.where(is_latent, graph.values, 1.0), 0.0)
+        new[copies, given] = factor - 1
+        if torch.equal(new, relative):
+            break
+        relative = new
+    return change[:, graph.targets]

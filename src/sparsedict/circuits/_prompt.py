@@ -1,0 +1,185 @@
+"""A prompt in a model whose MLPs are replaced by dictionaries: active latents, error terms and token embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedict.circuits._affine import Affinity, measure_affinity, not_affine
+from sparsedict.circuits._cut import CutModel, Pass
+from sparsedict.circuits._units import Units
+from sparsedict.dictionaries import Dictionary
+from sparsedict.sites import ResolvedDictionary, Site, Sites
+from sparsedict.sites.models import Tokens
+
+
+class Prompt:
+    """The recorded pass of one prompt, and the active latents of the dictionaries on it.
+
+    Attributes:
+        cut: The model with its MLPs cut out.
+        first: The recorded pass, without gradients.
+        names: The sites in the order of the model.
+        tokens: Token ids, ``[n_positions]``.
+        kept: Positions where the dictionaries act, ``[n_positions]``. At other positions the whole output of the MLP
+            is an error term.
+        units: The active latents of each dictionary.
+        affinity: How far the model with held values is from an affine function.
+    """
+
+    def __init__(self, sites: Sites, dictionaries: Any, tokens: Tokens) -> None:
+        captured = sites.capture(tokens)
+        if captured.tokens is None:
+            raise ValueError("`tokens` must be token ids, which are the sources of a circuit, got none.")
+        self.tokens: Tensor = captured.tokens.flatten()
+        self.kept: Tensor = captured.kept.flatten()
+        self.cut = CutModel(sites, tokens)
+        with torch.no_grad():
+            self.first: Pass = self.cut.run()
+        self.names: tuple[str, ...] = tuple(self.cut.sites)
+        self.affinity: Affinity = measure_affinity(self.cut, self.first)
+        self.units: list[Units] = [self._units_of(own) for own in sites.resolve(dictionaries)]
+
+    @property
+    def n_positions(self) -> int:
+        return len(self.kept)
+
+    def rows(self, value: Tensor) -> Tensor:
+        """Returns activations as rows ``[n_copies * n_positions, d]``."""
+        return value.reshape(-1, value.shape[-1])
+
+    def inputs_of(self, sites: Sequence[str], pass_: Pass) -> Tensor:
+        """Returns the concatenated inputs of some sites as rows."""
+        parts = [self.rows(pass_.inputs[name]) for name in sites]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def _units_of(self, resolved: ResolvedDictionary) -> Units:
+        check_reads(resolved, self.names)
+        reads = [name.rpartition(".")[0] for name in resolved.reads]
+        writes = [name.rpartition(".")[0] for name in resolved.writes]
+        widths = [self.first.outputs[name].shape[-1] for name in writes]
+        adapter = resolved.adapter
+        inputs = self.inputs_of(reads, self.first)
+        for name, given, have in (("d_in", adapter.d_in, inputs.shape[-1]), ("d_out", adapter.d_out, sum(widths))):
+            if given is not None and given != have:
+                raise ValueError(
+                    f"`{adapter.argument}.{name}` must be {have}, the width of the sites {reads}, got {given}."
+                )
+        units = Units(resolved, inputs, self.kept, widths)
+        if len(reads) > 1 and units.depends_on_input:
+            raise ValueError(
+                f"`{adapter.argument}` must run layer by layer if it has a skip, but it reads {reads} together. "
+                "Choose an activation that selects within each layer, such as sd.PerLayer(sd.TopK(k))."
+            )
+        return units
+
+    def layer_of(self, units: Units, local: int) -> int:
+        """Returns the index of the layer of an active latent: the site that it reads."""
+        return int(self.layers_of(units, torch.tensor([local]))[0])
+
+    def layers_of(self, units: Units, local: Tensor) -> Tensor:
+        """Returns the index of the layer of some active latents of a dictionary."""
+        if len(units.reads) == 1:
+            return torch.full_like(local, self.names.index(units.reads[0]))
+        latents, found = units.latents.cpu()[local], torch.zeros_like(local)
+        widths = [self.first.inputs[name].shape[-1] for name in units.reads]
+        starts = [sum(widths[:i]) for i in range(len(widths))]
+        source = units.adapter.source
+        for block in source.blocks() if isinstance(source, Dictionary) else ():
+            here = (latents >= block.latents.start) & (latents < block.latents.stop)
+            found[here] = self.names.index(units.reads[starts.index(block.reads.start or 0)])
+        return found
+
+    def logits(self, pass_: Pass) -> Tensor:
+        """Returns the logits that are attributed, ``[n_copies, n_positions, n_vocabulary]``."""
+        found = pass_.head if self.affinity.before_cap else pass_.logits
+        assert found is not None
+        return found.reshape(-1, self.n_positions, found.shape[-1])
+
+    def require_logits(self) -> None:
+        """Raises `NotAffineError` if the logits aren't affine, neither before nor after a soft cap."""
+        if not self.affinity.has_logits:
+            raise not_affine(self.cut, self.first, "the logits", self.affinity.logits)
+
+    @cached_property
+    def errors(self) -> dict[str, Tensor]:
+        """What each MLP wrote beyond the reconstruction, ``[n_positions, d]``, in the order of the model."""
+        found = {name: self.rows(self.first.outputs[name]).clone() for name in self.names}
+        for units in self.units:
+            for name, part in zip(units.writes, units.reconstruction(), strict=True):
+                found[name] -= torch.where(self.kept[:, None], part, 0.0).to(found[name])
+        return found
+
+    @cached_property
+    def zero(self) -> Pass:
+        """The pass without token embeddings, latents and error terms. It has only the constants of the model."""
+        bases = Bases(self)
+
+        def write(name: str, original: Tensor, x: Tensor) -> Tensor:
+            return bases.at(name, x).reshape(original.shape).to(original.dtype)
+
+        with torch.no_grad():
+            return self.cut.run(embed=torch.zeros_like, write=write)
+
+
+class Bases:
+    """The reconstructions without latents in one forward pass.
+
+    Args:
+        prompt: The prompt.
+        only_dependent: Whether to leave out dictionaries whose reconstruction doesn't depend on the input.
+    """
+
+    def __init__(self, prompt: Prompt, *, only_dependent: bool = False) -> None:
+        self._prompt = prompt
+        self._units = [own for own in prompt.units if own.depends_on_input or not only_dependent]
+        self._later: dict[tuple[int, str], Tensor] = {}
+
+    def at(self, name: str, x: Tensor) -> Tensor:
+        """Returns the sum at a site, as rows, zero at positions that aren't kept."""
+        rows = self._prompt.rows(x)
+        n_copies = len(rows) // self._prompt.n_positions
+        total = rows.new_zeros(len(rows), self._prompt.first.outputs[name].shape[-1])
+        for index, units in enumerate(self._units):
+            if name not in units.writes:
+                continue
+            if (index, name) not in self._later:
+                for site, part in zip(units.writes, units.base(rows).split(units.widths, -1), strict=True):
+                    self._later[index, site] = part
+            total = total + self._later.pop((index, name)).to(total)
+        return torch.where(self._prompt.kept.repeat(n_copies)[:, None], total, 0.0)
+
+
+def check_reads(resolved: ResolvedDictionary, order: Sequence[str]) -> None:
+    """Raises ``ValueError`` unless a dictionary predicts outputs of MLPs from inputs of the same or earlier MLPs."""
+    argument = resolved.adapter.argument
+    for points, role, verb in ((resolved.reads, "inputs", "read"), (resolved.writes, "outputs", "write")):
+        for point in points:
+            if point.rpartition(".")[2] != role:
+                raise ValueError(
+                    f"`{argument}` must {verb} the {role} of MLPs, as transcoders do, to be part of a circuit, but it "
+                    f"{verb}s {point!r}. The MLPs between autoencoders aren't linear."
+                )
+    first_written = min(order.index(point.rpartition(".")[0]) for point in resolved.writes)
+    if len(resolved.reads) == 1 and order.index(resolved.reads[0].rpartition(".")[0]) > first_written:
+        raise ValueError(f"`{argument}` must read before it writes, but {resolved.reads[0]!r} comes after its outputs.")
+
+
+def as_sites(sites: Site | Sites | Mapping[str, Site]) -> Sites:
+    """Returns sites of one model by name. A single site has the name ``"0"``."""
+    if isinstance(sites, Site):
+        sites = Sites({"0": sites})
+    found = sites if isinstance(sites, Sites) else Sites(sites)
+    if len(found.models) > 1:
+        raise ValueError(f"`sites` must be sites of one model, got sites of {len(found.models)} models.")
+    for name, site in found.items():
+        if site.reads == site.writes:
+            raise ValueError(
+                f"The site {name!r} must read and write different points, which are an MLP's input and output, got "
+                f"{site.reads} for both."
+            )
+    return found
