@@ -24,8 +24,10 @@ class _Sources:
     nodes: list[Node] = field(default_factory=list)
     columns: list[Tensor] = field(default_factory=list)
 
-    def add(self, node: Node, *columns: Tensor) -> None:
+    def add(self, node: Node, *columns: Tensor, influence: Tensor | None = None) -> None:
+        """Adds a node, unless no column remains. Columns without influence have no edges, so a sum leaves them out."""
         found = torch.cat(columns)
+        found = found if influence is None else found[influence[found] > 0]
         if len(found):
             self.nodes.append(node)
             self.columns.append(found)
@@ -107,7 +109,7 @@ def _sources(prompt: Prompt, columns: Columns, expansion: Expansion, labels: lis
         position = column - columns.tokens.start
         node = Node("token", None, position, None, labels[position], int(prompt.tokens[position]))
         found.add(node, torch.tensor([column]))
-    found.add(Node("rest", None, None, None, "rest of the tokens"), tokens[~own[tokens]])
+    found.add(Node("rest", None, None, None, "rest of the tokens"), tokens[~own[tokens]], influence=expansion.influence)
     for layer, name in enumerate(prompt.names):
         of_layer = (columns.sites == layer).nonzero().flatten()
         for column in of_layer[own[of_layer]].tolist():
@@ -119,10 +121,8 @@ def _sources(prompt: Prompt, columns: Columns, expansion: Expansion, labels: lis
         for column in errors[own[errors]].tolist():
             node = Node("error", layer, column - begin, None, f"error of {name}")
             found.add(node, torch.tensor([column]))
-        rest = [of_layer[~own[of_layer]], errors[~own[errors]]]
-        if columns.has_rest(name):
-            rest.append(torch.tensor([columns.left.start + layer]))
-        found.add(Node("rest", layer, None, None, f"rest of {name}"), *rest)
+        rest = [of_layer[~own[of_layer]], errors[~own[errors]], torch.tensor([columns.left.start + layer])]
+        found.add(Node("rest", layer, None, None, f"rest of {name}"), *rest, influence=expansion.influence)
     return found
 
 

@@ -57,11 +57,6 @@ class Columns:
         self.left = slice(self.tokens.stop, self.tokens.stop + len(prompt.names))
         self.n: int = self.left.stop
 
-    def has_rest(self, name: str) -> bool:
-        """Returns whether some active latents that write a site have no column."""
-        pairs = zip(self._prompt.units, self.chosen, strict=True)
-        return any(name in own.writes and len(chosen) < len(own) for own, chosen in pairs)
-
     def _sizes(self) -> Tensor:
         """Returns the norm of what each active latent writes."""
         found = []
@@ -75,6 +70,8 @@ class Columns:
         """Returns what the latents without a column write together, ``[n_positions, d]``."""
         prompt = self._prompt
         found = {name: prompt.rows(prompt.first.outputs[name]) - prompt.errors[name] for name in prompt.names}
+        if self.n_latents == sum(map(len, prompt.units)):
+            return {name: torch.zeros_like(value) for name, value in found.items()}
         for own, chosen, parts in zip(prompt.units, self.chosen, self.contributions, strict=True):
             bases = own.base(prompt.inputs_of(own.reads, prompt.first)).detach().split(own.widths, -1)
             positions = own.positions[chosen.to(own.positions.device)]

@@ -105,7 +105,7 @@ def _opened(func: Callable[..., Any]) -> Callable[..., Any] | None:
     function.
     """
     checks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
-    if not isinstance(func, FunctionType) or not func.__module__.startswith("torch."):
+    if not isinstance(func, FunctionType) or func.__module__ not in ("torch.functional", "torch.nn.functional"):
         return None
     if not any(name in func.__code__.co_names for name in checks):
         return None
