@@ -6,6 +6,7 @@ from sparsedict.circuits._frozen import Frozen, frozen
 from sparsedict.circuits._graph import AttributionGraph, Node
 from sparsedict.circuits._influence import influence
 from sparsedict.circuits._result import Check
+from sparsedict.circuits._sites import find_sites
 from sparsedict.circuits._targets import Latent, Logit, LogitDifference, Target, TopLogits
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Target",
     "TopLogits",
     "attribute",
+    "find_sites",
     "frozen",
     "influence",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from sparsedict import checks
@@ -14,24 +15,25 @@ from sparsedict.circuits._effects import Columns, DirectEffects
 from sparsedict.circuits._expand import expand
 from sparsedict.circuits._graph import N_CHECKED, AttributionGraph
 from sparsedict.circuits._interventions import Interventions
-from sparsedict.circuits._prompt import Prompt, as_sites
+from sparsedict.circuits._prompt import Prompt
+from sparsedict.circuits._sites import AnySites, as_sites
 from sparsedict.circuits._targets import Target, resolve_targets
 from sparsedict.progress import progress_bar
-from sparsedict.sites import Site, Sites
+from sparsedict.sites import Sites
 from sparsedict.sites.models import Tokens
 from sparsedict.torch_state import in_own_state
 
 CANDIDATES = 16
 """Number of latents that may become nodes, as a multiple of the limit."""
 
-Targets = Target | int | Sequence[Target | int] | None
+Targets = Target | int | Sequence[Target | int] | Int[Tensor, " n"] | None
 
 
 @in_own_state
 def attribute(
-    sites: Site | Sites | Mapping[str, Site],
+    sites: AnySites,
     dictionaries: Any,
-    tokens: Tokens,
+    tokens: Tokens | Sequence[int],
     *,
     targets: Targets = None,
     max_latents: int = 2048,
@@ -50,7 +52,7 @@ def attribute(
     without a dictionary is an error term.
 
     Args:
-        sites: The MLPs of one model.
+        sites: The MLPs of one model; or a model, whose MLPs are named by the numbers of their layers.
         dictionaries: Transcoders, as in `Sites.replaced`: a mapping from a site's name to a dictionary or `Neurons`, a
             list, or one dictionary over several layers.
         tokens: One prompt: token ids ``[n_positions]`` or ``[1, n_positions]``, or a mapping of the model's keyword
@@ -90,12 +92,19 @@ def attribute(
     if len(sites) == 1 and not isinstance(dictionaries, Mapping | list):
         dictionaries = dict.fromkeys(sites, dictionaries)
     prompt = Prompt(sites, dictionaries, given)
-    text = texts(tokenizer)
+    with prompt.evaluating():
+        graph = _graph(prompt, targets, texts(tokenizer), max_latents, checks.at_least("memory", memory, 1), progress)
+    return graph.with_check(check) if check else graph
+
+
+def _graph(
+    prompt: Prompt, targets: Targets, text: Callable[[int], str], max_latents: int, memory: int, progress: bool
+) -> AttributionGraph:
     resolved = resolve_targets(prompt, targets, text)
     required = [target.latent for target in resolved if target.latent is not None]
     columns = Columns(prompt, CANDIDATES * max_latents, required)
     functions = [target.function for target in resolved if target.function is not None]
-    effects = DirectEffects(prompt, columns, functions, checks.at_least("memory", memory, 1))
+    effects = DirectEffects(prompt, columns, functions, memory)
     rows, constants = _of_targets(effects, columns, resolved)
     weights = torch.tensor([target.weight for target in resolved], dtype=rows.dtype)
     weights = weights / weights.sum()
@@ -103,8 +112,7 @@ def attribute(
     with progress_bar("attributing", total=total, unit="latent", shown=progress) as bar:
         expansion = expand(effects, columns, rows, weights, max_latents, bar)
     interventions = Interventions(prompt, columns, expansion.latents, resolved)
-    graph = build(prompt, columns, expansion, resolved, (rows, constants, weights), interventions, text, max_latents)
-    return graph.with_check(check) if check else graph
+    return build(prompt, columns, expansion, resolved, (rows, constants, weights), interventions, text, max_latents)
 
 
 def _of_targets(effects: DirectEffects, columns: Columns, resolved: Sequence[Any]) -> tuple[Tensor, Tensor]:

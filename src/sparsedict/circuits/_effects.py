@@ -110,18 +110,16 @@ class DirectEffects:
             self._pass = prompt.cut.run(embed=embed, write=write)
             logits = prompt.logits(self._pass)[0]
             self._given = tuple(functions)
-            self._functions = [function(logits) for function in functions]
+            self._functions = torch.stack([logits.new_zeros(()), *(function(logits) for function in functions)])[1:]
         n_bytes = sum(leaf.numel() * leaf.element_size() for leaf in self._leaves.values())
         self.batch_size: int = max(1, min(128, memory // max(n_bytes, 1)))
         self._n_batched = max(1, min(self.batch_size, memory // (2 * logits.numel() * logits.element_size())))
 
     def of_functions(self) -> tuple[Tensor, Tensor]:
         """Returns the direct effects on the functions of the logits, ``[n_functions, n_columns]``, and constants."""
-        found = []
-        for begin in range(0, len(self._functions), self._n_batched):
-            chosen = torch.stack(self._functions[begin : begin + self._n_batched])
-            seeds = torch.eye(len(chosen), dtype=chosen.dtype, device=chosen.device)
-            found.append(self._contract(self._gradients([chosen], [seeds]), len(chosen)))
+        outputs, found = self._functions, []
+        for seeds in torch.eye(len(outputs), dtype=outputs.dtype, device=outputs.device).split(self._n_batched):
+            found.append(self._contract(self._gradients([outputs], [seeds]), len(seeds)))
         at_zero = self._prompt.logits(self._prompt.zero)[0]
         constants = torch.stack([function(at_zero) for function in self._given])
         return torch.cat(found), constants.to(self._columns.values)

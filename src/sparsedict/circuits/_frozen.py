@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -10,8 +10,7 @@ import torch
 
 from sparsedict.circuits._affine import measure_affinity, not_affine
 from sparsedict.circuits._cut import CutModel
-from sparsedict.circuits._prompt import as_sites
-from sparsedict.sites import Site, Sites
+from sparsedict.circuits._sites import AnySites, as_sites
 from sparsedict.sites.models import Tokens, evaluating
 
 
@@ -29,7 +28,7 @@ class Frozen:
 
 
 @contextmanager
-def frozen(sites: Site | Sites | Mapping[str, Site], tokens: Tokens, *, before_cap: bool = False) -> Iterator[Frozen]:
+def frozen(model: AnySites, tokens: Tokens, *, before_cap: bool = False) -> Iterator[Frozen]:
     """Context in which attention patterns and the denominators of norms are held at their values on a prompt.
 
     Inside the context, the model can be called on the same tokens, or on copies of them, with any changes of
@@ -38,7 +37,7 @@ def frozen(sites: Site | Sites | Mapping[str, Site], tokens: Tokens, *, before_c
     At the start, the context checks that the model is affine in token embeddings and the outputs of the MLPs.
 
     Args:
-        sites: The MLPs of one model. Every MLP needs a site.
+        model: The MLPs of one model. Every MLP needs a site. A model stands for all its MLPs, if they are found.
         tokens: Token ids ``[n_sequences, n_positions]``, or a mapping of the model's keyword arguments.
         before_cap: Whether to check the output of the unembedding, rather than logits to which a soft cap is applied.
 
@@ -58,7 +57,7 @@ def frozen(sites: Site | Sites | Mapping[str, Site], tokens: Tokens, *, before_c
         >>> held.n_held, held.deviation < 1e-5
         (1, True)
     """
-    found = as_sites(sites)
+    found = as_sites(model)
     cut = CutModel(found, tokens)
     with torch.no_grad():
         first = cut.run()

@@ -15,6 +15,7 @@ from sparsedict.circuits._prompt import Bases, Prompt
 from sparsedict.circuits._result import Check
 from sparsedict.circuits._targets import ResolvedTarget
 from sparsedict.circuits._units import by_position
+from sparsedict.torch_state import in_own_state
 
 COPIES_AT_ONCE = 16
 
@@ -47,9 +48,14 @@ class Interventions:
         )
         self.places = dict(zip(keys, range(len(self.expanded)), strict=True))
 
+    @in_own_state
     @torch.no_grad()
     def run(self, graph: AttributionGraph, nodes: Sequence[int], factor: float) -> Check:
         """Intervenes on nodes one at a time."""
+        with self.prompt.evaluating():
+            return self._run(graph, nodes, factor)
+
+    def _run(self, graph: AttributionGraph, nodes: Sequence[int], factor: float) -> Check:
         predicted = predict(graph, nodes, factor)
         places = []
         for index in nodes:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsedict.circuits._affine import Affinity, measure_affinity, not_affine
 from sparsedict.circuits._cut import CutModel, Pass
 from sparsedict.circuits._units import Units
 from sparsedict.dictionaries import Dictionary
-from sparsedict.sites import ResolvedDictionary, Site, Sites
-from sparsedict.sites.models import Tokens
+from sparsedict.sites import ResolvedDictionary, Sites
+from sparsedict.sites.models import Tokens, evaluating
 
 
 class Prompt:
@@ -42,7 +43,18 @@ class Prompt:
             self.first: Pass = self.cut.run()
         self.names: tuple[str, ...] = tuple(self.cut.sites)
         self.affinity: Affinity = measure_affinity(self.cut, self.first)
-        self.units: list[Units] = [self._units_of(own) for own in sites.resolve(dictionaries)]
+        self._resolved = sites.resolve(dictionaries)
+        with self.evaluating():
+            self.units: list[Units] = [self._units_of(own) for own in self._resolved]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Context in which the dictionaries are in evaluation mode. The model always runs in evaluation mode."""
+        with ExitStack() as stack:
+            for own in self._resolved:
+                if isinstance(own.adapter.source, nn.Module):
+                    stack.enter_context(evaluating(own.adapter.source))
+            yield
 
     @property
     def n_positions(self) -> int:
@@ -167,19 +179,3 @@ def check_reads(resolved: ResolvedDictionary, order: Sequence[str]) -> None:
     first_written = min(order.index(point.rpartition(".")[0]) for point in resolved.writes)
     if len(resolved.reads) == 1 and order.index(resolved.reads[0].rpartition(".")[0]) > first_written:
         raise ValueError(f"`{argument}` must read before it writes, but {resolved.reads[0]!r} comes after its outputs.")
-
-
-def as_sites(sites: Site | Sites | Mapping[str, Site]) -> Sites:
-    """Returns sites of one model by name. A single site has the name ``"0"``."""
-    if isinstance(sites, Site):
-        sites = Sites({"0": sites})
-    found = sites if isinstance(sites, Sites) else Sites(sites)
-    if len(found.models) > 1:
-        raise ValueError(f"`sites` must be sites of one model, got sites of {len(found.models)} models.")
-    for name, site in found.items():
-        if site.reads == site.writes:
-            raise ValueError(
-                f"The site {name!r} must read and write different points, which are an MLP's input and output, got "
-                f"{site.reads} for both."
-            )
-    return found

@@ -78,9 +78,10 @@ class Units:
         constant = getattr(self, "_constant", None)
         if constant is not None:
             return constant.repeat(len(x) // len(constant), 1)
+        x = self.adapter.fit(x)
         self._held.start(record=False)
         with self._held:
-            return self._base(self.adapter.fit(x))
+            return self._base(x)
 
     @property
     def depends_on_input(self) -> bool:

@@ -1,0 +1,217 @@
+"""Arguments of `attribute` and their errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import sparsedict as sd
+from circuits._models import all_sites, assert_complete, transcoders
+from sites import _models
+from sparsedict.circuits import Latent, Logit, LogitDifference, TopLogits, attribute
+
+TOKENS = _models.tokens(1)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return _models.hugging_face("gpt2").double()
+
+
+@pytest.fixture(scope="module")
+def sites(model: nn.Module) -> sd.Sites:
+    return all_sites("gpt2", model)
+
+
+@pytest.fixture(scope="module")
+def dictionaries(sites: sd.Sites) -> dict[str, sd.SparseDistiller]:
+    return transcoders(sites, torch.float64)
+
+
+def test_top_logits(model, sites, dictionaries) -> None:
+    probabilities = model(TOKENS).logits[0, -1].softmax(-1)
+    graph = attribute(sites, dictionaries, TOKENS, targets=TopLogits(0.1, at_most=50))
+    targets = [graph.nodes[i] for i in graph.targets.tolist()]
+    assert sum(node.probability for node in targets) >= 0.1
+    assert sum(node.probability for node in targets[:-1]) < 0.1
+    order = probabilities.argsort(descending=True)[: len(targets)]
+    assert [node.token for node in targets] == order.tolist()
+    torch.testing.assert_close(graph.weights[graph.targets], probabilities[order] / probabilities[order].sum())
+    assert len(attribute(sites, dictionaries, TOKENS).targets) == 10
+    assert len(attribute(sites, dictionaries, TOKENS, targets=TopLogits(1.0, at_most=3)).targets) == 3
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [TOKENS[0], TOKENS[0].tolist(), {"input_ids": TOKENS}, {"input_ids": TOKENS, "attention_mask": TOKENS != -1}],
+    ids=["row", "list", "mapping", "mask"],
+)
+def test_forms_of_tokens(sites, dictionaries, tokens) -> None:
+    expected = attribute(sites, dictionaries, TOKENS, targets=[3])
+    graph = attribute(sites, dictionaries, tokens, targets=3)
+    torch.testing.assert_close(graph.edges, expected.edges)
+    assert graph.nodes == expected.nodes
+
+
+def test_prompt_of_one_token(sites, dictionaries) -> None:
+    graph = attribute(sites, dictionaries, TOKENS[:, :1], targets=[3])
+    assert_complete(graph)
+    assert len(graph.of_kind("token")) == 1
+
+
+def test_targets_of_all_kinds(model, sites, dictionaries) -> None:
+    whole = attribute(sites, dictionaries, TOKENS, targets=[3])
+    inner = next(node for node in whole.nodes if node.kind == "latent" and node.layer == 2)
+    targets = [5, Logit(3, -2, centred=False), LogitDifference(4, 6), Latent("2", inner.latent, inner.position)]
+    graph = attribute(sites, dictionaries, TOKENS, targets=targets)
+    assert_complete(graph)
+    logits = model(TOKENS).logits[0]
+    values = graph.values[graph.targets]
+    torch.testing.assert_close(values[0], logits[-1, 5] - logits[-1].mean())
+    torch.testing.assert_close(values[1], logits[-2, 3])
+    torch.testing.assert_close(values[2], logits[-1, 4] - logits[-1, 6])
+    torch.testing.assert_close(values[3], whole.values[whole.nodes.index(inner)])
+    assert graph.checked is not None
+    torch.testing.assert_close(graph.checked.predicted, graph.checked.frozen, atol=1e-9, rtol=1e-7)
+    same = [i for i, node in enumerate(graph.nodes) if node == inner]
+    if same:
+        torch.testing.assert_close(graph.edges[same[0]], graph.edges[graph.targets[3]])
+    assert len(attribute(sites, dictionaries, TOKENS, targets=torch.tensor([3, 4]), max_latents=1).targets) == 2
+
+
+def test_latent_targets_without_a_column_of_their_own(sites, dictionaries) -> None:
+    """A latent can be a target even if the limit leaves it out."""
+    whole = attribute(sites, dictionaries, TOKENS, targets=[3])
+    latents = [node for node in whole.nodes if node.kind == "latent" and node.layer == 1]
+    for node in latents[:5]:
+        target = Latent("1", node.latent, node.position)
+        assert_complete(attribute(sites, dictionaries, TOKENS, targets=target, max_latents=1))
+
+
+@pytest.mark.parametrize(
+    ("targets", "error", "message"),
+    [
+        (50, ValueError, "`token` must be an id from 0 to 49, the model's vocabulary, got 50"),
+        ([-1], ValueError, "`targets` must be at least 0, got -1"),
+        ([], ValueError, "`targets` must name at least one target"),
+        ("a", TypeError, "must be a Target|`targets`"),
+        (["a"], TypeError, "`targets`"),
+        (Logit(3, 7), ValueError, "`position` must be from -7 to 6 for this prompt of 7 tokens, got 7"),
+        (LogitDifference(3, 60), ValueError, "`other` must be an id from 0 to 49"),
+        (Latent("9", 0), ValueError, "`layer` must be a site with a dictionary, any of"),
+        (Latent("0", 47_000), ValueError, "`latent` must be active at position 6"),
+    ],
+)
+@pytest.mark.as_installed
+def test_targets_that_do_not_exist(sites, dictionaries, targets, error, message) -> None:
+    with pytest.raises(error, match=message):
+        attribute(sites, dictionaries, TOKENS, targets=targets)
+
+
+@pytest.mark.as_installed
+def test_other_errors(model, sites, dictionaries) -> None:
+    def fails(message: str, given=sites, x=dictionaries, tokens=TOKENS, error=ValueError, **options) -> None:
+        with pytest.raises(error, match=message):
+            attribute(given, x, tokens, **{"targets": [3], **options})
+
+    fails("`tokens` must be one prompt of at least one token", tokens=_models.tokens(2))
+    fails("`tokens` must be one prompt of at least one token", tokens=TOKENS[:, :0])
+    fails("`tokens` must be one prompt", tokens={"input_ids": _models.tokens(2)})
+    fails("`tokens` must be the token ids of one prompt", tokens=torch.zeros(1, 3, 16), error=TypeError)
+    fails("`tokens` must be the token ids of one prompt", tokens="text", error=TypeError)
+    fails("vocabulary", tokens=torch.tensor([[3, 50]]))
+    fails("`max_latents` must be at least 1", max_latents=0)
+    fails("`check` must be at least 0", check=-1)
+    fails("'9'", x={"9": dictionaries["0"]})
+    wide = sd.SparseDistiller(17, 16, 8, activation=sd.TopK(2), decoder_norm=sd.Free())
+    fails("`x\\['1'\\].d_in` must be 16, the width of the sites \\['1'\\], got 17", x={"1": wide})
+    narrow = sd.SparseDistiller(16, 8, 8, activation=sd.TopK(2), decoder_norm=sd.Free())
+    fails("d_out` must be 16", x={"1": narrow})
+    sae = sd.SparseAutoencoder(16, 8, activation=sd.TopK(2), decoder_norm=sd.UnitNorm())
+    fails("must read the inputs of MLPs, as transcoders do.*reads '1.outputs'", x={"1": sae})
+    fails("encode", x={"1": nn.Linear(16, 16)}, error=TypeError)
+    other = all_sites("gpt2", _models.hugging_face("gpt2"))
+    fails("`sites` must be sites of one model", given={"0": sites["0"], "1": other["1"]})
+    residual = sd.Site(model, reads="transformer.h.0:out", writes="transformer.h.0:out")
+    fails("must read and write different points", given={"0": residual})
+    fails("`tokenizer` must have `decode` or be a function", tokenizer=3, error=TypeError)
+    backwards = sd.Site(model, reads="transformer.h.1.mlp:in", writes="transformer.h.0.mlp:out")
+    fails("must read before it writes", given={"a": backwards}, x={})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    model = _models.hugging_face("gpt2").to(dtype)
+    sites = all_sites("gpt2", model)
+    with pytest.raises(ValueError, match=rf"must be in float32 or float64.* got weights of {dtype}.*`\.float\(\)`"):
+        attribute(sites, transcoders(sites, dtype), TOKENS)
+
+
+def test_dictionaries_in_single_precision(sites) -> None:
+    graph = attribute(sites, transcoders(sites, torch.float32), TOKENS, targets=[3])
+    assert graph.completeness_error < 1e-5
+
+
+def test_model_in_training_mode(dictionaries) -> None:
+    model = _models.hugging_face("gpt2", resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5).double()
+    sites = all_sites("gpt2", model)
+    expected = attribute(sites, dictionaries, TOKENS, targets=[3])
+    model.train()
+    for dictionary in dictionaries.values():
+        dictionary.train()
+    graph = attribute(sites, dictionaries, TOKENS, targets=[3])
+    torch.testing.assert_close(graph.edges, expected.edges)
+    torch.testing.assert_close(graph.check(3).unfrozen, expected.check(3).unfrozen)
+    assert all(module.training for module in model.modules())
+    assert all(dictionary.training for dictionary in dictionaries.values())
+    for dictionary in dictionaries.values():
+        dictionary.eval()
+
+
+def test_callers_state_does_not_matter(sites, dictionaries) -> None:
+    expected = attribute(sites, dictionaries, TOKENS, targets=[3])
+    with torch.inference_mode():
+        graph = attribute(sites, dictionaries, TOKENS, targets=[3])
+    torch.testing.assert_close(graph.edges, expected.edges)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        graph = attribute(sites, dictionaries, TOKENS, targets=[3])
+    torch.testing.assert_close(graph.edges, expected.edges)
+    assert torch.equal(graph.edges, attribute(sites, dictionaries, TOKENS, targets=[3]).edges)
+
+
+def test_model_is_unchanged(model, sites, dictionaries) -> None:
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+    attribute(sites, dictionaries, TOKENS, targets=[3])
+    with pytest.raises(ValueError, match="`token`"):
+        attribute(sites, dictionaries, TOKENS, targets=[99])
+    assert hooks == [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "opt", "llama"])
+def test_sites_are_found(family: str) -> None:
+    model = _models.hugging_face(family)
+    expected = all_sites(family, model)
+    found = sd.circuits.find_sites(model)
+    assert list(found) == ["0", "1", "2"]
+    for name, site in found.items():
+        assert site.writes == expected[name].writes
+    if family != "bert":
+        with sd.circuits.frozen(model, TOKENS) as held:
+            assert held.deviation < 1e-5
+    with pytest.raises(ValueError, match="MLPs of the Linear weren't found"):
+        sd.circuits.find_sites(nn.Linear(3, 3))
+
+
+def test_memory_limits_the_batch(sites, dictionaries) -> None:
+    expected = attribute(sites, dictionaries, TOKENS, targets=[3, 4])
+    graph = attribute(sites, dictionaries, TOKENS, targets=[3, 4], memory=1)
+    torch.testing.assert_close(graph.edges, expected.edges)
+
+
+def test_labels(sites, dictionaries, capsys) -> None:
+    graph = attribute(sites, dictionaries, TOKENS, targets=[3], tokenizer=lambda token: f"<{token}>", progress=True)
+    assert graph.nodes[0].label == repr(f"<{int(TOKENS[0, 0])}>")
+    assert graph.nodes[-1].label == "'<3>'"
+    assert "attributing" in capsys.readouterr().err
