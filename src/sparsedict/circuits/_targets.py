@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class Target(ABC):
 
 @dataclass(frozen=True)
 class TopLogits(Target):
-    """The most probable tokens, as few as reach a total probability. Each is a `Logit`.
+    """The most probable tokens, as few as reach a total probability. Each is a `Logit`, weighted by its probability.
 
     Args:
         probability: The total probability.
@@ -71,7 +71,8 @@ class TopLogits(Target):
         shares, tokens = probabilities.topk(min(self.at_most, len(probabilities)))
         n = int((shares.cumsum(0) - shares < self.probability).sum())
         for token in tokens[:n].tolist():
-            yield from Logit(token, self.position).resolve(prompt, text)
+            for target in Logit(token, self.position).resolve(prompt, text):
+                yield replace(target, weight=float(probabilities[token]))
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Logit(Target):
             own = logits[position]
             return own[token] - own.mean() if self.centred else own[token]
 
-        yield ResolvedTarget(text(token), position, probability, function, token=token, probability=probability)
+        yield ResolvedTarget(text(token), position, 1.0, function, token=token, probability=probability)
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Latent(Target):
 
 
 def resolve_targets(prompt: Prompt, targets: Any, text: Texts) -> list[ResolvedTarget]:
-    """Returns the targets on a prompt.
+    """Returns the targets on a prompt. Targets that are given one by one have equal weights.
 
     Args:
         prompt: The prompt.

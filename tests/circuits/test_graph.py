@@ -1,0 +1,173 @@
+"""Influence, pruning, scores and checks of graphs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+import sparsedict as sd
+from circuits._models import all_sites, transcoders
+from sites import _models
+from sparsedict.circuits import AttributionGraph, Logit, Node, attribute, influence
+
+TOKENS = _models.tokens(1)
+
+
+@pytest.fixture(scope="module")
+def graph() -> AttributionGraph:
+    model = _models.hugging_face("gpt2").double()
+    sites = all_sites("gpt2", model)
+    return attribute(sites, transcoders(sites, torch.float64), TOKENS)
+
+
+def test_influence_is_the_sum_over_paths(graph: AttributionGraph) -> None:
+    size = graph.edges.abs()
+    normalised = size / size.sum(1, keepdim=True).clamp_min(1e-300)
+    inverse = torch.linalg.inv(torch.eye(len(graph), dtype=torch.float64) - normalised)
+    torch.testing.assert_close(graph.influence, graph.weights @ inverse - graph.weights)
+    # All influence ends in nodes without incoming edges.
+    ends = graph.of_kind("token", "error", "rest")
+    assert float(graph.influence[ends].sum()) == pytest.approx(1.0)
+    torch.testing.assert_close(influence(graph.edges, graph.weights), graph.influence)
+
+
+def test_scores(graph: AttributionGraph) -> None:
+    size = graph.edges.abs()
+    normalised = size / size.sum(1, keepdim=True).clamp_min(1e-300)
+    tokens, errors = graph.of_kind("token"), graph.of_kind("error")
+    reached = graph.influence
+    assert graph.replacement_score == pytest.approx(float(reached[tokens].sum()))
+    computed = graph.of_kind("latent", "target")
+    importance = (reached + graph.weights)[computed]
+    explained = 1 - normalised[computed][:, errors].sum(1)
+    assert graph.completeness_score == pytest.approx(float((explained * importance).sum() / importance.sum()))
+    assert 0 < graph.replacement_score < graph.completeness_score < 1
+
+
+@pytest.mark.parametrize("node", [0.3, 0.8, 1.0])
+@pytest.mark.parametrize("edge", [0.5, 0.98])
+def test_pruning(graph: AttributionGraph, node: float, edge: float) -> None:
+    small = graph.pruned(node, edge)
+    assert small.is_pruned
+    assert len(small) <= len(graph)
+    index = [graph.nodes.index(own) for own in small.nodes]
+    assert index == sorted(index)
+    torch.testing.assert_close(small.values, graph.values[index])
+    whole = graph.edges[index][:, index]
+    assert bool(((small.edges == whole) | (small.edges == 0)).all())
+    kinds = [own.kind for own in small.nodes]
+    assert kinds.count("token") == TOKENS.shape[1]
+    assert kinds.count("target") == len(graph.targets)
+    # Every node that isn't fixed leads to a target, and every latent has a source.
+    for i, own in enumerate(small.nodes):
+        if own.kind in ("latent", "error"):
+            assert small.edges[:, i].any()
+        if own.kind == "latent":
+            assert small.edges[i].any()
+    inner = [i for i, own in enumerate(graph.nodes) if own.kind in ("latent", "error")]
+    kept = [i for i in inner if i in index]
+    if node < 1 and edge == 0.98:
+        # The kept nodes are the most influential ones, apart from those that lost all edges.
+        order = graph.influence.argsort(descending=True)
+        needed = int((graph.influence[order].cumsum(0) < node * graph.influence.sum()).sum()) + 1
+        assert set(kept) <= set(order[:needed].tolist())
+    assert (
+        graph.pruned(1.0, 1.0).edges.count_nonzero()
+        == graph.edges[:, graph.influence + graph.weights > 0].count_nonzero()
+    )
+
+
+def test_pruning_is_monotone(graph: AttributionGraph) -> None:
+    sizes = [len(graph.pruned(node, 1.0)) for node in (0.1, 0.5, 0.9, 1.0)]
+    assert sizes == sorted(sizes)
+    with pytest.raises(ValueError, match="`node`"):
+        graph.pruned(0.0)
+    with pytest.raises(ValueError, match="`edge`"):
+        graph.pruned(0.5, 1.1)
+
+
+def test_smallest_numbers_of_latents(graph: AttributionGraph) -> None:
+    scores = graph.influence[graph.of_kind("latent")].sort(descending=True).values
+    for share in (0.5, 0.8, 0.99):
+        n = graph.n_for(share)
+        assert float(scores[:n].sum()) >= share * float(scores.sum())
+        assert float(scores[: n - 1].sum()) < share * float(scores.sum())
+
+
+def test_interventions(graph: AttributionGraph) -> None:
+    for factor in (0.0, 3.0, -1.0):
+        check = graph.check(5, factor=factor)
+        assert len(check.nodes) == 5
+        torch.testing.assert_close(check.predicted, check.frozen, atol=1e-10, rtol=1e-8)
+        assert check.predicted.abs().min() > 0
+    zero = graph.check(2, factor=1.0)
+    assert float(zero.predicted.abs().max()) == 0
+    assert float(zero.frozen.abs().max()) < 1e-12
+    assert float(zero.unfrozen.abs().max()) < 1e-12
+    top = graph.of_kind("latent")[graph.influence[graph.of_kind("latent")].argmax()]
+    assert graph.check(1).nodes == (int(top),)
+    with pytest.raises(ValueError, match="`nodes` must be indices of latents"):
+        graph.check(nodes=[0])
+    with pytest.raises(ValueError, match="needs the model of the graph"):
+        replace(graph, checker=None).check()
+
+
+def test_unfrozen_interventions_are_those_of_the_model() -> None:
+    model = _models.hugging_face("gpt2").double()
+    sites = all_sites("gpt2", model)
+    dictionaries = transcoders(sites, torch.float64)
+    graph = attribute(sites, dictionaries, TOKENS, targets=[3, Logit(4, centred=False)])
+    check = graph.check(8)
+    with torch.no_grad():
+        before = model(TOKENS).logits[0, -1]
+        for row, index in zip(check.unfrozen, check.nodes, strict=True):
+            node = graph.nodes[index]
+            name = graph.layers[node.layer]
+
+            def ablated(latents: Tensor, node: Node = node) -> Tensor:
+                changed = latents.clone()
+                changed[..., node.position, node.latent] = 0.0
+                return changed
+
+            with sites[name].replaced(dictionaries[name], intervention=ablated, error_term=True):
+                after = model(TOKENS).logits[0, -1]
+            change = after - before
+            torch.testing.assert_close(row, torch.stack([change[3] - change.mean(), change[4]]))
+
+
+def test_a_graph_shows_its_check(graph: AttributionGraph) -> None:
+    assert graph.checked is not None
+    text = repr(graph)
+    assert f"correlation {graph.checked.correlation:.3f}" in text
+    assert f"median relative error {graph.checked.median_relative_error:.1%}" in text
+    assert "<table>" in graph._repr_html_()
+    assert f"correlation {graph.checked.correlation:.3f}" in repr(graph.pruned())
+    unchecked = replace(graph, checked=None)
+    assert "correlation" in repr(unchecked)
+    assert unchecked.checked is not None
+    assert "not run" in repr(replace(graph, checked=None, checker=None))
+
+
+def test_correlation_and_error() -> None:
+    predicted, measured = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[2.0], [4.0], [6.0]])
+    check = sd.circuits.Check((0, 1, 2), 0.0, predicted, predicted, measured)
+    assert check.correlation == pytest.approx(1.0)
+    assert check.median_relative_error == pytest.approx(0.5)
+    assert check.frozen_error == 0.0
+    one = sd.circuits.Check((0,), 0.0, predicted[:1], predicted[:1], measured[:1])
+    assert one.correlation != one.correlation
+    assert "correlation -" in repr(one)
+
+
+def test_dictionaries_that_are_the_mlps_have_exact_first_order_effects() -> None:
+    """For neurons, small interventions on the model itself have nearly the predicted effects."""
+    model = _models.hugging_face("gpt2").double()
+    sites = all_sites("gpt2", model)
+    graph = attribute(sites, {name: site.neurons for name, site in sites.items()}, TOKENS, targets=[3])
+    last = [i for i, node in enumerate(graph.nodes) if node.kind == "latent" and node.layer == 2][:5]
+    check = graph.check(nodes=last, factor=1 + 1e-6)
+    # After the last MLP there is only a norm, whose denominator is held.
+    assert check.correlation > 0.9
