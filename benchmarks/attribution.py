@@ -32,7 +32,8 @@ def measure(n_tokens: int, max_latents: int, n_layers: int, n_latents: int, devi
 
     torch.manual_seed(0)
     config = GPT2Config(n_layer=n_layers, n_positions=max(1024, n_tokens))
-    model = GPT2LMHeadModel(config).eval().to(device)
+    model = GPT2LMHeadModel(config).eval()
+    model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     sites = sd.Sites(model, {str(i): f"transformer.h.{i}.mlp" for i in range(n_layers)})
     width = config.n_embd
     dictionaries = {
