@@ -156,6 +156,7 @@ class KindCase:
 
 
 SCALE = 1.7
+_MEAN, _SCALE = torch.linspace(-0.5, 0.7, D_IN), torch.linspace(0.8, 1.5, D_IN)
 
 
 @dataclass(frozen=True)
@@ -281,6 +282,20 @@ KINDS = {
         lambda weights, x: SCALE * x + weights["input_bias"],
         restored=lambda decoded, x: decoded / SCALE,
     ),
+    "distiller_centred": KindCase(
+        _distiller(input_bias=True, input_norm=sd.InputCentre()),
+        lambda weights, x: x - weights["input_mean"] + weights["input_bias"],
+    ),
+    "autoencoder_centred": KindCase(
+        _autoencoder(input_norm=sd.InputCentre()),
+        lambda weights, x: x - weights["input_mean"] - weights["decoder_bias"],
+        restored=lambda decoded, x: decoded + _MEAN.to(decoded.dtype),
+    ),
+    "autoencoder_standardised": KindCase(
+        _autoencoder(input_offset="none", input_norm=sd.InputStandardise()),
+        lambda weights, x: (x - weights["input_mean"]) / weights["input_scale"],
+        restored=lambda decoded, x: decoded * _SCALE.to(decoded.dtype) + _MEAN.to(decoded.dtype),
+    ),
     "cross_layer": CrossLayerCase(
         _cross_layer({"0": (2, 3), "1": (4, 2)}),
         lambda weights, x: x,
@@ -338,6 +353,8 @@ def make(
         for name, buffer in dictionary.named_buffers():
             if name.startswith("activation_state.threshold"):
                 buffer.fill_(THRESHOLD)
+            elif name == "input_mean":
+                buffer.copy_(_MEAN)
             elif name in ("input_scale", "output_scale", "scale"):
                 buffer.copy_(torch.linspace(0.8, 1.5, len(buffer)))
     return dictionary

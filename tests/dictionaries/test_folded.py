@@ -39,6 +39,25 @@ def test_the_folded_dictionary_is_equal(kind: str, activation: str) -> None:
     assert folded.decoder_norm == sd.Free()
 
 
+@pytest.mark.parametrize("kind", [*OFFSETS, "distiller", "distiller_plain"])
+@pytest.mark.parametrize("norm", [sd.InputCentre(), sd.InputStandardise()], ids=str)
+def test_measured_norms_are_folded(kind: str, norm: sd.InputNorm) -> None:
+    parts = {"activation": sd.TopK(3), "decoder_norm": sd.UnitNorm(), "input_norm": norm, "dtype": torch.float64}
+    if kind.startswith("distiller"):
+        made: sd.Dictionary = sd.SparseDistiller(6, 5, 12, input_bias=kind == "distiller", skip=True, **parts)
+    else:
+        made = sd.SparseAutoencoder(6, 12, input_offset=kind, **parts)
+    x = torch.randn(50, 6, dtype=torch.float64) * torch.linspace(0.2, 4, 6) + torch.linspace(-3, 5, 6)
+    made.initialise_(x, x[:, : made.d_out])
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.1)
+    folded = made.folded()
+    torch.testing.assert_close(folded(x).latents, made(x).latents)
+    torch.testing.assert_close(folded(x).reconstruction, made(x).reconstruction)
+    assert set(folded.state_dict()) == set(made.state_dict()) - {"input_mean", "input_scale"}
+
+
 def test_the_dictionary_that_is_folded_stays_as_it_was() -> None:
     dictionary = scaled("own", "relu")
     before = {name: weight.clone() for name, weight in dictionary.state_dict().items()}
@@ -51,7 +70,7 @@ def test_the_dictionary_that_is_folded_stays_as_it_was() -> None:
 def test_every_kind_folds_or_gives_a_reason(kind: str) -> None:
     dictionary = cases.make(kind)
     if isinstance(dictionary.arguments().get("input_norm"), sd.InputLayerNorm | sd.InputRMSNorm):
-        with pytest.raises(ValueError, match="`input_norm` must multiply every input by one number"):
+        with pytest.raises(ValueError, match="`input_norm` must be the same affine map of every input"):
             dictionary.folded()
         return
     if kind == "cross_layer_tied":

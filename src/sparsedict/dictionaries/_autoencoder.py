@@ -15,7 +15,15 @@ from sparsedict.batches import Points
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._from_weights import from_weights
-from sparsedict.dictionaries._input_norm import bias_with_offset, checked_input_norm, without_scale
+from sparsedict.dictionaries._input_norm import (
+    bias_with_offset,
+    bound_norm,
+    checked_input_norm,
+    measure_norm_,
+    register_state,
+    without_norm,
+)
+from sparsedict.dictionaries._new_weights import tensor_options
 from sparsedict.dictionaries._scales import Scales
 from sparsedict.dictionaries._start import start_from
 from sparsedict.latents import SparseLatents, Support
@@ -84,6 +92,7 @@ class SparseAutoencoder(Dictionary):
         self.writes: Points = reads
         self.input_offset: InputOffset = input_offset
         self.input_norm: InputNorm | None = checked_input_norm(input_norm, d_in)
+        register_state(self, self.input_norm, d_in, tensor_options(device, dtype))
         own = input_offset == "own"
         self.input_bias: nn.Parameter | None = (
             nn.Parameter(torch.zeros(d_in, device=device, dtype=dtype)) if own else None
@@ -159,14 +168,22 @@ class SparseAutoencoder(Dictionary):
         return decoder.clone()
 
     def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
+        measure_norm_(self, inputs)
+        norm = bound_norm(self)
         # The decoder's output is in normalised units, so its rows start from normalised targets.
-        start_from(self, inputs, targets if self.input_norm is None else self.input_norm.normalise(targets))
+        start_from(self, inputs, targets if norm is None else norm.normalise(targets))
+
+    def in_decoder_scale(self, difference: Float[Tensor, "n_tokens d_out"]) -> Float[Tensor, "n_tokens d_out"]:
+        norm = bound_norm(self)
+        affine = None if norm is None else norm.affine
+        return difference if affine is None else difference * affine[0]
 
     def parameter_units(self, scales: Scales) -> dict[str, float]:
         return super().parameter_units(scales) | {"input_bias": scales.encoded}
 
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        x = x if self.input_norm is None else self.input_norm.normalise(x)
+        norm = bound_norm(self)
+        x = x if norm is None else norm.normalise(x)
         offset = self._offset()
         return x if offset is None else x + offset
 
@@ -181,22 +198,22 @@ class SparseAutoencoder(Dictionary):
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_in"]:
-        decoded = self.decode(latents)
-        return decoded if self.input_norm is None else self.input_norm.restore(decoded, inputs)
+        decoded, norm = self.decode(latents), bound_norm(self)
+        return decoded if norm is None else norm.restore(decoded, inputs)
 
     def exported(self) -> Exported:
         return self._exported(
             encoder_bias=bias_with_offset(self),
             is_distiller=False,
             subtracts_decoder_bias=self.input_offset == "decoder_bias",
-            input_norm=self.input_norm,
+            input_norm=bound_norm(self),
         )
 
     def folded(self) -> SparseAutoencoder:
-        folded, factor = without_scale(self)
+        folded, factor, shift = without_norm(self, subtracts_decoder_bias=self.input_offset == "decoder_bias")
         with torch.no_grad():
             folded.decoder.div_(factor)
-            folded.decoder_bias.div_(factor)
+            folded.decoder_bias.sub_(shift).div_(factor)
         return folded
 
     def arguments(self) -> dict[str, Any]:

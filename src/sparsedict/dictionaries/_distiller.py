@@ -15,7 +15,15 @@ from sparsedict.batches import Points
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._from_weights import from_weights
-from sparsedict.dictionaries._input_norm import bias_with_offset, checked_input_norm, without_scale
+from sparsedict.dictionaries._input_norm import (
+    bias_with_offset,
+    bound_norm,
+    checked_input_norm,
+    measure_norm_,
+    register_state,
+    without_norm,
+)
+from sparsedict.dictionaries._new_weights import tensor_options
 from sparsedict.dictionaries._scales import Scales
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.norms import DecoderNorm, Free, InputNorm
@@ -84,11 +92,17 @@ class SparseDistiller(Dictionary):
         )
         self.input_norm: InputNorm | None = checked_input_norm(input_norm, d_in)
         options: dict[str, Any] = {"device": device, "dtype": dtype}
+        register_state(self, self.input_norm, d_in, tensor_options(device, dtype))
         self.input_bias: nn.Parameter | None = nn.Parameter(torch.zeros(d_in, **options)) if input_bias else None
         self.skip: nn.Parameter | None = nn.Parameter(torch.zeros(d_out, d_in, **options)) if skip else None
 
+    def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
+        measure_norm_(self, inputs)
+        super().initialise_(inputs, targets)
+
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        x = x if self.input_norm is None else self.input_norm.normalise(x)
+        norm = bound_norm(self)
+        x = x if norm is None else norm.normalise(x)
         return x if self.input_bias is None else x + self.input_bias
 
     def pre_activations_at(
@@ -109,10 +123,10 @@ class SparseDistiller(Dictionary):
     def exported(self) -> Exported:
         skip = None if self.skip is None else self.skip.detach()
         bias = bias_with_offset(self)
-        return self._exported(encoder_bias=bias, is_distiller=True, skip=skip, input_norm=self.input_norm)
+        return self._exported(encoder_bias=bias, is_distiller=True, skip=skip, input_norm=bound_norm(self))
 
     def folded(self) -> SparseDistiller:
-        return without_scale(self)[0]
+        return without_norm(self)[0]
 
     def arguments(self) -> dict[str, Any]:
         return super().arguments() | {

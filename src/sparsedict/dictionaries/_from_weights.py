@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsedict.activations import Activation
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._state import initial_state
-from sparsedict.norms import DecoderNorm
+from sparsedict.norms import DecoderNorm, InputNorm
 
 Kind = TypeVar("Kind", bound=Dictionary)
 
@@ -60,6 +60,9 @@ def from_weights(
     named = {name: value.to(encoder).contiguous() for name, value in given.items()}
     state = initial_state(activation, n_latents, encoder, activation_state or {})
     named |= {f"activation_state.{name}": value for name, value in state.items()}
+    norm = getattr(dictionary, "input_norm", None)
+    if isinstance(norm, InputNorm):
+        named |= {f"input_{name}": value.to(encoder) for name, value in norm.initial_state(d_in).items()}
     dictionary.load_state_dict(named, assign=True)
     return dictionary.eval()
 

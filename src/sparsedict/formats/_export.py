@@ -13,7 +13,6 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.activations import BatchTopK, Gated, JumpReLU
 from sparsedict.dictionaries import Dictionary, Exported
-from sparsedict.norms import InputScale
 from sparsedict.storage import check_finite, replace_file, save_tensors
 from sparsedict.torch_state import in_own_state
 
@@ -33,7 +32,7 @@ def exact_form(dictionary: Dictionary, library: str) -> Exported:
             f"{type(dictionary).__name__}."
         )
     form = dictionary.exported()
-    if isinstance(form.input_norm, InputScale):
+    if form.input_norm is not None and form.input_norm.affine is not None:
         form = dictionary.folded().exported()
     form = form.to_cpu()
     named = {name: getattr(form, name) for name in ("encoder", "encoder_bias", "decoder", "decoder_bias", "skip")}

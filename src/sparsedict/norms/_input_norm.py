@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,15 +16,32 @@ from sparsedict import checks
 class InputNorm(ABC):
     """Base class of input normalisation, with its inverse for the output.
 
-    Subclasses are immutable and have no state. Declare them as frozen dataclasses, so that they are saved by their
-    arguments. An autoencoder applies the inverse to its output. A distiller, which has another output, only normalises
-    its input.
+    Subclasses are immutable. Declare them as frozen dataclasses, so that they are saved by their arguments. An
+    autoencoder applies the inverse to its output. A distiller, which has another output, only normalises its input.
+
+    A norm with numbers that are measured on the data, such as `InputCentre`, also implements :meth:`initial_state`,
+    :meth:`measured` and :meth:`with_state`. The dictionary holds the numbers.
     """
 
     @property
-    def factor(self) -> float | None:
-        """Constant factor of the input; ``None`` if it depends on the input and can't be folded into the weights."""
+    def affine(self) -> tuple[Tensor | float, Tensor | float] | None:
+        """Factor and shift, if ``normalise(x) == x * factor + shift``. ``None`` if they depend on the input.
+
+        Affine norms can be folded into the weights.
+        """
         return None
+
+    def initial_state(self, d_in: int) -> dict[str, Tensor]:
+        """Returns the numbers of a new dictionary by name. By default there are none."""
+        return {}
+
+    def measured(self, inputs: Float[Tensor, "n_tokens d_in"]) -> dict[str, Tensor]:
+        """Returns the numbers measured on some inputs, by name."""
+        return {}
+
+    def with_state(self, state: Mapping[str, Tensor]) -> InputNorm:
+        """Returns the normalisation with the given numbers. By default it has none and returns itself."""
+        return self
 
     @abstractmethod
     def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
@@ -60,8 +78,8 @@ class InputScale(InputNorm):
         checks.set_in_range(self, "scale", 0.0, open_low=True)
 
     @property
-    def factor(self) -> float:
-        return float(self.scale)
+    def affine(self) -> tuple[float, float]:
+        return float(self.scale), 0.0
 
     def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         return x * self.scale
