@@ -49,6 +49,9 @@ class Experiment:
         seed: Seed of weights and shuffles.
         progress: Whether to print progress messages to the standard error stream.
         strings: Function from token ids to text, for examples.
+
+    Attributes:
+        pages: Folder to which studies write the pages of latents; ``None`` for none.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Experiment:
         self.setting = setting
         self.seed: int = checks.at_least("seed", seed, 0)
         self.strings = strings
+        self.pages: Path | None = None
         self.phases: Phases = Phases(progress)
         run: dict[str, Any] = {"seed": seed, "phases": self.phases}
         self._train = Harvest(self.sites, train_tokens, setting.n_harvested, "training", **run)

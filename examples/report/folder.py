@@ -19,6 +19,7 @@ RUN = "run.json"
 NUMBERS = "numbers"
 DICTIONARIES = "dictionaries"
 FIGURES = "figures"
+LATENTS = "latents"
 REPLACED = "replaced-result"
 """Subfolder of an earlier run, which is removed when the new run is complete."""
 LOCK = ".lock"
@@ -110,7 +111,7 @@ def _set_aside(folder: Path, given: Sequence[str]) -> None:
     aside = folder / REPLACED
     # If the subfolder contains a run already, the run in the folder was interrupted before it replaced that run.
     is_first = not (aside / RUN).exists()
-    names = [NUMBERS, DICTIONARIES, FIGURES, *(page.name for page in sorted(folder.glob("*.html"))), RUN]
+    names = [NUMBERS, DICTIONARIES, FIGURES, LATENTS, *(page.name for page in sorted(folder.glob("*.html"))), RUN]
     for name in names:
         if not is_first and name != RUN:
             shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from .experiment import Experiment
 from .folder import (
     DICTIONARIES,
     FIGURES,
+    LATENTS,
     NUMBERS,
     REPLACED,
     RUN,
@@ -83,6 +84,7 @@ def _run(
     weight = next(next(iter(experiment.sites.values())).model.parameters(), None)
     run["environment"] = environment(torch.device("cpu") if weight is None else weight.device)
     experiment.folder = folder / DICTIONARIES
+    experiment.pages = folder / LATENTS
     studies = _with_known(studies, folder)
     found: dict[str, Finding] = {}
     drawn: dict[str, dict[Path, str]] = {}
@@ -174,7 +176,7 @@ def _section(study: Study, finding: Finding, drawn: Mapping[Path, str]) -> pages
     clauses = [("clause", "result", "this run, 95 % interval", "holds if", "the report")]
     clauses += [(part.clause.says, part.result, part.here, part.rule, part.clause.report) for part in finding.clauses]
     links = {f"{NUMBERS}/{study.name}.json": "all numbers of this section"}
-    links |= dict.fromkeys(finding.files, "the texts")
+    links |= {**finding.links, **dict.fromkeys(finding.files, "the page to rate latents")}
     return pages.Section(
         study.title,
         aside=study.shows,

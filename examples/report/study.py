@@ -68,6 +68,7 @@ class Finding:
         drawings: Figures by file name.
         notes: Notes on the method and on limitations.
         files: Additional pages by name, each as a function that writes the page to a path.
+        links: Texts of links by their target in the folder of the replication.
     """
 
     summary: str
@@ -76,6 +77,7 @@ class Finding:
     drawings: Mapping[str, Drawing] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:

@@ -58,7 +58,7 @@ def test_the_page_needs_nothing_but_the_folder(folder: Path) -> None:
     assert "<script" not in page
     for address in re.findall(r'(?:src|href)="([^"]+)"', page):
         assert address.startswith(("data:", "#", "https://www.lesswrong.com/")) or (folder / address).is_file(), address
-    assert (folder / "first-latents.html").is_file()
+    assert (folder / "latents" / "index.html").is_file()
 
 
 def test_the_page_cites_the_report(folder: Path) -> None:
@@ -216,7 +216,7 @@ def test_the_benchmarks_read_an_unfinished_replication(
         (copy / "numbers" / f"{study.name}.json").unlink()
     read_replication([str(copy), "--out", str(tmp_path)])
     text = capsys.readouterr().out
-    assert "for 2 of 16 studies" in text
+    assert "for 2 of 17 studies" in text
     document = json.loads((tmp_path / "replicate.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert set(document["studies"]) == {study.name for study in STUDIES[:2]}
     for study in document["studies"].values():

@@ -17,12 +17,14 @@ from examples.report.studies.parts import autoencoder, modern
 from examples.report.studies.ratings import by_kind, rating_set_of
 from examples.report.studies.ratios import read_off
 from examples.report.studies.reading import rank_correlation, token_share
+from examples.report.studies.rule_grades import graded
 from examples.report.studies.simulators import LOWER, MIDDLE, UPPER, NeuronSimulators, humps, n_directions
 from examples.report.studies.sparse_decoders import _by, _explained
 from examples.report.studies.toy import Toy, run_toy
 from examples.report.studies.uneven_inputs import FLAT, _flattened, _principal_axes
 from sparsedict import GELU, L1, MaxNorm, SparseDistiller, fit
 from sparsedict.analysis import Example, TopExamples, match_neurons
+from sparsedict.analysis.scores import TokenLatents
 from sparsedict.batches import ActivationBatch
 from sparsedict.sites import Neurons
 
@@ -299,3 +301,20 @@ def test_each_clause_about_ratings_follows_the_ratings() -> None:
 def test_ratings_of_missing_latents_raise(given: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FirstLatents().found(first_latents(given))
+
+
+def test_rules_grade_a_clear_latent_higher_than_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(10, (40, 32), generator=generator)
+    noise = (torch.rand(tokens.shape, generator=generator) < 0.1).float()
+    silent = torch.zeros(tokens.shape)
+    dense = torch.stack([2.0 * (tokens == 3), noise, silent], -1)
+    found = graded(TokenLatents.from_dense(dense, tokens))
+    assert found["max"] == [2.0, 1.0]  # The silent latent has no grade.
+    assert found["grade"] == [4.0, 0.0]
+    assert found["F1"][0] == 1.0
+
+
+def test_a_kind_without_latents_has_no_grade() -> None:
+    tokens = torch.zeros(8, 4, dtype=torch.long)
+    assert graded(TokenLatents.from_dense(torch.zeros(8, 4, 0), tokens)) == {"max": [], "F1": [], "grade": []}

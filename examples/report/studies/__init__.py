@@ -10,6 +10,7 @@ from .l1_sweep import L1Sweep
 from .loss_by_layer import LossByLayer
 from .one_neuron import OneNeuron
 from .residual_stream import ResidualStream
+from .rule_grades import RuleGrades
 from .same_neuron import SameNeuron
 from .several_layers import SeveralLayers
 from .simulators import NeuronSimulators
@@ -22,6 +23,7 @@ STUDIES: tuple[Study, ...] = (
     NeuronSimulators(),
     L1Sweep(),
     FirstLatents(),
+    RuleGrades(),
     SameNeuron(),
     OneNeuron(),
     UnevenInputs(),
@@ -49,6 +51,7 @@ __all__ = [
     "NeuronSimulators",
     "OneNeuron",
     "ResidualStream",
+    "RuleGrades",
     "SameNeuron",
     "SeveralLayers",
     "SimulatorsFollowed",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sparsedict import figures, pages
-from sparsedict.analysis import Example, ratings
+from sparsedict import figures
+from sparsedict.analysis import Example, LatentRecords, ratings
 from sparsedict.analysis.ratings import Ratings
 from sparsedict.figures import Palette
 from sparsedict.pages import rating
@@ -17,10 +16,11 @@ from ..claims import Above, Clause
 from ..dictionary_spec import DictionarySpec
 from ..estimates import Difference, Measured, Quantity, told
 from ..experiment import Experiment
+from ..folder import LATENTS
 from ..study import Compared, Drawing, Finding, Numbers, Study
 from .parts import autoencoder, row, student, typed
-from .ratings import Kinds, by_dictionary, by_kind, count, estimates, examples_from, given_ratings, rating_set_of
-from .reading import MIN_EXAMPLES, N_EXAMPLES, examples_of, token_share
+from .ratings import Kinds, by_dictionary, by_kind, count, estimates, given_ratings, rating_set_of
+from .reading import MIN_EXAMPLES, N_EXAMPLES, collected, token_share
 
 N_LATENTS = 50
 
@@ -44,10 +44,12 @@ class FirstLatents(Study):
             "autoencoder": autoencoder(experiment, experiment.layer),
         }
         experiment.train(specs.values())
-        found: Numbers = {"layer": experiment.layer, "of": {}, "strings": {}}
+        dictionaries = {name: experiment.dictionary(spec) for name, spec in specs.items()}
+        records = collected(experiment, specs["student"].site, dictionaries)
+        found: Numbers = {"layer": experiment.layer, "of": {}, "strings": {}, "pages": experiment.pages is not None}
         seen: set[int] = set()
         for name, spec in specs.items():
-            found["of"][name] = _latents(experiment, spec, seen)
+            found["of"][name] = _latents(experiment, spec, records[name], seen)
         ids = sorted(seen)
         texts = experiment.strings(ids) if experiment.strings is not None else [f"[{token}]" for token in ids]
         found["strings"] = dict(zip(ids, texts, strict=True))
@@ -85,20 +87,23 @@ class FirstLatents(Study):
                 lambda: _scatter(kinds, "rating"), "Maximum and rating of each latent."
             )
         summary = f"{_of_ratings(kinds, known) if rated else UNRATED} {_of_shares(kinds, known)}"
-        files = {"first-latents.html": _page(numbers)}
+        files = {}
         if any(latent["examples"] for latents in numbers["of"].values() for latent in latents):
             files["first-latents-rate.html"] = lambda path: rating.write_page(path, rating_set_of(numbers))
-        return Finding(summary, self.judge(numbers), rows, drawings, NOTES, files)
+        return Finding(
+            summary, self.judge(numbers), rows, drawings, NOTES, files, LINKS if numbers.get("pages") else {}
+        )
 
 
+LINKS = {f"{LATENTS}/index.html": "all latents of the student and the autoencoder"}
 NOTES = (
     "The study compares one student and one autoencoder, both of the first seed. Confidence intervals are over "
     "latents. The interval of a mean is computed from its standard error, and the interval of a rank correlation by "
     "Fieller's approximation.",
-    f"The page shows the {N_EXAMPLES} strongest examples of each latent on held-out text, each from a different "
-    f"sequence. Latents with fewer than {MIN_EXAMPLES} examples are excluded from the shares. A single token that "
-    "explains all examples is one kind of rule, but not the only kind. The share is therefore a lower bound of "
-    "interpretability, and not a rating.",
+    f"The {N_EXAMPLES} strongest examples of each latent on held-out text are each from a different sequence. Latents "
+    f"with fewer than {MIN_EXAMPLES} examples are excluded from the shares. A single token that explains all examples "
+    "is one kind of rule, but not the only kind. The share is therefore a lower bound of interpretability, and not a "
+    "rating.",
     "To add ratings, open first-latents-rate.html, which shows the latents mixed and without their dictionaries. Put "
     "the downloaded file into the folder of this page, then run the same command again. Several raters add one file "
     "each; the rating of a latent is their mean.",
@@ -173,11 +178,11 @@ def _agreement(found: Ratings) -> list[Compared]:
     return rows
 
 
-def _latents(experiment: Experiment, spec: DictionarySpec, seen: set[int]) -> list[Numbers]:
+def _latents(experiment: Experiment, spec: DictionarySpec, records: LatentRecords, seen: set[int]) -> list[Numbers]:
     _, types, firing = typed(experiment, spec)
-    found = examples_of(experiment, spec, range(min(N_LATENTS, spec.n_latents)))
     latents = []
-    for latent, examples in found.items():
+    for latent in range(min(N_LATENTS, spec.n_latents)):
+        examples = records.top_examples(latent)
         seen.update(int(token) for e in examples.examples for token in e.tokens.tolist())
         latents.append(
             {
@@ -201,32 +206,6 @@ def _example(example: Example) -> Numbers:
         "sequence": example.sequence,
         "position": example.position,
     }
-
-
-def _page(numbers: Numbers) -> Any:
-    strings: Mapping[int, str] = {int(token): text for token, text in numbers["strings"].items()}
-    groups = {name: [_card(latent) for latent in latents] for name, latents in numbers["of"].items()}
-
-    def write(path: Path) -> None:
-        pages.write_examples(
-            path,
-            groups,
-            strings=lambda ids: [strings.get(token, f"[{token}]") for token in ids],
-            title=f"The first {N_LATENTS} latents of student and autoencoder",
-            lead=f"Layer {numbers['layer']}: the strongest examples of each latent on held-out text.",
-        )
-
-    return write
-
-
-def _card(latent: Numbers) -> pages.LatentCard:
-    return pages.LatentCard(
-        latent["latent"],
-        examples_from(latent),
-        latent["n_fired"] / latent["n_tokens"],
-        latent["n_tokens"],
-        "simulator" if latent["simulator"] else "sparse latent",
-    )
 
 
 def _scatter(kinds: Kinds, key: str) -> Any:

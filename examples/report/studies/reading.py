@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
-from sparsedict.analysis import TopExamples, top_examples
+from sparsedict import pages
+from sparsedict.analysis import LatentRecords, TopExamples, collect, top_examples
 
 from ..dictionary_spec import DictionarySpec
 from ..experiment import Experiment
@@ -21,16 +23,41 @@ CONTEXT = 12
 def examples_of(experiment: Experiment, spec: DictionarySpec, latents: Iterable[int]) -> dict[int, TopExamples]:
     """Returns the strongest examples of some latents on held-out text."""
     latents = list(latents)
-    n_sequences = math.ceil(experiment.setting.n_held_out / experiment.held_out_tokens.shape[1])
     with experiment.phases("examples", f"looking for the strongest examples of {len(latents)} latents"):
         return top_examples(
             experiment.sites[spec.site],
             experiment.dictionary(spec),
-            experiment.held_out_tokens[:n_sequences],
+            _tokens(experiment),
             latents=latents,
             n_examples=N_EXAMPLES,
             context=CONTEXT,
         )
+
+
+def collected(experiment: Experiment, site: str, dictionaries: Mapping[str, Any]) -> dict[str, LatentRecords]:
+    """Returns the records of all latents on held-out text, and writes their pages if the experiment has a folder."""
+    tokens = _tokens(experiment)
+    with experiment.phases("examples", f"collecting examples of the latents of {len(dictionaries)} dictionaries"):
+        records = collect(
+            experiment.sites[site], dictionaries, tokens, n_top=N_EXAMPLES, context=CONTEXT, progress=False
+        )
+    if experiment.pages is not None:
+        with experiment.phases("pages", "writing the pages of all latents"):
+            pages.write(
+                experiment.pages,
+                experiment.sites[site],
+                dictionaries,
+                records=records,
+                tokenizer=experiment.strings,
+                title=f"Latents of {site}, the first seed",
+                progress=False,
+            )
+    return records
+
+
+def _tokens(experiment: Experiment) -> torch.Tensor:
+    """Returns the held-out text in which examples are searched."""
+    return experiment.held_out_tokens[: math.ceil(experiment.setting.n_held_out / experiment.held_out_tokens.shape[1])]
 
 
 def token_share(found: TopExamples) -> float | None:

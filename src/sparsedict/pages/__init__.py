@@ -1,8 +1,6 @@
 """HTML pages: the latents of dictionaries, and overviews of results. They open from disk, without network."""
 
 from sparsedict.pages import exports, rating
-from sparsedict.pages._cards import LatentCard, latent_cards
-from sparsedict.pages._examples import write_examples
 from sparsedict.pages._facts import DictionaryFacts, gather
 from sparsedict.pages._latent_view import LatentView, latent
 from sparsedict.pages._latents import write, write_pages
@@ -11,18 +9,15 @@ from sparsedict.pages._strings import TokenStrings, token_strings
 
 __all__ = [
     "DictionaryFacts",
-    "LatentCard",
     "LatentView",
     "Section",
     "TokenStrings",
     "exports",
     "gather",
     "latent",
-    "latent_cards",
     "rating",
     "token_strings",
     "write",
-    "write_examples",
     "write_overview",
     "write_pages",
 ]
