@@ -158,8 +158,8 @@ def _summary(numbers: Numbers) -> str:
     means = ", ".join(f"{kind} {told(known, f'grade: {kind}', '.2f')}" for kind in KINDS)
     ranks = " and ".join(f"{told(known, f'rank: {name}', '.2f')} among {name} latents" for name in DICTIONARIES)
     return (
-        f"Mean grade from 0 to 4 by the best simple rule: {means}. The rank correlation of F1 with the latent's maximum "
-        f"is {ranks}."
+        f"Mean grade from 0 to 4 by the best simple rule: {means}. The rank correlation of F1 with the latent's "
+        f"maximum is {ranks}."
     )
 
 
