@@ -58,6 +58,11 @@ def test_a_source_is_named_by_author_and_title() -> None:
         assert not re.search(r"Source:[^.]*\b(the|this library's) report\b", text), module
 
 
+def test_every_module_says_in_its_first_line_what_it_is_for() -> None:
+    for module in (*MODULES, *EXAMPLES):
+        assert ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))), module
+
+
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel and the sdist of this repository."""

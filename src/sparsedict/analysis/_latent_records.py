@@ -1,4 +1,4 @@
-"""`LatentRecords`, what one pass over tokens finds about every latent of a dictionary."""
+"""`LatentRecords`, the facts about every latent of a dictionary that one pass over tokens collects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits a stream of rows into batches, with a state from which iteration can resume at any batch."""
+"""`Batches`, which splits the rows of a source into batches and can resume at any batch."""
 
 from __future__ import annotations
 

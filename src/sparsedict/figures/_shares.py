@@ -1,4 +1,4 @@
-"""How latents divide their decoder norm among points."""
+"""`decoder_shares`, a histogram of the shares of the points in the decoder norm of each latent."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""`StepContext`, the memory and the selection rule that a training step passes to the encoder."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,3 +1,5 @@
+"""Positions of the true entries of a mask, with a fast search for sparse masks on the CPU."""
+
 from __future__ import annotations
 
 import numpy as np

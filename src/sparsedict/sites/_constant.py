@@ -1,4 +1,4 @@
-"""A constant vector in place of an activation."""
+"""`Constant`, a constant vector in place of an activation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The neurons of an MLP."""
+"""`Neurons`, the neurons of an MLP, which encode and decode like a dictionary."""
 
 from __future__ import annotations
 

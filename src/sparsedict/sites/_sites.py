@@ -1,4 +1,4 @@
-"""Several sites, captured and replaced together."""
+"""`Sites`, several sites that are captured and replaced together."""
 
 from __future__ import annotations
 
