@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import pkgutil
@@ -79,6 +80,24 @@ if tags.has("short"):  # Sphinx defines `tags`.
         n_seeds=1,
     )
 
+GALLERY = Path(__file__).with_name("gallery")
+
+
+def _run_gallery_again() -> None:
+    """Makes the gallery run again if any code has changed that its scripts run, not only the scripts themselves."""
+    repository = Path(__file__).parents[1]
+    code = hashlib.sha256(b"short" if tags.has("short") else b"")
+    for file in (Path(__file__), *sorted(repository.glob("src/**/*.py")), *sorted(repository.glob("examples/**/*.py"))):
+        code.update(file.read_bytes())
+    last = GALLERY / ".code"
+    if not last.exists() or last.read_text(encoding="utf-8") != code.hexdigest():
+        for checksum in GALLERY.glob("*.md5"):
+            checksum.unlink()
+        GALLERY.mkdir(exist_ok=True)
+        last.write_text(code.hexdigest(), encoding="utf-8")
+
+
+_run_gallery_again()
 sphinx_gallery_conf = {
     "examples_dirs": ["../examples/report/gallery"],
     "gallery_dirs": ["gallery"],
@@ -211,9 +230,16 @@ def _alias(name: str) -> str:
     return f"Alias of :class:`~{name.rpartition('.')[0]}.{of}`." if of and of != name.rpartition(".")[2] else ""
 
 
+def _source_pages_without_navigation(app: Any, pagename: str, template: str, context: Any, doctree: Any) -> None:
+    """Leaves the tree of all pages out of the pages of source code, where it takes a fifth of the build's time."""
+    if pagename.startswith("_modules/"):
+        context["toctree"] = lambda **options: ""
+
+
 def setup(app: Any) -> None:
     app.add_directive("autosummary", Summaries, override=True)
     # Formulas become MathML, which browsers show without a script: the pages need no network to be read.
     app.add_html_math_renderer("mathml", inline_renderers=(_inline, None), block_renderers=(_display, None))
+    app.connect("html-page-context", _source_pages_without_navigation, priority=0)
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-process-docstring", _mathematics)

@@ -14,9 +14,9 @@ from typing import Any
 
 import jaxtyping
 
-FIRST = 10
+FIRST = 3
 """Number of calls of each function that each test checks."""
-EVERY = 20
+EVERY = 10
 """One in this number of further calls is checked."""
 
 _jaxtyped = jaxtyping.jaxtyped

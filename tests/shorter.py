@@ -1,12 +1,12 @@
-"""Code of the documentation and of examples, made to train on fewer tokens."""
+"""Code of the documentation and of examples, made to run on fewer tokens."""
 
 from __future__ import annotations
 
 import re
 
-LONG = 50_000
+LONG = 5_000
 """Numbers of tokens from which a run is made shorter."""
-SHORT = "20_480"
+SHORT = "2_048"
 
 
 def shorter(code: str) -> str:

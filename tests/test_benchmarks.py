@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from benchmarks import cross_layer, exclusive, gpu, gpu_session, hops, precision
+from benchmarks import cross_layer, exclusive, gpu, gpu_session, hops, precision, scores
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -68,12 +69,12 @@ def test_results_have_a_value_for_each_seed(
     assert all(len(own) == 1 for own in values)
 
 
-def test_scores_are_calibrated(tmp_path: Path) -> None:
+@pytest.mark.as_installed
+def test_scores_are_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "scores.json"
-    sizes = ["--n-latents", "16", "--k", "2", "--n-train", "2048", "--n-tokens", "30000", "--out", str(file)]
-    command = [sys.executable, "-m", "benchmarks.scores", *sizes]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    sizes = ["--n-latents", "16", "--k", "2", "--n-train", "2048", "--n-tokens", "20000", "--out", str(file)]
+    monkeypatch.setattr(sys, "argv", ["benchmarks.scores", *sizes])
+    scores.main()
     rows = json.loads(file.read_text())["calibration"]
     for name in ("rule", "example embedding", "detection", "fuzzing"):
         planted, shuffled = (rows[row][name] for row in ("planted", "shuffled"))
@@ -81,19 +82,18 @@ def test_scores_are_calibrated(tmp_path: Path) -> None:
         assert abs(shuffled["mean"]["value"] - shuffled["chance"]) < 0.1
 
 
+@pytest.mark.as_installed
 @pytest.mark.parametrize("name", RUNS)
-def test_it_runs_at_toy_size(name: str, tmp_path: Path) -> None:
+def test_it_runs_at_toy_size(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     if name == "memory" and not Path("/proc/self/clear_refs").exists():
         pytest.skip("peaks of resident memory are read from Linux's /proc")
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--threads", "1", "--libraries", "ours", *RUNS[name]]
-    if name == "scaling":
-        command = [part for part in command if part not in ("--libraries", "ours")]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "FAILED" not in done.stdout
-    assert "failed" not in done.stdout
+    libraries = [] if name == "scaling" else ["--libraries", "ours"]
+    options = ["--threads", "1", *libraries, *RUNS[name], "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [f"benchmarks.{name}", *options])
+    importlib.import_module(f"benchmarks.{name}").main()
+    assert "failed" not in capsys.readouterr().out.lower()
     content = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     assert content["machine"]["torch"]
     assert content["machine"]["threads"] == 1

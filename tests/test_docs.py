@@ -68,8 +68,8 @@ def test_the_code_for_models_of_the_hub_runs_on_a_small_one(tmp_path: Path, monk
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", returns(tokenizer))
     monkeypatch.setattr(datasets, "load_dataset", returns(texts.to_iterable_dataset()))
     text = ON_THE_HUB.read_text(encoding="utf-8")
-    small = text.replace("n_tokens = 100_000_000", "n_tokens = 8_192").replace(".skip(1_000_000)", ".skip(50)")
-    assert small.count("8_192") == small.count(".skip(50)") == 1
+    small = text.replace("n_tokens = 100_000_000", "n_tokens = 4_096").replace(".skip(1_000_000)", ".skip(50)")
+    assert small.count("4_096") == small.count(".skip(50)") == 1
     run_code(small, ON_THE_HUB, tmp_path, monkeypatch)
     assert sd.load(tmp_path / "gpt2-layer 5").n_latents == 8 * 64
 

@@ -12,7 +12,7 @@ from .conftest import Run
 
 
 @pytest.mark.filterwarnings("ignore:L0 of dictionary")  # two steps are too few for BatchTopK's threshold
-def test_demo_in_small(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_in_small(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_rendering: None) -> None:
     # Any tokens will do here, and tokenising the standard library takes long.
     tokens = torch.randint(1, 4096, (6, 48))
     tokens[:, 0] = 0

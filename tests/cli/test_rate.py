@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from rendering import empty_images
 from sparsedict.analysis import ratings
 from sparsedict.pages.rating import AnswerFile, RatingSet
 
@@ -31,7 +32,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, token
     words.write_text(json.dumps([f"w{i}" for i in range(64)]))
     options = ["--site", "model.layers.*.mlp", "--data", token_file, "--vocabulary", words, "--context", 16]
     small = ["--n-tokens", "2k", "--n-latents", 24, "--k", 4, "--device", "cpu", "--held-out", "0.5", "--quiet"]
-    assert main([str(part) for part in ("train", model_folder, *options, *small, "--out", folder)]) == 0
+    with empty_images():
+        assert main([str(part) for part in ("train", model_folder, *options, *small, "--out", folder)]) == 0
     return folder
 
 
