@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,10 +42,18 @@ def test_nothing_where_nothing_is_to_be_shown(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("shell", [None, SimpleNamespace()], ids=["imported only", "without a kernel"])
+def test_imported_packages_of_jupyter_alone_get_no_bars(shell: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert not progress.is_live()
+
+
 def test_a_terminal_and_a_notebook_get_bars(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object())))
     assert progress.is_live()
     with progress.progress_bar("fit", total=10) as bar:
         bar.update(10)

@@ -52,7 +52,14 @@ def progress_bar(
 
 def is_live() -> bool:
     """Returns whether the standard error stream can rewrite a line, like that of a terminal or a notebook."""
-    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+    return _in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+
+
+def _in_notebook() -> bool:
+    """Returns whether the code runs in a Jupyter kernel. An imported ``ipykernel`` alone doesn't mean that."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
 
 
 class Lines:
