@@ -154,6 +154,15 @@ def latent_vector(name: str, value: Tensor, n_latents: int) -> Tensor:
     return value
 
 
+def unwrapped(value: object) -> str:
+    """Returns how to reach the module in a wrapper of PyTorch, as a sentence. The text is empty for other objects."""
+    for attribute in ("_orig_mod", "module"):
+        inner = getattr(value, attribute, None)
+        if isinstance(inner, torch.nn.Module):
+            return f" Pass the {type(inner).__name__} in it, which is its attribute `{attribute}`."
+    return ""
+
+
 def finite(name: str, value: Tensor, remedy: str) -> Tensor:
     """Returns ``value`` if every entry is finite. Synchronises with the device: don't use it in the training loop."""
     if not bool(torch.isfinite(value).all()):

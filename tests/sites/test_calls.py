@@ -262,7 +262,7 @@ def test_captures_inside_a_replacement_count_for_themselves() -> None:
     torch.testing.assert_close(logits, by_hand(model, tokens, 1)[1])
 
 
-@pytest.mark.parametrize("how", ["wrapper", "in place", "the MLP alone"])
+@pytest.mark.parametrize("how", ["wrapper", "in place", "the MLP alone", "forward", "forward of the MLP"])
 def test_compiled_models(how: str) -> None:
     tokens = _models.tokens()
     plain = _models.Plain()
@@ -272,6 +272,9 @@ def test_compiled_models(how: str) -> None:
         model = torch.compile(model, backend="eager")
     elif how == "in place":
         model.compile(backend="eager")
+    elif how.startswith("forward"):
+        module = model if how == "forward" else model.mlp
+        module.forward = torch.compile(module.forward, backend="eager")
     else:
         model.mlp = torch.compile(model.mlp, backend="eager")
     with torch.no_grad():
@@ -283,6 +286,27 @@ def test_compiled_models(how: str) -> None:
             with site.replaced(Doubling()), Site(plain, "mlp").replaced(Doubling()):
                 torch.testing.assert_close(model(tokens), plain(tokens))
         torch.testing.assert_close(model(tokens), logits)
+
+
+@pytest.mark.parametrize("when", ["before the context", "in the context"])
+def test_code_compiled_outside_of_the_model(when: str) -> None:
+    tokens, model, plain = _models.tokens(), _models.Plain(), _models.Plain()
+    compiled: Any = torch.compile(model, backend="eager")
+    function: Any = torch.compile(lambda tokens: model(tokens), backend="eager")
+    with torch.no_grad():
+        if when == "before the context":
+            compiled(tokens), function(tokens)
+        with Site(model, "mlp").replaced(Doubling()), Site(plain, "mlp").replaced(Doubling()):
+            for call in (compiled, function):
+                torch.testing.assert_close(call(tokens), plain(tokens))
+        for call in (compiled, function):
+            torch.testing.assert_close(call(tokens), plain(tokens))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_is_rejected() -> None:
+    with pytest.raises(TypeError, match=r"`model` must be a model that runs in Python, got a TorchScript module"):
+        Site(torch.jit.script(nn.Sequential(nn.Linear(4, 4))), "0")
 
 
 def test_wrapped_models() -> None:

@@ -380,6 +380,24 @@ def test_a_dictionary_is_not_a_class_or_a_module():
         sd.fit(nn.Linear(2, 2), rows(64), n_tokens=64, progress=False)
 
 
+@pytest.mark.as_installed
+@pytest.mark.parametrize(
+    ("wrap", "attribute"), [(lambda d: torch.compile(d, backend="eager"), "_orig_mod"), (nn.DataParallel, "module")]
+)
+def test_errors_on_wrapped_dictionaries_name_the_dictionary_inside(wrap, attribute, tmp_path):
+    wrapped, message = wrap(distiller()), rf"Pass the SparseDistiller in it, which is its attribute `{attribute}`\."
+    writers = (sd.formats.sae_lens.write, sd.formats.circuit_tracer.write, sd.formats.sparsify.write)
+    for write in writers:
+        with pytest.raises(TypeError, match=message):
+            write(wrapped, tmp_path / "out")
+    data = (rows(64), rows(64))
+    for call in (lambda d: quick(d, data), sd.Trainee, sd.analysis.decoder_shares):
+        with pytest.raises(TypeError, match=message):
+            call(wrapped)
+    assert not any(tmp_path.iterdir())
+    quick(getattr(wrapped, attribute), data)
+
+
 def test_frozen_parameters_stay_and_nothing_to_train_is_an_error():
     dictionary = coder()
     dictionary.decoder.requires_grad_(False)

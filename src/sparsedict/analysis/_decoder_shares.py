@@ -113,7 +113,10 @@ def decoder_shares(
         tensor([0])
     """
     if not isinstance(dictionary, Dictionary):
-        raise TypeError(f"`dictionary` must be a Dictionary such as sd.Crosscoder, got {type(dictionary).__name__}.")
+        raise TypeError(
+            f"`dictionary` must be a Dictionary such as sd.Crosscoder, got {type(dictionary).__name__}."
+            f"{checks.unwrapped(dictionary)}"
+        )
     points = names_of(dictionary.writes)
     if len(points) < 2 or len(dictionary.point_widths) != len(points):
         raise ValueError(

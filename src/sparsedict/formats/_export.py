@@ -29,7 +29,7 @@ def exact_form(dictionary: Dictionary, library: str) -> Exported:
     if not isinstance(dictionary, Dictionary):
         raise TypeError(
             f"`dictionary` must be a Dictionary to be written in the format of {library}, got "
-            f"{type(dictionary).__name__}."
+            f"{type(dictionary).__name__}.{checks.unwrapped(dictionary)}"
         )
     form = dictionary.exported()
     if form.input_norm is not None and form.input_norm.affine is not None:

@@ -66,6 +66,11 @@ def by_layer(dictionary: Dictionary | Mapping[int, Dictionary], layer: int | Non
     """
     if isinstance(dictionary, Dictionary):
         found = {(layer_of(dictionary.trained_on) or 0) if layer is None else layer: dictionary}
+    elif not isinstance(dictionary, Mapping):
+        raise TypeError(
+            "`dictionary` must be a distiller or a dict of distillers by layer number, got "
+            f"{type(dictionary).__name__}.{checks.unwrapped(dictionary)}"
+        )
     else:
         found = dict(dictionary)
         if layer is not None:

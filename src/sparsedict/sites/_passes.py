@@ -6,7 +6,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -156,13 +156,31 @@ class Passes:
 
 @contextmanager
 def uncompiled(model: nn.Module, points: Iterable[Point]) -> Iterator[None]:
-    """Context that runs compiled modules eagerly, since compiled code ignores hooks that are added later."""
+    """Context that runs the model eagerly if it is compiled, since compiled code ignores hooks that are added later."""
     modules = [model, *(point.module for point in points), *(find_module(model, p) for p in _paths_above(points))]
-    if not any(type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) for m in modules):
+    with all_uncompiled() if any(map(_is_compiled, modules)) else nullcontext():
         yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+
+
+def all_uncompiled() -> AbstractContextManager[object]:
+    """Returns a context that runs all compiled code eagerly, including functions that call a model."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled before its import, which takes a second
+        return nullcontext()
+    try:
+        return torch.compiler.set_stance("force_eager")
+    except RuntimeError as error:
+        raise RuntimeError(
+            "A site can't be replaced inside a compiled function. Enter the context outside of `torch.compile`."
+        ) from error
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether the module is compiled: as ``torch.compile(m)``, ``m.compile()`` or ``m.forward = torch.compile(...)``."""
+    return (
+        type(module).__name__ == "OptimizedModule"
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")
+    )
 
 
 def _in_backward() -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparsedict import checks
 from sparsedict.sites._contribution import Contribution, contribute
 from sparsedict.sites._parts import Part, SitePoints, Target, arrange
-from sparsedict.sites._passes import ModelPass, Passes, uncompiled
+from sparsedict.sites._passes import ModelPass, Passes, all_uncompiled
 from sparsedict.sites._points import Point, Removable
 from sparsedict.sites._resolve import ReplacementArguments
 from sparsedict.sites._watch import Watch, watched
@@ -78,7 +78,7 @@ class _Replacement:
     def attached(self) -> Iterator[None]:
         """Adds hooks to the model. Hooks that a backward pass may need exist as long as its graph."""
         points = (*self._sources, *self._targets)
-        with watched(self._model, [point.module for point in self._targets]) as watch, uncompiled(self._model, points):
+        with watched(self._model, [point.module for point in self._targets]) as watch, all_uncompiled():
             assert isinstance(watch, Watch)
             passes = Passes(self._model, points)
             handles: list[Removable] = []

@@ -80,6 +80,11 @@ class Site:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.{wrapper_hint(model)}")
+        if isinstance(model, torch.jit.ScriptModule):
+            raise TypeError(
+                "`model` must be a model that runs in Python, got a TorchScript module, which ignores hooks. Pass the "
+                "model from which it was made."
+            )
         if neurons is not None and not callable(neurons) and not isinstance(neurons, Neurons):
             raise TypeError(
                 f"`neurons` must be `Neurons` or a function that returns them, got {type(neurons).__name__}."

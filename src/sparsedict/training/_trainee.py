@@ -78,7 +78,7 @@ class Trainee:
         if not isinstance(self.dictionary, Dictionary):
             raise TypeError(
                 "`dictionary` must be a sparsedict.Dictionary such as SparseDistiller(...), "
-                f"got {type(self.dictionary).__name__}."
+                f"got {type(self.dictionary).__name__}.{checks.unwrapped(self.dictionary)}"
             )
         check_options(self)
         for part in (*self.penalties, *self.step_hooks, self.loss):
