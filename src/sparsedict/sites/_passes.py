@@ -175,7 +175,7 @@ def all_uncompiled() -> AbstractContextManager[object]:
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    """Whether the module is compiled: as ``torch.compile(m)``, ``m.compile()`` or ``m.forward = torch.compile(...)``."""
+    """Whether a module is compiled: ``torch.compile(m)``, ``m.compile()`` or ``m.forward = torch.compile(...)``."""
     return (
         type(module).__name__ == "OptimizedModule"
         or getattr(module, "_compiled_call_impl", None) is not None
