@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -56,8 +57,7 @@ class LiveLatents:
 
     def pairs(self) -> Iterator[tuple[int, int]]:
         """Yields all pairs of an earlier and a later layer."""
-        layers = range(len(self.rows))
-        return ((i, j) for i in layers for j in layers if i < j)
+        return combinations(range(len(self.rows)), 2)
 
 
 def written_later(latents: LiveLatents) -> dict[str, float]:
@@ -102,12 +102,17 @@ def duplicates(latents: LiveLatents) -> dict[str, float]:
     }
 
 
-def _share_alike(first: list[Tensor], second: list[Tensor]) -> float:
-    """Returns the share of the first vectors that have a cosine above the threshold with a vector of another layer."""
-    found: list[Tensor] = []
-    for i, own in enumerate(first):
-        others = torch.cat([other for j, other in enumerate(second) if j != i] or [own[:0]])
-        found.append((own @ others.T > ALIKE).any(1))
+def _share_alike(vectors: list[Tensor], changed: list[Tensor]) -> float:
+    """Returns the share of vectors that have a cosine above the threshold with a vector of another layer.
+
+    Each vector of a layer is compared with the changed vectors of the later layers, and each changed vector with the
+    vectors of the earlier layers.
+    """
+    found = [torch.zeros(len(own), dtype=torch.bool) for own in vectors]
+    for i, j in combinations(range(len(vectors)), 2):
+        alike = vectors[i] @ changed[j].T > ALIKE
+        found[i] |= alike.any(1)
+        found[j] |= alike.any(0)
     return float(torch.cat(found).float().mean())
 
 
@@ -122,21 +127,21 @@ def merged(per_layer: LiveLatents, cross_layer: LiveLatents) -> dict[str, float]
     n_pairs, n_merged, n_null = 0, 0, 0
     for i, j in per_layer.pairs():
         first, second = (per_layer.centred[i].T @ per_layer.centred[j] > ALIKE).nonzero(as_tuple=True)
-        n_pairs += len(first)
-        n_merged += int(_is_merged(per_layer, cross_layer, i, j, first, second).sum())
         other = (second + len(per_layer.rows[j]) // 2) % len(per_layer.rows[j])
-        n_null += int(_is_merged(per_layer, cross_layer, i, j, first, other).sum())
+        own, null = _are_merged(per_layer, cross_layer, i, j, first, (second, other))
+        n_pairs, n_merged, n_null = n_pairs + len(first), n_merged + int(own.sum()), n_null + int(null.sum())
     return {"pairs": n_pairs, "merged": n_merged, "merged, other latent": n_null}
 
 
-def _is_merged(
-    per_layer: LiveLatents, cross_layer: LiveLatents, i: int, j: int, first: Tensor, second: Tensor
-) -> Tensor:
-    found = torch.zeros(len(first), dtype=torch.bool)
+def _are_merged(
+    per_layer: LiveLatents, cross_layer: LiveLatents, i: int, j: int, first: Tensor, seconds: Sequence[Tensor]
+) -> list[Tensor]:
+    """Returns a mask of the merged pairs for each choice of the second latents."""
+    found = [torch.zeros(len(first), dtype=torch.bool) for _ in seconds]
     for source in range(i + 1):
-        rows = [normalize(cross_layer.rows[source][:, target - source], dim=-1) for target in (i, j)]
+        here, later = (normalize(cross_layer.rows[source][:, target - source], dim=-1) for target in (i, j))
         alike = cross_layer.centred[source].T @ per_layer.centred[i][:, first] > ALIKE
-        for block, wanted in zip(rows, (per_layer.rows[i][first, 0], per_layer.rows[j][second, 0]), strict=True):
-            alike &= block @ normalize(wanted, dim=-1).T > ALIKE
-        found |= alike.any(0)
+        alike &= here @ normalize(per_layer.rows[i][first, 0], dim=-1).T > ALIKE
+        for mask, second in zip(found, seconds, strict=True):
+            mask |= (alike & (later @ normalize(per_layer.rows[j][second, 0], dim=-1).T > ALIKE)).any(0)
     return found

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def _write_page(
     sections = [
         _section(study, found[study.name], drawn[study.name])
         if study.name in found
-        else pages.Section(study.title, aside=study.shows, badge="pending", quote=study.claim)
+        else pages.Section(study.title, aside=study.shows, badge="pending", quote=_typeset(study.claim))
         for study in studies
     ]
     facts = {name.replace("_", " "): _listed(value) for name, value in run["facts"].items()}
@@ -165,10 +166,26 @@ def _write_page(
         folder / "index.html",
         sections,
         title="Sparse MLP distillation, replicated",
-        lead=LEAD,
+        lead=_typeset(LEAD),
         lead_links={REPORT_LINK: REPORT_TITLE},
         contents=True,
     )
+
+
+_UNBROKEN = [(r"(\d) ?%", "\\1\N{NO-BREAK SPACE}%"), (r" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"),
+             (r"\b(above|below|about) (-?\d)", "\\1\N{NO-BREAK SPACE}\\2")]  # fmt: skip
+"""Patterns of numbers and units that are one word, and their replacements."""
+
+
+def _typeset(text: str) -> str:
+    """Returns text with a space before the percent sign, and without line breaks between a number and its unit."""
+    for pattern, replacement in _UNBROKEN:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def _typeset_rows(rows: Iterable[Sequence[str]]) -> list[list[str]]:
+    return [[_typeset(cell) for cell in row] for row in rows]
 
 
 def _section(study: Study, finding: Finding, drawn: Mapping[Path, str]) -> pages.Section:
@@ -181,12 +198,12 @@ def _section(study: Study, finding: Finding, drawn: Mapping[Path, str]) -> pages
         study.title,
         aside=study.shows,
         badge=finding.verdict,
-        quote=study.claim,
-        text=finding.summary,
-        lead_rows=clauses if finding.clauses else (),
-        rows=rows if finding.rows else (),
-        figures=drawn,
-        notes=finding.notes,
+        quote=_typeset(study.claim),
+        text=_typeset(finding.summary),
+        lead_rows=_typeset_rows(clauses) if finding.clauses else (),
+        rows=_typeset_rows(rows) if finding.rows else (),
+        figures={file: _typeset(caption) for file, caption in drawn.items()},
+        notes=[_typeset(note) for note in finding.notes],
         links=links,
     )
 

@@ -14,7 +14,7 @@ from sparsedict.training import Cosine, OptimizerFactory, Schedule
 
 Start = Literal["random", "data"]
 COSINE = Cosine(warm_up=0.1, final=0.01)
-ADAM = partial(torch.optim.Adam, betas=(0.9, 0.99))
+ADAM = partial(torch.optim.Adam, betas=(0.9, 0.99), fused=True)
 """Adam with the report's second moment."""
 
 

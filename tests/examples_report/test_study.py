@@ -130,5 +130,5 @@ def test_the_options_of_a_training_are_those_of_a_trainee() -> None:
 
 def test_a_page_shows_optimisers_by_name() -> None:
     shown = STANDARD.to_dict()
-    assert shown["report: optimizer"] == "Adam(betas=(0.9, 0.99))"
+    assert shown["report: optimizer"] == "Adam(betas=(0.9, 0.99), fused=True)"
     assert (shown["modern: optimizer"], shown["wide: optimizer"]) == ("LazyAdam", "Adam")

@@ -1,6 +1,6 @@
 """
-Features of several layers
-==========================
+Features along the residual stream
+==================================
 
 Autoencoders of the residual stream after each layer, and the share of latents that the previous layer already has.
 """

@@ -116,7 +116,7 @@ class GELUStudent(Study):
                    "almost dead", ".1%"),
             Clause("most simulated neurons have two or three simulators, GELU", Quantity(f"GELU: {FEW}"), Above(0.5),
                    "typical", ".1%"),
-            Clause("weight decay causes the clusters: neurons with several, less those without decay", causes,
+            Clause("weight decay causes the clusters: neurons with several, minus those without decay", causes,
                    Above(0.1), "suggested", ".1%"),
         ]  # fmt: skip
 
@@ -209,7 +209,7 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
 
 def _drawings(numbers: Numbers) -> dict[str, Drawing]:
     match, types, _ = match_from(numbers["latents"])
-    sizes = {name: _sizes(of) for name, of in numbers["per_neuron"].items() if name not in ONCE}
+    sizes = {name: _sizes(of) for name, of in numbers["per_neuron"].items()}
     return {
         "figure-11-gelu": Drawing(
             lambda: figures.decoder_similarity(match, types),

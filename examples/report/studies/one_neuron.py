@@ -150,7 +150,8 @@ def _summary(numbers: Numbers) -> str:
         f"norm and the best weight decay, the encoder's cosine is {told(known, DECAYED, '.2f')}. At the report's "
         "values, the correlation of the latent's activations with the neuron's is "
         f"{told(known, 'norm held at 1: correlation', '.2f')}: with even inputs, a latent whose encoder differs from "
-        f"the neuron's has different activations. First seed only: {_improvements(runs)} {_as_reported(runs)}"
+        f"the neuron's has different activations. The following values are of the first seed. "
+        f"{_improvements(runs)} {_as_reported(runs)}"
     )
 
 
@@ -171,8 +172,8 @@ def _as_reported(runs: Numbers) -> str:
         run = _at(runs, "unevenness", p)
         if run["encoder_end"] < OFF and run["correlation"] > RIGHT and run["decoder_end"] > CONVERGED:
             return (
-                f"Uneven inputs (unevenness {p:g}) reproduce the report's observation in the language model: an "
-                f"encoder cosine of {shown(run['encoder_end'], '.2f')}, a decoder cosine of "
+                f"Uneven inputs (unevenness {p:g}) have the pattern that the report shows in the language model: a "
+                f"small encoder cosine of {shown(run['encoder_end'], '.2f')}, a decoder cosine of "
                 f"{shown(run['decoder_end'], '.2f')}, and a correlation of {shown(run['correlation'], '.3f')}."
             )
     return "No unevenness in the sweep gives both the low cosine and the high correlation of the report."

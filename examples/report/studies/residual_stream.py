@@ -34,7 +34,7 @@ class ResidualStream(Study):
     """A test of whether the latents of residual-stream autoencoders appear gradually from layer to layer."""
 
     name: ClassVar[str] = "residual-stream"
-    title: ClassVar[str] = "Features of several layers"
+    title: ClassVar[str] = "Features along the residual stream"
     shows: ClassVar[str] = "The report's proposal"
     claim: ClassVar[str] = (
         "Distillation of one MLP may miss features that several layers compute together. An autoencoder of the "
@@ -63,7 +63,7 @@ class ResidualStream(Study):
             for a, b in pairwise(layers)
         ]  # fmt: skip
         partners = [
-            Clause(f"latents with a partner in the layer before, {a} to {b}, less those of the untrained start",
+            Clause(f"latents with a partner in the layer before, {a} to {b}, minus those of the untrained start",
                    Difference(_partner(a, b), _untrained(a, b)), Above(MIN_RISE), "gradually", ".1%")
             for a, b in pairwise(layers)
         ]  # fmt: skip
@@ -152,8 +152,9 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
         median_cosine = f"layer {before} to {after}: cosine, median"
         rows.append(row(known, median_cosine, median_cosine, form=".2f"))
     for layer in layers:
-        keys = (_read(layer), *(f"layer {layer}: {q}" for q in QUARTERS), f"layer {layer}: FVU", f"layer {layer}: dead")
+        keys = (_read(layer), *(f"layer {layer}: {q}" for q in QUARTERS), f"layer {layer}: dead")
         rows += [row(known, key, key, form=".1%") for key in keys]
+        rows.append(row(known, f"layer {layer}: FVU", f"layer {layer}: FVU", form=".4f"))
     return tuple(rows)
 
 

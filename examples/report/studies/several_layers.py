@@ -26,6 +26,23 @@ from .parts import AUXK, Part, along, curve, row
 
 KINDS: Mapping[str, sd.DecoderLayout] = {"per layer": sd.NextLayers(0), "cross layer": sd.LaterLayers()}
 COLOURS = (Palette.DISTILLER, Palette.ENCODER)
+WORDS = {
+    "duplicates": "latents with a duplicate in another layer",
+    "duplicates, other tokens": "the same on shifted tokens",
+    "near copies": "latents with a near copy in another layer",
+    "near copies, permuted": "the same with permuted columns",
+    "live": "live latents",
+}
+LATER = {
+    "later": "cross layer: latents that mainly write to later layers, by decoder norm",
+    "later, by firings": "cross layer: the same, weighted by firing frequency",
+    "later, random rows": "cross layer: the same with random decoder rows",
+}
+PAIRS = {
+    "pairs": "pairs of duplicates of single layers",
+    "merged": "of these, merged in one latent of the cross-layer distiller",
+    "merged, other latent": "the same with another latent",
+}
 OFTEN, SOME = 0.05, 0.1
 """Shares of latents with a duplicate, and of latents that write to later layers, above which they aren't rare."""
 
@@ -161,15 +178,10 @@ def _rows(numbers: Numbers) -> tuple[Compared, ...]:
     known, layers = numbers["measured"], numbers["layers"]
     shares = ("loss recovered", "loss recovered against the mean output", "duplicates", "duplicates, other tokens",
               "near copies", "near copies, permuted", "live")  # fmt: skip
-    both = [row(known, f"{key}, {kind}", f"{kind}: {key}", form=".1%") for key in shares for kind in KINDS]
-    later = [
-        row(known, f"{key}, cross layer", f"cross layer: {key}", form=".1%")
-        for key in ("later", "later, by firings", "later, random rows")
-    ]
-    pairs = [
-        row(known, f"{key}, cross layer", f"cross layer: {key}", form=".0f")
-        for key in ("pairs", "merged", "merged, other latent")
-    ]
+    both = [row(known, f"{WORDS.get(key, key)}, {kind}", f"{kind}: {key}", form=".1%")
+            for key in shares for kind in KINDS]  # fmt: skip
+    later = [row(known, words, f"cross layer: {key}", form=".1%") for key, words in LATER.items()]
+    pairs = [row(known, words, f"cross layer: {key}", form=".0f") for key, words in PAIRS.items()]
     errors = [
         Compared(f"FVU, {kind}, layer by layer", "-", along(known, [f"{kind}: FVU, layer {n}" for n in layers], ".3f"))
         for kind in KINDS

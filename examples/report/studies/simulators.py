@@ -89,7 +89,7 @@ def _clauses(layer: str) -> list[Clause]:
             "1.16",
         ),
         Clause(f"{layer}: simulators fire far more often: ratio of medians", frequencies, Above(3), "-", ".1f"),
-        Clause(f"{layer}: decoder cosine less encoder cosine, simulators", cosines, Above(0.2), "above 0.7"),
+        Clause(f"{layer}: simulators' decoder cosine minus encoder cosine", cosines, Above(0.2), "above 0.7"),
     ]
 
 

@@ -48,7 +48,7 @@ class SparseDecoders(Study):
     def clauses(self, numbers: Numbers) -> Sequence[Clause]:
         high = Difference(SPARSE, RANDOM)
         return [
-            Clause("median cosine of sparse latents, less that of random directions", high, Above(0.05), "above 0"),
+            Clause("median cosine of sparse latents, minus that of random directions", high, Above(0.05), "above 0"),
             Clause("the median cosine is moderately high", Quantity(SPARSE), Between(0.3, 0.8), "moderately high"),
         ]
 
@@ -84,8 +84,9 @@ def _measure(experiment: Experiment, spec: DictionarySpec) -> tuple[dict[str, Te
 
 
 NOTES = (
+    "The statement on the toy model isn't a clause. All latents of the toy model are trained on one neuron.",
     "The cosines are compared with three null distributions: random directions, random directions with the covariance "
-    "of the MLP's outputs, and the MLP's outputs on single tokens, less their mean.",
+    "of the MLP's outputs, and the MLP's outputs on single tokens, minus their mean.",
     "The neurons of a combination are selected greedily: each is the nearest neuron to the residual of the previous "
     "ones.",
 )

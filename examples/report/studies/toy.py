@@ -83,7 +83,7 @@ def run_toy(toy: Toy, n_steps: int, seed: int) -> Numbers:
         course["encoder"].append(_cosine(student.encoder, inputs.encoder))
         course["decoder"].append(_cosine(student.decoder, _one_hot(toy.d)))
 
-    optimizer = partial(torch.optim.Adam, weight_decay=toy.weight_decay)
+    optimizer = partial(torch.optim.Adam, weight_decay=toy.weight_decay, fused=True)
     trainee = Trainee(student, lr=toy.lr, schedule=Constant(), optimizer=optimizer)
     n_tokens, log_every = n_steps * toy.batch_size, max(1, n_steps // N_RECORDS)
     fit_many({"": trainee}, inputs, n_tokens=n_tokens, progress=False, callbacks=[note], log_every=log_every)
