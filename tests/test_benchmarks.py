@@ -178,6 +178,20 @@ def test_a_gpu_session_names_missing_packages_and_replaces_progress_bars(
     tests = next(part for part in gpu_session.PARTS if part.name == "tests")
     result = gpu_session.run(tests, tmp_path, "cpu", 1.0)
     assert result == {"status": "skipped", "seconds": 0.0, "why": "not installed: pytest"}
+    monkeypatch.setattr(gpu_session, "find_spec", lambda name: None if name == "einops" else found(name))
+    for part in gpu_session.PARTS:
+        assert gpu_session.run(part, tmp_path, "cpu", 1.0)["why"] == "not installed: einops"
+
+
+@pytest.mark.parametrize(("code", "status"), [(0, "done"), (1, "failed"), (5, "skipped")])
+def test_a_gpu_session_reports_how_the_tests_ended(
+    code: int, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = next(part for part in gpu_session.PARTS if part.name == "tests")
+    script = f"print('1 skipped'); raise SystemExit({code})"
+    monkeypatch.setattr(gpu_session, "command", lambda *_: [sys.executable, "-c", script])
+    found = gpu_session.run(tests, tmp_path, "cpu", 60.0)
+    assert (found["status"], found["why"]) == (status, "1 skipped")
     paths = gpu_session.environment(tmp_path)["PYTHONPATH"].split(os.pathsep)
     # -S leaves out the packages that are installed, so that tqdm can only be the stand-in.
     code = (

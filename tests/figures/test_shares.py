@@ -15,7 +15,7 @@ def test_the_histogram_counts_latents_by_their_share_at_a_point() -> None:
     shares = DecoderShares(("base", "tuned"), torch.stack([1 - values, values], 1), counted, 0.9, 0.6)
     ax = decoder_shares(shares, n_bins=10)
     check_looks(ax)
-    assert legend_of(ax) == ["4 latents", "exclusive to tuned (1)"]
+    assert legend_of(ax) == ["4 latents", "exclusive to base (1)", "exclusive to tuned (1)"]
     assert [patch.get_height() for patch in ax.patches] == [1, 0, 0, 0, 0, 2, 0, 0, 0, 1]
     assert "base" in decoder_shares(shares, "base").get_xlabel()
     with pytest.raises(ValueError, match="`point` must be"):

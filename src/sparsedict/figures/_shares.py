@@ -20,6 +20,8 @@ def decoder_shares(
 ) -> Axes:
     """Draws the number of latents by their relative decoder norm at a point, and the bound of exclusive latents.
 
+    With two points, the bound for the other point is drawn, too.
+
     Args:
         shares: Result of `sparsedict.analysis.decoder_shares`.
         point: Name of the point; the last one by default.
@@ -39,8 +41,12 @@ def decoder_shares(
     edges = np.linspace(0.0, 1.0, n_bins + 1).tolist()
     label = f"{len(values):,} latents"
     ax.hist(values, edges, color=Palette.LATENTS, label=label)
-    n_exclusive = len(shares.exclusive[point])
-    bound = f"exclusive to {point} ({n_exclusive:,})"
-    ax.axvline(shares.exclusive_above, color=Palette.NULL, linestyle="--", linewidth=0.8, label=bound)
+    bounds = {point: ("--", shares.exclusive_above)}
+    if len(shares.points) == 2:  # the shares of a latent at both points have the sum 1
+        other = next(name for name in shares.points if name != point)
+        bounds = {other: (":", 1 - shares.exclusive_above), **bounds}
+    for name, (style, bound) in bounds.items():
+        label = f"exclusive to {name} ({len(shares.exclusive[name]):,})"
+        ax.axvline(bound, color=Palette.NULL, linestyle=style, linewidth=0.8, label=label)
     ax.set_xlim(0.0, 1.0)
     return finish(ax, f"share of the decoder norm at {point}", "latents")

@@ -63,7 +63,7 @@ def used_settings(
         "model_dtype": None if weight is None else _plain(weight.dtype),
         "site": site.name,
         "left_out_tokens": list(site.exclusion.tokens),
-        "data": result.dictionary.trained_on["data"],
+        "data": result.dictionary.trained_on["data"].replace("; repeated", "; repeated if shorter than the run"),
         "held_out": f"{len(held_out_tokens):,} sequences of {held_out_tokens.shape[1]:,} tokens",
         "n_latents": result.dictionary.n_latents,
         "n_tokens": n_tokens,
