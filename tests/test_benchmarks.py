@@ -178,6 +178,16 @@ def test_a_gpu_session_names_missing_packages_and_replaces_progress_bars(
     tests = next(part for part in gpu_session.PARTS if part.name == "tests")
     result = gpu_session.run(tests, tmp_path, "cpu", 1.0)
     assert result == {"status": "skipped", "seconds": 0.0, "why": "not installed: pytest"}
+    paths = gpu_session.environment(tmp_path)["PYTHONPATH"].split(os.pathsep)
+    # -S leaves out the packages that are installed, so that tqdm can only be the stand-in.
+    code = (
+        f"import sys; sys.path[:0] = {paths[:3]!r}\n"
+        "from tqdm.auto import tqdm\n"
+        "with tqdm(total=3, disable=True) as bar: bar.update(1), bar.set_postfix_str('a')\n"
+        "print(list(tqdm([1, 2])), tqdm.format_interval(3.2))"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[1, 2] 3 s"
     monkeypatch.setattr(gpu_session, "find_spec", lambda name: None if name == "einops" else found(name))
     for part in gpu_session.PARTS:
         assert gpu_session.run(part, tmp_path, "cpu", 1.0)["why"] == "not installed: einops"
@@ -192,13 +202,3 @@ def test_a_gpu_session_reports_how_the_tests_ended(
     monkeypatch.setattr(gpu_session, "command", lambda *_: [sys.executable, "-c", script])
     found = gpu_session.run(tests, tmp_path, "cpu", 60.0)
     assert (found["status"], found["why"]) == (status, "1 skipped")
-    paths = gpu_session.environment(tmp_path)["PYTHONPATH"].split(os.pathsep)
-    # -S leaves out the packages that are installed, so that tqdm can only be the stand-in.
-    code = (
-        f"import sys; sys.path[:0] = {paths[:3]!r}\n"
-        "from tqdm.auto import tqdm\n"
-        "with tqdm(total=3, disable=True) as bar: bar.update(1), bar.set_postfix_str('a')\n"
-        "print(list(tqdm([1, 2])), tqdm.format_interval(3.2))"
-    )
-    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[1, 2] 3 s"
