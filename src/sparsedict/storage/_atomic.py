@@ -46,7 +46,11 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
     scratch.mkdir()
     try:
         fill(scratch)
-        _sync_all(list(scratch.iterdir()))
+        found = list(scratch.rglob("*"))
+        _sync_all([path for path in found if path.is_file()])
+        for inner in found:
+            if inner.is_dir():
+                sync_folder(inner)
         sync_folder(scratch)
         scratch.rename(path)
     finally:
