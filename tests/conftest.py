@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -39,6 +40,12 @@ settings.load_profile("repository")
 
 SLOW = (
     "activations/test_topk.py::test_data_without_variance",
+    "analysis/ratings/test_statistics.py",
+    "analysis/scores/test_language_model.py",
+    "analysis/scores/test_rules.py",
+    "analysis/test_calibrate.py",
+    "analysis/test_collect.py",
+    "analysis/test_evaluate.py::test_embedded",
     "analysis/test_evaluate_sites.py",
     "analysis/test_loss_recovered.py",
     "analysis/test_scoring.py",
@@ -46,22 +53,45 @@ SLOW = (
     "cli/test_data.py",
     "cli/test_demo.py",
     "cli/test_main.py",
+    "cli/test_pages.py",
+    "cli/test_rate.py",
     "cli/test_train.py",
     "data/test_forms.py",
     "data/test_store.py",
     "data/test_stream.py",
+    "dictionaries/test_contract.py::test_triton",
+    "dictionaries/test_cross_layer.py",
     "dictionaries/test_cross_layer.py::test_it_is_trained",
     "dictionaries/test_crosscoder.py",
+    "dictionaries/test_searched_step.py",
     "examples_report/",
+    "figures/",
+    "formats/test_cross_layer_files.py",
+    "formats/test_hostile.py",
+    "formats/test_lens_names.py",
+    "hub/",
     "kernels/test_backends.py",
+    "outside/",
+    "pages/browser/",
+    "pages/exports/",
+    "pages/rating/",
+    "penalties/test_auxk.py",
     "penalties/test_counts.py::test_the_target",
+    "sites/test_calls.py",
     "sites/test_checkpointing.py",
     "sites/test_families.py",
+    "sites/test_site.py::test_a_real",
+    "sites/test_suggestions.py",
+    "sites/test_tokens.py",
     "storage/test_kill.py",
+    "storage/test_lock.py",
     "studies/",
     "test_benchmarks.py",
     "test_docs.py::test_the_code",
+    "test_doctests.py::test_examples[sparsedict.analysis._collect]",
+    "test_doctests.py::test_examples[sparsedict.pages",
     "test_examples.py",
+    "test_notebooks.py",
     "test_torch_state.py",
     "training/test_checkpoints.py",
     "training/test_fit.py",
@@ -71,9 +101,12 @@ SLOW = (
     "training/test_seeds.py",
     "training/test_trainer.py",
     "training/test_units.py",
+    "version_0_1/",
     "zoo/",
 )
 """Beginnings of the names of tests that ``python -m tests --fast`` leaves out."""
+
+TESTS = Path(__file__).parent
 
 
 def pytest_collection_finish() -> None:
@@ -85,6 +118,14 @@ def pytest_collection_finish() -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     text = "check types and shapes of all calls, not only of a sample"
     parser.addoption("--check-every-call", action="store_true", help=text)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # Importing a file takes time too, so files with slow tests only aren't collected if none of them will run.
+    if config.getoption("markexpr") != "not slow" or not collection_path.is_relative_to(TESTS):
+        return None
+    path = collection_path.relative_to(TESTS).as_posix()
+    return True if f"{path}/".startswith(tuple(name for name in SLOW if "::" not in name)) else None
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -58,6 +58,14 @@ def test_a_source_is_named_by_author_and_title() -> None:
         assert not re.search(r"Source:[^.]*\b(the|this library's) report\b", text), module
 
 
+def test_slow_tests_are_listed_by_names_that_exist(request: pytest.FixtureRequest) -> None:
+    tests = Path(__file__).parent
+    conftest = request.config.pluginmanager.get_plugin(str(tests / "conftest.py"))
+    assert conftest is not None
+    for name in conftest.SLOW:
+        assert (tests / name.partition("::")[0]).exists(), name
+
+
 def test_every_module_says_in_its_first_line_what_it_is_for() -> None:
     for module in (*MODULES, *EXAMPLES):
         assert ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))), module

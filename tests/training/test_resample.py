@@ -85,11 +85,12 @@ def test_tokens_are_drawn_by_the_square_of_their_squared_error() -> None:
     x = dictionary.decoder_bias.detach() + torch.eye(D)[:3] * torch.tensor([1.0, 2.0, 3.0]).sqrt()[:, None]
     tokens_since_fired = torch.zeros(N_LATENTS, dtype=torch.int64).index_fill_(0, torch.tensor([2]), 100)
     seen: Counter[int] = Counter()
+    optimizer = torch.optim.Adam(dictionary.parameters())
     for seed in range(700):
         with torch.no_grad():
             dictionary.encoder_bias.fill_(-100.0)  # the output is the decoder bias
         out = dictionary.forward_pass(x, x, tokens_since_fired=tokens_since_fired.clone())
-        sd.Resample(every=1, dead_after=100, seed=seed)(out, torch.optim.Adam(dictionary.parameters()))
+        sd.Resample(every=1, dead_after=100, seed=seed)(out, optimizer)
         seen[int(dictionary.decoder[2].argmax())] += 1
     # 50, 200 and 450 are expected, with deviations of 7, 12 and 13.
     assert abs(seen[0] - 50) < 28
