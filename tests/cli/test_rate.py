@@ -15,6 +15,7 @@ import pytest
 
 from rendering import empty_images
 from sparsedict.analysis import ratings
+from sparsedict.pages import read_records
 from sparsedict.pages.rating import AnswerFile, RatingSet
 
 from .conftest import Run
@@ -127,3 +128,22 @@ def test_a_bad_name_is_an_error(command: Run, finished: Path, tmp_path: Path) ->
     status, _, err = command("rate", finished, "--ratings", tmp_path / "r", "--rater", "../Anna", *SMALL)
     assert status == 2
     assert "--rater must have 1 to 40 lower-case letters" in err
+
+
+def test_the_examples_are_those_of_the_pages_of_the_run(command: Run, finished: Path, tmp_path: Path) -> None:
+    small = list(SMALL)
+    if "--n-tokens" in small:
+        at = small.index("--n-tokens")
+        del small[at : at + 2]
+    status, _, err = command("rate", finished, "--out", tmp_path / "a.html", "--ratings", tmp_path / "r", *small)
+    assert status == 0, err
+    made = RatingSet.read(tmp_path / "r")
+    item = next(item for item in made.key.items if item.dictionary.endswith("/autoencoder"))
+    site = item.dictionary.partition("/")[0]
+    records = read_records(finished / site / "latents")["autoencoder"]
+    assert item.maximum == pytest.approx(max(abs(e.max) for e in records.examples(item.latent)))
+
+
+def test_pages_without_records_are_no_source_of_examples(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="must be a folder of pages with records"):
+        read_records(tmp_path)

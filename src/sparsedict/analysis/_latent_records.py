@@ -132,6 +132,11 @@ class LatentRecords(Displayed):
         """Mask of the latents that never fired on these tokens."""
         return self.counts == 0
 
+    @property
+    def n_bytes(self) -> int:
+        """Number of bytes of all tensors."""
+        return _n_bytes(_plain(self))
+
     def examples(self, latent: int, quantile: int | None = None) -> tuple[Example, ...]:
         """Returns the examples of a latent.
 
@@ -190,6 +195,11 @@ def _index(name: str, value: int, n: int) -> int:
     if index >= n:
         raise ValueError(f"`{name}` must lie in [0, {n}), got {index}.")
     return index
+
+
+def _n_bytes(state: dict[str, Any]) -> int:
+    parts = state.values()
+    return sum(_n_bytes(part) if isinstance(part, dict) else getattr(part, "nbytes", 0) for part in parts)
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -65,9 +65,9 @@ def _add_latents(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--n-tokens",
         type=count,
-        default=N_TOKENS,
         metavar="N",
-        help=f"held-out tokens in which examples are searched (default: {N_TOKENS:,})",
+        help="held-out tokens in which examples are searched (default: the examples of the pages in RUN/latents, or "
+        f"{N_TOKENS:,} tokens if there are none)",
     )
     group.add_argument(
         "--seed", type=whole(0, 2**63 - 1), default=0, metavar="N", help="seed of selection and order (default: 0)"

@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> None:
             tokenizer=loaded.strings,
             n_tokens=args.n_tokens,
             title=f"Latents of {name}",
+            keep_records=True,
             progress=not args.quiet,
         )
         print(f"Open {index.resolve()} in a browser.")

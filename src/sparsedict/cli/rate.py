@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsedict.analysis import collect, latent_types, match_neurons, ratings
+from sparsedict.analysis import LatentRecords, collect, latent_types, match_neurons, ratings
 from sparsedict.analysis.ratings import Ratings
 from sparsedict.cli._finished_run import FinishedRun, finished_run, run_options
 from sparsedict.cli._options import set_threads
+from sparsedict.cli._rate_options import N_TOKENS
+from sparsedict.pages import read_records
 from sparsedict.pages.rating import RatingServer, RatingSet, kinds_of, rating_set, read_settings, write_page
 
 __all__ = ["run", "stop_message"]
@@ -94,7 +97,11 @@ def select(loaded: FinishedRun, args: argparse.Namespace) -> RatingSet:
     kinds: dict[str, list[str]] = {}
     for site_name, site in loaded.sites.items():
         own = loaded.units(site_name)
-        found = collect(site, own, loaded.held_out, n_tokens=args.n_tokens, progress=not args.quiet)
+        place = args.run if len(loaded.sites) == 1 else args.run / site_name
+        found = None if args.n_tokens is not None else _from_pages(place / "latents", own)
+        if found is None:
+            n_tokens = args.n_tokens or N_TOKENS
+            found = collect(site, own, loaded.held_out, n_tokens=n_tokens, progress=not args.quiet)
         for name, recorded in found.items():
             label = name if len(loaded.sites) == 1 else f"{site_name}/{name}"
             records[label] = recorded
@@ -109,3 +116,12 @@ def select(loaded: FinishedRun, args: argparse.Namespace) -> RatingSet:
         n_examples=args.n_examples,
         seed=args.seed,
     )
+
+
+def _from_pages(folder: Path, dictionaries: Mapping[str, Any]) -> dict[str, LatentRecords] | None:
+    """Returns the records that were saved with the pages of a site, or ``None`` if there are none."""
+    try:
+        found = read_records(folder)
+    except FileNotFoundError:
+        return None
+    return {name: found[name] for name in dictionaries} if dictionaries.keys() <= found.keys() else None

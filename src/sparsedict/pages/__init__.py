@@ -5,6 +5,7 @@ from sparsedict.pages._facts import DictionaryFacts, gather
 from sparsedict.pages._latent_view import LatentView, latent
 from sparsedict.pages._latents import write, write_pages
 from sparsedict.pages._overview import Section, write_overview
+from sparsedict.pages._saved_records import read_records
 from sparsedict.pages._strings import TokenStrings, token_strings
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "gather",
     "latent",
     "rating",
+    "read_records",
     "token_strings",
     "write",
     "write_overview",

@@ -17,6 +17,7 @@ from sparsedict import checks
 from sparsedict.analysis import LatentRecords, collect
 from sparsedict.batches import Points
 from sparsedict.pages._facts import DictionaryFacts, gather
+from sparsedict.pages._saved_records import save_records
 from sparsedict.pages._shards import Shards, TokenNumbers, dictionary_entry, sample, script, table
 from sparsedict.pages._strings import TokenStrings, token_strings
 from sparsedict.progress import progress_bar
@@ -41,6 +42,7 @@ def write(
     title: str | None = None,
     threshold: float = 0.8,
     reads: Points | None = None,
+    keep_records: bool = False,
     progress: bool = True,
     **options: Any,
 ) -> Path:
@@ -62,6 +64,7 @@ def write(
         title: Title of the pages.
         threshold: Decoder cosine with a neuron above which a latent is a simulator.
         reads: The activations that objects of another library read.
+        keep_records: Whether to save the records with the pages, see `read_records`.
         progress: Whether to show progress bars and the size of the folder, before it is written.
         options: Other arguments of `sparsedict.analysis.collect`.
 
@@ -96,7 +99,7 @@ def write(
     strings = token_strings(getattr(model, "tokenizer", None) if tokenizer is None else tokenizer)
     if title is None:
         title = f"Latents of {site.name if isinstance(site, Site) else ', '.join(site)}"
-    return write_pages(path, facts, strings=strings, title=title, progress=progress)
+    return write_pages(path, facts, strings=strings, title=title, keep_records=keep_records, progress=progress)
 
 
 def write_pages(
@@ -105,6 +108,7 @@ def write_pages(
     *,
     strings: TokenStrings | None = None,
     title: str = "Latents",
+    keep_records: bool = False,
     progress: bool = True,
 ) -> Path:
     """Writes the pages of facts that `gather` returned. See `write`.
@@ -116,6 +120,7 @@ def write_pages(
         facts: Facts by name of the dictionary.
         strings: Function from token ids to text. By default tokens are shown as numbers.
         title: Title of the pages.
+        keep_records: Whether to save the records with the pages, see `read_records`.
         progress: Whether to show a progress bar and the size of the folder, before it is written.
 
     Returns:
@@ -129,6 +134,7 @@ def write_pages(
     numbers = TokenNumbers(facts)
     if progress:
         size = sum(map(len, _fixed(facts, numbers, strings, title).values())) + _size_of_shards(facts, numbers)
+        size += sum(own.records.n_bytes for own in facts.values()) if keep_records else 0
         print(f"writing about {size / 1e6:,.1f} MB to {path}", file=sys.stderr, flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -140,6 +146,8 @@ def write_pages(
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(content)
                 bar.update(file.stem.isdecimal())
+        if keep_records:
+            save_records(beside, {name: own.records for name, own in facts.items()})
         beside.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)

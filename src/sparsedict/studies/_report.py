@@ -100,7 +100,9 @@ def _figures(name: str, result: DictionaryResult) -> dict[str, tuple[Draw, str]]
 
 def _write_latents(decomposition: Reported, folder: Path, strings: pages.TokenStrings | None) -> None:
     title = f"Latents of {decomposition.settings['site']} of {decomposition.settings['model']}"
-    pages.write_pages(folder / "latents", decomposition.latents, strings=strings, title=title, progress=False)
+    pages.write_pages(
+        folder / "latents", decomposition.latents, strings=strings, title=title, keep_records=True, progress=False
+    )
 
 
 def _write_index(decomposition: Reported, folder: Path, captions: dict[Path, str]) -> None:
