@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sparsedict import checks
 from sparsedict.activations import GELU, Activation, ReLU, SiLU
 from sparsedict.batches import Points
 from sparsedict.dictionaries._dictionary import Dictionary
@@ -23,6 +24,7 @@ from sparsedict.dictionaries._input_norm import (
     register_state,
     without_norm,
 )
+from sparsedict.dictionaries._neuron_start import start_from_neurons_
 from sparsedict.dictionaries._new_weights import tensor_options
 from sparsedict.dictionaries._scales import Scales
 from sparsedict.latents import SparseLatents, Support
@@ -99,6 +101,47 @@ class SparseDistiller(Dictionary):
     def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
         measure_norm_(self, inputs)
         super().initialise_(inputs, targets)
+
+    def initialise_from_neurons_(
+        self, neurons: Any, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]
+    ) -> None:
+        """Starts the first latents from the MLP's own neurons, and the others from the data (:meth:`initialise_`).
+
+        The decoder row of such a latent is that of its neuron, scaled to norm 1. The encoder row and bias are those of
+        the neuron times the norm. For a gated MLP, or with an ``input_norm``, they are the ridge regression of the
+        positive part of the neuron's activation on the input instead, since no affine map equals the neuron. If there
+        are also latents that start from the data, a common factor gives the pre-activations of neurons the same spread.
+        If there are fewer latents than neurons, those with the largest mean contributions are used. The decoder bias is
+        chosen such that the mean reconstruction is the mean target.
+
+        Call it before ``fit``, which doesn't initialise the dictionary again.
+
+        Args:
+            neurons: The MLP's own neurons, such as ``site.neurons``.
+            inputs: Inputs of the MLP. Pass several times as many tokens as there are latents.
+            targets: Outputs of the MLP for the same tokens.
+
+        Raises:
+            ValueError: If the widths of neurons and distiller differ.
+
+        Example:
+            >>> import sparsedict as sd
+            >>> site = sd.Site(sd.zoo.load_model(), "transformer.h.1.mlp")
+            >>> batch = site.capture(sd.zoo.tokens("train", n_tokens=2_000)).batch()
+            >>> parts = {"activation": sd.TopK(32), "decoder_norm": sd.UnitNorm()}
+            >>> transcoder = sd.Transcoder(site.d_in, site.d_out, 1024, **parts)
+            >>> transcoder.initialise_from_neurons_(site.neurons, batch.inputs, batch.outputs)
+        """
+        widths = neurons.encoder.shape[1], neurons.decoder.shape[1]
+        if widths != (self.d_in, self.d_out):
+            raise ValueError(
+                f"`neurons` must have the widths of the distiller, {self.d_in} and {self.d_out}, got {widths[0]} and "
+                f"{widths[1]}. Pass the neurons of the same site."
+            )
+        checks.rows(inputs, targets, self.d_in, self.d_out)
+        inputs, targets = (part.detach().to(self.encoder_bias) for part in (inputs, targets))
+        self.initialise_(inputs, targets)
+        start_from_neurons_(self, neurons, inputs, targets)
 
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         norm = bound_norm(self)
