@@ -426,21 +426,22 @@ def test_other_things_in_the_folder_are_noticed_before_any_work(
 
 
 @pytest.mark.parametrize(
-    ("options", "activation", "penalty"),
+    ("options", "activation", "part"),
     [
-        ([], sd.TopK(32), sd.AuxK),
-        (["--k", "5", "--activation", "batchtopk"], sd.BatchTopK(5), sd.AuxK),
+        ([], sd.TopK(32), sd.Resample),
+        (["--k", "5", "--activation", "batchtopk"], sd.BatchTopK(5), sd.Resample),
         (["--activation", "relu", "--l1", "0.3"], sd.ReLU(), sd.L1),
         (["--activation", "jumprelu", "--l0", "0.1"], sd.JumpReLU(), sd.L0),
     ],
 )
-def test_recipes(options: list[str], activation: sd.Activation, penalty: type) -> None:
+def test_recipes(options: list[str], activation: sd.Activation, part: type) -> None:
     parser = argparse.ArgumentParser()
     add_options(parser)
     recipe = recipes_of(parser.parse_args(["m", "--site", "s", "--data", "d", "--out", "o", *options]))
     for found in recipe.values():
         assert found.make.keywords["activation"] == activation  # pyright: ignore[reportFunctionMemberAccess]
-        assert [type(part) for part in found.options["penalties"]] == [penalty]
+        parts = (*found.options.get("penalties", ()), *found.options["step_hooks"])
+        assert [type(own) for own in parts] == [part]
 
 
 def test_an_interrupted_run_is_resumed(

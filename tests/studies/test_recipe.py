@@ -23,7 +23,7 @@ def test_the_recipes_make_both_kinds_of_a_site() -> None:
     assert isinstance(autoencoder.dictionary, sd.SparseAutoencoder)
     assert (distiller.lr, autoencoder.dictionary.d_in) == (0.5, 3)
     assert distiller.dictionary.activation == sd.TopK(2)
-    assert distiller.penalties == recipes()["distiller"].options["penalties"]
+    assert distiller.step_hooks == recipes()["distiller"].options["step_hooks"]
 
 
 @pytest.mark.parametrize("wrong", [{"n_firing_tokens": 0}, {"threshold": 2.0}, {"n_example_tokens": 0}])

@@ -174,6 +174,17 @@ def test_a_latent_may_start_at_a_token_of_a_later_batch() -> None:
     assert float(dictionary.decoder[2, 3].detach()) > 0.9
 
 
+@pytest.mark.parametrize(("until", "is_resampled"), [(0.5, False), (0.75, True), (1.0, True), (4, False), (5, True)])
+def test_resampling_ends_after_a_step_or_a_fraction_of_the_run(until: float, is_resampled: bool) -> None:
+    dictionary = coder()
+    with torch.no_grad():
+        dictionary.encoder_bias[2] = -100.0
+    # The only resampling is after the step 4 of 7, counted from 0.
+    resample = sd.Resample(every=5, dead_after=100, until=until)
+    sd.fit(dictionary, rows(700), n_tokens=700, batch_size=100, lr=1e-9, step_hooks=[resample], progress=False)
+    assert (float(dictionary.encoder_bias[2].detach()) > -50) == is_resampled
+
+
 def test_the_last_step_resamples_nothing() -> None:
     dictionary = coder()
     with torch.no_grad():

@@ -110,7 +110,7 @@ def recipes_of(args: argparse.Namespace) -> dict[str, Recipe]:
         }
         activation, penalties = parts[args.activation]
         kinds = ("distiller", "autoencoder") if args.kind == "both" else (args.kind,)
-        own = {"lr": args.lr} if penalties is None else {"lr": args.lr, "penalties": penalties}
+        own = {"lr": args.lr} if penalties is None else {"lr": args.lr, "penalties": penalties, "step_hooks": ()}
         return recipes(activation, skip=args.skip, kinds=kinds, **own)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,14 +11,13 @@ from sparsedict import checks
 from sparsedict.activations import Activation, BatchTopK, TopK
 from sparsedict.dictionaries import SparseAutoencoder, SparseDistiller
 from sparsedict.norms import DecoderNorm, UnitNorm
-from sparsedict.penalties import AuxK
 from sparsedict.sites import Site
-from sparsedict.training import LazyAdam, Recipe
+from sparsedict.training import LazyAdam, Recipe, Resample
 
 KINDS = ("distiller", "autoencoder")
 ACTIVATION = TopK(32)
 DECODER_NORM = UnitNorm()
-PENALTIES = (AuxK(dead_after=100_000),)
+STEP_HOOKS = (Resample(every=25, dead_after=50_000, until=0.75, n_inputs=8192),)
 BATCH_SIZE = 1024
 
 
@@ -59,8 +58,8 @@ def recipes(
         decoder_norm: Constraint on decoder rows.
         skip: Whether the distiller has a linear skip connection.
         kinds: The kinds of dictionaries: ``"distiller"``, ``"autoencoder"`` or both.
-        options: Arguments of `Trainee` except the dictionary, such as ``lr``. The default of ``penalties`` is `AuxK`,
-            which revives dead latents.
+        options: Arguments of `Trainee` except the dictionary, such as ``lr``. The default of ``step_hooks`` is
+            `Resample`, which gives dead latents a new start until three quarters of the run.
 
     Raises:
         ValueError: If ``kinds`` is empty or contains an unknown kind or a kind twice.
@@ -69,7 +68,7 @@ def recipes(
         raise ValueError(
             f"`kinds` must contain one or more of {', '.join(map(repr, KINDS))}, each at most once, got {kinds!r}."
         )
-    options = {"penalties": PENALTIES, **options}
+    options = {"step_hooks": STEP_HOOKS, **options}
     parts: dict[str, Any] = {"activation": activation, "decoder_norm": decoder_norm}
     makers = {"distiller": partial(distiller, skip=skip, **parts), "autoencoder": partial(autoencoder, **parts)}
     return {kind: Recipe(makers[kind], **options) for kind in kinds}
@@ -77,7 +76,7 @@ def recipes(
 
 RECIPES = recipes()
 """The recipes of ``sparsedict train`` without options."""
-DEMO = recipes(BatchTopK(32), penalties=(AuxK(dead_after=30_000),), optimizer=LazyAdam)
+DEMO = recipes(BatchTopK(32), step_hooks=(replace(*STEP_HOOKS, every=50),), optimizer=LazyAdam)
 """The recipes of ``sparsedict demo``."""
 DEMO_BATCH_SIZE = 512
 """Tokens per step of ``sparsedict demo``. Such small steps are efficient for small dictionaries only."""

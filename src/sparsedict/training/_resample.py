@@ -51,8 +51,8 @@ class Resample(StepHook):
     Args:
         every: Number of steps between resamplings. The last step of a run doesn't resample.
         dead_after: A latent is dead after this many tokens without firing.
-        until: Step after which no latent is resampled, because a new latent needs time to train. ``None`` resamples
-            until the end of the run.
+        until: Step after which no latent is resampled, because a new latent needs time to train; or a fraction of the
+            steps of the run, such as 0.75. ``None`` resamples until the end of the run.
         seed: Random seed of the draw.
         n_inputs: Number of candidate tokens, rounded up to whole batches; 819,200 in the source. They stay in memory
             until they have been trained on.
@@ -63,7 +63,7 @@ class Resample(StepHook):
 
     every: int
     dead_after: int = 500_000
-    until: int | None = None
+    until: int | float | None = None
     seed: int = 0
     n_inputs: int = 32_768
     _: KW_ONLY
@@ -73,7 +73,9 @@ class Resample(StepHook):
         checks.renamed(self, "dead_after", "idle_tokens", idle_tokens)
         for name in ("every", "dead_after", "n_inputs"):
             checks.set_at_least(self, name, 1)
-        if self.until is not None:
+        if isinstance(self.until, float):
+            checks.set_in_range(self, "until", 0.0, 1.0, open_low=True)
+        elif self.until is not None:
             checks.set_at_least(self, "until", 1)
         checks.set_at_least(self, "seed", 0)
 
@@ -93,7 +95,7 @@ class Resample(StepHook):
 
     @torch.no_grad()
     def __call__(self, out: ForwardPass, optimizer: torch.optim.Optimizer) -> None:
-        if (out.step + 1) % self.every or (self.until is not None and out.step >= self.until):
+        if (out.step + 1) % self.every or self._is_over(out):
             return
         dictionary = out.dictionary
         dead = (out.tokens_since_fired >= self.dead_after).nonzero().flatten()
@@ -123,6 +125,11 @@ class Resample(StepHook):
         out.tokens_since_fired[dead] = 0
         learned = [weight for weight in dictionary.activation_state.parameters() if weight.shape == live.shape]
         reset_optimizer_state(optimizer, (dictionary.encoder_bias, *learned), dead)
+
+    def _is_over(self, out: ForwardPass) -> bool:
+        if isinstance(self.until, float):
+            return out.progress >= self.until
+        return self.until is not None and out.step >= self.until
 
     def _draw(self, out: ForwardPass, n_dead: int) -> tuple[Tensor, Tensor, Tensor] | None:
         """Returns the inputs and targets of up to ``n_dead`` drawn tokens, and the centre of encoder inputs.
