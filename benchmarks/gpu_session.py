@@ -16,6 +16,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -112,6 +114,20 @@ class tqdm:
 '''
 
 
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Context that handles SIGTERM and Ctrl-C at its end, so that no process starts whose id is unknown."""
+    received: list[int] = []
+    earlier = {n: signal.signal(n, lambda n, _: received.append(n)) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+    for number in received:
+        signal.raise_signal(number)
+
+
 def run(part: Part, out: Path, device: str, seconds: float) -> dict[str, Any]:
     """Runs a part with a time limit, and returns its figures."""
     missing = [name for name in (*LIBRARY, *part.needs) if find_spec(name) is None]
@@ -120,21 +136,23 @@ def run(part: Part, out: Path, device: str, seconds: float) -> dict[str, Any]:
     start, log, result = time.monotonic(), out / f"{part.name}.log", out / f"{part.name}.json"
     result.unlink(missing_ok=True)
     with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
-            command(part, out, device),
-            cwd=ROOT,
-            env=environment(out),
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = None
         try:
+            with deferred_signals():
+                process = subprocess.Popen(
+                    command(part, out, device),
+                    cwd=ROOT,
+                    env=environment(out),
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
             code: int | None = process.wait(seconds)
         except subprocess.TimeoutExpired:
             code = None
         finally:
             # Also where the session itself is stopped: a part in a group of its own would go on.
-            if process.poll() is None:
+            if process is not None and process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     status = "timed out" if code is None else "done" if code == 0 else "failed"

@@ -166,6 +166,31 @@ def test_a_stopped_gpu_session_leaves_no_process_behind(tmp_path: Path) -> None:
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_start_of_a_part_ends_the_part(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+
+    def start(*args: Any, **options: Any) -> Any:
+        started.append(popen([sys.executable, "-c", "import time; time.sleep(600)"], **options))
+        signal.raise_signal(number)
+        return started[0]
+
+    def stop(*_: object) -> None:
+        raise InterruptedError
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(gpu_session.subprocess, "Popen", start)
+    earlier = signal.signal(number, stop)
+    try:
+        with pytest.raises(InterruptedError):
+            gpu_session.run(gpu_session.PARTS[0], tmp_path, "cpu", 600.0)
+    finally:
+        signal.signal(number, earlier)
+    assert started[0].poll() == -signal.SIGKILL
+
+
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 

@@ -23,6 +23,7 @@ from examples.report import (
     measured,
 )
 from examples.report.dictionary_spec import draw_
+from examples.report.replication import _typeset
 from examples.report.study import plain
 from sparsedict import L1, MaxNorm, ReLU, SparseDistiller, Trainee
 from sparsedict.figures import Curve, curves
@@ -61,12 +62,17 @@ def test_presets_can_be_printed_whole(setting: Setting) -> None:
     assert told["report: n_tokens"] == setting.report.n_tokens
 
 
+def test_numbers_and_units_do_not_break() -> None:
+    text = "23.2% ± 5.2 %, above 0.2, 0.5 to 1.0"
+    assert _typeset(text).replace("\N{NO-BREAK SPACE}", "~") == "23.2~%~±~5.2~%, above~0.2, 0.5 to 1.0"
+
+
 def test_the_reports_preset_holds_the_reports_values() -> None:
     training = REPORT.report
     assert (training.n_tokens, training.batch_size, training.lr) == (4_000_000_000, 1024, 5e-5)
     optimizer = training.optimizer
     assert isinstance(optimizer, partial)
-    assert optimizer.keywords == {"betas": (0.9, 0.99), "weight_decay": 1e-4}
+    assert optimizer.keywords == {"betas": (0.9, 0.99), "weight_decay": 1e-4, "fused": True}
     assert training.start == "random"
     assert training.schedule.factor(10**6, 10**6) == pytest.approx(0.01)
     assert REPORT.coefficient == pytest.approx(0.2048)
