@@ -112,15 +112,17 @@ class Comparison:
             self.folder / "activations", batch_size=self.batch_size, seed=seed, dtype=torch.float32
         )
 
-    def trained(self, name: str, seed: int, relative_time: float) -> tuple[sd.CrossLayerDistiller, float]:
+    def trained(self, name: str, seed: int, relative_time: float | None) -> tuple[sd.CrossLayerDistiller, float]:
         """Returns a trained dictionary and the processor time of its training in seconds.
 
-        The dictionary of an earlier run with the same sizes is loaded.
+        The dictionary of an earlier run with the same sizes is loaded. An interrupted training is resumed from its
+        checkpoint. Its processor time is then that of the last part only.
 
         Args:
             name: Name of the kind.
             seed: The seed.
-            relative_time: Time per step of a cross-layer distiller over that of the per-layer distillers.
+            relative_time: Time per step of a cross-layer distiller over that of the per-layer distillers. Required for
+                "equal time".
         """
         folder = self.folder / f"{name.replace(', ', '-').replace(' ', '-')}-{self.n_latents}-{self.n_tokens}-{seed}"
         if (folder / "seconds.json").exists():
@@ -128,10 +130,13 @@ class Comparison:
             assert isinstance(dictionary, sd.CrossLayerDistiller)
             return dictionary, json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
         kind = KINDS[name]
-        n_tokens = int(self.n_tokens / max(relative_time, 1.0)) if kind.equal == "time" else self.n_tokens
+        n_tokens = self.n_tokens
+        if kind.equal == "time":
+            assert relative_time is not None
+            n_tokens = int(n_tokens / max(relative_time, 1.0))
         dictionary = self.make(kind, seed)
         start = time.process_time()
-        fit(dictionary, self.data(seed), n_tokens)
+        fit(dictionary, self.data(seed), n_tokens, checkpoint=folder / "checkpoints", checkpoint_keep=1, resume=True)
         seconds = time.process_time() - start
         dictionary.save(folder / "dictionary")
         (folder / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
@@ -199,7 +204,7 @@ def evaluated(comparison: Comparison, dictionary: sd.CrossLayerDistiller) -> dic
     }
 
 
-def run(comparison: Comparison, kinds: Sequence[str], seeds: int, relative_time: float) -> Iterator[Rows]:
+def run(comparison: Comparison, kinds: Sequence[str], seeds: int, relative_time: float | None) -> Iterator[Rows]:
     """Trains and measures dictionaries. Yields the rows so far after each dictionary."""
     rows: Rows = {name: {} for name in kinds}
     batch = comparison.batch(N_LATENT_TOKENS)
@@ -252,8 +257,10 @@ def main() -> None:
         stream.save_to(folder / "activations", dtype=torch.bfloat16, progress=False)
         sizes = {name: getattr(options, name) for name in ("n_latents", "k", "n_tokens", "batch_size")}
         comparison = Comparison(sites, folder, held_out, **sizes)
-        relative_time = comparison.relative_time()
-        print(f"A step of 'cross layer' takes {relative_time:.2f} times as long as a step of 'per layer'.", flush=True)
+        relative_time = None
+        if any(KINDS[kind].equal == "time" for kind in options.kinds):
+            relative_time = comparison.relative_time()
+            print(f"A step of 'cross layer' takes {relative_time:.2f} times as long as one of 'per layer'.", flush=True)
         names = ("model", "n_latents", "k", "n_tokens", "n_stored", "n_held_out", "batch_size", "seeds")
         settings = {name: getattr(options, name) for name in names} | {"relative_time": relative_time}
         out = options.out or RESULTS / f"cross_layer_{options.model}.json"

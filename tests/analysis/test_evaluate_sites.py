@@ -180,6 +180,16 @@ def test_latents_count_where_they_read(sites: Sites) -> None:
     assert found.to_dict()["sites"]["1"]["l0"] is None
 
 
+def test_latents_selected_among_all_layers_count_where_they_read(sites: Sites) -> None:
+    x = sd.CrossLayerDistiller(sites, {"0": 8, "1": 5}, activation=sd.TopK(6), decoder_norm=sd.UnitNorm())
+    found = evaluate(sites, x, tokens())
+    latents = x.encode(sites.capture(tokens()).batch().at(x.reads))
+    for name in ("0", "1"):
+        assert found.sites[name].l0 == pytest.approx(metrics.l0(latents[:, x.latents_of(name)]))
+    assert found.sites["0"].l0 + found.sites["1"].l0 == pytest.approx(found.l0)
+    assert found.sites["0"].l0 != found.sites["1"].l0
+
+
 def test_another_libraries_objects(sites: Sites) -> None:
     x = {"0": distiller(seed=0), "1": distiller(seed=3)}
     foreign = {name: Foreign(own) for name, own in x.items()}

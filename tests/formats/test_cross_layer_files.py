@@ -15,7 +15,7 @@ from formats._fixtures import assert_equals_the_library, cases, copied, location
 from sparsedict.formats import circuit_tracer, gemma_scope
 from sparsedict.storage import StorageError
 
-TRACER, GEMMA = "circuit_tracer_clt", "gemma_scope_clt"
+TRACER, GEMMA, LLAMASCOPIUM = "circuit_tracer_clt", "gemma_scope_clt", "llamascopium"
 HOOKS: dict[str, Any] = {"model": "gpt2", "input_hook": "mlp.hook_in", "output_hook": "mlp.hook_out"}
 LAYERS = {"0": 6, "1": 6, "2": 6}
 
@@ -52,6 +52,48 @@ def test_outputs_equal_those_of_circuit_tracer(case: str) -> None:
     assert [layer.name for layer in dictionary.layers] == ["0", "1", "2"]
     assert dictionary.trained_on["model"] == "tiny-stories"
     assert isinstance(dictionary.activation, sd.JumpReLU if case == "jump_relu" else sd.ReLU)
+
+
+@pytest.mark.parametrize("case", cases(LLAMASCOPIUM))
+def test_outputs_equal_those_of_llamascopium(case: str, tmp_path: Path) -> None:
+    folder = location(LLAMASCOPIUM, case)
+    for path in (folder, folder / "config.json", folder / "sae_weights.safetensors"):
+        dictionary = sd.load(path)
+        assert isinstance(dictionary, sd.CrossLayerDistiller)
+        assert_equals_the_library(dictionary, LLAMASCOPIUM, case)
+    expected: dict[str, sd.Activation] = {
+        "jumprelu": sd.JumpReLU(),
+        "relu": sd.ReLU(),
+        "topk": sd.PerLayer(sd.TopK(3), (12, 12, 12)),
+        "layertopk": sd.TopK(7),
+    }
+    assert dictionary.activation == expected[case]
+    dictionary.save(tmp_path / "own")
+    assert_equals_the_library(sd.load(tmp_path / "own"), LLAMASCOPIUM, case)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sae_type": "crosscoder"}, "`sae_type` must be 'clt'"),
+        ({"act_fn": "batchtopk"}, "`act_fn` must be relu, jumprelu, topk or layertopk.*Convert it to JumpReLU"),
+        ({"act_fn": "topk", "top_k": 100}, "`k` must be at most `n_latents`|also contains"),
+        ({"act_fn": "relu"}, "also contains 'activation_function.log_jumprelu_threshold'"),
+        ({"norm_activation": "token-wise"}, "`norm_activation` must be dataset-wise or inference, got 'token-wise'"),
+        ({"hook_points_in": ["a"]}, "must have as many entries"),
+        ({"hook_points_in": "a"}, "`hook_points_in` must be a list"),
+        ({"hook_points_in": ["a", "b", "c"]}, "_norm.a` must be a positive number, got None"),
+        ({"hook_points_in": ["a"] * 2, "hook_points_out": ["b"] * 2, "norm_activation": "inference"}, "`W_E`"),
+        ({"sparsity_include_decoder_norm": "yes"}, "must be true or false"),
+        ({"d_model": 0}, "`d_model` must be an integer of at least 1"),
+    ],
+)  # fmt: skip
+def test_unsupported_files_of_llamascopium_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = copied(LLAMASCOPIUM, "jumprelu", tmp_path)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
+    with pytest.raises(StorageError, match=message):
+        sd.load(folder)
 
 
 def test_no_configuration_is_needed(tmp_path: Path) -> None:

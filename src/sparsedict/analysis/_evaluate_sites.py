@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._sites_evaluation import UNNAMED, DictionaryUse, SiteEvaluation, SitesEvaluation
 from sparsedict.analysis._token_batches import Tokens, token_batches
 from sparsedict.batches import Activations, Points
+from sparsedict.dictionaries import Dictionary
 from sparsedict.latents import firing_counts
 from sparsedict.metrics import RunningError, RunningL0
 from sparsedict.sites import Constant, ResolvedDictionary, Sites
@@ -39,11 +41,33 @@ class _Use:
     placed: ResolvedDictionary
     sparsity: RunningL0 = field(default_factory=RunningL0)
     fired: Tensor | None = None
+    widths: Sequence[int] = ()
+    """Width of each point that the dictionary reads."""
 
-    def update_(self, latents: Any) -> None:
+    def update_(self, latents: Any, widths: Sequence[int]) -> None:
         self.sparsity.update_(latents)
         counts = firing_counts(latents)
         self.fired = counts if self.fired is None else self.fired + counts
+        self.widths = widths
+
+    def l0_at(self, site: str) -> float:
+        """Returns L0 of the latents that read at a site. Without blocks, all latents read all points."""
+        source = self.placed.adapter.source
+        if not isinstance(source, Dictionary) or self.fired is None:
+            return self.sparsity.value
+        starts = accumulate(self.widths, initial=0)
+        columns = {
+            column
+            for name, start, width in zip(self.placed.reads, starts, self.widths, strict=False)
+            for column in range(start, start + width)
+            if _site(name) == site
+        }
+        own = [
+            block.latents
+            for block in source.blocks()
+            if not columns.isdisjoint(range(*block.reads.indices(sum(self.widths))))
+        ]
+        return sum(int(self.fired[latents].sum()) for latents in own) / self.sparsity.n_tokens
 
 
 class _Measures:
@@ -75,7 +99,7 @@ class _Measures:
             adapter.check_widths(inputs, batch.at(placed.writes))
             x = adapter.fit(inputs)
             latents = adapter.encode_sparse(x)
-            use.update_(latents)
+            use.update_(latents, [batch[name].shape[-1] for name in placed.reads])
             output = adapter.reconstruct(latents, x)
             checks.activations(f"the reconstruction of `{adapter.argument}`", output, sum(widths))
             for name, own in zip(placed.writes, output.split(widths, -1), strict=True):
@@ -84,8 +108,8 @@ class _Measures:
             self.errors[name].update_(own, batch[name].to(own.device))
 
     def l0_at(self, site: str) -> float:
-        """Returns the total L0 of the dictionaries that read at a site."""
-        found = [use.sparsity.value for use in self.uses if site in map(_site, use.placed.reads)]
+        """Returns the total L0 of the latents that read at a site."""
+        found = [use.l0_at(site) for use in self.uses if site in map(_site, use.placed.reads)]
         return sum(found) if found else float("nan")
 
     def dictionaries(self) -> dict[str, DictionaryUse]:

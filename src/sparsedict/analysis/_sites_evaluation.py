@@ -21,8 +21,7 @@ class SiteEvaluation(Displayed):
     Attributes:
         fvu: Fraction of variance unexplained, over all tokens.
         squared_error: Squared error, summed over the width, mean over tokens.
-        l0: Number of non-zero latents of the dictionaries that read at this site, mean over tokens. NaN if there are
-            none.
+        l0: Number of non-zero latents that read at this site, mean over tokens. NaN if there are none.
         losses: Losses of the model with only this site replaced. ``None`` if the model has no loss.
     """
 

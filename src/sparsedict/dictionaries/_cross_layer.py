@@ -23,7 +23,7 @@ from sparsedict.dictionaries._layers import Layer, Layers, latents_of, layers_of
 from sparsedict.dictionaries._layout import DecoderLayout, LaterLayers
 from sparsedict.dictionaries._point_scales import columns, measure_
 from sparsedict.dictionaries._scales import Scales, spread
-from sparsedict.dictionaries._start import start_from
+from sparsedict.dictionaries._start import match_scale_, start_from
 from sparsedict.latents import SparseLatents
 from sparsedict.norms import DecoderNorm, Free
 from sparsedict.selections import Above
@@ -227,6 +227,7 @@ class CrossLayerDistiller(Dictionary):
         measure_(self.input_scale, inputs, self.input_widths)
         measure_(self.output_scale, targets, self.output_widths)
         start_from(self, inputs, self.in_decoder_scale(targets))
+        match_scale_(self, inputs, targets)
 
     def scales(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> Scales:
         encoded, decoded = self.encoder_inputs(inputs), self.in_decoder_scale(targets)

@@ -31,7 +31,8 @@ def layers_of(given: Any) -> tuple[Layer, ...]:
 
     Raises:
         TypeError: If the argument has another form.
-        ValueError: If there is no layer, a layer is named twice, or sites aren't in the order of the model.
+        ValueError: If there is no layer, a layer is named twice, sites are of several models, or they aren't in the
+            order of the model.
     """
     if isinstance(given, Mapping):
         pairs = [(name, *_widths(name, value)) for name, value in given.items()]
@@ -77,17 +78,24 @@ def _widths(name: str, value: Any) -> tuple[Any, Any]:
 
 
 def _check_order(sites: Mapping[str, Any]) -> None:
-    """Raises ``ValueError`` if sites of one model aren't in the order of its modules."""
+    """Raises ``ValueError`` if sites aren't different modules of one model, in the order of its modules."""
     found: list[tuple[str, int]] = []
     model = None
     for name, site in sites.items():
         module = getattr(getattr(site, "writes", None), "module", None)
         own = getattr(site, "model", None)
-        if module is None or own is None or (model is not None and own is not model):
+        if module is None or own is None:
             return
+        if model is not None and own is not model:
+            raise ValueError(
+                f"`layers` must be sites of one model, because latents write to later layers, but {name!r} is a site "
+                "of another model. Use `sd.Crosscoder` for several models."
+            )
         model = own
         found.append((name, next((i for i, other in enumerate(own.modules()) if other is module), -1)))
     for (first, place), (second, later) in pairwise(found):
+        if 0 <= later == place:
+            raise ValueError(f"`layers` must contain each MLP once, but {first!r} and {second!r} are the same module.")
         if 0 <= later < place:
             raise ValueError(
                 f"`layers` must be in the order of the model, because latents write to later layers, but {second!r} "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,6 +19,9 @@ INITIAL_NORM = 0.1
 
 Short rows change direction quickly under Adam; see ``benchmarks.initialisation``.
 """
+
+SCALE_TOKENS = 1024
+"""Number of tokens on which the scale of latents is measured."""
 
 
 @in_own_state
@@ -34,6 +40,46 @@ def start_from(dictionary: EncoderDecoder, inputs: Tensor, targets: Tensor) -> N
         if block.n_latents:
             tokens = start_tokens(dictionary.start_seed + index, block.n_latents, inputs[:, block.reads])
             _start_block_(dictionary, block, encoded[:, block.reads], (targets - mean)[:, block.writes], *tokens)
+
+
+@in_own_state
+@torch.no_grad()
+def match_scale_(dictionary: EncoderDecoder, inputs: Tensor, targets: Tensor) -> None:
+    """Multiplies encoder rows and biases in place by the factor for which latents fit the targets best.
+
+    Nothing changes if an encoder is frozen, or if the reconstruction doesn't improve.
+
+    Args:
+        dictionary: A dictionary after `start_from`.
+        inputs: Activations that it reads, one row per token. The first `SCALE_TOKENS` are used.
+        targets: Their targets.
+    """
+    weights = [*(block.encoder for block in dictionary.blocks()), dictionary.encoder_bias]
+    if not all(weight.requires_grad for weight in weights):
+        return
+    inputs, targets = inputs[:SCALE_TOKENS], targets[:SCALE_TOKENS]
+    module = cast(Any, dictionary)  # a Dictionary, which imports this module
+    centred = (module.in_decoder_scale(targets) - dictionary.decoder_bias).double()
+
+    def contribution() -> Tensor:
+        latents = module.encode(inputs)
+        return (module.in_decoder_scale(module.reconstruct(latents, inputs)) - dictionary.decoder_bias).double()
+
+    was_training = module.training
+    module.train()
+    try:
+        before = contribution()
+        factor = float((before * centred).sum() / before.square().sum())
+        if not (math.isfinite(factor) and factor > 0):
+            return
+        first = [weight.detach().clone() for weight in weights]
+        for weight in weights:
+            weight.mul_(factor)
+        if not (contribution() - centred).square().sum() < (before - centred).square().sum():
+            for weight, value in zip(weights, first, strict=True):
+                weight.copy_(value)
+    finally:
+        module.train(was_training)
 
 
 def _start_block_(

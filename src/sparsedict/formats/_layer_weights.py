@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparsedict.activations import BatchTopK, JumpReLU, PerLayer, ReLU
+from sparsedict.activations import Activation, BatchTopK, JumpReLU, PerLayer, ReLU
 from sparsedict.dictionaries import CrossLayerDistiller
 from sparsedict.formats import _build as build
 from sparsedict.formats._build import LoadedActivation
@@ -58,6 +58,7 @@ def cross_layer(
     trained_on: Mapping[str, Any],
     device: torch.device | str | None,
     dtype: torch.dtype | None,
+    activation: Activation | None = None,
 ) -> CrossLayerDistiller:
     """Constructs a cross-layer distiller with layers ``"0"``, ``"1"`` and so on.
 
@@ -68,9 +69,11 @@ def cross_layer(
         trained_on: Value of ``dictionary.trained_on``.
         device: Device of the weights.
         dtype: Type of the weights. By default the widest type in the checkpoint, and float32 if there are thresholds.
+        activation: An activation without state. By default JumpReLU if there are thresholds, otherwise ReLU.
 
     Raises:
-        StorageError: If layers differ in width, skip or thresholds, or weights aren't finite.
+        StorageError: If the activation selects more latents than there are, layers differ in width, skip or
+            thresholds, or weights aren't finite.
     """
     for name in ("threshold", "skip"):
         _check_all_or_none(name, [getattr(layer, name) is not None for layer in layers], files)
@@ -81,21 +84,24 @@ def cross_layer(
                 f"{files[index]} must have the width {widths[0]} of the first layer, {files[0].name}, got {width}."
             )
     named = _by_name(layers)
-    loaded = _activation(layers, files, may_be_negative)
+    loaded = _activation(layers, files, may_be_negative) if activation is None else LoadedActivation(activation)
     dtype = dtype or build.widest_type(named.values(), loaded)
     named = {name: value.to(device=device, dtype=dtype) for name, value in named.items()}
     state = {f"activation_state.{name}": value.to(device=device, dtype=dtype) for name, value in loaded.state.items()}
     check_finite(named | state, f"{files[0].parent}")
     # The meta device avoids drawing and allocating weights that are replaced at once.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        made = CrossLayerDistiller(
-            [(str(index), width, width) for index, width in enumerate(widths)],
-            n_latents,
-            activation=loaded.activation,
-            decoder_norm=Free(),
-            skip="skip_0" in named,
-            dtype=dtype,
-        )
+        try:
+            made = CrossLayerDistiller(
+                [(str(index), width, width) for index, width in enumerate(widths)],
+                n_latents,
+                activation=loaded.activation,
+                decoder_norm=Free(),
+                skip="skip_0" in named,
+                dtype=dtype,
+            )
+        except ValueError as error:
+            raise StorageError(f"{files[0].parent} doesn't contain a valid dictionary: {error}") from None
     scales = {name: torch.ones(len(layers), device=device, dtype=dtype) for name in ("input_scale", "output_scale")}
     made.load_state_dict(named | state | scales, assign=True)
     made.trained_on = dict(trained_on)

@@ -38,7 +38,9 @@ def initialise_(
     for name, trainee in trainees.items():
         check_widths(name, trainee, first.site(trainee.site))
     untouched = [trainee for trainee in trainees.values() if trainee.dictionary.is_untouched]
-    n_wanted = max((trainee.dictionary.n_latents for trainee in untouched), default=0)
+    # The latents of each layer are initialised separately.
+    sizes = [block.n_latents for trainee in untouched for block in trainee.dictionary.blocks()]
+    n_wanted = max(sizes, default=0)
     held = [first]
     n_held = first.n_tokens
     while n_held < min(TOKENS_PER_LATENT * n_wanted, MAX_INITIAL_TOKENS, n_tokens):
