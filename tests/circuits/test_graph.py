@@ -171,3 +171,27 @@ def test_dictionaries_that_are_the_mlps_have_exact_first_order_effects() -> None
     check = graph.check(nodes=last, factor=1 + 1e-6)
     # After the last MLP there is only a norm, whose denominator is held.
     assert check.correlation > 0.9
+
+
+def test_neuron_simulators() -> None:
+    model = _models.hugging_face("gpt2").double()
+    sites = all_sites("gpt2", model)
+    dictionaries = transcoders(sites, torch.float64)
+    with torch.no_grad():
+        # Half of the latents write along a neuron.
+        for name, dictionary in dictionaries.items():
+            dictionary.decoder[::2] = 3 * sites[name].neurons.decoder[:24]
+    graph = attribute(sites, dictionaries, TOKENS, targets=[3])
+    cosines = graph.neuron_cosines()
+    for node, cosine in zip(graph.nodes, cosines.tolist(), strict=True):
+        if node.kind != "latent":
+            assert cosine != cosine
+            continue
+        name = graph.layers[node.layer]
+        rows = torch.nn.functional.normalize(sites[name].neurons.decoder, dim=-1)
+        row = torch.nn.functional.normalize(dictionaries[name].decoder.detach()[node.latent], dim=-1)
+        assert cosine == pytest.approx(float((rows @ row).max()))
+        assert (cosine > 0.999) == (node.latent % 2 == 0)
+    small = graph.pruned()
+    index = [graph.nodes.index(node) for node in small.nodes]
+    torch.testing.assert_close(small.neuron_cosines(), cosines[index], equal_nan=True)

@@ -76,8 +76,8 @@ class Columns:
             bases = own.base(prompt.inputs_of(own.reads, prompt.first)).detach().split(own.widths, -1)
             positions = own.positions[chosen.to(own.positions.device)]
             for name, part, base in zip(own.writes, parts, bases, strict=True):
-                found[name] = found[name] - torch.where(prompt.kept[:, None], base, 0.0).to(found[name])
-                found[name] = found[name].index_add(0, positions, -part.to(found[name]))
+                found[name] = found[name] - prompt.at_kept(base).to(found[name])
+                found[name] = found[name].index_add(0, positions.to(part.device), -part.to(found[name]))
         return found
 
 

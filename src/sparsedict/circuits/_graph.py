@@ -48,9 +48,11 @@ class Node:
 
 @runtime_checkable
 class Checker(Protocol):
-    """Runs the interventions of :meth:`AttributionGraph.check`."""
+    """The model of a graph, for :meth:`AttributionGraph.check` and :meth:`AttributionGraph.neuron_cosines`."""
 
     def run(self, graph: AttributionGraph, nodes: Sequence[int], factor: float) -> Check: ...
+
+    def neuron_cosines(self, graph: AttributionGraph) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -216,6 +218,18 @@ class AttributionGraph(Displayed):
             if not 0 <= index < len(self) or self.nodes[index].kind != "latent":
                 raise ValueError(f"`nodes` must be indices of latents, got {index}.")
         return self.checker.run(self, nodes, checks.number("factor", factor))
+
+    def neuron_cosines(self) -> Float[Tensor, " n_nodes"]:
+        """Returns how similar each latent is to a neuron: the largest cosine of their decoder rows in its layer.
+
+        A latent with a cosine near 1 simulates a neuron. The values of other nodes are NaN.
+
+        Raises:
+            ValueError: If the graph has no model, or the weights of its MLPs can't be found.
+        """
+        if self.checker is None:
+            raise ValueError("`neuron_cosines` needs the model of the graph, but the graph was loaded without it.")
+        return self.checker.neuron_cosines(self)
 
     def with_check(self, n: int = N_CHECKED) -> AttributionGraph:
         """Returns the graph with the result of :meth:`check`, which is shown whenever the graph is printed."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from sparsedict.circuits._cut import Pass
 from sparsedict.circuits._effects import Columns
@@ -57,13 +58,7 @@ class Interventions:
 
     def _run(self, graph: AttributionGraph, nodes: Sequence[int], factor: float) -> Check:
         predicted = predict(graph, nodes, factor)
-        places = []
-        for index in nodes:
-            node = graph.nodes[index]
-            assert node.layer is not None
-            assert node.position is not None
-            assert node.latent is not None
-            places.append(self.places[node.layer, node.position, node.latent])
+        places = [self._place(graph, index) for index in nodes]
         frozen, unfrozen = [], []
         before, originally = self._values(self.prompt.first, True), self._values(self.prompt.first, False)
         for begin in range(0, len(places), COPIES_AT_ONCE):
@@ -71,6 +66,35 @@ class Interventions:
             frozen.append(self._values(_Frozen(self, chunk, factor).run(), True) - before)
             unfrozen.append(self._values(self._unfrozen(chunk, factor), False) - originally)
         return Check(tuple(nodes), factor, predicted, torch.cat(frozen).cpu(), torch.cat(unfrozen).cpu())
+
+    @in_own_state
+    @torch.no_grad()
+    def neuron_cosines(self, graph: AttributionGraph) -> Tensor:
+        """Returns the largest cosine of a latent's decoder row with that of a neuron of its layer; NaN elsewhere."""
+        found = self.columns.values.new_full((len(graph),), torch.nan)
+        for layer, name in enumerate(graph.layers):
+            nodes = [i for i, node in enumerate(graph.nodes) if node.kind == "latent" and node.layer == layer]
+            if not nodes:
+                continue
+            own = self.expanded[[self._place(graph, index) for index in nodes]]
+            neurons = normalize(self.prompt.cut.sites[name].neurons.decoder, dim=-1)
+            rows = torch.stack([self._row(column, name) for column in own.tolist()])
+            found[nodes] = (normalize(rows, dim=-1).to(neurons) @ neurons.T).amax(-1).to(found)
+        return found
+
+    def _row(self, column: int, site: str) -> Tensor:
+        """Returns the decoder row of a latent at the site that it reads."""
+        unit = self.prompt.units[int(self.columns.units[column])]
+        local = self.columns.local[column : column + 1].to(unit.latents.device)
+        part = unit.contributions(local)[unit.writes.index(site)]
+        return part[0] / unit.values[local[0]]
+
+    def _place(self, graph: AttributionGraph, index: int) -> int:
+        node = graph.nodes[index]
+        assert node.layer is not None
+        assert node.position is not None
+        assert node.latent is not None
+        return self.places[node.layer, node.position, node.latent]
 
     def _values(self, pass_: Pass, frozen: bool) -> Tensor:
         """Returns the targets in each copy, ``[n_copies, n_targets]``."""

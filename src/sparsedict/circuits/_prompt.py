@@ -64,6 +64,11 @@ class Prompt:
         """Returns activations as rows ``[n_copies * n_positions, d]``."""
         return value.reshape(-1, value.shape[-1])
 
+    def at_kept(self, rows: Tensor) -> Tensor:
+        """Returns rows ``[n_copies * n_positions, d]``, zero at positions where the dictionaries don't act."""
+        kept = self.kept.to(rows.device).repeat(len(rows) // self.n_positions)
+        return torch.where(kept[:, None], rows, 0.0)
+
     def inputs_of(self, sites: Sequence[str], pass_: Pass) -> Tensor:
         """Returns the concatenated inputs of some sites as rows."""
         parts = [self.rows(pass_.inputs[name]) for name in sites]
@@ -123,7 +128,7 @@ class Prompt:
         found = {name: self.rows(self.first.outputs[name]).clone() for name in self.names}
         for units in self.units:
             for name, part in zip(units.writes, units.reconstruction(), strict=True):
-                found[name] -= torch.where(self.kept[:, None], part, 0.0).to(found[name])
+                found[name] -= self.at_kept(part).to(found[name])
         return found
 
     @cached_property
@@ -154,7 +159,6 @@ class Bases:
     def at(self, name: str, x: Tensor) -> Tensor:
         """Returns the sum at a site, as rows, zero at positions that aren't kept."""
         rows = self._prompt.rows(x)
-        n_copies = len(rows) // self._prompt.n_positions
         total = rows.new_zeros(len(rows), self._prompt.first.outputs[name].shape[-1])
         for index, units in enumerate(self._units):
             if name not in units.writes:
@@ -163,7 +167,7 @@ class Bases:
                 for site, part in zip(units.writes, units.base(rows).split(units.widths, -1), strict=True):
                     self._later[index, site] = part
             total = total + self._later.pop((index, name)).to(total)
-        return torch.where(self._prompt.kept.repeat(n_copies)[:, None], total, 0.0)
+        return self._prompt.at_kept(total)
 
 
 def check_reads(resolved: ResolvedDictionary, order: Sequence[str]) -> None:
