@@ -1,4 +1,4 @@
-"""HTML pages: the latents of dictionaries, and overviews of results. They open from disk, without network."""
+"""HTML pages of latents, attribution graphs and results. They open from disk, without network."""
 
 from sparsedict.pages import exports, rating
 from sparsedict.pages._facts import DictionaryFacts, gather
@@ -7,9 +7,11 @@ from sparsedict.pages._latents import write, write_pages
 from sparsedict.pages._overview import Section, write_overview
 from sparsedict.pages._saved_records import read_records
 from sparsedict.pages._strings import TokenStrings, token_strings
+from sparsedict.pages.graphs import LatentPages, write_graph
 
 __all__ = [
     "DictionaryFacts",
+    "LatentPages",
     "LatentView",
     "Section",
     "TokenStrings",
@@ -20,6 +22,7 @@ __all__ = [
     "read_records",
     "token_strings",
     "write",
+    "write_graph",
     "write_overview",
     "write_pages",
 ]

@@ -1,0 +1,170 @@
+"""`sparsedict trace`, the attribution graph of a prompt."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedict import circuits, pages
+from sparsedict.cli._errors import translated_errors
+from sparsedict.cli._finished_run import NEURONS, FinishedRun, finished_run, run_options
+from sparsedict.cli._options import set_threads
+from sparsedict.pages.exports import write_circuit_tracer_graph
+from sparsedict.pages.graphs import check_graph_folder
+from sparsedict.sites import Site, Sites
+from sparsedict.zoo import load_tokenizer as embedded_tokenizer
+
+__all__ = ["run", "stop_message"]
+
+DISTILLER = "distiller"
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    options = run_options(args.run)
+    with translated_errors(path="--out"):
+        check_graph_folder(args.out.absolute(), args.force)
+    set_threads(args)
+    tokenizer = _tokenizer(options)
+    prompt, targets = _prompt(args, tokenizer)
+    loaded = finished_run(args.run, device=args.device, progress=not args.quiet)
+    sites, dictionaries = parts_of(loaded, others=args.others)
+    device = next(sites.models[0].parameters()).device
+    with translated_errors(tokens="PROMPT", token="--target", targets="--target"):
+        graph = circuits.attribute(
+            sites,
+            dictionaries,
+            prompt.to(device),
+            targets=targets,
+            max_latents=args.max_latents,
+            check=args.check,
+            progress=not args.quiet,
+        )
+    print(graph)
+    index = pages.write_graph(
+        args.out,
+        graph,
+        strings=loaded.strings,
+        latents=_pages_of(args.run, loaded, graph.layers, dictionaries),
+        title=f"Attribution graph of {args.run.resolve().name}",
+        force=args.force,
+    )
+    write_circuit_tracer_graph(args.out / "circuit-tracer", graph, slug="graph", strings=loaded.strings)
+    print(f"Open {index.resolve()} in a browser.")
+
+
+def parts_of(loaded: FinishedRun, *, others: str) -> tuple[Sites, dict[str, Any]]:
+    """Returns all MLPs of the model of a run, and what replaces them: distillers, and neurons of other MLPs.
+
+    Args:
+        loaded: The run.
+        others: ``"neurons"`` to replace MLPs without a distiller by their neurons, ``"errors"`` to leave them.
+
+    Raises:
+        ValueError: If the run has no distiller.
+    """
+    found = {name: own[DISTILLER] for name, own in loaded.dictionaries.items() if DISTILLER in own}
+    if not found:
+        raise ValueError("RUN must have a distiller, but it has only autoencoders. Train with --kind distiller.")
+    sites = all_sites(loaded.sites)
+    if others == NEURONS:
+        for name, site in sites.items():
+            try:
+                found.setdefault(name, site.neurons)
+            except ValueError as error:
+                print(f"sparsedict: warning: {name} has error terms only: {error}", file=sys.stderr)
+    return sites, found
+
+
+def all_sites(given: Mapping[str, Site]) -> Sites:
+    """Returns the sites of a run with those of the other MLPs of the model, in the order of the model."""
+    first = next(iter(given.values()))
+    excluded = first.exclusion.tokens
+    try:
+        found = circuits.find_sites(first.model)
+    except ValueError:
+        return Sites(dict(given))
+    known = {site.writes: name for name, site in given.items()}
+    sites: dict[str, Site] = {}
+    for other in found.values():
+        name = known.pop(other.writes, None)
+        if name is not None:
+            sites[name] = given[name]
+            continue
+        reads, two, writes = other.name.partition(" -> ")
+        ends: dict[str, Any] = {"reads": reads, "writes": writes} if two else {"path": reads}
+        sites[other.name] = Site(other.model, **ends, exclude_tokens=excluded)
+    return Sites({**sites, **{name: given[name] for name in known.values()}})
+
+
+def _tokenizer(options: Mapping[str, Any]) -> Any:
+    from sparsedict.cli._model import load_tokenizer
+
+    return embedded_tokenizer() if options["command"] == "demo" else load_tokenizer(options["MODEL"])
+
+
+def _prompt(args: argparse.Namespace, tokenizer: Any) -> tuple[Tensor, list[int] | None]:
+    """Returns the token ids of the prompt and of the targets."""
+    if args.ids:
+        targets = None if args.target is None else [_ids(text, "--target")[0] for text in args.target]
+        return torch.tensor(_ids(args.prompt, "PROMPT")), targets
+    if tokenizer is None:
+        raise ValueError("PROMPT must have token ids, such as '0,17,4', with --ids, since the model has no tokenizer.")
+    tokens = list(tokenizer(_text(args.prompt)).input_ids)
+    if not args.prompt or not tokens:
+        raise ValueError("PROMPT must be a text with at least one token, got an empty text.")
+    if args.target is None:
+        return torch.tensor(tokens), None
+    targets = []
+    for text in args.target:
+        ids = list(tokenizer(_text(text), add_special_tokens=False).input_ids)
+        if len(ids) != 1:
+            raise ValueError(f"--target must be the text of one token, got {text!r}, which has {len(ids)} tokens.")
+        targets.append(ids[0])
+    return torch.tensor(tokens), targets
+
+
+def _text(text: str) -> str:
+    """Returns an argument of the command line, whose invalid bytes Python represents as lone surrogates."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _ids(text: str, option: str) -> list[int]:
+    try:
+        found = [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        found = []
+    if not found or min(found) < 0:
+        raise ValueError(f"{option} must have token ids, such as '0,17,4', with --ids, got {text!r}.")
+    return found
+
+
+def _pages_of(
+    folder: Path, loaded: FinishedRun, layers: tuple[str, ...], dictionaries: Mapping[str, Any]
+) -> dict[str, pages.LatentPages]:
+    """Returns the pages of the latents of each layer that has some."""
+    found = {}
+    for name in loaded.sites:
+        root = folder if len(loaded.sites) == 1 else folder / name
+        kind = DISTILLER if DISTILLER in loaded.dictionaries[name] else NEURONS
+        if name not in layers or name not in dictionaries:
+            continue
+        try:
+            found[name] = pages.LatentPages(root / "latents", kind)
+        except (FileNotFoundError, ValueError):
+            print(
+                f"sparsedict: the graph has no examples of {name}. `sparsedict pages {folder}` writes them.",
+                file=sys.stderr,
+            )
+    return found
+
+
+def stop_message(args: argparse.Namespace) -> str:
+    """Returns a message about an interrupted command."""
+    return "nothing was written."

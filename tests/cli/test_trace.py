@@ -1,0 +1,89 @@
+"""`sparsedict trace` writes the page of a graph of a finished run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Run
+
+
+def data(folder: Path) -> dict[str, Any]:
+    text = (folder / "data" / "graph.js").read_text(encoding="utf-8")
+    return json.loads(text.removeprefix('sparsedict.receive("graph",').removesuffix(");\n"))
+
+
+@pytest.fixture(scope="module")
+def runs(model_folder: Path, token_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Runs of one site and of two."""
+    from sparsedict.cli import main
+
+    root = tmp_path_factory.mktemp("runs")
+    small = ["--n-tokens", "1k", "--n-latents", "24", "--k", "4", "--device", "cpu", "--held-out", "0.5", "--quiet"]
+    for n, sites in ((1, "model.layers.0.mlp"), (2, "model.layers.*.mlp")):
+        options = ["--site", sites, "--data", str(token_file), "--context", "16", "--kind", "both"]
+        assert main(["train", str(model_folder), *options, *small, "--out", str(root / str(n))]) == 0
+    return {n: root / str(n) for n in (1, 2)}
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("others", ["neurons", "errors"])
+def test_a_run_of_some_sites(command: Run, runs: dict[int, Path], tmp_path: Path, n: int, others: str) -> None:
+    out = tmp_path / "graph"
+    options = ["--ids", "--target", 7, "--out", out, "--device", "cpu", "--quiet", "--others", others]
+    status, printed, err = command("trace", runs[n], "3,4,5,6", *options)
+    assert status == 0, err
+    assert "correlation" in printed
+    assert str(out / "index.html") in printed
+    found = data(out)
+    assert found["layers"] == ["model.layers.0.mlp", "model.layers.1.mlp"]
+    kinds = {(node[0], node[1]) for node in found["nodes"]}
+    assert ("latent", 0) in kinds
+    assert (("latent", 1) in kinds) is (n == 2 or others == "neurons")
+    assert found["check"]["n"] > 0
+    assert found["sources"] == [True, n == 2]
+    assert json.loads((out / "data" / "latents" / "0.js").read_text().partition(",")[2].removesuffix(");\n"))
+    assert (out / "circuit-tracer" / "graph.json").is_file()
+
+
+def test_nothing_is_replaced_without_force(command: Run, runs: dict[int, Path], tmp_path: Path) -> None:
+    options = ["--ids", "--out", tmp_path / "graph", "--device", "cpu", "--quiet"]
+    assert command("trace", runs[1], "3,4", *options)[0] == 0
+    before = data(tmp_path / "graph")
+    status, _, err = command("trace", runs[1], "5,6", *options)
+    assert status == 2
+    assert "--out" in err
+    assert "--force" in err
+    assert data(tmp_path / "graph") == before
+    assert command("trace", runs[1], "5,6", *options, "--force")[0] == 0
+    assert data(tmp_path / "graph")["ids"] == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ("text", [], "PROMPT must have token ids"),
+        ("3 x", ["--ids"], "PROMPT must have token ids"),
+        ("", ["--ids"], "PROMPT must have token ids"),
+        ("3,99", ["--ids"], "PROMPT"),
+        ("3,4", ["--ids", "--target", 99], "--target"),
+        ("3,4", ["--ids", "--target", "x"], "--target must have token ids"),
+    ],
+)
+def test_bad_input(
+    command: Run, runs: dict[int, Path], tmp_path: Path, prompt: str, options: list[Any], message: str
+) -> None:
+    status, _, err = command("trace", runs[1], prompt, *options, "--out", tmp_path / "x", "--device", "cpu", "--quiet")
+    assert status == 2
+    assert message in err
+    assert "`" not in err
+    assert not (tmp_path / "x").exists()
+
+
+def test_another_folder_is_rejected(command: Run, tmp_path: Path) -> None:
+    status, _, err = command("trace", tmp_path, "text", "--out", tmp_path / "x")
+    assert status == 2
+    assert "RUN must be the folder of a finished run" in err
