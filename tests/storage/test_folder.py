@@ -43,7 +43,12 @@ def test_a_folder_holds_two_plain_files(saved: Path) -> None:
         assert stored.get_tensor("activation_state.log_threshold").shape == (cases.N_LATENTS,)
     written = json.loads((saved / JSON).read_text())
     assert written["kind"]["name"] == "SparseDistiller"
-    assert written["parts"]["activation"]["arguments"] == {"threshold": cases.THRESHOLD, "bandwidth": cases.BANDWIDTH}
+    assert written["parts"]["activation"]["arguments"] == {
+        "threshold": cases.THRESHOLD,
+        "bandwidth": cases.BANDWIDTH,
+        "learns": "logarithm",
+        "to_inputs": False,
+    }
     assert written["library_version"] == sd.__version__
 
 
