@@ -135,7 +135,7 @@ TARGETS: dict[str, Target] = {
     "Gemma Scope": _checkpoint("gemma_scope", "first"),
     "Gemma Scope 2": _checkpoint("gemma_scope", "second_affine"),
     "circuit-tracer": _checkpoint("circuit_tracer", "jump_relu_skip"),
-    "circuit-tracer, cross layer": _checkpoint("circuit_tracer_clt", "jump_relu_skip"),
+    "circuit-tracer, cross layer": _checkpoint("circuit_tracer_clt", "jump_relu"),
     "Gemma Scope 2, cross layer": _checkpoint("gemma_scope_clt", "affine"),
     "Llamascopium": _checkpoint("llamascopium", "jumprelu"),
     "Qwen-Scope": Target(_qwen_scope, lambda folder: sd.formats.qwen_scope.read(folder, layer=3, k=4)),
