@@ -44,6 +44,7 @@ def test_a_run_of_some_sites(command: Run, runs: dict[int, Path], tmp_path: Path
     assert ("latent", 0) in kinds
     assert (("latent", 1) in kinds) is (n == 2 or others == "neurons")
     assert found["check"]["n"] > 0
+    assert found["check"]["frozen"] < 0.01  # effects of an untrained model are near float32's rounding of its logits
     assert found["sources"] == [True, n == 2]
     assert json.loads((out / "data" / "latents" / "0.js").read_text().partition(",")[2].removesuffix(");\n"))
     assert (out / "circuit-tracer" / "graph.json").is_file()
