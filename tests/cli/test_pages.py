@@ -5,6 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+import torch
+
+import sparsedict as sd
+from sparsedict.analysis import scores
+from sparsedict.cli._finished_run import finished_run
+
 from .conftest import Run
 
 
@@ -20,6 +27,7 @@ def test_pages_of_a_run_are_written_again(command: Run, model_folder: Path, toke
     status, _, err = command("train", model_folder, *options, *small, "--out", run)
     assert status == 0, err
     first = manifest(run / "latents")
+    assert "MB of pages" not in err
     status, out, err = command("pages", run, "--n-tokens", 200, "--device", "cpu", "--quiet")
     assert status == 0, err
     assert str(run / "latents" / "index.html") in out
@@ -31,6 +39,51 @@ def test_pages_of_a_run_are_written_again(command: Run, model_folder: Path, toke
     status, _, err = command("pages", run, "--out", other, "--n-tokens", 200, "--device", "cpu", "--quiet")
     assert status == 0, err
     assert manifest(other) == again
+
+
+def values(folder: Path, index: int, name: str) -> list[float | None]:
+    text = (folder / "data" / str(index) / "table.js").read_text(encoding="utf-8")
+    return json.loads(text.split(",", 1)[1].removesuffix(");\n"))[name]
+
+
+def test_scores_and_stability_are_columns(command: Run, model_folder: Path, token_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    runs = [tmp_path / "a", tmp_path / "b"]
+    options = ["--site", "model.layers.0.mlp", "--data", token_file, "--context", 16, "--kind", "autoencoder"]
+    small = ["--n-tokens", "1k", "--n-latents", 24, "--k", 4, "--device", "cpu", "--held-out", "0.5"]
+    for seed, run in enumerate(runs):
+        status, _, err = command("train", model_folder, *options, *small, "--seed", seed, "--out", run)
+        assert status == 0, err
+        assert "MB of pages" in err
+    first, again = ["pages", runs[0], "--device", "cpu", "--quiet"], runs[0] / "latents"
+    status, _, err = command(*first, "--scores", "--stability", runs[1])
+    assert status == 0, err
+    columns = [own["scores"] for own in manifest(again)["dictionaries"]]
+    assert columns == [["score", "grade", "stability"], ["score", "grade"]]
+    dictionaries = [sd.load(run / "autoencoder") for run in runs]
+    assert values(again, 0, "stability") == scores.stability(*dictionaries).value.tolist()
+    loaded = finished_run(runs[0], device="cpu", progress=False)
+    (site,) = loaded.sites.values()
+    rules = scores.RuleScore()(scores.record(site, dictionaries[0], loaded.held_out, strings=loaded.strings))
+    assert rules.n_scored > 0
+    for name, column in (("score", rules.value), ("grade", rules.columns["grade"])):
+        shown = torch.tensor([float("nan") if value is None else value for value in values(again, 0, name)])
+        torch.testing.assert_close(shown, column.float(), rtol=1e-3, atol=1e-6, equal_nan=True)
+    check_wrong_runs(command, first, runs, tmp_path)
+
+
+def check_wrong_runs(command: Run, first: list[object], runs: list[Path], empty: Path) -> None:
+    """Only a run that differs in its seed alone measures stability."""
+    document = json.loads((runs[1] / "run.json").read_text(encoding="utf-8"))
+    document["options"]["--k"] = 5
+    other = empty / "other"
+    other.mkdir()
+    (other / "run.json").write_text(json.dumps(document), encoding="utf-8")
+    wrongs = (([runs[0]], "a run with another --seed"), ([empty], "no run.json"), ([other], "differs in --k"))
+    for wrong, message in (*wrongs, ([runs[1], runs[1]], "a run with another --seed")):
+        status, _, err = command(*first, *(part for run in wrong for part in ("--stability", run)))
+        assert status == 2
+        assert message in err
 
 
 def test_another_folder_is_rejected(command: Run, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,14 +89,24 @@ def finished_run(folder: Path, *, device: str | None = None, progress: bool = Tr
     sites, held_out, strings = loaded
     for site in sites.values():
         nn.Module.to(site.model, where)
-    dictionaries = {
-        name: {kind: load(place / kind).to(where) for kind in KINDS if (place / kind / DESCRIPTION).is_file()}
-        for name in sites
-        for place in [folder if len(sites) == 1 else folder / name]
-    }
-    if not any(dictionaries.values()):
-        raise FileNotFoundError(f"RUN must contain dictionaries, but {str(folder)!r} has none.")
+    dictionaries = dictionaries_of(folder, list(sites), where)
     return FinishedRun(sites, dictionaries, held_out, strings)
+
+
+def dictionaries_of(folder: Path, sites: Sequence[str], device: Any) -> dict[str, dict[str, Any]]:
+    """Loads the dictionaries of a finished run, for each site by their kind.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    places = {name: folder if len(sites) == 1 else folder / name for name in sites}
+    found = {
+        name: {kind: load(place / kind).to(device) for kind in KINDS if (place / kind / DESCRIPTION).is_file()}
+        for name, place in places.items()
+    }
+    if not any(found.values()):
+        raise FileNotFoundError(f"RUN must contain dictionaries, but {str(folder)!r} has none.")
+    return found
 
 
 def _demo(options: Mapping[str, Any]) -> tuple[dict[str, Site], Tensor, TokenStrings]:

@@ -15,6 +15,7 @@ The examples come from the run's held-out tokens. The pages open in a browser fr
 EPILOG = """\
 examples:
   sparsedict pages sparsedict-demo
+  sparsedict pages sparsedict-demo --scores --stability sparsedict-demo-seed-1
   sparsedict pages layer-3 --n-tokens 5M --out layer-3-pages
 """
 
@@ -34,6 +35,18 @@ def add(commands: Any) -> argparse.ArgumentParser:
         "--out", type=folder, metavar="FOLDER", help="folder of the pages (default: RUN/latents, which is replaced)"
     )
     parser.add_argument("--n-tokens", type=count, metavar="N", help="largest number of tokens (default: all held-out)")
+    scores = parser.add_argument_group("scores")
+    scores.add_argument(
+        "--scores", action="store_true", help="add the columns score and grade: F1 of the best rule about tokens"
+    )
+    scores.add_argument(
+        "--stability",
+        type=folder,
+        action="append",
+        default=[],
+        metavar="RUN2",
+        help="add the column stability: whether latents return in a run with another --seed. Repeat for several runs",
+    )
     group = parser.add_argument_group("run")
     group.add_argument("--threads", type=whole(1, 4096), metavar="N", help="number of CPU threads")
     group.add_argument("--device", metavar="NAME", help="device such as cpu or cuda (default: the GPU if there is one)")

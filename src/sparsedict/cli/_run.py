@@ -73,9 +73,11 @@ def print_finished(folder: RunFolder) -> None:
     print("Use --force without --resume to train again.")
 
 
-def write_results(folder: RunFolder, found: Mapping[str, Decomposition], strings: TokenStrings) -> None:
+def write_results(
+    folder: RunFolder, found: Mapping[str, Decomposition], strings: TokenStrings, *, progress: bool = True
+) -> None:
     """Writes the results, then prints the table and the paths of all files."""
-    files = folder.finish(found, strings)
+    files = folder.finish(found, strings, progress=progress)
     width = max(map(len, files))
     print(files["table"].read_text(encoding="utf-8"))
     for what, path in files.items():

@@ -54,4 +54,4 @@ def run(args: argparse.Namespace) -> None:
             seed=args.seed,
             **options,
         )
-        write_results(folder, {site.name: decomposition}, token_strings(tokenizer))
+        write_results(folder, {site.name: decomposition}, token_strings(tokenizer), progress=not args.quiet)

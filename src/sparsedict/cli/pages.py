@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from torch import Tensor
+
 from sparsedict import pages
-from sparsedict.cli._finished_run import finished_run, run_options
+from sparsedict.cli._finished_run import FinishedRun, finished_run, run_options
+from sparsedict.cli._latent_scores import check_seeds, rule_scores, stabilities
 from sparsedict.cli._options import set_threads
 
 __all__ = ["run", "stop_message"]
@@ -14,12 +17,14 @@ __all__ = ["run", "stop_message"]
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     run_options(args.run)
+    check_seeds(args.run, args.stability)
     set_threads(args)
     loaded = finished_run(args.run, device=args.device, progress=not args.quiet)
     several = len(loaded.sites) > 1
     for name, site in loaded.sites.items():
         root = args.run / name if several else args.run
         out = root / "latents" if args.out is None else args.out / name if several else args.out
+        columns = _columns(args, loaded, name)
         index = pages.write(
             out,
             site,
@@ -27,11 +32,24 @@ def run(args: argparse.Namespace) -> None:
             loaded.held_out,
             tokenizer=loaded.strings,
             n_tokens=args.n_tokens,
+            scores=columns,
             title=f"Latents of {name}",
             keep_records=True,
             progress=not args.quiet,
         )
         print(f"Open {index.resolve()} in a browser.")
+
+
+def _columns(args: argparse.Namespace, loaded: FinishedRun, site: str) -> dict[str, dict[str, Tensor]]:
+    """Returns the scores of the options, by dictionary and name."""
+    found: dict[str, dict[str, Tensor]] = {}
+    parts = [stabilities(loaded, site, args.stability)] if args.stability else []
+    if args.scores:
+        parts.insert(0, rule_scores(loaded, site, args.n_tokens, progress=not args.quiet))
+    for part in parts:
+        for name, columns in part.items():
+            found.setdefault(name, {}).update(columns)
+    return found
 
 
 def stop_message(args: argparse.Namespace) -> str:

@@ -87,7 +87,7 @@ def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunF
         seed=args.seed,
         **options,
     )
-    write_results(folder, found, token_strings(tokenizer if strings is None else strings))
+    write_results(folder, found, token_strings(tokenizer if strings is None else strings), progress=not args.quiet)
 
 
 def recipes_of(args: argparse.Namespace) -> dict[str, Recipe]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparsedict import checks
@@ -24,6 +24,7 @@ from sparsedict.analysis import (
 from sparsedict.batches import Points, names_of, point_name
 from sparsedict.dictionaries import Dictionary
 from sparsedict.display import Displayed
+from sparsedict.pages._layers import nearest_neurons_by_layer, neuron_rows, rows_at
 from sparsedict.sites import Neurons, Site, Sites
 
 N_OTHERS = 3
@@ -40,12 +41,15 @@ class DictionaryFacts(Displayed):
         types: Type of each latent: ``simulator``, ``sparse`` or ``dead``. It is ``neuron`` or ``dead`` for neurons, and
             ``latent`` or ``dead`` if the neurons of the MLP are unknown.
         is_neurons: Whether the units are the MLP's own neurons.
-        neurons: The nearest neurons, or ``None`` if they are unknown.
+        neurons: The nearest neurons, or ``None`` if they are unknown. For a dictionary that writes several points, the
+            neurons at the point where the latent's decoder norm is largest.
         own: The nearest latents of the same dictionary.
-        others: The nearest latents of each other dictionary that writes the same activations, by its name.
+        others: The nearest latents of each other dictionary that writes some of the same points, by its name. The rows
+            are compared at the common points.
         effects: The tokens that the latents promote and suppress, or ``None`` if the unembedding is unknown.
         points: Points that the dictionary writes, if there are several.
         norms: Norm of the decoder row at each point, or ``None`` if there is a single point, ``[n_latents, n_points]``.
+        strongest: Index of the point of largest norm, or ``None`` if there is a single point, ``[n_latents]``.
         scores: Scores by name, ``[n_latents]`` each; NaN where unknown.
         notes: Reasons why facts are missing.
     """
@@ -60,6 +64,7 @@ class DictionaryFacts(Displayed):
     effects: TokenEffects | None
     points: tuple[str, ...] = ()
     norms: Float[Tensor, "n_latents n_points"] | None = None
+    strongest: Int[Tensor, " n_latents"] | None = None
     scores: Mapping[str, Float[Tensor, " n_latents"]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
@@ -114,21 +119,20 @@ def _facts(
     n_effects: int,
 ) -> DictionaryFacts:
     source, notes = own.adapter.source, []
-    is_neurons, whole = isinstance(source, Neurons), _whole(own)
+    is_neurons = isinstance(source, Neurons)
     at = site if isinstance(site, Site) else site[own.site] if own.site is not None else None
     nearest, effects = None, None
+    points = names_of(own.adapter.points[1])
+    norms = source.point_norms().detach().float().cpu() if isinstance(source, Dictionary) and len(points) > 1 else None
     if not is_neurons:
         try:
-            nearest = _nearest_neurons(at, own.adapter, n_related)
+            nearest = _nearest_neurons(site, at, own.adapter, norms, n_related)
         except (ValueError, TypeError) as error:
             notes.append(f"The nearest neurons are left out: {error}")
     try:
         effects = token_effects(site if at is None else at, own.adapter, k=n_effects)
     except (ValueError, TypeError) as error:
         notes.append(f"Promoted and suppressed tokens are left out: {error}")
-    points = names_of(own.adapter.points[1])
-    norms = source.point_norms().detach().float().cpu() if isinstance(source, Dictionary) and len(points) > 1 else None
-    same = {name: other for name, other in placed.items() if name != own.name and _whole(other) == whole}
     return DictionaryFacts(
         _description(own.adapter, records),
         records,
@@ -136,13 +140,31 @@ def _facts(
         is_neurons,
         nearest,
         _neighbours(own.adapter, None, n_related),
-        {name: near for name, other in same.items() if (near := _neighbours(own.adapter, other.adapter, N_OTHERS))},
+        _others(own, placed),
         effects,
         points if norms is not None else (),
         norms,
+        None if norms is None else norms.argmax(1),
         scores,
         notes,
     )
+
+
+def _others(own: Placed, placed: Mapping[str, Placed]) -> dict[str, Neighbours]:
+    """Returns the nearest latents of the other dictionaries that write some of the same points."""
+    found, whole = {}, _whole(own)
+    for name, other in placed.items():
+        theirs = _whole(other)
+        shared = [point for point in whole if point in theirs]
+        if name == own.name or not shared:
+            continue
+        try:
+            found[name] = neighbours(
+                rows_at(own.adapter, whole, shared), rows_at(other.adapter, theirs, shared), k=N_OTHERS
+            )
+        except (ValueError, TypeError, AttributeError):
+            continue  # an object of another library without decoder rows
+    return found
 
 
 def _whole(own: Placed) -> tuple[str, ...]:
@@ -153,13 +175,13 @@ def _whole(own: Placed) -> tuple[str, ...]:
     )
 
 
-def _nearest_neurons(site: Site | None, adapter: Adapter, k: int) -> Neighbours:
+def _nearest_neurons(site: Site | Sites, at: Site | None, adapter: Adapter, norms: Tensor | None, k: int) -> Neighbours:
     point, *more = names_of(adapter.points[1])
-    if site is None or more:
+    if at is not None and not more:
+        return neighbours(adapter, neuron_rows(at, point.rpartition(".")[2]), k=k)
+    if isinstance(site, Site) or norms is None:
         raise ValueError("the latents write several layers.")
-    neurons, role = site.neurons, point.rpartition(".")[2]
-    rows = {"outputs": neurons.decoder, "inputs": neurons.encoder}.get(role)
-    return neighbours(adapter, torch.eye(neurons.n, device="cpu") if rows is None else rows, k=k)
+    return nearest_neurons_by_layer(site, adapter.source, norms, k)
 
 
 def _neighbours(a: Adapter, b: Adapter | None, k: int) -> Neighbours | None:

@@ -98,7 +98,7 @@ def write(
     model = site.model if isinstance(site, Site) else site.models[0]
     strings = token_strings(getattr(model, "tokenizer", None) if tokenizer is None else tokenizer)
     if title is None:
-        title = f"Latents of {site.name if isinstance(site, Site) else ', '.join(site)}"
+        title = f"Latents of {site.name if isinstance(site, Site) else 'sites ' + ', '.join(site)}"
     return write_pages(path, facts, strings=strings, title=title, keep_records=keep_records, progress=progress)
 
 
@@ -135,7 +135,7 @@ def write_pages(
     if progress:
         size = sum(map(len, _fixed(facts, numbers, strings, title).values())) + _size_of_shards(facts, numbers)
         size += sum(own.records.n_bytes for own in facts.values()) if keep_records else 0
-        print(f"writing about {size / 1e6:,.1f} MB to {path}", file=sys.stderr, flush=True)
+        print(f"writing about {size / 1e6:,.1f} MB of pages", file=sys.stderr, flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -74,7 +74,7 @@ def dictionary_entry(name: str, own: DictionaryFacts, facts: Mapping[str, Dictio
         "types": [[kind, own.types.count(kind)] for kind in sorted(set(own.types))],
         "scores": list(own.scores),
         "points": list(own.points),
-        "neurons": linked[0] if linked else None,
+        "neurons": linked[0] if linked and own.norms is None else None,
         "has": {"promoted": own.effects is not None, "neuron": own.neurons is not None},
     }
 
@@ -89,6 +89,8 @@ def table(own: DictionaryFacts, numbers: TokenNumbers) -> dict[str, Any]:
         "frequency": rounded(records.frequency.numpy(), 4).tolist(),
         "max": rounded(largest, 4).tolist(),
     }
+    if own.strongest is not None:
+        columns["layer"] = own.strongest.tolist()
     if own.effects is not None:
         columns["promoted"] = numbers(own.effects.promoted[:, :N_PROMOTED]).tolist()
     if own.neurons is not None:
@@ -146,7 +148,7 @@ class Shards:
             "random": random,
             "own": _pairs(own.own, latent),
             "neurons": _pairs(own.neurons, latent),
-            "others": {name: _pairs(near, latent) for name, near in own.others.items()},
+            "others": {name: pairs for name, near in own.others.items() if (pairs := _pairs(near, latent))},
             "partners": self._partners(latent),
         }
         if own.norms is not None:
@@ -199,7 +201,8 @@ def _pairs(near: Neighbours | None, latent: int) -> list[list[float]]:
     if near is None:
         return []
     cosines = rounded(near.cosine[latent].numpy(), 3).tolist()
-    return [list(pair) for pair in zip(near.latents[latent].tolist(), cosines, strict=True)]
+    # A latent with a decoder row of zeros, such as a later latent at an earlier layer, has no neighbours.
+    return [list(pair) for pair in zip(near.latents[latent].tolist(), cosines, strict=True) if pair[1]]
 
 
 def rounded(values: NDArray[Any], digits: int) -> NDArray[Any]:

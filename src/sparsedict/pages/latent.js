@@ -85,16 +85,18 @@ function related(own, dictionary, state) {
   const partners = own.partners.length ? el("section", {}, el("h2", {}, "Fires with ", el("small", {}, "Jaccard index of the tokens")),
     pairs("Fires with", own.partners.map(([latent, jaccard, share]) =>
       [link(state.name, latent, state), jaccard, jaccard.toFixed(2), `fires on ${format.share(share)} of this latent’s tokens`]), 1)) : null;
-  const norms = own.norms ? el("section", {}, el("h2", {}, "Decoder norms"),
-    pairs("Decoder norms", dictionary.points.map((point, index) => [point, own.norms[index], format.number(own.norms[index])]), Math.max(...own.norms))) : null;
-  return [norms, dictionary.neurons === null ? cosines("Nearest neurons", own.neurons, null) : null, ...others,
+  const norms = own.norms ? el("section", {}, el("h2", {}, "Decoder norms ", el("small", {}, "at each layer")),
+    pairs("Decoder norms", layersOf(dictionary).map((layer, index) => [layer, own.norms[index], format.number(own.norms[index]), dictionary.points[index]]), Math.max(...own.norms))) : null;
+  return [norms, dictionary.neurons === null && dictionary.points.length < 2 ? cosines("Nearest neurons", own.neurons, null) : null, ...others,
     cosines(`Nearest ${dictionary.units} here`, own.own, state.name), partners];
 }
 
 function facts(own, latent, dictionary, table) {
   const rows = [["fires on", `${format.share(table.frequency[latent])} (${format.integer(own.count)} tokens)`]];
   if (own.count) rows.push(["activations", `${format.number(own.quantiles[0])} to ${format.number(own.quantiles.at(-1))}`]);
-  if (dictionary.has.neuron && table.neuron[latent] !== null) rows.push(["nearest neuron", `${table.neuron[latent]} (cosine ${format.cosine(table.cosine[latent])})`]);
+  const at = table.layer && layersOf(dictionary)[table.layer[latent]];
+  if (at) rows.push(["largest decoder norm", `layer ${at}`]);
+  if (dictionary.has.neuron && table.neuron[latent] !== null) rows.push(["nearest neuron", `${table.neuron[latent]}${at ? ` of layer ${at}` : ""} (cosine ${format.cosine(table.cosine[latent])})`]);
   for (const name of dictionary.scores) rows.push([name, format.number(table[name][latent])]);
   return el("dl", { class: "facts" }, rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
 }

@@ -37,6 +37,9 @@ class List {
     const options = [["", "all types"], ...dictionary.types.map(([name, n]) => [name, `${name} (${format.integer(n)})`])];
     const type = el("select", { "aria-label": "Type", onchange: (event) => change({ type: event.target.value }) },
       options.map(([value, label]) => el("option", { value, selected: value === state.type }, label)));
+    const layers = dictionary.points.length > 1 && el("select", { "aria-label": "Layer", onchange: (event) => change({ layer: event.target.value }) },
+      [["", "all layers"], ...layersOf(dictionary).map((name, index) => [String(index), `layer ${name}`])].map(([value, label]) =>
+        el("option", { value, selected: value === state.layer }, label)));
     const sort = el("select", { class: "sorted", "aria-label": "Order", onchange: (event) => change({ sort: event.target.value }) },
       this.columns.flatMap((column) => [[column.key, "↑"], [`-${column.key}`, "↓"]].map(([value, arrow]) =>
         el("option", { value, selected: value === state.sort }, `${column.label} ${arrow}`))));
@@ -49,7 +52,7 @@ class List {
       })));
     const filters = el("details", { class: "filters", open: Object.values(state.ranges).some(Boolean) },
       el("summary", {}, "Filters"), el("div", { class: "ranges" }, this.columns.filter((own) => isNumeric(own) && own.key !== "latent").map(range)));
-    return el("div", { class: "tools", role: "search" }, this.search, type, sort, this.count, filters);
+    return el("div", { class: "tools", role: "search" }, this.search, type, layers, sort, this.count, filters);
   }
 
   head() {
@@ -119,12 +122,14 @@ class List {
   }
 
   cell(column, latent) {
+    const { dictionary } = this;
     const value = this.table[column.key][latent];
     const attributes = { role: "gridcell", class: column.kind === "words" ? `words ${column.key}` : null };
     if (column.key === "latent") {
       return el("span", { ...attributes, class: "index" }, el("a", { href: this.state.with({ latent, row: null }).address, tabindex: -1, onclick: (event) => event.preventDefault() }, String(latent)));
     }
     if (column.kind === "words") return el("span", attributes, value.map((number) => token(number)));
+    if (column.kind === "layer") return el("span", { ...attributes, class: "layer", "data-label": "layer", "data-tip": "where its decoder norm is largest" }, layersOf(dictionary)[value]);
     if (column.kind === "type") return el("span", attributes, el("span", { class: `kind ${value}` }, value));
     const shown = column.kind === "score" ? format.number(value) : format[column.kind](value);
     return el("span", { ...attributes, class: `number ${column.kind} ${column.key === "neuron" ? "neuron" : ""} ${column.key === this.state.sort.replace(/^-/, "") ? "current" : ""}`, "data-label": column.key === "max" ? "max" : column.label }, shown);

@@ -8,6 +8,7 @@ function columnsOf(dictionary) {
     { key: "top", label: "strongest on", kind: "words", width: "minmax(9rem, 1.4fr)" },
     dictionary.has.promoted && { key: "promoted", label: "promotes", kind: "words", width: "minmax(8rem, 1fr)" },
     { key: "type", label: "type", kind: "type", width: "7rem" },
+    dictionary.points.length > 1 && { key: "layer", label: "layer", kind: "layer", width: "6.5rem" },
     { key: "frequency", label: "fires on", kind: "share", width: "5.2rem" },
     { key: "max", label: "maximum", kind: "number", width: "5.2rem" },
     dictionary.has.neuron && { key: "neuron", label: "neuron", kind: "integer", width: "4.4rem" },
@@ -17,7 +18,13 @@ function columnsOf(dictionary) {
   return [...own.filter(Boolean), ...scores];
 }
 
-const isNumeric = (column) => !["words", "type"].includes(column.kind);
+const isNumeric = (column) => !["words", "type", "layer"].includes(column.kind);
+
+// The names of the points that a dictionary writes, without the role if it is the same everywhere.
+function layersOf(dictionary) {
+  const parts = dictionary.points.map((point) => [point.slice(0, point.lastIndexOf(".")), point.slice(point.lastIndexOf(".") + 1)]);
+  return parts.every(([layer, role]) => layer && role === parts[0][1]) ? parts.map(([layer]) => layer) : dictionary.points;
+}
 
 // A filter is written in percent where the column is shown in percent.
 const scaleOf = (column) => column.kind === "share" ? 100 : 1;
@@ -28,6 +35,7 @@ class State {
     this.latent = latent;
     this.q = parameters.get("q") ?? "";
     this.type = parameters.get("type") ?? "";
+    this.layer = parameters.get("layer") ?? "";
     this.sort = parameters.get("sort") ?? "latent";
     this.row = parameters.get("row");
     this.ranges = {};
@@ -51,6 +59,7 @@ class State {
     const parameters = new URLSearchParams();
     if (this.q) parameters.set("q", this.q);
     if (this.type) parameters.set("type", this.type);
+    if (this.layer) parameters.set("layer", this.layer);
     if (this.sort !== "latent") parameters.set("sort", this.sort);
     for (const [key, value] of Object.entries(this.ranges)) if (value !== "") parameters.set(key, value);
     if (this.row && this.latent === null) parameters.set("row", this.row);
@@ -85,6 +94,7 @@ function select(state, table, columns) {
   const tests = terms.filter((term) => !/^#?\d+$/.test(term)).map((term) => matcher(term, table, columns));
   if (numbers.length) tests.push((latent) => numbers.includes(latent));
   if (state.type) tests.push((latent) => table.type[latent] === state.type);
+  if (state.layer && table.layer) tests.push((latent) => table.layer[latent] === Number(state.layer));
   for (const [key, value] of Object.entries(state.ranges)) {
     const column = columns.find((own) => own.key === key.slice(4)), limit = Number(value) / (column ? scaleOf(column) : 1);
     if (!column || value === "" || Number.isNaN(limit)) continue;

@@ -39,8 +39,16 @@ class Reported(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
-def write_report(decomposition: Reported, folder: Path, strings: pages.TokenStrings | None) -> dict[str, Path]:
+def write_report(
+    decomposition: Reported, folder: Path, strings: pages.TokenStrings | None, *, progress: bool = False
+) -> dict[str, Path]:
     """Writes all files of a result to an empty folder.
+
+    Args:
+        decomposition: The result.
+        folder: The folder.
+        strings: Function from token ids to text, for the examples.
+        progress: Whether to show the size of the pages of latents before they are written, and a progress bar.
 
     Returns:
         The path of each file or subfolder, relative to the folder, by its kind. The main page is first.
@@ -52,7 +60,7 @@ def write_report(decomposition: Reported, folder: Path, strings: pages.TokenStri
     numbers = json.dumps(decomposition.to_dict(), indent=1, allow_nan=False)
     (folder / "results.json").write_text(numbers + "\n", encoding="utf-8")
     if decomposition.latents:
-        _write_latents(decomposition, folder, strings)
+        _write_latents(decomposition, folder, strings, progress)
     _write_index(decomposition, folder, captions)
     return {
         "page": Path("index.html"),
@@ -98,10 +106,10 @@ def _figures(name: str, result: DictionaryResult) -> dict[str, tuple[Draw, str]]
     return drawn
 
 
-def _write_latents(decomposition: Reported, folder: Path, strings: pages.TokenStrings | None) -> None:
+def _write_latents(decomposition: Reported, folder: Path, strings: pages.TokenStrings | None, progress: bool) -> None:
     title = f"Latents of {decomposition.settings['site']} of {decomposition.settings['model']}"
     pages.write_pages(
-        folder / "latents", decomposition.latents, strings=strings, title=title, keep_records=True, progress=False
+        folder / "latents", decomposition.latents, strings=strings, title=title, keep_records=True, progress=progress
     )
 
 

@@ -173,11 +173,21 @@ class RunFolder:
             replace_file(self.checkpoints / RUN, lambda file: _write_text(file, f"{content}\n"))
         set_aside(self.path)
 
-    def finish(self, found: Mapping[str, Decomposition], strings: TokenStrings | None) -> dict[str, Path]:
-        """Writes the result, then removes the checkpoints and an earlier result. Returns the paths by their kind."""
+    def finish(
+        self, found: Mapping[str, Decomposition], strings: TokenStrings | None, *, progress: bool = False
+    ) -> dict[str, Path]:
+        """Writes the result, then removes the checkpoints and an earlier result. Returns the paths by their kind.
+
+        Args:
+            found: Results by site.
+            strings: Function from token ids to text, for the examples.
+            progress: Whether to show the size of the pages of latents before they are written, and a progress bar.
+        """
         also = [name for name in (METRICS, TENSORBOARD) if (self.path / name).exists()]
         try:
-            files = write_sites(found, self.path, strings=strings, force=True, run=self._run(), also=also)
+            files = write_sites(
+                found, self.path, strings=strings, force=True, run=self._run(), also=also, progress=progress
+            )
         except OSError as error:
             raise OSError(
                 error.errno,

@@ -28,6 +28,7 @@ def write_sites(
     force: bool = False,
     run: Mapping[str, Any] | None = None,
     also: Sequence[str] = (),
+    progress: bool = False,
 ) -> dict[str, Path]:
     """Writes the results of several sites: a subfolder for each site, and a page and a table of all sites.
 
@@ -41,6 +42,7 @@ def write_sites(
         force: Whether to allow an earlier result, which is then replaced, and other files in the folder.
         run: Options of the run as plain values, for ``run.json``.
         also: Files in the folder that become part of the result, such as ``metrics.jsonl``.
+        progress: Whether to show the size of the pages of latents before they are written, and a progress bar.
 
     Returns:
         The path of each file or subfolder by its kind. The main page is first.
@@ -51,18 +53,20 @@ def write_sites(
     """
     with staged_result(checks.path("path", path, "a folder"), force=force, also=also) as folder:
         if len(found) == 1:
-            files = write_report(next(iter(found.values())), folder, strings)
+            files = write_report(next(iter(found.values())), folder, strings, progress=progress)
         else:
-            files = _write_all(found, folder, strings)
+            files = _write_all(found, folder, strings, progress)
         if run is not None:
             _write_json(folder / RUN, run)
     return {what: Path(path) / file for what, file in files.items()}
 
 
-def _write_all(found: Mapping[str, Decomposition], folder: Path, strings: pages.TokenStrings | None) -> dict[str, Path]:
+def _write_all(
+    found: Mapping[str, Decomposition], folder: Path, strings: pages.TokenStrings | None, progress: bool
+) -> dict[str, Path]:
     for name, decomposition in found.items():
         (folder / name).mkdir()
-        write_report(decomposition, folder / name, strings)
+        write_report(decomposition, folder / name, strings, progress=progress)
     rows: dict[str, Mapping[str, str]] = {
         f"{name}  {kind}": cells for name, decomposition in found.items() for kind, cells in _rows(decomposition)
     }

@@ -30,6 +30,7 @@ HOSTILE = {
 VOCABULARY = [HOSTILE.get(index, f" word{index}") for index in range(40)]
 NAME = "a/b <i>?&#"
 """Name of a dictionary that would break an address or a page."""
+LAYERS = ("first", "second", "third")
 SCORES = torch.linspace(0, 1, 300)
 
 
@@ -62,6 +63,44 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pages") / "a folder"
     scores = {NAME: {"clarity": SCORES}}
     sd.pages.write(path, site, dictionaries, tokens, tokenizer=VOCABULARY, scores=scores, progress=False)
+    return path
+
+
+class Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(len(VOCABULARY), 16)
+        self.mlps = nn.ModuleList(nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 16)) for _ in range(3))
+        self.norm = nn.LayerNorm(16)
+        self.lm_head = nn.Linear(16, len(VOCABULARY), bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens)
+        for mlp in self.mlps:
+            x = x + mlp(x)
+        return self.lm_head(self.norm(x))
+
+
+@pytest.fixture(scope="session")
+def layers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pages of a cross-layer distiller, a crosscoder and neurons. Latent 10 simulates neuron 2 of the second layer."""
+    sites = sd.Sites(Layers(), {name: f"mlps.{index}" for index, name in enumerate(LAYERS)})
+    generator = torch.Generator().manual_seed(2)
+    options: dict[str, Any] = {"activation": sd.TopK(4), "decoder_norm": sd.Free(), "generator": generator}
+    cross_layer = sd.CrossLayerDistiller(sites, 8, **options)
+    crosscoder = sd.Crosscoder({f"{name}.outputs": 16 for name in LAYERS}, 20, **options)
+    with torch.no_grad():
+        block = cross_layer.blocks()[1]
+        block.decoder[2, :16] = 9 * sites["second"].neurons.decoder[2]
+    dictionaries = {
+        "cross-layer": cross_layer,
+        "crosscoder": crosscoder,
+        **{name: {"neurons": sites[name].neurons} for name in ("first", "second")},
+    }
+    tokens = torch.randint(0, len(VOCABULARY), (40, 20), generator=generator)
+    path = tmp_path_factory.mktemp("layers") / "pages"
+    sd.pages.write(path, sites, dictionaries, tokens, tokenizer=VOCABULARY, progress=False)
     return path
 
 

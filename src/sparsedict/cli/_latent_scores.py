@@ -1,0 +1,66 @@
+"""Scores of the latents of a finished run, which `sparsedict pages` shows as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sparsedict.analysis import scores
+from sparsedict.cli._finished_run import NEURONS, FinishedRun, dictionaries_of, run_options
+from sparsedict.progress import progress_bar
+
+N_TOKENS = 100_000
+"""Largest number of held-out tokens of the rule score."""
+
+
+def rule_scores(
+    loaded: FinishedRun, site: str, n_tokens: int | None, *, progress: bool
+) -> dict[str, dict[str, Tensor]]:
+    """Returns F1 and grade of the best rule for the latents and neurons of a site."""
+    units, found = loaded.units(site), {}
+    n_sequences = max(1, min(n_tokens or N_TOKENS, N_TOKENS) // loaded.held_out.shape[1])
+    with progress_bar("rule scores", total=len(units), unit="dictionaries", shown=progress) as bar:
+        for name, dictionary in units.items():
+            above = 0.0 if name == NEURONS else None
+            tokens = loaded.held_out[:n_sequences]
+            text = scores.record(loaded.sites[site], dictionary, tokens, strings=loaded.strings, above=above)
+            rules = scores.RuleScore()(text)
+            found[name] = {"score": rules.value, "grade": rules.columns["grade"]}
+            bar.update(1)
+    return found
+
+
+def check_seeds(run: Path, others: Sequence[Path]) -> None:
+    """Checks that other runs differ from a run in their seed alone.
+
+    Raises:
+        ValueError: If they don't.
+    """
+    own, seeds = run_options(run), {run_options(run)["--seed"]: run}
+    for other in others:
+        options = run_options(other)
+        different = sorted(name for name in own.keys() | options.keys() if own.get(name) != options.get(name))
+        wrong = [name for name in different if name != "--seed"]
+        if wrong:
+            raise ValueError(
+                f"--stability must be a run that differs from RUN in --seed alone, but {other} differs in "
+                f"{', '.join(wrong)}. Repeat the command of RUN with another --seed."
+            )
+        if options["--seed"] in seeds:
+            raise ValueError(
+                f"--stability must be a run with another --seed, but {other} has the seed of "
+                f"{seeds[options['--seed']]}, {options['--seed']}. Repeat the command of RUN with another --seed."
+            )
+        seeds[options["--seed"]] = other
+
+
+def stabilities(loaded: FinishedRun, site: str, others: Sequence[Path]) -> dict[str, dict[str, Tensor]]:
+    """Returns the share of other runs in which each latent of a site returns."""
+    runs: list[Mapping[str, Any]] = [dictionaries_of(other, list(loaded.sites), "cpu")[site] for other in others]
+    return {
+        kind: {"stability": scores.stability(own, [run[kind] for run in runs]).value}
+        for kind, own in loaded.dictionaries[site].items()
+    }
