@@ -28,7 +28,7 @@ def _dataclasses_with_tensors() -> list[type]:
     return [found[name] for name in sorted(found) if not name.startswith("_")]
 
 
-OTHERWISE_SHORT = {"Neurons"}
+OTHERWISE_SHORT = {"Neurons", "AttributionGraph", "Check"}
 """Classes with a short representation of their own."""
 
 

@@ -54,6 +54,8 @@ def test_the_weights_of_any_dictionary_make_it_again(kind: str) -> None:
     weights: dict[str, Any] = {name: getattr(given, name) for name in names}
     weights |= {"activation": given.activation, "input_norm": given.input_norm}
     weights |= {"activation_state": given.activation_state.state_dict()}
+    norm_state = {} if given.input_norm is None else given.input_norm.initial_state(given.d_in)
+    weights |= {"input_norm_state": {name: getattr(given, f"input_{name}") for name in norm_state}}
     if isinstance(given, sd.SparseAutoencoder):
         again: sd.Dictionary = sd.SparseAutoencoder.from_weights(**weights, input_offset=given.input_offset)
     else:
@@ -61,6 +63,16 @@ def test_the_weights_of_any_dictionary_make_it_again(kind: str) -> None:
     x = cases.tokens(9)
     torch.testing.assert_close(again(x), given(x))
     assert again.encoder.data_ptr() != given.encoder.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("state", "message"), [({"scale": torch.ones(D)}, "must have names among"), ({"mean": torch.ones(2)}, "of shape")]
+)
+def test_an_input_norm_rejects_other_numbers(state: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"`input_norm_state.*{message}"):
+        sd.SparseAutoencoder.from_weights(
+            drawn(N, D), drawn(N, D), input_norm=sd.InputCentre(), input_norm_state=state, **SAE
+        )
 
 
 def test_weights_are_copied_unless_they_may_be_shared() -> None:

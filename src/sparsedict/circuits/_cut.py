@@ -65,7 +65,7 @@ class CutModel:
     def __init__(self, sites: Mapping[str, Site], tokens: Tokens) -> None:
         self.sites: dict[str, Site] = dict(sites)
         self.model: nn.Module = next(iter(self.sites.values())).model
-        self.held = HeldValues()
+        self.held: HeldValues = HeldValues()
         self._call = prepare(self.model, tokens, cache=False)
         self._embedding = _embedding_of(self.model)
         self._recorded = False

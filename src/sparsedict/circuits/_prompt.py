@@ -38,7 +38,7 @@ class Prompt:
             raise ValueError("`tokens` must be token ids, which are the sources of a circuit, got none.")
         self.tokens: Tensor = captured.tokens.flatten()
         self.kept: Tensor = captured.kept.flatten()
-        self.cut = CutModel(sites, tokens)
+        self.cut: CutModel = CutModel(sites, tokens)
         with torch.no_grad():
             self.first: Pass = self.cut.run()
         self.names: tuple[str, ...] = tuple(self.cut.sites)

@@ -41,13 +41,16 @@ class Units:
     """
 
     def __init__(self, resolved: ResolvedDictionary, inputs: Tensor, kept: Tensor, widths: Sequence[int]) -> None:
-        self.key = resolved.key
+        self.key: str = resolved.key
         self.adapter: Adapter = resolved.adapter
-        self.reads = tuple(name.rpartition(".")[0] for name in resolved.reads)
-        self.writes = tuple(name.rpartition(".")[0] for name in resolved.writes)
-        self.widths = tuple(widths)
+        self.reads: tuple[str, ...] = tuple(name.rpartition(".")[0] for name in resolved.reads)
+        self.writes: tuple[str, ...] = tuple(name.rpartition(".")[0] for name in resolved.writes)
+        self.widths: tuple[int, ...] = tuple(widths)
         self._x = self.adapter.fit(inputs)
-        self.values, self.latents, self.positions = self._active(kept)
+        values, latents, positions = self._active(kept)
+        self.values: Tensor = values
+        self.latents: Tensor = latents
+        self.positions: Tensor = positions
         self._held = HeldValues()
         with self._held:
             base = self._base(self._x)

@@ -113,6 +113,7 @@ class SparseAutoencoder(Dictionary):
         decoder_norm: DecoderNorm | None = None,
         reads: Role = "outputs",
         input_norm: InputNorm | None = None,
+        input_norm_state: Mapping[str, Tensor] | None = None,
         copy: bool = True,
     ) -> SparseAutoencoder:
         """Returns an autoencoder with copies of given weights, such as the weights of a custom checkpoint.
@@ -131,6 +132,7 @@ class SparseAutoencoder(Dictionary):
             decoder_norm: The constraint on decoder rows in further training; ``sd.Free()`` by default.
             reads: The point of a site to reproduce.
             input_norm: Normalisation of the input before the offset.
+            input_norm_state: Measured numbers of the input norm by name, such as ``{"mean": mean}`` for InputCentre.
             copy: Whether to copy the weights. If ``False``, the dictionary shares the memory of weights that have the
                 dtype of the encoder.
 
@@ -162,7 +164,10 @@ class SparseAutoencoder(Dictionary):
 
         biases = {"encoder_bias": encoder_bias, "decoder_bias": decoder_bias, "input_bias": input_bias}
         weights = {"encoder": encoder, "decoder": decoder, **biases}
-        return from_weights(make, weights, activation, decoder_norm or Free(), activation_state, copy=copy)
+        norm = decoder_norm or Free()
+        return from_weights(
+            make, weights, activation, norm, activation_state, copy=copy, input_norm_state=input_norm_state
+        )
 
     def _initial_encoder(self, decoder: Tensor, d_in: int, generator: torch.Generator | None) -> Tensor:
         return decoder.clone()

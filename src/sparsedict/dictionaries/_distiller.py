@@ -192,6 +192,7 @@ class SparseDistiller(Dictionary):
         activation_state: Mapping[str, Tensor | float] | None = None,
         decoder_norm: DecoderNorm | None = None,
         input_norm: InputNorm | None = None,
+        input_norm_state: Mapping[str, Tensor] | None = None,
         copy: bool = True,
     ) -> SparseDistiller:
         """Returns a distiller with copies of given weights, such as the weights of a custom checkpoint.
@@ -208,6 +209,7 @@ class SparseDistiller(Dictionary):
                 for JumpReLU or ``{"threshold": 0.5}`` for BatchTopK. A number applies to all latents.
             decoder_norm: The constraint on decoder rows in further training; ``sd.Free()`` by default.
             input_norm: Normalisation of the input before the bias.
+            input_norm_state: Measured numbers of the input norm by name, such as ``{"mean": mean}`` for InputCentre.
             copy: Whether to copy the weights. If ``False``, the dictionary shares the memory of weights that have the
                 dtype of the encoder.
 
@@ -228,7 +230,10 @@ class SparseDistiller(Dictionary):
 
         biases = {"encoder_bias": encoder_bias, "decoder_bias": decoder_bias, "input_bias": input_bias, "skip": skip}
         weights = {"encoder": encoder, "decoder": decoder, **biases}
-        return from_weights(make, weights, activation, decoder_norm or Free(), activation_state, copy=copy)
+        norm = decoder_norm or Free()
+        return from_weights(
+            make, weights, activation, norm, activation_state, copy=copy, input_norm_state=input_norm_state
+        )
 
     @classmethod
     def from_neurons(cls, neurons: Any) -> SparseDistiller:

@@ -24,6 +24,7 @@ def from_weights(
     activation_state: Mapping[str, Tensor | float] | None,
     *,
     copy: bool,
+    input_norm_state: Mapping[str, Tensor] | None = None,
 ) -> Kind:
     """Returns a dictionary with these weights, in evaluation mode.
 
@@ -34,6 +35,7 @@ def from_weights(
         decoder_norm: The constraint on decoder rows.
         activation_state: Learned state of the activation by name. Omitted values are those of a new dictionary.
         copy: Whether to copy the weights.
+        input_norm_state: Measured numbers of the input norm by name. Omitted values are those of a new dictionary.
 
     Raises:
         TypeError: If a weight isn't a floating-point tensor.
@@ -61,10 +63,22 @@ def from_weights(
     state = initial_state(activation, n_latents, encoder, activation_state or {})
     named |= {f"activation_state.{name}": value for name, value in state.items()}
     norm = getattr(dictionary, "input_norm", None)
-    if isinstance(norm, InputNorm):
-        named |= {f"input_{name}": value.to(encoder) for name, value in norm.initial_state(d_in).items()}
+    named |= _norm_state(norm if isinstance(norm, InputNorm) else None, d_in, encoder, input_norm_state or {})
     dictionary.load_state_dict(named, assign=True)
     return dictionary.eval()
+
+
+def _norm_state(norm: InputNorm | None, d_in: int, encoder: Tensor, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the numbers of an input norm by the names of their buffers."""
+    state = norm.initial_state(d_in) if norm is not None else {}
+    for name, value in given.items():
+        if name not in state:
+            raise ValueError(f"`input_norm_state` must have names among {sorted(state)} for {norm!r}, got {name!r}.")
+        if value.shape != state[name].shape:
+            raise ValueError(
+                f"`input_norm_state[{name!r}]` must be of shape {list(state[name].shape)}, got {list(value.shape)}."
+            )
+    return {f"input_{name}": value.to(encoder, copy=True) for name, value in {**state, **given}.items()}
 
 
 def _checked(name: str, weight: object, copy: bool) -> Tensor:

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from sparsedict import checks
 from sparsedict.dictionaries import Dictionary, ForwardPass
+from sparsedict.display import Displayed
 from sparsedict.losses._divergence import KL, Divergence
 from sparsedict.losses._loss import Loss
 from sparsedict.losses._squared_error import SquaredError
 from sparsedict.sites import Site, Sites
 
 
-@dataclass(frozen=True, eq=False)
-class EndToEnd(Loss):
+@dataclass(frozen=True, eq=False, repr=False)
+class EndToEnd(Displayed, Loss):
     r"""The squared error plus the divergence of the model's predictions with the dictionary in place of the MLP.
 
     .. math:: \ell(\hat y) + c \, D(\text{model with the dictionary} \,\|\, \text{model})
