@@ -129,7 +129,7 @@ class List {
       return el("span", { ...attributes, class: "index" }, el("a", { href: this.state.with({ latent, row: null }).address, tabindex: -1, onclick: (event) => event.preventDefault() }, String(latent)));
     }
     if (column.kind === "words") return el("span", attributes, value.map((number) => token(number)));
-    if (column.kind === "layer") return el("span", { ...attributes, class: "layer", "data-label": "layer", "data-tip": "where its decoder norm is largest" }, layersOf(dictionary)[value]);
+    if (column.kind === "layer") return el("span", { ...attributes, class: "layer", "data-label": "layer", "data-tip": `${layersOf(dictionary)[value]}: where its decoder norm is largest` }, layersOf(dictionary)[value]);
     if (column.kind === "type") return el("span", attributes, el("span", { class: `kind ${value}` }, value));
     const shown = column.kind === "score" ? format.number(value) : format[column.kind](value);
     return el("span", { ...attributes, class: `number ${column.kind} ${column.key === "neuron" ? "neuron" : ""} ${column.key === this.state.sort.replace(/^-/, "") ? "current" : ""}`, "data-label": column.key === "max" ? "max" : column.label }, shown);

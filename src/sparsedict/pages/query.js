@@ -5,16 +5,16 @@
 function columnsOf(dictionary) {
   const own = [
     { key: "latent", label: dictionary.unit, kind: "integer", width: "4.2rem" },
-    { key: "top", label: "strongest on", kind: "words", width: "minmax(9rem, 1.4fr)" },
-    dictionary.has.promoted && { key: "promoted", label: "promotes", kind: "words", width: "minmax(8rem, 1fr)" },
+    { key: "top", label: "strongest on", kind: "words", width: "minmax(7rem, 1.4fr)" },
+    dictionary.has.promoted && { key: "promoted", label: "promotes", kind: "words", width: "minmax(6rem, 1fr)" },
     { key: "type", label: "type", kind: "type", width: "7rem" },
-    dictionary.points.length > 1 && { key: "layer", label: "layer", kind: "layer", width: "6.5rem" },
+    dictionary.points.length > 1 && { key: "layer", label: "layer", kind: "layer", width: "5rem" },
     { key: "frequency", label: "fires on", kind: "share", width: "5.2rem" },
     { key: "max", label: "maximum", kind: "number", width: "5.2rem" },
     dictionary.has.neuron && { key: "neuron", label: "neuron", kind: "integer", width: "4.4rem" },
     dictionary.has.neuron && { key: "cosine", label: "cosine", kind: "cosine", width: "4rem" },
   ];
-  const scores = dictionary.scores.map((name) => ({ key: name, label: name, kind: "score", width: "5.5rem" }));
+  const scores = dictionary.scores.map((name) => ({ key: name, label: name, kind: "score", width: "5rem" }));
   return [...own.filter(Boolean), ...scores];
 }
 

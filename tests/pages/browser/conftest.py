@@ -100,7 +100,8 @@ def layers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     tokens = torch.randint(0, len(VOCABULARY), (40, 20), generator=generator)
     path = tmp_path_factory.mktemp("layers") / "pages"
-    sd.pages.write(path, sites, dictionaries, tokens, tokenizer=VOCABULARY, progress=False)
+    scores = {"crosscoder": {name: torch.linspace(0, 1, 20) for name in ("score", "grade", "stability")}}
+    sd.pages.write(path, sites, dictionaries, tokens, tokenizer=VOCABULARY, scores=scores, progress=False)
     return path
 
 
