@@ -36,10 +36,9 @@ class Nearest(Displayed):
 @in_own_state
 def nearest(rows: Float[Tensor, "n_rows d"], others: Float[Tensor, "n_others d"] | None) -> Nearest:
     """Returns, for each row, the row of ``others`` with the largest signed cosine; ``None`` is the unit matrix."""
-    rows = unit(rows)
     if others is None:
-        return Nearest(*rows.max(1))
-    others = unit(others).to(rows.device)
+        return Nearest(*unit(rows).max(1))
+    rows, others = units(rows, others)
     size = max(1, N_COSINES // len(others))
     best = [(block @ others.T).max(1) for block in rows.split(size)]
     return Nearest(torch.cat([b.values for b in best]).clamp(-1, 1), torch.cat([b.indices for b in best]))
@@ -59,6 +58,15 @@ def unit(rows: Float[Tensor, "n_rows d"]) -> Float[Tensor, "n_rows d"]:
     rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
     # Rows are scaled first, because the norm of a tiny row would underflow.
     return normalize(rows / rows.abs().amax(1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny), dim=1)
+
+
+def units(
+    rows: Float[Tensor, "n_rows d"], others: Float[Tensor, "n_others d_others"]
+) -> tuple[Float[Tensor, "n_rows d"], Float[Tensor, "n_others d_others"]]:
+    """Returns the rows of two matrices with norm 1, in the wider of their dtypes and on the device of the first."""
+    rows, others = unit(rows), unit(others)
+    dtype = torch.promote_types(rows.dtype, others.dtype)
+    return rows.to(dtype), others.to(rows.device, dtype)
 
 
 def decoder_of(name: str, value: Any) -> Float[Tensor, "n_latents d_out"]:

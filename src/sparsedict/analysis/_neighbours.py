@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.analysis._cosines import N_COSINES, decoder_of, unit
+from sparsedict.analysis._cosines import N_COSINES, decoder_of, units
 from sparsedict.display import Displayed
 from sparsedict.torch_state import in_own_state
 
@@ -46,8 +46,8 @@ def neighbours(a: Any, b: Any = None, *, k: int = 5) -> Neighbours:
         >>> neighbours(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1]]), k=1).latents.flatten()
         tensor([2, 2, 0])
     """
-    rows = unit(decoder_of("a", a))
-    others = rows if b is None else unit(decoder_of("b", b)).to(rows.device)
+    rows = decoder_of("a", a)
+    rows, others = units(rows, rows if b is None else decoder_of("b", b))
     if rows.shape[1] != others.shape[1]:
         raise ValueError(
             f"`a` and `b` must write activations of the same width, got {rows.shape[1]} and {others.shape[1]}."

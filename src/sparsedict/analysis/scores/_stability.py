@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.analysis._cosines import directions, unit
+from sparsedict.analysis._cosines import directions, units
 from sparsedict.analysis.scores._extra import needed
 from sparsedict.analysis.scores._result import LatentScores
 from sparsedict.seeds import generator
@@ -99,7 +99,8 @@ def _cosines(
                 f"`{name}` must have {role} rows of the same width as `dictionary`, {mine.shape[1]}, got "
                 f"{theirs.shape[1]}."
             )
-        found.append(unit(mine).cpu() @ unit(theirs).cpu().T)
+        mine, theirs = units(mine.cpu(), theirs.cpu())
+        found.append(mine @ theirs.T)
     return torch.stack(found).mean(0)
 
 
