@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -16,12 +14,14 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.analysis import LatentRecords, collect
 from sparsedict.batches import Points
+from sparsedict.pages._earlier import has_earlier
 from sparsedict.pages._facts import DictionaryFacts, gather
-from sparsedict.pages._saved_records import save_records
+from sparsedict.pages._saved_records import RECORDS, save_records
 from sparsedict.pages._shards import Shards, TokenNumbers, dictionary_entry, sample, script, table
 from sparsedict.pages._strings import TokenStrings, token_strings
 from sparsedict.progress import progress_bar
 from sparsedict.sites import Site, Sites
+from sparsedict.storage import replace_folder
 
 PROGRAM = ("index.html", "pages.css", "base.js", "query.js", "list.js", "latent.js", "app.js")
 """Files of the package that are copied to the folder."""
@@ -77,8 +77,7 @@ def write(
         ValueError: If names or lengths of records or scores differ from those of the dictionaries.
 
     Example:
-        >>> import tempfile
-        >>> import sparsedict as sd
+        >>>         >>> import sparsedict as sd
         >>> site = sd.Site(sd.zoo.load_model(), "transformer.h.1.mlp", exclude_tokens=[0])
         >>> tokens = sd.zoo.tokens("evaluation", n_tokens=4096)
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -129,31 +128,27 @@ def write_pages(
     Raises:
         FileExistsError: If the folder contains other files.
     """
-    folder = checks.path("path", path, "a folder").absolute()
+    folder = checks.path("path", path, "a folder").resolve()
     check_folder(folder)
     numbers = TokenNumbers(facts)
     if progress:
         size = sum(map(len, _fixed(facts, numbers, strings, title).values())) + _size_of_shards(facts, numbers)
         size += sum(own.records.n_bytes for own in facts.values()) if keep_records else 0
         print(f"writing about {size / 1e6:,.1f} MB of pages", file=sys.stderr, flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+
+    def fill(target: Path) -> None:
         n_shards = sum(len(Shards(own, numbers)) for own in facts.values())
         with progress_bar("writing pages", total=n_shards, unit="files", shown=progress) as bar:
             for name, content in _files(facts, numbers, strings, title):
-                file = beside / name
+                file = target / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(content)
                 bar.update(file.stem.isdecimal())
         if keep_records:
-            save_records(beside, {name: own.records for name, own in facts.items()})
-        beside.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        beside.rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            save_records(target, {name: own.records for name, own in facts.items()})
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    replace_folder(folder, fill)
     return Path(path) / "index.html"
 
 
@@ -163,10 +158,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         FileExistsError: If it is a file, or contains other files than earlier pages.
     """
-    if folder.is_dir() and (not any(folder.iterdir()) or (folder / MANIFEST).is_file()):
-        return
-    if folder.exists():
-        raise FileExistsError(f"`path` must be a new or empty folder, or one with earlier pages, but {folder} isn't.")
+    has_earlier(folder, MANIFEST, (*PROGRAM, "data", RECORDS), "set of pages")
 
 
 def _fixed(

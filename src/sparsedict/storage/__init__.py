@@ -9,7 +9,14 @@ the save. Finally, the weights are renamed. A reader uses the weights whose dige
 A folder must have only one writer at a time.
 """
 
-from sparsedict.storage._atomic import discard_folder, make_folder, replace_file, sync_folder, sync_tree
+from sparsedict.storage._atomic import (
+    discard_folder,
+    make_folder,
+    replace_file,
+    replace_folder,
+    sync_folder,
+    sync_tree,
+)
 from sparsedict.storage._checkpoint import CHECKPOINT, NewerVersionError, read_checkpoint, write_checkpoint
 from sparsedict.storage._description import FORMAT_VERSION, Description, Named, installed_version
 from sparsedict.storage._documents import MAX_DOCUMENT, parse_document, read_document, write_document
@@ -54,6 +61,7 @@ __all__ = [
     "regular_file",
     "release_lock",
     "replace_file",
+    "replace_folder",
     "save_tensors",
     "stored_tensors",
     "sync_folder",

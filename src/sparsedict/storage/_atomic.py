@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 MAX_SINGLE = 64
@@ -41,21 +42,47 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
         path: The folder, which must not exist. The next call removes temporary files of an interrupted call.
         fill: Function that writes the files into a folder.
     """
+    with _filled(path, fill) as scratch:
+        scratch.rename(path)
+    sync_folder(path.parent)
+
+
+def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Creates a folder of files, in the place of an earlier folder if there is one.
+
+    An error in ``fill`` leaves the earlier folder as it is.
+
+    Args:
+        path: The folder. The next call removes temporary files of an interrupted call.
+        fill: Function that writes the files into a folder.
+    """
+    with _filled(path, fill) as scratch:
+        earlier = path.with_name(f".{path.name}.removing")
+        shutil.rmtree(earlier, ignore_errors=True)
+        if path.exists():
+            path.rename(earlier)
+        scratch.rename(path)
+        shutil.rmtree(earlier, ignore_errors=True)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def _filled(path: Path, fill: Callable[[Path], None]) -> Iterator[Path]:
+    """Context with a complete folder of files beside ``path``, on disk. It is removed at the end if it wasn't moved."""
     scratch = path.with_name(f".{path.name}.writing")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
         fill(scratch)
         found = list(scratch.rglob("*"))
-        _sync_all([path for path in found if path.is_file()])
+        _sync_all([file for file in found if file.is_file()])
         for inner in found:
             if inner.is_dir():
                 sync_folder(inner)
         sync_folder(scratch)
-        scratch.rename(path)
+        yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    sync_folder(path.parent)
 
 
 def discard_folder(path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -13,10 +11,12 @@ from typing import Any
 from sparsedict import checks
 from sparsedict.analysis import LatentRecords
 from sparsedict.circuits import AttributionGraph
+from sparsedict.pages._earlier import has_earlier
 from sparsedict.pages._shards import script
 from sparsedict.pages._strings import TokenStrings, token_strings
 from sparsedict.pages.graphs._content import content
 from sparsedict.pages.graphs._examples import LatentPages, TokenTable, record_entry
+from sparsedict.storage import replace_folder
 
 SHARED = ("pages.css", "base.js", "latent.js")
 OWN = ("index.html", "graph.css", "prune.js", "layout.js", "panel.js", "pins.js", "graph.js")
@@ -70,7 +70,7 @@ def write_graph(
         ...     write_graph(folder, graph, strings=sd.pages.token_strings(sd.zoo.load_tokenizer())).name
         'index.html'
     """
-    folder = checks.path("path", path, "a folder").absolute()
+    folder = checks.path("path", path, "a folder").resolve()
     check_graph_folder(folder, force)
     checks.in_range("node", node, 0.0, 1.0, open_low=True)
     checks.at_least("max_nodes", max_nodes, 1)
@@ -79,7 +79,16 @@ def write_graph(
         raise ValueError(f"`latents` must have names of layers, any of {list(graph.layers)}, got {unknown[0]!r}.")
     if graph.checked is None and graph.checker is not None:
         graph = graph.with_check()
-    _replace(folder, _files(graph, strings, latents, title, node, max_nodes))
+    found = _files(graph, strings, latents, title, node, max_nodes)
+
+    def fill(target: Path) -> None:
+        for name, own in found.items():
+            file = target / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(own)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    replace_folder(folder, fill)
     return Path(path) / "index.html"
 
 
@@ -89,16 +98,8 @@ def check_graph_folder(folder: Path, force: bool) -> None:
     Raises:
         FileExistsError: If it contains a graph and ``force`` is false, or it contains other files.
     """
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.is_dir() and (folder / DATA).is_file():
-        if force:
-            return
+    if has_earlier(folder, DATA, (*SHARED, *OWN, "data", "circuit-tracer"), "graph") and not force:
         raise FileExistsError(f"`path` already has a graph in {folder}. Pass force=True to replace it.")
-    if folder.exists() or folder.is_symlink():
-        raise FileExistsError(
-            f"`path` must be a new or empty folder, or one with an earlier graph, but {folder} isn't."
-        )
 
 
 def _files(
@@ -128,20 +129,3 @@ def _entry(source: LatentRecords | LatentPages, latent: int, strings: TokenStrin
     if isinstance(source, LatentPages):
         return source.entry(latent, table)
     return record_entry(source, latent, strings or token_strings(), table)
-
-
-def _replace(folder: Path, content: Mapping[str, bytes]) -> None:
-    """Writes the files beside the folder, which they then replace."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        for name, own in content.items():
-            file = beside / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(own)
-        beside.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        beside.rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
