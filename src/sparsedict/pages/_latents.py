@@ -77,7 +77,8 @@ def write(
         ValueError: If names or lengths of records or scores differ from those of the dictionaries.
 
     Example:
-        >>>         >>> import sparsedict as sd
+        >>> import tempfile
+        >>> import sparsedict as sd
         >>> site = sd.Site(sd.zoo.load_model(), "transformer.h.1.mlp", exclude_tokens=[0])
         >>> tokens = sd.zoo.tokens("evaluation", n_tokens=4096)
         >>> with tempfile.TemporaryDirectory() as folder:
