@@ -30,6 +30,7 @@ FLOORS = {
         ),
         0.0,
     ),
+    **dict.fromkeys(("parallel",), 0.5),
     **dict.fromkeys(("activations", "norms", "storage", "kernels"), 1.0),
     **dict.fromkeys(("hub",), 1.2),
     **dict.fromkeys(("adapters", "interventions"), 1.5),

@@ -7,7 +7,10 @@ from typing import Any
 
 from sparsedict.batches import Activations, Points, aliases, lookup, names_of, sites_of
 from sparsedict.data._row_source import BEGINNING, Chunk, Position, RowSource
+from sparsedict.parallel import Alone, Parallel
 from sparsedict.torch_state import in_own_state
+
+ALONE = Alone()
 
 
 class Batches(Iterator[Activations]):
@@ -30,7 +33,16 @@ class Batches(Iterator[Activations]):
         n_tokens_yielded: Number of tokens returned so far, over all passes.
     """
 
-    def __init__(self, source: RowSource, *, batch_size: int | None, seed: int | None, repeat: bool) -> None:
+    def __init__(
+        self,
+        source: RowSource,
+        *,
+        batch_size: int | None,
+        seed: int | None,
+        repeat: bool,
+        parallel: Parallel = ALONE,
+    ) -> None:
+        self._parallel = parallel
         self.batch_size = batch_size
         self.n_tokens_yielded: int = 0
         self.epoch: int = 0
@@ -135,7 +147,7 @@ class Batches(Iterator[Activations]):
     def _take(self) -> list[Activations]:
         pieces: list[Activations] = []
         n_taken = 0
-        while not pieces or (self.batch_size is not None and n_taken < self.batch_size):
+        while not n_taken or (self.batch_size is not None and n_taken < self.batch_size):
             chunk = self._current()
             if chunk is None:
                 if self._n_pass == 0:
@@ -154,12 +166,31 @@ class Batches(Iterator[Activations]):
             stop = chunk.stop(self._row, wanted, self.batch_size or wanted)
             if stop == self._row:
                 break
-            pieces.append(chunk.rows(self._row, stop))
+            piece = self._own(chunk, stop, n_taken)
+            if piece is not None:
+                pieces.append(piece)
             n_taken += stop - self._row
             self.n_tokens_yielded += stop - self._row
             self._n_pass += stop - self._row
             self._row = stop
-        return pieces
+        if not n_taken or n_taken >= self._parallel.n_parts:
+            return pieces
+        raise ValueError(
+            f"`batch_size` must be at least the number of ranks, {self._parallel.n_parts}, got a batch of {n_taken} "
+            "tokens."
+        )
+
+    def _own(self, chunk: Chunk, stop: int, n_taken: int) -> Activations | None:
+        """Returns this rank's rows of the next piece of a batch: row ``j`` of a batch belongs to part ``j % n_parts``.
+
+        Args:
+            chunk: The current chunk.
+            stop: Row of the chunk after the piece.
+            n_taken: Number of rows of the batch before the piece.
+        """
+        part, n_parts = self._parallel.part, self._parallel.n_parts
+        start = self._row + (part - n_taken) % n_parts
+        return chunk.rows(start, stop, n_parts) if start < stop else None
 
     def _current(self) -> Chunk | None:
         """Returns the chunk of the next row, or None at the end of the pass."""

@@ -61,11 +61,14 @@ class Chunk:
             return self.cuts[fits]
         return self.cuts[bisect_right(self.cuts, start)] if wanted >= max_rows else start
 
-    def rows(self, start: int, stop: int) -> Activations:
-        """Returns the rows from ``start`` to ``stop`` in the order of the chunk, copied if ``order`` isn't ``None``."""
+    def rows(self, start: int, stop: int, step: int = 1) -> Activations:
+        """Returns every ``step``-th row from ``start`` to ``stop`` in the order of the chunk.
+
+        They are copied if ``order`` isn't ``None`` or ``step`` isn't 1.
+        """
         if self.order is None:
-            return self.activations.map(lambda value: _trainable(value[start:stop]))
-        return self.activations.rows(self.order[start:stop])
+            return self.activations.map(lambda value: _trainable(value[start:stop:step]))
+        return self.activations.rows(self.order[start:stop:step])
 
 
 def _trainable(rows: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ from sparsedict import checks
 from sparsedict.batches import Activations
 from sparsedict.data._batches import Batches
 from sparsedict.data._row_source import RowSource
+from sparsedict.parallel import Alone, Parallel
+
+ALONE = Alone()
 
 
 class ActivationSource(Iterable[Activations], ABC):
@@ -71,9 +74,15 @@ class ActivationSource(Iterable[Activations], ABC):
         batches.load_state_dict({**batches.state_dict(), "epoch": checks.at_least("number", number, 0)})
         return batches
 
-    def batches(self, *, repeat: bool = True) -> Batches:
-        """Returns a new iterator over repeated passes, or over a single pass."""
-        self._latest = Batches(self._rows(), batch_size=self.batch_size, seed=self.seed, repeat=repeat)
+    def batches(self, *, repeat: bool = True, parallel: Parallel = ALONE) -> Batches:
+        """Returns a new iterator over repeated passes, or over a single pass.
+
+        Args:
+            repeat: Whether to make further passes.
+            parallel: The ranks of a run. Each receives its part of every batch.
+        """
+        options: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed, "repeat": repeat}
+        self._latest = Batches(self._rows(), parallel=parallel, **options)
         return self._latest
 
     def state_dict(self) -> dict[str, Any]:

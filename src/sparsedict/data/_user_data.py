@@ -15,9 +15,11 @@ from sparsedict.batches import Activations
 from sparsedict.data._activation_forms import as_batch, as_one_batch, shared_points
 from sparsedict.data._batches import Batches
 from sparsedict.data._row_source import BEGINNING, Chunk, Position, RowSource
+from sparsedict.parallel import Alone, Parallel
 from sparsedict.seeds import permutation
 from sparsedict.torch_state import InCallersState, in_own_state
 
+ALONE = Alone()
 DEFAULT_BATCH_SIZE = 4096
 DEFAULT_SEED = 0
 
@@ -26,7 +28,7 @@ DEFAULT_SEED = 0
 class Batched(Protocol):
     """Data with its own batch size and seed, such as an `ActivationStream`."""
 
-    def batches(self, *, repeat: bool = True) -> Batches: ...
+    def batches(self, *, repeat: bool = True, parallel: Parallel = ...) -> Batches: ...
 
 
 @runtime_checkable
@@ -39,7 +41,14 @@ class Positioned(Protocol):
 
 
 @in_own_state
-def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = None, repeat: bool = True) -> Batches:
+def as_batches(
+    data: Any,
+    *,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    repeat: bool = True,
+    parallel: Parallel = ALONE,
+) -> Batches:
     """Returns batches of any form of data, from the beginning.
 
     Args:
@@ -52,6 +61,7 @@ def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = N
         batch_size: Tokens per batch, 4,096 by default. Must be omitted for streams and iterables of batches.
         seed: Seed of the shuffle, 0 by default. Must be omitted for streams.
         repeat: Whether to make further passes, with new shuffles, after the last token.
+        parallel: The ranks of the run. Each receives its part of every batch.
 
     Raises:
         TypeError: If ``data`` has none of these forms, or holds integers.
@@ -66,12 +76,14 @@ def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = N
     if isinstance(data, Batched):
         _check_omitted(batch_size, "batch_size", data, "the stream")
         _check_omitted(seed, "seed", data, "the stream")
-        return data.batches(repeat=repeat)
+        return data.batches(repeat=repeat) if parallel.n_parts == 1 else data.batches(repeat=repeat, parallel=parallel)
     held = as_one_batch(data)
     if held is not None:
         size = checks.at_least("batch_size", DEFAULT_BATCH_SIZE if batch_size is None else batch_size, 1)
         used_seed = checks.at_least("seed", DEFAULT_SEED if seed is None else seed, 0)
-        return Batches(_InMemoryRows(held, used_seed), batch_size=size, seed=used_seed, repeat=repeat)
+        return Batches(
+            _InMemoryRows(held, used_seed), batch_size=size, seed=used_seed, repeat=repeat, parallel=parallel
+        )
     if hasattr(data, "to_numpy"):
         raise TypeError(
             f"`data` must be a tensor or an array [n_tokens, d], got a {type(data).__name__}. Pass `data.to_numpy()`."
@@ -85,7 +97,7 @@ def as_batches(data: Any, *, batch_size: int | None = None, seed: int | None = N
     used_seed = checks.at_least("seed", DEFAULT_SEED if seed is None else seed, 0) if shuffled else None
     rows = _IterableRows(data, used_seed)
     _check_omitted(batch_size, "batch_size", data, "the object that creates the batches")
-    return Batches(rows, batch_size=None, seed=used_seed, repeat=repeat)
+    return Batches(rows, batch_size=None, seed=used_seed, repeat=repeat, parallel=parallel)
 
 
 def _check_omitted(value: int | None, name: str, data: object, owner: str) -> None:

@@ -22,6 +22,7 @@ from sparsedict.dictionaries._start import start_from
 from sparsedict.display import Displayed, short, table
 from sparsedict.kernels import StepContext
 from sparsedict.latents import Encoding, SparseLatents, Support, firing_counts, per_entry
+from sparsedict.parallel import Alone, WholeBatch
 from sparsedict.types import DictionaryOutput
 
 Kind = TypeVar("Kind", bound="Dictionary")
@@ -257,7 +258,13 @@ class ForwardPass(Displayed):
 
     @property
     def n_tokens(self) -> int:
+        """Number of tokens of this rank, which is all of the batch in a run in a single process."""
         return len(self.inputs)
+
+    @property
+    def whole(self) -> WholeBatch:
+        """The batch over all ranks. Terms that aren't linear in a mean over tokens need its :meth:`WholeBatch.mean`."""
+        return self.context.whole or Alone().whole(self.n_tokens)
 
     @property
     def activation(self) -> Activation:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sparsedict.kernels._capacity import Capacity
 from sparsedict.kernels._workspace import Workspace
+from sparsedict.parallel import WholeBatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +22,10 @@ class StepContext:
         workspace: Memory to reuse on the CPU; ``None`` to allocate new tensors.
         capacity: Enables selection without synchronisation. The training step must check
             :meth:`~sparsedict.kernels.Capacity.was_sufficient` after the step. ``None`` disables it.
+        whole: The batch over all ranks, of which the rows of the step are a part; ``None`` if they are all.
     """
 
     training: bool = True
     workspace: Workspace | None = None
     capacity: Capacity | None = None
+    whole: WholeBatch | None = None

@@ -12,8 +12,10 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.batches import UNNAMED, Activations, point_name
 from sparsedict.data import Batches
+from sparsedict.parallel import Alone, Parallel
 from sparsedict.training._interrupt import Interrupt
 
+ALONE = Alone()
 N_SAMPLED = 8
 """Rows of the last batch that a checkpoint stores, to verify the data on resume."""
 
@@ -27,22 +29,34 @@ class BatchQueue:
     A checkpoint stores the position of the last training batch and some of its rows. On resume, that batch is read
     again and compared with the stored rows. Different data, or the same data in another order, raises an error.
 
+    Attributes:
+        n_latest: Number of tokens over all ranks of the batch that `next_batch` returned last.
+
     Args:
         batches: The source of the batches.
+        parallel: The ranks of the run.
     """
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: Batches, parallel: Parallel = ALONE) -> None:
+        self._parallel = parallel
         self.batches = batches
-        self._waiting: deque[tuple[dict[str, Any], Activations]] = deque()
+        self._waiting: deque[tuple[dict[str, Any], Activations, int]] = deque()
         self._position = batches.state_dict()
         self._latest: Activations | None = None
+        self.n_latest: int = 0
 
     def peek(self, index: int) -> Activations:
         """Returns the batch that `next_batch` will return after ``index`` others, without removing it."""
         while len(self._waiting) <= index:
             place = self.batches.state_dict()
-            self._waiting.append((place, self.batches.next_batch()))
+            batch = self.batches.next_batch()
+            self._waiting.append((place, batch, self.batches.n_tokens_yielded - place["n_served"]))
         return self._waiting[index][1]
+
+    def size(self, index: int) -> int:
+        """Returns the number of tokens over all ranks of the batch that ``peek(index)`` returns."""
+        self.peek(index)
+        return self._waiting[index][2]
 
     def next_batch(self, interrupt: Interrupt | None = None) -> Activations:
         """Returns the next batch and removes it from the queue.
@@ -51,20 +65,21 @@ class BatchQueue:
             interrupt: Signals of the run. A signal stops the computation of the batch, which then stays in the queue.
         """
         interrupt = Interrupt() if interrupt is None else interrupt
-        interrupt.is_waiting = True
+        # Other ranks would wait for this rank's part of the step.
+        interrupt.is_waiting = self._parallel.n_ranks == 1
         try:
             self.peek(0)
         finally:
             interrupt.is_waiting = False
-        self._position, self._latest = self._waiting.popleft()
+        self._position, self._latest, self.n_latest = self._waiting.popleft()
         return self._latest
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position and some rows of the last returned batch, and the positions of batches read ahead."""
-        ahead = [place for place, _ in self._waiting]
+        ahead = [place for place, _, _ in self._waiting]
         if self._latest is None:
             return {"place": ahead[0] if ahead else self._position, "rows": None, "ahead": ahead}
-        return {"place": self._position, "rows": _sample(self._latest), "ahead": ahead}
+        return {"place": self._position, "rows": self._sample(), "ahead": ahead}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Moves to the position after the last returned batch.
@@ -81,7 +96,8 @@ class BatchQueue:
         self.batches.load_state_dict(state["place"])
         self._position = dict(state["place"])
         if state["rows"] is not None:
-            now = _sample(self.next_batch())
+            self.next_batch()
+            now = self._sample()
             _compare(_migrate(state["rows"], now), now)
         # Batches that had been read ahead are read again, because reading may draw from the global generator.
         for place in state.get("ahead", ()):
@@ -90,11 +106,22 @@ class BatchQueue:
                 torch.set_rng_state(random[1])
             self.peek(len(self._waiting))
 
-
-def _sample(batch: Activations) -> dict[str, Tensor]:
-    count = min(batch.n_tokens, N_SAMPLED)
-    index = torch.linspace(0, batch.n_tokens - 1, count, device="cpu", dtype=torch.float32).round().long()
-    return {name: value[index.to(value.device)].cpu() for name, value in batch.items()}
+    def _sample(self) -> dict[str, Tensor]:
+        """Returns some rows of the last returned batch, over all ranks."""
+        batch, parallel = self._latest, self._parallel
+        assert batch is not None  # a batch was returned
+        count = min(self.n_latest, N_SAMPLED)
+        index = torch.linspace(0, self.n_latest - 1, count, device="cpu", dtype=torch.float32).round().long()
+        if parallel.n_parts == 1:
+            return {name: value[index.to(value.device)].cpu() for name, value in batch.items()}
+        is_own, rows = index % parallel.n_parts == parallel.part, index // parallel.n_parts
+        is_own &= rows < batch.n_tokens
+        sample = {}
+        for name, value in batch.items():
+            own = torch.zeros(count, value.shape[1], dtype=value.dtype, device="cpu")
+            own[is_own] = value[rows[is_own].to(value.device)].cpu()
+            sample[name] = parallel.sum(own)
+        return sample
 
 
 def _migrate(rows: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,10 +9,12 @@ import shutil
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from sparsedict import checks
+from sparsedict.parallel import Alone, Parallel
 from sparsedict.storage import (
     NewerVersionError,
     StorageError,
@@ -27,6 +29,7 @@ from sparsedict.training._settings import differences, renamed_paths, renamed_se
 Every = int | timedelta
 """Steps or time between two checkpoints."""
 
+ALONE = Alone()
 LOCK = "lock"
 """Name of the file that is locked while a process trains in the folder."""
 
@@ -46,6 +49,7 @@ class Checkpoints:
         every: Steps or time between two checkpoints.
         keep: Number of checkpoints to keep.
         resume: Whether to resume from the newest checkpoint, if there is one.
+        parallel: The ranks of the run. Only rank 0 reads and writes the folder. Errors are raised on all ranks.
 
     Raises:
         NotADirectoryError: If the folder is a file.
@@ -54,7 +58,15 @@ class Checkpoints:
         OSError: If the folder isn't writable.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, every: Every, keep: int, resume: bool) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        every: Every,
+        keep: int,
+        resume: bool,
+        parallel: Parallel = ALONE,
+    ) -> None:
         if not isinstance(every, timedelta):
             every = checks.at_least("checkpoint_every", every, 1)
         elif every <= timedelta(0):
@@ -65,14 +77,19 @@ class Checkpoints:
         self._settings: Mapping[str, Any] = {}
         self._last_time = time.monotonic()
         self.last_step: int | None = None
-        self._lock = self._open_folder()
+        self._parallel = parallel
+        self._lock = parallel.on_main(partial(self._open, resume))
+
+    def _open(self, resume: bool) -> IO[bytes]:
+        lock = self._open_folder()
         steps = self.steps()
         if steps and not resume:
-            self.close()
+            release_lock(lock)
             raise FileExistsError(
                 f"`checkpoint` must be a folder without checkpoints if `resume` is False, but {self.folder} contains "
                 f"one of step {steps[-1]:,}. Pass resume=True to resume that run, or choose another folder."
             )
+        return lock
 
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints in the folder, in ascending order."""
@@ -91,7 +108,8 @@ class Checkpoints:
             StorageError: If there are checkpoints but none of them can be read.
         """
         self._settings = {"run": settings, "environment": environment}
-        found = self._read_newest()
+        # The file system of the folder may be that of rank 0 alone.
+        found = self._parallel.share(self._parallel.on_main(self._read_newest))
         if found is None:
             return None
         self.last_step, before, state = found
@@ -104,7 +122,7 @@ class Checkpoints:
                 f"{shown}{more}. Restore these settings to resume that run, or choose another folder."
             )
         changes = list(differences(before.get("environment"), environment))
-        if changes:
+        if changes and self._parallel.is_main:
             checks.warn(
                 f"The run in {self.folder} resumes in a different environment: {'; '.join(changes)}. "
                 "The last bits of the result may differ from those of an uninterrupted run."
@@ -123,6 +141,11 @@ class Checkpoints:
         Raises:
             OSError: If the checkpoint can't be written. Earlier checkpoints are left unchanged.
         """
+        self._parallel.on_main(partial(self._write, step, state))
+        self.last_step = step
+        self._last_time = time.monotonic()
+
+    def _write(self, step: int, state: Mapping[str, Any]) -> None:
         target = self._path(step)
         try:
             self._remove_unusable(step)
@@ -131,8 +154,6 @@ class Checkpoints:
                 discard_folder(self._path(old))
         except OSError as error:
             raise self._write_error(error, step) from error
-        self.last_step = step
-        self._last_time = time.monotonic()
 
     def _remove_unusable(self, step: int) -> None:
         """Removes incomplete checkpoints of killed processes, and checkpoints of later steps, which are unreadable."""
@@ -203,4 +224,5 @@ class Checkpoints:
 
     def close(self) -> None:
         """Unlocks the folder for other processes."""
-        release_lock(self._lock)
+        if self._lock is not None:
+            release_lock(self._lock)

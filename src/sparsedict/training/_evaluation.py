@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.dictionaries import Dictionary
 from sparsedict.latents import Encoding, fires
+from sparsedict.parallel import Parallel
 from sparsedict.penalties import Penalty
 
 MAX_TOKENS = 1024
@@ -25,14 +26,20 @@ TOLERANCE = 0.2
 
 
 @torch.no_grad()
-def evaluation_l0(dictionary: Dictionary, inputs: Float[Tensor, "n_tokens d_in"]) -> float:
-    """Returns the mean number of active latents per token in evaluation mode, then restores training mode."""
+def evaluation_l0(dictionary: Dictionary, inputs: Float[Tensor, "n_tokens d_in"], parallel: Parallel) -> float:
+    """Returns the mean number of active latents per token in evaluation mode, then restores training mode.
+
+    Args:
+        dictionary: The dictionary in training.
+        inputs: Tokens, the same on all ranks.
+        parallel: The ranks of the run.
+    """
     # Small blocks need little memory compared with the weights.
     blocks = inputs.split(max(MIN_ROWS, dictionary.d_in // 16))
     dictionary.eval()
     try:
         fired = torch.stack([fires(dictionary.encode_sparse(block).values).sum() for block in blocks])
-        return fired.sum().item() / len(inputs)
+        return parallel.sum_latents(fired.sum()).item() / len(inputs)
     finally:
         dictionary.train()
 

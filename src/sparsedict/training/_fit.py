@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from sparsedict.data import as_batches
 from sparsedict.dictionaries import Dictionary
 from sparsedict.kernels import Workspace
 from sparsedict.losses import Loss, SquaredError
+from sparsedict.parallel import Alone, Parallel
 from sparsedict.penalties import Penalty
 from sparsedict.torch_state import in_own_state, without_inference_
 from sparsedict.training._batch_queue import BatchQueue
@@ -32,6 +34,7 @@ from sparsedict.training._validation import check_callbacks, check_checkpoint, c
 from sparsedict.training.callbacks import Callback
 from sparsedict.training.schedules import Cosine, Schedule
 
+ALONE = Alone()
 COSINE = Cosine(warm_up=0.2)
 SQUARED_ERROR = SquaredError()
 DEFAULT_EVERY = timedelta(minutes=10)
@@ -62,6 +65,7 @@ def fit(
     checkpoint_keep: int | None = None,
     resume: bool = False,
     deterministic: bool = False,
+    parallel: Parallel = ALONE,
 ) -> History:
     """Trains a dictionary in place. Training continues from the current weights if they were trained or set before.
 
@@ -99,6 +103,7 @@ def fit(
             interrupted run, with the data from its beginning. On the same machine and with the same number of threads,
             the result is bit-identical to that of an uninterrupted run; on a GPU this needs ``deterministic=True``.
         deterministic: Whether PyTorch uses deterministic algorithms only, which may be slower on a GPU.
+        parallel: The processes of the run: one by default, or all that ``torchrun`` started. Each makes the same call.
 
     Returns:
         The records of the run.
@@ -111,6 +116,7 @@ def fit(
         OSError: If a checkpoint can't be written, for instance on a full disk. Earlier checkpoints are left unchanged.
         KeyboardInterrupt: After Ctrl-C, once the step is finished and its checkpoint is written.
         NonFiniteLossError: If the loss becomes NaN or infinite. The last finite state is restored first.
+        RankError: If another process of the run failed. The error names its rank.
 
     Example:
         >>> import torch, sparsedict as sd
@@ -136,6 +142,7 @@ def fit(
         checkpoint_keep=checkpoint_keep,
         resume=resume,
         deterministic=deterministic,
+        parallel=parallel,
     )[""]
 
 
@@ -157,6 +164,7 @@ def fit_many(
     checkpoint_keep: int | None = None,
     resume: bool = False,
     deterministic: bool = False,
+    parallel: Parallel = ALONE,
 ) -> dict[str, History]:
     """Trains several dictionaries in one pass over the data, so that a sweep computes the activations once.
 
@@ -176,6 +184,7 @@ def fit_many(
         checkpoint_keep: See :func:`fit`.
         resume: See :func:`fit`.
         deterministic: See :func:`fit`.
+        parallel: See :func:`fit`.
 
     Returns:
         The records of each dictionary, by name.
@@ -188,24 +197,29 @@ def fit_many(
     check_checkpoint(checkpoint, checkpoint_every, checkpoint_keep, resume)
     callbacks = check_callbacks(callbacks)
     check_trainees(trainees)
+    if not isinstance(parallel, Parallel):
+        raise TypeError(f"`parallel` must be sd.DataParallel() or another Parallel, got {parallel!r}.")
     for trainee in trainees.values():
         without_inference_(trainee.dictionary)
     with ExitStack() as stack:
-        checkpoints = _open_checkpoints(checkpoint, checkpoint_every, checkpoint_keep, resume)
+        stack.enter_context(parallel.running())
+        checkpoints = _open_checkpoints(checkpoint, checkpoint_every, checkpoint_keep, resume, parallel)
         if checkpoints is not None:
             stack.enter_context(closing(checkpoints))
         stack.enter_context(deterministic_algorithms(deterministic))
+        trainees = {name: _divided(trainee, parallel, stack) for name, trainee in trainees.items()}
         optimizers = {name: trainee.make_optimizer() for name, trainee in trainees.items()}
-        batches = as_batches(data, batch_size=batch_size, seed=seed)
+        batches = parallel.together(lambda: as_batches(data, batch_size=batch_size, seed=seed, parallel=parallel))
         batches.expect(n_tokens)
-        queue = BatchQueue(batches)
+        queue = BatchQueue(batches, parallel)
         check_points(trainees, queue.batches)
         options = {"n_tokens": n_tokens, "log_every": log_every, "dead_after": dead_after, "autocast": autocast}
         settings = run_settings(trainees, optimizers, batches.description, deterministic=deterministic, **options)
-        state = None if checkpoints is None else checkpoints.load(settings, environment(devices_of(trainees)))
-        n_planned, units = initialise_(trainees, queue, n_tokens) if state is None else _saved_plan(state)
+        here = environment(devices_of(trainees), parallel.n_ranks)
+        state = None if checkpoints is None else checkpoints.load(settings, here)
+        n_planned, units = initialise_(trainees, queue, n_tokens, parallel) if state is None else _saved_plan(state)
         plan: dict[str, Any] = {"n_steps": n_planned, "dead_after": dead_after, "autocast": autocast}
-        trainers = _make_trainers(trainees, optimizers, units, **plan)
+        trainers = _make_trainers(trainees, optimizers, units, parallel=parallel, **plan)
         loop = Loop(
             trainers,
             queue,
@@ -215,6 +229,7 @@ def fit_many(
             callbacks=callbacks,
             checkpoints=checkpoints,
             progress=progress,
+            parallel=parallel,
         )
         if state is not None:
             loop.load_state_dict(state)
@@ -222,14 +237,25 @@ def fit_many(
     return {trainer.name: trainer.history for trainer in trainers}
 
 
+def _divided(trainee: Trainee, parallel: Parallel, stack: ExitStack) -> Trainee:
+    """Returns the trainee with the dictionary that this rank trains."""
+    dictionary = stack.enter_context(parallel.divided(trainee.dictionary))
+    return trainee if dictionary is trainee.dictionary else replace(trainee, dictionary=dictionary)
+
+
 def _open_checkpoints(
-    folder: str | os.PathLike[str] | None, every: int | timedelta | None, keep: int | None, resume: bool
+    folder: str | os.PathLike[str] | None,
+    every: int | timedelta | None,
+    keep: int | None,
+    resume: bool,
+    parallel: Parallel,
 ) -> Checkpoints | None:
     """Opens the folder of checkpoints, with defaults for options that were left out."""
     if folder is None:
         return None
     every = DEFAULT_EVERY if every is None else every
-    return Checkpoints(folder, every=every, keep=DEFAULT_KEEP if keep is None else keep, resume=resume)
+    keep = DEFAULT_KEEP if keep is None else keep
+    return Checkpoints(folder, every=every, keep=keep, resume=resume, parallel=parallel)
 
 
 def _saved_plan(state: Mapping[str, Any]) -> tuple[int, dict[str, Units | None]]:

@@ -6,15 +6,19 @@ import math
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.activations import Activation
 from sparsedict.batches import Activations
+from sparsedict.dictionaries import Dictionary
+from sparsedict.parallel import Alone, Parallel
 from sparsedict.training._batch_queue import BatchQueue
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._units import Units, measure_units
 from sparsedict.training._validation import check_widths
 
+ALONE = Alone()
 MAX_INITIAL_TOKENS = 32_768
 """Largest number of tokens for the initialisation of a dictionary. All of them are in memory at the same time."""
 
@@ -23,9 +27,9 @@ TOKENS_PER_LATENT = 4
 
 
 def initialise_(
-    trainees: Mapping[str, Trainee], queue: BatchQueue, n_tokens: int
+    trainees: Mapping[str, Trainee], queue: BatchQueue, n_tokens: int, parallel: Parallel = ALONE
 ) -> tuple[int, dict[str, Units | None]]:
-    """Initialises new dictionaries with tokens of the first batches.
+    """Initialises new dictionaries with tokens of the first batches of all ranks, equally on all ranks.
 
     Returns:
         The expected number of steps, and the parameter units of each trainee by name (``None`` for a trainee with an
@@ -42,39 +46,44 @@ def initialise_(
     sizes = [block.n_latents for trainee in untouched for block in trainee.dictionary.blocks()]
     n_wanted = max(sizes, default=0)
     held = [first]
-    n_held = first.n_tokens
+    n_held = queue.size(0)
     while n_held < min(TOKENS_PER_LATENT * n_wanted, MAX_INITIAL_TOKENS, n_tokens):
+        n_held += queue.size(len(held))
         held.append(queue.peek(len(held)))
-        n_held += held[-1].n_tokens
     new = {id(trainee) for trainee in untouched}
     for trainee in untouched:
-        dictionary = trainee.dictionary
-        weight = dictionary.decoder_bias
-        selected = [dictionary.select(batch.site(trainee.site)) for batch in held]
-        inputs, targets = (torch.cat(parts).to(weight.device, weight.dtype) for parts in zip(*selected, strict=True))
+        inputs, targets = (
+            torch.cat(parts) for parts in zip(*(_rows(trainee, own, parallel) for own in held), strict=True)
+        )
         # A dictionary that is initialised with NaN would have no finite state to be restored to.
         for part in (inputs, targets):
             checks.finite("data", part, "Find their cause before you train on this data.")
-        dictionary.initialise_(inputs, targets)
-    for trainee in trainees.values():
-        _begin_activation_(trainee, first.site(trainee.site), is_new=id(trainee) in new)
-    units = {name: _units(trainee, first.site(trainee.site)) for name, trainee in trainees.items()}
-    return math.ceil(n_tokens / first.n_tokens), units
+        trainee.dictionary.initialise_(inputs, targets)
+    units = {}
+    for name, trainee in trainees.items():
+        inputs, targets = _rows(trainee, first, parallel)
+        _begin_activation_(trainee.dictionary, inputs, targets, is_new=id(trainee) in new)
+        units[name] = measure_units(trainee.dictionary, inputs, targets) if trainee.has_relative_lr else None
+        # Processors of different kinds round differently.
+        parallel.broadcast_(start_tensors(trainee.dictionary))
+    return math.ceil(n_tokens / queue.size(0)), parallel.share(units)
 
 
-def _begin_activation_(trainee: Trainee, batch: Activations, *, is_new: bool) -> None:
-    dictionary = trainee.dictionary
+def start_tensors(dictionary: Dictionary) -> list[Tensor]:
+    """Returns all tensors that must be equal on the ranks that train replicas of a dictionary."""
+    return [*dictionary.state_dict().values(), *dictionary.activation_state.training_state().values()]
+
+
+def _rows(trainee: Trainee, batch: Activations, parallel: Parallel) -> tuple[Tensor, Tensor]:
+    """Returns the inputs and targets of a batch over all ranks."""
+    weight = trainee.dictionary.decoder_bias
+    selected = trainee.dictionary.select(batch.site(trainee.site))
+    inputs, targets = (parallel.rows(part.to(weight.device, weight.dtype)) for part in selected)
+    return inputs, targets
+
+
+def _begin_activation_(dictionary: Dictionary, inputs: Tensor, targets: Tensor, *, is_new: bool) -> None:
     if type(dictionary.activation).begin_ is Activation.begin_:
         return
-    weight = dictionary.decoder_bias
-    inputs, targets = (part.to(weight.device, weight.dtype) for part in dictionary.select(batch))
     latents = dictionary.scales(inputs, targets).latents
     dictionary.activation.begin_(dictionary.activation_state.entries(), latents=latents, is_new=is_new)
-
-
-def _units(trainee: Trainee, batch: Activations) -> Units | None:
-    if not trainee.has_relative_lr:
-        return None
-    weight = trainee.dictionary.decoder_bias
-    inputs, targets = (part.to(weight.device, weight.dtype) for part in trainee.dictionary.select(batch))
-    return measure_units(trainee.dictionary, inputs, targets)

@@ -74,18 +74,21 @@ class Interrupt:
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def call_handler(self) -> bool:
-        """Calls the handler that the program had installed for the signal, and returns whether the run continues.
+    def receive(self, number: int) -> None:
+        """Stops the run as if this process had received a signal, which another rank received."""
+        self.received = number if self.received is None or not self.ends else self.received
 
-        The run continues if such a handler returns. It stops if the program had no handler for the signal.
-        """
+    @property
+    def ends(self) -> bool:
+        """Whether a signal was received that ends the run, because the program has no handler for it."""
+        return self.received is not None and self._would_end(self.received)
+
+    def call_handler(self) -> None:
+        """Calls the program's handler of the received signal. If it returns, the run continues."""
         assert self.received is not None
-        if self._would_end(self.received):
-            return False
         number, self.received = self.received, None
         signal.signal(number, self._receive)
         self._before[number](number, None)
-        return True
 
     def stop(self, message: str) -> None:
         """Raises the exception that corresponds to the signal.
@@ -97,14 +100,14 @@ class Interrupt:
         assert self.received is not None
         if self.received == signal.SIGINT:
             raise KeyboardInterrupt(message)
-        if self._before[self.received] is not exit_on_signal:
+        if self._before.get(self.received) is not exit_on_signal:
             # A program that installs `exit_on_signal` prints the message itself.
             _print(message)
         raise Terminated(self.received, message)
 
     def _would_end(self, number: int) -> bool:
         """Returns whether the original handler would have ended the program."""
-        return self._before[number] in (signal.SIG_DFL, signal.default_int_handler, exit_on_signal)
+        return self._before.get(number, signal.SIG_DFL) in (signal.SIG_DFL, signal.default_int_handler, exit_on_signal)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         is_first = self.received is None

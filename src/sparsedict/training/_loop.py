@@ -9,6 +9,7 @@ from typing import Any
 
 from sparsedict.batches import Activations, names_of
 from sparsedict.display import shown
+from sparsedict.parallel import Alone, Parallel, of_rank, per_rank
 from sparsedict.progress import Progress, progress_bar
 from sparsedict.torch_state import callers_state
 from sparsedict.training._batch_queue import BatchQueue
@@ -20,6 +21,8 @@ from sparsedict.training._state import restore, stateful
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._trainer import DictionaryTrainer
 from sparsedict.training.callbacks import Callback
+
+ALONE = Alone()
 
 
 class Loop:
@@ -34,6 +37,7 @@ class Loop:
         callbacks: Called at each record.
         checkpoints: The folder that checkpoints are written to. ``None`` writes no checkpoints.
         progress: Whether to show a progress bar.
+        parallel: The ranks of the run. Only rank 0 shows progress and calls callbacks.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Loop:
         callbacks: Sequence[Callback],
         checkpoints: Checkpoints | None,
         progress: bool,
+        parallel: Parallel = ALONE,
     ) -> None:
         self.n_steps = 0
         self.n_seen = 0
@@ -57,7 +62,8 @@ class Loop:
         self._log_every = log_every
         self._callbacks = callbacks
         self._checkpoints = checkpoints
-        self._progress = progress
+        self._progress = progress and parallel.is_main
+        self._parallel = parallel
         parts = {trainer.name: trainer.trainee for trainer in trainers} | {"callbacks": callbacks}
         self._stateful = dict(found for name, part in parts.items() for found in stateful(part, name))
 
@@ -90,9 +96,7 @@ class Loop:
                 while self.n_seen < self._n_tokens:
                     with suppress(WaitInterrupted):
                         self._step(bar, interrupt)
-                    is_stopping = interrupt.received is not None
-                    self._checkpoint(is_stopping)
-                    if is_stopping and not interrupt.call_handler():
+                    if self._agree(interrupt):
                         break
             if interrupt.received is not None:
                 interrupt.stop(self._stop_message())
@@ -108,7 +112,7 @@ class Loop:
             "learners": {trainer.name: trainer.state_dict() for trainer in self._trainers},
             "parts": {path: part.state_dict() for path, part in self._stateful.items()},
             "feed": self._queue.state_dict(),
-            "random": random_state(),
+            "random": per_rank(self._parallel, random_state()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -123,14 +127,16 @@ class Loop:
         if self.n_seen < self._n_tokens:
             self._queue.load_state_dict(state["feed"])
         # Restored last, because reading the data again may draw random numbers.
-        set_random_state(state["random"])
+        own = of_rank(self._parallel, state["random"])
+        if own is not None:
+            set_random_state(own)
 
     def _step(self, bar: Progress, interrupt: Interrupt) -> None:
         batch = self._queue.next_batch(interrupt)
-        n = batch.n_tokens
+        n = self._queue.n_latest
         for trainer in self._trainers:
             upcoming = partial(self._upcoming, trainer.trainee, n)
-            trainer.train_step(batch.site(trainer.trainee.site), upcoming)
+            trainer.train_step(batch.site(trainer.trainee.site), upcoming, n)
         self.n_steps += 1
         self.n_seen += n
         bar.update(min(n, self._n_tokens - self.n_seen + n))
@@ -138,10 +144,14 @@ class Loop:
             is_last = self.n_seen >= self._n_tokens
             records = [trainer.record(is_last=is_last) for trainer in self._trainers]
             bar.set_postfix_str(_summary(records))
-            for trainer, record in zip(self._trainers, records, strict=True):
-                for callback in self._callbacks:
-                    with callers_state():
-                        callback(trainer.name, record, trainer.trainee.dictionary)
+            if self._callbacks:
+                self._parallel.on_main(partial(self._call_back, records))
+
+    def _call_back(self, records: Sequence[Record]) -> None:
+        for trainer, record in zip(self._trainers, records, strict=True):
+            for callback in self._callbacks:
+                with callers_state():
+                    callback(trainer.name, record, trainer.trainee.dictionary)
 
     def _upcoming(self, trainee: Trainee, n_now: int, n_tokens: int) -> Iterator[Activations]:
         """Yields the batches that follow the current batch of ``n_now`` tokens, up to the end of the run."""
@@ -150,14 +160,23 @@ class Loop:
         while left > 0:
             batch = self._queue.peek(index)
             yield batch.site(trainee.site)
-            left, index = left - batch.n_tokens, index + 1
+            left, index = left - self._queue.size(index), index + 1
 
-    def _checkpoint(self, at_once: bool) -> None:
+    def _agree(self, interrupt: Interrupt) -> bool:
+        """Writes a checkpoint if it is due, and returns whether the run stops because of a signal to any rank."""
         checkpoints = self._checkpoints
-        if checkpoints is None:
-            return
-        if at_once or self.n_seen >= self._n_tokens or checkpoints.is_due(self.n_steps):
+        is_due = checkpoints is not None and (self.n_seen >= self._n_tokens or checkpoints.is_due(self.n_steps))
+        own, ends = interrupt.received, interrupt.ends
+        rows = self._parallel.exchange(own or 0, int(ends), int(is_due))
+        # The clocks of ranks differ, so rank 0 decides.
+        if checkpoints is not None and (any(row[0] for row in rows) or rows[0][2]):
             self._write(checkpoints)
+        if own is not None and not ends:
+            interrupt.call_handler()
+        ending = next((row[0] for row in rows if row[1]), None)
+        if ending is not None:
+            interrupt.receive(ending)
+        return ending is not None
 
     def _write(self, checkpoints: Checkpoints) -> None:
         if checkpoints.last_step == self.n_steps:

@@ -11,9 +11,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sparsedict.dictionaries import ForwardPass
+from sparsedict.parallel import Alone, Parallel, per_rank, saved_values
 from sparsedict.penalties import Penalty
 from sparsedict.training._state import restore
 
+ALONE = Alone()
+SUMS = ("_terms", "_counts", "_target_sum")
 STATE = ("_terms", "_counts", "_target_sum", "_n_steps", "_n_tokens", "_first_bad")
 ROWS = 32
 """Rows that are summed in their own precision before the sum continues in float64."""
@@ -33,9 +36,13 @@ class Meter:
         penalties: The penalties of the run.
         d_out: Width of the targets.
         device: Device of the sums.
+        parallel: The ranks of the run, whose measurements are added up.
     """
 
-    def __init__(self, penalties: Sequence[Penalty], d_out: int, device: torch.device) -> None:
+    def __init__(
+        self, penalties: Sequence[Penalty], d_out: int, device: torch.device, parallel: Parallel = ALONE
+    ) -> None:
+        self._parallel = parallel
         self._names = _names(penalties)
         self._terms = torch.zeros(2 + len(penalties), dtype=torch.float64, device=device)
         self._counts = torch.zeros(3, dtype=torch.float64, device=device)
@@ -48,11 +55,23 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the sums since the last call of `read`."""
-        return {name: getattr(self, name) for name in STATE}
+        own = {name: getattr(self, name) for name in STATE}
+        return per_rank(
+            self._parallel, own if self._parallel.n_ranks == 1 else {**own, "_n_parts": self._parallel.n_parts}
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the sums from the result of `state_dict`."""
-        restore(self, state, STATE)
+        found = saved_values(state)
+        if len(found) == self._parallel.n_ranks:
+            restore(self, found[self._parallel.rank], STATE)
+            return
+        restore(self, found[0], STATE)
+        # Another number of ranks wrote the checkpoint: the first part has the sums of all parts.
+        n_parts = int(found[0].get("_n_parts", 1))
+        for name in SUMS:
+            whole = torch.stack([own[name].to(getattr(self, name).device) for own in found]).sum(0)
+            getattr(self, name).copy_(whole * n_parts / len(found) if self._parallel.part == 0 else 0.0 * whole)
 
     @torch.no_grad()
     def add(self, out: ForwardPass, terms: list[Tensor], firing_counts: Int[Tensor, " n_latents"]) -> None:
@@ -61,28 +80,31 @@ class Meter:
         Args:
             out: The forward pass.
             terms: The objective, the loss and the penalties.
-            firing_counts: Number of tokens on which each latent fired.
+            firing_counts: Number of this rank's tokens on which each latent fired.
         """
-        stacked = torch.stack([term.detach().double() for term in terms])
+        stacked = torch.stack([term.detach().double() for term in terms]) * out.whole.share
         bad = torch.where(torch.isfinite(stacked[0]), torch.iinfo(torch.int64).max, out.step)
         self._first_bad = torch.minimum(self._first_bad, bad)
         self._terms += stacked
         targets = out.targets.detach()
         error = _squared_error(out.reconstruction.detach(), targets)
-        active = firing_counts.sum().double()
-        self.last_l0 = active / len(targets)
+        active = self._parallel.sum_latents(firing_counts.sum()).double()
+        self.last_l0 = out.whole.mean(active / len(targets))
         self._counts += torch.stack([error, _squares(targets), active])
         self._target_sum += _column_sums(targets)
         self._n_steps += 1
-        self._n_tokens += len(targets)
+        self._n_tokens += out.whole.total
 
     def read(self) -> tuple[dict[str, Any], int | None]:
         """Returns the means since the last call, by field of `Record`, and the first non-finite step, if any.
 
         The sums start again at zero.
         """
-        variance = self._counts[1] - self._target_sum.square().sum() / self._n_tokens
-        numbers = torch.cat([self._terms, self._counts, variance[None], self._first_bad.double()[None]]).tolist()
+        sums = self._parallel.sum(torch.cat([self._terms, self._counts, self._target_sum]))
+        terms, counts, target_sum = sums.split([len(self._terms), len(self._counts), len(self._target_sum)])
+        first_bad = self._parallel.rows(self._first_bad[None]).min()
+        variance = counts[1] - target_sum.square().sum() / self._n_tokens
+        numbers = torch.cat([terms, counts, variance[None], first_bad.double()[None]]).tolist()
         n_terms = len(self._terms)
         terms = [value / self._n_steps for value in numbers[:n_terms]]
         error, _, active, spread, first_bad = numbers[n_terms:]

@@ -162,7 +162,7 @@ def devices_of(trainees: Mapping[str, Trainee]) -> set[torch.device]:
     return {trainee.dictionary.decoder_bias.device for trainee in trainees.values()}
 
 
-def environment(devices: set[torch.device]) -> dict[str, Any]:
+def environment(devices: set[torch.device], n_ranks: int = 1) -> dict[str, Any]:
     """Returns the versions, thread count and hardware that may change rounding, and so the last bits of a result."""
     names = {torch.cuda.get_device_name(device) for device in devices if device.type == "cuda"}
     return {
@@ -171,4 +171,5 @@ def environment(devices: set[torch.device]) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "devices": sorted({device.type for device in devices} | names),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        **({"ranks": n_ranks} if n_ranks > 1 else {}),
     }

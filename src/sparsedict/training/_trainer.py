@@ -17,6 +17,7 @@ from torch import Tensor
 from sparsedict.batches import Activations
 from sparsedict.dictionaries import ForwardPass, Rows
 from sparsedict.kernels import Capacity, StepContext, Workspace, compacts
+from sparsedict.parallel import Alone, Parallel, WholeBatch
 from sparsedict.storage import installed_version
 from sparsedict.training._evaluation import MAX_TOKENS, end_, evaluation_l0, warn_of_difference, warn_of_missed_targets
 from sparsedict.training._good_state import GoodState
@@ -25,6 +26,10 @@ from sparsedict.training._meter import Meter
 from sparsedict.training._state import load_optimizer, restore, stateful
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._units import Units
+
+ALONE = Alone()
+DENSITY_UNIT = 2**40
+"""Densities are exchanged as integers, in this fraction."""
 
 Upcoming = Callable[[int], Iterator[Activations]]
 """Yields upcoming batches with at least the given number of tokens, or up to the end of the run, without removal."""
@@ -58,6 +63,7 @@ class DictionaryTrainer:
         autocast: Type of the matrix products, or ``None``.
         units: Units of the parameters if the learning rate is relative, or ``None``.
         workspace: Memory that is reused between steps. Trainers that run in turn may share a workspace.
+        parallel: The ranks of the run.
     """
 
     def __init__(
@@ -71,7 +77,9 @@ class DictionaryTrainer:
         autocast: torch.dtype | None,
         units: Units | None = None,
         workspace: Workspace | None = None,
+        parallel: Parallel = ALONE,
     ) -> None:
+        self._parallel = parallel
         self.name = name
         self.trainee = trainee
         self.history = History()
@@ -90,41 +98,55 @@ class DictionaryTrainer:
         self._counters = Counters(torch.zeros(dictionary.n_latents, dtype=torch.int64, device=weight.device))
         self._parts_keep_state = any(True for _ in stateful([trainee.loss, *trainee.penalties], ""))
         self._has_capacity = compacts(weight.device)
-        self._meter = Meter(trainee.penalties, dictionary.d_out, weight.device)
+        self._meter = Meter(trainee.penalties, dictionary.d_out, weight.device, parallel)
         self._good_state = GoodState(dictionary)
         self._trained_before = dict(dictionary.trained_on)
         self._begin = time.perf_counter()
+        self._n_evaluated = 0
         self._last_inputs = torch.empty(0, dictionary.d_in, dtype=weight.dtype, device=weight.device)
 
-    def train_step(self, batch: Activations, upcoming: Upcoming | None = None) -> None:
+    def train_step(self, batch: Activations, upcoming: Upcoming | None = None, n_total: int | None = None) -> None:
         """Performs one optimiser step.
 
         Args:
-            batch: The training batch.
+            batch: This rank's part of the training batch.
             upcoming: Yields upcoming batches with at least the given number of tokens, without removal.
+            n_total: Number of tokens of the batch over all ranks; by default those of ``batch``.
         """
+        whole = WholeBatch(self._parallel, batch.n_tokens, batch.n_tokens if n_total is None else n_total)
         with ExitStack() as stack:
             for step_hook in self.trainee.step_hooks:
                 stack.enter_context(step_hook.during(self._dictionary, step=self._counters.step, n_steps=self._n_steps))
-            self._train_step(batch, upcoming)
+            self._train_step(batch, upcoming, whole)
 
-    def _train_step(self, batch: Activations, upcoming: Upcoming | None) -> None:
+    def _train_step(self, batch: Activations, upcoming: Upcoming | None, whole: WholeBatch) -> None:
         inputs, targets = self._rows(batch)
         self._set_rate()
         capacity = Capacity(self._counters.density) if self._has_capacity else None
-        out, terms = self._compute_gradients(inputs, targets, batch, capacity)
+        out, terms = self._compute_gradients(inputs, targets, batch, whole, capacity)
         if capacity is not None:
-            if not capacity.was_sufficient():
-                out, terms = self._compute_gradients(inputs, targets, batch)
+            if not self._was_sufficient(capacity):
+                out, terms = self._compute_gradients(inputs, targets, batch, whole)
             self._counters.density = capacity.density
+        self._parallel.mean_gradients_(self._dictionary.parameters(), whole.share)
         firing_counts = out.encoding.firing_counts()
         self._meter.add(out, terms, firing_counts)
-        self._last_inputs = inputs[:MAX_TOKENS]
+        self._last_inputs = inputs[: math.ceil(MAX_TOKENS / self._parallel.n_parts)]
         self._update_weights()
-        self._after_step(out, firing_counts > 0, upcoming)
+        self._after_step(out, self._parallel.sum(firing_counts) > 0, upcoming)
+        self._parallel.check_equal(dict(self._dictionary.named_parameters()), self._counters.step + 1)
         self._counters.step += 1
         self.history.n_steps = self._counters.step
-        self.history.n_tokens += len(inputs)
+        self.history.n_tokens += whole.total
+
+    def _was_sufficient(self, capacity: Capacity) -> bool:
+        """Returns whether the capacity was sufficient on every rank. All ranks then have the same density."""
+        own = capacity.was_sufficient()
+        if self._parallel.n_ranks == 1:
+            return own
+        rows = self._parallel.exchange(int(not own), round(capacity.density * DENSITY_UNIT))
+        capacity.density = max(row[1] for row in rows) / DENSITY_UNIT
+        return not any(row[0] for row in rows)
 
     def _drop_gradients(self) -> None:
         parameters = self._dictionary.parameters()
@@ -133,7 +155,12 @@ class DictionaryTrainer:
         self._workspace.reclaim(gradients)
 
     def _compute_gradients(
-        self, inputs: Tensor, targets: Tensor, batch: Activations, capacity: Capacity | None = None
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        batch: Activations,
+        whole: WholeBatch,
+        capacity: Capacity | None = None,
     ) -> tuple[ForwardPass, list[Tensor]]:
         """Computes all gradients. Returns the forward pass, and the objective, loss and penalties."""
         trainee = self.trainee
@@ -143,7 +170,7 @@ class DictionaryTrainer:
         try:
             with torch.enable_grad():
                 with self._autocast_context(inputs.device):
-                    context = StepContext(workspace=self._workspace, capacity=capacity)
+                    context = StepContext(workspace=self._workspace, capacity=capacity, whole=whole)
                     out = self._forward_pass(inputs, targets, batch, context)
                     terms = [trainee.loss(out), *(penalty(out) for penalty in trainee.penalties)]
                     objective = torch.stack(terms).sum()
@@ -159,7 +186,7 @@ class DictionaryTrainer:
         forward = partial(self._dictionary.forward_pass, inputs, targets, batch=batch, **position)
         out = forward(context=context)
         # A stateful loss or penalty must be called only once a step, so the entries must be complete before the call.
-        if context.capacity is not None and self._parts_keep_state and not context.capacity.was_sufficient():
+        if context.capacity is not None and self._parts_keep_state and not self._was_sufficient(context.capacity):
             return forward(context=replace(context, capacity=None))
         return out
 
@@ -174,8 +201,10 @@ class DictionaryTrainer:
         """
         means, first_bad = self._meter.read()
         self._good_state.check(first_bad, self._counters.step, self._label, self.trainee.peak_lr)
+        last_inputs = self._parallel.rows(self._last_inputs)[:MAX_TOKENS]
+        self._n_evaluated = len(last_inputs)
         if is_last:
-            end_(self._dictionary, self._last_inputs, n_steps=self._counters.step)
+            end_(self._dictionary, last_inputs, n_steps=self._counters.step)
         self._good_state.save(self._counters.step)
         record = Record(
             **means,
@@ -184,7 +213,7 @@ class DictionaryTrainer:
             dead=self._dead_share(),
             lr=self._rate(),
             seconds=time.perf_counter() - self._begin,
-            eval_l0=evaluation_l0(self._dictionary, self._last_inputs),
+            eval_l0=evaluation_l0(self._dictionary, last_inputs, self._parallel),
         )
         self.history.records.append(record)
         self.history.seconds = record.seconds
@@ -192,10 +221,10 @@ class DictionaryTrainer:
 
     def warn_of_evaluation(self) -> None:
         """Warns if L0 in evaluation mode differs clearly from L0 in the last training step or from a target."""
-        if not self.history.records:
+        if not self.history.records or not self._parallel.is_main:
             return
         trained, evaluated = self._meter.last_l0.item(), self.history.last.eval_l0
-        n_tokens = len(self._last_inputs)
+        n_tokens = self._n_evaluated
         warn_of_difference(self._label, self._dictionary, trained=trained, evaluated=evaluated, n_tokens=n_tokens)
         warn_of_missed_targets(self._label, self.trainee.penalties, evaluated=evaluated, n_tokens=n_tokens)
 
@@ -286,7 +315,7 @@ class DictionaryTrainer:
             for penalty in self.trainee.penalties:
                 penalty.after_step_(out)
         since = self._counters.tokens_since_fired
-        torch.where(fired, torch.zeros_like(since), since + len(out.inputs), out=since)
+        torch.where(fired, torch.zeros_like(since), since + out.whole.total, out=since)
         if upcoming is not None:
             out = replace(out, upcoming=lambda n_tokens: map(self._rows, upcoming(n_tokens)))
         for step_hook in self.trainee.step_hooks:
