@@ -55,7 +55,7 @@ class Parallel(ABC):
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank shows progress, calls callbacks and writes files: rank 0. Not a collective operation."""
+        """Whether this is rank 0, which shows progress, calls callbacks and writes files. Not a collective operation."""
         return self.rank == 0
 
     # The run
