@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sparsedict.parallel._parallel import Module, Parallel, Value
@@ -36,6 +37,12 @@ class Alone(Parallel):
 
     def gather(self, value: Value) -> list[Value]:
         return [value]
+
+    def values(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def among_largest(self, values: Tensor, n: int) -> Tensor:
+        return torch.ones_like(values, dtype=torch.bool)
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         pass

@@ -55,7 +55,7 @@ class Parallel(ABC):
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which shows progress, calls callbacks and writes files. Not a collective operation."""
+        """Whether this is rank 0, which shows progress, calls callbacks and writes files. It isn't collective."""
         return self.rank == 0
 
     # The run
@@ -142,6 +142,25 @@ class Parallel(ABC):
         return WholeBatch(self, n_rows, self.total([row[0] for row in self.exchange(n_rows)]))
 
     # Tensors over the parts of a batch
+
+    @abstractmethod
+    def values(self, tensor: Tensor) -> Tensor:
+        """Returns the values of all ranks, of all parts and slices, in the order of ranks.
+
+        Args:
+            tensor: Values of this rank, ``[n_values]``. The numbers may differ.
+        """
+
+    @abstractmethod
+    def among_largest(self, values: Tensor, n: int) -> Tensor:
+        """Returns which values are among the ``n`` largest of all ranks, ``[n_values]`` booleans.
+
+        Equal values are taken in the order of ranks, and then in their order on a rank.
+
+        Args:
+            values: Values of this rank, ``[n_values]``, such as its largest pre-activations.
+            n: Number of values to choose among all ranks.
+        """
 
     @abstractmethod
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
