@@ -1,5 +1,7 @@
 """`LazyAdam`, which leaves rows without a gradient unchanged."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -42,6 +44,53 @@ def test_a_seldom_gradient_moves_its_row_by_about_the_rate():
     start = torch.zeros(1, 1)
     assert trained(LazyAdam, gradients, start).item() == pytest.approx(-0.3, abs=0.01)
     assert trained(torch.optim.Adam, gradients, start).item() < -3
+
+
+def of_all_rows(gradients: Tensor, start: Tensor, lr: float, betas: tuple[float, float], eps: float) -> list[Tensor]:
+    """Returns the weights, both moments and the step counts, by the definition over whole matrices."""
+    weight, first, second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    n_steps = torch.zeros(len(start), 1)
+    for gradient in gradients:
+        active = (gradient != 0).any(dim=1, keepdim=True).to(start.dtype)
+        n_steps += active
+        first.lerp_(gradient, (1 - betas[0]) * active)
+        second.lerp_(gradient.square(), (1 - betas[1]) * active)
+        counted = n_steps.clamp_min(1)
+        corrections = [-torch.expm1(counted * math.log(beta)) for beta in betas]
+        size = (second / corrections[1].to(start)).sqrt() + eps
+        weight -= lr * active * (first / corrections[0].to(start)) / size
+    return [weight, first, second, n_steps]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.6, 1.0])
+def test_parts_and_gathered_rows_give_the_update_of_all_rows(share):
+    generator = torch.Generator().manual_seed(2)
+    n_steps, n_rows, d = 6, 700, 96  # more than one part
+    gradients = torch.randn(n_steps, n_rows, d, generator=generator, dtype=torch.float64)
+    gradients *= 10 ** (30 * torch.rand(n_steps, n_rows, 1, generator=generator) - 25)
+    gradients *= torch.rand(n_steps, n_rows, 1, generator=generator) < share
+    start = torch.randn(n_rows, d, generator=generator, dtype=torch.float64)
+    options = {"lr": 0.1, "betas": (0.8, 0.99), "eps": 1e-8}
+    weight = torch.nn.Parameter(start.clone())
+    optimizer = LazyAdam([weight], **options)
+    for gradient in gradients:
+        weight.grad = gradient.clone()
+        optimizer.step()
+    state = optimizer.state[weight]
+    found = [weight.data, state["first"], state["second"], state["step"]]
+    for own, expected in zip(found, of_all_rows(gradients, start, **options), strict=True):
+        assert torch.allclose(own, expected, rtol=1e-12, atol=1e-12)
+    untouched = (gradients == 0).all(dim=2).all(dim=0)
+    assert torch.equal(weight.data[untouched], start[untouched])
+
+
+def test_rows_without_a_gradient_keep_their_values_with_eps_0():
+    weight = torch.nn.Parameter(torch.ones(4, 2))
+    optimizer = LazyAdam([weight], lr=0.1, eps=0.0)
+    weight.grad = torch.tensor([[0.0, 0.0], [-1.0, -2.0], [-0.0, 0.0], [torch.nan, 1.0]])
+    optimizer.step()
+    assert torch.equal(weight.data[:3], torch.tensor([[1.0, 1.0], [1.1, 1.1], [1.0, 1.0]]))
+    assert weight.data[3, 0].isnan()
 
 
 def test_steps_are_counted_beyond_the_range_of_half_precision():

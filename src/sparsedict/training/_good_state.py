@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sparsedict.dictionaries import Dictionary
+from sparsedict.training._weights import is_finite
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -76,9 +76,7 @@ class GoodState:
         )
 
     def _is_finite(self) -> bool:
-        # The maximum norm needs no temporary array, and is NaN or infinite if any weight is.
-        weights = [p.detach() for p in self._dictionary.parameters() if p.numel()]
-        return all(torch.linalg.vector_norm(weight, ord=torch.inf).isfinite().item() for weight in weights)
+        return all(map(is_finite, self._dictionary.parameters()))
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """Returns the step and the weights. The weights are ``None`` directly after :meth:`save`.
