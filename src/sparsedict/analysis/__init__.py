@@ -12,9 +12,11 @@ from sparsedict.analysis._clusters import Clusters, clusters
 from sparsedict.analysis._collect import collect
 from sparsedict.analysis._correlation import SimulatorCorrelation, simulator_correlation
 from sparsedict.analysis._decoder_shares import DecoderShares, decoder_shares
+from sparsedict.analysis._detection import Detection
 from sparsedict.analysis._dictionary_match import DictionaryMatch, match_dictionaries
 from sparsedict.analysis._evaluate import Evaluation, evaluate
 from sparsedict.analysis._examples import Example, ExampleTable
+from sparsedict.analysis._feature_recovery import FeatureRecovery, feature_recovery
 from sparsedict.analysis._firing import DeadLatents, FiringFrequencies, dead_latents, firing_frequencies, latent_means
 from sparsedict.analysis._latent_records import Histograms, LatentRecords, Partners
 from sparsedict.analysis._latent_types import LatentTypes, latent_types
@@ -33,11 +35,13 @@ __all__ = [
     "Clusters",
     "DeadLatents",
     "DecoderShares",
+    "Detection",
     "DictionaryMatch",
     "DictionaryUse",
     "Evaluation",
     "Example",
     "ExampleTable",
+    "FeatureRecovery",
     "FiringFrequencies",
     "Histograms",
     "LatentRecords",
@@ -60,6 +64,7 @@ __all__ = [
     "dead_latents",
     "decoder_shares",
     "evaluate",
+    "feature_recovery",
     "firing_frequencies",
     "latent_means",
     "latent_types",

@@ -9,6 +9,7 @@
   how passes repeat.
 """
 
+from sparsedict.data import synthetic
 from sparsedict.data._batches import Batches
 from sparsedict.data._forms import token_source
 from sparsedict.data._pack import pack
@@ -16,10 +17,9 @@ from sparsedict.data._packing import Bos, Texts
 from sparsedict.data._site_capture import takes_mask
 from sparsedict.data._store import ActivationStore
 from sparsedict.data._stream import ActivationStream
-from sparsedict.data._synthetic_layers import ComputedFeature, SyntheticLayers
 from sparsedict.data._tokens import BlockSize, TokenSource
 from sparsedict.data._user_data import as_batches
-from sparsedict.data.synthetic import SyntheticFeatures
+from sparsedict.data.synthetic import ComputedFeature, SyntheticFeatures, SyntheticLayers
 
 __all__ = [
     "ActivationStore",
@@ -34,6 +34,7 @@ __all__ = [
     "TokenSource",
     "as_batches",
     "pack",
+    "synthetic",
     "takes_mask",
     "token_source",
 ]

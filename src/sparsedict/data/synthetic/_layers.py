@@ -88,7 +88,8 @@ class SyntheticLayers:
         self.l0: float = checks.in_range("l0", l0, 0, self.n_groups, open_low=True)
         self.n_given: int = self.n_groups * (self.n_layers + 1)
         self.features: tuple[ComputedFeature, ...] = self._computed()
-        generator = torch.Generator(device="cpu").manual_seed(checks.at_least("seed", seed, 0))
+        self.seed: int = checks.at_least("seed", seed, 0)
+        generator = torch.Generator(device="cpu").manual_seed(self.seed)
         n_features = self.n_given + len(self.features)
         rows = torch.randn(n_features, d, generator=generator, device="cpu", dtype=torch.float32)
         self.directions: Float[Tensor, "n_features d"] = functional.normalize(rows, dim=-1)
@@ -123,7 +124,15 @@ class SyntheticLayers:
 
     def __repr__(self) -> str:
         d = self.directions.shape[1]
-        return f"SyntheticLayers(d={d}, n_groups={self.n_groups}, n_layers={self.n_layers}, l0={self.l0})"
+        return (
+            f"SyntheticLayers(d={d}, n_groups={self.n_groups}, n_layers={self.n_layers}, l0={self.l0}, "
+            f"seed={self.seed})"
+        )
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """Names of the points of the activations."""
+        return tuple(f"{layer}.{role}" for layer in range(self.n_layers) for role in ("inputs", "outputs"))
 
     @in_own_state
     def sample(self, n_tokens: int, seed: int = 0) -> tuple[Activations, Float[Tensor, "n_tokens n_computed"]]:
@@ -138,7 +147,12 @@ class SyntheticLayers:
             the MLPs' neurons in the order of ``features``.
         """
         n_tokens = checks.at_least("n_tokens", n_tokens, 1)
-        generator = torch.Generator(device="cpu").manual_seed(checks.at_least("seed", seed, 0))
+        return self.draw(n_tokens, torch.Generator(device="cpu").manual_seed(checks.at_least("seed", seed, 0)))
+
+    def draw(
+        self, n_tokens: int, generator: torch.Generator
+    ) -> tuple[Activations, Float[Tensor, "n_tokens n_computed"]]:
+        """Returns activations and the strengths of the computed features, with the random numbers of a generator."""
         stream = self._given(n_tokens, generator) @ self.directions[: self.n_given]
         points: dict[str, Tensor] = {}
         codes: list[Tensor] = []
