@@ -94,7 +94,7 @@ class TeacherMLP:
         )
 
     def module(self) -> nn.Sequential:
-        """Returns the teacher as a module: a linear layer, ReLU, and a linear layer. `Site` accepts it."""
+        """Returns the teacher as a module: a linear layer, ReLU, and a linear layer."""
         (n_outputs, d), d_out = self.reads.shape, self.writes.shape[1]
         options = {"dtype": self.reads.dtype, "device": "cpu"}
         up, down = nn.Linear(d, n_outputs, **options), nn.Linear(n_outputs, d_out, bias=False, **options)
