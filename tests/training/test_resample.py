@@ -99,7 +99,7 @@ def test_tokens_are_drawn_by_the_square_of_their_squared_error() -> None:
 
 
 def test_equal_inputs_make_no_twins() -> None:
-    dictionary, x = coder(), rows(2).repeat(50, 1)
+    dictionary, x = coder(), rows(2, seed=3).repeat(50, 1)  # of four features each, so that both are likely to be drawn
     out = resampled(dictionary, x, x)
     assert int((out.tokens_since_fired == 0).sum()) == len(LIVE) + 2
     cosine = dictionary.decoder[2].detach() @ dictionary.decoder[5].detach()
