@@ -41,12 +41,13 @@ def dictionaries(site: sd.Site, seed: int) -> dict[str, sd.Dictionary]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n-tokens", type=int, default=200_000, help="tokens to store and train on")
+    parser.add_argument("--n-held-out", type=int, default=20_000, help="tokens of the evaluation")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
     arguments = parser.parse_args()
     site = sd.Site(sd.zoo.load_model(), PATH, exclude_tokens=[0])
-    tokens = sd.zoo.tokens("train", n_tokens=arguments.n_tokens + 10_000)
-    held_out = site.capture(sd.zoo.tokens("evaluation", n_tokens=20_000)).batch()
+    tokens = sd.zoo.tokens("train", n_tokens=arguments.n_tokens * 21 // 20)
+    held_out = site.capture(sd.zoo.tokens("evaluation", n_tokens=arguments.n_held_out)).batch()
     stream = sd.ActivationStream(site, tokens, batch_size=512, buffer_size=2**16)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

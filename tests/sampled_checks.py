@@ -1,7 +1,9 @@
 """Run-time checks of types and shapes for a sample of the calls.
 
 With all calls checked, training takes five times as long as without checks, and most of a test suite's time is spent
-on the same calls from the same lines. So each test checks the first calls of each function, then one in `EVERY`.
+on the same calls from the same lines. So each test function checks the first calls of each function, then one call in
+`EVERY`, and after the first `EVERY` squared calls one in `EVERY` squared. Parameter sets of one test function count as
+one test, because they repeat its calls.
 ``pytest --check-every-call`` checks all of them.
 """
 
@@ -15,23 +17,27 @@ from typing import Any
 import jaxtyping
 
 FIRST = 3
-"""Number of calls of each function that each test checks."""
+"""Number of calls of each function that each test function checks."""
 EVERY = 10
-"""One in this number of further calls is checked."""
+"""One in this number of the next calls is checked."""
 
 _jaxtyped = jaxtyping.jaxtyped
 
 
 class _Test:
-    """The test that runs."""
+    """The test function that runs."""
 
-    number = 0
+    name = ""
     every_call = False
 
 
-def start_test() -> None:
-    """Counts calls from zero."""
-    _Test.number += 1
+def start_test(name: str) -> None:
+    """Counts calls from zero if the test belongs to another test function than the last one.
+
+    Args:
+        name: The test function, without its parameters.
+    """
+    _Test.name = name
 
 
 def check_every_call() -> None:
@@ -41,16 +47,17 @@ def check_every_call() -> None:
 
 def _sampled(plain: Callable[..., Any], make_checked: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
     """Returns a function that makes and calls the checked function for the sample, and calls ``plain`` otherwise."""
-    test = n_calls = 0
+    test, n_calls = "", 0
     checked: Callable[..., Any] | None = None
 
     @wraps(plain)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal test, n_calls, checked
-        if test != _Test.number:
-            test, n_calls = _Test.number, 0
+        if test != _Test.name:
+            test, n_calls = _Test.name, 0
         n_calls += 1
-        if n_calls <= FIRST or n_calls % EVERY == 0 or _Test.every_call:
+        step = EVERY if n_calls <= EVERY**2 else EVERY**2
+        if n_calls <= FIRST or n_calls % step == 0 or _Test.every_call:
             if checked is None:
                 checked = make_checked()
             return checked(*args, **kwargs)
