@@ -32,7 +32,7 @@ FLOORS = {
     ),
     **dict.fromkeys(("parallel",), 0.5),
     **dict.fromkeys(("activations", "norms", "storage", "kernels"), 1.0),
-    **dict.fromkeys(("hub",), 1.2),
+    **dict.fromkeys(("hub", "sharding"), 1.2),
     **dict.fromkeys(("adapters", "interventions"), 1.5),
     **dict.fromkeys(("dictionaries", "sites"), 2.0),
     **dict.fromkeys(("penalties", "losses"), 2.5),

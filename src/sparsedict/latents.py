@@ -157,6 +157,7 @@ class SparseLatents(Displayed):
         values: Value of each stored entry, differentiable, ``[n_entries]``.
         support: Positions of the stored entries.
         batch_shape: Leading dimensions of the batch; their product is the number of tokens.
+        is_none: Whether all latents are zero by construction (:meth:`none`), in every process.
 
     Example:
         >>> import torch
@@ -168,6 +169,7 @@ class SparseLatents(Displayed):
     values: Float[Tensor, " n_entries"]
     support: Support
     batch_shape: torch.Size
+    is_none: bool = False
 
     @classmethod
     def from_dense(cls, latents: Float[Tensor, "*batch n_latents"]) -> SparseLatents:
@@ -193,7 +195,7 @@ class SparseLatents(Displayed):
     def none(cls, n_tokens: int, n_latents: int, like: Tensor, *, memory: ResultMemory | None = None) -> SparseLatents:
         """Returns latents without stored entries, with the device and dtype of another tensor."""
         support = Support.empty(n_tokens, like.device, n_latents).with_memory(memory)
-        return cls(like.new_zeros(0), support, torch.Size((n_tokens,)))
+        return cls(like.new_zeros(0), support, torch.Size((n_tokens,)), is_none=True)
 
     @property
     def n_latents(self) -> int:

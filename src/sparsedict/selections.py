@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -35,8 +36,9 @@ class Largest(Selection):
 
     Attributes:
         k: Number of entries per token.
-        lowest_ties: Whether ties are resolved in favour of the lowest index. Otherwise the choice among equal entries
-            is unspecified, which avoids a synchronisation with the device.
+        lowest_ties: Whether ties are resolved in favour of the lowest index on every device. Otherwise the choice among
+            equal entries is unspecified on accelerators, where a test for ties would synchronise. On the CPU, the
+            lowest index is always chosen.
     """
 
     k: int
@@ -44,7 +46,7 @@ class Largest(Selection):
 
     def support(self, pre: Float[Tensor, "n_tokens n_latents"]) -> Support:
         n_latents = pre.shape[-1]
-        if not self.lowest_ties or self.k == n_latents:
+        if not (self.lowest_ties or pre.device.type == "cpu") or self.k == n_latents:
             return Support.from_indices(pre.topk(self.k, dim=-1, sorted=False).indices, n_latents)
         values, indices = pre.topk(self.k + 1, dim=-1)
         return Support.from_indices(settle_ties(pre, values, indices), n_latents)
@@ -53,6 +55,8 @@ class Largest(Selection):
 @dataclass(frozen=True, eq=False, repr=False)
 class LargestOfBatch(Displayed, Selection):
     """Selects the ``k * n_tokens`` largest positive entries of the whole batch, ordered by token and then by latent.
+
+    On the CPU, ties are resolved in favour of the first token, and then of the lowest latent.
 
     Attributes:
         k: Average number of entries per token, which may be fractional.
@@ -71,8 +75,12 @@ class LargestOfBatch(Displayed, Selection):
 
     def support(self, pre: Float[Tensor, "n_tokens n_latents"]) -> Support:
         n_tokens, n_latents = pre.shape
-        values, flat = pre.reshape(-1).topk(self.n_entries(n_tokens, n_latents), sorted=False)
-        return Support.from_flat(flat[~(values <= 0)].sort().values, n_tokens, n_latents)
+        entries, n_wanted = pre.reshape(-1), self.n_entries(n_tokens, n_latents)
+        if entries.device.type == "cpu":
+            flat = first_largest(entries, entries.topk(n_wanted, sorted=False).indices)
+        else:
+            flat = entries.topk(n_wanted, sorted=False).indices.sort().values
+        return Support.from_flat(flat[~(entries[flat] <= 0)], n_tokens, n_latents)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,3 +138,19 @@ def settle_ties(
         chosen = chosen.clone()
         chosen[tied] = pre[tied].sort(dim=-1, descending=True, stable=True).indices[:, :k]
     return chosen
+
+
+def first_largest(values: Float[Tensor, " n"], chosen: Int[Tensor, " k"]) -> Int[Tensor, " k"]:
+    """Returns the indices of the ``k`` largest values in ascending order. Of ties, the first are chosen.
+
+    Args:
+        values: All values, on the CPU.
+        chosen: Indices of the ``k`` largest values, with any choice among ties.
+    """
+    smallest = values[chosen].amin()
+    tied = values == smallest
+    n_tied = int((values[chosen] == smallest).sum())
+    if int(tied.sum()) > n_tied:
+        above = chosen[values[chosen] != smallest]
+        chosen = torch.cat([above, tied.nonzero().flatten()[:n_tied]])
+    return chosen.sort().values

@@ -248,7 +248,8 @@ def test_nan_never_turns_into_silence(kind: str) -> None:
 @some_pairs
 def test_autocast_trains_a_step_near_the_full_one(kind: str, activation: str) -> None:
     dictionary = cases.make(kind, activation, dtype=torch.float32).train()
-    x = cases.tokens(9, dtype=torch.float32)[3:]
+    # Latents that tie in bfloat16 are rare among many tokens.
+    x = cases.tokens(67, dtype=torch.float32)[3:]
     mix = torch.randn(len(x), dictionary.d_out)
     wanted, _ = training_gradients(dictionary, x, mix)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -38,6 +38,10 @@ class Activation(ABC):
     by_magnitude: ClassVar[bool] = False
     """Whether large pre-activations of either sign fire, as with AbsTopK. AuxK selects dead latents in the same way."""
 
+    measures_smallest: ClassVar[bool] = False
+    """Whether :meth:`measure_` and :meth:`end_` depend only on the smallest positive latent, which may be infinite if
+    there is none. Processes that share the latents then exchange only this number."""
+
     @abstractmethod
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         """Returns the latents of entries on the support, differentiable.
@@ -55,6 +59,37 @@ class Activation(ABC):
             training: Whether gradients are needed. An activation may then store more or other entries.
         """
         return None
+
+    def competition(self, state: State, *, training: bool) -> Selection | None:
+        """Returns the rule that selects among the latents of several processes, given the candidates of each.
+
+        The rule applies to pre-activations, or to their magnitudes with :attr:`by_magnitude`. By default it is that of
+        :meth:`selection`. ``None`` means that latents of different processes don't affect each other.
+
+        Args:
+            state: See :meth:`selection`.
+            training: See :meth:`selection`.
+        """
+        return self.selection(state, training=training)
+
+    def for_shard(self, n_ranks: int, n_latents: tuple[int, ...]) -> Activation:
+        """Returns the activation for the latents of one of several processes, which :meth:`competition` relates.
+
+        Args:
+            n_ranks: Number of processes that share the latents of each block evenly.
+            n_latents: Number of latents of each block of this process.
+
+        Raises:
+            ValueError: If the latents can't be divided among processes.
+        """
+        if not self.elementwise and type(self).competition is Activation.competition:
+            overridden = type(self).support is not Activation.support
+            if overridden or type(self).selection is Activation.selection:
+                raise ValueError(
+                    f"`activation` must define `competition` if latents are divided among processes, got {self!r}. "
+                    "Override `Activation.competition`, or train with `sd.DataParallel`."
+                )
+        return self
 
     def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support | None:
         """Returns the entries whose value or gradient may be non-zero; ``None`` for all entries.

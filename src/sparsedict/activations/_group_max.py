@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import einops
 import torch
@@ -46,6 +46,17 @@ class GroupMax(Activation):
 
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         return pre.relu()
+
+    def competition(self, state: State, *, training: bool) -> None:
+        return None
+
+    def for_shard(self, n_ranks: int, n_latents: tuple[int, ...]) -> GroupMax:
+        if self.k % n_ranks:
+            raise ValueError(
+                f"`k` of {self!r} must be a multiple of the number of processes, {n_ranks}, so that each has whole "
+                "groups. Change one of the two."
+            )
+        return replace(self, k=self.k // n_ranks)
 
     def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
         n_latents = pre.shape[-1]

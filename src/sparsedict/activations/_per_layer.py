@@ -77,6 +77,10 @@ class PerLayer(Activation):
         return self._first.by_magnitude
 
     @property
+    def measures_smallest(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._first.measures_smallest
+
+    @property
     def _first(self) -> Activation:
         return self.activation[0] if isinstance(self.activation, tuple) else self.activation
 
@@ -150,10 +154,24 @@ class PerLayer(Activation):
         return self._first.values(pre, {})
 
     def selection(self, state: State, *, training: bool) -> Selection | None:
+        return self._joined([own.selection(part, training=training) for own, part in self._with_state(state)])
+
+    def competition(self, state: State, *, training: bool) -> Selection | None:
+        return self._joined([own.competition(part, training=training) for own, part in self._with_state(state)])
+
+    def for_shard(self, n_ranks: int, n_latents: tuple[int, ...]) -> PerLayer:
+        pairs = [(self.of_layer(index), size) for index, size in enumerate(n_latents)]
+        own = tuple(one.for_shard(n_ranks, (size,)) if size else one for one, size in pairs)
+        return PerLayer(own, n_latents)
+
+    def _with_state(self, state: State) -> Iterator[tuple[Activation, State]]:
+        return ((self.of_layer(index), self.state_of_layer(state, index)) for index in range(len(self._sizes)))
+
+    def _joined(self, found: list[Selection | None]) -> Selection | None:
+        """Returns one rule, given the rule of each layer."""
         sizes, rules = self._sizes, []
-        for index in range(len(sizes)):
-            own = self.state_of_layer(state, index)
-            rule = self.of_layer(index).selection(own, training=training) if sizes[index] else Above(torch.zeros(()))
+        for rule, size in zip(found, self._sizes, strict=True):
+            rule = rule if size else Above(torch.zeros(()))
             if rule is None:
                 return None
             rules.append(rule)

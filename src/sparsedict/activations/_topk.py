@@ -89,7 +89,10 @@ class AbsTopK(Activation):
         return pre
 
     def support(self, pre: Float[Tensor, "n_tokens n_latents"], state: State, *, training: bool) -> Support:
-        return Largest(self.k, lowest_ties=not training).support(pre.abs())
+        return self.competition(state, training=training).support(pre.abs())
+
+    def competition(self, state: State, *, training: bool) -> Selection:
+        return Largest(self.k, lowest_ties=not training)
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class BatchTopK(Activation):
     momentum: float = 0.99
 
     elementwise = False
+    measures_smallest = True
 
     def __post_init__(self) -> None:
         checks.set_in_range(self, "k", 0.0, open_low=True)

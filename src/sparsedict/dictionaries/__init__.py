@@ -15,6 +15,7 @@ from sparsedict.dictionaries._layers import Layer
 from sparsedict.dictionaries._layout import DecoderLayout, LaterLayers, NextLayers, TiedDecoders
 from sparsedict.dictionaries._read import read
 from sparsedict.dictionaries._scales import Scales
+from sparsedict.dictionaries._sharded import gather_, shard_
 from sparsedict.dictionaries._storable import Storable
 
 __all__ = [
@@ -41,5 +42,7 @@ __all__ = [
     "TiedDecoders",
     "Transcoder",
     "entries_at",
+    "gather_",
     "read",
+    "shard_",
 ]

@@ -198,7 +198,9 @@ class SparseAutoencoder(Dictionary):
         return self._affine_at(x, support, known, offset=self._offset())
 
     def _offset(self) -> Float[Tensor, " d_in"] | None:
-        return -self.decoder_bias if self.input_offset == "decoder_bias" else self.input_bias
+        if self.input_offset == "decoder_bias":
+            return -self.shared(self.decoder_bias)
+        return None if self.input_bias is None else self.shared(self.input_bias)
 
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]

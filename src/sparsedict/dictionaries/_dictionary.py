@@ -301,8 +301,21 @@ class ForwardPass(Displayed):
         return self.dictionary.point_norms()
 
     def aligned(self, vector: Shaped[Tensor, " n_latents"]) -> Shaped[Tensor, "*entries"]:
-        """Returns the values of a vector over latents at the entries."""
+        """Returns the values of a vector over latents at the entries.
+
+        If the latents are divided among processes, the vector may have an entry for each latent of all processes.
+        """
+        shard = self.dictionary.shard
+        vector = vector if shard is None else shard.rows(vector)
         return per_entry(vector, None if self.support is None else self.support.latents)
+
+    def total(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Returns a sum over all latents, given its sum over the entries.
+
+        They differ if the latents are divided among processes. A penalty passes each sum over entries through this
+        method. The gradient is that of the sum over the entries.
+        """
+        return self.dictionary.total(value)
 
     def firing_counts(self) -> Int[Tensor, " n_latents"]:
         """Returns the number of tokens on which each latent fired."""

@@ -146,12 +146,16 @@ class SparseDistiller(Dictionary):
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         norm = bound_norm(self)
         x = x if norm is None else norm.normalise(x)
-        return x if self.input_bias is None else x + self.input_bias
+        offset = self._offset()
+        return x if offset is None else x + offset
+
+    def _offset(self) -> Float[Tensor, " d_in"] | None:
+        return None if self.input_bias is None else self.shared(self.input_bias)
 
     def pre_activations_at(
         self, x: Float[Tensor, "n_tokens d_in"], support: Support, known: Float[Tensor, " n_entries"] | None = None
     ) -> Float[Tensor, " n_entries"]:
-        return self._affine_at(x, support, known, offset=self.input_bias)
+        return self._affine_at(x, support, known, offset=self._offset())
 
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]

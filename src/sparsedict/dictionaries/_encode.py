@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsedict.activations import Activation, State
+from sparsedict.dictionaries._block_products import pre_activations
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
 from sparsedict.kernels import (
     StepContext,
@@ -21,6 +22,7 @@ from sparsedict.kernels import (
 )
 from sparsedict.latents import Encoding, Support, per_entry
 from sparsedict.selections import Selection
+from sparsedict.sharding import Shard
 
 DENSE_SHARE = 1 / 16
 """Share of active entries above which training multiplies dense arrays (see ``benchmarks.density``)."""
@@ -121,7 +123,12 @@ def encode_rows(
     if context.capacity is not None and len(dictionary.blocks()) > 1:
         # Capacities are those of one product.
         context = replace(context, capacity=None)
+    if dictionary.shard is not None and x.requires_grad:
+        x = dictionary.shard.peers.spread(x)
     activation, state = dictionary.activation, dictionary.activation_state.entries()
+    rule = activation.competition(state, training=dictionary.training)
+    if rule is not None and dictionary.shard is not None and dictionary.shard.competes(rule):
+        return _encode_shard(dictionary, dictionary.shard, x, rule, context)
     rule = activation.selection(state, training=dictionary.training)
     conditions = Conditions.from_batch(dictionary, x, rule, context, stored=stored)
     path = conditions.path
@@ -166,3 +173,25 @@ def _on_support(activation: Activation, state: State, entries: Tensor, support: 
     if support.has_padding:
         values = torch.where(support.is_stored, values, 0.0)
     return Encoding(entries, values, support)
+
+
+def _encode_shard(
+    dictionary: EncoderDecoder, shard: Shard, x: Tensor, rule: Selection, context: StepContext
+) -> Encoding:
+    """Encodes rows with the latents of this process, which compete with those of other processes."""
+    activation, own_rule = dictionary.activation, shard.own_rule(rule)
+    with torch.no_grad():
+        parts = dictionary.affine_parts(dictionary.encoder_inputs(x))
+        if activation.by_magnitude or not can_select(own_rule, x.device):
+            pre = pre_activations(parts)
+            support = own_rule.support(pre.abs() if activation.by_magnitude else pre)
+            known = pre[support.tokens, support.latents]
+        else:
+            picked = select_parts(parts, own_rule, workspace=context.workspace)
+            assert picked is not None  # there is no limit
+            support, known = picked
+        strengths = known.abs() if activation.by_magnitude else known
+        support, known = shard.settled(rule, support, known, strengths)
+    support = support.with_memory(context.workspace)
+    entries = dictionary.pre_activations_at(x, support, known)
+    return _on_support(activation, dictionary.activation_state.entries(), entries, support)

@@ -19,6 +19,8 @@ from sparsedict.dictionaries._state import ActivationState
 from sparsedict.kernels import Affine
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.norms import DecoderNorm
+from sparsedict.selections import Selection
+from sparsedict.sharding import Shard
 
 
 class EncoderDecoder(nn.Module):
@@ -49,11 +51,14 @@ class EncoderDecoder(nn.Module):
             single point. A kind assigns it before it calls the constructor of its base class.
         layer_sizes: Number of latents of each layer, for activations that act on each layer; empty for a single layer.
             A kind assigns it before it calls the constructor of its base class.
+        shard: The latents that this process holds, while the latents are divided among processes (see `shard_`);
+            ``None`` if the dictionary is whole.
     """
 
     has_affine_encoder: ClassVar[bool] = True
     point_widths: tuple[int, ...] = ()
     layer_sizes: tuple[int, ...] = ()
+    shard: Shard | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -194,8 +199,35 @@ class EncoderDecoder(nn.Module):
         return torch.cat(found)
 
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        """Returns the vectors that the encoder's matrix multiplies: the inputs by default."""
+        """Returns the vectors that the encoder's matrix multiplies: the inputs by default.
+
+        A kind that uses a learned parameter here passes it through :meth:`shared`.
+        """
         return x
+
+    def shared(self, parameter: nn.Parameter) -> Tensor:
+        """Returns a parameter on which all latents depend, for :meth:`encoder_inputs`: the parameter itself.
+
+        If the latents are divided among processes, its gradient is the sum of those of all processes.
+        """
+        return parameter if self.shard is None else self.shard.shared(parameter)
+
+    def total(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Returns a sum over the latents of all processes, given the sum over the latents of this process."""
+        return value if self.shard is None else self.shard.peers.sum(value)
+
+    def settled(
+        self, rule: Selection, support: Support, known: Float[Tensor, " n_entries"], strengths: Tensor | None = None
+    ) -> tuple[Support, Float[Tensor, " n_kept"]]:
+        """Returns the entries that a rule selects among the latents of all processes.
+
+        Args:
+            rule: The rule.
+            support: The entries that it selects among the latents of this process.
+            known: Their pre-activations, without gradient.
+            strengths: Values by which entries are selected; the pre-activations by default.
+        """
+        return (support, known) if self.shard is None else self.shard.settled(rule, support, known, strengths)
 
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         """Returns the arguments of the activation: ``encoder_inputs(x) @ encoder.T + encoder_bias`` by default."""
@@ -255,7 +287,12 @@ class EncoderDecoder(nn.Module):
 
     def decode(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> Float[Tensor, "*batch d_out"]:
         """Returns the part of the output that depends on the latents alone: ``latents @ decoder + decoder_bias``."""
-        return decoded(self.blocks(), latents, self.decoder_bias)
+        if self.shard is None:
+            return decoded(self.blocks(), latents, self.decoder_bias)
+        own = decoded(self.blocks(), latents, torch.zeros_like(self.decoder_bias))
+        if isinstance(latents, SparseLatents) and latents.is_none:
+            return own + self.decoder_bias
+        return self.shard.peers.sum(own) + self.decoder_bias
 
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsedict.kernels._positions import positions_where
 from sparsedict.latents import Support
+from sparsedict.selections import first_largest
 
 GROUPS_PER_ENTRY = 8
 """Number of groups of a row per selected entry. More groups take longer, fewer groups leave more candidates."""
@@ -26,7 +27,7 @@ def largest(
     Args:
         pre: The rows.
         k: Number of entries, at most the length of a row.
-        lowest_ties: Whether ties are resolved in favour of the lowest index.
+        lowest_ties: Whether ties are resolved in favour of the lowest index on every device, see `Largest`.
     """
     if pre.device.type != "cpu":
         return _whole(pre, k, lowest_ties)
@@ -107,8 +108,9 @@ def largest_stored(
 
 
 def largest_of_all(values: Float[Tensor, " n"], k: int) -> Int[Tensor, " k"]:
-    """Returns the indices of the ``k`` largest values, in ascending order."""
-    return _chosen(values[None], k, False)[0].sort().values
+    """Returns the indices of the ``k`` largest values, in ascending order. On the CPU, the first of ties are chosen."""
+    chosen = values.topk(k, sorted=False).indices if values.device.type != "cpu" else _partitioned(values[None], k)[0]
+    return first_largest(values, chosen) if values.device.type == "cpu" else chosen.sort().values
 
 
 def _whole(pre: Tensor, k: int, lowest_ties: bool) -> tuple[Tensor, Tensor]:
@@ -121,6 +123,18 @@ def _chosen(values: Tensor, k: int, lowest_ties: bool) -> Tensor:
         return values.sort(dim=1, descending=True, stable=True).indices[:, :k]
     if values.device.type != "cpu":
         return values.topk(k, dim=1, sorted=False).indices
+    chosen = _partitioned(values, k)
+    found = values.gather(1, chosen)
+    smallest = found.amin(1, keepdim=True)
+    crossing = (values == smallest).sum(1) > (found == smallest).sum(1)
+    if bool(crossing.any()):
+        chosen = chosen.clone()
+        chosen[crossing] = values[crossing].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return chosen
+
+
+def _partitioned(values: Tensor, k: int) -> Tensor:
+    """Returns the indices of the ``k`` largest values of each row on the CPU, with any choice among ties."""
     n = values.shape[1]
     if k == n:
         return torch.arange(n, device="cpu").expand(len(values), n)

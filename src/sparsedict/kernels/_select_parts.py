@@ -121,10 +121,14 @@ def _largest(support: Support, values: Tensor, rule: Largest) -> Selected:
     if width <= rule.k:
         return support, values
     table, latents = values.view(n_tokens, width), support.latents.view(n_tokens, width)
-    if rule.lowest_ties:
-        order = latents.argsort(dim=1)
-        table, latents = table.gather(1, order), latents.gather(1, order)
-        chosen = settle_ties(table, *table.topk(rule.k + 1, dim=1))
+    if rule.lowest_ties or values.device.type == "cpu":
+        found = table.topk(rule.k + 1, dim=1)
+        tied = found.values[:, -1] == found.values[:, -2]
+        if bool(tied.any()):
+            order = latents.argsort(dim=1)
+            table, latents = table.gather(1, order), latents.gather(1, order)
+            found = table.topk(rule.k + 1, dim=1)
+        chosen = settle_ties(table, *found)
     else:
         chosen = table.topk(rule.k, dim=1, sorted=False).indices
     picked = Support.from_indices(latents.gather(1, chosen), support.n_latents)

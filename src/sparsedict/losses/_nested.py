@@ -99,9 +99,14 @@ def first_latents(out: ForwardPass, widths: Sequence[int]) -> Sequence[Float[Ten
 
 
 def _sizes(dictionary: Dictionary) -> tuple[int, ...]:
+    """Returns the number of latents of each layer, over all processes that share them."""
+    if dictionary.shard is not None:
+        return dictionary.shard.sizes if dictionary.layer_sizes else (sum(dictionary.shard.sizes),)
     return dictionary.layer_sizes or (dictionary.n_latents,)
 
 
 def _positions(dictionary: Dictionary, device: torch.device) -> Int[Tensor, " n_latents"]:
     """Returns the index of each latent among the latents of its layer."""
+    if dictionary.shard is not None:
+        return dictionary.shard.positions if dictionary.layer_sizes else dictionary.shard.latents
     return torch.cat([torch.arange(size, device=device) for size in _sizes(dictionary)])

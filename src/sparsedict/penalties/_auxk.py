@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.activations import Activation
 from sparsedict.dictionaries import ForwardPass, entries_at
-from sparsedict.kernels import Affine, select_parts
+from sparsedict.kernels import Affine, Workspace, select_parts
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.penalties._penalty import Penalty
 from sparsedict.selections import Largest
@@ -63,21 +63,24 @@ class AuxK(Penalty):
         dead = out.tokens_since_fired >= self.dead_after
         residual = (out.targets - out.reconstruction).detach()
         # Testing for dead latents synchronises with an accelerator, so it is only done on the CPU.
-        if dead.device.type == "cpu" and not bool(dead.any()):
+        has_dead = dictionary.total(dead.any().to(torch.float32)) > 0
+        if dead.device.type == "cpu" and not bool(has_dead):
             return dictionary.encoder_bias[0] * 0.0
         values, support = self._largest_dead(out, dead)
         # If there are fewer than `k` dead latents, other latents fill the row. They count as zero.
         values = values if dictionary.activation.by_magnitude else values.relu()
+        values = torch.where(support.is_stored, values, 0.0) if support.has_padding else values
         latents = SparseLatents(values * dead[support.latents], support, torch.Size((n_tokens,)))
         nothing = SparseLatents.none(n_tokens, dictionary.n_latents, values, memory=out.context.workspace)
         added = dictionary.reconstruct(latents, out.inputs) - dictionary.reconstruct(nothing, out.inputs)
         error = (residual - added).square().sum(-1).mean()
-        return torch.where(dead.any(), error * self.coefficient, torch.zeros_like(error))
+        return torch.where(has_dead, error * self.coefficient, torch.zeros_like(error))
 
     def _largest_dead(self, out: ForwardPass, dead: Bool[Tensor, " n_latents"]) -> tuple[Tensor, Support]:
         """Returns the largest pre-activations of dead latents, differentiable in encoder and encoder bias."""
         dictionary = out.dictionary
-        k = min(self.k or dictionary.d_out // 2 or 1, dictionary.n_latents)
+        rule = Largest(self.k or dictionary.d_out // 2 or 1)
+        k = min(rule.k, dictionary.n_latents)
         if not dictionary.has_affine_encoder:
             pre = dictionary.pre_activations(out.inputs)
             strength = _strength(dictionary.activation, pre).masked_fill(~dead, -torch.inf)
@@ -90,18 +93,30 @@ class AuxK(Penalty):
         if dictionary.activation.by_magnitude:
             with torch.no_grad():
                 pre = torch.cat([torch.addmm(bias, x, rows.T) for x, rows, bias in parts], dim=-1)
-            strength = _strength(dictionary.activation, pre)
-            support = Largest(k).support(strength.masked_fill(~dead, -torch.inf)).with_memory(workspace)
-            return entries_at(parts, support), support
-        indices = dead.nonzero().flatten() if dead.device.type == "cpu" else None
-        k = k if indices is None else min(k, len(indices))
-        selected = select_parts(_dead_parts(parts, dead), Largest(k), workspace=workspace)
-        assert selected is not None  # the search has no limit
-        support, known = selected
-        if indices is not None:
-            support = Support(indices[support.latents], support.offsets, dictionary.n_latents)
+            strength = _strength(dictionary.activation, pre).masked_fill(~dead, -torch.inf)
+            support = Largest(k).support(strength)
+            found = pre[support.tokens, support.latents], strength[support.tokens, support.latents]
+            support, known = dictionary.settled(rule, support, *found)
+        else:
+            support, known = dictionary.settled(rule, *_select_dead(parts, dead, k, workspace))
         support = support.with_memory(workspace)
         return entries_at(parts, support, known), support
+
+
+def _select_dead(
+    parts: Sequence[Affine], dead: Bool[Tensor, " n_latents"], k: int, workspace: Workspace | None
+) -> tuple[Support, Tensor]:
+    """Returns the ``k`` largest pre-activations of dead latents for each token, without gradient."""
+    indices = dead.nonzero().flatten() if dead.device.type == "cpu" else None
+    if indices is not None and not len(indices):
+        return Support.empty(len(parts[0].inputs), dead.device, len(dead)), parts[0].inputs.new_zeros(0)
+    k = k if indices is None else min(k, len(indices))
+    selected = select_parts(_dead_parts(parts, dead), Largest(k), workspace=workspace)
+    assert selected is not None  # the search has no limit
+    support, known = selected
+    if indices is not None:
+        support = Support(indices[support.latents], support.offsets, len(dead))
+    return support, known
 
 
 @torch.no_grad()

@@ -122,7 +122,7 @@ class TargetL0(Penalty):
             return
         dictionary = out.dictionary
         # Dividing integers would return the caller's default dtype.
-        l0 = fires(out.values.detach()).sum().to(torch.float32) / out.n_tokens
+        l0 = out.total(fires(out.values.detach()).sum().to(torch.float32)) / out.n_tokens
         error = (l0 / self.target - 1).clamp_max(1.0)
         gain = max(MIN_GAIN, GAIN / (1 + out.step / SLOWER_AFTER))
         out.activation.move_thresholds_(dictionary.activation_state.entries(), gain * error)
@@ -166,7 +166,7 @@ class TargetL0(Penalty):
 
 
 def _count(out: ForwardPass, pre: Tensor) -> Tensor:
-    return out.activation.firing(pre, out.state).sum() / out.n_tokens
+    return out.total(out.activation.firing(pre, out.state).sum()) / out.n_tokens
 
 
 def require_firing_gradient(penalty: Penalty, dictionary: Dictionary) -> None:

@@ -53,7 +53,7 @@ class Frequency(Penalty):
                 fired = fired * out.support.is_stored
             counts = torch.zeros_like(out.dictionary.encoder_bias, dtype=fired.dtype)
             counts = counts.index_add(0, out.support.latents, fired)
-        return (counts / out.n_tokens).square().sum() * (self.coefficient / self.scale)
+        return out.total((counts / out.n_tokens).square().sum()) * (self.coefficient / self.scale)
 
     def check(self, dictionary: Dictionary) -> None:
         require_firing_gradient(self, dictionary)

@@ -68,8 +68,8 @@ class LatentPenalty(Penalty):
         """Returns the penalty for other values than those of the latents."""
         cost = self.cost(values)
         if isinstance(self.coefficient, Tensor):
-            return (out.aligned(self.coefficient.to(cost)) * cost).sum() / out.n_tokens
-        return cost.sum() * (self.coefficient / out.n_tokens)
+            return out.total((out.aligned(self.coefficient.to(cost)) * cost).sum()) / out.n_tokens
+        return out.total(cost.sum()) * (self.coefficient / out.n_tokens)
 
     def check(self, dictionary: Dictionary) -> None:
         self.check_cost(dictionary)

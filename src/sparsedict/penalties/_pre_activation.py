@@ -59,7 +59,7 @@ class PreActivation(Penalty):
             total = missing.sum() if dead is None else (missing * dead).sum()
         else:
             total = self._of_dead(out, dead, thresholds, norms)
-        return total * (self.coefficient / out.n_tokens)
+        return out.total(total) * (self.coefficient / out.n_tokens)
 
     def _of_dead(
         self, out: ForwardPass, dead: Bool[Tensor, " n_latents"], thresholds: Tensor, norms: Tensor

@@ -1,0 +1,95 @@
+"""`Peers`, the collectives of a process group that sharded dictionaries use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# The second name is that of PyTorch before 2.13.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+class Peers:
+    """The processes of a group. All of them must call the same methods in the same order.
+
+    A copy refers to the same group.
+
+    Args:
+        group: The process group; ``None`` for all processes.
+
+    Attributes:
+        rank: Index of this process in the group.
+        size: Number of processes.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.group = group
+        self.rank: int = dist.get_rank(group)
+        self.size: int = dist.get_world_size(group)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Peers:
+        return self
+
+    def __repr__(self) -> str:
+        return f"Peers(rank={self.rank}, size={self.size})"
+
+    def sum(self, values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+        """Returns the sum over all processes.
+
+        The gradient of the sum is the gradient of each summand, without communication. It is exact if all processes
+        compute the same function of the sum.
+        """
+        return _Sum.apply(values, self)
+
+    def spread(self, values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+        """Returns values that are equal on all processes. Their gradient is the sum of those of all processes."""
+        return _Spread.apply(values, self)
+
+    def sum_(self, values: Tensor) -> None:
+        """Replaces values by their sum over all processes."""
+        dist.all_reduce(values, group=self.group)
+
+    def smallest(self, values: Tensor) -> Tensor:
+        """Returns the elementwise minimum over all processes."""
+        found = values.clone()
+        dist.all_reduce(found, dist.ReduceOp.MIN, group=self.group)
+        return found
+
+    def gather(self, values: Shaped[Tensor, ...]) -> Shaped[Tensor, "n_processes ..."]:
+        """Returns the values of all processes, which have equal shapes, by rank."""
+        values = values.contiguous()
+        found = values.new_empty(self.size, *values.shape)
+        _all_gather(found.view(-1), values.view(-1), group=self.group)
+        return found
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, peers: Peers) -> Tensor:
+        found = values.clone(memory_format=torch.contiguous_format)
+        peers.sum_(found)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad_outputs[0], None
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, peers: Peers) -> Tensor:
+        ctx.peers = peers
+        return values.view_as(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        total = grad_outputs[0].clone(memory_format=torch.contiguous_format)
+        ctx.peers.sum_(total)
+        return total, None
