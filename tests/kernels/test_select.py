@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -84,6 +86,35 @@ def test_the_largest_of_the_batch(
     picked = select(inputs, rows, bias, rule, bounded=bounded)
     assert picked is not None
     assert (picked[1] > 0).all()
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+@pytest.mark.parametrize("guess", [None, 0.01, 99.0])
+def test_a_guess_that_is_far_off_is_replaced_in_the_same_search(
+    bounded: bool, guess: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_select, "MIN_BLOCK_TOKENS", 1024)
+    inputs, rows, bias = drawn(1024, 512, 16, 0)
+    n_products, candidates = 0, []
+    blocks, largest_of_all = _select._Search._blocks, _select.largest_of_all
+
+    def counted(search: Any) -> Any:
+        nonlocal n_products
+        for found in blocks(search):
+            n_products += 1
+            yield found
+
+    def noted(values: Tensor, k: int) -> Tensor:
+        candidates.append(len(values))
+        return largest_of_all(values, k)
+
+    monkeypatch.setattr(_select._Search, "_blocks", counted)
+    monkeypatch.setattr(_select, "largest_of_all", noted)
+    rule = LargestOfBatch(4, None if guess is None else torch.tensor(guess))
+    picked = select(inputs, rows, bias, rule, bounded=bounded)
+    assert picked is not None
+    assert n_products == 1
+    assert max(candidates) <= _select.MAX_CANDIDATES_OF_BATCH * picked[0].n_entries
 
 
 @pytest.mark.parametrize("rule", [Largest(3, lowest_ties=True), Above(torch.zeros(())), LargestOfBatch(3)])

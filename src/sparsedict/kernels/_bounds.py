@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparsedict.kernels._largest import within_reach
@@ -100,8 +100,13 @@ class Bounds:
         self, block: Float[Tensor, "n_block n_latents"], threshold: Float[Tensor, ""]
     ) -> Int[Tensor, " n_candidates"]:
         """Returns the positions in a block that may exceed a non-negative threshold, in ascending order."""
-        lowest = _floor(threshold - threshold.abs() * OUTPUT_ROUNDING).view(torch.int16)
-        return _positions_at_least(block, lowest, self._workspace)
+        return _positions_at_least(block, _least_bits(threshold), self._workspace)
+
+    def reaches(
+        self, block: Float[Tensor, "n_block n_latents"], threshold: Float[Tensor, ""]
+    ) -> Bool[Tensor, "n_block n_latents"]:
+        """Returns a mask of the entries that may exceed a non-negative threshold."""
+        return block.view(torch.int16) >= _least_bits(threshold)
 
     def candidates(
         self, begin: int, end: int, block: Float[Tensor, "n_block n_latents"], k: int
@@ -126,6 +131,11 @@ class Bounds:
     def _lowest(self, kth: Tensor, begin: int, end: int) -> Tensor:
         """Returns a lower limit for the bounds of each token's ``k`` largest entries, from its ``k``-th bound."""
         return _floor(kth - kth.abs() * OUTPUT_ROUNDING - self._slack[begin:end])
+
+
+def _least_bits(threshold: Tensor) -> Tensor:
+    """Returns the bits of the smallest bound of entries that exceed a non-negative threshold."""
+    return _floor(threshold - threshold.abs() * OUTPUT_ROUNDING).view(torch.int16)
 
 
 def _reach_in_order(bits: Tensor, rows: Tensor, k: int, workspace: Workspace | None) -> Tensor:

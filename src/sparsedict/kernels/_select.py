@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,7 +31,16 @@ MAX_SHARE = 1 / 32
 """Fraction of candidates in a block above which the whole block is computed."""
 
 SAMPLE_TOKENS = 64
-"""Number of tokens to estimate the density of a batch. With a new ReLU, half of all entries are active."""
+"""Minimum number of tokens to estimate the density of a batch. With a new ReLU, half of all entries are active."""
+
+CANDIDATES_OF_BATCH = 2
+"""Estimated number of candidates per selected entry of a batch, if the threshold was estimated from a sample."""
+
+MIN_CANDIDATES_OF_BATCH = 1.1
+"""Estimated number of candidates per selected entry of a batch below which a guessed threshold isn't used."""
+
+MAX_CANDIDATES_OF_BATCH = 4
+"""Estimated number of candidates per selected entry of a batch above which a guessed threshold isn't used."""
 
 SAMPLE_MARGIN = 1.2
 """Ratio of the estimated number of entries to the limit above which the search is abandoned."""
@@ -106,6 +117,11 @@ def like(threshold: Tensor, pre: Tensor) -> Tensor:
     return threshold.to(pre.dtype)
 
 
+def _sample(rows: Tensor) -> Tensor:
+    """Returns rows at equal distances, at least ``SAMPLE_TOKENS`` if there are so many."""
+    return rows[:: max(1, len(rows) // SAMPLE_TOKENS)]
+
+
 class _Search:
     """One search among the entries of ``inputs @ rows.T + bias``."""
 
@@ -167,23 +183,51 @@ class _Search:
 
     def largest_of_batch(self, rule: LargestOfBatch) -> Selected:
         n_wanted = rule.n_entries(self._n_tokens, self._n_latents)
-        guess = first_threshold(rule, self._inputs, GUESS_SHARE)
-        flat, values = self._largest_above(n_wanted, guess.to(self._inputs.dtype))
-        if len(flat) < n_wanted and bool(guess > 0):
-            flat, values = self._largest_above(n_wanted, torch.zeros_like(guess))
+        guess = first_threshold(rule, self._inputs, GUESS_SHARE).to(self._inputs.dtype)
+        flat, values, threshold = self._largest_above(n_wanted, guess, is_guess=True)
+        for factor in (MAX_CANDIDATES_OF_BATCH, None):
+            if len(flat) == n_wanted or not bool(threshold > 0):
+                break
+            lower = torch.zeros_like(guess) if factor is None else self._estimate(factor * n_wanted)
+            flat, values, threshold = self._largest_above(n_wanted, lower)
         return Support.from_flat(flat, self._n_tokens, self._n_latents), values
 
-    def _largest_above(self, n_wanted: int, threshold: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the largest entries of the batch above a threshold, which rises during the search."""
+    def _largest_above(
+        self, n_wanted: int, threshold: Tensor, *, is_guess: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns positions and values of the largest entries of the batch above a threshold, and this threshold.
+
+        The threshold rises during the search. The returned one is that of the beginning. A guess that is far off is
+        replaced by an estimate.
+        """
         found, values = self._inputs.new_empty(0, dtype=torch.int64), self._inputs.new_empty(0)
+        lowest = threshold
         for begin, end, block in self._blocks():
+            if begin == 0 and is_guess and self._is_far_off(block, threshold, n_wanted):
+                lowest = threshold = self._estimate(CANDIDATES_OF_BATCH * n_wanted)
             flat, known = self._above(begin, end, block, threshold, threshold)
             found, values = torch.cat((found, flat)), torch.cat((values, known))
             if len(found) > n_wanted:
                 chosen = largest_of_all(values, n_wanted)
                 found, values = found[chosen], values[chosen]
                 threshold = values.amin()
-        return found, values
+        return found, values, lowest
+
+    def _is_far_off(self, block: Tensor, threshold: Tensor, n_wanted: int) -> bool:
+        """Returns whether a sample of a block has too few or too many candidates above a threshold."""
+        sample = _sample(block)
+        reached = ~(sample <= threshold) if self._bounds is None else self._bounds.reaches(sample, threshold)
+        share = int(reached.sum()) * self._n_tokens / max(n_wanted * len(sample), 1)
+        return share > MAX_CANDIDATES_OF_BATCH or (share < MIN_CANDIDATES_OF_BATCH and bool(threshold > 0))
+
+    def _estimate(self, n_entries: float) -> Tensor:
+        """Returns an estimate of the threshold that ``n_entries`` entries exceed, from a sample of tokens."""
+        sample = _sample(self._inputs)
+        pre = torch.addmm(self._bias, sample, self._rows.T).flatten().float()
+        n_above = math.ceil(n_entries * len(sample) / max(self._n_tokens, 1))
+        place = len(pre) - n_above
+        smallest = float(np.partition(pre.numpy(), place)[place]) if place > 0 else 0.0
+        return self._inputs.new_tensor(smallest if 0 < smallest < math.inf else 0.0)
 
     def _blocks(self) -> Iterator[tuple[int, int, Tensor]]:
         """Yields the first token, the end, and the pre-activations or bounds of each block, in one buffer."""
