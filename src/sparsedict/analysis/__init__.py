@@ -5,7 +5,7 @@ All functions are pure. They accept a `Dictionary`, and in many cases a tensor o
 seed.
 """
 
-from sparsedict.analysis import ratings, scores
+from sparsedict.analysis import diagnosis, ratings, scores
 from sparsedict.analysis._ablated_error import AblatedError, ReconstructionError, ablated_error
 from sparsedict.analysis._calibrate import Calibration, calibrate_threshold
 from sparsedict.analysis._clusters import Clusters, clusters
@@ -28,6 +28,7 @@ from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._sites_evaluation import DictionaryUse, SiteEvaluation, SitesEvaluation
 from sparsedict.analysis._token_effects import TokenEffects, token_effects
 from sparsedict.analysis._top_examples import TopExamples, top_examples
+from sparsedict.analysis.diagnosis import Diagnosis, diagnose
 
 __all__ = [
     "AblatedError",
@@ -36,6 +37,7 @@ __all__ = [
     "DeadLatents",
     "DecoderShares",
     "Detection",
+    "Diagnosis",
     "DictionaryMatch",
     "DictionaryUse",
     "Evaluation",
@@ -63,6 +65,8 @@ __all__ = [
     "collect",
     "dead_latents",
     "decoder_shares",
+    "diagnose",
+    "diagnosis",
     "evaluate",
     "feature_recovery",
     "firing_frequencies",

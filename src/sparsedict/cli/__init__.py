@@ -15,12 +15,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from sparsedict import __version__
-from sparsedict.cli import _demo_options, _pages_options, _rate_options, _trace_options, _train_options
+from sparsedict.cli import (
+    _demo_options,
+    _diagnose_options,
+    _pages_options,
+    _rate_options,
+    _trace_options,
+    _train_options,
+)
 from sparsedict.cli._options import Formatter
 
 __all__ = ["main"]
 
-COMMANDS = (_demo_options, _train_options, _pages_options, _trace_options, _rate_options)
+COMMANDS = (_demo_options, _diagnose_options, _train_options, _pages_options, _trace_options, _rate_options)
 
 UNREAD = 128 + 13
 """Exit status of a program that SIGPIPE ended."""
