@@ -1,6 +1,7 @@
 """Settings of the documentation: ``sphinx-build -W -b html docs docs/_build/html``.
 
-``-t short`` trains the dictionaries of the gallery on fewer tokens, for checks.
+``-t short`` is for checks: it trains the dictionaries of the gallery on fewer tokens, and leaves out navigation and the
+pages of source code.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def _scrape(block: Any, block_vars: dict[str, Any], settings: dict[str, Any]) ->
 
 
 if tags.has("short"):  # Sphinx defines `tags`.
+    extensions.remove("sphinx.ext.viewcode")
     # About the fewest steps after which every figure has simulators to draw. The other trainings need only run.
     sketch = presets.SKETCH
     presets.SKETCH = replace(
@@ -231,9 +233,9 @@ def _alias(name: str) -> str:
     return f"Alias of :class:`~{name.rpartition('.')[0]}.{of}`." if of and of != name.rpartition(".")[2] else ""
 
 
-def _source_pages_without_navigation(app: Any, pagename: str, template: str, context: Any, doctree: Any) -> None:
-    """Leaves the tree of all pages out of the pages of source code, where it takes a fifth of the build's time."""
-    if pagename.startswith("_modules/"):
+def _pages_without_navigation(app: Any, pagename: str, template: str, context: Any, doctree: Any) -> None:
+    """Leaves the tree of all pages out of the pages of source code, and of a check's pages, because it takes long."""
+    if pagename.startswith("_modules/") or app.tags.has("short"):
         context["toctree"] = lambda **options: ""
 
 
@@ -241,6 +243,6 @@ def setup(app: Any) -> None:
     app.add_directive("autosummary", Summaries, override=True)
     # Formulas become MathML, which browsers show without a script: the pages need no network to be read.
     app.add_html_math_renderer("mathml", inline_renderers=(_inline, None), block_renderers=(_display, None))
-    app.connect("html-page-context", _source_pages_without_navigation, priority=0)
+    app.connect("html-page-context", _pages_without_navigation, priority=0)
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-process-docstring", _mathematics)

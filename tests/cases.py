@@ -324,6 +324,14 @@ KINDS = {
 PLAIN_KINDS = [kind for kind, case in KINDS.items() if not isinstance(case, CrossLayerCase | CrosscoderCase)]
 """Kinds for a single site, as the files of other libraries hold them."""
 
+PLAIN_PAIRS = [
+    (kind, activation)
+    for kind in PLAIN_KINDS
+    for activation in ACTIVATIONS
+    if kind in ("distiller", "autoencoder") or activation in ("relu", "top_k", "jump_relu")
+]
+"""Every plain kind with an activation of each form that files have, and every activation with a kind of each form."""
+
 ALL_PAIRS = [(kind, activation) for kind in KINDS for activation in ACTIVATIONS]
 """Every kind with every activation, for properties that depend on both."""
 

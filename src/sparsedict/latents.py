@@ -49,7 +49,7 @@ class Support(Displayed):
 
     @classmethod
     def empty(cls, n_tokens: int, device: torch.device, n_latents: int = 0) -> Support:
-        """Stores nothing."""
+        """Returns a support without entries."""
         offsets = torch.zeros(n_tokens + 1, dtype=torch.int64, device=device)
         return cls(offsets[:0], offsets, n_latents)
 
@@ -140,7 +140,13 @@ def _stable_order(numbers: Int[Tensor, " n"], largest: int) -> Int[Tensor, " n"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TransposedSupport(Displayed):
-    """A support ordered by latent: entry ``i`` is entry ``order[i]`` of the original support."""
+    """A support ordered by latent: entry ``i`` is entry ``order[i]`` of the original support.
+
+    Attributes:
+        order: Index of each entry in the original support.
+        tokens: Index of the token of each entry.
+        offsets: Latent ``j`` has the entries ``offsets[j]:offsets[j + 1]``, ``[n_latents + 1]``.
+    """
 
     order: Int[Tensor, " n_entries"]
     tokens: Int[Tensor, " n_entries"]

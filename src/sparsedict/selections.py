@@ -80,6 +80,7 @@ class LargestOfBatch(Displayed, Selection):
             flat = first_largest(entries, entries.topk(n_wanted, sorted=False).indices)
         else:
             flat = entries.topk(n_wanted, sorted=False).indices.sort().values
+        # NaN isn't at most zero, so it is selected.
         return Support.from_flat(flat[~(entries[flat] <= 0)], n_tokens, n_latents)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import sparsedict as sd
 from circuits._models import all_sites, assert_complete, randomised, transcoders
+from pairs import pairwise
 from sites import _models
 
 DOUBLE = torch.float64
@@ -99,10 +100,14 @@ def test_constants_are_those_of_the_biases() -> None:
 
 
 @pytest.mark.parametrize(
-    "layout", [sd.LaterLayers(), sd.NextLayers(1), sd.NextLayers(0), sd.TiedDecoders(sd.LaterLayers())]
+    ("layout", "skip", "activation"),
+    pairwise(
+        [sd.LaterLayers(), sd.NextLayers(1), sd.NextLayers(0), sd.TiedDecoders(sd.LaterLayers())],
+        [False, True],
+        [sd.ReLU(), sd.PerLayer(sd.TopK(5)), sd.BatchTopK(5)],
+    ),
+    ids=repr,
 )
-@pytest.mark.parametrize("skip", [False, True])
-@pytest.mark.parametrize("activation", [sd.ReLU(), sd.PerLayer(sd.TopK(5)), sd.BatchTopK(5)], ids=repr)
 def test_cross_layer(layout: sd.DecoderLayout, skip: bool, activation: sd.Activation) -> None:
     _, sites = model_and_sites("llama")
     dictionary = sd.CrossLayerDistiller(

@@ -120,8 +120,7 @@ def assert_equal_gradients(actual: dict[str, Tensor | None], wanted: dict[str, T
 
 
 @pytest.mark.parametrize("kind", [*cases.KINDS, *KINDS])
-@pytest.mark.parametrize("needs_x", [False, True])
-@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize(("needs_x", "is_known"), [(False, False), (True, True)])
 def test_pre_activations_at_entries_are_those_of_all(kind: str, needs_x: bool, is_known: bool) -> None:
     dictionary = made(kind, sd.TopK(3)) if kind in KINDS else cases.make(kind, "relu")
     x = cases.tokens(7).requires_grad_(needs_x)

@@ -125,8 +125,7 @@ HOOKS: dict[str, Any] = {"model": "gpt2", "input_hook": "mlp.hook_in", "output_h
 
 
 @pytest.mark.filterwarnings("ignore:The TopK of circuit-tracer keeps negative values")
-@pytest.mark.parametrize("kind", cases.PLAIN_KINDS)
-@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
+@pytest.mark.parametrize(("kind", "activation"), cases.PLAIN_PAIRS)
 def test_written_files_compute_the_same_or_writing_raises(kind: str, activation: str, tmp_path: Path) -> None:
     dictionary = cases.make(kind, activation)
     square = _square(dictionary) if isinstance(dictionary, sd.SparseDistiller) else dictionary

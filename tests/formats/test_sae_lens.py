@@ -215,8 +215,7 @@ def test_thresholds_of_zero_are_written_as_such(tmp_path: Path) -> None:
     assert torch.equal(sd.load(tmp_path)(torch.ones(2, 6)).latents, dictionary(torch.ones(2, 6)).latents)
 
 
-@pytest.mark.parametrize("kind", cases.PLAIN_KINDS)
-@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
+@pytest.mark.parametrize(("kind", "activation"), cases.PLAIN_PAIRS)
 def test_written_files_compute_the_same_or_writing_raises(kind: str, activation: str, tmp_path: Path) -> None:
     dictionary = cases.make(kind, activation)
     try:

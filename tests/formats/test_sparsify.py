@@ -101,8 +101,7 @@ def test_written_files_have_the_library_s_layout(case: str, tmp_path: Path) -> N
     assert written == wanted | {"num_latents": 12}
 
 
-@pytest.mark.parametrize("kind", cases.PLAIN_KINDS)
-@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
+@pytest.mark.parametrize(("kind", "activation"), cases.PLAIN_PAIRS)
 def test_written_files_compute_the_same_or_writing_raises(kind: str, activation: str, tmp_path: Path) -> None:
     dictionary = cases.make(kind, activation)
     try:

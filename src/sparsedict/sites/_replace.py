@@ -95,6 +95,7 @@ class _Replacement:
                 self._contributions.clear()
 
     def _read(self, point: Point, passes: Passes, value: Tensor) -> None:
+        """Stores the activations of a point for the dictionaries that read it."""
         found = passes.at()
         if found is None:
             return
@@ -109,10 +110,12 @@ class _Replacement:
                     self._contributions.pop((index, target), None)
 
     def _write(self, target: Target, passes: Passes, watch: Watch, original: Tensor) -> Tensor | None:
+        """Returns the activations of a point with its replacement at included positions; ``None`` changes nothing."""
         found = passes.at()
         if found is None:
             return None
-        (this, recomputed), point = found, target.point
+        this, recomputed = found
+        point = target.point
         if not recomputed:
             self._n_reached[point] += 1
             if not this.reaches(("target", point), self._model):
@@ -131,6 +134,7 @@ class _Replacement:
         return new if kept is None else torch.where(kept.unsqueeze(-1), new, original)
 
     def _replacement(self, target: Target, original: Tensor, this: ModelPass, recomputed: bool) -> Tensor:
+        """Returns the sum of the contributions of all dictionaries, plus the error term if it is requested."""
         total: Contribution | None = None
         for index, part in enumerate(self._parts):
             if target.point in part.writes:
@@ -163,6 +167,12 @@ class _Replacement:
             self._contributions[index, point] = _Stored(own, this, recomputed, torch.is_grad_enabled())
 
     def _take(self, index: int, part: Part, source: Point, target: Point, this: ModelPass, recomputed: bool) -> Tensor:
+        """Removes the activations of a source from the stored ones and returns them.
+
+        Raises:
+            ReplacementOrderError: If the forward pass has not reached the source.
+            RuntimeError: If gradient checkpointing recomputes the target without the source.
+        """
         held = self._inputs.pop((index, source), None)
         if held is not None and not held.belongs_to(this, recomputed):
             held = None
@@ -181,7 +191,8 @@ class _Replacement:
         return held.value
 
     def _check_gradients(self, held: _Stored | None, source: Point, target: Point) -> None:
-        if held is None or torch.is_grad_enabled() > held.with_gradients:
+        """Raises an error if a value is missing in a recomputation, or was computed without gradients."""
+        if held is None or (torch.is_grad_enabled() and not held.with_gradients):
             raise RuntimeError(
                 f"Gradient checkpointing must recompute `{source}` together with `{target}`, or gradients between "
                 "the two are lost. Disable checkpointing while the site is replaced."
