@@ -127,7 +127,6 @@ class Plan:
         """Returns the bytes that one GPU passes to the collectives of a step, by purpose."""
         job, found = self.job, {}
         if self.n_shards > 1:
-            found["inputs and targets"] = self.n_tokens * (job.d_in + job.d_out) * job.item
             found["reconstruction"] = self.n_tokens * job.d_out * job.item
             if job.rule == "topk":
                 found["candidates"] = self.n_tokens * min(job.k, self.n_latents) * job.item
@@ -143,11 +142,9 @@ class Plan:
         """Returns the bytes that one GPU sends in a step, by purpose.
 
         A ring sends ``2 (n - 1) / n`` times the bytes of a sum, and ``n - 1`` times the part of each GPU of a gather.
-        A broadcast sends the bytes once.
         """
         shards, data = self.n_shards, self.n_data
         factors = {
-            "inputs and targets": 1.0,
             "candidates": shards - 1.0,
             "gradients": 2 * (data - 1) / data,
         }
@@ -164,7 +161,8 @@ class Plan:
         wire = self.wire()
         gradients = wire.pop("gradients", 0.0)
         return {
-            "model": 2 * job.model_parameters * self.n_tokens / self.n_shards / hardware.flops,
+            # GPUs that share the latents need the same activations. Each of them runs the model.
+            "model": 2 * job.model_parameters * self.n_tokens / hardware.flops,
             "encoder": 2 * self.n_tokens * job.d_in * self.n_latents / hardware.flops,
             # Decoding, its two gradients and the gradient of the encoder read or write one row for each entry.
             "sparse products": n_entries * (job.d_in + 3 * job.d_out) * job.item / hardware.memory,
