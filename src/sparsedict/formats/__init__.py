@@ -23,10 +23,14 @@ from sparsedict.formats import (
 )
 from sparsedict.formats._format import Format, checked_formats, detect_format
 from sparsedict.formats._location import Location
+from sparsedict.formats._sae_bench import SAEBenchAutoencoder, SAEBenchConfig, as_sae_bench
 
 __all__ = [
     "Format",
     "Location",
+    "SAEBenchAutoencoder",
+    "SAEBenchConfig",
+    "as_sae_bench",
     "checked_formats",
     "circuit_tracer",
     "dictionary_learning",
