@@ -204,6 +204,19 @@ def test_each_dead_latent_has_its_cause() -> None:
     assert "3 of 7 (42.9%), on 800 tokens" in str(whole)
 
 
+def test_magnitudes_count_where_they_are_selected() -> None:
+    sae, x = dead_sae()
+    signed = sd.SparseAutoencoder(4, 7, activation=sd.AbsTopK(1), decoder_norm=sd.UnitNorm()).eval()
+    signed.load_state_dict(sae.state_dict())
+    with torch.no_grad():
+        signed.encoder[3:].neg_()
+        signed.encoder_bias[1] = 0
+        signed.encoder[1] *= 0.5
+    found = dead_causes(signed, x)
+    assert found.dead.tolist() == [True] * 3 + [False] * 4
+    assert found.margin[2].item() == pytest.approx(-0.2, abs=0.02)
+
+
 def test_errors_are_shared_among_tokens() -> None:
     sae, x = dead_sae()
     tokens, positions = torch.arange(400) % 4, torch.arange(400) % 8

@@ -75,6 +75,8 @@ def dead_causes(dictionary: Dictionary, inputs: Float[Tensor, "n_tokens d_in"]) 
         pre, latents = dictionary.pre_activations(block), dictionary.encode_sparse(block)
         dense = latents.to_dense() if isinstance(latents, SparseLatents) else latents
         active = fires(dense)
+        # AbsTopK selects by magnitude.
+        pre = pre.abs() if bool((dense < 0).any()) else pre
         threshold = torch.where(active, pre, torch.inf).amin(1)
         threshold = torch.where(threshold.isinf(), 0.0, threshold)
         largest = torch.maximum(largest, (pre - threshold[:, None]).amax(0))
