@@ -14,9 +14,9 @@ new_environment() {
     "$1" -m venv "$environment"
 }
 
-# install ARGUMENTS: runs pip in the environment.
+# install ARGUMENTS: runs pip in the environment. Most modules are never imported, so none is compiled beforehand.
 install() {
-    "$environment/bin/python" -m pip install --quiet "$@"
+    "$environment/bin/python" -m pip install --quiet --no-compile "$@"
 }
 
 # find_data: makes the real data available to the tests if it lies beside the repository.
@@ -27,10 +27,18 @@ find_data() {
     fi
 }
 
-# install_browser: installs Chromium, in which the tests open pages. Without it these tests are skipped with a reason.
-install_browser() {
+# start_browser: begins to install Chromium, in which the tests open pages, while pip installs the packages.
+start_browser() {
     if ! command -v chromium google-chrome > /dev/null && command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; then
-        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > /dev/null || true
+        (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > /dev/null) &
+        browser=$!
+    fi
+}
+
+# find_browser: waits for Chromium. Without it, the tests that open pages are skipped with a reason.
+find_browser() {
+    if [ -n "${browser:-}" ]; then
+        wait "$browser" || true
     fi
     if command -v chromium google-chrome > /dev/null; then
         export SPARSEDICT_BROWSER_TESTS=required
@@ -42,6 +50,6 @@ install_browser() {
 # run_tests ARGUMENTS: runs the test command.
 run_tests() {
     find_data
-    install_browser
+    find_browser
     "$environment/bin/python" -m tests "$@"
 }

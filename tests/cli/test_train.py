@@ -162,8 +162,7 @@ def test_a_folder_named_checkpoints_of_somebody_else(start: list[object], comman
 @pytest.mark.parametrize(
     ("option", "paths"),
     [
-        (["--site", "model.layers.*.mlp"], ["model.layers.0.mlp", "model.layers.1.mlp"]),
-        (["--site", "model.layers.1.mlp, model.layers.0.mlp"], ["model.layers.1.mlp", "model.layers.0.mlp"]),
+        (["--site", "model.layers.[1-9].mlp, model.layers.0.mlp"], ["model.layers.1.mlp", "model.layers.0.mlp"]),
         (["--site", "model.layers.[1-9].mlp"], ["model.layers.1.mlp"]),
     ],
 )
