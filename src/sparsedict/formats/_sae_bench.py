@@ -75,14 +75,14 @@ class SAEBenchAutoencoder(nn.Module):
         norms = torch.linalg.vector_norm(plain.decoder, dim=1)
         # A latent whose decoder row is zero contributes nothing, in any direction.
         norms = torch.where(norms > 0, norms, torch.ones_like(norms))
-        self.dictionary = dictionary
-        self.cfg = cfg
+        self.dictionary: SparseAutoencoder = dictionary
+        self.cfg: SAEBenchConfig = cfg
         self.norms: Tensor
         self.register_buffer("norms", norms)
-        self.W_enc = nn.Parameter((plain.encoder * norms[:, None]).T.contiguous())
-        self.W_dec = nn.Parameter(plain.decoder / norms[:, None])
-        self.b_enc = nn.Parameter(plain.encoder_bias * norms)
-        self.b_dec = nn.Parameter(plain.decoder_bias.clone())
+        self.W_enc: nn.Parameter = nn.Parameter((plain.encoder * norms[:, None]).T.contiguous())
+        self.W_dec: nn.Parameter = nn.Parameter(plain.decoder / norms[:, None])
+        self.b_enc: nn.Parameter = nn.Parameter(plain.encoder_bias * norms)
+        self.b_dec: nn.Parameter = nn.Parameter(plain.decoder_bias.clone())
         self.eval()
         self.requires_grad_(False)
 

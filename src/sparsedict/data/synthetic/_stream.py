@@ -42,8 +42,8 @@ class SyntheticStream(ActivationSource):
                 f"{type(truth).__name__}."
             )
         self.truth: Truth = truth
-        self.buffer_size = CHUNK
-        self.bytes_per_token = sum(part.nbytes for part in truth.sample(1)[0].values())
+        self.buffer_size: int = CHUNK
+        self.bytes_per_token: int = sum(part.nbytes for part in truth.sample(1)[0].values())
         self._n_tokens = checks.at_least("n_tokens", n_tokens, 1)
 
     @property
