@@ -55,7 +55,7 @@ def _fork(rank: int, folder: str) -> int:
 
 def _run(rank: int, folder: str) -> dict[str, str]:
     torch.set_num_threads(1)
-    options = {"rank": rank, "world_size": N_RANKS, "timeout": timedelta(seconds=30)}
+    options = {"rank": rank, "world_size": N_RANKS, "timeout": timedelta(minutes=3)}
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", **options)
     groups = {1: dist.new_group([0]), 2: dist.new_group([0, 1]), N_RANKS: dist.group.WORLD}
     found: dict[str, str] = {}
