@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 from benchmarks import cross_layer, exclusive, gpu, gpu_parts, gpu_session, hops, precision, scores
+from benchmarks.quality import __main__ as quality
+from benchmarks.quality._results import Interval
 
 import sparsedict as sd
 
@@ -118,6 +120,58 @@ def test_it_runs_at_toy_size(
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
     ours = "sparsedict" if name == "end_to_end" else "sparsedict, dense"
     assert ours in (tmp_path / f"{name}.txt").read_text(encoding="utf-8")
+
+
+QUALITY = ["--quick", "--contenders", "TopK, Adam", "BatchTopK, LazyAdam"]
+
+
+@pytest.mark.as_installed
+def test_quality_continues_and_compares_at_equal_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*QUALITY, "--out", str(tmp_path), "--store", str(tmp_path / "store")]
+    quality.main([*options, "--max-minutes", "0"])
+    assert "8 cells are left" in capsys.readouterr().out
+    quality.main(options)
+    file = tmp_path / "quality.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    assert len(rows) == 8  # two contenders, kinds and seeds
+    assert all(0 < row["fvu"] < 1 and abs(row["l0"] - 8) < 1 and 0 <= row["truth"] <= 1 for row in rows)
+    quality.main([*options, "--clock"])
+    timed = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    assert timed[:8] == rows
+    assert {row["budget"] for row in timed[8:]} == {"time"}
+    own = [row for row in rows if row["kind"] == "autoencoder"]
+    seconds = {name: sum(row["seconds"] for row in own if row["contender"] == name) for name in QUALITY[2:]}
+    longer = next(row for row in timed[8:] if row["kind"] == "autoencoder" and row["contender"] == "TopK, Adam")
+    wanted = 20_480 * seconds["BatchTopK, LazyAdam"] / seconds["TopK, Adam"]
+    assert longer["n_tokens"] == pytest.approx(max(1024, wanted), abs=1)
+    table = (tmp_path / "quality.txt").read_text(encoding="utf-8")
+    assert "BatchTopK, LazyAdam (reference)" in table
+    assert (tmp_path / "quality.png").stat().st_size > 1000
+
+
+def test_quality_reports_a_contender_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing:
+        packages = ()
+
+        def can_train(self, kind: str, source: str) -> bool:
+            return kind == "autoencoder"
+
+        def train(self, task: Any, data: Any) -> Any:
+            raise RuntimeError("no such optimiser")
+
+    monkeypatch.setattr(quality, "all_contenders", lambda: {"failing": Failing()})
+    quality.main(["--quick", "--out", str(tmp_path), "--store", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "FAILED synthetic, 0, autoencoder, 256, 8, failing, 1.0, seed 0: RuntimeError: no such optimiser" in out
+
+
+def test_intervals_are_those_of_students_t() -> None:
+    interval = Interval.of([1.0, 2.0, 4.0])
+    assert interval.mean == pytest.approx(7 / 3)
+    assert interval.half == pytest.approx(4.303 * 1.5275 / 3**0.5, rel=1e-3)
+    assert Interval.of([2.0]).half is None
 
 
 @pytest.mark.as_installed

@@ -36,22 +36,28 @@ class _Given(nn.Module):
         return self.targets
 
 
-class _Replay(nn.Module):
-    """A substitute for a model with one hooked module."""
+class Replay(nn.Module):
+    """A substitute for a model with one hooked module, which replays batches when ``serves`` is set.
 
-    def __init__(self, case: Case, batches: Batches) -> None:
+    Args:
+        d: Width of the targets.
+        device: Device.
+        batches: Batches of inputs and targets.
+    """
+
+    def __init__(self, d: int, device: str, batches: Batches) -> None:
         super().__init__()
         self.site = _Given()
         self.config = SimpleNamespace(num_hidden_layers=1)
-        self.device = torch.device(case.device)
+        self.device = torch.device(device)
         # The trainer asks for the width before it trains.
-        self.site.targets = torch.zeros(1, 1, case.d, device=self.device)
+        self.site.targets = torch.zeros(1, 1, d, device=self.device)
         self.dummy_inputs = {"input_ids": torch.zeros(1, 1, dtype=torch.int64)}
         self._batches = batches
         self.serves = False
 
     @property
-    def base_model(self) -> _Replay:
+    def base_model(self) -> Replay:
         return self
 
     def forward(self, input_ids: Tensor) -> None:
@@ -63,14 +69,15 @@ class _Replay(nn.Module):
         self.site(inputs[None])
 
 
-class _Tokens:
-    """A dataset whose tokens aren't used."""
+class SomeTokens:
+    """A dataset whose tokens aren't used, with a row for each step."""
 
-    def __init__(self, n_tokens: int) -> None:
+    def __init__(self, n_tokens: int, n_steps: int) -> None:
+        self._n_steps = n_steps
         self._row = {"input_ids": torch.ones(n_tokens, dtype=torch.int64)}
 
     def __len__(self) -> int:
-        return 10**9
+        return self._n_steps
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self._row
@@ -79,7 +86,7 @@ class _Tokens:
 def train(case: Case, batches: Batches, options: tuple[str, ...]) -> None:
     from sparsify import SparseCoderConfig, TrainConfig, Trainer  # pyright: ignore[reportMissingImports]
 
-    model: Any = _Replay(case, batches)
+    model: Any = Replay(case.d, case.device, batches)
     coder = SparseCoderConfig(num_latents=case.n_latents, k=case.k, transcode=case.kind == "distiller")
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainConfig(
@@ -95,7 +102,7 @@ def train(case: Case, batches: Batches, options: tuple[str, ...]) -> None:
             # Anything here keeps the trainer from setting biases anew in the first step.
             finetune="given",
         )
-        trainer = Trainer(settings, _Tokens(case.n_tokens), model)
+        trainer = Trainer(settings, SomeTokens(case.n_tokens, 10**9), model)
         weights = trainer.saes["site"]
         case.fill_(weights.encoder.weight.data, weights.encoder.bias.data, weights.W_dec.data)
         if "fused Adam" in options:

@@ -29,17 +29,18 @@ def gradients(penalty: sd.AuxK, out: sd.ForwardPass) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("kind", cases.KINDS)
-@pytest.mark.parametrize("k", [1, 2, 3, 7])
-def test_value_and_gradient_follow_the_formula(kind: str, k: int) -> None:
+@pytest.mark.parametrize(("k", "slope"), [(1, 0.0), (2, 1.0), (3, 0.0), (7, 0.5)])
+def test_value_and_gradient_follow_the_formula(kind: str, k: int, slope: float) -> None:
     out = pass_with(IDLE, kind)
-    dictionary, penalty = out.dictionary, sd.AuxK(k=k, dead_after=100, coefficient=0.5)
+    dictionary, penalty = out.dictionary, sd.AuxK(k=k, dead_after=100, coefficient=0.5, slope=slope)
     weights = {name: value.detach().clone().requires_grad_() for name, value in dictionary.named_parameters()}
     case, buffers = cases.KINDS[kind], dict(dictionary.named_buffers())
     # The offset that all latents share is held constant.
     held = weights | {name: weights[name].detach() for name in ("decoder_bias", "input_bias") if name in weights}
     pre = case.pre_activations(held | buffers, out.inputs)[:, DEAD]
     bound = pre.sort(dim=-1, descending=True).values[:, min(k, len(DEAD)) - 1 :][:, :1]
-    latents = torch.where(pre >= bound, pre.relu(), torch.zeros_like(pre))
+    leaky = torch.nn.functional.leaky_relu(pre, slope)
+    latents = torch.where(pre >= bound, pre.relu().detach() + leaky - leaky.detach(), torch.zeros_like(pre))
     missing = (out.targets - out.reconstruction).detach()
     spread = torch.zeros(9, cases.N_LATENTS, dtype=torch.float64).index_copy(1, DEAD, latents)
     whole = [case.output(weights | buffers, part, out.inputs) for part in (spread, torch.zeros_like(spread))]
@@ -75,6 +76,16 @@ def test_the_gradient_reaches_dead_latents_alone(kind: str, activation: str) -> 
 
 
 @pytest.mark.parametrize("kind", cases.KINDS)
+def test_a_slope_trains_latents_whose_pre_activations_are_negative(kind: str) -> None:
+    out = pass_with(IDLE, kind)
+    with torch.no_grad():
+        out.dictionary.encoder_bias[DEAD] = -100.0
+    found = {slope: gradients(sd.AuxK(dead_after=100, slope=slope), out)["encoder_bias"] for slope in (0.0, 1.0)}
+    assert not found[0.0].any()
+    assert found[1.0][DEAD].all()
+
+
+@pytest.mark.parametrize("kind", cases.KINDS)
 def test_without_dead_latents_there_is_nothing(kind: str) -> None:
     penalty = sd.AuxK(dead_after=101)
     out = pass_with(IDLE, kind)
@@ -106,6 +117,8 @@ def test_bad_arguments_are_named() -> None:
         sd.AuxK(dead_after=0)
     with pytest.raises(ValueError, match=r"`coefficient` must lie in \[0\.0, inf\), got -1"):
         sd.AuxK(coefficient=-1)
+    with pytest.raises(ValueError, match=r"`slope` must lie in \[0\.0, 1\.0\], got 1\.5"):
+        sd.AuxK(slope=1.5)
 
 
 class Normalising(sd.Dictionary):

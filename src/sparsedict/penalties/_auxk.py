@@ -32,10 +32,15 @@ class AuxK(Penalty):
     The gradient reaches the encoder, the encoder bias and the decoder of dead latents, and parameters of
     ``reconstruct`` that scale the contributions of latents. It is zero if no latent is dead.
 
+    The derivative of ReLU is zero where the pre-activation is negative, so a latent without a positive pre-activation
+    gets no gradient. With ``slope=1.0``, the gradient passes such latents unchanged (a straight-through estimator). The
+    value of the penalty is the same for every slope.
+
     Args:
         k: Number of dead latents per token; ``None`` for half the width of the output.
         dead_after: Number of tokens without firing after which a latent is dead.
         coefficient: Weight of the penalty, :math:`c`.
+        slope: Factor of the gradient where ReLU is zero; 0 in the source. It has no effect with `AbsTopK`.
         idle_tokens: The former name of ``dead_after``.
 
     Source: Gao et al., "Scaling and evaluating sparse autoencoders", 2024, appendix A.2. Implementations differ
@@ -49,6 +54,7 @@ class AuxK(Penalty):
     dead_after: int = 200_000
     coefficient: float = 1 / 32
     _: KW_ONLY
+    slope: float = 0.0
     idle_tokens: InitVar[int | None] = None
 
     def __post_init__(self, idle_tokens: int | None) -> None:
@@ -57,6 +63,7 @@ class AuxK(Penalty):
             checks.set_at_least(self, "k", 1)
         checks.set_at_least(self, "dead_after", 1)
         checks.set_in_range(self, "coefficient", 0.0)
+        checks.set_in_range(self, "slope", 0.0, 1.0)
 
     def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
         dictionary, n_tokens = out.dictionary, out.n_tokens
@@ -68,13 +75,21 @@ class AuxK(Penalty):
             return dictionary.encoder_bias[0] * 0.0
         values, support = self._largest_dead(out, dead)
         # If there are fewer than `k` dead latents, other latents fill the row. They count as zero.
-        values = values if dictionary.activation.by_magnitude else values.relu()
+        values = values if dictionary.activation.by_magnitude else self._relu(values)
         values = torch.where(support.is_stored, values, 0.0) if support.has_padding else values
         latents = SparseLatents(values * dead[support.latents], support, torch.Size((n_tokens,)))
         nothing = SparseLatents.none(n_tokens, dictionary.n_latents, values, memory=out.context.workspace)
         added = dictionary.reconstruct(latents, out.inputs) - dictionary.reconstruct(nothing, out.inputs)
         error = (residual - added).square().sum(-1).mean()
         return torch.where(has_dead, error * self.coefficient, torch.zeros_like(error))
+
+    def _relu(self, pre: Tensor) -> Tensor:
+        """Returns the positive parts. The gradient is multiplied by ``slope`` where they are zero."""
+        if not self.slope:
+            return pre.relu()
+        # Rows with fewer than `k` dead latents contain minus infinity on an accelerator.
+        negative = pre.clamp(torch.finfo(pre.dtype).min, 0.0)
+        return pre.relu() + self.slope * (negative - negative.detach())
 
     def _largest_dead(self, out: ForwardPass, dead: Bool[Tensor, " n_latents"]) -> tuple[Tensor, Support]:
         """Returns the largest pre-activations of dead latents, differentiable in encoder and encoder bias."""

@@ -29,8 +29,10 @@ class Frequency(Penalty):
         coefficient: Weight, :math:`c`, in units of the squared error.
         scale: The frequency :math:`s` at which the penalty equals that of ``L0`` with the same coefficient.
 
-    Source: Smith et al., "Negative Results for Sparse Autoencoders on Downstream Tasks", 2025 (the term of second order
-    in the frequency), and Gemma Scope 2, 2025, which adds a penalty on frequencies to a quadratic L0 penalty.
+    Source: Smith et al., "Negative Results for Sparse Autoencoders on Downstream Tasks", 2025,
+    https://www.alignmentforum.org/posts/4uXCAJNuPKtKBsi28/negative-results-for-saes-on-downstream-tasks, which proposes
+    a sparsity penalty that is quadratic in the frequency. McDougall et al., "Announcing Gemma Scope 2", 2025, reports a
+    frequency penalty in addition to a quadratic L0 penalty. The formula here wasn't compared with theirs.
 
     Example:
         >>> import sparsedict as sd

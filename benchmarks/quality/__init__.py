@@ -1,0 +1,1 @@
+"""Quality of dictionaries on stored activations: ``python -m benchmarks.quality``."""
