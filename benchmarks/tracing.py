@@ -1,7 +1,8 @@
 """How well attribution graphs of the embedded model's neurons predict interventions, for several prompts.
 
 ``python -m benchmarks.tracing`` makes a graph of the most probable next token of each prompt, ablates the 16 most
-influential neurons one at a time, and compares the predicted changes of the logit with those of the model itself.
+influential neurons one at a time, and compares the predicted changes of the logit with those of the model itself. It
+repeats the interventions with held norms and with held attention patterns.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Row:
         probability: Its probability.
         correlation: Correlation of predicted with measured changes of its logit.
         error: Median relative error of the predictions.
+        held: Correlation and median relative error by what is held in the model: norms, attention patterns, or both.
         same_sign: Share of the predictions with the sign of the measured change.
         replacement: Replacement score of the graph.
     """
@@ -46,6 +48,7 @@ class Row:
     probability: float
     correlation: float
     error: float
+    held: dict[str, tuple[float, float]]
     same_sign: float
     replacement: float
 
@@ -69,6 +72,7 @@ def measure(model: Any, tokenizer: Any, prompt: str, max_latents: int) -> Row:
         target.probability,
         check.correlation,
         check.median_relative_error,
+        {held: (correlation, error) for held, correlation, error in check.rows() if held != "nothing"},
         float((check.predicted.sign() == check.unfrozen.sign()).float().mean()),
         graph.replacement_score,
     )
@@ -82,12 +86,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     model, tokenizer = sd.zoo.load_model(), sd.zoo.load_tokenizer()
     rows = [measure(model, tokenizer, prompt, options.max_latents) for prompt in options.prompts]
-    print("| prompt | next token | probability | correlation | median relative error | same sign | replacement score |")
-    print("|---|---|---|---|---|---|---|")
+    print("| prompt | next token | probability | nothing held | norms held | attention held | both held | same sign |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
+        pairs = [(row.correlation, row.error), *row.held.values()]
+        numbers = " | ".join(f"{correlation:.2f}, {error:.0%}" for correlation, error in pairs)
         print(
-            f"| `{row.prompt!r}` | `{row.token!r}` | {row.probability:.2f} | {row.correlation:.2f} | {row.error:.0%} "
-            f"| {row.same_sign:.0%} | {row.replacement:.2f} |"
+            f"| `{row.prompt!r}` | `{row.token!r}` | {row.probability:.2f} | {numbers} | {row.same_sign:.0%} |"
         )
     content = {"max_latents": options.max_latents, "rows": [asdict(row) for row in rows]}
     options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -210,6 +210,55 @@ def test_memory_limits_the_batch(sites, dictionaries) -> None:
     torch.testing.assert_close(graph.edges, expected.edges)
 
 
+def test_memory_limits_the_copies_of_the_prompt(sites, dictionaries, monkeypatch) -> None:
+    widths: list[int] = []
+    forward = nn.Embedding.forward
+
+    def counted(self: nn.Embedding, tokens: torch.Tensor) -> torch.Tensor:
+        widths.append(len(tokens))
+        return forward(self, tokens)
+
+    expected = attribute(sites, dictionaries, TOKENS, targets=[3], check=8)
+    monkeypatch.setattr(nn.Embedding, "forward", counted)
+    graph = attribute(sites, dictionaries, TOKENS, targets=[3], memory=1, check=8)
+    assert max(widths) == 1
+    for (_, *found), (_, *wanted) in zip(graph.checked.rows(), expected.checked.rows(), strict=True):
+        assert found == pytest.approx(wanted, rel=1e-3)
+    widths.clear()
+    attribute(sites, dictionaries, TOKENS, targets=[3], check=8)
+    assert max(widths) == 8
+
+
+@pytest.mark.parametrize("kind", ["plain", "scaled", "hooked", "subclass"])
+def test_unembeddings_that_are_not_plain_linear_maps(kind: str) -> None:
+    class Head(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.norm = nn.Embedding(20, 8), nn.LayerNorm(8)
+            self.mlp = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))
+            self.lm_head = (Head if kind == "subclass" else nn.Linear)(8, 20)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            x = self.embed(tokens)
+            return self.lm_head(self.norm(x + self.mlp(x))) * (3 if kind == "scaled" else 1)
+
+    torch.manual_seed(0)
+    model = Model().double()
+    if kind == "hooked":
+        model.lm_head.register_forward_hook(lambda _, __, output: 2 * output)
+    site = sd.Site(model, "mlp")
+    targets = [3, sd.circuits.Logit(4, 1), sd.circuits.LogitDifference(5, 6)]
+    graph = attribute(site, site.neurons, torch.tensor([1, 2, 3]), targets=targets)
+    torch.testing.assert_close(graph.edges.sum(1) + graph.constants, graph.values, atol=1e-10, rtol=1e-10)
+    logits = model(torch.tensor([[1, 2, 3]]))[0].detach()
+    expected = torch.stack([logits[2, 3] - logits[2].mean(), logits[1, 4] - logits[1].mean(), logits[2, 5] - logits[2, 6]])
+    torch.testing.assert_close(graph.values[graph.targets], expected)
+
+
 def test_labels(sites, dictionaries, capsys) -> None:
     graph = attribute(sites, dictionaries, TOKENS, targets=[3], tokenizer=lambda token: f"<{token}>", progress=True)
     assert graph.nodes[0].label == repr(f"<{int(TOKENS[0, 0])}>")

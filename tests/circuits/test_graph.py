@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import sparsedict as sd
 from circuits._models import all_sites, transcoders
@@ -115,15 +116,17 @@ def test_interventions(graph: AttributionGraph) -> None:
         replace(graph, checker=None).check()
 
 
-def test_unfrozen_interventions_are_those_of_the_model() -> None:
+@pytest.mark.parametrize("held", ["unfrozen", "both_held"])
+def test_interventions_are_those_of_the_model(held: str) -> None:
     model = _models.hugging_face("gpt2").double()
     sites = all_sites("gpt2", model)
     dictionaries = transcoders(sites, torch.float64)
     graph = attribute(sites, dictionaries, TOKENS, targets=[3, Logit(4, centred=False)])
     check = graph.check(8)
-    with torch.no_grad():
+    context = sd.circuits.frozen(sites, TOKENS) if held == "both_held" else nullcontext()
+    with torch.no_grad(), context:
         before = model(TOKENS).logits[0, -1]
-        for row, index in zip(check.unfrozen, check.nodes, strict=True):
+        for row, index in zip(getattr(check, held), check.nodes, strict=True):
             node = graph.nodes[index]
             name = graph.layers[node.layer]
 
@@ -136,6 +139,34 @@ def test_unfrozen_interventions_are_those_of_the_model() -> None:
                 after = model(TOKENS).logits[0, -1]
             change = after - before
             torch.testing.assert_close(row, torch.stack([change[3] - change.mean(), change[4]]))
+
+
+@pytest.mark.parametrize("without", ["norms", "attention"])
+def test_only_parts_that_the_model_has_make_a_difference(without: str) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.norm = nn.Embedding(20, 8), nn.LayerNorm(8)
+            self.mlps = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)) for _ in range(2))
+            self.head = nn.Linear(8, 20)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.embed(tokens)
+            for mlp in self.mlps:
+                x = x + mlp(x if without == "norms" else self.norm(x))
+                if without != "attention":
+                    x = x + nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
+            return self.head(x)
+
+    torch.manual_seed(0)
+    sites = sd.Sites(Model().double(), {"0": "mlps.0", "1": "mlps.1"})
+    neurons = {name: site.neurons for name, site in sites.items()}
+    check = attribute(sites, neurons, torch.arange(5), targets=[1]).check(8)
+    same, other = {"norms": ("attention_held", "norms_held"), "attention": ("norms_held", "attention_held")}[without]
+    torch.testing.assert_close(getattr(check, same), check.both_held)
+    torch.testing.assert_close(getattr(check, other), check.unfrozen)
+    assert (check.both_held - check.unfrozen).abs().max() > 1e-3
+    assert (check.both_held - check.frozen).abs().max() > 1e-4
 
 
 def test_a_graph_shows_its_check(graph: AttributionGraph) -> None:
@@ -153,11 +184,13 @@ def test_a_graph_shows_its_check(graph: AttributionGraph) -> None:
 
 def test_correlation_and_error() -> None:
     predicted, measured = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[2.0], [4.0], [6.0]])
-    check = sd.circuits.Check((0, 1, 2), 0.0, predicted, predicted, measured)
+    held = {"norms_held": measured, "attention_held": 2 * measured, "both_held": predicted, "frozen": predicted}
+    check = sd.circuits.Check((0, 1, 2), 0.0, predicted, measured, **held)
+    assert [round(error, 2) for *_, error in check.rows()] == [0.5, 0.5, 0.75, 0.0]
     assert check.correlation == pytest.approx(1.0)
     assert check.median_relative_error == pytest.approx(0.5)
     assert check.frozen_error == 0.0
-    one = sd.circuits.Check((0,), 0.0, predicted[:1], predicted[:1], measured[:1])
+    one = sd.circuits.Check((0,), 0.0, predicted[:1], measured[:1], **{name: own[:1] for name, own in held.items()})
     assert one.correlation != one.correlation
     assert "correlation -" in repr(one)
 

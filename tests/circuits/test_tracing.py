@@ -29,4 +29,5 @@ def test_rows_are_those_of_the_graph(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert graph.checked is not None
     assert row["correlation"] == pytest.approx(graph.checked.correlation, rel=1e-3)
     assert row["error"] == pytest.approx(graph.checked.median_relative_error, rel=1e-3)
+    assert row["held"] == {held: pytest.approx(own, rel=1e-3) for held, *own in graph.checked.rows()[1:]}
     assert row["replacement"] == pytest.approx(graph.replacement_score, rel=1e-4)

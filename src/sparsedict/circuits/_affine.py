@@ -14,6 +14,8 @@ from sparsedict.circuits._cut import CutModel, Pass
 
 SCALE = 13.0
 """Factor of the second probe. Saturating functions, such as a soft cap, are far from affine at large values."""
+VALUES_AT_ONCE = 2**22
+"""Number of values that are compared at once."""
 
 
 class NotAffineError(ValueError):
@@ -38,9 +40,14 @@ def scaled(cut: CutModel, first: Pass, factor: float, **options: object) -> Pass
 def deviation(zero: Tensor, one: Tensor, far: Tensor) -> float:
     """Returns the relative deviation of values at the factors 0, 1 and `SCALE` from an affine function."""
     wide = torch.promote_types(one.dtype, torch.float32)
-    zero, one, far = (value.to(wide) for value in (zero, one, far))
-    error = (far - zero - SCALE * (one - zero)).abs().max()
-    return float(error / (far - zero).abs().max().clamp_min(torch.finfo(wide).tiny))
+    error = size = torch.zeros((), dtype=wide, device=one.device)
+    # Copies of all logits of a long prompt would take gigabytes.
+    for parts in zip(*(value.reshape(-1).split(VALUES_AT_ONCE) for value in (zero, one, far)), strict=True):
+        at_zero, at_one, at_far = (part.to(wide) for part in parts)
+        change = at_far - at_zero
+        error = torch.maximum(error, (change - SCALE * (at_one - at_zero)).abs().max())
+        size = torch.maximum(size, change.abs().max())
+    return float(error / size.clamp_min(torch.finfo(wide).tiny))
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ def measure_affinity(cut: CutModel, first: Pass) -> Affinity:
     Raises:
         NotAffineError: If the input of a site isn't affine.
     """
-    zero, one, far = (scaled(cut, first, factor) for factor in (0.0, 1.0, SCALE))
+    zero, one, far = scaled(cut, first, 0.0), first, scaled(cut, first, SCALE)
     most = tolerance(first.embedded.dtype)
     worst = 0.0
     for name in cut.sites:

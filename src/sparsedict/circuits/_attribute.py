@@ -63,7 +63,8 @@ def attribute(
             of a layer are summed in one node. The same limit applies to tokens and error terms together.
         check: Number of interventions that check the graph; 0 to run them when the graph is first printed.
         tokenizer: Tokenizer of the model, or a function from a token id to its text, for labels.
-        memory: Number of bytes for the gradients of one batch.
+        memory: Number of bytes for the gradients of one batch of backward passes, and for the activations of the
+            interventions that run in one forward pass.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -111,7 +112,7 @@ def _graph(
     total = min(max_latents, columns.n_latents)
     with progress_bar("attributing", total=total, unit="latent", shown=progress) as bar:
         expansion = expand(effects, columns, rows, weights, max_latents, bar)
-    interventions = Interventions(prompt, columns, expansion.latents, resolved)
+    interventions = Interventions(prompt, columns, expansion.latents, resolved, memory)
     return build(prompt, columns, expansion, resolved, (rows, constants, weights), interventions, text, max_latents)
 
 

@@ -114,7 +114,9 @@ def _sources(prompt: Prompt, columns: Columns, expansion: Expansion, labels: lis
         of_layer = (columns.sites == layer).nonzero().flatten()
         for column in of_layer[own[of_layer]].tolist():
             latent, position = int(columns.latents[column]), int(columns.positions[column])
-            node = Node("latent", layer, position, latent, f"latent {latent} of {name}")
+            unit = prompt.units[int(columns.units[column])]
+            label = unit.label(latent, name)
+            node = Node("latent", layer, position, latent, label, is_neuron=unit.are_neurons)
             found.add(node, torch.tensor([column]))
         begin = columns.errors.start + layer * n
         errors = torch.arange(begin, begin + n)
@@ -154,4 +156,5 @@ def _target(prompt: Prompt, target: ResolvedTarget) -> Node:
         return Node("target", None, target.position, None, target.label, target.token, target.probability)
     own = prompt.units[target.latent[0]]
     latent = int(own.latents[target.latent[1]])
-    return Node("target", prompt.layer_of(own, target.latent[1]), target.position, latent, target.label)
+    layer = prompt.layer_of(own, target.latent[1])
+    return Node("target", layer, target.position, latent, target.label, is_neuron=own.are_neurons)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsedict.circuits._held import HeldValues
+from sparsedict.circuits._held import Held, HeldValues
 from sparsedict.sites import Point, Site
 from sparsedict.sites.models import (
     Call,
@@ -42,6 +42,7 @@ class Pass:
         outputs: What each site's MLP wrote, before it was replaced.
         logits: The model's logits ``[n_copies, n_positions, n_vocabulary]``.
         head: The output of the unembedding's module, if there is one.
+        hidden: The input of the unembedding's module, if there is one.
     """
 
     embedded: Tensor
@@ -49,6 +50,7 @@ class Pass:
     outputs: dict[str, Tensor]
     logits: Tensor
     head: Tensor | None
+    hidden: Tensor | None
 
 
 class CutModel:
@@ -88,9 +90,16 @@ class CutModel:
             self._recorded = True
         return pass_
 
-    def run_unfrozen(self, write: Write, n_copies: int) -> Pass:
-        """Runs the model itself, without held values."""
-        return self._run(None, write, n_copies, None, None)
+    def run_itself(self, write: Write, n_copies: int, kinds: Collection[Held]) -> Pass:
+        """Runs the model itself, with its own token embeddings.
+
+        Args:
+            write: Replaces the outputs of the sites.
+            n_copies: Number of copies of the tokens.
+            kinds: Which values are held.
+        """
+        self.held.start(record=False, kinds=kinds)
+        return self._run(None, write, n_copies, None, self.held if kinds else None)
 
     def _run(
         self, embed: Embed | None, write: Write | None, n_copies: int, watch: Watch | None, held: HeldValues | None
@@ -127,6 +136,7 @@ class _Run:
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
         self._head: Tensor | None = None
+        self._hidden: Tensor | None = None
         self._n_calls: dict[str, int] = {}
 
     def embed(self, original: Tensor) -> Tensor | None:
@@ -161,9 +171,9 @@ class _Run:
         self._n_calls[event] = n + 1
         return (site.reads if event.endswith("read") else site.writes).is_call(n, site.model)
 
-    def keep_head(self, _: nn.Module, __: Any, output: Any) -> None:
+    def keep_head(self, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor):
-            self._head = output
+            self._head, self._hidden = output, inputs[0] if inputs else None
 
     def watch(self, watch: Watch, path: str, module: nn.Module, _: Any, output: Any) -> None:
         first = output[0] if isinstance(output, tuple) and output else output
@@ -180,7 +190,7 @@ class _Run:
         for name, site in sites.items():
             if name not in self._outputs:
                 raise ValueError(f"The site {name!r} must be reached by the forward pass, but {site.writes} wasn't.")
-        return Pass(self._embedded, self._inputs, self._outputs, logits, self._head)
+        return Pass(self._embedded, self._inputs, self._outputs, logits, self._head, self._hidden)
 
 
 def _embedding_of(model: nn.Module) -> Point:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsedict.circuits._prompt import Bases, Prompt
+from sparsedict.circuits._unembedding import through_unembedding
 from sparsedict.circuits._units import by_position
 
 Function = Callable[[Tensor], Tensor]
@@ -108,21 +109,28 @@ class DirectEffects:
 
         with torch.enable_grad():
             self._pass = prompt.cut.run(embed=embed, write=write)
-            logits = prompt.logits(self._pass)[0]
-            self._given = tuple(functions)
-            self._functions = torch.stack([logits.new_zeros(()), *(function(logits) for function in functions)])[1:]
+        self._given = tuple(functions)
         n_bytes = sum(leaf.numel() * leaf.element_size() for leaf in self._leaves.values())
         self.batch_size: int = max(1, min(128, memory // max(n_bytes, 1)))
-        self._n_batched = max(1, min(self.batch_size, memory // (2 * logits.numel() * logits.element_size())))
+        self._n_batched = max(1, min(self.batch_size, memory // (2 * first.logits.numel() * first.logits.element_size())))
 
     def of_functions(self) -> tuple[Tensor, Tensor]:
         """Returns the direct effects on the functions of the logits, ``[n_functions, n_columns]``, and constants."""
-        outputs, found = self._functions, []
-        for seeds in torch.eye(len(outputs), dtype=outputs.dtype, device=outputs.device).split(self._n_batched):
-            found.append(self._contract(self._gradients([outputs], [seeds]), len(seeds)))
+        short = through_unembedding(self._prompt, self._pass, self._given)
+        if short is None:
+            outputs, n_batched = self._functions(), self._n_batched
+            seeds = torch.eye(len(outputs), dtype=outputs.dtype, device=outputs.device)
+        else:
+            (outputs, seeds), n_batched = short, self.batch_size
+        found = [self._contract(self._gradients([outputs], [own]), len(own)) for own in seeds.split(n_batched)]
         at_zero = self._prompt.logits(self._prompt.zero)[0]
         constants = torch.stack([function(at_zero) for function in self._given])
         return torch.cat(found), constants.to(self._columns.values)
+
+    @torch.enable_grad()
+    def _functions(self) -> Tensor:
+        logits = self._prompt.logits(self._pass)[0]
+        return torch.stack([function(logits) for function in self._given])
 
     def of_latents(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the direct effects on some latents, and their constants.

@@ -35,6 +35,7 @@ class Node:
         label: Text of the node.
         token: Id of the token of a token or logit; None for other nodes.
         probability: The model's probability of a logit's token; None for other nodes.
+        is_neuron: Whether the latent is a neuron of the MLP. Neurons are latents of `sparsedict.sites.Neurons`.
     """
 
     kind: Kind
@@ -44,6 +45,7 @@ class Node:
     label: str
     token: int | None = None
     probability: float | None = None
+    is_neuron: bool = False
 
 
 @runtime_checkable
@@ -237,17 +239,19 @@ class AttributionGraph(Displayed):
 
     def display_rows(self) -> list[tuple[str, ...]]:
         """Returns the lines that are shown when a graph is printed."""
-        counts = {kind: len(self.of_kind(kind)) for kind in ("token", "latent", "error", "rest", "target")}
-        parts = ", ".join(f"{n:,} {kind}" for kind, n in counts.items() if n)
+        names = ["neuron" if node.is_neuron and node.kind == "latent" else node.kind for node in self.nodes]
+        order = ("token", "latent", "neuron", "error", "rest", "target")
+        parts = ", ".join(f"{n:,} {name}" for name in order if (n := names.count(name)))
+        units = " and ".join(f"{name}s" for name in ("latent", "neuron") if name in names) or "latents"
         checked = self.checked
-        if checked is None and self.checker is not None and counts["latent"]:
+        if checked is None and self.checker is not None and len(self.of_kind("latent")):
             checked = self.check()
             object.__setattr__(self, "checked", checked)
         pruned = ", pruned" if self.is_pruned else ""
         return [
             (
                 "nodes",
-                f"{len(self):,} ({parts}), of {self.n_active:,} active latents{pruned}",
+                f"{len(self):,} ({parts}), of {self.n_active:,} active {units}{pruned}",
             ),
             ("edges", f"{int((self.edges != 0).sum()):,}"),
             ("replacement score", shown(self.replacement_score, ".3f")),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from sparsedict.circuits._functions import HANDLERS
+
+PATTERNS = ("softmax", "scaled_dot_product_attention")
+"""Names of the functions that compute attention patterns. The other held functions compute denominators of norms."""
+Held = Literal["attention", "norms"]
+"""Attention patterns, or the denominators of norms."""
 
 
 class HeldValues(TorchFunctionMode):
@@ -29,13 +34,24 @@ class HeldValues(TorchFunctionMode):
         self._n_used = 0
         self._recording = True
         self._suspended = False
+        self._kinds: frozenset[Held] = frozenset()
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def start(self, *, record: bool) -> None:
-        """Begins a forward pass."""
-        self._recording, self._n_used = record, 0
+    @property
+    def largest(self) -> int:
+        """Number of bytes of the largest held value."""
+        return max((own.value.numel() * own.value.element_size() for own in self._values), default=0)
+
+    def start(self, *, record: bool, kinds: Collection[Held] = ("attention", "norms")) -> None:
+        """Begins a forward pass.
+
+        Args:
+            record: Whether to record values instead of using recorded ones.
+            kinds: Which recorded values are used. The model computes the others.
+        """
+        self._recording, self._n_used, self._kinds = record, 0, frozenset(kinds)
         if record:
             self._values.clear()
 
@@ -78,6 +94,8 @@ class HeldValues(TorchFunctionMode):
         n_copies, rest = divmod(n_rows, held.n_rows)
         if held.name != name or rest:
             raise _another_pass(f"{name} with {n_rows} rows was called instead of {held.name} with {held.n_rows}")
+        if ("attention" if name in PATTERNS else "norms") not in self._kinds:
+            return make()
         return held.value if n_copies == 1 else held.value.repeat(n_copies, *[1] * (held.value.ndim - 1))
 
 

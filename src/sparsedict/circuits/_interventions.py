@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from sparsedict.circuits._cut import Pass
 from sparsedict.circuits._effects import Columns
 from sparsedict.circuits._graph import AttributionGraph
+from sparsedict.circuits._held import Held
 from sparsedict.circuits._prompt import Bases, Prompt
 from sparsedict.circuits._result import Check
 from sparsedict.circuits._targets import ResolvedTarget
@@ -19,6 +20,15 @@ from sparsedict.circuits._units import by_position
 from sparsedict.torch_state import in_own_state
 
 COPIES_AT_ONCE = 16
+"""Largest number of copies of the prompt in one forward pass."""
+
+HELD: dict[str, tuple[Held, ...]] = {
+    "unfrozen": (),
+    "norms_held": ("norms",),
+    "attention_held": ("attention",),
+    "both_held": ("attention", "norms"),
+}
+"""For each measurement of `Check` in the model itself, what is held."""
 
 
 @dataclass(eq=False)
@@ -30,6 +40,7 @@ class Interventions:
         columns: The sources of direct effects.
         expanded: Columns of the latents that are nodes of the whole graph.
         targets: The targets.
+        memory: Number of bytes for the activations of the copies of the prompt in one forward pass.
         places: Column of a latent's node by its layer, position and index.
     """
 
@@ -37,6 +48,7 @@ class Interventions:
     columns: Columns
     expanded: Tensor
     targets: Sequence[ResolvedTarget]
+    memory: int
     places: dict[tuple[int, int, int], int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,6 +61,15 @@ class Interventions:
         )
         self.places = dict(zip(keys, range(len(self.expanded)), strict=True))
 
+    @property
+    def copies_at_once(self) -> int:
+        """Number of copies of the prompt in one forward pass."""
+        first = self.prompt.first
+        # A pass makes logits and their changes, and stores what the sites read and write.
+        kept = [*first.inputs.values(), *first.outputs.values(), first.logits, first.logits]
+        n_bytes = sum(value.numel() * value.element_size() for value in kept) + self.prompt.cut.held.largest
+        return max(1, min(COPIES_AT_ONCE, self.memory // n_bytes))
+
     @in_own_state
     @torch.no_grad()
     def run(self, graph: AttributionGraph, nodes: Sequence[int], factor: float) -> Check:
@@ -57,15 +78,16 @@ class Interventions:
             return self._run(graph, nodes, factor)
 
     def _run(self, graph: AttributionGraph, nodes: Sequence[int], factor: float) -> Check:
-        predicted = predict(graph, nodes, factor)
-        places = [self._place(graph, index) for index in nodes]
-        frozen, unfrozen = [], []
+        places = torch.tensor([self._place(graph, index) for index in nodes])
         before, originally = self._values(self.prompt.first, True), self._values(self.prompt.first, False)
-        for begin in range(0, len(places), COPIES_AT_ONCE):
-            chunk = torch.tensor(places[begin : begin + COPIES_AT_ONCE])
-            frozen.append(self._values(_Frozen(self, chunk, factor).run(), True) - before)
-            unfrozen.append(self._values(self._unfrozen(chunk, factor), False) - originally)
-        return Check(tuple(nodes), factor, predicted, torch.cat(frozen).cpu(), torch.cat(unfrozen).cpu())
+        measured: dict[str, list[Tensor]] = {}
+        for chunk in places.split(self.copies_at_once):
+            measured.setdefault("frozen", []).append(self._values(_Frozen(self, chunk, factor).run(), True) - before)
+            for name, kinds in HELD.items():
+                changed = self._values(self._pass(chunk, factor, kinds), False)
+                measured.setdefault(name, []).append(changed - originally)
+        predicted = predict(graph, nodes, factor)
+        return Check(tuple(nodes), factor, predicted, **{name: torch.cat(own).cpu() for name, own in measured.items()})
 
     @in_own_state
     @torch.no_grad()
@@ -111,8 +133,8 @@ class Interventions:
             found.append(own.linear(local, x) if frozen else own.exact(local, x))
         return torch.stack(found, -1).to(self.columns.values.dtype)
 
-    def _unfrozen(self, places: Tensor, factor: float) -> Pass:
-        """Runs the model itself. In copy ``i``, the latent ``i`` writes ``factor`` times as much."""
+    def _pass(self, places: Tensor, factor: float, kinds: Sequence[Held]) -> Pass:
+        """Runs the model itself, with some values held. In copy ``i``, the latent ``i`` writes ``factor`` times as much."""
         prompt, columns = self.prompt, self.columns
         changes: dict[str, list[tuple[int, int, Tensor]]] = {}
         for copy, column in enumerate(self.expanded[places].tolist()):
@@ -127,7 +149,7 @@ class Interventions:
                 rows[copy * prompt.n_positions + position] += change.to(rows)
             return rows.reshape(original.shape)
 
-        return prompt.cut.run_unfrozen(write, len(places))
+        return prompt.cut.run_itself(write, len(places), kinds)
 
 
 class _Frozen:

@@ -15,52 +15,82 @@ from sparsedict.display import Displayed, shown
 class Check(Displayed):
     """Changes of targets by interventions on single latents: predicted by a graph, and measured in the model.
 
+    A graph assumes that attention patterns, the denominators of norms, and the slopes of the MLPs' units don't change.
+    The interventions are repeated with each of these assumptions, so that the errors say which one fails.
+
     Attributes:
         nodes: The latents, as nodes of the graph.
         factor: Factor of what a latent writes: 0 for ablation.
         predicted: Changes that the graph predicts, ``[n_interventions, n_targets]``.
-        frozen: Changes of the model with held attention patterns, norms and active latents.
         unfrozen: Changes of the model itself.
+        norms_held: Changes with held denominators of norms. Attention patterns and MLPs respond.
+        attention_held: Changes with held attention patterns. Norms and MLPs respond.
+        both_held: Changes with held attention patterns and norms. MLPs respond as they are.
+        frozen: Changes with everything held. The active latents respond linearly, as in the graph.
     """
 
     nodes: tuple[int, ...]
     factor: float
     predicted: Float[Tensor, "n_interventions n_targets"]
-    frozen: Float[Tensor, "n_interventions n_targets"]
     unfrozen: Float[Tensor, "n_interventions n_targets"]
+    norms_held: Float[Tensor, "n_interventions n_targets"]
+    attention_held: Float[Tensor, "n_interventions n_targets"]
+    both_held: Float[Tensor, "n_interventions n_targets"]
+    frozen: Float[Tensor, "n_interventions n_targets"]
 
     @property
     def frozen_error(self) -> float:
-        """Median relative error of the prediction for the frozen model. It is due to rounding."""
-        return _median_error(self.predicted, self.frozen)
+        """Median relative error of the prediction with everything held. It is due to rounding."""
+        return median_error(self.predicted, self.frozen)
 
     @property
     def correlation(self) -> float:
         """Correlation of the predicted changes with those of the model itself; NaN for fewer than two."""
-        pairs = torch.stack([self.predicted.flatten(), self.unfrozen.flatten()]).double()
-        return float(torch.corrcoef(pairs)[0, 1]) if pairs.shape[1] > 1 else float("nan")
+        return correlation(self.predicted, self.unfrozen)
 
     @property
     def median_relative_error(self) -> float:
         """Median of ``|predicted - measured| / |measured|`` in the model itself."""
-        return _median_error(self.predicted, self.unfrozen)
+        return median_error(self.predicted, self.unfrozen)
+
+    def rows(self) -> list[tuple[str, float, float]]:
+        """Returns what was held in the model itself, the correlation, and the median relative error."""
+        measured = {
+            "nothing": self.unfrozen,
+            "norms": self.norms_held,
+            "attention": self.attention_held,
+            "attention, norms": self.both_held,
+        }
+        return [
+            (held, correlation(self.predicted, own), median_error(self.predicted, own))
+            for held, own in measured.items()
+        ]
 
     def display_rows(self) -> list[tuple[str, ...]]:
         what = "ablations" if self.factor == 0 else f"interventions (times {self.factor:g})"
-        honest = (
-            f"correlation {shown(self.correlation, '.3f')}, median relative error "
-            f"{shown(self.median_relative_error, '.1%')}"
-        )
         return [
-            (f"{len(self.nodes)} {what}", honest),
-            ("with attention held", f"median relative error {shown(self.frozen_error, '.1e')}"),
+            *(
+                (
+                    f"{len(self.nodes)} {what}" if held == "nothing" else f"{held} held",
+                    f"correlation {shown(own, '.3f')}, median relative error {shown(error, '.1%')}",
+                )
+                for held, own, error in self.rows()
+            ),
+            ("everything held", f"median relative error {shown(self.frozen_error, '.1e')}"),
         ]
 
     def __repr__(self) -> str:
         return "Check(" + "; ".join(f"{name}: {value}" for name, value in self.display_rows()) + ")"
 
 
-def _median_error(predicted: Tensor, measured: Tensor) -> float:
+def correlation(predicted: Tensor, measured: Tensor) -> float:
+    """Returns the correlation of predicted with measured changes; NaN for fewer than two."""
+    pairs = torch.stack([predicted.flatten(), measured.flatten()]).double()
+    return float(torch.corrcoef(pairs)[0, 1]) if pairs.shape[1] > 1 else float("nan")
+
+
+def median_error(predicted: Tensor, measured: Tensor) -> float:
+    """Returns the median of ``|predicted - measured| / |measured|``."""
     predicted, measured = predicted.double(), measured.double()
     size = measured.abs()
     relative = (predicted - measured).abs()[size > 0] / size[size > 0]

@@ -150,8 +150,7 @@ class Latent(Target):
         for index, own in owners:
             found = ((own.latents == latent) & (own.positions == position)).nonzero().flatten().tolist()
             if found:
-                label = f"latent {latent} of {self.layer}"
-                yield ResolvedTarget(label, position, 1.0, latent=(index, found[0]))
+                yield ResolvedTarget(own.label(latent, self.layer), position, 1.0, latent=(index, found[0]))
                 return
         raise ValueError(
             f"`latent` must be active at position {position} of the prompt, but latent {latent} of {self.layer!r} is "

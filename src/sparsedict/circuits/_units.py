@@ -13,7 +13,7 @@ from sparsedict.adapters import Adapter
 from sparsedict.circuits._held import HeldValues
 from sparsedict.dictionaries import Dictionary
 from sparsedict.latents import SparseLatents, Support
-from sparsedict.sites import ResolvedDictionary
+from sparsedict.sites import Neurons, ResolvedDictionary
 
 ROWS_AT_ONCE = 2**13
 """Largest number of single latents that are decoded at once."""
@@ -55,6 +55,15 @@ class Units:
         with self._held:
             base = self._base(self._x)
         self._constant = base if torch.equal(base, self.base(2 * self._x)) else None
+
+    @property
+    def are_neurons(self) -> bool:
+        """Whether the latents are the neurons of an MLP."""
+        return isinstance(self.adapter.source, Neurons)
+
+    def label(self, latent: int, layer: str) -> str:
+        """Returns the text of a latent that reads a layer."""
+        return f"{'neuron' if self.are_neurons else 'latent'} {latent} of {layer}"
 
     def __len__(self) -> int:
         return len(self.values)

@@ -101,8 +101,10 @@ def test_the_page_shows_the_scores_and_the_check(page: Any, graph: AttributionGr
     assert f"{graph.completeness_score:.3f}" in text
     assert graph.checked is not None
     assert f"{graph.checked.correlation:.2f}" in text
-    assert "median relative error" in text
-    assert "with attention held" in text
+    assert "median error" in text
+    for part in ("norms held", "attention held", "attention, norms held", "everything held"):
+        assert part in text
+    assert "active neurons" in text
 
 
 def test_effects_of_a_node_are_those_of_the_graph(page: Any, graph: AttributionGraph) -> None:
@@ -176,6 +178,31 @@ def test_pins_and_groups_survive_a_reload(page: Any, graph: AttributionGraph) ->
     assert page.locator(f"{NODES}.pinned").count() == 3
     page.click("#pins .groups button")
     assert page.evaluate("app.groups.length") == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["0", "1"], ["layer 0", "layer 1"]),
+        ([f"transformer.h.{i}.mlp" for i in (0, 1, 10, 11)], [f"layer {i}" for i in (0, 1, 10, 11)]),
+        (["encoder.mlp", "decoder.mlp"], ["encoder", "decoder"]),
+        (["model.layers.0.mlp"], ["mode….0.mlp"]),
+        ([f"a.{i}.fc1 -> a.{i}.fc2" for i in range(2)], ["0.fc1 -> a.0", "1.fc1 -> a.1"]),
+        (["first_block_0_of_many", "first_block_1_of_many"], ["0: …f_many", "1: …f_many"]),
+        (["a", "a.b"], ["a", "a.b"]),
+    ],
+)
+def test_short_names_tell_layers_apart(page: Any, names: list[str], expected: list[str]) -> None:
+    assert page.evaluate("shortNames", names) == expected
+    assert len(set(expected)) == len(names)
+
+
+def test_neurons_are_called_neurons(page: Any) -> None:
+    page.locator(f"{NODES}.latent").last.click()
+    assert page.inner_text("#selected").startswith("neuron ")
+    assert "latent" not in page.inner_text("#panel").partition("Examples")[0]
+    assert "neuron" in page.inner_text(".key")
+    assert page.locator(".field .row").all_inner_texts() == ["targets", "layer 2", "layer 1", "layer 0", "tokens"]
 
 
 def test_hostile_tokens_are_text(page: Any) -> None:

@@ -41,6 +41,17 @@ NODE = {
     "activation": (float, type(None)),
 }
 LINK = {"source": str, "target": str, "weight": float}
+NUMBER, NULL = (int, float), type(None)
+NEURONPEDIA: dict[str, dict[str, Any]] = {
+    "metadata": {"slug": str, "scan": str, "prompt_tokens": [str], "prompt": str, "node_threshold?": NUMBER},
+    "qParams": {"pinnedIds?": [str], "supernodes?": [object], "linkType?": str, "clickedId?": str, "sg_pos?": str},
+    "nodes": {
+        **{"node_id": str, "feature": (int, NULL), "layer": (str, int), "ctx_idx": int, "feature_type": str},
+        **{"jsNodeId": str, "clerp": str, "influence?": (*NUMBER, NULL), "activation?": (*NUMBER, NULL)},
+    },
+    "links": {"source": str, "target": str, "weight": NUMBER},
+}
+"""Fields and types of Neuronpedia's schema "Anthropic Attribution Graph" 1.0.0. Those with "?" are optional."""
 IDS = {
     "cross layer transcoder": r"\d+_\d+_\d+",
     "mlp reconstruction error": r"0_\d+_\d+|\d+_-1_\d+",
@@ -110,6 +121,47 @@ def test_the_file_has_the_published_fields(graph: AttributionGraph, thresholds: 
     assert {link[end] for link in content["links"] for end in ("source", "target")} <= set(ids)
     assert content["metadata"]["prompt_tokens"][1] == "⏎"
     json.dumps(content, allow_nan=False).encode()
+
+
+def assert_types(content: dict[str, Any], fields: dict[str, Any]) -> None:
+    """Asserts that a JSON object has the required fields, and that all fields in the list have the given types."""
+    assert not [name for name in fields if not name.endswith("?") and name not in content]
+    for name, kind in fields.items():
+        given = content.get(name.removesuffix("?"))
+        if isinstance(kind, list):
+            assert isinstance(given, list), name
+            assert all(isinstance(item, kind[0]) for item in given), name
+        else:
+            assert isinstance(given, kind), name
+            assert not isinstance(given, bool), name
+
+
+@pytest.mark.parametrize("kind", ["transcoders", "neurons", "cross-layer", "difference", "latent"])
+def test_the_file_satisfies_the_schema_of_neuronpedia(sites: sd.Sites, dictionaries: dict[str, Any], kind: str) -> None:
+    options: dict[str, Any] = {"activation": sd.PerLayer(sd.TopK(3)), "decoder_norm": sd.UnitNorm()}
+    given: Any = {
+        "neurons": {name: site.neurons for name, site in sites.items()},
+        "cross-layer": sd.CrossLayerDistiller(sites, 6, **options),
+    }.get(kind, dictionaries)
+    tokens = torch.tensor([0, 1, 2, 3])
+    graph = sd.circuits.attribute(sites, given, tokens, targets=[5], check=0)
+    if kind in ("difference", "latent"):
+        node = graph.nodes[int(graph.of_kind("latent")[-1])]
+        assert node.layer is not None
+        assert node.latent is not None
+        assert node.position is not None
+        latent = sd.circuits.Latent(graph.layers[node.layer], node.latent, node.position)
+        target = latent if kind == "latent" else sd.circuits.LogitDifference(3, 4)
+        graph = sd.circuits.attribute(sites, given, tokens, targets=target, check=0)
+    content = json.loads(json.dumps(graph_content(graph, strings=strings, node=1.0, edge=1.0), allow_nan=False))
+    assert_types(content, {name: dict if name in ("metadata", "qParams") else [dict] for name in NEURONPEDIA})
+    for name, fields in NEURONPEDIA.items():
+        objects = [content[name]] if isinstance(content[name], dict) else content[name]
+        assert objects
+        for own in objects:
+            assert_types(own, fields)
+    labels = {own["clerp"] for own in content["nodes"] if own["feature_type"] == "cross layer transcoder"}
+    assert all(re.fullmatch(r"neuron \d+ of \d" if kind == "neurons" else "", label) for label in labels)
 
 
 def test_nodes_and_links_are_those_of_the_pruned_graph(graph: AttributionGraph) -> None:

@@ -178,6 +178,7 @@ class _Written:
             "feature_type": "cross layer transcoder",
             "jsNodeId": f"{layer}_{latent}-0",
             "activation": float(self._graph.values[index]),
+            "clerp": clean(own.label) if own.is_neuron else "",
         }
 
     def _error(self, _: int, own: Node) -> dict[str, Any]:

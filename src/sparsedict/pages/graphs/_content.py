@@ -53,7 +53,10 @@ def content(graph: AttributionGraph, strings: TokenStrings | None, title: str, n
         "tokens": [visible(text) for text in texts],
         "ids": graph.tokens.tolist(),
         "nodes": [
-            [one.kind, one.layer, one.position, one.latent, _label(one, strings), one.probability, *values]
+            [
+                *(one.kind, one.layer, one.position, one.latent, int(one.is_neuron)),
+                *(_label(one, strings), one.probability, *values),
+            ]
             for one, *values in zip(own.nodes, *columns, strict=True)
         ],
         "edges": _edges(own),
@@ -94,9 +97,10 @@ def _check(check: Check | None) -> dict[str, Any] | None:
     return {
         "n": len(check.nodes),
         "factor": check.factor,
-        "correlation": number(check.correlation),
-        "error": number(check.median_relative_error),
         "frozen": number(check.frozen_error),
+        "measured": [
+            [held, number(correlation), number(error)] for held, correlation, error in check.rows()
+        ],
     }
 
 

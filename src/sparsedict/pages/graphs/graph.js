@@ -92,19 +92,29 @@ function slider(name, label, most, hint) {
   return el("label", { class: "slider" }, el("span", {}, label), input, shown);
 }
 
-function numbers({ facts, check }) {
+const HELD = {
+  nothing: "in the model itself",
+  norms: "with held norms; attention patterns and MLPs respond",
+  attention: "with held attention patterns; norms and MLPs respond",
+  "attention, norms": "with held attention patterns and norms; MLPs respond as they are",
+};
+
+function numbers(graph) {
+  const { facts, check } = graph, units = graph.units.map((unit) => `${unit}s`).join(" and ") || "latents";
   const share = (value) => value === null ? "–" : value.toFixed(3);
   const rows = [
     ["replacement score", share(facts.replacement), "share of the influence of sources that tokens have, rather than error terms"],
     ["completeness score", share(facts.completeness), "share of the direct effects that tokens and latents have"],
-    ["nodes", `${format.integer(facts.n_nodes)} of ${format.integer(facts.n_active)} active latents`, "nodes of the whole graph; the page has the most influential ones"],
-    ["latents with 80 % of the influence", format.integer(facts.n_80), "number of the most influential latents"],
+    ["nodes", `${format.integer(facts.n_nodes)}, of ${format.integer(facts.n_active)} active ${units}`, "nodes of the whole graph; the page has the most influential ones"],
+    [`${units} with 80 % of the influence`, format.integer(facts.n_80), `number of the most influential ${units}`],
   ];
   if (check) {
     const what = `${check.n} ${check.factor === 0 ? "ablations" : `interventions, times ${check.factor}`}`;
-    rows.push([`${what}: correlation`, format.cosine(check.correlation), "correlation of the predicted changes with those of the model itself"],
-      ["median relative error", check.error === null ? "–" : format.share(check.error), "in the model itself, without anything held"],
-      ["with attention held", check.frozen === null ? "–" : check.frozen.toExponential(1), "median relative error with held attention patterns and norms; due to rounding"]);
+    for (const [held, correlation, error] of check.measured) {
+      rows.push([held === "nothing" ? what : `${held} held`, `correlation ${format.cosine(correlation)}, median error ${format.share(error)}`,
+        `correlation and median relative error of the predicted changes ${HELD[held]}`]);
+    }
+    rows.push(["everything held", `median error ${check.frozen === null ? "–" : check.frozen.toExponential(1)}`, "median relative error if the active latents respond linearly, as in the graph; due to rounding"]);
   } else rows.push(["interventions", "not run", "the graph isn't checked"]);
   return el("dl", { class: "facts" }, rows.map(([name, value, hint]) => el("div", { "data-tip": hint }, el("dt", {}, name), el("dd", {}, value))));
 }
@@ -121,7 +131,7 @@ async function start() {
     app.pins = el("section", { id: "pins", "aria-label": "Pinned nodes" });
     app.count = el("output", { id: "count" });
     const prompt = el("p", { class: "prompt", "aria-label": "Prompt" }, graph.tokens.map((text) => [el("span", { class: "token", dir: "ltr" }, text), " "]));
-    const key = el("p", { class: "key soft" }, ["latent", "error", "token", "target", "rest"].map((kind) => [el("i", { class: `node ${kind}` }), ` ${kind === "error" ? "error term" : kind} `]),
+    const key = el("p", { class: "key soft" }, ["latent", "error", "token", "target", "rest"].map((kind) => [el("i", { class: `node ${kind}` }), ` ${{ error: "error term", latent: graph.units.join(" or ") || kind }[kind] ?? kind} `]),
       el("b", { class: "positive" }, "positive"), " and ", el("b", { class: "negative" }, "negative"), " effects");
     page.replaceChildren(el("header", { class: "top" }, el("h1", {}, graph.title)), prompt, numbers(graph),
       el("div", { class: "tools", role: "group", "aria-label": "Pruning" }, slider("node", "Influence of nodes", graph.widest, "share of the influence that the shown nodes have"),

@@ -61,8 +61,9 @@ class Layout {
       });
     }
     this.order.sort((a, b) => a.row - b.row || a.x - b.x || a.y - b.y);
+    const short = ["targets", ...graph.shortLayers.toReversed(), "tokens"];
     const names = ["targets", ...graph.layers.toReversed(), "tokens"].map((name, row) =>
-      el("span", { class: "row", style: { top: `${top[row]}px` }, title: name }, name.length > 12 ? `…${name.slice(-11)}` : name));
+      el("span", { class: "row", style: { top: `${top[row]}px` }, title: name }, short[row]));
     const words = columns.map((column) => el("span", { class: "word", dir: "ltr", "data-tip": column < 0 ? "nodes that sum several positions" : `${graph.tokens[column]}\nposition ${column}, token ${graph.ids[column]}`,
       style: { left: `${left.get(column)}px`, top: `${y - 8}px`, width: `${Math.max(44, widths.get(column) * SIZE)}px` } }, column < 0 ? "(sums)" : graph.tokens[column]));
     Object.assign(this.field.style, { width: `${this.width}px`, height: `${this.height}px` });

@@ -9,7 +9,7 @@ function effectList(graph, title, hint, edges, other, on) {
   const rows = sorted.slice(0, N_EFFECTS).map((i) => {
     const own = graph.nodes[other[i]], share = Math.abs(graph.effect[i]) / graph.rows[graph.target[i]];
     return el("tr", { "data-tip": `${graph.name(own)}\n${graph.effect[i]}, ${format.share(share)} of all effects on its target` },
-      el("th", { scope: "row" }, el("button", { type: "button", class: "link", "aria-label": graph.name(own), onclick: () => on.select(own.index, true) }, graph.short(own), el("small", { class: "soft" }, graph.place(own)))),
+      el("th", { scope: "row" }, el("button", { type: "button", class: "link", "aria-label": graph.name(own), onclick: () => on.select(own.index, true) }, graph.short(own), el("small", { class: "soft" }, graph.place(own, true)))),
       el("td", { class: "bar", "aria-hidden": "true" }, el("i", { class: graph.effect[i] < 0 ? "negative" : null, style: { width: `${100 * Math.abs(graph.effect[i]) / largest}%` } })),
       el("td", { class: "number" }, format.number(graph.effect[i])));
   });

@@ -1,11 +1,29 @@
 // The graph of the page, and its pruning: the same algorithm as `AttributionGraph.pruned`.
 "use strict";
 
+const LETTERS = 12;
+
+// Names without the parts that all layers have in common, so that short labels tell the layers apart.
+function shortNames(names) {
+  const parts = names.map((name) => name.split(".")), least = Math.min(...parts.map((own) => own.length)) - 1;
+  const common = (at) => parts.every((own) => own.at(at) === parts[0].at(at));
+  let start = 0, end = 0;
+  if (names.length > 1) {
+    while (start < least && common(start)) start += 1;
+    while (end < least - start && common(-1 - end)) end += 1;
+  }
+  const own = parts.map((found) => found.slice(start, found.length - end).join("."));
+  const cut = own.map((name) => /^\d+$/.test(name) ? `layer ${name}` : name.length > LETTERS ? `${name.slice(0, 4)}…${name.slice(-6)}` : name);
+  return cut.map((name, layer) => cut.indexOf(name) === cut.lastIndexOf(name) ? name : `${layer}: …${own[layer].slice(-6)}`);
+}
+
 class Graph {
   constructor(data) {
     Object.assign(this, data);
-    this.nodes = data.nodes.map(([kind, layer, position, latent, label, probability, value, influence, weight, before], index) =>
-      ({ index, kind, layer, position, latent, label, probability, value, influence, weight, before }));
+    this.nodes = data.nodes.map(([kind, layer, position, latent, isNeuron, label, probability, value, influence, weight, before], index) =>
+      ({ index, kind, layer, position, latent, unit: isNeuron ? "neuron" : "latent", label, probability, value, influence, weight, before }));
+    this.shortLayers = shortNames(this.layers);
+    this.units = ["latent", "neuron"].filter((unit) => this.nodes.some((own) => own.kind === "latent" && own.unit === unit));
     const n = data.edges.reduce((sum, [, pairs]) => sum + pairs.length / 2, 0);
     this.target = new Int32Array(n);
     this.source = new Int32Array(n);
@@ -68,10 +86,11 @@ class Graph {
     }
   }
 
-  place({ layer, position }) {
-    const where = position === null ? "" : ` on “${this.tokens[position]}” (position ${position})`;
+  place({ kind, layer, position }, short = false) {
+    const token = kind === "token" ? "" : ` on “${this.tokens[position]}”`;
+    const where = position === null ? "" : `${token} (position ${position})`;
     if (layer === null) return where;
-    const name = this.layers[layer];
+    const name = (short ? this.shortLayers : this.layers)[layer];
     return ` of ${/^\d+$/.test(name) ? `layer ${name}` : name}${where}`;
   }
 
@@ -81,11 +100,11 @@ class Graph {
   }
 
   short(own) {
-    const { kind, latent, label, position, probability } = own;
-    if (kind === "latent") return `latent ${latent}`;
+    const { kind, latent, unit, label, position, probability } = own;
+    if (kind === "latent") return `${unit} ${latent}`;
     if (kind === "error") return "error term";
     if (kind === "token") return position === null ? label : `token “${label}”`;
-    if (kind === "rest") return "remaining latents and errors";
+    if (kind === "rest") return `remaining ${this.units.map((unit) => `${unit}s`).join(", ")} and errors`;
     return probability === null ? label : `logit of “${label}” (probability ${format.share(probability)})`;
   }
 }
