@@ -91,9 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     for row in rows:
         pairs = [(row.correlation, row.error), *row.held.values()]
         numbers = " | ".join(f"{correlation:.2f}, {error:.0%}" for correlation, error in pairs)
-        print(
-            f"| `{row.prompt!r}` | `{row.token!r}` | {row.probability:.2f} | {numbers} | {row.same_sign:.0%} |"
-        )
+        print(f"| `{row.prompt!r}` | `{row.token!r}` | {row.probability:.2f} | {numbers} | {row.same_sign:.0%} |")
     content = {"max_latents": options.max_latents, "rows": [asdict(row) for row in rows]}
     options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

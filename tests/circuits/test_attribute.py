@@ -255,7 +255,9 @@ def test_unembeddings_that_are_not_plain_linear_maps(kind: str) -> None:
     graph = attribute(site, site.neurons, torch.tensor([1, 2, 3]), targets=targets)
     torch.testing.assert_close(graph.edges.sum(1) + graph.constants, graph.values, atol=1e-10, rtol=1e-10)
     logits = model(torch.tensor([[1, 2, 3]]))[0].detach()
-    expected = torch.stack([logits[2, 3] - logits[2].mean(), logits[1, 4] - logits[1].mean(), logits[2, 5] - logits[2, 6]])
+    expected = torch.stack(
+        [logits[2, 3] - logits[2].mean(), logits[1, 4] - logits[1].mean(), logits[2, 5] - logits[2, 6]]
+    )
     torch.testing.assert_close(graph.values[graph.targets], expected)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,37 @@ def test_a_run_of_some_sites(command: Run, runs: dict[int, Path], tmp_path: Path
     assert found["sources"] == [True, n == 2]
     assert json.loads((out / "data" / "latents" / "0.js").read_text().partition(",")[2].removesuffix(");\n"))
     assert (out / "circuit-tracer" / "graph.json").is_file()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_feature_files(command: Run, runs: dict[int, Path], tmp_path: Path, n: int) -> None:
+    out = tmp_path / "graph"
+    options = ["--ids", "--target", 7, "--out", out, "--device", "cpu", "--quiet", "--features"]
+    status, _, err = command("trace", runs[n], "3,4,5,6", *options)
+    assert status == 0, err
+    nodes = json.loads((out / "circuit-tracer" / "graph.json").read_text(encoding="utf-8"))["nodes"]
+    latents = {
+        node["feature"]
+        for node in nodes
+        if node["feature_type"] == "cross layer transcoder" and (n == 2 or node["layer"] == "0")
+    }
+    files = {int(file.stem): file for file in (out / "circuit-tracer" / "features").iterdir()}
+    assert latents
+    assert set(files) == latents
+    content = json.loads(files[min(latents)].read_text(encoding="utf-8"))
+    assert content["examples_quantiles"][0]["examples"]
+    assert content["top_logits"]
+
+
+def test_feature_files_need_records(command: Run, runs: dict[int, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs[1], run)
+    shutil.rmtree(run / "latents" / "records")
+    options = ["--ids", "--out", tmp_path / "graph", "--device", "cpu", "--quiet", "--features"]
+    status, _, err = command("trace", run, "3,4,5,6", *options)
+    assert status == 2
+    assert f"sparsedict pages {run}" in err
+    assert not (tmp_path / "graph").exists()
 
 
 def test_nothing_is_replaced_without_force(command: Run, runs: dict[int, Path], tmp_path: Path) -> None:

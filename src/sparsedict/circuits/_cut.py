@@ -39,7 +39,7 @@ class Pass:
     Attributes:
         embedded: The token embeddings, as the embedding's module returned them or as they were replaced.
         inputs: What each site read.
-        outputs: What each site's MLP wrote, before it was replaced.
+        outputs: What each site's MLP wrote, before it was replaced, without a graph.
         logits: The model's logits ``[n_copies, n_positions, n_vocabulary]``.
         head: The output of the unembedding's module, if there is one.
         hidden: The input of the unembedding's module, if there is one.
@@ -158,7 +158,8 @@ class _Run:
             return None
         if name not in self._inputs:
             raise ValueError(f"The site {name!r} must read before it writes, but {site.writes} precedes {site.reads}.")
-        self._outputs[name] = original
+        # With its graph, the output would keep the activations of the MLP.
+        self._outputs[name] = original.detach()
         if self._write is None:
             return None
         if self._held is None:

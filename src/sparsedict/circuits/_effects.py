@@ -112,7 +112,9 @@ class DirectEffects:
         self._given = tuple(functions)
         n_bytes = sum(leaf.numel() * leaf.element_size() for leaf in self._leaves.values())
         self.batch_size: int = max(1, min(128, memory // max(n_bytes, 1)))
-        self._n_batched = max(1, min(self.batch_size, memory // (2 * first.logits.numel() * first.logits.element_size())))
+        self._n_batched = max(
+            1, min(self.batch_size, memory // (2 * first.logits.numel() * first.logits.element_size()))
+        )
 
     def of_functions(self) -> tuple[Tensor, Tensor]:
         """Returns the direct effects on the functions of the logits, ``[n_functions, n_columns]``, and constants."""

@@ -134,7 +134,7 @@ class Interventions:
         return torch.stack(found, -1).to(self.columns.values.dtype)
 
     def _pass(self, places: Tensor, factor: float, kinds: Sequence[Held]) -> Pass:
-        """Runs the model itself, with some values held. In copy ``i``, the latent ``i`` writes ``factor`` times as much."""
+        """Runs the model itself, with some values held. In copy ``i``, latent ``i`` writes ``factor`` times as much."""
         prompt, columns = self.prompt, self.columns
         changes: dict[str, list[tuple[int, int, Tensor]]] = {}
         for copy, column in enumerate(self.expanded[places].tolist()):

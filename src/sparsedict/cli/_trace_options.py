@@ -48,6 +48,11 @@ def add(commands: Any) -> argparse.ArgumentParser:
         help="nodes of MLPs without a distiller: their neurons, or one error term for each position (default: neurons)",
     )
     parser.add_argument(
+        "--features",
+        action="store_true",
+        help="write the examples of the graph's latents for the frontend of circuit-tracer, from the pages of the run",
+    )
+    parser.add_argument(
         "--max-latents", type=whole(1, 10**6), default=512, metavar="N", help="largest number of latents (default: 512)"
     )
     parser.add_argument(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsedict import circuits, pages
+from sparsedict.analysis import LatentRecords, TokenEffects, token_effects
 from sparsedict.cli._errors import translated_errors
 from sparsedict.cli._finished_run import NEURONS, FinishedRun, finished_run, run_options
 from sparsedict.cli._options import set_threads
@@ -35,6 +36,8 @@ def run(args: argparse.Namespace) -> None:
     prompt, targets = _prompt(args, tokenizer)
     loaded = finished_run(args.run, device=args.device, progress=not args.quiet)
     sites, dictionaries = parts_of(loaded, others=args.others)
+    features = _features(args.run, loaded, dictionaries) if args.features else {}
+    features = _features(args.run, loaded, dictionaries) if args.features else {}
     device = next(sites.models[0].parameters()).device
     with translated_errors(tokens="PROMPT", token="--target", targets="--target"):
         graph = circuits.attribute(
@@ -51,11 +54,18 @@ def run(args: argparse.Namespace) -> None:
         args.out,
         graph,
         strings=loaded.strings,
-        latents=_pages_of(args.run, loaded, graph.layers, dictionaries),
+        latents=_pages_of(args.run, loaded, dictionaries),
         title=f"Attribution graph of {args.run.resolve().name}",
         force=args.force,
     )
-    write_circuit_tracer_graph(args.out / "circuit-tracer", graph, slug="graph", strings=loaded.strings)
+    number = {name: layer for layer, name in enumerate(graph.layers)}
+    write_circuit_tracer_graph(
+        args.out / "circuit-tracer",
+        graph,
+        strings=loaded.strings,
+        records={number[name]: records for name, (records, _) in features.items()},
+        effects={number[name]: effects for name, (_, effects) in features.items() if effects is not None},
+    )
     print(f"Open {index.resolve()} in a browser.")
 
 
@@ -145,23 +155,60 @@ def _ids(text: str, option: str) -> list[int]:
     return found
 
 
-def _pages_of(
-    folder: Path, loaded: FinishedRun, layers: tuple[str, ...], dictionaries: Mapping[str, Any]
-) -> dict[str, pages.LatentPages]:
-    """Returns the pages of the latents of each layer that has some."""
+def _places(folder: Path, loaded: FinishedRun, dictionaries: Mapping[str, Any]) -> dict[str, tuple[Path, str]]:
+    """Returns the folder of the pages of each site of the run, and the name of the replacing dictionary in them."""
+    several = len(loaded.sites) > 1
+    return {
+        name: (
+            (folder / name if several else folder) / "latents",
+            DISTILLER if DISTILLER in loaded.dictionaries[name] else NEURONS,
+        )
+        for name in loaded.sites
+        if name in dictionaries
+    }
+
+
+def _pages_of(folder: Path, loaded: FinishedRun, dictionaries: Mapping[str, Any]) -> dict[str, pages.LatentPages]:
+    """Returns the pages of the latents of each site that has some."""
     found = {}
-    for name in loaded.sites:
-        root = folder if len(loaded.sites) == 1 else folder / name
-        kind = DISTILLER if DISTILLER in loaded.dictionaries[name] else NEURONS
-        if name not in layers or name not in dictionaries:
-            continue
+    for name, (place, kind) in _places(folder, loaded, dictionaries).items():
         try:
-            found[name] = pages.LatentPages(root / "latents", kind)
+            found[name] = pages.LatentPages(place, kind)
         except (FileNotFoundError, ValueError):
             print(
                 f"sparsedict: the graph has no examples of {name}. `sparsedict pages {folder}` writes them.",
                 file=sys.stderr,
             )
+    return found
+
+
+def _features(
+    folder: Path, loaded: FinishedRun, dictionaries: Mapping[str, Any]
+) -> dict[str, tuple[LatentRecords, TokenEffects | None]]:
+    """Returns the records of each site that has saved ones, and the tokens that its latents promote, if known.
+
+    Raises:
+        FileNotFoundError: If no site has records.
+    """
+    found: dict[str, tuple[LatentRecords, TokenEffects | None]] = {}
+    for name, (place, kind) in _places(folder, loaded, dictionaries).items():
+        try:
+            records = pages.read_records(place).get(kind)
+        except FileNotFoundError:
+            continue
+        if records is None:
+            continue
+        effects = None
+        try:
+            effects = token_effects(loaded.sites[name], dictionaries[name])
+        except ValueError as error:
+            print(f"sparsedict: warning: the files of {name} have no promoted tokens: {error}", file=sys.stderr)
+        found[name] = records, effects
+    if not found:
+        raise FileNotFoundError(
+            f"--features needs the records of the run's latents, but the run has none. `sparsedict pages {folder}` "
+            "writes them."
+        )
     return found
 
 

@@ -46,8 +46,15 @@ NEURONPEDIA: dict[str, dict[str, Any]] = {
     "metadata": {"slug": str, "scan": str, "prompt_tokens": [str], "prompt": str, "node_threshold?": NUMBER},
     "qParams": {"pinnedIds?": [str], "supernodes?": [object], "linkType?": str, "clickedId?": str, "sg_pos?": str},
     "nodes": {
-        **{"node_id": str, "feature": (int, NULL), "layer": (str, int), "ctx_idx": int, "feature_type": str},
-        **{"jsNodeId": str, "clerp": str, "influence?": (*NUMBER, NULL), "activation?": (*NUMBER, NULL)},
+        "node_id": str,
+        "feature": (int, NULL),
+        "layer": (str, int),
+        "ctx_idx": int,
+        "feature_type": str,
+        "jsNodeId": str,
+        "clerp": str,
+        "influence?": (*NUMBER, NULL),
+        "activation?": (*NUMBER, NULL),
     },
     "links": {"source": str, "target": str, "weight": NUMBER},
 }
