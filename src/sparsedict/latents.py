@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -242,11 +243,13 @@ class Encoding(Displayed):
         pre_activations: Pre-activations, ``[n_entries]`` with a support, else ``[n_tokens, n_latents]``.
         values: Latents, of the same shape.
         support: Positions of the stored entries; ``None`` if all entries are stored.
+        gather: Returns the values of all ranks, given those of this rank, if the rows are a part of a batch.
     """
 
     pre_activations: Float[Tensor, "*entries"]
     values: Float[Tensor, "*entries"]
     support: Support | None
+    gather: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
 
     def stored(self) -> Support:
         """Returns the support, or a support of all entries if there is none."""

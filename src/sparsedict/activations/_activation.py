@@ -194,7 +194,20 @@ class Activation(ABC):
             state: See :meth:`measure_`.
             step: See :meth:`measure_`.
         """
-        self.measure_(encoding.values.detach(), state, step=step)
+        values = encoding.values.detach()
+        if encoding.gather is not None:
+            values = encoding.gather(self.measured(values))
+        self.measure_(values, state, step=step)
+
+    def measured(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, " n_values"]:
+        """Returns the values of a rank that :meth:`measure_` needs of a batch over several ranks: all by default.
+
+        Override it to send fewer values, if :meth:`measure_` depends on a few of them only.
+
+        Args:
+            values: Latents of this rank: the stored entries, or all, ``[n_tokens, n_latents]``.
+        """
+        return values.flatten()
 
     def end_encoding_(self, encoding: Encoding, state: State, *, n_steps: int) -> None:
         """Calls :meth:`end_` with the latents after the last step, as :meth:`measure_encoding_` does in a step."""

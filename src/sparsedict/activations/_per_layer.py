@@ -207,7 +207,8 @@ class PerLayer(Activation):
             found = split(encoding.support, self._sizes)
             parts, supports = found.take(values), found.supports
         for index, own in self._layers():
-            yield index, own, Encoding(parts[index], parts[index], supports[index] if supports else None)
+            support = supports[index] if supports else None
+            yield index, own, Encoding(parts[index], parts[index], support, encoding.gather)
 
     @property
     def is_measured(self) -> bool:

@@ -163,6 +163,11 @@ class BatchTopK(Activation):
         blended = torch.where(before > 0, torch.lerp(before, smallest, weight), smallest)
         threshold.copy_(torch.where(smallest.isinf(), before, blended))
 
+    def measured(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, " n_values"]:
+        return (
+            torch.where(values > 0, values, torch.inf).amin().nan_to_num(posinf=0.0)[None] if values.numel() else values
+        )
+
     @torch.no_grad()
     def end_(self, values: Float[Tensor, "*entries"], state: State, *, n_steps: int) -> None:
         self.measure_(values, state, step=n_steps)

@@ -11,6 +11,7 @@ from torch import Tensor
 from sparsedict.activations import Activation, State
 from sparsedict.dictionaries._block_products import pre_activations
 from sparsedict.dictionaries._encoder_decoder import EncoderDecoder
+from sparsedict.dictionaries._over_ranks import candidate_rule, is_over_batch, selected_of_whole
 from sparsedict.kernels import (
     StepContext,
     can_select,
@@ -21,6 +22,7 @@ from sparsedict.kernels import (
     select_within,
 )
 from sparsedict.latents import Encoding, Support, per_entry
+from sparsedict.parallel import WholeBatch
 from sparsedict.selections import Selection
 from sparsedict.sharding import Shard
 
@@ -130,16 +132,22 @@ def encode_rows(
     if rule is not None and dictionary.shard is not None and dictionary.shard.competes(rule):
         return _encode_shard(dictionary, dictionary.shard, x, rule, context)
     rule = activation.selection(state, training=dictionary.training)
+    whole = _divided_batch(rule, context)
+    of_whole, rule = rule, rule if whole is None or rule is None else candidate_rule(rule, whole)
     conditions = Conditions.from_batch(dictionary, x, rule, context, stored=stored)
     path = conditions.path
     if rule is not None and path in (Path.WITHIN_CAPACITY, Path.SELECTED):
         picked = _selected(dictionary, x, rule, path, context)
         if picked is not None:
-            return _on_support(activation, state, dictionary.pre_activations_at(x, *picked), picked[0])
+            entries = dictionary.pre_activations_at(x, *picked)
+            return _on_support(activation, state, entries, picked[0], of_whole, whole)
         path = conditions.path_of_many
     pre = dictionary.pre_activations(x)
     if path is Path.GATHERED:
-        support = activation.support(pre.detach(), state, training=dictionary.training)
+        if whole is not None and rule is not None:
+            support = rule.support(pre.detach())
+        else:
+            support = activation.support(pre.detach(), state, training=dictionary.training)
         if support is not None and support.n_entries > most_stored(*pre.shape):
             path = conditions.path_of_many
         if support is not None and path is Path.GATHERED:
@@ -147,7 +155,7 @@ def encode_rows(
             entries = pre[support.tokens, support.latents]
             if pre.requires_grad:
                 entries = dictionary.pre_activations_at(x, support, entries)
-            return _on_support(activation, state, entries, support)
+            return _on_support(activation, state, entries, support, of_whole, whole)
     record_density(pre.detach(), rule, context.capacity)
     return Encoding(pre, activation.values(pre, state), None)
 
@@ -167,11 +175,29 @@ def _selected(
     return None if picked is None else (picked[0].with_memory(context.workspace), picked[1])
 
 
-def _on_support(activation: Activation, state: State, entries: Tensor, support: Support) -> Encoding:
-    """Applies an activation to the pre-activations of a support."""
+def _divided_batch(rule: Selection | None, context: StepContext) -> WholeBatch | None:
+    """Returns the batch over several ranks if the rule selects among all of its entries."""
+    whole = context.whole
+    return whole if whole is not None and whole.parallel.n_parts > 1 and is_over_batch(rule) else None
+
+
+def _on_support(
+    activation: Activation,
+    state: State,
+    entries: Tensor,
+    support: Support,
+    rule: Selection | None,
+    whole: WholeBatch | None,
+) -> Encoding:
+    """Applies an activation to the pre-activations of a support.
+
+    With a ``whole`` batch, the support has the candidates of this rank. Those that the rule doesn't select are zero.
+    """
     values = activation.values(entries, {name: per_entry(value, support.latents) for name, value in state.items()})
     if support.has_padding:
         values = torch.where(support.is_stored, values, 0.0)
+    if whole is not None and rule is not None:
+        values = torch.where(selected_of_whole(rule, entries, support, whole), values, 0.0)
     return Encoding(entries, values, support)
 
 

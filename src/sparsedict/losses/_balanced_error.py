@@ -31,7 +31,7 @@ class BalancedError(Loss):
         checks.same_shape("reconstruction", out.reconstruction, "targets", out.targets)
         widths = out.dictionary.point_widths or (out.dictionary.d_out,)
         targets = out.targets.detach()
-        variances = torch.stack([part.var(dim=0, correction=0).sum() for part in targets.split(widths, dim=-1)])
+        variances = torch.stack([out.whole.variances(part).sum() for part in targets.split(widths, dim=-1)])
         weights = torch.where(variances > 0, variances.mean() / variances, torch.ones_like(variances))
         errors = (out.reconstruction - out.targets).square().sum(dim=0)
         return torch.stack([part.sum() for part in errors.split(widths)]).mul(weights).sum() / out.n_tokens

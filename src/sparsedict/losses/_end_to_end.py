@@ -77,18 +77,29 @@ class EndToEnd(Displayed, Loss):
         error = None if self.reconstruction is None else self.reconstruction(out)
         if error is not None and out.progress < self.begin:
             return error
-        divergence = self._divergence(out.dictionary, out.step).to(out.reconstruction)
+        divergence = self._divergence_of_part(out)
         if error is None:
             return divergence * (self.coefficient or 0.0)
         if self.coefficient is not None:
             return error + divergence * self.coefficient
-        ratio = error.detach() / divergence.detach().clamp_min(torch.finfo(divergence.dtype).tiny)
+        whole = out.whole.mean(divergence.detach()).clamp_min(torch.finfo(divergence.dtype).tiny)
+        ratio = out.whole.mean(error.detach()) / whole
         return error + divergence * ratio.nan_to_num(0.0, 0.0, 0.0)
 
-    def _divergence(self, dictionary: Dictionary, step: int) -> Float[Tensor, ""]:
-        """Returns the divergence on the rows of a step."""
+    def _divergence_of_part(self, out: ForwardPass) -> Float[Tensor, ""]:
+        """Returns the divergence on this rank's rows of the step, as a term of a mean over tokens."""
+        part, n_parts = out.whole.parallel.part, out.whole.parallel.n_parts
+        rows = torch.arange(self.n_sequences, device="cpu")[part::n_parts]
+        if not len(rows):
+            return out.reconstruction.sum() * 0.0
+        found = self._divergence(out.dictionary, rows + out.step * self.n_sequences).to(out.reconstruction)
+        # The loop multiplies the terms of a rank by its share of the batch.
+        return found if n_parts == 1 else found * (len(rows) / self.n_sequences / out.whole.share)
+
+    def _divergence(self, dictionary: Dictionary, rows: Int[Tensor, " n_rows"]) -> Float[Tensor, ""]:
+        """Returns the mean divergence on rows of the tokens, counted from the first step."""
         first = next(iter(self.site.values())) if isinstance(self.site, Sites) else self.site
-        rows = (torch.arange(self.n_sequences) + step * self.n_sequences) % len(self.tokens)
+        rows = rows % len(self.tokens)
         weight = next(first.model.parameters())
         tokens = self.tokens[rows.to(self.tokens.device)].to(weight.device)
         with _frozen(first.model), torch.autocast(weight.device.type, enabled=False):

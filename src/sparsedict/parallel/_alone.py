@@ -42,7 +42,8 @@ class Alone(Parallel):
         return tensor
 
     def among_largest(self, values: Tensor, n: int) -> Tensor:
-        return torch.ones_like(values, dtype=torch.bool)
+        chosen = torch.zeros_like(values, dtype=torch.bool)
+        return chosen.index_fill(0, values.topk(min(n, len(values)), sorted=False).indices, True)
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         pass

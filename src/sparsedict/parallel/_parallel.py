@@ -1,16 +1,16 @@
-"""`Parallel`, the interface between the training loop and the processes that run it."""
+"""`Parallel`, the interface between the training loop and its processes, and `WholeBatch`, a batch of all of them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from sparsedict.parallel._errors import RankError
-from sparsedict.parallel._whole_batch import WholeBatch
 
 Module = TypeVar("Module", bound=nn.Module)
 Value = TypeVar("Value")
@@ -237,3 +237,48 @@ class Parallel(ABC):
     def describe(self, dictionary: Any) -> str:
         """Returns a few lines: what is divided how, and what each rank holds. Not a collective operation."""
         return "one process"
+
+
+@dataclass(frozen=True)
+class WholeBatch:
+    """The batch of a training step over all ranks, of which this rank holds a part.
+
+    Losses and penalties are means over the rank's own tokens. The loop averages their gradients with the rank's share
+    as the weight, which is exact for a term that is linear in a mean over tokens. Any other function of a mean, such
+    as its square, must be computed from :meth:`mean`.
+
+    Attributes:
+        parallel: The ranks.
+        own: Number of rows of this rank.
+        total: Number of rows of all parts.
+    """
+
+    parallel: Parallel
+    own: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """This rank's share of the rows."""
+        return self.own / self.total
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Returns the mean over the whole batch, given the mean over this rank's rows.
+
+        Its gradient is that of ``value``, so that the average of gradients over ranks is that of the whole batch.
+        """
+        if self.parallel.n_parts == 1:
+            return value
+        whole = self.sum(value * self.own) / self.total
+        return value + (whole - value.detach()) if value.requires_grad else whole
+
+    def variances(self, rows: Tensor) -> Tensor:
+        """Returns the variance of each column over the whole batch, without gradient, given this rank's rows."""
+        rows = rows.detach()
+        if self.parallel.n_parts == 1:
+            return rows.var(dim=0, correction=0)
+        return self.mean((rows - self.mean(rows.mean(0))).square().mean(0))
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Returns the sum over all parts, without gradient, given this rank's sum over its rows."""
+        return self.parallel.sum(value.detach()) if self.parallel.n_parts > 1 else value

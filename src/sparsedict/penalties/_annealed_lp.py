@@ -69,7 +69,7 @@ class AnnealedLp(Penalty):
         found, factor = self._lp(power)(out), self._factor(out)
         if power != before:
             former = self._lp(before)(out).detach()
-            ratio = former / found.detach()
+            ratio = out.whole.mean(former) / out.whole.mean(found.detach())
             factor.mul_(ratio.nan_to_num(1.0, 1.0, 1.0).to(factor.dtype))
         return found * (factor.to(found.dtype) * self.coefficient)
 

@@ -109,9 +109,9 @@ class TargetL0(Penalty):
             count = _count(out, out.pre_activations.detach())
             if not count.requires_grad:
                 count = _count(out, out.pre_activations)
-            return (count / self.target - 1) ** 2 * self.coefficient
+            return (out.whole.mean(count) / self.target - 1) ** 2 * self.coefficient
         targets = out.targets.detach()
-        variance = (targets - targets.mean(0)).square().sum() / out.n_tokens
+        variance = out.whole.mean((targets - out.whole.mean(targets.mean(0))).square().sum() / out.n_tokens)
         return _count(out, out.pre_activations) * (
             LINEAR_SHARE * self._log_coefficients.get(out).sinh() * variance / self.target
         )
@@ -122,7 +122,7 @@ class TargetL0(Penalty):
             return
         dictionary = out.dictionary
         # Dividing integers would return the caller's default dtype.
-        l0 = out.total(fires(out.values.detach()).sum().to(torch.float32)) / out.n_tokens
+        l0 = out.whole.mean(out.total(fires(out.values.detach()).sum().to(torch.float32)) / out.n_tokens)
         error = (l0 / self.target - 1).clamp_max(1.0)
         gain = max(MIN_GAIN, GAIN / (1 + out.step / SLOWER_AFTER))
         out.activation.move_thresholds_(dictionary.activation_state.entries(), gain * error)

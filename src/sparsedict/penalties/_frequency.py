@@ -55,7 +55,8 @@ class Frequency(Penalty):
                 fired = fired * out.support.is_stored
             counts = torch.zeros_like(out.dictionary.encoder_bias, dtype=fired.dtype)
             counts = counts.index_add(0, out.support.latents, fired)
-        return out.total((counts / out.n_tokens).square().sum()) * (self.coefficient / self.scale)
+        frequencies = out.whole.mean(counts / out.n_tokens)
+        return out.total(frequencies.square().sum()) * (self.coefficient / self.scale)
 
     def check(self, dictionary: Dictionary) -> None:
         require_firing_gradient(self, dictionary)

@@ -30,7 +30,13 @@ from sparsedict.training._step_hook import StepHook
 from sparsedict.training._trainee import OptimizerFactory, Trainee
 from sparsedict.training._trainer import DictionaryTrainer
 from sparsedict.training._units import RelativeLR, Units
-from sparsedict.training._validation import check_callbacks, check_checkpoint, check_points, check_trainees
+from sparsedict.training._validation import (
+    check_callbacks,
+    check_checkpoint,
+    check_points,
+    check_same_call,
+    check_trainees,
+)
 from sparsedict.training.callbacks import Callback
 from sparsedict.training.schedules import Cosine, Schedule
 
@@ -215,6 +221,7 @@ def fit_many(
         check_points(trainees, queue.batches)
         options = {"n_tokens": n_tokens, "log_every": log_every, "dead_after": dead_after, "autocast": autocast}
         settings = run_settings(trainees, optimizers, batches.description, deterministic=deterministic, **options)
+        check_same_call(settings, parallel)
         here = environment(devices_of(trainees), parallel.n_ranks)
         state = None if checkpoints is None else checkpoints.load(settings, here)
         n_planned, units = initialise_(trainees, queue, n_tokens, parallel) if state is None else _saved_plan(state)

@@ -41,7 +41,10 @@ def initialise_(
     first = queue.peek(0)
     for name, trainee in trainees.items():
         check_widths(name, trainee, first.site(trainee.site))
-    untouched = [trainee for trainee in trainees.values() if trainee.dictionary.is_untouched]
+    for trainee in trainees.values():
+        _share_start_(trainee.dictionary, parallel)
+    is_new = parallel.share([trainee.dictionary.is_untouched for trainee in trainees.values()])
+    untouched = [trainee for trainee, new in zip(trainees.values(), is_new, strict=True) if new]
     # The latents of each layer are initialised separately.
     sizes = [block.n_latents for trainee in untouched for block in trainee.dictionary.blocks()]
     n_wanted = max(sizes, default=0)
@@ -51,6 +54,9 @@ def initialise_(
         n_held += queue.size(len(held))
         held.append(queue.peek(len(held)))
     new = {id(trainee) for trainee in untouched}
+    for trainee in trainees.values():
+        # Random directions of the constructor are a part of the start.
+        parallel.broadcast_(start_tensors(trainee.dictionary))
     for trainee in untouched:
         inputs, targets = (
             torch.cat(parts) for parts in zip(*(_rows(trainee, own, parallel) for own in held), strict=True)
@@ -67,6 +73,12 @@ def initialise_(
         # Processors of different kinds round differently.
         parallel.broadcast_(start_tensors(trainee.dictionary))
     return math.ceil(n_tokens / queue.size(0)), parallel.share(units)
+
+
+def _share_start_(dictionary: Dictionary, parallel: Parallel) -> None:
+    """Gives a dictionary the start seed and the provenance of the dictionary of rank 0."""
+    if parallel.n_ranks > 1:
+        dictionary.start_seed, dictionary.trained_on = parallel.share((dictionary.start_seed, dictionary.trained_on))
 
 
 def start_tensors(dictionary: Dictionary) -> list[Tensor]:

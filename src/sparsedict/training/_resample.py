@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from sparsedict import checks
 from sparsedict.dictionaries import Dictionary, ForwardPass, Rows
-from sparsedict.kernels import first_of_equal
+from sparsedict.kernels import StepContext, first_of_equal
 from sparsedict.latents import SparseLatents, Support, fires
 from sparsedict.training._step_hook import StepHook
 
@@ -137,14 +137,19 @@ class Resample(StepHook):
         Returns ``None`` at the end of the run, if every token is reconstructed exactly, or if an error isn't finite.
         The next record reports errors that aren't finite.
         """
+        parallel = out.whole.parallel
         losses, centre, n_tokens = [], torch.zeros_like(out.inputs[0]), 0
         for inputs, targets in out.sample(self.n_inputs):
             since = out.tokens_since_fired
-            again = out.dictionary.forward_pass(inputs, targets, step=out.step, tokens_since_fired=since)
-            losses.append((targets - again.reconstruction).double().square().sum(-1))
+            whole = parallel.whole(len(inputs))
+            context = StepContext(training=False, whole=whole)
+            again = out.dictionary.forward_pass(
+                inputs, targets, step=out.step, tokens_since_fired=since, context=context
+            )
+            losses.append(parallel.rows((targets - again.reconstruction).double().square().sum(-1)))
             encoded = out.dictionary.encoder_inputs(inputs)
-            n_tokens += len(inputs)
-            centre += (encoded.mean(0) - centre) * (len(inputs) / n_tokens)
+            n_tokens += whole.total
+            centre += (whole.mean(encoded.mean(0)) - centre) * (whole.total / n_tokens)
         chances = torch.cat(losses) if losses else torch.zeros(1, dtype=torch.float64, device="cpu")
         largest = chances.max()
         if not (largest.isfinite() and largest > 0):
@@ -167,16 +172,21 @@ def _matrices(dictionary: Dictionary) -> list[Tensor]:
 
 
 def _gather(out: ForwardPass, n_inputs: int, tokens: Tensor) -> Rows:
-    """Returns the inputs and targets of the given tokens of the sample, in the order of ``tokens``."""
-    inputs = out.inputs.new_empty(len(tokens), out.inputs.shape[1])
-    targets = out.targets.new_empty(len(tokens), out.targets.shape[1])
+    """Returns the inputs and targets of the given tokens of the sample of all ranks, in the order of ``tokens``."""
+    parallel = out.whole.parallel
+    inputs = out.inputs.new_zeros(len(tokens), out.inputs.shape[1])
+    targets = out.targets.new_zeros(len(tokens), out.targets.shape[1])
     begin = 0
     for some_inputs, some_targets in out.sample(n_inputs):
-        here = ((tokens >= begin) & (tokens < begin + len(some_inputs))).nonzero().flatten()
-        inputs[here] = some_inputs[tokens[here] - begin]
-        targets[here] = some_targets[tokens[here] - begin]
-        begin += len(some_inputs)
-    return inputs, targets
+        own = torch.arange(len(some_inputs), device=tokens.device)
+        rows = torch.stack([torch.full_like(own, parallel.part), own], dim=1)
+        owners = parallel.rows(rows)
+        here = ((tokens >= begin) & (tokens < begin + len(owners))).nonzero().flatten()
+        parts, own = owners[tokens[here] - begin].unbind(1)
+        here, own = here[parts == parallel.part], own[parts == parallel.part]
+        inputs[here], targets[here] = some_inputs[own], some_targets[own]
+        begin += len(owners)
+    return parallel.sum(inputs), parallel.sum(targets)
 
 
 def _scale_to_fire_(dictionary: Dictionary, latents: Tensor, inputs: Tensor, targets: Tensor) -> None:

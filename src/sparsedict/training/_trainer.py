@@ -134,7 +134,7 @@ class DictionaryTrainer:
         self._last_inputs = inputs[: math.ceil(MAX_TOKENS / self._parallel.n_parts)]
         self._update_weights()
         self._after_step(out, self._parallel.sum(firing_counts) > 0, upcoming)
-        self._parallel.check_equal(dict(self._dictionary.named_parameters()), self._counters.step + 1)
+        self._parallel.check_equal(self._dictionary.state_dict(), self._counters.step + 1)
         self._counters.step += 1
         self.history.n_steps = self._counters.step
         self.history.n_tokens += whole.total
@@ -310,7 +310,10 @@ class DictionaryTrainer:
 
     def _after_step(self, out: ForwardPass, fired: Bool[Tensor, " n_latents"], upcoming: Upcoming | None) -> None:
         state = self._dictionary.activation_state.entries()
-        self._dictionary.activation.measure_encoding_(out.encoding, state, step=self._counters.step)
+        if self._dictionary.activation.is_measured:
+            is_part = self._parallel.n_ranks > 1
+            encoding = replace(out.encoding, gather=self._parallel.values) if is_part else out.encoding
+            self._dictionary.activation.measure_encoding_(encoding, state, step=self._counters.step)
         with torch.no_grad():
             for penalty in self.trainee.penalties:
                 penalty.after_step_(out)

@@ -8,6 +8,8 @@ from typing import Any
 from sparsedict import checks
 from sparsedict.batches import ROLES, Activations, MissingPointError, Points, names_of
 from sparsedict.data import Batches
+from sparsedict.parallel import Parallel
+from sparsedict.training._settings import differences
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._weights import check_shared, check_weights
 
@@ -84,6 +86,21 @@ def check_points(trainees: Mapping[str, Trainee], batches: Batches) -> None:
                 f"`data` must contain inputs and outputs for a {type(dictionary).__name__}, which reads the {reads} of "
                 f"an MLP and writes its {writes}, got one tensor. Pass a tuple of two tensors or an ActivationStream."
             )
+
+
+def check_same_call(settings: Mapping[str, Any], parallel: Parallel) -> None:
+    """Checks that all ranks of a run make the same call."""
+    expected = parallel.share(settings)
+
+    def compare() -> None:
+        changes = list(differences(expected, settings))
+        if changes:
+            raise ValueError(
+                f"The calls of all ranks must be the same, but on rank {parallel.rank}, compared with rank 0, "
+                f"{'; '.join(changes[:6])}. Make the same call on all ranks."
+            )
+
+    parallel.together(compare)
 
 
 def check_site(label: str, site: str | tuple[str, ...] | None, names: Sequence[str] | None) -> None:

@@ -1,0 +1,118 @@
+"""`Channels`, the process groups of a run: one for numbers on the host, and one for each type of device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class CollectiveError(RuntimeError):
+    """Raised if a collective operation failed, usually because another rank ended."""
+
+
+class Channels:
+    """The process groups over which the ranks of a run communicate.
+
+    Numbers and tensors on the CPU are sent by gloo, in a group of its own with a bounded wait. Tensors on another
+    device are sent by the user's group, or by way of the CPU if that group has no backend for the device.
+
+    Args:
+        group: The user's process group.
+        timeout: Longest wait for another rank.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, timeout: timedelta) -> None:
+        self.group = group
+        self.ranks = dist.get_process_group_ranks(group)
+        self.host: Any = dist.new_group(self.ranks, timeout, "gloo", use_local_synchronization=True)
+        self._devices = {
+            device
+            for device, backend in _backends(group).items()
+            if device != "cpu" and backend not in ("gloo", "fake")
+        }
+
+    @contextmanager
+    def collective(self) -> Iterator[None]:
+        """Returns a context in which the errors of collective operations become `CollectiveError`."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise CollectiveError(f"{type(error).__name__}: {error}") from error
+
+    def sent(self, tensor: Tensor) -> tuple[Tensor, Any]:
+        """Returns a detached, contiguous tensor on a device that a group serves, and the group."""
+        tensor = tensor.detach().contiguous()
+        if tensor.device.type in self._devices:
+            return tensor, self.group
+        return tensor.cpu(), self.host
+
+    def exchange(self, numbers: tuple[int, ...]) -> list[tuple[int, ...]]:
+        own = torch.tensor(numbers, dtype=torch.int64, device="cpu")
+        with self.collective():
+            found = [torch.empty_like(own) for _ in self.ranks]
+            dist.all_gather(found, own, group=self.host)
+        return [tuple(row.tolist()) for row in found]
+
+    def share(self, value: Any) -> Any:
+        held = [value]
+        with self.collective():
+            dist.broadcast_object_list(held, src=self.ranks[0], group=self.host, device=torch.device("cpu"))
+        return held[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        found: list[Any] = [None] * len(self.ranks)
+        with self.collective():
+            dist.all_gather_object(found, value, group=self.host)
+        return found
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        own, group = self.sent(tensor)
+        # A tensor that was copied from another device may be changed.
+        own = own.clone() if own.device == tensor.device else own
+        with self.collective():
+            dist.all_reduce(own, group=group)
+        return own.to(tensor.device)
+
+    def broadcast_(self, tensor: Tensor) -> None:
+        own, group = self.sent(tensor)
+        with self.collective():
+            dist.broadcast(own, src=self.ranks[0], group=group)
+        tensor.detach().copy_(own)
+
+    def rows(self, tensor: Tensor) -> list[Tensor]:
+        """Returns the rows of each rank, whose numbers may differ."""
+        sizes = [row[0] for row in self.exchange((len(tensor),))]
+        own, group = self.sent(tensor)
+        padded = own.new_zeros(max(sizes), *own.shape[1:])
+        padded[: len(own)] = own
+        with self.collective():
+            found = [torch.empty_like(padded) for _ in self.ranks]
+            dist.all_gather(found, padded, group=group)
+        return [rows[:size].to(tensor.device) for rows, size in zip(found, sizes, strict=True)]
+
+    def exchange_rows(self, tensor: Tensor, n_to: list[int], n_from: list[int]) -> Tensor:
+        own, group = self.sent(tensor)
+        received = own.new_empty(sum(n_from), *own.shape[1:])
+        with self.collective():
+            dist.all_to_all_single(received, own, n_from, n_to, group=group)
+        return received.to(tensor.device)
+
+    def abort(self) -> None:
+        """Closes all connections, so that ranks that wait for this one receive an error."""
+        for group in (self.host, self.group):
+            try:
+                group.abort()
+            except (RuntimeError, AttributeError):  # a backend without this operation
+                continue
+
+
+def _backends(group: dist.ProcessGroup) -> dict[str, str]:
+    """Returns the backend of each type of device."""
+    pairs = (entry.partition(":") for entry in dist.get_backend_config(group).split(","))
+    return {device: backend for device, _, backend in pairs}
