@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from sparsedict.batches import Activations, Points, aliases, lookup, names_of, sites_of
 from sparsedict.data._row_source import BEGINNING, Chunk, Position, RowSource
 from sparsedict.parallel import Alone, Parallel
@@ -47,6 +50,8 @@ class Batches(Iterator[Activations]):
         self.n_tokens_yielded: int = 0
         self.epoch: int = 0
         self._source = source
+        if parallel.n_parts > 1:
+            source.divide(parallel)
         self._seed = seed
         self._repeat = repeat
         self._expected: int | None = None
@@ -147,6 +152,7 @@ class Batches(Iterator[Activations]):
     def _take(self) -> list[Activations]:
         pieces: list[Activations] = []
         n_taken = 0
+        counts = torch.zeros(self._parallel.n_parts, dtype=torch.int64, device="cpu")
         while not n_taken or (self.batch_size is not None and n_taken < self.batch_size):
             chunk = self._current()
             if chunk is None:
@@ -166,31 +172,37 @@ class Batches(Iterator[Activations]):
             stop = chunk.stop(self._row, wanted, self.batch_size or wanted)
             if stop == self._row:
                 break
-            piece = self._own(chunk, stop, n_taken)
-            if piece is not None:
-                pieces.append(piece)
+            pieces.append(self._piece(chunk, stop, n_taken, counts))
             n_taken += stop - self._row
             self.n_tokens_yielded += stop - self._row
             self._n_pass += stop - self._row
             self._row = stop
-        if not n_taken or n_taken >= self._parallel.n_parts:
-            return pieces
-        raise ValueError(
-            f"`batch_size` must be at least the number of ranks, {self._parallel.n_parts}, got a batch of {n_taken} "
-            "tokens."
-        )
+        self._check_counts(counts)
+        return pieces
 
-    def _own(self, chunk: Chunk, stop: int, n_taken: int) -> Activations | None:
-        """Returns this rank's rows of the next piece of a batch: row ``j`` of a batch belongs to part ``j % n_parts``.
+    def _piece(self, chunk: Chunk, stop: int, n_taken: int, counts: Tensor) -> Activations:
+        """Returns this rank's rows of the next piece of a batch.
 
         Args:
             chunk: The current chunk.
             stop: Row of the chunk after the piece.
             n_taken: Number of rows of the batch before the piece.
+            counts: Number of rows of each part, to which those of the piece are added.
         """
-        part, n_parts = self._parallel.part, self._parallel.n_parts
-        start = self._row + (part - n_taken) % n_parts
-        return chunk.rows(start, stop, n_parts) if start < stop else None
+        if self._parallel.n_parts == 1:
+            counts += stop - self._row
+            return chunk.rows(self._row, stop)
+        receivers = chunk.receivers(self._row, stop, n_taken, self._parallel.n_parts)
+        counts += torch.bincount(receivers, minlength=self._parallel.n_parts)
+        return chunk.of_part(self._row, stop, receivers, self._parallel.part)
+
+    def _check_counts(self, counts: Tensor) -> None:
+        """Raises an error on all ranks if a batch has no row for one of them."""
+        if not counts.all() and counts.any():
+            raise ValueError(
+                f"`batch_size` must be at least the number of ranks, {len(counts)}, and a batch must have a sequence "
+                f"for each rank with mix='sequences', got a batch of {int(counts.sum())} tokens. Use larger batches."
+            )
 
     def _current(self) -> Chunk | None:
         """Returns the chunk of the next row, or None at the end of the pass."""

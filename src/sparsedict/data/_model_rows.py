@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import Literal
 
@@ -10,15 +12,20 @@ import torch
 from torch import Tensor
 
 from sparsedict.batches import ROLES, Activations, point_name
+from sparsedict.data._divided_chunk import DividedChunk
 from sparsedict.data._row_source import BEGINNING, Chunk, Position, RowSource
 from sparsedict.data._site_capture import SiteCapture
 from sparsedict.data._site_metadata import site_metadata
 from sparsedict.data._tokens import Block, BlockSize, RowArray, TokenSource
+from sparsedict.parallel import Alone, Parallel
 from sparsedict.seeds import permutation
 from sparsedict.sites.models import check_ids, vocabulary
 
 Mix = Literal["tokens", "sequences"]
 """The units that are shuffled in the buffer: single tokens, or whole sequences."""
+
+MAX_SHAPES = 4
+"""Number of shapes of blocks whose kept positions are stored."""
 
 _SEQUENCES, _ROWS = 0, 1
 """Keys that separate the random generators of the two permutations."""
@@ -72,7 +79,13 @@ class ModelRows(RowSource):
         self._buffer: Activations | None = None
         self._whole: Chunk | None = None
         self._mix = mix
+        self._parallel: Parallel = Alone()
+        self._n_own = self._n_sequences = 0
         self._n_rows_of: list[int] = []
+        self._owners_of: list[Tensor] = []
+
+    def divide(self, parallel: Parallel) -> None:
+        self._parallel = parallel
 
     def chunks(self, epoch: int, start: Position, max_rows: int | None = None) -> Iterator[Chunk]:
         if self._fits and start == BEGINNING and not (epoch == 0 and self._is_part(max_rows)):
@@ -90,7 +103,8 @@ class ModelRows(RowSource):
             self._whole = next(self._computed(0, BEGINNING, None, None), None)
         if self._whole is not None:
             whole = self._whole
-            yield self._chunk(whole.activations, epoch, BEGINNING, whole.end)
+            owners = whole.owners if isinstance(whole, DividedChunk) else None
+            yield self._chunk(whole.activations, owners, epoch, BEGINNING, whole.end)
 
     def _computed(
         self, epoch: int, start: Position, order: tuple[int, int, int] | None, max_rows: int | None
@@ -98,47 +112,87 @@ class ModelRows(RowSource):
         blocks = self._tokens.blocks(order, epoch, start, self._block_size)
         block = next(blocks, None)
         while block is not None:
-            n_rows, n_positions, end = 0, 0, start
-            self._n_rows_of = []
-            bad: list[Tensor] = []
-            with self._capture.evaluating():
-                while block is not None and n_rows + block.tokens.numel() <= self._capacity:
-                    n_rows = self._append(block, n_rows, bad)
-                    n_positions += block.tokens.numel()
-                    end = block.end
-                    block = next(blocks, None)
-                    if n_positions >= self._target and self._tokens.n_positions is not None:
-                        break
-                    if max_rows is not None and n_rows >= max_rows:
-                        break
-            if bad and bool(torch.stack(bad).any()):
-                self._raise_if_not_finite(0, n_rows)
+            # An error of the data or the model on one rank is an error of all ranks.
+            block, n_rows, end = self._parallel.together(partial(self._fill, blocks, block, start, max_rows))
             if n_rows and self._buffer is not None:
-                yield self._chunk(self._buffer.rows(slice(0, n_rows)), epoch, start, end)
+                yield self._chunk(self._buffer.rows(slice(0, self._n_own)), self._owners(), epoch, start, end)
             start = end
             max_rows = max_rows - n_rows if max_rows is not None and max_rows > n_rows else None
 
-    def _chunk(self, held: Activations, epoch: int, start: Position, end: Position) -> Chunk:
+    def _fill(
+        self, blocks: Iterator[Block], block: Block | None, start: Position, max_rows: int | None
+    ) -> tuple[Block | None, int, Position]:
+        """Fills the buffer, and returns the next block, the number of rows over all ranks and the position."""
+        n_rows, n_positions, end = 0, 0, start
+        self._n_own, self._n_sequences = 0, 0
+        self._n_rows_of, self._owners_of = [], []
+        bad: list[Tensor] = []
+        with self._capture.evaluating():
+            while block is not None and n_rows + block.tokens.numel() <= self._capacity:
+                n_rows += self._append(block, bad)
+                n_positions += block.tokens.numel()
+                end = block.end
+                block = next(blocks, None)
+                if n_positions >= self._target and self._tokens.n_positions is not None:
+                    break
+                if max_rows is not None and n_rows >= max_rows:
+                    break
+        if bad and bool(torch.stack(bad).any()):
+            self._raise_if_not_finite(0, self._n_own)
+        return block, n_rows, end
+
+    def _owners(self) -> Tensor | None:
+        return torch.cat(self._owners_of) if self._parallel.n_parts > 1 else None
+
+    def _chunk(self, held: Activations, owners: Tensor | None, epoch: int, start: Position, end: Position) -> Chunk:
         key = (self._seed, epoch, _ROWS, *start)
         device = next(iter(held.values())).device
+        n_rows, cuts = held.n_tokens if owners is None else len(owners), None
         if self._mix == "tokens":
-            return Chunk(held, permutation(held.n_tokens, *key).to(device), start, end)
-        order = permutation(len(self._n_rows_of), *key).tolist()
-        rows = torch.arange(held.n_tokens, device="cpu").split(self._n_rows_of)
-        cuts = list(accumulate(self._n_rows_of[index] for index in order))
-        return Chunk(held, torch.cat([rows[index] for index in order]).to(device), start, end, cuts)
+            order = permutation(n_rows, *key).to(device)
+        else:
+            sequences = permutation(len(self._n_rows_of), *key).tolist()
+            rows = torch.arange(n_rows, device="cpu").split(self._n_rows_of)
+            cuts = list(accumulate(self._n_rows_of[index] for index in sequences))
+            order = torch.cat([rows[index] for index in sequences]).to(device)
+        if owners is None:
+            return Chunk(held, order, start, end, cuts)
+        return DividedChunk(held, order, start, end, cuts, owners=owners, parallel=self._parallel)
 
-    def _append(self, block: Block, n_rows: int, bad: list[Tensor]) -> int:
-        """Captures a block, copies its kept rows into the buffer, and returns the new number of rows in the buffer."""
+    def _append(self, block: Block, bad: list[Tensor]) -> int:
+        """Copies the kept rows of a block into the buffer, and returns their number over all ranks."""
         check_ids(block.tokens, self._vocabulary, block.numbers)
         kept = self._kept_indices(block)
         if kept is not None and not len(kept):
-            return n_rows
+            return 0
+        n_kept = block.tokens.numel() if kept is None else len(kept)
+        self._n_rows_of += _rows_of_sequences(block, kept)
+        if self._parallel.n_parts == 1:
+            self._capture_rows(block, kept, bad)
+            return n_kept
+        # The sequences of a chunk are dealt to the ranks in turn.
+        parts = (self._n_sequences + torch.arange(len(block.tokens), device="cpu")) % self._parallel.n_parts
+        self._n_sequences += len(block.tokens)
+        rows = torch.arange(n_kept, device="cpu") if kept is None else kept.cpu()
+        self._owners_of.append(parts[rows // block.tokens.shape[1]])
+        own = _sequences(block, parts == self._parallel.part)
+        kept = self._kept_indices(own) if len(own.tokens) else None
+        if len(own.tokens) and (kept is None or len(kept)):
+            self._capture_rows(own, kept, bad)
+        elif self._buffer is None:
+            # The shapes of activations must be known to receive rows.
+            self._buffer = self._capture.run(_sequences(block, parts >= 0)).map(self._allocated)
+        return n_kept
+
+    def _capture_rows(self, block: Block, kept: Tensor | None, bad: list[Tensor]) -> None:
+        """Runs the model on a block, and copies the kept rows into the buffer."""
         captured = self._capture.run(block)
+        n_rows, stop = self._n_own, self._n_own + (block.tokens.numel() if kept is None else len(kept))
         if self._buffer is None:
             self._buffer = captured.map(self._allocated)
-        stop = n_rows + (block.tokens.numel() if kept is None else len(kept))
-        self._n_rows_of += _rows_of_sequences(block, kept)
+        if stop > self._buffer.n_tokens:
+            self._buffer = Activations.cat([self._buffer, captured.map(self._allocated)])
+        self._n_own = stop
         targets, values = self._buffer.distinct(), captured.distinct()
         for name in targets:
             _put(targets[name][n_rows:stop], values[name], kept)
@@ -152,21 +206,24 @@ class ModelRows(RowSource):
             bad.append(wrong)
         elif bool(wrong):
             self._raise_if_not_finite(n_rows, stop)
-        return stop
 
     def _kept_indices(self, block: Block) -> Tensor | None:
         if block.attention_mask is not None or self._capture.by_token:
             return self._capture.kept(block)
         # The kept positions depend only on the shape.
         if block.tokens.shape not in self._kept_of_shape:
-            self._kept_of_shape = {block.tokens.shape: self._capture.kept(block)}
+            if len(self._kept_of_shape) >= MAX_SHAPES:
+                self._kept_of_shape.clear()
+            self._kept_of_shape[block.tokens.shape] = self._capture.kept(block)
         return self._kept_of_shape[block.tokens.shape]
 
     def _allocated(self, column: Tensor) -> Tensor:
         capture = self._capture
         dtype = capture.dtype if column.is_floating_point() else None
         device = capture.device or column.device
-        return torch.empty(self._capacity, *column.shape[1:], dtype=dtype or column.dtype, device=device)
+        n_parts = self._parallel.n_parts
+        size = self._capacity if n_parts == 1 else -(-self._capacity // n_parts) + self._block_size.limit // n_parts
+        return torch.empty(size, *column.shape[1:], dtype=dtype or column.dtype, device=device)
 
     def _raise_if_not_finite(self, start: int, stop: int) -> None:
         """Raises an error that names the site if rows of the buffer aren't finite. A sum alone may have overflowed."""
@@ -192,6 +249,13 @@ class ModelRows(RowSource):
             kept = self._capture.kept(block)
             total += block.tokens.numel() if kept is None else len(kept)
         return total
+
+
+def _sequences(block: Block, chosen: Tensor) -> Block:
+    """Returns the chosen sequences of a block."""
+    mask = None if block.attention_mask is None else block.attention_mask[chosen]
+    numbers = [number for number, is_chosen in zip(block.numbers, chosen.tolist(), strict=True) if is_chosen]
+    return replace(block, tokens=block.tokens[chosen], attention_mask=mask, numbers=numbers)
 
 
 def _rows_of_sequences(block: Block, kept: Tensor | None) -> list[int]:

@@ -10,9 +10,11 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparsedict.batches import Activations
+from sparsedict.parallel import Parallel
 
 Position = tuple[int, int]
 """Position of a source in a pass: number of consumed items, and of consumed entries of the next item."""
@@ -61,14 +63,34 @@ class Chunk:
             return self.cuts[fits]
         return self.cuts[bisect_right(self.cuts, start)] if wanted >= max_rows else start
 
-    def rows(self, start: int, stop: int, step: int = 1) -> Activations:
-        """Returns every ``step``-th row from ``start`` to ``stop`` in the order of the chunk.
-
-        They are copied if ``order`` isn't ``None`` or ``step`` isn't 1.
-        """
+    def rows(self, start: int, stop: int) -> Activations:
+        """Returns the rows from ``start`` to ``stop`` in the order of the chunk, copied if ``order`` isn't ``None``."""
         if self.order is None:
-            return self.activations.map(lambda value: _trainable(value[start:stop:step]))
-        return self.activations.rows(self.order[start:stop:step])
+            return self.activations.map(lambda value: _trainable(value[start:stop]))
+        return self.activations.rows(self.order[start:stop])
+
+    def receivers(self, start: int, stop: int, n_before: int, n_parts: int) -> Tensor:
+        """Returns the part of a run that each row from ``start`` to ``stop`` belongs to.
+
+        Row ``j`` of a batch belongs to part ``j % n_parts``. Sequences that must stay whole are dealt in turn.
+
+        Args:
+            start: First row of a piece of a batch.
+            stop: Row after the piece.
+            n_before: Number of rows of the batch before the piece.
+            n_parts: Number of parts.
+        """
+        rows = torch.arange(start, stop, device="cpu")
+        if self.cuts is None:
+            return (rows - start + n_before) % n_parts
+        return torch.searchsorted(torch.tensor(self.cuts, device="cpu"), rows, right=True) % n_parts
+
+    def of_part(self, start: int, stop: int, receivers: Tensor, part: int) -> Activations:
+        """Returns the rows from ``start`` to ``stop`` that belong to a part, given the part of each."""
+        index = start + (receivers == part).nonzero().flatten()
+        if self.order is not None:
+            index = self.order[index.to(self.order.device)]
+        return self.activations.rows(index)
 
 
 def _trainable(rows: Tensor) -> Tensor:
@@ -110,6 +132,9 @@ class RowSource(ABC):
     def finalize(self, batch: Activations) -> Activations:
         """Post-processes a batch before it is returned, such as by moving it to another device."""
         return batch
+
+    def divide(self, parallel: Parallel) -> None:
+        """Divides the work of a pass among the ranks of a run. By default, each rank reads all rows."""
 
     def state(self, position: Position) -> Any:
         """Returns the state to resume the source; ``None`` if its position suffices."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparsedict.parallel import Parallel
 from sparsedict.storage import installed_version
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._units import RelativeLR
@@ -45,6 +46,9 @@ def describe(value: Any) -> Any:
         return _qualified_name(value)
     if isinstance(value, torch.dtype | torch.device):
         return str(value)
+    if isinstance(value, Parallel):
+        # Each rank has another number, and any number of ranks can resume a run.
+        return "Parallel"
     return {"class": _qualified_name(type(value)), **_fields(value)}
 
 
