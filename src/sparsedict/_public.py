@@ -68,6 +68,7 @@ from sparsedict.norms import (
     PerPoint,
     UnitNorm,
 )
+from sparsedict.parallel import DataParallel, RankError
 from sparsedict.penalties import (
     L0,
     L1,
@@ -123,6 +124,7 @@ __all__ = [
     "CrossLayerDistiller",
     "CrossLayerTranscoder",
     "Crosscoder",
+    "DataParallel",
     "DecoderLayout",
     "DecoderNorm",
     "Dictionary",
@@ -162,6 +164,7 @@ __all__ = [
     "PerPoint",
     "PointNormWeighted",
     "PreActivation",
+    "RankError",
     "ReLU",
     "Recipe",
     "Resample",

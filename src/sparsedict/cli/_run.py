@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from sparsedict.pages import TokenStrings
+from sparsedict.parallel import Alone, Parallel
 from sparsedict.studies import Decomposition, RunFolder
 from sparsedict.training.callbacks import Callback, JSONLines, TensorBoard, WeightsAndBiases
 
+ALONE = Alone()
 UNSAVED_OPTIONS = {
     "checkpoint_every",
     "command",
@@ -39,16 +41,17 @@ def run_folder(args: argparse.Namespace) -> RunFolder:
     return RunFolder(args.out, options, resume=args.resume, force=args.force)
 
 
-def training_options(args: argparse.Namespace, folder: RunFolder) -> dict[str, Any]:
-    """Returns the arguments of `decompose` for progress, callbacks and checkpoints."""
+def training_options(args: argparse.Namespace, folder: RunFolder, parallel: Parallel = ALONE) -> dict[str, Any]:
+    """Returns the arguments of `decompose` for processes, progress, callbacks and checkpoints."""
     return {
         "progress": not args.quiet,
         "verbose": True,
         "autocast": torch.bfloat16 if getattr(args, "autocast", False) else None,
-        "callbacks": _callbacks(args, folder),
+        "callbacks": _callbacks(args, folder) if parallel.is_main else [],
         "checkpoint": folder.checkpoints,
         "checkpoint_every": args.checkpoint_every,
         "resume": args.resume,
+        "parallel": parallel,
     }
 
 

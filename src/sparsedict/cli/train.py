@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor
@@ -33,6 +35,7 @@ from sparsedict.cli._tokens import Corpus, held_out_rows
 from sparsedict.cli._train_options import CONTEXT, L0_COEFFICIENT, L1_COEFFICIENT, K
 from sparsedict.cli._vocabulary import vocabulary
 from sparsedict.pages import token_strings
+from sparsedict.parallel import Alone, DataParallel, Parallel
 from sparsedict.penalties import L0, L1, Penalty
 from sparsedict.sites import Site
 from sparsedict.sites.models import check_ids
@@ -47,16 +50,30 @@ INSPECTION = Inspection()
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     found = recipes_of(args)
-    with run_folder(args) as folder:
-        if folder.is_finished():
+    parallel = parallel_of_environment()
+    with parallel.running(), ExitStack() as stack:
+        # Other ranks neither lock nor write the folder.
+        folder = run_folder(args)
+        if parallel.is_main:
+            stack.enter_context(folder)
+        is_finished = parallel.share(folder.is_finished() if parallel.is_main else False)
+        if not is_finished:
+            _train(args, found, folder, parallel)
+        elif parallel.is_main:
             print_finished(folder)
-        else:
-            _train(args, found, folder)
 
 
-def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunFolder) -> None:
+def parallel_of_environment() -> Parallel:
+    """Returns the processes that ``torchrun`` started; one process if the command was started by itself."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        return Alone()
+    return DataParallel.from_environment()
+
+
+def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunFolder, parallel: Parallel) -> None:
     """Trains and measures dictionaries. Options are checked before the weights of the model are loaded if possible."""
     set_threads(args)
+    args.quiet = args.quiet or not parallel.is_main
     check_trackers(args)
     strings = None if args.vocabulary is None else vocabulary(args.vocabulary)
     device = choose_device(args.device)
@@ -73,8 +90,9 @@ def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunF
     with warnings_of_sites(seen):
         sites = sites_of(model, args.site, excluded)
         n_latents = _n_latents(args, sites)
-    options = training_options(args, folder)
-    folder.begin()
+    options = training_options(args, folder, parallel)
+    if parallel.is_main:
+        folder.begin()
     found = decompose_sites(
         sites,
         train,
@@ -87,6 +105,8 @@ def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunF
         seed=args.seed,
         **options,
     )
+    if not parallel.is_main:
+        return
     write_results(folder, found, token_strings(tokenizer if strings is None else strings), progress=not args.quiet)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,6 +24,7 @@ from sparsedict.analysis import (
 from sparsedict.data import ActivationStream
 from sparsedict.dictionaries import Dictionary
 from sparsedict.pages import DictionaryFacts, gather
+from sparsedict.parallel import Alone, Parallel
 from sparsedict.progress import Phases
 from sparsedict.sites import Neurons, Site
 from sparsedict.studies._decomposition import Decomposition
@@ -30,6 +33,7 @@ from sparsedict.studies._recipe import BATCH_SIZE, RECIPES, Inspection
 from sparsedict.studies._run_settings import used_settings
 from sparsedict.training import History, Recipe, Trainee, fit_many
 
+ALONE = Alone()
 INSPECTION = Inspection()
 
 COUNTED_AT_ONCE = 1024
@@ -75,6 +79,7 @@ def decompose_sites(
     dtype: torch.dtype = torch.float32,
     progress: bool = True,
     verbose: bool | None = None,
+    parallel: Parallel = ALONE,
     **options: Any,
 ) -> dict[str, Decomposition]:
     """Trains dictionaries of several MLPs of one model in one pass, and measures them.
@@ -99,25 +104,30 @@ def decompose_sites(
         dtype: Type of the weights of the dictionaries.
         progress: Whether to show a progress bar on the standard error stream.
         verbose: Whether to print the name of each phase to the standard error stream. The default is ``progress``.
+        parallel: The processes of the training, see `fit`. Rank 0 alone measures.
         options: Other arguments of `fit_many`, such as ``autocast``, ``callbacks``, ``checkpoint`` and ``resume``. With
             several sites, dictionaries are named ``SITE/RECIPE``.
 
     Returns:
-        The results by site, for `write_sites`.
+        The results by site, for `write_sites`; nothing on other ranks than 0.
 
     Raises:
         ValueError: If there is no site or no recipe, a recipe name isn't a valid folder name, or the held-out tokens
             aren't rows of ids.
     """
     _check(sites, recipes, held_out_tokens)
-    phases = Phases(progress if verbose is None else verbose)
+    verbose = (progress if verbose is None else verbose) and parallel.is_main
+    phases = Phases(verbose)
     known = {name: _neurons(site) for name, site in sites.items()}
     widths = dict.fromkeys(sites, n_latents) if isinstance(n_latents, int) else n_latents
     trainees = {name: _trainees(name, site, widths[name], recipes, seed, dtype) for name, site in sites.items()}
+    _print_ranks(trainees, parallel, verbose)
     with phases("training", f"harvesting and training on {n_tokens:,} tokens"):
         how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "dtype": dtype}
         stream = ActivationStream(sites, train_tokens, tokenizer=tokenizer, context=context, **how)
-        histories = _train(trainees, stream, n_tokens, progress=progress, **options)
+        histories = _train(trainees, stream, n_tokens, progress=progress, parallel=parallel, **options)
+    if not parallel.is_main:
+        return {}
     run = {"model_name": model_name, "n_tokens": n_tokens, "seed": seed, "autocast": options.get("autocast")}
     found: dict[str, Decomposition] = {}
     for name, site in sites.items():
@@ -191,6 +201,18 @@ def _trainees(
         trainee = recipe.trainee(site, n_latents, generator=generator, dtype=dtype, device=site.device)
         trainees[kind] = replace(trainee, site=name)
     return trainees
+
+
+def _print_ranks(trainees: Mapping[str, Mapping[str, Trainee]], parallel: Parallel, verbose: bool) -> None:
+    """Prints what each rank of a run holds, before it starts."""
+    if parallel.n_ranks == 1:
+        return
+    dictionaries = [trainee.dictionary for own in trainees.values() for trainee in own.values()]
+    devices = parallel.gather(f"{socket.gethostname()}, {dictionaries[0].decoder_bias.device}")
+    if verbose:
+        lines = [f"{type(dictionary).__name__}, {parallel.describe(dictionary)}" for dictionary in dictionaries]
+        lines += [f"rank {rank}: {device}" for rank, device in enumerate(devices)]
+        print(*lines, sep="\n", file=sys.stderr)
 
 
 def _train(

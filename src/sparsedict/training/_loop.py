@@ -64,6 +64,8 @@ class Loop:
         self._checkpoints = checkpoints
         self._progress = progress and parallel.is_main
         self._parallel = parallel
+        # Other ranks may have none.
+        self._has_callbacks = parallel.share(bool(callbacks))
         parts = {trainer.name: trainer.trainee for trainer in trainers} | {"callbacks": callbacks}
         self._stateful = dict(found for name, part in parts.items() for found in stateful(part, name))
 
@@ -144,7 +146,7 @@ class Loop:
             is_last = self.n_seen >= self._n_tokens
             records = [trainer.record(is_last=is_last) for trainer in self._trainers]
             bar.set_postfix_str(_summary(records))
-            if self._callbacks:
+            if self._has_callbacks:
                 self._parallel.on_main(partial(self._call_back, records))
 
     def _call_back(self, records: Sequence[Record]) -> None:
