@@ -186,8 +186,8 @@ def _on_support(
     state: State,
     entries: Tensor,
     support: Support,
-    rule: Selection | None,
-    whole: WholeBatch | None,
+    rule: Selection | None = None,
+    whole: WholeBatch | None = None,
 ) -> Encoding:
     """Applies an activation to the pre-activations of a support.
 
