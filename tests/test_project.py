@@ -71,6 +71,23 @@ def test_every_module_says_in_its_first_line_what_it_is_for() -> None:
         assert ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))), module
 
 
+FACTORIES = {"arange", "as_tensor", "empty", "eye", "full", "ones", "rand", "randint", "randn", "randperm", "zeros"}
+FACTORIES |= {"linspace", "sparse_csr_tensor", "tensor"}
+
+
+def test_every_new_tensor_has_a_device() -> None:
+    # Without it, `torch.set_default_device` of the caller would decide.
+    for module in (path for path in MODULES if path.name != "build.py"):
+        for call in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if (
+                isinstance(call, ast.Call)
+                and isinstance(call.func, ast.Attribute)
+                and ast.unparse(call.func.value) == "torch"
+                and call.func.attr in FACTORIES
+            ):
+                assert {"device", None} & {keyword.arg for keyword in call.keywords}, f"{module}:{call.lineno}"
+
+
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel and the sdist of this repository."""

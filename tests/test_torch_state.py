@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import sparsedict as sd
 from sparsedict import analysis
+from sparsedict.analysis import scores
 from sparsedict.data import SyntheticFeatures, as_batches
 from sparsedict.torch_state import callers_state, own_state
 
@@ -80,6 +82,8 @@ class Model(nn.Module):
 torch.manual_seed(0)
 X, MODEL, IDS, COLUMN = rows(), Model().eval(), torch.randint(20, (8, 12)), torch.randn(600, D)
 COSTS = torch.full((N_LATENTS,), 0.1)
+PLACES = torch.arange(3), torch.arange(3)
+PARITY = scores.Labels(torch.arange(96).view(8, 12) % 2, str, "the number is {}")
 TRAINED = coder(sd.ReLU())
 sd.fit(TRAINED, X, n_tokens=1200, batch_size=100, progress=False, penalties=[sd.L1(0.1)])
 
@@ -144,6 +148,50 @@ def started() -> list[Tensor]:
     return [*dictionary.state_dict().values()]
 
 
+def attributed() -> list[Tensor]:
+    graph = sd.circuits.attribute(sd.Site(MODEL, "mlp"), distiller(sd.TopK(4)), IDS[0], targets=[3, 4], check=2)
+    assert graph.checked is not None
+    return [graph.edges, graph.influence, graph.pruned().values, graph.checked.frozen, graph.checked.unfrozen]
+
+
+def distiller(activation: sd.Activation) -> sd.SparseDistiller:
+    parts: dict[str, Any] = {"activation": activation, "decoder_norm": sd.UnitNorm()}
+    seeded = torch.Generator("cpu").manual_seed(0)
+    return sd.SparseDistiller(D, D, N_LATENTS, generator=seeded, device="cpu", dtype=torch.float32, **parts)
+
+
+def scored() -> list[Tensor]:
+    site = sd.Site(MODEL, "mlp")
+    text = scores.record(site, TRAINED, IDS)
+    found = [
+        scores.RuleScore(labellings=[scores.TokensAt((-1, 0))])(text),
+        scores.IntruderScore(scores.SiteStates(site), n_trials=5)(text.shuffled()),
+        scores.ExampleEmbeddingScore(scores.SiteStates(site))(text),
+        scores.stability(TRAINED, coder(sd.ReLU())),
+        scores.DetectionScore(lambda prompts: ["[1, 2]"] * len(prompts), (None, "a", *[None] * 46))(
+            replace(text, strings=lambda ids: [f"t{i}" for i in ids])
+        ),
+    ]
+    probes = scores.sparse_probes(text, PARITY, k=1, max_labels=1, n_examples=4)
+    return [
+        *text.sequences(torch.tensor([1, 0], device="cpu")).values_at(*PLACES).split(1),
+        *probes.accuracy.values(),
+    ] + [column for own in found for column in own.per_latent.values()]
+
+
+def trained_with_new_parts() -> list[Tensor]:
+    kinds: dict[str, tuple[sd.SparseDistiller, dict[str, Any]]] = {
+        "counts": (distiller(sd.JumpReLU()), {"penalties": [sd.L0(0.01), sd.Frequency(0.1)]}),
+        "thresholds": (distiller(sd.JumpReLU(learns="threshold")), {"penalties": [sd.PreActivation(1e-4, 300)]}),
+        "power": (distiller(sd.ReLU()), {"penalties": [sd.AnnealedLp(0.1)]}),
+        "widths": (distiller(sd.BatchTopK(2.5)), {"loss": sd.Nested((8, 16)), "step_hooks": [sd.AnnealK(8.5)]}),
+        "model": (distiller(sd.TopK(4)), {"loss": sd.EndToEnd(sd.Site(MODEL, "mlp"), IDS)}),
+    }
+    trainees = {name: sd.Trainee(own, **options) for name, (own, options) in kinds.items()}
+    sd.fit_many(trainees, (X, COLUMN), n_tokens=600, batch_size=200, progress=False)
+    return [value for own, _ in kinds.values() for value in own.state_dict().values()]
+
+
 TASKS: dict[str, Callable[[], list[Tensor]]] = {
     **{
         f"fit {type(activation).__name__}": lambda activation=activation: fitted(activation, batch_size=100)
@@ -163,6 +211,9 @@ TASKS: dict[str, Callable[[], list[Tensor]]] = {
     "calibrate_threshold": calibrated,
     "load in part": loaded_in_part,
     "embedded model": lambda: [*sd.zoo.load_model().parameters()],
+    "attribute": attributed,
+    "scores": scored,
+    "new losses and penalties": trained_with_new_parts,
     "synthetic data": lambda: [rows()],
 }
 

@@ -30,6 +30,23 @@ def at_least(name: str, value: Any, minimum: int) -> int:
     return number
 
 
+def integers(name: str, values: Any, minimum: int, what: str) -> tuple[int, ...]:
+    """Returns the integers of a list, an array or any other iterable, each at least ``minimum``, and at least one.
+
+    Args:
+        name: Name of the argument.
+        values: The integers.
+        minimum: Smallest valid integer.
+        what: What the argument must be, for the message.
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) != 1:
+        raise TypeError(f"`{name}` must be {what}, got {values!r:.80}.")
+    found = tuple(at_least(f"{name}[{index}]", value, minimum) for index, value in enumerate(values))
+    if not found:
+        raise ValueError(f"`{name}` must be {what}, got none.")
+    return found
+
+
 def path(name: str, value: str | os.PathLike[str], what: str = "a path") -> Path:
     """Returns ``value`` as a ``Path`` if it is a string or a path."""
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
@@ -60,6 +77,22 @@ def in_range(name: str, value: Any, low: float, high: float = math.inf, *, open_
         right = ", inf)" if high == math.inf else f", {high}]"
         raise ValueError(f"`{name}` must lie in {left}{right}, got {plain}.")
     return plain
+
+
+def boolean(name: str, value: Any) -> bool:
+    """Returns ``value`` as a ``bool`` if it is one, also one of NumPy or a tensor without dimensions.
+
+    Other values, such as ``"no"``, would otherwise count as true.
+    """
+    plain = _scalar(value)
+    if not isinstance(plain, bool):
+        raise TypeError(f"`{name}` must be True or False, got {value!r} of type {type(value).__name__}.")
+    return plain
+
+
+def set_boolean(part: object, name: str) -> None:
+    """Checks an attribute of a frozen dataclass by :func:`boolean`, and converts it to ``bool`` for JSON."""
+    object.__setattr__(part, name, boolean(name, getattr(part, name)))
 
 
 def set_at_least(part: object, name: str, minimum: int) -> None:

@@ -46,29 +46,38 @@ def values(folder: Path, index: int, name: str) -> list[float | None]:
     return json.loads(text.split(",", 1)[1].removesuffix(");\n"))[name]
 
 
+def shard(folder: Path, index: int, number: int) -> list[str | None]:
+    """Returns the rules in words of the latents in a file."""
+    text = (folder / "data" / str(index) / f"{number}.js").read_text(encoding="utf-8")
+    return [dict(own.get("words", ())).get("rule") for own in json.loads(text.split(",", 1)[1].removesuffix(");\n"))]
+
+
 def test_scores_and_stability_are_columns(command: Run, model_folder: Path, token_file: Path, tmp_path: Path) -> None:
     pytest.importorskip("scipy")
     runs = [tmp_path / "a", tmp_path / "b"]
-    options = ["--site", "model.layers.0.mlp", "--data", token_file, "--context", 16, "--kind", "autoencoder"]
+    options = ["--site", "model.layers.*.mlp", "--data", token_file, "--context", 16, "--kind", "autoencoder"]
     small = ["--n-tokens", "1k", "--n-latents", 24, "--k", 4, "--device", "cpu", "--held-out", "0.5"]
     for seed, run in enumerate(runs):
         status, _, err = command("train", model_folder, *options, *small, "--seed", seed, "--out", run)
         assert status == 0, err
         assert "MB of pages" in err
-    first, again = ["pages", runs[0], "--device", "cpu", "--quiet"], runs[0] / "latents"
+    first = ["pages", runs[0], "--device", "cpu", "--quiet"]
     status, _, err = command(*first, "--scores", "--stability", runs[1])
     assert status == 0, err
-    columns = [own["scores"] for own in manifest(again)["dictionaries"]]
-    assert columns == [["score", "grade", "stability"], ["score", "grade"]]
-    dictionaries = [sd.load(run / "autoencoder") for run in runs]
-    assert values(again, 0, "stability") == scores.stability(*dictionaries).value.tolist()
     loaded = finished_run(runs[0], device="cpu", progress=False)
-    (site,) = loaded.sites.values()
-    rules = scores.RuleScore()(scores.record(site, dictionaries[0], loaded.held_out, strings=loaded.strings))
-    assert rules.n_scored > 0
-    for name, column in (("score", rules.value), ("grade", rules.columns["grade"])):
-        shown = torch.tensor([float("nan") if value is None else value for value in values(again, 0, name)])
-        torch.testing.assert_close(shown, column.float(), rtol=1e-3, atol=1e-6, equal_nan=True)
+    assert len(loaded.sites) == 2
+    for name, site in loaded.sites.items():
+        again = runs[0] / name / "latents"
+        columns = [own["scores"] for own in manifest(again)["dictionaries"]]
+        assert columns == [["score", "grade", "stability"], ["score", "grade"]]
+        dictionaries = [sd.load(run / name / "autoencoder") for run in runs]
+        assert values(again, 0, "stability") == scores.stability(*dictionaries).value.tolist()
+        rules = scores.RuleScore()(scores.record(site, dictionaries[0], loaded.held_out, strings=loaded.strings))
+        assert rules.n_scored > 0
+        for column, found in (("score", rules.value), ("grade", rules.columns["grade"])):
+            shown = torch.tensor([float("nan") if value is None else value for value in values(again, 0, column)])
+            torch.testing.assert_close(shown, found.float(), rtol=1e-3, atol=1e-6, equal_nan=True)
+        assert shard(again, 0, 0)[: len(rules.words or ())] == list(rules.words or ())
     check_wrong_runs(command, first, runs, tmp_path)
 
 

@@ -77,6 +77,20 @@ def test_feature_files_need_records(command: Run, runs: dict[int, Path], tmp_pat
     assert not (tmp_path / "graph").exists()
 
 
+def test_an_interruption_between_outputs_writes_neither(
+    command: Run, runs: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    options = ["--ids", "--out", tmp_path / "graph", "--device", "cpu", "--quiet"]
+    monkeypatch.setattr("sparsedict.cli.trace.write_circuit_tracer_graph", stopped)
+    status, _, err = command("trace", runs[1], "3,4", *options)
+    assert status == 130
+    assert "nothing was written" in err
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_is_replaced_without_force(command: Run, runs: dict[int, Path], tmp_path: Path) -> None:
     options = ["--ids", "--out", tmp_path / "graph", "--device", "cpu", "--quiet"]
     assert command("trace", runs[1], "3,4", *options)[0] == 0

@@ -54,6 +54,7 @@ class JumpReLU(Activation):
 
     def __post_init__(self) -> None:
         checks.one_of("learns", self.learns, ("logarithm", "threshold"))
+        checks.set_boolean(self, "to_inputs")
         for name in ("threshold", "bandwidth"):
             if getattr(self, name) is not None:
                 checks.set_in_range(self, name, 0.0, open_low=True)

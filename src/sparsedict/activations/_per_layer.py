@@ -171,7 +171,7 @@ class PerLayer(Activation):
         """Returns one rule, given the rule of each layer."""
         sizes, rules = self._sizes, []
         for rule, size in zip(found, self._sizes, strict=True):
-            rule = rule if size else Above(torch.zeros(()))
+            rule = rule if size else Above(torch.zeros((), device="cpu", dtype=torch.float32))
             if rule is None:
                 return None
             rules.append(rule)

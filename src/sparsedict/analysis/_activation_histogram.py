@@ -44,7 +44,9 @@ class RunningHistogram:
         self._raise_(rows, np.maximum.reduceat(codes, starts) >> BITS)
         bins = codes - (self.octaves[latents] - (N_OCTAVES - 1)) * STEPS + 1
         flat = latents.astype(np.int64) * _WIDTH + np.maximum(bins, 0)
-        self.counts.view(-1).index_add_(0, torch.from_numpy(flat), torch.ones(len(flat), dtype=torch.int32))
+        self.counts.view(-1).index_add_(
+            0, torch.from_numpy(flat), torch.ones(len(flat), dtype=torch.int32, device="cpu")
+        )
 
     def _raise_(self, rows: NDArray[np.int32], octaves: NDArray[np.int32]) -> None:
         """Moves the bins of latents with values in a higher octave."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.display import shown
 from sparsedict.seeds import generator
+from sparsedict.torch_state import in_own_state
 
 Statistic = Callable[[list[Int[Tensor, "n_samples n"]]], Float[Tensor, " n_samples"]]
 """Returns the statistic of each sample. Each tensor holds indices into one group of observations, in float64."""
@@ -50,6 +51,7 @@ class Estimate:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+@in_own_state
 def bootstrap(
     statistic: Statistic, sizes: Sequence[int], *, n_samples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> Estimate:
@@ -70,7 +72,7 @@ def bootstrap(
     """
     n_samples = checks.at_least("n_samples", n_samples, 1)
     level = checks.in_range("level", level, 0, 1, open_low=True)
-    value = float(statistic([torch.arange(size)[None] for size in sizes])) if min(sizes) else math.nan
+    value = float(statistic([torch.arange(size, device="cpu")[None] for size in sizes])) if min(sizes) else math.nan
     if math.isnan(value) or min(sizes) < 2:
         return Estimate(value, math.nan, math.nan, sum(sizes))
     samples = _samples(statistic, sizes, n_samples, seed)
@@ -80,6 +82,7 @@ def bootstrap(
     return _estimate(value, samples, acceleration, level, sum(sizes))
 
 
+@in_own_state
 def bootstrap_mean(
     values: Float[Tensor, " n"], *, n_samples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> Estimate:
@@ -103,6 +106,7 @@ def bootstrap_mean(
     return _estimate(float(values.mean()), samples, _acceleration([values - values.mean()]), level, len(values))
 
 
+@in_own_state
 def row_intervals(
     statistic: WeightedStatistic, n_units: int, *, n_samples: int = 200, level: float = 0.95, seed: int = 0
 ) -> tuple[Float[Tensor, " n_rows"], Float[Tensor, " n_rows"]]:
@@ -118,21 +122,23 @@ def row_intervals(
         level: Probability that an interval contains the value of the population.
         seed: Seed of the samples.
     """
-    value = statistic(torch.ones(n_units, 1)).double()
+    value = statistic(torch.ones(n_units, 1, device="cpu", dtype=torch.float32)).double()
     if n_units < 2:
-        unknown = torch.full((len(value),), math.nan)
+        unknown = torch.full((len(value),), math.nan, device="cpu", dtype=torch.float32)
         return unknown, unknown.clone()
     samples = statistic(_weights(n_units, n_samples, seed))
-    left = statistic(1.0 - torch.eye(n_units)).double()
+    left = statistic(1.0 - torch.eye(n_units, device="cpu", dtype=torch.float32)).double()
     influence = (n_units - 1) * (left.nanmean(1, keepdim=True) - left)
     acceleration = _acceleration([influence])
-    rows = torch.arange(len(value)).split(MAX_ROWS)
+    rows = torch.arange(len(value), device="cpu").split(MAX_ROWS)
     ends = [_ends(samples[own], value[own, 0], acceleration[own], level) for own in rows]
     return torch.cat([low for low, _ in ends]).float(), torch.cat([high for _, high in ends]).float()
 
 
 def _estimate(value: float, samples: Tensor, acceleration: Tensor, level: float, n: int) -> Estimate:
-    low, high = _ends(samples[None], torch.tensor([value], dtype=torch.float64), acceleration.reshape(1), level)
+    low, high = _ends(
+        samples[None], torch.tensor([value], dtype=torch.float64, device="cpu"), acceleration.reshape(1), level
+    )
     return Estimate(value, float(low), float(high), n)
 
 
@@ -142,14 +148,15 @@ def _samples(statistic: Statistic, sizes: Sequence[int], n_samples: int, seed: i
     parts = []
     for start in range(0, n_samples, at_once):
         n = min(at_once, n_samples - start)
-        parts.append(statistic([torch.randint(size, (n, size), generator=random) for size in sizes]))
+        parts.append(statistic([torch.randint(size, (n, size), generator=random, device="cpu") for size in sizes]))
     return torch.cat(parts)
 
 
 def _weights(n: int, n_samples: int, seed: int) -> Float[Tensor, "n n_samples"]:
     """Returns how often each of ``n`` units occurs in each sample of ``n`` units with replacement."""
-    drawn = torch.randint(n, (n_samples, n), generator=generator(seed, _BOOTSTRAP))
-    return torch.zeros(n_samples, n).scatter_add_(1, drawn, torch.ones(drawn.shape)).T
+    drawn = torch.randint(n, (n_samples, n), generator=generator(seed, _BOOTSTRAP), device="cpu")
+    counts = torch.zeros(n_samples, n, device="cpu", dtype=torch.float32)
+    return counts.scatter_add_(1, drawn, torch.ones_like(counts)).T
 
 
 def _left_out(statistic: Statistic, sizes: Sequence[int]) -> Iterator[Float[Tensor, " n"]]:
@@ -157,9 +164,9 @@ def _left_out(statistic: Statistic, sizes: Sequence[int]) -> Iterator[Float[Tens
     at_once = max(1, MAX_ENTRIES // sum(sizes))
     for group, size in enumerate(sizes):
         parts = []
-        for left in torch.arange(size).split(at_once):
-            others = torch.arange(size - 1).expand(len(left), -1)
-            indices = [torch.arange(n).expand(len(left), -1) for n in sizes]
+        for left in torch.arange(size, device="cpu").split(at_once):
+            others = torch.arange(size - 1, device="cpu").expand(len(left), -1)
+            indices = [torch.arange(n, device="cpu").expand(len(left), -1) for n in sizes]
             indices[group] = others + (others >= left[:, None])
             parts.append(statistic(indices))
         yield torch.cat(parts)
@@ -189,7 +196,7 @@ def _ends(
     bias = torch.special.ndtri(below)
     found = []
     for end in ((1 - level) / 2, (1 + level) / 2):
-        z = bias + torch.special.ndtri(torch.tensor(end, dtype=torch.float64))
+        z = bias + torch.special.ndtri(torch.tensor(end, dtype=torch.float64, device="cpu"))
         corrected = torch.special.ndtr(bias + z / (1 - acceleration * z))
         # If all samples lie on one side of the value, the correction is undefined.
         share = torch.where((below > 0) & (below < 1), corrected, end)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from sparsedict import checks
 from sparsedict.adapters import Adapter
 from sparsedict.display import Displayed
 from sparsedict.seeds import generator
@@ -125,4 +126,4 @@ def directions(name: str, value: Any) -> tuple[Tensor | None, Tensor]:
 def _matrix(name: str, value: Tensor) -> Tensor:
     if value.ndim != 2 or not value.is_floating_point() or 0 in value.shape:
         raise ValueError(f"`{name}` must be a floating-point matrix [n, d], got {value.dtype} {tuple(value.shape)}.")
-    return value.detach()
+    return checks.finite(name, value.detach(), "Cosines with such rows are undefined.")

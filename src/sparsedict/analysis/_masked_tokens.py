@@ -44,7 +44,7 @@ class Masker:
         for row, own in zip(chosen, counts.cpu(), strict=True):
             positions = own.nonzero().flatten()
             # One random number for each counted position, so that padding doesn't affect later sequences.
-            order = torch.rand(len(positions), generator=self._generator, device="cpu").argsort()
+            order = torch.rand(len(positions), generator=self._generator, device="cpu", dtype=torch.float32).argsort()
             row[positions[order[: math.ceil(MASKED_SHARE * len(positions))]]] = True
         chosen = chosen.to(ids.device)
         return with_ids(batch, ids.masked_fill(chosen, self._mask_token)), chosen

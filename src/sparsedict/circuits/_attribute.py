@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -107,7 +108,7 @@ def _graph(
     functions = [target.function for target in resolved if target.function is not None]
     effects = DirectEffects(prompt, columns, functions, memory)
     rows, constants = _of_targets(effects, columns, resolved)
-    weights = torch.tensor([target.weight for target in resolved], dtype=rows.dtype)
+    weights = torch.tensor([target.weight for target in resolved], dtype=rows.dtype, device="cpu")
     weights = weights / weights.sum()
     total = min(max_latents, columns.n_latents)
     with progress_bar("attributing", total=total, unit="latent", shown=progress) as bar:
@@ -118,8 +119,8 @@ def _graph(
 
 def _of_targets(effects: DirectEffects, columns: Columns, resolved: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Returns the direct effects on the targets, and their constants."""
-    rows = torch.zeros(len(resolved), columns.n, dtype=columns.values.dtype)
-    constants = torch.zeros(len(resolved), dtype=columns.values.dtype)
+    rows = torch.zeros(len(resolved), columns.n, dtype=columns.values.dtype, device="cpu")
+    constants = torch.zeros(len(resolved), dtype=columns.values.dtype, device="cpu")
     of_logits = [i for i, target in enumerate(resolved) if target.function is not None]
     if of_logits:
         rows[of_logits], constants[of_logits] = effects.of_functions()
@@ -140,12 +141,14 @@ def as_prompt(tokens: Any) -> Tokens:
     """
     if isinstance(tokens, Mapping):
         ids = tokens.get("input_ids")
-        if isinstance(ids, Tensor):
-            as_prompt(ids)
-        return tokens
-    if isinstance(tokens, list) and tokens and all(isinstance(token, int) for token in tokens):
-        tokens = torch.tensor(tokens)
-    if not isinstance(tokens, Tensor) or tokens.is_floating_point():
+        return tokens if ids is None else {**tokens, "input_ids": as_prompt(ids)}
+    if isinstance(tokens, np.ndarray):
+        tokens = torch.from_numpy(tokens)
+    elif isinstance(tokens, Sequence) and not isinstance(tokens, str):
+        ids = checks.integers("tokens", tokens, 0, "the token ids of one prompt")
+        tokens = torch.tensor(ids, device="cpu", dtype=torch.int64)
+    is_integer = isinstance(tokens, Tensor) and not tokens.is_floating_point() and not tokens.is_complex()
+    if not isinstance(tokens, Tensor) or not is_integer or tokens.dtype == torch.bool:
         got = f"a tensor of {tokens.dtype}" if isinstance(tokens, Tensor) else type(tokens).__name__
         raise TypeError(f"`tokens` must be the token ids of one prompt [n_positions], got {got}.")
     row = tokens[None] if tokens.ndim == 1 else tokens

@@ -58,13 +58,16 @@ def build(
     ids = prompt.tokens
     sources = _sources(prompt, columns, expansion, [text(token) for token in ids.tolist()], most)
     owner, columns_of = (
-        torch.repeat_interleave(torch.arange(len(sources.nodes)), torch.tensor([len(own) for own in sources.columns])),
+        torch.repeat_interleave(
+            torch.arange(len(sources.nodes), device="cpu"),
+            torch.tensor([len(own) for own in sources.columns], device="cpu"),
+        ),
         torch.cat(sources.columns),
     )
     rows, constants, weights = of_targets
     n, n_targets = len(sources.nodes), len(targets)
     edges = rows.new_zeros(n + n_targets, n + n_targets)
-    place = torch.full((columns.n,), -1)
+    place = torch.full((columns.n,), -1, device="cpu")
     place[columns_of] = owner
     of_latents = place[expansion.latents]
     for begin in range(0, len(of_latents), 2**8):
@@ -97,18 +100,18 @@ def build(
 
 def _sources(prompt: Prompt, columns: Columns, expansion: Expansion, labels: list[str], most: int) -> _Sources:
     n = prompt.n_positions
-    own = torch.zeros(columns.n, dtype=torch.bool)
+    own = torch.zeros(columns.n, dtype=torch.bool, device="cpu")
     own[expansion.latents] = True
-    others = torch.arange(columns.errors.start, columns.tokens.stop)
+    others = torch.arange(columns.errors.start, columns.tokens.stop, device="cpu")
     if len(others) > most:
         others = others[expansion.influence[others].topk(most).indices]
     own[others] = True
     found = _Sources()
-    tokens = torch.arange(columns.tokens.start, columns.tokens.stop)
+    tokens = torch.arange(columns.tokens.start, columns.tokens.stop, device="cpu")
     for column in tokens[own[tokens]].tolist():
         position = column - columns.tokens.start
         node = Node("token", None, position, None, labels[position], int(prompt.tokens[position]))
-        found.add(node, torch.tensor([column]))
+        found.add(node, torch.tensor([column], device="cpu"))
     found.add(Node("rest", None, None, None, "rest of the tokens"), tokens[~own[tokens]], influence=expansion.influence)
     for layer, name in enumerate(prompt.names):
         of_layer = (columns.sites == layer).nonzero().flatten()
@@ -117,13 +120,17 @@ def _sources(prompt: Prompt, columns: Columns, expansion: Expansion, labels: lis
             unit = prompt.units[int(columns.units[column])]
             label = unit.label(latent, name)
             node = Node("latent", layer, position, latent, label, is_neuron=unit.are_neurons)
-            found.add(node, torch.tensor([column]))
+            found.add(node, torch.tensor([column], device="cpu"))
         begin = columns.errors.start + layer * n
-        errors = torch.arange(begin, begin + n)
+        errors = torch.arange(begin, begin + n, device="cpu")
         for column in errors[own[errors]].tolist():
             node = Node("error", layer, column - begin, None, f"error of {name}")
-            found.add(node, torch.tensor([column]))
-        rest = [of_layer[~own[of_layer]], errors[~own[errors]], torch.tensor([columns.left.start + layer])]
+            found.add(node, torch.tensor([column], device="cpu"))
+        rest = [
+            of_layer[~own[of_layer]],
+            errors[~own[errors]],
+            torch.tensor([columns.left.start + layer], device="cpu"),
+        ]
         found.add(Node("rest", layer, None, None, f"rest of {name}"), *rest, influence=expansion.influence)
     return found
 
@@ -148,7 +155,7 @@ def _target_values(prompt: Prompt, targets: Sequence[ResolvedTarget]) -> Tensor:
             found.append(float(target.function(logits)))
         elif target.latent is not None:
             found.append(float(prompt.units[target.latent[0]].values[target.latent[1]]))
-    return torch.tensor(found, dtype=torch.float64)
+    return torch.tensor(found, dtype=torch.float64, device="cpu")
 
 
 def _target(prompt: Prompt, target: ResolvedTarget) -> Node:

@@ -30,8 +30,11 @@ class Columns:
     """
 
     def __init__(self, prompt: Prompt, most: int, required: Sequence[tuple[int, int]] = ()) -> None:
-        parts = [(torch.full_like(own.latents, i), torch.arange(len(own))) for i, own in enumerate(prompt.units)]
-        empty = torch.zeros(0, dtype=torch.int64)
+        parts = [
+            (torch.full_like(own.latents, i), torch.arange(len(own), device="cpu"))
+            for i, own in enumerate(prompt.units)
+        ]
+        empty = torch.zeros(0, dtype=torch.int64, device="cpu")
         self.units: Tensor = torch.cat([empty, *(first.cpu() for first, _ in parts)])
         self.local: Tensor = torch.cat([empty, *(second for _, second in parts)])
         self._prompt = prompt
@@ -49,7 +52,9 @@ class Columns:
         ]
         self.positions: Tensor = torch.cat([empty, *(own.positions.cpu()[chosen] for own, chosen in of)])
         self.latents: Tensor = torch.cat([empty, *(own.latents.cpu()[chosen] for own, chosen in of)])
-        self.values: Tensor = torch.cat([torch.zeros(0), *(own.values.cpu()[chosen] for own, chosen in of)])
+        self.values: Tensor = torch.cat(
+            [torch.zeros(0, device="cpu", dtype=torch.float32), *(own.values.cpu()[chosen] for own, chosen in of)]
+        )
         self.sites: Tensor = torch.cat([empty, *(prompt.layers_of(own, chosen) for own, chosen in of)])
         self.rest: dict[str, Tensor] = self._rest()
         n_errors = len(prompt.names) * prompt.n_positions
@@ -62,7 +67,7 @@ class Columns:
         """Returns the norm of what each active latent writes."""
         found = []
         for own in self._prompt.units:
-            for chunk in torch.arange(len(own)).split(2**13):
+            for chunk in torch.arange(len(own), device="cpu").split(2**13):
                 parts = own.contributions(chunk.to(own.latents.device))
                 found.append(torch.cat(parts, -1).norm(dim=-1).cpu())
         return torch.cat(found)
@@ -181,8 +186,8 @@ class DirectEffects:
 
     def _contract(self, gradients: dict[str, Tensor], n: int) -> Tensor:
         prompt, columns = self._prompt, self._columns
-        total = torch.zeros(n, columns.n, dtype=columns.values.dtype)
-        starts = torch.tensor([0, *(len(chosen) for chosen in columns.chosen)]).cumsum(0).tolist()
+        total = torch.zeros(n, columns.n, dtype=columns.values.dtype, device="cpu")
+        starts = torch.tensor([0, *(len(chosen) for chosen in columns.chosen)], device="cpu").cumsum(0).tolist()
         for own, chosen, parts, start in zip(prompt.units, columns.chosen, columns.contributions, starts, strict=False):
             for name, part in zip(own.writes, parts, strict=True):
                 gradient = gradients.get(f"site {name}")

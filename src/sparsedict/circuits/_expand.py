@@ -54,8 +54,11 @@ def expand(
         bar: Reports the number of latents.
     """
     most = min(most, columns.n_latents)
-    rows = torch.zeros(most, columns.n, dtype=targets.dtype)
-    constants, chosen = torch.zeros(most, dtype=targets.dtype), torch.zeros(0, dtype=torch.int64)
+    rows = torch.zeros(most, columns.n, dtype=targets.dtype, device="cpu")
+    constants, chosen = (
+        torch.zeros(most, dtype=targets.dtype, device="cpu"),
+        torch.zeros(0, dtype=torch.int64, device="cpu"),
+    )
     direct = weighted_sum(weights / row_sums(targets).clamp_min(torch.finfo(rows.dtype).tiny), targets)
     influence = direct
     while len(chosen) < most:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
+from sparsedict import checks
 from sparsedict.circuits._affine import measure_affinity, not_affine
 from sparsedict.circuits._cut import CutModel
 from sparsedict.circuits._sites import AnySites, as_sites
 from sparsedict.sites.models import Tokens, evaluating
+from sparsedict.torch_state import own_state
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,11 @@ def frozen(model: AnySites, tokens: Tokens, *, before_cap: bool = False) -> Iter
     """
     found = as_sites(model)
     cut = CutModel(found, tokens)
-    with torch.no_grad():
+    # In the caller's autocast, rounding errors would look like a nonlinearity.
+    with own_state(), torch.no_grad():
         first = cut.run()
-    affinity = measure_affinity(cut, first)
-    deviation = affinity.head if before_cap else affinity.logits
+        affinity = measure_affinity(cut, first)
+    deviation = affinity.head if checks.boolean("before_cap", before_cap) else affinity.logits
     if not deviation <= affinity.most:
         raise not_affine(cut, first, "the output of the unembedding" if before_cap else "the logits", deviation)
     with ExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -107,9 +107,15 @@ class AttributionGraph(Displayed):
     def __len__(self) -> int:
         return len(self.nodes)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the graph without its model, for copies and files. Copies have no :meth:`check`."""
+        return {**vars(self), "checker": None}
+
     def of_kind(self, *kinds: Kind) -> Int[Tensor, " n"]:
         """Returns the indices of the nodes of some kinds."""
-        return torch.tensor([i for i, node in enumerate(self.nodes) if node.kind in kinds], dtype=torch.int64)
+        return torch.tensor(
+            [i for i, node in enumerate(self.nodes) if node.kind in kinds], dtype=torch.int64, device="cpu"
+        )
 
     @property
     def targets(self) -> Int[Tensor, " n_targets"]:
@@ -178,7 +184,7 @@ class AttributionGraph(Displayed):
         """
         checks.in_range("node", node, 0.0, 1.0, open_low=True)
         checks.in_range("edge", edge, 0.0, 1.0, open_low=True)
-        fixed = torch.zeros(len(self), dtype=torch.bool)
+        fixed = torch.zeros(len(self), dtype=torch.bool, device="cpu")
         fixed[self.of_kind("token", "target")] = True
         keep = smallest_set(self.influence, node) | fixed
         edges = torch.where(keep[:, None] & keep[None], self.edges, 0.0)

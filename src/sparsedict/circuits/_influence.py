@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparsedict.torch_state import in_own_state
+
 ROWS_AT_ONCE = 2**8
 
 
@@ -26,6 +28,7 @@ def propagated(weights: Float[Tensor, " n"], normalised: Float[Tensor, "n n"]) -
     return total
 
 
+@in_own_state
 def influence(edges: Float[Tensor, "n n"], weights: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     r"""Returns the influence of each node on the targets.
 

@@ -78,7 +78,7 @@ class Interventions:
             return self._run(graph, nodes, factor)
 
     def _run(self, graph: AttributionGraph, nodes: Sequence[int], factor: float) -> Check:
-        places = torch.tensor([self._place(graph, index) for index in nodes])
+        places = torch.tensor([self._place(graph, index) for index in nodes], device="cpu")
         before, originally = self._values(self.prompt.first, True), self._values(self.prompt.first, False)
         measured: dict[str, list[Tensor]] = {}
         for chunk in places.split(self.copies_at_once):
@@ -128,7 +128,7 @@ class Interventions:
                 found.append(torch.stack([target.function(own) for own in logits]))
                 continue
             assert target.latent is not None
-            own, local = prompt.units[target.latent[0]], torch.tensor([target.latent[1]])
+            own, local = prompt.units[target.latent[0]], torch.tensor([target.latent[1]], device="cpu")
             x = prompt.inputs_of(own.reads, pass_).unflatten(0, (-1, prompt.n_positions))[:, target.position]
             found.append(own.linear(local, x) if frozen else own.exact(local, x))
         return torch.stack(found, -1).to(self.columns.values.dtype)
@@ -180,7 +180,7 @@ class _Frozen:
         base = self._bases.at(name, x) - self._at_prompt.at(name, prompt.first.inputs[name]).repeat(n, 1)
         found = prompt.rows(prompt.first.outputs[name]).repeat(n, 1) + base
         found = found.unflatten(0, (n, -1)).clone()
-        starts = torch.tensor([0, *(len(chosen) for chosen in columns.chosen)]).cumsum(0).tolist()
+        starts = torch.tensor([0, *(len(chosen) for chosen in columns.chosen)], device="cpu").cumsum(0).tolist()
         for own, chosen, parts, start in zip(prompt.units, columns.chosen, columns.contributions, starts, strict=False):
             if name not in own.writes:
                 continue
@@ -206,7 +206,7 @@ class _Frozen:
                 rows = own.encoder_rows(local)[:, start : start + difference.shape[-1]]
                 change = torch.einsum("cmd,md->cm", difference[:, own.positions[local]].to(rows), rows)
                 self._changes[:, chunk] = (change / own.values[local]).to(self._changes)
-        copies = torch.arange(len(self._places))
+        copies = torch.arange(len(self._places), device="cpu")
         of_layer = columns.sites[expanded[self._places]] == layer
         self._changes[copies[of_layer], self._places[of_layer]] = self._factor - 1
 
@@ -216,9 +216,9 @@ def predict(graph: AttributionGraph, nodes: Sequence[int], factor: float) -> Ten
 
     A latent that changes by a fraction changes all of its direct effects by this fraction.
     """
-    n, given = len(graph), torch.tensor(list(nodes), dtype=torch.int64)
-    copies = torch.arange(len(given))
-    is_latent = torch.zeros(n, dtype=torch.bool)
+    n, given = len(graph), torch.tensor(list(nodes), dtype=torch.int64, device="cpu")
+    copies = torch.arange(len(given), device="cpu")
+    is_latent = torch.zeros(n, dtype=torch.bool, device="cpu")
     is_latent[graph.of_kind("latent")] = True
     relative = graph.edges.new_zeros(len(given), n)
     relative[copies, given] = factor - 1

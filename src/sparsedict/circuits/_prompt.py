@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from sparsedict.circuits._units import Units
 from sparsedict.dictionaries import Dictionary
 from sparsedict.sites import ResolvedDictionary, Sites
 from sparsedict.sites.models import Tokens, evaluating
+from sparsedict.torch_state import without_inference_
 
 
 class Prompt:
@@ -33,6 +34,8 @@ class Prompt:
     """
 
     def __init__(self, sites: Sites, dictionaries: Any, tokens: Tokens) -> None:
+        for model in sites.models:
+            without_inference_(model)
         captured = sites.capture(tokens)
         if captured.tokens is None:
             raise ValueError("`tokens` must be token ids, which are the sources of a circuit, got none.")
@@ -41,9 +44,15 @@ class Prompt:
         self.cut: CutModel = CutModel(sites, tokens)
         with torch.no_grad():
             self.first: Pass = self.cut.run()
+        _require_numbers("The model", {"logits": self.first.logits, **self.first.outputs})
         self.names: tuple[str, ...] = tuple(self.cut.sites)
         self.affinity: Affinity = measure_affinity(self.cut, self.first)
         self._resolved = sites.resolve(dictionaries)
+        if not self._resolved:
+            raise ValueError("`dictionaries` must contain at least one dictionary, got none.")
+        for own in self._resolved:
+            if isinstance(own.adapter.source, nn.Module):
+                without_inference_(own.adapter.source)
         with self.evaluating():
             self.units: list[Units] = [self._units_of(own) for own in self._resolved]
 
@@ -87,6 +96,7 @@ class Prompt:
                     f"`{adapter.argument}.{name}` must be {have}, the width of the sites {reads}, got {given}."
                 )
         units = Units(resolved, inputs, self.kept, widths)
+        _require_numbers(f"`{adapter.argument}`", {"latents": units.values})
         if len(reads) > 1 and units.depends_on_input:
             raise ValueError(
                 f"`{adapter.argument}` must run layer by layer if it has a skip, but it reads {reads} together. "
@@ -96,7 +106,7 @@ class Prompt:
 
     def layer_of(self, units: Units, local: int) -> int:
         """Returns the index of the layer of an active latent: the site that it reads."""
-        return int(self.layers_of(units, torch.tensor([local]))[0])
+        return int(self.layers_of(units, torch.tensor([local], device="cpu"))[0])
 
     def layers_of(self, units: Units, local: Tensor) -> Tensor:
         """Returns the index of the layer of some active latents of a dictionary."""
@@ -183,3 +193,12 @@ def check_reads(resolved: ResolvedDictionary, order: Sequence[str]) -> None:
     first_written = min(order.index(point.rpartition(".")[0]) for point in resolved.writes)
     if len(resolved.reads) == 1 and order.index(resolved.reads[0].rpartition(".")[0]) > first_written:
         raise ValueError(f"`{argument}` must read before it writes, but {resolved.reads[0]!r} comes after its outputs.")
+
+
+def _require_numbers(subject: str, values: Mapping[str, Tensor | None]) -> None:
+    """Raises ``ValueError`` if a tensor contains NaN, which would turn all direct effects into NaN."""
+    for name, value in values.items():
+        if value is not None and bool(value.isnan().any()):
+            raise ValueError(
+                f"{subject} must compute numbers on this prompt, got NaN in its {name}. Check its weights."
+            )

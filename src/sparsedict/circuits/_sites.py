@@ -26,6 +26,10 @@ def as_sites(sites: AnySites) -> Sites:
         return find_sites(sites)
     if isinstance(sites, Site):
         sites = Sites({"0": sites})
+    if not isinstance(sites, Mapping):
+        raise TypeError(
+            f"`sites` must be a model, a Site, or Sites such as `sd.Sites(model, {{name: path}})`, got {sites!r:.80}."
+        )
     found = sites if isinstance(sites, Sites) else Sites(sites)
     if len(found.models) > 1:
         raise ValueError(f"`sites` must be sites of one model, got sites of {len(found.models)} models.")

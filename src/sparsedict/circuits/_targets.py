@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,6 +93,9 @@ class Logit(Target):
     position: int = -1
     centred: bool = True
 
+    def __post_init__(self) -> None:
+        checks.set_boolean(self, "centred")
+
     def resolve(self, prompt: Prompt, text: Texts) -> Iterator[ResolvedTarget]:
         position = _position(prompt, self.position)
         token = _token(prompt, "token", self.token)
@@ -120,6 +125,8 @@ class LogitDifference(Target):
     def resolve(self, prompt: Prompt, text: Texts) -> Iterator[ResolvedTarget]:
         position = _position(prompt, self.position)
         token, other = _token(prompt, "token", self.token), _token(prompt, "other", self.other)
+        if token == other:
+            raise ValueError(f"`other` must differ from `token`, got {token} for both, whose difference is 0.")
         label = f"{text(token)} minus {text(other)}"
         yield ResolvedTarget(label, position, 1.0, lambda logits: logits[position, token] - logits[position, other])
 
@@ -169,8 +176,10 @@ def resolve_targets(prompt: Prompt, targets: Any, text: Texts) -> list[ResolvedT
     if targets is None:
         targets = TopLogits()
     given: Sequence[Any] = targets if isinstance(targets, Sequence) and not isinstance(targets, str) else [targets]
-    if isinstance(targets, Tensor):
+    if isinstance(targets, Tensor | np.ndarray):
         given = targets.flatten().tolist()
+    elif isinstance(targets, Iterable) and not isinstance(targets, str | Sequence):
+        raise TypeError(f"`targets` must be a list of token ids or targets, got {type(targets).__name__}.")
     if not given:
         raise ValueError("`targets` must name at least one target, got none.")
     found: list[ResolvedTarget] = []
@@ -187,7 +196,8 @@ def resolve_targets(prompt: Prompt, targets: Any, text: Texts) -> list[ResolvedT
 
 def _position(prompt: Prompt, position: int) -> int:
     n = prompt.n_positions
-    if isinstance(position, bool) or not isinstance(position, int) or not -n <= position < n:
+    position = checks.at_least("position", position, -sys.maxsize)
+    if not -n <= position < n:
         raise ValueError(f"`position` must be from {-n} to {n - 1} for this prompt of {n} tokens, got {position!r}.")
     return position % n
 

@@ -222,4 +222,4 @@ def _concatenate(parts: list[Any]) -> Any:
         raise OptionError(
             f"--data must be arrays of the same width, got {sorted({np.shape(array)[1:] for array in arrays})}."
         )
-    return torch.cat([torch.as_tensor(np.asarray(array).astype(np.int64)) for array in arrays])
+    return torch.cat([torch.as_tensor(np.asarray(array).astype(np.int64), device="cpu") for array in arrays])

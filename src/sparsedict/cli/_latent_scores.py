@@ -18,8 +18,8 @@ N_TOKENS = 100_000
 
 def rule_scores(
     loaded: FinishedRun, site: str, n_tokens: int | None, *, progress: bool
-) -> dict[str, dict[str, Tensor]]:
-    """Returns F1 and grade of the best rule for the latents and neurons of a site."""
+) -> dict[str, dict[str, Tensor | scores.LatentScores]]:
+    """Returns F1, words and grade of the best rule for the latents and neurons of a site."""
     units, found = loaded.units(site), {}
     n_sequences = max(1, min(n_tokens or N_TOKENS, N_TOKENS) // loaded.held_out.shape[1])
     with progress_bar("rule scores", total=len(units), unit="dictionaries", shown=progress) as bar:
@@ -28,7 +28,7 @@ def rule_scores(
             tokens = loaded.held_out[:n_sequences]
             text = scores.record(loaded.sites[site], dictionary, tokens, strings=loaded.strings, above=above)
             rules = scores.RuleScore()(text)
-            found[name] = {"score": rules.value, "grade": rules.columns["grade"]}
+            found[name] = {"score": rules, "grade": rules.columns["grade"]}
             bar.update(1)
     return found
 
@@ -57,7 +57,9 @@ def check_seeds(run: Path, others: Sequence[Path]) -> None:
         seeds[options["--seed"]] = other
 
 
-def stabilities(loaded: FinishedRun, site: str, others: Sequence[Path]) -> dict[str, dict[str, Tensor]]:
+def stabilities(
+    loaded: FinishedRun, site: str, others: Sequence[Path]
+) -> dict[str, dict[str, Tensor | scores.LatentScores]]:
     """Returns the share of other runs in which each latent of a site returns."""
     runs: list[Mapping[str, Any]] = [dictionaries_of(other, list(loaded.sites), "cpu")[site] for other in others]
     return {

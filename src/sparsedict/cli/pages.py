@@ -7,6 +7,7 @@ import argparse
 from torch import Tensor
 
 from sparsedict import pages
+from sparsedict.analysis.scores import LatentScores
 from sparsedict.cli._finished_run import FinishedRun, finished_run, run_options
 from sparsedict.cli._latent_scores import check_seeds, rule_scores, stabilities
 from sparsedict.cli._options import set_threads
@@ -40,9 +41,9 @@ def run(args: argparse.Namespace) -> None:
         print(f"Open {index.resolve()} in a browser.")
 
 
-def _columns(args: argparse.Namespace, loaded: FinishedRun, site: str) -> dict[str, dict[str, Tensor]]:
+def _columns(args: argparse.Namespace, loaded: FinishedRun, site: str) -> dict[str, dict[str, Tensor | LatentScores]]:
     """Returns the scores of the options, by dictionary and name."""
-    found: dict[str, dict[str, Tensor]] = {}
+    found: dict[str, dict[str, Tensor | LatentScores]] = {}
     parts = [stabilities(loaded, site, args.stability)] if args.stability else []
     if args.scores:
         parts.insert(0, rule_scores(loaded, site, args.n_tokens, progress=not args.quiet))
@@ -54,4 +55,4 @@ def _columns(args: argparse.Namespace, loaded: FinishedRun, site: str) -> dict[s
 
 def stop_message(args: argparse.Namespace) -> str:
     """Returns a message about an interrupted command."""
-    return "earlier pages are unchanged. Run the same command again."
+    return "no pages are incomplete: each site has its earlier pages or new ones. Run the same command again."

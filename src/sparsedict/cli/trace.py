@@ -19,6 +19,7 @@ from sparsedict.cli._options import set_threads
 from sparsedict.pages.exports import write_circuit_tracer_graph
 from sparsedict.pages.graphs import check_graph_folder
 from sparsedict.sites import Site, Sites
+from sparsedict.storage import replace_folder
 from sparsedict.zoo import load_tokenizer as embedded_tokenizer
 
 __all__ = ["run", "stop_message"]
@@ -50,23 +51,25 @@ def run(args: argparse.Namespace) -> None:
             progress=not args.quiet,
         )
     print(graph)
-    index = pages.write_graph(
-        args.out,
-        graph,
-        strings=loaded.strings,
-        latents=_pages_of(args.run, loaded, dictionaries),
-        title=f"Attribution graph of {args.run.resolve().name}",
-        force=args.force,
-    )
+    latents = _pages_of(args.run, loaded, dictionaries)
+    title = f"Attribution graph of {args.run.resolve().name}"
     number = {name: layer for layer, name in enumerate(graph.layers)}
-    write_circuit_tracer_graph(
-        args.out / "circuit-tracer",
-        graph,
-        strings=loaded.strings,
-        records={number[name]: records for name, (records, _) in features.items()},
-        effects={number[name]: effects for name, (_, effects) in features.items() if effects is not None},
-    )
-    print(f"Open {index.resolve()} in a browser.")
+
+    def fill(target: Path) -> None:
+        pages.write_graph(target, graph, strings=loaded.strings, latents=latents, title=title)
+        write_circuit_tracer_graph(
+            target / "circuit-tracer",
+            graph,
+            strings=loaded.strings,
+            records={number[name]: records for name, (records, _) in features.items()},
+            effects={number[name]: effects for name, (_, effects) in features.items() if effects is not None},
+        )
+
+    folder = args.out.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # The page and the folder for circuit-tracer appear together, or an interruption leaves neither.
+    replace_folder(folder, fill)
+    print(f"Open {folder / 'index.html'} in a browser.")
 
 
 def parts_of(loaded: FinishedRun, *, others: str) -> tuple[Sites, dict[str, Any]]:
@@ -123,21 +126,21 @@ def _prompt(args: argparse.Namespace, tokenizer: Any) -> tuple[Tensor, list[int]
     """Returns the token ids of the prompt and of the targets."""
     if args.ids:
         targets = None if args.target is None else [_ids(text, "--target")[0] for text in args.target]
-        return torch.tensor(_ids(args.prompt, "PROMPT")), targets
+        return torch.tensor(_ids(args.prompt, "PROMPT"), device="cpu"), targets
     if tokenizer is None:
         raise ValueError("PROMPT must have token ids, such as '0,17,4', with --ids, since the model has no tokenizer.")
     tokens = list(tokenizer(_text(args.prompt)).input_ids)
     if not args.prompt or not tokens:
         raise ValueError("PROMPT must be a text with at least one token, got an empty text.")
     if args.target is None:
-        return torch.tensor(tokens), None
+        return torch.tensor(tokens, device="cpu"), None
     targets = []
     for text in args.target:
         ids = list(tokenizer(_text(text), add_special_tokens=False).input_ids)
         if len(ids) != 1:
             raise ValueError(f"--target must be the text of one token, got {text!r}, which has {len(ids)} tokens.")
         targets.append(ids[0])
-    return torch.tensor(tokens), targets
+    return torch.tensor(tokens, device="cpu"), targets
 
 
 def _text(text: str) -> str:

@@ -35,8 +35,7 @@ class Packing:
 
     def __post_init__(self) -> None:
         checks.one_of("bos", self.bos, ("both", "rows", "documents", "none"))
-        if not isinstance(self.join, bool):
-            raise TypeError(f"`join` must be True or False, got {self.join!r}.")
+        checks.set_boolean(self, "join")
 
 
 class Texts(TokenSource):

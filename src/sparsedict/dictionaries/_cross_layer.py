@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sparsedict import checks
 from sparsedict.activations import Activation
 from sparsedict.batches import Points
 from sparsedict.dictionaries._blocks import Block
@@ -101,6 +102,7 @@ class CrossLayerDistiller(Dictionary):
         self.layers: tuple[Layer, ...] = layers_of(layers)
         self.layer_sizes: tuple[int, ...] = latents_of(n_latents, self.layers)
         self.point_widths: tuple[int, ...] = self.output_widths
+        self.has_skip: bool = checks.boolean("skip", skip)
         check_part("layout", layout, DecoderLayout, "sd.LaterLayers()")
         self.layout: DecoderLayout = layout
         self._ends = targets_of(layout, self.layers)
@@ -119,8 +121,7 @@ class CrossLayerDistiller(Dictionary):
         place: dict[str, Any] = {"device": self.encoder_bias.device, "dtype": self.encoder_bias.dtype}
         for name in ("input_scale", "output_scale"):
             self.register_buffer(name, torch.ones(len(self.layers), **place))
-        self.has_skip: bool = skip
-        for index, layer in enumerate(self.layers if skip else ()):
+        for index, layer in enumerate(self.layers if self.has_skip else ()):
             self.register_parameter(f"skip_{index}", nn.Parameter(torch.zeros(layer.d_out, layer.d_in, **place)))
 
     def _make_weights(

@@ -82,6 +82,7 @@ class SparseDistiller(Dictionary):
         dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
+        input_bias, skip = checks.boolean("input_bias", input_bias), checks.boolean("skip", skip)
         super().__init__(
             d_in,
             d_out,

@@ -95,7 +95,9 @@ def without_norm(
     if folded.input_bias is not None:
         folded.input_bias.add_(shift).div_(factor)
     elif not subtracts_decoder_bias:
-        folded.encoder_bias.add_(folded.encoder @ torch.as_tensor(shift).to(folded.encoder).expand(folded.d_in))
+        folded.encoder_bias.add_(
+            folded.encoder @ torch.as_tensor(shift, device=folded.encoder.device).to(folded.encoder).expand(folded.d_in)
+        )
     folded.encoder.mul_(factor)
     for name in dictionary.input_norm.initial_state(0) if dictionary.input_norm is not None else ():
         delattr(folded, f"input_{name}")

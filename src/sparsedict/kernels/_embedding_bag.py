@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -109,7 +110,8 @@ def _sampled_entries(offsets: Tensor, columns: Tensor, left: Tensor, right: Tens
     _use_up_csr_warning()
     shape = len(left), len(right)
     values = left.new_zeros(len(columns))  # they are multiplied by zero, so they must be finite
-    entries = torch.sparse_csr_tensor(offsets.to(columns.dtype), columns, values, shape, check_invariants=False)
+    options: Any = {"check_invariants": False, "device": left.device}
+    entries = torch.sparse_csr_tensor(offsets.to(columns.dtype), columns, values, shape, **options)
     return torch.sparse.sampled_addmm(entries, left, right.contiguous().T, beta=0.0).values()
 
 
@@ -118,7 +120,12 @@ def _use_up_csr_warning() -> None:
     """Creates a first CSR tensor, for which PyTorch warns once in a process that this layout is in beta state."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.sparse_csr_tensor(torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+        torch.sparse_csr_tensor(
+            torch.zeros(2, dtype=torch.int64, device="cpu"),
+            torch.zeros(0, dtype=torch.int64, device="cpu"),
+            torch.zeros(0, device="cpu", dtype=torch.float32),
+            device="cpu",
+        )
 
 
 def _stored(support: Support) -> slice:

@@ -49,12 +49,11 @@ class Nested(Loss):
     loss: Loss = field(default_factory=SquaredError)
 
     def __post_init__(self) -> None:
-        if isinstance(self.widths, str) or not isinstance(self.widths, Sequence) or not self.widths:
-            raise TypeError(f"`widths` must be a list of numbers of latents such as [128, 512], got {self.widths!r}.")
-        widths = tuple(checks.at_least("widths", width, 1) for width in self.widths)
+        widths = checks.integers("widths", self.widths, 1, "a list of numbers of latents such as [128, 512]")
         if any(later <= earlier for earlier, later in pairwise(widths)):
             raise ValueError(f"`widths` must be in ascending order, got {list(widths)}.")
         object.__setattr__(self, "widths", widths)
+        checks.set_boolean(self, "detached")
         if not isinstance(self.loss, Loss) or isinstance(self.loss, Nested):
             raise TypeError(f"`loss` must be a Loss such as sd.SquaredError(), got {self.loss!r}.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,12 +21,17 @@ from sparsedict.analysis import (
     place_dictionaries,
     token_effects,
 )
+from sparsedict.analysis.scores import LatentScores
 from sparsedict.batches import Points, names_of, point_name
 from sparsedict.dictionaries import Dictionary
 from sparsedict.display import Displayed
 from sparsedict.pages._layers import nearest_neurons_by_layer, neuron_rows, rows_at
 from sparsedict.sites import Neurons, Site, Sites
 
+COLUMNS = ("latent", "top", "promoted", "type", "layer", "frequency", "max", "neuron", "cosine")
+"""Columns of every list of latents."""
+Scores = Mapping[str, Mapping[str, Tensor | LatentScores]]
+"""Scores by name of the dictionary and name of the score."""
 N_OTHERS = 3
 """Number of nearest latents in each other dictionary."""
 
@@ -52,6 +57,7 @@ class DictionaryFacts(Displayed):
         strongest: Index of the point of largest norm, or ``None`` if there is a single point, ``[n_latents]``.
         scores: Scores by name, ``[n_latents]`` each; NaN where unknown.
         notes: Reasons why facts are missing.
+        words: Descriptions of each latent in words, by their name such as ``rule``; ``None`` where unknown.
     """
 
     description: str
@@ -67,6 +73,7 @@ class DictionaryFacts(Displayed):
     strongest: Int[Tensor, " n_latents"] | None = None
     scores: Mapping[str, Float[Tensor, " n_latents"]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    words: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
 
 
 def gather(
@@ -74,7 +81,7 @@ def gather(
     dictionaries: Mapping[str, Any],
     records: Mapping[str, LatentRecords],
     *,
-    scores: Mapping[str, Mapping[str, Tensor]] | None = None,
+    scores: Scores | None = None,
     threshold: float = 0.8,
     n_related: int = 5,
     n_effects: int = 10,
@@ -86,7 +93,8 @@ def gather(
         site: The site or the sites.
         dictionaries: Dictionaries by name, in the form that `collect` takes.
         records: Their records by name, as `collect` returns them.
-        scores: Scores by name of the dictionary and name of the score, ``[n_latents]`` each.
+        scores: Scores by name of the dictionary and name of the score: ``[n_latents]`` each, or a `LatentScores`, whose
+            words are shown with the latents.
         threshold: Decoder cosine with a neuron above which a latent is a simulator.
         n_related: Number of nearest neurons and latents.
         n_effects: Number of tokens that a latent promotes, and that it suppresses.
@@ -103,8 +111,11 @@ def gather(
             raise ValueError(f"`scores` must have names of dictionaries, {list(placed)}, got {name!r}.")
     found = {}
     for name, own in placed.items():
-        checked = _scores(name, (scores or {}).get(name, {}), records[name].n_latents)
-        found[name] = _facts(site, own, placed, records[name], checked, threshold, n_related, n_effects)
+        given = (scores or {}).get(name, {})
+        checked = _scores(name, given, records[name].n_latents)
+        facts = _facts(site, own, placed, records[name], checked, threshold, n_related, n_effects)
+        words = {own.name: own.words for own in given.values() if isinstance(own, LatentScores) and own.words}
+        found[name] = replace(facts, words=words)
     return found
 
 
@@ -210,9 +221,14 @@ def _description(adapter: Adapter, records: LatentRecords) -> str:
     )
 
 
-def _scores(name: str, scores: Mapping[str, Tensor], n_latents: int) -> dict[str, Tensor]:
+def _scores(name: str, scores: Mapping[str, Tensor | LatentScores], n_latents: int) -> dict[str, Tensor]:
     found = {}
     for score, values in scores.items():
-        values = torch.as_tensor(values).detach().cpu().double()
+        if not isinstance(score, str) or not score or score in COLUMNS:
+            raise ValueError(
+                f"`scores[{name!r}]` must have other names than the columns {', '.join(COLUMNS)}, got {score!r}."
+            )
+        values = values.value if isinstance(values, LatentScores) else values
+        values = torch.as_tensor(values, device="cpu").detach().double()
         found[score] = checks.latent_vector(f"scores[{name!r}][{score!r}]", values, n_latents)
     return found

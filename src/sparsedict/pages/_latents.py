@@ -9,13 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from sparsedict import checks
 from sparsedict.analysis import LatentRecords, collect
 from sparsedict.batches import Points
 from sparsedict.pages._earlier import has_earlier
-from sparsedict.pages._facts import DictionaryFacts, gather
+from sparsedict.pages._facts import DictionaryFacts, Scores, gather
 from sparsedict.pages._saved_records import RECORDS, save_records
 from sparsedict.pages._shards import Shards, TokenNumbers, dictionary_entry, sample, script, table
 from sparsedict.pages._strings import TokenStrings, token_strings
@@ -38,7 +36,7 @@ def write(
     *,
     records: Mapping[str, LatentRecords] | None = None,
     tokenizer: Any = None,
-    scores: Mapping[str, Mapping[str, Tensor]] | None = None,
+    scores: Scores | None = None,
     title: str | None = None,
     threshold: float = 0.8,
     reads: Points | None = None,
@@ -60,7 +58,8 @@ def write(
         records: The result of `sparsedict.analysis.collect` for these dictionaries, instead of ``tokens``.
         tokenizer: Text of the tokens: a tokenizer, a vocabulary, or a function, see `token_strings`. By default that of
             the model's attribute ``tokenizer``, or numbers.
-        scores: Scores to show, by name of the dictionary and name of the score, ``[n_latents]`` each.
+        scores: Scores to show, by name of the dictionary and name of the score: ``[n_latents]`` each, or a
+            `sparsedict.analysis.scores.LatentScores`, whose words are shown with the latents.
         title: Title of the pages.
         threshold: Decoder cosine with a neuron above which a latent is a simulator.
         reads: The activations that objects of another library read.

@@ -20,7 +20,7 @@ def neuron_rows(site: Site, role: str) -> Float[Tensor, "n_neurons d"]:
     """Returns the direction of each neuron of an MLP at its inputs, its outputs or its neurons."""
     neurons = site.neurons
     rows = {"outputs": neurons.decoder, "inputs": neurons.encoder}.get(role)
-    return torch.eye(neurons.n, device="cpu") if rows is None else rows
+    return torch.eye(neurons.n, device="cpu", dtype=torch.float32) if rows is None else rows
 
 
 def nearest_neurons_by_layer(
@@ -36,7 +36,7 @@ def nearest_neurons_by_layer(
     rows = [neuron_rows(sites[name], role) for name, _, role in (point.rpartition(".") for point in points)]
     k = min(k, *map(len, rows))
     latents = torch.zeros(len(norms), k, dtype=torch.long, device="cpu")
-    cosine = torch.zeros(len(norms), k, device="cpu")
+    cosine = torch.zeros(len(norms), k, device="cpu", dtype=torch.float32)
     for index, (part, own) in enumerate(zip(parts, rows, strict=True)):
         chosen = (strongest == index).nonzero().squeeze(1)
         if len(chosen):

@@ -151,6 +151,8 @@ class Shards:
             "others": {name: pairs for name, near in own.others.items() if (pairs := _pairs(near, latent))},
             "partners": self._partners(latent),
         }
+        if words := [[name, given[latent]] for name, given in own.words.items() if given[latent]]:
+            found["words"] = words
         if own.norms is not None:
             found["norms"] = rounded(own.norms[latent].numpy(), 4).tolist()
         if own.effects is not None:

@@ -98,7 +98,8 @@ function facts(own, latent, dictionary, table) {
   if (at) rows.push(["largest decoder norm", `layer ${at}`]);
   if (dictionary.has.neuron && table.neuron[latent] !== null) rows.push(["nearest neuron", `${table.neuron[latent]}${at ? ` of layer ${at}` : ""} (cosine ${format.cosine(table.cosine[latent])})`]);
   for (const name of dictionary.scores) rows.push([name, format.number(table[name][latent])]);
-  return el("dl", { class: "facts" }, rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+  const words = (own.words ?? []).map(([name, text]) => el("div", { class: "sentence" }, el("dt", {}, name), el("dd", {}, text)));
+  return el("dl", { class: "facts" }, rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))), words);
 }
 
 function latentPage(own, state, dictionary, table) {

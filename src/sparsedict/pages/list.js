@@ -10,20 +10,68 @@ class List {
     this.rows = new Map();
     this.body = el("div", { class: "rows", role: "rowgroup" });
     this.count = el("output", { "aria-live": "polite" });
-    this.grid = el("div", {
-      role: "grid", "aria-label": `${dictionary.units} of ${dictionary.name}`,
-      style: { "--columns": this.columns.map((column) => column.width).join(" ") },
-    }, this.head(), this.body);
+    this.header = el("div", { role: "rowgroup", class: "head" });
+    this.chooser = el("details", { class: "filters columns" });
+    this.grid = el("div", { role: "grid", "aria-label": `${dictionary.units} of ${dictionary.name}` }, this.header, this.body);
     this.element = el("div", {}, this.tools(), this.grid);
     this.body.addEventListener("keydown", (event) => this.key(event));
     this.redraw = () => this.draw();
+    this.resize = () => { if (this.layout()) this.show(); else this.draw(); };
     window.addEventListener("scroll", this.redraw, { passive: true });
-    window.addEventListener("resize", this.redraw);
+    window.addEventListener("resize", this.resize);
   }
 
   close() {
     window.removeEventListener("scroll", this.redraw);
-    window.removeEventListener("resize", this.redraw);
+    window.removeEventListener("resize", this.resize);
+  }
+
+  // Chooses the columns: those of the address, or as many as fit, the most important first. Returns whether they changed.
+  layout() {
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const narrow = window.matchMedia("(max-width: 46rem)").matches, sorted = this.state.sort.replace(/^-/, "");
+    const always = (column) => ["latent", "top", sorted].includes(column.key), { columns } = this.state;
+    let shown = this.columns.filter((column) => always(column) || columns?.includes(column.key));
+    if (!columns) {
+      const room = this.element.clientWidth / rem - .8;
+      for (const column of byImportance(this.columns)) {
+        const space = [...shown, column].reduce((sum, own) => sum + spaceOf(own), -1);
+        const fits = narrow ? !["promoted", "neuron"].includes(column.key) : space <= room;
+        if (!shown.includes(column) && fits) shown.push(column);
+      }
+      shown = this.columns.filter((column) => shown.includes(column));
+    }
+    const layout = JSON.stringify([narrow, sorted, shown.map((column) => column.key)]);
+    if (layout === this.laid) return false;
+    this.laid = layout;
+    this.shown = shown;
+    this.grid.style.setProperty("--columns", shown.map((column) => column.width).join(" "));
+    this.grid.style.minWidth = narrow ? "" : `${shown.reduce((sum, column) => sum + spaceOf(column), -1) + .8}rem`;
+    // In a narrow window, a row has a line for the latent and its tokens, and lines for the values.
+    const values = shown.filter((column) => !["latent", "top"].includes(column.key)), width = this.element.clientWidth / rem;
+    let lines = 1, used = 0;
+    for (const column of values) {
+      const own = column.kind === "words" ? width : .4 * column.label.length + 3.4;
+      if (used + own > width) { lines += 1; used = 0; }
+      used += own;
+    }
+    this.grid.style.setProperty("--row", narrow ? `${(1.7 + 1.2 * lines).toFixed(2)}rem` : "");
+    this.header.replaceChildren(this.head());
+    this.chooser.replaceChildren(...this.choices());
+    return true;
+  }
+
+  choices() {
+    const shown = new Set(this.shown.map((column) => column.key));
+    const toggle = (key) => {
+      if (!shown.delete(key)) shown.add(key);
+      this.change({ columns: [...shown] });
+      this.chooser.querySelector(`input[data-column="${CSS.escape(key)}"]`)?.focus();
+    };
+    const boxes = this.columns.filter((column) => !["latent", "top"].includes(column.key)).map((column) => el("label", {},
+      el("input", { type: "checkbox", "data-column": column.key, checked: shown.has(column.key), onchange: () => toggle(column.key) }), ` ${column.label}`));
+    const reset = this.state.columns && el("button", { type: "button", onclick: () => this.change({ columns: null }) }, "fit to the window");
+    return [el("summary", {}, `Columns (${shown.size} of ${this.columns.length})`), el("div", { class: "choices" }, boxes, reset)];
   }
 
   tools() {
@@ -52,13 +100,13 @@ class List {
       })));
     const filters = el("details", { class: "filters", open: Object.values(state.ranges).some(Boolean) },
       el("summary", {}, "Filters"), el("div", { class: "ranges" }, this.columns.filter((own) => isNumeric(own) && own.key !== "latent").map(range)));
-    return el("div", { class: "tools", role: "search" }, this.search, type, layers, sort, this.count, filters);
+    return el("div", { class: "tools", role: "search" }, this.search, type, layers, sort, this.count, filters, this.chooser);
   }
 
   head() {
-    return el("div", { role: "rowgroup", class: "head" }, el("div", { role: "row", "aria-rowindex": 1 }, this.columns.map((column) =>
-      el("span", { role: "columnheader", class: isNumeric(column) && column.key !== "latent" ? "number" : null, "data-key": column.key },
-        el("button", { type: "button", tabindex: "0", onclick: () => this.order(column) }, column.label)))));
+    return el("div", { role: "row", "aria-rowindex": 1 }, this.shown.map((column) =>
+      el("span", { role: "columnheader", class: column.key === "latent" ? "first" : isNumeric(column) ? "number" : null, "data-key": column.key },
+        el("button", { type: "button", tabindex: "0", onclick: () => this.order(column) }, column.label))));
   }
 
   // The first click on a column shows the largest values first, except for numbers of latents and for words.
@@ -75,6 +123,7 @@ class List {
   }
 
   show() {
+    this.layout();
     const { state, columns, dictionary } = this;
     this.order_ = select(state, this.table, columns);
     this.active = Math.max(0, this.order_.indexOf(Number(state.row ?? -1)));
@@ -91,7 +140,7 @@ class List {
     this.rows.clear();
     this.body.replaceChildren();
     if (!n) this.body.append(el("p", { class: "empty" }, "Nothing matches. Change the search or the filters."));
-    this.height = parseFloat(getComputedStyle(document.documentElement).fontSize) * parseFloat(getComputedStyle(document.documentElement).getPropertyValue("--row"));
+    this.height = parseFloat(getComputedStyle(document.documentElement).fontSize) * parseFloat(getComputedStyle(this.grid).getPropertyValue("--row"));
     this.body.style.height = n ? `${n * this.height}px` : "auto";
     this.draw();
   }
@@ -114,7 +163,7 @@ class List {
 
   row(index) {
     const latent = this.order_[index];
-    const cells = this.columns.map((column) => this.cell(column, latent));
+    const cells = this.shown.map((column) => this.cell(column, latent));
     return el("div", {
       role: "row", "aria-rowindex": index + 2, tabindex: index === this.active ? 0 : -1, "data-index": index,
       style: { top: `${index * this.height}px` }, onclick: () => this.open(index),

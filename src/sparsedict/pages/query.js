@@ -14,9 +14,19 @@ function columnsOf(dictionary) {
     dictionary.has.neuron && { key: "neuron", label: "neuron", kind: "integer", width: "4.4rem" },
     dictionary.has.neuron && { key: "cosine", label: "cosine", kind: "cosine", width: "4rem" },
   ];
-  const scores = dictionary.scores.map((name) => ({ key: name, label: name, kind: "score", width: "5rem" }));
+  const scores = dictionary.scores.map((name) => ({ key: name, label: name, kind: "score", width: `${Math.max(5, .5 * name.length + 1.3)}rem` }));
   return [...own.filter(Boolean), ...scores];
 }
+
+// Columns by importance, for windows that are too narrow for all of them.
+function byImportance(columns) {
+  const order = ["latent", "top", "type", "max", "frequency", null, "layer", "cosine", "promoted", "neuron"];
+  const rank = (column) => order.indexOf(column.kind === "score" ? null : column.key);
+  return [...columns].sort((a, b) => rank(a) - rank(b));
+}
+
+// The smallest width of a column in rem, with the gap beside it.
+const spaceOf = (column) => parseFloat(column.width.replace("minmax(", "")) + 1;
 
 const isNumeric = (column) => !["words", "type", "layer"].includes(column.kind);
 
@@ -38,6 +48,7 @@ class State {
     this.layer = parameters.get("layer") ?? "";
     this.sort = parameters.get("sort") ?? "latent";
     this.row = parameters.get("row");
+    this.columns = parameters.has("column") ? parameters.getAll("column") : null;
     this.ranges = {};
     for (const [key, value] of parameters) {
       if (key.startsWith("min.") || key.startsWith("max.")) this.ranges[key] = value;
@@ -62,6 +73,7 @@ class State {
     if (this.layer) parameters.set("layer", this.layer);
     if (this.sort !== "latent") parameters.set("sort", this.sort);
     for (const [key, value] of Object.entries(this.ranges)) if (value !== "") parameters.set(key, value);
+    for (const key of this.columns ?? []) parameters.append("column", key);
     if (this.row && this.latent === null) parameters.set("row", this.row);
     const query = parameters.toString();
     const latent = this.latent === null ? "" : `/${this.latent}`;

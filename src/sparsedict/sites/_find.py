@@ -164,9 +164,8 @@ class _Reference:
 @torch.no_grad()
 def _run_alone(module: nn.Module, found: Candidate) -> tuple[Tensor, Tensor] | None:
     encoder = found.neurons.encoder
-    inputs = torch.randn(1, 4, found.neurons.d_in, generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(
-        encoder
-    )
+    generator = torch.Generator("cpu").manual_seed(0)
+    inputs = torch.randn(1, 4, found.neurons.d_in, generator=generator, device="cpu", dtype=torch.float32).to(encoder)
     with evaluating(module):
         try:
             # Calling `forward` directly bypasses the hooks of the module.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
+from sparsedict import checks
 from sparsedict.adapters import Adapter
 from sparsedict.interventions import Intervention
 from sparsedict.sites._context import Exclusion
@@ -82,8 +83,8 @@ def arrange(site_points: SitePoints, arguments: ReplacementArguments) -> tuple[l
     """
     only = named_sites("only", arguments.only, site_points)
     error_sites = arguments.error_term
-    if isinstance(error_sites, bool):
-        error_sites = tuple(site_points) if error_sites else ()
+    if not isinstance(error_sites, Collection) or isinstance(error_sites, str):
+        error_sites = tuple(site_points) if checks.boolean("error_term", error_sites) else ()
     with_error = named_sites("error_term", error_sites, site_points)
     parts: list[Part] = []
     targets: dict[Point, Target] = {}

@@ -50,18 +50,26 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
 def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Creates a folder of files, in the place of an earlier folder if there is one.
 
-    An error in ``fill`` leaves the earlier folder as it is.
+    An error in ``fill`` or an interruption leaves the earlier folder as it is.
 
     Args:
         path: The folder. The next call removes temporary files of an interrupted call.
         fill: Function that writes the files into a folder.
     """
+    earlier = path.with_name(f".{path.name}.removing")
+    if earlier.exists() and not path.exists():
+        # An earlier call was killed between the two renames below.
+        earlier.rename(path)
     with _filled(path, fill) as scratch:
-        earlier = path.with_name(f".{path.name}.removing")
         shutil.rmtree(earlier, ignore_errors=True)
-        if path.exists():
-            path.rename(earlier)
-        scratch.rename(path)
+        try:
+            if path.exists():
+                path.rename(earlier)
+            scratch.rename(path)
+        except BaseException:
+            if earlier.exists() and not path.exists():
+                earlier.rename(path)
+            raise
         shutil.rmtree(earlier, ignore_errors=True)
     sync_folder(path.parent)
 

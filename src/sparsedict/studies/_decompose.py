@@ -119,7 +119,7 @@ def decompose_sites(
     verbose = (progress if verbose is None else verbose) and parallel.is_main
     phases = Phases(verbose)
     known = {name: _neurons(site) for name, site in sites.items()}
-    widths = dict.fromkeys(sites, n_latents) if isinstance(n_latents, int) else n_latents
+    widths = n_latents if isinstance(n_latents, Mapping) else dict.fromkeys(sites, n_latents)
     trainees = {name: _trainees(name, site, widths[name], recipes, seed, dtype) for name, site in sites.items()}
     _print_ranks(trainees, parallel, verbose)
     with phases("training", f"harvesting and training on {n_tokens:,} tokens"):
@@ -242,7 +242,7 @@ def _firing(
         if n_left == 0:
             break
     n_seen = inspection.n_firing_tokens - n_left
-    return {name: FiringFrequencies(torch.as_tensor(found), n_seen) for name, found in counts.items()}
+    return {name: FiringFrequencies(torch.as_tensor(found, device="cpu"), n_seen) for name, found in counts.items()}
 
 
 def _inspect(

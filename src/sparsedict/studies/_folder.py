@@ -44,7 +44,7 @@ def check_folder(path: str | os.PathLike[str], *, force: bool = False) -> Path:
         FileExistsError: If the folder contains an earlier result or other files and ``force`` isn't set.
         NotADirectoryError: If the path is a file.
     """
-    folder = checks.path("path", path, "a folder")
+    folder, force = checks.path("path", path, "a folder"), checks.boolean("force", force)
     check_is_folder(folder)
     if force or not folder.exists():
         return folder

@@ -200,6 +200,8 @@ def fit_many(
     dead_after = checks.at_least("dead_after", dead_after, 1)
     if autocast not in (None, torch.bfloat16):
         raise ValueError(f"`autocast` must be torch.bfloat16 or None, got {autocast}.")
+    progress, resume = checks.boolean("progress", progress), checks.boolean("resume", resume)
+    deterministic = checks.boolean("deterministic", deterministic)
     check_checkpoint(checkpoint, checkpoint_every, checkpoint_keep, resume)
     callbacks = check_callbacks(callbacks)
     check_trainees(trainees)

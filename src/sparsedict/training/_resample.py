@@ -73,10 +73,13 @@ class Resample(StepHook):
         checks.renamed(self, "dead_after", "idle_tokens", idle_tokens)
         for name in ("every", "dead_after", "n_inputs"):
             checks.set_at_least(self, name, 1)
-        if isinstance(self.until, float):
-            checks.set_in_range(self, "until", 0.0, 1.0, open_low=True)
-        elif self.until is not None:
-            checks.set_at_least(self, "until", 1)
+        if self.until is not None:
+            until = checks.number("until", self.until)
+            object.__setattr__(self, "until", until)
+            if isinstance(until, float):
+                checks.in_range("until", until, 0.0, 1.0, open_low=True)
+            else:
+                checks.at_least("until", until, 1)
         checks.set_at_least(self, "seed", 0)
 
     def check(self, dictionary: Dictionary) -> None:

@@ -9,7 +9,9 @@ from sparsedict import checks
 from sparsedict.batches import ROLES, Activations, MissingPointError, Points, names_of
 from sparsedict.data import Batches
 from sparsedict.parallel import Parallel
+from sparsedict.penalties import Penalty
 from sparsedict.training._settings import differences
+from sparsedict.training._step_hook import StepHook
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._weights import check_shared, check_weights
 
@@ -34,6 +36,10 @@ def check_callbacks(callbacks: Any) -> list[Any]:
         raise TypeError(f"`callbacks` must be a list such as [callback], got {callbacks!r}.")
     held = list(callbacks)
     for callback in held:
+        if isinstance(callback, StepHook):
+            raise TypeError(f"`callbacks` must not contain step hooks, got {callback!r}. Pass it in `step_hooks`.")
+        if isinstance(callback, Penalty):
+            raise TypeError(f"`callbacks` must not contain penalties, got {callback!r}. Pass it in `penalties`.")
         if not callable(callback):
             raise TypeError(f"`callbacks` must contain functions of (name, record, dictionary), got {callback!r}.")
     return held

@@ -8,8 +8,12 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import torch
 
-from .conftest import HOSTILE, NAME, SCORES, VOCABULARY
+import sparsedict as sd
+from sparsedict.analysis.scores import LatentScores
+
+from .conftest import HOSTILE, NAME, SCORES, VOCABULARY, Model
 
 ROWS = ".rows [role=row]"
 
@@ -179,6 +183,65 @@ def test_nothing_is_wider_than_the_window(browser: Any, folder: Path, width: int
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (colour == "rgb(255, 255, 255)") is (scheme == "light")
     context.close()
+
+
+N_SCORES = 6
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pages with six columns of scores, one of which has words."""
+    torch.manual_seed(0)
+    site = sd.Site(Model(), "mlp")
+    tokens = torch.randint(0, len(VOCABULARY), (8, 30))
+    words = tuple(None if latent % 2 else f"<i>rule {latent}" for latent in range(24))
+    rule = LatentScores("rule", torch.linspace(0, 1, 24), torch.zeros(24), words=words)
+    columns = {f"score number {index}": torch.rand(24) for index in range(1, N_SCORES)} | {"F1": rule}
+    path = tmp_path_factory.mktemp("scored") / "pages"
+    sd.pages.write(path, site, {"a": site.neurons}, tokens, tokenizer=VOCABULARY, scores={"a": columns}, progress=False)
+    return path
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_many_scores_are_legible(browser: Any, scored: Path, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto((scored / "index.html").as_uri())
+    page.wait_for_selector(ROWS)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = page.locator("details.columns input")
+    page.click("details.columns summary")
+    assert sum(box.is_checked() for box in boxes.all()[-N_SCORES:]) >= (N_SCORES if width < 500 else 4)
+    for index in range(boxes.count()):
+        boxes.nth(index).check()
+        assert page.evaluate("document.activeElement.type") == "checkbox"
+    page.reload()
+    page.wait_for_selector(ROWS)
+    assert (
+        page.locator("details.columns summary").inner_text() == f"Columns ({boxes.count() + 2} of {boxes.count() + 2})"
+    )
+    page.evaluate("window.scrollTo(600, 0)")
+    number = page.locator(f"{ROWS} >> nth=0").locator(".index").bounding_box()
+    assert 0 <= number["x"] < 100
+    below = "cell => cell.getBoundingClientRect().bottom > cell.parentElement.getBoundingClientRect().bottom + 1"
+    assert not page.evaluate(f"[...document.querySelectorAll('{ROWS} > *')].filter({below}).length")
+    page.click("details.columns summary")
+    page.click("details.columns button")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.goto((scored / "index.html").as_uri() + "#/a/4")
+    page.wait_for_selector("article")
+    assert "<i>rule 4" in page.inner_text(".facts")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+@pytest.mark.parametrize("name", ["cosine", "max", ""])
+def test_scores_named_as_other_columns_raise(tmp_path: Path, name: str) -> None:
+    site = sd.Site(Model(), "mlp")
+    with pytest.raises(ValueError, match="must have other names than the columns"):
+        sd.pages.write(
+            tmp_path / "x", site, {"a": site.neurons}, torch.ones(1, 4).long(), scores={"a": {name: torch.rand(24)}},
+            progress=False,
+        )  # fmt: skip
 
 
 def test_a_missing_file_is_said(browser: Any, folder: Path, tmp_path: Path) -> None:

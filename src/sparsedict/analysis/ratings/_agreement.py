@@ -100,7 +100,7 @@ def agreement(ratings: Ratings, *, n_samples: int = 10_000, level: float = 0.95,
     if not common:
         raise ValueError(f"`ratings` must have latents that both raters saw, but {name_a!r} and {name_b!r} share none.")
     pairs = [(x, y) for x, y in ((a[unit], b[unit]) for unit in common) if x is not None and y is not None]
-    grades = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+    grades = torch.tensor(pairs, dtype=torch.long, device="cpu").reshape(-1, 2)
     gaps = (grades[:, 0] - grades[:, 1]).abs().double()
     n_skipped = [(a[unit] is None) + (b[unit] is None) for unit in common]
     quadratic, linear = (
@@ -127,7 +127,7 @@ def _kappa_of(grades: Int[Tensor, "n 2"], power: int) -> Callable[[list[Tensor]]
 def kappa(a: Int[Tensor, "n_samples n"], b: Int[Tensor, "n_samples n"], power: int) -> Float[Tensor, " n_samples"]:
     """Returns the weighted kappa of each row of grades, with weights ``|i - j| ** power``."""
     n_grades = 1 + int(max(a.max(), b.max()))
-    steps = torch.arange(n_grades)
+    steps = torch.arange(n_grades, device="cpu")
     weights = (steps[:, None] - steps).abs().double() ** power
     shares_a, shares_b = ((grades[..., None] == steps).double().mean(1) for grades in (a, b))
     observed = weights[a, b].mean(1)

@@ -47,7 +47,7 @@ def rank_correlation(
     values = _maxima(ratings) if scores is None else _scores(ratings, scores)
     means = ratings.means()
     pairs = [(grade, values[unit]) for unit, grade in means.items()]
-    both = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2)
+    both = torch.tensor(pairs, dtype=torch.float64, device="cpu").reshape(-1, 2)
     both = both[~both.isnan().any(1)]
     return bootstrap(
         lambda of: spearman(both[of[0], 0], both[of[0], 1]),
@@ -99,7 +99,7 @@ def _scores(ratings: Ratings, scores: Mapping[str, Tensor]) -> dict[tuple[str, i
                 f"`scores` must contain a tensor for each rated dictionary, got none for {dictionary!r}. Select "
                 "ratings with `ratings.of(name)`."
             )
-        given = torch.as_tensor(scores[dictionary])
+        given = torch.as_tensor(scores[dictionary], device="cpu")
         if given.ndim != 1 or latent >= len(given):
             raise ValueError(
                 f"`scores[{dictionary!r}]` must be a tensor [n_latents] with latent {latent}, got shape "

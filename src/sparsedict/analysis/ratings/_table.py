@@ -67,7 +67,7 @@ class RatingTable:
             higher: Name of the row from which the other is subtracted.
             lower: Name of the row that is subtracted.
         """
-        a, b = (torch.tensor(self[name].grades, dtype=torch.float64) for name in (higher, lower))
+        a, b = (torch.tensor(self[name].grades, dtype=torch.float64, device="cpu") for name in (higher, lower))
         return bootstrap(
             lambda of: a[of[0]].mean(1) - b[of[1]].mean(1),
             (len(a), len(b)),
@@ -119,7 +119,7 @@ def table(ratings: Ratings, *, n_samples: int = 10_000, level: float = 0.95, see
         groups.setdefault((rating.dictionary, rating.kind), {})[rating.unit] = None
     rows = {}
     for (dictionary, kind), units in groups.items():
-        grades = torch.tensor([means[unit] for unit in units if unit in means], dtype=torch.float64)
+        grades = torch.tensor([means[unit] for unit in units if unit in means], dtype=torch.float64, device="cpu")
         mean = bootstrap_mean(grades, n_samples=n_samples, level=level, seed=seed)
         row = TableRow(dictionary, kind, mean, len(grades), len(units) - len(grades), tuple(grades.tolist()))
         rows[row.name] = row

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsedict import checks
+from sparsedict.torch_state import callers_state
 
 Ask = Callable[[list[str]], list[str]]
 """A language model: from prompts to answers, in the same order."""
@@ -35,7 +36,8 @@ def answers(ask: Ask, prompts: list[str]) -> list[str | None]:
     found: list[str | None] = []
     for start in range(0, len(prompts), N_AT_ONCE):
         block = prompts[start : start + N_AT_ONCE]
-        given = ask(block)
+        with callers_state():
+            given = ask(block)
         if not isinstance(given, list | tuple):
             raise TypeError(f"`ask` must return a list of answers, got {type(given).__name__}.")
         if len(given) != len(block):

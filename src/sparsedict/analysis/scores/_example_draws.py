@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sparsedict.analysis.scores._token_latents import TokenLatents
+from sparsedict.analysis.scores._token_latents import TokenLatents, checked_text
 from sparsedict.seeds import generator
 
 N_AT_ONCE = 256
@@ -57,6 +57,7 @@ def draw_examples(
         min_quantiles: Smallest number of quantiles, for latents with few active tokens. By default ``n_quantiles``.
         seed: Random seed.
     """
+    text = checked_text(text)
     min_quantiles = n_quantiles if min_quantiles is None else min_quantiles
     random = generator(seed, _DRAWS)
     scale = 2 * text.values.abs().double().max().clamp(min=1e-30) if len(text.values) else 1.0
@@ -90,7 +91,7 @@ def _without_repetition(sizes: Tensor, n: int, random: torch.Generator) -> Tenso
     chosen = torch.full((*sizes.shape, n), -1, device="cpu")
     for i in range(n):
         largest = sizes - n + i
-        drawn = (torch.rand(sizes.shape, generator=random, dtype=torch.float64) * (largest + 1)).long()
+        drawn = (torch.rand(sizes.shape, generator=random, dtype=torch.float64, device="cpu") * (largest + 1)).long()
         is_taken = (chosen[..., :i] == drawn.unsqueeze(-1)).any(-1)
         chosen[..., i] = torch.where(is_taken, largest, drawn)
     return chosen

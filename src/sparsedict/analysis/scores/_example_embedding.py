@@ -14,6 +14,7 @@ from sparsedict.analysis.scores._representations import Representation
 from sparsedict.analysis.scores._result import LatentScores
 from sparsedict.analysis.scores._token_latents import TokenLatents
 from sparsedict.analysis.scores._trials import by_quantile, represented, share_of_trials
+from sparsedict.torch_state import in_own_state
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class ExampleEmbeddingScore:
         checks.set_at_least(self, "n_trials", self.n_quantiles)
         checks.set_at_least(self, "seed", 0)
 
+    @in_own_state
     def __call__(self, text: TokenLatents, /) -> LatentScores:
         """Returns the scores of the latents that are active on at least ``(n_examples + 1) * n_quantiles`` tokens.
 

@@ -47,7 +47,7 @@ class Excerpt:
         others = [place for place, string in self.window if place not in self.active and string.strip()]
         if not others:
             return None
-        order = torch.randperm(len(others), generator=random)[: len(self.active)].tolist()
+        order = torch.randperm(len(others), generator=random, device="cpu")[: len(self.active)].tolist()
         return self.with_marks(frozenset(others[i] for i in order))
 
 
@@ -58,7 +58,7 @@ def excerpts(text: TokenLatents, latent: int, positions: Int[Tensor, " n"], befo
     found = []
     chosen = positions.tolist()
     for position, window in zip(chosen, windows(text, chosen, before, after), strict=True):
-        first, last = torch.searchsorted(places, torch.tensor([window[0][0], window[-1][0] + 1])).tolist()
+        first, last = torch.searchsorted(places, torch.tensor([window[0][0], window[-1][0] + 1], device="cpu")).tolist()
         inside, strength = places[first:last], values[first:last]
         peak = strength[inside == position]
         least = float(peak[0]) * NEAR_PEAK if len(peak) else torch.inf

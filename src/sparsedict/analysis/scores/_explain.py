@@ -10,7 +10,7 @@ from sparsedict import checks
 from sparsedict.analysis.scores._answers import Ask, answers, read_explanation
 from sparsedict.analysis.scores._example_draws import draw_examples
 from sparsedict.analysis.scores._excerpts import excerpts
-from sparsedict.analysis.scores._token_latents import TokenLatents
+from sparsedict.analysis.scores._token_latents import TokenLatents, checked_text
 
 PROMPT = """\
 Below are {n} excerpts of texts, one per line. A unit of a neural network is active on the tokens between << and >>. \
@@ -67,7 +67,7 @@ class Explainer:
 
     def prompts(self, text: TokenLatents) -> dict[int, str]:
         """Returns the prompt of each latent that is active on at least ``n_examples * n_quantiles`` tokens."""
-        first, _ = text.halves(self.seed)
+        first, _ = checked_text(text).halves(self.seed)
         draws = draw_examples(
             first,
             n_active=self.n_examples,
@@ -96,4 +96,4 @@ def latents_of(explanations: tuple[str | None, ...], n_latents: int) -> torch.Te
             f"`explanations` must have one entry for each latent, {n_latents}, got {len(explanations)}. Use None for "
             "a latent without an explanation."
         )
-    return torch.tensor([latent for latent, words in enumerate(explanations) if words], dtype=torch.int64)
+    return torch.tensor([latent for latent, words in enumerate(explanations) if words], dtype=torch.int64, device="cpu")

@@ -17,7 +17,8 @@ from sparsedict.analysis.scores._example_draws import draw_examples
 from sparsedict.analysis.scores._excerpts import Excerpt, excerpts
 from sparsedict.analysis.scores._explain import Explainer, latents_of
 from sparsedict.analysis.scores._result import LatentScores
-from sparsedict.analysis.scores._token_latents import TokenLatents
+from sparsedict.analysis.scores._token_latents import TokenLatents, checked_text
+from sparsedict.torch_state import in_own_state
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class LanguageModelScore(ABC):
         """The explainer of latents if no explanations are passed."""
         return Explainer(self.ask, before=self.before, after=self.after, seed=self.seed)
 
+    @in_own_state
     def __call__(self, text: TokenLatents, /) -> LatentScores:
         """Returns the scores of the latents with an explanation.
 
@@ -94,6 +96,7 @@ class LanguageModelScore(ABC):
         Raises:
             ValueError: If the number of explanations isn't that of the latents, or the text has no strings.
         """
+        text = checked_text(text)
         explanations = self.explainer(text) if self.explanations is None else self.explanations
         questions = self.questions(text, explanations)
         given = answers(self.ask, [asked.prompt for asked in questions])
@@ -125,7 +128,7 @@ def question(
     latent: int, template: str, explanation: str | None, shown: list[tuple[str, bool]], random: torch.Generator
 ) -> Question:
     """Returns a question with excerpts in random order, each with whether it fits."""
-    shown = [shown[i] for i in torch.randperm(len(shown), generator=random).tolist()]
+    shown = [shown[i] for i in torch.randperm(len(shown), generator=random, device="cpu").tolist()]
     lines = "\n".join(f"{number}. {excerpt}" for number, (excerpt, _) in enumerate(shown, 1))
     # The parts are put in at once, because an excerpt may contain braces.
     prompt = template.format(explanation=explanation, excerpts=lines, n=len(shown))
@@ -143,8 +146,8 @@ def _judged(
     n_latents, n_asked = len(explanations), Counter(asked.latent for asked in questions)
     n_questions = max(n_asked.values(), default=1)
     # Right answers and excerpts: those that don't fit, and those that do.
-    right, shown = torch.zeros(2, 2, n_latents, n_questions)
-    unread, number = torch.zeros(n_latents), Counter[int]()
+    right, shown = torch.zeros(2, 2, n_latents, n_questions, device="cpu", dtype=torch.float32)
+    unread, number = torch.zeros(n_latents, device="cpu", dtype=torch.float32), Counter[int]()
     for asked, answer in zip(questions, given, strict=True):
         chosen, own = read_numbers(answer, len(asked.fits)), number[asked.latent]
         number[asked.latent] += 1
@@ -159,7 +162,7 @@ def _judged(
     return LatentScores(
         name=name,
         value=value,
-        chance=torch.full((n_latents,), 0.5),
+        chance=torch.full((n_latents,), 0.5, device="cpu", dtype=torch.float32),
         low=low,
         high=high,
         columns={

@@ -66,3 +66,20 @@ class Labelling(Protocol):
     def __call__(self, text: TokenLatents, /) -> Labels | None:
         """Returns the labels, or None if the text lacks something, such as the strings of its tokens."""
         ...
+
+
+def labelled(labelling: Labelling, text: TokenLatents) -> Labels | None:
+    """Returns the labels of a text by a labelling.
+
+    Raises:
+        TypeError: If it isn't a function, or returns something else than labels.
+        ValueError: If the labels have another shape than the tokens.
+    """
+    if not callable(labelling):
+        raise TypeError(f"A labelling must be a function from TokenLatents to Labels, got {labelling!r:.80}.")
+    found = labelling(text)
+    if found is None:
+        return None
+    if not isinstance(found, Labels):
+        raise TypeError(f"A labelling must return Labels or None, got {type(found).__name__} from {labelling!r:.80}.")
+    return found(text)

@@ -53,8 +53,8 @@ def draw_probe_examples(ids: Tensor, value: int, in_first: Tensor, n: int, seed:
     for half in (in_first, ~in_first):
         classes = [(half & (ids >= 0) & (ids != value)).nonzero()[:, 0], (half & (ids == value)).nonzero()[:, 0]]
         size = min(n // 2, *map(len, classes))
-        drawn = [own[torch.randperm(len(own), generator=random)[:size]] for own in classes]
-        parts += [torch.cat(drawn), torch.arange(2).repeat_interleave(size)]
+        drawn = [own[torch.randperm(len(own), generator=random, device="cpu")[:size]] for own in classes]
+        parts += [torch.cat(drawn), torch.arange(2, device="cpu").repeat_interleave(size)]
     return ProbeExamples(*parts)
 
 
@@ -64,7 +64,7 @@ def most_predictive(text: TokenLatents, ids: Tensor, value: int, in_first: Tenso
     weight = has.double() / has.sum() - lacks.double() / lacks.sum()
     known = (has | lacks).double() / (has | lacks).sum()
     values, owner = text.values.double(), text.owner
-    sums = torch.zeros(3, text.n_latents, dtype=torch.float64)
+    sums = torch.zeros(3, text.n_latents, dtype=torch.float64, device="cpu")
     sums[0].index_add_(0, owner, values * weight[text.positions])
     sums[1].index_add_(0, owner, values * known[text.positions])
     sums[2].index_add_(0, owner, values.square() * known[text.positions])

@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsedict import checks, display
 from sparsedict.analysis._bootstrap import Estimate
 from sparsedict.analysis.scores._extra import needed
-from sparsedict.analysis.scores._labels import Labelling
+from sparsedict.analysis.scores._labels import Labelling, labelled
 from sparsedict.analysis.scores._probe_examples import (
     ProbeExamples,
     draw_probe_examples,
@@ -21,10 +21,11 @@ from sparsedict.analysis.scores._probe_examples import (
     frequent_labels,
     most_predictive,
 )
-from sparsedict.analysis.scores._representations import Representation
+from sparsedict.analysis.scores._representations import Representation, represented_by
 from sparsedict.analysis.scores._result import mean_estimate
-from sparsedict.analysis.scores._token_latents import TokenLatents
+from sparsedict.analysis.scores._token_latents import TokenLatents, checked_text
 from sparsedict.display import Displayed
+from sparsedict.torch_state import in_own_state
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,11 +83,12 @@ class ProbeScores(Displayed):
         return f"ProbeScores({len(self.labels)} labels, {means})"
 
 
+@in_own_state
 def sparse_probes(
     text: TokenLatents,
     labelling: Labelling,
     *,
-    k: Sequence[int] = (1, 2, 5),
+    k: int | Sequence[int] = (1, 2, 5),
     neurons: TokenLatents | None = None,
     dense: Representation | None = None,
     max_labels: int = 20,
@@ -118,9 +120,10 @@ def sparse_probes(
     Source: Gurnee et al., "Finding neurons in a haystack: case studies with sparse probing", TMLR, 2023.
     """
     needed("sklearn.linear_model", "Probing", "scikit-learn")
-    sources = {"latents": text} if neurons is None else {"latents": text, "neurons": neurons}
+    text = checked_text(text)
+    sources = {"latents": text} if neurons is None else {"latents": text, "neurons": _neurons(neurons)}
     sizes = _checked(sources, k)
-    labels = labelling(text)
+    labels = labelled(labelling, text)
     if labels is None:
         raise ValueError("`text.strings` must be passed for this labelling, got None.")
     ids = torch.where(text.kept, labels.ids, -1).flatten()
@@ -131,27 +134,26 @@ def sparse_probes(
         for value in values
     ]
     accuracy: dict[str, Tensor] = {}
-    chosen = torch.zeros(0, dtype=torch.int64)
+    chosen = torch.zeros(0, dtype=torch.int64, device="cpu")
     for name, source in sources.items():
         best = torch.stack([most_predictive(source, ids, value, in_first, sizes[-1]) for value in values])
         chosen = best if name == "latents" else chosen
         found = [_sparse_accuracies(source, own, best[i], sizes) for i, own in enumerate(sampled)]
-        accuracy |= {f"{name}, k={size}": torch.tensor([own[i] for own in found]) for i, size in enumerate(sizes)}
+        accuracy |= {f"{name}, k={size}": _tensor([own[i] for own in found]) for i, size in enumerate(sizes)}
     if dense is not None:
         accuracy["dense"] = _dense_accuracies(dense, text, sampled)
     return ProbeScores(
         tuple(labels.words([value]) for value in values),
         accuracy,
         chosen,
-        torch.tensor([len(own.test) for own in sampled]),
+        torch.tensor([len(own.test) for own in sampled], device="cpu"),
         seed,
     )
 
 
-def _checked(sources: dict[str, TokenLatents], k: Sequence[int]) -> list[int]:
-    sizes = sorted({checks.at_least("k", size, 1) for size in k})
-    if not sizes:
-        raise ValueError("`k` must hold at least one number of latents, got none.")
+def _checked(sources: dict[str, TokenLatents], k: int | Sequence[int]) -> list[int]:
+    given = [k] if hasattr(k, "__index__") and not getattr(k, "ndim", 0) else k
+    sizes = sorted(set(checks.integers("k", given, 1, "numbers of latents such as (1, 5)")))
     for name, source in sources.items():
         if sizes[-1] > source.n_latents:
             raise ValueError(f"`k` must be at most the number of {name}, {source.n_latents}, got {sizes[-1]}.")
@@ -160,12 +162,21 @@ def _checked(sources: dict[str, TokenLatents], k: Sequence[int]) -> list[int]:
     return sizes
 
 
+def _neurons(neurons: Any) -> TokenLatents:
+    if not isinstance(neurons, TokenLatents):
+        raise TypeError(
+            "`neurons` must be the neurons on the same text, which `scores.record(site, site.neurons, tokens)` "
+            f"returns, got {type(neurons).__name__}."
+        )
+    return neurons
+
+
 def _sparse_accuracies(text: TokenLatents, examples: ProbeExamples, best: Tensor, sizes: list[int]) -> list[float]:
     few = text.latents(best)
     train, test = (
-        few.values_at(torch.arange(len(best)).repeat(len(places)), places.repeat_interleave(len(best))).view(
-            len(places), len(best)
-        )
+        few.values_at(
+            torch.arange(len(best), device="cpu").repeat(len(places)), places.repeat_interleave(len(best))
+        ).view(len(places), len(best))
         for places in (examples.train, examples.test)
     )
     return [_accuracy(train[:, :size], test[:, :size], examples) for size in sizes]
@@ -173,9 +184,13 @@ def _sparse_accuracies(text: TokenLatents, examples: ProbeExamples, best: Tensor
 
 def _dense_accuracies(dense: Representation, text: TokenLatents, sampled: list[ProbeExamples]) -> Tensor:
     used = torch.cat([torch.cat([own.train, own.test]) for own in sampled]).unique()
-    states = dense(text, used)
+    states = represented_by(dense, text, used)
     at = [[states[torch.searchsorted(used, places)] for places in (own.train, own.test)] for own in sampled]
-    return torch.tensor([_accuracy(train, test, own) for (train, test), own in zip(at, sampled, strict=True)])
+    return _tensor([_accuracy(train, test, own) for (train, test), own in zip(at, sampled, strict=True)])
+
+
+def _tensor(accuracies: list[float]) -> Tensor:
+    return torch.tensor(accuracies, device="cpu", dtype=torch.float32)
 
 
 def _accuracy(train: Float[Tensor, "n d"], test: Float[Tensor, "m d"], examples: ProbeExamples) -> float:

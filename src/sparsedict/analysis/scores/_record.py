@@ -13,7 +13,7 @@ from sparsedict import checks
 from sparsedict.adapters import Adapter
 from sparsedict.analysis._blocks import evaluation_mode
 from sparsedict.analysis._token_batches import token_batches
-from sparsedict.analysis.scores._token_latents import TokenLatents, TokenStrings, offsets_of
+from sparsedict.analysis.scores._token_latents import TokenLatents, TokenStrings, latent_indices, offsets_of
 from sparsedict.batches import Activations, Points
 from sparsedict.latents import SparseLatents, fires
 from sparsedict.sites import Site, Sites
@@ -50,9 +50,12 @@ def record(
     Raises:
         ValueError: If the tokens aren't integers, or a latent is NaN.
     """
+    if not isinstance(site, Site | Sites):
+        raise TypeError(f"`site` must be a Site or Sites, got {type(site).__name__}.")
     adapter = Adapter(dictionary, reads)
+    if latents is not None and adapter.n_latents is not None:
+        latent_indices(latents, adapter.n_latents)
     above = None if above is None else checks.in_range("above", above, 0.0)
-    wanted = None if latents is None else torch.as_tensor(latents, device="cpu")
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
     n_latents = 0
     with evaluation_mode(*(site.models if isinstance(site, Sites) else (site.model,)), dictionary):
@@ -63,7 +66,7 @@ def record(
             values, owner, row, n_latents = _active(adapter, rows, above)
             parts.append((ids, captured.kept.cpu(), values, owner, captured.kept.cpu().flatten().nonzero()[row, 0]))
     stored = _joined(parts, n_latents, strings)
-    return stored if wanted is None else stored.latents(_checked(wanted, n_latents))
+    return stored if latents is None else stored.latents(latents)  # pyright: ignore[reportArgumentType]
 
 
 def _model(site: Site | Sites) -> torch.nn.Module:
@@ -113,10 +116,3 @@ def _joined(
     order = torch.argsort(owner * tokens.numel() + positions)
     owner = owner[order]
     return TokenLatents(tokens, kept, offsets_of(owner, n_latents), positions[order], values[order], strings)
-
-
-def _checked(latents: Tensor, n_latents: int) -> Tensor:
-    wrong = latents[(latents < 0) | (latents >= n_latents)]
-    if latents.is_floating_point() or latents.ndim != 1 or len(wrong):
-        raise ValueError(f"`latents` must be indices in [0, {n_latents}), got {latents.tolist()!r:.80}.")
-    return latents.long()

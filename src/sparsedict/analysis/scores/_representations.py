@@ -14,6 +14,7 @@ from sparsedict import checks
 from sparsedict.analysis._blocks import evaluation_mode
 from sparsedict.analysis.scores._token_latents import TokenLatents
 from sparsedict.sites import Site
+from sparsedict.torch_state import callers_state
 from sparsedict.types import Role
 
 
@@ -24,6 +25,29 @@ class Representation(Protocol):
     def __call__(self, text: TokenLatents, positions: Int[Tensor, " n"], /) -> Float[Tensor, "n d"]:
         """Returns a vector for each of some positions in the flattened tokens of the text."""
         ...
+
+
+def represented_by(represent: Representation, text: TokenLatents, positions: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
+    """Returns the vectors of a representation as float32 on the CPU.
+
+    Raises:
+        TypeError: If the representation isn't a function.
+        ValueError: If it doesn't return a finite vector for each position.
+    """
+    if not callable(represent):
+        raise TypeError(
+            "The representation must be a function of the text and positions, such as scores.SiteStates(site), got "
+            f"{type(represent).__name__}."
+        )
+    with callers_state():
+        found = represent(text, positions)
+    vectors = torch.as_tensor(found, device="cpu").detach().float()
+    if vectors.ndim != 2 or len(vectors) != len(positions):
+        raise ValueError(
+            f"The representation must return one vector for each position, [{len(positions)}, d], got "
+            f"{tuple(vectors.shape)}."
+        )
+    return checks.finite("vectors", vectors, "The representation returned them.")
 
 
 @dataclass(frozen=True)
@@ -43,6 +67,12 @@ class SiteStates:
     site: Site
     role: Role = "outputs"
     batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.site, Site):
+            raise TypeError(f"`site` must be a Site, got {type(self.site).__name__}.")
+        checks.one_of("role", self.role, ("inputs", "outputs"))
+        checks.set_at_least(self, "batch_size", 1)
 
     def __call__(self, text: TokenLatents, positions: Int[Tensor, " n"], /) -> Float[Tensor, "n d"]:
         """Returns the states. Only sequences with a position among ``positions`` are computed."""
@@ -79,6 +109,8 @@ class TextEmbedding:
     mark: tuple[str, str] = ("<<", ">>")
 
     def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"`function` must be a function from texts to vectors, got {type(self.function).__name__}.")
         checks.set_at_least(self, "before", 0)
         checks.set_at_least(self, "after", 0)
 
@@ -116,7 +148,7 @@ def windows(text: TokenLatents, positions: Sequence[int], before: int, after: in
     found = []
     for position in positions:
         first = position - position % width
-        places = torch.arange(max(first, position - before), min(first + width, position + after + 1))
+        places = torch.arange(max(first, position - before), min(first + width, position + after + 1), device="cpu")
         real = places[flat[places] >= 0]
         found.append(list(zip(real.tolist(), text.strings(flat[real].tolist()), strict=True)))
     return found

@@ -68,6 +68,8 @@ class LatentScores(Displayed):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.value, Tensor) or self.value.ndim != 1:
+            raise TypeError(f"`value` must be a tensor [n_latents], got {type(self.value).__name__}.")
         parts: dict[str, Any] = {"chance": self.chance, "low": self.low, "high": self.high, **self.columns}
         for name, part in parts.items():
             if part is not None:
@@ -121,16 +123,14 @@ class LatentScores(Displayed):
         )
 
     def display_rows(self) -> list[tuple[str, ...]]:
-        rows: list[tuple[str, ...]] = [("mean", str(self.mean)), ("chance", f"{self.mean_chance:.3f}")]
+        rows: list[tuple[str, ...]] = [("mean", str(self.mean)), ("chance", display.shown(self.mean_chance, ".3f"))]
         rows.append(("scored latents", f"{self.n_scored:,} of {len(self.value):,}"))
         rows += [(name, display.described(column[self.scored])) for name, column in self.columns.items()]
         return rows + [(name, f"{number:g}") for name, number in self.notes.items()]
 
     def __repr__(self) -> str:
-        return (
-            f"LatentScores({self.name!r}: {self.mean}, chance {self.mean_chance:.3f}, {self.n_scored:,} of "
-            f"{len(self.value):,} latents)"
-        )
+        chance, counts = display.shown(self.mean_chance, ".3f"), f"{self.n_scored:,} of {len(self.value):,} latents"
+        return f"LatentScores({self.name!r}: {self.mean}, chance {chance}, {counts})"
 
 
 @runtime_checkable

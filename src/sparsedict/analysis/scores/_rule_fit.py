@@ -58,8 +58,8 @@ def measure(rules: RuleTable, part: RulePart) -> RuleFit:
         part: The part of the text.
     """
     n_rules, n_groups = len(rules), part.n_groups
-    hits, predicted = torch.zeros(2, n_rules * n_groups, dtype=torch.float32)
-    value_sum = torch.zeros(n_rules, dtype=torch.float64)
+    hits, predicted = torch.zeros(2, n_rules * n_groups, dtype=torch.float32, device="cpu")
+    value_sum = torch.zeros(n_rules, dtype=torch.float64, device="cpu")
     for rule, token in rules.matches(part):
         cell = rule * n_groups + part.group[token]
         predicted += torch.bincount(cell, minlength=len(predicted))

@@ -62,7 +62,11 @@ class RulePart:
         """Returns the values of latents at tokens."""
         keys, values = self.values
         found, index = lookup(keys, latent * self.n_tokens + token)
-        return torch.where(found, values[index], 0.0) if len(keys) else torch.zeros(len(latent))
+        return (
+            torch.where(found, values[index], 0.0)
+            if len(keys)
+            else torch.zeros(len(latent), device="cpu", dtype=torch.float32)
+        )
 
     @cached_property
     def postings(self) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -89,13 +93,15 @@ def part_of(
     """
     part = text.sequences(sequences)
     kept = part.kept.flatten()
-    number = torch.full((len(kept),), -1, device="cpu").masked_scatter(kept, torch.arange(int(kept.sum())))
+    number = torch.full((len(kept),), -1, device="cpu").masked_scatter(
+        kept, torch.arange(int(kept.sum()), device="cpu")
+    )
     ids = torch.stack([p.ids[sequences].flatten()[kept] for p in labels]).int()
     rows = torch.arange(len(sequences), device="cpu")
     n_groups = min(MAX_GROUPS, len(sequences))
     group = (rows * n_groups // len(sequences)).repeat_interleave(part.tokens.shape[1])[kept]
     owner, token = part.owner, number[part.positions]
-    sums = torch.zeros(2, text.n_latents, dtype=torch.float64)
+    sums = torch.zeros(2, text.n_latents, dtype=torch.float64, device="cpu")
     sums[0].index_add_(0, owner, part.values.double())
     sums[1].index_add_(0, owner, part.values.double().square())
     active = (part.values.abs() >= thresholds[owner]) & (part.values != 0)

@@ -42,7 +42,7 @@ class Candidates:
         order = order[torch.argsort(self.rules.latent[order], stable=True)]
         latent = self.rules.latent[order]
         first = torch.searchsorted(latent, latent)
-        chosen = order[torch.arange(len(order)) - first < n]
+        chosen = order[torch.arange(len(order), device="cpu") - first < n]
         return Candidates(self.rules.select(chosen), self.score[chosen])
 
 
@@ -109,7 +109,7 @@ def _refined(bases: RuleTable, part: RulePart, seed: int) -> list[Candidates]:
 
 
 def _uses(rules: RuleTable, labelling: int) -> Tensor:
-    used = torch.zeros(len(rules), dtype=torch.bool)
+    used = torch.zeros(len(rules), dtype=torch.bool, device="cpu")
     used[rules.rule[rules.labelling == labelling]] = True
     return used
 
@@ -122,7 +122,7 @@ def _sampled(base: RuleTable, part: RulePart, seed: int) -> tuple[Tensor, Tensor
         is_active = part.is_active(base.latent[rule], token)
         n_inactive = torch.bincount(rule[~is_active], minlength=len(base)).double()
         share = (N_NEGATIVES / n_inactive.clamp(min=1)).clamp(max=1)[rule]
-        drawn = is_active | (torch.rand(len(rule), generator=random, dtype=torch.float64) < share)
+        drawn = is_active | (torch.rand(len(rule), generator=random, dtype=torch.float64, device="cpu") < share)
         weight = torch.where(is_active, 1.0, 1 / share)
         found.append((rule[drawn], token[drawn], is_active[drawn], weight[drawn]))
     rule, token, is_active, weight = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -135,6 +135,6 @@ def _weighted(rule: Tensor, value: Tensor, is_active: Tensor, weight: Tensor) ->
     rule, value, is_active, weight = rule[known], value[known], is_active[known], weight[known]
     n = int(value.max()) + 1 if len(value) else 1
     keys, index = (rule * n + value).unique(return_inverse=True)
-    active = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, index, is_active.double())
-    total = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, index, weight)
+    active = torch.zeros(len(keys), dtype=torch.float64, device="cpu").index_add_(0, index, is_active.double())
+    total = torch.zeros(len(keys), dtype=torch.float64, device="cpu").index_add_(0, index, weight)
     return Counts(torch.div(keys, n, rounding_mode="floor"), keys % n, active, total)

@@ -61,16 +61,16 @@ def best_sets(
     first = offsets_of(latent, len(n_active))[latent]
     in_set, in_total = _segment_sums(active, first), _segment_sums(total, first)
     score = (1 + beta**2) * in_set / (beta**2 * n_active[latent] + in_total)
-    rank = torch.arange(len(latent)) - first
+    rank = torch.arange(len(latent), device="cpu") - first
     score = torch.where(rank < MAX_VALUES, score, -1.0)
-    best = torch.zeros(len(n_active), dtype=torch.float64).scatter_reduce_(0, latent, score, "amax")
-    ends = torch.full((len(n_active),), MAX_VALUES, dtype=torch.int64)
+    best = torch.zeros(len(n_active), dtype=torch.float64, device="cpu").scatter_reduce_(0, latent, score, "amax")
+    ends = torch.full((len(n_active),), MAX_VALUES, dtype=torch.int64, device="cpu")
     ends.scatter_reduce_(0, latent, torch.where(score == best[latent], rank, MAX_VALUES), "amin")
     chosen = rank <= ends[latent]
     owners, index = latent[chosen].unique_consecutive(return_inverse=True)
     # Values of a clause are in ascending order, so that they can be looked up.
     arranged = torch.argsort(index * 2**32 + value[chosen])
-    rules = torch.arange(len(owners))
+    rules = torch.arange(len(owners), device="cpu")
     table = RuleTable(
         owners, rules, torch.full_like(owners, labelling), offsets_of(index, len(owners)), value[chosen][arranged]
     )

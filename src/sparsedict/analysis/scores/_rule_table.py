@@ -56,7 +56,7 @@ class RuleTable:
 
     @cached_property
     def clause_keys(self) -> Int[Tensor, " n_values"]:
-        clause = torch.repeat_interleave(torch.arange(len(self.labelling)), self.offsets.diff())
+        clause = torch.repeat_interleave(torch.arange(len(self.labelling), device="cpu"), self.offsets.diff())
         return clause * _SHIFT + self.values
 
     def select(self, rules: Int[Tensor, " n_chosen"]) -> RuleTable:
@@ -66,7 +66,7 @@ class RuleTable:
         lengths = self.offsets.diff()[clauses]
         return RuleTable(
             self.latent[rules],
-            torch.repeat_interleave(torch.arange(len(rules)), counts),
+            torch.repeat_interleave(torch.arange(len(rules), device="cpu"), counts),
             self.labelling[clauses],
             torch.nn.functional.pad(lengths.cumsum(0), (1, 0)),
             self.values[ranges(self.offsets[:-1][clauses], lengths)],
@@ -76,7 +76,7 @@ class RuleTable:
         """Returns the conjunction of each rule with the rule of the same index in another table."""
         both = concatenate([self, other])
         n = len(self)
-        order = torch.arange(n).repeat_interleave(2) + torch.tensor([0, n]).repeat(n)
+        order = torch.arange(n, device="cpu").repeat_interleave(2) + torch.tensor([0, n], device="cpu").repeat(n)
         mixed = both.select(order)
         return RuleTable(
             self.latent, torch.div(mixed.rule, 2, rounding_mode="floor"), mixed.labelling, mixed.offsets, mixed.values
@@ -84,7 +84,7 @@ class RuleTable:
 
     def holds(self, rule: Int[Tensor, " n"], token: Int[Tensor, " n"], part: RulePart) -> Bool[Tensor, " n"]:
         """Returns whether rules hold on tokens, pair by pair."""
-        is_true = torch.ones(len(rule), dtype=torch.bool)
+        is_true = torch.ones(len(rule), dtype=torch.bool, device="cpu")
         n_clauses = self.n_clauses[rule]
         for number in range(int(self.n_clauses.max()) if len(self) else 0):
             asked = (is_true & (n_clauses > number)).nonzero().squeeze(1)
@@ -97,7 +97,7 @@ class RuleTable:
     def matches(self, part: RulePart) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields pairs of a rule and a token on which it holds, in blocks of whole rules in ascending order."""
         starts, lengths, rarest = self._postings(part)
-        per_rule = torch.zeros(len(self), dtype=torch.int64).index_add_(0, rarest, lengths)
+        per_rule = torch.zeros(len(self), dtype=torch.int64, device="cpu").index_add_(0, rarest, lengths)
         block = torch.div(per_rule.cumsum(0), N_PAIRS, rounding_mode="floor")
         flat = torch.cat([tokens for tokens, _ in part.postings])
         for number in block.unique().tolist():
@@ -109,12 +109,12 @@ class RuleTable:
 
     def _postings(self, part: RulePart) -> tuple[Tensor, Tensor, Tensor]:
         """Returns start, length and rule of the postings of each rule's rarest clause."""
-        sizes = torch.tensor([0, *(len(tokens) for tokens, _ in part.postings)]).cumsum(0)
+        sizes = torch.tensor([0, *(len(tokens) for tokens, _ in part.postings)], device="cpu").cumsum(0)
         tables = [offsets for _, offsets in part.postings]
-        n_known = torch.tensor([len(offsets) - 1 for offsets in tables])
+        n_known = torch.tensor([len(offsets) - 1 for offsets in tables], device="cpu")
         base = torch.nn.functional.pad((n_known + 1).cumsum(0), (1, 0))
         joined = torch.cat(tables)
-        clause = torch.repeat_interleave(torch.arange(len(self.labelling)), self.offsets.diff())
+        clause = torch.repeat_interleave(torch.arange(len(self.labelling), device="cpu"), self.offsets.diff())
         labelling = self.labelling[clause]
         # Values that don't occur in this part have no postings.
         value = torch.minimum(self.values, (n_known - 1).clamp(min=0)[labelling])
@@ -123,9 +123,9 @@ class RuleTable:
         )
         lengths = torch.where(self.values < n_known[labelling], lengths, 0)
         starts = sizes[labelling] + joined[base[labelling] + value]
-        total = torch.zeros(len(self.labelling), dtype=torch.int64).index_add_(0, clause, lengths)
+        total = torch.zeros(len(self.labelling), dtype=torch.int64, device="cpu").index_add_(0, clause, lengths)
         order = torch.argsort(self.rule * _SHIFT + total)
-        rarest = torch.zeros(len(self.labelling), dtype=torch.bool)
+        rarest = torch.zeros(len(self.labelling), dtype=torch.bool, device="cpu")
         rarest[order[self.first_clause[:-1]]] = True
         chosen = rarest[clause]
         return starts[chosen], lengths[chosen], self.rule[clause[chosen]]
@@ -134,7 +134,7 @@ class RuleTable:
 def concatenate(tables: Sequence[RuleTable]) -> RuleTable:
     """Returns the rules of several tables, one table after the other."""
     n_rules = n_values = 0
-    rule, offsets = [], [torch.zeros(1, dtype=torch.int64)]
+    rule, offsets = [], [torch.zeros(1, dtype=torch.int64, device="cpu")]
     for table in tables:
         rule.append(table.rule + n_rules)
         offsets.append(table.offsets[1:] + n_values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.analysis.scores._labellings import DEFAULT_LABELLINGS
-from sparsedict.analysis.scores._labels import Labelling, Labels
+from sparsedict.analysis.scores._labels import Labelling, Labels, labelled
 from sparsedict.analysis.scores._result import LatentScores
 from sparsedict.analysis.scores._rule_fit import RuleFit, measure
 from sparsedict.analysis.scores._rule_part import RulePart, part_of
 from sparsedict.analysis.scores._rule_search import Candidates, cost, search
 from sparsedict.analysis.scores._rule_table import RuleTable
-from sparsedict.analysis.scores._token_latents import TokenLatents
+from sparsedict.analysis.scores._token_latents import TokenLatents, checked_text
+from sparsedict.torch_state import in_own_state
 
 GRADES = (0.2, 0.4, 0.6, 0.8)
 """F1 from which on a latent has grade 1, 2, 3 and 4."""
@@ -76,9 +77,13 @@ class RuleScore:
         checks.set_in_range(self, "level", 0.0, 1.0)
         checks.set_at_least(self, "max_clauses", 1)
         checks.set_at_least(self, "seed", 0)
+        if callable(self.labellings) or not isinstance(self.labellings, Iterable):
+            raise TypeError(f"`labellings` must be a list of labellings, got {self.labellings!r:.80}.")
+        object.__setattr__(self, "labellings", tuple(self.labellings))
         if not self.labellings:
             raise ValueError("`labellings` must hold at least one labelling, got none.")
 
+    @in_own_state
     def __call__(self, text: TokenLatents, /) -> LatentScores:
         """Returns the scores of the latents.
 
@@ -88,12 +93,13 @@ class RuleScore:
         Raises:
             ValueError: If there are fewer than 4 sequences.
         """
+        text = checked_text(text)
         if len(text.tokens) < 4:
             raise ValueError(
                 f"`text` must have at least 4 sequences, got {len(text.tokens)}. Record more text, or cut it into "
                 "shorter sequences."
             )
-        labels = [own for labelling in self.labellings if (own := labelling(text)) is not None]
+        labels = [own for labelling in self.labellings if (own := labelled(labelling, text)) is not None]
         if not labels:
             raise ValueError("`labellings` must have one that labels this text, but all returned None.")
         fitting, held_out = text.split(self.seed)
@@ -118,22 +124,23 @@ class RuleScore:
 
 def near_maxima(text: TokenLatents) -> Float[Tensor, " n_latents"]:
     """Returns the tenth largest magnitude of each latent, or the smallest one if it fires on fewer tokens."""
+    if not len(text.values):
+        return torch.full((text.n_latents,), torch.inf, device="cpu", dtype=torch.float32)
     order = torch.argsort(text.owner.double() - text.values.abs().double() / (2 * text.maxima.max().clamp(min=1e-30)))
     ranked = text.values.abs()[order]
     index = text.offsets[:-1] + (text.counts - 1).clamp(0, NEAR_MAXIMUM - 1)
-    found = ranked[index.clamp(max=max(len(ranked) - 1, 0))] if len(ranked) else torch.zeros(text.n_latents)
-    return torch.where(text.counts > 0, found, torch.inf)
+    return torch.where(text.counts > 0, ranked[index.clamp(max=len(ranked) - 1)], torch.inf)
 
 
 def _scores(rules: RuleTable, fit: RuleFit, part: RulePart, labels: Sequence[Labels], seed: int) -> LatentScores:
     def spread(values: Tensor) -> Tensor:
-        everywhere = torch.full((part.n_latents,), torch.nan)
+        everywhere = torch.full((part.n_latents,), torch.nan, device="cpu", dtype=torch.float32)
         everywhere[rules.latent] = values.float()
         return everywhere
 
     low, high = fit.f1_interval(seed)
     share = part.n_active / max(part.n_tokens, 1)
-    grade = (fit.f1.unsqueeze(1) >= torch.tensor(GRADES)).sum(1)
+    grade = (fit.f1.unsqueeze(1) >= torch.tensor(GRADES, device="cpu", dtype=torch.float32)).sum(1)
     columns = {
         "precision": fit.precision,
         "recall": fit.recall,
@@ -161,7 +168,7 @@ def _scores(rules: RuleTable, fit: RuleFit, part: RulePart, labels: Sequence[Lab
 def _words(rules: RuleTable, number: int, part: RulePart, labels: Sequence[Labels]) -> str:
     """Returns a rule in words. Values with more active tokens come first."""
     first, last = rules.first_clause[number : number + 2].tolist()
-    begin, end = torch.searchsorted(part.owner, rules.latent[number] + torch.arange(2)).tolist()
+    begin, end = torch.searchsorted(part.owner, rules.latent[number] + torch.arange(2, device="cpu")).tolist()
     clauses = []
     for clause in range(first, last):
         labelling = int(rules.labelling[clause])

@@ -68,7 +68,7 @@ def stability(dictionary: Any, others: Any, *, threshold: float = 0.7, seed: int
         matrix = _cosines((encoder, decoder), directions(name, other), name)
         cosine, partner = _assigned(matrix)
         random = tuple(
-            None if part is None else torch.randn(part.shape, generator=generator(seed, _NULL, number, kind))
+            None if part is None else _random(part.shape, generator(seed, _NULL, number, kind))
             for kind, part in enumerate(directions(name, other))
         )
         cosines.append(cosine)
@@ -104,10 +104,15 @@ def _cosines(
     return torch.stack(found).mean(0)
 
 
+def _random(shape: torch.Size, own: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=own, device="cpu", dtype=torch.float32)
+
+
 def _assigned(cosines: Float[Tensor, "n_latents n_others"]) -> tuple[Tensor, Tensor]:
     """Returns the cosine and the index of the partner of each latent; 0 and -1 without a partner."""
     assignment = needed("scipy.optimize", "The optimal assignment of latents", "scipy").linear_sum_assignment
     rows, columns = (torch.from_numpy(part) for part in assignment(cosines.numpy(), maximize=True))
-    cosine, partner = torch.zeros(len(cosines)), torch.full((len(cosines),), -1)
+    cosine = torch.zeros(len(cosines), device="cpu", dtype=torch.float32)
+    partner = torch.full((len(cosines),), -1, device="cpu")
     cosine[rows], partner[rows] = cosines[rows, columns].float(), columns
     return cosine, partner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +20,24 @@ TokenStrings = Callable[[Sequence[int]], list[str]]
 _SPLIT, _SHUFFLE = 1, 2
 RUN = 8
 """Number of neighbouring sequences that fall into the same half, because they often come from one document."""
+
+
+def latent_indices(latents: Any, n_latents: int) -> Int[Tensor, " n_chosen"]:
+    """Returns indices of latents as a tensor on the CPU.
+
+    Raises:
+        TypeError: If they aren't integers. A mask isn't a list of indices.
+        ValueError: If an index is out of range.
+    """
+    indices = torch.as_tensor(latents, device="cpu")
+    if indices.dtype == torch.bool:
+        raise TypeError("`latents` must be indices of latents, got a mask. Convert it by `mask.nonzero().squeeze(-1)`.")
+    if indices.ndim != 1 or (len(indices) and indices.is_floating_point()):
+        raise TypeError(f"`latents` must be a list of indices of latents, got {latents!r:.80}.")
+    indices = indices.long()
+    if bool(((indices < 0) | (indices >= n_latents)).any()):
+        raise ValueError(f"`latents` must be indices in [0, {n_latents}), got {indices.tolist()!r:.80}.")
+    return indices
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,6 +70,18 @@ class TokenLatents(Displayed):
     values: Float[Tensor, " n_entries"]
     strings: TokenStrings | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        for name, kinds in (("tokens", (torch.int64, torch.int32)), ("kept", (torch.bool,))):
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) or value.dtype not in kinds:
+                got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+                raise TypeError(f"`{name}` must be a tensor of {' or '.join(map(str, kinds))}, got {got}.")
+        if self.strings is not None and not callable(self.strings):
+            raise TypeError(
+                "`strings` must be a function from token ids to their texts, such as "
+                f"sd.pages.token_strings(tokenizer), got {type(self.strings).__name__}."
+            )
+
     @classmethod
     def from_dense(
         cls,
@@ -71,12 +102,13 @@ class TokenLatents(Displayed):
         Raises:
             ValueError: If the shapes differ, or the latents aren't finite.
         """
+        latents, tokens = torch.as_tensor(latents, device="cpu"), torch.as_tensor(tokens, device="cpu")
         if latents.shape[:-1] != tokens.shape or tokens.ndim != 2:
             raise ValueError(
                 "`latents` [n_sequences, n_positions, n_latents] must have the leading shape of `tokens`, got "
                 f"{tuple(latents.shape)} and {tuple(tokens.shape)}."
             )
-        kept = torch.ones_like(tokens, dtype=torch.bool) if kept is None else kept
+        kept = torch.ones_like(tokens, dtype=torch.bool) if kept is None else torch.as_tensor(kept, device="cpu")
         checks.same_shape("kept", kept, "tokens", tokens)
         checks.finite("latents", latents, "Exclude the positions with such values.")
         by_latent = (latents.detach() * kept.unsqueeze(-1)).flatten(0, 1).T.cpu()
@@ -120,7 +152,12 @@ class TokenLatents(Displayed):
         )
 
     def latents(self, indices: Int[Tensor, " n_chosen"]) -> TokenLatents:
-        """Returns some of the latents, in the given order."""
+        """Returns some of the latents, in the given order.
+
+        Raises:
+            ValueError: If they aren't indices of latents.
+        """
+        indices = latent_indices(indices, self.n_latents)
         counts = self.counts[indices]
         within = ranges(self.offsets[:-1][indices], counts)
         return replace(
@@ -134,7 +171,9 @@ class TokenLatents(Displayed):
         """Returns the latents on some of the sequences, in ascending order of the sequences."""
         indices = indices.sort().values
         width = self.tokens.shape[1]
-        row = torch.full((len(self.tokens),), -1, device="cpu").index_put((indices,), torch.arange(len(indices)))
+        row = torch.full((len(self.tokens),), -1, device="cpu").index_put(
+            (indices,), torch.arange(len(indices), device="cpu")
+        )
         rows = row[torch.div(self.positions, width, rounding_mode="floor")]
         chosen = self.entries_where(rows >= 0)
         places = rows[rows >= 0] * width + chosen.positions % width
@@ -155,7 +194,7 @@ class TokenLatents(Displayed):
         Raises:
             ValueError: If there are fewer than 2 sequences.
         """
-        n = len(self.tokens)
+        n, share = len(self.tokens), checks.in_range("share", share, 0.0, 1.0)
         if n < 2:
             raise ValueError(
                 f"`text` must have at least 2 sequences, because scores use held-out text, got {n}. Record more text, "
@@ -192,7 +231,11 @@ class TokenLatents(Displayed):
         n = self.tokens.numel()
         keys = self.owner * n + self.positions
         found, index = lookup(keys, latent * n + positions)
-        return torch.where(found, self.values[index], 0.0) if len(keys) else torch.zeros(len(latent))
+        return (
+            torch.where(found, self.values[index], 0.0)
+            if len(keys)
+            else torch.zeros(len(latent), device="cpu", dtype=torch.float32)
+        )
 
 
 def offsets_of(owner: Int[Tensor, " n_entries"], n: int) -> Int[Tensor, " n_and_one"]:
@@ -212,3 +255,17 @@ def lookup(keys: Int[Tensor, " n_keys"], wanted: Int[Tensor, " n"]) -> tuple[Boo
     index = torch.searchsorted(keys, wanted).clamp_(max=max(len(keys) - 1, 0))
     found = keys[index] == wanted if len(keys) else torch.zeros_like(wanted, dtype=torch.bool)
     return found, index
+
+
+def checked_text(text: Any) -> TokenLatents:
+    """Returns the argument if it is a `TokenLatents`.
+
+    Raises:
+        TypeError: If it isn't.
+    """
+    if not isinstance(text, TokenLatents):
+        raise TypeError(
+            f"`text` must be the latents on a text, which `scores.record(site, dictionary, tokens)` returns, got "
+            f"{type(text).__name__}."
+        )
+    return text

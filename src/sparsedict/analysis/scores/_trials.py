@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsedict.analysis._bootstrap import row_intervals
 from sparsedict.analysis.scores._example_draws import Draws
-from sparsedict.analysis.scores._representations import Representation, standardised
+from sparsedict.analysis.scores._representations import Representation, represented_by, standardised
 from sparsedict.analysis.scores._result import LatentScores
 from sparsedict.analysis.scores._token_latents import TokenLatents
 
@@ -20,11 +20,14 @@ def represented(
     text: TokenLatents, draws: list[Draws], represent: Representation
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yields latents with the unit vectors of their active and inactive examples. Each token is represented once."""
-    used = torch.cat([torch.cat([d.active.flatten(), d.inactive.flatten()]) for d in draws] or [torch.zeros(0).long()])
+    used = torch.cat(
+        [torch.cat([d.active.flatten(), d.inactive.flatten()]) for d in draws]
+        or [torch.zeros(0, device="cpu", dtype=torch.int64)]
+    )
     used = used.unique()
     if not len(used):
         return
-    states = standardised(represent(text, used))
+    states = standardised(represented_by(represent, text, used))
     for own in draws:
         active, inactive = (states[torch.searchsorted(used, tokens)] for tokens in (own.active, own.inactive))
         yield own.latents, active, inactive
@@ -51,11 +54,11 @@ def share_of_trials(
     """
     parts = list(successes)
     n_trials = parts[0][1].shape[1] if parts else MIN_TRIALS
-    table = torch.full((text.n_latents, n_trials), torch.nan)
+    table = torch.full((text.n_latents, n_trials), torch.nan, device="cpu", dtype=torch.float32)
     for latents, success in parts:
         table[latents] = success.float()
     scored = ~table[:, 0].isnan()
-    low, high = (torch.full((text.n_latents,), torch.nan) for _ in range(2))
+    low, high = (torch.full((text.n_latents,), torch.nan, device="cpu", dtype=torch.float32) for _ in range(2))
     if bool(scored.any()):
         low[scored], high[scored] = row_intervals(
             lambda weights: table[scored] @ (weights / weights.sum(0)), n_trials, seed=seed
@@ -63,7 +66,7 @@ def share_of_trials(
     return LatentScores(
         name=name,
         value=table.mean(1),
-        chance=torch.full((text.n_latents,), chance),
+        chance=torch.full((text.n_latents,), chance, device="cpu", dtype=torch.float32),
         low=low,
         high=high,
         columns=columns(table),

@@ -110,12 +110,12 @@ class SyntheticLayers:
     @property
     def hops(self) -> Int[Tensor, " n_computed"]:
         """Number of hops of each computed feature."""
-        return torch.tensor([feature.hops for feature in self.features])
+        return torch.tensor([feature.hops for feature in self.features], device="cpu")
 
     @property
     def layers(self) -> Int[Tensor, " n_computed"]:
         """Index of the MLP that computes each feature."""
-        return torch.tensor([feature.layer for feature in self.features])
+        return torch.tensor([feature.layer for feature in self.features], device="cpu")
 
     @property
     def writes(self) -> Float[Tensor, "n_computed d"]:
@@ -168,7 +168,7 @@ class SyntheticLayers:
 
     def _reads(self, feature: ComputedFeature) -> Float[Tensor, " d"]:
         scales = [1 / GAIN if parent >= self.n_given else 1.0 for parent in feature.parents]
-        return torch.tensor(scales) @ self.directions[list(feature.parents)]
+        return torch.tensor(scales, device="cpu", dtype=torch.float32) @ self.directions[list(feature.parents)]
 
     def _given(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "n_tokens n_given"]:
         def uniform(*shape: int) -> Tensor:

@@ -29,7 +29,7 @@ def carried(graph: AttributionGraph, node: float, max_nodes: int) -> tuple[Attri
     total = scores.sum().clamp_min(1e-300)
     before = torch.empty_like(scores)
     before[order] = (scores[order].cumsum(0) - scores[order]) / total
-    fixed = torch.zeros(len(graph), dtype=torch.bool)
+    fixed = torch.zeros(len(graph), dtype=torch.bool, device="cpu")
     fixed[graph.of_kind("token", "target")] = True
     chosen = ~fixed & (before < node) & (scores > 0)
     if int(chosen.sum()) > max_nodes:
@@ -110,4 +110,4 @@ def numbers(values: Tensor) -> list[float | None]:
 
 def number(value: float) -> float | None:
     """Returns a number with few digits; None if it isn't finite."""
-    return numbers(torch.tensor([value], dtype=torch.float64))[0]
+    return numbers(torch.tensor([value], dtype=torch.float64, device="cpu"))[0]

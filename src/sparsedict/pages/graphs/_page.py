@@ -98,6 +98,7 @@ def check_graph_folder(folder: Path, force: bool) -> None:
     Raises:
         FileExistsError: If it contains a graph and ``force`` is false, or it contains other files.
     """
+    force = checks.boolean("force", force)
     if has_earlier(folder, DATA, (*SHARED, *OWN, "data", "circuit-tracer"), "graph") and not force:
         raise FileExistsError(f"`path` already has a graph in {folder}. Pass force=True to replace it.")
 
