@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from sparsedict.analysis import match_dictionaries
-from sparsedict.figures import Palette, activation_scatter, cluster_sizes, cosine_histograms, cosine_map, shared_latents
+from sparsedict.figures import (
+    Curve,
+    Palette,
+    activation_scatter,
+    cluster_sizes,
+    cosine_histograms,
+    cosine_map,
+    curves,
+    shared_latents,
+)
 
 from ._looks import check_looks, legend_of
 
@@ -39,6 +48,13 @@ def test_histograms_are_densities() -> None:
     assert legend_of(ax) == ["a", "null"]
     heights = [patch.get_data().values for patch in ax.patches]  # pyright: ignore[reportAttributeAccessIssue]
     assert [float(values.sum()) / 50 for values in heights] == pytest.approx([1.0, 1.0])
+
+
+def test_no_two_series_look_the_same() -> None:
+    bars = cluster_sizes({str(i): {0: 1, 1: 2} for i in range(12)})
+    assert len({(own.patches[0].get_facecolor(), own.patches[0].get_hatch()) for own in bars.containers}) == 12
+    lines = curves({str(i): Curve([0, 1], [i, i]) for i in range(12)})
+    assert len({(line.get_color(), line.get_marker()) for line in lines.lines}) == 12
 
 
 def test_large_clusters_are_counted_together() -> None:

@@ -21,7 +21,8 @@ MAX_PLACES = 7
 """Largest number of x values that are labelled individually, on a logarithmic axis or for integers."""
 MIN_GAP = 0.1
 """Smallest distance between two such labels, as a share of the axis."""
-MARKERS = ("o", "s", "^", "D", "v")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+"""More than there are colours, so that no two of many series have the same colour and marker."""
 
 
 @dataclass(frozen=True)

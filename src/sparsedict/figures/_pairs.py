@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 N_BINS = 50
 NULL = "random directions"
 LINES = ("-", "--", "-.", ":")
+HATCHES = ("", "////", "....")
+"""Patterns of bars, which distinguish series of the same colour."""
 MAX_SIMULATORS = 6
 """Largest number of simulators of a neuron with a separate bar. Larger numbers are counted together."""
 
@@ -175,7 +177,9 @@ def cluster_sizes(sizes: dict[str, dict[int, int]], *, ax: Axes | None = None) -
         heights = [of.get(size, 0) for size in shown[:-1]]
         heights.append(sum(n for size, n in of.items() if size >= shown[-1]))
         places = [size + (index - (len(sizes) - 1) / 2) * width for size in shown]
-        ax.bar(places, heights, width, color=Palette.SERIES[index % len(Palette.SERIES)], label=name)
+        turn, colour = divmod(index, len(Palette.SERIES))
+        style = {"color": Palette.SERIES[colour], "hatch": HATCHES[turn % len(HATCHES)], "edgecolor": "white"}
+        ax.bar(places, heights, width, linewidth=0, label=name, **style)
     names = [str(size) for size in shown]
     if largest > MAX_SIMULATORS:
         names[-1] += "+"

@@ -73,7 +73,7 @@ def test_bad_arguments_raise() -> None:
     own = text()
     with pytest.raises(ValueError, match="`k` must be at most the number of latents, 6, got 7"):
         sparse_probes(own, LANGUAGES, k=(7,))
-    with pytest.raises(ValueError, match="`k` must hold at least one"):
+    with pytest.raises(ValueError, match="`k` must be numbers of latents"):
         sparse_probes(own, LANGUAGES, k=())
     with pytest.raises(ValueError, match="`neurons` must be recorded on the tokens of `text`"):
         sparse_probes(own, LANGUAGES, neurons=replace(own, tokens=own.tokens + 1))

@@ -66,7 +66,7 @@ def record(
             values, owner, row, n_latents = _active(adapter, rows, above)
             parts.append((ids, captured.kept.cpu(), values, owner, captured.kept.cpu().flatten().nonzero()[row, 0]))
     stored = _joined(parts, n_latents, strings)
-    return stored if latents is None else stored.latents(latents)  # pyright: ignore[reportArgumentType]
+    return stored if latents is None else stored.latents(latent_indices(latents, n_latents))
 
 
 def _model(site: Site | Sites) -> torch.nn.Module:
