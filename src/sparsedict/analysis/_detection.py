@@ -32,7 +32,7 @@ class Detection(Displayed):
     @classmethod
     def empty(cls, n: int) -> Detection:
         """Returns counts of no tokens."""
-        return cls(*(torch.zeros(n, dtype=torch.long) for _ in range(3)))
+        return cls(*(torch.zeros(n, dtype=torch.long, device="cpu") for _ in range(3)))
 
     @classmethod
     def of(cls, fired: Bool[Tensor, "n_tokens n"], present: Bool[Tensor, "n_tokens n"]) -> Detection:

@@ -178,7 +178,7 @@ def _assigned(cosines: Float[Tensor, "n_latents n_features"]) -> tuple[Tensor, T
     matrix = cosines.cpu()
     latents, features = (torch.from_numpy(part) for part in assignment(matrix.numpy(), maximize=True))
     cosine = matrix.new_zeros(matrix.shape[1])
-    latent = torch.full((matrix.shape[1],), -1)
+    latent = torch.full((matrix.shape[1],), -1, device="cpu")
     cosine[features], latent[features] = matrix[latents, features], latents
     return cosine.clamp(-1, 1), latent
 

@@ -149,8 +149,7 @@ def _check_shared(dictionary: Dictionary, shard: Shard) -> None:
     dictionary.shard = shard
     try:
         with torch.enable_grad():
-            probe = torch.zeros(1, dictionary.d_in, dtype=dictionary.encoder_bias.dtype)
-            encoded = dictionary.encoder_inputs(probe.to(dictionary.encoder_bias.device))
+            encoded = dictionary.encoder_inputs(dictionary.encoder_bias.new_zeros(1, dictionary.d_in))
         shard.forget_shared()
     finally:
         dictionary.shard = None

@@ -175,7 +175,7 @@ def _with_dictionary(
     only = len(rows) == 1
     inputs = adapter.fit(next(iter(rows.values())) if only else adapter.inputs(rows))
     targets = adapter.fit(next(iter(rows.values())) if only else adapter.targets(rows))
-    errors, counts = [], torch.zeros(())
+    errors, counts = [], torch.zeros((), device="cpu", dtype=torch.float32)
     with evaluation_mode(dictionary):
         for x, y in zip(inputs.split(adapter.n_rows), targets.split(adapter.n_rows), strict=True):
             latents = adapter.encode_sparse(x)

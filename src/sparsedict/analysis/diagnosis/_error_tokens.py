@@ -72,7 +72,7 @@ def error_tokens(
     errors, wide = errors.double().cpu(), targets.double().cpu()
     total = errors.sum()
     shares = errors / total if total else torch.full_like(errors, torch.nan)
-    worst = torch.zeros(len(errors), dtype=torch.bool)
+    worst = torch.zeros(len(errors), dtype=torch.bool, device="cpu")
     worst[errors.topk(max(1, round(TOP * len(errors)))).indices] = True
     variance = (wide - wide.mean(0)).square().sum()
     return ErrorTokens(
@@ -87,7 +87,7 @@ def error_tokens(
 
 def _largest(tokens: Tensor, worst: Tensor, shares: Tensor) -> tuple[TokenShare, ...]:
     ids, index, n_seen = tokens.unique(return_inverse=True, return_counts=True)
-    of_id = torch.zeros(len(ids), dtype=torch.float64).index_add_(0, index, shares)
-    n = torch.zeros(len(ids), dtype=torch.long).index_add_(0, index, worst.long())
+    of_id = torch.zeros(len(ids), dtype=torch.float64, device="cpu").index_add_(0, index, shares)
+    n = torch.zeros(len(ids), dtype=torch.long, device="cpu").index_add_(0, index, worst.long())
     order = of_id.sort(descending=True, stable=True).indices[:N_LISTED].tolist()
     return tuple(TokenShare(int(ids[i]), int(n[i]), int(n_seen[i]), float(of_id[i])) for i in order)
