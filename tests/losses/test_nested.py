@@ -108,7 +108,7 @@ def test_the_first_latents_learn_to_reconstruct_alone() -> None:
 def test_repeated_widths_and_other_values_raise() -> None:
     with pytest.raises(ValueError, match=r"`widths` must be in ascending order, got \[4, 4\]"):
         sd.Nested([4, 4])
-    with pytest.raises(ValueError, match="`widths` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"`widths\[0\]` must be at least 1, got 0"):
         sd.Nested([0, 4])
     with pytest.raises(ValueError, match="`widths` must be at most 12, the latents of the dictionary, got 13"):
         sd.Trainee(cases.make(), loss=sd.Nested([4, 13]))
@@ -120,7 +120,7 @@ def test_repeated_widths_and_other_values_raise() -> None:
 def test_wrong_types_raise() -> None:
     with pytest.raises(TypeError, match=r"`widths` must be a list of numbers of latents such as \[128, 512\], got 4"):
         sd.Nested(4)
-    with pytest.raises(TypeError, match=r"`widths` must be a list of numbers .*, got \(\)"):
+    with pytest.raises(ValueError, match=r"`widths` must be a list of numbers .*, got none"):
         sd.Nested(())
     with pytest.raises(TypeError, match=r"`loss` must be a Loss such as sd\.SquaredError\(\), got Nested"):
         sd.Nested([4], loss=sd.Nested([2]))
