@@ -220,4 +220,4 @@ def _encode_shard(
         support, known = shard.settled(rule, support, known, strengths)
     support = support.with_memory(context.workspace)
     entries = dictionary.pre_activations_at(x, support, known)
-    return _on_support(activation, dictionary.activation_state.entries(), entries, support)
+    return _on_support(activation, dictionary.activation_state.entries(), entries, support, None, None)

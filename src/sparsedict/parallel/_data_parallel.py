@@ -68,8 +68,10 @@ class DataParallel(Parallel):
             raise ValueError(f"`timeout` must be a positive timedelta, got {timeout!r}.")
         self._timeout = timeout
         self._channels = Channels(_process_group(group), timeout)
-        self.rank = self.part = dist.get_rank(self._channels.group)
-        self.n_ranks = self.n_parts = dist.get_world_size(self._channels.group)
+        self.rank: int = dist.get_rank(self._channels.group)
+        self.part: int = self.rank
+        self.n_ranks: int = dist.get_world_size(self._channels.group)
+        self.n_parts: int = self.n_ranks
         self._gradients = FlatGradients(self._channels)
         self._is_broken = False
 
