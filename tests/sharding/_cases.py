@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
 from tests import cases as all_cases
+from tests.sharding._fits import fits
 from torch import Tensor
 
 import sparsedict as sd
@@ -30,6 +32,7 @@ def cases(n_ranks: int) -> Iterator[tuple[str, Case]]:
     for kind, activation in pairs:
         if activation != "group_max":
             yield f"trains {kind} {activation}", partial(_trains, partial(all_cases.make, kind, activation))
+    yield from fits(n_ranks)
     yield "trains group_max", partial(_trains, _groups)
     for name in TIES:
         yield f"ties {name}", partial(_ties, name)
@@ -117,8 +120,10 @@ def _train(
         dictionary.project_decoder_gradient_()
         optimizer.step()
         dictionary.constrain_decoder_()
-        encoding = out.encoding if shard is None or not dictionary.activation.measures_smallest else None
-        encoding = shard.smallest(out.encoding) if encoding is None and shard is not None else out.encoding
+        gather = None
+        if shard is not None and dictionary.activation.is_measured:
+            gather = partial(_gathered, shard.peers)
+        encoding = replace(out.encoding, gather=gather)
         with torch.no_grad():
             dictionary.activation.measure_encoding_(encoding, dictionary.activation_state.entries(), step=step)
             if penalty is not None:
@@ -126,6 +131,13 @@ def _train(
         losses.append(objective.detach())
         fired.append(_dense(out) != 0)
     return torch.stack(losses), fired
+
+
+def _gathered(peers: Peers, values: Tensor) -> Tensor:
+    """Returns the measured numbers of all ranks. A rank without active latents has none."""
+    padded = values.new_zeros(max(len(values), 1))
+    padded[: len(values)] = values
+    return peers.gather(padded).flatten()
 
 
 def _dense(out: sd.ForwardPass) -> Tensor:

@@ -38,10 +38,6 @@ class Activation(ABC):
     by_magnitude: ClassVar[bool] = False
     """Whether large pre-activations of either sign fire, as with AbsTopK. AuxK selects dead latents in the same way."""
 
-    measures_smallest: ClassVar[bool] = False
-    """Whether :meth:`measure_` and :meth:`end_` depend only on the smallest positive latent, which may be infinite if
-    there is none. Processes that share the latents then exchange only this number."""
-
     @abstractmethod
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         """Returns the latents of entries on the support, differentiable.
@@ -211,7 +207,10 @@ class Activation(ABC):
 
     def end_encoding_(self, encoding: Encoding, state: State, *, n_steps: int) -> None:
         """Calls :meth:`end_` with the latents after the last step, as :meth:`measure_encoding_` does in a step."""
-        self.end_(encoding.values.detach(), state, n_steps=n_steps)
+        values = encoding.values.detach()
+        if encoding.gather is not None:
+            values = encoding.gather(self.measured(values))
+        self.end_(values, state, n_steps=n_steps)
 
     @property
     def is_measured(self) -> bool:

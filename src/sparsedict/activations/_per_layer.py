@@ -77,10 +77,6 @@ class PerLayer(Activation):
         return self._first.by_magnitude
 
     @property
-    def measures_smallest(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self._first.measures_smallest
-
-    @property
     def _first(self) -> Activation:
         return self.activation[0] if isinstance(self.activation, tuple) else self.activation
 

@@ -119,7 +119,6 @@ class BatchTopK(Activation):
     momentum: float = 0.99
 
     elementwise = False
-    measures_smallest = True
 
     def __post_init__(self) -> None:
         checks.set_in_range(self, "k", 0.0, open_low=True)

@@ -41,6 +41,7 @@ def shard_(dictionary: Dictionary, peers: Peers, device: torch.device | None = N
         weight.data = weight.data.index_select(0, rows.to(weight.device)).to(shard.latents.device)
     for weight in (*dictionary.parameters(), *dictionary.buffers()):
         weight.data = weight.data.to(shard.latents.device)
+    shard.divided = tuple(weight for weight, _, _ in _latent_rows(dictionary, shard))
     dictionary.activation, dictionary.shard = activation, shard
     if dictionary.layer_sizes:
         dictionary.layer_sizes = shard.own_sizes
@@ -125,10 +126,10 @@ def _check(dictionary: Dictionary) -> None:
         )
     activation, state = dictionary.activation, dictionary.activation_state
     scalars = [name for name, value in state.named_parameters() if not value.ndim]
-    if scalars or (activation.is_measured and not activation.measures_smallest):
+    if scalars:
         raise ValueError(
-            f"`activation` must have no learned or measured numbers that all latents share if latents are divided "
-            f"among processes, got {activation!r}. Train it with `sd.DataParallel` instead."
+            f"`activation` must have no learned number that all latents share if latents are divided among "
+            f"processes, got {activation!r}. Train it with `sd.DataParallel` instead."
         )
     rule = activation.competition(state.entries(), training=True)
     if not _is_known(rule):

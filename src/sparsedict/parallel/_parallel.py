@@ -81,6 +81,22 @@ class Parallel(ABC):
             dictionary: The dictionary that the user passed.
         """
 
+    def check_options(self, *, checkpoint: Any) -> None:
+        """Raises ``ValueError`` if options of the run aren't supported. Not a collective operation.
+
+        Args:
+            checkpoint: Folder of checkpoints, or ``None``.
+        """
+        return
+
+    def begin_(self, trainee: Any) -> None:
+        """Divides the latents of an initialised dictionary, in place. By default it does nothing.
+
+        Args:
+            trainee: The dictionary and its training options.
+        """
+        return
+
     # Numbers and objects on the host
 
     @abstractmethod

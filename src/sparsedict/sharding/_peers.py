@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ class Peers:
         self.group = group
         self.rank: int = dist.get_rank(group)
         self.size: int = dist.get_world_size(group)
+        self._is_blocked = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Peers:
         return self
@@ -50,18 +53,30 @@ class Peers:
         """Returns values that are equal on all processes. Their gradient is the sum of those of all processes."""
         return _Spread.apply(values, self)
 
+    @contextmanager
+    def blocked(self) -> Iterator[None]:
+        """Context for code that runs on some processes only, in which a collective operation is an error."""
+        self._is_blocked = True
+        try:
+            yield
+        finally:
+            self._is_blocked = False
+
+    def _check(self) -> None:
+        if self._is_blocked:
+            raise RuntimeError(
+                "The latents of the dictionary are divided among processes, so one process alone, as in a callback, "
+                "can't encode or reconstruct. Do so after training."
+            )
+
     def sum_(self, values: Tensor) -> None:
         """Replaces values by their sum over all processes."""
+        self._check()
         dist.all_reduce(values, group=self.group)
-
-    def smallest(self, values: Tensor) -> Tensor:
-        """Returns the elementwise minimum over all processes."""
-        found = values.clone()
-        dist.all_reduce(found, dist.ReduceOp.MIN, group=self.group)
-        return found
 
     def gather(self, values: Shaped[Tensor, ...]) -> Shaped[Tensor, "n_processes ..."]:
         """Returns the values of all processes, which have equal shapes, by rank."""
+        self._check()
         values = values.contiguous()
         found = values.new_empty(self.size, *values.shape)
         _all_gather(found.view(-1), values.view(-1), group=self.group)

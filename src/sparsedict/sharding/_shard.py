@@ -10,12 +10,11 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from sparsedict.activations import Activation
-from sparsedict.latents import Encoding, Support
+from sparsedict.latents import Support
 from sparsedict.selections import Selection
 from sparsedict.sharding._merge import competes, merge, own_rule
 from sparsedict.sharding._peers import Peers
 from sparsedict.sharding._slices import slices_of
-from sparsedict.splits import split
 
 
 class Shard:
@@ -35,6 +34,7 @@ class Shard:
         activation: See the argument.
         slices: Slice of each block that this process holds.
         latents: Index of each latent of this process among those of all.
+        divided: The tensors of the dictionary with one row per latent.
     """
 
     def __init__(self, peers: Peers, sizes: Sequence[int], activation: Activation, device: torch.device) -> None:
@@ -46,6 +46,7 @@ class Shard:
         parts = zip(starts, self.slices, strict=False)
         found = [torch.arange(start + own.start, start + own.stop, device=device) for start, own in parts]
         self.latents: Int[Tensor, " n_latents"] = torch.cat(found)
+        self.divided: tuple[Tensor, ...] = ()
         self._shared: dict[nn.Parameter, Tensor | None] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Shard:
@@ -65,6 +66,24 @@ class Shard:
     def rows(self, vector: Shaped[Tensor, "n_latents ..."]) -> Shaped[Tensor, "n_own ..."]:
         """Returns the entries of this process of a tensor with one entry for each latent of all processes."""
         return vector.index_select(0, self.latents.to(vector.device)) if len(vector) == sum(self.sizes) else vector
+
+    @property
+    def n_latents(self) -> int:
+        """Number of latents of all processes."""
+        return sum(self.sizes)
+
+    def norm(self, tensors: Iterable[tuple[Tensor, Tensor]]) -> Float[Tensor, ""]:
+        """Returns the norm over all processes of several tensors together.
+
+        Args:
+            tensors: Pairs of a parameter of the dictionary and the norm of a tensor of its shape.
+        """
+        own = {id(weight) for weight in self.divided}
+        parts = [(id(weight) in own, norm.square()) for weight, norm in tensors]
+        zero = torch.zeros((), device=self.latents.device)
+        divided = torch.stack([zero, *(square for is_own, square in parts if is_own)]).sum()
+        common = torch.stack([zero, *(square for is_own, square in parts if not is_own)]).sum()
+        return (self.peers.sum(divided) + common).sqrt()
 
     def competes(self, rule: Selection | None) -> bool:
         """Returns whether latents of several processes compete under a rule."""
@@ -88,22 +107,6 @@ class Shard:
         strengths = known if strengths is None else strengths
         kept = merge(rule, support, strengths, self.latents, self.sizes, self.peers)
         return (support, known) if kept is None else _compacted(support, known, kept)
-
-    def smallest(self, encoding: Encoding) -> Encoding:
-        """Returns the smallest positive latent of each block over all processes, as the latents of one token.
-
-        Blocks without a positive latent have the value infinity.
-        """
-        assert encoding.support is not None  # latents that compete are stored
-        own = split(encoding.support, self.own_sizes)
-        parts = own.take(encoding.values.detach())
-        infinite = encoding.values.new_full((1,), torch.inf)
-        found = [torch.cat([torch.where(part > 0, part, torch.inf), infinite]).amin() for part in parts]
-        smallest = self.peers.smallest(torch.stack(found))
-        starts = torch.tensor([0, *self.own_sizes[:-1]], device=smallest.device).cumsum(0)
-        has_latents = [index for index, size in enumerate(self.own_sizes) if size]
-        support = Support.from_indices(starts[has_latents][None], sum(self.own_sizes))
-        return Encoding(smallest[has_latents], smallest[has_latents], support)
 
     def shared(self, parameter: nn.Parameter) -> Tensor:
         """Returns a parameter that all processes have, for use on the way to the latents.

@@ -9,6 +9,7 @@ from sparsedict.training._interrupt import Terminated, exit_on_signal
 from sparsedict.training._lazy_adam import LazyAdam
 from sparsedict.training._recipe import Recipe
 from sparsedict.training._resample import Resample
+from sparsedict.training._sharded_latents import ShardedLatents
 from sparsedict.training._step_hook import StepHook
 from sparsedict.training._trainee import OptimizerFactory, Trainee, default_lr
 from sparsedict.training._units import RelativeLR
@@ -28,6 +29,7 @@ __all__ = [
     "RelativeLR",
     "Resample",
     "Schedule",
+    "ShardedLatents",
     "StepHook",
     "Terminated",
     "Trainee",

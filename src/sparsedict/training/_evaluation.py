@@ -45,12 +45,13 @@ def evaluation_l0(dictionary: Dictionary, inputs: Float[Tensor, "n_tokens d_in"]
 
 
 @torch.no_grad()
-def end_(dictionary: Dictionary, inputs: Float[Tensor, "n_tokens d_in"], *, n_steps: int) -> None:
+def end_(dictionary: Dictionary, inputs: Float[Tensor, "n_tokens d_in"], *, n_steps: int, parallel: Parallel) -> None:
     """Updates the measured state of the activation on tokens of the last batch, with the final weights."""
     activation = dictionary.activation
     if activation.is_measured:
         latents = dictionary.encode_sparse(inputs)
-        encoding = Encoding(latents.values, latents.values, latents.support)
+        gather = None if dictionary.shard is None else parallel.values
+        encoding = Encoding(latents.values, latents.values, latents.support, gather)
         activation.end_encoding_(encoding, dictionary.activation_state.entries(), n_steps=n_steps)
 
 

@@ -207,6 +207,7 @@ def fit_many(
     check_trainees(trainees)
     if not isinstance(parallel, Parallel):
         raise TypeError(f"`parallel` must be sd.DataParallel() or another Parallel, got {parallel!r}.")
+    parallel.check_options(checkpoint=checkpoint)
     for trainee in trainees.values():
         without_inference_(trainee.dictionary)
     with ExitStack() as stack:
@@ -227,6 +228,8 @@ def fit_many(
         here = environment(devices_of(trainees), parallel.n_ranks)
         state = None if checkpoints is None else checkpoints.load(settings, here)
         n_planned, units = initialise_(trainees, queue, n_tokens, parallel) if state is None else _saved_plan(state)
+        for trainee in trainees.values():
+            parallel.begin_(trainee)
         plan: dict[str, Any] = {"n_steps": n_planned, "dead_after": dead_after, "autocast": autocast}
         trainers = _make_trainers(trainees, optimizers, units, parallel=parallel, **plan)
         loop = Loop(

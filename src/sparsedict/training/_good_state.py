@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparsedict.dictionaries import Dictionary
@@ -64,7 +65,11 @@ class GoodState:
         Raises:
             NonFiniteLossError: If the loss or a weight isn't finite.
         """
-        if first_bad is None and self._is_finite():
+        is_bad = first_bad is not None or not self._is_finite()
+        if self._dictionary.shard is not None:
+            # Ranks that share the latents decide alike.
+            is_bad = bool(self._dictionary.total(torch.tensor(float(is_bad), device="cpu")))
+        if not is_bad:
             return
         self._dictionary.load_state_dict(self._weights)
         value = "A weight" if first_bad is None else "The loss"

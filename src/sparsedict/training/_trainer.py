@@ -128,6 +128,8 @@ class DictionaryTrainer:
             if not self._was_sufficient(capacity):
                 out, terms = self._compute_gradients(inputs, targets, batch, whole)
             self._counters.density = capacity.density
+        if self._dictionary.shard is not None:
+            self._dictionary.shard.finish_gradients_()
         self._parallel.mean_gradients_(self._dictionary.parameters(), whole.share)
         firing_counts = out.encoding.firing_counts()
         self._meter.add(out, terms, firing_counts)
@@ -204,7 +206,7 @@ class DictionaryTrainer:
         last_inputs = self._parallel.rows(self._last_inputs)[:MAX_TOKENS]
         self._n_evaluated = len(last_inputs)
         if is_last:
-            end_(self._dictionary, last_inputs, n_steps=self._counters.step)
+            end_(self._dictionary, last_inputs, n_steps=self._counters.step, parallel=self._parallel)
         self._good_state.save(self._counters.step)
         record = Record(
             **means,
@@ -236,7 +238,10 @@ class DictionaryTrainer:
         """Returns the share of latents without firing for ``dead_after`` tokens; NaN for a shorter run."""
         if self.history.n_tokens < self._dead_after:
             return math.nan
-        return (self._counters.tokens_since_fired >= self._dead_after).double().mean().item()
+        dictionary = self._dictionary
+        n_latents = dictionary.n_latents if dictionary.shard is None else dictionary.shard.n_latents
+        n_dead = (self._counters.tokens_since_fired >= self._dead_after).sum()
+        return self._parallel.sum_latents(n_dead).item() / n_latents
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the complete state of the trainer as tensors and plain values."""
@@ -301,10 +306,11 @@ class DictionaryTrainer:
     def _update_weights(self) -> None:
         self._dictionary.project_decoder_gradient_()
         if self.trainee.clip_norm is not None:
-            if self._units is None:
+            if self._units is None and self._dictionary.shard is None:
                 torch.nn.utils.clip_grad_norm_(self._dictionary.parameters(), self.trainee.clip_norm)
             else:
-                self._units.clip_gradients_(self._dictionary, self.trainee.clip_norm)
+                units = Units({}, 1.0) if self._units is None else self._units
+                units.clip_gradients_(self._dictionary, self.trainee.clip_norm)
         self._optimizer.step()
         self._dictionary.constrain_decoder_()
 

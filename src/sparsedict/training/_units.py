@@ -85,10 +85,14 @@ class Units:
 
     def clip_gradients_(self, dictionary: Dictionary, max_norm: float) -> None:
         """Clips the norm of all gradients to ``max_norm``, each in units of the loss over the parameter's unit."""
-        named = [(name, p.grad) for name, p in dictionary.named_parameters() if p.grad is not None]
-        norms = [grad.norm() * (self.parameters.get(name, 1.0) / self.loss) for name, grad in named]
-        factor = (max_norm / (torch.stack(norms).norm() + 1e-6)).clamp_max(1.0)
-        for _, grad in named:
+        named = [(name, p, p.grad) for name, p in dictionary.named_parameters() if p.grad is not None]
+        norms = [grad.norm() * (self.parameters.get(name, 1.0) / self.loss) for name, _, grad in named]
+        if dictionary.shard is None:
+            norm = torch.stack(norms).norm()
+        else:
+            norm = dictionary.shard.norm(zip([p for _, p, _ in named], norms, strict=True))
+        factor = (max_norm / (norm + 1e-6)).clamp_max(1.0)
+        for _, _, grad in named:
             grad.mul_(factor)
 
 
