@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from .conftest import Run
 
@@ -18,15 +19,45 @@ def data(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def runs(model_folder: Path, token_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def large_mlps(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose MLPs write more than its embeddings, so that latents are in the pruned graph."""
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if ".mlp." in name:
+                weight.mul_(20)
+    folder = tmp_path_factory.mktemp("large")
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(large_mlps: Path, token_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Runs of one site and of two."""
     from sparsedict.cli import main
 
     root = tmp_path_factory.mktemp("runs")
-    small = ["--n-tokens", "1k", "--n-latents", "24", "--k", "4", "--device", "cpu", "--held-out", "0.5", "--quiet"]
+    small = [
+        "--n-tokens",
+        "3k",
+        "--batch-size",
+        "64",
+        "--lr",
+        "0.03",
+        "--n-latents",
+        "24",
+        "--k",
+        "4",
+        "--device",
+        "cpu",
+        "--held-out",
+        "0.5",
+        "--quiet",
+    ]
     for n, sites in ((1, "model.layers.0.mlp"), (2, "model.layers.*.mlp")):
         options = ["--site", sites, "--data", str(token_file), "--context", "16", "--kind", "both"]
-        assert main(["train", str(model_folder), *options, *small, "--out", str(root / str(n))]) == 0
+        assert main(["train", str(large_mlps), *options, *small, "--out", str(root / str(n))]) == 0
     return {n: root / str(n) for n in (1, 2)}
 
 
