@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--n-checked", type=int, default=4, help="interventions after each graph")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=1e9, help="time after which no new measurement starts")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="file whose earlier measurements aren't repeated")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file whose measurements aren't repeated")
     parser.add_argument("--picture", type=Path, default=PICTURE)
     args = parser.parse_args(arguments)
     if args.one is not None:
@@ -137,7 +137,9 @@ def main(arguments: list[str] | None = None) -> None:
     common = {name: getattr(args, name) for name in ("n_layers", "n_latents", "width", "n_checked", "device")}
     wanted = [(args.tokens_for_latents, n) for n in args.max_latents]
     wanted += [(n, args.latents_for_tokens) for n in args.n_tokens]
-    rows = json.loads(args.out.read_text(encoding="utf-8"))["rows"] if args.out.is_file() else []
+    earlier = json.loads(args.out.read_text(encoding="utf-8"))["rows"] if args.out.is_file() else []
+    # Rows of other settings would be other curves.
+    rows = [row for row in earlier if all(row.get(name) == value for name, value in common.items())]
     for n_tokens, max_latents in dict.fromkeys(wanted):
         settings = {"n_tokens": n_tokens, "max_latents": max_latents, **common}
         is_known = any(all(row.get(name) == value for name, value in settings.items()) for row in rows)

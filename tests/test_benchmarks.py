@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from benchmarks import cross_layer, exclusive, gpu, gpu_parts, gpu_session, hops, precision, scores
+from benchmarks import attribution, cross_layer, exclusive, gpu, gpu_parts, gpu_session, hops, precision, scores
 from benchmarks.quality import __main__ as quality
 from benchmarks.quality._results import Interval
 
@@ -72,6 +72,24 @@ def test_results_have_a_value_for_each_seed(
     values = [values for row in rows for values in row.values()]
     assert values
     assert all(len(own) == 1 for own in values)
+
+
+@pytest.mark.slow
+def test_attribution_measures_only_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, picture = tmp_path / "rows.json", tmp_path / "rows.png"
+    sizes = ["--n-layers", "2", "--width", "24", "--n-latents", "64", "--latents-for-tokens", "16", "--n-tokens", "8"]
+    options = [*sizes, "--tokens-for-latents", "8", "--max-latents", "--out", str(out), "--picture", str(picture)]
+    out.write_text(json.dumps({"rows": [{"n_tokens": 8, "max_latents": 16}]}))
+    attribution.main(options)
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["n_nodes"] > 8
+    assert row["completeness_error"] < 1e-4
+    assert row["cpu_seconds"] > 0
+    assert picture.stat().st_size > 1000
+    before = out.read_text()
+    attribution.main(options)
+    assert out.read_text() == before
+    assert f"| 8 | 16 | {row['n_nodes']} |" in capsys.readouterr().out
 
 
 @pytest.mark.as_installed
