@@ -12,7 +12,7 @@ SHORT = "2_048"
 def shorter(code: str) -> str:
     """Returns code in which every ``n_tokens`` of at least `LONG` is `SHORT`.
 
-    The README's code trains on more tokens, and its results are checked. The other pages and examples train the
+    The README's code trains on all of its tokens, and its results are checked. The other pages and examples train the
     same kinds of dictionaries, so a short run finds the same errors.
     """
     return re.sub(r"(?<=\bn_tokens=)\d[\d_]*", lambda n: SHORT if int(n[0].replace("_", "")) >= LONG else n[0], code)
