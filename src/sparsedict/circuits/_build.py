@@ -119,7 +119,8 @@ def _sources(prompt: Prompt, columns: Columns, expansion: Expansion, labels: lis
             latent, position = int(columns.latents[column]), int(columns.positions[column])
             unit = prompt.units[int(columns.units[column])]
             label = unit.label(latent, name)
-            node = Node("latent", layer, position, latent, label, is_neuron=unit.are_neurons)
+            whole = unit.dictionary_latent(latent)
+            node = Node("latent", layer, position, latent, label, is_neuron=unit.are_neurons, dictionary_latent=whole)
             found.add(node, torch.tensor([column], device="cpu"))
         begin = columns.errors.start + layer * n
         errors = torch.arange(begin, begin + n, device="cpu")
@@ -164,4 +165,7 @@ def _target(prompt: Prompt, target: ResolvedTarget) -> Node:
     own = prompt.units[target.latent[0]]
     latent = int(own.latents[target.latent[1]])
     layer = prompt.layer_of(own, target.latent[1])
-    return Node("target", layer, target.position, latent, target.label, is_neuron=own.are_neurons)
+    whole = own.dictionary_latent(latent)
+    return Node(
+        "target", layer, target.position, latent, target.label, is_neuron=own.are_neurons, dictionary_latent=whole
+    )

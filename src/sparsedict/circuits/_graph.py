@@ -36,6 +36,9 @@ class Node:
         token: Id of the token of a token or logit; None for other nodes.
         probability: The model's probability of a logit's token; None for other nodes.
         is_neuron: Whether the latent is a neuron of the MLP. Neurons are latents of `sparsedict.sites.Neurons`.
+        dictionary_latent: Index of the latent in the dictionary that `attribute` received, as in the records of
+            `sparsedict.analysis.collect`. It differs from ``latent`` for dictionaries that read several layers; None
+            if it is unknown.
     """
 
     kind: Kind
@@ -46,6 +49,7 @@ class Node:
     token: int | None = None
     probability: float | None = None
     is_neuron: bool = False
+    dictionary_latent: int | None = None
 
 
 @runtime_checkable
@@ -116,6 +120,14 @@ class AttributionGraph(Displayed):
         return torch.tensor(
             [i for i, node in enumerate(self.nodes) if node.kind in kinds], dtype=torch.int64, device="cpu"
         )
+
+    def dictionary_latents(self, layer: int) -> dict[int, int | None]:
+        """Returns the index of each latent of a layer in its whole dictionary, see `Node.dictionary_latent`."""
+        return {
+            node.latent: node.dictionary_latent
+            for node in self.nodes
+            if node.layer == layer and node.latent is not None
+        }
 
     @property
     def targets(self) -> Int[Tensor, " n_targets"]:

@@ -33,6 +33,7 @@ class Units:
 
     Attributes:
         key: Key of the dictionary among those that the user passed.
+        first_latent: Index of the first latent in the dictionary of the key; None if it is unknown.
         reads: Sites whose inputs the dictionary reads.
         writes: Sites whose outputs it writes.
         values: Activation of each active latent, ``[n_units]``, ordered by position.
@@ -42,6 +43,7 @@ class Units:
 
     def __init__(self, resolved: ResolvedDictionary, inputs: Tensor, kept: Tensor, widths: Sequence[int]) -> None:
         self.key: str = resolved.key
+        self.first_latent: int | None = resolved.first_latent
         self.adapter: Adapter = resolved.adapter
         self.reads: tuple[str, ...] = tuple(name.rpartition(".")[0] for name in resolved.reads)
         self.writes: tuple[str, ...] = tuple(name.rpartition(".")[0] for name in resolved.writes)
@@ -60,6 +62,10 @@ class Units:
     def are_neurons(self) -> bool:
         """Whether the latents are the neurons of an MLP."""
         return isinstance(self.adapter.source, Neurons)
+
+    def dictionary_latent(self, latent: int) -> int | None:
+        """Returns the index of a latent in the dictionary of the key; None if it is unknown."""
+        return None if self.first_latent is None else self.first_latent + latent
 
     def label(self, latent: int, layer: str) -> str:
         """Returns the text of a latent that reads a layer."""

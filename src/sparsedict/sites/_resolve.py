@@ -23,6 +23,8 @@ class ResolvedDictionary:
         reads: Full names of the points that it reads, such as ``"0.inputs"``.
         writes: Full names of the points that it writes.
         intervention: The intervention on its latents.
+        first_latent: Index of its first latent in the dictionary of the key; None if it is unknown. It isn't 0 for a
+            part of a dictionary of several layers.
     """
 
     key: str
@@ -30,6 +32,7 @@ class ResolvedDictionary:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     intervention: Intervention | None
+    first_latent: int | None = 0
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,11 @@ def resolve(sites: Collection[str], arguments: ReplacementArguments) -> list[Res
         adapter.require("decode")
         for own in adapter.points:
             _full_names(adapter, own, entry.sites, sites)
+        first: int | None = 0
         for source, change in split_sources(adapter, entry.intervention):
             reads, writes = (_full_names(source, own, entry.sites, sites) for own in source.points)
-            found.append(ResolvedDictionary(entry.key, source, reads, writes, change))
+            found.append(ResolvedDictionary(entry.key, source, reads, writes, change, first))
+            first = None if first is None or source.n_latents is None else first + source.n_latents
     return found
 
 

@@ -226,6 +226,34 @@ def test_nothing_is_wider_than_the_window(browser: Any, graph_folder: Path, widt
     context.close()
 
 
+def test_a_cross_layer_graph(browser: Any, tmp_path: Path) -> None:
+    """Each latent is in the row of the layer that it reads, and has effects on later layers that skip others."""
+    torch.manual_seed(0)
+    sites = sd.Sites(Deep(), {f"mlps.{i}": f"mlps.{i}" for i in range(N_LAYERS)})
+    transcoder = sd.CrossLayerDistiller(sites, 12, activation=sd.PerLayer(sd.TopK(4)), decoder_norm=sd.UnitNorm())
+    graph = sd.circuits.attribute(sites, transcoder, torch.arange(6), targets=[1])
+    tokens = torch.randint(0, len(VOCABULARY), (20, 10), generator=torch.Generator().manual_seed(1))
+    records = sd.analysis.collect(sites, {"all": transcoder}, tokens, progress=False)["all"]
+    sd.pages.write_graph(tmp_path / "graph", graph, strings=strings, latents=dict.fromkeys(sites, records))
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(60_000)
+    page.goto((tmp_path / "graph" / "index.html").as_uri())
+    page.wait_for_selector(NODES)
+    prune(page, 1.0, 1.0)
+    assert page.locator(".field .row").all_inner_texts() == ["targets", "layer 2", "layer 1", "layer 0", "tokens"]
+    for layer in range(N_LAYERS):
+        own = [node for node in graph.nodes if node.kind == "latent" and node.layer == layer]
+        assert own
+        assert all(node.dictionary_latent == 12 * layer + (node.latent or 0) for node in own)
+        shown = page.evaluate(f"app.graph.nodes.filter((n) => n.kind === 'latent' && n.layer === {layer}).length")
+        assert shown == len(own)
+        index = page.evaluate(f"app.graph.nodes.find((n) => n.kind === 'latent' && n.layer === {layer}).index")
+        page.evaluate(f"on.select({index}, true)")
+        page.wait_for_selector("#panel .example .peak")
+        assert page.inner_text("#selected").startswith("latent ")
+    page.close()
+
+
 def test_a_damaged_address_and_a_missing_file(browser: Any, graph_folder: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -13,7 +13,9 @@ from torch import nn
 
 import sparsedict as sd
 from sparsedict.circuits import AttributionGraph
+from sparsedict.pages import write_graph
 from sparsedict.pages.exports import feature_number, graph_content, write_circuit_tracer_graph
+from sparsedict.pages.graphs._examples import read_script
 
 METADATA = {
     "slug": str,
@@ -232,6 +234,35 @@ def test_the_folder_has_feature_files(
     assert {int(file.stem) for file in (tmp_path / "graphs" / "features").iterdir()} == features
     with pytest.raises(FileExistsError, match="new or empty"):
         write_circuit_tracer_graph(tmp_path / "graphs", graph)
+
+
+def test_examples_of_a_cross_layer_latent_are_its_own(sites: sd.Sites, tmp_path: Path) -> None:
+    """The records number the latents of all layers, and the nodes those of their layer."""
+    torch.manual_seed(0)
+    options = {"activation": sd.PerLayer(sd.TopK(2)), "decoder_norm": sd.UnitNorm()}
+    transcoder = sd.CrossLayerDistiller(sites, 6, **options)
+    tokens = torch.randint(20, (20, 8), generator=torch.Generator().manual_seed(2))
+    records = sd.analysis.collect(sites, {"all": transcoder}, tokens, progress=False)["all"]
+    graph = sd.circuits.attribute(sites, transcoder, torch.arange(6), targets=[1])
+    own = [node for node in graph.nodes if node.kind == "latent"]
+    assert {node.layer for node in own} == {0, 1, 2}
+    assert all(node.dictionary_latent == 6 * (node.layer or 0) + (node.latent or 0) for node in own)
+
+    layers = range(len(graph.layers))
+    write_circuit_tracer_graph(
+        tmp_path / "graphs", graph, node=1.0, edge=1.0, strings=strings, records=dict.fromkeys(layers, records)
+    )
+    write_graph(tmp_path / "page", graph, strings=strings, latents=dict.fromkeys(graph.layers, records))
+    for node in own:
+        assert node.layer is not None
+        assert node.latent is not None
+        whole = 6 * node.layer + node.latent
+        number = feature_number(node.layer, node.latent)
+        feature = json.loads((tmp_path / "graphs" / "features" / f"{number}.json").read_text(encoding="utf-8"))
+        assert feature["index"] == node.latent
+        assert feature["act_max"] == pytest.approx(float(records.act_max[whole]))
+        entry = read_script(tmp_path / "page" / "data" / "latents" / f"{node.layer}.js")[str(node.latent)]
+        assert entry["share"] == int(records.counts[whole]) / records.n_tokens
 
 
 @pytest.mark.parametrize("slug", ["", "../x", "a/b", "graph-metadata"])

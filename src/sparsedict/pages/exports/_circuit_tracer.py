@@ -69,11 +69,25 @@ def write_circuit_tracer(
 
     def fill(target: Path) -> None:
         for layer, own in records.items():
-            for latent in exported(own, chosen[layer], strings, effects.get(layer)):
-                _write(target, layer, latent, own, transcoder_id)
+            numbers = {latent: latent for latent in chosen[layer]}
+            write_features(target, layer, own, numbers, transcoder_id, strings, effects.get(layer))
 
     write_folder(folder, fill)
     return sum(map(len, chosen.values()))
+
+
+def write_features(
+    target: Path,
+    layer: int,
+    records: LatentRecords,
+    numbers: Mapping[int, int],
+    transcoder_id: str,
+    strings: TokenStrings | None,
+    effects: TokenEffects | None,
+) -> None:
+    """Writes the files of some latents of a layer. ``numbers`` maps latents of the records to those of the layer."""
+    for latent in exported(records, list(numbers), strings, effects):
+        _write(target, layer, numbers[latent.index], latent, records, transcoder_id)
 
 
 def feature_number(layer: int, latent: int) -> int:
@@ -87,13 +101,15 @@ def feature_number(layer: int, latent: int) -> int:
     return (layer + latent) * (layer + latent + 1) // 2 + latent
 
 
-def _write(target: Path, layer: int, own: ExportedLatent, records: LatentRecords, transcoder_id: str) -> None:
-    number = feature_number(layer, own.index)
+def _write(
+    target: Path, layer: int, index: int, own: ExportedLatent, records: LatentRecords, transcoder_id: str
+) -> None:
+    number = feature_number(layer, index)
     quantiles = [("Top", own.top)]
     quantiles += [(f"{q.low:.3g} to {q.high:.3g}", q.examples) for q in own.quantiles]
     content = {
         "transcoder_id": transcoder_id,
-        "index": own.index,
+        "index": index,
         "examples_quantiles": [
             {"quantile_name": name, "examples": list(map(_example, examples))} for name, examples in quantiles
         ],

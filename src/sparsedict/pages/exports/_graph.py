@@ -15,9 +15,9 @@ from torch import Tensor
 from sparsedict.analysis import LatentRecords, TokenEffects
 from sparsedict.circuits import AttributionGraph, Node
 from sparsedict.pages._strings import TokenStrings
-from sparsedict.pages.exports._circuit_tracer import feature_number, write_circuit_tracer
+from sparsedict.pages.exports._circuit_tracer import feature_number, write_features
 from sparsedict.pages.exports._folder import write_folder, write_json
-from sparsedict.pages.exports._latents import clean
+from sparsedict.pages.exports._latents import check_effects, chosen_latents, clean
 
 SCAN = "./data/features"
 """Address at which the frontend finds the folder ``features`` beside the graphs."""
@@ -55,7 +55,8 @@ def write_circuit_tracer_graph(
         prompt: Text of the prompt. By default the joined text of its tokens.
         node: Share of the influence that the written nodes have; see `AttributionGraph.pruned`.
         edge: Share of the influence that the written edges have.
-        records: For each layer of the graph, by its index, the records of its dictionary.
+        records: For each layer of the graph, by its index, the records of its dictionary. For a dictionary of several
+            layers, each layer has the records of the whole dictionary.
         effects: For each layer, the tokens that latents promote and suppress.
 
     Returns:
@@ -74,15 +75,20 @@ def write_circuit_tracer_graph(
         raise ValueError(f"`records` must have indices of the {len(graph.layers)} layers, got {unknown[0]!r}.")
     content = graph_content(graph, slug=slug, strings=strings, prompt=prompt, node=node, edge=edge)
     used = {tuple(map(int, own["node_id"].split("_")[:2])) for own in content["nodes"] if _is_latent(own)}
-    chosen = {layer: sorted(latent for at, latent in used if at == layer) for layer in records}
+    numbers = {layer: _numbers(graph, layer, {latent for at, latent in used if at == layer}) for layer in records}
+    for layer, own in records.items():
+        chosen_latents(own, list(numbers[layer]))
+        if layer in (effects or {}):
+            check_effects(f"effects[{layer}]", (effects or {})[layer], own)
 
     def fill(target: Path) -> None:
         write_json(target / f"{slug}.json", content)
         write_json(target / "graph-metadata.json", {"graphs": [content["metadata"]]})
         if records:
-            write_circuit_tracer(
-                target / "features", records, transcoder_id=slug, strings=strings, effects=effects, latents=chosen
-            )
+            features = target / "features"
+            features.mkdir()
+            for layer, own in records.items():
+                write_features(features, layer, own, numbers[layer], slug, strings, (effects or {}).get(layer))
 
     write_folder(folder, fill)
     return content
@@ -217,6 +223,13 @@ class _Written:
             "is_target_logit": index == self._first,
             "clerp": label,
         }
+
+
+def _numbers(graph: AttributionGraph, layer: int, latents: set[int]) -> dict[int, int]:
+    """Returns the latents of a layer by their indices in the records of the whole dictionary."""
+    known = graph.dictionary_latents(layer)
+    found = {known[latent]: latent for latent in sorted(latents)}
+    return {whole: latent for whole, latent in found.items() if whole is not None}
 
 
 def _is_latent(node: Mapping[str, Any]) -> bool:

@@ -46,7 +46,7 @@ def write_graph(
         strings: Function from token ids to text, see `sparsedict.pages.token_strings`. By default the labels of the
             graph.
         latents: Sources of examples by the name of the layer that latents read: the records of its dictionary, or its
-            pages.
+            pages. For a dictionary of several layers, each layer has the records or pages of the whole dictionary.
         title: Title of the page.
         node: Largest share of the influence that nodes on the page have.
         max_nodes: Largest number of latents, error terms and rests on the page. The most influential ones are chosen.
@@ -118,15 +118,20 @@ def _files(
     data["sources"] = [name in latents for name in graph.layers]
     for layer, name in enumerate(graph.layers):
         if name in latents:
-            used = sorted({own[3] for own in data["nodes"] if own[1] == layer and own[3] is not None})
-            entries = {str(latent): _entry(latents[name], latent, strings, table) for latent in used}
+            used = {own[3] for own in data["nodes"] if own[1] == layer and own[3] is not None}
+            numbers = graph.dictionary_latents(layer)
+            entries = {str(own): _entry(latents[name], numbers[own], strings, table) for own in sorted(used)}
             found[f"data/latents/{layer}.js"] = script(f"latents/{layer}", entries)
     found["data/tokens.js"] = script("tokens", table.content())
     found[DATA] = script("graph", data)
     return found
 
 
-def _entry(source: LatentRecords | LatentPages, latent: int, strings: TokenStrings | None, table: TokenTable) -> Any:
+def _entry(
+    source: LatentRecords | LatentPages, latent: int | None, strings: TokenStrings | None, table: TokenTable
+) -> Any:
+    if latent is None:
+        return None
     if isinstance(source, LatentPages):
         return source.entry(latent, table)
     return record_entry(source, latent, strings or token_strings(), table)
