@@ -53,7 +53,7 @@ def test_histograms_are_densities() -> None:
 def test_no_two_series_look_the_same() -> None:
     bars = cluster_sizes({str(i): {0: 1, 1: 2} for i in range(12)})
     assert len({(own.patches[0].get_facecolor(), own.patches[0].get_hatch()) for own in bars.containers}) == 12
-    lines = curves({str(i): Curve([0, 1], [i, i]) for i in range(12)})
+    lines = curves({str(i): Curve([0, 1], [i, i]) for i in range(12)}, "x", "y")
     assert len({(line.get_color(), line.get_marker()) for line in lines.lines}) == 12
 
 

@@ -178,8 +178,8 @@ def cluster_sizes(sizes: dict[str, dict[int, int]], *, ax: Axes | None = None) -
         heights.append(sum(n for size, n in of.items() if size >= shown[-1]))
         places = [size + (index - (len(sizes) - 1) / 2) * width for size in shown]
         turn, colour = divmod(index, len(Palette.SERIES))
-        style = {"color": Palette.SERIES[colour], "hatch": HATCHES[turn % len(HATCHES)], "edgecolor": "white"}
-        ax.bar(places, heights, width, linewidth=0, label=name, **style)
+        colour, hatch = Palette.SERIES[colour], HATCHES[turn % len(HATCHES)]
+        ax.bar(places, heights, width, linewidth=0, label=name, color=colour, hatch=hatch, edgecolor="white")
     names = [str(size) for size in shown]
     if largest > MAX_SIMULATORS:
         names[-1] += "+"

@@ -83,7 +83,7 @@ def arrange(site_points: SitePoints, arguments: ReplacementArguments) -> tuple[l
     """
     only = named_sites("only", arguments.only, site_points)
     error_sites = arguments.error_term
-    if not isinstance(error_sites, Collection) or isinstance(error_sites, str):
+    if not isinstance(error_sites, Collection):
         error_sites = tuple(site_points) if checks.boolean("error_term", error_sites) else ()
     with_error = named_sites("error_term", error_sites, site_points)
     parts: list[Part] = []

@@ -22,6 +22,17 @@ from sparsedict.training._units import RelativeLR
 MISSING = object()
 
 
+class Description(dict[str, Any]):
+    """The description of an object, with the descriptions of the defaults of its fields.
+
+    A run of an earlier version has no values of fields that were added since. Their defaults keep its behaviour.
+    """
+
+    def __init__(self, content: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        super().__init__(content)
+        self.defaults: Mapping[str, Any] = defaults
+
+
 def describe(value: Any) -> Any:
     """Returns plain values that identify ``value``: parts by class and fields, tensors by their digest.
 
@@ -49,7 +60,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, Parallel):
         # Each rank has another number, and any number of ranks can resume a run.
         return "Parallel"
-    return {"class": _qualified_name(type(value)), **_fields(value)}
+    return Description({"class": _qualified_name(type(value)), **_fields(value)}, _defaults(value))
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -63,6 +74,13 @@ def _fields(value: Any) -> dict[str, Any]:
         name: describe(item) if isinstance(item, plain) else _qualified_name(type(item))
         for name, item in vars(value).items()
     }
+
+
+def _defaults(value: Any) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(value):
+        return {}
+    fields = dataclasses.fields(value)
+    return {field.name: describe(field.default) for field in fields if field.default is not dataclasses.MISSING}
 
 
 def _qualified_name(value: Any) -> str:
@@ -141,7 +159,9 @@ def differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
             inner = f"{path}.{key}" if path else str(key)
             old, new = before.get(key, MISSING), now.get(key, MISSING)
             # New PyTorch releases add optimiser options, whose defaults equal the former behaviour.
-            if not (path.endswith("]") and ".groups[" in path and MISSING in (old, new)):
+            is_new_option = path.endswith("]") and ".groups[" in path and MISSING in (old, new)
+            is_new_field = old is MISSING and isinstance(now, Description) and new == now.defaults.get(key, MISSING)
+            if not (is_new_option or is_new_field):
                 yield from differences(old, new, inner)
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         for index, (old, new) in enumerate(zip(before, now, strict=True)):

@@ -70,8 +70,8 @@ class ShardedLatents(Parallel):
         self._peers = Peers(group.get_group() if isinstance(group, DeviceMesh) else group)
         self._device = None if device is None else torch.device(device)
         self._divided: set[str] = set()
-        self.rank = self._ranks.rank
-        self.n_ranks = self._ranks.n_ranks
+        self.rank: int = self._ranks.rank
+        self.n_ranks: int = self._ranks.n_ranks
 
     def running(self) -> AbstractContextManager[None]:
         return self._ranks.running()
