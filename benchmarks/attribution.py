@@ -96,6 +96,8 @@ def plot(rows: list[dict[str, Any]], n_tokens: int, max_latents: int) -> Figure:
         (0, by_length, "n_tokens", "tokens of the prompt", f"at most {max_latents:,} latents"),
         (1, by_nodes, "n_nodes", "nodes of the graph", f"{n_tokens} tokens"),
     ):
+        if not chosen:
+            continue
         for line, y, unit in ((0, "cpu_seconds", "CPU time (s)"), (1, "peak_gib", "peak memory (GiB)")):
             curve = Curve([row[x] for row in chosen], [row[y] for row in chosen])
             ax = curves({name: curve}, label, unit, x_scale="log", ax=panels[2 * line + column])
