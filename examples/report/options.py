@@ -15,7 +15,7 @@ NAMES = [study.name for study in STUDIES]
 DESCRIPTION = """\
 Reproduces every result of the report "Sparse MLP Distillation" on one model, and examines its open questions. Writes a
 folder with a page that compares each claim with the measurements, all figures as PNG and SVG, and all numbers as JSON.
-With --quick, the embedded model takes about 5 minutes on two cores. The same command resumes an interrupted run.
+With --quick, the embedded model takes less than ten minutes on two cores. The same command resumes an interrupted run.
 """
 
 EPILOG = """\

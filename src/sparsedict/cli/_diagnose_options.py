@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sparsedict.cli._options import Formatter, count, folder, whole
+from sparsedict.cli._options import Formatter, add_run, count, folder
 from sparsedict.cli._train_options import CONTEXT, DTYPES
 
 N_TOKENS = 16_384
@@ -67,10 +67,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
         help="token ids that are excluded already (default: none, so that BOS is measured too)",
     )
     group = parser.add_argument_group("run")
-    group.add_argument("--threads", type=whole(1, 4096), metavar="N", help="number of CPU threads")
-    group.add_argument("--device", metavar="NAME", help="device such as cpu or cuda (default: the GPU if there is one)")
+    add_run(group)
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the model's weights")
-    group.add_argument("--quiet", action="store_true", help="show no progress bars, only the result and errors")
-    group.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     parser.set_defaults(command="diagnose")
     return parser

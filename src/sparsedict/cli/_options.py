@@ -155,13 +155,23 @@ def add_machine(parser: argparse.ArgumentParser, *, device: str = "the GPU if th
         metavar="N",
         help="seed of weights, order of tokens and latents shown (default: 0)",
     )
+    add_run(group, device=device)
+    return group
+
+
+def add_run(group: Any, *, device: str = "the GPU if there is one") -> None:
+    """Adds options for threads, device and output to a group.
+
+    Args:
+        group: Group of options.
+        device: Description of the default device.
+    """
     group.add_argument(
         "--threads", type=whole(1, 4096), metavar="N", help="number of CPU threads (default: that of PyTorch)"
     )
     group.add_argument("--device", metavar="NAME", help=f"device such as cpu, cuda, cuda:1 or mps (default: {device})")
     group.add_argument("--quiet", action="store_true", help="show no progress bars, only messages and errors")
     group.add_argument("--traceback", action="store_true", help="show the traceback of an error")
-    return group
 
 
 def set_threads(args: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sparsedict.cli._options import Formatter, count, folder, whole
+from sparsedict.cli._options import Formatter, add_run, count, folder
 
 DESCRIPTION = """\
 Writes the pages of all latents of a finished run of `sparsedict train` or `sparsedict demo`, and of the MLP's neurons.
@@ -48,9 +48,6 @@ def add(commands: Any) -> argparse.ArgumentParser:
         help="add the column stability: whether latents return in a run with another --seed. Repeat for several runs",
     )
     group = parser.add_argument_group("run")
-    group.add_argument("--threads", type=whole(1, 4096), metavar="N", help="number of CPU threads")
-    group.add_argument("--device", metavar="NAME", help="device such as cpu or cuda (default: the GPU if there is one)")
-    group.add_argument("--quiet", action="store_true", help="show no progress bars, only messages and errors")
-    group.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    add_run(group)
     parser.set_defaults(command="pages")
     return parser

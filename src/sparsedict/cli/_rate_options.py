@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sparsedict.cli._options import Formatter, count, folder, whole
+from sparsedict.cli._options import Formatter, add_run, count, folder, whole
 
 N_TOKENS = 200_000
 N_PER_KIND = 15
@@ -78,7 +78,4 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--rater", metavar="NAME", help="your name (default: the page asks for it)")
     group.add_argument("--port", type=whole(0, 65535), default=0, metavar="N", help="port (default: a free one)")
-    group.add_argument("--threads", type=whole(1, 4096), metavar="N", help="number of CPU threads")
-    group.add_argument("--device", metavar="NAME", help="device such as cpu or cuda (default: the GPU if there is one)")
-    group.add_argument("--quiet", action="store_true", help="show no progress bars, only messages and errors")
-    group.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    add_run(group)

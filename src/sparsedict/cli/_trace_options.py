@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sparsedict.cli._options import Formatter, folder, whole
+from sparsedict.cli._options import Formatter, add_run, folder, whole
 
 DESCRIPTION = """\
 Writes a page with the attribution graph of a prompt: the direct effects between its tokens, the latents of the run's
@@ -63,9 +63,6 @@ def add(commands: Any) -> argparse.ArgumentParser:
         help="interventions that check the graph (default: 16)",
     )
     group = parser.add_argument_group("run")
-    group.add_argument("--threads", type=whole(1, 4096), metavar="N", help="number of CPU threads")
-    group.add_argument("--device", metavar="NAME", help="device such as cpu or cuda (default: the GPU if there is one)")
-    group.add_argument("--quiet", action="store_true", help="show no progress bars, only messages and errors")
-    group.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    add_run(group)
     parser.set_defaults(command="trace")
     return parser
