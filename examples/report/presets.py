@@ -44,7 +44,7 @@ QUICK = replace(
     counts=(8, 32),
     n_toy_steps=1_000,
 )
-"""A setting for the embedded model for about five minutes on two cores. It shows trends but not exact numbers."""
+"""A setting for the embedded model for less than ten minutes on two cores. It shows trends but not exact numbers."""
 
 SKETCH = replace(
     QUICK,
