@@ -6,7 +6,7 @@ import torch
 from sparsedict import Site, TopK
 from sparsedict.studies import Decomposition, Inspection, decompose, recipes
 
-INSPECTION = Inspection(n_evaluation_tokens=64, n_firing_tokens=300, n_example_tokens=200)
+INSPECTION = Inspection(n_evaluation_tokens=64, n_firing_tokens=300)
 
 
 def model_of() -> torch.nn.Module:

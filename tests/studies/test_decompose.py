@@ -20,7 +20,7 @@ def test_trains_and_measures_both_kinds(taken: Decomposition) -> None:
     assert kinds == [SparseDistiller, SparseAutoencoder]
     for result in taken.results.values():
         assert result.history.n_tokens == 640
-        assert result.firing.n_tokens == INSPECTION.n_firing_tokens
+        assert result.firing.n_tokens == 304  # 300 in whole sequences of 16
         assert result.evaluation.losses is not None
         assert result.types is not None
         assert torch.equal(result.types.dead, result.firing.dead.mask)  # pyright: ignore[reportArgumentType]
@@ -31,8 +31,17 @@ def test_trains_and_measures_both_kinds(taken: Decomposition) -> None:
 
 def test_firing_matches_the_counts_of_the_analysis(taken: Decomposition, site: Site, tokens: torch.Tensor) -> None:
     for result in taken.results.values():
-        alone = firing_frequencies(result.dictionary, ActivationStream(site, tokens[40:]), n_tokens=300)
+        alone = firing_frequencies(result.dictionary, ActivationStream(site, tokens[40:59]), n_tokens=304)
         assert torch.equal(alone.counts, result.firing.counts)
+
+
+def test_pages_and_results_agree_on_the_latents_that_never_fired(taken: Decomposition) -> None:
+    assert taken.latents is not None
+    for kind, result in taken.results.items():
+        facts = taken.latents[kind]
+        assert facts.types.count("never fired") == result.firing.dead.n_dead
+        assert result.types is not None
+        assert facts.types.count("simulator") == result.types.n_simulators
 
 
 def test_the_same_seed_gives_the_same_results(taken: Decomposition, site: Site, tokens: torch.Tensor) -> None:

@@ -26,7 +26,7 @@ def test_the_recipes_make_both_kinds_of_a_site() -> None:
     assert distiller.step_hooks == recipes()["distiller"].options["step_hooks"]
 
 
-@pytest.mark.parametrize("wrong", [{"n_firing_tokens": 0}, {"threshold": 2.0}, {"n_example_tokens": 0}])
+@pytest.mark.parametrize("wrong", [{"n_firing_tokens": 0}, {"threshold": 2.0}, {"n_evaluation_tokens": 0}])
 def test_inspection_rejects(wrong: dict) -> None:
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must"):
         Inspection(**wrong)

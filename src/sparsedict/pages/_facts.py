@@ -1,4 +1,4 @@
-"""`LatentPages`, everything that the pages of several dictionaries show."""
+"""`DictionaryFacts`, everything that the pages of a dictionary show, and `gather`, which finds it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ COLUMNS = ("latent", "top", "promoted", "type", "layer", "frequency", "max", "ne
 """Columns of every list of latents."""
 Scores = Mapping[str, Mapping[str, Tensor | LatentScores]]
 """Scores by name of the dictionary and name of the score."""
+NEVER_FIRED = "never fired"
+"""Type of the latents that fire on none of the tokens of the pages."""
 N_OTHERS = 3
 """Number of nearest latents in each other dictionary."""
 
@@ -43,8 +45,8 @@ class DictionaryFacts(Displayed):
     Attributes:
         description: The dictionary in one line.
         records: The activations of the latents.
-        types: Type of each latent: ``simulator``, ``sparse`` or ``dead``. It is ``neuron`` or ``dead`` for neurons, and
-            ``latent`` or ``dead`` if the neurons of the MLP are unknown.
+        types: Type of each latent: ``simulator``, ``sparse`` or ``never fired``. It is ``neuron`` or ``never fired`` for
+            neurons, and ``latent`` or ``never fired`` if the neurons of the MLP are unknown.
         is_neurons: Whether the units are the MLP's own neurons.
         neurons: The nearest neurons, or ``None`` if they are unknown. For a dictionary that writes several points, the
             neurons at the point where the latent's decoder norm is largest.
@@ -205,9 +207,9 @@ def _neighbours(a: Adapter, b: Adapter | None, k: int) -> Neighbours | None:
 def _types(records: LatentRecords, nearest: Neighbours | None, threshold: float, *, is_neurons: bool) -> list[str]:
     dead = records.dead.tolist()
     if nearest is None:
-        return ["dead" if own else "neuron" if is_neurons else "latent" for own in dead]
+        return [NEVER_FIRED if own else "neuron" if is_neurons else "latent" for own in dead]
     simulates = (nearest.cosine[:, 0] > threshold).tolist()
-    return ["dead" if a else "simulator" if b else "sparse" for a, b in zip(dead, simulates, strict=True)]
+    return [NEVER_FIRED if a else "simulator" if b else "sparse" for a, b in zip(dead, simulates, strict=True)]
 
 
 def _description(adapter: Adapter, records: LatentRecords) -> str:

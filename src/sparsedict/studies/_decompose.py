@@ -17,7 +17,6 @@ from sparsedict.analysis import (
     FiringFrequencies,
     collect,
     evaluate,
-    firing_frequencies,
     latent_types,
     match_neurons,
 )
@@ -35,9 +34,6 @@ from sparsedict.training import History, Recipe, Trainee, fit_many
 
 ALONE = Alone()
 INSPECTION = Inspection()
-
-COUNTED_AT_ONCE = 1024
-"""Number of tokens that are encoded at once for the firing frequencies."""
 
 
 def decompose(
@@ -133,9 +129,11 @@ def decompose_sites(
     for name, site in sites.items():
         own = phases.within(f"{name}: " if len(sites) > 1 else "")
         dictionaries = {kind: trainee.dictionary for kind, trainee in trainees[name].items()}
-        results = _measure(site, dictionaries, histories[name], held_out_tokens, known[name][0], inspection, seed, own)
-        with own("reading", "collecting examples of all latents on held-out tokens"):
+        with own("reading", "collecting the activations of all latents on held-out tokens"):
             latents = _latents(site, dictionaries, held_out_tokens, known[name][0], inspection)
+        firing = {kind: latents[kind].records.firing for kind in dictionaries}
+        measured = (held_out_tokens, known[name][0], inspection, seed, own)
+        results = _measure(site, dictionaries, histories[name], firing, *measured)
         settings = used_settings(site, results, stream, trainees[name], inspection, held_out_tokens, **run)
         for dictionary in dictionaries.values():
             dictionary.trained_on.update({key: settings[key] for key in ("model", "site", "left_out_tokens", "seed")})
@@ -147,6 +145,7 @@ def _measure(
     site: Site,
     dictionaries: Mapping[str, Dictionary],
     histories: Mapping[str, History],
+    firing: Mapping[str, FiringFrequencies],
     tokens: Tensor,
     neurons: Neurons | None,
     inspection: Inspection,
@@ -154,8 +153,6 @@ def _measure(
     phases: Phases,
 ) -> dict[str, DictionaryResult]:
     """Measures the dictionaries of one site on held-out tokens. Returns the results by kind."""
-    with phases("counting", "counting how often each latent fires on held-out tokens"):
-        firing = _firing(site, dictionaries, tokens, inspection)
     results: dict[str, DictionaryResult] = {}
     for kind, dictionary in dictionaries.items():
         with phases(f"measuring the {kind}", f"measuring the {kind} on held-out tokens"):
@@ -228,23 +225,6 @@ def _train(
     return {name: {kind: histories[labels[name, kind]] for kind in own} for name, own in trainees.items()}
 
 
-def _firing(
-    site: Site, dictionaries: Mapping[str, Dictionary], tokens: Tensor, inspection: Inspection
-) -> dict[str, FiringFrequencies]:
-    """Returns the firing frequencies of all dictionaries, counted in one pass."""
-    counts: dict[str, Tensor | int] = dict.fromkeys(dictionaries, 0)
-    n_left = inspection.n_firing_tokens
-    # The encoded latents of small batches fit into the processor's caches.
-    for batch in ActivationStream(site, tokens, batch_size=COUNTED_AT_ONCE):
-        for name, dictionary in dictionaries.items():
-            counts[name] = counts[name] + firing_frequencies(dictionary, [batch], n_tokens=n_left).counts
-        n_left -= min(n_left, batch.n_tokens)
-        if n_left == 0:
-            break
-    n_seen = inspection.n_firing_tokens - n_left
-    return {name: FiringFrequencies(torch.as_tensor(found, device="cpu"), n_seen) for name, found in counts.items()}
-
-
 def _inspect(
     site: Site,
     dictionary: Dictionary,
@@ -267,6 +247,5 @@ def _latents(
     shown: dict[str, Any] = dict(dictionaries)
     if neurons is not None:
         shown.setdefault("neurons", neurons)
-    searched = tokens[: math.ceil(inspection.n_example_tokens / tokens.shape[1])]
-    records = collect(site, shown, searched, progress=False)
+    records = collect(site, shown, tokens, n_tokens=inspection.n_firing_tokens, progress=False)
     return gather(site, shown, records, threshold=inspection.threshold)

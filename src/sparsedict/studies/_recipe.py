@@ -89,18 +89,17 @@ class Inspection:
     Attributes:
         n_evaluation_tokens: Number of held-out tokens for reconstruction errors and losses, rounded up to whole
             batches.
-        n_firing_tokens: Number of held-out tokens for firing frequencies.
-        n_example_tokens: Number of held-out tokens for the pages of latents, rounded up to whole sequences.
+        n_firing_tokens: Number of held-out tokens for firing frequencies and the pages of latents, rounded up to whole
+            sequences.
         threshold: Decoder cosine with a neuron above which a latent is a simulator.
     """
 
     n_evaluation_tokens: int = 32_768
     n_firing_tokens: int = 100_000
-    n_example_tokens: int = 65_536
     threshold: float = 0.8
 
     def __post_init__(self) -> None:
-        for name in ("n_evaluation_tokens", "n_firing_tokens", "n_example_tokens"):
+        for name in ("n_evaluation_tokens", "n_firing_tokens"):
             checks.at_least(name, getattr(self, name), 1)
         checks.set_in_range(self, "threshold", -1.0, 1.0)
 
