@@ -45,8 +45,8 @@ class DictionaryFacts(Displayed):
     Attributes:
         description: The dictionary in one line.
         records: The activations of the latents.
-        types: Type of each latent: ``simulator``, ``sparse`` or ``never fired``. It is ``neuron`` or ``never fired`` for
-            neurons, and ``latent`` or ``never fired`` if the neurons of the MLP are unknown.
+        types: Type of each latent: ``simulator``, ``sparse`` or ``never fired``. Instead of the first two, it is
+            ``neuron`` for neurons, and ``latent`` if the neurons of the MLP are unknown.
         is_neurons: Whether the units are the MLP's own neurons.
         neurons: The nearest neurons, or ``None`` if they are unknown. For a dictionary that writes several points, the
             neurons at the point where the latent's decoder norm is largest.
