@@ -3,15 +3,17 @@
 With all calls checked, training takes five times as long as without checks, and most of a test suite's time is spent
 on the same calls from the same lines. So each test function checks the first calls of each function, then one call in
 `EVERY`, and after the first `EVERY` squared calls one in `EVERY` squared. Parameter sets of one test function count as
-one test, because they repeat its calls.
+one test, because they repeat its calls. Of functions that are defined in functions, the first definition and a sample
+of the next are checked.
 ``pytest --check-every-call`` checks all of them.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from functools import wraps
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import jaxtyping
@@ -31,6 +33,28 @@ class _Test:
     every_call = False
 
 
+class _Sample:
+    """Counts the calls, or the definitions, of a function."""
+
+    def __init__(self) -> None:
+        self.test, self.n = "", 0
+
+    def takes_next(self, first: int) -> bool:
+        """Returns whether the next one is checked.
+
+        Args:
+            first: Number of checked ones at the start of each test function.
+        """
+        if self.test != _Test.name:
+            self.test, self.n = _Test.name, 0
+        self.n += 1
+        step = EVERY if self.n <= EVERY**2 else EVERY**2
+        return self.n <= first or self.n % step == 0 or _Test.every_call
+
+
+_definitions: defaultdict[CodeType, _Sample] = defaultdict(_Sample)
+
+
 def start_test(name: str) -> None:
     """Counts calls from zero if the test belongs to another test function than the last one.
 
@@ -47,17 +71,13 @@ def check_every_call() -> None:
 
 def _sampled(plain: Callable[..., Any], make_checked: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
     """Returns a function that makes and calls the checked function for the sample, and calls ``plain`` otherwise."""
-    test, n_calls = "", 0
+    takes_next = _Sample().takes_next
     checked: Callable[..., Any] | None = None
 
     @wraps(plain)
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal test, n_calls, checked
-        if test != _Test.name:
-            test, n_calls = _Test.name, 0
-        n_calls += 1
-        step = EVERY if n_calls <= EVERY**2 else EVERY**2
-        if n_calls <= FIRST or n_calls % step == 0 or _Test.every_call:
+        nonlocal checked
+        if takes_next(FIRST):
             if checked is None:
                 checked = make_checked()
             return checked(*args, **kwargs)
@@ -73,9 +93,13 @@ def jaxtyped(target: Any = None, *, typechecker: Any = None) -> Any:
     """
     if target is None:
         return lambda target: jaxtyped(target, typechecker=typechecker)
-    # Annotations of functions in functions may name variables that exist only now.
-    if isinstance(target, FunctionType) and "<locals>" not in target.__qualname__:
-        return _sampled(target, lambda: _jaxtyped(target, typechecker=typechecker))
+    if isinstance(target, FunctionType):
+        if "<locals>" not in target.__qualname__:
+            return _sampled(target, lambda: _jaxtyped(target, typechecker=typechecker))
+        # Annotations of functions in functions may name variables that exist only now, so the checked function is made
+        # now. That takes milliseconds at each definition, so definitions are sampled too.
+        if not _definitions[target.__code__].takes_next(1):
+            return target
     init = target.__init__ if isinstance(target, type) else None
     checked = _jaxtyped(target, typechecker=typechecker)
     if init is not None and checked.__init__ is not init:
