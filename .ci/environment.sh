@@ -1,6 +1,7 @@
 # Sourced by the scripts beside it: a new environment, removed at the end, and the one test command of the README.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset PYTHONDONTWRITEBYTECODE  # without stored bytecode, each process compiles all modules that it imports
 
 environment=$(mktemp -d)
 trap 'rm -rf "$environment"' EXIT

@@ -68,7 +68,8 @@ def main(arguments: list[str]) -> int:
     if options.fast:
         arguments = ["-m", "not slow", *arguments]
     environment = {
-        **os.environ,
+        # Without stored bytecode, each of the many processes that tests start compiles all of its modules.
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         # One thread for each of pytest's workers: two workers that share two cores by threads hold each other up.
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",

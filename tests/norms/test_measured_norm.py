@@ -27,10 +27,10 @@ def trained(x: torch.Tensor, norm: sd.InputNorm | None, kind: str = "autoencoder
     }
     if kind == "autoencoder":
         made: sd.Dictionary = sd.SparseAutoencoder(16, 48, **parts)
-        sd.fit(made, x, n_tokens=20_000, batch_size=250, progress=False)
+        sd.fit(made, x, n_tokens=5_000, batch_size=250, progress=False)
     else:
         made = sd.SparseDistiller(16, 16, 48, **parts)
-        sd.fit(made, (x, data(len(x))), n_tokens=20_000, batch_size=250, progress=False)
+        sd.fit(made, (x, data(len(x))), n_tokens=5_000, batch_size=250, progress=False)
     return made
 
 
@@ -148,7 +148,7 @@ def test_resampled_latents_and_auxk_train_with_them(norm: sd.InputNorm) -> None:
     with torch.no_grad():
         sae.encoder_bias[:24] = -100.0
     hooks = [sd.Resample(every=20, dead_after=2_000, n_inputs=1_000)]
-    sd.fit(sae, x, n_tokens=40_000, batch_size=250, step_hooks=hooks, progress=False)
+    sd.fit(sae, x, n_tokens=20_000, batch_size=250, step_hooks=hooks, progress=False)
     assert int((sae.encode(x) > 0).any(0)[:24].sum()) >= 20
 
 
