@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -106,7 +107,23 @@ SLOW = (
 )
 """Beginnings of the names of tests that ``python -m tests --fast`` leaves out."""
 
+TOGETHER = ("examples_report/", "pages/", "studies/")
+"""Folders whose files share fixtures that take seconds."""
+
 TESTS = Path(__file__).parent
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives all files of a folder of `TOGETHER` to one worker, so that their fixtures are made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            name = nodeid.removeprefix("tests/")
+            return next((folder for folder in TOGETHER if name.startswith(folder)), super()._split_scope(nodeid))
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:

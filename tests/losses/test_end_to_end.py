@@ -83,7 +83,7 @@ def test_a_run_with_it_lowers_the_divergence(site: sd.Site, tokens: torch.Tensor
     for name, loss in (("squared", sd.SquaredError()), ("both", sd.EndToEnd(site, rows, begin=0.5))):
         dictionary = distiller(activation=activation)
         stream = sd.ActivationStream(site, rows, batch_size=128, seed=0)
-        sd.fit(dictionary, stream, n_tokens=80 * 128, loss=loss, progress=False)
+        sd.fit(dictionary, stream, n_tokens=48 * 128, loss=loss, progress=False)
         with torch.no_grad(), site.replaced(dictionary):
             changed = site.logits(rows)
         divergences[name] = float(sd.KL()(changed.flatten(0, 1), site.logits(rows).detach().flatten(0, 1)))

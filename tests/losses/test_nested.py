@@ -97,7 +97,7 @@ def test_the_first_latents_learn_to_reconstruct_alone() -> None:
             decoder_norm=sd.UnitNorm(),
             generator=torch.Generator().manual_seed(0),
         )
-        sd.fit(sae, batch.outputs, n_tokens=80_000, batch_size=256, loss=loss, progress=False)
+        sd.fit(sae, batch.outputs, n_tokens=40_000, batch_size=256, loss=loss, progress=False)
         with torch.no_grad():
             latents = sae.encode(batch.outputs)
             latents[:, 8:] = 0

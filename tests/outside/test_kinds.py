@@ -37,13 +37,26 @@ KINDS = {
 }
 
 
+Trained = dict[str, tuple[sd.Dictionary, sd.History]]
+
+
+@pytest.fixture(scope="module")
+def trained(sites: sd.Sites, tokens: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Each kind after training with checkpoints."""
+    found: Trained = {}
+    for kind, make in KINDS.items():
+        dictionary = make()
+        stream = sd.ActivationStream(sites, tokens, batch_size=64)
+        folder = tmp_path_factory.mktemp("run")
+        found[kind] = dictionary, sd.fit(dictionary, stream, n_tokens=N_TOKENS, progress=False, checkpoint=folder)
+    return found
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_dictionary_over_several_mlps_is_trained_saved_and_loaded(
-    kind: str, sites: sd.Sites, tokens: Tensor, tmp_path: Path
+    kind: str, sites: sd.Sites, tokens: Tensor, trained: Trained, tmp_path: Path
 ) -> None:
-    dictionary = KINDS[kind]()
-    stream = sd.ActivationStream(sites, tokens, batch_size=64)
-    history = sd.fit(dictionary, stream, n_tokens=N_TOKENS, progress=False, checkpoint=tmp_path / "run")
+    dictionary, history = trained[kind]
     assert history.last.fvu < 0.25
     dictionary.save(tmp_path / "saved")
     loaded = sd.load(tmp_path / "saved", parts=[CrossLayer, Crosscoder])
@@ -72,9 +85,10 @@ def test_weights_between_unconnected_layers_stay_zero(
     assert torch.equal(dictionary.decoder != 0, dictionary.written_columns)
 
 
-def test_a_cross_layer_dictionary_runs_in_the_model_layer_by_layer(sites: sd.Sites, tokens: Tensor) -> None:
-    dictionary = KINDS["cross-layer"]()
-    sd.fit(dictionary, sd.ActivationStream(sites, tokens, batch_size=64), n_tokens=N_TOKENS, progress=False)
+def test_a_cross_layer_dictionary_runs_in_the_model_layer_by_layer(
+    sites: sd.Sites, tokens: Tensor, trained: Trained
+) -> None:
+    dictionary, _ = trained["cross-layer"]
     model = sites["0"].model
     embedding, _, _, head = model
     with torch.no_grad():
@@ -87,9 +101,10 @@ def test_a_cross_layer_dictionary_runs_in_the_model_layer_by_layer(sites: sd.Sit
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dictionaries_over_several_mlps_are_evaluated(kind: str, sites: sd.Sites, tokens: Tensor) -> None:
-    dictionary = KINDS[kind]()
-    sd.fit(dictionary, sd.ActivationStream(sites, tokens, batch_size=64), n_tokens=N_TOKENS, progress=False)
+def test_dictionaries_over_several_mlps_are_evaluated(
+    kind: str, sites: sd.Sites, tokens: Tensor, trained: Trained
+) -> None:
+    dictionary, _ = trained[kind]
     found = sd.evaluate(sites, dictionary, tokens)
     batch = sites.capture(tokens).batch()
     inputs, targets = dictionary.select(batch)

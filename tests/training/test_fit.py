@@ -233,7 +233,7 @@ def test_a_stream_of_a_site():
     site = sd.Site(model, "1")
     stream = sd.ActivationStream(site, torch.randint(30, (64, 32)), batch_size=256, buffer_size=1024)
     student = sd.SparseDistiller(D, D, 64, activation=sd.TopK(8), decoder_norm=sd.UnitNorm())
-    history = quick(student, stream, n_tokens=80_000)
+    history = quick(student, stream, n_tokens=40_000)
     assert history.last.fvu < 0.3
     with pytest.raises(ValueError, match="batch_size"):
         quick(student, stream, batch_size=3)
