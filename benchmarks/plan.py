@@ -18,8 +18,15 @@ GIB = 2**30
 RULES = ("threshold", "topk", "batch_topk")
 """Activations: with thresholds (ReLU, JumpReLU, Gated), TopK per token, or BatchTopK."""
 
+SELECTION_BYTES = {2: 8 * (2**11 + 2**5), 4: 8 * (2 * 2**11 + 2**10), 8: 8 * (5 * 2**11 + 2**9)}
+"""Bytes of the counts that find the limit of BatchTopK over several parts of a batch, by the size of a number."""
+
 BLOCK_BYTES = 2**25
 """Pre-activations are computed in blocks of this size (``sparsedict.kernels``)."""
+
+
+OVER_DATA = ("gradients of rows", "gradients of common weights", "firing counts", "counts of the selection")
+"""Purposes of the messages between GPUs that hold the same latents."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +137,28 @@ class Plan:
             found["reconstruction"] = self.n_tokens * job.d_out * job.item
             if job.rule == "topk":
                 found["candidates"] = self.n_tokens * min(job.k, self.n_latents) * job.item
-            if job.rule == "batch_topk":
+            if job.rule == "batch_topk" and self.n_data == 1:
                 found["candidates"] = min(job.k * self.n_tokens, self.n_tokens * self.n_latents) * job.item
             if job.has_offset:
                 found["gradient of the offset"] = job.d_in * job.item
         if self.n_data > 1:
-            found["gradients"] = self.n_parameters * job.item
+            found["gradients of rows"] = (self.n_parameters - self.n_shared) * job.item
+            found["gradients of common weights"] = self.n_shared * job.item
+            found["firing counts"] = 8 * self.n_latents
+            if job.rule == "batch_topk":
+                found["counts of the selection"] = SELECTION_BYTES[job.item]
         return found
+
+    def checkpoint(self) -> dict[str, int]:
+        """Returns the bytes of a checkpoint that one GPU writes, by purpose: those of the rows that it holds.
+
+        GPUs with the same rows share them, so one GPU writes ``1 / n_data`` of its rows on average.
+        """
+        per_latent = self.job.d_in + self.job.d_out + 1
+        rows = self.n_latents * per_latent * self.job.item
+        # Directly after a record, the last good weights equal the weights and aren't written.
+        whole = {"weights": rows, "optimiser": 2 * rows, "last good weights": rows, "counters": 8 * self.n_latents}
+        return {name: -(-size // self.n_data) for name, size in whole.items()}
 
     def wire(self) -> dict[str, float]:
         """Returns the bytes that one GPU sends in a step, by purpose.
@@ -144,10 +166,8 @@ class Plan:
         A ring sends ``2 (n - 1) / n`` times the bytes of a sum, and ``n - 1`` times the part of each GPU of a gather.
         """
         shards, data = self.n_shards, self.n_data
-        factors = {
-            "candidates": shards - 1.0,
-            "gradients": 2 * (data - 1) / data,
-        }
+        over_data = 2 * (data - 1) / data
+        factors = {"candidates": shards - 1.0, **dict.fromkeys(OVER_DATA, over_data)}
         ring = 2 * (shards - 1) / shards
         return {name: size * factors.get(name, ring) for name, size in self.collectives().items()}
 
@@ -159,7 +179,7 @@ class Plan:
         shard_speed = hardware.link if inside else hardware.network
         data_speed = hardware.link if self.n_data * self.n_shards <= hardware.gpus_per_machine else hardware.network
         wire = self.wire()
-        gradients = wire.pop("gradients", 0.0)
+        gradients = sum(wire.pop(name, 0.0) for name in OVER_DATA)
         return {
             # GPUs that share the latents need the same activations. Each of them runs the model.
             "model": 2 * job.model_parameters * self.n_tokens / hardware.flops,
@@ -254,8 +274,14 @@ def main() -> None:
     for n_gpus in args.gpus:
         plans = best(job, n_gpus, hardware)
         print(f"{n_gpus} GPUs\n{table(rows(plans[: args.shown]))}\n")
-        for kind, sizes in (("GiB", plans[0].memory()), ("MB passed to collectives", plans[0].collectives())):
-            unit = GIB if kind == "GiB" else 1e6
+        first = plans[0]
+        parts = {
+            "GiB": first.memory(),
+            "MB passed to collectives": first.collectives(),
+            "GiB of a checkpoint": first.checkpoint(),
+        }
+        for kind, sizes in parts.items():
+            unit = GIB if kind.startswith("GiB") else 1e6
             print(f"{kind} of {plans[0].n_data} x {plans[0].n_shards}")
             print(table([("part", kind), *((name, f"{size / unit:,.2f}") for name, size in sizes.items())]) + "\n")
 

@@ -60,6 +60,17 @@ def test_memory_and_traffic_are_those_of_a_step(rule: str) -> None:
     assert sum(value.nbytes for value in moments) == memory["optimiser"]
 
 
+def test_checkpoints_and_gradients_are_divided_over_the_mesh() -> None:
+    job = Job(8, 8, 1024, 4, 64, "batch_topk")
+    whole, mesh = Plan(job, 1, 1), Plan(job, 2, 4)
+    assert {name: size // 8 for name, size in whole.checkpoint().items()} == mesh.checkpoint()
+    sent = mesh.collectives()
+    assert sent["gradients of rows"] == (1024 // 4) * (8 + 8 + 1) * 4
+    # Counts find the limit, so no candidates are sent.
+    assert "candidates" not in sent
+    assert "candidates" in Plan(job, 1, 4).collectives()
+
+
 def test_plans_cover_all_meshes_and_memory_falls_with_shards() -> None:
     assert set(meshes(12)) == {(12, 1), (6, 2), (4, 3), (3, 4), (2, 6), (1, 12)}
     job = Job(64, 64, 2**16, 8, 4096)

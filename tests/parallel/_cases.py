@@ -106,7 +106,17 @@ PARTS: dict[str, Variant] = {
     "nested_sgd": Variant(parts=lambda: {"loss": sd.Nested([8]), "optimizer": torch.optim.SGD}),
     "uneven": Variant(parts=lambda: {"batch_size": 31}),
 }
+
+
+def _ties(parallel: Parallel, folder: Path) -> Any:
+    """Trains on few different rows, whose entries are equal on several tokens of a batch."""
+    dictionary = new(sd.BatchTopK(2.5), parallel.rank)
+    data = (draw(20, 6, 0).repeat(10, 1), draw(20, 5, 1).repeat(10, 1))
+    return train(dictionary, data, parallel, lr=1e-2)
+
+
 SAME: dict[str, Callable[[Parallel, Path], Any]] = {
+    "ties": _ties,
     **{f"{kind}-{activation}": Variant(kind, activation) for kind, activation in _pairs()},
     **PARTS,
 }
@@ -298,7 +308,10 @@ def _collectives(parallel: Parallel, folder: Path) -> Any:
     return {
         "rows": parallel.rows(rows).tolist(),
         "uneven": parallel.rows(torch.arange(3 * parallel.rank)).tolist(),
-        "largest": parallel.among_largest(values, 3).tolist(),
+        "largest": parallel.among_largest(
+            values, 3, lambda: torch.arange(len(values)) * 2 + 1 - parallel.rank
+        ).tolist(),
+        "fewer": parallel.among_largest(values, 9, lambda: torch.arange(len(values))).tolist(),
         "exchange": parallel.exchange(parallel.rank, 7),
         "share": parallel.share({"rank": parallel.rank}),
         "sum": parallel.sum(torch.tensor([1, parallel.rank])).tolist(),
@@ -336,10 +349,8 @@ RANKS_ONLY: dict[str, Callable[[Parallel, Path], Any]] = {
 CASES = {**SAME, **DATA, **RANKS_ONLY}
 
 
-def run_rank(rank: int, n_ranks: int, folder: str, names: Sequence[str]) -> None:
+def run_rank(rank: int, n_ranks: int, path: Path, names: Sequence[str] = tuple(CASES)) -> None:
     """Runs cases on one rank, and writes their results to a file."""
-    torch.set_num_threads(1)
-    path = Path(folder)
     torch.distributed.init_process_group("gloo", init_method=f"file://{path}/init", rank=rank, world_size=n_ranks)
     parallel = DataParallel(check_every=4)
     found: dict[str, Any] = {}

@@ -8,11 +8,11 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from tests import cases as all_cases
-from tests.sharding._fits import fits
 from torch import Tensor
 
+import cases as all_cases
 import sparsedict as sd
+from sharding._fits import fits
 from sparsedict.dictionaries import gather_, shard_
 from sparsedict.latents import SparseLatents
 from sparsedict.sharding import Peers, Traffic

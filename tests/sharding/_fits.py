@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from tests import cases as all_cases
 
+import cases as all_cases
 import sparsedict as sd
 from sparsedict.sharding import Peers
 
@@ -36,7 +36,9 @@ def fits(n_ranks: int) -> Iterator[tuple[str, Case]]:
         yield f"fit {activation} {penalty}", partial(_fits, "autoencoder", activation, {"penalties": [penalty]})
     for options in ({"clip_norm": 0.01}, {"clip_norm": 0.1, "lr": 1e-3}, {"step_hooks": [sd.AnnealK(6, 0.5)]}):
         yield f"fit {options}", partial(_fits, "autoencoder", "top_k", options)
-    yield "fit rejects what it does not support", _refuses
+    hooks = {"step_hooks": [sd.Resample(every=2, dead_after=16, n_inputs=20)]}
+    for kind, activation in (("autoencoder", "top_1"), ("cross_layer", "jump_relu"), ("distiller_bias_skip", "gated")):
+        yield f"fit {kind} {activation} with Resample", partial(_fits, kind, activation, hooks)
     yield "fit stops on NaN", _stops
 
 
@@ -82,22 +84,6 @@ def _fits(kind: str, activation: str, options: dict[str, Any], peers: Peers) -> 
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-10, equal_nan=True), (name, one, other)
     for (name, one), other in zip(whole.state_dict().items(), own.state_dict().values(), strict=True):
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-10, equal_nan=True), name
-
-
-def _refuses(peers: Peers) -> None:
-    parallel = sd.ShardedLatents(peers.group)
-    refused: list[tuple[dict[str, Any], str]] = [
-        ({"step_hooks": [sd.Resample(every=2)]}, "step_hooks"),
-        ({"checkpoint": "folder"}, "checkpoint"),
-    ]
-    for options, text in refused:
-        try:
-            sd.fit(_new("autoencoder", "top_k"), torch.randn(32, 6), n_tokens=32, parallel=parallel, **options)
-        except ValueError as error:
-            if text not in str(error):
-                raise
-        else:
-            raise AssertionError(options)
 
 
 def _stops(peers: Peers) -> None:

@@ -20,6 +20,7 @@ UNSAVED_OPTIONS = {
     "command",
     "device",
     "force",
+    "latent_ranks",
     "out",
     "quiet",
     "resume",

@@ -220,6 +220,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_checkpoints(group)
     add_trackers(group)
     group.add_argument(
+        "--latent-ranks",
+        type=count,
+        default=1,
+        metavar="N",
+        help="under torchrun, number of processes that share the latents of each dictionary; the others share the data "
+        "(default: 1, each process has whole dictionaries)",
+    )
+    group.add_argument(
         "--dtype",
         choices=DTYPES,
         default="float32",

@@ -40,7 +40,7 @@ from sparsedict.penalties import L0, L1, Penalty
 from sparsedict.sites import Site
 from sparsedict.sites.models import check_ids
 from sparsedict.studies import Inspection, RunFolder, decompose_sites, recipes
-from sparsedict.training import Recipe
+from sparsedict.training import Recipe, ShardedLatents
 
 __all__ = ["run", "stop_message"]
 
@@ -50,7 +50,7 @@ INSPECTION = Inspection()
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     found = recipes_of(args)
-    parallel = parallel_of_environment()
+    parallel = parallel_of_environment(args.latent_ranks)
     with parallel.running(), ExitStack() as stack:
         # Other ranks neither lock nor write the folder.
         folder = run_folder(args)
@@ -63,11 +63,24 @@ def run(args: argparse.Namespace) -> None:
             print_finished(folder)
 
 
-def parallel_of_environment() -> Parallel:
-    """Returns the processes that ``torchrun`` started; one process if the command was started by itself."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+def parallel_of_environment(n_slices: int = 1) -> Parallel:
+    """Returns the processes that ``torchrun`` started; one process if the command was started by itself.
+
+    Args:
+        n_slices: Number of processes that share the latents.
+
+    Raises:
+        ValueError: If the number of processes isn't a multiple of ``n_slices``.
+    """
+    n_ranks = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    if n_ranks % n_slices:
+        raise ValueError(
+            f"--latent-ranks must divide the number of processes that torchrun starts, {n_ranks}, got {n_slices}. "
+            f"Start the command by `torchrun --nproc-per-node {n_slices} -m sparsedict train ...`."
+        )
+    if n_ranks == 1:
         return Alone()
-    return DataParallel.from_environment()
+    return DataParallel.from_environment() if n_slices == 1 else ShardedLatents.from_environment(n_slices)
 
 
 def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunFolder, parallel: Parallel) -> None:

@@ -12,6 +12,7 @@
 from sparsedict.data import synthetic
 from sparsedict.data._batches import Batches
 from sparsedict.data._forms import token_source
+from sparsedict.data._harvest_ranks import HarvestRanks
 from sparsedict.data._pack import pack
 from sparsedict.data._packing import Bos, Texts
 from sparsedict.data._site_capture import takes_mask
@@ -28,6 +29,7 @@ __all__ = [
     "BlockSize",
     "Bos",
     "ComputedFeature",
+    "HarvestRanks",
     "SyntheticFeatures",
     "SyntheticLayers",
     "Texts",

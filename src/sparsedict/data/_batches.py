@@ -236,6 +236,14 @@ class Batches(Iterator[Activations]):
         self._chunk: Chunk | None = None
         self._chunks: Iterator[Chunk] | None = None
 
+    def described(self) -> tuple[dict[str, Any], int | None, int | None, dict[str, Any]]:
+        """Returns the attributes of the source, batch size, seed and state, for a process that receives the batches."""
+        names = ("points", "n_tokens", "grouped", "replays", "origin")
+        source: dict[str, Any] = {name: getattr(self._source, name) for name in names}
+        source |= {"shared": dict(self._source.shared)}
+        source |= {"metadata": {name: dict(own) for name, own in self._source.metadata.items()}}
+        return source, self.batch_size, self._seed, self.state_dict()
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the position of the next row, as a few integers.
 

@@ -15,7 +15,7 @@ from sparsedict.dictionaries._layers import Layer
 from sparsedict.dictionaries._layout import DecoderLayout, LaterLayers, NextLayers, TiedDecoders
 from sparsedict.dictionaries._read import read
 from sparsedict.dictionaries._scales import Scales
-from sparsedict.dictionaries._sharded import gather_, shard_
+from sparsedict.dictionaries._sharded import gather_, latent_blocks, shard_
 from sparsedict.dictionaries._storable import Storable
 
 __all__ = [
@@ -44,5 +44,6 @@ __all__ = [
     "entries_at",
     "gather_",
     "read",
+    "latent_blocks",
     "shard_",
 ]

@@ -205,7 +205,8 @@ def _encode_shard(
     dictionary: EncoderDecoder, shard: Shard, x: Tensor, rule: Selection, context: StepContext
 ) -> Encoding:
     """Encodes rows with the latents of this process, which compete with those of other processes."""
-    activation, own_rule = dictionary.activation, shard.own_rule(rule)
+    activation, whole = dictionary.activation, _divided_batch(rule, context)
+    own_rule = shard.own_rule(rule if whole is None else candidate_rule(rule, whole))
     with torch.no_grad():
         parts = dictionary.affine_parts(dictionary.encoder_inputs(x))
         if activation.by_magnitude or not can_select(own_rule, x.device):
@@ -217,7 +218,7 @@ def _encode_shard(
             assert picked is not None  # there is no limit
             support, known = picked
         strengths = known.abs() if activation.by_magnitude else known
-        support, known = shard.settled(rule, support, known, strengths)
+        support, known = shard.settled(rule, support, known, strengths, whole)
     support = support.with_memory(context.workspace)
     entries = dictionary.pre_activations_at(x, support, known)
     return _on_support(activation, dictionary.activation_state.entries(), entries, support, None, None)

@@ -10,6 +10,7 @@ from torch import Tensor
 from sparsedict.latents import Support
 from sparsedict.parallel import WholeBatch
 from sparsedict.selections import Blockwise, LargestOfBatch, Selection
+from sparsedict.sharding import largest_of_whole
 
 
 def candidate_rule(rule: Selection, whole: WholeBatch) -> Selection:
@@ -38,18 +39,22 @@ def selected_of_whole(rule: Selection, entries: Tensor, support: Support, whole:
         support: Their positions.
         whole: The batch over all ranks.
     """
+    # Padding is never selected.
+    known = entries if not support.has_padding else torch.where(support.is_stored, entries, -torch.inf)
     if isinstance(rule, LargestOfBatch):
-        return _largest(rule, entries, support.n_latents, whole)
+        return _largest(rule, known, support.tokens, support.latents, support.n_latents, whole)
     assert isinstance(rule, Blockwise)
     chosen, begin = torch.ones_like(entries, dtype=torch.bool), 0
     for own, size in zip(rule.rules, rule.sizes, strict=True):
         if size and is_over_batch(own):
             here = ((support.latents >= begin) & (support.latents < begin + size)).nonzero().flatten()
             assert isinstance(own, LargestOfBatch)
-            chosen[here] = _largest(own, entries[here], size, whole)
+            chosen[here] = _largest(own, known[here], support.tokens[here], support.latents[here], size, whole)
         begin += size
     return chosen
 
 
-def _largest(rule: LargestOfBatch, entries: Tensor, n_latents: int, whole: WholeBatch) -> Tensor:
-    return whole.parallel.among_largest(entries.detach(), rule.n_entries(whole.total, n_latents))
+def _largest(
+    rule: LargestOfBatch, entries: Tensor, tokens: Tensor, latents: Tensor, n_latents: int, whole: WholeBatch
+) -> Tensor:
+    return largest_of_whole(entries.detach(), rule.n_entries(whole.total, n_latents), tokens, latents, whole)

@@ -88,17 +88,39 @@ def _latent_rows(
     The sizes are the numbers of rows of the blocks of the whole tensor.
     """
     tensors = {**dict(dictionary.named_parameters()), **dict(dictionary.named_buffers())}
-    of_blocks = {name: index for index, names in enumerate(dictionary.per_block) for name in names}
-    n_latents = len(dictionary.encoder_bias)
-    for name, tensor in tensors.items():
+    of_blocks = _of_blocks(dictionary)
+    for name in _names_of_rows(dictionary):
         if name in of_blocks:
             own = shard.slices[of_blocks[name]]
             rows = torch.arange(own.start, own.stop, device=shard.latents.device)
-            yield tensor, rows, (shard.sizes[of_blocks[name]],)
-        elif name in dictionary.per_latent or (
-            name.startswith("activation_state.") and tensor.ndim and len(tensor) == n_latents
-        ):
-            yield tensor, shard.latents, shard.sizes
+            yield tensors[name], rows, (shard.sizes[of_blocks[name]],)
+        else:
+            yield tensors[name], shard.latents, shard.sizes
+
+
+def latent_blocks(dictionary: Dictionary) -> dict[str, tuple[int, ...]]:
+    """Returns the weights of a divided dictionary with one row per latent, and the blocks to which the rows belong.
+
+    Args:
+        dictionary: A dictionary after `shard_`.
+    """
+    assert dictionary.shard is not None  # a condition
+    everything, of_blocks = tuple(range(len(dictionary.shard.sizes))), _of_blocks(dictionary)
+    return {name: (of_blocks[name],) if name in of_blocks else everything for name in _names_of_rows(dictionary)}
+
+
+def _of_blocks(dictionary: EncoderDecoder) -> dict[str, int]:
+    return {name: index for index, names in enumerate(dictionary.per_block) for name in names}
+
+
+def _names_of_rows(dictionary: EncoderDecoder) -> list[str]:
+    """Returns the names of all parameters and buffers with one row per latent."""
+    known, n_latents = dictionary.per_latent | _of_blocks(dictionary).keys(), len(dictionary.encoder_bias)
+    return [
+        name
+        for name, tensor in (*dictionary.named_parameters(), *dictionary.named_buffers())
+        if name in known or (name.startswith("activation_state.") and tensor.ndim and len(tensor) == n_latents)
+    ]
 
 
 def _whole(own: Tensor, rows: Tensor, sizes: tuple[int, ...], shard: Shard, device: torch.device) -> Tensor:

@@ -1,20 +1,32 @@
 """How the processes of a training run divide its work: `Parallel`, `Alone` and `DataParallel`."""
 
 from sparsedict.parallel._alone import Alone
+from sparsedict.parallel._channels import Channels, collective
+from sparsedict.parallel._checksums import check_rows, checksum
 from sparsedict.parallel._data_parallel import DataParallel
 from sparsedict.parallel._errors import RankError
+from sparsedict.parallel._host_group import host_group
 from sparsedict.parallel._order import order_of_parts
 from sparsedict.parallel._parallel import Parallel, WholeBatch
 from sparsedict.parallel._per_rank import of_rank, per_rank, saved_values
+from sparsedict.parallel._ranks import Ranks, initialise_environment, process_group
 
 __all__ = [
     "Alone",
+    "Channels",
     "DataParallel",
     "Parallel",
     "RankError",
+    "Ranks",
     "WholeBatch",
+    "check_rows",
+    "checksum",
+    "collective",
+    "host_group",
+    "initialise_environment",
     "of_rank",
     "order_of_parts",
     "per_rank",
+    "process_group",
     "saved_values",
 ]

@@ -11,9 +11,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sparsedict.parallel._host_group import host_group
+
 
 class CollectiveError(RuntimeError):
     """Raised if a collective operation failed, usually because another rank ended."""
+
+
+@contextmanager
+def collective() -> Iterator[None]:
+    """Returns a context in which the errors of collective operations become `CollectiveError`."""
+    try:
+        yield
+    except CollectiveError:
+        raise
+    except RuntimeError as error:
+        raise CollectiveError(f"{type(error).__name__}: {error}") from error
 
 
 class Channels:
@@ -25,25 +38,25 @@ class Channels:
     Args:
         group: The user's process group.
         timeout: Longest wait for another rank.
+
+    Attributes:
+        group: See the argument.
+        ranks: Numbers of the processes of the group among all processes.
+        rank: Index of this process in the group.
+        host: A group of the same processes, for tensors on the CPU.
+        name: A name of the channels, the same on all of these processes.
     """
 
     def __init__(self, group: dist.ProcessGroup, timeout: timedelta) -> None:
         self.group = group
         self.ranks = dist.get_process_group_ranks(group)
-        self.host: Any = dist.new_group(self.ranks, timeout, "gloo", use_local_synchronization=True)
+        self.rank: int = dist.get_rank(group)
+        self.host, self.name = host_group(self.ranks, timeout)
         self._devices = {
             device
             for device, backend in _backends(group).items()
             if device != "cpu" and backend not in ("gloo", "fake")
         }
-
-    @contextmanager
-    def collective(self) -> Iterator[None]:
-        """Returns a context in which the errors of collective operations become `CollectiveError`."""
-        try:
-            yield
-        except RuntimeError as error:
-            raise CollectiveError(f"{type(error).__name__}: {error}") from error
 
     def sent(self, tensor: Tensor) -> tuple[Tensor, Any]:
         """Returns a detached, contiguous tensor on a device that a group serves, and the group."""
@@ -54,20 +67,20 @@ class Channels:
 
     def exchange(self, numbers: tuple[int, ...]) -> list[tuple[int, ...]]:
         own = torch.tensor(numbers, dtype=torch.int64, device="cpu")
-        with self.collective():
+        with collective():
             found = [torch.empty_like(own) for _ in self.ranks]
             dist.all_gather(found, own, group=self.host)
         return [tuple(row.tolist()) for row in found]
 
     def share(self, value: Any) -> Any:
         held = [value]
-        with self.collective():
+        with collective():
             dist.broadcast_object_list(held, src=self.ranks[0], group=self.host, device=torch.device("cpu"))
         return held[0]
 
     def gather(self, value: Any) -> list[Any]:
         found: list[Any] = [None] * len(self.ranks)
-        with self.collective():
+        with collective():
             dist.all_gather_object(found, value, group=self.host)
         return found
 
@@ -75,13 +88,13 @@ class Channels:
         own, group = self.sent(tensor)
         # A tensor that was copied from another device may be changed.
         own = own.clone() if own.device == tensor.device else own
-        with self.collective():
+        with collective():
             dist.all_reduce(own, group=group)
         return own.to(tensor.device)
 
     def broadcast_(self, tensor: Tensor) -> None:
         own, group = self.sent(tensor)
-        with self.collective():
+        with collective():
             dist.broadcast(own, src=self.ranks[0], group=group)
         tensor.detach().copy_(own)
 
@@ -91,7 +104,7 @@ class Channels:
         own, group = self.sent(tensor)
         padded = own.new_zeros(max(sizes), *own.shape[1:])
         padded[: len(own)] = own
-        with self.collective():
+        with collective():
             found = [torch.empty_like(padded) for _ in self.ranks]
             dist.all_gather(found, padded, group=group)
         return [rows[:size].to(tensor.device) for rows, size in zip(found, sizes, strict=True)]
@@ -99,7 +112,7 @@ class Channels:
     def exchange_rows(self, tensor: Tensor, n_to: list[int], n_from: list[int]) -> Tensor:
         own, group = self.sent(tensor)
         received = own.new_empty(sum(n_from), *own.shape[1:])
-        with self.collective():
+        with collective():
             dist.all_to_all_single(received, own, n_from, n_to, group=group)
         return received.to(tensor.device)
 

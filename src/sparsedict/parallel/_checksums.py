@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -25,14 +25,25 @@ def check_equal(channels: Channels, tensors: Mapping[str, Tensor], step: int) ->
     if not tensors:
         return
     own = torch.stack([checksum(tensor) for tensor in tensors.values()]).tolist()
-    rows = channels.exchange(tuple(own))
+    check_rows(channels.exchange(tuple(own)), list(range(len(channels.ranks))), list(tensors), step)
+
+
+def check_rows(rows: Sequence[tuple[int, ...]], ranks: Sequence[int], names: Sequence[str], step: int) -> None:
+    """Raises `RankError` if checksums differ.
+
+    Args:
+        rows: The checksums of each rank.
+        ranks: The numbers of these ranks.
+        names: The names of the tensors.
+        step: Number of steps done.
+    """
     usual, count = Counter(rows).most_common(1)[0]
     usual = usual if count > 1 else rows[0]
-    for rank, row in enumerate(rows):
-        names = [name for name, value, other in zip(tensors, row, usual, strict=True) if value != other]
-        if names:
+    for rank, row in zip(ranks, rows, strict=True):
+        differing = [name for name, value, other in zip(names, row, usual, strict=True) if value != other]
+        if differing:
             raise RankError(
-                f"Rank {rank} must have the same weights as the other ranks, but `{names[0]}` differs after step "
+                f"Rank {rank} must have the same weights as the other ranks, but `{differing[0]}` differs after step "
                 f"{step:,}. A loss, penalty or step hook of this rank may depend on its rank or random numbers. Use "
                 "`out.whole` for numbers of the whole batch.",
                 (rank,),

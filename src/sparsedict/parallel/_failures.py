@@ -56,7 +56,7 @@ class Reports:
         return found
 
     def _key(self, rank: int) -> str:
-        return f"sparsedict/{self._name}/{rank}"
+        return f"{self._name}/{rank}"
 
 
 def rank_error(found: dict[int, str] | None, n_ranks: int, timeout: timedelta) -> RankError:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sparsedict.parallel._channels import Channels
+from sparsedict.parallel._channels import Channels, collective
 
 
 class FlatGradients:
@@ -47,7 +47,7 @@ class FlatGradients:
                 gradient.reshape(-1) * share
             )
         sent, group = self._channels.sent(buffer)
-        with self._channels.collective():
+        with collective():
             dist.all_reduce(sent, group=group)
         for part, gradient in zip(sent.split(sizes), gradients, strict=True):
             gradient.copy_(part.view_as(gradient))

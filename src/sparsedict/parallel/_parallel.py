@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from abc import ABC
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from sparsedict.parallel._errors import RankError
+from sparsedict.parallel._order import order_of_parts
 
 Module = TypeVar("Module", bound=nn.Module)
 Value = TypeVar("Value")
@@ -41,17 +44,21 @@ class Parallel(ABC):
     Decisions that change the course of the loop (stop, write a checkpoint, compute a step again) depend on numbers
     from :meth:`exchange`, :meth:`share` or :meth:`sum` only, so that all ranks decide alike.
 
+    The methods of this class are those of a single process, so a kind overrides those that act on several ranks.
+
     Attributes:
         rank: Number of this process, from 0.
         n_ranks: Number of processes.
         part: Number of this rank's part of each batch, from 0.
         n_parts: Number of parts into which each batch is divided.
+        n_slices: Number of slices into which the latents are divided.
     """
 
     rank: int
     n_ranks: int
     part: int
     n_parts: int
+    n_slices: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -60,16 +67,16 @@ class Parallel(ABC):
 
     # The run
 
-    @abstractmethod
     def running(self) -> AbstractContextManager[None]:
         """Returns the context of a run. An error on one rank ends the context of every rank with an error.
 
         Raises:
             RankError: On leaving the context, if another rank failed. The error names the rank and its error.
         """
+        return nullcontext()
 
-    @abstractmethod
-    def divided(self, dictionary: Module) -> AbstractContextManager[Module]:
+    @contextmanager
+    def divided(self, dictionary: Module) -> Iterator[Module]:
         """Returns a context with the dictionary that this rank trains in place of ``dictionary``.
 
         The yielded dictionary has the interface of a ``Dictionary``. For replicas it is the same object. For latents in
@@ -80,14 +87,7 @@ class Parallel(ABC):
         Args:
             dictionary: The dictionary that the user passed.
         """
-
-    def check_options(self, *, checkpoint: Any) -> None:
-        """Raises ``ValueError`` if options of the run aren't supported. Not a collective operation.
-
-        Args:
-            checkpoint: Folder of checkpoints, or ``None``.
-        """
-        return
+        yield dictionary
 
     def begin_(self, trainee: Any) -> None:
         """Divides the latents of an initialised dictionary, in place. By default it does nothing.
@@ -97,19 +97,31 @@ class Parallel(ABC):
         """
         return
 
+    def write_rows(self, folder: Path, rows: Mapping[str, Tensor]) -> None:
+        """Writes the rows of a checkpoint that the ranks hold, to a new folder. There are none in a single slice.
+
+        Args:
+            folder: The folder, which all ranks must see.
+            rows: Tensors by name, as parts of whole tensors.
+
+        Raises:
+            OSError: On all ranks, if one of them can't write.
+        """
+        assert not rows  # the latents aren't divided
+
     # Numbers and objects on the host
 
-    @abstractmethod
     def exchange(self, *numbers: int) -> list[tuple[int, ...]]:
         """Returns the numbers of each rank, by rank. It doesn't wait for an accelerator."""
+        return [numbers]
 
-    @abstractmethod
     def share(self, value: Value) -> Value:
         """Returns the value of rank 0, which must be picklable."""
+        return value
 
-    @abstractmethod
     def gather(self, value: Value) -> list[Value]:
         """Returns the value of each rank, which must be picklable, by rank."""
+        return [value]
 
     def any(self, flag: bool) -> bool:
         """Returns whether the flag is set on any rank."""
@@ -159,42 +171,45 @@ class Parallel(ABC):
 
     # Tensors over the parts of a batch
 
-    @abstractmethod
     def values(self, tensor: Tensor) -> Tensor:
         """Returns the values of all ranks, of all parts and slices, in the order of ranks.
 
         Args:
             tensor: Values of this rank, ``[n_values]``. The numbers may differ.
         """
+        return tensor
 
-    @abstractmethod
-    def among_largest(self, values: Tensor, n: int) -> Tensor:
-        """Returns which values are among the ``n`` largest of all ranks, ``[n_values]`` booleans.
+    def among_largest(self, values: Tensor, n: int, positions: Callable[[], Tensor]) -> Tensor:
+        """Returns which values are among the ``n`` largest of all ranks, ``[n_values]`` booleans. NaN always is.
 
-        Equal values are taken in the order of ranks, and then in their order on a rank.
+        On the CPU, the first of equal values in the order of their positions are taken. On other devices the choice
+        among equal values is unspecified.
 
         Args:
             values: Values of this rank, ``[n_values]``, such as its largest pre-activations.
             n: Number of values to choose among all ranks.
+            positions: Returns a different integer for each value of all ranks. It may be collective. All ranks call it,
+                or none.
         """
+        chosen = torch.zeros_like(values, dtype=torch.bool)
+        return chosen.index_fill(0, values.topk(min(n, len(values)), sorted=False).indices, True)
 
-    @abstractmethod
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         """Replaces tensors that must be equal on several ranks by those of the first of these ranks.
 
         Args:
             tensors: Tensors of the same shapes on each rank.
         """
+        return
 
-    @abstractmethod
     def sum(self, tensor: Tensor) -> Tensor:
         """Returns the sum of a tensor over the parts, without gradient. It may be queued on an accelerator.
 
         Args:
             tensor: The part's own sum, such as the number of tokens on which each latent fired.
         """
+        return tensor
 
-    @abstractmethod
     def rows(self, tensor: Tensor) -> Tensor:
         """Returns the rows of all parts in the order of the whole batch: row ``j`` is of part ``j % n_parts``.
 
@@ -203,8 +218,8 @@ class Parallel(ABC):
         Args:
             tensor: The rows of this part of one batch, ``[n_rows, ...]``. The numbers of rows may differ.
         """
+        return tensor
 
-    @abstractmethod
     def exchange_rows(self, tensor: Tensor, n_to: Sequence[int], n_from: Sequence[int]) -> Tensor:
         """Sends rows to the other parts, and returns the received rows in the order of the sending parts.
 
@@ -213,8 +228,8 @@ class Parallel(ABC):
             n_to: Number of rows for each part.
             n_from: Number of rows from each part.
         """
+        return tensor
 
-    @abstractmethod
     def mean_gradients_(self, parameters: Iterable[Tensor], share: float) -> None:
         """Replaces gradients by their weighted mean over the parts.
 
@@ -225,6 +240,7 @@ class Parallel(ABC):
             parameters: The trained parameters, in the same order on each rank.
             share: This part's share of the rows of the batch. The shares of all parts add up to 1.
         """
+        return
 
     # Tensors over the slices of latents
 
@@ -238,7 +254,6 @@ class Parallel(ABC):
 
     # Checks
 
-    @abstractmethod
     def check_equal(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Raises an error that names the rank if tensors that must be equal on several ranks differ.
 
@@ -249,6 +264,7 @@ class Parallel(ABC):
         Raises:
             RankError: If the bits of a tensor differ.
         """
+        return
 
     def describe(self, dictionary: Any) -> str:
         """Returns a few lines: what is divided how, and what each rank holds. Not a collective operation."""
@@ -298,3 +314,15 @@ class WholeBatch:
     def sum(self, value: Tensor) -> Tensor:
         """Returns the sum over all parts, without gradient, given this rank's sum over its rows."""
         return self.parallel.sum(value.detach()) if self.parallel.n_parts > 1 else value
+
+    def positions(self, device: torch.device) -> Tensor:
+        """Returns the index of each row of this rank in the whole batch. It is a collective operation."""
+        parallel = self.parallel
+        if parallel.n_parts == 1:
+            return torch.arange(self.own, device=device)
+        sizes = dict(parallel.exchange(parallel.part, self.own))
+        order = order_of_parts(tuple(sizes[part] for part in range(parallel.n_parts)), device)
+        start = sum(sizes[part] for part in range(parallel.part))
+        return torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=device))[
+            start : start + self.own
+        ]

@@ -14,9 +14,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparsedict.latents import Support
+from sparsedict.parallel import WholeBatch
 from sparsedict.selections import Blockwise, Largest, LargestOfBatch, Selection
 from sparsedict.sharding._peers import Peers
 from sparsedict.splits import split
+
+_MAX_LATENTS = 2**32
+"""Larger than every index of a latent."""
 
 
 def merge(
@@ -26,6 +30,7 @@ def merge(
     latents: Int[Tensor, " n_latents"],
     sizes: Sequence[int],
     peers: Peers,
+    whole: WholeBatch | None = None,
 ) -> Bool[Tensor, " n_entries"] | None:
     """Returns which candidates of this process the rule selects among those of all; ``None`` if it selects all.
 
@@ -40,11 +45,16 @@ def merge(
         latents: Index of each latent of this process among those of all.
         sizes: Number of latents of each block, over all processes.
         peers: The processes.
+        whole: The batch over several ranks if its rows are divided too. The candidates of `LargestOfBatch` must then
+            be as many as the rule selects from that batch.
     """
     if isinstance(rule, Blockwise):
-        return _merge_blocks(rule, support, strengths, latents, sizes, peers)
+        return _merge_blocks(rule, support, strengths, latents, sizes, peers, whole)
     if isinstance(rule, Largest):
         return _largest(rule.k, support, strengths, latents, min(rule.k, _widest(sizes, peers)), peers)
+    if isinstance(rule, LargestOfBatch) and whole is not None:
+        n_wanted = rule.n_entries(whole.total, sum(sizes))
+        return largest_of_whole(strengths, n_wanted, support.tokens, latents[support.latents], whole)
     if isinstance(rule, LargestOfBatch):
         n_wanted = rule.n_entries(support.n_tokens, sum(sizes))
         n_sent = min(n_wanted, support.n_tokens * _widest(sizes, peers))
@@ -73,6 +83,34 @@ def competes(rule: Selection | None) -> bool:
     return isinstance(rule, Largest | LargestOfBatch)
 
 
+@torch.no_grad()
+def largest_of_whole(
+    strengths: Float[Tensor, " n_entries"],
+    n_wanted: int,
+    tokens: Int[Tensor, " n_entries"],
+    latents: Int[Tensor, " n_entries"],
+    whole: WholeBatch,
+) -> Bool[Tensor, " n_entries"]:
+    """Returns which candidates of this process are among the largest of a batch whose rows are divided among ranks.
+
+    On the CPU, ties are resolved as in one process: in favour of the first token of the whole batch, and then of the
+    lowest latent.
+
+    Args:
+        strengths: Values of the candidates of this process.
+        n_wanted: Number of entries to select from the whole batch.
+        tokens: Row of each candidate in the part of this process.
+        latents: Index of each candidate's latent among those of all processes.
+        whole: The batch over all ranks.
+    """
+
+    def positions() -> Tensor:
+        rows = whole.positions(tokens.device)
+        return rows[tokens] * _MAX_LATENTS + latents
+
+    return whole.parallel.among_largest(strengths, n_wanted, positions)
+
+
 def _widest(sizes: Sequence[int], peers: Peers) -> int:
     """Returns the number of latents of the process with the most."""
     return sum(-(-size // peers.size) for size in sizes)
@@ -85,12 +123,13 @@ def _merge_blocks(
     latents: Tensor,
     sizes: Sequence[int],
     peers: Peers,
+    whole: WholeBatch | None,
 ) -> Tensor | None:
     own = split(support, rule.sizes)
     kept = []
     parts = zip(rule.rules, own.supports, own.take(strengths), latents.split(rule.sizes), sizes, strict=True)
     for inner, part, values, indices, size in parts:
-        found = merge(inner, part, values, indices, (size,), peers) if size else None
+        found = merge(inner, part, values, indices, (size,), peers, whole) if size else None
         kept.append(torch.ones_like(part.latents, dtype=torch.bool) if found is None else found)
     return own.put(kept)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.distributed.device_mesh import DeviceMesh
+
+from sparsedict.parallel import collective
 
 # The second name is that of PyTorch before 2.13.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -23,17 +27,26 @@ class Peers:
 
     Args:
         group: The process group; ``None`` for all processes.
+        host: A group of the same processes for tensors on the CPU; by default ``group``.
 
     Attributes:
         rank: Index of this process in the group.
         size: Number of processes.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, group: dist.ProcessGroup | None = None, host: dist.ProcessGroup | None = None) -> None:
         self.group = group
+        self._host = group if host is None else host
         self.rank: int = dist.get_rank(group)
         self.size: int = dist.get_world_size(group)
         self._is_blocked = False
+
+    @cached_property
+    def mesh(self) -> DeviceMesh:
+        """The processes as a mesh of CPU processes, for tensors whose rows they share."""
+        group = dist.group.WORLD if self._host is None else self._host
+        assert group is not None  # a member has the rank
+        return DeviceMesh.from_group(group, "cpu")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Peers:
         return self
@@ -72,15 +85,20 @@ class Peers:
     def sum_(self, values: Tensor) -> None:
         """Replaces values by their sum over all processes."""
         self._check()
-        dist.all_reduce(values, group=self.group)
+        with collective():
+            dist.all_reduce(values, group=self._group_of(values))
 
     def gather(self, values: Shaped[Tensor, ...]) -> Shaped[Tensor, "n_processes ..."]:
         """Returns the values of all processes, which have equal shapes, by rank."""
         self._check()
         values = values.contiguous()
         found = values.new_empty(self.size, *values.shape)
-        _all_gather(found.view(-1), values.view(-1), group=self.group)
+        with collective():
+            _all_gather(found.view(-1), values.view(-1), group=self._group_of(values))
         return found
+
+    def _group_of(self, values: Tensor) -> dist.ProcessGroup | None:
+        return self._host if values.device.type == "cpu" else self.group
 
 
 class _Sum(torch.autograd.Function):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsedict.activations import Activation
 from sparsedict.latents import Support
+from sparsedict.parallel import WholeBatch
 from sparsedict.selections import Selection
 from sparsedict.sharding._merge import competes, merge, own_rule
 from sparsedict.sharding._peers import Peers
@@ -94,7 +95,12 @@ class Shard:
         return own_rule(rule, self.own_sizes)
 
     def settled(
-        self, rule: Selection, support: Support, known: Float[Tensor, " n_entries"], strengths: Tensor | None = None
+        self,
+        rule: Selection,
+        support: Support,
+        known: Float[Tensor, " n_entries"],
+        strengths: Tensor | None = None,
+        whole: WholeBatch | None = None,
     ) -> tuple[Support, Float[Tensor, " n_kept"]]:
         """Returns the entries of this process that a rule selects among the latents of all processes.
 
@@ -103,9 +109,10 @@ class Shard:
             support: The candidates of this process.
             known: Their pre-activations, without gradient.
             strengths: Values by which entries are selected; the pre-activations by default.
+            whole: The batch over several ranks if its rows are divided too, and the rule selects among all of them.
         """
         strengths = known if strengths is None else strengths
-        kept = merge(rule, support, strengths, self.latents, self.sizes, self.peers)
+        kept = merge(rule, support, strengths, self.latents, self.sizes, self.peers, whole)
         return (support, known) if kept is None else _compacted(support, known, kept)
 
     def shared(self, parameter: nn.Parameter) -> Tensor:

@@ -90,7 +90,11 @@ class Point:
         return n_before == (self.call or 0)
 
     def attach(self, callback: Callable[[Tensor], Tensor | None]) -> Removable:
-        """Calls ``callback`` with the activation in every forward pass. A returned tensor replaces the activation."""
+        """Calls ``callback`` with the activation in every forward pass. A returned tensor replaces the activation.
+
+        An activation that is divided among processes, a ``DTensor``, is made whole for the callback on all of them.
+        """
+        callback = _on_whole(callback)
         if is_hook_point(self.module):
             return _LensHook(self.module, callback)
         if self.side == "in":
@@ -118,6 +122,29 @@ class Point:
             )
 
         return self.module.register_forward_hook(after)
+
+
+def _on_whole(callback: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
+    """Returns a callback for activations that may be divided among processes, given one for whole activations."""
+
+    def on_any(value: Tensor) -> Tensor | None:
+        whole = getattr(value, "full_tensor", None)
+        if whole is None:
+            return callback(value)
+        new = callback(whole())
+        return None if new is None else _divided_as(new, value)
+
+    return on_any
+
+
+def _divided_as(whole: Tensor, value: Any) -> Tensor:
+    """Returns a whole tensor that is divided among processes like a ``DTensor``. The result is differentiable."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = value.device_mesh
+    return DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False).redistribute(
+        placements=value.placements
+    )
 
 
 def _first_tensor(point: Point, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any, Tensor]:

@@ -17,13 +17,14 @@ from sparsedict.storage._atomic import (
     sync_folder,
     sync_tree,
 )
-from sparsedict.storage._checkpoint import CHECKPOINT, NewerVersionError, read_checkpoint, write_checkpoint
+from sparsedict.storage._checkpoint import CHECKPOINT, ROWS, NewerVersionError, read_checkpoint, write_checkpoint
 from sparsedict.storage._description import FORMAT_VERSION, Description, Named, installed_version
 from sparsedict.storage._documents import MAX_DOCUMENT, parse_document, read_document, write_document
 from sparsedict.storage._folder import DESCRIPTION, read_description, write_dictionary
 from sparsedict.storage._json import Reader, StorageError, parse_json, read_json
 from sparsedict.storage._lock import release_lock, take_lock
 from sparsedict.storage._regular_file import regular_file
+from sparsedict.storage._row_files import read_rows, verify_rows, write_rows
 from sparsedict.storage._weights import (
     WEIGHTS,
     StoredTensor,
@@ -39,6 +40,7 @@ __all__ = [
     "DESCRIPTION",
     "FORMAT_VERSION",
     "MAX_DOCUMENT",
+    "ROWS",
     "WEIGHTS",
     "Description",
     "Named",
@@ -57,6 +59,7 @@ __all__ = [
     "read_description",
     "read_document",
     "read_json",
+    "read_rows",
     "read_weights",
     "regular_file",
     "release_lock",
@@ -67,7 +70,9 @@ __all__ = [
     "sync_folder",
     "sync_tree",
     "take_lock",
+    "verify_rows",
     "write_checkpoint",
     "write_dictionary",
     "write_document",
+    "write_rows",
 ]

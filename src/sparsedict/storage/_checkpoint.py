@@ -1,4 +1,7 @@
-"""Checkpoints: folders with ``checkpoint.json`` and ``state.safetensors`` that are created atomically."""
+"""Checkpoints: folders with ``checkpoint.json`` and ``state.safetensors`` that are created atomically.
+
+If several processes divide the latents, the subfolder ``rows`` has the rows of each.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ CHECKPOINT_FORMAT = "sparsedict checkpoint"
 CHECKPOINT_VERSION = 1
 CHECKPOINT = "checkpoint.json"
 STATE = "state.safetensors"
+ROWS = "rows"
+"""Folder with the rows that several processes wrote."""
 
 _TENSOR, _TUPLE, _FLOAT, _BYTES, _ITEMS = "$tensor", "$tuple", "$float", "$bytes", "$items"
 """Keys of the JSON objects that represent types that JSON doesn't have."""
@@ -30,13 +35,16 @@ class NewerVersionError(StorageError):
     """A file was written by a later version of the library."""
 
 
-def write_checkpoint(folder: Path, settings: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+def write_checkpoint(
+    folder: Path, settings: Mapping[str, Any], state: Mapping[str, Any], rows: Path | None = None
+) -> None:
     """Creates the folder of a checkpoint atomically.
 
     Args:
         folder: The new folder. Its parent must exist.
         settings: Settings of the run, as JSON values.
         state: State of the run: dictionaries, lists and tuples of tensors and plain values.
+        rows: A folder with rows that several processes wrote, which is moved into the checkpoint.
 
     Raises:
         TypeError: If the state contains another type.
@@ -61,6 +69,8 @@ def write_checkpoint(folder: Path, settings: Mapping[str, Any], state: Mapping[s
                 "Store large values as tensors."
             )
         (scratch / CHECKPOINT).write_bytes(encoded)
+        if rows is not None:
+            rows.rename(scratch / ROWS)
 
     make_folder(folder, fill)
 

@@ -116,7 +116,9 @@ def decompose_sites(
     phases = Phases(verbose)
     known = {name: _neurons(site) for name, site in sites.items()}
     widths = n_latents if isinstance(n_latents, Mapping) else dict.fromkeys(sites, n_latents)
-    trainees = {name: _trainees(name, site, widths[name], recipes, seed, dtype) for name, site in sites.items()}
+    # A dictionary that is divided among ranks may be too large for one of their devices.
+    device = None if parallel.n_slices == 1 else torch.device("cpu")
+    trainees = {name: _trainees(name, site, widths[name], recipes, seed, dtype, device) for name, site in sites.items()}
     _print_ranks(trainees, parallel, verbose)
     with phases("training", f"harvesting and training on {n_tokens:,} tokens"):
         how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "dtype": dtype}
@@ -128,7 +130,7 @@ def decompose_sites(
     found: dict[str, Decomposition] = {}
     for name, site in sites.items():
         own = phases.within(f"{name}: " if len(sites) > 1 else "")
-        dictionaries = {kind: trainee.dictionary for kind, trainee in trainees[name].items()}
+        dictionaries = {kind: trainee.dictionary.to(site.device) for kind, trainee in trainees[name].items()}
         with own("reading", "collecting the activations of all latents on held-out tokens"):
             latents = _latents(site, dictionaries, held_out_tokens, known[name][0], inspection)
         firing = {kind: latents[kind].records.firing for kind in dictionaries}
@@ -189,13 +191,19 @@ def _neurons(site: Site) -> tuple[Neurons | None, str | None]:
 
 
 def _trainees(
-    name: str, site: Site, n_latents: int, recipes: Mapping[str, Recipe], seed: int, dtype: torch.dtype
+    name: str,
+    site: Site,
+    n_latents: int,
+    recipes: Mapping[str, Recipe],
+    seed: int,
+    dtype: torch.dtype,
+    device: torch.device | None,
 ) -> dict[str, Trainee]:
     """Constructs the dictionaries of one site. Returns their trainees by recipe."""
     trainees: dict[str, Trainee] = {}
     for kind, recipe in recipes.items():
         generator = torch.Generator().manual_seed(seed)
-        trainee = recipe.trainee(site, n_latents, generator=generator, dtype=dtype, device=site.device)
+        trainee = recipe.trainee(site, n_latents, generator=generator, dtype=dtype, device=device or site.device)
         trainees[kind] = replace(trainee, site=name)
     return trainees
 

@@ -32,7 +32,7 @@ from sparsedict.studies._folder import (
 from sparsedict.studies._sites_report import RUN, write_sites
 
 _STEP = re.compile(r"step-\d{9,}")
-_OF_CHECKPOINTS = re.compile(r"\.?step-\d{9,}(\.writing|\.removing)?|lock")
+_OF_CHECKPOINTS = re.compile(r"\.?step-\d{9,}(\.writing|\.removing|\.rows)?|lock")
 MAX_SHOWN = 6
 
 METRICS = "metrics.jsonl"

@@ -16,14 +16,17 @@ from typing import IO, Any
 from sparsedict import checks
 from sparsedict.parallel import Alone, Parallel
 from sparsedict.storage import (
+    ROWS,
     NewerVersionError,
     StorageError,
     discard_folder,
     read_checkpoint,
     release_lock,
     take_lock,
+    verify_rows,
     write_checkpoint,
 )
+from sparsedict.training._latent_rows import with_stored, with_whole, without_rows
 from sparsedict.training._settings import differences, renamed_paths, renamed_settings
 
 Every = int | timedelta
@@ -35,7 +38,7 @@ LOCK = "lock"
 
 MAX_SHOWN = 6
 _NAME = re.compile(r"step-(\d{9,})")
-_LEFT_BEHIND = re.compile(r"\.step-\d{9,}\.(writing|removing)")
+_LEFT_BEHIND = re.compile(r"\.step-\d{9,}\.(writing|removing|rows)")
 
 
 class Checkpoints:
@@ -49,7 +52,8 @@ class Checkpoints:
         every: Steps or time between two checkpoints.
         keep: Number of checkpoints to keep.
         resume: Whether to resume from the newest checkpoint, if there is one.
-        parallel: The ranks of the run. Only rank 0 reads and writes the folder. Errors are raised on all ranks.
+        parallel: The ranks of the run. Only rank 0 reads and writes the folder, except for the rows of divided latents.
+            Errors are raised on all ranks.
 
     Raises:
         NotADirectoryError: If the folder is a file.
@@ -71,7 +75,8 @@ class Checkpoints:
             every = checks.at_least("checkpoint_every", every, 1)
         elif every <= timedelta(0):
             raise ValueError(f"`checkpoint_every` must be a number of steps or a positive timedelta, got {every!r}.")
-        self.folder = Path(folder)
+        # Ranks may have different working folders, but write rows to one folder.
+        self.folder = Path(folder) if parallel.n_slices == 1 else Path(parallel.share(str(Path(folder).resolve())))
         self._every = every
         self._keep = checks.at_least("checkpoint_keep", keep, 1)
         self._settings: Mapping[str, Any] = {}
@@ -141,15 +146,26 @@ class Checkpoints:
         Raises:
             OSError: If the checkpoint can't be written. Earlier checkpoints are left unchanged.
         """
-        self._parallel.on_main(partial(self._write, step, state))
+        common, rows = without_rows(state)
+        beside = self.folder / f".{self._path(step).name}.rows"
+        self._parallel.on_main(partial(self._prepare, step))
+        try:
+            self._parallel.write_rows(beside, rows)
+        except OSError as error:
+            raise self._write_error(error, step) from error
+        self._parallel.on_main(partial(self._write, step, common, beside if rows else None))
         self.last_step = step
         self._last_time = time.monotonic()
 
-    def _write(self, step: int, state: Mapping[str, Any]) -> None:
-        target = self._path(step)
+    def _prepare(self, step: int) -> None:
         try:
             self._remove_unusable(step)
-            write_checkpoint(target, self._settings, state)
+        except OSError as error:
+            raise self._write_error(error, step) from error
+
+    def _write(self, step: int, state: Mapping[str, Any], rows: Path | None) -> None:
+        try:
+            write_checkpoint(self._path(step), self._settings, state, rows)
             for old in self.steps()[: -self._keep]:
                 discard_folder(self._path(old))
         except OSError as error:
@@ -183,7 +199,7 @@ class Checkpoints:
         broken: Exception | None = None
         for step in reversed(self.steps()):
             try:
-                settings, state = read_checkpoint(self._path(step))
+                settings, state = self._read(self._path(step))
             except NewerVersionError:
                 raise
             except (StorageError, FileNotFoundError) as error:
@@ -196,6 +212,15 @@ class Checkpoints:
                 f"None of the checkpoints in {self.folder} can be read: {broken} Choose another folder."
             ) from broken
         return None
+
+    def _read(self, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns the settings and the state. Each rank reads its rows later if the latents are divided."""
+        settings, state = read_checkpoint(folder)
+        if self._parallel.n_slices == 1:
+            return settings, with_whole(state, folder / ROWS)
+        if (folder / ROWS).exists():
+            verify_rows(folder / ROWS)
+        return settings, with_stored(state, folder.resolve() / ROWS)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}"

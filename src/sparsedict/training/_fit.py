@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
 
-from sparsedict import checks
 from sparsedict.data import as_batches
 from sparsedict.dictionaries import Dictionary
 from sparsedict.kernels import Workspace
@@ -25,18 +25,13 @@ from sparsedict.training._deterministic import deterministic_algorithms
 from sparsedict.training._history import History
 from sparsedict.training._initialise import initialise_
 from sparsedict.training._loop import Loop
+from sparsedict.training._run_options import RunOptions, check_same_options
 from sparsedict.training._settings import devices_of, environment, run_settings
 from sparsedict.training._step_hook import StepHook
 from sparsedict.training._trainee import OptimizerFactory, Trainee
 from sparsedict.training._trainer import DictionaryTrainer
 from sparsedict.training._units import RelativeLR, Units
-from sparsedict.training._validation import (
-    check_callbacks,
-    check_checkpoint,
-    check_points,
-    check_same_call,
-    check_trainees,
-)
+from sparsedict.training._validation import check_points, check_same_call, check_trainees
 from sparsedict.training.callbacks import Callback
 from sparsedict.training.schedules import Cosine, Schedule
 
@@ -195,52 +190,47 @@ def fit_many(
     Returns:
         The records of each dictionary, by name.
     """
-    n_tokens = checks.at_least("n_tokens", n_tokens, 1)
-    log_every = checks.at_least("log_every", log_every, 1)
-    dead_after = checks.at_least("dead_after", dead_after, 1)
-    if autocast not in (None, torch.bfloat16):
-        raise ValueError(f"`autocast` must be torch.bfloat16 or None, got {autocast}.")
-    progress, resume = checks.boolean("progress", progress), checks.boolean("resume", resume)
-    deterministic = checks.boolean("deterministic", deterministic)
-    check_checkpoint(checkpoint, checkpoint_every, checkpoint_keep, resume)
-    callbacks = check_callbacks(callbacks)
-    check_trainees(trainees)
     if not isinstance(parallel, Parallel):
         raise TypeError(f"`parallel` must be sd.DataParallel() or another Parallel, got {parallel!r}.")
-    parallel.check_options(checkpoint=checkpoint)
-    for trainee in trainees.values():
-        without_inference_(trainee.dictionary)
     with ExitStack() as stack:
+        # Within this context, an error on one rank ends all.
         stack.enter_context(parallel.running())
-        checkpoints = _open_checkpoints(checkpoint, checkpoint_every, checkpoint_keep, resume, parallel)
+        arguments = (n_tokens, log_every, dead_after, autocast, checkpoint, checkpoint_every, checkpoint_keep)
+        make = partial(RunOptions, *arguments, resume, deterministic, progress, callbacks)
+        options = parallel.together(lambda: make(check_trainees(trainees)))
+        check_same_options(options, parallel)
+        for trainee in trainees.values():
+            without_inference_(trainee.dictionary)
+        checkpoints = _open_checkpoints(options, parallel)
         if checkpoints is not None:
             stack.enter_context(closing(checkpoints))
-        stack.enter_context(deterministic_algorithms(deterministic))
+        stack.enter_context(deterministic_algorithms(options.deterministic))
         trainees = {name: _divided(trainee, parallel, stack) for name, trainee in trainees.items()}
         optimizers = {name: trainee.make_optimizer() for name, trainee in trainees.items()}
         batches = parallel.together(lambda: as_batches(data, batch_size=batch_size, seed=seed, parallel=parallel))
-        batches.expect(n_tokens)
+        batches.expect(options.n_tokens)
         queue = BatchQueue(batches, parallel)
         check_points(trainees, queue.batches)
-        options = {"n_tokens": n_tokens, "log_every": log_every, "dead_after": dead_after, "autocast": autocast}
-        settings = run_settings(trainees, optimizers, batches.description, deterministic=deterministic, **options)
+        settings = run_settings(trainees, optimizers, batches.description, **options.settings())
         check_same_call(settings, parallel)
         here = environment(devices_of(trainees), parallel.n_ranks)
         state = None if checkpoints is None else checkpoints.load(settings, here)
-        n_planned, units = initialise_(trainees, queue, n_tokens, parallel) if state is None else _saved_plan(state)
+        n_planned, units = (
+            initialise_(trainees, queue, options.n_tokens, parallel) if state is None else _saved_plan(state)
+        )
         for trainee in trainees.values():
             parallel.begin_(trainee)
-        plan: dict[str, Any] = {"n_steps": n_planned, "dead_after": dead_after, "autocast": autocast}
+        plan = {"n_steps": n_planned, "dead_after": options.dead_after, "autocast": options.autocast}
         trainers = _make_trainers(trainees, optimizers, units, parallel=parallel, **plan)
         loop = Loop(
             trainers,
             queue,
-            n_tokens=n_tokens,
+            n_tokens=options.n_tokens,
             n_planned=n_planned,
-            log_every=log_every,
-            callbacks=callbacks,
+            log_every=options.log_every,
+            callbacks=options.callbacks,
             checkpoints=checkpoints,
-            progress=progress,
+            progress=options.progress,
             parallel=parallel,
         )
         if state is not None:
@@ -255,19 +245,13 @@ def _divided(trainee: Trainee, parallel: Parallel, stack: ExitStack) -> Trainee:
     return trainee if dictionary is trainee.dictionary else replace(trainee, dictionary=dictionary)
 
 
-def _open_checkpoints(
-    folder: str | os.PathLike[str] | None,
-    every: int | timedelta | None,
-    keep: int | None,
-    resume: bool,
-    parallel: Parallel,
-) -> Checkpoints | None:
+def _open_checkpoints(options: RunOptions, parallel: Parallel) -> Checkpoints | None:
     """Opens the folder of checkpoints, with defaults for options that were left out."""
-    if folder is None:
+    if options.checkpoint is None:
         return None
-    every = DEFAULT_EVERY if every is None else every
-    keep = DEFAULT_KEEP if keep is None else keep
-    return Checkpoints(folder, every=every, keep=keep, resume=resume, parallel=parallel)
+    every = DEFAULT_EVERY if options.checkpoint_every is None else options.checkpoint_every
+    keep = DEFAULT_KEEP if options.checkpoint_keep is None else options.checkpoint_keep
+    return Checkpoints(options.checkpoint, every=every, keep=keep, resume=options.resume, parallel=parallel)
 
 
 def _saved_plan(state: Mapping[str, Any]) -> tuple[int, dict[str, Units | None]]:

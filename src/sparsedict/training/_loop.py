@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from sparsedict.training._checkpoints import Checkpoints
 from sparsedict.training._history import Record
 from sparsedict.training._interrupt import Interrupt, WaitInterrupted
 from sparsedict.training._random import random_state, set_random_state
-from sparsedict.training._state import restore, stateful
+from sparsedict.training._state import Stateful, restore, stateful
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._trainer import DictionaryTrainer
 from sparsedict.training.callbacks import Callback
@@ -66,8 +67,8 @@ class Loop:
         self._parallel = parallel
         # Other ranks may have none.
         self._has_callbacks = parallel.share(bool(callbacks))
-        parts = {trainer.name: trainer.trainee for trainer in trainers} | {"callbacks": callbacks}
-        self._stateful = dict(found for name, part in parts.items() for found in stateful(part, name))
+        parts = [found for trainer in trainers for found in _parts(trainer.name, trainer.trainee)]
+        self._stateful = dict((*parts, *stateful(callbacks, "callbacks")))
 
     def run(self) -> None:
         """Trains from the current step to the end.
@@ -193,6 +194,13 @@ class Loop:
             f"{where}. The checkpoint of this step is in {self._checkpoints.folder}. Make the same call with "
             f"checkpoint={str(self._checkpoints.folder)!r} and resume=True to resume the run."
         )
+
+
+def _parts(name: str, trainee: Trainee) -> Iterator[tuple[str, Stateful]]:
+    """Yields the paths and parts of a trainee that have a state. The trainer stores that of the dictionary itself."""
+    for field in fields(trainee):
+        if field.name != "dictionary":
+            yield from stateful(getattr(trainee, field.name), f"{name}.{field.name}")
 
 
 def _summary(records: Sequence[Record]) -> str:

@@ -11,14 +11,12 @@ from torch.nn.functional import normalize
 from sparsedict import checks
 from sparsedict.dictionaries import Dictionary, ForwardPass, Rows
 from sparsedict.kernels import StepContext, first_of_equal
-from sparsedict.latents import SparseLatents, Support, fires
+from sparsedict.latents import SparseLatents
+from sparsedict.training._scale_to_fire import scale_to_fire_
 from sparsedict.training._step_hook import StepHook
 
 ENCODER_SHARE = 0.2
 """Norm of a new encoder row, relative to the mean norm of the encoder rows of live latents."""
-
-MARGIN = 2.0
-"""Pre-activation of a new latent on its token, relative to the smallest active one, where latents compete."""
 
 
 @dataclass(frozen=True)
@@ -101,30 +99,30 @@ class Resample(StepHook):
         if (out.step + 1) % self.every or self._is_over(out):
             return
         dictionary = out.dictionary
-        dead = (out.tokens_since_fired >= self.dead_after).nonzero().flatten()
-        drawn = self._draw(out, len(dead)) if len(dead) else None
+        dead, places, n_dead = _dead_latents(dictionary, out.tokens_since_fired >= self.dead_after)
+        drawn = self._draw(out, n_dead) if n_dead else None
         if drawn is None:
             return
         inputs, targets, centre = drawn
-        dead = dead[: len(inputs)]
+        dead, places = dead[places < len(inputs)], places[places < len(inputs)]
         encoded = dictionary.encoder_inputs(inputs)
         live = out.tokens_since_fired < self.dead_after
         without = dictionary.reconstruct(SparseLatents.none(len(inputs), dictionary.n_latents, inputs), inputs)
+        missing = dictionary.in_decoder_scale(targets - without)
         for block in dictionary.blocks():
+            scale = ENCODER_SHARE * _mean_norm(dictionary, block.encoder, live[block.latents])
             here, rows = block.rows_of(dead)
             if not len(here):
                 continue
-            norms, is_live = torch.linalg.vector_norm(block.encoder, dim=-1), live[block.latents]
-            scale = ENCODER_SHARE * (norms[is_live] if bool(is_live.any()) else norms).mean()
             own = centre[block.reads]
-            new = normalize(encoded[here][:, block.reads] - own, dim=-1) * scale
+            new = normalize(encoded[places[here]][:, block.reads] - own, dim=-1) * scale
             block.encoder[rows] = new
             dictionary.encoder_bias[dead[here]] = -(new @ own)
-            missing = dictionary.in_decoder_scale(targets - without)[here][:, block.writes]
-            block.decoder[rows] = normalize(block.stored_rows(missing), dim=-1)
+            stored = block.stored_rows(missing[places[here]][:, block.writes])
+            block.decoder[rows] = normalize(stored, dim=-1)
             reset_optimizer_state(optimizer, (block.encoder, block.decoder), rows)
         dictionary.constrain_decoder_()
-        _scale_to_fire_(dictionary, dead, inputs, targets)
+        scale_to_fire_(dictionary, dead, places, inputs, targets)
         out.tokens_since_fired[dead] = 0
         learned = [weight for weight in dictionary.activation_state.parameters() if weight.shape == live.shape]
         reset_optimizer_state(optimizer, (dictionary.encoder_bias, *learned), dead)
@@ -169,6 +167,32 @@ class Resample(StepHook):
         return inputs[chosen], targets[chosen], centre
 
 
+def _dead_latents(dictionary: Dictionary, dead: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Returns this rank's dead latents, their places among those of all ranks, and the number of all.
+
+    Args:
+        dictionary: The dictionary.
+        dead: Which latents of this rank are dead.
+    """
+    found, shard = dead.nonzero().flatten(), dictionary.shard
+    if shard is None:
+        return found, torch.arange(len(found), device=dead.device), len(found)
+    everywhere = torch.zeros(shard.n_latents, dtype=torch.int64, device=dead.device)
+    everywhere[shard.latents] = dead.to(torch.int64)
+    shard.peers.sum_(everywhere)
+    return found, everywhere.cumsum(0)[shard.latents[found]] - 1, int(everywhere.sum())
+
+
+def _mean_norm(dictionary: Dictionary, encoder: Tensor, live: Tensor) -> Tensor:
+    """Returns the mean norm of the encoder rows of live latents; of all latents if none is live."""
+    norms = torch.linalg.vector_norm(encoder, dim=-1)
+    if dictionary.shard is None:
+        return (norms[live] if bool(live.any()) else norms).mean()
+    sums = [norms[live].sum(), live.sum(), norms.sum(), norms.new_tensor(len(norms))]
+    of_live, n_live, of_all, n_all = dictionary.shard.peers.sum(torch.stack([own.to(norms.dtype) for own in sums]))
+    return of_live / n_live if n_live > 0 else of_all / n_all
+
+
 def _matrices(dictionary: Dictionary) -> list[Tensor]:
     """Returns the encoders and decoders of all blocks."""
     return [weight for block in dictionary.blocks() for weight in (block.encoder, block.decoder)]
@@ -192,51 +216,20 @@ def _gather(out: ForwardPass, n_inputs: int, tokens: Tensor) -> Rows:
     return parallel.sum(inputs), parallel.sum(targets)
 
 
-def _scale_to_fire_(dictionary: Dictionary, latents: Tensor, inputs: Tensor, targets: Tensor) -> None:
-    """Scales up the encoder rows of new latents that don't fire on their tokens; ``inputs`` has one row per latent."""
-    was_training = dictionary.training
-    dictionary.eval()
-    try:
-        out = dictionary.forward_pass(inputs, targets)
-    finally:
-        dictionary.train(was_training)
-    support, fired = out.encoding.stored(), fires(out.values.flatten())
-    tokens, active, pre = support.tokens[fired], support.latents[fired], out.pre_activations.flatten()[fired]
-    if not len(pre):
-        return
-    inactive = torch.ones_like(latents, dtype=torch.bool)
-    inactive[tokens[active == latents[tokens]]] = False
-    # If nothing fires on a token, use the smallest active pre-activation of all tokens.
-    sizes = pre.abs()
-    found = torch.full((len(inputs),), torch.inf, dtype=pre.dtype, device=pre.device)
-    found.scatter_reduce_(0, tokens, sizes, "amin")
-    smallest = torch.where(found.isinf(), sizes.min(), found)
-    models = active[sizes.argmin()].expand(len(inputs)).clone()
-    is_smallest = sizes == found[tokens]
-    models[tokens[is_smallest]] = active[is_smallest]
-    own = dictionary.pre_activations_at(inputs, Support.from_indices(latents[:, None], dictionary.n_latents))
-    chosen = inactive & (own > 0)
-    factors = torch.where(chosen, MARGIN * smallest / own, torch.ones_like(own))
-    for block in dictionary.blocks():
-        here, rows = block.rows_of(latents)
-        block.encoder[rows] *= factors[here, None]
-    dictionary.encoder_bias[latents] *= factors
-    for weight in dictionary.activation_state.parameters():
-        if weight.requires_grad and weight.shape == dictionary.encoder_bias.shape:
-            weight[latents] = weight[torch.where(chosen, models, latents)]
-
-
 def _subtracts_decoder_bias(dictionary: Dictionary, x: Tensor) -> bool:
     """Returns whether the encoder subtracts the decoder bias from its input, by the derivative at one token."""
-    bias = dictionary.decoder_bias
+    bias, shard = dictionary.decoder_bias, dictionary.shard
     is_trained = bias.requires_grad
     bias.requires_grad_(True)
+    # Divided latents would collect the gradient for the next step.
+    dictionary.shard = None
     try:
         with torch.enable_grad():
             encoded = dictionary.encoder_inputs(x)
             grad = torch.autograd.grad(encoded.sum(), bias, allow_unused=True)[0] if encoded.requires_grad else None
     finally:
         bias.requires_grad_(is_trained)
+        dictionary.shard = shard
     return grad is not None and torch.equal(grad, -torch.ones_like(grad))
 
 

@@ -22,6 +22,7 @@ from sparsedict.storage import installed_version
 from sparsedict.training._evaluation import MAX_TOKENS, end_, evaluation_l0, warn_of_difference, warn_of_missed_targets
 from sparsedict.training._good_state import GoodState
 from sparsedict.training._history import History, Record
+from sparsedict.training._latent_rows import LatentState
 from sparsedict.training._meter import Meter
 from sparsedict.training._state import load_optimizer, restore, stateful
 from sparsedict.training._trainee import Trainee
@@ -244,8 +245,8 @@ class DictionaryTrainer:
         return self._parallel.sum_latents(n_dead).item() / n_latents
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the complete state of the trainer as tensors and plain values."""
-        return {
+        """Returns the complete state of the trainer as plain values, tensors, and `LatentRows` of divided latents."""
+        state = {
             "dictionary": self._dictionary.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "counters": dict(vars(self._counters)),
@@ -257,9 +258,14 @@ class DictionaryTrainer:
             "training_state": self._dictionary.activation_state.training_state(),
             "units": None if self._units is None else asdict(self._units),
         }
+        if self._dictionary.shard is None:
+            return state
+        return LatentState(self._dictionary, self._optimizer).with_rows(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores the state of another trainer with the same settings."""
+        """Restores the state of another trainer with the same settings, from any number of ranks."""
+        if self._dictionary.shard is not None:
+            state = self._parallel.together(partial(LatentState(self._dictionary, self._optimizer).own, state))
         self._dictionary.load_state_dict(state["dictionary"])
         for name, value in self._dictionary.activation_state.training_state().items():
             value.copy_(state["training_state"][name])

@@ -45,7 +45,8 @@ def check_callbacks(callbacks: Any) -> list[Any]:
     return held
 
 
-def check_trainees(trainees: Mapping[str, Trainee]) -> None:
+def check_trainees(trainees: Mapping[str, Trainee]) -> tuple[str, ...]:
+    """Checks trainees, and returns their names."""
     if not isinstance(trainees, Mapping) or not trainees:
         raise ValueError(f"`trainees` must map at least one name to a Trainee, got {trainees!r}.")
     owners: dict[int, str] = {}
@@ -62,6 +63,7 @@ def check_trainees(trainees: Mapping[str, Trainee]) -> None:
             )
         check_weights(f"trainees[{name!r}].dictionary" if name else "dictionary", trainee.dictionary)
     check_shared({name: trainee.dictionary for name, trainee in trainees.items()})
+    return tuple(trainees)
 
 
 def check_points(trainees: Mapping[str, Trainee], batches: Batches) -> None:

@@ -1,0 +1,251 @@
+"""Kills random ranks of training runs at random moments, and resumes the runs.
+
+    python -m benchmarks.parallel_kills
+
+Each run trains on gloo ranks of this machine and writes a checkpoint every few steps. A random rank receives SIGKILL,
+SIGTERM or SIGINT at a random moment. Verified are, for each kill:
+
+- all ranks end within the limit of time;
+- the errors of the other ranks name the killed rank, or all ranks stop after a common checkpoint;
+- the newest checkpoint from before the signal, or a later one, can be read;
+- the resumed run has the same bits as an undisturbed one.
+
+The results of a form are added to those of earlier calls, so a long measurement can be divided.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+import sparsedict as sd
+from benchmarks.report import RESULTS, machine, table
+from sparsedict.parallel import Parallel
+
+SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
+FORMS: dict[str, tuple[int, Callable[[timedelta], Parallel]]] = {
+    "data": (2, lambda timeout: sd.DataParallel(timeout=timeout)),
+    "latents": (2, lambda timeout: sd.ShardedLatents(timeout=timeout)),
+    "mesh": (4, lambda timeout: sd.ShardedLatents(_mesh(), timeout=timeout)),
+}
+"""Number of ranks and construction of each form."""
+
+D, N_LATENTS, BATCH, N_STEPS, EVERY = 64, 1024, 256, 40, 3
+TIMEOUT = timedelta(seconds=20)
+LIMIT = 60.0
+"""Seconds in which all ranks must end after a signal."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """The outcome of a kill.
+
+    Attributes:
+        form: Name of the form of the run.
+        signal: Name of the signal.
+        rank: The rank that received it.
+        delay: Seconds from the start of training to the signal.
+        seconds: Seconds from the signal to the end of the last rank.
+        step_before: Step of the newest checkpoint before the signal.
+        step_after: Step of the newest checkpoint after the end of all ranks.
+        outcomes: How each rank ended.
+        failures: Violated conditions; empty if all hold.
+    """
+
+    form: str
+    signal: str
+    rank: int
+    delay: float
+    seconds: float
+    step_before: int
+    step_after: int
+    outcomes: tuple[str, ...]
+    failures: tuple[str, ...]
+
+
+def _mesh() -> Any:
+    return init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "latents"))
+
+
+def train(rank: int, form: str, folder: Path, port: int) -> None:
+    """Trains on one rank, and writes how it ended."""
+    n_ranks, make = FORMS[form]
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=n_ranks, timeout=TIMEOUT)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(BATCH * 8, D, generator=generator)
+    parts = {"activation": sd.BatchTopK(8), "decoder_norm": sd.UnitNorm(), "generator": generator}
+    sae = sd.SparseAutoencoder(D, N_LATENTS, **parts)
+    outcome: dict[str, Any] = {"ended": "finished"}
+    try:
+        parallel = make(TIMEOUT)
+        (folder / f"ready{rank}").touch()
+        run: dict[str, Any] = {"n_tokens": BATCH * N_STEPS, "batch_size": BATCH, "progress": False}
+        how: dict[str, Any] = {"checkpoint": folder / "run", "checkpoint_every": EVERY, "resume": True}
+        sd.fit(sae, x, parallel=parallel, penalties=[sd.AuxK(dead_after=2000)], **run, **how)
+        if parallel.is_main:
+            torch.save(sae.state_dict(), folder / "weights.pt")
+    except sd.RankError as error:
+        outcome = {"ended": "RankError", "ranks": error.ranks, "text": str(error)}
+    except BaseException as error:
+        outcome = {"ended": type(error).__name__, "text": str(error)}
+    (folder / f"{rank}.json").write_text(json.dumps(outcome), encoding="utf-8")
+
+
+def start(form: str, folder: Path) -> list[int]:
+    """Starts all ranks. Returns their process ids."""
+    for file in (*folder.glob("ready*"), *folder.glob("*.json")):
+        file.unlink()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [_fork(rank, form, folder, port) for rank in range(FORMS[form][0])]
+
+
+def _fork(rank: int, form: str, folder: Path, port: int) -> int:
+    child = os.fork()
+    if child:
+        return child
+    try:
+        # A rank ends even if this process is killed.
+        signal.alarm(int(4 * LIMIT))
+        output = os.open(folder / f"output{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        train(rank, form, folder, port)
+    finally:
+        os._exit(0)
+
+
+def wait(children: list[int], seconds: float) -> bool:
+    """Waits for all processes. Kills those that are left after the limit, and returns whether there were none."""
+    left, end = set(children), time.monotonic() + seconds
+    while left and time.monotonic() < end:
+        left = {child for child in left if os.waitpid(child, os.WNOHANG)[0] == 0}
+        time.sleep(0.005)
+    for child in left:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return not left
+
+
+def newest(folder: Path) -> int:
+    """Returns the step of the newest checkpoint; -1 if there is none."""
+    return max((int(path.name[5:]) for path in (folder / "run").glob("step-*")), default=-1)
+
+
+def outcome_of(folder: Path, rank: int) -> dict[str, Any]:
+    path = folder / f"{rank}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"ended": "killed"}
+
+
+def kill(form: str, seconds: float, reference: dict[str, torch.Tensor], generator: random.Random) -> Kill:
+    """Starts a run, sends a signal, and resumes the run."""
+    name, rank = generator.choice(SIGNALS), generator.randrange(FORMS[form][0])
+    delay = generator.uniform(0.0, seconds)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        children = start(form, folder)
+        await_ready(form, folder)
+        time.sleep(delay)
+        before = newest(folder)
+        with suppress(ProcessLookupError):
+            os.kill(children[rank], getattr(signal, name))
+        begin = time.monotonic()
+        has_ended = wait(children, LIMIT)
+        ended = time.monotonic() - begin
+        after, outcomes = newest(folder), [outcome_of(folder, other) for other in range(FORMS[form][0])]
+        failures = [] if has_ended else [f"a rank didn't end within {LIMIT} s"]
+        failures += ["a checkpoint was lost"] if after < before else []
+        failures += [text for other, found in enumerate(outcomes) if (text := _unexpected(found, other, rank))]
+        if not wait(start(form, folder), 2 * LIMIT) or outcome_of(folder, 0)["ended"] != "finished":
+            failures.append(f"the resumed run ended with {outcome_of(folder, 0)}")
+        else:
+            found = torch.load(folder / "weights.pt")
+            differing = [name for name, value in reference.items() if not torch.equal(value, found[name])]
+            failures += [f"`{differing[0]}` differs after the resumed run"] if differing else []
+    ends = tuple(found["ended"] for found in outcomes)
+    return Kill(form, name, rank, round(delay, 3), round(ended, 3), before, after, ends, tuple(failures))
+
+
+def _unexpected(found: dict[str, Any], rank: int, killed: int) -> str:
+    """Returns what is wrong with the end of a rank."""
+    if rank == killed or found["ended"] in ("finished", "Terminated", "KeyboardInterrupt"):
+        return ""
+    if found["ended"] == "RankError" and killed in found["ranks"]:
+        return ""
+    return f"rank {rank} ended with {found}, but rank {killed} was killed"
+
+
+def await_ready(form: str, folder: Path) -> None:
+    end = time.monotonic() + LIMIT
+    while len(list(folder.glob("ready*"))) < FORMS[form][0] and time.monotonic() < end:
+        time.sleep(0.002)
+
+
+def undisturbed(form: str) -> tuple[float, dict[str, torch.Tensor]]:
+    """Returns the seconds of a whole run and its weights."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        children = start(form, folder)
+        await_ready(form, folder)
+        begin = time.monotonic()
+        if not wait(children, 2 * LIMIT):
+            raise RuntimeError(f"The undisturbed run took too long: {(folder / 'output0').read_text()[-2000:]}")
+        if outcome_of(folder, 0)["ended"] != "finished":
+            raise RuntimeError(f"The undisturbed run failed: {outcome_of(folder, 0)}")
+        return time.monotonic() - begin, torch.load(folder / "weights.pt")
+
+
+def summary(kills: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Returns a table of the kills by form and signal."""
+    rows = [("form", "signal", "kills", "failures", "longest seconds to the end", "during training")]
+    for form, name in sorted({(own["form"], own["signal"]) for own in kills}):
+        own = [one for one in kills if (one["form"], one["signal"]) == (form, name)]
+        failed, longest = sum(bool(one["failures"]) for one in own), max(one["seconds"] for one in own)
+        during = sum(set(one["outcomes"]) != {"finished"} for one in own)
+        rows.append((form, name, str(len(own)), str(failed), f"{longest:.1f}", str(during)))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=["data", "latents"], help="default: data latents")
+    parser.add_argument("--kills", type=int, default=20, help="kills of each form (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of signals, ranks and moments (default: 0)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder of the JSON file (default: {RESULTS})")
+    args = parser.parse_args()
+    file = args.out / "parallel_kills.json"
+    kills: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["kills"] if file.exists() else []
+    generator = random.Random(args.seed)
+    for form in args.forms:
+        seconds, reference = undisturbed(form)
+        for _ in range(args.kills):
+            kills.append(asdict(kill(form, seconds, reference, generator)))
+            print(kills[-1], flush=True)
+            content = {"machine": machine(None, "cpu"), "kills": kills}
+            args.out.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(table(summary(kills)))
+
+
+if __name__ == "__main__":
+    main()

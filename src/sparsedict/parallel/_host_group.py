@@ -1,0 +1,57 @@
+"""Creation of process groups in a bounded time, whatever groups the processes created before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from sparsedict.parallel._errors import RankError
+
+_CREATED: Counter[str] = Counter()
+
+
+def host_group(ranks: Sequence[int], timeout: timedelta, backend: str | None = "gloo") -> tuple[Any, str]:
+    """Returns a new group of some processes, and a name of it. All of them must call this function, and no others.
+
+    ``new_group`` names a group by the number of groups that the process created before. If these numbers differ
+    between ranks, the ranks wait for groups with different names. Groups of a single process make the numbers equal.
+
+    Args:
+        ranks: The processes, in ascending order.
+        timeout: Longest wait for another rank.
+        backend: Backend of the group; ``None`` for those of the default group.
+
+    Raises:
+        RankError: If a rank doesn't create the group in time. The error names the rank.
+    """
+    members = "-".join(map(str, ranks))
+    _CREATED[members] += 1
+    name = f"sparsedict/{members}/{_CREATED[members]}"
+    store = dist.distributed_c10d._get_default_store()
+    keys = [f"{name}/created/{rank}" for rank in ranks]
+    own = dist.get_rank()
+    store.set(keys[list(ranks).index(own)], str(_n_groups()))
+    try:
+        store.wait(keys, timeout)
+    except RuntimeError as error:
+        # A later attempt starts from the beginning.
+        _CREATED[members] -= 1
+        missing = tuple(rank for rank, key in zip(ranks, keys, strict=True) if not store.check([key]))
+        named = ", ".join(map(str, missing))
+        raise RankError(
+            f"Rank {named} didn't create a run of the ranks {', '.join(map(str, ranks))} within {timeout}. All of "
+            "these ranks must create it, with the same arguments and in the same order.",
+            missing,
+        ) from error
+    n_wanted = max(int(store.get(key)) for key in keys)
+    while _n_groups() < n_wanted:
+        dist.new_group([own], timeout, "gloo", use_local_synchronization=True)
+    return dist.new_group(list(ranks), timeout, backend, use_local_synchronization=True), name
+
+
+def _n_groups() -> int:
+    return len(dist.distributed_c10d._world.pg_names)
