@@ -31,15 +31,15 @@ def cases() -> Iterator[tuple[str, Case]]:
         if name.endswith("group_max"):
             continue
         yield f"mesh {name}", partial(_equals_one_process, run, parallel)
-    rules = {"topk": sd.TopK(4), "batch_topk": sd.BatchTopK(4), "threshold": sd.JumpReLU()}
+    rules = {"topk": sd.TopK(4), "batch_topk": sd.BatchTopK(4), "threshold": sd.ReLU()}
     for rule, activation in rules.items():
         yield f"mesh traffic of {rule}", partial(_traffic, rule, activation, parallel)
 
 
 def _traffic(rule: str, activation: sd.Activation, parallel: sd.ShardedLatents) -> None:
     """A step sends what the plan counts, and never pre-activations."""
-    d, n_latents, n_tokens = 32, 512, 64
-    x = torch.randn(256, d, generator=torch.Generator().manual_seed(0))
+    d, n_latents, n_tokens = 16, 256, 512
+    x = torch.randn(1024, d, generator=torch.Generator().manual_seed(0))
     sent = []
     for n_steps in (2, 3):
         sae = sd.SparseAutoencoder(d, n_latents, activation=activation, decoder_norm=sd.UnitNorm())
