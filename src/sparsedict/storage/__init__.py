@@ -24,7 +24,6 @@ from sparsedict.storage._folder import DESCRIPTION, read_description, write_dict
 from sparsedict.storage._json import Reader, StorageError, parse_json, read_json
 from sparsedict.storage._lock import release_lock, take_lock
 from sparsedict.storage._regular_file import regular_file
-from sparsedict.storage._row_files import read_rows, verify_rows, write_rows
 from sparsedict.storage._weights import (
     WEIGHTS,
     StoredTensor,
@@ -59,7 +58,6 @@ __all__ = [
     "read_description",
     "read_document",
     "read_json",
-    "read_rows",
     "read_weights",
     "regular_file",
     "release_lock",
@@ -70,9 +68,7 @@ __all__ = [
     "sync_folder",
     "sync_tree",
     "take_lock",
-    "verify_rows",
     "write_checkpoint",
     "write_dictionary",
     "write_document",
-    "write_rows",
 ]

@@ -23,7 +23,6 @@ from sparsedict.storage import (
     read_checkpoint,
     release_lock,
     take_lock,
-    verify_rows,
     write_checkpoint,
 )
 from sparsedict.training._latent_rows import with_stored, with_whole, without_rows
@@ -219,6 +218,8 @@ class Checkpoints:
         if self._parallel.n_slices == 1:
             return settings, with_whole(state, folder / ROWS)
         if (folder / ROWS).exists():
+            from sparsedict.storage.rows import verify_rows
+
             verify_rows(folder / ROWS)
         return settings, with_stored(state, folder.resolve() / ROWS)
 

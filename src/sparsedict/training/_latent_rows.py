@@ -9,12 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor import Shard as Rows
 
 from sparsedict.dictionaries import Dictionary, latent_blocks
 from sparsedict.sharding import Shard
-from sparsedict.storage import read_rows
 
 Function = Callable[[Any, tuple[int, ...]], Any]
 """Called with a value that belongs to latents, and the indices of their blocks."""
@@ -37,7 +34,7 @@ class LatentRows:
     shard: Shard
     blocks: tuple[int, ...]
 
-    def parts(self) -> Iterator[DTensor]:
+    def parts(self) -> Iterator[Tensor]:
         """Yields the rows of each block, as parts of the block's whole tensor."""
         for own, size in zip(self.own.split(_own_sizes(self.shard, self.blocks)), self.sizes, strict=True):
             yield _part(own.cpu().contiguous(), size, self.shard)
@@ -75,9 +72,9 @@ class StoredRows:
         return [f"{self.name}#{index}" for index in range(len(self.sizes))]
 
 
-def without_rows(state: Any, path: str = "state") -> tuple[Any, dict[str, DTensor]]:
+def without_rows(state: Any, path: str = "state") -> tuple[Any, dict[str, Tensor]]:
     """Returns a state in which descriptions replace all `LatentRows`, and the rows by name."""
-    found: dict[str, DTensor] = {}
+    found: dict[str, Tensor] = {}
 
     def plain(value: Any, path: str) -> Any:
         if isinstance(value, LatentRows):
@@ -113,7 +110,7 @@ def with_whole(state: Any, folder: Path) -> Any:
         return _walked(value, path, whole)
 
     found = whole(with_stored(state, folder), "")
-    read_rows(folder, wanted)
+    _read(folder, wanted)
     return found
 
 
@@ -171,7 +168,7 @@ class LatentState:
 
         found = self._mapped(state, own)
         for folder in folders:
-            read_rows(folder, wanted)
+            _read(folder, wanted)
         return found
 
     def _mapped(self, state: Mapping[str, Any], function: Function) -> dict[str, Any]:
@@ -205,8 +202,19 @@ def _own_sizes(shard: Shard, blocks: tuple[int, ...]) -> list[int]:
     return [shard.own_sizes[index] for index in blocks]
 
 
-def _part(own: Tensor, size: int, shard: Shard) -> DTensor:
-    """Returns the rows of this rank as a part of a whole tensor of ``size`` rows."""
+def _part(own: Tensor, size: int, shard: Shard) -> Tensor:
+    """Returns the rows of this rank as a part of a whole tensor of ``size`` rows, a ``DTensor``."""
+    # A late import, because few runs need it.
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor import Shard as Rows
+
     shape = torch.Size((size, *own.shape[1:]))
     stride = torch.empty(shape, device="meta").stride()
     return DTensor.from_local(own, shard.peers.mesh, [Rows(0)], run_check=False, shape=shape, stride=stride)
+
+
+def _read(folder: Path, rows: dict[str, Tensor]) -> None:
+    if rows:
+        from sparsedict.storage.rows import read_rows
+
+        read_rows(folder, rows)

@@ -26,7 +26,6 @@ from sparsedict.parallel import (
     process_group,
 )
 from sparsedict.sharding import Peers
-from sparsedict.storage import write_rows
 from sparsedict.training._good_state import NonFiniteLossError
 from sparsedict.training._interrupt import Terminated
 
@@ -147,6 +146,8 @@ class ShardedLatents(Ranks):
         self._rows |= {id(weight): weight for weight in dictionary.shard.divided}
 
     def write_rows(self, folder: Path, rows: Mapping[str, Tensor]) -> None:
+        from sparsedict.storage.rows import write_rows
+
         with collective():
             write_rows(folder, rows, self._channels.host)
 
