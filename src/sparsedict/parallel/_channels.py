@@ -48,9 +48,11 @@ class Channels:
     """
 
     def __init__(self, group: dist.ProcessGroup, timeout: timedelta) -> None:
-        self.group = group
-        self.ranks = dist.get_process_group_ranks(group)
+        self.group: dist.ProcessGroup = group
+        self.ranks: list[int] = dist.get_process_group_ranks(group)
         self.rank: int = dist.get_rank(group)
+        self.host: Any
+        self.name: str
         self.host, self.name = host_group(self.ranks, timeout)
         self._devices = {
             device

@@ -35,7 +35,7 @@ class Peers:
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, host: dist.ProcessGroup | None = None) -> None:
-        self.group = group
+        self.group: dist.ProcessGroup | None = group
         self._host = group if host is None else host
         self.rank: int = dist.get_rank(group)
         self.size: int = dist.get_world_size(group)
