@@ -20,7 +20,7 @@ import torch
 
 import sparsedict as sd
 from sparsedict.cli._train_options import add_options
-from sparsedict.cli.train import recipes_of
+from sparsedict.cli.train import parallel_of_environment, recipes_of
 from sparsedict.training._loop import Loop
 
 from .conftest import Run
@@ -473,3 +473,8 @@ def test_a_run_that_was_stopped_may_be_begun_anew(start: list[object], command: 
     (tmp_path / "run" / "checkpoints" / "step-000000003").mkdir(parents=True)
     assert command(*start)[0] == 2
     assert command(*start, "--force")[0] == 0
+
+
+def test_latent_ranks_must_divide_the_processes_of_torchrun() -> None:
+    with pytest.raises(ValueError, match=r"--latent-ranks must divide .* 1, got 2.*torchrun --nproc-per-node 2"):
+        parallel_of_environment(2)

@@ -9,7 +9,7 @@ from sparsedict.parallel._host_group import host_group
 from sparsedict.parallel._order import order_of_parts
 from sparsedict.parallel._parallel import Parallel, WholeBatch
 from sparsedict.parallel._per_rank import of_rank, per_rank, saved_values
-from sparsedict.parallel._ranks import Ranks, initialise_environment, process_group
+from sparsedict.parallel._ranks import Ranks, holding, initialise_environment, process_group
 
 __all__ = [
     "Alone",
@@ -22,6 +22,7 @@ __all__ = [
     "check_rows",
     "checksum",
     "collective",
+    "holding",
     "host_group",
     "initialise_environment",
     "of_rank",

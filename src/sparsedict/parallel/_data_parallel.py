@@ -8,7 +8,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from sparsedict.parallel._ranks import TIMEOUT, Ranks, initialise_environment, process_group
+from sparsedict.parallel._ranks import TIMEOUT, Ranks, holding, initialise_environment, process_group
 
 
 class DataParallel(Ranks):
@@ -67,12 +67,10 @@ class DataParallel(Ranks):
         return cls(check_every=check_every, timeout=timeout)
 
     def describe(self, dictionary: Any) -> str:
-        tensors = [*dictionary.parameters(), *dictionary.buffers()]
-        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        gradients = sum(p.numel() * p.element_size() for p in dictionary.parameters() if p.requires_grad)
+        gradients = sum(p.nbytes for p in dictionary.parameters() if p.requires_grad)
         return (
-            f"data parallel: {self.n_ranks} ranks, each with a replica of {n_bytes / 2**20:,.1f} MiB of weights and "
-            f"1 / {self.n_ranks} of each batch; {gradients / 2**20:,.1f} MiB of gradients are averaged in each step"
+            f"data parallel: {self.n_ranks} ranks, each with a replica and 1 / {self.n_ranks} of each batch. Each rank "
+            f"holds {holding(dictionary)}. {gradients / 2**20:,.1f} MiB of gradients are averaged in each step"
         )
 
     def __repr__(self) -> str:

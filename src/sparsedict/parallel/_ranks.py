@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -136,6 +137,22 @@ class Ranks(Parallel):
     def check_equal(self, tensors: Mapping[str, Tensor], step: int) -> None:
         if step % self._check_every == 0:
             check_equal(self._channels, tensors, step)
+
+
+def holding(dictionary: Any, n_slices: int = 1) -> str:
+    """Returns what a rank of a run holds of a dictionary: weights, gradients and optimiser state.
+
+    Args:
+        dictionary: The whole dictionary.
+        n_slices: Number of slices into which its latents are divided.
+    """
+    weights = {id(weight): weight for weight in (*dictionary.parameters(), *dictionary.buffers())}
+    held = sum(weight.nbytes for weight in weights.values()) / n_slices / 2**20
+    trained = sum(p.nbytes for p in dictionary.parameters() if p.requires_grad) / n_slices / 2**20
+    return (
+        f"{held:,.1f} MiB of weights, {trained:,.1f} MiB of gradients, {2 * trained:,.1f} MiB of the moments of Adam and "
+        f"{held:,.1f} MiB of the last good weights"
+    )
 
 
 def process_group(name: str, group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessGroup:

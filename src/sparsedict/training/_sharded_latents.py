@@ -21,6 +21,7 @@ from sparsedict.parallel import (
     check_rows,
     checksum,
     collective,
+    holding,
     host_group,
     initialise_environment,
     process_group,
@@ -184,13 +185,11 @@ class ShardedLatents(Ranks):
             check_rows(compared, ranks, [names[column] for column in columns], step)
 
     def describe(self, dictionary: Any) -> str:
-        weights = {id(weight): weight for weight in (*dictionary.parameters(), *dictionary.buffers())}
-        n_bytes = sum(weight.nbytes for weight in weights.values())
         batch = "all tokens" if self.n_parts == 1 else f"1 / {self.n_parts} of the tokens"
         mesh = f"{self.n_ranks} ranks" if self.n_parts == 1 else f"{self.n_parts} x {self.n_slices} ranks"
         return (
-            f"sharded latents: {mesh}, each with about {n_bytes / self.n_slices / 2**20:,.1f} MiB of "
-            f"{n_bytes / 2**20:,.1f} MiB of weights and with {batch} of each batch"
+            f"sharded latents: {mesh}, each with about 1 / {self.n_slices} of the latents and {batch} of each batch. "
+            f"Each rank holds about {holding(dictionary, self.n_slices)}"
         )
 
     def _end(self) -> None:
