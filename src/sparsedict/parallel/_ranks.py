@@ -150,8 +150,8 @@ def holding(dictionary: Any, n_slices: int = 1) -> str:
     held = sum(weight.nbytes for weight in weights.values()) / n_slices / 2**20
     trained = sum(p.nbytes for p in dictionary.parameters() if p.requires_grad) / n_slices / 2**20
     return (
-        f"{held:,.1f} MiB of weights, {trained:,.1f} MiB of gradients, {2 * trained:,.1f} MiB of the moments of Adam and "
-        f"{held:,.1f} MiB of the last good weights"
+        f"{held:,.1f} MiB of weights, {trained:,.1f} MiB of gradients, {2 * trained:,.1f} MiB of the moments of Adam "
+        f"and {held:,.1f} MiB of the last good weights"
     )
 
 
