@@ -35,14 +35,16 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 import sparsedict as sd
+import sparsedict.storage.rows
 from benchmarks.report import RESULTS, machine, table
-from sparsedict.parallel import Parallel
+from sparsedict.parallel import DataParallel, Parallel
+from sparsedict.training import ShardedLatents
 
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 FORMS: dict[str, tuple[int, Callable[[timedelta], Parallel]]] = {
-    "data": (2, lambda timeout: sd.DataParallel(timeout=timeout)),
-    "latents": (2, lambda timeout: sd.ShardedLatents(timeout=timeout)),
-    "mesh": (4, lambda timeout: sd.ShardedLatents(_mesh(), timeout=timeout)),
+    "data": (2, lambda timeout: DataParallel(timeout=timeout)),
+    "latents": (2, lambda timeout: ShardedLatents(timeout=timeout)),
+    "mesh": (4, lambda timeout: ShardedLatents(_mesh(), timeout=timeout)),
 }
 """Number of ranks and construction of each form."""
 
