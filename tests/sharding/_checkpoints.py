@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 import sparsedict as sd
+import sparsedict.storage.rows
 from parallel._cases import WIDTHS, Signalling, data_of, new, train
 from sparsedict.parallel import Alone, DataParallel, Parallel
 
