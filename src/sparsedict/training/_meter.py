@@ -63,12 +63,12 @@ class Meter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the sums from the result of `state_dict`."""
         found = saved_values(state)
-        if len(found) == self._parallel.n_ranks:
+        n_parts = int(found[0].get("_n_parts", 1))
+        if (len(found), n_parts) == (self._parallel.n_ranks, self._parallel.n_parts):
             restore(self, found[self._parallel.rank], STATE)
             return
         restore(self, found[0], STATE)
-        # Another number of ranks wrote the checkpoint: the first part has the sums of all parts.
-        n_parts = int(found[0].get("_n_parts", 1))
+        # Other ranks wrote the checkpoint: the first part has the sums of all parts.
         for name in SUMS:
             whole = torch.stack([own[name].to(getattr(self, name).device) for own in found]).sum(0)
             getattr(self, name).copy_(whole * n_parts / len(found) if self._parallel.part == 0 else 0.0 * whole)
