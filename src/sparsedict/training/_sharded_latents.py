@@ -127,8 +127,10 @@ class ShardedLatents(Ranks):
         device = dictionary.encoder_bias.device
         try:
             yield dictionary
-        except COMMON_ERRORS:
-            self._restore(dictionary, device)
+        except COMMON_ERRORS as error:
+            # A second Ctrl-C stops one rank at once. It has no message.
+            if not isinstance(error, KeyboardInterrupt) or error.args:
+                self._restore(dictionary, device)
             raise
         self._restore(dictionary, device)
 
