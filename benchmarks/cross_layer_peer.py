@@ -3,8 +3,9 @@
 Both are trained on the same activations of all MLPs of the embedded model, in the same order, with BatchTopK over all
 layers, as many latents and active latents, the same batch size, and auxiliary losses for dead latents. sparsedict uses
 its default learning rate and Adam, decode-clt each of several learning rates with its default optimiser and schedule.
-The benchmark shows the processor time of a step (median; one thread) and the FVU of each layer on held-out tokens.
-Both select the active latents of the held-out tokens as in training. Requires decode-clt; see README.md.
+The benchmark shows the processor time of a step (median; one thread) and the FVU of each layer on held-out tokens: mean
+and range over seeds of the initial weights. Both select the active latents of the held-out tokens as in training.
+Requires decode-clt; see README.md.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor
 
 import sparsedict as sd
 from benchmarks.contenders._decode_clt import ByLayer, trainer
+from benchmarks.spread import table
 
 RESULTS = Path(__file__).parent / "results" / "cross_layer_peer.json"
 N_HELD_OUT = 8_192
@@ -54,7 +56,7 @@ class Clock:
         return median(self.seconds[2:])
 
 
-def ours(batches: list[sd.Activations], held_out: sd.Activations, sizes: dict[str, Any]) -> dict[str, Any]:
+def ours(batches: list[sd.Activations], held_out: sd.Activations, sizes: dict[str, Any], seed: int) -> dict[str, Any]:
     """Trains with sparsedict."""
     d, n_layers = sizes["d"], sizes["n_layers"]
     activation = sd.BatchTopK(sizes["k"])
@@ -63,7 +65,7 @@ def ours(batches: list[sd.Activations], held_out: sd.Activations, sizes: dict[st
         sizes["n_latents"],
         activation=activation,
         decoder_norm=sd.UnitNorm(),
-        generator=torch.Generator().manual_seed(0),
+        generator=torch.Generator().manual_seed(seed),
     )
     clock = Clock(batches)
     n_tokens = sum(batch.n_tokens for batch in batches)
@@ -77,7 +79,9 @@ def ours(batches: list[sd.Activations], held_out: sd.Activations, sizes: dict[st
     return result([sd.metrics.fvu(*pair) for pair in pairs], latents, clock)
 
 
-def theirs(batches: list[sd.Activations], held_out: sd.Activations, sizes: dict[str, Any], lr: float) -> dict[str, Any]:
+def theirs(
+    batches: list[sd.Activations], held_out: sd.Activations, sizes: dict[str, Any], lr: float, seed: int
+) -> dict[str, Any]:
     """Trains with decode-clt."""
     layers = range(sizes["n_layers"])
     moments = {
@@ -104,6 +108,7 @@ def theirs(batches: list[sd.Activations], held_out: sd.Activations, sizes: dict[
             std=stds,
             folder=folder,
             aux_loss_factor=AUXILIARY,
+            seed=seed,
             dead_feature_window=30_000 // batches[0].n_tokens,
             apply_sparsity_penalty_to_batchtopk=False,
         )
@@ -141,7 +146,9 @@ def main() -> None:
     parser.add_argument("--n-tokens", type=int, default=100_000, help="training tokens")
     parser.add_argument("--batch-size", type=int, default=512, help="tokens per step")
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-3, 3e-3], help="learning rates of decode-clt")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds of the initial weights")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write, after each seed")
+    parser.add_argument("--resume", action="store_true", help="continue with the seeds that the file lacks")
     options = parser.parse_args()
     torch.set_num_threads(1)
     sites = sd.Sites(sd.zoo.load_model(), {str(i): f"transformer.h.{i}.mlp" for i in range(4)}, exclude_tokens=[0])
@@ -151,17 +158,35 @@ def main() -> None:
     held_tokens = sd.zoo.tokens("evaluation", n_tokens=2 * N_HELD_OUT)
     held_out = next(iter(sd.ActivationStream(sites, held_tokens, batch_size=N_HELD_OUT)))
     sizes = {"d": sites["0"].d_in, "n_layers": len(sites), "n_latents": options.n_latents, "k": 4 * options.k}
-    rows: dict[str, dict[str, Any]] = {"sparsedict": ours(batches, held_out, sizes)}
-    for lr in options.lr:
-        rows[f"decode-clt, lr {lr:g}"] = theirs(batches, held_out, sizes, lr)
-    for name, row in rows.items():
-        errors = "  ".join(f"{error:.3f}" for error in row["fvu"])
-        print(
-            f"{name:24}{row['milliseconds']:8.1f} ms  FVU {mean(row['fvu']):.3f} ({errors})  L0 {row['l0']:.1f}  "
-            f"dead {row['dead']:.1%}"
-        )
-    settings = {name: value for name, value in vars(options).items() if name != "out"}
-    options.out.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "resume")}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    if options.resume and options.out.exists():
+        document = json.loads(options.out.read_text(encoding="utf-8"))
+        if document["settings"] | {"seeds": 0} != settings | {"seeds": 0}:
+            parser.error(f"--resume needs the settings of {options.out}, which are {document['settings']}")
+        rows = document["rows"]
+    for seed in range(len(rows.get("sparsedict", [])), options.seeds):
+        found = {"sparsedict": ours(batches, held_out, sizes, seed)}
+        for lr in options.lr:
+            found[f"decode-clt, lr {lr:g}"] = theirs(batches, held_out, sizes, lr, seed)
+        for name, row in found.items():
+            rows.setdefault(name, []).append(row)
+        document = {"settings": settings | {"seeds": seed + 1}, "rows": rows}
+        options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(table({name: measurements(own) for name, own in rows.items()}, form=".3f"))
+
+
+def measurements(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Returns one value per seed, by measurement."""
+    found = {
+        "ms per step": [row["milliseconds"] for row in rows],
+        "mean FVU": [mean(row["fvu"]) for row in rows],
+        "L0": [row["l0"] for row in rows],
+        "never active": [row["dead"] for row in rows],
+    }
+    for layer in range(len(rows[0]["fvu"])):
+        found[f"FVU {layer}"] = [row["fvu"][layer] for row in rows]
+    return found
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,18 +116,26 @@ def main() -> None:
         "--coefficients", type=float, nargs="+", default=[0.0125, 0.025, 0.05], help="of the L1 penalty"
     )
     parser.add_argument("--n-tokens", type=int, default=200_000, help="training tokens")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write, after each seed")
+    parser.add_argument("--resume", action="store_true", help="continue with the seeds that the file lacks")
     options = parser.parse_args()
-    settings = {name: value for name, value in vars(options).items() if name not in ("out", "seeds")}
-    by_seed = [run(seed, **settings) for seed in range(options.seeds)]
-    rows = [
-        {
-            "kind": kind,
-            "rule": rule,
-            "values": {name: [results[kind, rule][name] for results in by_seed] for name in by_seed[0][kind, rule]},
-        }
-        for kind, rule in by_seed[0]
-    ]
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "seeds", "resume")}
+    rows: list[dict[str, Any]] = []
+    done = 0
+    if options.resume and options.out.exists():
+        document = json.loads(options.out.read_text(encoding="utf-8"))
+        done = document["settings"].pop("seeds")
+        if document["settings"] != settings:
+            parser.error(f"--resume needs the settings of {options.out}, which are {document['settings']}")
+        rows = document["rows"]
+    for seed in range(done, options.seeds):
+        found = run(seed, **settings)
+        rows = rows or [{"kind": kind, "rule": rule, "values": {}} for kind, rule in found]
+        for row in rows:
+            for name, value in found[row["kind"], row["rule"]].items():
+                row["values"].setdefault(name, []).append(value)
+        document = {"settings": settings | {"seeds": seed + 1}, "rows": rows}
+        options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     values = {f"{row['kind']}, {row['rule']}": row["values"] for row in rows}
     print(table(values))
     for kind in KINDS:
@@ -134,8 +143,6 @@ def main() -> None:
         for name in values:
             if name.startswith(f"{kind}, L1"):
                 print(f"{name} has an L0 like {nearest(values, name, top, 'l0')}.")
-    document = {"settings": settings | {"seeds": options.seeds}, "rows": rows}
-    options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

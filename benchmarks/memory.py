@@ -2,8 +2,11 @@
 
 Each contender constructs a dictionary and runs three steps in a new process, after a toy case that triggers all lazy
 imports. The result is the peak of resident memory during the steps, less the memory before the construction of the
-dictionary. It includes weights, gradients, the optimiser's state, temporary tensors and one batch of data. On CUDA, it
-is PyTorch's peak of allocated memory.
+dictionary. It includes weights, gradients, the optimiser's state, temporary tensors and one batch of data.
+
+The same process then measures the steps again, by PyTorch's record of allocations: the peak of the memory of all
+tensors. Resident memory also contains the gaps that the system's allocator leaves between arrays. On CUDA, both are
+PyTorch's peak of allocated memory.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ import multiprocessing
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import report
 from benchmarks.case import Case, Kind, Selection
@@ -57,23 +62,30 @@ def _status(field: str) -> int:
 
 @dataclass(frozen=True)
 class Peak:
-    """Peak memory in bytes, relative to the memory before the case."""
+    """Peak memory in bytes, relative to the memory before the case.
+
+    Attributes:
+        made: Resident memory before the first step.
+        peak: Largest resident memory during the steps.
+        allocated: Largest memory of all tensors.
+    """
 
     made: int
     peak: int
+    allocated: int
 
 
-def _batches(case: Case, gauge: Gauge, baseline: int, pipe: Connection) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(case: Case, gauge: Gauge, found: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
     (batch,) = case.batches()
-    made = gauge.now() - baseline
+    found.append(gauge.now())
     gauge.reset()
     for _ in range(N_STEPS):
         yield batch
-    pipe.send(Peak(made, gauge.peak() - baseline))
+    found.append(gauge.peak())
     raise FinishedError
 
 
-def _toy(case: Case) -> Iterator[tuple[Tensor, Tensor]]:
+def _plain(case: Case) -> Iterator[tuple[Tensor, Tensor]]:
     (batch,) = case.batches()
     for _ in range(N_STEPS):
         yield batch
@@ -84,10 +96,25 @@ def _serve(pipe: Connection, contender: Contender, case: Case, threads: int | No
     prepare(threads)
     small = replace(TOY, selection=case.selection, kind=case.kind, device=case.device, n_layers=case.n_layers)
     with suppress(FinishedError):
-        contender.library.train(small, _toy(small), contender.options)
-    gauge = Gauge(case)
+        contender.library.train(small, _plain(small), contender.options)
+    gauge, found = Gauge(case), list[int]()
+    baseline = gauge.now()
     with suppress(FinishedError):
-        contender.library.train(case, _batches(case, gauge, gauge.now(), pipe), contender.options)
+        contender.library.train(case, _batches(case, gauge, found), contender.options)
+    made, peak = (value - baseline for value in found)
+    pipe.send(Peak(made, peak, peak if case.on_cuda else _allocated(contender, case)))
+
+
+def _allocated(contender: Contender, case: Case) -> int:
+    """Returns the largest memory of the tensors of a run on a CPU."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded, suppress(FinishedError):
+        contender.library.train(case, _plain(case), contender.options)
+    results = recorded.profiler
+    assert results is not None
+    assert results.kineto_results is not None
+    events: list[Any] = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
+    sizes: list[int] = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(sizes))
 
 
 def peak(contender: Contender, case: Case, threads: int | None, seconds: float) -> Peak | None:
@@ -124,7 +151,9 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         print(f"\n{case}: weights, gradients and Adam's state {16 * case.n_parameters() / 2**20:,.0f} MiB", flush=True)
         for contender in available(case, libraries=args.libraries):
             result = peak(contender, case, args.threads, args.seconds)
-            shown = "failed" if result is None else f"{result.peak / 2**20:10,.0f} MiB"
+            shown = "failed"
+            if result is not None:
+                shown = f"{result.peak / 2**20:10,.0f} MiB resident, {result.allocated / 2**20:,.0f} MiB allocated"
             print(f"  {contender.label:40}{shown}", flush=True)
             if result is not None:
                 entry = {"label": contender.label, "case": asdict(case), **asdict(result)}
@@ -135,12 +164,14 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 def table(results: list[dict[str, Any]]) -> str:
     """Lays out peaks in MiB, a column for each case."""
     shapes = list(dict.fromkeys((r["case"]["n_latents"], r["case"]["n_tokens"]) for r in results))
-    peaks = {(r["label"], r["case"]["n_latents"], r["case"]["n_tokens"]): r["peak"] for r in results}
     floors = {(r["case"]["n_latents"], r["case"]["n_tokens"]): r["adam_bytes"] for r in results}
     rows = [["MiB", *(f"{n_latents:,} x {n_tokens:,}" for n_latents, n_tokens in shapes)]]
     rows.append(["4 x the weights", *(_mebibytes(floors[shape]) for shape in shapes)])
-    for label in dict.fromkeys(r["label"] for r in results):
-        rows.append([label, *(_mebibytes(peaks.get((label, *shape))) for shape in shapes)])
+    titles = {"peak": "resident", "allocated": "tensors"}
+    for field, title in titles.items():
+        found = {(r["label"], r["case"]["n_latents"], r["case"]["n_tokens"]): r[field] for r in results}
+        for label in dict.fromkeys(r["label"] for r in results):
+            rows.append([f"{label}, {title}", *(_mebibytes(found.get((label, *shape))) for shape in shapes)])
     return "Peak memory of training, latents x tokens\n" + report.table(rows)
 
 

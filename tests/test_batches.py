@@ -150,3 +150,85 @@ def test_sites_of_one_batch_share_tokens_and_intersect_masks() -> None:
 def test_representations_show_shapes() -> None:
     assert repr(two_sites().site("0")).startswith("Activations(0.inputs=float32[4, 2], 0.outputs=float32[4, 3]")
     assert "float32[4, 3]" in two_sites()._repr_html_()
+
+
+def points_apart(n_tokens: int = 6) -> sd.Activations:
+    torch.manual_seed(0)
+    widths = {"0.inputs": 3, "0.outputs": 2, "1.inputs": 4, "1.outputs": 5}
+    return sd.Activations({name: torch.randn(n_tokens, width) for name, width in widths.items()})
+
+
+READS, WRITES = ("0.inputs", "1.inputs"), ("0.outputs", "1.outputs")
+
+
+@pytest.mark.parametrize("n_tokens", [6, 1, 0])
+def test_joined_points_have_the_same_values_in_one_tensor(n_tokens: int) -> None:
+    apart = points_apart(n_tokens)
+    joined = apart.joined([READS, WRITES])
+    assert list(joined) == list(apart)
+    for name, value in apart.items():
+        assert torch.equal(joined[name], value)
+    for names in (READS, WRITES):
+        whole = joined.at(names)
+        assert torch.equal(whole, torch.cat([apart[name] for name in names], dim=1))
+        assert whole.is_contiguous()
+        assert not n_tokens or whole.data_ptr() == joined[names[0]].data_ptr()
+
+
+def test_columns_of_one_tensor_are_not_copied() -> None:
+    values = torch.randn(2, 6, 7)
+    batch = sd.Activations({"0.outputs": values[..., :3], "1.outputs": values[..., 3:]})
+    assert batch.at(WRITES).data_ptr() == values.data_ptr()
+    assert torch.equal(batch.at(WRITES), values)
+    reversed_order = batch.at(WRITES[::-1])
+    assert torch.equal(reversed_order, torch.cat([values[..., 3:], values[..., :3]], dim=-1))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        lambda x: (x[:3, :5], x[3:, :5]),  # rows, not columns
+        lambda x: (x[:, :4], x[:, 5:9]),  # a gap
+        lambda x: (x[:, :4], x[:, 4:8]),  # columns are left out
+        lambda x: (x[:, :4], x[:, 4:].clone()),
+        lambda x: (x[:, :4].requires_grad_(), x[:, 4:]),
+        lambda x: (x.T[:5].T, x.T[5:].T),
+        lambda x: (x.T.contiguous()[:6, :5], x.T.contiguous()[:6, 1:]),
+    ],
+)
+def test_other_parts_are_concatenated(parts) -> None:
+    first, second = parts(torch.arange(60.0).view(6, 10))
+    joined = sd.Activations({"0.outputs": first, "1.outputs": second}).at(WRITES)
+    assert torch.equal(joined, torch.cat([first, second], dim=-1))
+    assert joined.requires_grad == first.requires_grad
+
+
+@pytest.mark.parametrize("change", ["shared", "dtype", "overlap", "missing", "single"])
+def test_points_that_cannot_be_joined_stay(change: str) -> None:
+    apart = points_apart()
+    points, groups = dict(apart), [READS]
+    if change == "shared":
+        points["copy"] = points["0.inputs"]
+    elif change == "dtype":
+        points["1.inputs"] = points["1.inputs"].double()
+    elif change == "overlap":
+        groups = [READS, (*READS, "0.outputs")]
+    elif change == "missing":
+        groups = [("0.inputs", "2.inputs")]
+    else:
+        groups = [("0.inputs",)]
+    joined = sd.Activations(points).joined(groups)
+    for name, value in points.items():
+        assert torch.equal(joined[name], value)
+        assert joined[name].dtype == value.dtype
+        assert (joined[name].data_ptr() == value.data_ptr()) == (change != "overlap" or name not in READS)
+
+
+def test_joined_points_keep_ids_and_names_without_a_site() -> None:
+    apart = points_apart()
+    own = sd.Activations(dict(apart), tokens=torch.arange(6), positions=torch.arange(6)).site(("0", "1"))
+    joined = own.joined([READS, WRITES])
+    assert torch.equal(joined.inputs, own.inputs)
+    assert joined.inputs.data_ptr() == joined["0.inputs"].data_ptr()
+    assert joined.tokens is own.tokens
+    assert joined.positions is own.positions

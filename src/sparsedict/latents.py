@@ -24,8 +24,8 @@ class ResultMemory(Protocol):
         """Returns an uninitialised tensor that is not otherwise in use, or ``None`` if none fits."""
         ...
 
-    def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Returns an uninitialised tensor in memory of its own, valid until the next call with the same name."""
+    def array(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Returns an uninitialised tensor in memory that can be reused when nothing refers to the tensor any more."""
         ...
 
 

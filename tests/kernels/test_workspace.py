@@ -11,6 +11,7 @@ from torch import Tensor
 
 import cases
 import sparsedict as sd
+from sparsedict import kernels
 from sparsedict.kernels import Workspace, _embedding_bag, weighted_tokens
 from sparsedict.kernels._workspace import scratch
 
@@ -32,16 +33,71 @@ def test_scratch_of_a_name_is_the_same_memory_and_grows() -> None:
     assert workspace.scratch("a", (30, 4), torch.float32).shape == (30, 4)
 
 
-def test_a_buffer_stays_valid_while_gradients_are_written() -> None:
-    workspace, _ = filled(lambda: torch.zeros(30, 4))
-    buffer = workspace.buffer("a", (5, 4), torch.float32)
-    buffer.fill_(1.0)
-    gradient = workspace.take((30, 4), torch.float32)
+LARGE = (2**10, 2**9)
+
+
+def test_an_array_is_reused_only_if_nothing_refers_to_its_memory() -> None:
+    workspace = Workspace()
+    first = workspace.array(LARGE, torch.float32)
+    address = first.data_ptr()
+    assert first.shape == LARGE
+    assert first.is_contiguous()
+    assert not first._is_view()
+    assert workspace.array(LARGE, torch.float32).data_ptr() != address
+    part = first[3]
+    del first
+    assert workspace.array(LARGE, torch.float32).data_ptr() != address
+    array = part.numpy()
+    del part
+    assert workspace.array(LARGE, torch.float32).data_ptr() != address
+    del array
+    assert address in {own.data_ptr() for own in [workspace.array(LARGE, torch.float32) for _ in range(2)]}
+
+
+def test_an_array_that_autograd_saved_is_not_reused() -> None:
+    workspace, weight = Workspace(), torch.ones(LARGE, requires_grad=True)
+    factor = workspace.array(LARGE, torch.float32).fill_(2.0)
+    product = (weight * factor).sum()
+    del factor
+    workspace.array(LARGE, torch.float32).fill_(3.0)
+    product.backward()
+    assert weight.grad is not None
+    assert (weight.grad == 2).all()
+
+
+def test_arrays_of_other_sizes_share_memory() -> None:
+    workspace = Workspace()
+    address = workspace.array(LARGE, torch.float64).data_ptr()
+    assert workspace.array((2**19,), torch.bfloat16).data_ptr() == address
+    larger = workspace.array((2**21,), torch.float32)
+    assert larger.shape == (2**21,)
+    small = [workspace.array((3,), torch.float32) for _ in range(2)]
+    assert small[0].data_ptr() != small[1].data_ptr()
+
+
+def test_an_array_stays_valid_while_gradients_are_written() -> None:
+    workspace, _ = filled(lambda: torch.zeros(LARGE))
+    array = workspace.array(LARGE, torch.float32).fill_(1.0)
+    gradient = workspace.take(LARGE, torch.float32)
     assert gradient is not None
     gradient.fill_(2.0)
-    assert (buffer == 1).all()
-    assert workspace.buffer("a", (2, 2), torch.float32).data_ptr() == buffer.data_ptr()
-    assert workspace.buffer("a", (50, 4), torch.float32).shape == (50, 4)
+    assert (array == 1).all()
+
+
+def test_a_product_in_parts_of_reused_memory_equals_the_whole() -> None:
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.rand(1030, 8, generator=generator) * (torch.rand(1030, 8, generator=generator) < 0.3)
+    rows, scales = torch.randn(8, 1024, generator=generator), torch.rand(1024, generator=generator)
+    stored, workspace = sd.SparseLatents.from_dense(latents), Workspace()
+    memory = sd.SparseLatents(stored.values, stored.support.with_memory(workspace), stored.batch_shape)
+    results = []
+    for own in (latents, stored, memory):
+        weight = rows.clone().requires_grad_()
+        product = kernels.matmul(own, weight, scales)
+        (product * product.detach()).sum().backward()
+        results.append((product.detach(), weight.grad))
+    for found in results[1:]:
+        torch.testing.assert_close(found, results[0])
 
 
 def test_without_a_workspace_scratch_is_new() -> None:

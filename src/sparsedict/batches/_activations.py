@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -218,6 +219,29 @@ class Activations(Mapping[str, Tensor]):
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Activations:
         """Converts the activations to a device and dtype. Ids, positions and masks keep their dtype."""
         return self.map(lambda value: value.to(device, dtype if value.is_floating_point() else None))
+
+    def joined(self, groups: Iterable[Sequence[str]]) -> Activations:
+        """Returns the same activations, in which those of each group of points are the columns of one tensor.
+
+        :meth:`at` then returns the points of a group without a copy. Points of several groups, and points that share a
+        tensor with another point, stay as they are.
+
+        Args:
+            groups: Names of points.
+        """
+        tensors, left = dict(self._tensors), set(self._tensors)
+        uses = Counter(identity(value) for value in tensors.values())
+        for names in filter(left.issuperset, groups):
+            parts = [tensors[name] for name in names]
+            alike = len({(part.device, part.dtype) for part in parts}) == 1
+            if len(parts) < 2 or not alike or any(uses[identity(part)] > 1 for part in parts):
+                continue
+            left.difference_update(names)
+            widths = [part.shape[-1] for part in parts]
+            tensors.update(zip(names, side_by_side(parts).split(widths, dim=-1), strict=True))
+        joined = self._like(tensors, dict(self._per_token()))
+        joined._parts = self._parts
+        return joined
 
     def detach(self) -> Activations:
         """Returns the activations, detached from the autograd graph."""

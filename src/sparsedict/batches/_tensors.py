@@ -24,8 +24,34 @@ def check_point(name: object, value: object) -> None:
 
 
 def side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """Concatenates activations on the device of the first, since the sites of a model may be on several devices."""
-    return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts], dim=-1)
+    """Concatenates activations on the device of the first, since the sites of a model may be on several devices.
+
+    Parts that are the columns of one contiguous tensor aren't copied.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if _are_columns(parts):
+        width = sum(part.shape[-1] for part in parts)
+        return parts[0].as_strided((*parts[0].shape[:-1], width), (*parts[0].stride()[:-1], 1))
+    return torch.cat([part.to(parts[0].device) for part in parts], dim=-1)
+
+
+def _are_columns(parts: Sequence[Tensor]) -> bool:
+    """Returns whether the parts are all columns of one contiguous tensor, in their order."""
+    first, width = parts[0], sum(part.shape[-1] for part in parts)
+    expected = torch.empty((*first.shape[:-1], width), device="meta").stride()[:-1]
+    end = first.storage_offset()
+    for part in parts:
+        if (
+            part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+            or (part.dtype, part.device, part.shape[:-1]) != (first.dtype, first.device, first.shape[:-1])
+            or part.requires_grad
+            or part.stride() != (*expected, 1)
+            or part.storage_offset() != end
+        ):
+            return False
+        end += part.shape[-1]
+    return first.numel() > 0
 
 
 def identity(tensor: Tensor) -> object:

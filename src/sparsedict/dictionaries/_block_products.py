@@ -60,10 +60,18 @@ def decoded(
     blocks: Sequence[Block],
     latents: Float[Tensor, "*batch n_latents"] | SparseLatents,
     bias: Float[Tensor, " d_out"],
+    scales: Float[Tensor, " d_out"] | None = None,
 ) -> Float[Tensor, "*batch d_out"]:
-    """Returns the decoder bias plus the contributions of all blocks: ``latents @ decoder + bias``."""
+    """Returns the decoder bias plus the contributions of all blocks: ``latents @ decoder * scales + bias``.
+
+    Args:
+        blocks: The blocks.
+        latents: The latents of all blocks.
+        bias: The bias of each output column.
+        scales: A factor of the contributions to each output column, without gradient.
+    """
     if len(blocks) == 1 and blocks[0].n_copies == 1:
-        return _plus_(matmul(latents, blocks[0].decoder), bias)
+        return _plus_(matmul(latents, blocks[0].decoder, scales), bias)
     sizes = sizes_of(blocks)
     if latents.shape[-1:] != (sum(sizes),):
         raise ValueError(
@@ -75,7 +83,7 @@ def decoded(
     for block, own in zip(blocks, _latents_of(flat, sizes), strict=True):
         if not block.n_latents:  # the products need at least one row
             continue
-        product = matmul(own, block.decoder)
+        product = matmul(own, block.decoder, None if scales is None or block.n_copies > 1 else scales[block.writes])
         if total is None:
             writes_all = product.shape[-1] == len(bias)
             total = _plus_(product, bias) if writes_all else bias.expand(len(product), -1).clone()
@@ -83,7 +91,9 @@ def decoded(
                 continue
         start = block.writes.start
         for copy in range(block.n_copies):
-            total = _AddInPlace.apply(total, product, start + copy * product.shape[-1])
+            columns = slice(start + copy * product.shape[-1], start + (copy + 1) * product.shape[-1])
+            own = product if scales is None or block.n_copies == 1 else product * scales[columns]
+            total = _AddInPlace.apply(total, own, columns)
     assert total is not None  # a dictionary has latents
     return total if latents.shape[:-1] == total.shape[:-1] else total.view(*latents.shape[:-1], len(bias))
 
@@ -97,10 +107,10 @@ class _AddInPlace(torch.autograd.Function):
     """Adds to some columns of an array in place. Separate sums for each point would need several times the memory."""
 
     @staticmethod
-    def forward(ctx: Any, total: Tensor, part: Tensor, start: int) -> Tensor:
-        ctx.columns, ctx.dtype = slice(start, start + part.shape[-1]), part.dtype
+    def forward(ctx: Any, total: Tensor, part: Tensor, columns: slice) -> Tensor:
+        ctx.columns, ctx.dtype = columns, part.dtype
         ctx.mark_dirty(total)
-        total[:, ctx.columns].add_(part)
+        total[:, columns].add_(part)
         return total
 
     @staticmethod

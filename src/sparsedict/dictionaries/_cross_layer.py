@@ -213,9 +213,7 @@ class CrossLayerDistiller(Dictionary):
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
-        decoded, scales = self.decode(latents), columns(self.output_scale, self.output_widths)
-        # A view would make the product in place expensive for autograd.
-        decoded = decoded * scales if decoded._is_view() else decoded.mul_(scales)
+        decoded = self._decoded(latents, columns(self.output_scale, self.output_widths))
         if not self.has_skip:
             return decoded
         parts = zip(inputs.split(self.input_widths, dim=-1), self.skips, strict=True)

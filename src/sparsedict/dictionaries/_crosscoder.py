@@ -107,7 +107,7 @@ class Crosscoder(Dictionary):
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_in"]:
-        return self.decode(latents) * columns(self.scale, self.point_widths)
+        return self._decoded(latents, columns(self.scale, self.point_widths))
 
     def in_decoder_scale(self, difference: Float[Tensor, "n_tokens d_out"]) -> Float[Tensor, "n_tokens d_out"]:
         return difference / columns(self.scale, self.point_widths)

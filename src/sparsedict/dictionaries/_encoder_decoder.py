@@ -287,12 +287,21 @@ class EncoderDecoder(nn.Module):
 
     def decode(self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents) -> Float[Tensor, "*batch d_out"]:
         """Returns the part of the output that depends on the latents alone: ``latents @ decoder + decoder_bias``."""
+        return self._decoded(latents, None)
+
+    def _decoded(
+        self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, scales: Float[Tensor, " d_out"] | None
+    ) -> Float[Tensor, "*batch d_out"]:
+        """Returns the result of :meth:`decode` times a factor for each column, without another array."""
+        if scales is not None and type(self).decode is not EncoderDecoder.decode:
+            return self.decode(latents) * scales
+        bias = self.decoder_bias if scales is None else self.decoder_bias * scales
         if self.shard is None:
-            return decoded(self.blocks(), latents, self.decoder_bias)
-        own = decoded(self.blocks(), latents, torch.zeros_like(self.decoder_bias))
+            return decoded(self.blocks(), latents, bias, scales)
+        own = decoded(self.blocks(), latents, torch.zeros_like(bias), scales)
         if isinstance(latents, SparseLatents) and latents.is_none:
-            return own + self.decoder_bias
-        return self.shard.peers.sum(own) + self.decoder_bias
+            return own + bias
+        return self.shard.peers.sum(own) + bias
 
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]

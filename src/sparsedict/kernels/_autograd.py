@@ -13,12 +13,15 @@ from sparsedict.kernels._backend import sampled_product, sum_by_latent, weighted
 from sparsedict.latents import SparseLatents, Support
 
 
-def matmul(latents: Tensor | SparseLatents, rows: Float[Tensor, "n_latents d"]) -> Float[Tensor, "*batch d"]:
+def matmul(
+    latents: Tensor | SparseLatents, rows: Float[Tensor, "n_latents d"], scales: Float[Tensor, " d"] | None = None
+) -> Float[Tensor, "*batch d"]:
     """Returns ``latents @ rows`` for dense or sparse latents, differentiable in both.
 
     Args:
         latents: Dense or sparse latents, ``[*batch, n_latents]``.
         rows: One row per latent, such as a decoder.
+        scales: A factor of each column of the result, without gradient.
 
     Raises:
         ValueError: If the number of latents differs from the number of rows.
@@ -29,10 +32,10 @@ def matmul(latents: Tensor | SparseLatents, rows: Float[Tensor, "n_latents d"]) 
             f"got shape {tuple(latents.shape)}."
         )
     if isinstance(latents, SparseLatents):
-        flat = _Decode.apply(latents.values, rows, latents.support)
+        flat = _Decode.apply(latents.values, rows, latents.support, scales)
         # A view would make in-place sums expensive for autograd.
         return flat if len(latents.batch_shape) == 1 else flat.view(*latents.batch_shape, rows.shape[-1])
-    return latents @ rows
+    return latents @ rows if scales is None else (latents @ rows) * scales
 
 
 def affine_at(
@@ -59,10 +62,11 @@ def affine_at(
 
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, rows: Tensor, support: Support) -> Tensor:
+    def forward(ctx: Any, values: Tensor, rows: Tensor, support: Support, scales: Tensor | None) -> Tensor:
         ctx.save_for_backward(values, rows)
-        ctx.support = support
-        return weighted_rows(values, support, rows)
+        ctx.support, ctx.scales = support, scales
+        product = weighted_rows(values, support, rows)
+        return product if scales is None else product.mul_(scales)
 
     @staticmethod
     @once_differentiable
@@ -70,19 +74,23 @@ class _Decode(torch.autograd.Function):
         (grad,) = grad_outputs
         values, rows = ctx.saved_tensors
         grad_values = grad_rows = None
-        grad = _in_one_piece(grad, ctx.support)  # both products need this, and the second uses the order of the first
+        # Both products need this, and the second uses the order of the first.
+        grad = _in_one_piece(grad, ctx.support, ctx.scales)
         if ctx.needs_input_grad[1]:
             grad_rows = weighted_tokens(values, ctx.support, grad).to(rows.dtype)
         if ctx.needs_input_grad[0]:
             grad_values = sampled_product(grad, rows, ctx.support).to(values.dtype)
-        return grad_values, grad_rows, None
+        return grad_values, grad_rows, None, None
 
 
-def _in_one_piece(grad: Tensor, support: Support) -> Tensor:
-    """Returns a contiguous gradient. A copy on a CPU is in memory of the support, since new memory is slow."""
-    if grad.is_contiguous() or support.memory is None or grad.device.type != "cpu":
-        return grad.contiguous()
-    return support.memory.buffer("gradient", tuple(grad.shape), grad.dtype).copy_(grad)
+def _in_one_piece(grad: Tensor, support: Support, scales: Tensor | None) -> Tensor:
+    """Returns a contiguous gradient times the scales. A copy on a CPU is in memory of the support, to reuse it."""
+    if support.memory is None or grad.device.type != "cpu":
+        return grad.contiguous() if scales is None else (grad * scales).contiguous()
+    if scales is not None:
+        dtype = torch.promote_types(grad.dtype, scales.dtype)
+        return torch.mul(grad, scales, out=support.memory.array(tuple(grad.shape), dtype))
+    return grad if grad.is_contiguous() else support.memory.array(tuple(grad.shape), grad.dtype).copy_(grad)
 
 
 class _AffineAt(torch.autograd.Function):

@@ -21,8 +21,11 @@ from sparsedict.latents import Support
 def weighted_rows(
     values: Float[Tensor, " n_entries"], support: Support, rows: Float[Tensor, "n_latents d"]
 ) -> Float[Tensor, "n_tokens d"]:
-    stored = _stored(support)
-    return _bag(rows, support.latents[stored], support.offsets, values[stored])
+    stored, shape = _stored(support), (support.n_tokens, rows.shape[1])
+    if support.memory is None or math.prod(shape) <= REUSED_ENTRIES or values.device.type != "cpu":
+        return _bag(rows, support.latents[stored], support.offsets, values[stored])
+    out = support.memory.array(shape, torch.promote_types(values.dtype, rows.dtype))
+    return _fill(out, rows, support.latents, support.offsets, values)
 
 
 def weighted_tokens(
@@ -36,12 +39,7 @@ def weighted_tokens(
         out = support.memory.take(shape, torch.promote_types(values.dtype, vectors.dtype))
     if out is None:
         return _bag(vectors, tokens, turned.offsets, weights)
-    size = max(1, PART_ENTRIES // shape[1])
-    for begin in range(0, support.n_latents, size):
-        offsets = turned.offsets[begin : begin + size + 1]
-        stored = slice(int(offsets[0]), int(offsets[-1]))
-        out[begin : begin + size] = _bag(vectors, tokens[stored], offsets - offsets[0], weights[stored])
-    return out
+    return _fill(out, vectors, tokens, turned.offsets, weights)
 
 
 def sampled_product(
@@ -131,6 +129,16 @@ def _use_up_csr_warning() -> None:
 def _stored(support: Support) -> slice:
     # Reading the last offset synchronises with an accelerator. Only Triton gets padding there.
     return slice(int(support.offsets[-1])) if support.has_padding else slice(None)
+
+
+def _fill(out: Tensor, table: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    """Writes the sums of an embedding bag to an array, a part at a time."""
+    size = max(1, PART_ENTRIES // out.shape[1])
+    for begin in range(0, len(out), size):
+        own = offsets[begin : begin + size + 1]
+        stored = slice(int(own[0]), int(own[-1]))
+        out[begin : begin + size] = _bag(table, rows[stored], own - own[0], weights[stored])
+    return out
 
 
 def _bag(table: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MIN_ARRAY_BYTES = 2**20
+"""Size of an array below which the system's allocator is used."""
+
 ALIGNMENT = 64
 """Alignment of arrays in bytes: a cache line, and a multiple of every item size."""
 
@@ -25,7 +28,7 @@ class Workspace:
     def __init__(self) -> None:
         self._scratch: dict[tuple[str, torch.dtype], Tensor] = {}
         self._lent: dict[tuple[str, torch.dtype], Tensor] = {}
-        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._arrays: list[Tensor] = []
         self._reclaimed: list[_Reclaimed] = []
         self._is_new = True
 
@@ -65,15 +68,32 @@ class Workspace:
                 return array
         return None
 
-    def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Returns an uninitialised array outside of old gradients, which is valid until the next call with this name.
+    def array(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Returns an uninitialised array outside of old gradients.
 
-        Gradients may be written while it is in use. Its memory is kept between steps.
+        Its memory is used for another array as soon as no tensor refers to it. Steps allocate large arrays of the same
+        sizes again and again, and the heap would leave gaps between them.
         """
-        key, size = (name, dtype), math.prod(shape)
-        if key not in self._buffers or len(self._buffers[key]) < size:
-            self._buffers[key] = torch.empty(size, dtype=dtype, device="cpu")
-        return self._buffers[key][:size].view(shape)
+        size = math.prod(shape) * dtype.itemsize
+        if size < MIN_ARRAY_BYTES:
+            return torch.empty(shape, dtype=dtype, device="cpu")
+        free = [array for array in self._arrays if self._is_free(array)]
+        found = min((array for array in free if array.nbytes >= size), key=len, default=None)
+        if found is None:
+            # Those that are free are too small.
+            self._arrays = [array for array in self._arrays if not any(array is small for small in free)]
+            found = torch.empty(size, dtype=torch.uint8, device="cpu")
+            self._arrays.append(found)
+        # A tensor of its own, because a view would make operations in place expensive for autograd.
+        view = found[:size].view(dtype).view(shape)
+        result = torch.empty(0, dtype=dtype, device="cpu")
+        result.data = view
+        return result
+
+    def _is_free(self, array: Tensor) -> bool:
+        """Returns whether no tensor but that of the workspace refers to the memory of an array."""
+        own, unshared = (_uses_of_storage(value) for value in (array, torch.empty(1, device="cpu")))
+        return own is not None and own == unshared
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Returns an uninitialised array, which is valid until the next call with the same name or of :meth:`take`."""
@@ -115,16 +135,23 @@ def _reference_counts(arrays: list[Tensor]) -> list[tuple[int, int, int] | None]
 
     Compare them with the counts of an unshared array. They are ``None`` if PyTorch doesn't provide them.
     """
-    count_of_storage = getattr(torch._C, "_storage_Use_Count", None)
-    # `Tensor.untyped_storage` would add a reference, and autograd only accumulates in place if there is one.
-    address_of_storage = getattr(torch._C, "_storage_address", None)
     count_of_tensor = getattr(Tensor, "_use_count", None)
-    if count_of_storage is None or address_of_storage is None or count_of_tensor is None:
+    if count_of_tensor is None:
         return [None] * len(arrays)
-    return [
-        (sys.getrefcount(array), count_of_tensor(array), count_of_storage(address_of_storage(array)))
-        for array in arrays
-    ]
+    found: list[tuple[int, int, int] | None] = []
+    for array in arrays:
+        uses = _uses_of_storage(array)
+        # `array` is one reference more, in each of the counts.
+        found.append(None if uses is None else (sys.getrefcount(array), count_of_tensor(array), uses))
+    return found
+
+
+def _uses_of_storage(array: Tensor) -> int | None:
+    """Returns the number of references to the memory of an array; ``None`` if PyTorch doesn't provide it."""
+    count = getattr(torch._C, "_storage_Use_Count", None)
+    # `Tensor.untyped_storage` would add a lasting reference, and autograd only accumulates in place if there is one.
+    address = getattr(torch._C, "_storage_address", None)
+    return None if count is None or address is None else count(address(array))
 
 
 def scratch(

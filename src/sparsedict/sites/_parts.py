@@ -123,7 +123,7 @@ def _part(site_points: SitePoints, dictionary: ResolvedDictionary) -> tuple[Part
     if len(models) > 1:
         raise ValueError(
             f"`{argument}` must read and write points of one model, got points of {len(models)} "
-            f"models: {', '.join(map(repr, (*dictionary.reads, *dictionary.writes)))}."
+            f"models: {', '.join(map(repr, dict.fromkeys((*dictionary.reads, *dictionary.writes))))}."
         )
     widths = tuple(end.width() for end in ends.values()) if len(ends) > 1 else None
     if widths is not None and adapter.d_out is not None and adapter.d_out != sum(widths):

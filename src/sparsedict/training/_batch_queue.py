@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,11 +35,14 @@ class BatchQueue:
     Args:
         batches: The source of the batches.
         parallel: The ranks of the run.
+        groups: Groups of points that a dictionary reads or writes together. Their activations are joined when a batch
+            is returned, so that a step needs no copy of them.
     """
 
-    def __init__(self, batches: Batches, parallel: Parallel = ALONE) -> None:
+    def __init__(self, batches: Batches, parallel: Parallel = ALONE, groups: Sequence[tuple[str, ...]] = ()) -> None:
         self._parallel = parallel
         self.batches = batches
+        self._groups = groups
         self._waiting: deque[tuple[dict[str, Any], Activations, int]] = deque()
         self._position = batches.state_dict()
         self._latest: Activations | None = None
@@ -71,7 +74,8 @@ class BatchQueue:
             self.peek(0)
         finally:
             interrupt.is_waiting = False
-        self._position, self._latest, self.n_latest = self._waiting.popleft()
+        self._position, batch, self.n_latest = self._waiting.popleft()
+        self._latest = batch.joined(self._groups)
         return self._latest
 
     def state_dict(self) -> dict[str, Any]:

@@ -209,8 +209,7 @@ def fit_many(
         optimizers = {name: trainee.make_optimizer() for name, trainee in trainees.items()}
         batches = parallel.together(lambda: as_batches(data, batch_size=batch_size, seed=seed, parallel=parallel))
         batches.expect(options.n_tokens)
-        queue = BatchQueue(batches, parallel)
-        check_points(trainees, queue.batches)
+        queue = BatchQueue(batches, parallel, check_points(trainees, batches))
         settings = run_settings(trainees, optimizers, batches.description, **options.settings())
         check_same_call(settings, parallel)
         here = environment(devices_of(trainees), parallel.n_ranks)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sparsedict.dictionaries import Dictionary
+from sparsedict.training._state_copy import StateCopy
 from sparsedict.training._weights import is_finite
 
 
@@ -41,16 +41,12 @@ class GoodState:
     def __init__(self, dictionary: Dictionary) -> None:
         self._dictionary = dictionary
         self._step = 0
-        self._weights: dict[str, Tensor] = {}
+        self._copy = StateCopy()
         self.save(0)
 
     def save(self, step: int) -> None:
-        """Copies the weights after a step in place, because two copies would need more memory than a step."""
-        for name, value in self._dictionary.state_dict().items():
-            if name in self._weights:
-                self._weights[name].copy_(value)
-            else:
-                self._weights[name] = value.detach().clone()
+        """Copies the weights after a step."""
+        self._copy.write(self._dictionary.state_dict())
         self._step = step
 
     def check(self, first_bad: int | None, step: int, label: str, lr: float) -> None:
@@ -71,7 +67,7 @@ class GoodState:
             is_bad = bool(self._dictionary.total(torch.tensor(float(is_bad), device="cpu")))
         if not is_bad:
             return
-        self._dictionary.load_state_dict(self._weights)
+        self._dictionary.load_state_dict(self._copy.read())
         value = "A weight" if first_bad is None else "The loss"
         where = f"between steps {self._step} and {step}" if first_bad is None else f"at step {first_bad}"
         raise NonFiniteLossError(
@@ -89,11 +85,9 @@ class GoodState:
         Args:
             step: Number of steps done.
         """
-        return {"step": self._step, "dictionary": None if self._step == step else self._weights}
+        return {"step": self._step, "dictionary": None if self._step == step else self._copy.read()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the copy. The dictionary must already have the weights of the checkpoint."""
-        self.save(state["step"])
-        if state["dictionary"] is not None:
-            for name, value in self._weights.items():
-                value.copy_(state["dictionary"][name])
+        self._copy.write(self._dictionary.state_dict() if state["dictionary"] is None else state["dictionary"])
+        self._step = state["step"]

@@ -121,6 +121,8 @@ class DictionaryTrainer:
             self._train_step(batch, upcoming, whole)
 
     def _train_step(self, batch: Activations, upcoming: Upcoming | None, whole: WholeBatch) -> None:
+        # They may be the last reference to all inputs of the previous step.
+        self._last_inputs = self._last_inputs.new_empty(0, self._dictionary.d_in)
         inputs, targets = self._rows(batch)
         self._set_rate()
         capacity = Capacity(self._counters.density) if self._has_capacity else None

@@ -66,13 +66,17 @@ def check_trainees(trainees: Mapping[str, Trainee]) -> tuple[str, ...]:
     return tuple(trainees)
 
 
-def check_points(trainees: Mapping[str, Trainee], batches: Batches) -> None:
+def check_points(trainees: Mapping[str, Trainee], batches: Batches) -> list[tuple[str, ...]]:
     """Checks that the data contains the points that the dictionaries read and write.
+
+    Returns:
+        The points that each dictionary reads, and those that it writes, by their names in the data.
 
     Raises:
         TypeError: If a dictionary reads and writes different points, but the data has a single tensor for both.
         ValueError: If the data lacks a site or a point.
     """
+    groups: list[tuple[str, ...]] = []
     for name, trainee in trainees.items():
         label = f"trainees[{name!r}].site" if name else "site"
         check_site(label, trainee.site, batches.names)
@@ -94,6 +98,8 @@ def check_points(trainees: Mapping[str, Trainee], batches: Batches) -> None:
                 f"`data` must contain inputs and outputs for a {type(dictionary).__name__}, which reads the {reads} of "
                 f"an MLP and writes its {writes}, got one tensor. Pass a tuple of two tensors or an ActivationStream."
             )
+        groups += found
+    return groups
 
 
 def check_same_call(settings: Mapping[str, Any], parallel: Parallel) -> None:
