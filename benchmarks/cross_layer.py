@@ -244,6 +244,12 @@ def main() -> None:
     parser.add_argument("--n-held-out", type=int, default=20_000, help="tokens of the evaluation")
     parser.add_argument("--batch-size", type=int, default=512, help="tokens per step")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument(
+        "--relative-time",
+        type=float,
+        default=None,
+        help="time per step of a cross-layer distiller over that of per-layer distillers (default: measured)",
+    )
     parser.add_argument("--folder", type=Path, default=None, help="folder that keeps activations and dictionaries")
     parser.add_argument("--out", type=Path, default=None, help="JSON file to write")
     options = parser.parse_args()
@@ -257,8 +263,8 @@ def main() -> None:
         stream.save_to(folder / "activations", dtype=torch.bfloat16, progress=False)
         sizes = {name: getattr(options, name) for name in ("n_latents", "k", "n_tokens", "batch_size")}
         comparison = Comparison(sites, folder, held_out, **sizes)
-        relative_time = None
-        if any(KINDS[kind].equal == "time" for kind in options.kinds):
+        relative_time = options.relative_time
+        if relative_time is None and any(KINDS[kind].equal == "time" for kind in options.kinds):
             relative_time = comparison.relative_time()
             print(f"A step of 'cross layer' takes {relative_time:.2f} times as long as one of 'per layer'.", flush=True)
         names = ("model", "n_latents", "k", "n_tokens", "n_stored", "n_held_out", "batch_size", "seeds")

@@ -90,8 +90,15 @@ def _feature(latents: Tensor, decoder: Tensor, is_own: Tensor, direction: Tensor
     }
 
 
-def run(seed: int, n_latents: int, k: Sequence[int], coefficients: Sequence[float], n_tokens: int) -> Results:
-    """Trains and measures every dictionary of one seed."""
+def run(
+    seed: int,
+    n_latents: int,
+    k: Sequence[int],
+    coefficients: Sequence[float],
+    n_tokens: int,
+    checkpoints: Path | None = None,
+) -> Results:
+    """Trains and measures every dictionary of one seed. An interrupted training is resumed from its checkpoint."""
     truth = SyntheticLayers(D, N_GROUPS, l0=ACTIVE_GROUPS, seed=seed)
     batch = truth.sample(min(n_tokens, 200_000), seed=1000 + seed)[0]
     trained: dict[tuple[str, str], sd.CrossLayerDistiller] = {}
@@ -103,7 +110,9 @@ def run(seed: int, n_latents: int, k: Sequence[int], coefficients: Sequence[floa
             dictionary = sd.CrossLayerDistiller({"0": D, "1": D}, n_latents, **parts)
             trained[kind, rule] = dictionary
             trainees[f"{kind}, {rule}"] = sd.Trainee(dictionary, penalties)
-    sd.fit_many(trainees, batch, n_tokens=n_tokens, batch_size=512, seed=seed, progress=False)
+    folder = None if checkpoints is None else checkpoints / str(seed)
+    options: dict[str, Any] = {"checkpoint": folder, "resume": folder is not None, "progress": False}
+    sd.fit_many(trainees, batch, n_tokens=n_tokens, batch_size=512, seed=seed, **options)
     return {key: measure(dictionary, truth, 2000 + seed) for key, dictionary in trained.items()}
 
 
@@ -118,8 +127,11 @@ def main() -> None:
     parser.add_argument("--n-tokens", type=int, default=200_000, help="training tokens")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write, after each seed")
     parser.add_argument("--resume", action="store_true", help="continue with the seeds that the file lacks")
+    parser.add_argument("--checkpoints", type=Path, default=None, help="folder of checkpoints of unfinished seeds")
     options = parser.parse_args()
-    settings = {name: value for name, value in vars(options).items() if name not in ("out", "seeds", "resume")}
+    settings = {
+        name: value for name, value in vars(options).items() if name not in ("out", "seeds", "resume", "checkpoints")
+    }
     rows: list[dict[str, Any]] = []
     done = 0
     if options.resume and options.out.exists():
@@ -129,7 +141,7 @@ def main() -> None:
             parser.error(f"--resume needs the settings of {options.out}, which are {document['settings']}")
         rows = document["rows"]
     for seed in range(done, options.seeds):
-        found = run(seed, **settings)
+        found = run(seed, **settings, checkpoints=options.checkpoints)
         rows = rows or [{"kind": kind, "rule": rule, "values": {}} for kind, rule in found]
         for row in rows:
             for name, value in found[row["kind"], row["rule"]].items():

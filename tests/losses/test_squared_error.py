@@ -52,4 +52,4 @@ def test_in_the_memory_of_a_step_it_is_the_same(dtype: torch.dtype, n_tokens: in
 def test_a_sum_of_many_equal_squares_is_exact_in_float32() -> None:
     targets = torch.zeros(3000, 512)
     loss = sum_of_squares(torch.full_like(targets, 0.1).requires_grad_(), targets, Workspace())
-    assert float(loss) == pytest.approx(3000 * 512 * float(torch.tensor(0.1)) ** 2, rel=1e-7)
+    assert loss.item() == pytest.approx(3000 * 512 * float(torch.tensor(0.1)) ** 2, rel=1e-7)
