@@ -14,7 +14,15 @@ import torch
 from sparsedict.batches import ROLES, point_name
 from sparsedict.data._columns import PER_TOKEN, STORED_DTYPES, Column, columns_of, decoded_dtype
 from sparsedict.data._shards import BLOCK, shard_name
-from sparsedict.storage import Reader, StorageError, installed_version, read_json, regular_file, replace_file
+from sparsedict.storage import (
+    Reader,
+    StorageError,
+    format_version,
+    installed_version,
+    read_json,
+    regular_file,
+    replace_file,
+)
 
 FILE = "activations.json"
 FORMAT = "sparsedict activations"
@@ -138,12 +146,8 @@ class StoreDescription:
             raise StorageError(f"{file} isn't the description of stored activations: its `format` isn't {FORMAT!r}.")
         read = Reader(document, str(file))
         read.text("format")
-        version = read.integer("format_version")
-        if not 1 <= version <= FORMAT_VERSION:
-            raise StorageError(
-                f"{file} has format version {version}, but sparsedict {installed_version()} reads versions 1 to "
-                f"{FORMAT_VERSION}. Upgrade sparsedict."
-            )
+        version = format_version(document, FORMAT_VERSION, str(file))
+        read.integer("format_version")
         description = cls(
             activations=_activations(read),
             sites=read.mapping("sites"),

@@ -17,13 +17,14 @@ from sparsedict.storage._atomic import (
     sync_folder,
     sync_tree,
 )
-from sparsedict.storage._checkpoint import CHECKPOINT, ROWS, NewerVersionError, read_checkpoint, write_checkpoint
-from sparsedict.storage._description import FORMAT_VERSION, Description, Named, installed_version
+from sparsedict.storage._checkpoint import CHECKPOINT, ROWS, read_checkpoint, write_checkpoint
+from sparsedict.storage._description import FORMAT_VERSION, Description, Named
 from sparsedict.storage._documents import MAX_DOCUMENT, parse_document, read_document, write_document
 from sparsedict.storage._folder import DESCRIPTION, read_description, write_dictionary
 from sparsedict.storage._json import Reader, StorageError, parse_json, read_json
 from sparsedict.storage._lock import release_lock, take_lock
 from sparsedict.storage._regular_file import regular_file
+from sparsedict.storage._version import NewerVersionError, format_version, installed_version
 from sparsedict.storage._weights import (
     WEIGHTS,
     StoredTensor,
@@ -49,6 +50,7 @@ __all__ = [
     "StoredTensor",
     "check_finite",
     "discard_folder",
+    "format_version",
     "installed_version",
     "looks_like",
     "make_folder",

@@ -15,10 +15,10 @@ from typing import Any
 from torch import Tensor
 
 from sparsedict.storage._atomic import make_folder
-from sparsedict.storage._description import installed_version
 from sparsedict.storage._json import MAX_BYTES, StorageError, parse_json
 from sparsedict.storage._regular_file import regular_file
 from sparsedict.storage._tensor_file import read_tensor_file, write_tensor_file
+from sparsedict.storage._version import format_version, installed_version
 
 CHECKPOINT_FORMAT = "sparsedict checkpoint"
 CHECKPOINT_VERSION = 1
@@ -29,10 +29,6 @@ ROWS = "rows"
 
 _TENSOR, _TUPLE, _FLOAT, _BYTES, _ITEMS = "$tensor", "$tuple", "$float", "$bytes", "$items"
 """Keys of the JSON objects that represent types that JSON doesn't have."""
-
-
-class NewerVersionError(StorageError):
-    """A file was written by a later version of the library."""
 
 
 def write_checkpoint(
@@ -100,14 +96,7 @@ def _document(file: Path) -> dict[str, Any]:
         document = parse_json(stream.read(MAX_BYTES + 1), str(file))
     if not isinstance(document, dict) or document.get("format") != CHECKPOINT_FORMAT:
         raise StorageError(f"{file} isn't the description of a checkpoint: its `format` isn't {CHECKPOINT_FORMAT!r}.")
-    version = document.get("format_version")
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise StorageError(f"{file}: `format_version` must be a positive integer, got {version!r}.")
-    if version > CHECKPOINT_VERSION:
-        raise NewerVersionError(
-            f"{file} has format version {version}, written by sparsedict {document.get('library_version')}; this "
-            f"sparsedict reads versions up to {CHECKPOINT_VERSION}. Upgrade sparsedict to resume."
-        )
+    format_version(document, CHECKPOINT_VERSION, str(file))
     for key, kind in (("tensors", str), ("settings", dict), ("state", dict)):
         if not isinstance(document.get(key), kind):
             raise StorageError(f"{file} must have the key `{key}` with a value of type {kind.__name__}.")

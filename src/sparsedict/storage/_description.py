@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import re
 from collections.abc import Mapping
@@ -14,19 +13,12 @@ import numpy as np
 
 from sparsedict.storage._json import MAX_BYTES, Reader, StorageError, parse_json
 from sparsedict.storage._migrations import migrated
+from sparsedict.storage._version import format_version, installed_version
 
 FORMAT = "sparsedict dictionary"
 FORMAT_VERSION = 2
 
 _WIDTHS = ("d_in", "d_out", "n_latents")
-
-
-def installed_version() -> str:
-    """Returns the installed version of this library."""
-    try:
-        return importlib.metadata.version("sparsedict")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 @dataclass(frozen=True)
@@ -153,7 +145,7 @@ class Description:
             raise StorageError(
                 f"{source} isn't the description of a sparsedict dictionary: its `format` isn't {FORMAT!r}."
             )
-        version = _check_version(document.get("format_version"), document.get("library_version"), source)
+        version = format_version(document, FORMAT_VERSION, source)
         read = Reader(migrated(document, version), source)
         read.text("format")
         read.integer("format_version")
@@ -172,18 +164,6 @@ class Description:
         widths.finish()
         read.finish()
         return description, digest
-
-
-def _check_version(version: object, writer: object, source: str) -> int:
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise StorageError(f"{source}: `format_version` must be a positive integer, got {version!r}.")
-    if version > FORMAT_VERSION:
-        raise StorageError(
-            f"{source} has format version {version}, written by sparsedict {str(writer)[:40]}; this is "
-            f"sparsedict {installed_version()}, which reads versions up to {FORMAT_VERSION}. Upgrade sparsedict to "
-            "load it."
-        )
-    return version
 
 
 def _named(read: Reader, key: str) -> Named:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsedict.storage._atomic import replace_file
-from sparsedict.storage._checkpoint import NewerVersionError
 from sparsedict.storage._json import Reader, StorageError, read_json
+from sparsedict.storage._version import NewerVersionError
 
 MAX_DOCUMENT = 64 * 2**20
 """Largest size of a document, in bytes."""
