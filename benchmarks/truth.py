@@ -74,7 +74,10 @@ SETTINGS = {
 
 LAZY = sd.training.LazyAdam
 RESAMPLE = sd.Resample(every=200, dead_after=50_000, until=0.6, n_inputs=8192)
+DEFAULT = sd.studies.recipes()["autoencoder"].options
 RECIPES: dict[str, tuple[type[sd.TopK | sd.BatchTopK], Callable[[Setting], dict[str, Any]]]] = {
+    "sparsedict train": (sd.BatchTopK, lambda s: dict(DEFAULT)),
+    "sparsedict train, topk": (sd.TopK, lambda s: dict(DEFAULT)),
     "TopK, Adam": (sd.TopK, lambda s: {}),
     "TopK, Adam, AuxK": (sd.TopK, lambda s: {"penalties": [sd.AuxK()]}),
     "TopK, Adam, Resample": (sd.TopK, lambda s: {"step_hooks": [RESAMPLE]}),
@@ -124,8 +127,10 @@ def trained(
     """Returns a trained dictionary and its history; ``None`` if the time was over."""
     activation, parts = RECIPES[recipe]
     dictionary = setting.dictionary(activation(setting.k), seed)
-    lr = None if options.lr is None else sd.training.RelativeLR(options.lr)
-    trainee = sd.Trainee(dictionary, lr=lr, **parts(setting))
+    own = parts(setting)
+    if options.lr is not None:
+        own["lr"] = sd.training.RelativeLR(options.lr)
+    trainee = sd.Trainee(dictionary, **own)
     n_steps = options.tokens // options.batch_size
     saved: dict[str, Any] = {}
     if options.checkpoints is not None:

@@ -46,7 +46,7 @@ def run(
     seconds = time.process_time() - start
     row: dict[str, Any] = {"seconds": seconds}
     with torch.no_grad():
-        row |= _reconstruction(trained, task, data)
+        row |= reconstruction(trained, task, data)
         read = data.pair(task.kind)[0][-window:]
         fires = torch.stack([(trained.encode(x) != 0).any(0) for x in read.split(BLOCK)]).any(0)
         row |= {"dead": float((~fires).float().mean()), "dead_window": len(read)}
@@ -58,7 +58,8 @@ def run(
     return row, rows
 
 
-def _reconstruction(trained: Trained, task: Task, data: Data) -> dict[str, float]:
+def reconstruction(trained: Trained, task: Task, data: Data) -> dict[str, float]:
+    """Returns FVU and L0 on the held-out tokens."""
     inputs, targets = data.pair(task.kind, held_out=True)
     error, l0 = 0.0, 0.0
     for x, y in zip(inputs.split(BLOCK), targets.split(BLOCK), strict=True):

@@ -24,6 +24,7 @@ class Task:
         n_tokens: Number of training tokens.
         seed: Seed of the initial weights and the order of the tokens.
         lr_factor: The learning rate, relative to that of the contender.
+        batch_size: Tokens per step, for contenders without a batch size of their own.
     """
 
     kind: Kind
@@ -32,6 +33,11 @@ class Task:
     n_tokens: int
     seed: int
     lr_factor: float = 1.0
+    batch_size: int = 1024
+
+    @property
+    def n_steps(self) -> int:
+        return -(-self.n_tokens // self.batch_size)
 
 
 @dataclass(frozen=True)

@@ -64,17 +64,16 @@ def test_writes_everything_and_prints_the_paths(with_figures: list[object], comm
 def test_the_settings_are_recorded(start: list[object], command: Run, tmp_path: Path) -> None:
     assert command(*start, "--autocast")[0] == 0
     settings = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["settings"]
-    distiller = sd.load(tmp_path / "run" / "distiller")
-    lr = distiller.trained_on["lr"]
-    assert isinstance(lr, float)
-    assert settings["recipe"]["lr"] == {"distiller": lr, "autoencoder": lr}
-    assert settings["recipe"]["optimizer"] == "Adam"
+    lr = {name: sd.load(tmp_path / "run" / name).trained_on["lr"] for name in ("distiller", "autoencoder")}
+    assert lr["distiller"] == pytest.approx(1.5 * lr["autoencoder"])
+    assert settings["recipe"]["lr"] == lr
+    assert settings["recipe"]["optimizer"] == "LazyAdam"
     assert settings["recipe"]["batch_size"] == 64
     assert (settings["device"], settings["dtype"], settings["model_dtype"]) == ("cpu", "float32", "float32")
     assert (settings["autocast"], settings["seed"], settings["n_tokens_trained"]) == ("bfloat16", 0, 640)
     assert settings["environment"]["versions"]["torch"] == torch.__version__
     page = (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
-    assert f"distiller {lr}, autoencoder {lr}" in page
+    assert f"distiller {lr['distiller']}, autoencoder {lr['autoencoder']}" in page
     assert "torch " + torch.__version__ in page
     assert "<td>None" not in page
 
@@ -382,7 +381,7 @@ def test_a_full_disk_at_the_end_loses_no_training(
     ("options", "message"),
     [
         (["--site", "model.layers.1.mpl"], "--site must name a module"),
-        (["--l1", "3"], "--l1 requires --activation relu, got topk"),
+        (["--l1", "3"], "--l1 requires --activation relu, got batchtopk"),
         (["--activation", "relu"], "--k requires --activation topk or batchtopk, got relu"),
         (["--skip", "--kind", "autoencoder"], "--skip requires a distiller"),
         (["--device", "abacus"], "--device"),
@@ -425,22 +424,22 @@ def test_other_things_in_the_folder_are_noticed_before_any_work(
 
 
 @pytest.mark.parametrize(
-    ("options", "activation", "part"),
+    ("options", "activation", "parts"),
     [
-        ([], sd.TopK(32), sd.Resample),
-        (["--k", "5", "--activation", "batchtopk"], sd.BatchTopK(5), sd.Resample),
-        (["--activation", "relu", "--l1", "0.3"], sd.ReLU(), sd.L1),
-        (["--activation", "jumprelu", "--l0", "0.1"], sd.JumpReLU(), sd.L0),
+        ([], sd.BatchTopK(32), [sd.AuxK, sd.Resample, sd.AnnealK]),
+        (["--k", "5", "--activation", "topk"], sd.TopK(5), [sd.AuxK, sd.Resample, sd.AnnealK]),
+        (["--activation", "relu", "--l1", "0.3"], sd.ReLU(), [sd.L1]),
+        (["--activation", "jumprelu", "--l0", "0.1"], sd.JumpReLU(), [sd.L0]),
     ],
 )
-def test_recipes(options: list[str], activation: sd.Activation, part: type) -> None:
+def test_recipes(options: list[str], activation: sd.Activation, parts: list[type]) -> None:
     parser = argparse.ArgumentParser()
     add_options(parser)
     recipe = recipes_of(parser.parse_args(["m", "--site", "s", "--data", "d", "--out", "o", *options]))
     for found in recipe.values():
         assert found.make.keywords["activation"] == activation  # pyright: ignore[reportFunctionMemberAccess]
-        parts = (*found.options.get("penalties", ()), *found.options["step_hooks"])
-        assert [type(own) for own in parts] == [part]
+        own = (*found.options.get("penalties", ()), *found.options["step_hooks"])
+        assert [type(part) for part in own] == parts
 
 
 def test_an_interrupted_run_is_resumed(

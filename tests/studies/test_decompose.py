@@ -88,7 +88,8 @@ def test_a_recipe_of_the_users_own(site: Site, tokens: torch.Tensor) -> None:
     used = taken.settings["recipe"]
     assert used["activation"] == {"distiller": "TopK(k=4)", "of-inputs": "ReLU()"}
     assert used["clip_norm"] == {"distiller": None, "of-inputs": 1.0}
-    assert used["schedule"].startswith("Cosine(")
+    assert used["schedule"]["distiller"].startswith("Linear(")
+    assert used["schedule"]["of-inputs"].startswith("Cosine(")
     assert json.loads(json.dumps(used)) == used
 
 

@@ -55,6 +55,24 @@ def test_records_callbacks_and_saved_dictionaries_have_the_final_k(tmp_path: Pat
     assert sd.load(tmp_path / "0").activation == sd.TopK(2)
 
 
+@pytest.mark.parametrize(("k", "first"), [(2, 4), (20, 32), (1.5, 3.0)])
+def test_the_default_start_is_twice_the_final_k_and_at_most_all_latents(k: float, first: float) -> None:
+    sae, hook = autoencoder(sd.BatchTopK(k)), sd.AnnealK()
+    hook.check(sae)
+    with hook.during(sae, step=0, n_steps=100):
+        assert sae.activation == sd.BatchTopK(first)
+    dictionary = cases.make("cross_layer", "top_k_per_layer")
+    final = dictionary.activation
+    assert isinstance(final, sd.PerLayer)
+    with sd.AnnealK().during(dictionary, step=0, n_steps=100):
+        larger = dictionary.activation
+        assert isinstance(larger, sd.PerLayer)
+        for index, size in enumerate(final.n_latents or ()):
+            own, wanted = final.of_layer(index), larger.of_layer(index)
+            assert isinstance(own, sd.TopK)
+            assert wanted == sd.TopK(min(2 * own.k, size))
+
+
 def test_an_error_in_a_step_leaves_the_final_k() -> None:
     sae = autoencoder(sd.TopK(2))
     hook = sd.AnnealK(10, until=1.0)

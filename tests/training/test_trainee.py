@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import sparsedict as sd
-from sparsedict.training import default_lr
+from sparsedict.training import DefaultLR, RelativeLR, default_lr
 
 
 def coder(d: int, n_latents: int) -> sd.SparseAutoencoder:
@@ -29,6 +29,21 @@ def test_fit_notes_the_rate_it_took():
     history = sd.fit(dictionary, torch.randn(64, 16), n_tokens=64, batch_size=16, log_every=1, progress=False)
     assert dictionary.trained_on["lr"] == default_lr(dictionary)
     assert max(history.column("lr")) == pytest.approx(default_lr(dictionary))
+
+
+def test_a_multiple_of_the_default_rate_equals_the_relative_rate() -> None:
+    found = []
+    for lr in (DefaultLR(0.5), RelativeLR(0.5 * default_lr(coder(16, 64)))):
+        generator = torch.Generator().manual_seed(0)
+        parts = {"activation": sd.TopK(2), "decoder_norm": sd.UnitNorm(), "generator": generator}
+        dictionary = sd.SparseAutoencoder(16, 64, **parts)
+        data = 100 * torch.randn(256, 16, generator=torch.Generator().manual_seed(1))
+        sd.fit(dictionary, data, n_tokens=512, batch_size=64, lr=lr, progress=False)
+        found.append(dictionary.decoder.detach())
+    assert torch.equal(*found)
+    for wrong in (0.0, -1.0, float("inf")):
+        with pytest.raises(ValueError, match="`factor` must lie in"):
+            DefaultLR(wrong)
 
 
 @pytest.mark.as_installed

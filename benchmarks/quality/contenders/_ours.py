@@ -15,7 +15,7 @@ from benchmarks.quality._data import Data, Source
 from benchmarks.quality._task import Kind, Task, Trained
 from sparsedict.latents import Support
 from sparsedict.sites import Neurons
-from sparsedict.training import LazyAdam, RelativeLR, default_lr
+from sparsedict.training import LazyAdam, RelativeLR
 
 
 class BilinearTranscoder(sd.Dictionary):
@@ -48,16 +48,18 @@ class Recipe:
     Attributes:
         activation: A function from k to the activation.
         options: Other options of `fit`.
-        batch_size: Tokens per step.
+        batch_size: Tokens per step; ``None`` for those of the task.
         transcoder: Class of transcoders, or a partial of one.
+        transcoder_options: Options of `fit` for transcoders, in addition.
         from_neurons: Whether the first latents of a transcoder are the MLP's neurons.
         kinds: Kinds of dictionaries that use the recipe.
     """
 
     activation: Callable[[int], sd.Activation]
     options: Mapping[str, Any] = field(default_factory=dict)
-    batch_size: int = 1024
+    batch_size: int | None = None
     transcoder: Callable[..., sd.Dictionary] = sd.Transcoder
+    transcoder_options: Mapping[str, Any] = field(default_factory=dict)
     from_neurons: bool = False
     kinds: tuple[Kind, ...] = ("autoencoder", "transcoder")
 
@@ -71,15 +73,17 @@ class Recipe:
     def train(self, task: Task, data: Data) -> Trained:
         dictionary = self._make(task, data)
         inputs, targets = data.pair(task.kind)
+        options = {**self.options, **(self.transcoder_options if task.kind == "transcoder" else {})}
+        lr = options.pop("lr", None)
         sd.fit(
             dictionary,
             targets if task.kind == "autoencoder" else (inputs, targets),
             n_tokens=task.n_tokens,
-            lr=RelativeLR(task.lr_factor * default_lr(dictionary)),
-            batch_size=self.batch_size,
+            lr=RelativeLR(task.lr_factor * sd.Trainee(dictionary, lr=lr).peak_lr),
+            batch_size=self.batch_size or task.batch_size,
             seed=task.seed,
             progress=False,
-            **self.options,
+            **options,
         )
         dictionary.eval()
         return Trained(dictionary.encode, dictionary.reconstruct, dictionary.decoder.detach())
@@ -116,12 +120,37 @@ AUXK = sd.AuxK(dead_after=50_000)
 STRAIGHT = sd.AuxK(dead_after=50_000, coefficient=1 / 4, slope=1.0)
 LAZY = {"optimizer": LazyAdam}
 HOOKS = {"step_hooks": [RESAMPLE]}
-SKIP = partial(sd.Transcoder, skip=True)
+CENTRED = partial(sd.Transcoder, input_norm=sd.InputCentre())
+OPTIONS = {kind: dict(recipe.options) for kind, recipe in sd.studies.recipes().items()}
+DEFAULT = OPTIONS["autoencoder"]
+TRAIN = partial(Recipe, transcoder=CENTRED, transcoder_options={"lr": OPTIONS["distiller"]["lr"]})
+"""A recipe like that of ``sparsedict train``, from its activation and options."""
+ANNEAL_K = DEFAULT["step_hooks"][-1]
 ONLY_TRANSCODERS: tuple[Kind, ...] = ("transcoder",)
 
 SMALL = {"step_hooks": [replace(RESAMPLE, every=50)]}
 
 CONTENDERS: dict[str, Recipe] = {
+    "sparsedict train": TRAIN(sd.BatchTopK, DEFAULT),
+    "sparsedict train, topk": TRAIN(sd.TopK, DEFAULT),
+    "sparsedict train, batches of 512": TRAIN(
+        sd.BatchTopK, DEFAULT | {"step_hooks": [*SMALL["step_hooks"], ANNEAL_K]}, batch_size=512
+    ),
+    "sparsedict train, Adam": TRAIN(sd.BatchTopK, DEFAULT | {"optimizer": None}),
+    "sparsedict train, not centred": TRAIN(sd.BatchTopK, DEFAULT, transcoder=sd.Transcoder, kinds=ONLY_TRANSCODERS),
+    "sparsedict train, constant k": TRAIN(sd.BatchTopK, DEFAULT | HOOKS),
+    "sparsedict train, no AuxK": TRAIN(sd.BatchTopK, DEFAULT | {"penalties": ()}),
+    "sparsedict train, no Resample": TRAIN(sd.BatchTopK, DEFAULT | {"step_hooks": [ANNEAL_K]}),
+    "sparsedict train, cosine": TRAIN(
+        sd.BatchTopK, {name: value for name, value in DEFAULT.items() if name != "schedule"}
+    ),
+    "sparsedict train, neurons": TRAIN(sd.BatchTopK, DEFAULT, from_neurons=True, kinds=ONLY_TRANSCODERS),
+    "sparsedict train, skip": TRAIN(
+        sd.BatchTopK, DEFAULT, transcoder=partial(CENTRED, skip=True), kinds=ONLY_TRANSCODERS
+    ),
+    "sparsedict train, bilinear": TRAIN(
+        sd.BatchTopK, DEFAULT | {"step_hooks": [ANNEAL_K]}, transcoder=BilinearTranscoder, kinds=ONLY_TRANSCODERS
+    ),
     "BatchTopK, LazyAdam": Recipe(sd.BatchTopK, LAZY | HOOKS),
     "BatchTopK, LazyAdam, batches of 512": Recipe(sd.BatchTopK, LAZY | SMALL, batch_size=512),
     "BatchTopK, Adam": Recipe(sd.BatchTopK, HOOKS),
@@ -136,9 +165,4 @@ CONTENDERS: dict[str, Recipe] = {
     ),
     "TopK, Adam, AuxK": Recipe(sd.TopK, {"penalties": [AUXK]}),
     "TopK, Adam, straight-through AuxK": Recipe(sd.TopK, {"penalties": [STRAIGHT]}),
-    "BatchTopK, LazyAdam, neurons": Recipe(sd.BatchTopK, LAZY | HOOKS, from_neurons=True, kinds=ONLY_TRANSCODERS),
-    "BatchTopK, LazyAdam, skip": Recipe(sd.BatchTopK, LAZY | HOOKS, transcoder=SKIP, kinds=ONLY_TRANSCODERS),
-    "BatchTopK, LazyAdam, bilinear": Recipe(
-        sd.BatchTopK, LAZY | {"penalties": [AUXK]}, transcoder=BilinearTranscoder, kinds=ONLY_TRANSCODERS
-    ),
 }

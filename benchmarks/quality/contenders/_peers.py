@@ -5,15 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 import sparsedict as sd
-from benchmarks.quality._task import Task
 
-BATCH_SIZE = 1024
 DEAD_AFTER = 50_000
 """Tokens after which a latent counts as dead in recipes with our settings, as in ours."""
-
-
-def n_steps(task: Task) -> int:
-    return -(-task.n_tokens // BATCH_SIZE)
 
 
 def our_lr(d_in: int, n_latents: int) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.contenders._sparsify import Replay, SomeTokens
 from benchmarks.quality._data import Data, Source
 from benchmarks.quality._task import Kind, Task, Trained
-from benchmarks.quality.contenders._peers import BATCH_SIZE, DEAD_AFTER, n_steps, our_lr
+from benchmarks.quality.contenders._peers import DEAD_AFTER, our_lr
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Sparsify:
         from sparsify import SparseCoderConfig, TrainConfig, Trainer  # pyright: ignore[reportMissingImports]
 
         inputs, targets = data.pair(task.kind)
-        steps, d = n_steps(task), inputs.shape[1]
-        batches = data.batches(task.kind, BATCH_SIZE, task.seed)
+        steps, d = task.n_steps, inputs.shape[1]
+        batches = data.batches(task.kind, task.batch_size, task.seed)
         model: Any = Replay(targets.shape[1], "cpu", batches)
         coder = SparseCoderConfig(num_latents=task.n_latents, k=task.k, transcode=task.kind == "transcoder")
         lr = our_lr(d, task.n_latents) if self.ours else 5e-3 / (task.n_latents / 2**14) ** 0.5
@@ -54,7 +54,7 @@ class Sparsify:
                 log_to_wandb=False,
                 **own,
             )
-            trainer = Trainer(settings, SomeTokens(BATCH_SIZE, steps), model)
+            trainer = Trainer(settings, SomeTokens(task.batch_size, steps), model)
             model.serves = True
             trainer.fit()
         for optimizer in trainer.optimizers:
@@ -66,7 +66,7 @@ class Sparsify:
     def _trained(self, sae: Any) -> Trained:
         def encode(x: Tensor) -> Tensor:
             values, indices, _ = sae.encode(x)
-            return torch.zeros(len(x), sae.num_latents).scatter_(-1, indices, values)
+            return torch.zeros(*x.shape[:-1], sae.num_latents).scatter_(-1, indices, values)
 
         return Trained(encode, lambda latents, x: latents @ sae.W_dec + sae.b_dec, sae.W_dec.detach())
 

@@ -164,11 +164,14 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--activation",
         choices=("topk", "batchtopk", "relu", "jumprelu"),
-        default="topk",
-        help="sparse activation (default: topk)",
+        default="batchtopk",
+        help="sparse activation (default: batchtopk)",
     )
     group.add_argument(
-        "--k", type=count, metavar="N", help=f"active latents per token of topk and batchtopk (default: {K})"
+        "--k",
+        type=count,
+        metavar="N",
+        help=f"active latents per token of topk and batchtopk (default: {K})",
     )
     group.add_argument(
         "--l1",
@@ -206,7 +209,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=None,
         metavar="X",
-        help="peak learning rate of Adam (default: depends on the widths, see sparsedict.training.default_lr)",
+        help="peak learning rate (default: depends on the widths, see sparsedict.training.default_lr)",
     )
     group.add_argument(
         "--autocast",

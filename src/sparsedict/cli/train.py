@@ -143,7 +143,9 @@ def recipes_of(args: argparse.Namespace) -> dict[str, Recipe]:
         }
         activation, penalties = parts[args.activation]
         kinds = ("distiller", "autoencoder") if args.kind == "both" else (args.kind,)
-        own = {"lr": args.lr} if penalties is None else {"lr": args.lr, "penalties": penalties, "step_hooks": ()}
+        own: dict[str, Any] = {} if penalties is None else {"penalties": penalties, "step_hooks": ()}
+        if args.lr is not None:
+            own["lr"] = args.lr
         return recipes(activation, skip=args.skip, kinds=kinds, **own)
 
 

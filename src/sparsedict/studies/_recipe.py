@@ -8,17 +8,37 @@ from functools import partial
 from typing import Any
 
 from sparsedict import checks
-from sparsedict.activations import Activation, BatchTopK, TopK
+from sparsedict.activations import AbsTopK, Activation, BatchTopK, TopK
 from sparsedict.dictionaries import SparseAutoencoder, SparseDistiller
-from sparsedict.norms import DecoderNorm, UnitNorm
+from sparsedict.norms import DecoderNorm, InputCentre, UnitNorm
+from sparsedict.penalties import AuxK
 from sparsedict.sites import Site
-from sparsedict.training import LazyAdam, Recipe, Resample
+from sparsedict.training import AnnealK, DefaultLR, LazyAdam, Recipe, Resample
+from sparsedict.training.schedules import Cosine, Linear
 
 KINDS = ("distiller", "autoencoder")
-ACTIVATION = TopK(32)
+ACTIVATION = BatchTopK(32)
 DECODER_NORM = UnitNorm()
-STEP_HOOKS = (Resample(every=25, dead_after=50_000, until=0.75, n_inputs=8192),)
+RESAMPLE = Resample(every=25, dead_after=50_000, until=0.75, n_inputs=8192)
 BATCH_SIZE = 1024
+RATES = {"distiller": DefaultLR(1.5), "autoencoder": None}
+"""Learning rates of TopK and BatchTopK. At a higher rate, long runs of autoencoders have spikes of the error."""
+
+
+def options_for(kind: str, activation: Activation) -> dict[str, Any]:
+    """Returns the default options of `Trainee` for a kind of dictionary and an activation.
+
+    Only `TopK`, `BatchTopK` and `AbsTopK` have been compared with other options (``python -m benchmarks.quality``).
+    """
+    if not isinstance(activation, TopK | BatchTopK | AbsTopK):
+        return {"step_hooks": (RESAMPLE,)}
+    return {
+        "lr": RATES[kind],
+        "penalties": (AuxK(dead_after=20_000, coefficient=1 / 4, slope=1.0),),
+        "step_hooks": (RESAMPLE, AnnealK(until=0.5)),
+        "optimizer": LazyAdam,
+        "schedule": Linear(warm_up=0.1, start=0.78),
+    }
 
 
 def distiller(site: Site, n_latents: int, **parts: Any) -> SparseDistiller:
@@ -27,9 +47,9 @@ def distiller(site: Site, n_latents: int, **parts: Any) -> SparseDistiller:
     Args:
         site: The site of the MLP.
         n_latents: Number of latents.
-        parts: Other arguments of `SparseDistiller`.
+        parts: Other arguments of `SparseDistiller`. By default the mean input is subtracted.
     """
-    return SparseDistiller(site.d_in, site.d_out, n_latents, **parts)
+    return SparseDistiller(site.d_in, site.d_out, n_latents, **{"input_norm": InputCentre(), **parts})
 
 
 def autoencoder(site: Site, n_latents: int, **parts: Any) -> SparseAutoencoder:
@@ -58,8 +78,9 @@ def recipes(
         decoder_norm: Constraint on decoder rows.
         skip: Whether the distiller has a linear skip connection.
         kinds: The kinds of dictionaries: ``"distiller"``, ``"autoencoder"`` or both.
-        options: Arguments of `Trainee` except the dictionary, such as ``lr``. The default of ``step_hooks`` is
-            `Resample`, which gives dead latents a new start until three quarters of the run.
+        options: Arguments of `Trainee` except the dictionary, such as ``lr``. The defaults depend on the activation.
+            `TopK`, `BatchTopK` and `AbsTopK` are trained with `LazyAdam`, `AuxK`, `Resample` and `AnnealK`, and other
+            activations with Adam and `Resample`. Arguments replace defaults of the same name.
 
     Raises:
         ValueError: If ``kinds`` is empty or contains an unknown kind or a kind twice.
@@ -68,15 +89,18 @@ def recipes(
         raise ValueError(
             f"`kinds` must contain one or more of {', '.join(map(repr, KINDS))}, each at most once, got {kinds!r}."
         )
-    options = {"step_hooks": STEP_HOOKS, **options}
     parts: dict[str, Any] = {"activation": activation, "decoder_norm": decoder_norm}
     makers = {"distiller": partial(distiller, skip=skip, **parts), "autoencoder": partial(autoencoder, **parts)}
-    return {kind: Recipe(makers[kind], **options) for kind in kinds}
+    return {kind: Recipe(makers[kind], **{**options_for(kind, activation), **options}) for kind in kinds}
 
 
 RECIPES = recipes()
 """The recipes of ``sparsedict train`` without options."""
-DEMO = recipes(BatchTopK(32), step_hooks=(replace(*STEP_HOOKS, every=50),), optimizer=LazyAdam)
+_SMALL_STEPS = recipes(step_hooks=(replace(RESAMPLE, every=50),), penalties=(), lr=None, schedule=Cosine(warm_up=0.2))
+DEMO = {
+    "distiller": Recipe(partial(_SMALL_STEPS["distiller"].make, input_norm=None), **_SMALL_STEPS["distiller"].options),
+    "autoencoder": _SMALL_STEPS["autoencoder"],
+}
 """The recipes of ``sparsedict demo``."""
 DEMO_BATCH_SIZE = 512
 """Tokens per step of ``sparsedict demo``. Such small steps are efficient for small dictionaries only."""

@@ -11,7 +11,7 @@ from sparsedict.training._recipe import Recipe
 from sparsedict.training._resample import Resample
 from sparsedict.training._sharded_latents import ShardedLatents
 from sparsedict.training._step_hook import StepHook
-from sparsedict.training._trainee import OptimizerFactory, Trainee, default_lr
+from sparsedict.training._trainee import DefaultLR, OptimizerFactory, Trainee, default_lr
 from sparsedict.training._units import RelativeLR
 from sparsedict.training.schedules import Constant, Cosine, Linear, Schedule
 
@@ -19,6 +19,7 @@ __all__ = [
     "AnnealK",
     "Constant",
     "Cosine",
+    "DefaultLR",
     "History",
     "LazyAdam",
     "Linear",

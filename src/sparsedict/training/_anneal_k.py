@@ -24,7 +24,8 @@ class AnnealK(StepHook):
     many latents are active on each token, so more latents are trained before they compete.
 
     Args:
-        start: ``k`` in the first step, at least the final ``k``.
+        start: ``k`` in the first step, at least the final ``k``. ``None`` is twice the final ``k``, or the number of
+            latents if that is smaller.
         until: Fraction of the steps of the run after which ``k`` is final.
 
     Source: the schedule of K in He et al., "Llama Scope", 2024, arXiv 2410.20526, which lowers K from the width of the
@@ -41,11 +42,12 @@ class AnnealK(StepHook):
         [8.0, 6.0, 4.0, 4.0]
     """
 
-    start: float
+    start: float | None = None
     until: float = 0.1
 
     def __post_init__(self) -> None:
-        checks.set_in_range(self, "start", 0.0, open_low=True)
+        if self.start is not None:
+            checks.set_in_range(self, "start", 0.0, open_low=True)
         checks.set_in_range(self, "until", 0.0, 1.0)
 
     def __call__(self, out: ForwardPass, optimizer: torch.optim.Optimizer) -> None:
@@ -58,7 +60,7 @@ class AnnealK(StepHook):
     @contextmanager
     def _larger(self, dictionary: Dictionary, share: float) -> Iterator[None]:
         final = dictionary.activation
-        dictionary.activation = self._at(final, share)
+        dictionary.activation = self._at(final, share, dictionary.n_latents)
         try:
             yield
         finally:
@@ -67,25 +69,27 @@ class AnnealK(StepHook):
     def check(self, dictionary: Dictionary) -> None:
         activation = dictionary.activation
         for own in _with_k(activation):
-            if self.start < own.k:
+            if self.start is not None and self.start < own.k:
                 raise ValueError(
                     f"`start` of AnnealK must be at least the final k, {own.k}, of {own!r}, got {self.start}."
                 )
         # Raises an error if the activation is invalid with the first k.
         try:
-            self._at(activation, 0.0).check(dictionary.n_latents)
+            self._at(activation, 0.0, dictionary.n_latents).check(dictionary.n_latents)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"`start` of AnnealK must be a valid k of {activation!r}, got {self.start}: {error}"
             ) from error
 
-    def _at(self, activation: Activation, share: float) -> Activation:
+    def _at(self, activation: Activation, share: float, n_latents: int) -> Activation:
         """Returns the activation with the k after a share of the descent."""
         if isinstance(activation, PerLayer):
-            layers = [activation.of_layer(index) for index in range(len(activation.n_latents or ()))]
-            return replace(activation, activation=tuple(self._at(own, share) for own in layers))
+            sizes = activation.n_latents or ()
+            layers = (self._at(activation.of_layer(index), share, size) for index, size in enumerate(sizes))
+            return replace(activation, activation=tuple(layers))
         final: Any = activation
-        k = final.k + (self.start - final.k) * (1 - share)
+        start = min(2 * final.k, n_latents) if self.start is None else self.start
+        k = final.k + (start - final.k) * (1 - share)
         return replace(final, k=round(k) if isinstance(final.k, int) else k)
 
 

@@ -28,7 +28,7 @@ from sparsedict.training._loop import Loop
 from sparsedict.training._run_options import RunOptions, check_same_options
 from sparsedict.training._settings import devices_of, environment, run_settings
 from sparsedict.training._step_hook import StepHook
-from sparsedict.training._trainee import OptimizerFactory, Trainee
+from sparsedict.training._trainee import DefaultLR, OptimizerFactory, Trainee
 from sparsedict.training._trainer import DictionaryTrainer
 from sparsedict.training._units import RelativeLR, Units
 from sparsedict.training._validation import check_points, check_same_call, check_trainees
@@ -47,7 +47,7 @@ def fit(
     data: Any,
     *,
     n_tokens: int,
-    lr: float | RelativeLR | None = None,
+    lr: float | RelativeLR | DefaultLR | None = None,
     batch_size: int | None = None,
     penalties: Sequence[Penalty] = (),
     loss: Loss = SQUARED_ERROR,
@@ -78,8 +78,9 @@ def fit(
         data: An ``ActivationStream``, a tensor of activations ``[n_tokens, d]`` for autoencoders, a tuple of two
             tensors (inputs and outputs), or an iterable of batches.
         n_tokens: Total number of training tokens, rounded up to whole batches. Finite data is repeated in a new order.
-        lr: Peak learning rate of the optimiser, or a :class:`sparsedict.training.RelativeLR`, in units of the data.
-            ``None`` is ``RelativeLR(default_lr(dictionary))``, which is suitable for Adam.
+        lr: Peak learning rate of the optimiser, or a :class:`sparsedict.training.RelativeLR` or
+            :class:`sparsedict.training.DefaultLR`, in units of the data. ``None`` is ``DefaultLR(1.0)``, which is
+            suitable for Adam.
         batch_size: Tokens per step, 4,096 by default. Leave it out for data that defines its batch size.
         penalties: Sparsity penalties. Each is summed over latents and averaged over tokens.
         loss: Reconstruction loss, summed over ``d_out`` and averaged over tokens.

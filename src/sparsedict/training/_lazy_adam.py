@@ -134,7 +134,8 @@ def _update_rows_(
     temporary = gradient.square()
     second.lerp_(temporary, second_share)
     _square_root(second, temporary).mul_(scale).add_(offset)
-    weight.addcdiv_(first, temporary, value=-lr)
+    # A rate that isn't finite in the weights' type raises an error in PyTorch.
+    weight.addcdiv_(first, temporary, value=-min(lr, torch.finfo(weight.dtype).max))
 
 
 def _square_root(values: Tensor, out: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparsedict.parallel import Parallel
 from sparsedict.storage import installed_version
-from sparsedict.training._trainee import Trainee
+from sparsedict.training._trainee import DefaultLR, Trainee
 from sparsedict.training._units import RelativeLR
 
 MISSING = object()
@@ -117,7 +117,7 @@ def _trainee_settings(trainee: Trainee, optimizer: torch.optim.Optimizer) -> dic
         },
         "optimizer": {"class": _qualified_name(type(optimizer)), "groups": groups},
         "lr": trainee.peak_lr,
-        **({"relative": True} if isinstance(trainee.lr, RelativeLR) else {}),
+        **({"relative": True} if isinstance(trainee.lr, RelativeLR | DefaultLR) else {}),
         **{
             name: describe(getattr(trainee, name))
             for name in ("penalties", "loss", "step_hooks", "schedule", "clip_norm", "site")

@@ -46,6 +46,29 @@ def default_lr(dictionary: Dictionary) -> float:
 
 
 @dataclass(frozen=True)
+class DefaultLR:
+    """A multiple of the default learning rate of the dictionary that is trained, in units of the data.
+
+    ``DefaultLR(1.5)`` equals ``RelativeLR(1.5 * default_lr(dictionary))``. A `Recipe` needs it, because its dictionary
+    doesn't exist yet.
+
+    Args:
+        factor: The learning rate, relative to :func:`default_lr`.
+
+    Example:
+        >>> import sparsedict as sd
+        >>> sae = sd.SparseAutoencoder(64, 1024, activation=sd.TopK(8), decoder_norm=sd.UnitNorm())
+        >>> sd.Trainee(sae).peak_lr, sd.Trainee(sae, lr=DefaultLR(0.5)).peak_lr
+        (0.02, 0.01)
+    """
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        checks.set_in_range(self, "factor", 0.0, open_low=True)
+
+
+@dataclass(frozen=True)
 class Trainee:
     """A dictionary and its training options.
 
@@ -54,8 +77,8 @@ class Trainee:
         penalties: Sparsity penalties, which are added to the loss.
         loss: Reconstruction loss.
         step_hooks: Hooks that change the dictionary after each step.
-        lr: Peak learning rate of the optimiser, or a :class:`RelativeLR`, in units of the data. ``None`` is
-            ``RelativeLR(default_lr(dictionary))``, which is suitable for Adam.
+        lr: Peak learning rate of the optimiser, or a :class:`RelativeLR` or :class:`DefaultLR`, in units of the data.
+            ``None`` is ``DefaultLR(1.0)``, which is suitable for Adam.
         schedule: Learning-rate schedule of the run.
         optimizer: An optimiser class or a partial of a class, called with the parameters and ``lr``. Adam by default.
         clip_norm: Maximum norm of all gradients together. ``None`` disables clipping. With a relative rate, each
@@ -68,7 +91,7 @@ class Trainee:
     penalties: Sequence[Penalty] = ()
     loss: Loss = field(default_factory=SquaredError)
     step_hooks: Sequence[StepHook] = ()
-    lr: float | RelativeLR | None = None
+    lr: float | RelativeLR | DefaultLR | None = None
     schedule: Schedule = field(default_factory=partial(Cosine, warm_up=0.2))
     optimizer: OptimizerFactory | None = None
     clip_norm: float | None = None
@@ -89,12 +112,14 @@ class Trainee:
         """The peak learning rate, explicit or default."""
         if self.lr is None:
             return default_lr(self.dictionary)
+        if isinstance(self.lr, DefaultLR):
+            return self.lr.factor * default_lr(self.dictionary)
         return self.lr.lr if isinstance(self.lr, RelativeLR) else self.lr
 
     @property
     def has_relative_lr(self) -> bool:
         """Whether the learning rate is in units of the data."""
-        return self.lr is None or isinstance(self.lr, RelativeLR)
+        return self.lr is None or isinstance(self.lr, RelativeLR | DefaultLR)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Returns a new optimiser of all parameters that require a gradient."""
@@ -124,7 +149,7 @@ def check_options(options: Any) -> None:
         raise TypeError(f"`loss` must be a Loss such as sd.SquaredError(), got {options.loss!r}.")
     if not isinstance(options.schedule, Schedule):
         raise TypeError(f"`schedule` must be a Schedule such as sd.Cosine(), got {options.schedule!r}.")
-    if options.lr is not None and not isinstance(options.lr, RelativeLR):
+    if options.lr is not None and not isinstance(options.lr, RelativeLR | DefaultLR):
         checks.set_in_range(options, "lr", 0.0, open_low=True)
     if options.clip_norm is not None:
         checks.set_in_range(options, "clip_norm", 0.0, open_low=True)
