@@ -34,9 +34,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-import sparsedict as sd
-import sparsedict.storage.rows
 from benchmarks.report import RESULTS, machine, table
+from sparsedict import AuxK, BatchTopK, RankError, SparseAutoencoder, UnitNorm, fit
 from sparsedict.parallel import DataParallel, Parallel
 from sparsedict.training import ShardedLatents
 
@@ -48,7 +47,7 @@ FORMS: dict[str, tuple[int, Callable[[timedelta], Parallel]]] = {
 }
 """Number of ranks and construction of each form."""
 
-D, N_LATENTS, BATCH, N_STEPS, EVERY = 64, 1024, 256, 40, 3
+D, N_LATENTS, BATCH, N_STEPS, EVERY = 16, 128, 64, 20, 2
 TIMEOUT = timedelta(seconds=20)
 LIMIT = 60.0
 """Seconds in which all ranks must end after a signal."""
@@ -93,22 +92,30 @@ def train(rank: int, form: str, folder: Path, port: int) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=n_ranks, timeout=TIMEOUT)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(BATCH * 8, D, generator=generator)
-    parts = {"activation": sd.BatchTopK(8), "decoder_norm": sd.UnitNorm(), "generator": generator}
-    sae = sd.SparseAutoencoder(D, N_LATENTS, **parts)
+    parts = {"activation": BatchTopK(8), "decoder_norm": UnitNorm(), "generator": generator}
+    sae = SparseAutoencoder(D, N_LATENTS, **parts)
     outcome: dict[str, Any] = {"ended": "finished"}
     try:
         parallel = make(TIMEOUT)
         (folder / f"ready{rank}").touch()
         run: dict[str, Any] = {"n_tokens": BATCH * N_STEPS, "batch_size": BATCH, "progress": False}
         how: dict[str, Any] = {"checkpoint": folder / "run", "checkpoint_every": EVERY, "resume": True}
-        sd.fit(sae, x, parallel=parallel, penalties=[sd.AuxK(dead_after=2000)], **run, **how)
+        fit(sae, x, parallel=parallel, penalties=[AuxK(dead_after=200)], **run, **how)
         if parallel.is_main:
             torch.save(sae.state_dict(), folder / "weights.pt")
-    except sd.RankError as error:
+    except RankError as error:
         outcome = {"ended": "RankError", "ranks": error.ranks, "text": str(error)}
     except BaseException as error:
         outcome = {"ended": type(error).__name__, "text": str(error)}
     (folder / f"{rank}.json").write_text(json.dumps(outcome), encoding="utf-8")
+
+
+def warm_up() -> None:
+    """Trains in this process, so that forked ranks have all modules that are imported at first use."""
+    x = torch.randn(64, D)
+    sae = SparseAutoencoder(D, 32, activation=BatchTopK(4), decoder_norm=UnitNorm())
+    with tempfile.TemporaryDirectory() as folder:
+        fit(sae, x, n_tokens=64, batch_size=32, progress=False, checkpoint=folder)
 
 
 def start(form: str, folder: Path) -> list[int]:
@@ -238,6 +245,7 @@ def main() -> None:
     file = args.out / "parallel_kills.json"
     kills: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["kills"] if file.exists() else []
     generator = random.Random(args.seed)
+    warm_up()
     for form in args.forms:
         seconds, reference = undisturbed(form)
         for _ in range(args.kills):
