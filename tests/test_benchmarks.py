@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from benchmarks import attribution, cross_layer, exclusive, gpu, gpu_parts, gpu_session, hops, precision, scores
+from benchmarks import attribution, cross_layer, exclusive, gpu, gpu_parts, gpu_session, hops, live, precision, scores
 from benchmarks.quality import __main__ as quality
 from benchmarks.quality._results import Interval
 
@@ -165,6 +165,20 @@ def test_quality_continues_and_compares_at_equal_time(tmp_path: Path, capsys: py
     table = (tmp_path / "quality.txt").read_text(encoding="utf-8")
     assert "BatchTopK, LazyAdam (reference)" in table
     assert (tmp_path / "quality.png").stat().st_size > 1000
+
+
+def test_live_counts_whole_runs_and_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "live.json"
+    options = ["--shapes", "toy", "--rounds", "1", "--steps", "40", "--store", str(tmp_path), "--out", str(out)]
+    options += ["--contenders", "sparsedict train", "TopK, Adam"]
+    live.main([*options, "--max-minutes", "0"])
+    assert "2 runs are left" in capsys.readouterr().out
+    live.main(options)
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert [row["contender"] for row in rows] == ["sparsedict train", "TopK, Adam"]
+    assert all(len(row["costs"]) == 2 and min(row["costs"]) > 1 and 0 < row["fvu"] < 1 for row in rows)
+    live.main(options)  # nothing is left to measure
+    assert json.loads(out.read_text(encoding="utf-8"))["rows"] == rows
 
 
 def test_quality_reports_a_contender_that_fails(
