@@ -76,7 +76,7 @@ class Lines:
     def __init__(self, what: str, total: int, initial: int, unit: str, every: float = SECONDS_PER_LINE) -> None:
         self._what = what
         self._total = total
-        self._initial = self._done = self._shown = initial
+        self._initial = self._done = self.shown = initial
         self._unit = unit
         self._every = every
         self._text = ""
@@ -94,11 +94,11 @@ class Lines:
 
     def close(self) -> None:
         """Writes the last line, if there was progress since the previous one."""
-        if self._done > self._shown:
+        if self._done > self.shown:
             self._write()
 
     def _write(self) -> None:
-        self._last, self._shown = time.monotonic(), self._done
+        self._last, self.shown = time.monotonic(), self._done
         rate = (self._done - self._initial) / max(self._last - self._start, 1e-9)
         left = (self._total - self._done) / rate if rate else 0.0
         parts = [
@@ -121,6 +121,7 @@ class Phases:
 
     Attributes:
         seconds: Duration of each phase, in order.
+        shown: Whether names are printed.
 
     Example:
         >>> phases = Phases(shown=False)
@@ -132,12 +133,12 @@ class Phases:
 
     def __init__(self, shown: bool, prefix: str = "") -> None:
         self.seconds: dict[str, float] = {}
-        self._shown = shown
+        self.shown = shown
         self._prefix = prefix
 
     def within(self, prefix: str) -> Phases:
         """Returns a new `Phases` with another prefix and separate durations."""
-        return Phases(self._shown, prefix)
+        return Phases(self.shown, prefix)
 
     @contextmanager
     def __call__(self, name: str, what: str) -> Iterator[None]:
@@ -147,7 +148,7 @@ class Phases:
             name: Key of the phase in ``seconds``. Durations of one name add up.
             what: The text to print.
         """
-        if self._shown:
+        if self.shown:
             print(f"{self._prefix}{what} ...", file=sys.stderr, flush=True)
         begin = time.perf_counter()
         yield

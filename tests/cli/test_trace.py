@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+import sparsedict as sd
+
 from .conftest import Run
 
 
@@ -33,8 +35,8 @@ def large_mlps(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def runs(large_mlps: Path, token_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Runs of one site and of two."""
+def runs(large_mlps: Path, token_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int | str, Path]:
+    """Runs of one site and of two, and of one cross-layer dictionary of two."""
     from sparsedict.cli import main
 
     root = tmp_path_factory.mktemp("runs")
@@ -55,15 +57,21 @@ def runs(large_mlps: Path, token_file: Path, tmp_path_factory: pytest.TempPathFa
         "0.5",
         "--quiet",
     ]
-    for n, sites in ((1, "model.layers.0.mlp"), (2, "model.layers.*.mlp")):
-        options = ["--site", sites, "--data", str(token_file), "--context", "16", "--kind", "both"]
+    every = "model.layers.*.mlp"
+    for n, sites, kind in (
+        (1, "model.layers.0.mlp", "both"),
+        (2, every, "both"),
+        ("cross-layer", every, "cross-layer"),
+        ("crosscoder", every, "crosscoder"),
+    ):
+        options = ["--site", sites, "--data", str(token_file), "--context", "16", "--kind", kind]
         assert main(["train", str(large_mlps), *options, *small, "--out", str(root / str(n))]) == 0
-    return {n: root / str(n) for n in (1, 2)}
+    return {n: root / str(n) for n in (1, 2, "cross-layer", "crosscoder")}
 
 
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("others", ["neurons", "errors"])
-def test_a_run_of_some_sites(command: Run, runs: dict[int, Path], tmp_path: Path, n: int, others: str) -> None:
+def test_a_run_of_some_sites(command: Run, runs: dict[int | str, Path], tmp_path: Path, n: int, others: str) -> None:
     out = tmp_path / "graph"
     options = ["--ids", "--target", 7, "--out", out, "--device", "cpu", "--quiet", "--others", others]
     status, printed, err = command("trace", runs[n], "3,4,5,6", *options)
@@ -82,7 +90,7 @@ def test_a_run_of_some_sites(command: Run, runs: dict[int, Path], tmp_path: Path
     assert (out / "circuit-tracer" / "graph.json").is_file()
 
 
-def test_feature_files(command: Run, runs: dict[int, Path], tmp_path: Path) -> None:
+def test_feature_files(command: Run, runs: dict[int | str, Path], tmp_path: Path) -> None:
     out = tmp_path / "graph"
     options = ["--ids", "--target", 7, "--out", out, "--device", "cpu", "--quiet", "--features"]
     status, _, err = command("trace", runs[2], "3,4,5,6", *options)
@@ -97,7 +105,39 @@ def test_feature_files(command: Run, runs: dict[int, Path], tmp_path: Path) -> N
     assert content["top_logits"]
 
 
-def test_feature_files_need_records(command: Run, runs: dict[int, Path], tmp_path: Path) -> None:
+def test_a_cross_layer_run(command: Run, runs: dict[int | str, Path], tmp_path: Path) -> None:
+    out, run = tmp_path / "graph", runs["cross-layer"]
+    options = ["--ids", "--target", 7, "--out", out, "--device", "cpu", "--quiet", "--features"]
+    status, printed, err = command("trace", run, "3,4,5,6", *options)
+    assert status == 0, err
+    assert "correlation" in printed
+    found = data(out)
+    assert found["layers"] == ["model.layers.0.mlp", "model.layers.1.mlp"]
+    assert {node[1] for node in found["nodes"] if node[0] == "latent"} == {0, 1}
+    assert found["sources"] == [True, True]
+    assert found["check"]["frozen"] < 0.01
+    # The examples are those of the latents' whole index: 24 latents in each layer.
+    dictionary, records = sd.load(run / "cross-layer"), sd.pages.read_records(run / "latents")["cross-layer"]
+    assert dictionary.n_latents == records.n_latents == 48
+    nodes = json.loads((out / "circuit-tracer" / "graph.json").read_text(encoding="utf-8"))["nodes"]
+    latents = [node for node in nodes if node["feature_type"] == "cross layer transcoder"]
+    assert latents
+    for node in latents:
+        file = out / "circuit-tracer" / "features" / f"{node['feature']}.json"
+        examples = json.loads(file.read_text(encoding="utf-8"))["examples_quantiles"][0]["examples"]
+        index = int(node["node_id"].split("_")[1]) + 24 * int(node["layer"])
+        highest = max(max(example["tokens_acts_list"]) for example in examples)
+        assert highest == pytest.approx(float(records.act_max[index]), rel=1e-3)
+
+
+def test_a_run_without_a_distiller(command: Run, runs: dict[int | str, Path], tmp_path: Path) -> None:
+    options = ["--ids", "--out", tmp_path / "graph", "--device", "cpu", "--quiet"]
+    status, _, err = command("trace", runs["crosscoder"], "3,4,5,6", *options)
+    assert status == 2
+    assert "it has only: crosscoder. Train with --kind distiller or cross-layer" in err
+
+
+def test_feature_files_need_records(command: Run, runs: dict[int | str, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs[1], run)
     shutil.rmtree(run / "latents" / "records")
@@ -109,7 +149,7 @@ def test_feature_files_need_records(command: Run, runs: dict[int, Path], tmp_pat
 
 
 def test_an_interruption_between_outputs_writes_neither(
-    command: Run, runs: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Run, runs: dict[int | str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -122,7 +162,7 @@ def test_an_interruption_between_outputs_writes_neither(
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_replaced_without_force(command: Run, runs: dict[int, Path], tmp_path: Path) -> None:
+def test_nothing_is_replaced_without_force(command: Run, runs: dict[int | str, Path], tmp_path: Path) -> None:
     options = ["--ids", "--out", tmp_path / "graph", "--device", "cpu", "--quiet"]
     assert command("trace", runs[1], "3,4", *options)[0] == 0
     before = data(tmp_path / "graph")
@@ -147,7 +187,7 @@ def test_nothing_is_replaced_without_force(command: Run, runs: dict[int, Path], 
     ],
 )
 def test_bad_input(
-    command: Run, runs: dict[int, Path], tmp_path: Path, prompt: str, options: list[Any], message: str
+    command: Run, runs: dict[int | str, Path], tmp_path: Path, prompt: str, options: list[Any], message: str
 ) -> None:
     status, _, err = command("trace", runs[1], prompt, *options, "--out", tmp_path / "x", "--device", "cpu", "--quiet")
     assert status == 2

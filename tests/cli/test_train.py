@@ -19,7 +19,8 @@ import pytest
 import torch
 
 import sparsedict as sd
-from sparsedict.cli._train_options import add_options
+from sparsedict import studies
+from sparsedict.cli._train_options import KINDS, add_options
 from sparsedict.cli.train import parallel_of_environment, recipes_of
 from sparsedict.training._loop import Loop
 
@@ -191,6 +192,45 @@ def test_several_sites_in_one_pass(
     for column in ("Recovered", "Never fired", "Simulators"):
         assert f"{column}: " in page
     assert f"{paths[0]}: measuring the distiller on held-out tokens ..." in err
+
+
+def joint(start: list[object], kind: str, *options: object) -> list[object]:
+    at = start.index("--site")
+    # In another order than that of the model.
+    return [*start[:at], "--site", "model.layers.1.mlp,model.layers.0.mlp", *start[at + 2 :], "--kind", kind, *options]
+
+
+def test_the_option_has_all_kinds() -> None:
+    assert tuple(studies.KINDS) == KINDS
+
+
+@pytest.mark.parametrize("kind", [name for name, own in studies.KINDS.items() if own.is_joint])
+def test_one_dictionary_of_several_sites(
+    kind: str, with_figures: list[object], command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, paths = tmp_path / "run", ["model.layers.0.mlp", "model.layers.1.mlp"]
+    start = joint(with_figures, kind)
+    status, out, err = command(*start)
+    assert status == 0, err
+    for name in ("index.html", "latents/index.html", "results.json", "table.txt", "metrics.jsonl", kind):
+        assert str(run / name) in out
+    found = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert found["settings"]["sites"] == paths
+    assert list(found["results"][kind]["sites"]) == paths
+    assert found["results"][kind]["n_dead"] == sum(not n for n in found["results"][kind]["latents"]["firing_counts"])
+    dictionary = sd.load(run / kind)
+    assert list(dictionary.writes) == [f"{path}.outputs" for path in paths]
+    assert dictionary.n_latents == (48 if kind == "crosscoder" else 96)
+    assert dictionary.trained_on["sites"] == paths
+    assert "all at once" in (run / "table.txt").read_text(encoding="utf-8")
+    # Nothing finished is trained again or replaced, and a stopped run has the same result.
+    assert "already finished" in command(*start, "--resume")[1]
+    assert "contains a finished result" in command(*start)[2]
+    with stopping(4, signal.SIGTERM, monkeypatch):
+        assert command(*start, "--force")[0] == 143
+    assert "--kind" in command(*start[:-1], "distiller", "--resume")[2]
+    assert command(*start, "--resume")[0] == 0
+    assert torch.equal(sd.load(run / kind).encoder, dictionary.encoder)
 
 
 def test_cheap_checks_come_before_the_weights(
@@ -384,6 +424,9 @@ def test_a_full_disk_at_the_end_loses_no_training(
         (["--l1", "3"], "--l1 requires --activation relu, got batchtopk"),
         (["--activation", "relu"], "--k requires --activation topk or batchtopk, got relu"),
         (["--skip", "--kind", "autoencoder"], "--skip requires a distiller"),
+        (["--skip", "--kind", "crosscoder"], "--skip requires a distiller, got --kind crosscoder"),
+        (["--kind", "cross-layer"], "--kind cross-layer requires several sites, got --site model.layers.1.mlp"),
+        (["--site", "model.layers.0.mlp", "--k", "49", "--kind", "crosscoder"], "--k must be at most the number of"),
         (["--device", "abacus"], "--device"),
         (["--context", "64"], "--context must be at most the model's 32 positions, got 64"),
         (["--held-out", "2"], "--held-out must be a share between 0 and 1"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,67 @@ from torch import Tensor, nn
 
 from sparsedict import zoo
 from sparsedict.cli._model import DTYPES, choose_device, load_config, load_model, load_tokenizer, special_tokens
-from sparsedict.cli._sites import sites_of
+from sparsedict.cli._sites import in_model_order, sites_of
 from sparsedict.cli._vocabulary import vocabulary
 from sparsedict.loading import load
 from sparsedict.pages import TokenStrings, token_strings
-from sparsedict.sites import Site
+from sparsedict.sites import Site, Sites
 from sparsedict.storage import DESCRIPTION, StorageError, read_json
+from sparsedict.studies import KINDS
 
-KINDS = ("distiller", "autoencoder")
 NEURONS = "neurons"
+
+
+@dataclass(frozen=True)
+class RunPart:
+    """The dictionaries of a run whose results are in one folder: those of one site, or those that have all sites.
+
+    Attributes:
+        name: Name of the site; empty for dictionaries that have all sites.
+        subfolder: Their folder within the run.
+        site: The site, or all sites.
+        dictionaries: The dictionaries by their kind.
+    """
+
+    name: str
+    subfolder: str
+    site: Site | Sites
+    dictionaries: Mapping[str, Any]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the sites."""
+        return [self.name] if isinstance(self.site, Site) else list(self.site)
+
+    @property
+    def transcoders(self) -> dict[str, Any]:
+        """The dictionaries that compute the outputs of MLPs from their inputs, by their kind."""
+        return {kind: own for kind, own in self.dictionaries.items() if KINDS[kind].is_transcoder}
+
+    def units(self) -> dict[str, Any]:
+        """Returns the dictionaries by their kind, and the neurons of each MLP, in the form that `collect` takes.
+
+        Prints a warning if an MLP has no readable neurons.
+        """
+        found = dict(self.dictionaries)
+        for name, site in {self.name: self.site}.items() if isinstance(self.site, Site) else self.site.items():
+            try:
+                own = {NEURONS: site.neurons}
+            except ValueError as error:
+                print(f"sparsedict: warning: the neurons of {name} are left out: {error}", file=sys.stderr)
+                continue
+            found |= own if isinstance(self.site, Site) else {name: own}
+        return found
+
+    def placed(self) -> dict[str, tuple[Site | Sites, Any]]:
+        """Returns all units by the names of their records, with the site or the sites that they read."""
+        found: dict[str, tuple[Site | Sites, Any]] = {}
+        for name, own in self.units().items():
+            if isinstance(own, Mapping) and isinstance(self.site, Sites):
+                found |= {f"{name}.{kind}": (self.site[name], neurons) for kind, neurons in own.items()}
+            else:
+                found[name] = self.site, own
+        return found
 
 
 @dataclass(frozen=True)
@@ -30,27 +82,15 @@ class FinishedRun:
 
     Attributes:
         sites: Sites by name.
-        dictionaries: For each site, the dictionaries by their kind.
+        parts: The dictionaries: a part for each site, or one part of dictionaries that have all sites.
         held_out: Held-out tokens, ``[n_sequences, context]``.
         strings: Function from token ids to text.
     """
 
     sites: Mapping[str, Site]
-    dictionaries: Mapping[str, Mapping[str, Any]]
+    parts: Sequence[RunPart]
     held_out: Tensor
     strings: TokenStrings
-
-    def units(self, site: str) -> dict[str, Any]:
-        """Returns the dictionaries of a site by their kind, and the neurons of its MLP.
-
-        Prints a warning if the MLP has no readable neurons.
-        """
-        found = dict(self.dictionaries[site])
-        try:
-            found[NEURONS] = self.sites[site].neurons
-        except ValueError as error:
-            print(f"sparsedict: warning: the neurons of {site} are left out: {error}", file=sys.stderr)
-        return found
 
 
 def run_options(folder: Path) -> dict[str, Any]:
@@ -90,20 +130,33 @@ def finished_run(folder: Path, *, device: str | None = None, progress: bool = Tr
     for site in sites.values():
         nn.Module.to(site.model, where)
     dictionaries = dictionaries_of(folder, list(sites), where)
-    return FinishedRun(sites, dictionaries, held_out, strings)
+    parts = [
+        RunPart(name, _subfolder(name, sites), sites[name] if name else Sites(sites), own)
+        for name, own in dictionaries.items()
+        if own
+    ]
+    return FinishedRun(sites, parts, held_out, strings)
+
+
+def _subfolder(name: str, sites: Collection[str]) -> str:
+    """Returns the subfolder of a site; the folder of the run itself for a single site and for all sites together."""
+    return name if len(sites) > 1 else ""
 
 
 def dictionaries_of(folder: Path, sites: Sequence[str], device: Any) -> dict[str, dict[str, Any]]:
     """Loads the dictionaries of a finished run, for each site by their kind.
 
+    The key of dictionaries that have all sites is empty.
+
     Raises:
         FileNotFoundError: If there are none.
     """
-    places = {name: folder if len(sites) == 1 else folder / name for name in sites}
-    found = {
-        name: {kind: load(place / kind).to(device) for kind in KINDS if (place / kind / DESCRIPTION).is_file()}
-        for name, place in places.items()
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for name in (*sites, ""):
+        place = folder / _subfolder(name, sites)
+        kinds = [kind for kind in KINDS.values() if kind.is_joint is not bool(name)]
+        files = {kind.name: place / kind.name for kind in kinds}
+        found[name] = {kind: load(at).to(device) for kind, at in files.items() if (at / DESCRIPTION).is_file()}
     if not any(found.values()):
         raise FileNotFoundError(f"RUN must contain dictionaries, but {str(folder)!r} has none.")
     return found
@@ -127,4 +180,4 @@ def _trained(options: Mapping[str, Any], device: Any, progress: bool) -> tuple[d
     _, held_out = tokens_of(args, config, tokenizer)
     model = load_model(args.model, device=device, dtype=DTYPES[args.dtype], progress=progress)
     strings = tokenizer if args.vocabulary is None else vocabulary(Path(args.vocabulary))
-    return sites_of(model, args.site, excluded), held_out, token_strings(strings)
+    return in_model_order(sites_of(model, args.site, excluded)), held_out, token_strings(strings)

@@ -9,24 +9,25 @@ from typing import Any
 from torch import Tensor
 
 from sparsedict.analysis import scores
-from sparsedict.cli._finished_run import NEURONS, FinishedRun, dictionaries_of, run_options
+from sparsedict.cli._finished_run import FinishedRun, RunPart, dictionaries_of, run_options
 from sparsedict.progress import progress_bar
+from sparsedict.sites import Neurons
 
 N_TOKENS = 100_000
 """Largest number of held-out tokens of the rule score."""
 
 
 def rule_scores(
-    loaded: FinishedRun, site: str, n_tokens: int | None, *, progress: bool
+    loaded: FinishedRun, part: RunPart, n_tokens: int | None, *, progress: bool
 ) -> dict[str, dict[str, Tensor | scores.LatentScores]]:
-    """Returns F1, words and grade of the best rule for the latents and neurons of a site."""
-    units, found = loaded.units(site), {}
+    """Returns F1, words and grade of the best rule for the latents and neurons of a part of a run."""
+    units, found = part.placed(), {}
     n_sequences = max(1, min(n_tokens or N_TOKENS, N_TOKENS) // loaded.held_out.shape[1])
     with progress_bar("rule scores", total=len(units), unit="dictionaries", shown=progress) as bar:
-        for name, dictionary in units.items():
-            above = 0.0 if name == NEURONS else None
+        for name, (site, dictionary) in units.items():
+            above = 0.0 if isinstance(dictionary, Neurons) else None
             tokens = loaded.held_out[:n_sequences]
-            text = scores.record(loaded.sites[site], dictionary, tokens, strings=loaded.strings, above=above)
+            text = scores.record(site, dictionary, tokens, strings=loaded.strings, above=above)
             rules = scores.RuleScore()(text)
             found[name] = {"score": rules, "grade": rules.columns["grade"]}
             bar.update(1)
@@ -58,11 +59,11 @@ def check_seeds(run: Path, others: Sequence[Path]) -> None:
 
 
 def stabilities(
-    loaded: FinishedRun, site: str, others: Sequence[Path]
+    loaded: FinishedRun, part: RunPart, others: Sequence[Path]
 ) -> dict[str, dict[str, Tensor | scores.LatentScores]]:
-    """Returns the share of other runs in which each latent of a site returns."""
-    runs: list[Mapping[str, Any]] = [dictionaries_of(other, list(loaded.sites), "cpu")[site] for other in others]
+    """Returns the share of other runs in which each latent of a part of a run returns."""
+    runs: list[Mapping[str, Any]] = [dictionaries_of(other, list(loaded.sites), "cpu")[part.name] for other in others]
     return {
         kind: {"stability": scores.stability(own, [run[kind] for run in runs]).value}
-        for kind, own in loaded.dictionaries[site].items()
+        for kind, own in part.dictionaries.items()
     }

@@ -11,7 +11,7 @@ import torch
 
 from sparsedict.pages import TokenStrings
 from sparsedict.parallel import Alone, Parallel
-from sparsedict.studies import Decomposition, RunFolder
+from sparsedict.studies import Decomposition, JointDecomposition, RunFolder
 from sparsedict.training.callbacks import Callback, JSONLines, TensorBoard, WeightsAndBiases
 
 ALONE = Alone()
@@ -78,7 +78,11 @@ def print_finished(folder: RunFolder) -> None:
 
 
 def write_results(
-    folder: RunFolder, found: Mapping[str, Decomposition], strings: TokenStrings, *, progress: bool = True
+    folder: RunFolder,
+    found: Mapping[str, Decomposition] | JointDecomposition,
+    strings: TokenStrings,
+    *,
+    progress: bool = True,
 ) -> None:
     """Writes the results, then prints the table and the paths of all files."""
     files = folder.finish(found, strings, progress=progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -21,7 +21,7 @@ SEPARATOR = ".."
 
 
 def sites_of(model: nn.Module, paths: Sequence[str], exclude_tokens: Sequence[int]) -> dict[str, Site]:
-    """Returns the sites of a model by name, in the order of the model.
+    """Returns the sites of a model by name, in the order of the paths, and of the model for each path.
 
     Args:
         model: The model.
@@ -40,6 +40,12 @@ def sites_of(model: nn.Module, paths: Sequence[str], exclude_tokens: Sequence[in
             for name, where in _site_arguments(model, path):
                 sites[name] = Site(model, **where, exclude_tokens=exclude_tokens)
     return sites
+
+
+def in_model_order(sites: Mapping[str, Site]) -> dict[str, Site]:
+    """Returns sites in the order in which the model defines the modules that they write."""
+    modules = {module: place for place, module in enumerate(next(iter(sites.values())).model.modules())}
+    return dict(sorted(sites.items(), key=lambda item: modules.get(item[1].writes.module, len(modules))))
 
 
 def _site_arguments(model: nn.Module, path: str) -> list[tuple[str, dict[str, Any]]]:

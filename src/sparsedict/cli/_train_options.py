@@ -8,6 +8,8 @@ from typing import Any
 
 from sparsedict.cli._options import Formatter, add_checkpoints, add_machine, add_out, add_trackers, count, positive
 
+KINDS = ("distiller", "autoencoder", "cross-layer", "crosscoder")
+"""The names of `sparsedict.studies.KINDS`, repeated here because ``--help`` doesn't import PyTorch."""
 BATCH_SIZE = 1024
 N_TOKENS = 2_000_000
 K = 32
@@ -22,8 +24,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 DESCRIPTION = """\
 Decomposes one or several MLPs of a language model. Trains a sparse distiller (which reproduces the MLP's output from
-its input) and a sparse autoencoder (which reproduces the MLP's output) in one pass. Measures both on held-out text.
-Writes dictionaries, numbers, figures and pages of all latents to a folder.
+its input) and a sparse autoencoder (which reproduces the MLP's output) in one pass, or one dictionary over several MLPs
+(--kind cross-layer or crosscoder). Measures them on held-out text. Writes dictionaries, numbers, figures and pages of
+all latents to a folder.
 """
 
 EPILOG = """\
@@ -38,6 +41,10 @@ examples:
 
   All layers in one pass (the quotes prevent the shell from expanding the *):
     sparsedict train ./my-model --site 'model.layers.*.mlp' --data ./texts --out all-layers
+
+  One cross-layer distiller of all layers, whose latents write to their own and later layers, then a graph of a prompt:
+    sparsedict train ./my-model --site 'model.layers.*.mlp' --data ./texts --kind cross-layer --skip --out layers
+    sparsedict trace layers "Once upon a time" --out graph
 
   A model without a tokenizer, with token ids as data and a vocabulary for the examples:
     sparsedict train stories260K --site model.layers.2.mlp --data stories-train-tokens.npy \\
@@ -148,12 +155,19 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("dictionaries")
     group.add_argument(
         "--kind",
-        choices=("distiller", "autoencoder", "both"),
+        choices=("both", *KINDS),
         default="both",
-        help="kinds of dictionaries to train (default: both)",
+        help="dictionaries to train: a distiller and an autoencoder of each site, one of them, or one dictionary over "
+        "several sites: a cross-layer distiller (cross-layer transcoder), or a crosscoder of the outputs (default: "
+        "both)",
     )
     size = group.add_mutually_exclusive_group()
-    size.add_argument("--n-latents", type=count, metavar="N", help="number of latents of each dictionary")
+    size.add_argument(
+        "--n-latents",
+        type=count,
+        metavar="N",
+        help="number of latents of each dictionary; of each layer for cross-layer",
+    )
     size.add_argument(
         "--expansion",
         type=positive,
@@ -171,7 +185,7 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
         "--k",
         type=count,
         metavar="N",
-        help=f"active latents per token of topk and batchtopk (default: {K})",
+        help=f"active latents per token of topk and batchtopk, in each layer for cross-layer (default: {K})",
     )
     group.add_argument(
         "--l1",
@@ -185,7 +199,7 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
         metavar="C",
         help=f"L0 coefficient of jumprelu, in units of squared error (default: {L0_COEFFICIENT})",
     )
-    group.add_argument("--skip", action="store_true", help="add a linear skip connection to the distiller")
+    group.add_argument("--skip", action="store_true", help="add a linear skip connection to distillers")
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:

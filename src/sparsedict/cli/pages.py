@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sparsedict import pages
 from sparsedict.analysis.scores import LatentScores
-from sparsedict.cli._finished_run import FinishedRun, finished_run, run_options
+from sparsedict.cli._finished_run import FinishedRun, RunPart, finished_run, run_options
 from sparsedict.cli._latent_scores import check_seeds, rule_scores, stabilities
 from sparsedict.cli._options import set_threads
 
@@ -21,32 +21,31 @@ def run(args: argparse.Namespace) -> None:
     check_seeds(args.run, args.stability)
     set_threads(args)
     loaded = finished_run(args.run, device=args.device, progress=not args.quiet)
-    several = len(loaded.sites) > 1
-    for name, site in loaded.sites.items():
-        root = args.run / name if several else args.run
-        out = root / "latents" if args.out is None else args.out / name if several else args.out
-        columns = _columns(args, loaded, name)
+    for part in loaded.parts:
+        out = args.run / part.subfolder / "latents" if args.out is None else args.out / part.subfolder
         index = pages.write(
             out,
-            site,
-            loaded.units(name),
+            part.site,
+            part.units(),
             loaded.held_out,
             tokenizer=loaded.strings,
             n_tokens=args.n_tokens,
-            scores=columns,
-            title=f"Latents of {name}",
+            scores=_columns(args, loaded, part),
+            title=f"Latents of {part.name or f'{len(loaded.sites)} sites'}",
             keep_records=True,
             progress=not args.quiet,
         )
         print(f"Open {index.resolve()} in a browser.")
 
 
-def _columns(args: argparse.Namespace, loaded: FinishedRun, site: str) -> dict[str, dict[str, Tensor | LatentScores]]:
+def _columns(
+    args: argparse.Namespace, loaded: FinishedRun, own: RunPart
+) -> dict[str, dict[str, Tensor | LatentScores]]:
     """Returns the scores of the options, by dictionary and name."""
     found: dict[str, dict[str, Tensor | LatentScores]] = {}
-    parts = [stabilities(loaded, site, args.stability)] if args.stability else []
+    parts = [stabilities(loaded, own, args.stability)] if args.stability else []
     if args.scores:
-        parts.insert(0, rule_scores(loaded, site, args.n_tokens, progress=not args.quiet))
+        parts.insert(0, rule_scores(loaded, own, args.n_tokens, progress=not args.quiet))
     for part in parts:
         for name, columns in part.items():
             found.setdefault(name, {}).update(columns)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sparsedict.analysis import LatentRecords, collect, latent_types, match_neurons, ratings
 from sparsedict.analysis.ratings import Ratings
-from sparsedict.cli._finished_run import FinishedRun, finished_run, run_options
+from sparsedict.cli._finished_run import FinishedRun, RunPart, finished_run, run_options
 from sparsedict.cli._options import set_threads
 from sparsedict.cli._rate_options import N_TOKENS
 from sparsedict.pages import read_records
 from sparsedict.pages.rating import RatingServer, RatingSet, kinds_of, rating_set, read_settings, write_page
+from sparsedict.sites import Site
 
 __all__ = ["run", "stop_message"]
 
@@ -95,18 +95,17 @@ def select(loaded: FinishedRun, args: argparse.Namespace) -> RatingSet:
     """Selects the latents of all dictionaries of a run, and neurons."""
     records: dict[str, Any] = {}
     kinds: dict[str, list[str]] = {}
-    for site_name, site in loaded.sites.items():
-        own = loaded.units(site_name)
-        place = args.run if len(loaded.sites) == 1 else args.run / site_name
-        found = None if args.n_tokens is not None else _from_pages(place / "latents", own)
+    for part in loaded.parts:
+        own = part.units()
+        found = None if args.n_tokens is not None else _from_pages(args.run / part.subfolder / "latents", part)
         if found is None:
             n_tokens = args.n_tokens or N_TOKENS
-            found = collect(site, own, loaded.held_out, n_tokens=n_tokens, progress=not args.quiet)
+            found = collect(part.site, own, loaded.held_out, n_tokens=n_tokens, progress=not args.quiet)
         for name, recorded in found.items():
-            label = name if len(loaded.sites) == 1 else f"{site_name}/{name}"
+            label = f"{part.subfolder}/{name}" if part.subfolder else name
             records[label] = recorded
-            if name == "distiller":
-                match = match_neurons(own[name], site.neurons)
+            if name == "distiller" and isinstance(part.site, Site):
+                match = match_neurons(own[name], part.site.neurons)
                 kinds[label] = kinds_of(latent_types(match, dead=recorded.dead))
     return rating_set(
         records,
@@ -118,10 +117,11 @@ def select(loaded: FinishedRun, args: argparse.Namespace) -> RatingSet:
     )
 
 
-def _from_pages(folder: Path, dictionaries: Mapping[str, Any]) -> dict[str, LatentRecords] | None:
-    """Returns the records that were saved with the pages of a site, or ``None`` if there are none."""
+def _from_pages(folder: Path, part: RunPart) -> dict[str, LatentRecords] | None:
+    """Returns the records that were saved with the pages of a part of a run, or ``None`` if there are none."""
     try:
         found = read_records(folder)
     except FileNotFoundError:
         return None
-    return {name: found[name] for name in dictionaries} if dictionaries.keys() <= found.keys() else None
+    names = part.placed().keys()
+    return {name: found[name] for name in names} if names <= found.keys() else None

@@ -12,19 +12,18 @@ import torch
 from torch import Tensor
 
 from sparsedict import circuits, pages
-from sparsedict.analysis import LatentRecords, TokenEffects, token_effects
 from sparsedict.cli._errors import translated_errors
 from sparsedict.cli._finished_run import NEURONS, FinishedRun, finished_run, run_options
 from sparsedict.cli._options import set_threads
+from sparsedict.cli._traced_latents import features_of, pages_of
 from sparsedict.pages.exports import write_circuit_tracer_graph
 from sparsedict.pages.graphs import check_graph_folder
 from sparsedict.sites import Site, Sites
 from sparsedict.storage import replace_folder
+from sparsedict.studies import KINDS
 from sparsedict.zoo import load_tokenizer as embedded_tokenizer
 
 __all__ = ["run", "stop_message"]
-
-DISTILLER = "distiller"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -37,8 +36,7 @@ def run(args: argparse.Namespace) -> None:
     prompt, targets = _prompt(args, tokenizer)
     loaded = finished_run(args.run, device=args.device, progress=not args.quiet)
     sites, dictionaries = parts_of(loaded, others=args.others)
-    features = _features(args.run, loaded, dictionaries) if args.features else {}
-    features = _features(args.run, loaded, dictionaries) if args.features else {}
+    features = features_of(args.run, loaded, dictionaries) if args.features else {}
     device = next(sites.models[0].parameters()).device
     with translated_errors(tokens="PROMPT", token="--target", targets="--target"):
         graph = circuits.attribute(
@@ -51,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
             progress=not args.quiet,
         )
     print(graph)
-    latents = _pages_of(args.run, loaded, dictionaries)
+    latents = pages_of(args.run, loaded, dictionaries)
     title = f"Attribution graph of {args.run.resolve().name}"
     number = {name: layer for layer, name in enumerate(graph.layers)}
 
@@ -82,14 +80,19 @@ def parts_of(loaded: FinishedRun, *, others: str) -> tuple[Sites, dict[str, Any]
     Raises:
         ValueError: If the run has no distiller.
     """
-    found = {name: own[DISTILLER] for name, own in loaded.dictionaries.items() if DISTILLER in own}
+    found = {part.name or kind: own for part in loaded.parts for kind, own in part.transcoders.items()}
     if not found:
-        raise ValueError("RUN must have a distiller, but it has only autoencoders. Train with --kind distiller.")
+        kinds = " or ".join(kind.name for kind in KINDS.values() if kind.is_transcoder)
+        trained = ", ".join(dict.fromkeys(kind for part in loaded.parts for kind in part.dictionaries))
+        raise ValueError(f"RUN must have a distiller, but it has only: {trained}. Train with --kind {kinds}.")
+    replaced = {name for part in loaded.parts if part.transcoders for name in part.names}
     sites = all_sites(loaded.sites)
     if others == NEURONS:
         for name, site in sites.items():
+            if name in replaced:
+                continue
             try:
-                found.setdefault(name, site.neurons)
+                found[name] = site.neurons
             except ValueError as error:
                 print(f"sparsedict: warning: {name} has error terms only: {error}", file=sys.stderr)
     return sites, found
@@ -155,63 +158,6 @@ def _ids(text: str, option: str) -> list[int]:
         found = []
     if not found or min(found) < 0:
         raise ValueError(f"{option} must have token ids, such as '0,17,4', with --ids, got {text!r}.")
-    return found
-
-
-def _places(folder: Path, loaded: FinishedRun, dictionaries: Mapping[str, Any]) -> dict[str, tuple[Path, str]]:
-    """Returns the folder of the pages of each site of the run, and the name of the replacing dictionary in them."""
-    several = len(loaded.sites) > 1
-    return {
-        name: (
-            (folder / name if several else folder) / "latents",
-            DISTILLER if DISTILLER in loaded.dictionaries[name] else NEURONS,
-        )
-        for name in loaded.sites
-        if name in dictionaries
-    }
-
-
-def _pages_of(folder: Path, loaded: FinishedRun, dictionaries: Mapping[str, Any]) -> dict[str, pages.LatentPages]:
-    """Returns the pages of the latents of each site that has some."""
-    found = {}
-    for name, (place, kind) in _places(folder, loaded, dictionaries).items():
-        try:
-            found[name] = pages.LatentPages(place, kind)
-        except (FileNotFoundError, ValueError):
-            print(
-                f"sparsedict: the graph has no examples of {name}. `sparsedict pages {folder}` writes them.",
-                file=sys.stderr,
-            )
-    return found
-
-
-def _features(
-    folder: Path, loaded: FinishedRun, dictionaries: Mapping[str, Any]
-) -> dict[str, tuple[LatentRecords, TokenEffects | None]]:
-    """Returns the records of each site that has saved ones, and the tokens that its latents promote, if known.
-
-    Raises:
-        FileNotFoundError: If no site has records.
-    """
-    found: dict[str, tuple[LatentRecords, TokenEffects | None]] = {}
-    for name, (place, kind) in _places(folder, loaded, dictionaries).items():
-        try:
-            records = pages.read_records(place).get(kind)
-        except FileNotFoundError:
-            continue
-        if records is None:
-            continue
-        effects = None
-        try:
-            effects = token_effects(loaded.sites[name], dictionaries[name])
-        except ValueError as error:
-            print(f"sparsedict: warning: the files of {name} have no promoted tokens: {error}", file=sys.stderr)
-        found[name] = records, effects
-    if not found:
-        raise FileNotFoundError(
-            f"--features needs the records of the run's latents, but the run has none. `sparsedict pages {folder}` "
-            "writes them."
-        )
     return found
 
 

@@ -30,7 +30,7 @@ from sparsedict.cli._run import (
     training_options,
     write_results,
 )
-from sparsedict.cli._sites import n_neurons, sites_of, warnings_of_sites
+from sparsedict.cli._sites import in_model_order, n_neurons, sites_of, warnings_of_sites
 from sparsedict.cli._tokens import Corpus, held_out_rows
 from sparsedict.cli._train_options import CONTEXT, L0_COEFFICIENT, L1_COEFFICIENT, K
 from sparsedict.cli._vocabulary import vocabulary
@@ -39,7 +39,7 @@ from sparsedict.parallel import Alone, DataParallel, Parallel
 from sparsedict.penalties import L0, L1, Penalty
 from sparsedict.sites import Site
 from sparsedict.sites.models import check_ids
-from sparsedict.studies import Inspection, RunFolder, decompose_sites, recipes
+from sparsedict.studies import BOTH, KINDS, Inspection, Kind, RunFolder, decompose_jointly, decompose_sites, recipes
 from sparsedict.training import Recipe, ShardedLatents
 
 __all__ = ["run", "stop_message"]
@@ -102,23 +102,16 @@ def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunF
     model = load_model(args.model, device=device, dtype=DTYPES[args.dtype], progress=not args.quiet)
     with warnings_of_sites(seen):
         sites = sites_of(model, args.site, excluded)
+        # The latents of a cross-layer dictionary write to later layers.
+        sites = in_model_order(sites) if is_joint(args.kind) else sites
         n_latents = _n_latents(args, sites)
     options = training_options(args, folder, parallel)
     if parallel.is_main:
         folder.begin()
-    found = decompose_sites(
-        sites,
-        train,
-        held_out,
-        n_latents=n_latents,
-        n_tokens=args.n_tokens,
-        recipes=recipes,
-        batch_size=args.batch_size,
-        model_name=args.model,
-        seed=args.seed,
-        **options,
-    )
-    if not parallel.is_main:
+    how: dict[str, Any] = {"n_tokens": args.n_tokens, "batch_size": args.batch_size, "seed": args.seed, **options}
+    decompose = decompose_jointly if is_joint(args.kind) else decompose_sites
+    found = decompose(sites, train, held_out, n_latents=n_latents, recipes=recipes, model_name=args.model, **how)
+    if found is None or not parallel.is_main:
         return
     write_results(folder, found, token_strings(tokenizer if strings is None else strings), progress=not args.quiet)
 
@@ -132,8 +125,9 @@ def recipes_of(args: argparse.Namespace) -> dict[str, Recipe]:
     for option, kinds in (("k", ("topk", "batchtopk")), ("l1", ("relu",)), ("l0", ("jumprelu",))):
         if getattr(args, option) is not None and args.activation not in kinds:
             raise ValueError(f"--{option} requires --activation {' or '.join(kinds)}, got {args.activation}.")
-    if args.skip and args.kind == "autoencoder":
-        raise ValueError("--skip requires a distiller, got --kind autoencoder.")
+    kinds = kinds_of(args.kind)
+    if args.skip and not any(kind.has_skip for kind in kinds):
+        raise ValueError(f"--skip requires a distiller, got --kind {args.kind}.")
     with translated_errors(coefficient="--l1" if args.activation == "relu" else "--l0", lr="--lr"):
         parts: dict[str, tuple[Activation, list[Penalty] | None]] = {
             "topk": (TopK(args.k or K), None),
@@ -142,11 +136,20 @@ def recipes_of(args: argparse.Namespace) -> dict[str, Recipe]:
             "jumprelu": (JumpReLU(), [L0(L0_COEFFICIENT if args.l0 is None else args.l0)]),
         }
         activation, penalties = parts[args.activation]
-        kinds = ("distiller", "autoencoder") if args.kind == "both" else (args.kind,)
         own: dict[str, Any] = {} if penalties is None else {"penalties": penalties, "step_hooks": ()}
         if args.lr is not None:
             own["lr"] = args.lr
-        return recipes(activation, skip=args.skip, kinds=kinds, **own)
+        return recipes(activation, skip=args.skip, kinds=[kind.name for kind in kinds], **own)
+
+
+def kinds_of(name: str) -> list[Kind]:
+    """Returns the kinds of dictionaries of the option ``--kind``."""
+    return [KINDS[own] for own in (BOTH if name == "both" else (name,))]
+
+
+def is_joint(name: str) -> bool:
+    """Returns whether the dictionaries of the option ``--kind`` have all sites."""
+    return all(kind.is_joint for kind in kinds_of(name))
 
 
 def tokens_of(args: argparse.Namespace, config: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:
@@ -202,13 +205,20 @@ def _n_latents(args: argparse.Namespace, sites: Mapping[str, Site], *, is_loaded
         is_loaded: Whether the weights of the model are loaded.
 
     Raises:
-        ValueError: If the number is unknown, or smaller than ``--k``.
+        ValueError: If the number is unknown, or smaller than ``--k``, or there are too few sites.
     """
+    if is_joint(args.kind) and len(sites) < 2:
+        raise ValueError(
+            f"--kind {args.kind} requires several sites, got --site {next(iter(sites), '')}. Pass a list or a pattern, "
+            "such as --site 'model.layers.*.mlp', or train with --kind distiller."
+        )
     n_latents: dict[str, int] = {}
     for name, site in sites.items():
         n = None if args.n_latents else n_neurons(site, is_loaded=is_loaded)
         if args.n_latents or n is not None:
             n_latents[name] = args.n_latents or max(1, round(args.expansion * (n or 0)))
+    for kind in kinds_of(args.kind):
+        n_latents = kind.n_latents(n_latents)
     given = "--n-latents" if args.n_latents else "--expansion"
     least = min(n_latents.values(), default=2**63)
     k = args.k or K

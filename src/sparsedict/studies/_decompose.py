@@ -6,7 +6,7 @@ import math
 import re
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -111,19 +111,21 @@ def decompose_sites(
         ValueError: If there is no site or no recipe, a recipe name isn't a valid folder name, or the held-out tokens
             aren't rows of ids.
     """
-    _check(sites, recipes, held_out_tokens)
+    check_arguments(sites, recipes, held_out_tokens)
     verbose = (progress if verbose is None else verbose) and parallel.is_main
     phases = Phases(verbose)
-    known = {name: _neurons(site) for name, site in sites.items()}
+    known = {name: neurons_of(site) for name, site in sites.items()}
     widths = n_latents if isinstance(n_latents, Mapping) else dict.fromkeys(sites, n_latents)
     # A dictionary that is divided among ranks may be too large for one of their devices.
     device = None if parallel.n_slices == 1 else torch.device("cpu")
     trainees = {name: _trainees(name, site, widths[name], recipes, seed, dtype, device) for name, site in sites.items()}
-    _print_ranks(trainees, parallel, verbose)
+    labels = {(name, kind): kind if len(trainees) == 1 else f"{name}/{kind}" for name in trainees for kind in recipes}
+    together = {label: trainees[name][kind] for (name, kind), label in labels.items()}
+    print_ranks([trainee.dictionary for trainee in together.values()], parallel, verbose)
     with phases("training", f"harvesting and training on {n_tokens:,} tokens"):
         how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "dtype": dtype}
         stream = ActivationStream(sites, train_tokens, tokenizer=tokenizer, context=context, **how)
-        histories = _train(trainees, stream, n_tokens, progress=progress, parallel=parallel, **options)
+        trained = train(together, stream, n_tokens, progress=progress, parallel=parallel, **options)
     if not parallel.is_main:
         return {}
     run = {"model_name": model_name, "n_tokens": n_tokens, "seed": seed, "autocast": options.get("autocast")}
@@ -135,7 +137,8 @@ def decompose_sites(
             latents = _latents(site, dictionaries, held_out_tokens, known[name][0], inspection)
         firing = {kind: latents[kind].records.firing for kind in dictionaries}
         measured = (held_out_tokens, known[name][0], inspection, seed, own)
-        results = _measure(site, dictionaries, histories[name], firing, *measured)
+        histories = {kind: trained[labels[name, kind]] for kind in recipes}
+        results = _measure(site, dictionaries, histories, firing, *measured)
         settings = used_settings(site, results, stream, trainees[name], inspection, held_out_tokens, **run)
         for dictionary in dictionaries.values():
             dictionary.trained_on.update({key: settings[key] for key in ("model", "site", "left_out_tokens", "seed")})
@@ -163,7 +166,8 @@ def _measure(
     return results
 
 
-def _check(sites: Mapping[str, Site], recipes: Mapping[str, Recipe], held_out_tokens: Tensor) -> None:
+def check_arguments(sites: Mapping[str, Site], recipes: Mapping[str, Recipe], held_out_tokens: Tensor) -> None:
+    """Raises an error if there is no site or no recipe, or an argument has the wrong form."""
     if not sites:
         raise ValueError("`sites` must contain at least one site, got an empty mapping.")
     if not recipes:
@@ -182,7 +186,7 @@ def _check(sites: Mapping[str, Site], recipes: Mapping[str, Recipe], held_out_to
         )
 
 
-def _neurons(site: Site) -> tuple[Neurons | None, str | None]:
+def neurons_of(site: Site) -> tuple[Neurons | None, str | None]:
     """Returns the neurons of the MLP, or the reason why they are unknown."""
     try:
         return site.neurons, None
@@ -208,11 +212,10 @@ def _trainees(
     return trainees
 
 
-def _print_ranks(trainees: Mapping[str, Mapping[str, Trainee]], parallel: Parallel, verbose: bool) -> None:
+def print_ranks(dictionaries: Sequence[Dictionary], parallel: Parallel, verbose: bool) -> None:
     """Prints what each rank of a run holds, before it starts."""
     if parallel.n_ranks == 1:
         return
-    dictionaries = [trainee.dictionary for own in trainees.values() for trainee in own.values()]
     devices = parallel.gather(f"{socket.gethostname()}, {dictionaries[0].decoder_bias.device}")
     if verbose:
         lines = [f"{type(dictionary).__name__}, {parallel.describe(dictionary)}" for dictionary in dictionaries]
@@ -220,17 +223,13 @@ def _print_ranks(trainees: Mapping[str, Mapping[str, Trainee]], parallel: Parall
         print(*lines, sep="\n", file=sys.stderr)
 
 
-def _train(
-    trainees: Mapping[str, Mapping[str, Trainee]], stream: ActivationStream, n_tokens: int, **options: Any
-) -> dict[str, dict[str, History]]:
-    """Trains all dictionaries in one pass. Returns their histories by site and recipe."""
-    pairs = [(name, kind) for name, own in trainees.items() for kind in own]
-    labels = {(name, kind): kind if len(trainees) == 1 else f"{name}/{kind}" for name, kind in pairs}
-    together = {labels[name, kind]: trainees[name][kind] for name, kind in pairs}
+def train(
+    trainees: Mapping[str, Trainee], stream: ActivationStream, n_tokens: int, **options: Any
+) -> dict[str, History]:
+    """Trains dictionaries in one pass. Returns their histories."""
     # A short run also gets about a hundred records, enough for a curve.
     options.setdefault("log_every", max(1, min(100, math.ceil(n_tokens / stream.batch_size) // 100)))
-    histories = fit_many(together, stream, n_tokens=n_tokens, **options)
-    return {name: {kind: histories[labels[name, kind]] for kind in own} for name, own in trainees.items()}
+    return fit_many(trainees, stream, n_tokens=n_tokens, **options)
 
 
 def _inspect(

@@ -41,6 +41,18 @@ class Decomposition(Displayed):
     note: str | None = None
     latents: Mapping[str, DictionaryFacts] = field(default_factory=dict)
 
+    @property
+    def subject(self) -> str:
+        """The site and the model, for titles."""
+        return f"{self.settings['site']} of {self.settings['model']}"
+
+    @property
+    def lead(self) -> str:
+        """The first sentence of the page."""
+        settings = self.settings
+        n_latents, n_tokens = settings["n_latents"], settings["n_tokens_trained"]
+        return f"Dictionaries with {n_latents:,} latents each, trained on {n_tokens:,} tokens."
+
     def table(self) -> str:
         """Returns a table with a row for each dictionary."""
         return aligned({name: result.cells() for name, result in self.results.items()}, COLUMNS)
@@ -48,7 +60,7 @@ class Decomposition(Displayed):
     def _repr_html_(self) -> str:
         rows = [(name, *result.cells().values()) for name, result in self.results.items()]
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes())
-        return table(f"{self.settings['site']} of {self.settings['model']}", rows, ("", *COLUMNS)) + notes
+        return table(self.subject, rows, ("", *COLUMNS)) + notes
 
     def __str__(self) -> str:
         notes = [textwrap.fill(note, WIDTH) for note in self.notes()]

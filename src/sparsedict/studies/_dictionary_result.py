@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sparsedict import figures
 from sparsedict.analysis import Evaluation, FiringFrequencies, LatentTypes, NeuronMatch
 from sparsedict.dictionaries import Dictionary
 from sparsedict.display import Displayed, finite, shown
@@ -53,6 +54,31 @@ class DictionaryResult(Displayed):
             "history": self.history.to_dict(),
         }
         return finite(numbers)
+
+    def figures(self, name: str) -> dict[str, tuple[Callable[[], Any], str]]:
+        """Returns a function that draws each figure, and its caption, by the name of its file.
+
+        Args:
+            name: Name of the dictionary.
+        """
+        match, types, firing = self.match, self.types, self.firing
+        drawn: dict[str, tuple[Callable[[], Any], str]] = {}
+        if match is not None:
+            drawn[f"{name}-decoder-similarity"] = (
+                lambda: figures.decoder_similarity(match, types),
+                f"Cosine of each decoder row of the {name} with that of the nearest neuron. The line shows the same "
+                "number of random directions.",
+            )
+            if match.encoder_cosine is not None and name == "distiller":
+                drawn[f"{name}-encoder-similarity"] = (
+                    lambda: figures.encoder_similarity(match, types),
+                    f"The same for the encoder rows of the {name}. The types of latents are determined by the decoder.",
+                )
+        drawn[f"{name}-firing-frequency"] = (
+            lambda: figures.firing_frequency(firing, types),
+            f"Firing frequencies of the latents of the {name}.",
+        )
+        return drawn
 
     def display_rows(self) -> list[tuple[str, ...]]:
         """Returns the name and content of each table cell."""

@@ -9,14 +9,12 @@ from typing import Any
 
 from sparsedict import checks
 from sparsedict.activations import AbsTopK, Activation, BatchTopK, TopK
-from sparsedict.dictionaries import SparseAutoencoder, SparseDistiller
-from sparsedict.norms import DecoderNorm, InputCentre, UnitNorm
+from sparsedict.norms import DecoderNorm, UnitNorm
 from sparsedict.penalties import AuxK
-from sparsedict.sites import Site
+from sparsedict.studies._kinds import BOTH, KINDS, Kind
 from sparsedict.training import AnnealK, DefaultLR, LazyAdam, Recipe, Resample
 from sparsedict.training.schedules import Cosine, Linear
 
-KINDS = ("distiller", "autoencoder")
 ACTIVATION = BatchTopK(32)
 DECODER_NORM = UnitNorm()
 RESAMPLE = Resample(every=25, dead_after=50_000, until=0.75, n_inputs=8192)
@@ -25,15 +23,16 @@ RATES = {"distiller": DefaultLR(1.5), "autoencoder": None}
 """Learning rates of TopK and BatchTopK. At a higher rate, long runs of autoencoders have spikes of the error."""
 
 
-def options_for(kind: str, activation: Activation) -> dict[str, Any]:
+def options_for(kind: Kind, activation: Activation) -> dict[str, Any]:
     """Returns the default options of `Trainee` for a kind of dictionary and an activation.
 
-    Only `TopK`, `BatchTopK` and `AbsTopK` have been compared with other options (``python -m benchmarks.quality``).
+    Only dictionaries of one site with `TopK`, `BatchTopK` and `AbsTopK` have been compared with other options
+    (``python -m benchmarks.quality``).
     """
-    if not isinstance(activation, TopK | BatchTopK | AbsTopK):
-        return {"step_hooks": (RESAMPLE,)}
+    if kind.is_joint or not isinstance(activation, TopK | BatchTopK | AbsTopK):
+        return {"step_hooks": (RESAMPLE,), **kind.options()}
     return {
-        "lr": RATES[kind],
+        "lr": RATES[kind.name],
         "penalties": (AuxK(dead_after=20_000, coefficient=1 / 4, slope=1.0),),
         "step_hooks": (RESAMPLE, AnnealK(until=0.5)),
         "optimizer": LazyAdam,
@@ -41,57 +40,48 @@ def options_for(kind: str, activation: Activation) -> dict[str, Any]:
     }
 
 
-def distiller(site: Site, n_latents: int, **parts: Any) -> SparseDistiller:
-    """Returns a new distiller of the MLP at a site.
-
-    Args:
-        site: The site of the MLP.
-        n_latents: Number of latents.
-        parts: Other arguments of `SparseDistiller`. By default the mean input is subtracted.
-    """
-    return SparseDistiller(site.d_in, site.d_out, n_latents, **{"input_norm": InputCentre(), **parts})
-
-
-def autoencoder(site: Site, n_latents: int, **parts: Any) -> SparseAutoencoder:
-    """Returns a new autoencoder of the MLP output at a site.
-
-    Args:
-        site: The site of the MLP.
-        n_latents: Number of latents.
-        parts: Other arguments of `SparseAutoencoder`.
-    """
-    return SparseAutoencoder(site.d_out, n_latents, **parts)
-
-
 def recipes(
     activation: Activation = ACTIVATION,
     *,
     decoder_norm: DecoderNorm = DECODER_NORM,
     skip: bool = False,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = BOTH,
     **options: Any,
 ) -> dict[str, Recipe]:
-    """Returns recipes of a distiller and an autoencoder with the same parts, for `decompose`.
+    """Returns recipes of dictionaries with the same parts, for `decompose`, `decompose_sites` or `decompose_jointly`.
 
     Args:
-        activation: Activation of both dictionaries.
+        activation: Activation of the dictionaries. In a cross-layer distiller it selects latents in each layer.
         decoder_norm: Constraint on decoder rows.
-        skip: Whether the distiller has a linear skip connection.
-        kinds: The kinds of dictionaries: ``"distiller"``, ``"autoencoder"`` or both.
+        skip: Whether distillers have a linear skip connection.
+        kinds: The kinds of dictionaries: ``"distiller"`` and ``"autoencoder"`` for `decompose` and `decompose_sites`;
+            ``"cross-layer"`` and ``"crosscoder"`` for `decompose_jointly`.
         options: Arguments of `Trainee` except the dictionary, such as ``lr``. The defaults depend on the activation.
-            `TopK`, `BatchTopK` and `AbsTopK` are trained with `LazyAdam`, `AuxK`, `Resample` and `AnnealK`, and other
-            activations with Adam and `Resample`. Arguments replace defaults of the same name.
+            Dictionaries of one site with `TopK`, `BatchTopK` and `AbsTopK` are trained with `LazyAdam`, `AuxK`,
+            `Resample` and `AnnealK`, and others with Adam and `Resample`. The default of ``loss`` is `BalancedError`
+            for dictionaries of several sites. Arguments replace defaults of the same name.
 
     Raises:
-        ValueError: If ``kinds`` is empty or contains an unknown kind or a kind twice.
+        ValueError: If ``kinds`` is empty or contains an unknown kind or a kind twice, or kinds of one site and of
+            several sites together.
     """
     if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
         raise ValueError(
             f"`kinds` must contain one or more of {', '.join(map(repr, KINDS))}, each at most once, got {kinds!r}."
         )
+    chosen = [KINDS[name] for name in kinds]
+    if len({kind.is_joint for kind in chosen}) > 1:
+        joint = [repr(kind.name) for kind in chosen if kind.is_joint]
+        raise ValueError(
+            f"`kinds` must be all of one site or all of several sites, got {', '.join(joint)}, which have several "
+            f"sites, with {', '.join(repr(kind.name) for kind in chosen if not kind.is_joint)}."
+        )
     parts: dict[str, Any] = {"activation": activation, "decoder_norm": decoder_norm}
-    makers = {"distiller": partial(distiller, skip=skip, **parts), "autoencoder": partial(autoencoder, **parts)}
-    return {kind: Recipe(makers[kind], **{**options_for(kind, activation), **options}) for kind in kinds}
+    found = {}
+    for kind in chosen:
+        own = parts | ({"skip": skip} if kind.has_skip else {})
+        found[kind.name] = Recipe(partial(kind.make, **own), **{**options_for(kind, activation), **options})
+    return found
 
 
 RECIPES = recipes()

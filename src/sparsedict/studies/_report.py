@@ -8,17 +8,31 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from sparsedict import figures, pages
-from sparsedict.studies._dictionary_result import DictionaryResult
+from sparsedict.dictionaries import Dictionary
+from sparsedict.training import History
 
 Draw = Callable[[], Any]
 
 
 @runtime_checkable
-class Reported(Protocol):
-    """The members of `Decomposition` that the files are written from."""
+class Measured(Protocol):
+    """The members of a result of one dictionary that the files are written from."""
 
     @property
-    def results(self) -> Mapping[str, DictionaryResult]: ...
+    def dictionary(self) -> Dictionary: ...
+
+    @property
+    def history(self) -> History: ...
+
+    def figures(self, name: str) -> dict[str, tuple[Draw, str]]: ...
+
+
+@runtime_checkable
+class Reported(Protocol):
+    """The members of `Decomposition` and `JointDecomposition` that the files are written from."""
+
+    @property
+    def results(self) -> Mapping[str, Measured]: ...
 
     @property
     def settings(self) -> Mapping[str, Any]: ...
@@ -27,10 +41,13 @@ class Reported(Protocol):
     def seconds(self) -> Mapping[str, float]: ...
 
     @property
-    def note(self) -> str | None: ...
+    def latents(self) -> Mapping[str, pages.DictionaryFacts]: ...
 
     @property
-    def latents(self) -> Mapping[str, pages.DictionaryFacts]: ...
+    def subject(self) -> str: ...
+
+    @property
+    def lead(self) -> str: ...
 
     def table(self) -> str: ...
 
@@ -60,7 +77,8 @@ def write_report(
     numbers = json.dumps(decomposition.to_dict(), indent=1, allow_nan=False)
     (folder / "results.json").write_text(numbers + "\n", encoding="utf-8")
     if decomposition.latents:
-        _write_latents(decomposition, folder, strings, progress)
+        how: dict[str, Any] = {"title": f"Latents of {decomposition.subject}", "keep_records": True}
+        pages.write_pages(folder / "latents", decomposition.latents, strings=strings, progress=progress, **how)
     _write_index(decomposition, folder, captions)
     return {
         "page": Path("index.html"),
@@ -76,41 +94,13 @@ def _write_figures(decomposition: Reported, folder: Path) -> dict[Path, str]:
     """Writes the figures. Returns the caption of each SVG file."""
     captions: dict[Path, str] = {}
     for name, result in decomposition.results.items():
-        for file, (draw, caption) in _figures(name, result).items():
+        for file, (draw, caption) in result.figures(name).items():
             captions[figures.save(draw(), folder / "figures" / file)[1]] = caption
     histories = {name: result.history for name, result in decomposition.results.items()}
     if all(len(history) for history in histories.values()):
         file = figures.save(figures.training_curves(histories), folder / "figures" / "training")[1]
         captions[file] = "Fraction of variance unexplained during training."
     return captions
-
-
-def _figures(name: str, result: DictionaryResult) -> dict[str, tuple[Draw, str]]:
-    match, types, firing = result.match, result.types, result.firing
-    drawn: dict[str, tuple[Draw, str]] = {}
-    if match is not None:
-        drawn[f"{name}-decoder-similarity"] = (
-            lambda: figures.decoder_similarity(match, types),
-            f"Cosine of each decoder row of the {name} with that of the nearest neuron. The line shows the same "
-            "number of random directions.",
-        )
-        if match.encoder_cosine is not None and name == "distiller":
-            drawn[f"{name}-encoder-similarity"] = (
-                lambda: figures.encoder_similarity(match, types),
-                f"The same for the encoder rows of the {name}. The types of latents are determined by the decoder.",
-            )
-    drawn[f"{name}-firing-frequency"] = (
-        lambda: figures.firing_frequency(firing, types),
-        f"Firing frequencies of the latents of the {name}.",
-    )
-    return drawn
-
-
-def _write_latents(decomposition: Reported, folder: Path, strings: pages.TokenStrings | None, progress: bool) -> None:
-    title = f"Latents of {decomposition.settings['site']} of {decomposition.settings['model']}"
-    pages.write_pages(
-        folder / "latents", decomposition.latents, strings=strings, title=title, keep_records=True, progress=progress
-    )
 
 
 def _write_index(decomposition: Reported, folder: Path, captions: dict[Path, str]) -> None:
@@ -129,11 +119,8 @@ def _write_index(decomposition: Reported, folder: Path, captions: dict[Path, str
         pages.Section("Settings", text="All settings of this run, including defaults.", facts=facts_of(settings)),
         pages.Section("Time", facts=times),
     ]
-    lead = (
-        f"Dictionaries with {settings['n_latents']:,} latents each, trained on {settings['n_tokens_trained']:,} tokens."
-    )
-    title = f"Decomposition of {settings['site']} of {settings['model']}"
-    pages.write_overview(folder / "index.html", sections, title=title, lead=lead)
+    title = f"Decomposition of {decomposition.subject}"
+    pages.write_overview(folder / "index.html", sections, title=title, lead=decomposition.lead)
 
 
 def facts_of(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -29,6 +29,7 @@ from sparsedict.studies._folder import (
     restore,
     set_aside,
 )
+from sparsedict.studies._joint_decomposition import JointDecomposition
 from sparsedict.studies._sites_report import RUN, write_sites
 
 _STEP = re.compile(r"step-\d{9,}")
@@ -174,12 +175,16 @@ class RunFolder:
         set_aside(self.path)
 
     def finish(
-        self, found: Mapping[str, Decomposition], strings: TokenStrings | None, *, progress: bool = False
+        self,
+        found: Mapping[str, Decomposition] | JointDecomposition,
+        strings: TokenStrings | None,
+        *,
+        progress: bool = False,
     ) -> dict[str, Path]:
         """Writes the result, then removes the checkpoints and an earlier result. Returns the paths by their kind.
 
         Args:
-            found: Results by site.
+            found: Results by site, or of dictionaries that have all sites.
             strings: Function from token ids to text, for the examples.
             progress: Whether to show the size of the pages of latents before they are written, and a progress bar.
         """

@@ -11,20 +11,21 @@ import torch
 from torch import Tensor
 
 from sparsedict.data import ActivationStream
-from sparsedict.sites import Site
+from sparsedict.sites import Site, Sites
 from sparsedict.storage import installed_version
 from sparsedict.studies._recipe import Inspection
 from sparsedict.training import Trainee
 
 if TYPE_CHECKING:
     from sparsedict.studies._dictionary_result import DictionaryResult
+    from sparsedict.studies._joint_decomposition import JointResult
 
 PACKAGES = ("torch", "numpy", "safetensors", "transformers", "tokenizers", "datasets")
 
 
 def used_settings(
-    site: Site,
-    results: Mapping[str, DictionaryResult],
+    site: Site | Sites,
+    results: Mapping[str, DictionaryResult] | Mapping[str, JointResult],
     stream: ActivationStream,
     trainees: Mapping[str, Trainee],
     inspection: Inspection,
@@ -35,11 +36,11 @@ def used_settings(
     seed: int,
     autocast: torch.dtype | None,
 ) -> dict[str, Any]:
-    """Returns all settings that determine the results of a site, after training.
+    """Returns all settings that determine the results of a site, or of dictionaries of several sites, after training.
 
     Args:
-        site: The site of the MLP.
-        results: Results of its dictionaries, by kind.
+        site: The site of the MLP, or the sites of all dictionaries.
+        results: Results of the dictionaries, by kind.
         stream: Training data.
         trainees: The dictionaries and their training options, by kind.
         inspection: Settings of the measurements.
@@ -49,8 +50,11 @@ def used_settings(
         seed: Seed of the initial weights, the order of the tokens and the latents shown.
         autocast: Type of the matrix products in training, or ``None``.
     """
-    config = getattr(site.model, "config", None)
-    weight = next(site.model.parameters(), None)
+    first = next(iter(site.values())) if isinstance(site, Sites) else site
+    model = first.model
+    where = {"sites": list(site)} if isinstance(site, Sites) else {"site": site.name}
+    config = getattr(model, "config", None)
+    weight = next(model.parameters(), None)
     result = next(iter(results.values()))
     decoder = result.dictionary.decoder
     recipe = {
@@ -58,11 +62,11 @@ def used_settings(
         "batch_size": stream.batch_size,
     }
     return {
-        "model": model_name or getattr(config, "name_or_path", "") or type(site.model).__name__,
-        "model_class": type(site.model).__name__,
+        "model": model_name or getattr(config, "name_or_path", "") or type(model).__name__,
+        "model_class": type(model).__name__,
         "model_dtype": None if weight is None else _plain(weight.dtype),
-        "site": site.name,
-        "left_out_tokens": list(site.exclusion.tokens),
+        **where,
+        "left_out_tokens": list(first.exclusion.tokens),
         "data": result.dictionary.trained_on["data"].replace("; repeated", "; repeated if shorter than the run"),
         "held_out": f"{len(held_out_tokens):,} sequences of {held_out_tokens.shape[1]:,} tokens",
         "n_latents": result.dictionary.n_latents,

@@ -14,6 +14,7 @@ from sparsedict.display import aligned, finite
 from sparsedict.studies._decomposition import COLUMNS, WIDTH, Decomposition
 from sparsedict.studies._dictionary_result import SECONDS
 from sparsedict.studies._folder import staged_result
+from sparsedict.studies._joint_decomposition import JointDecomposition
 from sparsedict.studies._report import facts_of, write_report
 
 RUN = "run.json"
@@ -21,7 +22,7 @@ RUN = "run.json"
 
 
 def write_sites(
-    found: Mapping[str, Decomposition],
+    found: Mapping[str, Decomposition] | JointDecomposition,
     path: str | os.PathLike[str],
     *,
     strings: pages.TokenStrings | None = None,
@@ -32,11 +33,11 @@ def write_sites(
 ) -> dict[str, Path]:
     """Writes the results of several sites: a subfolder for each site, and a page and a table of all sites.
 
-    The results of a single site are written to the folder itself, as by `Decomposition.write`. An earlier result is
-    kept until the new result is complete.
+    The results of a single site, or of dictionaries that have all sites, are written to the folder itself, as by
+    `Decomposition.write`. An earlier result is kept until the new result is complete.
 
     Args:
-        found: Results by site, as returned by `decompose_sites`.
+        found: Results by site, as returned by `decompose_sites`, or the result of `decompose_jointly`.
         path: The folder. It is created if it doesn't exist.
         strings: Function from token ids to text, for the examples.
         force: Whether to allow an earlier result, which is then replaced, and other files in the folder.
@@ -52,7 +53,9 @@ def write_sites(
         ImportError: If matplotlib isn't installed.
     """
     with staged_result(checks.path("path", path, "a folder"), force=force, also=also) as folder:
-        if len(found) == 1:
+        if isinstance(found, JointDecomposition):
+            files = write_report(found, folder, strings, progress=progress)
+        elif len(found) == 1:
             files = write_report(next(iter(found.values())), folder, strings, progress=progress)
         else:
             files = _write_all(found, folder, strings, progress)
