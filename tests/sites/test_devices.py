@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sparsedict.activations import TopK
+from sparsedict.analysis import token_effects
 from sparsedict.data import ActivationStream
 from sparsedict.dictionaries import SparseDistiller
+from sparsedict.losses import EndToEnd
 from sparsedict.norms import UnitNorm
 from sparsedict.sites import Site
 from sparsedict.sites._devices import input_device, loaded, module_device
+from sparsedict.training import fit
 
 from . import _models
 
@@ -98,6 +101,16 @@ def test_models_offloaded_by_accelerate(how: str, tmp_path: Path) -> None:
                 assert torch.equal(site.logits(tokens), expected.logits(tokens))
     batch = next(iter(ActivationStream(site, tokens, batch_size=4)))
     assert batch.outputs.device == CPU
+    # The unembedding, the final norm and the tokens of a loss over the rest of the model.
+    effects = [token_effects(own, dictionary, k=3) for own in (site, expected)]
+    assert torch.equal(effects[0].promoted_logits, effects[1].promoted_logits)
+    trained = [SparseDistiller(site.d_in, site.d_out, 8, activation=TopK(4), decoder_norm=UnitNorm()) for _ in "ab"]
+    trained[1].load_state_dict(trained[0].state_dict())
+    for own, twin in zip((site, expected), trained, strict=True):
+        twin.start_seed = 0
+        data = ActivationStream(own, tokens, batch_size=8)
+        fit(twin, data, n_tokens=16, loss=EndToEnd(own, tokens, n_sequences=1), progress=False)
+    assert torch.equal(trained[0].decoder, trained[1].decoder)
 
 
 def test_a_model_without_weights_in_memory_raises() -> None:

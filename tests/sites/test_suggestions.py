@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsedict.sites import Site
+from sparsedict.sites import Neurons, Site
 from sparsedict.sites._suggest import by_number, mlps, near_names
 
 from . import _models
@@ -183,11 +183,50 @@ def test_a_mixture_of_fused_experts_is_named() -> None:
     model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes, **heads)).eval()
     name = next(name for name, module in model.named_modules() if hasattr(module, "experts") and ".1." in name)
     site = Site(model, name)
-    with pytest.raises(ValueError, match="is a mixture of experts"):
+    with pytest.raises(
+        ValueError, match=r"is a mixture of experts.*fused in '.*\.experts' \(gate_up_proj, down_proj\)"
+    ):
         _ = site.neurons
     captured = site.capture(_models.tokens())
+
+    def of_expert(module: Any) -> Neurons:
+        gate, encoder = module.experts.gate_up_proj[1].chunk(2)
+        return Neurons(encoder, module.experts.down_proj[1].T, module.experts.act_fn, gate=gate)
+
+    # The remedy of the message.
+    assert Site(model, name, neurons=of_expert).neurons.n == 40
     with torch.no_grad(), site.replaced(_Identity(captured.outputs)):
         torch.testing.assert_close(site.capture(_models.tokens()).outputs, captured.outputs)
+
+
+@pytest.mark.parametrize(
+    ("family", "parts", "mixture", "mlp"),
+    [
+        (
+            "SwitchTransformersForConditionalGeneration",
+            {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "num_experts": 3}
+            | {"num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 2},
+            "encoder.block.1.layer.1.mlp",
+            "encoder.block.1.layer.1.mlp.experts.expert_0",
+        ),
+        (
+            "Qwen2MoeForCausalLM",
+            {"num_experts": 3, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 24},
+            "model.layers.1.mlp",
+            "model.layers.1.mlp.shared_expert",
+        ),
+    ],
+)
+def test_the_mlps_of_a_mixture_are_named(family: str, parts: dict[str, Any], mixture: str, mlp: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    if "num_layers" not in parts:
+        parts = {**parts, "hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2}
+        parts |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+    kind = getattr(transformers, family)
+    model = kind(kind.config_class(vocab_size=50, pad_token_id=0, eos_token_id=1, **parts)).eval()
+    with pytest.raises(ValueError, match=rf"is a mixture of experts.*'{re.escape(mlp)}'"):
+        _ = Site(model, mixture).neurons
+    assert Site(model, mlp).neurons.n == 24
 
 
 class _Identity:

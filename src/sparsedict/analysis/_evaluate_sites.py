@@ -140,7 +140,7 @@ def evaluate_sites(
     writes: Points | None,
 ) -> SitesEvaluation:
     """Evaluates dictionaries over several sites, see `evaluate`."""
-    placed = sites.resolve(x, reads=reads, writes=writes)
+    placed = sites.resolve(x, reads=reads, writes=writes, argument="dictionary")
     if not placed:
         raise ValueError("`dictionary` must contain at least one dictionary, got none.")
     measures = _Measures(sites, placed)

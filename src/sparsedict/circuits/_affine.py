@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -113,23 +113,38 @@ def not_affine(cut: CutModel, first: Pass, what: str, value: float) -> NotAffine
 
 
 def _culprit(cut: CutModel, first: Pass) -> str | None:
-    """Returns the innermost module that is reached first and whose output isn't affine."""
-    probes: list[dict[tuple[str, int], Tensor]] = []
+    """Returns the innermost module that is reached first and whose output isn't affine.
+
+    If what the module reads isn't affine either, the nonlinearity is between the modules inside of its parent.
+    """
+    probes: list[dict[tuple[str, int], tuple[Tensor | None, Tensor]]] = []
     for factor in (0.0, 1.0, SCALE):
-        values: dict[tuple[str, int], Tensor] = {}
+        values: dict[tuple[str, int], tuple[Tensor | None, Tensor]] = {}
         scaled(cut, first, factor, watch=partial(_store, values))
         probes.append(values)
     most = tolerance(first.embedded.dtype)
     modules: Mapping[str, nn.Module] = dict(cut.model.named_modules())
-    for key, one in probes[1].items():
-        zero, far = probes[0].get(key), probes[2].get(key)
-        if zero is None or far is None or zero.shape != one.shape:
+    for key in probes[1]:
+        if not all(key in values for values in probes):
             continue
-        if not deviation(zero, one, far) <= most:
-            return f"`{key[0] or 'the model'}` ({type(modules[key[0]]).__name__})"
+        inputs, outputs = zip(*(values[key] for values in probes), strict=True)
+        if not _deviates(outputs, most):
+            continue
+        path = key[0].rpartition(".")[0] if _deviates(inputs, most) else key[0]
+        return f"`{path or 'the model'}` ({type(modules[path]).__name__})"
     return None
 
 
-def _store(values: dict[tuple[str, int], Tensor], path: str, _: nn.Module, output: Tensor) -> None:
+def _deviates(values: Sequence[Tensor | None], most: float) -> bool:
+    """Returns whether values at the three factors aren't those of an affine function. Missing values are."""
+    found = [value for value in values if value is not None]
+    if len(found) < 3 or len({value.shape for value in found}) > 1:
+        return False
+    return not deviation(*found) <= most
+
+
+def _store(
+    values: dict[tuple[str, int], tuple[Tensor | None, Tensor]], path: str, given: Tensor | None, output: Tensor
+) -> None:
     index = sum(key[0] == path for key in values)
-    values[path, index] = output.detach()
+    values[path, index] = None if given is None else given.detach(), output.detach()

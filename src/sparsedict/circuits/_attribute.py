@@ -93,6 +93,7 @@ def attribute(
     check_precision(sites, given)
     if len(sites) == 1 and not isinstance(dictionaries, Mapping | list):
         dictionaries = dict.fromkeys(sites, dictionaries)
+    progress = checks.boolean("progress", progress)
     prompt = Prompt(sites, dictionaries, given)
     with prompt.evaluating():
         graph = _graph(prompt, targets, texts(tokenizer), max_latents, checks.at_least("memory", memory, 1), progress)
@@ -105,8 +106,8 @@ def _graph(
     resolved = resolve_targets(prompt, targets, text)
     required = [target.latent for target in resolved if target.latent is not None]
     columns = Columns(prompt, CANDIDATES * max_latents, required)
-    functions = [target.function for target in resolved if target.function is not None]
-    effects = DirectEffects(prompt, columns, functions, memory)
+    prompt.restrict_logits(target.position for target in resolved if target.function is not None)
+    effects = DirectEffects(prompt, columns, resolved, memory)
     rows, constants = _of_targets(effects, columns, resolved)
     weights = torch.tensor([target.weight for target in resolved], dtype=rows.dtype, device="cpu")
     weights = weights / weights.sum()

@@ -149,11 +149,10 @@ def _values(prompt: Prompt, columns: Columns, sources: _Sources) -> Tensor:
 
 
 def _target_values(prompt: Prompt, targets: Sequence[ResolvedTarget]) -> Tensor:
-    logits = prompt.logits(prompt.first)[0]
     found = []
     for target in targets:
         if target.function is not None:
-            found.append(float(target.function(logits)))
+            found.append(float(target.function(prompt.logits(prompt.first, target.position)[0])))
         elif target.latent is not None:
             found.append(float(prompt.units[target.latent[0]].values[target.latent[1]]))
     return torch.tensor(found, dtype=torch.float64, device="cpu")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sparsedict.circuits._held import Held, HeldValues
@@ -28,8 +29,8 @@ Embed = Callable[[Tensor], Tensor]
 """Returns what takes the place of the token embeddings."""
 Write = Callable[[str, Tensor, Tensor], Tensor]
 """Returns what takes the place of a site's output, from the site's name, its output and its input."""
-Watch = Callable[[str, nn.Module, Tensor], None]
-"""Receives the path, the module and the output of each module outside of the MLPs."""
+Watch = Callable[[str, Tensor | None, Tensor], None]
+"""Receives the path, the input and the output of each module outside of the MLPs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Pass:
         embedded: The token embeddings, as the embedding's module returned them or as they were replaced.
         inputs: What each site read.
         outputs: What each site's MLP wrote, before it was replaced, without a graph.
-        logits: The model's logits ``[n_copies, n_positions, n_vocabulary]``.
+        logits: The model's logits ``[n_copies, n_positions, n_vocabulary]``, at `CutModel.logits_at`.
         head: The output of the unembedding's module, if there is one.
         hidden: The input of the unembedding's module, if there is one.
     """
@@ -62,6 +63,7 @@ class CutModel:
         model: The model.
         sites: The sites by name. After the first pass, they are in the order in which the model runs them.
         held: The held values.
+        logits_at: Positions of the logits that the passes compute; None for all positions.
     """
 
     def __init__(self, sites: Mapping[str, Site], tokens: Tokens) -> None:
@@ -71,6 +73,28 @@ class CutModel:
         self._call = prepare(self.model, tokens, cache=False)
         self._embedding = _embedding_of(self.model)
         self._recorded = False
+        self.logits_at: tuple[int, ...] | None = None
+
+    def restrict_logits(self, first: Pass, positions: tuple[int, ...]) -> Pass:
+        """Lets later passes compute logits at some positions only, and returns the first pass with these logits.
+
+        The logits of a long prompt take gigabytes, and most of the time of a pass. If the model's unembedding can't run
+        at some positions alone, nothing is changed.
+        """
+        if first.logits.ndim != 3 or (first.head is not None and first.head.ndim != 3):
+            return first
+        found = [first.logits[:, list(positions)], None if first.head is None else first.head[:, list(positions)]]
+        self.logits_at = positions
+        try:
+            with torch.no_grad():
+                alone = self.run()
+        except Exception:
+            alone = None
+        for before, value in zip(found, (None, None) if alone is None else (alone.logits, alone.head), strict=True):
+            if before is None or value is None or before.shape != value.shape or not _is_close(before, value):
+                self.logits_at = None
+                return first
+        return replace(first, logits=found[0].clone(), head=found[1].clone())
 
     def run(
         self, *, embed: Embed | None = None, write: Write | None = None, n_copies: int = 1, watch: Watch | None = None
@@ -104,7 +128,7 @@ class CutModel:
     def _run(
         self, embed: Embed | None, write: Write | None, n_copies: int, watch: Watch | None, held: HeldValues | None
     ) -> Pass:
-        run = _Run(embed, write, held)
+        run = _Run(embed, write, held, self.logits_at)
         call = _copied(self._call, n_copies)
         points = [point for site in self.sites.values() for point in (site.reads, site.writes)]
         head = output_embedding(self.model)
@@ -117,6 +141,7 @@ class CutModel:
                 handles.append(site.reads.attach(partial(run.read, name, site)))
                 handles.append(site.writes.attach(partial(run.write, name, site)))
             if head is not None:
+                handles.append(head.register_forward_pre_hook(run.before_head))
                 handles.append(head.register_forward_hook(run.keep_head))
             if watch is not None:
                 for path, module in self.model.named_modules():
@@ -130,8 +155,10 @@ class CutModel:
 class _Run:
     """The hooks of one forward pass."""
 
-    def __init__(self, embed: Embed | None, write: Write | None, held: HeldValues | None) -> None:
-        self._embed, self._write, self._held = embed, write, held
+    def __init__(
+        self, embed: Embed | None, write: Write | None, held: HeldValues | None, logits_at: tuple[int, ...] | None
+    ) -> None:
+        self._embed, self._write, self._held, self._logits_at = embed, write, held, logits_at
         self._embedded: Tensor | None = None
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
@@ -172,15 +199,24 @@ class _Run:
         self._n_calls[event] = n + 1
         return (site.reads if event.endswith("read") else site.writes).is_call(n, site.model)
 
+    def before_head(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        self._hidden = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
+        if self._logits_at is None or self._hidden is None or self._hidden.ndim < 3:
+            return None
+        return (self._hidden[..., list(self._logits_at), :], *inputs[1:])
+
     def keep_head(self, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor):
-            self._head, self._hidden = output, inputs[0] if inputs else None
+            self._head = output
+        else:
+            self._hidden = None
 
-    def watch(self, watch: Watch, path: str, module: nn.Module, _: Any, output: Any) -> None:
+    def watch(self, watch: Watch, path: str, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         first = output[0] if isinstance(output, tuple) and output else output
         inside = set(self._inputs) - set(self._outputs)
         if isinstance(first, Tensor) and first.is_floating_point() and not inside:
-            watch(path, module, first)
+            given = inputs[0] if inputs and isinstance(inputs[0], Tensor) and inputs[0].is_floating_point() else None
+            watch(path, given, first)
 
     def result(self, logits: Tensor, sites: Mapping[str, Site]) -> Pass:
         if self._embedded is None:
@@ -207,6 +243,11 @@ def _embedding_of(model: nn.Module) -> Point:
             f"{type(model).__name__} without one."
         )
     return Point(embedding, "out", path)
+
+
+def _is_close(a: Tensor, b: Tensor) -> bool:
+    scale = a.abs().amax().clamp_min(torch.finfo(a.dtype).tiny)
+    return bool((a - b).abs().amax() <= 1e-4 * scale)
 
 
 def _copied(call: Call, n: int) -> Call:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparsedict.circuits._cut import Pass
 from sparsedict.circuits._prompt import Bases, Prompt
+from sparsedict.circuits._targets import ResolvedTarget
 from sparsedict.circuits._unembedding import through_unembedding
 from sparsedict.circuits._units import by_position
-
-Function = Callable[[Tensor], Tensor]
-"""A linear function of logits ``[n_positions, n_vocabulary]`` to a number."""
 
 
 class Columns:
@@ -93,11 +92,11 @@ class DirectEffects:
     Args:
         prompt: The prompt.
         columns: The sources.
-        functions: Targets that are linear functions of the logits.
+        targets: The targets. Those that are functions of the logits are differentiated together.
         memory: Number of bytes for the gradients of one batch.
     """
 
-    def __init__(self, prompt: Prompt, columns: Columns, functions: Sequence[Function], memory: int) -> None:
+    def __init__(self, prompt: Prompt, columns: Columns, targets: Sequence[ResolvedTarget], memory: int) -> None:
         self._prompt, self._columns = prompt, columns
         self._leaves: dict[str, Tensor] = {}
         bases = Bases(prompt, only_dependent=True)
@@ -114,7 +113,7 @@ class DirectEffects:
 
         with torch.enable_grad():
             self._pass = prompt.cut.run(embed=embed, write=write)
-        self._given = tuple(functions)
+        self._given = tuple(target for target in targets if target.function is not None)
         n_bytes = sum(leaf.numel() * leaf.element_size() for leaf in self._leaves.values())
         self.batch_size: int = max(1, min(128, memory // max(n_bytes, 1)))
         self._n_batched = max(
@@ -130,14 +129,16 @@ class DirectEffects:
         else:
             (outputs, seeds), n_batched = short, self.batch_size
         found = [self._contract(self._gradients([outputs], [own]), len(own)) for own in seeds.split(n_batched)]
-        at_zero = self._prompt.logits(self._prompt.zero)[0]
-        constants = torch.stack([function(at_zero) for function in self._given])
+        constants = torch.stack(self._values(self._prompt.zero))
         return torch.cat(found), constants.to(self._columns.values)
 
     @torch.enable_grad()
     def _functions(self) -> Tensor:
-        logits = self._prompt.logits(self._pass)[0]
-        return torch.stack([function(logits) for function in self._given])
+        return torch.stack(self._values(self._pass))
+
+    def _values(self, pass_: Pass) -> list[Tensor]:
+        at = [self._prompt.logits(pass_, target.position)[0] for target in self._given]
+        return [own.function(logits) for own, logits in zip(self._given, at, strict=True) if own.function is not None]
 
     def of_latents(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the direct effects on some latents, and their constants.

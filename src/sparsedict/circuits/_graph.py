@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +18,7 @@ from sparsedict.circuits._result import Check
 from sparsedict.display import Displayed, shown, table
 
 Kind = Literal["token", "latent", "error", "rest", "target"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 N_CHECKED = 16
 
 
@@ -117,6 +119,8 @@ class AttributionGraph(Displayed):
 
     def of_kind(self, *kinds: Kind) -> Int[Tensor, " n"]:
         """Returns the indices of the nodes of some kinds."""
+        for kind in kinds:
+            checks.one_of("kinds", kind, KINDS)
         return torch.tensor(
             [i for i, node in enumerate(self.nodes) if node.kind in kinds], dtype=torch.int64, device="cpu"
         )
@@ -170,8 +174,21 @@ class AttributionGraph(Displayed):
         return int(smallest_set(scores, checks.in_range("share", share, 0.0, 1.0)).sum())
 
     def subgraph(self, keep: Bool[Tensor, " n_nodes"]) -> AttributionGraph:
-        """Returns the graph of some of the nodes. Targets are always kept."""
-        keep = keep.clone()
+        """Returns the graph of some of the nodes. Targets are always kept.
+
+        Args:
+            keep: A mask, ``[n_nodes]``.
+
+        Raises:
+            TypeError: If it isn't a mask.
+            ValueError: If it has another length.
+        """
+        if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
+            got = f"a tensor of {keep.dtype}" if isinstance(keep, Tensor) else type(keep).__name__
+            raise TypeError(f"`keep` must be a mask of the nodes, a tensor of dtype bool, got {got}.")
+        if keep.shape != (len(self),):
+            raise ValueError(f"`keep` must have an entry for each of {len(self)} nodes, got {tuple(keep.shape)}.")
+        keep = keep.cpu().clone()
         keep[self.targets] = True
         index = keep.nonzero().flatten()
         return replace(
@@ -234,10 +251,11 @@ class AttributionGraph(Displayed):
             latents = self.of_kind("latent")
             order = self.influence[latents].argsort(descending=True, stable=True)
             nodes = latents[order[: checks.at_least("n", n, 1)]].tolist()
-        for index in nodes:
-            if not 0 <= index < len(self) or self.nodes[index].kind != "latent":
+        chosen = checks.integers("nodes", nodes, 0, "a list of indices of latents")
+        for index in chosen:
+            if index >= len(self) or self.nodes[index].kind != "latent":
                 raise ValueError(f"`nodes` must be indices of latents, got {index}.")
-        return self.checker.run(self, nodes, checks.number("factor", factor))
+        return self.checker.run(self, chosen, checks.in_range("factor", factor, -math.inf))
 
     def neuron_cosines(self) -> Float[Tensor, " n_nodes"]:
         """Returns how similar each latent is to a neuron: the largest cosine of their decoder rows in its layer.

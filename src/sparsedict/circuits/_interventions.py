@@ -121,11 +121,10 @@ class Interventions:
     def _values(self, pass_: Pass, frozen: bool) -> Tensor:
         """Returns the targets in each copy, ``[n_copies, n_targets]``."""
         prompt = self.prompt
-        logits = prompt.logits(pass_)
         found = []
         for target in self.targets:
             if target.function is not None:
-                found.append(torch.stack([target.function(own) for own in logits]))
+                found.append(torch.stack([target.function(own) for own in prompt.logits(pass_, target.position)]))
                 continue
             assert target.latent is not None
             own, local = prompt.units[target.latent[0]], torch.tensor([target.latent[1]], device="cpu")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsedict.adapters import Adapter
 from sparsedict.circuits._affine import Affinity, measure_affinity, not_affine
 from sparsedict.circuits._cut import CutModel, Pass
 from sparsedict.circuits._units import Units
@@ -47,10 +48,11 @@ class Prompt:
         _require_numbers("The model", {"logits": self.first.logits, **self.first.outputs})
         self.names: tuple[str, ...] = tuple(self.cut.sites)
         self.affinity: Affinity = measure_affinity(self.cut, self.first)
-        self._resolved = sites.resolve(dictionaries)
+        self._resolved = sites.resolve(dictionaries, argument="dictionaries")
         if not self._resolved:
             raise ValueError("`dictionaries` must contain at least one dictionary, got none.")
         for own in self._resolved:
+            _check_precision(own.adapter)
             if isinstance(own.adapter.source, nn.Module):
                 without_inference_(own.adapter.source)
         with self.evaluating():
@@ -121,11 +123,18 @@ class Prompt:
             found[here] = self.names.index(units.reads[starts.index(block.reads.start or 0)])
         return found
 
-    def logits(self, pass_: Pass) -> Tensor:
-        """Returns the logits that are attributed, ``[n_copies, n_positions, n_vocabulary]``."""
+    def logits(self, pass_: Pass, position: int) -> Tensor:
+        """Returns the logits that are attributed, at a position of each copy, ``[n_copies, n_vocabulary]``."""
         found = pass_.head if self.affinity.before_cap else pass_.logits
         assert found is not None
-        return found.reshape(-1, self.n_positions, found.shape[-1])
+        at = self.cut.logits_at or tuple(range(self.n_positions))
+        return found.reshape(-1, len(at), found.shape[-1])[:, at.index(position)]
+
+    def restrict_logits(self, positions: Iterable[int]) -> None:
+        """Lets later passes compute the logits at the positions of the targets only, if the model can do so."""
+        at = tuple(sorted(set(positions))) or (self.n_positions - 1,)
+        if len(at) < self.n_positions:
+            self.first = self.cut.restrict_logits(self.first, at)
 
     def require_logits(self) -> None:
         """Raises `NotAffineError` if the logits aren't affine, neither before nor after a soft cap."""
@@ -193,6 +202,16 @@ def check_reads(resolved: ResolvedDictionary, order: Sequence[str]) -> None:
     first_written = min(order.index(point.rpartition(".")[0]) for point in resolved.writes)
     if len(resolved.reads) == 1 and order.index(resolved.reads[0].rpartition(".")[0]) > first_written:
         raise ValueError(f"`{argument}` must read before it writes, but {resolved.reads[0]!r} comes after its outputs.")
+
+
+def _check_precision(adapter: Adapter) -> None:
+    """Raises ``ValueError`` for dictionaries in half precision, whose rounding would make direct effects inexact."""
+    weight = adapter.weight
+    if weight is not None and weight.dtype in (torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"`{adapter.argument}` must be in float32 or float64, got weights of {weight.dtype}, whose rounding errors "
+            "would hide direct effects. Convert it with `.float()`."
+        )
 
 
 def _require_numbers(subject: str, values: Mapping[str, Tensor | None]) -> None:

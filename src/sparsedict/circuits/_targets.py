@@ -27,7 +27,7 @@ class ResolvedTarget:
         label: Text of the target.
         position: Its position.
         weight: Its share in the influence of nodes, before normalisation.
-        function: The linear function of the logits ``[n_positions, n_vocabulary]``; None for a latent.
+        function: The linear function of the logits at the position, ``[n_vocabulary]``; None for a latent.
         latent: Index of the dictionary and of the active latent; None for logits.
         token: The token id; None if there isn't one.
         probability: The model's probability of the token; None if there isn't one.
@@ -102,8 +102,7 @@ class Logit(Target):
         probability = float(_probabilities(prompt, position)[token])
 
         def function(logits: Tensor) -> Tensor:
-            own = logits[position]
-            return own[token] - own.mean() if self.centred else own[token]
+            return logits[token] - logits.mean() if self.centred else logits[token]
 
         yield ResolvedTarget(text(token), position, 1.0, function, token=token, probability=probability)
 
@@ -128,7 +127,7 @@ class LogitDifference(Target):
         if token == other:
             raise ValueError(f"`other` must differ from `token`, got {token} for both, whose difference is 0.")
         label = f"{text(token)} minus {text(other)}"
-        yield ResolvedTarget(label, position, 1.0, lambda logits: logits[position, token] - logits[position, other])
+        yield ResolvedTarget(label, position, 1.0, lambda logits: logits[token] - logits[other])
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ def _position(prompt: Prompt, position: int) -> int:
 
 
 def _token(prompt: Prompt, name: str, token: int) -> int:
-    n = prompt.logits(prompt.first).shape[-1]
+    n = prompt.first.logits.shape[-1]
     token = checks.at_least(name, token, 0)
     if token >= n:
         raise ValueError(f"`{name}` must be an id from 0 to {n - 1}, the model's vocabulary, got {token}.")

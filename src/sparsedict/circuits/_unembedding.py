@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,39 +10,41 @@ from torch.nn import functional
 
 from sparsedict.circuits._cut import Pass
 from sparsedict.circuits._prompt import Prompt
-from sparsedict.sites.models import output_embedding
+from sparsedict.circuits._targets import ResolvedTarget
+from sparsedict.sites.models import loaded, output_embedding
 
 
 @torch.enable_grad()
-def through_unembedding(
-    prompt: Prompt, pass_: Pass, functions: Sequence[Callable[[Tensor], Tensor]]
-) -> tuple[Tensor, Tensor] | None:
+def through_unembedding(prompt: Prompt, pass_: Pass, targets: Sequence[ResolvedTarget]) -> tuple[Tensor, Tensor] | None:
     """Returns what the unembedding read, and the gradients of functions of the logits by it.
 
-    A target depends on the logits of few positions. Backward passes through the unembedding at all positions would take
+    A target depends on the logits of one position. Backward passes through the unembedding at all positions would take
     most of the time and memory for a long prompt.
 
     Args:
         prompt: The prompt.
         pass_: A pass with a graph.
-        functions: Linear functions of the logits ``[n_positions, n_vocabulary]``.
+        targets: Targets that are linear functions of the logits.
 
     Returns:
-        The input of the unembedding, and gradients ``[n_functions, *shape]``; None if the logits aren't the outputs of
+        The input of the unembedding, and gradients ``[n_targets, *shape]``; None if the logits aren't the outputs of
         a linear module.
     """
-    head, hidden, logits = output_embedding(prompt.cut.model), pass_.hidden, prompt.logits(pass_)[0].detach()
-    if type(head) is not nn.Linear or hidden is None or hidden.numel() // hidden.shape[-1] != len(logits):
+    head, hidden = output_embedding(prompt.cut.model), pass_.hidden
+    if type(head) is not nn.Linear or hidden is None or hidden.numel() // hidden.shape[-1] != prompt.n_positions:
         return None
-    if not hidden.dtype == head.weight.dtype == logits.dtype:
+    # Accelerate may have offloaded the weights.
+    weight, bias = loaded(head, "weight"), loaded(head, "bias")
+    if not hidden.dtype == weight.dtype == pass_.logits.dtype:
         return None
     rows = prompt.rows(hidden.detach())
-    gradients = rows.new_zeros(len(functions), *rows.shape)
-    for gradient, function in zip(gradients, functions, strict=True):
-        leaf = logits.requires_grad_()
-        (by_logits,) = torch.autograd.grad(function(leaf), leaf)
-        used = by_logits.any(-1).nonzero().flatten()
-        if not torch.allclose(functional.linear(rows[used], head.weight, head.bias), leaf[used], rtol=1e-3, atol=1e-4):
+    gradients = rows.new_zeros(len(targets), *rows.shape)
+    for gradient, target in zip(gradients, targets, strict=True):
+        assert target.function is not None
+        leaf = prompt.logits(pass_, target.position)[0].detach().requires_grad_()
+        row = rows[target.position].to(weight.device)
+        if not torch.allclose(functional.linear(row, weight, bias), leaf.to(row), rtol=1e-3, atol=1e-4):
             return None
-        gradient[used] = (by_logits[used] @ head.weight.detach()).to(gradient)
-    return hidden, gradients.reshape(len(functions), *hidden.shape)
+        (by_logits,) = torch.autograd.grad(target.function(leaf), leaf)
+        gradient[target.position] = (by_logits.to(weight) @ weight.detach()).to(gradient)
+    return hidden, gradients.reshape(len(targets), *hidden.shape)

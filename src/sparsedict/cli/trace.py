@@ -19,6 +19,7 @@ from sparsedict.cli._traced_latents import features_of, pages_of
 from sparsedict.pages.exports import write_circuit_tracer_graph
 from sparsedict.pages.graphs import check_graph_folder
 from sparsedict.sites import Site, Sites
+from sparsedict.sites.models import input_device
 from sparsedict.storage import replace_folder
 from sparsedict.studies import KINDS
 from sparsedict.zoo import load_tokenizer as embedded_tokenizer
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     loaded = finished_run(args.run, device=args.device, progress=not args.quiet)
     sites, dictionaries = parts_of(loaded, others=args.others)
     features = features_of(args.run, loaded, dictionaries) if args.features else {}
-    device = next(sites.models[0].parameters()).device
+    device = input_device(sites.models[0])
     with translated_errors(tokens="PROMPT", token="--target", targets="--target"):
         graph = circuits.attribute(
             sites,

@@ -123,7 +123,8 @@ class SparseDistiller(Dictionary):
             targets: Outputs of the MLP for the same tokens.
 
         Raises:
-            ValueError: If the widths of neurons and distiller differ.
+            TypeError: If ``neurons`` aren't neurons.
+            ValueError: If the widths of neurons and distiller differ, or activations aren't finite.
 
         Example:
             >>> import sparsedict as sd
@@ -133,6 +134,7 @@ class SparseDistiller(Dictionary):
             >>> transcoder = sd.Transcoder(site.d_in, site.d_out, 1024, **parts)
             >>> transcoder.initialise_from_neurons_(site.neurons, batch.inputs, batch.outputs)
         """
+        _check_neurons(neurons)
         widths = neurons.encoder.shape[1], neurons.decoder.shape[1]
         if widths != (self.d_in, self.d_out):
             raise ValueError(
@@ -140,6 +142,8 @@ class SparseDistiller(Dictionary):
                 f"{widths[1]}. Pass the neurons of the same site."
             )
         checks.rows(inputs, targets, self.d_in, self.d_out)
+        for name, part in (("inputs", inputs), ("targets", targets)):
+            checks.finite(name, part, "They would become weights. Look for overflow in the model.")
         inputs, targets = (part.detach().to(self.encoder_bias) for part in (inputs, targets))
         self.initialise_(inputs, targets)
         start_from_neurons_(self, neurons, inputs, targets)
@@ -248,8 +252,10 @@ class SparseDistiller(Dictionary):
             neurons: The MLP's own neurons, such as ``site.neurons``.
 
         Raises:
+            TypeError: If ``neurons`` aren't neurons.
             ValueError: If the MLP is gated, or its activation function is neither ReLU, GELU nor SiLU.
         """
+        _check_neurons(neurons)
         if getattr(neurons, "gate", None) is not None:
             raise ValueError(
                 "`neurons` must belong to an ungated MLP, got a gated MLP. Its neurons are products of two linear maps "
@@ -271,6 +277,16 @@ class SparseDistiller(Dictionary):
                 if value is not None:
                     getattr(distiller, name).copy_(value)
         return distiller
+
+
+def _check_neurons(neurons: Any) -> None:
+    """Raises ``TypeError`` unless an object has the weights and the activation of neurons."""
+    weights = [getattr(neurons, name, None) for name in ("encoder", "decoder")]
+    if not all(isinstance(own, Tensor) and own.ndim == 2 for own in weights) or not callable(
+        getattr(neurons, "activation", None)
+    ):
+        hint = " Pass `site.neurons`." if hasattr(neurons, "capture") else ""
+        raise TypeError(f"`neurons` must be Neurons, such as `site.neurons`, got {type(neurons).__name__}.{hint}")
 
 
 def _matching_activation(function: Any) -> Activation:

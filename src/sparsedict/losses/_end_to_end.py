@@ -17,6 +17,7 @@ from sparsedict.losses._divergence import KL, Divergence
 from sparsedict.losses._loss import Loss
 from sparsedict.losses._squared_error import SquaredError
 from sparsedict.sites import Site, Sites
+from sparsedict.sites.models import input_device
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -100,9 +101,10 @@ class EndToEnd(Displayed, Loss):
         """Returns the mean divergence on rows of the tokens, counted from the first step."""
         first = next(iter(self.site.values())) if isinstance(self.site, Sites) else self.site
         rows = rows % len(self.tokens)
-        weight = next(first.model.parameters())
-        tokens = self.tokens[rows.to(self.tokens.device)].to(weight.device)
-        with _frozen(first.model), torch.autocast(weight.device.type, enabled=False):
+        # The weights of offloaded modules are on the meta device.
+        device = input_device(first.model) or self.tokens.device
+        tokens = self.tokens[rows.to(self.tokens.device)].to(device)
+        with _frozen(first.model), torch.autocast(device.type, enabled=False):
             with torch.no_grad():
                 original = first.logits(tokens)
             with self.site.replaced(dictionary):

@@ -22,13 +22,14 @@ class Entry:
     intervention: Intervention | None
 
 
-def entries(x: Any, intervention: Any, sites: Collection[str]) -> list[Entry]:
+def entries(x: Any, intervention: Any, sites: Collection[str], root: str = "x") -> list[Entry]:
     """Returns the dictionaries of ``x``, each with its intervention.
 
     Args:
         x: A dictionary, or a mapping or list of dictionaries, as for `Sites.replaced`.
         intervention: The interventions, in the same form.
         sites: The names of the sites.
+        root: Name of the argument ``x`` in error messages.
 
     Raises:
         TypeError: If the forms differ.
@@ -37,11 +38,11 @@ def entries(x: Any, intervention: Any, sites: Collection[str]) -> list[Entry]:
     x = _plain(x)
     only = tuple(sites) if len(sites) == 1 else None
     if not isinstance(x, Mapping | list):
-        return [Entry("", "x", x, only, _callable("intervention", intervention))]
+        return [Entry("", root, x, only, _callable("intervention", intervention))]
     keys: list[Any] = list(x) if isinstance(x, Mapping) else list(range(len(x)))
     found: list[Entry] = []
     for key, change in zip(keys, _by_key(intervention, keys, x), strict=True):
-        value, name, argument = _plain(x[key]), _shown(key), f"x[{key!r}]"
+        value, name, argument = _plain(x[key]), _shown(key), f"{root}[{key!r}]"
         own = key if isinstance(key, tuple) else (key,)
         named = only if isinstance(x, list) else own if all(name in sites for name in own) else None
         if isinstance(value, list):

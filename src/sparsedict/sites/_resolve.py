@@ -47,7 +47,7 @@ class ReplacementArguments:
     writes: Points | None = None
 
 
-def resolve(sites: Collection[str], arguments: ReplacementArguments) -> list[ResolvedDictionary]:
+def resolve(sites: Collection[str], arguments: ReplacementArguments, argument: str = "x") -> list[ResolvedDictionary]:
     """Returns the dictionaries of a replacement.
 
     A dictionary with ``split_sources()`` becomes several dictionaries with the same key.
@@ -55,13 +55,14 @@ def resolve(sites: Collection[str], arguments: ReplacementArguments) -> list[Res
     Args:
         sites: The names of the sites.
         arguments: The dictionaries and their interventions.
+        argument: Name of the argument ``x`` in error messages.
 
     Raises:
         TypeError: If an object can't encode and decode, or an intervention isn't callable.
         ValueError: If the points of a dictionary are unknown or missing.
     """
     found: list[ResolvedDictionary] = []
-    for entry in entries(arguments.x, arguments.intervention, sites):
+    for entry in entries(arguments.x, arguments.intervention, sites, argument):
         adapter = Adapter(entry.x, arguments.reads, arguments.writes, argument=entry.argument)
         adapter.require("decode")
         for own in adapter.points:

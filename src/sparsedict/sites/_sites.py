@@ -156,19 +156,22 @@ class Sites(Mapping[str, Site]):
         arguments = ReplacementArguments(x, intervention, error_term, only, reads, writes)
         return replaced({name: site.resolve for name, site in self.items()}, arguments)
 
-    def resolve(self, x: Any, *, reads: Points | None = None, writes: Points | None = None) -> list[ResolvedDictionary]:
+    def resolve(
+        self, x: Any, *, reads: Points | None = None, writes: Points | None = None, argument: str = "x"
+    ) -> list[ResolvedDictionary]:
         """Returns the dictionaries that `replaced` runs, with the full names of their points.
 
         Args:
             x: See `replaced`. A dictionary with ``split_sources()`` becomes several dictionaries with its key.
             reads: Points that another library's object reads.
             writes: Points that it writes.
+            argument: Name of the argument ``x`` in error messages.
 
         Raises:
             TypeError: If an object can't encode and decode.
             ValueError: If the points of a dictionary are unknown or missing.
         """
-        return resolve(tuple(self), ReplacementArguments(x, reads=reads, writes=writes))
+        return resolve(tuple(self), ReplacementArguments(x, reads=reads, writes=writes), argument)
 
     def ablated(self, means: Mapping[str, Float[Tensor, " d_out"]] | None = None) -> AbstractContextManager[None]:
         """Returns a context in which the output of every MLP is zero, or its mean, except at excluded positions.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparsedict.display import Displayed
 from sparsedict.seeds import generator
+from sparsedict.sites._devices import loaded, module_device
 from sparsedict.sites._limits import vocabulary
 from sparsedict.sites._modes import evaluating
 from sparsedict.sites._tokens import prepare
@@ -70,8 +71,8 @@ def unembedding(model: nn.Module) -> Unembedding:
         NoUnembeddingError: If there is no unembedding, or what it reads isn't the residual stream or its norm.
     """
     head = output_embedding(model)
-    weight = getattr(head, "W_U", None)
-    weight = weight.T if isinstance(weight, Tensor) else getattr(head, "weight", None)
+    weight = loaded(head, "W_U")
+    weight = weight.T if isinstance(weight, Tensor) else loaded(head, "weight")
     if head is None or not isinstance(weight, Tensor) or weight.ndim != 2:
         raise NoUnembeddingError(f"The {type(model).__name__} has no unembedding, such as `lm_head`.")
     weight = weight.detach()
@@ -151,9 +152,10 @@ def _is_same(a: Tensor, b: Tensor | None) -> bool:
 def _norm(module: nn.Module, weight: Tensor) -> tuple[Tensor, bool] | None:
     """Returns the scale of a norm and whether it subtracts the mean; ``None`` if the module isn't a norm."""
     width = weight.shape[1]
-    parameter = next(module.parameters(), weight)
+    dtype = next(module.parameters(), weight).dtype
+    device = module_device(module) or weight.device
     random = torch.randn(2, 1, 1, width, generator=generator(0), device="cpu", dtype=torch.float32)
-    probes = (random * _SCALE).to(parameter.device, parameter.dtype)
+    probes = (random * _SCALE).to(device, dtype)
     try:
         odd = [(module(x) - module(-x)).flatten().float() / 2 for x in probes]
     except Exception:

@@ -2,7 +2,7 @@
 
 from sparsedict.sites._arguments import IDS
 from sparsedict.sites._context import TokenContext
-from sparsedict.sites._devices import input_device
+from sparsedict.sites._devices import input_device, loaded
 from sparsedict.sites._embedding import token_embedding
 from sparsedict.sites._limits import IGNORED_LABEL, check_ids, check_length, longest_row, vocabulary
 from sparsedict.sites._modes import evaluating
@@ -30,6 +30,7 @@ __all__ = [
     "find_module",
     "input_device",
     "is_seq2seq",
+    "loaded",
     "logits_in",
     "longest_row",
     "mlps",

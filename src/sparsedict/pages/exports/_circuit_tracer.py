@@ -11,11 +11,11 @@ from typing import Any
 from sparsedict import checks
 from sparsedict.analysis import LatentRecords, TokenEffects
 from sparsedict.pages._strings import TokenStrings
+from sparsedict.pages.exports._arguments import by_key, effects_of, identifier, records_by_key, strings_of
 from sparsedict.pages.exports._folder import write_folder, write_json
 from sparsedict.pages.exports._latents import (
     ExportedExample,
     ExportedLatent,
-    check_effects,
     chosen_latents,
     exported,
     histogram,
@@ -44,7 +44,7 @@ def write_circuit_tracer(
     Args:
         folder: A new or empty folder.
         records: The records of the dictionary of each layer.
-        transcoder_id: Name of the set of transcoders.
+        transcoder_id: Name of the set of transcoders, without spaces and slashes.
         strings: Function from token ids to text, see `sparsedict.pages.token_strings`.
         effects: For each layer, the tokens that latents promote and suppress, see
             `sparsedict.analysis.token_effects`. Without them, the lists of tokens are empty.
@@ -55,22 +55,22 @@ def write_circuit_tracer(
 
     Raises:
         FileExistsError: If the folder isn't empty.
-        ValueError: If a latent or a layer doesn't exist.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a latent or a layer doesn't exist, or there are no records.
     """
-    effects, latents = dict(effects or {}), dict(latents or {})
-    for name, given in (("effects", effects), ("latents", latents)):
-        if unknown := [layer for layer in given if layer not in records]:
-            raise ValueError(f"`{name}` must have layers of `records`, got {unknown[0]!r}.")
-    chosen = {
-        checks.at_least("records", layer, 0): chosen_latents(own, latents.get(layer)) for layer, own in records.items()
+    by_layer = records_by_key(records, lambda layer: checks.at_least("records", layer, 0), "layers")
+    latents = by_key("latents", latents, by_layer, "layers")
+    chosen = {layer: chosen_latents(own, latents.get(layer)) for layer, own in by_layer.items()}
+    of_layer = {
+        layer: effects_of(f"effects[{layer}]", own, by_layer[layer])
+        for layer, own in by_key("effects", effects, by_layer, "layers").items()
     }
-    for layer, own in effects.items():
-        check_effects(f"effects[{layer}]", own, records[layer])
+    transcoder_id, texts = identifier("transcoder_id", transcoder_id), strings_of(strings)
 
     def fill(target: Path) -> None:
-        for layer, own in records.items():
+        for layer, own in by_layer.items():
             numbers = {latent: latent for latent in chosen[layer]}
-            write_features(target, layer, own, numbers, transcoder_id, strings, effects.get(layer))
+            write_features(target, layer, own, numbers, transcoder_id, texts, of_layer.get(layer))
 
     write_folder(folder, fill)
     return sum(map(len, chosen.values()))

@@ -15,9 +15,10 @@ from torch import Tensor
 from sparsedict.analysis import LatentRecords, TokenEffects
 from sparsedict.circuits import AttributionGraph, Node
 from sparsedict.pages._strings import TokenStrings
+from sparsedict.pages.exports._arguments import by_key, effects_of, records_by_key, strings_of
 from sparsedict.pages.exports._circuit_tracer import feature_number, write_features
 from sparsedict.pages.exports._folder import write_folder, write_json
-from sparsedict.pages.exports._latents import check_effects, chosen_latents, clean
+from sparsedict.pages.exports._latents import chosen_latents, clean
 
 SCAN = "./data/features"
 """Address at which the frontend finds the folder ``features`` beside the graphs."""
@@ -64,34 +65,44 @@ def write_circuit_tracer_graph(
 
     Raises:
         FileExistsError: If the folder isn't empty.
+        TypeError: If an argument has the wrong type.
         ValueError: If ``slug`` isn't such a name, or ``records`` has a layer that the graph doesn't have.
     """
     if not isinstance(slug, str) or not _SLUG.fullmatch(slug) or slug == "graph-metadata":
         raise ValueError(
             f"`slug` must be a name of letters, digits, '-', '_' and '.' other than 'graph-metadata', got {slug!r}."
         )
-    records = dict(records or {})
-    if unknown := [layer for layer in records if layer not in range(len(graph.layers))]:
+    _check_graph(graph)
+    by_layer = {} if records is None or records == {} else records_by_key(records, int, "layers")
+    if unknown := [layer for layer in by_layer if layer not in range(len(graph.layers))]:
         raise ValueError(f"`records` must have indices of the {len(graph.layers)} layers, got {unknown[0]!r}.")
+    of_layer = {
+        layer: effects_of(f"effects[{layer}]", own, by_layer[layer])
+        for layer, own in by_key("effects", effects, by_layer, "layers").items()
+    }
+    strings = strings_of(strings)
     content = graph_content(graph, slug=slug, strings=strings, prompt=prompt, node=node, edge=edge)
     used = {tuple(map(int, own["node_id"].split("_")[:2])) for own in content["nodes"] if _is_latent(own)}
-    numbers = {layer: _numbers(graph, layer, {latent for at, latent in used if at == layer}) for layer in records}
-    for layer, own in records.items():
+    numbers = {layer: _numbers(graph, layer, {latent for at, latent in used if at == layer}) for layer in by_layer}
+    for layer, own in by_layer.items():
         chosen_latents(own, list(numbers[layer]))
-        if layer in (effects or {}):
-            check_effects(f"effects[{layer}]", (effects or {})[layer], own)
 
     def fill(target: Path) -> None:
         write_json(target / f"{slug}.json", content)
         write_json(target / "graph-metadata.json", {"graphs": [content["metadata"]]})
-        if records:
+        if by_layer:
             features = target / "features"
             features.mkdir()
-            for layer, own in records.items():
-                write_features(features, layer, own, numbers[layer], slug, strings, (effects or {}).get(layer))
+            for layer, own in by_layer.items():
+                write_features(features, layer, own, numbers[layer], slug, strings, of_layer.get(layer))
 
     write_folder(folder, fill)
     return content
+
+
+def _check_graph(graph: object) -> None:
+    if not isinstance(graph, AttributionGraph):
+        raise TypeError(f"`graph` must be the result of `attribute`, got {type(graph).__name__}.")
 
 
 def graph_content(
@@ -120,6 +131,8 @@ def graph_content(
         >>> [node["node_id"] for node in graph_content(graph)["nodes"] if node["feature_type"] == "logit"]
         ['2_5_2']
     """
+    _check_graph(graph)
+    strings = strings_of(strings)
     influence = dict(zip(map(id, graph.nodes), cumulative(graph.influence).tolist(), strict=True))
     pruned = graph if graph.is_pruned else graph.pruned(node, edge)
     shown = [index for index, own in enumerate(pruned.nodes) if own.kind != "rest"]

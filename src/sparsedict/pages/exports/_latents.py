@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sparsedict import checks
 from sparsedict.analysis import Example, LatentRecords, TokenEffects
 from sparsedict.pages._strings import TokenStrings, token_strings
+from sparsedict.pages.exports._arguments import latent_index, records_of
 
 N_BINS = 50
 
@@ -112,6 +113,7 @@ def histogram(records: LatentRecords, latent: int, n_bins: int = N_BINS) -> tupl
     The counts come from the bins of the records, of which parts are split in proportion. They sum to the number of
     tokens on which the latent fires.
     """
+    latent, n_bins = latent_index(records_of("records", records), latent), checks.at_least("n_bins", n_bins, 1)
     low, high = float(records.act_min[latent]), float(records.act_max[latent])
     edges = np.linspace(low, high, n_bins + 1)
     counts = np.diff(np.interp(edges, *_cumulative(records, latent))) * int(records.counts[latent])
@@ -122,6 +124,7 @@ def histogram(records: LatentRecords, latent: int, n_bins: int = N_BINS) -> tupl
 
 def percentiles(records: LatentRecords, latent: int) -> list[float]:
     """Returns the percentiles 1 to 100 of the activations on the tokens on which a latent fires."""
+    latent = latent_index(records_of("records", records), latent)
     if not int(records.counts[latent]):
         return []
     values, shares = _cumulative(records, latent)
@@ -190,15 +193,6 @@ def _tokens(effects: TokenEffects | None, latent: int, strings: TokenStrings) ->
     )
     up, down = (ExportedTokens(tuple(strings(i.tolist())), tuple(v.tolist())) for i, v in both)
     return up, down
-
-
-def check_effects(name: str, effects: TokenEffects | None, records: LatentRecords) -> None:
-    """Raises ``ValueError`` if effects are those of another dictionary."""
-    if effects is not None and len(effects.promoted) != records.n_latents:
-        raise ValueError(
-            f"`{name}` must be the effects of the {records.n_latents} latents of the records, got those of "
-            f"{len(effects.promoted)} latents."
-        )
 
 
 def plain(number: float) -> float:

@@ -15,11 +15,11 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.analysis import LatentRecords, TokenEffects
 from sparsedict.pages._strings import TokenStrings
+from sparsedict.pages.exports._arguments import effects_of, identifier, records_of, strings_of
 from sparsedict.pages.exports._folder import write_folder, write_json
 from sparsedict.pages.exports._latents import (
     ExportedExample,
     ExportedLatent,
-    check_effects,
     chosen_latents,
     exported,
     histogram,
@@ -70,16 +70,20 @@ def write_neuronpedia(
 
     Raises:
         FileExistsError: If the folder isn't empty.
-        ValueError: If a latent doesn't exist.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a latent doesn't exist, or a name has spaces or slashes.
 
     Source: the fields that SAEDashboard 0.8 writes, https://github.com/decoderesearch/SAEDashboard.
     """
     latents_per_batch = checks.at_least("latents_per_batch", latents_per_batch, 1)
     layer = checks.at_least("layer", layer, 0)
-    chosen = chosen_latents(records, latents)
-    if vectors is not None and len(vectors) != records.n_latents:
-        raise ValueError(f"`vectors` must have {records.n_latents} rows, one for each latent, got {len(vectors)}.")
-    check_effects("effects", effects, records)
+    chosen = chosen_latents(records_of("records", records), latents)
+    _check_vectors(vectors, records.n_latents)
+    effects, strings = effects_of("effects", effects, records), strings_of(strings)
+    model_id, sae_set = identifier("model_id", model_id), identifier("sae_set", sae_set)
+    sae_id_suffix = None if sae_id_suffix is None else identifier("sae_id_suffix", sae_id_suffix)
+    if not isinstance(dataset, str):
+        raise TypeError(f"`dataset` must be a text, got {type(dataset).__name__}.")
     named = {"model_id": model_id, "layer": layer, "sae_set": sae_set, "sae_id_suffix": sae_id_suffix}
     of_text = {
         "n_prompts_total": records.n_sequences,
@@ -104,6 +108,14 @@ def write_neuronpedia(
 
     target = write_folder(folder, fill)
     return [target / name for name in names]
+
+
+def _check_vectors(vectors: Any, n_latents: int) -> None:
+    if vectors is None:
+        return
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != n_latents:
+        got = list(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+        raise ValueError(f"`vectors` must be a tensor with {n_latents} rows, one for each latent, got {got}.")
 
 
 def _feature(

@@ -11,10 +11,10 @@ from typing import Any
 from sparsedict import checks
 from sparsedict.analysis import LatentRecords, TokenEffects
 from sparsedict.pages._strings import TokenStrings
+from sparsedict.pages.exports._arguments import by_key, effects_of, records_by_key, strings_of
 from sparsedict.pages.exports._latents import (
     ExportedExample,
     ExportedLatent,
-    check_effects,
     chosen_latents,
     exported,
     histogram,
@@ -48,27 +48,32 @@ def write_parquet(
 
     Raises:
         ImportError: If pyarrow isn't installed (``pip install 'sparsedict[hf]'``).
-        ValueError: If a latent or a dictionary doesn't exist.
+        IsADirectoryError: If the path is a folder.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a latent or a dictionary doesn't exist, or there are no records.
     """
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise ImportError("Parquet files need pyarrow: pip install 'sparsedict[hf]'.") from error
     path = checks.path("path", path)
-    effects, latents = dict(effects or {}), dict(latents or {})
-    for name, given in (("effects", effects), ("latents", latents)):
-        if unknown := [key for key in given if key not in records]:
-            raise ValueError(f"`{name}` must have names of `records`, got {unknown[0]!r}.")
-    chosen = {name: chosen_latents(own, latents.get(name, range(own.n_latents))) for name, own in records.items()}
-    for name, own in effects.items():
-        check_effects(f"effects[{name!r}]", own, records[name])
+    if path.is_dir():
+        raise IsADirectoryError(f"`path` must be a Parquet file, but {path} is a folder. Add the name of a file.")
+    by_name = records_by_key(records, str, "names")
+    latents = by_key("latents", latents, by_name, "names")
+    chosen = {name: chosen_latents(own, latents.get(name, range(own.n_latents))) for name, own in by_name.items()}
+    of_name = {
+        name: effects_of(f"effects[{name!r}]", own, by_name[name])
+        for name, own in by_key("effects", effects, by_name, "names").items()
+    }
+    texts = strings_of(strings)
     schema = _schema(pyarrow)
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(file: Path) -> None:
         with pyarrow.parquet.ParquetWriter(file, schema) as writer:
-            for name, own in records.items():
-                rows = (_row(name, latent, own) for latent in exported(own, chosen[name], strings, effects.get(name)))
+            for name, own in by_name.items():
+                rows = (_row(name, latent, own) for latent in exported(own, chosen[name], texts, of_name.get(name)))
                 while block := list(islice(rows, ROWS)):
                     writer.write_table(pyarrow.Table.from_pylist(block, schema))
 
