@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,8 @@ from torch import nn
 import sparsedict as sd
 from circuits._models import all_sites, assert_complete, transcoders
 from sites import _models
-from sparsedict.circuits import Latent, Logit, LogitDifference, TopLogits, attribute
+from sparsedict.circuits import AttributionGraph, Latent, Logit, LogitDifference, TopLogits, attribute
+from sparsedict.circuits._cut import CutModel, Pass
 
 TOKENS = _models.tokens(1)
 
@@ -125,7 +128,7 @@ def test_other_errors(model, sites, dictionaries) -> None:
     fails("`check` must be at least 0", check=-1)
     fails("'9'", x={"9": dictionaries["0"]})
     wide = sd.SparseDistiller(17, 16, 8, activation=sd.TopK(2), decoder_norm=sd.Free())
-    fails("`x\\['1'\\].d_in` must be 16, the width of the sites \\['1'\\], got 17", x={"1": wide})
+    fails("`dictionaries\\['1'\\].d_in` must be 16, the width of the sites \\['1'\\], got 17", x={"1": wide})
     narrow = sd.SparseDistiller(16, 8, 8, activation=sd.TopK(2), decoder_norm=sd.Free())
     fails("d_out` must be 16", x={"1": narrow})
     sae = sd.SparseAutoencoder(16, 8, activation=sd.TopK(2), decoder_norm=sd.UnitNorm())
@@ -136,6 +139,8 @@ def test_other_errors(model, sites, dictionaries) -> None:
     residual = sd.Site(model, reads="transformer.h.0:out", writes="transformer.h.0:out")
     fails("must read and write different points", given={"0": residual})
     fails("`tokenizer` must have `decode` or be a function", tokenizer=3, error=TypeError)
+    fails("`dictionaries` must be a dictionary", x=None, error=TypeError)
+    fails("`progress` must be True or False", progress="no", error=TypeError)
     backwards = sd.Site(model, reads="transformer.h.1.mlp:in", writes="transformer.h.0.mlp:out")
     fails("must read before it writes", given={"a": backwards}, x={})
 
@@ -146,6 +151,42 @@ def test_half_precision(dtype: torch.dtype) -> None:
     sites = all_sites("gpt2", model)
     with pytest.raises(ValueError, match=rf"must be in float32 or float64.* got weights of {dtype}.*`\.float\(\)`"):
         attribute(sites, transcoders(sites, dtype), TOKENS)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_dictionaries_in_half_precision(sites, dtype: torch.dtype) -> None:
+    with pytest.raises(
+        ValueError, match=rf"`dictionaries\['0'\]` must be in float32 or float64, got weights of {dtype}"
+    ):
+        attribute(sites, transcoders(sites, dtype), TOKENS)
+
+
+def test_only_the_logits_of_targets_are_computed(sites, dictionaries, monkeypatch) -> None:
+    wanted = {"targets": [3, Logit(4, 1)], "check": 2}
+    graph = attribute(sites, dictionaries, TOKENS, **wanted)
+    widths: list[int] = []
+    run = CutModel._run
+
+    def counted(self: CutModel, *args: Any) -> Pass:
+        found = run(self, *args)
+        widths.append(found.logits.shape[1])
+        return found
+
+    monkeypatch.setattr(CutModel, "_run", counted)
+    assert_same(attribute(sites, dictionaries, TOKENS, **wanted), graph)
+    # The recorded pass, those that test whether the model is affine, and the first restricted one.
+    assert widths[:4] == [7, 7, 7, 2]
+    assert set(widths[3:]) == {2}
+    monkeypatch.setattr(CutModel, "restrict_logits", lambda _, first, __: first)
+    assert_same(attribute(sites, dictionaries, TOKENS, **wanted), graph)
+
+
+def assert_same(graph: AttributionGraph, other: AttributionGraph) -> None:
+    for name in ("edges", "values", "constants"):
+        torch.testing.assert_close(getattr(graph, name), getattr(other, name), atol=1e-9, rtol=1e-7)
+    assert graph.checked is not None
+    assert other.checked is not None
+    torch.testing.assert_close(graph.checked.unfrozen, other.checked.unfrozen, atol=1e-9, rtol=1e-7)
 
 
 def test_dictionaries_in_single_precision(sites) -> None:
@@ -229,7 +270,7 @@ def test_memory_limits_the_copies_of_the_prompt(sites, dictionaries, monkeypatch
     assert max(widths) == 8
 
 
-@pytest.mark.parametrize("kind", ["plain", "scaled", "hooked", "subclass"])
+@pytest.mark.parametrize("kind", ["plain", "scaled", "hooked", "subclass", "by_position", "flat"])
 def test_unembeddings_that_are_not_plain_linear_maps(kind: str) -> None:
     class Head(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -244,7 +285,13 @@ def test_unembeddings_that_are_not_plain_linear_maps(kind: str) -> None:
 
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
             x = self.embed(tokens)
-            return self.lm_head(self.norm(x + self.mlp(x))) * (3 if kind == "scaled" else 1)
+            hidden = self.norm(x + self.mlp(x))
+            if kind == "flat":
+                return self.lm_head(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+            logits = self.lm_head(hidden)
+            if kind == "by_position":  # at some positions alone, these would be other scales
+                return logits * torch.arange(1, logits.shape[1] + 1)[:, None]
+            return logits * (3 if kind == "scaled" else 1)
 
     torch.manual_seed(0)
     model = Model().double()

@@ -264,7 +264,7 @@ def test_attention_that_is_not_held_is_named(attend: Callable[..., Any]) -> None
         lambda: sd.circuits.attribute(sites, transcoders(sites, torch.float32), TOKENS),
         lambda: sd.circuits.frozen(sites, TOKENS).__enter__(),
     ):
-        with pytest.raises(sd.circuits.NotAffineError, match=r"in `layers.0.o` .*attn_implementation='eager'"):
+        with pytest.raises(sd.circuits.NotAffineError, match=r"in `layers.0` .*attn_implementation='eager'"):
             call()
 
 

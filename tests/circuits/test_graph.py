@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -228,3 +229,21 @@ def test_neuron_simulators() -> None:
     small = graph.pruned()
     index = [graph.nodes.index(node) for node in small.nodes]
     torch.testing.assert_close(small.neuron_cosines(), cosines[index], equal_nan=True)
+
+
+@pytest.mark.as_installed
+def test_bad_arguments_of_a_graph(graph: AttributionGraph) -> None:
+    for keep, message in (
+        (np.ones(len(graph), bool), "`keep` must be a mask of the nodes.*got ndarray"),
+        (torch.ones(len(graph)), "`keep` must be a mask of the nodes.*got a tensor of torch.float32"),
+        (torch.ones(3, dtype=torch.bool), f"`keep` must have an entry for each of {len(graph)} nodes, got"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            graph.subgraph(keep)
+    for nodes in ("a", [], [1.5], [-1], [10**6]):
+        with pytest.raises((TypeError, ValueError), match="`nodes"):
+            graph.check(nodes=nodes)
+    with pytest.raises(ValueError, match="`factor` must lie in"):
+        graph.check(2, factor=float("nan"))
+    with pytest.raises(ValueError, match="`kinds` must be one of 'token', 'latent'"):
+        graph.of_kind("latents")

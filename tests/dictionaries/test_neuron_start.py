@@ -103,3 +103,20 @@ def test_frozen_weights_and_other_widths_raise_or_stay(site: sd.Site, batch: sd.
     dictionary.decoder_bias.requires_grad_(False)
     dictionary.initialise_from_neurons_(site.neurons, batch.inputs, batch.outputs)
     assert not dictionary.decoder_bias.any()
+
+
+@pytest.mark.as_installed
+def test_bad_arguments_change_nothing(site: sd.Site, batch: sd.Activations) -> None:
+    dictionary = distiller(32)
+    before = copy.deepcopy(dictionary.state_dict())
+    with pytest.raises(TypeError, match=r"`neurons` must be Neurons, such as `site.neurons`, got Site. Pass `site.neu"):
+        dictionary.initialise_from_neurons_(site, batch.inputs, batch.outputs)
+    with pytest.raises(TypeError, match=r"`neurons` must be Neurons.*got NoneType"):
+        sd.SparseDistiller.from_neurons(None)
+    for name, inputs, outputs in (
+        ("inputs", batch.inputs * torch.nan, batch.outputs),
+        ("targets", batch.inputs, batch.outputs * torch.inf),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}` must be finite"):
+            dictionary.initialise_from_neurons_(site.neurons, inputs, outputs)
+    assert all(torch.equal(value, before[name]) for name, value in dictionary.state_dict().items())

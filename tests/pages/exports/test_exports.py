@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -244,16 +246,63 @@ def test_a_folder_with_files_is_not_changed(records: LatentRecords, tmp_path: Pa
         ({"latents": [1, 1]}, "`latents` must name each latent once"),
         ({"latents": [-1]}, "`latents` must be at least 0"),
         ({"layer": -1}, "`layer` must be at least 0"),
-        ({"vectors": torch.zeros(3, 8)}, "`vectors` must have 24 rows, one for each latent, got 3"),
+        ({"vectors": torch.zeros(3, 8)}, r"`vectors` must be a tensor with 24 rows, one for each latent, got \[3, 8\]"),
         ({"latents_per_batch": 0}, "`latents_per_batch` must be at least 1"),
         ({"effects": effects(3)}, "`effects` must be the effects of the 24 latents of the records, got those of 3"),
+        ({"effects": {0: effects()}}, "`effects` must be the result of `token_effects`, or None, got dict"),
+        ({"vectors": [1.0]}, "`vectors` must be a tensor with 24 rows, one for each latent, got list"),
+        ({"model_id": "a/../b"}, "`model_id` must be a name without spaces and slashes, got 'a/../b'"),
+        ({"sae_set": ""}, "`sae_set` must be a name without spaces and slashes, got ''"),
+        ({"sae_id_suffix": 3}, "`sae_id_suffix` must be a text, got 3"),
+        ({"strings": 5}, "`strings` must be a tokenizer, a list of strings by token id, a function or None, got int"),
+        ({"dataset": None}, "`dataset` must be a text, got NoneType"),
+        ({"records": {"sae": None}}, "`records` must be records, as `collect` returns them, got dict"),
     ],
 )
+@pytest.mark.as_installed
 def test_bad_arguments_are_errors(
     records: LatentRecords, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
-        write_neuronpedia(tmp_path / "np", records, **{**NAMED, **options})
+    given = {"records": records, **NAMED, **options}
+    with pytest.raises((ValueError, TypeError), match=message):
+        write_neuronpedia(tmp_path / "np", **given)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("write", [partial(write_circuit_tracer, transcoder_id="t"), exports.write_parquet])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "`records` must map .* to records, as `collect` returns them, got LatentRecords"),
+        ({}, "`records` must have the records of at least one dictionary"),
+        ({0: "x"}, r"`records\[0\]` must be records, as `collect` returns them, got str"),
+    ],
+)
+@pytest.mark.as_installed
+def test_records_of_another_form_are_errors(
+    records: LatentRecords, tmp_path: Path, write: Callable[..., Any], given: Any, message: str
+) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        write(tmp_path / "f", records if given is None else given)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.as_installed
+def test_other_bad_arguments_are_errors(records: LatentRecords, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="`graph` must be the result of `attribute`, got int"):
+        exports.write_circuit_tracer_graph(tmp_path / "g", 5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="`transcoder_id` must be a name without spaces and slashes"):
+        write_circuit_tracer(tmp_path / "f", {0: records}, transcoder_id="../x")
+    with pytest.raises(IsADirectoryError, match="`path` must be a Parquet file"):
+        exports.write_parquet(tmp_path, {"sae": records})
+    with pytest.raises(TypeError, match="`latents` must map names of `records` to values, or be None, got list"):
+        exports.write_parquet(tmp_path / "f.parquet", {"sae": records}, latents=[1])  # pyright: ignore[reportArgumentType]
+    for function in (exports.histogram, exports.percentiles):
+        with pytest.raises(ValueError, match=r"`latent` must lie in \[0, 24\), got 24"):
+            function(records, 24)
+    with pytest.raises(ValueError, match="`n_bins` must be at least 1, got 0"):
+        exports.histogram(records, 0, 0)
+    assert not any(tmp_path.iterdir())
 
 
 def test_unknown_layers_and_names_are_errors(records: LatentRecords, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from sparsedict import checks
 from sparsedict.analysis import LatentRecords, TokenEffects
@@ -85,8 +85,10 @@ def strings_of(strings: Any) -> TokenStrings | None:
     Raises:
         TypeError: If the argument has another type.
     """
-    if strings is None or callable(strings):
-        return strings if strings is None or not hasattr(strings, "convert_ids_to_tokens") else token_strings(strings)
+    if strings is None:
+        return None
+    if callable(strings) and not hasattr(strings, "convert_ids_to_tokens"):
+        return cast("TokenStrings", strings)
     try:
         return token_strings(strings)
     except TypeError as error:
