@@ -14,6 +14,7 @@ from sparsedict.circuits._prompt import Bases, Prompt
 from sparsedict.circuits._targets import ResolvedTarget
 from sparsedict.circuits._unembedding import through_unembedding
 from sparsedict.circuits._units import by_position
+from sparsedict.sites.models import without_parameter_gradients
 
 
 class Columns:
@@ -111,10 +112,11 @@ class DirectEffects:
             base = bases.at(name, x).reshape(leaf.shape).to(leaf.dtype)
             return leaf + base - base.detach()
 
-        with torch.enable_grad():
+        with torch.enable_grad(), without_parameter_gradients(prompt.cut.model):
             self._pass = prompt.cut.run(embed=embed, write=write)
         self._given = tuple(target for target in targets if target.function is not None)
-        n_bytes = sum(leaf.numel() * leaf.element_size() for leaf in self._leaves.values())
+        # A batched product with an attention pattern copies the pattern for each gradient.
+        n_bytes = sum(leaf.numel() * leaf.element_size() for leaf in self._leaves.values()) + prompt.cut.held.largest
         self.batch_size: int = max(1, min(128, memory // max(n_bytes, 1)))
         self._n_batched = max(
             1, min(self.batch_size, memory // (2 * first.logits.numel() * first.logits.element_size()))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.dictionaries import Dictionary, ForwardPass
@@ -17,7 +15,7 @@ from sparsedict.losses._divergence import KL, Divergence
 from sparsedict.losses._loss import Loss
 from sparsedict.losses._squared_error import SquaredError
 from sparsedict.sites import Site, Sites
-from sparsedict.sites.models import input_device
+from sparsedict.sites.models import input_device, without_parameter_gradients
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -104,7 +102,7 @@ class EndToEnd(Displayed, Loss):
         # The weights of offloaded modules are on the meta device.
         device = input_device(first.model) or self.tokens.device
         tokens = self.tokens[rows.to(self.tokens.device)].to(device)
-        with _frozen(first.model), torch.autocast(device.type, enabled=False):
+        with without_parameter_gradients(first.model), torch.autocast(device.type, enabled=False):
             with torch.no_grad():
                 original = first.logits(tokens)
             with self.site.replaced(dictionary):
@@ -133,16 +131,3 @@ def _check_tokens(tokens: object) -> None:
         raise TypeError(f"`tokens` must be a tensor of token ids [n_rows, n_positions], got {got}.")
     if tokens.ndim != 2 or not tokens.numel():
         raise ValueError(f"`tokens` must be of shape [n_rows, n_positions], not empty, got {list(tokens.shape)}.")
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Disables gradients of the model's parameters, so that a backward pass doesn't accumulate them."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)

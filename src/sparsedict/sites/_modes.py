@@ -1,4 +1,4 @@
-"""Switches modules between training and evaluation mode."""
+"""Switches modules between training and evaluation mode, and the gradients of their parameters off."""
 
 from __future__ import annotations
 
@@ -19,3 +19,16 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for inner in training:
             inner.training = True
+
+
+@contextmanager
+def without_parameter_gradients(module: nn.Module) -> Iterator[None]:
+    """Context in which no parameter requires a gradient, so that graphs don't keep the inputs of linear layers."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

@@ -5,7 +5,7 @@ from sparsedict.sites._context import TokenContext
 from sparsedict.sites._devices import input_device, loaded
 from sparsedict.sites._embedding import token_embedding
 from sparsedict.sites._limits import IGNORED_LABEL, check_ids, check_length, longest_row, vocabulary
-from sparsedict.sites._modes import evaluating
+from sparsedict.sites._modes import evaluating, without_parameter_gradients
 from sparsedict.sites._passes import uncompiled
 from sparsedict.sites._points import Removable, find_module
 from sparsedict.sites._predictions import is_seq2seq, logits_in, predictions
@@ -42,4 +42,5 @@ __all__ = [
     "uncompiled",
     "unembedding",
     "vocabulary",
+    "without_parameter_gradients",
 ]
