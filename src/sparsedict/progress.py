@@ -10,8 +10,6 @@ from typing import Protocol, runtime_checkable
 
 from tqdm.auto import tqdm
 
-from sparsedict import checks
-
 SECONDS_PER_LINE = 60.0
 
 
@@ -41,7 +39,6 @@ def progress_bar(
         unit: Name of the units.
         shown: Whether to show anything.
     """
-    shown = checks.boolean("progress", shown)
     if not shown or is_live():
         with tqdm(total=total, initial=initial, unit=unit, unit_scale=True, disable=not shown, desc=what) as bar:
             yield bar
