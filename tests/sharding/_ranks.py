@@ -27,7 +27,7 @@ def run(rank: int, n_ranks: int, folder: Path) -> None:
                 init_method=f"file://{folder}/store{size}",
                 rank=rank,
                 world_size=size,
-                timeout=timedelta(minutes=2),
+                timeout=timedelta(minutes=10),
             )
             found |= _run_cases(size)
             dist.destroy_process_group()
