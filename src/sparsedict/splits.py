@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from sparsedict.display import Displayed
@@ -37,7 +37,7 @@ class Split(Displayed):
             return (values,)
         return values.index_select(0, self.order).split(self.n_own)
 
-    def put(self, values: Sequence[Tensor]) -> Float[Tensor, " n_entries"]:
+    def put(self, values: Sequence[Tensor]) -> Shaped[Tensor, " n_entries"]:
         """Returns the values of all blocks in the order of the whole support; padding is zero. Differentiable."""
         if self.order is None:
             return values[0]
