@@ -54,17 +54,10 @@ def _options() -> None:
     """Options that would make ranks wait for each other are errors on all ranks."""
     parallel = DataParallel()
     x = torch.zeros(60, 6), torch.zeros(60, 5)
-    folder = tempfile.mkdtemp()
-    for name, values in (
-        ("log_every", (1, 2)),
-        ("checkpoint", (None, folder)),
-        ("n_tokens", (60, 30)),
-        ("n_tokens", (60, 0)),
-    ):
-        options: dict[str, Any] = {"n_tokens": 60, name: values[parallel.rank == 2]}
-        error = _error(
-            lambda options=options: sd.fit(new(), x, batch_size=30, parallel=parallel, progress=False, **options)
-        )
+    plan: dict[str, Any] = {"n_tokens": 60, "batch_size": 30, "parallel": parallel, "progress": False}
+    differing = [("log_every", (1, 2)), ("checkpoint", (None, tempfile.mkdtemp())), ("n_tokens", (60, 30))]
+    for name, values in (*differing, ("n_tokens", (60, 0))):
+        error = _error(partial(sd.fit, new(), x, **{**plan, name: values[parallel.rank == 2]}))
         assert f"`{name}` must be" in error, error
         assert parallel.rank == 2 or "Rank 2 failed" in error, error
     assert sd.fit(new(), x, **plan).n_steps == 2
