@@ -14,6 +14,9 @@ from pathlib import Path
 
 import torch
 
+AFTER_FAILURE = 20.0
+"""Seconds that other ranks have to end after one failed. They may wait for it without end."""
+
 
 def run_ranks(n_ranks: int, function: Callable[[int, int, Path], None], folder: Path, limit: float = 180.0) -> None:
     """Calls a function on each of several forked ranks, and waits for them.

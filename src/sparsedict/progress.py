@@ -76,7 +76,8 @@ class Lines:
     def __init__(self, what: str, total: int, initial: int, unit: str, every: float = SECONDS_PER_LINE) -> None:
         self._what = what
         self._total = total
-        self._initial = self._done = self.shown = initial
+        self._initial = self._done = initial
+        self.shown: int = initial
         self._unit = unit
         self._every = every
         self._text = ""
@@ -98,7 +99,8 @@ class Lines:
             self._write()
 
     def _write(self) -> None:
-        self._last, self.shown = time.monotonic(), self._done
+        self._last = time.monotonic()
+        self.shown = self._done
         rate = (self._done - self._initial) / max(self._last - self._start, 1e-9)
         left = (self._total - self._done) / rate if rate else 0.0
         parts = [

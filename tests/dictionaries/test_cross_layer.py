@@ -349,7 +349,7 @@ def test_data_that_does_not_fit_is_named(sites: sd.Sites, tokens: Tensor) -> Non
     two = sd.Sites({name: sites[name] for name in ("0", "1")})
     with pytest.raises(ValueError, match=r"points of a CrossLayerDistiller, which reads 0.inputs, .*point '2.inputs'"):
         sd.fit(dictionary, sd.ActivationStream(two, tokens), n_tokens=64, progress=False)
-    with pytest.raises(ValueError, match=r"`x` needs the point '2.inputs'"):
+    with pytest.raises(ValueError, match=r"`dictionary` needs the point '2.inputs'"):
         sd.evaluate(two, dictionary, tokens)
     with pytest.raises(ValueError, match=r"`1.inputs` must contain as many tokens as `0.inputs`, got 4 and 5"):
         sd.Activations({"0.inputs": torch.zeros(5, D), "1.inputs": torch.zeros(4, D)})

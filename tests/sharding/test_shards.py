@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the ranks are f
 def test_ranks_compute_what_one_process_computes(tmp_path: Path) -> None:
     # The forked ranks have the modules that this process imports at first use.
     train(new(), data_of("distiller", new()), Alone(), n_tokens=60, checkpoint=tmp_path / "checkpoints")
-    run_ranks(N_RANKS, run, tmp_path, limit=600)
+    run_ranks(N_RANKS, run, tmp_path, limit=400)
     found: dict[str, str] = {}
     for rank in range(N_RANKS):
         for name, text in json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")).items():

@@ -104,12 +104,13 @@ def test_models_offloaded_by_accelerate(how: str, tmp_path: Path) -> None:
     # The unembedding, the final norm and the tokens of a loss over the rest of the model.
     effects = [token_effects(own, dictionary, k=3) for own in (site, expected)]
     assert torch.equal(effects[0].promoted_logits, effects[1].promoted_logits)
-    trained = [SparseDistiller(site.d_in, site.d_out, 8, activation=TopK(4), decoder_norm=UnitNorm()) for _ in "ab"]
-    trained[1].load_state_dict(trained[0].state_dict())
-    for own, twin in zip((site, expected), trained, strict=True):
-        twin.start_seed = 0
+    options: dict[str, Any] = {"activation": TopK(4), "decoder_norm": UnitNorm()}
+    trained: list[SparseDistiller] = []
+    for own in (site, expected):
+        generator = torch.Generator().manual_seed(0)
+        trained.append(SparseDistiller(site.d_in, site.d_out, 8, generator=generator, **options))
         data = ActivationStream(own, tokens, batch_size=8)
-        fit(twin, data, n_tokens=16, loss=EndToEnd(own, tokens, n_sequences=1), progress=False)
+        fit(trained[-1], data, n_tokens=16, loss=EndToEnd(own, tokens, n_sequences=1), progress=False)
     assert torch.equal(trained[0].decoder, trained[1].decoder)
 
 

@@ -123,7 +123,7 @@ class Server:
         self._batches: Batches | None = None
         self._ahead: tuple[Activations, int, dict[str, Any]] | Exception | None = None
         self._sent: Activations | None = None
-        self._places: list[tuple[int, int]] = []
+        self._places: list[tuple[int, ...]] = []
 
     def run(self) -> None:
         """Answers requests until the training ends. An error is sent to the ranks that train, and raised here too."""

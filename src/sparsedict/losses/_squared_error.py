@@ -53,10 +53,9 @@ class _SumOfSquares(torch.autograd.Function):
         ctx.save_for_backward(reconstruction, targets)
         ctx.workspace = workspace
         size = max(1, PART_ENTRIES // max(reconstruction.shape[-1], 1))
-        dtype = torch.promote_types(reconstruction.dtype, torch.float32)
         parts = zip(reconstruction.split(size), targets.split(size), strict=True)
-        norms = [torch.linalg.vector_norm(own - target, dim=-1, dtype=dtype) for own, target in parts]
-        return torch.cat(norms).double().square().sum().to(reconstruction.dtype)
+        sums = [(own - target).square_().sum(dtype=torch.float64) for own, target in parts]
+        return torch.stack(sums).sum().to(reconstruction.dtype)
 
     @staticmethod
     @once_differentiable

@@ -320,7 +320,7 @@ class WholeBatch:
         parallel = self.parallel
         if parallel.n_parts == 1:
             return torch.arange(self.own, device=device)
-        sizes = dict(parallel.exchange(parallel.part, self.own))
+        sizes = {row[0]: row[1] for row in parallel.exchange(parallel.part, self.own)}
         order = order_of_parts(tuple(sizes[part] for part in range(parallel.n_parts)), device)
         start = sum(sizes[part] for part in range(parallel.part))
         return torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=device))[
