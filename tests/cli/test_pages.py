@@ -23,21 +23,8 @@ def manifest(folder: Path) -> dict:
 def test_pages_of_a_run_are_written_again(command: Run, model_folder: Path, token_file: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["--site", "model.layers.0.mlp", "--data", token_file, "--context", 16, "--kind", "autoencoder"]
-    small = [
-        "--n-tokens",
-        "1k",
-        "--batch-size",
-        64,
-        "--n-latents",
-        24,
-        "--k",
-        4,
-        "--device",
-        "cpu",
-        "--held-out",
-        "0.5",
-        "--quiet",
-    ]
+    options += ["--batch-size", 64]
+    small = ["--n-tokens", "1k", "--n-latents", 24, "--k", 4, "--device", "cpu", "--held-out", "0.5", "--quiet"]
     status, _, err = command("train", model_folder, *options, *small, "--out", run)
     assert status == 0, err
     first = manifest(run / "latents")
@@ -70,20 +57,8 @@ def test_scores_and_stability_are_columns(command: Run, model_folder: Path, toke
     pytest.importorskip("scipy")
     runs = [tmp_path / "a", tmp_path / "b"]
     options = ["--site", "model.layers.*.mlp", "--data", token_file, "--context", 16, "--kind", "autoencoder"]
-    small = [
-        "--n-tokens",
-        "1k",
-        "--batch-size",
-        64,
-        "--n-latents",
-        24,
-        "--k",
-        4,
-        "--device",
-        "cpu",
-        "--held-out",
-        "0.5",
-    ]
+    options += ["--batch-size", 64]
+    small = ["--n-tokens", "1k", "--n-latents", 24, "--k", 4, "--device", "cpu", "--held-out", "0.5"]
     for seed, run in enumerate(runs):
         status, _, err = command("train", model_folder, *options, *small, "--seed", seed, "--out", run)
         assert status == 0, err
