@@ -108,9 +108,7 @@ def gather(
     placed = {own.name: own for own in place_dictionaries(site, dictionaries, reads)}
     if set(records) != set(placed):
         raise ValueError(f"`records` must have the names {list(placed)}, got {list(records)}.")
-    for name in scores or {}:
-        if name not in placed:
-            raise ValueError(f"`scores` must have names of dictionaries, {list(placed)}, got {name!r}.")
+    check_scores(scores or {}, {name: own.n_latents for name, own in records.items()})
     found = {}
     for name, own in placed.items():
         given = (scores or {}).get(name, {})
@@ -119,6 +117,23 @@ def gather(
         words = {own.name: own.words for own in given.values() if isinstance(own, LatentScores) and own.words}
         found[name] = replace(facts, words=words)
     return found
+
+
+def check_scores(scores: Scores, n_latents: Mapping[str, int | None]) -> None:
+    """Checks scores.
+
+    Args:
+        scores: Scores by name of the dictionary and name of the score.
+        n_latents: Number of latents of each dictionary, ``None`` if it is unknown.
+
+    Raises:
+        ValueError: If a name isn't that of a dictionary or is that of a column, or a length differs.
+    """
+    for name, own in scores.items():
+        if name not in n_latents:
+            raise ValueError(f"`scores` must have names of dictionaries, {list(n_latents)}, got {name!r}.")
+        if (expected := n_latents[name]) is not None:
+            _scores(name, own, expected)
 
 
 def _facts(

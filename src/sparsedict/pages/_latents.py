@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sparsedict import checks
-from sparsedict.analysis import LatentRecords, collect
+from sparsedict.analysis import LatentRecords, collect, place_dictionaries
 from sparsedict.batches import Points
 from sparsedict.pages._earlier import has_earlier
-from sparsedict.pages._facts import DictionaryFacts, Scores, gather
+from sparsedict.pages._facts import DictionaryFacts, Scores, check_scores, gather
 from sparsedict.pages._saved_records import RECORDS, save_records
 from sparsedict.pages._shards import Shards, TokenNumbers, dictionary_entry, sample, script, table
 from sparsedict.pages._strings import TokenStrings, token_strings
@@ -89,13 +89,17 @@ def write(
     check_folder(checks.path("path", path, "a folder"))
     if (tokens is None) == (records is None):
         raise TypeError("Pass either `tokens` or `records`.")
-    if records is None:
-        records = collect(site, dictionaries, tokens, reads=reads, progress=progress, **options)
-    elif options:
+    if records is not None and options:
         raise TypeError(f"`{next(iter(options))}` is an argument of `collect`, which doesn't run with `records`.")
-    facts = gather(site, dictionaries, records, scores=scores, threshold=threshold, reads=reads)
+    # Arguments are checked before the pass over the tokens, which may be long.
     model = site.model if isinstance(site, Site) else site.models[0]
     strings = token_strings(getattr(model, "tokenizer", None) if tokenizer is None else tokenizer)
+    threshold = checks.in_range("threshold", threshold, -1.0, 1.0)
+    if records is None:
+        placed = place_dictionaries(site, dictionaries, reads)
+        check_scores(scores or {}, {own.name: own.adapter.n_latents for own in placed})
+        records = collect(site, dictionaries, tokens, reads=reads, progress=progress, **options)
+    facts = gather(site, dictionaries, records, scores=scores, threshold=threshold, reads=reads)
     if title is None:
         title = f"Latents of {site.name if isinstance(site, Site) else 'sites ' + ', '.join(site)}"
     return write_pages(path, facts, strings=strings, title=title, keep_records=keep_records, progress=progress)

@@ -92,7 +92,7 @@ function related(own, dictionary, state) {
 }
 
 function facts(own, latent, dictionary, table) {
-  const rows = [["fires on", `${format.share(table.frequency[latent])} (${format.integer(own.count)} tokens)`]];
+  const rows = [["fires on", `${format.share(table.frequency[latent])} (${format.integer(own.count)} ${own.count === 1 ? "token" : "tokens"})`]];
   if (own.count) rows.push(["activations", `${format.number(own.quantiles[0])} to ${format.number(own.quantiles.at(-1))}`]);
   const at = table.layer && layersOf(dictionary)[table.layer[latent]];
   if (at) rows.push(["largest decoder norm", `layer ${at}`]);

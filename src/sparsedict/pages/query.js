@@ -83,11 +83,11 @@ class State {
 
 // Returns a function from a latent to whether it matches one term of a search.
 function matcher(term, table, columns) {
-  const compared = /^(.+?)(<=|>=|<|>|=)(-?[\d.]+(?:e-?\d+)?)%?$/i.exec(term);
+  const compared = /^(.+?)(<=|>=|<|>|=)(-?[\d.]+(?:e[+-]?\d+)?)(%?)$/i.exec(term);
   const column = compared && columns.find((own) => isNumeric(own)
     && [own.key, own.label].some((name) => name.toLowerCase().replaceAll(" ", "") === compared[1].toLowerCase()));
   if (column) {
-    const limit = Number(compared[3]) / scaleOf(column), values = table[column.key];
+    const limit = Number(compared[3]) / (compared[4] ? 100 : scaleOf(column)), values = table[column.key];
     const test = { "<": (x) => x < limit, ">": (x) => x > limit, "<=": (x) => x <= limit, ">=": (x) => x >= limit,
       "=": (x) => x === limit }[compared[2]];
     return (latent) => values[latent] !== null && test(values[latent]);
@@ -99,9 +99,20 @@ function matcher(term, table, columns) {
   return (latent) => lists.some((list) => list[latent].some((number) => found[number]));
 }
 
+// Removes the spaces within comparisons such as "fires on > 1 %", so that each is one term.
+function joined(search, columns) {
+  const names = columns.filter(isNumeric).flatMap((column) => [column.key, column.label]);
+  for (const name of new Set(names)) {
+    const words = name.split(" ").map((word) => word.replace(/[^\w]/g, "\\$&")).join("\\s*");
+    const comparison = new RegExp(`(^|\\s)${words}\\s*(<=|>=|<|>|=)\\s*(-?[\\d.]+(?:e[+-]?\\d+)?)\\s*(%?)(?=\\s|$)`, "gi");
+    search = search.replace(comparison, (_, start, ...parts) => start + name.replaceAll(" ", "") + parts.slice(0, 3).join(""));
+  }
+  return search;
+}
+
 // The latents of a list in their order.
 function select(state, table, columns) {
-  const terms = state.q.match(/"[^"]*"|\S+/g) ?? [];
+  const terms = joined(state.q, columns).match(/"[^"]*"|\S+/g) ?? [];
   const numbers = terms.filter((term) => /^#?\d+$/.test(term)).map((term) => Number(term.replace("#", "")));
   const tests = terms.filter((term) => !/^#?\d+$/.test(term)).map((term) => matcher(term, table, columns));
   if (numbers.length) tests.push((latent) => numbers.includes(latent));

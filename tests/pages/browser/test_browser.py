@@ -35,6 +35,11 @@ def test_search_takes_numbers_tokens_and_scores(page: Any) -> None:
     assert latents(page) == [17, 203]
     page.fill("input[type=search]", "clarity>=0.992")
     assert latents(page) == [latent for latent in range(300) if float(SCORES[latent]) >= 0.992]
+    counts = []
+    for search in ("frequency>3", "fires on > 3", "Fires on>3 %", "max > 1e+9", "maximum>1e9"):
+        page.fill("input[type=search]", search)
+        counts.append(count(page))
+    assert counts[0] == counts[1] == counts[2] != counts[3] == counts[4]
     page.fill("input[type=search]", '"word31"')
     shown = page.eval_on_selector_all(ROWS, "rows => rows.map(r => r.textContent)")
     assert shown
