@@ -69,7 +69,8 @@ def main() -> None:
 
     collect(tokens[:size])
     before = peak_gb()
-    rounds = []
+    rounds: list[dict[str, float]] = []
+    records: dict[str, analysis.LatentRecords] = {}
     for _ in range(arguments.rounds):
         without = seconds(lambda: bare(site, distiller, tokens, size))
         cpu = time.process_time()
