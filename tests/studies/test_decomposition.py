@@ -9,7 +9,7 @@ import torch
 
 import sparsedict as sd
 from sparsedict.studies import Decomposition, recipes
-from sparsedict.studies._decomposition import COLUMNS, WIDTH
+from sparsedict.studies._study_result import COLUMNS, WIDTH
 
 from .conftest import run
 

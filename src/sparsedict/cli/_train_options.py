@@ -175,6 +175,11 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help=f"number of latents per neuron of the MLP (default: {EXPANSION})",
     )
+    _add_activation(group)
+    group.add_argument("--skip", action="store_true", help="add a linear skip connection to distillers")
+
+
+def _add_activation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--activation",
         choices=("topk", "batchtopk", "relu", "jumprelu"),
@@ -199,7 +204,6 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
         metavar="C",
         help=f"L0 coefficient of jumprelu, in units of squared error (default: {L0_COEFFICIENT})",
     )
-    group.add_argument("--skip", action="store_true", help="add a linear skip connection to distillers")
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import html
-import os
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isnan
-from pathlib import Path
 from typing import Any
 
-from sparsedict import checks
-from sparsedict.display import Displayed, aligned, finite, table
-from sparsedict.pages import DictionaryFacts, TokenStrings
-from sparsedict.studies._dictionary_result import SECONDS, DictionaryResult
-from sparsedict.studies._folder import staged_result
-from sparsedict.studies._report import write_report
-
-COLUMNS = ("FVU", "L0", "recovered (zero)", "recovered (mean)", "KL", "never fired", "simulators", SECONDS)
-WIDTH = 100
-"""Number of characters in a line of text."""
+from sparsedict.pages import DictionaryFacts
+from sparsedict.studies._dictionary_result import DictionaryResult
+from sparsedict.studies._study_result import StudyResult
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Decomposition(Displayed):
+class Decomposition(StudyResult):
     """The result of `decompose`.
 
     Attributes:
@@ -53,50 +42,13 @@ class Decomposition(Displayed):
         n_latents, n_tokens = settings["n_latents"], settings["n_tokens_trained"]
         return f"Dictionaries with {n_latents:,} latents each, trained on {n_tokens:,} tokens."
 
-    def table(self) -> str:
-        """Returns a table with a row for each dictionary."""
-        return aligned({name: result.cells() for name, result in self.results.items()}, COLUMNS)
-
-    def _repr_html_(self) -> str:
-        rows = [(name, *result.cells().values()) for name, result in self.results.items()]
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes())
-        return table(self.subject, rows, ("", *COLUMNS)) + notes
-
-    def __str__(self) -> str:
-        notes = [textwrap.fill(note, WIDTH) for note in self.notes()]
-        return "\n".join([self.table(), "", *notes])
+    def rows(self) -> dict[str, dict[str, str]]:
+        """Returns the content of each table cell by dictionary and column."""
+        return {name: dict(result.cells()) for name, result in self.results.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all numbers and settings for JSON."""
-        return {
-            "settings": finite(self.settings),
-            "results": {name: result.to_dict() for name, result in self.results.items()},
-            "seconds": finite(self.seconds),
-            "note": self.note,
-        }
-
-    def write(
-        self, path: str | os.PathLike[str], *, strings: TokenStrings | None = None, force: bool = False
-    ) -> dict[str, Path]:
-        """Writes dictionaries, numbers, figures and pages to a folder.
-
-        An earlier result is kept until the new result is complete. Other files in the folder aren't changed.
-
-        Args:
-            path: The folder. It is created if it doesn't exist.
-            strings: Function from token ids to text, for the examples.
-            force: Whether to allow an earlier result, which is then replaced, and other files in the folder.
-
-        Returns:
-            The path of each file or subfolder by its kind.
-
-        Raises:
-            FileExistsError: If the folder contains an earlier result or other files and ``force`` isn't set.
-            ImportError: If matplotlib isn't installed.
-        """
-        with staged_result(checks.path("path", path, "a folder"), force=force) as folder:
-            files = write_report(self, folder, strings)
-        return {what: Path(path) / file for what, file in files.items()}
+        return {**super().to_dict(), "note": self.note}
 
     def notes(self) -> list[str]:
         """Returns explanations of the table columns, with the numbers of tokens."""

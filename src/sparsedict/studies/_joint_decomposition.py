@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import html
-import os
-import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from sparsedict import checks, figures
+from sparsedict import figures
 from sparsedict.analysis import FiringFrequencies, SitesEvaluation
 from sparsedict.dictionaries import Dictionary
-from sparsedict.display import Displayed, aligned, finite, shown, table
-from sparsedict.pages import DictionaryFacts, TokenStrings
-from sparsedict.studies._decomposition import COLUMNS, WIDTH
-from sparsedict.studies._folder import staged_result
-from sparsedict.studies._report import write_report
+from sparsedict.display import Displayed, finite, shown
+from sparsedict.pages import DictionaryFacts
+from sparsedict.studies._study_result import COLUMNS, StudyResult
 from sparsedict.training import History
 
 ALL_AT_ONCE = "all at once"
@@ -92,7 +86,7 @@ def _losses(losses: Any) -> dict[str, str]:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class JointDecomposition(Displayed):
+class JointDecomposition(StudyResult):
     """The result of `decompose_jointly`.
 
     Attributes:
@@ -134,53 +128,6 @@ class JointDecomposition(Displayed):
             return "-"
         n = sum(own == "simulator" for own in facts.types)
         return f"{n:,} ({n / len(facts.types):.1%})"
-
-    def table(self) -> str:
-        """Returns a table with a row for each site and one for all sites at once, for each dictionary."""
-        return aligned(self.rows(), COLUMNS)
-
-    def display_rows(self) -> list[tuple[str, ...]]:
-        """Returns the rows of the table."""
-        return [("", *COLUMNS), *((name, *cells.values()) for name, cells in self.rows().items())]
-
-    def _repr_html_(self) -> str:
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes())
-        heading, *rows = self.display_rows()
-        return table(self.subject, rows, heading) + notes
-
-    def __str__(self) -> str:
-        return "\n".join([self.table(), "", *(textwrap.fill(note, WIDTH) for note in self.notes())])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns all numbers and settings for JSON."""
-        return {
-            "settings": finite(self.settings),
-            "results": {name: result.to_dict() for name, result in self.results.items()},
-            "seconds": finite(self.seconds),
-        }
-
-    def write(
-        self, path: str | os.PathLike[str], *, strings: TokenStrings | None = None, force: bool = False
-    ) -> dict[str, Path]:
-        """Writes dictionaries, numbers, figures and pages to a folder.
-
-        An earlier result is kept until the new result is complete. Other files in the folder aren't changed.
-
-        Args:
-            path: The folder. It is created if it doesn't exist.
-            strings: Function from token ids to text, for the examples.
-            force: Whether to allow an earlier result, which is then replaced, and other files in the folder.
-
-        Returns:
-            The path of each file or subfolder by its kind.
-
-        Raises:
-            FileExistsError: If the folder contains an earlier result or other files and ``force`` isn't set.
-            ImportError: If matplotlib isn't installed.
-        """
-        with staged_result(checks.path("path", path, "a folder"), force=force) as folder:
-            files = write_report(self, folder, strings)
-        return {what: Path(path) / file for what, file in files.items()}
 
     def notes(self) -> list[str]:
         """Returns explanations of the table columns, with the numbers of tokens."""

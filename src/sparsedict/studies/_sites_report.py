@@ -11,11 +11,12 @@ from typing import Any
 
 from sparsedict import checks, pages
 from sparsedict.display import aligned, finite
-from sparsedict.studies._decomposition import COLUMNS, WIDTH, Decomposition
+from sparsedict.studies._decomposition import Decomposition
 from sparsedict.studies._dictionary_result import SECONDS
 from sparsedict.studies._folder import staged_result
 from sparsedict.studies._joint_decomposition import JointDecomposition
 from sparsedict.studies._report import facts_of, write_report
+from sparsedict.studies._study_result import COLUMNS, WIDTH
 
 RUN = "run.json"
 """File of the options of a run."""
