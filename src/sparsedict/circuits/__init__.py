@@ -3,8 +3,9 @@
 from sparsedict.circuits._affine import NotAffineError
 from sparsedict.circuits._attribute import attribute
 from sparsedict.circuits._frozen import Frozen, frozen
-from sparsedict.circuits._graph import AttributionGraph, Node
+from sparsedict.circuits._graph import AttributionGraph
 from sparsedict.circuits._influence import influence
+from sparsedict.circuits._node import Node
 from sparsedict.circuits._result import Check
 from sparsedict.circuits._sites import find_sites
 from sparsedict.circuits._targets import Latent, Logit, LogitDifference, Target, TopLogits

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sparsedict.circuits._effects import Columns
 from sparsedict.circuits._expand import Expansion
-from sparsedict.circuits._graph import AttributionGraph, Checker, Node
+from sparsedict.circuits._graph import AttributionGraph, Checker
+from sparsedict.circuits._node import Node
 from sparsedict.circuits._prompt import Prompt
 from sparsedict.circuits._targets import ResolvedTarget
 

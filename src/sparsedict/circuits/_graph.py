@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,44 +14,12 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.circuits._influence import influence, shares, smallest_set
+from sparsedict.circuits._node import KINDS, Kind, Node
+from sparsedict.circuits._prune import connected
 from sparsedict.circuits._result import Check
 from sparsedict.display import Displayed, shown, table
 
-Kind = Literal["token", "latent", "error", "rest", "target"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 N_CHECKED = 16
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node of an attribution graph.
-
-    Attributes:
-        kind: ``"token"`` (the embedding of a token), ``"latent"`` (an active latent), ``"error"`` (what an MLP writes
-            beyond its reconstruction), ``"rest"`` (the sum of the latents and error terms of a layer that have no node
-            of their own), or ``"target"``.
-        layer: Index of the site in `AttributionGraph.layers` that a latent reads or an error term writes; None for
-            tokens and logits.
-        position: Position in the prompt; None for ``"rest"``.
-        latent: Index of the latent in its layer's dictionary; None for other nodes.
-        label: Text of the node.
-        token: Id of the token of a token or logit; None for other nodes.
-        probability: The model's probability of a logit's token; None for other nodes.
-        is_neuron: Whether the latent is a neuron of the MLP. Neurons are latents of `sparsedict.sites.Neurons`.
-        dictionary_latent: Index of the latent in the dictionary that `attribute` received, as in the records of
-            `sparsedict.analysis.collect`. It differs from ``latent`` for dictionaries that read several layers; None
-            if it is unknown.
-    """
-
-    kind: Kind
-    layer: int | None
-    position: int | None
-    latent: int | None
-    label: str
-    token: int | None = None
-    probability: float | None = None
-    is_neuron: bool = False
-    dictionary_latent: int | None = None
 
 
 @runtime_checkable
@@ -121,9 +89,10 @@ class AttributionGraph(Displayed):
         """Returns the indices of the nodes of some kinds."""
         for kind in kinds:
             checks.one_of("kinds", kind, KINDS)
-        return torch.tensor(
-            [i for i, node in enumerate(self.nodes) if node.kind in kinds], dtype=torch.int64, device="cpu"
-        )
+        return self._mask(*kinds).nonzero().flatten()
+
+    def _mask(self, *kinds: Kind) -> Bool[Tensor, " n_nodes"]:
+        return torch.tensor([node.kind in kinds for node in self.nodes], dtype=torch.bool, device="cpu")
 
     def dictionary_latents(self, layer: int) -> dict[int, int | None]:
         """Returns the index of each latent of a layer in its whole dictionary, see `Node.dictionary_latent`."""
@@ -213,20 +182,9 @@ class AttributionGraph(Displayed):
         """
         checks.in_range("node", node, 0.0, 1.0, open_low=True)
         checks.in_range("edge", edge, 0.0, 1.0, open_low=True)
-        fixed = torch.zeros(len(self), dtype=torch.bool, device="cpu")
-        fixed[self.of_kind("token", "target")] = True
+        fixed, is_latent = self._mask("token", "target"), self._mask("latent")
         keep = smallest_set(self.influence, node) | fixed
-        edges = torch.where(keep[:, None] & keep[None], self.edges, 0.0)
-        scores = shares(edges) * (influence(edges, self.weights) + self.weights)[:, None]
-        kept_edges = smallest_set(scores, edge)
-        is_latent = torch.zeros_like(fixed)
-        is_latent[self.of_kind("latent")] = True
-        while True:
-            alive = kept_edges & keep[:, None] & keep[None]
-            loose = keep & ~fixed & (~alive.any(0) | (is_latent & ~alive.any(1)))
-            if not bool(loose.any()):
-                break
-            keep = keep & ~loose
+        keep, kept_edges = connected(self.edges, self.weights, keep, fixed, is_latent, edge)
         found = replace(self, edges=torch.where(kept_edges, self.edges, 0.0), is_pruned=True)
         return found.subgraph(keep)
 
