@@ -100,8 +100,9 @@ def plot(rows: list[dict[str, Any]], n_tokens: int, max_latents: int) -> Figure:
             continue
         for line, y, unit in ((0, "cpu_seconds", "CPU time (s)"), (1, "peak_gib", "peak memory (GiB)")):
             curve = Curve([row[x] for row in chosen], [row[y] for row in chosen])
-            ax = curves({name: curve}, label, unit, x_scale="log", ax=panels[2 * line + column])
-            ax.set_ylim(bottom=0)
+            ax = curves({name: curve}, label, unit, ax=panels[2 * line + column])
+            ax.set_xlim(left=0)
+            ax.set_ylim(0, 1.1 * max(curve.y))
     return drawn
 
 
