@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from benchmarks import attribution, cross_layer, exclusive, gpu, gpu_parts, gpu_session, hops, live, precision, scores
 from benchmarks.quality import __main__ as quality
+from benchmarks.quality import page
 from benchmarks.quality._results import Interval
 
 import sparsedict as sd
@@ -197,6 +198,32 @@ def test_quality_reports_a_contender_that_fails(
     quality.main(["--quick", "--out", str(tmp_path), "--store", str(tmp_path)])
     out = capsys.readouterr().out
     assert "FAILED synthetic, 0, autoencoder, 256, 8, failing, 1.0, seed 0: RuntimeError: no such optimiser" in out
+
+
+def test_the_page_has_the_better_rate_and_ratios_of_equal_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cell(contender: str, seed: int, fvu: float, k: int = 8, rate: float = 1.0, **others: Any) -> dict[str, Any]:
+        row = {"source": "stories", "layer": 2, "kind": "autoencoder", "n_latents": 1024, "k": k, "n_distinct": 1000}
+        row |= {"budget": "tokens", "n_planned": 300_000, "contender": contender, "lr_factor": rate, "seed": seed}
+        return {**row, "fvu": fvu, "l0": k, "loss_recovered_zero": 0.9, "dead": 0.0, **others}
+
+    saelens = "SAELens BatchTopK, our rate"
+    rows = [cell("sparsedict train", seed, fvu) for seed, fvu in ((0, 0.1), (1, 0.2))]
+    rows += [cell(saelens, 0, 0.15), cell(saelens, 0, 0.3, rate=0.5), cell(saelens, 1, 0.3)]
+    rows += [cell("sparsedict train", 1, 0.1, kind="transcoder"), cell("sparsedict train", 0, 0.1, budget="time")]
+    rows += [cell("sparsedict train", 0, 0.05, k=16), cell(saelens, 0, 0.04, k=16)]
+    results, picture = tmp_path / "quality.json", tmp_path / "quality.png"
+    results.write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    page.main(["--results", str(results), "--picture", str(picture)])
+    printed = capsys.readouterr().out
+    assert "| 8 | SAELens BatchTopK | 1 | 2 | 8.0 | 0.2250 ± 0.9532 | 1.50 ± 0.00 |" in printed
+    assert printed.index("| 16 | SAELens") < printed.index("| 16 | `sparsedict train`")
+    assert "| stories, layer 2 | 1,024 | 300,000 | 8 | 1 | 0.1500 ± 0.6355 | 0.50 |" in printed
+    assert picture.stat().st_size > 1000
+    results.write_text(json.dumps({"rows": rows[:4]}), encoding="utf-8")
+    with pytest.raises(SystemExit, match="no comparison with several values of k"):
+        page.main(["--results", str(results), "--picture", str(picture)])
 
 
 def test_intervals_are_those_of_students_t() -> None:
