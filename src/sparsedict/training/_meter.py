@@ -20,8 +20,6 @@ SUMS = ("_terms", "_counts", "_target_sum")
 STATE = ("_terms", "_counts", "_target_sum", "_n_steps", "_n_tokens", "_first_bad")
 ROWS = 32
 """Rows that are summed in their own precision before the sum continues in float64."""
-
-
 PART_ENTRIES = 2**17
 """Number of entries whose differences are in memory at a time."""
 
@@ -49,8 +47,8 @@ class Meter:
         self._target_sum = torch.zeros(d_out, dtype=torch.float64, device=device)
         self._n_steps = 0
         self._n_tokens = 0
-        # The first step with an objective that isn't finite. The largest integer means that there is none.
         self.last_l0 = torch.full((), torch.nan, dtype=torch.float64, device=device)
+        # The first step with an objective that isn't finite. The largest integer means that there is none.
         self._first_bad = torch.full((), torch.iinfo(torch.int64).max, dtype=torch.int64, device=device)
 
     def state_dict(self) -> dict[str, Any]:

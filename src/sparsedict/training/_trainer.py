@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,22 +16,21 @@ from torch import Tensor
 
 from sparsedict.batches import Activations
 from sparsedict.dictionaries import ForwardPass, Rows
-from sparsedict.kernels import Capacity, StepContext, Workspace, compacts
+from sparsedict.kernels import Workspace
 from sparsedict.parallel import Alone, Parallel, WholeBatch
 from sparsedict.storage import installed_version
 from sparsedict.training._evaluation import MAX_TOKENS, end_, evaluation_l0, warn_of_difference, warn_of_missed_targets
 from sparsedict.training._good_state import GoodState
+from sparsedict.training._gradients import Gradients
 from sparsedict.training._history import History, Record
 from sparsedict.training._latent_rows import LatentState
 from sparsedict.training._meter import Meter
-from sparsedict.training._state import load_optimizer, restore, stateful
+from sparsedict.training._state import load_optimizer, restore
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._units import Units
+from sparsedict.training._weight_update import WeightUpdate
 
 ALONE = Alone()
-DENSITY_UNIT = 2**40
-"""Densities are exchanged as integers, in this fraction."""
-
 Upcoming = Callable[[int], Iterator[Activations]]
 """Yields upcoming batches with at least the given number of tokens, or up to the end of the run, without removal."""
 
@@ -87,18 +86,13 @@ class DictionaryTrainer:
         dictionary = trainee.dictionary
         self._dictionary = dictionary
         self._optimizer = optimizer
-        self._units = units
-        if units is not None:
-            units.scale_(optimizer, dictionary)
-        self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self._n_steps = n_steps
         self._dead_after = dead_after
-        self._autocast = autocast
-        self._workspace = Workspace() if workspace is None else workspace
+        workspace = Workspace() if workspace is None else workspace
+        self._gradients = Gradients(trainee, optimizer, autocast=autocast, workspace=workspace, parallel=parallel)
+        self._update = WeightUpdate(trainee, optimizer, units=units, n_steps=n_steps)
         weight = dictionary.decoder_bias
         self._counters = Counters(torch.zeros(dictionary.n_latents, dtype=torch.int64, device=weight.device))
-        self._parts_keep_state = any(True for _ in stateful([trainee.loss, *trainee.penalties], ""))
-        self._has_capacity = compacts(weight.device)
         self._meter = Meter(trainee.penalties, dictionary.d_out, weight.device, parallel)
         self._good_state = GoodState(dictionary)
         self._trained_before = dict(dictionary.trained_on)
@@ -123,77 +117,26 @@ class DictionaryTrainer:
     def _train_step(self, batch: Activations, upcoming: Upcoming | None, whole: WholeBatch) -> None:
         # They may be the last reference to all inputs of the previous step.
         self._last_inputs = self._last_inputs.new_empty(0, self._dictionary.d_in)
-        inputs, targets = self._rows(batch)
-        self._set_rate()
-        capacity = Capacity(self._counters.density) if self._has_capacity else None
-        out, terms = self._compute_gradients(inputs, targets, batch, whole, capacity)
-        if capacity is not None:
-            if not self._was_sufficient(capacity):
-                out, terms = self._compute_gradients(inputs, targets, batch, whole)
-            self._counters.density = capacity.density
+        rows = self._rows(batch)
+        self._update.set_rate(self._counters.step)
+        density = self._counters.density
+        out, terms, self._counters.density = self._gradients.compute_(rows, batch, whole, density, self._position())
         if self._dictionary.shard is not None:
             self._dictionary.shard.finish_gradients_()
         self._parallel.mean_gradients_(self._dictionary.parameters(), whole.share)
         firing_counts = out.encoding.firing_counts()
         self._meter.add(out, terms, firing_counts)
-        self._last_inputs = inputs[: math.ceil(MAX_TOKENS / self._parallel.n_parts)]
-        self._update_weights()
+        self._last_inputs = out.inputs[: math.ceil(MAX_TOKENS / self._parallel.n_parts)]
+        self._update.apply_()
         self._after_step(out, self._parallel.sum(firing_counts) > 0, upcoming)
         self._parallel.check_equal(self._dictionary.state_dict(), self._counters.step + 1)
         self._counters.step += 1
         self.history.n_steps = self._counters.step
         self.history.n_tokens += whole.total
 
-    def _was_sufficient(self, capacity: Capacity) -> bool:
-        """Returns whether the capacity was sufficient on every rank. All ranks then have the same density."""
-        own = capacity.was_sufficient()
-        if self._parallel.n_ranks == 1:
-            return own
-        rows = self._parallel.exchange(int(not own), round(capacity.density * DENSITY_UNIT))
-        capacity.density = max(row[1] for row in rows) / DENSITY_UNIT
-        return not any(row[0] for row in rows)
-
-    def _drop_gradients(self) -> None:
-        parameters = self._dictionary.parameters()
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        self._optimizer.zero_grad()
-        self._workspace.reclaim(gradients)
-
-    def _compute_gradients(
-        self,
-        inputs: Tensor,
-        targets: Tensor,
-        batch: Activations,
-        whole: WholeBatch,
-        capacity: Capacity | None = None,
-    ) -> tuple[ForwardPass, list[Tensor]]:
-        """Computes all gradients. Returns the forward pass, and the objective, loss and penalties."""
-        trainee = self.trainee
-        self._drop_gradients()
-        # The autocast context of the caller would reuse cast weights of the previous step.
-        torch.clear_autocast_cache()
-        try:
-            with torch.enable_grad():
-                with self._autocast_context(inputs.device):
-                    context = StepContext(workspace=self._workspace, capacity=capacity, whole=whole)
-                    out = self._forward_pass(inputs, targets, batch, context)
-                    terms = [trainee.loss(out), *(penalty(out) for penalty in trainee.penalties)]
-                    objective = torch.stack(terms).sum()
-                objective.backward()
-        finally:
-            self._workspace.release()
-        return out, [objective, *terms]
-
-    def _forward_pass(self, inputs: Tensor, targets: Tensor, batch: Activations, context: StepContext) -> ForwardPass:
+    def _position(self) -> dict[str, Any]:
         counters = self._counters
-        since = counters.tokens_since_fired
-        position = {"step": counters.step, "n_steps": self._n_steps, "tokens_since_fired": since}
-        forward = partial(self._dictionary.forward_pass, inputs, targets, batch=batch, **position)
-        out = forward(context=context)
-        # A stateful loss or penalty must be called only once a step, so the entries must be complete before the call.
-        if context.capacity is not None and self._parts_keep_state and not self._was_sufficient(context.capacity):
-            return forward(context=replace(context, capacity=None))
-        return out
+        return {"step": counters.step, "n_steps": self._n_steps, "tokens_since_fired": counters.tokens_since_fired}
 
     def record(self, *, is_last: bool = False) -> Record:
         """Returns the measurements since the last record. Only this method synchronises with the device.
@@ -216,7 +159,7 @@ class DictionaryTrainer:
             step=self._counters.step,
             n_tokens=self.history.n_tokens,
             dead=self._dead_share(),
-            lr=self._rate(),
+            lr=self._update.rate(self._counters.step - 1),
             seconds=time.perf_counter() - self._begin,
             eval_l0=evaluation_l0(self._dictionary, last_inputs, self._parallel),
         )
@@ -258,7 +201,7 @@ class DictionaryTrainer:
             "seconds": time.perf_counter() - self._begin,
             "trained_before": self._trained_before,
             "training_state": self._dictionary.activation_state.training_state(),
-            "units": None if self._units is None else asdict(self._units),
+            "units": self._update.units_state(),
         }
         if self._dictionary.shard is None:
             return state
@@ -294,33 +237,6 @@ class DictionaryTrainer:
         trained_on["library_version"] = installed_version()
         trained_on["lr"] = self.trainee.peak_lr
         trained_on["penalties"] = [repr(penalty) for penalty in self.trainee.penalties]
-
-    def _set_rate(self) -> None:
-        factor = self.trainee.schedule.factor(self._counters.step, self._n_steps)
-        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * factor
-
-    def _rate(self) -> float:
-        """Returns the learning rate of the last step; a relative rate is in units of the data."""
-        if self._units is None:
-            return self._optimizer.param_groups[0]["lr"]
-        return self.trainee.peak_lr * self.trainee.schedule.factor(self._counters.step - 1, self._n_steps)
-
-    def _autocast_context(self, device: torch.device):
-        if self._autocast is None:
-            return nullcontext()
-        return torch.autocast(device.type, self._autocast)
-
-    def _update_weights(self) -> None:
-        self._dictionary.project_decoder_gradient_()
-        if self.trainee.clip_norm is not None:
-            if self._units is None and self._dictionary.shard is None:
-                torch.nn.utils.clip_grad_norm_(self._dictionary.parameters(), self.trainee.clip_norm)
-            else:
-                units = Units({}, 1.0) if self._units is None else self._units
-                units.clip_gradients_(self._dictionary, self.trainee.clip_norm)
-        self._optimizer.step()
-        self._dictionary.constrain_decoder_()
 
     def _after_step(self, out: ForwardPass, fired: Bool[Tensor, " n_latents"], upcoming: Upcoming | None) -> None:
         state = self._dictionary.activation_state.entries()
