@@ -25,6 +25,7 @@ from sparsedict.latents import Encoding, SparseLatents, Support, firing_counts, 
 from sparsedict.parallel import Alone, WholeBatch
 from sparsedict.types import DictionaryOutput
 
+ALONE = Alone()
 Kind = TypeVar("Kind", bound="Dictionary")
 
 
@@ -264,7 +265,7 @@ class ForwardPass(Displayed):
     @property
     def whole(self) -> WholeBatch:
         """The batch over all ranks. Terms that aren't linear in a mean over tokens need its :meth:`WholeBatch.mean`."""
-        return self.context.whole or Alone().whole(self.n_tokens)
+        return self.context.whole or WholeBatch.from_part(ALONE, self.n_tokens)
 
     @property
     def activation(self) -> Activation:

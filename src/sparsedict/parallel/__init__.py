@@ -7,9 +7,10 @@ from sparsedict.parallel._data_parallel import DataParallel
 from sparsedict.parallel._errors import RankError
 from sparsedict.parallel._host_group import host_group
 from sparsedict.parallel._order import order_of_parts
-from sparsedict.parallel._parallel import Parallel, WholeBatch
+from sparsedict.parallel._parallel import Parallel
 from sparsedict.parallel._per_rank import of_rank, per_rank, saved_values
 from sparsedict.parallel._ranks import Ranks, holding, initialise_environment, process_group
+from sparsedict.parallel._whole_batch import WholeBatch
 
 __all__ = [
     "Alone",

@@ -12,6 +12,7 @@ from sparsedict import checks
 from sparsedict.dictionaries import Dictionary, ForwardPass, Rows
 from sparsedict.kernels import StepContext, first_of_equal
 from sparsedict.latents import SparseLatents
+from sparsedict.parallel import WholeBatch
 from sparsedict.training._scale_to_fire import scale_to_fire_
 from sparsedict.training._step_hook import StepHook
 
@@ -142,7 +143,7 @@ class Resample(StepHook):
         losses, centre, n_tokens = [], torch.zeros_like(out.inputs[0]), 0
         for inputs, targets in out.sample(self.n_inputs):
             since = out.tokens_since_fired
-            whole = parallel.whole(len(inputs))
+            whole = WholeBatch.from_part(parallel, len(inputs))
             context = StepContext(training=False, whole=whole)
             again = out.dictionary.forward_pass(
                 inputs, targets, step=out.step, tokens_since_fired=since, context=context
