@@ -187,6 +187,27 @@ def latent_vector(name: str, value: Tensor, n_latents: int) -> Tensor:
     return value
 
 
+def part(name: str, value: object, kind: type, example: str) -> None:
+    """Raises ``TypeError`` if ``value`` isn't an instance of a kind of part, such as an activation.
+
+    Args:
+        name: Name of the argument.
+        value: The value.
+        kind: The class.
+        example: Source code of a valid value, for the message.
+    """
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise TypeError(
+            f"`{name}` must be {article} {kind.__name__} such as `{example}`, got {value!r}{instance_hint(value)}."
+        )
+
+
+def instance_hint(value: object) -> str:
+    """Returns a remedy for a class that was passed instead of an object, for the end of a message."""
+    return " (pass an instance, not the class)" if isinstance(value, type) else ""
+
+
 def unwrapped(value: object) -> str:
     """Returns how to reach the module in a wrapper of PyTorch, as a sentence. The text is empty for other objects."""
     for attribute in ("_orig_mod", "module"):

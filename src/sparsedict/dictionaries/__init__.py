@@ -17,6 +17,8 @@ from sparsedict.dictionaries._read import read
 from sparsedict.dictionaries._scales import Scales
 from sparsedict.dictionaries._sharded import gather_, latent_blocks, shard_
 from sparsedict.dictionaries._storable import Storable
+from sparsedict.dictionaries._trainable import Trainable
+from sparsedict.dictionaries._weights import DictionaryWeights
 
 __all__ = [
     "Block",
@@ -27,6 +29,7 @@ __all__ = [
     "DENSE_SHARE",
     "DecoderLayout",
     "Dictionary",
+    "DictionaryWeights",
     "EncoderDecoder",
     "Exported",
     "ForwardPass",
@@ -40,6 +43,7 @@ __all__ = [
     "SparseDistiller",
     "Storable",
     "TiedDecoders",
+    "Trainable",
     "Transcoder",
     "entries_at",
     "gather_",

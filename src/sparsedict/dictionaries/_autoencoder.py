@@ -7,33 +7,24 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.activations import Activation
 from sparsedict.batches import Points
-from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._from_weights import from_weights
-from sparsedict.dictionaries._input_norm import (
-    bias_with_offset,
-    bound_norm,
-    checked_input_norm,
-    measure_norm_,
-    register_state,
-    without_norm,
-)
-from sparsedict.dictionaries._new_weights import tensor_options
+from sparsedict.dictionaries._input_norm import NormalisedInput
 from sparsedict.dictionaries._scales import Scales
 from sparsedict.dictionaries._start import start_from
-from sparsedict.latents import SparseLatents, Support
+from sparsedict.latents import SparseLatents
 from sparsedict.norms import DecoderNorm, Free, InputNorm
 from sparsedict.types import Role
 
 InputOffset = Literal["decoder_bias", "own", "none"]
 
 
-class SparseAutoencoder(Dictionary):
+class SparseAutoencoder(NormalisedInput):
     """Reproduces one activation vector through sparse latents.
 
     ``latents = activation((x + offset) @ encoder.T + encoder_bias)``; ``y = latents @ decoder + decoder_bias``. With an
@@ -91,12 +82,7 @@ class SparseAutoencoder(Dictionary):
         self.reads: Points = reads
         self.writes: Points = reads
         self.input_offset: InputOffset = input_offset
-        self.input_norm: InputNorm | None = checked_input_norm(input_norm, d_in)
-        register_state(self, self.input_norm, d_in, tensor_options(device, dtype))
-        own = input_offset == "own"
-        self.input_bias: nn.Parameter | None = (
-            nn.Parameter(torch.zeros(d_in, device=device, dtype=dtype)) if own else None
-        )
+        self._add_input_parts(input_norm, has_bias=input_offset == "own", device=device, dtype=dtype)
 
     @classmethod
     def from_weights(
@@ -173,51 +159,40 @@ class SparseAutoencoder(Dictionary):
         return decoder.clone()
 
     def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
-        measure_norm_(self, inputs)
-        norm = bound_norm(self)
+        self._measure_norm_(inputs)
+        norm = self._bound_norm()
         # The decoder's output is in normalised units, so its rows start from normalised targets.
         start_from(self, inputs, targets if norm is None else norm.normalise(targets))
 
     def in_decoder_scale(self, difference: Float[Tensor, "n_tokens d_out"]) -> Float[Tensor, "n_tokens d_out"]:
-        norm = bound_norm(self)
+        norm = self._bound_norm()
         affine = None if norm is None else norm.affine
         return difference if affine is None else difference * affine[0]
 
     def parameter_units(self, scales: Scales) -> dict[str, float]:
         return super().parameter_units(scales) | {"input_bias": scales.encoded}
 
-    def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        norm = bound_norm(self)
-        x = x if norm is None else norm.normalise(x)
-        offset = self._offset()
-        return x if offset is None else x + offset
-
-    def pre_activations_at(
-        self, x: Float[Tensor, "n_tokens d_in"], support: Support, known: Float[Tensor, " n_entries"] | None = None
-    ) -> Float[Tensor, " n_entries"]:
-        return self._affine_at(x, support, known, offset=self._offset())
-
     def _offset(self) -> Float[Tensor, " d_in"] | None:
         if self.input_offset == "decoder_bias":
             return -self.shared(self.decoder_bias)
-        return None if self.input_bias is None else self.shared(self.input_bias)
+        return super()._offset()
 
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_in"]:
-        decoded, norm = self.decode(latents), bound_norm(self)
+        decoded, norm = self.decode(latents), self._bound_norm()
         return decoded if norm is None else norm.restore(decoded, inputs)
 
     def exported(self) -> Exported:
         return self._exported(
-            encoder_bias=bias_with_offset(self),
+            encoder_bias=self._bias_with_offset(),
             is_distiller=False,
             subtracts_decoder_bias=self.input_offset == "decoder_bias",
-            input_norm=bound_norm(self),
+            input_norm=self._bound_norm(),
         )
 
     def folded(self) -> SparseAutoencoder:
-        folded, factor, shift = without_norm(self, subtracts_decoder_bias=self.input_offset == "decoder_bias")
+        folded, factor, shift = self._without_norm(subtracts_decoder_bias=self.input_offset == "decoder_bias")
         with torch.no_grad():
             folded.decoder.div_(factor)
             folded.decoder_bias.sub_(shift).div_(factor)

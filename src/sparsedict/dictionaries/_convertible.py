@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.activations import Activation
 from sparsedict.batches import Points
-from sparsedict.dictionaries._encoder_decoder import EncoderDecoder, check_part, overrides
+from sparsedict.dictionaries._encoder_decoder import EncoderDecoder, overrides
 from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._state import ActivationState, initial_state
 from sparsedict.dictionaries._storable import Storable
@@ -86,7 +87,7 @@ class Convertible(Storable):
         Raises:
             ValueError: If the activation is invalid for this number of latents, or has no state of this name or shape.
         """
-        check_part("activation", activation, Activation, "sd.TopK(k=32)")
+        checks.part("activation", activation, Activation, "sd.TopK(k=32)")
         activation = activation.at_layers(self.layer_sizes) if self.layer_sizes else activation
         activation.check(self.n_latents)
         like = self.encoder_bias.detach()

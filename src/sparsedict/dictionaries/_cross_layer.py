@@ -16,7 +16,6 @@ from sparsedict.activations import Activation
 from sparsedict.batches import Points
 from sparsedict.dictionaries._blocks import Block
 from sparsedict.dictionaries._dictionary import Dictionary
-from sparsedict.dictionaries._encoder_decoder import check_part
 from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._layer_blocks import assembled, fold_scales_, layer_blocks, new_rows, targets_of
 from sparsedict.dictionaries._layer_source import layer_sources
@@ -103,7 +102,7 @@ class CrossLayerDistiller(Dictionary):
         self.layer_sizes: tuple[int, ...] = latents_of(n_latents, self.layers)
         self.point_widths: tuple[int, ...] = self.output_widths
         self.has_skip: bool = checks.boolean("skip", skip)
-        check_part("layout", layout, DecoderLayout, "sd.LaterLayers()")
+        checks.part("layout", layout, DecoderLayout, "sd.LaterLayers()")
         self.layout: DecoderLayout = layout
         self._ends = targets_of(layout, self.layers)
         self.reads: Points = tuple(f"{layer.name}.inputs" for layer in self.layers)

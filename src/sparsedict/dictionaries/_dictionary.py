@@ -1,4 +1,4 @@
-"""The interface of dictionaries, and the carrier of an evaluated batch (`ForwardPass`)."""
+"""`Dictionary`, which evaluates batches, and `ForwardPass`, an evaluated batch of a training step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from torch import Tensor, nn
 
 from sparsedict.activations import Activation, State
 from sparsedict.batches import Activations, names_of
-from sparsedict.dictionaries._convertible import Convertible
 from sparsedict.dictionaries._encode import encode_rows
 from sparsedict.dictionaries._module import Reconstructing
-from sparsedict.dictionaries._scales import Scales, gain, spread
-from sparsedict.dictionaries._start import start_from
+from sparsedict.dictionaries._trainable import Trainable
 from sparsedict.display import Displayed, short, table
 from sparsedict.kernels import StepContext
 from sparsedict.latents import Encoding, SparseLatents, Support, firing_counts, per_entry
@@ -29,7 +27,7 @@ ALONE = Alone()
 Kind = TypeVar("Kind", bound="Dictionary")
 
 
-class Dictionary(Convertible, ABC):
+class Dictionary(Trainable, ABC):
     """An encoder, an activation and a decoder under a norm constraint.
 
     A kind states ``reads`` and ``writes``, and overrides the steps of :class:`EncoderDecoder` that differ from an
@@ -50,55 +48,6 @@ class Dictionary(Convertible, ABC):
                 "`reads` and `writes`."
             )
         return object.__new__(cls)
-
-    def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
-        """Starts the weights of a new dictionary from a sample of its data; `fit` does so with its first batches.
-
-        Each latent starts at one token, drawn without replacement by ``start_seed``. The decoder row is the token's
-        target minus the mean target. The encoder row is the token's whitened input, scaled down, and the encoder bias
-        centres it. The decoder bias is the mean target. Parameters with ``requires_grad=False`` don't change.
-
-        Args:
-            inputs: Activations that the dictionary reads. Pass several times as many tokens as there are latents.
-            targets: Activations that the dictionary reproduces, of the same tokens.
-        """
-        start_from(self, inputs, targets / gain(self, inputs, spread(targets)))
-
-    def scales(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> Scales:
-        """Measures the scales of activations and latents.
-
-        Args:
-            inputs: Activations that the dictionary reads.
-            targets: Activations that the dictionary reproduces, of the same tokens.
-        """
-        return Scales.measured(self, inputs, targets)
-
-    def parameter_units(self, scales: Scales) -> dict[str, float]:
-        """Returns the unit of each parameter by name, given the scales of the activations.
-
-        With the default learning rate of ``fit``, a step of Adam moves a parameter by about the rate times its unit.
-        A parameter without an entry has the unit 1. Override this method in a kind that adds parameters.
-        """
-        units = {
-            "encoder": scales.latents / scales.encoded,
-            "encoder_bias": scales.latents,
-            "decoder": 1.0,
-            "decoder_bias": scales.latents,
-        }
-        of_state = self.activation.units(scales.latents)
-        return units | {f"activation_state.{name}": unit for name, unit in of_state.items()}
-
-    def in_decoder_scale(self, difference: Float[Tensor, "n_tokens d_out"]) -> Float[Tensor, "n_tokens d_out"]:
-        """Returns the direction that decoder rows need to add a difference to the output: the difference itself.
-
-        Override it in a kind whose ``reconstruct`` multiplies columns of the decoder's output by different numbers.
-        """
-        return difference
-
-    @property
-    def is_untouched(self) -> bool:
-        """Whether the weights are as drawn by the constructor, and neither trained, loaded, edited nor frozen."""
-        return not self.trained_on and self.has_drawn_weights()
 
     def select(self, batch: Activations) -> tuple[Float[Tensor, "n_tokens d_in"], Float[Tensor, "n_tokens d_out"]]:
         """Returns the activations that this dictionary reads, and the activations that it reproduces.

@@ -11,27 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsedict import checks
-from sparsedict.activations import GELU, Activation, ReLU, SiLU
+from sparsedict.activations import Activation
 from sparsedict.batches import Points
-from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._exported import Exported
 from sparsedict.dictionaries._from_weights import from_weights
-from sparsedict.dictionaries._input_norm import (
-    bias_with_offset,
-    bound_norm,
-    checked_input_norm,
-    measure_norm_,
-    register_state,
-    without_norm,
-)
+from sparsedict.dictionaries._input_norm import NormalisedInput
+from sparsedict.dictionaries._neuron_checks import check_neurons, matching_activation
 from sparsedict.dictionaries._neuron_start import start_from_neurons_
-from sparsedict.dictionaries._new_weights import tensor_options
 from sparsedict.dictionaries._scales import Scales
-from sparsedict.latents import SparseLatents, Support
+from sparsedict.latents import SparseLatents
 from sparsedict.norms import DecoderNorm, Free, InputNorm
 
 
-class SparseDistiller(Dictionary):
+class SparseDistiller(NormalisedInput):
     """A wide sparse student of one MLP, also called a transcoder: predicts the MLP's output from its input.
 
     ``latents = activation((x + input_bias) @ encoder.T + encoder_bias)``;
@@ -93,14 +85,12 @@ class SparseDistiller(Dictionary):
             dtype=dtype,
             generator=generator,
         )
-        self.input_norm: InputNorm | None = checked_input_norm(input_norm, d_in)
+        self._add_input_parts(input_norm, has_bias=input_bias, device=device, dtype=dtype)
         options: dict[str, Any] = {"device": device, "dtype": dtype}
-        register_state(self, self.input_norm, d_in, tensor_options(device, dtype))
-        self.input_bias: nn.Parameter | None = nn.Parameter(torch.zeros(d_in, **options)) if input_bias else None
         self.skip: nn.Parameter | None = nn.Parameter(torch.zeros(d_out, d_in, **options)) if skip else None
 
     def initialise_(self, inputs: Float[Tensor, "n_tokens d_in"], targets: Float[Tensor, "n_tokens d_out"]) -> None:
-        measure_norm_(self, inputs)
+        self._measure_norm_(inputs)
         super().initialise_(inputs, targets)
 
     def initialise_from_neurons_(
@@ -134,7 +124,7 @@ class SparseDistiller(Dictionary):
             >>> transcoder = sd.Transcoder(site.d_in, site.d_out, 1024, **parts)
             >>> transcoder.initialise_from_neurons_(site.neurons, batch.inputs, batch.outputs)
         """
-        _check_neurons(neurons)
+        check_neurons(neurons)
         widths = neurons.encoder.shape[1], neurons.decoder.shape[1]
         if widths != (self.d_in, self.d_out):
             raise ValueError(
@@ -148,20 +138,6 @@ class SparseDistiller(Dictionary):
         self.initialise_(inputs, targets)
         start_from_neurons_(self, neurons, inputs, targets)
 
-    def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        norm = bound_norm(self)
-        x = x if norm is None else norm.normalise(x)
-        offset = self._offset()
-        return x if offset is None else x + offset
-
-    def _offset(self) -> Float[Tensor, " d_in"] | None:
-        return None if self.input_bias is None else self.shared(self.input_bias)
-
-    def pre_activations_at(
-        self, x: Float[Tensor, "n_tokens d_in"], support: Support, known: Float[Tensor, " n_entries"] | None = None
-    ) -> Float[Tensor, " n_entries"]:
-        return self._affine_at(x, support, known, offset=self._offset())
-
     def reconstruct(
         self, latents: Float[Tensor, "*batch n_latents"] | SparseLatents, inputs: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
@@ -174,11 +150,11 @@ class SparseDistiller(Dictionary):
 
     def exported(self) -> Exported:
         skip = None if self.skip is None else self.skip.detach()
-        bias = bias_with_offset(self)
-        return self._exported(encoder_bias=bias, is_distiller=True, skip=skip, input_norm=bound_norm(self))
+        bias = self._bias_with_offset()
+        return self._exported(encoder_bias=bias, is_distiller=True, skip=skip, input_norm=self._bound_norm())
 
     def folded(self) -> SparseDistiller:
-        return without_norm(self)[0]
+        return self._without_norm()[0]
 
     def arguments(self) -> dict[str, Any]:
         return super().arguments() | {
@@ -255,7 +231,7 @@ class SparseDistiller(Dictionary):
             TypeError: If ``neurons`` aren't neurons.
             ValueError: If the MLP is gated, or its activation function is neither ReLU, GELU nor SiLU.
         """
-        _check_neurons(neurons)
+        check_neurons(neurons)
         if getattr(neurons, "gate", None) is not None:
             raise ValueError(
                 "`neurons` must belong to an ungated MLP, got a gated MLP. Its neurons are products of two linear maps "
@@ -266,7 +242,7 @@ class SparseDistiller(Dictionary):
             d_in,
             neurons.decoder.shape[1],
             n_latents,
-            activation=_matching_activation(neurons.activation),
+            activation=matching_activation(neurons.activation),
             decoder_norm=Free(),
             device=neurons.encoder.device,
             dtype=neurons.encoder.dtype,
@@ -277,32 +253,6 @@ class SparseDistiller(Dictionary):
                 if value is not None:
                     getattr(distiller, name).copy_(value)
         return distiller
-
-
-def _check_neurons(neurons: Any) -> None:
-    """Raises ``TypeError`` unless an object has the weights and the activation of neurons."""
-    weights = [getattr(neurons, name, None) for name in ("encoder", "decoder")]
-    if not all(isinstance(own, Tensor) and own.ndim == 2 for own in weights) or not callable(
-        getattr(neurons, "activation", None)
-    ):
-        hint = " Pass `site.neurons`." if hasattr(neurons, "capture") else ""
-        raise TypeError(f"`neurons` must be Neurons, such as `site.neurons`, got {type(neurons).__name__}.{hint}")
-
-
-def _matching_activation(function: Any) -> Activation:
-    """Returns the activation part that equals a function on a grid of values."""
-    grid = torch.linspace(-6, 6, 241, dtype=torch.float64, device="cpu")
-    try:
-        wanted = function(grid)
-    except RuntimeError:
-        grid = grid.float()
-        wanted = function(grid)
-    for part in (ReLU(), GELU(), GELU(approximate="tanh"), SiLU()):
-        if torch.allclose(part.values(grid, {}), wanted, rtol=0, atol=1e-5):
-            return part
-    raise ValueError(
-        f"`neurons.activation` must be ReLU, GELU or SiLU, got {function!r}. Use `site.replaced(site.neurons)` instead."
-    )
 
 
 Transcoder = SparseDistiller

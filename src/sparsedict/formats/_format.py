@@ -11,6 +11,7 @@ from typing import Protocol, cast, runtime_checkable
 
 import torch
 
+from sparsedict import checks
 from sparsedict.dictionaries import Dictionary
 from sparsedict.formats._location import Location
 
@@ -62,9 +63,9 @@ def checked_formats(own: object) -> tuple[Format, ...]:
     given = tuple(own)
     for one in given:
         if isinstance(one, type) or not isinstance(one, Format):
-            hint = " (pass an instance, not the class)" if isinstance(one, type) else ""
             raise TypeError(
-                f"`formats` must contain objects with methods `recognises` and `read`, got {one!r:.80}{hint}."
+                "`formats` must contain objects with methods `recognises` and `read`, got "
+                f"{one!r:.80}{checks.instance_hint(one)}."
             )
     return given
 

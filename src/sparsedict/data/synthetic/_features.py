@@ -167,8 +167,8 @@ def _part(name: str, value: object, kind: type[_Part], usual: _Part) -> _Part:
     if value is None:
         return usual
     if not isinstance(value, kind):
-        hint = " Pass an instance, not the class." if isinstance(value, type) else ""
         raise TypeError(
-            f"`{name}` must be an object of `sparsedict.data.synthetic.{kind.__name__}`, got {value!r}.{hint}"
+            f"`{name}` must be an object of `sparsedict.data.synthetic.{kind.__name__}`, got "
+            f"{value!r}{checks.instance_hint(value)}."
         )
     return value
