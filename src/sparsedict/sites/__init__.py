@@ -7,8 +7,8 @@ from sparsedict.sites._points import Point
 from sparsedict.sites._predictions import NoLogitsError
 from sparsedict.sites._replace import ReplacementOrderError
 from sparsedict.sites._resolve import ResolvedDictionary
-from sparsedict.sites._site import Site, capture_sites
-from sparsedict.sites._sites import Sites
+from sparsedict.sites._site import Site
+from sparsedict.sites._sites import Sites, capture_sites
 
 __all__ = [
     "Constant",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -211,7 +211,8 @@ class Site:
         Raises:
             TypeError: If ``tokens`` has the wrong type.
         """
-        return capture_sites({"": self}, tokens, neurons=neurons)
+        hidden = {"": self._source_of_neurons()} if neurons else {}
+        return self._with_widths(capture({"": self.ends}, hidden, tokens))
 
     def replaced(
         self,
@@ -261,6 +262,17 @@ class Site:
         point = self.hidden
         return self.neurons if point is None else point
 
+    def _with_widths(self, found: Activations, name: str = "") -> Activations:
+        """Records the widths of the site's points in some activations, and returns the activations.
+
+        Args:
+            found: Activations with the points of this site.
+            name: Name of the site in the points.
+        """
+        widths = (found[point_name(name, role)].shape[-1] for role in ("inputs", "outputs"))
+        self._discovery.record_widths(self.ends, *widths)
+        return found
+
     def _widths(self) -> tuple[int, int]:
         ends = self.ends
         widths = self._discovery.widths(ends)
@@ -275,29 +287,3 @@ class Site:
             widths = neurons.d_in, neurons.d_out
             self._discovery.record_widths(ends, *widths)
         return widths
-
-
-def capture_sites(sites: Mapping[str, Site], tokens: Tokens, *, neurons: bool | Iterable[str] = False) -> Activations:
-    """Returns the activations of several sites, from one forward pass of each model that stops after its last site.
-
-    Args:
-        sites: Sites by name, of one or several models that take the same tokens. Points of a site with an empty name
-            have no prefix.
-        tokens: Token ids ``[n_sequences, n_positions]``, or a mapping of the model's keyword arguments.
-        neurons: Whether to also capture hidden activations, or names of the sites for which to capture them.
-
-    Returns:
-        Activations in the shape of the tokens. Positions that any site excludes are masked.
-
-    Raises:
-        ValueError: If there are no sites, they have different positions, or a model has no weights in memory.
-    """
-    if not sites:
-        raise ValueError("`sites` must name at least one site, got an empty mapping.")
-    wanted = sites.keys() if neurons is True else frozenset(neurons or ())
-    hidden = {name: site._source_of_neurons() for name, site in sites.items() if name in wanted}
-    found = capture({name: site.ends for name, site in sites.items()}, hidden, tokens)
-    for name, site in sites.items():
-        widths = (found[point_name(name, role)].shape[-1] for role in ("inputs", "outputs"))
-        site._discovery.record_widths(site.ends, *widths)
-    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from sparsedict import checks
 from sparsedict.batches import Activations, Points
+from sparsedict.sites._capture import capture
 from sparsedict.sites._constant import Constant
 from sparsedict.sites._replace import replaced
 from sparsedict.sites._resolve import ReplacementArguments, ResolvedDictionary, resolve
-from sparsedict.sites._site import Site, capture_sites
+from sparsedict.sites._site import Site
 from sparsedict.sites._tokens import Tokens
 
 
@@ -191,3 +192,28 @@ class Sites(Mapping[str, Site]):
             for name, site in self.items()
         }
         return self.replaced({name: Constant(value) for name, value in values.items()})
+
+
+def capture_sites(sites: Mapping[str, Site], tokens: Tokens, *, neurons: bool | Iterable[str] = False) -> Activations:
+    """Returns the activations of several sites, from one forward pass of each model that stops after its last site.
+
+    Args:
+        sites: Sites by name, of one or several models that take the same tokens. Points of a site with an empty name
+            have no prefix.
+        tokens: Token ids ``[n_sequences, n_positions]``, or a mapping of the model's keyword arguments.
+        neurons: Whether to also capture hidden activations, or names of the sites for which to capture them.
+
+    Returns:
+        Activations in the shape of the tokens. Positions that any site excludes are masked.
+
+    Raises:
+        ValueError: If there are no sites, they have different positions, or a model has no weights in memory.
+    """
+    if not sites:
+        raise ValueError("`sites` must name at least one site, got an empty mapping.")
+    wanted = sites.keys() if neurons is True else frozenset(neurons or ())
+    hidden = {name: site._source_of_neurons() for name, site in sites.items() if name in wanted}
+    found = capture({name: site.ends for name, site in sites.items()}, hidden, tokens)
+    for name, site in sites.items():
+        site._with_widths(found, name)
+    return found
