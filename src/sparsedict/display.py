@@ -129,6 +129,18 @@ def aligned(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str]) -> st
     return "\n".join(line.rstrip() for line in lines)
 
 
+def listed(rows: Sequence[tuple[str, ...]]) -> str:
+    """Returns a line of text for each pair of a name and a value. The values start in the same column.
+
+    Example:
+        >>> print(listed([("FVU", "0.1"), ("tokens", "1,000")]))
+        FVU     0.1
+        tokens  1,000
+    """
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+
+
 def table(caption: str, rows: Iterable[tuple[str, ...]], header: tuple[str, ...] | None = None) -> str:
     """Returns an HTML table of plain-text cells."""
     head = "" if header is None else f"<thead>{_row(header, 'th')}</thead>"

@@ -16,7 +16,7 @@ from sparsedict.analysis._blocks import evaluation_mode
 from sparsedict.analysis._cosines import decoder_of, units
 from sparsedict.analysis._detection import Detection, best_thresholds
 from sparsedict.data.synthetic import SyntheticFeatures, TeacherMLP
-from sparsedict.display import Displayed, shown
+from sparsedict.display import Displayed, listed, shown
 from sparsedict.latents import SparseLatents, fires
 from sparsedict.seeds import generator
 from sparsedict.types import Role
@@ -87,9 +87,7 @@ class FeatureRecovery(Displayed):
         return [*rows, ("tokens", f"{self.n_tokens:,}")]
 
     def __str__(self) -> str:
-        rows = self.display_rows()
-        width = max(len(row[0]) for row in rows)
-        return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+        return listed(self.display_rows())
 
 
 def feature_recovery(

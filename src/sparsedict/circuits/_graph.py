@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from textwrap import indent
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,7 +18,7 @@ from sparsedict.circuits._influence import influence, shares, smallest_set
 from sparsedict.circuits._node import KINDS, Kind, Node
 from sparsedict.circuits._prune import connected
 from sparsedict.circuits._result import Check
-from sparsedict.display import Displayed, shown, table
+from sparsedict.display import Displayed, listed, shown, table
 
 N_CHECKED = 16
 
@@ -254,9 +255,7 @@ class AttributionGraph(Displayed):
         ]
 
     def __repr__(self) -> str:
-        rows = self.display_rows()
-        width = max(len(name) for name, *_ in rows)
-        return "\n".join(["AttributionGraph", *(f"  {name:<{width}}  {value}" for name, value in rows)])
+        return "AttributionGraph\n" + indent(listed(self.display_rows()), "  ")
 
     def _repr_html_(self) -> str:
         return table("AttributionGraph", self.display_rows())

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sparsedict.display import listed
 from sparsedict.pages import TokenStrings
 from sparsedict.parallel import Alone, Parallel
 from sparsedict.studies import Decomposition, JointDecomposition, RunFolder
@@ -86,10 +87,8 @@ def write_results(
 ) -> None:
     """Writes the results, then prints the table and the paths of all files."""
     files = folder.finish(found, strings, progress=progress)
-    width = max(map(len, files))
     print(files["table"].read_text(encoding="utf-8"))
-    for what, path in files.items():
-        print(f"{what.ljust(width)}  {path}")
+    print(listed([(kind, str(path)) for kind, path in files.items()]))
     print(f"\nOpen {files['page'].resolve()} in a browser.")
 
 

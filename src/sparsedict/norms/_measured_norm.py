@@ -13,8 +13,24 @@ from sparsedict import checks
 from sparsedict.norms._input_norm import InputNorm
 
 
+class MeasuredNorm(InputNorm):
+    """A norm whose numbers are measured on the data. A dictionary has them as buffers."""
+
+    def with_state(self, state: Mapping[str, Tensor]) -> InputNorm:
+        return AffineNorm(state["mean"], state.get("scale"))
+
+    def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        raise self._unmeasured()
+
+    def restore(self, y: Float[Tensor, "*batch d_in"], x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        raise self._unmeasured()
+
+    def _unmeasured(self) -> RuntimeError:
+        return RuntimeError(f"{self} has no numbers of its own. Use it in a dictionary, or call `with_state` first.")
+
+
 @dataclass(frozen=True)
-class InputCentre(InputNorm):
+class InputCentre(MeasuredNorm):
     """``x - mean``, with the mean input of each dimension. An autoencoder adds it to its output.
 
     The mean is measured on the first batches of the training run (``Dictionary.initialise_``) and saved with the
@@ -37,18 +53,9 @@ class InputCentre(InputNorm):
     def measured(self, inputs: Float[Tensor, "n_tokens d_in"]) -> dict[str, Tensor]:
         return {"mean": _wide(inputs).mean(0)}
 
-    def with_state(self, state: Mapping[str, Tensor]) -> InputNorm:
-        return AffineNorm(state["mean"], None)
-
-    def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        raise _unmeasured(self)
-
-    def restore(self, y: Float[Tensor, "*batch d_in"], x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        raise _unmeasured(self)
-
 
 @dataclass(frozen=True)
-class InputStandardise(InputNorm):
+class InputStandardise(MeasuredNorm):
     """``(x - mean) / scale`` of each dimension, with its mean and standard deviation over tokens.
 
     Like `InputCentre`, and each dimension is also divided by its standard deviation, saved as ``input_scale``. A few
@@ -88,15 +95,6 @@ class InputStandardise(InputNorm):
         scale = torch.where(typical > 0, scale.clamp_min(self.floor * typical), torch.ones_like(scale))
         return {"mean": wide.mean(0), "scale": scale}
 
-    def with_state(self, state: Mapping[str, Tensor]) -> InputNorm:
-        return AffineNorm(state["mean"], state["scale"])
-
-    def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        raise _unmeasured(self)
-
-    def restore(self, y: Float[Tensor, "*batch d_in"], x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        raise _unmeasured(self)
-
 
 @dataclass(frozen=True, eq=False)
 class AffineNorm(InputNorm):
@@ -125,7 +123,3 @@ class AffineNorm(InputNorm):
 
 def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _unmeasured(norm: InputNorm) -> RuntimeError:
-    return RuntimeError(f"{norm} has no numbers of its own. Use it in a dictionary, or call `with_state` first.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -13,7 +14,28 @@ from sparsedict.penalties._penalty import LatentPenalty, Penalty
 
 
 @dataclass(frozen=True, eq=False)
-class NormWeighted(Penalty):
+class _Weighted(Penalty):
+    """A penalty on the latents times a norm of their decoder rows."""
+
+    penalty: LatentPenalty
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.penalty, LatentPenalty):
+            raise TypeError(f"`penalty` must be a LatentPenalty such as `sd.L1(0.2)`, got {self.penalty!r}.")
+
+    @abstractmethod
+    def norms(self, out: ForwardPass) -> Float[Tensor, " n_latents"]:
+        """Returns the factor of each latent, differentiable."""
+
+    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
+        return self.penalty.for_values(out, out.values * out.aligned(self.norms(out)))
+
+    def check(self, dictionary: Dictionary) -> None:
+        self.penalty.check_cost(dictionary)
+
+
+@dataclass(frozen=True, eq=False)
+class NormWeighted(_Weighted):
     """A penalty on ``a * |decoder row|`` instead of ``a``, which is invariant to rescaling under any decoder norm.
 
     Args:
@@ -27,21 +49,12 @@ class NormWeighted(Penalty):
         NormWeighted(penalty=L1(coefficient=0.2))
     """
 
-    penalty: LatentPenalty
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.penalty, LatentPenalty):
-            raise TypeError(f"`penalty` must be a LatentPenalty such as `sd.L1(0.2)`, got {self.penalty!r}.")
-
-    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
-        return self.penalty.for_values(out, out.values * out.aligned(out.decoder_norms))
-
-    def check(self, dictionary: Dictionary) -> None:
-        self.penalty.check_cost(dictionary)
+    def norms(self, out: ForwardPass) -> Float[Tensor, " n_latents"]:
+        return out.decoder_norms
 
 
 @dataclass(frozen=True, eq=False)
-class PointNormWeighted(Penalty):
+class PointNormWeighted(_Weighted):
     """A penalty on ``a * sum |decoder row at a point|`` instead of ``a``, with the sum over all written points.
 
     For a dictionary over several points, such as `Crosscoder`. Unlike the norm of the whole row in `NormWeighted`, the
@@ -59,17 +72,8 @@ class PointNormWeighted(Penalty):
         PointNormWeighted(penalty=L1(coefficient=0.2))
     """
 
-    penalty: LatentPenalty
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.penalty, LatentPenalty):
-            raise TypeError(f"`penalty` must be a LatentPenalty such as `sd.L1(0.2)`, got {self.penalty!r}.")
-
-    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
-        return self.penalty.for_values(out, out.values * out.aligned(out.point_norms.sum(dim=-1)))
-
-    def check(self, dictionary: Dictionary) -> None:
-        self.penalty.check_cost(dictionary)
+    def norms(self, out: ForwardPass) -> Float[Tensor, " n_latents"]:
+        return out.point_norms.sum(dim=-1)
 
 
 @dataclass(frozen=True, eq=False)

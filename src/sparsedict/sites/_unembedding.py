@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparsedict.display import Displayed
 from sparsedict.seeds import generator
 from sparsedict.sites._devices import loaded, module_device
+from sparsedict.sites._embedding import output_embedding
 from sparsedict.sites._limits import vocabulary
 from sparsedict.sites._modes import evaluating
 from sparsedict.sites._tokens import prepare
@@ -85,20 +86,6 @@ def unembedding(model: nn.Module) -> Unembedding:
         f"The unembedding of the {type(model).__name__} reads neither a LayerNorm nor an RMSNorm of the residual "
         "stream."
     )
-
-
-def output_embedding(model: nn.Module) -> nn.Module | None:
-    """Returns the module that computes the logits, or None if it isn't known."""
-    getter = getattr(model, "get_output_embeddings", None)
-    if callable(getter):
-        try:
-            found = getter()
-        except (NotImplementedError, AttributeError):
-            found = None
-        if isinstance(found, nn.Module):
-            return found
-    named = {name.rpartition(".")[2]: module for name, module in model.named_modules()}
-    return next((named[name] for name in ("unembed", "lm_head", "embed_out", "head") if name in named), None)
 
 
 class _Calls:

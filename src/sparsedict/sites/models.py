@@ -3,7 +3,7 @@
 from sparsedict.sites._arguments import IDS
 from sparsedict.sites._context import TokenContext
 from sparsedict.sites._devices import input_device, loaded
-from sparsedict.sites._embedding import token_embedding
+from sparsedict.sites._embedding import output_embedding, token_embedding
 from sparsedict.sites._limits import IGNORED_LABEL, check_ids, check_length, longest_row, vocabulary
 from sparsedict.sites._modes import evaluating, without_parameter_gradients
 from sparsedict.sites._passes import uncompiled
@@ -11,7 +11,7 @@ from sparsedict.sites._points import Removable, find_module
 from sparsedict.sites._predictions import is_seq2seq, logits_in, predictions
 from sparsedict.sites._suggest import experts_of, mlps
 from sparsedict.sites._tokens import Call, Tokens, prepare
-from sparsedict.sites._unembedding import NoUnembeddingError, Unembedding, output_embedding, unembedding
+from sparsedict.sites._unembedding import NoUnembeddingError, Unembedding, unembedding
 from sparsedict.sites._watch import stack
 
 __all__ = [

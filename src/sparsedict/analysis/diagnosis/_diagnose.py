@@ -22,7 +22,7 @@ from sparsedict.analysis.diagnosis._point_statistics import PointStatistics, lin
 from sparsedict.batches import Activations
 from sparsedict.data import as_batches
 from sparsedict.dictionaries import Dictionary
-from sparsedict.display import Displayed, shown
+from sparsedict.display import Displayed, listed, shown
 from sparsedict.latents import firing_counts
 from sparsedict.sites import Site
 
@@ -66,9 +66,7 @@ class Diagnosis(Displayed):
         return rows
 
     def __str__(self) -> str:
-        rows = self.display_rows()
-        width = max(len(row[0]) for row in rows)
-        return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+        return listed(self.display_rows())
 
 
 def diagnose(
