@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sparsedict.cli._options import Formatter, add_checkpoints, add_machine, add_out, add_trackers, count
+from sparsedict.cli._options import add_checkpoints, add_command, add_machine, add_out, add_trackers, count
 
 N_TOKENS = 1_500_000
 N_LAYERS = 4
@@ -28,13 +28,13 @@ examples:
 
 def add(commands: Any) -> argparse.ArgumentParser:
     """Adds the command to a parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "demo",
         help="decompose one MLP of the embedded model (needs no network)",
-        usage="sparsedict demo --out FOLDER [options]",
+        usage="--out FOLDER [options]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=Formatter,
     )
     add_out(parser.add_argument_group("output"))
     group = parser.add_argument_group("training")
@@ -51,5 +51,4 @@ def add(commands: Any) -> argparse.ArgumentParser:
     run = add_machine(parser)
     add_checkpoints(run)
     add_trackers(run)
-    parser.set_defaults(command="demo")
     return parser

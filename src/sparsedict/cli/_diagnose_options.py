@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sparsedict.cli._options import Formatter, add_run, count, folder
+from sparsedict.cli._options import add_command, add_run, count, folder
 from sparsedict.cli._train_options import CONTEXT, DTYPES
 
 N_TOKENS = 16_384
@@ -26,13 +26,13 @@ examples:
 
 def add(commands: Any) -> argparse.ArgumentParser:
     """Adds the command to a parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "diagnose",
         help="measure activations before a run, and a dictionary after it",
-        usage="sparsedict diagnose MODEL --site PATH --data DATA [options]",
+        usage="MODEL --site PATH --data DATA [options]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=Formatter,
     )
     parser.add_argument("model", metavar="MODEL", help="a local folder in Hugging Face layout, or a name on the hub")
     parser.add_argument(
@@ -69,5 +69,4 @@ def add(commands: Any) -> argparse.ArgumentParser:
     group = parser.add_argument_group("run")
     add_run(group)
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the model's weights")
-    parser.set_defaults(command="diagnose")
     return parser

@@ -16,6 +16,25 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, **{"max_help_position": 28, "width": 100, **options})
 
 
+def add_command(
+    commands: Any, name: str, *, help: str, usage: str, description: str, epilog: str
+) -> argparse.ArgumentParser:
+    """Adds a command to a parser, and returns the parser of its options.
+
+    Args:
+        commands: The commands of the main parser.
+        name: Name of the command.
+        help: The command in a few words, for the list of commands.
+        usage: Arguments of the command.
+        description: Description of the command.
+        epilog: Examples.
+    """
+    texts = {"help": help, "usage": f"sparsedict {name} {usage}", "description": description, "epilog": epilog}
+    parser: argparse.ArgumentParser = commands.add_parser(name, formatter_class=Formatter, **texts)
+    parser.set_defaults(command=name)
+    return parser
+
+
 def count(text: str) -> int:
     """Parses a positive integer. ``2_000_000``, ``2e6`` and ``2M`` are equal.
 
@@ -39,13 +58,7 @@ def share(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: If the text isn't such a number.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, got {text!r}")
-    return value
+    return _between(text, 1.0, "a number between 0 and 1")
 
 
 def positive(text: str) -> float:
@@ -54,12 +67,17 @@ def positive(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: If the text isn't such a number.
     """
+    return _between(text, 1e6, "a positive number")
+
+
+def _between(text: str, high: float, requirement: str) -> float:
+    """Parses a number between 0 and ``high``, both excluded."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    if not 0 < value < high:
+        raise argparse.ArgumentTypeError(f"must be {requirement}, got {text!r}")
     return value
 
 

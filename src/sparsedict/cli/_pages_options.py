@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sparsedict.cli._options import Formatter, add_run, count, folder
+from sparsedict.cli._options import add_command, add_run, count, folder
 
 DESCRIPTION = """\
 Writes the pages of all latents of a finished run of `sparsedict train` or `sparsedict demo`, and of the MLP's neurons.
@@ -22,13 +22,13 @@ examples:
 
 def add(commands: Any) -> argparse.ArgumentParser:
     """Adds the command to a parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "pages",
         help="write pages of all latents of a finished run",
-        usage="sparsedict pages RUN [options]",
+        usage="RUN [options]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=Formatter,
     )
     parser.add_argument("run", type=folder, metavar="RUN", help="folder of a finished run")
     parser.add_argument(
@@ -49,5 +49,4 @@ def add(commands: Any) -> argparse.ArgumentParser:
     )
     group = parser.add_argument_group("run")
     add_run(group)
-    parser.set_defaults(command="pages")
     return parser

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sparsedict.cli._options import Formatter, add_run, count, folder, whole
+from sparsedict.cli._options import add_command, add_run, count, folder, whole
 
 N_TOKENS = 200_000
 N_PER_KIND = 15
@@ -30,13 +30,13 @@ Keys of the page: 0 to 4 grade, s skip, u undo, ? grades. To end the server, pre
 
 def add(commands: Any) -> argparse.ArgumentParser:
     """Adds the command to a parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "rate",
         help="rate latents of a finished run without knowing their dictionary",
-        usage="sparsedict rate RUN [options]",
+        usage="RUN [options]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=Formatter,
     )
     parser.add_argument("run", type=folder, metavar="RUN", help="folder of `sparsedict demo` or `sparsedict train`")
     mode = parser.add_mutually_exclusive_group()
@@ -44,7 +44,6 @@ def add(commands: Any) -> argparse.ArgumentParser:
     mode.add_argument("--results", action="store_true", help="show the results, which names the dictionaries")
     _add_latents(parser)
     _add_server(parser)
-    parser.set_defaults(command="rate")
     return parser
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sparsedict.cli._options import Formatter, add_run, folder, whole
+from sparsedict.cli._options import add_command, add_run, folder, whole
 
 DESCRIPTION = """\
 Writes a page with the attribution graph of a prompt: the direct effects between its tokens, the latents of the run's
@@ -22,13 +22,13 @@ examples:
 
 def add(commands: Any) -> argparse.ArgumentParser:
     """Adds the command to a parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "trace",
         help="write a page with the attribution graph of a prompt",
-        usage='sparsedict trace RUN "PROMPT" --out FOLDER [options]',
+        usage='RUN "PROMPT" --out FOLDER [options]',
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=Formatter,
     )
     parser.add_argument("run", type=folder, metavar="RUN", help="folder of a finished run with distillers")
     parser.add_argument("prompt", metavar="PROMPT", help="the text, in quotes; token ids with --ids")
@@ -64,5 +64,4 @@ def add(commands: Any) -> argparse.ArgumentParser:
     )
     group = parser.add_argument_group("run")
     add_run(group)
-    parser.set_defaults(command="trace")
     return parser

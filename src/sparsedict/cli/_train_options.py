@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sparsedict.cli._options import Formatter, add_checkpoints, add_machine, add_out, add_trackers, count, positive
+from sparsedict.cli._options import add_checkpoints, add_command, add_machine, add_out, add_trackers, count, positive
 
 KINDS = ("distiller", "autoencoder", "cross-layer", "crosscoder")
 """The names of `sparsedict.studies.KINDS`, repeated here because ``--help`` doesn't import PyTorch."""
@@ -58,16 +58,15 @@ examples:
 
 def add(commands: Any) -> argparse.ArgumentParser:
     """Adds the command to a parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "train",
         help="decompose MLPs of your model, with your data",
-        usage="sparsedict train MODEL --site PATH --data DATA --out FOLDER [options]",
+        usage="MODEL --site PATH --data DATA --out FOLDER [options]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=Formatter,
     )
     add_options(parser)
-    parser.set_defaults(command="train")
     return parser
 
 
