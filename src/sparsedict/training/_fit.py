@@ -4,42 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import replace
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import torch
 
-from sparsedict.data import as_batches
 from sparsedict.dictionaries import Dictionary
-from sparsedict.kernels import Workspace
 from sparsedict.losses import Loss, SquaredError
 from sparsedict.parallel import Alone, Parallel
 from sparsedict.penalties import Penalty
-from sparsedict.torch_state import in_own_state, without_inference_
-from sparsedict.training._batch_queue import BatchQueue
-from sparsedict.training._checkpoints import Checkpoints
-from sparsedict.training._deterministic import deterministic_algorithms
+from sparsedict.torch_state import in_own_state
 from sparsedict.training._history import History
-from sparsedict.training._initialise import initialise_
-from sparsedict.training._loop import Loop
+from sparsedict.training._prepare import prepare
 from sparsedict.training._run_options import RunOptions, check_same_options
-from sparsedict.training._settings import devices_of, environment, run_settings
 from sparsedict.training._step_hook import StepHook
 from sparsedict.training._trainee import DefaultLR, OptimizerFactory, Trainee
-from sparsedict.training._trainer import DictionaryTrainer
-from sparsedict.training._units import RelativeLR, Units
-from sparsedict.training._validation import check_points, check_same_call, check_trainees
+from sparsedict.training._units import RelativeLR
+from sparsedict.training._validation import check_trainees
 from sparsedict.training.callbacks import Callback
 from sparsedict.training.schedules import Cosine, Schedule
 
 ALONE = Alone()
 COSINE = Cosine(warm_up=0.2)
 SQUARED_ERROR = SquaredError()
-DEFAULT_EVERY = timedelta(minutes=10)
-DEFAULT_KEEP = 2
 
 
 def fit(
@@ -200,75 +189,6 @@ def fit_many(
         make = partial(RunOptions, *arguments, resume, deterministic, progress, callbacks)
         options = parallel.together(lambda: make(check_trainees(trainees)))
         check_same_options(options, parallel)
-        for trainee in trainees.values():
-            without_inference_(trainee.dictionary)
-        checkpoints = _open_checkpoints(options, parallel)
-        if checkpoints is not None:
-            stack.enter_context(closing(checkpoints))
-        stack.enter_context(deterministic_algorithms(options.deterministic))
-        trainees = {name: _divided(trainee, parallel, stack) for name, trainee in trainees.items()}
-        optimizers = {name: trainee.make_optimizer() for name, trainee in trainees.items()}
-        batches = parallel.together(lambda: as_batches(data, batch_size=batch_size, seed=seed, parallel=parallel))
-        batches.expect(options.n_tokens)
-        queue = BatchQueue(batches, parallel, check_points(trainees, batches))
-        settings = run_settings(trainees, optimizers, batches.description, **options.settings())
-        check_same_call(settings, parallel)
-        here = environment(devices_of(trainees), parallel.n_ranks)
-        state = None if checkpoints is None else checkpoints.load(settings, here)
-        n_planned, units = (
-            initialise_(trainees, queue, options.n_tokens, parallel) if state is None else _saved_plan(state)
-        )
-        for trainee in trainees.values():
-            parallel.begin_(trainee)
-        plan = {"n_steps": n_planned, "dead_after": options.dead_after, "autocast": options.autocast}
-        trainers = _make_trainers(trainees, optimizers, units, parallel=parallel, **plan)
-        loop = Loop(
-            trainers,
-            queue,
-            n_tokens=options.n_tokens,
-            n_planned=n_planned,
-            log_every=options.log_every,
-            callbacks=options.callbacks,
-            checkpoints=checkpoints,
-            progress=options.progress,
-            parallel=parallel,
-        )
-        if state is not None:
-            loop.load_state_dict(state)
+        loop = prepare(trainees, data, options, stack, batch_size=batch_size, seed=seed, parallel=parallel)
         loop.run()
-    return {trainer.name: trainer.history for trainer in trainers}
-
-
-def _divided(trainee: Trainee, parallel: Parallel, stack: ExitStack) -> Trainee:
-    """Returns the trainee with the dictionary that this rank trains."""
-    dictionary = stack.enter_context(parallel.divided(trainee.dictionary))
-    return trainee if dictionary is trainee.dictionary else replace(trainee, dictionary=dictionary)
-
-
-def _open_checkpoints(options: RunOptions, parallel: Parallel) -> Checkpoints | None:
-    """Opens the folder of checkpoints, with defaults for options that were left out."""
-    if options.checkpoint is None:
-        return None
-    every = DEFAULT_EVERY if options.checkpoint_every is None else options.checkpoint_every
-    keep = DEFAULT_KEEP if options.checkpoint_keep is None else options.checkpoint_keep
-    return Checkpoints(options.checkpoint, every=every, keep=keep, resume=options.resume, parallel=parallel)
-
-
-def _saved_plan(state: Mapping[str, Any]) -> tuple[int, dict[str, Units | None]]:
-    """Returns the planned number of steps and the units of each trainee from a checkpoint."""
-    units = {name: Units.from_state(trainer.get("units")) for name, trainer in state["learners"].items()}
-    return state["n_planned"], units
-
-
-def _make_trainers(
-    trainees: Mapping[str, Trainee],
-    optimizers: Mapping[str, torch.optim.Optimizer],
-    units: Mapping[str, Units | None],
-    **plan: Any,
-) -> list[DictionaryTrainer]:
-    """Returns a trainer for each trainee. They run in turn, so they share a workspace."""
-    workspace = Workspace()
-    return [
-        DictionaryTrainer(name, trainee, optimizers[name], units=units[name], workspace=workspace, **plan)
-        for name, trainee in trainees.items()
-    ]
+    return loop.histories

@@ -15,13 +15,13 @@ from sparsedict.progress import Progress, progress_bar
 from sparsedict.torch_state import callers_state
 from sparsedict.training._batch_queue import BatchQueue
 from sparsedict.training._checkpoints import Checkpoints
-from sparsedict.training._history import Record
+from sparsedict.training._history import History, Record
 from sparsedict.training._interrupt import Interrupt, WaitInterrupted
 from sparsedict.training._random import random_state, set_random_state
+from sparsedict.training._run_options import RunOptions
 from sparsedict.training._state import Stateful, restore, stateful
 from sparsedict.training._trainee import Trainee
 from sparsedict.training._trainer import DictionaryTrainer
-from sparsedict.training.callbacks import Callback
 
 ALONE = Alone()
 
@@ -32,12 +32,9 @@ class Loop:
     Args:
         trainers: One trainer for each dictionary.
         queue: The batches.
-        n_tokens: Number of training tokens for each dictionary.
+        options: The options of the run.
         n_planned: Expected number of steps.
-        log_every: Steps between records.
-        callbacks: Called at each record.
         checkpoints: The folder that checkpoints are written to. ``None`` writes no checkpoints.
-        progress: Whether to show a progress bar.
         parallel: The ranks of the run. Only rank 0 shows progress and calls callbacks.
     """
 
@@ -45,30 +42,32 @@ class Loop:
         self,
         trainers: Sequence[DictionaryTrainer],
         queue: BatchQueue,
+        options: RunOptions,
         *,
-        n_tokens: int,
         n_planned: int,
-        log_every: int,
-        callbacks: Sequence[Callback],
         checkpoints: Checkpoints | None,
-        progress: bool,
         parallel: Parallel = ALONE,
     ) -> None:
         self.n_steps = 0
         self.n_seen = 0
         self._trainers = trainers
         self._queue = queue
-        self._n_tokens = n_tokens
+        self._n_tokens = options.n_tokens
         self._n_planned = n_planned
-        self._log_every = log_every
-        self._callbacks = callbacks
+        self._log_every = options.log_every
+        self._callbacks = options.callbacks
         self._checkpoints = checkpoints
-        self._progress = progress and parallel.is_main
+        self._progress = options.progress and parallel.is_main
         self._parallel = parallel
         # Other ranks may have none.
-        self._has_callbacks = parallel.share(bool(callbacks))
+        self._has_callbacks = parallel.share(bool(options.callbacks))
         parts = [found for trainer in trainers for found in _parts(trainer.name, trainer.trainee)]
-        self._stateful = dict((*parts, *stateful(callbacks, "callbacks")))
+        self._stateful = dict((*parts, *stateful(options.callbacks, "callbacks")))
+
+    @property
+    def histories(self) -> dict[str, History]:
+        """The records of each dictionary, by name."""
+        return {trainer.name: trainer.history for trainer in self._trainers}
 
     def run(self) -> None:
         """Trains from the current step to the end.
