@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import re
-import socket
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsedict.analysis import (
-    FiringFrequencies,
-    collect,
-    evaluate,
-    latent_types,
-    match_neurons,
-)
-from sparsedict.data import ActivationStream
+from sparsedict.analysis import FiringFrequencies, evaluate, latent_types, match_neurons
 from sparsedict.dictionaries import Dictionary
-from sparsedict.pages import DictionaryFacts, gather
 from sparsedict.parallel import Alone, Parallel
 from sparsedict.progress import Phases
 from sparsedict.sites import Neurons, Site
@@ -30,7 +17,8 @@ from sparsedict.studies._decomposition import Decomposition
 from sparsedict.studies._dictionary_result import DictionaryResult
 from sparsedict.studies._recipe import BATCH_SIZE, RECIPES, Inspection
 from sparsedict.studies._run_settings import used_settings
-from sparsedict.training import History, Recipe, Trainee, fit_many
+from sparsedict.studies._shared import check_arguments, latent_facts, neurons_of, new_trainee, train
+from sparsedict.training import History, Recipe, Trainee
 
 ALONE = Alone()
 INSPECTION = Inspection()
@@ -112,8 +100,7 @@ def decompose_sites(
             aren't rows of ids.
     """
     check_arguments(sites, recipes, held_out_tokens)
-    verbose = (progress if verbose is None else verbose) and parallel.is_main
-    phases = Phases(verbose)
+    phases = Phases((progress if verbose is None else verbose) and parallel.is_main)
     known = {name: neurons_of(site) for name, site in sites.items()}
     widths = n_latents if isinstance(n_latents, Mapping) else dict.fromkeys(sites, n_latents)
     # A dictionary that is divided among ranks may be too large for one of their devices.
@@ -121,28 +108,29 @@ def decompose_sites(
     trainees = {name: _trainees(name, site, widths[name], recipes, seed, dtype, device) for name, site in sites.items()}
     labels = {(name, kind): kind if len(trainees) == 1 else f"{name}/{kind}" for name in trainees for kind in recipes}
     together = {label: trainees[name][kind] for (name, kind), label in labels.items()}
-    print_ranks([trainee.dictionary for trainee in together.values()], parallel, verbose)
-    with phases("training", f"harvesting and training on {n_tokens:,} tokens"):
-        how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "dtype": dtype}
-        stream = ActivationStream(sites, train_tokens, tokenizer=tokenizer, context=context, **how)
-        trained = train(together, stream, n_tokens, progress=progress, parallel=parallel, **options)
+    harvest = {"batch_size": batch_size, "seed": seed, "dtype": dtype, "tokenizer": tokenizer, "context": context}
+    run = {"n_tokens": n_tokens, "progress": progress, "parallel": parallel, **options}
+    stream, trained = train(together, sites, train_tokens, phases, harvest, run)
     if not parallel.is_main:
         return {}
-    run = {"model_name": model_name, "n_tokens": n_tokens, "seed": seed, "autocast": options.get("autocast")}
+    about = {"model_name": model_name, "n_tokens": n_tokens, "seed": seed, "autocast": options.get("autocast")}
     found: dict[str, Decomposition] = {}
     for name, site in sites.items():
         own = phases.within(f"{name}: " if len(sites) > 1 else "")
         dictionaries = {kind: trainee.dictionary.to(site.device) for kind, trainee in trainees[name].items()}
         with own("reading", "collecting the activations of all latents on held-out tokens"):
-            latents = _latents(site, dictionaries, held_out_tokens, known[name][0], inspection)
+            shown: dict[str, Any] = dict(dictionaries)
+            if known[name][0] is not None:
+                shown.setdefault("neurons", known[name][0])
+            latents = latent_facts(site, shown, held_out_tokens, inspection)
         firing = {kind: latents[kind].records.firing for kind in dictionaries}
         measured = (held_out_tokens, known[name][0], inspection, seed, own)
         histories = {kind: trained[labels[name, kind]] for kind in recipes}
         results = _measure(site, dictionaries, histories, firing, *measured)
-        settings = used_settings(site, results, stream, trainees[name], inspection, held_out_tokens, **run)
+        settings = used_settings(site, results, stream, trainees[name], inspection, held_out_tokens, **about)
         for dictionary in dictionaries.values():
             dictionary.trained_on.update({key: settings[key] for key in ("model", "site", "left_out_tokens", "seed")})
-        found[name] = Decomposition(results, settings, {**phases.seconds, **own.seconds}, known[name][1], latents)
+        found[name] = Decomposition(results, settings, {**phases.seconds, **own.seconds}, latents, known[name][1])
     return found
 
 
@@ -166,34 +154,6 @@ def _measure(
     return results
 
 
-def check_arguments(sites: Mapping[str, Site], recipes: Mapping[str, Recipe], held_out_tokens: Tensor) -> None:
-    """Raises an error if there is no site or no recipe, or an argument has the wrong form."""
-    if not sites:
-        raise ValueError("`sites` must contain at least one site, got an empty mapping.")
-    if not recipes:
-        raise ValueError("`recipes` must contain at least one recipe, got an empty mapping. See `studies.recipes()`.")
-    for name, recipe in recipes.items():
-        if not isinstance(recipe, Recipe):
-            raise TypeError(f"`recipes[{name!r}]` must be a Recipe(make, ...), got {type(recipe).__name__}.")
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise ValueError(
-                f"`recipes` must have names that are valid folder names, such as 'distiller', got {name!r}."
-            )
-    if held_out_tokens.ndim != 2 or not len(held_out_tokens) or held_out_tokens.is_floating_point():
-        raise ValueError(
-            "`held_out_tokens` must be integer ids [n_sequences, n_positions] of at least one sequence, got "
-            f"{held_out_tokens.dtype} {tuple(held_out_tokens.shape)}."
-        )
-
-
-def neurons_of(site: Site) -> tuple[Neurons | None, str | None]:
-    """Returns the neurons of the MLP, or the reason why they are unknown."""
-    try:
-        return site.neurons, None
-    except ValueError as error:
-        return None, str(error)
-
-
 def _trainees(
     name: str,
     site: Site,
@@ -204,32 +164,8 @@ def _trainees(
     device: torch.device | None,
 ) -> dict[str, Trainee]:
     """Constructs the dictionaries of one site. Returns their trainees by recipe."""
-    trainees: dict[str, Trainee] = {}
-    for kind, recipe in recipes.items():
-        generator = torch.Generator().manual_seed(seed)
-        trainee = recipe.trainee(site, n_latents, generator=generator, dtype=dtype, device=device or site.device)
-        trainees[kind] = replace(trainee, site=name)
-    return trainees
-
-
-def print_ranks(dictionaries: Sequence[Dictionary], parallel: Parallel, verbose: bool) -> None:
-    """Prints what each rank of a run holds, before it starts."""
-    if parallel.n_ranks == 1:
-        return
-    devices = parallel.gather(f"{socket.gethostname()}, {dictionaries[0].decoder_bias.device}")
-    if verbose:
-        lines = [f"{type(dictionary).__name__}, {parallel.describe(dictionary)}" for dictionary in dictionaries]
-        lines += [f"rank {rank}: {device}" for rank, device in enumerate(devices)]
-        print(*lines, sep="\n", file=sys.stderr)
-
-
-def train(
-    trainees: Mapping[str, Trainee], stream: ActivationStream, n_tokens: int, **options: Any
-) -> dict[str, History]:
-    """Trains dictionaries in one pass. Returns their histories."""
-    # A short run also gets about a hundred records, enough for a curve.
-    options.setdefault("log_every", max(1, min(100, math.ceil(n_tokens / stream.batch_size) // 100)))
-    return fit_many(trainees, stream, n_tokens=n_tokens, **options)
+    where = device or site.device
+    return {kind: new_trainee(recipe, site, n_latents, name, seed, dtype, where) for kind, recipe in recipes.items()}
 
 
 def _inspect(
@@ -245,14 +181,3 @@ def _inspect(
     types = None if match is None else latent_types(match, inspection.threshold, dead=firing.dead)
     evaluation = evaluate(site, dictionary, tokens, n_tokens=inspection.n_evaluation_tokens)
     return {"evaluation": evaluation, "match": match, "types": types}
-
-
-def _latents(
-    site: Site, dictionaries: Mapping[str, Dictionary], tokens: Tensor, neurons: Neurons | None, inspection: Inspection
-) -> dict[str, DictionaryFacts]:
-    """Returns the facts about all latents, and about the neurons of the MLP."""
-    shown: dict[str, Any] = dict(dictionaries)
-    if neurons is not None:
-        shown.setdefault("neurons", neurons)
-    records = collect(site, shown, tokens, n_tokens=inspection.n_firing_tokens, progress=False)
-    return gather(site, shown, records, threshold=inspection.threshold)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
-from sparsedict.pages import DictionaryFacts
 from sparsedict.studies._dictionary_result import DictionaryResult
 from sparsedict.studies._study_result import StudyResult
 
@@ -20,15 +19,12 @@ class Decomposition(StudyResult):
         results: Results of the dictionaries by kind, such as ``"distiller"`` and ``"autoencoder"``.
         settings: All settings of the run, including defaults.
         seconds: Duration of each phase.
-        note: Reason why the neurons of the MLP are unknown, or ``None``.
         latents: Facts about all latents and neurons, for their pages, by name of the dictionary.
+        note: Reason why the neurons of the MLP are unknown, or ``None``.
     """
 
     results: Mapping[str, DictionaryResult]
-    settings: Mapping[str, Any]
-    seconds: Mapping[str, float]
     note: str | None = None
-    latents: Mapping[str, DictionaryFacts] = field(default_factory=dict)
 
     @property
     def subject(self) -> str:

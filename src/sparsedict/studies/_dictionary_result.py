@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from sparsedict import figures
-from sparsedict.analysis import Evaluation, FiringFrequencies, LatentTypes, NeuronMatch
+from sparsedict.analysis import Evaluation, FiringFrequencies, LatentTypes, NeuronMatch, SitesEvaluation
 from sparsedict.dictionaries import Dictionary
 from sparsedict.display import Displayed, finite, shown
 from sparsedict.training import History
 
 SECONDS = "seconds"
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,23 +39,13 @@ class DictionaryResult(Displayed):
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all numbers for JSON, with lists for the numbers of each latent."""
-        dead = self.firing.dead
-        numbers = {
-            **self.evaluation.to_dict(),
-            "n_evaluation_tokens": self.evaluation.n_tokens,
-            "n_dead": dead.n_dead,
-            "n_firing_tokens": dead.n_tokens,
-            "n_simulators": None if self.types is None else self.types.n_simulators,
-            "seconds": self.history.seconds,
-            "latents": {
-                "firing_counts": self.firing.counts.tolist(),
-                "decoder_cosine": _rounded(self.match and self.match.decoder_cosine),
-                "decoder_neuron": None if self.match is None else self.match.decoder_neuron.tolist(),
-                "encoder_cosine": _rounded(self.match and self.match.encoder_cosine),
-            },
-            "history": self.history.to_dict(),
+        latents = {
+            "decoder_cosine": _rounded(self.match and self.match.decoder_cosine),
+            "decoder_neuron": None if self.match is None else self.match.decoder_neuron.tolist(),
+            "encoder_cosine": _rounded(self.match and self.match.encoder_cosine),
         }
-        return finite(numbers)
+        n_simulators = None if self.types is None else self.types.n_simulators
+        return result_numbers(self.evaluation, self.firing, self.history, {"n_simulators": n_simulators}, latents)
 
     def figures(self, name: str) -> dict[str, tuple[Callable[[], Any], str]]:
         """Returns a function that draws each figure, and its caption, by the name of its file.
@@ -86,17 +78,58 @@ class DictionaryResult(Displayed):
 
     def cells(self) -> Mapping[str, str]:
         """Returns the content of each table cell, by column."""
-        losses, types = self.evaluation.losses, self.types
+        types = self.types
         return {
             "FVU": shown(self.evaluation.fvu, ".4f"),
             "L0": f"{self.evaluation.l0:.1f}",
-            "recovered (zero)": shown(losses and losses.zero, ".1%"),
-            "recovered (mean)": shown(losses and losses.mean, ".1%"),
-            "KL": shown(losses and losses.kl, ".4f"),
-            "never fired": f"{self.firing.dead.n_dead:,} ({self.firing.dead.share:.1%})",
+            **loss_cells(self.evaluation.losses),
+            "never fired": never_fired(self.firing),
             "simulators": "-" if types is None else f"{types.n_simulators:,} ({types.share:.1%})",
             SECONDS: f"{self.history.seconds:.0f}",
         }
+
+
+def result_numbers(
+    evaluation: Evaluation | SitesEvaluation,
+    firing: FiringFrequencies,
+    history: History,
+    others: Mapping[str, Any] = EMPTY,
+    latents: Mapping[str, Any] = EMPTY,
+) -> dict[str, Any]:
+    """Returns the numbers of a result for JSON.
+
+    Args:
+        evaluation: Evaluation on held-out tokens.
+        firing: Firing frequencies on held-out tokens.
+        history: Records of the training.
+        others: More numbers by name.
+        latents: More lists with a number for each latent, by name.
+    """
+    numbers = {
+        **evaluation.to_dict(),
+        "n_evaluation_tokens": evaluation.n_tokens,
+        "n_dead": firing.dead.n_dead,
+        "n_firing_tokens": firing.dead.n_tokens,
+        **others,
+        "seconds": history.seconds,
+        "latents": {"firing_counts": firing.counts.tolist(), **latents},
+        "history": history.to_dict(),
+    }
+    return finite(numbers)
+
+
+def loss_cells(losses: Any) -> dict[str, str]:
+    """Returns the table cells of the losses of an evaluation, by column."""
+    return {
+        "recovered (zero)": shown(losses and losses.zero, ".1%"),
+        "recovered (mean)": shown(losses and losses.mean, ".1%"),
+        "KL": shown(losses and losses.kl, ".4f"),
+    }
+
+
+def never_fired(firing: FiringFrequencies) -> str:
+    """Returns the table cell of the latents that never fired."""
+    return f"{firing.dead.n_dead:,} ({firing.dead.share:.1%})"
 
 
 def _rounded(values: Any) -> list[float] | None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsedict.analysis import collect, evaluate
-from sparsedict.data import ActivationStream
-from sparsedict.pages import DictionaryFacts, gather
+from sparsedict.analysis import evaluate
 from sparsedict.parallel import Alone, Parallel
 from sparsedict.progress import Phases
 from sparsedict.sites import Site, Sites
-from sparsedict.studies._decompose import check_arguments, neurons_of, print_ranks, train
 from sparsedict.studies._joint_decomposition import JointDecomposition, JointResult
 from sparsedict.studies._recipe import BATCH_SIZE, Inspection, recipes
 from sparsedict.studies._run_settings import used_settings
-from sparsedict.training import Recipe, Trainee
+from sparsedict.studies._shared import check_arguments, latent_facts, neurons_of, new_trainee, train
+from sparsedict.training import Recipe
 
 ALONE = Alone()
 INSPECTION = Inspection()
@@ -98,49 +95,29 @@ def decompose_jointly(
     # A dictionary that is divided among ranks may be too large for one of their devices.
     own_device = next(iter(sites.values())).device
     device = own_device if parallel.n_slices == 1 else torch.device("cpu")
-    trainees = {name: _trainee(recipe, together, widths, seed, dtype, device) for name, recipe in recipes.items()}
-    print_ranks([own.dictionary for own in trainees.values()], parallel, phases.shown)
-    with phases("training", f"harvesting and training on {n_tokens:,} tokens"):
-        how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "dtype": dtype}
-        stream = ActivationStream(together, train_tokens, tokenizer=tokenizer, context=context, **how)
-        histories = train(trainees, stream, n_tokens, progress=progress, parallel=parallel, **options)
+    new = {"name": None, "seed": seed, "dtype": dtype, "device": device}
+    trainees = {name: new_trainee(recipe, together, widths, **new) for name, recipe in recipes.items()}
+    harvest = {"batch_size": batch_size, "seed": seed, "dtype": dtype, "tokenizer": tokenizer, "context": context}
+    run = {"n_tokens": n_tokens, "progress": progress, "parallel": parallel, **options}
+    stream, histories = train(trainees, together, train_tokens, phases, harvest, run)
     if not parallel.is_main:
         return None
     dictionaries = {name: trainee.dictionary.to(own_device) for name, trainee in trainees.items()}
     with phases("reading", "collecting the activations of all latents on held-out tokens"):
-        latents = _latents(together, dictionaries, held_out_tokens, inspection)
+        latents = latent_facts(together, {**dictionaries, **_neurons(together)}, held_out_tokens, inspection)
     results: dict[str, JointResult] = {}
     for name, dictionary in dictionaries.items():
         with phases(f"measuring the {name}", f"measuring the {name} dictionary on held-out tokens"):
             evaluation = evaluate(together, dictionary, held_out_tokens, n_tokens=inspection.n_evaluation_tokens)
         results[name] = JointResult(dictionary, histories[name], evaluation, latents[name].records.firing)
-    run = {"model_name": model_name, "n_tokens": n_tokens, "seed": seed, "autocast": options.get("autocast")}
-    settings = used_settings(together, results, stream, trainees, inspection, held_out_tokens, **run)
+    about = {"model_name": model_name, "n_tokens": n_tokens, "seed": seed, "autocast": options.get("autocast")}
+    settings = used_settings(together, results, stream, trainees, inspection, held_out_tokens, **about)
     for dictionary in dictionaries.values():
         dictionary.trained_on.update({key: settings[key] for key in ("model", "sites", "left_out_tokens", "seed")})
     return JointDecomposition(results, settings, phases.seconds, latents)
 
 
-def _trainee(
-    recipe: Recipe,
-    sites: Sites,
-    n_latents: Mapping[str, int],
-    seed: int,
-    dtype: torch.dtype,
-    device: torch.device | None,
-) -> Trainee:
-    generator = torch.Generator().manual_seed(seed)
-    return replace(recipe.trainee(sites, n_latents, generator=generator, dtype=dtype, device=device), site=None)
-
-
-def _latents(
-    sites: Sites, dictionaries: Mapping[str, Any], tokens: Tensor, inspection: Inspection
-) -> dict[str, DictionaryFacts]:
-    """Returns the facts about all latents, and about the neurons of the MLPs that have some."""
-    shown: dict[str, Any] = dict(dictionaries)
-    for name, site in sites.items():
-        neurons, _ = neurons_of(site)
-        if neurons is not None:
-            shown[name] = {"neurons": neurons}
-    records = collect(sites, shown, tokens, n_tokens=inspection.n_firing_tokens, progress=False)
-    return gather(sites, shown, records, threshold=inspection.threshold)
+def _neurons(sites: Sites) -> dict[str, Any]:
+    """Returns the neurons of the MLPs that have some, by site."""
+    known = {name: neurons_of(site)[0] for name, site in sites.items()}
+    return {name: {"neurons": neurons} for name, neurons in known.items() if neurons is not None}

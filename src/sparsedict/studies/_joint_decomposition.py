@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sparsedict import figures
 from sparsedict.analysis import FiringFrequencies, SitesEvaluation
 from sparsedict.dictionaries import Dictionary
-from sparsedict.display import Displayed, finite, shown
-from sparsedict.pages import DictionaryFacts
+from sparsedict.display import Displayed, shown
+from sparsedict.studies._dictionary_result import SECONDS, loss_cells, never_fired, result_numbers
 from sparsedict.studies._study_result import COLUMNS, StudyResult
 from sparsedict.training import History
 
@@ -35,18 +35,7 @@ class JointResult(Displayed):
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all numbers for JSON, with lists for the numbers of each latent."""
-        dead = self.firing.dead
-        return finite(
-            {
-                **self.evaluation.to_dict(),
-                "n_evaluation_tokens": self.evaluation.n_tokens,
-                "n_dead": dead.n_dead,
-                "n_firing_tokens": dead.n_tokens,
-                "seconds": self.history.seconds,
-                "latents": {"firing_counts": self.firing.counts.tolist()},
-                "history": self.history.to_dict(),
-            }
-        )
+        return result_numbers(self.evaluation, self.firing, self.history)
 
     def figures(self, name: str) -> dict[str, tuple[Callable[[], Any], str]]:
         """Returns a function that draws each figure, and its caption, by the name of its file.
@@ -64,25 +53,16 @@ class JointResult(Displayed):
     def rows(self) -> dict[str, dict[str, str]]:
         """Returns the content of each table cell by row and column: a row for each site, and one for all at once."""
         found = {
-            site: {"FVU": shown(own.fvu, ".4f"), "L0": shown(own.l0, ".1f"), **_losses(own.losses)}
+            site: {"FVU": shown(own.fvu, ".4f"), "L0": shown(own.l0, ".1f"), **loss_cells(own.losses)}
             for site, own in self.evaluation.sites.items()
         }
-        dead, seconds = self.firing.dead, f"{self.history.seconds:.0f}"
-        whole = {"L0": shown(self.evaluation.l0, ".1f"), **_losses(self.evaluation.losses)}
-        own = {"never fired": f"{dead.n_dead:,} ({dead.share:.1%})", "seconds": seconds}
+        whole = {"L0": shown(self.evaluation.l0, ".1f"), **loss_cells(self.evaluation.losses)}
+        own = {"never fired": never_fired(self.firing), SECONDS: f"{self.history.seconds:.0f}"}
         return {**found, ALL_AT_ONCE: {**whole, **own}}
 
 
 def _note(kind: str, evaluation: SitesEvaluation) -> str:
     return f"{'No losses' if evaluation.losses is None else 'Losses'} of the {kind} dictionary: {evaluation.note}"
-
-
-def _losses(losses: Any) -> dict[str, str]:
-    return {
-        "recovered (zero)": shown(losses and losses.zero, ".1%"),
-        "recovered (mean)": shown(losses and losses.mean, ".1%"),
-        "KL": shown(losses and losses.kl, ".4f"),
-    }
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,9 +77,6 @@ class JointDecomposition(StudyResult):
     """
 
     results: Mapping[str, JointResult]
-    settings: Mapping[str, Any]
-    seconds: Mapping[str, float]
-    latents: Mapping[str, DictionaryFacts] = field(default_factory=dict)
 
     @property
     def subject(self) -> str:

@@ -7,6 +7,7 @@ import os
 import textwrap
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ WIDTH = 100
 """Number of characters in a line of text."""
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class StudyResult(Displayed):
     """The measurements of trained dictionaries, which can be printed, and written to a folder.
 
@@ -35,7 +37,7 @@ class StudyResult(Displayed):
     results: Mapping[str, Any]
     settings: Mapping[str, Any]
     seconds: Mapping[str, float]
-    latents: Mapping[str, DictionaryFacts]
+    latents: Mapping[str, DictionaryFacts] = field(default_factory=dict)
 
     @property
     @abstractmethod
