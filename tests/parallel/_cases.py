@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +81,7 @@ class Variant:
         return train(dictionary, data_of(kind, dictionary), parallel, lr=1e-2, **self.parts())
 
 
-def _pairs() -> list[tuple[str, str]]:
+def pairs() -> list[tuple[str, str]]:
     """Returns each kind once and each activation once, or more."""
     activations, kinds = list(cases.ACTIVATIONS), list(cases.KINDS)
     n = max(len(activations), len(kinds))
@@ -117,7 +119,7 @@ def _ties(parallel: Parallel, folder: Path) -> Any:
 
 SAME: dict[str, Callable[[Parallel, Path], Any]] = {
     "ties": _ties,
-    **{f"{kind}-{activation}": Variant(kind, activation) for kind, activation in _pairs()},
+    **{f"{kind}-{activation}": Variant(kind, activation) for kind, activation in pairs()},
     **PARTS,
 }
 """Runs whose result on several ranks is that of one process."""
@@ -153,7 +155,7 @@ class Counting(torch.nn.Module):
 
 def stream_of(model: Counting, **options: Any) -> sd.ActivationStream:
     tokens = torch.randint(40, (60, 10), generator=torch.Generator().manual_seed(5))
-    options = {"batch_size": BATCH, "buffer_size": 200, "model_batch_size": 3} | options
+    options = {"batch_size": 2 * BATCH, "buffer_size": 200, "model_batch_size": 3} | options
     return sd.ActivationStream(sd.Site(model, "mlp", exclude_tokens=[0]), options.pop("tokens", tokens), **options)
 
 
@@ -175,7 +177,7 @@ def _store(parallel: Parallel, folder: Path) -> Any:
     if parallel.is_main and not path.exists():
         stream_of(Counting()).save_to(path, dtype=torch.float32, progress=False)
     parallel.exchange(0)
-    store = sd.ActivationStore(path, batch_size=BATCH, buffer_size=300)
+    store = sd.ActivationStore(path, batch_size=2 * BATCH, buffer_size=300)
     return train(new(rank=parallel.rank), store, parallel, n_tokens=900)
 
 
@@ -334,6 +336,9 @@ def _failed(parallel: Parallel, folder: Path) -> Any:
     return first, _error(lambda: train(dictionary, data_of("distiller", dictionary), parallel))
 
 
+DIVIDED = ("ties", "batch_top_k", "target_l0", "resampled", "uneven", "items", "stream", "documents", "store")
+"""Runs that divide tokens, or agree on numbers, in another way on four ranks than on two."""
+
 RANKS_ONLY: dict[str, Callable[[Parallel, Path], Any]] = {
     "collectives": _collectives,
     "stopped": _stopped,
@@ -349,14 +354,18 @@ RANKS_ONLY: dict[str, Callable[[Parallel, Path], Any]] = {
 CASES = {**SAME, **DATA, **RANKS_ONLY}
 
 
+@cache
+def alone(name: str) -> dict[str, Any]:
+    """Returns the result of a case in one process. Ranks that are forked later find it computed."""
+    with tempfile.TemporaryDirectory() as folder:
+        return CASES[name](Alone(), Path(folder))
+
+
 def run_rank(rank: int, n_ranks: int, path: Path, names: Sequence[str] = tuple(CASES)) -> None:
     """Runs cases on one rank, and writes their results to a file."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{path}/init", rank=rank, world_size=n_ranks)
     parallel = DataParallel(check_every=4)
-    found: dict[str, Any] = {}
-    for name in names:
-        found[name] = CASES[name](parallel, path)
-        torch.save(found, path / f"{rank}.pt")
+    torch.save({name: CASES[name](parallel, path) for name in names}, path / f"{rank}.pt")
 
 
 __all__ = ["Alone", "RankError", "run_rank"]

@@ -5,8 +5,8 @@ The ranks are started once, and run all cases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 import sparsedict as sd
-from parallel._cases import CASES, DATA, SAME, new, run_rank
+from parallel._cases import DATA, DIVIDED, SAME, alone, new, run_rank
 from parallel._cases import _checkpointed as checkpointed
 from ranks import run_ranks
 from sparsedict.parallel import Alone, DataParallel, order_of_parts
 
 Results = list[dict[str, Any]]
-Expected = Callable[[str], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +34,6 @@ def ranks(folder: Path) -> Results:
     checkpointed(Alone(), folder / "from_one", 5)
     run_ranks(2, run_rank, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Expected:
-    """Returns the result of a case in one process. Each case runs once."""
-    folder = tmp_path_factory.mktemp("alone")
-    result = cache(lambda name: CASES[name](Alone(), folder))
-    return lambda name: dict(result(name))
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -63,14 +54,14 @@ def assert_same(found: Any, expected: Any, tolerance: float = 1e-10) -> None:
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_two_ranks_compute_what_one_process_computes(name: str, ranks: Results, alone: Expected) -> None:
+def test_two_ranks_compute_what_one_process_computes(name: str, ranks: Results) -> None:
     for found in ranks:
         assert_same(found[name], alone(name))
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_ranks_divide_all_forms_of_data(name: str, ranks: Results, alone: Expected) -> None:
-    expected = alone(name)
+def test_ranks_divide_all_forms_of_data(name: str, ranks: Results) -> None:
+    expected = dict(alone(name))
     n_positions = expected.pop("n_positions", None)
     own = [found[name].pop("n_positions", None) for found in ranks]
     for found in ranks:
@@ -173,13 +164,10 @@ def test_parallel_must_be_a_parallel() -> None:
 
 
 @pytest.mark.slow
-def test_four_ranks_compute_what_one_process_computes(tmp_path: Path, alone: Expected) -> None:
-    names = [*SAME, *DATA]
-    run_ranks(4, partial(run_rank, names=names), tmp_path)
+def test_four_ranks_compute_what_one_process_computes(tmp_path: Path) -> None:
+    run_ranks(4, partial(run_rank, names=DIVIDED), tmp_path)
     for rank in range(4):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
-        for name in names:
-            expected = alone(name)
-            expected.pop("n_positions", None)
-            found[name].pop("n_positions", None)
-            assert_same(found[name], expected)
+        for name in DIVIDED:
+            for own in ("weights", "history"):
+                assert_same(found[name][own], alone(name)[own])

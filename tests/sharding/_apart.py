@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,12 @@ def _common(value: Any) -> Any:
     return held[0]
 
 
+@cache
+def alone() -> Any:
+    """Returns the result of a run on a stream in one process. Ranks that are forked later find it computed."""
+    return train(new(), stream_of(Counting()), Alone(), n_tokens=900)
+
+
 def _harvest(n_harvest: int, kind: Callable[[Any], Parallel] = DataParallel) -> None:
     """The result is that of a stream in a single process, also after a stop and a resume."""
     folder = Path(_common(tempfile.mkdtemp()))
@@ -106,13 +112,12 @@ def _harvest(n_harvest: int, kind: Callable[[Any], Parallel] = DataParallel) -> 
             return train(new(), data, parallel, n_tokens=900, **options)
         return None
 
-    assert ranks.run(stream, partial(run, 13)) is None
+    assert ranks.run(stream, partial(run, 7)) is None
     found = ranks.run(stream, partial(run, -1))
     assert bool(models) == ranks.is_harvester
     if found is not None:
-        expected = train(new(), stream_of(Counting()), Alone(), n_tokens=900)
         for part in ("weights", "history"):
-            for name, value in expected[part].items():
+            for name, value in alone()[part].items():
                 torch.testing.assert_close(found[part][name], value, rtol=1e-10, atol=1e-10, equal_nan=True)
     dist.barrier()
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from benchmarks.plan import SELECTION_BYTES, Job, Plan
@@ -15,22 +14,23 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 import sparsedict as sd
-from parallel._cases import DATA, SAME
-from sparsedict.parallel import Alone, Parallel
+from parallel._cases import CASES, DIVIDED, PARTS, alone, pairs
 from sparsedict.sharding import Traffic
 
 Case = Callable[[], None]
+
+# Three groups can't be divided among two ranks.
+PAIRS = [f"{kind}-{activation}" for kind, activation in pairs() if activation != "group_max"][::2]
+NAMES = tuple(dict.fromkeys((*PAIRS, *PARTS, *DIVIDED)))
+"""Runs on the mesh. Every kind and activation runs on each of the mesh's dimensions in other tests."""
 
 
 def cases() -> Iterator[tuple[str, Case]]:
     """Yields names and cases for four ranks."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "latents"))
     parallel = sd.ShardedLatents(mesh, check_every=4)
-    for name, run in {**SAME, **DATA}.items():
-        # Three groups can't be divided among two ranks.
-        if name.endswith("group_max"):
-            continue
-        yield f"mesh {name}", partial(_equals_one_process, run, parallel)
+    for name in NAMES:
+        yield f"mesh {name}", partial(_equals_one_process, name, parallel)
     rules = {"topk": sd.TopK(4), "batch_topk": sd.BatchTopK(4), "threshold": sd.ReLU()}
     for rule, activation in rules.items():
         yield f"mesh traffic of {rule}", partial(_traffic, rule, activation, parallel)
@@ -57,14 +57,12 @@ def _traffic(rule: str, activation: sd.Activation, parallel: sd.ShardedLatents) 
     assert total <= 1.1 * expected + 1024, (total, expected, step)
 
 
-def _equals_one_process(run: Callable[[Parallel, Path], Any], parallel: sd.ShardedLatents) -> None:
+def _equals_one_process(name: str, parallel: sd.ShardedLatents) -> None:
     folder = Path(parallel.share(tempfile.mkdtemp()))
-    found = run(parallel, folder)
-    with tempfile.TemporaryDirectory() as own:
-        expected = run(Alone(), Path(own))
-    for name in ("weights", "history"):
-        for key, value in expected[name].items():
-            _compare(f"{name}.{key}", found[name][key], value)
+    found = CASES[name](parallel, folder)
+    for part in ("weights", "history"):
+        for key, value in alone(name)[part].items():
+            _compare(f"{part}.{key}", found[part][key], value)
 
 
 def _compare(name: str, found: Tensor, expected: Tensor) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from parallel._cases import data_of, new, train
+from parallel._cases import alone, data_of, new, train
 from ranks import run_ranks
+from sharding import _apart, _checkpoints, _mesh
 from sharding._ranks import N_RANKS, run
 from sparsedict.parallel import Alone
 
@@ -17,8 +18,13 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the ranks are f
 
 
 def test_ranks_compute_what_one_process_computes(tmp_path: Path) -> None:
-    # The forked ranks have the modules that this process imports at first use.
+    # The forked ranks have the modules that this process imports at first use, and the results of one process.
     train(new(), data_of("distiller", new()), Alone(), n_tokens=60, checkpoint=tmp_path / "checkpoints")
+    for name in _mesh.NAMES:
+        alone(name)
+    for kind in _checkpoints.KINDS:
+        _checkpoints.alone(kind)
+    _apart.alone()
     run_ranks(N_RANKS, run, tmp_path, limit=400)
     found: dict[str, str] = {}
     for rank in range(N_RANKS):

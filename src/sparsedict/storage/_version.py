@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from sparsedict.storage._json import StorageError
@@ -13,6 +14,7 @@ class NewerVersionError(StorageError):
     """A file was written by a later version of the library."""
 
 
+@cache
 def installed_version() -> str:
     """Returns the installed version of this library."""
     try:
