@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparsedict.batches._points import Points, aliases, lookup, missing_point, point_name, sites_of
-from sparsedict.batches._tensors import PER_TOKEN, check_point, identity, once_per_tensor, side_by_side
+from sparsedict.batches._tensors import PER_TOKEN, check_point, identity, map_distinct, side_by_side
 from sparsedict.display import short, table
 
 
@@ -95,7 +95,7 @@ class Activations(Mapping[str, Tensor]):
         names = self._parts.get(point)
         if names is None:
             raise missing_point(point, self)
-        return side_by_side([self._tensors[name] for name in names])
+        return self._columns(names)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
@@ -117,7 +117,11 @@ class Activations(Mapping[str, Tensor]):
         """
         names = (points,) if isinstance(points, str) else points
         parts = self._parts
-        return side_by_side([self[name if name in parts else lookup(name, parts)] for name in names])
+        return self._columns([part for name in names for part in parts[name if name in parts else lookup(name, parts)]])
+
+    def _columns(self, names: Sequence[str]) -> Tensor:
+        tensors = [self._tensors[name] for name in names]
+        return tensors[0] if len(tensors) == 1 else side_by_side(tensors)
 
     @property
     def inputs(self) -> Float[Tensor, "*shape d_in"]:
@@ -191,9 +195,8 @@ class Activations(Mapping[str, Tensor]):
 
         If several points share a tensor, the function is called once for it.
         """
-        once = once_per_tensor(function)
-        tensors = {name: once(value) for name, value in self._tensors.items()}
-        mapped = self._like(tensors, {name: once(value) for name, value in self._per_token()})
+        found = map_distinct(function, [dict((*self._tensors.items(), *self._per_token()))])
+        mapped = self._like({name: found[name] for name in self._tensors}, found)
         mapped._parts = self._parts
         return mapped
 
@@ -251,10 +254,10 @@ class Activations(Mapping[str, Tensor]):
     def cat(cls, batches: Sequence[Activations]) -> Activations:
         """Concatenates batches of rows with the same points."""
         first = batches[0]
-        joined = once_per_tensor(lambda *values: torch.cat(values))
-        tensors = {name: joined(*(batch._tensors[name] for batch in batches)) for name in first._tensors}
-        names = [name for name, _ in first._per_token() if all(getattr(b, name) is not None for b in batches)]
-        result = cls._like(tensors, {name: joined(*(getattr(batch, name) for batch in batches)) for name in names})
+        names = [name for name, _ in first._per_token() if all(getattr(batch, name) is not None for batch in batches)]
+        values = [{**batch._tensors, **{name: getattr(batch, name) for name in names}} for batch in batches]
+        found = map_distinct(lambda *parts: torch.cat(parts), values)
+        result = cls._like({name: found[name] for name in first._tensors}, found)
         result._parts = first._parts
         return result
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,8 +28,6 @@ def side_by_side(parts: Sequence[Tensor]) -> Tensor:
 
     Parts that are the columns of one contiguous tensor aren't copied.
     """
-    if len(parts) == 1:
-        return parts[0]
     if _are_columns(parts):
         width = sum(part.shape[-1] for part in parts)
         return parts[0].as_strided((*parts[0].shape[:-1], width), (*parts[0].stride()[:-1], 1))
@@ -62,14 +60,21 @@ def identity(tensor: Tensor) -> object:
     return tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride()
 
 
-def once_per_tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Returns a function that returns the earlier result if it is called with the same tensors again."""
-    results: dict[object, Tensor] = {}
+def map_distinct(function: Callable[..., Tensor], batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Returns the results of a function of the tensors with one name in several batches, by name.
 
-    def once(*tensors: Tensor) -> Tensor:
+    The function is called once for names that share their tensors.
+
+    Args:
+        function: A function of as many tensors as there are batches.
+        batches: Tensors by name. The names are those of the first batch.
+    """
+    results: dict[object, Tensor] = {}
+    found: dict[str, Tensor] = {}
+    for name in batches[0]:
+        tensors = [batch[name] for batch in batches]
         key = tuple(map(identity, tensors))
         if key not in results:
             results[key] = function(*tensors)
-        return results[key]
-
-    return once
+        found[name] = results[key]
+    return found

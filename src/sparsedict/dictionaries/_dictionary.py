@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from sparsedict import checks
 from sparsedict.activations import Activation, State
 from sparsedict.batches import Activations, names_of
 from sparsedict.dictionaries._encode import encode_rows
@@ -130,7 +131,7 @@ class Dictionary(Trainable, ABC):
             ValueError: If their widths aren't ``d_in`` and ``d_out``, their numbers of tokens differ, or they are
                 empty.
         """
-        self._check_rows(inputs, targets)
+        checks.rows(inputs, targets, self.d_in, self.d_out)
         context = StepContext(self.training and torch.is_grad_enabled()) if context is None else context
         encoding = encode_rows(self, inputs, context)
         reconstruction = self.reconstruct(encoding.latents(), inputs)

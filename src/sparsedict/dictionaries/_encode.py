@@ -128,9 +128,10 @@ def encode_rows(
     if dictionary.shard is not None and x.requires_grad:
         x = dictionary.shard.peers.spread(x)
     activation, state = dictionary.activation, dictionary.activation_state.entries()
-    rule = activation.competition(state, training=dictionary.training)
-    if rule is not None and dictionary.shard is not None and dictionary.shard.competes(rule):
-        return _encode_shard(dictionary, dictionary.shard, x, rule, context)
+    if dictionary.shard is not None:
+        rule = activation.competition(state, training=dictionary.training)
+        if rule is not None and dictionary.shard.competes(rule):
+            return _encode_shard(dictionary, dictionary.shard, x, rule, context)
     rule = activation.selection(state, training=dictionary.training)
     whole = _divided_batch(rule, context)
     of_whole, rule = rule, rule if whole is None or rule is None else candidate_rule(rule, whole)

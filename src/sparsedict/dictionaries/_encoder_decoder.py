@@ -48,10 +48,6 @@ class EncoderDecoder(DictionaryWeights):
         checks.activations("x", x, self.d_in)
         return x.reshape(-1, self.d_in).to(self.encoder_bias.dtype), x.shape[:-1]
 
-    def _check_rows(self, inputs: Tensor, targets: Tensor) -> None:
-        """Raises an error if inputs and targets aren't rows of the same tokens with the widths of the dictionary."""
-        checks.rows(inputs, targets, self.d_in, self.d_out)
-
     def encoder_inputs(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """Returns the vectors that the encoder's matrix multiplies: the inputs by default.
 

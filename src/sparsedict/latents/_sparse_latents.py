@@ -1,15 +1,14 @@
-"""`SparseLatents`, the values of the stored entries of a batch."""
+"""`SparseLatents`, the values of the stored entries of a batch, and `fires`, the definition of an active latent."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparsedict.display import Displayed
-from sparsedict.latents._firing import fires
 from sparsedict.latents._support import ResultMemory, Support
 
 
@@ -92,6 +91,23 @@ class SparseLatents(Displayed):
     def l0(self) -> Float[Tensor, ""]:
         """Returns the mean number of latents that fire on a token."""
         return fires(self.values).sum() / max(self.support.n_tokens, 1)
+
+
+def fires(values: Float[Tensor, "*entries"]) -> Bool[Tensor, "*entries"]:
+    """Returns a mask of the latents that fire, which are those that are not zero.
+
+    L0, firing frequencies, dead latents, training's counters and examples all use this definition. A negative latent
+    of AbsTopK fires. GELU and SiLU are almost never zero, so their L0 is close to ``n_latents``. NaN fires.
+
+    Args:
+        values: Dense latents, or the values of stored entries.
+
+    Example:
+        >>> import torch
+        >>> fires(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([ True, False,  True])
+    """
+    return values != 0
 
 
 def firing_counts(latents: Float[Tensor, "n_tokens n_latents"] | SparseLatents) -> Int[Tensor, " n_latents"]:

@@ -75,7 +75,7 @@ class BatchQueue:
         finally:
             interrupt.is_waiting = False
         self._position, batch, self.n_latest = self._waiting.popleft()
-        self._latest = batch.joined(self._groups)
+        self._latest = batch.joined(self._groups) if self._groups else batch
         return self._latest
 
     def state_dict(self) -> dict[str, Any]:

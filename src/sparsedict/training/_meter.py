@@ -80,18 +80,19 @@ class Meter:
             terms: The objective, the loss and the penalties.
             firing_counts: Number of this rank's tokens on which each latent fired.
         """
-        stacked = torch.stack([term.detach().double() for term in terms]) * out.whole.share
+        whole = out.whole
+        stacked = torch.stack([term.detach().double() for term in terms]) * whole.share
         bad = torch.where(torch.isfinite(stacked[0]), torch.iinfo(torch.int64).max, out.step)
         self._first_bad = torch.minimum(self._first_bad, bad)
         self._terms += stacked
         targets = out.targets.detach()
         error = _squared_error(out.reconstruction.detach(), targets)
         active = self._parallel.sum_latents(firing_counts.sum()).double()
-        self.last_l0 = out.whole.mean(active / len(targets))
+        self.last_l0 = whole.mean(active / len(targets))
         self._counts += torch.stack([error, _squares(targets), active])
         self._target_sum += _column_sums(targets)
         self._n_steps += 1
-        self._n_tokens += out.whole.total
+        self._n_tokens += whole.total
 
     def read(self) -> tuple[dict[str, Any], int | None]:
         """Returns the means since the last call, by field of `Record`, and the first non-finite step, if any.

@@ -128,7 +128,7 @@ class DictionaryTrainer:
         self._meter.add(out, terms, firing_counts)
         self._last_inputs = out.inputs[: math.ceil(MAX_TOKENS / self._parallel.n_parts)]
         self._update.apply_()
-        self._after_step(out, self._parallel.sum(firing_counts) > 0, upcoming)
+        self._after_step(out, whole, self._parallel.sum(firing_counts) > 0, upcoming)
         self._parallel.check_equal(self._dictionary.state_dict(), self._counters.step + 1)
         self._counters.step += 1
         self.history.n_steps = self._counters.step
@@ -238,9 +238,11 @@ class DictionaryTrainer:
         trained_on["lr"] = self.trainee.peak_lr
         trained_on["penalties"] = [repr(penalty) for penalty in self.trainee.penalties]
 
-    def _after_step(self, out: ForwardPass, fired: Bool[Tensor, " n_latents"], upcoming: Upcoming | None) -> None:
-        state = self._dictionary.activation_state.entries()
+    def _after_step(
+        self, out: ForwardPass, whole: WholeBatch, fired: Bool[Tensor, " n_latents"], upcoming: Upcoming | None
+    ) -> None:
         if self._dictionary.activation.is_measured:
+            state = self._dictionary.activation_state.entries()
             is_part = self._parallel.n_ranks > 1
             encoding = replace(out.encoding, gather=self._parallel.values) if is_part else out.encoding
             self._dictionary.activation.measure_encoding_(encoding, state, step=self._counters.step)
@@ -248,7 +250,7 @@ class DictionaryTrainer:
             for penalty in self.trainee.penalties:
                 penalty.after_step_(out)
         since = self._counters.tokens_since_fired
-        torch.where(fired, torch.zeros_like(since), since + out.whole.total, out=since)
+        torch.where(fired, torch.zeros_like(since), since + whole.total, out=since)
         if upcoming is not None:
             out = replace(out, upcoming=lambda n_tokens: map(self._rows, upcoming(n_tokens)))
         for step_hook in self.trainee.step_hooks:
