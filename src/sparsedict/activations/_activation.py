@@ -183,7 +183,7 @@ class Activation(ABC):
         """
 
     def measure_encoding_(self, encoding: Encoding, state: State, *, step: int) -> None:
-        """Calls :meth:`measure_` with the latents of a step. Override it to know which latents the values are of.
+        """Calls :meth:`measure_` with the latents of a step. Override it if the index of each latent is needed too.
 
         Args:
             encoding: The latents, with their support.

@@ -1,4 +1,4 @@
-"""`Detection`, counts of how well binary detectors find what is present, and thresholds with the best F1."""
+"""`Detection`, the precision, recall and F1 of binary detectors from counts, and thresholds with the best F1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparsedict.display import Displayed
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Detection(Displayed):
-    """How well each of some binary detectors finds what is present on a token.
+    """How well each of several binary detectors finds the tokens on which its feature is present.
 
     Precision, recall and F1 are 0 for a detector that finds nothing. Recall and F1 are NaN if there is nothing to
     find, and means leave such detectors out.

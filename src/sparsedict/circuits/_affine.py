@@ -19,7 +19,7 @@ VALUES_AT_ONCE = 2**22
 
 
 class NotAffineError(ValueError):
-    """A model isn't affine in what is written to its residual stream. The message names the module."""
+    """A model isn't affine in the contributions to its residual stream. The message names the module."""
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -55,7 +55,7 @@ class Affinity:
     """How far the parts of a model with held values are from affine functions.
 
     Attributes:
-        inputs: Largest relative deviation of what the sites read.
+        inputs: Largest relative deviation of the inputs of the sites.
         logits: Relative deviation of the logits.
         head: Relative deviation of the output of the unembedding's module; NaN if there is none.
         most: Largest deviation that rounding may cause.
@@ -78,7 +78,7 @@ class Affinity:
 
 
 def measure_affinity(cut: CutModel, first: Pass) -> Affinity:
-    """Measures how far what the sites read, and the logits, are from affine in what is written to the residual stream.
+    """Measures the deviation of the sites' inputs and the logits from affine functions of the residual contributions.
 
     Args:
         cut: The model.
@@ -105,9 +105,9 @@ def not_affine(cut: CutModel, first: Pass, what: str, value: float) -> NotAffine
     culprit = _culprit(cut, first)
     where = "the model itself" if culprit is None else culprit
     return NotAffineError(
-        f"The model must be affine in what is written to the residual stream once its attention patterns and norms are "
-        f"held, but {what} deviates by {value:.1g} in relative terms. The nonlinearity is in {where}. Add a site for "
-        "an MLP. Load a model whose attention kernel bypasses PyTorch's functions with "
+        "The model must be affine in the contributions to the residual stream once its attention patterns and norms "
+        f"are held, but {what} deviates by {value:.1g} in relative terms. The nonlinearity is in {where}. Add a site "
+        "for an MLP. Load a model whose attention kernel bypasses PyTorch's functions with "
         "`attn_implementation='eager'`. Attribute to the logits before a soft cap."
     )
 
@@ -115,7 +115,7 @@ def not_affine(cut: CutModel, first: Pass, what: str, value: float) -> NotAffine
 def _culprit(cut: CutModel, first: Pass) -> str | None:
     """Returns the innermost module that is reached first and whose output isn't affine.
 
-    If what the module reads isn't affine either, the nonlinearity is between the modules inside of its parent.
+    If the input of the module isn't affine either, the nonlinearity is between the modules inside of its parent.
     """
     probes: list[dict[tuple[str, int], tuple[Tensor | None, Tensor]]] = []
     for factor in (0.0, 1.0, SCALE):

@@ -46,7 +46,7 @@ def attribute(
     r"""Returns the exact direct effects between token embeddings, active latents, error terms and targets on a prompt.
 
     Attention patterns and the denominators of norms are held at their values on the prompt. The outputs of the MLPs are
-    sums of what the active latents of the dictionaries write, and of an error term. The rest of the model is then
+    sums of the contributions of the dictionaries' active latents, and of an error term. The rest of the model is then
     affine, for any architecture, and gradients are exact direct effects.
 
     Every MLP of the model needs a site, since an MLP that isn't cut out isn't affine. The whole output of a site
@@ -58,8 +58,8 @@ def attribute(
             list, or one dictionary over several layers.
         tokens: One prompt: token ids ``[n_positions]`` or ``[1, n_positions]``, or a mapping of the model's keyword
             arguments.
-        targets: What to attribute: `TopLogits`, `Logit`, `LogitDifference` or `Latent`, a token id, or a sequence of
-            these. By default the most probable tokens after the prompt.
+        targets: The attributed quantities: `TopLogits`, `Logit`, `LogitDifference` or `Latent`, a token id, or a
+            sequence of these. By default the most probable tokens after the prompt.
         max_latents: Largest number of latents that become nodes. They are chosen by influence. All other active latents
             of a layer are summed in one node. The same limit applies to tokens and error terms together.
         check: Number of interventions that check the graph; 0 to run them when the graph is first printed.

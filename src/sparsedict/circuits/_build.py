@@ -138,7 +138,7 @@ def _sources(prompt: Prompt, columns: Columns, expansion: Expansion, labels: lis
 
 
 def _values(prompt: Prompt, columns: Columns, sources: _Sources) -> Tensor:
-    """Returns the norm of what each token and error term writes. The values of latents are set elsewhere."""
+    """Returns the norm of the contribution of each token and error term. The values of latents are set elsewhere."""
     embedded = prompt.rows(prompt.first.embedded)
     found = columns.values.new_zeros(len(sources.nodes))
     for index, node in enumerate(sources.nodes):

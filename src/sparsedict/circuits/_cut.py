@@ -1,4 +1,4 @@
-"""A model whose MLPs are cut out, so that the rest is affine in what is written to the residual stream."""
+"""A model whose MLP outputs are replaced by given outputs, so that the rest of the model can be affine in them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from sparsedict.sites.models import (
 )
 
 Embed = Callable[[Tensor], Tensor]
-"""Returns what takes the place of the token embeddings."""
+"""Returns the replacement of the token embeddings."""
 Write = Callable[[str, Tensor, Tensor], Tensor]
-"""Returns what takes the place of a site's output, from the site's name, its output and its input."""
+"""Returns the replacement of a site's output, given the site's name, its output and its input."""
 Watch = Callable[[str, Tensor | None, Tensor], None]
 """Receives the path, the input and the output of each module outside of the MLPs."""
 
@@ -39,8 +39,8 @@ class Pass:
 
     Attributes:
         embedded: The token embeddings, as the embedding's module returned them or as they were replaced.
-        inputs: What each site read.
-        outputs: What each site's MLP wrote, before it was replaced, without a graph.
+        inputs: Input of each site.
+        outputs: Output of each site's MLP before its replacement, without a graph.
         logits: The model's logits ``[n_copies, n_positions, n_vocabulary]``, at `CutModel.logits_at`.
         head: The output of the unembedding's module, if there is one.
         hidden: The input of the unembedding's module, if there is one.

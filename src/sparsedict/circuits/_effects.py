@@ -64,7 +64,7 @@ class Columns:
         self.n: int = self.left.stop
 
     def _sizes(self) -> Tensor:
-        """Returns the norm of what each active latent writes."""
+        """Returns the norm of the contribution of each active latent."""
         found = []
         for own in self._prompt.units:
             for chunk in torch.arange(len(own), device="cpu").split(2**13):
@@ -73,7 +73,7 @@ class Columns:
         return torch.cat(found)
 
     def _rest(self) -> dict[str, Tensor]:
-        """Returns what the latents without a column write together, ``[n_positions, d]``."""
+        """Returns the sum of the contributions of the latents without a column, ``[n_positions, d]``."""
         prompt = self._prompt
         found = {name: prompt.rows(prompt.first.outputs[name]) - prompt.errors[name] for name in prompt.names}
         if self.n_latents == sum(map(len, prompt.units)):

@@ -48,7 +48,7 @@ class AttributionGraph(Displayed):
     Attributes:
         nodes: The nodes.
         values: Value of each node, ``[n_nodes]``: the activation of a latent, the value of a target, and the norm of
-            what a token, an error term or a rest writes.
+            the contribution of a token, an error term or a rest.
         edges: Direct effects (target, source), ``[n_nodes, n_nodes]``. Rows of nodes that aren't latents or targets
             are zero.
         constants: Constant of each node, ``[n_nodes]``: the part of a value that is due to biases. Nodes without
@@ -192,9 +192,9 @@ class AttributionGraph(Displayed):
     def check(self, n: int = N_CHECKED, *, nodes: Sequence[int] | None = None, factor: float = 0.0) -> Check:
         """Intervenes on latents, and compares the changes of the targets with those that the graph predicts.
 
-        Each intervention multiplies what one latent writes by ``factor``. The model runs once with attention patterns,
-        norms and the set of active latents held, where the prediction must be exact up to rounding, and once without
-        holding anything.
+        Each intervention multiplies the contribution of one latent by ``factor``. The model runs once with attention
+        patterns, norms and the set of active latents held, where the prediction must be exact up to rounding, and once
+        without holding anything.
 
         Args:
             n: Number of latents: the most influential ones.

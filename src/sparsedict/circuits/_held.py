@@ -24,8 +24,8 @@ Held = Literal["attention", "norms"]
 class HeldValues(TorchFunctionMode):
     """A context in which attention patterns and the denominators of norms are constants.
 
-    The first forward pass computes and records them. Later passes use the recorded values in the same order, whatever
-    their inputs. Gradients don't flow through held values in either case.
+    The first forward pass computes and records them. Later passes use the recorded values in the same order, for
+    any inputs. Gradients don't flow through held values in either case.
     """
 
     def __init__(self) -> None:

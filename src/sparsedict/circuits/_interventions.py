@@ -28,12 +28,12 @@ HELD: dict[str, tuple[Held, ...]] = {
     "attention_held": ("attention",),
     "both_held": ("attention", "norms"),
 }
-"""For each measurement of `Check` in the model itself, what is held."""
+"""The held values of each measurement of `Check` in the model itself."""
 
 
 @dataclass(eq=False)
 class Interventions:
-    """Multiplies what single latents write by a factor, and measures the targets.
+    """Multiplies the contributions of single latents by a factor, and measures the targets.
 
     Attributes:
         prompt: The prompt.
@@ -65,7 +65,7 @@ class Interventions:
     def copies_at_once(self) -> int:
         """Number of copies of the prompt in one forward pass."""
         first = self.prompt.first
-        # A pass makes logits and their changes, and stores what the sites read and write.
+        # A pass makes logits and their changes, and stores the inputs and outputs of the sites.
         kept = [*first.inputs.values(), *first.outputs.values(), first.logits, first.logits]
         n_bytes = sum(value.numel() * value.element_size() for value in kept) + self.prompt.cut.held.largest
         return max(1, min(COPIES_AT_ONCE, self.memory // n_bytes))
@@ -152,7 +152,7 @@ class Interventions:
 
 
 class _Frozen:
-    """A pass of the model with held values, in which active latents respond linearly to what they read."""
+    """A pass of the model with held values, in which active latents respond linearly to their inputs."""
 
     def __init__(self, interventions: Interventions, places: Tensor, factor: float) -> None:
         self._all, self._places, self._factor = interventions, places, factor

@@ -14,8 +14,8 @@ class Node:
     """A node of an attribution graph.
 
     Attributes:
-        kind: ``"token"`` (the embedding of a token), ``"latent"`` (an active latent), ``"error"`` (what an MLP writes
-            beyond its reconstruction), ``"rest"`` (the sum of the latents and error terms of a layer that have no node
+        kind: ``"token"`` (the embedding of a token), ``"latent"`` (an active latent), ``"error"`` (the output of an MLP
+            minus its reconstruction), ``"rest"`` (the sum of the latents and error terms of a layer that have no node
             of their own), or ``"target"``.
         layer: Index of the site in `AttributionGraph.layers` that a latent reads or an error term writes; None for
             tokens and logits.

@@ -143,7 +143,7 @@ class Prompt:
 
     @cached_property
     def errors(self) -> dict[str, Tensor]:
-        """What each MLP wrote beyond the reconstruction, ``[n_positions, d]``, in the order of the model."""
+        """Output of each MLP minus its reconstruction, ``[n_positions, d]``, in the order of the model."""
         found = {name: self.rows(self.first.outputs[name]).clone() for name in self.names}
         for units in self.units:
             for name, part in zip(units.writes, units.reconstruction(), strict=True):

@@ -20,7 +20,7 @@ class Check(Displayed):
 
     Attributes:
         nodes: The latents, as nodes of the graph.
-        factor: Factor of what a latent writes: 0 for ablation.
+        factor: Factor of the contribution of a latent: 0 for ablation.
         predicted: Changes that the graph predicts, ``[n_interventions, n_targets]``.
         unfrozen: Changes of the model itself.
         norms_held: Changes with held denominators of norms. Attention patterns and MLPs respond.
@@ -54,7 +54,7 @@ class Check(Displayed):
         return median_error(self.predicted, self.unfrozen)
 
     def rows(self) -> list[tuple[str, float, float]]:
-        """Returns what was held in the model itself, the correlation, and the median relative error."""
+        """Returns the held values in the model itself, the correlation, and the median relative error."""
         measured = {
             "nothing": self.unfrozen,
             "norms": self.norms_held,

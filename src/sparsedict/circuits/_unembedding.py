@@ -1,4 +1,4 @@
-"""Gradients of functions of logits by what the unembedding reads."""
+"""Gradients of functions of the logits with respect to the input of the unembedding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparsedict.sites.models import loaded, output_embedding
 
 @torch.enable_grad()
 def through_unembedding(prompt: Prompt, pass_: Pass, targets: Sequence[ResolvedTarget]) -> tuple[Tensor, Tensor] | None:
-    """Returns what the unembedding read, and the gradients of functions of the logits by it.
+    """Returns the input of the unembedding, and the gradients of functions of the logits with respect to it.
 
     A target depends on the logits of one position. Backward passes through the unembedding at all positions would take
     most of the time and memory for a long prompt.

@@ -1,4 +1,4 @@
-"""The active latents of a dictionary on a prompt, each linear in what the dictionary reads."""
+"""The active latents of a dictionary on a prompt, each as a linear function of the dictionary's inputs."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class Units:
 
     @torch.no_grad()
     def contributions(self, units: Tensor) -> list[Tensor]:
-        """Returns what some units write: one tensor ``[len(units), d]`` for each site in `writes`."""
+        """Returns the contributions of some units: one tensor ``[len(units), d]`` for each site in `writes`."""
         found: list[list[Tensor]] = [[] for _ in self.writes]
         size = ROWS_AT_ONCE if isinstance(self.adapter.source, Dictionary) else min(self.adapter.n_rows, ROWS_AT_ONCE)
         for chunk in units.split(size) if len(units) else [units]:

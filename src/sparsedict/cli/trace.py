@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parts_of(loaded: FinishedRun, *, others: str) -> tuple[Sites, dict[str, Any]]:
-    """Returns all MLPs of the model of a run, and what replaces them: distillers, and neurons of other MLPs.
+    """Returns all MLPs of the model of a run, and their replacements: distillers, and neurons of other MLPs.
 
     Args:
         loaded: The run.

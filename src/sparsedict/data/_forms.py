@@ -1,4 +1,4 @@
-"""Recognises the form of tokens or texts by the types of their items."""
+"""Recognises the form of tokens or texts by the types of their items, and converts them to a `TokenSource`."""
 
 from __future__ import annotations
 

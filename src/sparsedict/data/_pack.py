@@ -28,7 +28,7 @@ def pack(
 ) -> Int[Tensor, "n context"]:
     """Returns texts as rows of tokens.
 
-    A stream over the result knows the number of tokens. If they fit into its buffer, it runs the model only once.
+    The number of tokens of a stream over the result is known. If they fit into its buffer, it runs the model only once.
 
     Args:
         texts: Documents, in any form of texts that `ActivationStream` takes. Empty documents are skipped.

@@ -1,4 +1,4 @@
-"""Runs a model on a block of tokens, and captures the activations of its sites."""
+"""`SiteCapture`, which runs a model on a block of tokens and captures the activations of its sites."""
 
 from __future__ import annotations
 

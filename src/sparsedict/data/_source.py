@@ -1,4 +1,4 @@
-"""Base class of streams and stores: resumable passes of shuffled batches."""
+"""`ActivationSource`, the base class of streams and stores: resumable passes of shuffled batches."""
 
 from __future__ import annotations
 

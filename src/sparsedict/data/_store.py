@@ -1,4 +1,4 @@
-"""Activations on disk, for any number of training runs."""
+"""`ActivationStore`, activations on disk for any number of training runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs a model on tokens, and returns shuffled batches of activations."""
+"""`ActivationStream`, shuffled batches of activations from a model that runs on tokens."""
 
 from __future__ import annotations
 

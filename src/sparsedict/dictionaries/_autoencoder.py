@@ -1,4 +1,4 @@
-"""Sparse autoencoders."""
+"""`SparseAutoencoder`, which reproduces one activation vector through sparse latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sparse distillers, also called transcoders."""
+"""`SparseDistiller`, also called transcoder, which predicts an MLP's output from its input through sparse latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Division of a dictionary's latents among processes, and the way back."""
+"""Division of a dictionary's latents among processes, and collection of the whole dictionary."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _check_all_or_none(name: str, present: Sequence[bool], files: Sequence[Path]
 
 @torch.no_grad()
 def layers_of(dictionary: CrossLayerDistiller, library: str) -> list[LayerWeights]:
-    """Returns weights that compute what a dictionary computes, layer by layer on the CPU.
+    """Returns weights with the same output as a dictionary, layer by layer on the CPU.
 
     The scales of inputs and outputs are multiplied into the weights. Tied decoder rows are repeated, and rows for
     layers that latents don't reach are zero.

@@ -1,4 +1,4 @@
-"""The report: state dicts of the code of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024.
+"""State dicts of the report: the code of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024.
 
 The report: https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation
 """

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: files of dictionaries fetched and pushed, through ``huggingface_hub`` (the extra ``hf``).
+"""The Hugging Face hub: download and upload of dictionaries, through ``huggingface_hub`` (the extra ``hf``).
 
 An address is ``hf://owner/repository`` or ``hf://owner/repository/path``. A branch, tag or commit is given as
 ``hf://owner/repository@revision/path``. ``huggingface_hub`` controls access, by its login or the variable ``HF_TOKEN``.

@@ -16,7 +16,7 @@ def has_earlier(folder: Path, marker: str, ours: Collection[str], name: str) -> 
         folder: The folder, which needn't exist.
         marker: Path of a file in every folder of these pages.
         ours: Names that these pages have in the folder.
-        name: What the pages are, for the message.
+        name: Name of the pages, for the message.
 
     Raises:
         FileExistsError: If it is a file, or contains other files.

@@ -61,7 +61,7 @@ class Channels:
         }
 
     def sent(self, tensor: Tensor) -> tuple[Tensor, Any]:
-        """Returns a detached, contiguous tensor on a device that a group serves, and the group."""
+        """Returns a detached, contiguous tensor on a device that a group supports, and the group."""
         tensor = tensor.detach().contiguous()
         if tensor.device.type in self._devices:
             return tensor, self.group

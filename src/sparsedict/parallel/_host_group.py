@@ -1,4 +1,4 @@
-"""Creation of process groups in a bounded time, whatever groups the processes created before."""
+"""Creation of process groups with a time limit, also by processes that created different groups before."""
 
 from __future__ import annotations
 

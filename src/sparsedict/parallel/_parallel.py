@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 class Parallel(ABC):
     """How the processes of a run, the *ranks*, divide its work.
 
-    A run on several ranks computes what a single process computes, except for rounding. All ranks execute the same
+    A run on several ranks has the results of a single process, except for rounding. All ranks execute the same
     training loop, with the same arguments. Each method of this class is therefore called by all ranks in the same
     order, and is a collective operation unless its description says otherwise.
 
@@ -36,8 +36,8 @@ class Parallel(ABC):
     The loop reduces in two directions. :meth:`sum`, :meth:`rows` and :meth:`mean_gradients_` act over the parts,
     between ranks that hold the same latents. :meth:`sum_latents` acts over the slices, between ranks that hold the same
     rows.
-    Whatever is neither a sum over rows nor over latents, such as the selection of the largest entries or the
-    reconstruction, is a step of the dictionary that :meth:`divided` returns.
+    Operations that are neither sums over rows nor over latents, such as the selection of the largest entries or the
+    reconstruction, are steps of the dictionary that :meth:`divided` returns.
 
     Decisions that change the course of the loop (stop, write a checkpoint, compute a step again) depend on numbers
     from :meth:`exchange`, :meth:`share` or :meth:`sum` only, so that all ranks decide alike.
@@ -259,5 +259,5 @@ class Parallel(ABC):
         return
 
     def describe(self, dictionary: Any) -> str:
-        """Returns a few lines: what is divided how, and what each rank holds. Not a collective operation."""
+        """Returns a few lines about the division of work, and the memory of each rank. It isn't collective."""
         return "one process"

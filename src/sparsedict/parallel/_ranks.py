@@ -140,7 +140,7 @@ class Ranks(Parallel):
 
 
 def holding(dictionary: Any, n_slices: int = 1) -> str:
-    """Returns what a rank of a run holds of a dictionary: weights, gradients and optimiser state.
+    """Returns the parts of a dictionary in the memory of one rank: weights, gradients and optimiser state.
 
     Args:
         dictionary: The whole dictionary.

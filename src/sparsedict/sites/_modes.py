@@ -1,4 +1,4 @@
-"""Switches modules between training and evaluation mode, and the gradients of their parameters off."""
+"""Contexts in which modules are in evaluation mode, or their parameters require no gradients."""
 
 from __future__ import annotations
 

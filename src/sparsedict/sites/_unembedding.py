@@ -69,7 +69,7 @@ def unembedding(model: nn.Module) -> Unembedding:
         model: A Hugging Face or TransformerLens model, or another model with one of these names.
 
     Raises:
-        NoUnembeddingError: If there is no unembedding, or what it reads isn't the residual stream or its norm.
+        NoUnembeddingError: If there is no unembedding, or its input is neither the residual stream nor its norm.
     """
     head = output_embedding(model)
     weight = loaded(head, "W_U")

@@ -20,7 +20,7 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         path: The file to replace. It needn't exist. The next call removes temporary files of an interrupted call.
         write: Function that writes the new content to a path.
     """
-    # A temporary folder has a known name, so the next call can remove it, whatever files `write` creates.
+    # A temporary folder has a known name, so the next call can remove it with all files that `write` created.
     scratch = path.with_name(f".{path.name}.writing")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()

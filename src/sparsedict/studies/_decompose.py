@@ -17,7 +17,7 @@ from sparsedict.studies._decomposition import Decomposition
 from sparsedict.studies._dictionary_result import DictionaryResult
 from sparsedict.studies._recipe import BATCH_SIZE, RECIPES, Inspection
 from sparsedict.studies._run_settings import used_settings
-from sparsedict.studies._shared import check_arguments, latent_facts, neurons_of, new_trainee, train
+from sparsedict.studies._study_steps import check_arguments, latent_facts, neurons_of, new_trainee, train
 from sparsedict.training import History, Recipe, Trainee
 
 ALONE = Alone()

@@ -1,4 +1,4 @@
-"""`decompose_jointly`, which trains dictionaries that each have several MLPs, and measures them."""
+"""`decompose_jointly`, which trains dictionaries over several MLPs, and measures them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sparsedict.sites import Site, Sites
 from sparsedict.studies._joint_decomposition import JointDecomposition, JointResult
 from sparsedict.studies._recipe import BATCH_SIZE, Inspection, recipes
 from sparsedict.studies._run_settings import used_settings
-from sparsedict.studies._shared import check_arguments, latent_facts, neurons_of, new_trainee, train
+from sparsedict.studies._study_steps import check_arguments, latent_facts, neurons_of, new_trainee, train
 from sparsedict.training import Recipe
 
 ALONE = Alone()
@@ -43,7 +43,7 @@ def decompose_jointly(
     parallel: Parallel = ALONE,
     **options: Any,
 ) -> JointDecomposition | None:
-    """Trains dictionaries of which each serves all MLPs, such as a cross-layer distiller, and measures them.
+    """Trains dictionaries over all MLPs, such as a cross-layer distiller, and measures them.
 
     Args:
         sites: Sites of one model, by name, in the order of the model.

@@ -27,7 +27,7 @@ class Kind:
         name: Name of the kind, and of the folder of its dictionary.
         make: Function that returns a new dictionary. Its arguments are the site, the number of latents, and the parts
             of a dictionary. If ``is_joint``, they are all `Sites` and the number of latents of each site by name.
-        is_joint: Whether one dictionary serves all sites.
+        is_joint: Whether one dictionary reads or writes all sites.
         has_skip: Whether ``make`` takes ``skip``.
         is_transcoder: Whether the dictionary computes outputs of MLPs from their inputs. Attribution graphs need it.
         n_latents: Function from the latents that each site would have alone to those of the dictionary, by site.

@@ -34,7 +34,7 @@ class Finding:
 
     Attributes:
         subject: The part of the training run, such as ``"norm of a distiller"``.
-        advice: What to pass, or ``"default"`` if the rule finds no reason for a change.
+        advice: The argument to pass, or ``"default"`` if the rule finds no reason for a change.
         reason: The numbers that decided.
         changes: Whether the advice differs from the default.
     """
@@ -47,7 +47,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Advice(Displayed):
-    """What follows from a diagnosis for a training run.
+    """Options of a training run that follow from a diagnosis.
 
     Attributes:
         site: Options of `Site`: ``exclude_first`` or ``exclude_tokens``. Empty without exclusions.

@@ -39,7 +39,7 @@ class Diagnosis(Displayed):
         huge: The huge tokens at each point.
         linear_share: Share of the outputs' variance that a linear map of the inputs explains, without the huge tokens;
             NaN if there is one point only, or too few tokens.
-        advice: What follows for a training run.
+        advice: Options of a training run that follow.
         dead: Why latents of the dictionary never fired; ``None`` without a dictionary.
         errors: Which tokens carry the dictionary's error; ``None`` without a dictionary.
         n_tokens: Number of tokens.

@@ -87,7 +87,7 @@ def read_explanation(answer: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class SavedAnswers:
-    """A language model whose answers are saved, so that an interrupted run goes on without asking again.
+    """A language model whose answers are saved, so that an interrupted run resumes without asking again.
 
     Pass it as ``ask``. Prompts depend only on the text and the seed, so the same run asks the same questions. The file
     has one JSON object per line, with a hash of the prompt and the answer. Answers that aren't text aren't saved.

@@ -97,9 +97,9 @@ def sparse_probes(
 ) -> ProbeScores:
     """Trains logistic regressions that predict labels of tokens from the k most predictive latents.
 
-    Each of the most frequent labels is told from all others. Both classes have equally many tokens, so chance is 1/2.
-    Half of the sequences serve to choose latents and to train, and the accuracy is measured on the other half. Latents
-    are chosen by the difference of their class means in units of their standard deviation.
+    Each probe separates one of the most frequent labels from all others. Both classes have equally many tokens, so
+    chance is 1/2. Latents are chosen and probes are trained on half of the sequences, and the accuracy is measured on
+    the other half. Latents are chosen by the difference of their class means in units of their standard deviation.
 
     Args:
         text: Latents on text.

@@ -52,7 +52,7 @@ def represented_by(represent: Representation, text: TokenLatents, positions: Int
 
 @dataclass(frozen=True)
 class SiteStates:
-    """The activations of the model at a site: by default what the site writes.
+    """The activations of the model at a site: by default the output of the site.
 
     The residual stream after block 3 of a GPT-Neo is ``SiteStates(Site(model, reads="transformer.h.3:out",
     writes="transformer.h.3:out"))``. A state contains the token and everything that the model read before it. Don't use

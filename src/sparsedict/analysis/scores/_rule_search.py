@@ -89,7 +89,7 @@ def _candidates(found: list[tuple[RuleTable, Tensor]]) -> Candidates:
 
 
 def cost(rules: RuleTable) -> Float[Tensor, " n_rules"]:
-    """Returns what is subtracted from the score of each rule, so that a simple rule is preferred to an equal one."""
+    """Returns the amount to subtract from the score of each rule, so that of equal rules the simplest is preferred."""
     return COST_OF_DOUBLING * rules.n_values.double().log2()
 
 

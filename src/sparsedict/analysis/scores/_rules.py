@@ -24,7 +24,7 @@ GRADES = (0.2, 0.4, 0.6, 0.8)
 """F1 from which on a latent has grade 1, 2, 3 and 4."""
 MIN_ACTIVE = 10
 NEAR_MAXIMUM = 10
-"""The tenth largest value stands for the maximum, which depends on the amount of text."""
+"""The tenth largest value is used instead of the maximum, which depends on the amount of text."""
 _SELECTION = 1 / 3
 
 
@@ -39,7 +39,7 @@ class RuleScore:
     .. math::
         F_1 = \frac{2 \, |\text{rule} \wedge \text{active}|}{|\text{rule}| + |\text{active}|}
 
-    Half of the sequences serve to find rules. Candidates are found by counting on two thirds of this half. The rule
+    Rules are searched on half of the sequences. Candidates are found by counting on two thirds of this half. The rule
     with the best F1 on the other third is chosen, less 0.01 for each doubling of its number of values. Precision,
     recall, F1 and correlation are measured on the other half of the sequences.
 

@@ -28,7 +28,7 @@ class Hierarchy:
         scaled: Whether the strength of a child is multiplied by the strength of its parent, relative to the parent's
             mean.
         compensated: Whether the probability of a child is increased by the factor that makes its frequency
-            approximately what it would be without the hierarchy: the inverse of the parent's probability and, if
+            approximately equal to that without the hierarchy: the inverse of the parent's probability and, if
             children are exclusive, one plus the expected number of active siblings.
 
     Source: Chanin and Garriga-Alonso, "SynthSAEBench: Evaluating Sparse Autoencoders on Scalable Realistic Synthetic

@@ -45,7 +45,7 @@ def write_circuit_tracer_graph(
     """Writes a graph in the format that the frontend of circuit-tracer and Neuronpedia read.
 
     The folder has ``SLUG.json``, the list ``graph-metadata.json``, and with ``records`` the folder ``features`` with a
-    file for each latent of the graph. See `graph_content` for what the file contains.
+    file for each latent of the graph. See `graph_content` for the contents of the file.
 
     Args:
         folder: A new or empty folder.

@@ -29,7 +29,7 @@ class RatingServer:
     """A server of the rating page, for this machine only.
 
     The server listens on 127.0.0.1 and answers only requests to an address with a random token. Requests with another
-    ``Host`` or ``Origin`` are refused, so that pages of other sites can neither read nor write. Each answer is written
+    ``Host`` or ``Origin`` are rejected, so that pages of other sites can neither read nor write. Each answer is written
     to ``ratings-<rater>.json`` at once.
 
     Args:
@@ -146,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json({"error": f"The file can't be written: {error}."}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _check_source(self) -> None:
-        """Refuses requests of other sites, also under a name that resolves to this machine."""
+        """Rejects requests of other sites, also under a name that resolves to this machine."""
         hosts = {f"{name}:{self.server.owner.port}" for name in (HOST, "localhost")}
         if self.headers.get_all("Host") is None or set(self.headers.get_all("Host", [])) - hosts:
             _refuse(HTTPStatus.FORBIDDEN, f"`Host` must be {HOST}:{self.server.owner.port}.")

@@ -91,7 +91,7 @@ def train(
         trainees: The dictionaries and their training options, by name.
         sites: The sites of all dictionaries.
         tokens: Training tokens.
-        phases: Prints the phase, and what each rank holds.
+        phases: Prints the phase, and the parts of the dictionaries on each rank.
         harvest: Options of `ActivationStream`.
         run: Arguments of `fit_many`.
     """
@@ -120,7 +120,7 @@ def latent_facts(
 
 
 def _print_ranks(dictionaries: Sequence[Dictionary], parallel: Parallel, verbose: bool) -> None:
-    """Prints what each rank of a run holds, before it starts."""
+    """Prints the parts of the dictionaries on each rank, before a run starts."""
     if parallel.n_ranks == 1:
         return
     devices = parallel.gather(f"{socket.gethostname()}, {dictionaries[0].decoder_bias.device}")
