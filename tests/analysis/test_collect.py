@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsedict as sd
-from sparsedict.analysis import LatentRecords, collect, top_examples
+from sparsedict.analysis import LatentRecords, _collect, collect, top_examples
 from sparsedict.analysis._activation_histogram import RunningHistogram
 from sparsedict.analysis._cofiring import cofiring
 from sparsedict.sites import Site
@@ -165,6 +166,28 @@ def test_an_interrupted_pass_continues(own_site: Site, tmp_path: Path) -> None:
         collect(own_site, dictionaries(own_site), text().flip(0), **options)
     found = collect(own_site, dictionaries(own_site), text(), **options)
     expected = collect(own_site, dictionaries(own_site), text(), batch_size=4, progress=False)
+    for name in expected:
+        assert_same(found[name], expected[name])
+
+
+def test_an_error_writes_the_state_and_intervals_may_be_times(
+    own_site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_collect, "BLOCK_TOKENS", 500)
+    options: dict[str, Any] = {"batch_size": 4, "checkpoint": tmp_path, "resume": True, "progress": False}
+    rows = text()
+    with pytest.raises(ValueError, match="`checkpoint_every` must be a number of tokens or a positive timedelta"):
+        collect(own_site, dictionaries(own_site), rows, checkpoint_every=timedelta(0), **options)
+    with pytest.raises(KilledError):
+        collect(own_site, dictionaries(own_site), killed(rows, 70), **options)
+    (state,) = tmp_path.iterdir()
+    assert int(state.name.rsplit("-")[-1]) >= 500
+    with pytest.raises(KilledError):
+        collect(
+            own_site, dictionaries(own_site), killed(rows, 80), checkpoint_every=timedelta(microseconds=1), **options
+        )
+    found = collect(own_site, dictionaries(own_site), rows, **options)
+    expected = collect(own_site, dictionaries(own_site), rows, batch_size=4, progress=False)
     for name in expected:
         assert_same(found[name], expected[name])
 

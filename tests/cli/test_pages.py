@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import sparsedict as sd
 from sparsedict.analysis import scores
+from sparsedict.analysis._collect import _Pass
 from sparsedict.cli._finished_run import finished_run
 
 from .conftest import Run
@@ -20,7 +22,9 @@ def manifest(folder: Path) -> dict:
     return json.loads(text.removeprefix('sparsedict.receive("manifest",').removesuffix(");\n"))
 
 
-def test_pages_of_a_run_are_written_again(command: Run, model_folder: Path, token_file: Path, tmp_path: Path) -> None:
+def test_pages_of_a_run_are_written_again(
+    command: Run, model_folder: Path, token_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
     options = ["--site", "model.layers.0.mlp", "--data", token_file, "--context", 16, "--kind", "autoencoder"]
     options += ["--batch-size", 64]
@@ -40,6 +44,34 @@ def test_pages_of_a_run_are_written_again(command: Run, model_folder: Path, toke
     status, _, err = command("pages", run, "--out", other, "--n-tokens", 200, "--device", "cpu", "--quiet")
     assert status == 0, err
     assert manifest(other) == again
+    check_interrupted_pages_continue(command, run, first, monkeypatch)
+
+
+def check_interrupted_pages_continue(command: Run, run: Path, whole: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, update = run / "latents.unfinished", _Pass.update_
+    shown = manifest(run / "latents")
+    options = ["pages", run, "--device", "cpu", "--quiet", "--checkpoint-every", 64]
+    calls: list[int] = []
+
+    def interrupted(self: _Pass, *arguments: Any) -> int:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(update(self, *arguments))
+        return calls[-1]
+
+    monkeypatch.setattr(_Pass, "update_", interrupted)
+    status, _, err = command(*options)
+    assert status == 130
+    assert "it continues" in err
+    assert list(state.iterdir())
+    assert manifest(run / "latents") == shown
+    before = list(calls)
+    calls[:] = [-1] * 3  # no further interruption
+    status, _, err = command(*options)
+    assert status == 0, err
+    assert manifest(run / "latents")["dictionaries"] == whole["dictionaries"]
+    assert not state.exists()
+    assert sum(before) + sum(calls[3:]) == whole["dictionaries"][0]["n_tokens"]
 
 
 def values(folder: Path, index: int, name: str) -> list[float | None]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,11 @@ from sparsedict.analysis._blocks import evaluation_mode
 from sparsedict.analysis._collector import Amounts, Collector
 from sparsedict.analysis._entry_blocks import BLOCK_TOKENS, EntryBlock, EntryBlocks
 from sparsedict.analysis._latent_records import LatentRecords
+from sparsedict.analysis._pass_checkpoint import DEFAULT_EVERY, PassCheckpoint, check_every
 from sparsedict.analysis._placed import Placed, place_dictionaries
 from sparsedict.batches import Points
 from sparsedict.progress import progress_bar
 from sparsedict.sites import Neurons, Site, Sites
-from sparsedict.storage import discard_folder, read_checkpoint, write_checkpoint
-
-_STATE = "collect-"
 
 
 def collect(
@@ -41,7 +40,7 @@ def collect(
     reads: Points | None = None,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 1_000_000,
+    checkpoint_every: int | timedelta = DEFAULT_EVERY,
     resume: bool = False,
 ) -> dict[str, LatentRecords]:
     """Records the activations of every latent of one or several dictionaries, in one pass over tokens.
@@ -68,8 +67,9 @@ def collect(
         seed: Random seed of the quantiles' examples and of the tokens that are sampled to find partners.
         reads: The activations that objects of another library read.
         progress: Whether to show a progress bar.
-        checkpoint: Folder for the state of the pass. It is empty when the pass is finished.
-        checkpoint_every: Number of tokens between two checkpoints.
+        checkpoint: Folder for the state of the pass. It is empty when the pass is finished. An error or Ctrl-C writes
+            the state as well.
+        checkpoint_every: Tokens or time between two checkpoints, 10 minutes by default.
         resume: Whether to continue from the checkpoint, if there is one. The result is that of an uninterrupted pass.
 
     Returns:
@@ -104,9 +104,10 @@ def collect(
     folder = None
     if checkpoint is not None:
         settings = {**asdict(amounts), "seed": seed, "batch_size": batch_size, "dictionaries": _fingerprints(placed)}
-        folder = _Checkpoint(Path(checkpoint), checks.at_least("checkpoint_every", checkpoint_every, 1), settings)
-        folder.load(run, resume)
-    size = BLOCK_TOKENS if folder is None else min(BLOCK_TOKENS, folder.every)
+        folder = PassCheckpoint(Path(checkpoint), check_every(checkpoint_every), settings)
+        run.restore_(folder.load(resume))
+    # A block ends where a checkpoint is due.
+    size = BLOCK_TOKENS if folder is None or isinstance(folder.every, timedelta) else min(BLOCK_TOKENS, folder.every)
     blocks = EntryBlocks(
         site, placed, tokens, batch_size, n_tokens, size, run.n_sequences, run.n_tokens, run.digest or None
     )
@@ -116,10 +117,15 @@ def collect(
         evaluation_mode(*models, *(own.adapter for own in placed)),
         progress_bar("collecting", total=total, initial=run.n_tokens, shown=progress) as bar,
     ):
-        for block in blocks:
-            bar.update(run.update_(block, blocks))
-            if folder is not None:
-                folder.write_if_due(run)
+        try:
+            for block in blocks:
+                bar.update(run.update_(block, blocks))
+                if folder is not None and folder.is_due(run.n_tokens):
+                    folder.write(run.n_tokens, run.state())
+        except BaseException:
+            if folder is not None and run.is_whole:
+                folder.write(run.n_tokens, run.state())
+            raise
     if not run.collectors:
         raise ValueError("`tokens` must contain at least one sequence, got none.")
     records = {name: collector.records() for name, collector in run.collectors.items()}
@@ -137,6 +143,8 @@ class _Pass:
     seed: int
     collectors: dict[str, Collector] = field(default_factory=dict)
     digest: str = ""
+    is_whole: bool = True
+    """Whether all collectors have the same tokens."""
 
     @property
     def n_tokens(self) -> int:
@@ -148,66 +156,25 @@ class _Pass:
 
     def update_(self, block: Mapping[str, EntryBlock], blocks: EntryBlocks) -> int:
         """Adds a block of every dictionary, and returns its number of tokens."""
+        self.is_whole = False
         for name, own in block.items():
             if name not in self.collectors:
                 self.collectors[name] = Collector(blocks.n_latents[name], self.amounts, self.seed)
             self.collectors[name].update_(own)
         self.digest = blocks.digest
+        self.is_whole = True
         return next(iter(block.values())).text.n_tokens
 
+    def state(self) -> dict[str, Any]:
+        """Returns the state of the pass for a checkpoint."""
+        return {"collectors": {name: own.state() for name, own in self.collectors.items()}, "digest": self.digest}
 
-@dataclass
-class _Checkpoint:
-    """The folder of the state of a pass."""
-
-    folder: Path
-    every: int
-    settings: dict[str, Any]
-    written: int = 0
-
-    def _found(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{_STATE}*")) if self.folder.is_dir() else []
-
-    def load(self, run: _Pass, resume: bool) -> None:
-        """Restores the newest state, if there is one."""
-        found = self._found()
-        if found and not resume:
-            raise FileExistsError(
-                f"`checkpoint` must be a folder without checkpoints if `resume` is False, but {self.folder} holds one. "
-                "Pass resume=True to continue, or choose another folder."
-            )
-        if not found:
-            return
-        settings, state = read_checkpoint(found[-1])
-        for name, value in self.settings.items():
-            before = settings.get(name)
-            if before != (list(value) if isinstance(value, tuple) else value):
-                raise ValueError(
-                    f"`checkpoint` must be of a pass with the same arguments, but {found[-1]} has `{name}` {before!r}, "
-                    f"got {value!r}. Restore the argument, or choose another folder."
-                )
-        collectors = state["collectors"].items()
-        run.collectors = {name: Collector.restored(own, run.amounts, run.seed) for name, own in collectors}
-        run.digest = state["digest"]
-        self.written = run.n_tokens
-
-    def write_if_due(self, run: _Pass) -> None:
-        """Writes the state if enough tokens have passed, and removes the previous state."""
-        if run.n_tokens - self.written < self.every:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        before = self._found()
-        target = self.folder / f"{_STATE}{run.n_tokens:012d}"
-        collectors = {name: own.state() for name, own in run.collectors.items()}
-        write_checkpoint(target, self.settings, {"collectors": collectors, "digest": run.digest})
-        for old in before:
-            discard_folder(old)
-        self.written = run.n_tokens
-
-    def clear(self) -> None:
-        """Removes the states of a finished pass."""
-        for old in self._found():
-            discard_folder(old)
+    def restore_(self, state: Mapping[str, Any] | None) -> None:
+        """Restores a state, if there is one."""
+        if state is not None:
+            states = state["collectors"].items()
+            self.collectors = {name: Collector.restored(own, self.amounts, self.seed) for name, own in states}
+            self.digest = state["digest"]
 
 
 def _fingerprints(placed: list[Placed]) -> dict[str, str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from datetime import timedelta
 from typing import Any
 
-from sparsedict.cli._options import add_command, add_run, count, folder
+from sparsedict.cli._options import add_command, add_run, count, every, folder
 
 DESCRIPTION = """\
 Writes the pages of all latents of a finished run of `sparsedict train` or `sparsedict demo`, and of the MLP's neurons.
-The examples come from the run's held-out tokens. The pages open in a browser from disk.
+The examples come from the run's held-out tokens. The pages open in a browser from disk. After an interruption, the
+same command continues the pass over the tokens.
 """
 
 EPILOG = """\
@@ -48,5 +50,12 @@ def add(commands: Any) -> argparse.ArgumentParser:
         help="add the column stability: whether latents return in a run with another --seed. Repeat for several runs",
     )
     group = parser.add_argument_group("run")
+    group.add_argument(
+        "--checkpoint-every",
+        type=every,
+        default=timedelta(minutes=10),
+        metavar="TOKENS|TIME",
+        help="tokens or time between checkpoints, such as 1000000 (tokens) or 30s, 10m, 1h (default: 10m)",
+    )
     add_run(group)
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 
 from torch import Tensor
 
@@ -23,6 +24,8 @@ def run(args: argparse.Namespace) -> None:
     loaded = finished_run(args.run, device=args.device, progress=not args.quiet)
     for part in loaded.parts:
         out = args.run / part.subfolder / "latents" if args.out is None else args.out / part.subfolder
+        # A pass may take hours, so its state is written beside the pages, and the same command continues from it.
+        state = out.with_name(f"{out.name}.unfinished")
         index = pages.write(
             out,
             part.site,
@@ -34,7 +37,12 @@ def run(args: argparse.Namespace) -> None:
             title=f"Latents of {part.name or f'{len(loaded.sites)} sites'}",
             keep_records=True,
             progress=not args.quiet,
+            checkpoint=state,
+            checkpoint_every=args.checkpoint_every,
+            resume=True,
         )
+        with suppress(OSError):  # Files of other programs may be in the folder.
+            state.rmdir()
         print(f"Open {index.resolve()} in a browser.")
 
 
@@ -54,4 +62,7 @@ def _columns(
 
 def stop_message(args: argparse.Namespace) -> str:
     """Returns a message about an interrupted command."""
-    return "no pages are incomplete: each site has its earlier pages or new ones. Run the same command again."
+    return (
+        "no pages are incomplete: each site has its earlier pages or new ones. Run the same command again; "
+        "it continues the pass over the tokens."
+    )
