@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import indent
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsedict.display import Displayed, shown
+from sparsedict.display import Displayed, listed, shown
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,7 +81,7 @@ class Check(Displayed):
         ]
 
     def __repr__(self) -> str:
-        return "Check(" + "; ".join(f"{name}: {value}" for name, value in self.display_rows()) + ")"
+        return "Check\n" + indent(listed(self.display_rows()), "  ")
 
 
 def correlation(predicted: Tensor, measured: Tensor) -> float:
