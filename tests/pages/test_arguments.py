@@ -24,10 +24,11 @@ class Unread:
         ({"scores": {"other": {"clarity": torch.zeros(4)}}}, r"`scores` must have names of dictionaries, .*'other'"),
         ({"scores": {"sae": {"clarity": torch.zeros(3)}}}, r"`scores\['sae'\]\['clarity'\]` must .*3"),
         ({"scores": {"sae": {"max": torch.zeros(4)}}}, r"must have other names than the columns .*'max'"),
+        ({"scores": {"sae": {"Fires on": torch.zeros(4)}}}, r"must have other names than the columns .*'Fires on'"),
         ({"tokenizer": 3}, r"`source` must be a tokenizer"),
         ({"threshold": 2.0}, r"`threshold` must"),
     ],
-    ids=["dictionary", "length", "column", "tokenizer", "threshold"],
+    ids=["dictionary", "length", "column", "heading", "tokenizer", "threshold"],
 )
 def test_arguments_are_checked_before_the_pass(given: dict[str, Any], message: str, tmp_path: Path) -> None:
     site = sd.Site(sd.zoo.load_model(), "transformer.h.0.mlp")

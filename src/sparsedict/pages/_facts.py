@@ -30,6 +30,8 @@ from sparsedict.sites import Neurons, Site, Sites
 
 COLUMNS = ("latent", "top", "promoted", "type", "layer", "frequency", "max", "neuron", "cosine")
 """Columns of every list of latents."""
+LABELS = ("strongest on", "promotes", "fires on", "maximum")
+"""Headings of columns that differ from the names in `COLUMNS`. A search accepts both."""
 Scores = Mapping[str, Mapping[str, Tensor | LatentScores]]
 """Scores by name of the dictionary and name of the score."""
 NEVER_FIRED = "never fired"
@@ -241,10 +243,9 @@ def _description(adapter: Adapter, records: LatentRecords) -> str:
 def _scores(name: str, scores: Mapping[str, Tensor | LatentScores], n_latents: int) -> dict[str, Tensor]:
     found = {}
     for score, values in scores.items():
-        if not isinstance(score, str) or not score or score in COLUMNS:
-            raise ValueError(
-                f"`scores[{name!r}]` must have other names than the columns {', '.join(COLUMNS)}, got {score!r}."
-            )
+        if not isinstance(score, str) or not score or score.lower() in (*COLUMNS, *LABELS):
+            taken = ", ".join((*COLUMNS, *LABELS))
+            raise ValueError(f"`scores[{name!r}]` must have other names than the columns {taken}, got {score!r}.")
         values = values.value if isinstance(values, LatentScores) else values
         values = torch.as_tensor(values, device="cpu").detach().double()
         found[score] = checks.latent_vector(f"scores[{name!r}][{score!r}]", values, n_latents)

@@ -19,8 +19,8 @@ from sparsedict.pages._strings import TokenStrings, visible
 PER_SHARD = 32
 """Number of latents in a file."""
 N_TOP_TOKENS, N_PROMOTED = 5, 5
-DIGITS = 6
-"""Significant digits of activations."""
+DIGITS = 9
+"""Significant digits of activations. They state a number in float32 exactly."""
 
 
 class TokenNumbers:
