@@ -28,7 +28,7 @@ OTHERS = {
 """The best recipes of other libraries at a k of 32. Only sparsify trains transcoders."""
 SETS = {
     ("stories", 2, 1024, 300_000): "TinyStories Llama, layer 2",
-    ("embedded", 2, 2048, 600_000): "embedded model, layer 2",
+    ("embedded", 2, 2048, 300_000): "embedded model, layer 2",
 }
 """Sources, layers, latents and training tokens of the comparison with other libraries."""
 IDEAS = {
@@ -98,7 +98,7 @@ def libraries(by_k: Mapping[int, Mapping[str, Rows]]) -> str:
                 "" if name == OURS else f"{rows[0]['lr_factor']:g}",
                 str(len(rows)),
                 f"{_interval(rows, 'l0').mean:.1f}",
-                _interval(rows, "fvu").format(),
+                _error(_interval(rows, "fvu")),
                 over,
                 _interval(rows, "loss_recovered_zero").format(),
                 f"{_interval(rows, 'dead').mean:.1%}".replace("%", " %"),
@@ -109,6 +109,10 @@ def libraries(by_k: Mapping[int, Mapping[str, Rows]]) -> str:
 
 def _interval(rows: Rows, column: str) -> Interval:
     return Interval.of([row[column] for row in rows])
+
+
+def _error(fvu: Interval) -> str:
+    return fvu.format(".4f" if fvu.mean >= 0.01 else ".5f")
 
 
 def distiller_over_autoencoder(rows: Rows) -> str:
@@ -126,7 +130,7 @@ def distiller_over_autoencoder(rows: Rows) -> str:
         cells = [Interval.of(values).format(".2f") if values else "" for values in over.values()]
         n_seeds = ", ".join(str(n) for n in dict.fromkeys(len(values) for values in over.values() if values))
         place = f"{source}, layer {layer} | {n_latents:,} | {n_tokens:,} | {k} | {n_seeds}"
-        lines.append(f"| {place} | {_interval(reference, 'fvu').format()} | {' | '.join(cells)} |")
+        lines.append(f"| {place} | {_error(_interval(reference, 'fvu'))} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -146,10 +150,19 @@ def pareto(found: Mapping[tuple[str, str], Mapping[int, Mapping[str, Rows]]]) ->
             _line(ax, name, [by_name[name] for by_name in by_k.values() if name in by_name])
         ax.set_title(f"{title}, {kind}", fontsize=10)
         ax.set(xlabel="L0 on held-out tokens", ylabel="FVU", xscale="log", yscale="log")
+        _mark_round_values(ax)
         ax.set_xticks(list(by_k), [str(k) for k in by_k])
         ax.minorticks_off()
         ax.legend(fontsize=8)
     return drawn
+
+
+def _mark_round_values(ax: Axes) -> None:
+    low, high = ax.get_ylim()
+    digits = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)
+    values = [float(f"{digit}e{power}") for power in range(-5, 1) for digit in digits]
+    shown = [value for value in values if low <= value <= high]
+    ax.set_yticks(shown, [f"{value:g}" for value in shown])
 
 
 def _line(ax: Axes, name: str, by_k: Sequence[Rows]) -> None:
