@@ -23,8 +23,8 @@ from sparsedict.analysis._latent_types import LatentTypes, latent_types
 from sparsedict.analysis._loss_recovered import loss_recovered
 from sparsedict.analysis._neighbours import Neighbours, neighbours
 from sparsedict.analysis._neuron_match import NeuronMatch, match_neurons
-from sparsedict.analysis._placed import Placed, place_dictionaries
 from sparsedict.analysis._recovered import LossRecovered
+from sparsedict.analysis._site_dictionary import SiteDictionary, site_dictionaries
 from sparsedict.analysis._sites_evaluation import DictionaryUse, SiteEvaluation, SitesEvaluation
 from sparsedict.analysis._token_effects import TokenEffects, token_effects
 from sparsedict.analysis._top_examples import TopExamples, top_examples
@@ -52,7 +52,7 @@ __all__ = [
     "Neighbours",
     "NeuronMatch",
     "Partners",
-    "Placed",
+    "SiteDictionary",
     "ReconstructionError",
     "SimulatorCorrelation",
     "SiteEvaluation",
@@ -76,7 +76,7 @@ __all__ = [
     "match_dictionaries",
     "match_neurons",
     "neighbours",
-    "place_dictionaries",
+    "site_dictionaries",
     "ratings",
     "scores",
     "simulator_correlation",

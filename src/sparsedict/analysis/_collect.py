@@ -18,7 +18,7 @@ from sparsedict.analysis._collector import Amounts, Collector
 from sparsedict.analysis._entry_blocks import BLOCK_TOKENS, EntryBlock, EntryBlocks
 from sparsedict.analysis._latent_records import LatentRecords
 from sparsedict.analysis._pass_checkpoint import DEFAULT_EVERY, PassCheckpoint, check_every
-from sparsedict.analysis._placed import Placed, place_dictionaries
+from sparsedict.analysis._site_dictionary import SiteDictionary, site_dictionaries
 from sparsedict.batches import Points
 from sparsedict.progress import progress_bar
 from sparsedict.sites import Neurons, Site, Sites
@@ -89,7 +89,7 @@ def collect(
         >>> [len(found["neurons"].examples(3, quantile)) for quantile in range(4)]
         [4, 4, 4, 4]
     """
-    placed = place_dictionaries(site, dictionaries, reads)
+    resolved = site_dictionaries(site, dictionaries, reads)
     sides = context if isinstance(context, tuple | list) else (context, context)
     before, after = (checks.at_least("context", side, 0) for side in sides)
     amounts = Amounts(
@@ -100,21 +100,21 @@ def collect(
         checks.at_least("n_partners", n_partners, 1),
     )
     n_tokens = None if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
-    run = _Pass(placed, amounts, checks.at_least("seed", seed, 0))
+    run = _Pass(resolved, amounts, checks.at_least("seed", seed, 0))
     folder = None
     if checkpoint is not None:
-        settings = {**asdict(amounts), "seed": seed, "batch_size": batch_size, "dictionaries": _fingerprints(placed)}
+        settings = {**asdict(amounts), "seed": seed, "batch_size": batch_size, "dictionaries": _fingerprints(resolved)}
         folder = PassCheckpoint(Path(checkpoint), check_every(checkpoint_every), settings)
         run.restore_(folder.load(resume))
     # A block ends where a checkpoint is due.
     size = BLOCK_TOKENS if folder is None or isinstance(folder.every, timedelta) else min(BLOCK_TOKENS, folder.every)
     blocks = EntryBlocks(
-        site, placed, tokens, batch_size, n_tokens, size, run.n_sequences, run.n_tokens, run.digest or None
+        site, resolved, tokens, batch_size, n_tokens, size, run.n_sequences, run.n_tokens, run.digest or None
     )
     models = [site.model] if isinstance(site, Site) else list(site.models)
     total = _n_tokens(tokens, n_tokens)
     with (
-        evaluation_mode(*models, *(own.adapter for own in placed)),
+        evaluation_mode(*models, *(own.adapter for own in resolved)),
         progress_bar("collecting", total=total, initial=run.n_tokens, shown=progress) as bar,
     ):
         try:
@@ -138,7 +138,7 @@ def collect(
 class _Pass:
     """The collectors of all dictionaries."""
 
-    placed: list[Placed]
+    resolved: list[SiteDictionary]
     amounts: Amounts
     seed: int
     collectors: dict[str, Collector] = field(default_factory=dict)
@@ -177,10 +177,10 @@ class _Pass:
             self.digest = state["digest"]
 
 
-def _fingerprints(placed: list[Placed]) -> dict[str, str]:
+def _fingerprints(resolved: list[SiteDictionary]) -> dict[str, str]:
     """Returns a hash of the weights of each dictionary."""
     found: dict[str, str] = {}
-    for own in placed:
+    for own in resolved:
         source, digest = own.adapter.source, hashlib.sha256()
         state = source.state_dict() if isinstance(source, nn.Module) else {}
         if isinstance(source, Neurons):

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsedict.analysis._placed import Placed
+from sparsedict.analysis._site_dictionary import SiteDictionary
 from sparsedict.analysis._token_batches import Tokens, token_batches, token_ids
 from sparsedict.batches import Activations
 from sparsedict.latents import SparseLatents, fires
@@ -117,7 +117,7 @@ class EntryBlocks:
 
     Args:
         site: The site, or the sites.
-        placed: The dictionaries.
+        resolved: The dictionaries.
         tokens: Tokens, see `token_batches`.
         batch_size: Number of sequences in a forward pass.
         n_tokens: Number of tokens after which to stop, at the end of a sequence.
@@ -131,7 +131,7 @@ class EntryBlocks:
     """
 
     site: Site | Sites
-    placed: Sequence[Placed]
+    resolved: Sequence[SiteDictionary]
     tokens: Any
     batch_size: int
     n_tokens: int | None = None
@@ -155,7 +155,7 @@ class EntryBlocks:
     def __iter__(self) -> Iterator[dict[str, EntryBlock]]:
         n_seen, number = self.n_before, 0
         texts: list[Text] = []
-        buffers = {own.name: _Buffer() for own in self.placed}
+        buffers = {own.name: _Buffer() for own in self.resolved}
         for batch in token_batches(self.tokens, self.batch_size, self.model):
             if number < self.skip:
                 number += self._skip(batch)
@@ -190,11 +190,11 @@ class EntryBlocks:
 
     def _capture(self, batch: Tokens) -> Activations:
         if isinstance(self.site, Site):
-            captured = self.site.capture(batch, neurons=any(own.adapter.uses("neurons") for own in self.placed))
+            captured = self.site.capture(batch, neurons=any(own.adapter.uses("neurons") for own in self.resolved))
         else:
             names = [
                 point.rpartition(".")[0] or own.site
-                for own in self.placed
+                for own in self.resolved
                 for points in own.adapter.points
                 for point in ((points,) if isinstance(points, str) else points)
                 if point.rpartition(".")[2] == "neurons"
@@ -225,7 +225,7 @@ class EntryBlocks:
         places = kept.flatten().nonzero().squeeze(1) + first
         captured.mask = kept
         rows = captured.batch()
-        for own in self.placed:
+        for own in self.resolved:
             buffer, x = buffers[own.name], own.inputs(rows)
             for start in range(0, max(len(x), 1), own.adapter.n_rows):
                 latents = own.adapter.encode_sparse(x[start : start + own.adapter.n_rows])
@@ -248,7 +248,7 @@ class EntryBlocks:
         return found
 
 
-def _active(own: Placed, sparse: SparseLatents, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _active(own: SiteDictionary, sparse: SparseLatents, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns value, latent and place of the entries that fire, on the CPU."""
     active = fires(sparse.values)
     if sparse.support.has_padding or not bool(active.all()):

@@ -36,9 +36,9 @@ ALL = ""
 
 @dataclass(eq=False)
 class _Use:
-    """Running L0 and firing counts of one placed dictionary."""
+    """Running L0 and firing counts of one resolved dictionary."""
 
-    placed: ResolvedDictionary
+    resolved: ResolvedDictionary
     sparsity: RunningL0 = field(default_factory=RunningL0)
     fired: Tensor | None = None
     widths: Sequence[int] = ()
@@ -52,13 +52,13 @@ class _Use:
 
     def l0_at(self, site: str) -> float:
         """Returns L0 of the latents that read at a site. Without blocks, all latents read all points."""
-        source = self.placed.adapter.source
+        source = self.resolved.adapter.source
         if not isinstance(source, Dictionary) or self.fired is None:
             return self.sparsity.value
         starts = accumulate(self.widths, initial=0)
         columns = {
             column
-            for name, start, width in zip(self.placed.reads, starts, self.widths, strict=False)
+            for name, start, width in zip(self.resolved.reads, starts, self.widths, strict=False)
             for column in range(start, start + width)
             if _site(name) == site
         }
@@ -73,14 +73,14 @@ class _Use:
 class _Measures:
     """Running reconstruction errors and sparsity of several dictionaries."""
 
-    def __init__(self, sites: Sites, placed: Sequence[ResolvedDictionary]) -> None:
-        self.uses = [_Use(own) for own in placed]
-        names = dict.fromkeys(name for own in placed for name in own.writes)
+    def __init__(self, sites: Sites, resolved: Sequence[ResolvedDictionary]) -> None:
+        self.uses = [_Use(own) for own in resolved]
+        names = dict.fromkeys(name for own in resolved for name in own.writes)
         # In the order of the sites.
         self.written: list[str] = sorted(names, key=lambda name: list(sites).index(_site(name)))
         self.errors = {name: RunningError() for name in self.written}
         self.means = {name: RunningMean() for name in self.written}
-        self._size = min(own.adapter.n_rows for own in placed)
+        self._size = min(own.adapter.n_rows for own in resolved)
         self.n_tokens = 0
 
     def update_(self, batch: Activations) -> None:
@@ -94,34 +94,34 @@ class _Measures:
     def _update_block(self, batch: Activations) -> None:
         sums: dict[str, Tensor] = {}
         for use in self.uses:
-            adapter, placed = use.placed.adapter, use.placed
-            inputs, widths = batch.at(placed.reads), [batch[name].shape[-1] for name in placed.writes]
-            adapter.check_widths(inputs, batch.at(placed.writes))
+            adapter, resolved = use.resolved.adapter, use.resolved
+            inputs, widths = batch.at(resolved.reads), [batch[name].shape[-1] for name in resolved.writes]
+            adapter.check_widths(inputs, batch.at(resolved.writes))
             x = adapter.fit(inputs)
             latents = adapter.encode_sparse(x)
-            use.update_(latents, [batch[name].shape[-1] for name in placed.reads])
+            use.update_(latents, [batch[name].shape[-1] for name in resolved.reads])
             output = adapter.reconstruct(latents, x)
             checks.activations(f"the reconstruction of `{adapter.argument}`", output, sum(widths))
-            for name, own in zip(placed.writes, output.split(widths, -1), strict=True):
+            for name, own in zip(resolved.writes, output.split(widths, -1), strict=True):
                 sums[name] = own if name not in sums else sums[name] + own.to(sums[name].device)
         for name, own in sums.items():
             self.errors[name].update_(own, batch[name].to(own.device))
 
     def l0_at(self, site: str) -> float:
         """Returns the total L0 of the latents that read at a site."""
-        found = [use.l0_at(site) for use in self.uses if site in map(_site, use.placed.reads)]
+        found = [use.l0_at(site) for use in self.uses if site in map(_site, use.resolved.reads)]
         return sum(found) if found else float("nan")
 
     def dictionaries(self) -> dict[str, DictionaryUse]:
         """Returns the use of each dictionary. Parts of a split dictionary are combined."""
         by_key: dict[str, list[_Use]] = {}
         for use in self.uses:
-            by_key.setdefault(use.placed.key or UNNAMED, []).append(use)
+            by_key.setdefault(use.resolved.key or UNNAMED, []).append(use)
         return {key: self._dictionary(own) for key, own in by_key.items()}
 
     def _dictionary(self, uses: Sequence[_Use]) -> DictionaryUse:
-        reads = dict.fromkeys(name for use in uses for name in use.placed.reads)
-        writes = dict.fromkeys(name for use in uses for name in use.placed.writes)
+        reads = dict.fromkeys(name for use in uses for name in use.resolved.reads)
+        writes = dict.fromkeys(name for use in uses for name in use.resolved.writes)
         fired = torch.cat([use.fired.cpu() for use in uses if use.fired is not None])
         dead = DeadLatents(fired == 0, self.n_tokens)
         return DictionaryUse(tuple(reads), tuple(writes), sum(use.sparsity.value for use in uses), dead)
@@ -140,15 +140,15 @@ def evaluate_sites(
     writes: Points | None,
 ) -> SitesEvaluation:
     """Evaluates dictionaries over several sites, see `evaluate`."""
-    placed = sites.resolve(x, reads=reads, writes=writes, argument="dictionary")
-    if not placed:
+    resolved = sites.resolve(x, reads=reads, writes=writes, argument="dictionary")
+    if not resolved:
         raise ValueError("`dictionary` must contain at least one dictionary, got none.")
-    measures = _Measures(sites, placed)
-    points = [name for own in placed for name in (*own.reads, *own.writes)]
+    measures = _Measures(sites, resolved)
+    points = [name for own in resolved for name in (*own.reads, *own.writes)]
     neurons = sorted({_site(name) for name in points if name.endswith(".neurons")})
     n_left = 2**62 if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
     batches: list[tuple[Tokens, Tensor]] = []
-    with evaluation_mode(*sites.models, *(own.adapter for own in placed)):
+    with evaluation_mode(*sites.models, *(own.adapter for own in resolved)):
         for batch in token_batches(tokens, batch_size, sites.models[0]):
             seen = sites.capture(batch, neurons=neurons)
             batches.append((batch, seen.kept))

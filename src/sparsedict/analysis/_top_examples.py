@@ -16,7 +16,7 @@ from sparsedict.analysis._blocks import evaluation_mode
 from sparsedict.analysis._entry_blocks import EntryBlocks
 from sparsedict.analysis._example_reservoir import ExampleReservoir, peaks
 from sparsedict.analysis._examples import Example
-from sparsedict.analysis._placed import Placed
+from sparsedict.analysis._site_dictionary import SiteDictionary
 from sparsedict.display import Displayed
 from sparsedict.sites import Site
 from sparsedict.types import Role
@@ -77,7 +77,7 @@ def top_examples(
     n_examples = checks.at_least("n_examples", n_examples, 1)
     sides = context if isinstance(context, tuple | list) else (context, context)
     before, after = (checks.at_least("context", side, 0) for side in sides)
-    blocks = EntryBlocks(site, [Placed("dictionary", Adapter(dictionary, reads))], tokens, batch_size)
+    blocks = EntryBlocks(site, [SiteDictionary("dictionary", Adapter(dictionary, reads))], tokens, batch_size)
     reservoir: ExampleReservoir | None = None
     chosen, columns, n_tokens = torch.zeros(0, dtype=torch.int64, device="cpu"), np.zeros(0, dtype=np.int32), 0
     with evaluation_mode(site.model, dictionary):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -10,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparsedict.batches._points import Points, aliases, lookup, missing_point, point_name, sites_of
-from sparsedict.batches._tensors import PER_TOKEN, check_point, identity, map_distinct, side_by_side
+from sparsedict.batches._tensors import PER_TOKEN, check_point, identity, join_columns, map_distinct, side_by_side
 from sparsedict.display import short, table
 
 
@@ -232,17 +231,7 @@ class Activations(Mapping[str, Tensor]):
         Args:
             groups: Names of points.
         """
-        tensors, left = dict(self._tensors), set(self._tensors)
-        uses = Counter(identity(value) for value in tensors.values())
-        for names in filter(left.issuperset, groups):
-            parts = [tensors[name] for name in names]
-            alike = len({(part.device, part.dtype) for part in parts}) == 1
-            if len(parts) < 2 or not alike or any(uses[identity(part)] > 1 for part in parts):
-                continue
-            left.difference_update(names)
-            widths = [part.shape[-1] for part in parts]
-            tensors.update(zip(names, side_by_side(parts).split(widths, dim=-1), strict=True))
-        joined = self._like(tensors, dict(self._per_token()))
+        joined = self._like(join_columns(self._tensors, groups), dict(self._per_token()))
         joined._parts = self._parts
         return joined
 

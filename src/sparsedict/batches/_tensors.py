@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -50,6 +51,28 @@ def _are_columns(parts: Sequence[Tensor]) -> bool:
             return False
         end += part.shape[-1]
     return first.numel() > 0
+
+
+def join_columns(tensors: Mapping[str, Tensor], groups: Iterable[Sequence[str]]) -> dict[str, Tensor]:
+    """Returns the same tensors, in which those of each group are the columns of one tensor.
+
+    Tensors of several groups, and tensors with several names, stay as they are.
+
+    Args:
+        tensors: Tensors by name.
+        groups: Names of tensors.
+    """
+    joined, left = dict(tensors), set(tensors)
+    uses = Counter(identity(value) for value in tensors.values())
+    for names in filter(left.issuperset, groups):
+        parts = [tensors[name] for name in names]
+        alike = len({(part.device, part.dtype) for part in parts}) == 1
+        if len(parts) < 2 or not alike or any(uses[identity(part)] > 1 for part in parts):
+            continue
+        left.difference_update(names)
+        widths = [part.shape[-1] for part in parts]
+        joined.update(zip(names, side_by_side(parts).split(widths, dim=-1), strict=True))
+    return joined
 
 
 def identity(tensor: Tensor) -> object:

@@ -65,7 +65,7 @@ class RunPart:
             found |= own if isinstance(self.site, Site) else {name: own}
         return found
 
-    def placed(self) -> dict[str, tuple[Site | Sites, Any]]:
+    def with_sites(self) -> dict[str, tuple[Site | Sites, Any]]:
         """Returns all units by the names of their records, with the site or the sites that they read."""
         found: dict[str, tuple[Site | Sites, Any]] = {}
         for name, own in self.units().items():

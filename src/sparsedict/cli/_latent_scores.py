@@ -21,7 +21,7 @@ def rule_scores(
     loaded: FinishedRun, part: RunPart, n_tokens: int | None, *, progress: bool
 ) -> dict[str, dict[str, Tensor | scores.LatentScores]]:
     """Returns F1, words and grade of the best rule for the latents and neurons of a part of a run."""
-    units, found = part.placed(), {}
+    units, found = part.with_sites(), {}
     n_sequences = max(1, min(n_tokens or N_TOKENS, N_TOKENS) // loaded.held_out.shape[1])
     with progress_bar("rule scores", total=len(units), unit="dictionaries", shown=progress) as bar:
         for name, (site, dictionary) in units.items():

@@ -12,7 +12,7 @@ from sparsedict.analysis import LatentRecords, TokenEffects, token_effects
 from sparsedict.cli._finished_run import NEURONS, FinishedRun
 
 
-def _places(folder: Path, loaded: FinishedRun, dictionaries: Mapping[str, Any]) -> dict[str, tuple[Path, str]]:
+def _page_folders(folder: Path, loaded: FinishedRun, dictionaries: Mapping[str, Any]) -> dict[str, tuple[Path, str]]:
     """Returns the folder of the pages of each site of the run, and the name of the replacing dictionary in them."""
     return {
         name: (folder / part.subfolder / "latents", next(iter(part.transcoders), NEURONS))
@@ -25,9 +25,9 @@ def _places(folder: Path, loaded: FinishedRun, dictionaries: Mapping[str, Any]) 
 def pages_of(folder: Path, loaded: FinishedRun, dictionaries: Mapping[str, Any]) -> dict[str, pages.LatentPages]:
     """Returns the pages of the latents of each site that has some."""
     found = {}
-    for name, (place, kind) in _places(folder, loaded, dictionaries).items():
+    for name, (pages_folder, kind) in _page_folders(folder, loaded, dictionaries).items():
         try:
-            found[name] = pages.LatentPages(place, kind)
+            found[name] = pages.LatentPages(pages_folder, kind)
         except (FileNotFoundError, ValueError):
             print(
                 f"sparsedict: the graph has no examples of {name}. `sparsedict pages {folder}` writes them.",
@@ -50,9 +50,9 @@ def features_of(
         for name in part.names
     }
     found: dict[str, tuple[LatentRecords, TokenEffects | None]] = {}
-    for name, (place, kind) in _places(folder, loaded, dictionaries).items():
+    for name, (pages_folder, kind) in _page_folders(folder, loaded, dictionaries).items():
         try:
-            records = pages.read_records(place).get(kind)
+            records = pages.read_records(pages_folder).get(kind)
         except FileNotFoundError:
             continue
         if records is None:

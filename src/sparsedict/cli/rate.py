@@ -123,5 +123,5 @@ def _from_pages(folder: Path, part: RunPart) -> dict[str, LatentRecords] | None:
         found = read_records(folder)
     except FileNotFoundError:
         return None
-    names = part.placed().keys()
+    names = part.with_sites().keys()
     return {name: found[name] for name in names} if names <= found.keys() else None

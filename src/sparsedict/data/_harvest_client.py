@@ -29,7 +29,7 @@ class Client:
         self.channels = channels
         self.n_train = n_train
 
-    def ask(self, request: str, value: Any = None, place: tuple[int, int] = (0, 1)) -> Any:
+    def ask(self, request: str, value: Any = None, part: tuple[int, int] = (0, 1)) -> Any:
         """Sends a request to all ranks that run the model, and returns the answer. All training ranks call it.
 
         Raises:
@@ -41,7 +41,7 @@ class Client:
             if request == "close":
                 return None
             if request == "open":
-                self.channels.exchange(place)
+                self.channels.exchange(part)
             found = self.channels.gather(None)
         except RuntimeError as error:
             named = ", ".join(map(str, harvesters))
@@ -76,8 +76,8 @@ class _ReceivedBatches(Batches):
 
     def __init__(self, client: Client, repeat: bool, parallel: Parallel) -> None:
         self._client = client
-        self._place = parallel.part, parallel.n_parts
-        described, batch_size, seed, state = client.ask("open", repeat, self._place)
+        self._part = parallel.part, parallel.n_parts
+        described, batch_size, seed, state = client.ask("open", repeat, self._part)
         super().__init__(_ReceivedRows(described), batch_size=batch_size, seed=seed, repeat=repeat)
         self._state: Mapping[str, Any] = state
         self._parallel = parallel
@@ -87,7 +87,7 @@ class _ReceivedBatches(Batches):
 
     def next_batch(self) -> Activations:
         template, n_rows, state = self._client.ask("next")
-        part, n_parts = self._place
+        part, n_parts = self._part
         if n_rows < n_parts:
             raise ValueError(
                 f"`batch_size` must be at least the number of ranks, {n_parts}, got a batch of {n_rows} tokens."

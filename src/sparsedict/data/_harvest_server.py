@@ -39,14 +39,14 @@ class Server:
         self._batches: Batches | None = None
         self._ahead: tuple[Activations, int, dict[str, Any]] | Exception | None = None
         self._sent: Activations | None = None
-        self._places: list[tuple[int, ...]] = []
+        self._parts: list[tuple[int, ...]] = []
 
     def run(self) -> None:
         """Answers requests until the training ends. An error is sent to the ranks that train, and raised here too."""
         while True:
             try:
                 request, value = self._channels.share(None)
-                places = self._channels.exchange((0, 0)) if request == "open" else []
+                parts = self._channels.exchange((0, 0)) if request == "open" else []
             except RuntimeError as error:
                 raise RankError(
                     f"A rank from 0 to {self._n_train - 1}, which trains, ended or failed, see its error.",
@@ -54,7 +54,7 @@ class Server:
                 ) from error
             if request == "close":
                 return
-            self._places = places or self._places
+            self._parts = parts or self._parts
             error: Exception | None = None
             answer: Any = None
             try:
@@ -114,7 +114,7 @@ class Server:
         own = torch.arange(batch.n_tokens, device="cpu") * self._n_own + self._parallel.part
 
         def send(values: Tensor) -> Tensor:
-            for rank, (part, n_parts) in enumerate(self._places[: self._n_train]):
+            for rank, (part, n_parts) in enumerate(self._parts[: self._n_train]):
                 rows = values.index_select(0, (own % n_parts == part).nonzero().flatten().to(values.device))
                 sent, group = self._channels.sent(rows)
                 dist.send(sent, rank, group=group)

@@ -219,7 +219,7 @@ def _encode_shard(
             assert picked is not None  # there is no limit
             support, known = picked
         strengths = known.abs() if activation.by_magnitude else known
-        support, known = shard.settled(rule, support, known, strengths, whole)
+        support, known = shard.global_selection(rule, support, known, strengths, whole)
     support = support.with_memory(context.workspace)
     entries = dictionary.pre_activations_at(x, support, known)
     return _on_support(activation, dictionary.activation_state.entries(), entries, support, None, None)

@@ -66,7 +66,7 @@ class EncoderDecoder(DictionaryWeights):
         """Returns a sum over the latents of all processes, given the sum over the latents of this process."""
         return value if self.shard is None else self.shard.peers.sum(value)
 
-    def settled(
+    def global_selection(
         self, rule: Selection, support: Support, known: Float[Tensor, " n_entries"], strengths: Tensor | None = None
     ) -> tuple[Support, Float[Tensor, " n_kept"]]:
         """Returns the entries that a rule selects among the latents of all processes.
@@ -77,7 +77,7 @@ class EncoderDecoder(DictionaryWeights):
             known: Their pre-activations, without gradient.
             strengths: Values by which entries are selected; the pre-activations by default.
         """
-        return (support, known) if self.shard is None else self.shard.settled(rule, support, known, strengths)
+        return (support, known) if self.shard is None else self.shard.global_selection(rule, support, known, strengths)
 
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         """Returns the arguments of the activation: ``encoder_inputs(x) @ encoder.T + encoder_bias`` by default."""

@@ -19,11 +19,11 @@ class ActivationState(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in activation.initial_state(n_latents).items():
-            placed = value.detach().to(device=device, dtype=dtype if value.is_floating_point() else None)
+            moved = value.detach().to(device=device, dtype=dtype if value.is_floating_point() else None)
             if isinstance(value, nn.Parameter):
-                self.register_parameter(name, nn.Parameter(placed))
+                self.register_parameter(name, nn.Parameter(moved))
             else:
-                self.register_buffer(name, placed)
+                self.register_buffer(name, moved)
 
         for name, value in activation.training_state(n_latents).items():
             # Files don't hold this state, so a dictionary on the meta device keeps its values for loading.

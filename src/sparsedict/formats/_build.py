@@ -150,11 +150,11 @@ def dictionary(
     state = {f"activation_state.{name}": value for name, value in loaded.state.items()}
     dtype = dtype or widest_type((named | state).values(), loaded)
     location: dict[str, Any] = {"device": device, "dtype": dtype}
-    placed = {name: value.to(**location) for name, value in named.items()}
-    check_finite(placed | {name: value.to(**location) for name, value in state.items()}, str(file))
+    moved = {name: value.to(**location) for name, value in named.items()}
+    check_finite(moved | {name: value.to(**location) for name, value in state.items()}, str(file))
     try:
         dictionary = make(
-            **placed,
+            **moved,
             activation=loaded.activation,
             activation_state=loaded.state,
             decoder_norm=decoder_norm,

@@ -74,8 +74,8 @@ class _Decode(torch.autograd.Function):
         (grad,) = grad_outputs
         values, rows = ctx.saved_tensors
         grad_values = grad_rows = None
-        # Both products need this, and the second uses the order of the first.
-        grad = _in_one_piece(grad, ctx.support, ctx.scales)
+        # Both products need a contiguous gradient. The second product reuses the sorted entries of the first.
+        grad = _contiguous(grad, ctx.support, ctx.scales)
         if ctx.needs_input_grad[1]:
             grad_rows = weighted_tokens(values, ctx.support, grad).to(rows.dtype)
         if ctx.needs_input_grad[0]:
@@ -83,7 +83,7 @@ class _Decode(torch.autograd.Function):
         return grad_values, grad_rows, None, None
 
 
-def _in_one_piece(grad: Tensor, support: Support, scales: Tensor | None) -> Tensor:
+def _contiguous(grad: Tensor, support: Support, scales: Tensor | None) -> Tensor:
     """Returns a contiguous gradient times the scales. A copy on a CPU is in memory of the support, to reuse it."""
     if support.memory is None or grad.device.type != "cpu":
         return grad.contiguous() if scales is None else (grad * scales).contiguous()

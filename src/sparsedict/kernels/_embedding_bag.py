@@ -107,7 +107,7 @@ def _sampled_entries(offsets: Tensor, columns: Tensor, left: Tensor, right: Tens
     """Returns ``left @ right.T`` at the entries of a matrix in CSR layout."""
     _use_up_csr_warning()
     shape = len(left), len(right)
-    values = left.new_zeros(len(columns))  # they are multiplied by zero, so they must be finite
+    values = left.new_zeros(len(columns))  # the product multiplies these values by zero, so they must be finite
     options: Any = {"check_invariants": False, "device": left.device}
     entries = torch.sparse_csr_tensor(offsets.to(columns.dtype), columns, values, shape, **options)
     return torch.sparse.sampled_addmm(entries, left, right.contiguous().T, beta=0.0).values()

@@ -98,11 +98,7 @@ def _joined(
     support = join([own for own, _ in found])
     if max_entries is not None and support.n_entries > max_entries:
         return None
-    return support, _placed(support, [own.n_latents for own, _ in found], [values for _, values in found])
-
-
-def _placed(support: Support, sizes: Sequence[int], values: Sequence[Tensor]) -> Tensor:
-    return split(support, sizes).put(values)
+    return support, split(support, [own.n_latents for own, _ in found]).put([values for _, values in found])
 
 
 def _of_part(part: Affine, rule: Selection, max_entries: int | None, workspace: Workspace | None) -> Selected | None:

@@ -80,7 +80,7 @@ class Workspace:
         free = [array for array in self._arrays if self._is_free(array)]
         found = min((array for array in free if array.nbytes >= size), key=len, default=None)
         if found is None:
-            # Those that are free are too small.
+            # All free arrays are too small.
             self._arrays = [array for array in self._arrays if not any(array is small for small in free)]
             found = torch.empty(size, dtype=torch.uint8, device="cpu")
             self._arrays.append(found)

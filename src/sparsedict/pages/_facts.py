@@ -15,10 +15,10 @@ from sparsedict.adapters import Adapter
 from sparsedict.analysis import (
     LatentRecords,
     Neighbours,
-    Placed,
+    SiteDictionary,
     TokenEffects,
     neighbours,
-    place_dictionaries,
+    site_dictionaries,
     token_effects,
 )
 from sparsedict.analysis.scores import LatentScores
@@ -107,15 +107,15 @@ def gather(
     Raises:
         ValueError: If the names of records or scores aren't those of the dictionaries, or lengths differ.
     """
-    placed = {own.name: own for own in place_dictionaries(site, dictionaries, reads)}
-    if set(records) != set(placed):
-        raise ValueError(f"`records` must have the names {list(placed)}, got {list(records)}.")
+    resolved = {own.name: own for own in site_dictionaries(site, dictionaries, reads)}
+    if set(records) != set(resolved):
+        raise ValueError(f"`records` must have the names {list(resolved)}, got {list(records)}.")
     check_scores(scores or {}, {name: own.n_latents for name, own in records.items()})
     found = {}
-    for name, own in placed.items():
+    for name, own in resolved.items():
         given = (scores or {}).get(name, {})
         checked = _scores(name, given, records[name].n_latents)
-        facts = _facts(site, own, placed, records[name], checked, threshold, n_related, n_effects)
+        facts = _facts(site, own, resolved, records[name], checked, threshold, n_related, n_effects)
         words = {own.name: own.words for own in given.values() if isinstance(own, LatentScores) and own.words}
         found[name] = replace(facts, words=words)
     return found
@@ -140,8 +140,8 @@ def check_scores(scores: Scores, n_latents: Mapping[str, int | None]) -> None:
 
 def _facts(
     site: Site | Sites,
-    own: Placed,
-    placed: Mapping[str, Placed],
+    own: SiteDictionary,
+    resolved: Mapping[str, SiteDictionary],
     records: LatentRecords,
     scores: Mapping[str, Tensor],
     threshold: float,
@@ -170,7 +170,7 @@ def _facts(
         is_neurons,
         nearest,
         _neighbours(own.adapter, None, n_related),
-        _others(own, placed),
+        _others(own, resolved),
         effects,
         points if norms is not None else (),
         norms,
@@ -180,10 +180,10 @@ def _facts(
     )
 
 
-def _others(own: Placed, placed: Mapping[str, Placed]) -> dict[str, Neighbours]:
+def _others(own: SiteDictionary, resolved: Mapping[str, SiteDictionary]) -> dict[str, Neighbours]:
     """Returns the nearest latents of the other dictionaries that write some of the same points."""
     found, whole = {}, _whole(own)
-    for name, other in placed.items():
+    for name, other in resolved.items():
         theirs = _whole(other)
         shared = [point for point in whole if point in theirs]
         if name == own.name or not shared:
@@ -197,7 +197,7 @@ def _others(own: Placed, placed: Mapping[str, Placed]) -> dict[str, Neighbours]:
     return found
 
 
-def _whole(own: Placed) -> tuple[str, ...]:
+def _whole(own: SiteDictionary) -> tuple[str, ...]:
     """Returns the full names of the points that a dictionary writes."""
     return tuple(
         name if "." in name or own.site is None else point_name(own.site, name)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsedict import checks
-from sparsedict.analysis import LatentRecords, collect, place_dictionaries
+from sparsedict.analysis import LatentRecords, collect, site_dictionaries
 from sparsedict.batches import Points
 from sparsedict.pages._earlier import has_earlier
 from sparsedict.pages._facts import DictionaryFacts, Scores, check_scores, gather
@@ -96,8 +96,8 @@ def write(
     strings = token_strings(getattr(model, "tokenizer", None) if tokenizer is None else tokenizer)
     threshold = checks.in_range("threshold", threshold, -1.0, 1.0)
     if records is None:
-        placed = place_dictionaries(site, dictionaries, reads)
-        check_scores(scores or {}, {own.name: own.adapter.n_latents for own in placed})
+        resolved = site_dictionaries(site, dictionaries, reads)
+        check_scores(scores or {}, {own.name: own.adapter.n_latents for own in resolved})
         records = collect(site, dictionaries, tokens, reads=reads, progress=progress, **options)
     facts = gather(site, dictionaries, records, scores=scores, threshold=threshold, reads=reads)
     if title is None:

@@ -111,9 +111,9 @@ class AuxK(Penalty):
             strength = _strength(dictionary.activation, pre).masked_fill(~dead, -torch.inf)
             support = Largest(k).support(strength)
             found = pre[support.tokens, support.latents], strength[support.tokens, support.latents]
-            support, known = dictionary.settled(rule, support, *found)
+            support, known = dictionary.global_selection(rule, support, *found)
         else:
-            support, known = dictionary.settled(rule, *_select_dead(parts, dead, k, workspace))
+            support, known = dictionary.global_selection(rule, *_select_dead(parts, dead, k, workspace))
         support = support.with_memory(workspace)
         return entries_at(parts, support, known), support
 

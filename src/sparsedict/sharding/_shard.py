@@ -94,7 +94,7 @@ class Shard:
         """Returns the rule that selects the candidates of this process."""
         return own_rule(rule, self.own_sizes)
 
-    def settled(
+    def global_selection(
         self,
         rule: Selection,
         support: Support,

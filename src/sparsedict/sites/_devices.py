@@ -47,7 +47,7 @@ def loaded(module: object, name: str) -> Any:
     for hook in _hooks(module):
         try:
             return hook.weights_map[name].to(hook.execution_device)
-        except (AttributeError, KeyError, TypeError):  # No weights are offloaded, or not this one.
+        except (AttributeError, KeyError, TypeError):  # No weights are offloaded, or this weight isn't.
             continue
     return value
 

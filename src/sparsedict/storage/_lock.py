@@ -53,7 +53,7 @@ def release_lock(lock: IO[bytes]) -> None:
     with suppress(OSError):
         file.unlink(missing_ok=True)
     lock.close()
-    if os.name == "nt":  # An open file can't be removed there.
+    if os.name == "nt":  # Windows can't remove an open file.
         with suppress(OSError):
             file.unlink(missing_ok=True)
 

@@ -72,7 +72,7 @@ class RunFolder:
         self._resume = resume
         self._force = force
         self._lock: IO[bytes] | None = None
-        self._made: list[Path] = []
+        self._created: list[Path] = []
 
     @property
     def id(self) -> str:
@@ -109,7 +109,7 @@ class RunFolder:
                 if not place.is_dir():
                     raise NotADirectoryError(f"`path` must be a folder for the results, but {str(place)!r} is a file.")
                 break
-            self._made.append(place)
+            self._created.append(place)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = take_lock(folder / LOCK)
@@ -265,7 +265,7 @@ class RunFolder:
 
     def _tidy(self) -> None:
         """Removes the folders that were created for this run if they are still empty."""
-        for folder in self._made:
+        for folder in self._created:
             with suppress(OSError):
                 folder.rmdir()
 

@@ -183,7 +183,7 @@ def fit_many(
     if not isinstance(parallel, Parallel):
         raise TypeError(f"`parallel` must be sd.DataParallel() or another Parallel, got {parallel!r}.")
     with ExitStack() as stack:
-        # Within this context, an error on one rank ends all.
+        # Within this context, an error on one rank ends the run on all ranks.
         stack.enter_context(parallel.running())
         arguments = (n_tokens, log_every, dead_after, autocast, checkpoint, checkpoint_every, checkpoint_keep)
         make = partial(RunOptions, *arguments, resume, deterministic, progress, callbacks)

@@ -59,7 +59,7 @@ class Loop:
         self._checkpoints = checkpoints
         self._progress = options.progress and parallel.is_main
         self._parallel = parallel
-        # Other ranks may have none.
+        # Other ranks may have no callbacks.
         self._has_callbacks = parallel.share(bool(options.callbacks))
         parts = [found for trainer in trainers for found in _parts(trainer.name, trainer.trainee)]
         self._stateful = dict((*parts, *stateful(options.callbacks, "callbacks")))

@@ -222,7 +222,7 @@ def _subtracts_decoder_bias(dictionary: Dictionary, x: Tensor) -> bool:
     bias, shard = dictionary.decoder_bias, dictionary.shard
     is_trained = bias.requires_grad
     bias.requires_grad_(True)
-    # Divided latents would collect the gradient for the next step.
+    # A shard would add this gradient to those of the next step.
     dictionary.shard = None
     try:
         with torch.enable_grad():

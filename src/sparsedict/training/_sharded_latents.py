@@ -88,7 +88,7 @@ class ShardedLatents(Ranks):
         self._device = None if device is None else torch.device(device)
         self._divided: set[str] = set()
         self._rows: dict[int, Tensor] = {}
-        self._places = self.exchange(self.part, self._peers.rank)
+        self._coordinates = self.exchange(self.part, self._peers.rank)
 
     @classmethod
     def from_environment(
@@ -181,7 +181,7 @@ class ShardedLatents(Ranks):
         common = [index for index, name in enumerate(names) if name not in self._divided]
         own = [index for index, name in enumerate(names) if name in self._divided]
         everyone = list(range(self.n_ranks))
-        groups = [[rank for rank in everyone if self._places[rank][1] == index] for index in range(self.n_slices)]
+        groups = [[rank for rank in everyone if self._coordinates[rank][1] == index] for index in range(self.n_slices)]
         for ranks, columns in ((everyone, common), *((ranks, own) for ranks in groups)):
             compared = [tuple(rows[rank][column] for column in columns) for rank in ranks]
             check_rows(compared, ranks, [names[column] for column in columns], step)

@@ -17,7 +17,7 @@ ALIGNMENT = 64
 """Alignment of tensors in the file in bytes, a multiple of every item size."""
 
 
-class _Place(NamedTuple):
+class _Segment(NamedTuple):
     """The position of a tensor in the file, in bytes, and its type."""
 
     start: int
@@ -36,21 +36,21 @@ class StateCopy:
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
         self._is_writable = True
-        self._places: dict[str, _Place] = {}
+        self._segments: dict[str, _Segment] = {}
         self._in_memory: dict[str, Tensor] = {}
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Copies tensors, and forgets the earlier copy."""
-        self._places = {}
+        self._segments = {}
         on_cpu = {name: value for name, value in tensors.items() if value.device.type == "cpu"}
         if self._is_writable and on_cpu:
             try:
-                self._places = self._write_file(on_cpu)
+                self._segments = self._write_file(on_cpu)
             except OSError:
                 # The tensors themselves are intact, so nothing is lost.
                 self._is_writable = False
                 self._close()
-        others = {name: value for name, value in tensors.items() if name not in self._places}
+        others = {name: value for name, value in tensors.items() if name not in self._segments}
         self._in_memory = {name: self._copied(name, value.detach()) for name, value in others.items()}
 
     def _copied(self, name: str, value: Tensor) -> Tensor:
@@ -62,25 +62,25 @@ class StateCopy:
 
     def read(self) -> dict[str, Tensor]:
         """Returns the tensors on the CPU, valid until the next :meth:`write`."""
-        if self._file is None or not any(math.prod(place.shape) for place in self._places.values()):
+        if self._file is None or not any(math.prod(segment.shape) for segment in self._segments.values()):
             mapped: mmap.mmap | bytearray = bytearray()
         else:
             mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
-        in_file = {name: _tensor(mapped, place) for name, place in self._places.items()}
+        in_file = {name: _tensor(mapped, segment) for name, segment in self._segments.items()}
         return in_file | self._in_memory
 
-    def _write_file(self, tensors: Mapping[str, Tensor]) -> dict[str, _Place]:
+    def _write_file(self, tensors: Mapping[str, Tensor]) -> dict[str, _Segment]:
         if self._file is None:
             self._file = TemporaryFile(prefix="sparsedict-")  # noqa: SIM115
             weakref.finalize(self, self._file.close)
-        end, places = 0, {}
+        end, segments = 0, {}
         for name, value in tensors.items():
-            places[name] = place = _Place(-(-end // ALIGNMENT) * ALIGNMENT, value.shape, value.dtype)
-            self._file.seek(place.start)
+            segments[name] = segment = _Segment(-(-end // ALIGNMENT) * ALIGNMENT, value.shape, value.dtype)
+            self._file.seek(segment.start)
             self._file.write(value.detach().reshape(-1).view(torch.uint8).numpy().data)
-            end = place.start + value.nbytes
+            end = segment.start + value.nbytes
         self._file.flush()
-        return places
+        return segments
 
     def _close(self) -> None:
         if self._file is not None:
@@ -90,8 +90,8 @@ class StateCopy:
             self._file = None
 
 
-def _tensor(mapped: mmap.mmap | bytearray, place: _Place) -> Tensor:
-    count = math.prod(place.shape)
+def _tensor(mapped: mmap.mmap | bytearray, segment: _Segment) -> Tensor:
+    count = math.prod(segment.shape)
     if not count:
-        return torch.empty(place.shape, dtype=place.dtype, device="cpu")
-    return torch.frombuffer(mapped, dtype=place.dtype, count=count, offset=place.start).view(place.shape)
+        return torch.empty(segment.shape, dtype=segment.dtype, device="cpu")
+    return torch.frombuffer(mapped, dtype=segment.dtype, count=count, offset=segment.start).view(segment.shape)

@@ -96,7 +96,7 @@ class DictionaryTrainer:
         self._meter = Meter(trainee.penalties, dictionary.d_out, weight.device, parallel)
         self._good_state = GoodState(dictionary)
         self._trained_before = dict(dictionary.trained_on)
-        self._begin = time.perf_counter()
+        self._start_time = time.perf_counter()
         self._n_evaluated = 0
         self._last_inputs = torch.empty(0, dictionary.d_in, dtype=weight.dtype, device=weight.device)
 
@@ -115,7 +115,7 @@ class DictionaryTrainer:
             self._train_step(batch, upcoming, whole)
 
     def _train_step(self, batch: Activations, upcoming: Upcoming | None, whole: WholeBatch) -> None:
-        # They may be the last reference to all inputs of the previous step.
+        # The rows may be the last reference to all inputs of the previous step.
         self._last_inputs = self._last_inputs.new_empty(0, self._dictionary.d_in)
         rows = self._rows(batch)
         self._update.set_rate(self._counters.step)
@@ -160,7 +160,7 @@ class DictionaryTrainer:
             n_tokens=self.history.n_tokens,
             dead=self._dead_share(),
             lr=self._update.rate(self._counters.step - 1),
-            seconds=time.perf_counter() - self._begin,
+            seconds=time.perf_counter() - self._start_time,
             eval_l0=evaluation_l0(self._dictionary, last_inputs, self._parallel),
         )
         self.history.records.append(record)
@@ -198,7 +198,7 @@ class DictionaryTrainer:
             "meter": self._meter.state_dict(),
             "good": self._good_state.state_dict(self._counters.step),
             "history": self.history.state_dict(),
-            "seconds": time.perf_counter() - self._begin,
+            "seconds": time.perf_counter() - self._start_time,
             "trained_before": self._trained_before,
             "training_state": self._dictionary.activation_state.training_state(),
             "units": self._update.units_state(),
@@ -219,7 +219,7 @@ class DictionaryTrainer:
         self._meter.load_state_dict(state["meter"])
         self._good_state.load_state_dict(state["good"])
         self.history.load_state_dict(state["history"])
-        self._begin = time.perf_counter() - state["seconds"]
+        self._start_time = time.perf_counter() - state["seconds"]
         self._trained_before = dict(state["trained_before"])
 
     def record_provenance(self, data: str, facts: Mapping[str, Any]) -> None:

@@ -63,7 +63,7 @@ class Units:
         names = {id(parameter): name for name, parameter in dictionary.named_parameters()}
         groups: list[dict[str, Any]] = []
         for group in optimizer.param_groups:
-            if not isinstance(group.get("eps"), int | float):  # Adafactor has two
+            if not isinstance(group.get("eps"), int | float):  # Adafactor has a tuple of two
                 groups.append(group)
                 continue
             by_unit: dict[float, list[Tensor]] = {}

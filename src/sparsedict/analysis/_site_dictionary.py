@@ -1,4 +1,4 @@
-"""`Placed`, a dictionary with the site that it reads."""
+"""`SiteDictionary`, a dictionary with the site that it reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparsedict.sites import Site, Sites
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
+class SiteDictionary:
     """A dictionary with the site that it reads.
 
     Attributes:
@@ -32,9 +32,9 @@ class Placed:
         return self.adapter.fit(self.adapter.inputs(batch if self.site is None else batch.site(self.site)))
 
 
-def place_dictionaries(
+def site_dictionaries(
     site: Site | Sites, dictionaries: Mapping[str, Any], reads: Points | None = None
-) -> list[Placed]:
+) -> list[SiteDictionary]:
     """Returns several dictionaries with the sites that they read.
 
     Args:
@@ -56,7 +56,7 @@ def place_dictionaries(
     if not dictionaries:
         raise ValueError("`dictionaries` must contain at least one dictionary, got none.")
     names = () if isinstance(site, Site) else tuple(site)
-    found: list[Placed] = []
+    found: list[SiteDictionary] = []
     for key, value in dictionaries.items():
         inner = {f"{key}.{name}": own for name, own in value.items()} if isinstance(value, Mapping) else {key: value}
         if isinstance(value, Mapping) and key not in names:
@@ -71,5 +71,5 @@ def place_dictionaries(
                     f"key, one of {', '.join(map(repr, names))}."
                 )
             of_site = key if key in names else names[0] if names else None
-            found.append(Placed(name, adapter, of_site if by_role else None))
+            found.append(SiteDictionary(name, adapter, of_site if by_role else None))
     return found
