@@ -1,4 +1,4 @@
-"""Measures how far a model with held values is from affine, and finds the module where a nonlinearity isn't held."""
+"""Measures the deviation of a model with held values from an affine function, and finds the module that causes it."""
 
 from __future__ import annotations
 

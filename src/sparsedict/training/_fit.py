@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import torch
@@ -185,9 +184,22 @@ def fit_many(
     with ExitStack() as stack:
         # Within this context, an error on one rank ends the run on all ranks.
         stack.enter_context(parallel.running())
-        arguments = (n_tokens, log_every, dead_after, autocast, checkpoint, checkpoint_every, checkpoint_keep)
-        make = partial(RunOptions, *arguments, resume, deterministic, progress, callbacks)
-        options = parallel.together(lambda: make(check_trainees(trainees)))
+        options = parallel.together(
+            lambda: RunOptions(
+                names=check_trainees(trainees),
+                n_tokens=n_tokens,
+                log_every=log_every,
+                dead_after=dead_after,
+                autocast=autocast,
+                checkpoint=checkpoint,
+                checkpoint_every=checkpoint_every,
+                checkpoint_keep=checkpoint_keep,
+                resume=resume,
+                deterministic=deterministic,
+                progress=progress,
+                callbacks=callbacks,
+            )
+        )
         check_same_options(options, parallel)
         loop = prepare(trainees, data, options, stack, batch_size=batch_size, seed=seed, parallel=parallel)
         loop.run()

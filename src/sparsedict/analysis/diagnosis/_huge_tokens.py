@@ -1,4 +1,4 @@
-"""`HugeTokens`, tokens whose activations are far larger than those of other tokens, and where they stand."""
+"""`HugeTokens`, tokens whose activations are far larger than those of other tokens, and their positions."""
 
 from __future__ import annotations
 
