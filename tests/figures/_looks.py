@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from matplotlib.axes import Axes
+from matplotlib.patches import StepPatch
 
 from sparsedict.figures._axes import SMALL_SIZE
 
@@ -10,6 +11,12 @@ from sparsedict.figures._axes import SMALL_SIZE
 def legend_of(ax: Axes) -> list[str]:
     legend = ax.get_legend()
     return [] if legend is None else [text.get_text() for text in legend.get_texts()]
+
+
+def stacked(ax: Axes) -> list[tuple[StepPatch, float]]:
+    """Returns the parts of stacked histograms, each with the number of values that it shows."""
+    shown = [patch for patch in ax.patches if isinstance(patch, StepPatch) and patch.get_fill()]
+    return [(patch, float((patch.get_data().values - patch.get_data().baseline).sum())) for patch in shown]
 
 
 def check_looks(ax: Axes) -> None:

@@ -6,7 +6,7 @@ import torch
 from sparsedict.analysis import FiringFrequencies, LatentTypes, latent_types
 from sparsedict.figures import firing_frequency
 
-from ._looks import check_looks, legend_of
+from ._looks import check_looks, legend_of, stacked
 from .conftest import N_DEAD
 
 
@@ -37,8 +37,7 @@ def test_latents_that_are_dead_on_other_tokens_alone_are_drawn_too() -> None:
     types = latent_types(torch.tensor([0.9, 0.9, 0.9, 0.1, 0.1]), dead=torch.tensor([False, True, False, False, False]))
     ax = firing_frequency(firing, types)
     assert set(legend_of(ax)) >= {"simulators (1)", "sparse latents (2)", "never fired on other tokens (1)"}
-    n_drawn = sum(patch.get_height() for container in ax.containers[:3] for patch in container)  # pyright: ignore[reportGeneralTypeIssues]
-    assert n_drawn == 4
+    assert [n for _, n in stacked(ax)] == [1, 2, 1]
 
 
 def test_without_dead_latents_there_is_no_spike() -> None:

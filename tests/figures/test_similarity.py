@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from sparsedict.analysis import LatentTypes, NeuronMatch, latent_types, match_neurons
 from sparsedict.figures import Palette, decoder_similarity, encoder_similarity
 
-from ._looks import check_looks, legend_of
+from ._looks import check_looks, legend_of, stacked
 from .conftest import N_DEAD, N_LATENTS, N_SIMULATORS
 
 
@@ -25,11 +25,7 @@ def test_looks(draw: object, typed: bool, match: NeuronMatch, types: LatentTypes
 
 def test_every_latent_is_in_one_bar_and_every_type_has_its_colour(match: NeuronMatch, types: LatentTypes) -> None:
     ax = decoder_similarity(match, types)
-    heights: dict[str, float] = {}
-    for bar in ax.patches:
-        if hasattr(bar, "get_height"):
-            colour = to_hex(bar.get_facecolor()).upper()
-            heights[colour] = heights.get(colour, 0) + bar.get_height()
+    heights = {to_hex(part.get_facecolor()).upper(): n for part, n in stacked(ax)}
     n_sparse = N_LATENTS - N_SIMULATORS - N_DEAD
     assert heights == {Palette.SIMULATORS: N_SIMULATORS, Palette.SPARSE: n_sparse, Palette.DEAD: N_DEAD}
     assert f"sparse latents ({n_sparse})" in legend_of(ax)
