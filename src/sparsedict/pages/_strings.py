@@ -6,6 +6,7 @@ import inspect
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 TokenStrings = Callable[[Sequence[int]], list[str]]
@@ -32,7 +33,9 @@ def token_strings(source: Any = None) -> TokenStrings:
     if source is None:
         return lambda ids: [f"[{token}]" for token in ids]
     if hasattr(source, "convert_ids_to_tokens") and hasattr(source, "decode"):
-        return lambda ids: [_decoded(source, int(token)) for token in ids]
+        # Decoding takes microseconds for each token, and pages show the same tokens many times.
+        decoded = cache(partial(_decoded, source))
+        return lambda ids: [decoded(int(token)) for token in ids]
     if isinstance(source, Sequence) and not isinstance(source, str) and all(isinstance(item, str) for item in source):
         vocabulary = [_from_byte(item) for item in source]
         return lambda ids: [vocabulary[i] if 0 <= i < len(vocabulary) else f"[{i}]" for i in ids]

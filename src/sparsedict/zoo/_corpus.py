@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,9 +40,13 @@ class SourceFile:
         Between Python versions, the path of a module stays the same while its content changes. Two versions of a module
         are thus in the same split.
         """
-        digest = hashlib.sha256(self.path.encode()).digest()
-        share = int.from_bytes(digest[:8], "big") / 2**64
-        return "evaluation" if share < EVALUATION_SHARE else "train"
+        return _split(self.path)
+
+
+def _split(path: str) -> Split:
+    digest = hashlib.sha256(path.encode()).digest()
+    share = int.from_bytes(digest[:8], "big") / 2**64
+    return "evaluation" if share < EVALUATION_SHARE else "train"
 
 
 def source_files(split: Split, stdlib: Path | None = None) -> list[SourceFile]:
@@ -57,21 +63,31 @@ def source_files(split: Split, stdlib: Path | None = None) -> list[SourceFile]:
         ValueError: If ``split`` isn't one of these names.
         FileNotFoundError: If the folder has no Python source. Some distributions only include bytecode.
     """
+    return list(each_file(split, stdlib))
+
+
+def each_file(split: Split, stdlib: Path | None = None) -> Iterator[SourceFile]:
+    """Yields the modules of `source_files`. Each is read when it is needed."""
     if split not in ("train", "evaluation"):
         raise ValueError(f"`split` must be 'train' or 'evaluation', got {split!r}.")
     root = Path(sysconfig.get_paths()["stdlib"]) if stdlib is None else Path(stdlib)
-    files = [file for path in sorted(root.rglob("*.py")) if (file := _read(path, root)) is not None]
-    if not files:
+    paths = sorted(_paths(root))
+    if not paths:
         raise FileNotFoundError(
             f"`stdlib` must be a folder with Python source, but {str(root)!r} has none. The text of the embedded model "
             "is the standard library's source. Install it (on Debian: libpython3-stdlib), or use other texts."
         )
-    return [file for file in files if file.split == split]
+    for path in paths:
+        name = path.relative_to(root).as_posix()
+        if _split(name) == split:
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if text.strip():
+                yield SourceFile(name, text)
 
 
-def _read(path: Path, root: Path) -> SourceFile | None:
-    relative = path.relative_to(root)
-    if _LEFT_OUT_FOLDERS.intersection(relative.parts) or relative.name.startswith(_LEFT_OUT_PREFIX):
-        return None
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return SourceFile(relative.as_posix(), text) if text.strip() else None
+def _paths(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in _LEFT_OUT_FOLDERS]
+        yield from (
+            Path(folder, name) for name in names if name.endswith(".py") and not name.startswith(_LEFT_OUT_PREFIX)
+        )

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.torch_state import own_defaults, own_state
-from sparsedict.zoo._corpus import Split, source_files
+from sparsedict.zoo._corpus import Split, each_file
 
 if TYPE_CHECKING:
     from transformers import GPTNeoForCausalLM, PreTrainedTokenizerFast
@@ -124,12 +125,10 @@ def tokens(
     if n_tokens is not None:
         n_tokens = checks.at_least("n_tokens", n_tokens, n_context)
     wanted = math.inf if n_tokens is None else n_tokens
-    texts = [file.text for file in source_files(split, stdlib)]
+    texts = (file.text for file in each_file(split, stdlib))
     joined: list[int] = []
-    for start in range(0, len(texts), FILES_AT_ONCE):
-        if len(joined) >= wanted:
-            break
-        for item in tokenizer.encode_batch_fast(texts[start : start + FILES_AT_ONCE], add_special_tokens=False):
+    while len(joined) < wanted and (batch := list(islice(texts, FILES_AT_ONCE))):
+        for item in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             joined += (0, *item.ids)
     width = n_context - 1
     rows = torch.tensor(joined[: len(joined) // width * width], device="cpu").view(-1, width)
