@@ -275,6 +275,7 @@ TRITON_CASES = sorted(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs Triton in the tests below")
 @pytest.mark.parametrize(("kind", "activation"), TRITON_CASES)
+@pytest.mark.usefixtures("interpreter")
 def test_triton_computes_the_dense_reference(kind: str, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, in Triton's interpreter: the host doesn't read the number of entries."""
     pytest.importorskip("triton")

@@ -30,6 +30,12 @@ def triton() -> Backend:
     return kernels.triton_backend()
 
 
+@pytest.fixture(autouse=True)
+def _interpreter(request: pytest.FixtureRequest) -> None:
+    if "backend" in request.fixturenames and request.getfixturevalue("backend") is triton:
+        request.getfixturevalue("interpreter")
+
+
 each_backend = pytest.mark.parametrize("backend", [embedding_bag, triton])
 
 

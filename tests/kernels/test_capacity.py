@@ -19,7 +19,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture(autouse=True)
-def _triton(_seed: None) -> Iterator[None]:
+def _triton(_seed: None, interpreter: None) -> Iterator[None]:
     with kernels.using(kernels.triton_backend()):
         yield
 

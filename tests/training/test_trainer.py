@@ -44,7 +44,7 @@ class Counting(sd.Penalty):
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small(monkeypatch: pytest.MonkeyPatch, interpreter: None) -> None:
     pytest.importorskip("triton")
     monkeypatch.setattr(_capacity, "MIN_CAPACITY", 8)
     monkeypatch.setattr(_encode, "DENSE_SHARE", 0.6)
