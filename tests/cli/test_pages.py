@@ -16,6 +16,8 @@ from sparsedict.cli._finished_run import finished_run
 
 from .conftest import Run
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 
 def manifest(folder: Path) -> dict:
     text = (folder / "data" / "manifest.js").read_text(encoding="utf-8")

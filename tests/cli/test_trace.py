@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import sparsedict as sd
+from rendering import empty_images
 
 from .conftest import Run
 
@@ -65,7 +66,8 @@ def runs(large_mlps: Path, token_file: Path, tmp_path_factory: pytest.TempPathFa
         ("crosscoder", every, "crosscoder"),
     ):
         options = ["--site", sites, "--data", str(token_file), "--context", "16", "--kind", kind]
-        assert main(["train", str(large_mlps), *options, *small, "--out", str(root / str(n))]) == 0
+        with empty_images():
+            assert main(["train", str(large_mlps), *options, *small, "--out", str(root / str(n))]) == 0
     return {n: root / str(n) for n in (1, 2, "cross-layer", "crosscoder")}
 
 
