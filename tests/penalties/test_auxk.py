@@ -104,9 +104,13 @@ def test_all_latents_may_be_dead() -> None:
     assert gradients(sd.AuxK(k=cases.N_LATENTS), out)["encoder"].any(dim=-1).all()
 
 
-def test_k_defaults_to_half_the_width_of_the_output() -> None:
-    out = pass_with(IDLE, "distiller")
-    torch.testing.assert_close(sd.AuxK(dead_after=100)(out), sd.AuxK(cases.D_OUT // 2, dead_after=100)(out))
+@pytest.mark.parametrize(
+    ("activation", "k"), [("relu", cases.D_OUT // 2), ("top_1", 2), ("batch_top_k", min(cases.D_OUT // 2, 6))]
+)
+def test_k_defaults_to_half_the_width_or_twice_the_active_latents(activation: str, k: int) -> None:
+    out = pass_with(torch.full((cases.N_LATENTS,), 100), "distiller", activation)
+    torch.testing.assert_close(sd.AuxK(dead_after=100)(out), sd.AuxK(k, dead_after=100)(out))
+    assert sd.AuxK(dead_after=100)(out) != sd.AuxK(k - 1, dead_after=100)(out)
 
 
 @pytest.mark.as_installed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
+from math import ceil
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,11 +12,11 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.activations import Activation
-from sparsedict.dictionaries import ForwardPass, entries_at
+from sparsedict.dictionaries import Dictionary, ForwardPass, entries_at
 from sparsedict.kernels import Affine, Workspace, select_parts
 from sparsedict.latents import SparseLatents, Support
 from sparsedict.penalties._penalty import Penalty
-from sparsedict.selections import Largest
+from sparsedict.selections import Largest, LargestOfBatch
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class AuxK(Penalty):
     value of the penalty is the same for every slope.
 
     Args:
-        k: Number of dead latents per token; ``None`` for half the width of the output.
+        k: Number of dead latents per token. ``None`` is half the width of the output, and at most twice the number of
+            active latents of `TopK`, `BatchTopK` and `AbsTopK`.
         dead_after: Number of tokens without firing after which a latent is dead.
         coefficient: Weight of the penalty, :math:`c`.
         slope: Factor of the gradient where ReLU is zero; 0 in the source. It has no effect with `AbsTopK`.
@@ -94,7 +96,7 @@ class AuxK(Penalty):
     def _largest_dead(self, out: ForwardPass, dead: Bool[Tensor, " n_latents"]) -> tuple[Tensor, Support]:
         """Returns the largest pre-activations of dead latents, differentiable in encoder and encoder bias."""
         dictionary = out.dictionary
-        rule = Largest(self.k or dictionary.d_out // 2 or 1)
+        rule = Largest(self.k or _default_k(dictionary))
         k = min(rule.k, dictionary.n_latents)
         if not dictionary.has_affine_encoder:
             pre = dictionary.pre_activations(out.inputs)
@@ -116,6 +118,16 @@ class AuxK(Penalty):
             support, known = dictionary.global_selection(rule, *_select_dead(parts, dead, k, workspace))
         support = support.with_memory(workspace)
         return entries_at(parts, support, known), support
+
+
+def _default_k(dictionary: Dictionary) -> int:
+    """Returns the default number of dead latents per token.
+
+    More than twice the active latents cost time without a lower error.
+    """
+    half = dictionary.d_out // 2 or 1
+    rule = dictionary.activation.competition(dictionary.activation_state.entries(None), training=True)
+    return min(half, ceil(2 * rule.k)) if isinstance(rule, Largest | LargestOfBatch) else half
 
 
 def _select_dead(
