@@ -6,6 +6,7 @@ pages of source code.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib
 import inspect
@@ -65,6 +66,9 @@ def _scrape(block: Any, block_vars: dict[str, Any], settings: dict[str, Any]) ->
 
 
 if tags.has("short"):  # Sphinx defines `tags`.
+    # Each script of the gallery ends with a full collection, which visits all objects that aren't left out.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     extensions.remove("sphinx.ext.viewcode")
     # About the fewest steps after which every figure has simulators to draw. The other trainings need only run.
     sketch = presets.SKETCH

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 
 import sparsedict as sd
+from forks import Forked
 
 SAVES = """
 import sys, torch, sparsedict as sd
@@ -34,15 +33,13 @@ while True:
 def test_a_killed_save_leaves_the_old_dictionary_or_the_new_one(tmp_path: Path) -> None:
     moments = random.Random(0)
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", SAVES, str(tmp_path)], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        while not (tmp_path / "dictionary.safetensors").exists():
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.1))
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        with Forked(SAVES, tmp_path) as process:
+            process.stdout.readline()
+            while not (tmp_path / "dictionary.safetensors").exists():
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, 0.1))
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
         loaded = sd.load(tmp_path)
         number = loaded.trained_on["number"]
         assert all(bool((weight == number).all()) for weight in loaded.parameters())

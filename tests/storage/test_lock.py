@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 
+from forks import output_of
 from sparsedict.storage import release_lock, take_lock
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no locks on Windows")
@@ -16,8 +15,7 @@ TAKE = "import sys, pathlib; from sparsedict.storage import take_lock; print(tak
 
 def taken_elsewhere(file: Path) -> bool:
     """Whether another process can take the lock."""
-    done = subprocess.run([sys.executable, "-c", TAKE, str(file)], capture_output=True, text=True, check=True)
-    return done.stdout.strip() != "None"
+    return output_of(TAKE, file).strip() != "None"
 
 
 def test_a_released_lock_leaves_no_file_and_can_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
