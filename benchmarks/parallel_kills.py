@@ -3,20 +3,22 @@
     python -m benchmarks.parallel_kills
 
 Each run trains on gloo ranks of this machine and writes a checkpoint every few steps. A random rank receives SIGKILL,
-SIGTERM or SIGINT at a random moment. Verified are, for each kill:
+SIGTERM or SIGINT, a random time after it began a random step. Verified are, for each kill:
 
 - all ranks end within the limit of time;
 - the errors of the other ranks name the killed rank, or all ranks stop after a common checkpoint;
 - the newest checkpoint from before the signal, or a later one, can be read;
 - the resumed run has the same bits as an undisturbed one.
 
-The results of a form are added to those of earlier calls, so a long measurement can be divided.
+A signal that arrives after the end of the run is no kill. The results are added to those of earlier calls until each
+form has the requested number of kills, so a long measurement can be divided.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -35,11 +37,11 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from benchmarks.report import RESULTS, machine, table
-from sparsedict import AuxK, BatchTopK, RankError, SparseAutoencoder, UnitNorm, fit
+from sparsedict import AuxK, BatchTopK, ForwardPass, Loss, RankError, SparseAutoencoder, SquaredError, UnitNorm, fit
 from sparsedict.parallel import DataParallel, Parallel
 from sparsedict.training import ShardedLatents
 
-SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
+SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT")
 FORMS: dict[str, tuple[int, Callable[[timedelta], Parallel]]] = {
     "data": (2, lambda timeout: DataParallel(timeout=timeout)),
     "latents": (2, lambda timeout: ShardedLatents(timeout=timeout)),
@@ -47,7 +49,10 @@ FORMS: dict[str, tuple[int, Callable[[timedelta], Parallel]]] = {
 }
 """Number of ranks and construction of each form."""
 
-D, N_LATENTS, BATCH, N_STEPS, EVERY = 16, 128, 64, 20, 2
+D, N_LATENTS, BATCH, N_STEPS, EVERY = 16, 128, 64, 12, 2
+LONGEST = 0.3
+"""Largest number of seconds from the begin of a step to the signal."""
+
 TIMEOUT = timedelta(seconds=20)
 LIMIT = 60.0
 """Seconds in which all ranks must end after a signal."""
@@ -61,7 +66,8 @@ class Kill:
         form: Name of the form of the run.
         signal: Name of the signal.
         rank: The rank that received it.
-        delay: Seconds from the start of training to the signal.
+        step: The step that the rank had begun, from 0.
+        delay: Seconds from the begin of the step to the signal.
         seconds: Seconds from the signal to the end of the last rank.
         step_before: Step of the newest checkpoint before the signal.
         step_after: Step of the newest checkpoint after the end of all ranks.
@@ -72,6 +78,7 @@ class Kill:
     form: str
     signal: str
     rank: int
+    step: int
     delay: float
     seconds: float
     step_before: int
@@ -82,6 +89,23 @@ class Kill:
 
 def _mesh() -> Any:
     return init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "latents"))
+
+
+class Reporting(Loss):
+    """A squared error that reports the step of its rank, which it doesn't change."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __call__(self, out: ForwardPass) -> torch.Tensor:
+        Path(f"{self.file}-{out.step}").touch()
+        return SquaredError()(out)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
 
 
 def train(rank: int, form: str, folder: Path, port: int) -> None:
@@ -97,10 +121,10 @@ def train(rank: int, form: str, folder: Path, port: int) -> None:
     outcome: dict[str, Any] = {"ended": "finished"}
     try:
         parallel = make(TIMEOUT)
-        (folder / f"ready{rank}").touch()
         run: dict[str, Any] = {"n_tokens": BATCH * N_STEPS, "batch_size": BATCH, "progress": False}
         how: dict[str, Any] = {"checkpoint": folder / "run", "checkpoint_every": EVERY, "resume": True}
-        fit(sae, x, parallel=parallel, penalties=[AuxK(dead_after=200)], **run, **how)
+        loss = Reporting(folder / f"step{rank}")
+        fit(sae, x, parallel=parallel, loss=loss, penalties=[AuxK(dead_after=200)], **run, **how)
         if parallel.is_main:
             torch.save(sae.state_dict(), folder / "weights.pt")
     except RankError as error:
@@ -120,7 +144,7 @@ def warm_up() -> None:
 
 def start(form: str, folder: Path) -> list[int]:
     """Starts all ranks. Returns their process ids."""
-    for file in (*folder.glob("ready*"), *folder.glob("*.json")):
+    for file in (*folder.glob("step*"), *folder.glob("*.json")):
         file.unlink()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -166,14 +190,14 @@ def outcome_of(folder: Path, rank: int) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"ended": "killed"}
 
 
-def kill(form: str, seconds: float, reference: dict[str, torch.Tensor], generator: random.Random) -> Kill:
+def kill(form: str, reference: dict[str, torch.Tensor], generator: random.Random) -> Kill:
     """Starts a run, sends a signal, and resumes the run."""
     name, rank = generator.choice(SIGNALS), generator.randrange(FORMS[form][0])
-    delay = generator.uniform(0.0, seconds)
+    step, delay = generator.randrange(N_STEPS), generator.uniform(0.0, LONGEST)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         children = start(form, folder)
-        await_ready(form, folder)
+        await_step(folder, rank, step)
         time.sleep(delay)
         before = newest(folder)
         with suppress(ProcessLookupError):
@@ -192,7 +216,7 @@ def kill(form: str, seconds: float, reference: dict[str, torch.Tensor], generato
             differing = [name for name, value in reference.items() if not torch.equal(value, found[name])]
             failures += [f"`{differing[0]}` differs after the resumed run"] if differing else []
     ends = tuple(found["ended"] for found in outcomes)
-    return Kill(form, name, rank, round(delay, 3), round(ended, 3), before, after, ends, tuple(failures))
+    return Kill(form, name, rank, step, round(delay, 3), round(ended, 3), before, after, ends, tuple(failures))
 
 
 def _unexpected(found: dict[str, Any], rank: int, killed: int) -> str:
@@ -204,53 +228,62 @@ def _unexpected(found: dict[str, Any], rank: int, killed: int) -> str:
     return f"rank {rank} ended with {found}, but rank {killed} was killed"
 
 
-def await_ready(form: str, folder: Path) -> None:
+def await_step(folder: Path, rank: int, step: int) -> None:
+    """Waits until a rank has begun a step."""
     end = time.monotonic() + LIMIT
-    while len(list(folder.glob("ready*"))) < FORMS[form][0] and time.monotonic() < end:
+    while not (folder / f"step{rank}-{step}").exists():
+        if time.monotonic() > end:
+            raise RuntimeError(f"Rank {rank} took too long: {(folder / f'output{rank}').read_text()[-2000:]}")
         time.sleep(0.002)
 
 
-def undisturbed(form: str) -> tuple[float, dict[str, torch.Tensor]]:
-    """Returns the seconds of a whole run and its weights."""
+def undisturbed(form: str) -> dict[str, torch.Tensor]:
+    """Returns the weights of a whole run."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        children = start(form, folder)
-        await_ready(form, folder)
-        begin = time.monotonic()
-        if not wait(children, 2 * LIMIT):
+        if not wait(start(form, folder), 2 * LIMIT):
             raise RuntimeError(f"The undisturbed run took too long: {(folder / 'output0').read_text()[-2000:]}")
         if outcome_of(folder, 0)["ended"] != "finished":
             raise RuntimeError(f"The undisturbed run failed: {outcome_of(folder, 0)}")
-        return time.monotonic() - begin, torch.load(folder / "weights.pt")
+        return torch.load(folder / "weights.pt")
+
+
+def is_during_training(kill: dict[str, Any]) -> bool:
+    """Returns whether a signal arrived during the run."""
+    return set(kill["outcomes"]) != {"finished"}
 
 
 def summary(kills: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """Returns a table of the kills by form and signal."""
-    rows = [("form", "signal", "kills", "failures", "longest seconds to the end", "during training")]
+    rows = [("form", "signal", "kills", "after the end", "failures", "longest seconds to the end")]
     for form, name in sorted({(own["form"], own["signal"]) for own in kills}):
         own = [one for one in kills if (one["form"], one["signal"]) == (form, name)]
         failed, longest = sum(bool(one["failures"]) for one in own), max(one["seconds"] for one in own)
-        during = sum(set(one["outcomes"]) != {"finished"} for one in own)
-        rows.append((form, name, str(len(own)), str(failed), f"{longest:.1f}", str(during)))
+        during = sum(map(is_during_training, own))
+        rows.append((form, name, str(during), str(len(own) - during), str(failed), f"{longest:.1f}"))
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["data", "latents"], help="default: data latents")
-    parser.add_argument("--kills", type=int, default=20, help="kills of each form (default: 20)")
+    parser.add_argument("--kills", type=int, default=10, help="kills of each form during its run (default: 10)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="start no kill after this time")
     parser.add_argument("--seed", type=int, default=0, help="seed of signals, ranks and moments (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder of the JSON file (default: {RESULTS})")
     args = parser.parse_args()
     file = args.out / "parallel_kills.json"
     kills: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["kills"] if file.exists() else []
-    generator = random.Random(args.seed)
     warm_up()
+    end = time.monotonic() + args.seconds
     for form in args.forms:
-        seconds, reference = undisturbed(form)
-        for _ in range(args.kills):
-            kills.append(asdict(kill(form, seconds, reference, generator)))
-            print(kills[-1], flush=True)
+        own = [one for one in kills if one["form"] == form]
+        reference = undisturbed(form) if sum(map(is_during_training, own)) < args.kills else {}
+        while sum(map(is_during_training, own)) < args.kills and time.monotonic() < end:
+            # Each kill has its own generator, so that a later call continues with other moments.
+            own.append(asdict(kill(form, reference, random.Random(f"{args.seed} {form} {len(own)}"))))
+            kills.append(own[-1])
+            print(own[-1], flush=True)
             content = {"machine": machine(None, "cpu"), "kills": kills}
             args.out.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

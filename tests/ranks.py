@@ -8,7 +8,7 @@ import signal
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +18,13 @@ AFTER_FAILURE = 20.0
 """Seconds that other ranks have to end after one failed. They may wait for it without end."""
 
 
-def run_ranks(n_ranks: int, function: Callable[[int, int, Path], None], folder: Path, limit: float = 180.0) -> None:
+def run_ranks(
+    n_ranks: int,
+    function: Callable[[int, int, Path], None],
+    folder: Path,
+    limit: float = 180.0,
+    killed: Collection[int] = (),
+) -> None:
     """Calls a function on each of several forked ranks, and waits for them.
 
     Args:
@@ -26,6 +32,7 @@ def run_ranks(n_ranks: int, function: Callable[[int, int, Path], None], folder: 
         function: Called with the rank, the number of ranks and the folder.
         folder: Folder for files of the ranks, in which their output is written.
         limit: Seconds after which all ranks are killed.
+        killed: Ranks that must end by SIGKILL.
 
     Raises:
         AssertionError: If a rank fails, or takes too long. The message has the end of its output.
@@ -39,7 +46,7 @@ def run_ranks(n_ranks: int, function: Callable[[int, int, Path], None], folder: 
                 ended, status = os.waitpid(child, os.WNOHANG)
                 if ended:
                     rank = children.pop(child)
-                    if status:
+                    if status != (signal.SIGKILL if rank in killed else 0):
                         failed.append(f"rank {rank} ended with {status}: {_tail(folder, rank)}")
             if time.monotonic() > end:
                 outputs = [_tail(folder, rank) for rank in children.values()]

@@ -19,6 +19,7 @@ from sparsedict.cli import (
     _demo_options,
     _diagnose_options,
     _pages_options,
+    _ranks,
     _rate_options,
     _trace_options,
     _train_options,
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 on success, 1 if training diverged, 2 for errors that the user can correct, 130 after Ctrl-C,
         and 128 plus the signal number after another signal, for example 143 after SIGTERM. It is 141, as after SIGPIPE,
-        if the reader of the output has ended, as in ``sparsedict ... | head``.
+        if the reader of the output has ended, as in ``sparsedict ... | head``. It is 2 if another rank failed.
     """
     try:
         try:
@@ -68,30 +69,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _status(argv: Sequence[str] | None) -> int:
     """Runs the command line and returns its exit status, see `main`."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+    with _ranks.parsing():
+        args = _parser().parse_args(argv)
     # Imported here, because --help and --version don't need PyTorch, which takes seconds to import.
-    from sparsedict.cli._errors import USER_ERRORS, message_of
+    from sparsedict.cli._errors import USER_ERRORS, message_of, missing_ranks
     from sparsedict.training import NonFiniteLossError, Terminated
 
     command = importlib.import_module(f"sparsedict.cli.{args.command}")
     try:
+        _ranks.check_command(args.command)
         with _signals(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             command.run(args)
     except KeyboardInterrupt:
-        print(f"\nsparsedict: interrupted; {command.stop_message(args)}", file=sys.stderr)
+        _report(f"\nsparsedict: interrupted; {command.stop_message(args)}")
         return 130
     except Terminated as error:
         name = signal.Signals(error.signal).name
-        print(f"\nsparsedict: stopped by {name}; {command.stop_message(args)}", file=sys.stderr)
+        _report(f"\nsparsedict: stopped by {name}; {command.stop_message(args)}")
         return 128 + error.signal
     except (NonFiniteLossError, *USER_ERRORS) as error:
         if args.traceback or (isinstance(error, BrokenPipeError) and _unread()):
             raise
-        print(f"sparsedict: error: {message_of(error, args)}", file=sys.stderr)
+        _report(f"sparsedict: error: {message_of(error, args)}", missing_ranks(error))
         return 1 if isinstance(error, NonFiniteLossError) else 2
     return 0
+
+
+def _report(message: str, missing: tuple[int, ...] = ()) -> None:
+    """Prints why the command ends, in one of the processes.
+
+    Args:
+        message: The message.
+        missing: Numbers of the processes that have ended.
+    """
+    if _ranks.is_reporter(missing):
+        print(message, file=sys.stderr, flush=True)
+    else:
+        _ranks.wait_for_reporter()
 
 
 def _unread() -> list[Any]:
@@ -117,6 +132,8 @@ def _is_unread(stream: Any) -> bool:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """Prints a warning on one line, without a line of source code."""
+    if _ranks.rank() > 0:
+        return
     print(f"sparsedict: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import torch
 
+from sparsedict.parallel import RankError
 from sparsedict.training import NonFiniteLossError
 
-USER_ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError, torch.OutOfMemoryError)
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError, torch.OutOfMemoryError, RankError)
 """Exceptions that the user can correct."""
 
 ARGUMENTS = {
@@ -35,6 +36,11 @@ _SWITCH = re.compile(r"\b(resume|force)=True")
 
 class OptionError(ValueError):
     """Raised if an option has a wrong value. The message names options instead of arguments of the library."""
+
+
+def missing_ranks(error: BaseException) -> tuple[int, ...]:
+    """Returns the numbers of the processes that ended without an error."""
+    return error.missing if isinstance(error, RankError) else ()
 
 
 def message_of(error: BaseException, args: argparse.Namespace) -> str:

@@ -89,13 +89,19 @@ def special_tokens(config: Any, tokenizer: Any | None) -> list[int]:
     return sorted(token for token in found if isinstance(token, int) and 0 <= token < n_vocabulary)
 
 
-def choose_device(device: str | None) -> torch.device:
+def choose_device(device: str | None, *, verbose: bool = True) -> torch.device:
     """Returns the requested device, or by default the GPU if there is one, and prints its name.
+
+    Args:
+        device: The requested device.
+        verbose: Whether to print the name.
 
     Raises:
         ValueError: If the machine has no such device.
     """
     where = _checked(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not verbose:
+        return where
     if where.type == "cuda":
         hint = "" if device is not None else "; --device cpu for the CPU"
         print(f"device: {where} ({torch.cuda.get_device_name(where)}){hint}", file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from sparsedict.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
+from sparsedict.cli import _ranks
 from sparsedict.cli._errors import translated_errors
 from sparsedict.cli._model import (
     DTYPES,
@@ -49,15 +49,13 @@ INSPECTION = Inspection()
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    found = recipes_of(args)
     parallel = parallel_of_environment(args.latent_ranks)
     with parallel.running(), ExitStack() as stack:
+        found = recipes_of(args)
         # Other ranks neither lock nor write the folder.
         folder = run_folder(args)
-        if parallel.is_main:
-            stack.enter_context(folder)
-        is_finished = parallel.share(folder.is_finished() if parallel.is_main else False)
-        if not is_finished:
+        is_finished = parallel.on_main(lambda: stack.enter_context(folder).is_finished())
+        if not parallel.share(is_finished):
             _train(args, found, folder, parallel)
         elif parallel.is_main:
             print_finished(folder)
@@ -72,7 +70,7 @@ def parallel_of_environment(n_slices: int = 1) -> Parallel:
     Raises:
         ValueError: If the number of processes isn't a multiple of ``n_slices``.
     """
-    n_ranks = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    n_ranks = _ranks.n_ranks()
     if n_ranks % n_slices:
         raise ValueError(
             f"--latent-ranks must divide the number of processes that torchrun starts, {n_ranks}, got {n_slices}. "
@@ -89,7 +87,7 @@ def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunF
     args.quiet = args.quiet or not parallel.is_main
     check_trackers(args)
     strings = None if args.vocabulary is None else vocabulary(args.vocabulary)
-    device = choose_device(args.device)
+    device = choose_device(args.device, verbose=parallel.is_main)
     config = load_config(args.model)
     tokenizer = load_tokenizer(args.model)
     excluded = special_tokens(config, tokenizer) if args.exclude_tokens is None else args.exclude_tokens
@@ -106,8 +104,7 @@ def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunF
         sites = in_model_order(sites) if is_joint(args.kind) else sites
         n_latents = _n_latents(args, sites)
     options = training_options(args, folder, parallel)
-    if parallel.is_main:
-        folder.begin()
+    parallel.on_main(folder.begin)
     how: dict[str, Any] = {"n_tokens": args.n_tokens, "batch_size": args.batch_size, "seed": args.seed, **options}
     decompose = decompose_jointly if is_joint(args.kind) else decompose_sites
     found = decompose(sites, train, held_out, n_latents=n_latents, recipes=recipes, model_name=args.model, **how)

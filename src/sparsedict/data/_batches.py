@@ -34,7 +34,10 @@ class Batches(Iterator[Activations]):
         n_tokens: Number of tokens of one pass; ``None`` if unknown in advance.
         epoch: Number of the pass of the next row.
         n_tokens_yielded: Number of tokens returned so far, over all passes.
+        can_stop: Whether an exception may stop the computation of a batch, which is then computed again.
     """
+
+    can_stop: bool = True
 
     def __init__(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from sparsedict.batches import Activations
 from sparsedict.data._batches import Batches
 from sparsedict.data._row_source import Chunk, Position, RowSource
-from sparsedict.parallel import Alone, Channels, Parallel, RankError, collective
+from sparsedict.parallel import Alone, Channels, CollectiveError, Parallel, RankError, collective
 
 ALONE = Alone()
 
@@ -23,11 +25,22 @@ class Client:
     Args:
         channels: All processes.
         n_train: Number of processes that train.
+        lost: Returns an error that names the failed process, after a failed collective operation.
     """
 
-    def __init__(self, channels: Channels, n_train: int) -> None:
+    def __init__(self, channels: Channels, n_train: int, lost: Callable[[CollectiveError], RankError]) -> None:
         self.channels = channels
         self.n_train = n_train
+        self._lost = lost
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Returns a context in which the failure of any process is a `RankError` that names it."""
+        try:
+            with collective():
+                yield
+        except CollectiveError as error:
+            raise self._lost(error) from error
 
     def ask(self, request: str, value: Any = None, part: tuple[int, int] = (0, 1)) -> Any:
         """Sends a request to all ranks that run the model, and returns the answer. All training ranks call it.
@@ -35,25 +48,29 @@ class Client:
         Raises:
             RankError: If a rank that runs the model failed.
         """
-        harvesters = tuple(range(self.n_train, len(self.channels.ranks)))
-        try:
+        with self.connected():
             self.channels.share((request, value))
             if request == "close":
                 return None
             if request == "open":
                 self.channels.exchange(part)
             found = self.channels.gather(None)
-        except RuntimeError as error:
-            named = ", ".join(map(str, harvesters))
-            raise RankError(
-                f"A rank that runs the model ({named}) ended or didn't respond, or another rank that trains did. "
-                "Resume the run from its last checkpoint with `resume=True`.",
-                harvesters,
-            ) from error
-        for rank in harvesters:
-            if found[rank][0] is not None:
-                raise RankError(f"Rank {rank}, which runs the model, failed: {found[rank][0]}", (rank,))
+        for rank in range(self.n_train, len(found)):
+            error, _, number = found[rank]
+            if error is not None:
+                raise RankError(f"Rank {rank}, which runs the model, failed: {error}", (rank,))
+            if number is not None and self.channels.rank == 0:
+                # It stops the training in the same way as a signal to this process.
+                signal.raise_signal(number)
         return found[self.n_train][1]
+
+    def closes(self) -> bool:
+        """Ends the other side after an error, and returns whether this succeeded."""
+        try:
+            self.channels.share(("close", None))
+        except CollectiveError:
+            return False
+        return True
 
     def batches(self, *, repeat: bool = True, parallel: Parallel = ALONE) -> Batches:
         """Returns the batches of the stream, of which this rank receives its part."""
@@ -73,6 +90,8 @@ class _ReceivedRows(RowSource):
 
 class _ReceivedBatches(Batches):
     """Batches that other ranks compute."""
+
+    can_stop = False
 
     def __init__(self, client: Client, repeat: bool, parallel: Parallel) -> None:
         self._client = client
@@ -104,7 +123,7 @@ class _ReceivedBatches(Batches):
                 dist.recv(found, rank, group=self._client.channels.host)
             return torch.cat(parts).index_select(0, order)
 
-        with collective():
+        with self._client.connected():
             return template.map(receive)
 
     def _update(self, state: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ from sparsedict import checks
 from sparsedict.data._harvest_client import Client
 from sparsedict.data._harvest_server import Server
 from sparsedict.data._source import ActivationSource
-from sparsedict.parallel import Channels, RankError, host_group
+from sparsedict.parallel import Channels, RankError, Reports, host_group
 
 Result = TypeVar("Result")
 
@@ -64,6 +63,7 @@ class HarvestRanks:
         self._channels = Channels(everyone, timeout)
         self._timeout = timeout
         self._n_train = n_all - n_ranks
+        self._n_runs = 0
         self.is_harvester: bool = dist.get_rank() >= self._n_train
         own = range(self._n_train, n_all) if self.is_harvester else range(self._n_train)
         self.group: Any = host_group(list(own), timeout, None)[0]
@@ -81,18 +81,29 @@ class HarvestRanks:
         Raises:
             RankError: If a process failed. The error names its rank.
         """
-        if self.is_harvester:
-            Server(harvest, self._channels, self._n_train, self.group, self._timeout).run()
-            return None
-        client = Client(self._channels, self._n_train)
-        try:
-            result = train(client)
-        except RankError:
-            raise
-        except BaseException:
-            # If a process of this side failed, the others are waiting for it.
-            with suppress(RuntimeError):
+        self._n_runs += 1
+        name, rank = f"{self._channels.name}/{self._n_runs}", self._channels.rank
+        server = (
+            Server(harvest, self._channels, self._n_train, self.group, self._timeout) if self.is_harvester else None
+        )
+        end = self._channels.close if server is None else server.close
+        reports = Reports(name, rank, len(self._channels.ranks), self._timeout, end)
+        with reports.running():
+            if server is not None:
+                server.run()
+                return None
+            client = Client(self._channels, self._n_train, reports.lost)
+            try:
+                result = train(client)
+            except RankError:
+                raise
+            except BaseException as error:
+                # If a process of this side failed, the others are waiting for it.
+                if not client.closes():
+                    raise
+                own = error
+            else:
                 client.ask("close")
-            raise
-        client.ask("close")
-        return result
+                return result
+        # The other side has ended as usual, so the connections are intact.
+        raise own

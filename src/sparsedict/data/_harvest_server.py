@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sparsedict.batches import Activations
 from sparsedict.data._batches import Batches
+from sparsedict.data._deferred_signals import DeferredSignals
 from sparsedict.data._source import ActivationSource
-from sparsedict.parallel import Alone, Channels, DataParallel, Parallel, RankError, collective
+from sparsedict.parallel import Alone, Channels, CollectiveError, DataParallel, Parallel, RankError, collective
 
 ALONE = Alone()
 
@@ -39,19 +40,28 @@ class Server:
         self._batches: Batches | None = None
         self._ahead: tuple[Activations, int, dict[str, Any]] | Exception | None = None
         self._sent: Activations | None = None
+        self._signals = DeferredSignals()
         self._parts: list[tuple[int, ...]] = []
 
+    def close(self) -> None:
+        """Closes all connections after a failure, so that processes that wait for this one receive an error."""
+        self._channels.close()
+        if isinstance(self._parallel, DataParallel):
+            self._parallel.close()
+
     def run(self) -> None:
-        """Answers requests until the training ends. An error is sent to the ranks that train, and raised here too."""
+        """Answers requests until the training ends. An error is sent to the ranks that train, and raised here too.
+
+        Raises:
+            CollectiveError: If another process ended.
+        """
+        with DeferredSignals() as self._signals:
+            self._answer_requests()
+
+    def _answer_requests(self) -> None:
         while True:
-            try:
-                request, value = self._channels.share(None)
-                parts = self._channels.exchange((0, 0)) if request == "open" else []
-            except RuntimeError as error:
-                raise RankError(
-                    f"A rank from 0 to {self._n_train - 1}, which trains, ended or failed, see its error.",
-                    tuple(range(self._n_train)),
-                ) from error
+            request, value = self._channels.share(None)
+            parts = self._channels.exchange((0, 0)) if request == "open" else []
             if request == "close":
                 return
             self._parts = parts or self._parts
@@ -59,6 +69,8 @@ class Server:
             answer: Any = None
             try:
                 answer = self._answer(request, value)
+            except (CollectiveError, RankError):
+                raise  # another process failed
             except Exception as found:
                 error = found
             self._respond(None if error is None else f"{type(error).__name__}: {error}", answer)
@@ -97,12 +109,15 @@ class Server:
         before = self._batches.n_tokens_yielded
         try:
             batch = self._batches.next_batch()
+        except CollectiveError:
+            raise
         except Exception as error:
             return error
         return batch, self._batches.n_tokens_yielded - before, self._batches.state_dict()
 
     def _respond(self, error: str | None, answer: Any) -> None:
-        everyone = self._channels.gather((error, answer) if self._channels.rank == self._n_train else (error, None))
+        answer = answer if self._channels.rank == self._n_train else None
+        everyone = self._channels.gather((error, answer, self._signals.taken()))
         failed = [rank for rank, found in enumerate(everyone) if found is not None and found[0] is not None]
         if failed and error is None:
             raise RankError(f"Rank {failed[0]} failed: {everyone[failed[0]][0]}", tuple(failed))

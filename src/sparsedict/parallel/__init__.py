@@ -1,10 +1,11 @@
 """How the processes of a training run divide its work: `Parallel`, `Alone` and `DataParallel`."""
 
 from sparsedict.parallel._alone import Alone
-from sparsedict.parallel._channels import Channels, collective
+from sparsedict.parallel._channels import Channels, CollectiveError, collective
 from sparsedict.parallel._checksums import check_rows, checksum
 from sparsedict.parallel._data_parallel import DataParallel
 from sparsedict.parallel._errors import RankError
+from sparsedict.parallel._failures import Reports
 from sparsedict.parallel._host_group import host_group
 from sparsedict.parallel._order import order_of_parts
 from sparsedict.parallel._parallel import Parallel
@@ -15,10 +16,12 @@ from sparsedict.parallel._whole_batch import WholeBatch
 __all__ = [
     "Alone",
     "Channels",
+    "CollectiveError",
     "DataParallel",
     "Parallel",
     "RankError",
     "Ranks",
+    "Reports",
     "WholeBatch",
     "check_rows",
     "checksum",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sparsedict.parallel._host_group import host_group
+from sparsedict.parallel._host_group import close_group, host_group
 
 
 class CollectiveError(RuntimeError):
@@ -43,7 +43,6 @@ class Channels:
         group: See the argument.
         ranks: Numbers of the processes of the group among all processes.
         rank: Index of this process in the group.
-        host: A group of the same processes, for tensors on the CPU.
         name: A name of the channels, the same on all of these processes.
     """
 
@@ -51,14 +50,25 @@ class Channels:
         self.group: dist.ProcessGroup = group
         self.ranks: list[int] = dist.get_process_group_ranks(group)
         self.rank: int = dist.get_rank(group)
-        self.host: Any
         self.name: str
-        self.host, self.name = host_group(self.ranks, timeout)
+        self._host: Any
+        self._host, self.name = host_group(self.ranks, timeout)
         self._devices = {
             device
             for device, backend in _backends(group).items()
             if device != "cpu" and backend not in ("gloo", "fake")
         }
+
+    @property
+    def host(self) -> Any:
+        """A group of the same processes, for tensors on the CPU.
+
+        Raises:
+            CollectiveError: If the connections were closed after a failure.
+        """
+        if self._host is None:
+            raise CollectiveError("The connections to other ranks were closed, because one of them failed.")
+        return self._host
 
     def sent(self, tensor: Tensor) -> tuple[Tensor, Any]:
         """Returns a detached, contiguous tensor on a device that a group supports, and the group."""
@@ -118,13 +128,15 @@ class Channels:
             dist.all_to_all_single(received, own, n_from, n_to, group=group)
         return received.to(tensor.device)
 
-    def abort(self) -> None:
+    def close(self) -> None:
         """Closes all connections, so that ranks that wait for this one receive an error."""
-        for group in (self.host, self.group):
-            try:
-                group.abort()
-            except (RuntimeError, AttributeError):  # a backend without this operation
-                continue
+        if self._devices:
+            with suppress(RuntimeError, AttributeError):  # a backend without this operation
+                self.group.abort()
+        if self._host is not None:
+            # gloo closes its connections when nothing refers to the group.
+            close_group(self._host)
+            self._host = None
 
 
 def _backends(group: dist.ProcessGroup) -> dict[str, str]:

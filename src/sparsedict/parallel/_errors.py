@@ -8,12 +8,15 @@ class RankError(RuntimeError):
 
     Attributes:
         ranks: Numbers of the failed ranks; empty if they are unknown.
+        missing: Those of them that ended without an error, for example because they were killed.
 
     Args:
         message: The error, which names the ranks.
         ranks: See the attribute.
+        missing: See the attribute.
     """
 
-    def __init__(self, message: str, ranks: tuple[int, ...] = ()) -> None:
+    def __init__(self, message: str, ranks: tuple[int, ...] = (), missing: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.ranks = ranks
+        self.missing = missing

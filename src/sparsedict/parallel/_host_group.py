@@ -6,12 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from weakref import WeakSet
 
 import torch.distributed as dist
 
 from sparsedict.parallel._errors import RankError
 
 _CREATED: Counter[str] = Counter()
+
+_BROKEN: WeakSet[Any] = WeakSet()
+"""The stores of the processes of which one failed. PyTorch would give a new group the name of a removed one."""
 
 
 def host_group(ranks: Sequence[int], timeout: timedelta, backend: str | None = "gloo") -> tuple[Any, str]:
@@ -26,12 +30,15 @@ def host_group(ranks: Sequence[int], timeout: timedelta, backend: str | None = "
         backend: Backend of the group; ``None`` for those of the default group.
 
     Raises:
+        RuntimeError: If one of the processes failed before.
         RankError: If a rank doesn't create the group in time. The error names the rank.
     """
+    store = _store()
+    if store in _BROKEN:
+        raise RuntimeError("All processes must run, but one of them failed. Start the processes again.")
     members = "-".join(map(str, ranks))
     _CREATED[members] += 1
     name = f"sparsedict/{members}/{_CREATED[members]}"
-    store = dist.distributed_c10d._get_default_store()
     keys = [f"{name}/created/{rank}" for rank in ranks]
     own = dist.get_rank()
     store.set(keys[list(ranks).index(own)], str(_n_groups()))
@@ -51,6 +58,16 @@ def host_group(ranks: Sequence[int], timeout: timedelta, backend: str | None = "
     while _n_groups() < n_wanted:
         dist.new_group([own], timeout, "gloo", use_local_synchronization=True)
     return dist.new_group(list(ranks), timeout, backend, use_local_synchronization=True), name
+
+
+def close_group(group: dist.ProcessGroup) -> None:
+    """Removes a group after a failure. Its connections are closed once nothing refers to it."""
+    dist.destroy_process_group(group)
+    _BROKEN.add(_store())
+
+
+def _store() -> Any:
+    return dist.distributed_c10d._get_default_store()
 
 
 def _n_groups() -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -14,10 +15,10 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from sparsedict import checks
-from sparsedict.parallel._channels import Channels, CollectiveError
+from sparsedict.parallel._channels import Channels
 from sparsedict.parallel._checksums import check_equal
 from sparsedict.parallel._errors import RankError
-from sparsedict.parallel._failures import COMMON, GRACE, LOST, Reports, rank_error
+from sparsedict.parallel._failures import Reports
 from sparsedict.parallel._gradients import FlatGradients
 from sparsedict.parallel._order import order_of_parts
 from sparsedict.parallel._parallel import Parallel, Value
@@ -78,25 +79,15 @@ class Ranks(Parallel):
                 "`parallel` must have ranks that all run, but a rank of it failed. Start the processes again."
             )
         self._n_runs += 1
-        reports = Reports(f"{self._channels.name}/{self._n_runs}", self.rank, self.n_ranks)
-        try:
+        name = f"{self._channels.name}/{self._n_runs}"
+        with Reports(name, self.rank, self.n_ranks, self._timeout, self.close).running():
             yield
-        except CollectiveError as error:
-            self._end()
-            reports.report(LOST)
-            raise rank_error(reports.wait(GRACE), self.n_ranks, self._timeout) from error
-        except BaseException as error:
-            reports.report(f"{type(error).__name__}: {error}")
-            found = reports.wait(COMMON)
-            # If all ranks raise, they have agreed on the error, and the connections are intact.
-            if found is None or len(found) < self.n_ranks:
-                self._end()
-            raise
 
-    def _end(self) -> None:
+    def close(self) -> None:
+        """Closes all connections after a failure, so that ranks that wait for this one receive an error."""
         self._is_broken = True
         for channels in filter(None, (self._channels, self._parts)):
-            channels.abort()
+            channels.close()
 
     def exchange(self, *numbers: int) -> list[tuple[int, ...]]:
         return self._channels.exchange(numbers)
@@ -199,3 +190,10 @@ def initialise_environment(timeout: timedelta) -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if uses_cuda else "gloo", timeout=timeout)
+        # The threads of an open group may abort the interpreter at its exit.
+        atexit.register(_destroy)
+
+
+def _destroy() -> None:
+    with suppress(Exception):
+        dist.destroy_process_group()

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import DeviceMesh
 
-from sparsedict.parallel import collective
+from sparsedict.parallel import CollectiveError, collective
 
 # The second name is that of PyTorch before 2.13.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -40,6 +40,15 @@ class Peers:
         self.rank: int = dist.get_rank(group)
         self.size: int = dist.get_world_size(group)
         self._is_blocked = False
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Drops the group for tensors on the CPU after a failure."""
+        self._host = None
+        self._is_closed = True
+        mesh = self.__dict__.pop("mesh", None)
+        # DTensor keeps the mesh in caches, and the mesh refers to the group.
+        getattr(mesh, "_pg_registry", {}).clear()
 
     @cached_property
     def mesh(self) -> DeviceMesh:
@@ -76,6 +85,8 @@ class Peers:
             self._is_blocked = False
 
     def _check(self) -> None:
+        if self._is_closed:
+            raise CollectiveError("The connections to other processes were closed, because one of them failed.")
         if self._is_blocked:
             raise RuntimeError(
                 "The latents of the dictionary are divided among processes, so one process alone, as in a callback, "

@@ -68,8 +68,8 @@ class BatchQueue:
             interrupt: Signals of the run. A signal stops the computation of the batch, which then stays in the queue.
         """
         interrupt = Interrupt() if interrupt is None else interrupt
-        # Other ranks would wait for this rank's part of the step.
-        interrupt.is_waiting = self._parallel.n_ranks == 1
+        # Other ranks would wait for this rank's part of the step or of the batch.
+        interrupt.is_waiting = self._parallel.n_ranks == 1 and self.batches.can_stop
         try:
             self.peek(0)
         finally:

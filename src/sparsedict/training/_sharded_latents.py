@@ -194,9 +194,10 @@ class ShardedLatents(Ranks):
             f"Each rank holds about {holding(dictionary, self.n_slices)}"
         )
 
-    def _end(self) -> None:
-        super()._end()
-        self._slices.abort()
+    def close(self) -> None:
+        self._peers.close()
+        super().close()
+        self._slices.close()
 
     def __repr__(self) -> str:
         mesh = f", mesh={self.n_parts} x {self.n_slices}" if self.n_parts > 1 else ""
