@@ -20,7 +20,7 @@ from rendering import empty_images
 from sparsedict.cli import _ranks, main
 from sparsedict.training._loop import Loop
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the ranks are forked")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="the ranks are forked")]
 
 SMALL = ["--n-tokens", "600", "--context", "16", "--quiet", "--batch-size", "64", "--k", "4", "--kind", "autoencoder"]
 COMMANDS: dict[str, list[str]] = {

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,9 @@ import sparsedict as sd
 from parallel._cases import Counting, Signalling, data_of, new, stream_of, train
 from ranks import run_ranks
 from sparsedict.parallel import Alone, DataParallel, _failures
+from sparsedict.training import exit_on_signal
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the ranks are forked")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="the ranks are forked")]
 
 N_RANKS = 4
 TIMEOUT = timedelta(seconds=30)
@@ -39,6 +41,15 @@ class KilledModel(Counting):
     def forward(self, tokens: Tensor) -> Tensor:
         if 0 <= self.end < self.n_positions:
             kill()
+        return super().forward(tokens)
+
+
+class SignalledModel(Counting):
+    """A model that sends its process SIGTERM after some tokens, on the last rank."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if dist.get_rank() == N_RANKS - 1 and self.n_positions > 300:
+            os.kill(os.getpid(), signal.SIGTERM)
         return super().forward(tokens)
 
 
@@ -64,8 +75,9 @@ def kill() -> None:
     os.kill(own, signal.SIGKILL)
 
 
-def harvested(folder: Path, killed: int) -> Any:
+def harvested(folder: Path, killed: int, model: Callable[[], Counting] | None = None) -> Any:
     """Trains on two ranks, and runs the model on two others."""
+    make = model or (lambda: KilledModel(killed, 300))
     ranks = sd.data.HarvestRanks(2, timeout=TIMEOUT)
     options: dict[str, Any] = {"checkpoint": folder / "run", "checkpoint_every": 2, "resume": True, "n_tokens": 900}
 
@@ -75,7 +87,7 @@ def harvested(folder: Path, killed: int) -> Any:
         return train(new(), data, parallel, **options)
 
     # Eight steps take 480 tokens, of which each rank computes half.
-    return ranks.run(lambda: stream_of(KilledModel(killed, 300)), fit)
+    return ranks.run(lambda: stream_of(make()), fit)
 
 
 def on_a_mesh(folder: Path, killed: int) -> Any:
@@ -87,7 +99,13 @@ def on_a_mesh(folder: Path, killed: int) -> Any:
     return train(new(), data_of("distiller", new()), parallel, loss=loss, **options)
 
 
-RUNS = {"harvest": harvested, "mesh": on_a_mesh}
+def signalled(folder: Path, killed: int) -> Any:
+    """Trains on two ranks. A signal to a rank that runs the model stops all of them."""
+    signal.signal(signal.SIGTERM, exit_on_signal)
+    return harvested(folder, killed, SignalledModel)
+
+
+RUNS = {"harvest": harvested, "mesh": on_a_mesh, "signal": signalled}
 
 
 def run_rank(rank: int, n_ranks: int, folder: Path, *, name: str, killed: int) -> None:
@@ -103,6 +121,8 @@ def run_rank(rank: int, n_ranks: int, folder: Path, *, name: str, killed: int) -
         found = RUNS[name](folder, killed)
     except sd.RankError as error:
         (folder / f"error{rank}.json").write_text(json.dumps([str(error), error.ranks]))
+    except sd.training.Terminated as error:
+        (folder / f"error{rank}.json").write_text(json.dumps([str(error), None]))
     if killed < 0 and found is not None:
         torch.save(found["weights"], folder / f"weights{rank}.pt")
 
@@ -127,6 +147,17 @@ def test_a_killed_rank_is_named_and_the_run_resumes(
     for file in tmp_path.glob("weights*.pt"):
         torch.testing.assert_close(torch.load(file), whole, rtol=1e-10, atol=1e-10)
     assert len(list(tmp_path.glob("weights*.pt"))) == (2 if name == "harvest" else 4)
+
+
+def test_a_signal_to_a_rank_that_runs_the_model_stops_all(tmp_path: Path) -> None:
+    run_ranks(N_RANKS, partial(run_rank, name="signal", killed=-1), tmp_path, limit=LIMIT)
+    found = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("error*.json"))]
+    steps = sorted(int(path.name[5:]) for path in (tmp_path / "run").glob("step-*"))
+    assert [text for text, _ in found[:2]] == [found[0][0]] * 2
+    assert f"Stopped after step {steps[-1]} of" in found[0][0]
+    assert steps[-1] < 15
+    # The signal acts on its rank too. The other one has nothing to do.
+    assert len(found) == 3
 
 
 def whole_run(name: str) -> dict[str, Tensor]:
