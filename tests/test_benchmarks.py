@@ -211,7 +211,7 @@ def test_the_page_has_the_better_rate_and_ratios_of_equal_seeds(
     saelens = "SAELens BatchTopK, our rate"
     rows = [cell("sparsedict train", seed, fvu) for seed, fvu in ((0, 0.1), (1, 0.2))]
     rows += [cell(saelens, 0, 0.15), cell(saelens, 0, 0.3, rate=0.5), cell(saelens, 1, 0.3)]
-    rows += [cell("sparsedict train", 1, 0.1, kind="transcoder"), cell("sparsedict train", 0, 0.1, budget="time")]
+    rows += [cell("sparsedict train", 1, 0.1, kind="transcoder", l0=6), cell("sparsedict train", 0, 0.1, budget="time")]
     rows += [cell("sparsedict train", 0, 0.05, k=16), cell(saelens, 0, 0.04, k=16)]
     results, picture = tmp_path / "quality.json", tmp_path / "quality.png"
     results.write_text(json.dumps({"rows": rows}), encoding="utf-8")
@@ -219,7 +219,7 @@ def test_the_page_has_the_better_rate_and_ratios_of_equal_seeds(
     printed = capsys.readouterr().out
     assert "| 8 | SAELens BatchTopK | 1 | 2 | 8.0 | 0.2250 ± 0.9532 | 1.50 ± 0.00 |" in printed
     assert printed.index("| 16 | SAELens") < printed.index("| 16 | `sparsedict train`")
-    assert "| stories, layer 2 | 1,024 | 300,000 | 8 | 1 | 0.1500 ± 0.6355 | 0.50 |" in printed
+    assert "| stories, layer 2 | 300,000 | 8 | 0.1500 ± 0.6355 | 0.50 (6) |" in printed
     assert picture.stat().st_size > 1000
     results.write_text(json.dumps({"rows": rows[:4]}), encoding="utf-8")
     with pytest.raises(SystemExit, match="no comparison with several values of k"):

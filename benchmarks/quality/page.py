@@ -8,7 +8,7 @@ the first seed. `sparsedict train` always has its default rate.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,26 +116,32 @@ def _error(fvu: Interval) -> str:
 
 
 def distiller_over_autoencoder(rows: Rows) -> str:
-    """Returns the FVU of transcoders over that of the autoencoder with the same seed, by model, layer, k and length."""
+    """Returns the FVU of transcoders over that of the autoencoder with the same seed, by model, layer, k and length.
+
+    A number in parentheses is the transcoder's L0 if it differs from k by more than a twentieth.
+    """
     lines = [
-        f"| | latents | tokens | k | seeds | autoencoder, FVU | {' | '.join(IDEAS)} |",
-        "|---|---|---|---|---|---|" + "---|" * len(IDEAS),
+        f"| | tokens | k | autoencoder, FVU | {' | '.join(IDEAS)} |",
+        "|---|---|---|---|" + "---|" * len(IDEAS),
     ]
-    for names, own in sorted(_same_data(rows), key=lambda item: item[0]):
-        source, layer, n_latents, n_tokens, k = names
+    for names, own in sorted(grouped(rows, ("source", "layer", "k", "n_planned")).items()):
+        source, layer, k, n_tokens = names
         reference = _of(own, "autoencoder", OURS)
-        over = {idea: ratios(_of(own, "transcoder", name), reference, "fvu") for idea, name in IDEAS.items()}
-        if not over["default"]:
+        found = {idea: _of(own, "transcoder", name) for idea, name in IDEAS.items()}
+        if not reference or not found["default"]:
             continue
-        cells = [Interval.of(values).format(".2f") if values else "" for values in over.values()]
-        n_seeds = ", ".join(str(n) for n in dict.fromkeys(len(values) for values in over.values() if values))
-        place = f"{source}, layer {layer} | {n_latents:,} | {n_tokens:,} | {k} | {n_seeds}"
+        cells = [_over(rows, reference, k) for rows in found.values()]
+        place = f"{source}, layer {layer} | {n_tokens:,} | {k}"
         lines.append(f"| {place} | {_error(_interval(reference, 'fvu'))} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _same_data(rows: Rows) -> Iterator[tuple[tuple[Any, ...], Rows]]:
-    yield from grouped(rows, ("source", "layer", "n_latents", "n_planned", "k")).items()
+def _over(rows: Rows, reference: Rows, k: int) -> str:
+    over = ratios(rows, reference, "fvu")
+    if not over:
+        return ""
+    l0 = _interval(rows, "l0").mean
+    return Interval.of(over).format(".2f") + (f" ({l0:.0f})" if abs(l0 - k) > k / 20 else "")
 
 
 def _of(rows: Rows, kind: str, contender: str) -> Rows:
