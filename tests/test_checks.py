@@ -184,3 +184,36 @@ WRITERS: dict[str, Callable[[Any], Any]] = {
 def test_a_path_of_another_type_is_named(name: str, value: object) -> None:
     with pytest.raises(TypeError, match=r"`path` must be a (path|folder), as text or a pathlib\.Path, got "):
         WRITERS[name](value)
+
+
+@pytest.mark.parametrize("form", ["reversed", "columns reversed", "big endian", "read-only", "field"])
+def test_arrays_that_pytorch_cannot_share(form: str) -> None:
+    array = np.arange(12, dtype=np.float32).reshape(4, 3)
+    plain = array
+    if form == "field":
+        record = np.zeros(4, dtype=[("gap", "u1"), ("values", "f4", 3)])
+        record["values"] = array
+        array = record["values"]
+    elif form == "read-only":
+        array.setflags(write=False)
+    else:
+        array = {"reversed": array[::-1], "columns reversed": array[:, ::-1], "big endian": array.astype(">f4")}[form]
+        plain = array.astype(np.float32)
+    found = checks.from_numpy(array)
+    assert found.dtype == torch.float32
+    assert found.tolist() == plain.tolist()
+    assert np.shares_memory(found.numpy(), array) == (form == "read-only")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.eye(3).to_sparse(), r"`x` must be a dense tensor, got .* torch.sparse_coo.* `.to_dense\(\)`"),
+        (torch.nested.nested_tensor([torch.ones(2, 3)], layout=torch.jagged), "nested"),
+        (torch.eye(3).to(torch.float8_e4m3fn), r"got torch.float8_e4m3fn. Convert it with `.float\(\)`"),
+    ],
+    ids=["coo", "nested", "float8"],
+)
+def test_tensors_without_arithmetic(value: torch.Tensor, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        checks.dense("x", value)

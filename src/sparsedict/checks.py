@@ -150,6 +150,7 @@ def activations(name: str, value: Tensor, width: int) -> Tensor:
             f"`{name}` must contain floating-point activations [..., {width}], got a tensor of {value.dtype}. "
             "Pass tokens to `Site.capture` or `ActivationStream`, which turn them into activations."
         )
+    dense(name, value)
     if value.ndim == 0 or value.shape[-1] != width:
         raise ValueError(f"The last dimension of `{name}` must be {width}, got shape {tuple(value.shape)}.")
     return value
@@ -215,6 +216,34 @@ def unwrapped(value: object) -> str:
         if isinstance(inner, torch.nn.Module):
             return f" Pass the {type(inner).__name__} in it, which is its attribute `{attribute}`."
     return ""
+
+
+def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
+    """Returns an array as a tensor. The tensor shares the array's memory if PyTorch can read the array as it is.
+
+    Otherwise it is a copy: of an array in the other byte order, with negative strides, or with gaps inside of items.
+    """
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if any(stride < 0 or stride % array.itemsize for stride in array.strides):
+        array = array.copy()
+    with warnings.catch_warnings():
+        # The library doesn't write to data, so that read-only memory maps needn't be copied.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def dense(name: str, value: Tensor) -> Tensor:
+    """Returns ``value`` if it is an ordinary dense tensor of a type that PyTorch computes in."""
+    if value.is_nested or value.layout != torch.strided:
+        kind, remedy = ("nested", "to_padded_tensor(0.0)") if value.is_nested else (value.layout, "to_dense()")
+        raise TypeError(f"`{name}` must be a dense tensor, got a tensor of layout {kind}. Convert it with `.{remedy}`.")
+    if value.is_floating_point() and value.element_size() == 1:
+        raise TypeError(
+            f"`{name}` must have a type that PyTorch computes in, such as float32 or bfloat16, got {value.dtype}. "
+            "Convert it with `.float()`."
+        )
+    return value
 
 
 def finite(name: str, value: Tensor, remedy: str) -> Tensor:

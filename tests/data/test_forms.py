@@ -139,6 +139,7 @@ def test_frames_of_tokens() -> None:
         {"input_ids": [list(row) for row in ROWS.numpy()], "attention_mask": [[1, 1, 1]] * 6},
         {"input_ids": [*ROWS[:5].tolist(), [15, 16], [17]]},
         [*ROWS.tolist(), []],
+        {"input_ids": ROWS.numpy()[::-1], "attention_mask": np.ones((6, 3), ">i8")[::-1]},
     ],
     ids=str,
 )

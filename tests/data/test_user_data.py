@@ -195,11 +195,20 @@ def test_a_stream_owns_its_batch_size_and_seed() -> None:
         ("x", TypeError, "must be an ActivationStream.* got str"),
         (3, TypeError, "got int"),
         (np.ones((2, 2), dtype=np.int32), TypeError, "floating-point"),
+        (torch.ones(2, 2).to_sparse(), TypeError, "`data` must be a dense tensor"),
+        ((torch.ones(2, 2), torch.ones(2, 2).to(torch.float8_e5m2)), TypeError, "got torch.float8_e5m2"),
     ],
 )
 def test_bad_data_raises(data: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         as_batches(data)
+
+
+def test_reversed_arrays_keep_their_order() -> None:
+    array = rows(5).numpy()[::-1]
+    [batch] = as_batches((array, array.astype(">f4")), batch_size=5)
+    assert sorted(batch.inputs.tolist()) == sorted(array.tolist())
+    assert torch.equal(batch.inputs, batch.outputs)
 
 
 def test_ready_made_batches_of_no_rows_are_passed_over() -> None:

@@ -288,6 +288,13 @@ def test_compiled_models(how: str) -> None:
         torch.testing.assert_close(model(tokens), logits)
 
 
+def test_a_compiled_mlp_without_a_length() -> None:
+    model: Any = _models.hugging_face("llama")
+    expected = Site(model, "model.layers.1.mlp").neurons
+    model.model.layers[1].mlp = torch.compile(model.model.layers[1].mlp, backend="eager")
+    assert torch.equal(Site(model, "model.layers.1.mlp").neurons.encoder, expected.encoder)
+
+
 @pytest.mark.parametrize("when", ["before the context", "in the context"])
 def test_code_compiled_outside_of_the_model(when: str) -> None:
     tokens, model, plain = _models.tokens(), _models.Plain(), _models.Plain()

@@ -427,6 +427,34 @@ def test_ids_outside_of_the_vocabulary_raise(name: str, bad: int, form: str) -> 
         getattr(site, name)(tokens)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.int16])
+def test_ids_of_narrow_types(dtype: torch.dtype) -> None:
+    site, ids = Site(_models.hugging_face("llama"), LLAMA), _models.tokens()
+    expected = site.capture(ids).outputs
+    assert torch.equal(site.capture(ids.to(dtype)).outputs, expected)
+    assert torch.equal(site.capture({"input_ids": ids.to(dtype)}).outputs, expected)
+
+
+@pytest.mark.parametrize("key", ["input_ids", "attention_mask"])
+def test_a_tokenizer_s_lists_and_arrays_raise(key: str) -> None:
+    site, ids = Site(_models.hugging_face("llama"), LLAMA), _models.tokens()
+    for value in (torch.ones_like(ids).tolist(), torch.ones_like(ids).numpy()):
+        with pytest.raises(TypeError, match=rf"`tokens\['{key}'\]` must be a tensor .*return_tensors='pt'"):
+            site.capture({"input_ids": ids, key: value})
+
+
+@pytest.mark.parametrize("exclude_first", [0, 1])
+def test_activations_with_positions_first_raise(exclude_first: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.XLNetConfig(vocab_size=VOCABULARY, d_model=WIDTH, n_layer=1, n_head=2, d_inner=HIDDEN)
+    model = transformers.XLNetModel(config).eval()
+    site, ids = Site(model, "layer.0.ff", exclude_first=exclude_first), _models.tokens(3, 5)
+    with pytest.raises(ValueError, match=r"as the tokens \(3, 5\) do, got \(5, 3\)"):
+        site.capture(ids)
+    one = site.capture(ids[:1])
+    assert one.mask.tolist() == [[position >= exclude_first for position in range(5)]]
+
+
 def test_ids_of_a_decoder_outside_of_its_vocabulary_raise() -> None:
     site = Site(seq2seq("t5"), str(SEQ2SEQ["t5"]["decoder"]))
     ids = torch.ones(2, 4, dtype=torch.long)

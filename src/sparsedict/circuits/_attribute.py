@@ -144,7 +144,7 @@ def as_prompt(tokens: Any) -> Tokens:
         ids = tokens.get("input_ids")
         return tokens if ids is None else {**tokens, "input_ids": as_prompt(ids)}
     if isinstance(tokens, np.ndarray):
-        tokens = torch.from_numpy(tokens)
+        tokens = checks.from_numpy(tokens)
     elif isinstance(tokens, Sequence) and not isinstance(tokens, str):
         ids = checks.integers("tokens", tokens, 0, "the token ids of one prompt")
         tokens = torch.tensor(ids, device="cpu", dtype=torch.int64)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sparsedict import checks
@@ -71,7 +70,8 @@ def _of_one_site(name: str, value: Any) -> Activations:
 
 def _activations(name: str, value: Tensor | np.ndarray) -> Tensor:
     # Detached, since gradients would otherwise flow into the model that computed the activations.
-    tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value.detach()
+    tensor = checks.from_numpy(value) if isinstance(value, np.ndarray) else value.detach()
+    checks.dense(name, tensor)
     if not tensor.is_floating_point():
         raise TypeError(
             f"`{name}` must contain floating-point activations [n_tokens, d], got a tensor of {tensor.dtype}. Pass "

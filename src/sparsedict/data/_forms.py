@@ -188,19 +188,25 @@ def _from_mapping(tokens: Mapping[str, Any], context: int | None, row: int, long
     if ids is None:
         raise TypeError(f"`tokens['{TOKENS}']` must be token ids, got None.")
     if isinstance(ids, Tensor | np.ndarray):
-        return _array(ids, None if mask is None else torch.as_tensor(mask, device="cpu"), context, row, longest)
+        return _array(ids, _mask(mask), context, row, longest)
     if isinstance(ids, list | tuple) and len({len(own) for own in ids if isinstance(own, Sized)}) == 1:
         try:
             array = torch.as_tensor(ids, device="cpu")
         except (TypeError, ValueError, RuntimeError):
             array = None  # TokenItems raises an error that names the row
         if array is not None:
-            return _array(array, None if mask is None else torch.as_tensor(mask, device="cpu"), context, row, longest)
+            return _array(array, _mask(mask), context, row, longest)
     masks = mask if mask is not None else [None] * len(ids)
     if len(masks) != len(ids):
         raise ValueError(f"`{MASK}` must have a row for each of {len(ids)} rows of tokens, got {len(masks)}.")
     rows = [{TOKENS: own, MASK: its} for own, its in zip(ids, masks, strict=True)]
     return TokenItems(Items(rows), context, longest)
+
+
+def _mask(mask: Any) -> Tensor | None:
+    if isinstance(mask, np.ndarray):
+        return checks.from_numpy(mask)
+    return None if mask is None else torch.as_tensor(mask, device="cpu")
 
 
 def _array(

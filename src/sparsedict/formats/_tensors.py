@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.formats._location import listed
 from sparsedict.storage import StorageError, looks_like
 
@@ -175,7 +176,7 @@ def read_npz(file: Path) -> Tensors:
                 array = np.lib.format.read_array(stream, allow_pickle=False)
         except _BROKEN_NPZ as error:
             raise StorageError(f"{file}: `{name}` can't be read: {error}.") from None
-        return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)))
+        return checks.from_numpy(np.ascontiguousarray(array))
 
     return Tensors(file, {name: shape for name, (shape, _) in headers.items()}, read, mapped=False)
 

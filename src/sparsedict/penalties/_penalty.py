@@ -90,7 +90,7 @@ def set_coefficient(penalty: Any) -> None:
     """Checks a penalty's coefficient, and converts it to a plain number or a detached tensor ``[n_latents]``."""
     value = penalty.coefficient
     if isinstance(value, Tensor | np.ndarray) and value.ndim:
-        value = (value if isinstance(value, Tensor) else torch.from_numpy(value)).detach()
+        value = (value if isinstance(value, Tensor) else checks.from_numpy(value)).detach()
         if not bool((torch.isfinite(value) & (value >= 0)).all()):
             raise ValueError(
                 "`coefficient` must be finite and not negative for every latent, got negative, NaN or infinite entries."

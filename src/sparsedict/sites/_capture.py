@@ -128,6 +128,7 @@ def _activations(
     outputs = values[ends.writes]
     inputs = values[ends.reads].to(outputs.device)
     shape = outputs.shape[:-1]
+    seen.check_order(shape)
     # Some models flatten sequences before the MLP. Users expect the shape of the tokens.
     if seen.shape is not None and seen.shape.numel() == shape.numel():
         shape = seen.shape

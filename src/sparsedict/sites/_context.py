@@ -183,7 +183,21 @@ class TokenContext:
                 f"The leading shape of the site's activations must be that of the tokens, {tuple(kept.shape)}, got "
                 f"{tuple(shape)}. Choose a site with one activation per token."
             )
+        self.check_order(shape)
         return None if kept is None else kept.reshape(shape)
+
+    def check_order(self, shape: torch.Size) -> None:
+        """Raises an error for activations ``[n_positions, n_sequences, d]``, whose rows would get other tokens.
+
+        Raises:
+            ValueError: If the leading shape is that of the tokens, reversed.
+        """
+        if self.shape is not None and 1 not in shape and self.shape != shape and self.shape == shape[::-1]:
+            raise ValueError(
+                "The site's activations must have sequences as their first dimension, as the tokens "
+                f"{tuple(shape[::-1])} do, got {tuple(shape)}. Call the model with one sequence at a time, or choose a "
+                "site that keeps the order of the tokens."
+            )
 
     def _over_sequences(self, shape: torch.Size) -> TokenContext:
         """Returns the context of a module that was called with activations ``[n_sequences, n_positions, d]``."""

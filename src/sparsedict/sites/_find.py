@@ -75,7 +75,9 @@ def _plain_readings(ends: Ends) -> Iterator[Candidate]:
     if reads == writes:
         return
     paths = holder_paths(ends)
-    holders = [module for path in paths if (module := find_module(ends.model, path) if path else ends.model)]
+    found = [find_module(ends.model, path) if path else ends.model for path in paths]
+    # A compiled module has no truth value, since its length is that of the module inside.
+    holders = [module for module in found if module is not None]
     for module in holders:
         yield from candidates(module)
     if reads.module is not writes.module and not is_hook_point(reads.module):

@@ -72,6 +72,7 @@ def check_ids(
     """
     if not tokens.numel():
         return
+    tokens = tokens.long()  # PyTorch has no extrema of unsigned integers.
     low, high = (int(value) for value in tokens.aminmax())
     if low >= 0 and (n_vocabulary is None or high < n_vocabulary):
         return

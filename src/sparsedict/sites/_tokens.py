@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,6 +54,7 @@ def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True) -> Call:
         args, kwargs = (_checked(model, tokens).to(device),), {}
         _check_limits(model, {"input_ids": tokens})
     elif isinstance(tokens, Mapping):
+        _check_types(tokens)
         _check_limits(model, tokens)
         positions = counted_positions(model, tokens)
         given = tokens if positions is None else {**tokens, "position_ids": positions}
@@ -72,6 +74,16 @@ def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True) -> Call:
     if not cache and "use_cache" in parameters and "use_cache" not in kwargs and hasattr(model, "config"):
         kwargs["use_cache"] = False
     return Call(args, kwargs)
+
+
+def _check_types(tokens: Mapping[str, Any]) -> None:
+    """Raises `TypeError` for lists and arrays, which a tokenizer returns unless it is asked for tensors."""
+    for key in ("input_ids", "decoder_input_ids", "attention_mask", "decoder_attention_mask", "position_ids"):
+        if isinstance(tokens.get(key), list | tuple | np.ndarray):
+            raise TypeError(
+                f"`tokens[{key!r}]` must be a tensor [n_sequences, n_positions], got {type(tokens[key]).__name__}. "
+                "Call the tokenizer with `return_tensors='pt'`, or convert it with `torch.as_tensor`."
+            )
 
 
 def _check_limits(model: nn.Module, tokens: Mapping[str, Any]) -> None:
