@@ -218,7 +218,7 @@ def unwrapped(value: object) -> str:
     return ""
 
 
-def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
+def from_numpy(array: np.ndarray) -> Tensor:
     """Returns an array as a tensor. The tensor shares the array's memory if PyTorch can read the array as it is.
 
     Otherwise it is a copy: of an array in the other byte order, with negative strides, or with gaps inside of items.

@@ -402,6 +402,21 @@ def test_sigterm_outside_of_training_is_reported_as_well(
     assert len(lines) == 20
 
 
+def test_sigterm_after_the_results_says_where_they_are(
+    start: list[object], command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(*_: object) -> str:
+        signal.raise_signal(signal.SIGTERM)
+        return ""
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsedict.cli._run.listed", listed)
+        status, _, err = command(*start)
+    assert status == 143
+    assert f"the results of a finished run are in {tmp_path / 'run'}." in err
+    assert command(*start, "--resume")[0] == 0
+
+
 def test_a_full_disk_at_the_end_loses_no_training(
     start: list[object], command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

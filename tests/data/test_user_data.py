@@ -206,7 +206,7 @@ def test_bad_data_raises(data: Any, error: type[Exception], message: str) -> Non
 
 def test_reversed_arrays_keep_their_order() -> None:
     array = rows(5).numpy()[::-1]
-    [batch] = as_batches((array, array.astype(">f4")), batch_size=5)
+    batch = next(iter(as_batches((array, array.astype(">f4")), batch_size=5)))
     assert sorted(batch.inputs.tolist()) == sorted(array.tolist())
     assert torch.equal(batch.inputs, batch.outputs)
 

@@ -94,8 +94,11 @@ def write_results(
 
 def stop_message(args: argparse.Namespace) -> str:
     """Returns a message about an interrupted run."""
-    if RunFolder(args.out, {}).was_stopped:
+    folder = RunFolder(args.out, {})
+    if folder.was_stopped:
         return "run the same command with --resume to resume the run."
+    if folder.has_result:
+        return f"the results of a finished run are in {args.out}."
     return "nothing was written."
 
 

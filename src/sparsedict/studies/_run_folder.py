@@ -21,6 +21,7 @@ from sparsedict.studies._decomposition import Decomposition
 from sparsedict.studies._folder import (
     CHECKPOINTS,
     LOCK,
+    MANIFEST,
     REPLACED,
     discard_scratch,
     has_result,
@@ -95,6 +96,11 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """The folder of the TensorBoard files."""
         return self.path / TENSORBOARD
+
+    @property
+    def has_result(self) -> bool:
+        """Whether the folder has a complete result, of this run or of an earlier one."""
+        return (self.path / MANIFEST).is_file()
 
     @property
     def was_stopped(self) -> bool:
