@@ -317,4 +317,7 @@ def test_mistyped_names_list_near_ones_without_asking_the_hub(tmp_path: Path, mo
         CORPUS.read("stories/quite-other")
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         CORPUS.read("./gone/texts")
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(FileNotFoundError, match="'link' is a link to 'gone', which doesn't exist"):
+        CORPUS.read("link")
     assert Characters.bos_token_id == 0

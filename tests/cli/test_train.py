@@ -481,6 +481,13 @@ def test_other_things_in_the_folder_are_noticed_before_any_work(
     assert "contains other files (notes.md)" in err
 
 
+def test_a_broken_link_as_the_folder_is_named(command: Run, start: list[object], tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to("gone")
+    status, _, err = command(*start)
+    assert status == 2
+    assert "run' is a link to 'gone', which doesn't exist." in err
+
+
 @pytest.mark.parametrize(
     ("options", "activation", "parts"),
     [

@@ -59,7 +59,7 @@ def _check(adapter: Adapter, batches: Batches, targets: bool) -> None:
     if reads != writes and batches.resolve(reads) == batches.resolve(writes):
         raise ValueError(
             f"`data` must contain {reads} and {writes}, which this {type(adapter.source).__name__} reads and writes, "
-            "got one tensor. Pass a tuple (inputs, outputs), Activations or an ActivationStream."
+            "got the same tensor for both. Pass a tuple (inputs, outputs), Activations or an ActivationStream."
         )
 
 

@@ -66,6 +66,11 @@ class DataName:
             suffixes: Suffixes of files that can be read.
         """
         parent = self.path.parent
+        if self.path.is_symlink():
+            return FileNotFoundError(
+                f"{self.option} must be existing data, but {self.name!r} is a link to {str(self.path.readlink())!r}, "
+                "which doesn't exist."
+            )
         beside = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
         near = get_close_matches(self.path.name, beside, MAX_SUGGESTIONS, 0.7)
         local = (

@@ -115,6 +115,11 @@ class RunFolder:
                 if not place.is_dir():
                     raise NotADirectoryError(f"`path` must be a folder for the results, but {str(place)!r} is a file.")
                 break
+            if place.is_symlink():
+                raise NotADirectoryError(
+                    f"`path` must be a folder for the results, but {str(place)!r} is a link to "
+                    f"{str(place.readlink())!r}, which doesn't exist."
+                )
             self._created.append(place)
         try:
             folder.mkdir(parents=True, exist_ok=True)

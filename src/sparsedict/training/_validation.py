@@ -96,7 +96,8 @@ def check_points(trainees: Mapping[str, Trainee], batches: Batches) -> list[tupl
         if found[0] == found[1] and dictionary.reads != dictionary.writes:
             raise TypeError(
                 f"`data` must contain inputs and outputs for a {type(dictionary).__name__}, which reads the {reads} of "
-                f"an MLP and writes its {writes}, got one tensor. Pass a tuple of two tensors or an ActivationStream."
+                f"an MLP and writes its {writes}, got the same tensor for both. Pass a tuple (inputs, outputs) or an "
+                "ActivationStream."
             )
         groups += found
     return groups
