@@ -67,7 +67,14 @@ def flattened(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.bmm(pattern, v.reshape(n_sequences * n_heads, n, d)).view(n_sequences, n_heads, n, d)
 
 
-ATTENTIONS = [fused, masked, sliding, grouped, by_method, by_function, capped, flattened]
+def rotary(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Multiplies frequencies, which are weights, with positions, which are integers, in float32."""
+    frequencies = torch.ones(1, 1, 1, dtype=q.dtype)
+    angles = (frequencies.float() @ torch.arange(q.shape[-2]).float()[None, None]).transpose(1, 2)
+    return fused(q * angles.cos(), k * angles.cos(), v)
+
+
+ATTENTIONS = [rotary, fused, masked, sliding, grouped, by_method, by_function, capped, flattened]
 
 
 def root(x: Tensor) -> Tensor:

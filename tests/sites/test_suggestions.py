@@ -183,6 +183,8 @@ def test_a_mixture_of_fused_experts_is_named() -> None:
     model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes, **heads)).eval()
     name = next(name for name, module in model.named_modules() if hasattr(module, "experts") and ".1." in name)
     site = Site(model, name)
+    if not hasattr(site.model.get_submodule(f"{name}.experts"), "gate_up_proj"):
+        pytest.skip("this version of transformers has a module for each expert")
     with pytest.raises(
         ValueError, match=r"is a mixture of experts.*fused in '.*\.experts' \(gate_up_proj, down_proj\)"
     ):

@@ -65,6 +65,23 @@ def _cast(function: Callable[..., Any]) -> Handler:
     return handler
 
 
+def _product(function: Callable[..., Any]) -> Handler:
+    """Computes products of double and lower precision in double. `_cast` may have changed the type of one factor only."""
+
+    def handler(hold: Hold, *args: Any, **kwargs: Any) -> Any:
+        given = [*args, *kwargs.values()]
+        types = {x.dtype for x in given if isinstance(x, Tensor) and x.is_floating_point()}
+        if len(types) == 1 or torch.float64 not in types:
+            return function(*args, **kwargs)
+        return function(*map(_double, args), **{name: _double(value) for name, value in kwargs.items()})
+
+    return handler
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
 def _layer_norm(
     hold: Hold,
     input: Tensor,
@@ -138,6 +155,8 @@ HANDLERS: dict[Callable[..., Any], Handler] = {
     **{f: _root(f) for f in (torch.sqrt, torch.Tensor.sqrt)},
     **{f: _power(f) for f in (torch.pow, torch.Tensor.pow, torch.Tensor.__pow__, torch.float_power)},
     **{f: _cast(f) for f in (torch.Tensor.to, torch.Tensor.float, torch.Tensor.type, torch.Tensor.type_as)},
+    **{f: _product(f) for f in (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.__rmatmul__)},
+    **{f: _product(f) for f in (torch.mm, torch.Tensor.mm, torch.bmm, torch.Tensor.bmm, functional.linear)},
     torch.std_mean: _deviation_and_mean(torch.std_mean),
     functional.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
