@@ -66,7 +66,7 @@ def _cast(function: Callable[..., Any]) -> Handler:
 
 
 def _product(function: Callable[..., Any]) -> Handler:
-    """Computes products of double and lower precision in double. `_cast` may have changed the type of one factor only."""
+    """Computes products of double and lower precision in double. `_cast` may have changed only one factor."""
 
     def handler(hold: Hold, *args: Any, **kwargs: Any) -> Any:
         given = [*args, *kwargs.values()]
