@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 
+from sparsedict import checks
 from sparsedict.display import Displayed, finite, short, shown, table
 
 
@@ -46,6 +47,8 @@ class Record(Displayed):
     eval_l0: float = math.nan
 
 
+DIVERGED_FROM = 0.5
+"""FVU below which a dictionary has learned something."""
 SHOWN = ("n_tokens", "loss", "fvu", "l0", "dead")
 """Columns of the table in a notebook."""
 MAX_ROWS = 20
@@ -132,3 +135,18 @@ class History:
         rows = [tuple(short(getattr(record, name)) for name in SHOWN) for record in chosen]
         caption = f"History: {self.n_tokens:,} tokens in {self.n_steps:,} steps, {self.seconds:.1f} s"
         return table(caption, rows, SHOWN)
+
+
+def warn_of_divergence(label: str, records: Sequence[Record]) -> None:
+    """Warns if the error had been small, and is larger than that of the mean of the targets at the end.
+
+    Args:
+        label: Name of the dictionary in messages.
+        records: The records of the run.
+    """
+    best, last = min(records, key=lambda record: record.fvu), records[-1]
+    if best.fvu < DIVERGED_FROM and last.fvu > 1:
+        checks.warn(
+            f"Training of {label} diverged: the FVU was {best.fvu:.3f} at step {best.step:,}, and is {last.fvu:.2f} at "
+            f"the end. Train with a lower learning rate; the largest was {max(record.lr for record in records):.3g}."
+        )

@@ -103,7 +103,7 @@ class Loop:
             if interrupt.received is not None:
                 interrupt.stop(self._stop_message())
             for trainer in self._trainers:
-                trainer.warn_of_evaluation()
+                trainer.warn_of_result()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the complete state of the run."""

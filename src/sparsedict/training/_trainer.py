@@ -22,7 +22,7 @@ from sparsedict.storage import installed_version
 from sparsedict.training._evaluation import MAX_TOKENS, end_, evaluation_l0, warn_of_difference, warn_of_missed_targets
 from sparsedict.training._good_state import GoodState
 from sparsedict.training._gradients import Gradients
-from sparsedict.training._history import History, Record
+from sparsedict.training._history import History, Record, warn_of_divergence
 from sparsedict.training._latent_rows import LatentState
 from sparsedict.training._meter import Meter
 from sparsedict.training._state import load_optimizer, restore
@@ -167,10 +167,11 @@ class DictionaryTrainer:
         self.history.seconds = record.seconds
         return record
 
-    def warn_of_evaluation(self) -> None:
-        """Warns if L0 in evaluation mode differs clearly from L0 in the last training step or from a target."""
+    def warn_of_result(self) -> None:
+        """Warns if training diverged, or if L0 in evaluation mode differs from L0 in the last step or from a target."""
         if not self.history.records or not self._parallel.is_main:
             return
+        warn_of_divergence(self._label, self.history.records)
         trained, evaluated = self._meter.last_l0.item(), self.history.last.eval_l0
         n_tokens = self._n_evaluated
         warn_of_difference(self._label, self._dictionary, trained=trained, evaluated=evaluated, n_tokens=n_tokens)
