@@ -310,7 +310,7 @@ def test_code_compiled_outside_of_the_model(when: str) -> None:
             torch.testing.assert_close(call(tokens), plain(tokens))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_torchscript_is_rejected() -> None:
     with pytest.raises(TypeError, match=r"`model` must be a model that runs in Python, got a TorchScript module"):
         Site(torch.jit.script(nn.Sequential(nn.Linear(4, 4))), "0")

@@ -148,6 +148,12 @@ CONTENDERS: dict[str, Recipe] = {
     "sparsedict train, skip": TRAIN(
         sd.BatchTopK, DEFAULT, transcoder=partial(CENTRED, skip=True), kinds=ONLY_TRANSCODERS
     ),
+    "sparsedict train, skip, no Resample": TRAIN(
+        sd.BatchTopK,
+        DEFAULT | {"step_hooks": [ANNEAL_K]},
+        transcoder=partial(CENTRED, skip=True),
+        kinds=ONLY_TRANSCODERS,
+    ),
     "sparsedict train, bilinear": TRAIN(
         sd.BatchTopK, DEFAULT | {"step_hooks": [ANNEAL_K]}, transcoder=BilinearTranscoder, kinds=ONLY_TRANSCODERS
     ),
