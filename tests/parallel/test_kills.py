@@ -21,7 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 import sparsedict as sd
 from parallel._cases import Counting, Signalling, data_of, new, stream_of, train
 from ranks import run_ranks
-from sparsedict.parallel import Alone, DataParallel, _failures
+from sparsedict.parallel import Alone, DataParallel
 from sparsedict.training import exit_on_signal
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="the ranks are forked")]
@@ -130,10 +130,7 @@ def run_rank(rank: int, n_ranks: int, folder: Path, *, name: str, killed: int) -
 @pytest.mark.parametrize(
     ("name", "killed"), [("harvest", 3), ("harvest", 0), ("mesh", 2)], ids=["model", "training", "mesh"]
 )
-def test_a_killed_rank_is_named_and_the_run_resumes(
-    name: str, killed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_failures, "GRACE", 1.0)
+def test_a_killed_rank_is_named_and_the_run_resumes(name: str, killed: int, tmp_path: Path) -> None:
     begin = time.monotonic()
     run_ranks(N_RANKS, partial(run_rank, name=name, killed=killed), tmp_path, limit=LIMIT, killed=[killed])
     assert time.monotonic() - begin < TIMEOUT.total_seconds()

@@ -49,6 +49,8 @@ class Record(Displayed):
 
 DIVERGED_FROM = 0.5
 """FVU below which a dictionary has learned something."""
+MIN_STEPS = 100
+"""Number of steps before which a large error is no divergence: the rate may be meant for longer runs."""
 SHOWN = ("n_tokens", "loss", "fvu", "l0", "dead")
 """Columns of the table in a notebook."""
 MAX_ROWS = 20
@@ -145,7 +147,7 @@ def warn_of_divergence(label: str, records: Sequence[Record]) -> None:
         records: The records of the run.
     """
     best, last = min(records, key=lambda record: record.fvu), records[-1]
-    if best.fvu < DIVERGED_FROM and last.fvu > 1:
+    if last.step >= MIN_STEPS and best.fvu < DIVERGED_FROM and last.fvu > 1:
         checks.warn(
             f"Training of {label} diverged: the FVU was {best.fvu:.3f} at step {best.step:,}, and is {last.fvu:.2f} at "
             f"the end. Train with a lower learning rate; the largest was {max(record.lr for record in records):.3g}."
