@@ -71,4 +71,10 @@ def _store() -> Any:
 
 
 def _n_groups() -> int:
-    return len(dist.distributed_c10d._world.pg_names)
+    """Returns the number by which ``new_group`` names the next group.
+
+    Since PyTorch 2.14 it counts all calls, and before the groups of this process.
+    """
+    world = dist.distributed_c10d._world
+    counts_calls = "group_count" in dist.distributed_c10d._hash_ranks_to_str.__code__.co_names
+    return world.group_count if counts_calls else len(world.pg_names)
