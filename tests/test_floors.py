@@ -25,6 +25,7 @@ FLOORS = {
             "latents",
             "seeds",
             "selections",
+            "signals",
             "splits",
             "torch_state",
         ),

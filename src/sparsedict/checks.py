@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -28,6 +29,21 @@ def at_least(name: str, value: Any, minimum: int) -> int:
     if number < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}, got {number}.")
     return number
+
+
+def interval(name: str, value: Any, unit: str) -> int | timedelta:
+    """Returns an interval if it is positive: a number of steps or tokens, or a time.
+
+    Args:
+        name: Name of the argument.
+        value: The interval.
+        unit: Unit of a number, such as ``"steps"``, for the message.
+    """
+    if not isinstance(value, timedelta):
+        return at_least(name, value, 1)
+    if value <= timedelta(0):
+        raise ValueError(f"`{name}` must be a number of {unit} or a positive timedelta, got {value!r}.")
+    return value
 
 
 def integers(name: str, values: Any, minimum: int, what: str) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from sparsedict.analysis._blocks import evaluation_mode
 from sparsedict.analysis._collector import Amounts, Collector
 from sparsedict.analysis._entry_blocks import BLOCK_TOKENS, EntryBlock, EntryBlocks
 from sparsedict.analysis._latent_records import LatentRecords
-from sparsedict.analysis._pass_checkpoint import DEFAULT_EVERY, PassCheckpoint, check_every
+from sparsedict.analysis._pass_checkpoint import DEFAULT_EVERY, PassCheckpoint
 from sparsedict.analysis._site_dictionary import SiteDictionary, site_dictionaries
 from sparsedict.batches import Points
 from sparsedict.progress import progress_bar
@@ -104,7 +104,9 @@ def collect(
     folder = None
     if checkpoint is not None:
         settings = {**asdict(amounts), "seed": seed, "batch_size": batch_size, "dictionaries": _fingerprints(resolved)}
-        folder = PassCheckpoint(Path(checkpoint), check_every(checkpoint_every), settings)
+        folder = PassCheckpoint(
+            Path(checkpoint), checks.interval("checkpoint_every", checkpoint_every, "tokens"), settings
+        )
         run.restore_(folder.load(resume))
     # A block ends where a checkpoint is due.
     size = BLOCK_TOKENS if folder is None or isinstance(folder.every, timedelta) else min(BLOCK_TOKENS, folder.every)

@@ -9,25 +9,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sparsedict import checks
 from sparsedict.storage import discard_folder, read_checkpoint, write_checkpoint
 
 _STATE = "collect-"
 
 DEFAULT_EVERY = timedelta(minutes=10)
-
-
-def check_every(every: int | timedelta) -> int | timedelta:
-    """Returns the interval of checkpoints if it is positive.
-
-    Raises:
-        ValueError: If it isn't.
-    """
-    if not isinstance(every, timedelta):
-        return checks.at_least("checkpoint_every", every, 1)
-    if every <= timedelta(0):
-        raise ValueError(f"`checkpoint_every` must be a number of tokens or a positive timedelta, got {every!r}.")
-    return every
 
 
 @dataclass

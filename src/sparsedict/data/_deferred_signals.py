@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-import threading
 from types import FrameType
 from typing import Any
 
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+from sparsedict import signals
 
 
 class DeferredSignals:
@@ -24,17 +23,11 @@ class DeferredSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> DeferredSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (getattr(signal, name) for name in NAMES if hasattr(signal, name)):
-                before = signal.getsignal(number)
-                if before is not None and before is not signal.SIG_IGN:
-                    self._before[number] = before
-                    signal.signal(number, self._receive)
+        self._before = signals.install(self._receive)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
+        signals.restore(self._before)
         if self._received is not None and kind is None:
             signal.raise_signal(self._received)
 

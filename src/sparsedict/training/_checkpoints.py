@@ -70,13 +70,9 @@ class Checkpoints:
         resume: bool,
         parallel: Parallel = ALONE,
     ) -> None:
-        if not isinstance(every, timedelta):
-            every = checks.at_least("checkpoint_every", every, 1)
-        elif every <= timedelta(0):
-            raise ValueError(f"`checkpoint_every` must be a number of steps or a positive timedelta, got {every!r}.")
         # Ranks may have different working folders, but write rows to one folder.
         self.folder = Path(folder) if parallel.n_slices == 1 else Path(parallel.share(str(Path(folder).resolve())))
-        self._every = every
+        self._every = checks.interval("checkpoint_every", every, "steps")
         self._keep = checks.at_least("checkpoint_keep", keep, 1)
         self._settings: Mapping[str, Any] = {}
         self._last_time = time.monotonic()

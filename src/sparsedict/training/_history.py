@@ -146,7 +146,10 @@ def warn_of_divergence(label: str, records: Sequence[Record]) -> None:
         label: Name of the dictionary in messages.
         records: The records of the run.
     """
-    best, last = min(records, key=lambda record: record.fvu), records[-1]
+    known = [record for record in records if not math.isnan(record.fvu)]
+    if not known:
+        return
+    best, last = min(known, key=lambda record: record.fvu), known[-1]
     if last.step >= MIN_STEPS and best.fvu < DIVERGED_FROM and last.fvu > 1:
         checks.warn(
             f"Training of {label} diverged: the FVU was {best.fvu:.3f} at step {best.step:,}, and is {last.fvu:.2f} at "

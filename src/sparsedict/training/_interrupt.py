@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-"""SLURM and Kubernetes send SIGTERM. A terminal that is closed sends SIGHUP. Schedulers send SIGUSR1 and SIGUSR2 on
-request, such as by ``sbatch --signal=USR1@60``."""
+from sparsedict import signals
 
 
 class Terminated(SystemExit):
@@ -60,19 +57,13 @@ class Interrupt:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            for number in (getattr(signal, name) for name in NAMES if hasattr(signal, name)):
-                before = signal.getsignal(number)
-                if before is not None and before is not signal.SIG_IGN:
-                    self._before[number] = before
-                    signal.signal(number, self._receive)
+        self._before = signals.install(self._receive)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
+        signals.restore(self._before)
 
     def receive(self, number: int) -> None:
         """Stops the run as if this process had received a signal, which another rank received."""
