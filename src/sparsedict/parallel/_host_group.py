@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from weakref import WeakSet
@@ -14,6 +15,9 @@ from sparsedict.parallel._errors import RankError
 
 _CREATED: Counter[str] = Counter()
 
+FIRST_NUMBER = 1_000_000
+"""Number of calls above those of a program. Groups with numbers from here on have names that no other group has."""
+
 _BROKEN: WeakSet[Any] = WeakSet()
 """The stores of the processes of which one failed. PyTorch would give a new group the name of a removed one."""
 
@@ -21,8 +25,9 @@ _BROKEN: WeakSet[Any] = WeakSet()
 def host_group(ranks: Sequence[int], timeout: timedelta, backend: str | None = "gloo") -> tuple[Any, str]:
     """Returns a new group of some processes, and a name of it. All of them must call this function, and no others.
 
-    ``new_group`` names a group by the number of groups that the process created before. If these numbers differ
-    between ranks, the ranks wait for groups with different names. Groups of a single process make the numbers equal.
+    ``new_group`` names a group by the number of groups that the process created before, or by its number of calls. If
+    these numbers differ between ranks, the ranks wait for groups with different names. Groups of a single process make
+    the numbers of groups equal. Numbers of calls are replaced by the number of groups of the same ranks.
 
     Args:
         ranks: The processes, in ascending order.
@@ -54,6 +59,9 @@ def host_group(ranks: Sequence[int], timeout: timedelta, backend: str | None = "
             "these ranks must create it, with the same arguments and in the same order.",
             missing,
         ) from error
+    if _names_by_calls():
+        with _number_of_calls(FIRST_NUMBER + _CREATED[members]):
+            return dist.new_group(list(ranks), timeout, backend, use_local_synchronization=True), name
     n_wanted = max(int(store.get(key)) for key in keys)
     while _n_groups() < n_wanted:
         dist.new_group([own], timeout, "gloo", use_local_synchronization=True)
@@ -71,10 +79,24 @@ def _store() -> Any:
 
 
 def _n_groups() -> int:
-    """Returns the number by which ``new_group`` names the next group.
+    return len(dist.distributed_c10d._world.pg_names)
 
-    Since PyTorch 2.14 it counts all calls, and before the groups of this process.
+
+def _names_by_calls() -> bool:
+    """Returns whether ``new_group`` names a group by the number of calls on this rank, as since PyTorch 2.14."""
+    return "group_count" in dist.distributed_c10d._hash_ranks_to_str.__code__.co_names
+
+
+@contextmanager
+def _number_of_calls(number: int) -> Iterator[None]:
+    """Returns a context with another number of calls of ``new_group``.
+
+    A group of some ranks would otherwise change the number on these ranks only, and later groups of all ranks, such as
+    those of a mesh, would have different names.
     """
     world = dist.distributed_c10d._world
-    counts_calls = "group_count" in dist.distributed_c10d._hash_ranks_to_str.__code__.co_names
-    return world.group_count if counts_calls else len(world.pg_names)
+    before, world.group_count = world.group_count, number
+    try:
+        yield
+    finally:
+        world.group_count = before
