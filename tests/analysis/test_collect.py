@@ -16,6 +16,7 @@ import sparsedict as sd
 from sparsedict.analysis import LatentRecords, _collect, collect, top_examples
 from sparsedict.analysis._activation_histogram import RunningHistogram
 from sparsedict.analysis._cofiring import cofiring
+from sparsedict.analysis._collector import Collector
 from sparsedict.sites import Site
 
 from ._models import Foreign, LanguageModel, autoencoder, distiller, tokens
@@ -190,6 +191,50 @@ def test_an_error_writes_the_state_and_intervals_may_be_times(
     expected = collect(own_site, dictionaries(own_site), rows, batch_size=4, progress=False)
     for name in expected:
         assert_same(found[name], expected[name])
+
+
+def test_a_pass_continues_only_with_a_number_of_tokens_that_it_has_not_passed(own_site: Site, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"batch_size": 4, "checkpoint": tmp_path, "resume": True, "progress": False}
+    rows, coders = text(), dictionaries(own_site)
+
+    def expected(n_tokens: int | None) -> dict[str, sd.analysis.LatentRecords]:
+        return collect(own_site, coders, rows, n_tokens=n_tokens, batch_size=4, progress=False)
+
+    for after, wanted in ((None, 350), (350, None), (400, 350)):
+        with pytest.raises(KilledError):
+            collect(own_site, coders, killed(rows, 40), n_tokens=after, checkpoint_every=60, **options)
+        (state,) = tmp_path.iterdir()
+        n_read = int(state.name.rsplit("-")[-1])
+        assert 60 < n_read < 350
+        with pytest.raises(
+            ValueError, match=rf"`n_tokens` must be at least {n_read}, .*, got {n_read - 1}\. .* delete"
+        ):
+            collect(own_site, coders, rows, n_tokens=n_read - 1, **options)
+        found = collect(own_site, coders, rows, n_tokens=wanted, **options)
+        for name, own in expected(wanted).items():
+            assert_same(found[name], own)
+
+
+def test_a_pass_that_has_ended_within_a_batch_continues_only_with_its_number_of_tokens(
+    own_site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"batch_size": 4, "checkpoint": tmp_path, "resume": True, "progress": False}
+    rows, coders, n_tokens = text(), dictionaries(own_site), 90
+
+    def fail(_: object) -> None:
+        raise KilledError
+
+    # The pass writes its last state, and is killed before it returns.
+    with monkeypatch.context() as patched:
+        patched.setattr(Collector, "records", fail)
+        with pytest.raises(KilledError):
+            collect(own_site, coders, rows, n_tokens=n_tokens, checkpoint_every=1, **options)
+    for other in (None, 200, 50):
+        with pytest.raises(ValueError, match=rf"`n_tokens` must be 90, as in the interrupted pass, .*, got {other}\."):
+            collect(own_site, coders, rows, n_tokens=other, **options)
+    found = collect(own_site, coders, rows, n_tokens=n_tokens, **options)
+    for name, own in collect(own_site, coders, rows, n_tokens=n_tokens, batch_size=4, progress=False).items():
+        assert_same(found[name], own)
 
 
 def test_memory_does_not_grow_with_tokens(own_site: Site, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_latent_targets_without_a_column_of_their_own(sites, dictionaries) -> No
 @pytest.mark.parametrize(
     ("targets", "error", "message"),
     [
-        (50, ValueError, "`token` must be an id from 0 to 49, the model's vocabulary, got 50"),
+        (50, ValueError, "`token` must be an id from 0 to 49, the vocabulary of the model, got 50"),
         ([-1], ValueError, "`targets` must be at least 0, got -1"),
         ([], ValueError, "`targets` must name at least one target"),
         ("a", TypeError, "must be a Target|`targets`"),

@@ -313,7 +313,7 @@ def test_ids_beyond_the_vocabulary(start: list[object], command: Run, tmp_path: 
     np.save(tmp_path / "beyond.npy", np.arange(200))
     status, _, err = command(*start, "--data", tmp_path / "beyond.npy")
     assert status == 2
-    assert "--data must be ids from 0 to 63, the model's vocabulary, got ids from 0 to 1" in err
+    assert "--data must be ids from 0 to 63, the vocabulary of the model, got ids from 0 to 1" in err
     assert "the first other id is 64 in row " in err
 
 

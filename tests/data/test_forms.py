@@ -234,7 +234,7 @@ def test_rows_longer_than_the_models_positions_raise() -> None:
     at = site(Positioned())
     long = torch.arange(40).view(4, 10)
     with pytest.raises(
-        ValueError, match="Rows of `tokens` must have at most 8 tokens, the model's maximum length, got 10"
+        ValueError, match="Rows of `tokens` must have at most 8 tokens, the maximum length of the model, got 10"
     ):
         ActivationStream(at, long)
     with pytest.raises(

@@ -344,7 +344,7 @@ def test_padding_may_hold_anything() -> None:
 def test_an_error_is_raised_again_at_the_next_call() -> None:
     batches = ActivationStream(site(Counted(8)), torch.tensor([[1, 9]]), batch_size=1).batches()
     for _ in range(2):
-        with pytest.raises(ValueError, match="from 0 to 7, the model's vocabulary, got ids from 1 to 9"):
+        with pytest.raises(ValueError, match="from 0 to 7, the vocabulary of the Counted, got ids from 1 to 9"):
             batches.next_batch()
 
 
@@ -486,3 +486,19 @@ def test_a_stream_of_whole_sequences_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`mix` must be 'tokens' for a stream that is saved, got 'sequences'"):
         data.save_to(tmp_path / "store", progress=False)
     assert not (tmp_path / "store").exists()
+
+
+def test_an_id_outside_of_the_vocabulary_of_one_of_two_models_names_its_site_and_the_row() -> None:
+    """The models of a crosscoder may have vocabularies of different sizes."""
+    sites = sd.Sites({"base": site(Counted(64)), "tuned": site(Counted(32))})
+    ids = torch.ones(5, 4, dtype=torch.long)
+    ids[3, 1] = 40
+    message = r"from 0 to 31, the vocabulary of the Counted at site 'tuned', got ids from 1 to 40; .* 40 in row 3\."
+    with pytest.raises(ValueError, match=message):
+        list(ActivationStream(sites, ids, batch_size=4, model_batch_size=2))
+    with pytest.raises(ValueError, match=message):
+        sites.capture(ids)
+    width = sites["base"].d_out
+    crosscoder = sd.Crosscoder(dict.fromkeys(sites, width), 8, activation=sd.TopK(2), decoder_norm=sd.Free())
+    with pytest.raises(ValueError, match=message):
+        sd.evaluate(sites, crosscoder, ids, batch_size=2)

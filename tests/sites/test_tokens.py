@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import sparsedict as sd
 from sparsedict.sites import Site
 
 from . import _models
@@ -423,7 +424,9 @@ def test_ids_outside_of_the_vocabulary_raise(name: str, bad: int, form: str) -> 
     ids = torch.ones(3, 4, dtype=torch.long)
     ids[1, 2] = bad
     tokens = ids if form == "tensor" else {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    with pytest.raises(ValueError, match=rf"`tokens` must be ids from 0 to {VOCABULARY - 1}, .* {bad} in row 1"):
+    with pytest.raises(
+        ValueError, match=rf"`tokens` must be ids from 0 to {VOCABULARY - 1}, .* LlamaForCausalLM, .* {bad} in row 1"
+    ):
         getattr(site, name)(tokens)
 
 
@@ -455,6 +458,69 @@ def test_activations_with_positions_first_raise(exclude_first: int) -> None:
     assert one.mask.tolist() == [[position >= exclude_first for position in range(5)]]
 
 
+class PositionsFirst(nn.Module):
+    """Embeds the tokens of an encoder, or of an encoder and a decoder, and exchanges the axes for its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, WIDTH)
+        self.encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(WIDTH, 2, HIDDEN, dropout=0.0), 1, enable_nested_tensor=False
+        )
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return self.encoder(self.embed(input_ids).transpose(0, 1)).transpose(0, 1)
+
+
+class TwoStacks(PositionsFirst):
+    def forward(self, src: Tensor, tgt: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().forward(src) + self.embed(tgt)
+
+
+def positions_first(name: str) -> tuple[nn.Module, str]:
+    torch.manual_seed(0)
+    if name != "xlnet":
+        return (PositionsFirst() if name == "encoder" else TwoStacks()).train(), "encoder.layers.0.linear1"
+    transformers = pytest.importorskip("transformers")
+    config = transformers.XLNetConfig(vocab_size=VOCABULARY, d_model=WIDTH, n_layer=1, n_head=2, d_inner=HIDDEN)
+    return transformers.XLNetModel(config).eval(), "layer.0.ff.layer_1"
+
+
+@pytest.mark.parametrize("name", ["xlnet", "encoder", "two stacks"])
+@pytest.mark.parametrize("kind", ["capture", "replaced"])
+def test_positions_first_raise_if_there_are_as_many_sequences_as_positions(name: str, kind: str) -> None:
+    model, path = positions_first(name)
+    site, ids = Site(model, path, exclude_first=1), torch.ones(5, 5, dtype=torch.long)
+    given = {"src": ids, "tgt": ids} if name == "two stacks" else {"input_ids": ids}
+    training = model.training
+
+    def run() -> None:
+        if kind == "capture":
+            site.capture(given)
+            return
+        width = site.writes.module.out_features
+        transcoder = sd.SparseDistiller(WIDTH, width, 4, activation=sd.TopK(2), decoder_norm=sd.Free())
+        with site.replaced(transcoder):
+            model(**given)
+
+    with pytest.raises(ValueError, match=r"at `.*` must have sequences as their first dimension, as the tokens \(5, 5"):
+        run()
+    assert model.training == training
+    if name != "two stacks":
+        one = {key: value[:1] for key, value in given.items()}
+        assert site.capture(one).mask.tolist() == [[False, True, True, True, True]]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox"])
+def test_as_many_sequences_as_positions(name: str) -> None:
+    model, path = _models.hugging_face(name), _models.FAMILIES[name][-1]
+    site = site_of(model, path, exclude_first=1)
+    ids = torch.randint(1, VOCABULARY, (6, 6), generator=torch.Generator().manual_seed(0))
+    expected = torch.cat([site.capture(ids[i : i + 1]).outputs for i in range(6)])
+    torch.testing.assert_close(site.capture(ids).outputs, expected)
+    assert n_ablated(site, lambda: model(ids)) == [[5] * 6]
+
+
 def test_ids_of_a_decoder_outside_of_its_vocabulary_raise() -> None:
     site = Site(seq2seq("t5"), str(SEQ2SEQ["t5"]["decoder"]))
     ids = torch.ones(2, 4, dtype=torch.long)
@@ -470,7 +536,8 @@ def test_rows_beyond_a_table_of_positions_raise_but_rotary_ones_run() -> None:
     site = Site(transformers.GPT2LMHeadModel(config), "transformer.h.0.mlp")
     assert site.capture(torch.ones(1, 8, dtype=torch.long)).outputs.shape[1] == 8
     with pytest.raises(
-        ValueError, match="Rows of `tokens` must have at most 8 tokens, the model's maximum length, got 9"
+        ValueError,
+        match="Rows of `tokens` must have at most 8 tokens, the maximum length of the GPT2LMHeadModel, got 9",
     ):
         site.capture(torch.ones(1, 9, dtype=torch.long))
     llama = _models.hugging_face("llama")

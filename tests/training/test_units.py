@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,30 @@ def test_powers_of_two_change_no_bit(kind: str) -> None:
         assert last.loss == first.loss * outputs**2
 
 
+@pytest.mark.parametrize("scale", [1e-35, 1e-20, 1e-10, 1e10, 1e20, 1e37])
+@pytest.mark.parametrize("lr", [None, 1e-3])
+@pytest.mark.parametrize("kind", ["distiller", "autoencoder"])
+def test_scales_at_which_squared_gradients_are_no_numbers_raise(kind: str, lr: float | None, scale: float) -> None:
+    """Adam divides by the root of zero, or by infinity, and the error was 1e9 times the variance at 1e-10."""
+    word = "small" if scale < 1 else "large"
+    with pytest.raises(ValueError, match=rf"`data` must have a scale .* too {word}: .* targets \d\.?\d*e[+-]\d\d\."):
+        trained(make(kind), scale, scale, lr=lr)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e7])
+def test_scales_within_the_limits_give_the_same_error(scale: float) -> None:
+    assert trained(make(), scale, scale).fvu == pytest.approx(trained(make(), 1, 1).fvu, rel=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_a_float64_dictionary_has_wider_limits(scale: float) -> None:
+    found = [
+        sd.fit(make().double(), (DATA.inputs.double() * s, DATA.outputs.double() * s), n_tokens=2048, progress=False)
+        for s in (1, scale)
+    ]
+    assert found[1].last.fvu == pytest.approx(found[0].last.fvu, rel=1e-3)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_reaches_the_same_error_at_any_scale(kind: str) -> None:
     first = trained(make(kind), 1, 1).fvu
@@ -112,6 +137,33 @@ def test_optimisers_that_normalise_gradients(name: str) -> None:
 def test_an_optimiser_with_two_eps_keeps_them() -> None:
     """Adafactor's steps are relative to the parameters, and its ``eps`` is a pair."""
     assert trained(make(), 1, 1, optimizer=torch.optim.Adafactor, n_tokens=512).fvu < 1
+
+
+COEFFICIENTS: dict[str, tuple[sd.Activation, Callable[[float, float], sd.Penalty]]] = {
+    "L1": (sd.ReLU(), lambda s, eps: sd.L1(0.05 * s)),
+    "Sqrt": (sd.ReLU(), lambda s, eps: sd.Sqrt(0.05 * s**1.5, eps=1e-3 * eps)),
+    "Lp": (sd.ReLU(), lambda s, eps: sd.Lp(0.05 * s**1.75, p=0.25, eps=1e-3 * eps)),
+    "AnnealedLp": (sd.ReLU(), lambda s, eps: sd.AnnealedLp(0.05 * s, eps=1e-3 * eps)),
+    "Tanh": (sd.ReLU(), lambda s, eps: sd.Tanh(0.05 * s**2, scale=4 / eps)),
+    "L0": (sd.JumpReLU(), lambda s, eps: sd.L0(0.05 * s**2)),
+    "Frequency": (sd.JumpReLU(), lambda s, eps: sd.Frequency(0.05 * s**2)),
+    "TargetL0": (sd.JumpReLU(), lambda s, eps: sd.TargetL0(4, coefficient=0.5 * s**2)),
+    "PreActivation": (sd.JumpReLU(), lambda s, eps: sd.PreActivation(0.05 * s)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*target of TargetL0")
+@pytest.mark.parametrize("name", COEFFICIENTS)
+def test_coefficients_have_the_units_of_the_documentation(name: str) -> None:
+    activation, penalty = COEFFICIENTS[name]
+    scale = 2.0**10
+
+    def fvu(data: float, penalties: list[sd.Penalty]) -> float:
+        return trained(make("autoencoder", activation), 1, data, penalties=penalties).fvu
+
+    first = fvu(1, [penalty(1, 1)])
+    assert fvu(scale, [penalty(scale, scale)]) == pytest.approx(first, rel=1e-4)
+    assert fvu(scale, [penalty(1, scale)]) != pytest.approx(first, rel=1e-3)  # the coefficient is absolute
 
 
 @pytest.mark.parametrize("name", PARTS)

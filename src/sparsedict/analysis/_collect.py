@@ -57,6 +57,7 @@ def collect(
             its points in full, such as ``"0.inputs"``.
         tokens: Ids ``[n_sequences, n_positions]``, or any other form that an `ActivationStream` accepts.
         n_tokens: Number of tokens after which to stop, at the end of a sequence. One pass over the tokens by default.
+            A pass that continues may have another number, of at least the tokens that were read before.
         n_top: Number of examples of the largest magnitudes for each latent.
         n_quantiles: Number of quantiles of equal numbers of tokens.
         n_per_quantile: Largest number of examples of each quantile. A quantile has fewer if the latent fires rarely,
@@ -100,14 +101,14 @@ def collect(
         checks.at_least("n_partners", n_partners, 1),
     )
     n_tokens = None if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
-    run = _Pass(resolved, amounts, checks.at_least("seed", seed, 0))
+    run = _Pass(resolved, amounts, checks.at_least("seed", seed, 0), n_tokens)
     folder = None
     if checkpoint is not None:
         settings = {**asdict(amounts), "seed": seed, "batch_size": batch_size, "dictionaries": _fingerprints(resolved)}
         folder = PassCheckpoint(
             Path(checkpoint), checks.interval("checkpoint_every", checkpoint_every, "tokens"), settings
         )
-        run.restore_(folder.load(resume))
+        run.restore_(folder.load(resume), folder.folder)
     # A block ends where a checkpoint is due.
     size = BLOCK_TOKENS if folder is None or isinstance(folder.every, timedelta) else min(BLOCK_TOKENS, folder.every)
     blocks = EntryBlocks(
@@ -143,6 +144,7 @@ class _Pass:
     resolved: list[SiteDictionary]
     amounts: Amounts
     seed: int
+    limit: int | None
     collectors: dict[str, Collector] = field(default_factory=dict)
     digest: str = ""
     is_whole: bool = True
@@ -169,14 +171,32 @@ class _Pass:
 
     def state(self) -> dict[str, Any]:
         """Returns the state of the pass for a checkpoint."""
-        return {"collectors": {name: own.state() for name, own in self.collectors.items()}, "digest": self.digest}
+        collectors = {name: own.state() for name, own in self.collectors.items()}
+        return {"collectors": collectors, "digest": self.digest, "limit": self.limit}
 
-    def restore_(self, state: Mapping[str, Any] | None) -> None:
-        """Restores a state, if there is one."""
-        if state is not None:
-            states = state["collectors"].items()
-            self.collectors = {name: Collector.restored(own, self.amounts, self.seed) for name, own in states}
-            self.digest = state["digest"]
+    def restore_(self, state: Mapping[str, Any] | None, folder: Path) -> None:
+        """Restores a state, if there is one.
+
+        Raises:
+            ValueError: If the state has more tokens than this pass, or is that of a whole pass over other tokens.
+        """
+        if state is None:
+            return
+        states = state["collectors"].items()
+        self.collectors = {name: Collector.restored(own, self.amounts, self.seed) for name, own in states}
+        self.digest = state["digest"]
+        before, n = state.get("limit"), self.n_tokens
+        if self.limit == before:
+            return
+        required = None
+        if before is not None and n >= before:
+            required = f"{before}, as in the interrupted pass, which has read all of them"
+        elif self.limit is not None and n > self.limit:
+            required = f"at least {n}, the number that the interrupted pass has read"
+        if required is not None:
+            raise ValueError(
+                f"`n_tokens` must be {required}, got {self.limit}. Change it, or delete {folder} to begin again."
+            )
 
 
 def _fingerprints(resolved: list[SiteDictionary]) -> dict[str, str]:

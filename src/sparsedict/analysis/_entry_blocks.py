@@ -143,11 +143,6 @@ class EntryBlocks:
     _digest: Any = field(default_factory=hashlib.sha256, repr=False)
 
     @property
-    def model(self) -> torch.nn.Module:
-        """The model whose vocabulary and tokenizer apply."""
-        return self.site.model if isinstance(self.site, Site) else self.site.models[0]
-
-    @property
     def digest(self) -> str:
         """SHA-256 of the token ids of all sequences so far."""
         return self._digest.hexdigest()
@@ -156,7 +151,7 @@ class EntryBlocks:
         n_seen, number = self.n_before, 0
         texts: list[Text] = []
         buffers = {own.name: _Buffer() for own in self.resolved}
-        for batch in token_batches(self.tokens, self.batch_size, self.model):
+        for batch in token_batches(self.tokens, self.batch_size, self.site):
             if number < self.skip:
                 number += self._skip(batch)
                 continue

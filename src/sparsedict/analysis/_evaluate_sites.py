@@ -149,7 +149,7 @@ def evaluate_sites(
     n_left = 2**62 if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
     batches: list[tuple[Tokens, Tensor]] = []
     with evaluation_mode(*sites.models, *(own.adapter for own in resolved)):
-        for batch in token_batches(tokens, batch_size, sites.models[0]):
+        for batch in token_batches(tokens, batch_size, sites):
             seen = sites.capture(batch, neurons=neurons)
             batches.append((batch, seen.kept))
             measures.update_(seen.batch())

@@ -97,7 +97,7 @@ def captures(
 ) -> Iterator[tuple[Tokens, Activations]]:
     """Yields batches of tokens with their activations, up to ``n_tokens`` counted positions."""
     n_left = 2**62 if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
-    for batch in token_batches(tokens, batch_size, site.model):
+    for batch in token_batches(tokens, batch_size, site):
         seen = site.capture(batch, neurons=adapter.uses("neurons"))
         yield batch, seen
         n_left -= int(seen.kept.sum())

@@ -9,51 +9,58 @@ from torch import Tensor, nn
 
 from sparsedict import checks
 from sparsedict.data import BlockSize, takes_mask, token_source
+from sparsedict.sites import Site, Sites
 from sparsedict.sites.models import IDS as ID_NAMES
-from sparsedict.sites.models import check_ids, check_length, longest_row, vocabulary
+from sparsedict.sites.models import check_ids, check_length, described, longest_row, vocabulary
 
 Tokens = Tensor | Mapping[str, Any]
 """Token ids ``[n_sequences, n_positions]``, or keyword arguments of the model, such as the output of a tokenizer."""
 
 
-def token_batches(tokens: Any, batch_size: int, model: nn.Module) -> Iterator[Tokens]:
+def token_batches(tokens: Any, batch_size: int, site: Site | Sites) -> Iterator[Tokens]:
     """Yields batches of at most ``batch_size`` sequences, in order.
 
     Args:
         tokens: Any form that an `ActivationStream` accepts; a mapping of keyword arguments of the model, whose tensors
             are split in the same way, or a list of such mappings; or activations for a module that reads activations.
         batch_size: Number of sequences per batch.
-        model: The model that the batches are for.
+        site: The site or the sites whose models the batches are for.
 
     Raises:
         TypeError: If ``tokens`` has an unsupported type.
-        ValueError: If there are no tokens, a row has more positions than the model, or an id is outside of its
-            vocabulary.
+        ValueError: If there are no tokens, a row has more positions than a model, or an id is outside of a
+            model's vocabulary.
     """
     batch_size = checks.at_least("batch_size", batch_size, 1)
+    sites = {"": site} if isinstance(site, Site) else dict(site)
+    models = described({name: own.model for name, own in sites.items()})
+    model = next(iter(models.values()))
     parts = list(tokens) if isinstance(tokens, list | tuple) else [tokens]
     if parts and all(_ready(part) for part in parts):
         if not any(map(_n_sequences, parts)):
             raise ValueError("`tokens` must contain at least one sequence, got none.")
-        return _within(model, (cut for part in parts for cut in _cut(part, batch_size)))
-    source = token_source(tokens, getattr(model, "tokenizer", None), None, longest=longest_row(model))
+        return _within(models, (cut for part in parts for cut in _cut(part, batch_size)))
+    longest = min((n for own in models.values() if (n := longest_row(own)) is not None), default=None)
+    source = token_source(tokens, getattr(model, "tokenizer", None), None, longest=longest)
     size = BlockSize(batch_size, 2**62, 2**62, pads=takes_mask(model))
     blocks = source.blocks(None, 0, (0, 0), size)
     given = (
         b.tokens if b.attention_mask is None else {"input_ids": b.tokens, "attention_mask": b.attention_mask.long()}
         for b in blocks
     )
-    return _within(model, given)
+    return _within(models, given)
 
 
-def _within(model: nn.Module, batches: Iterator[Tokens]) -> Iterator[Tokens]:
-    """Yields the batches, and raises `ValueError` for ids or lengths that are invalid for the model."""
-    longest, n_vocabulary, number = longest_row(model), vocabulary(model), 0
+def _within(models: Mapping[str, nn.Module], batches: Iterator[Tokens]) -> Iterator[Tokens]:
+    """Yields the batches, and raises `ValueError` for ids or lengths that are invalid for a model."""
+    limits = {owner: (longest_row(model), vocabulary(model)) for owner, model in models.items()}
+    number = 0
     for batch in batches:
         ids = token_ids(batch)
         if ids is not None:
-            check_length("Rows of `tokens`", ids.shape[1], longest, "Cut them into shorter rows.")
-            check_ids(ids, n_vocabulary, range(number, number + len(ids)))
+            for owner, (longest, n_vocabulary) in limits.items():
+                check_length("Rows of `tokens`", ids.shape[1], longest, "Cut them into shorter rows.", owner=owner)
+                check_ids(ids, n_vocabulary, range(number, number + len(ids)), owner=owner)
             number += len(ids)
         yield batch
 

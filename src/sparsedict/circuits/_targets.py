@@ -205,7 +205,7 @@ def _token(prompt: Prompt, name: str, token: int) -> int:
     n = prompt.first.logits.shape[-1]
     token = checks.at_least(name, token, 0)
     if token >= n:
-        raise ValueError(f"`{name}` must be an id from 0 to {n - 1}, the model's vocabulary, got {token}.")
+        raise ValueError(f"`{name}` must be an id from 0 to {n - 1}, the vocabulary of the model, got {token}.")
     return token
 
 

@@ -19,7 +19,7 @@ from sparsedict.data._site_metadata import site_metadata
 from sparsedict.data._tokens import Block, BlockSize, RowArray, TokenSource
 from sparsedict.parallel import Alone, Parallel
 from sparsedict.seeds import permutation
-from sparsedict.sites.models import check_ids, vocabulary
+from sparsedict.sites.models import check_ids, described, vocabulary
 
 Mix = Literal["tokens", "sequences"]
 """The units that are shuffled in the buffer: single tokens, or whole sequences."""
@@ -68,7 +68,8 @@ class ModelRows(RowSource):
         self._tokens = tokens
         self._seed = seed
         self._block_size = block_size
-        self._vocabulary = vocabulary(capture.model)
+        models = described({name: site.model for name, site in capture.sites.items()})
+        self._vocabularies = {owner: vocabulary(model) for owner, model in models.items()}
         n_positions = tokens.n_positions
         self._fits = n_positions is not None and n_positions <= buffer_size
         self._capacity = buffer_size if n_positions is None else min(buffer_size, n_positions)
@@ -161,7 +162,8 @@ class ModelRows(RowSource):
 
     def _append(self, block: Block, bad: list[Tensor]) -> int:
         """Copies the kept rows of a block into the buffer, and returns their number over all ranks."""
-        check_ids(block.tokens, self._vocabulary, block.numbers)
+        for owner, n in self._vocabularies.items():
+            check_ids(block.tokens, n, block.numbers, owner=owner)
         kept = self._kept_indices(block)
         if kept is not None and not len(kept):
             return 0

@@ -116,8 +116,9 @@ class ActivationStream(ActivationSource):
         self._capture = SiteCapture.from_sites(sites, neurons, dtype, None if device is None else torch.device(device))
         model = self._capture.model
         tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
+        longest = min((n for own in self._capture.models if (n := longest_row(own)) is not None), default=None)
         self._tokens = token_source(
-            tokens, tokenizer, context, text_column=text_column, bos=bos, join=join, longest=longest_row(model)
+            tokens, tokenizer, context, text_column=text_column, bos=bos, join=join, longest=longest
         )
         self.bytes_per_token: int = bytes_per_token(self._capture)
         usual = min(BUFFER_BYTES // self.bytes_per_token, MAX_BUFFERED)

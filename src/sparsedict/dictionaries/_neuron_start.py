@@ -59,7 +59,7 @@ def _fitted(x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Returns rows and biases of the ridge regression of values on inputs."""
     centred, mean = x - x.mean(0), values.mean(0)
     covariance = centred.T @ centred / len(x)
-    covariance.diagonal().add_(RIDGE * covariance.diagonal().mean().clamp_min(1e-12))
+    covariance.diagonal().add_(RIDGE * covariance.diagonal().mean().clamp_min(torch.finfo(x.dtype).tiny))
     rows = torch.linalg.solve(covariance, centred.T @ (values - mean) / len(x)).T
     return rows, mean - rows @ x.mean(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -51,13 +52,22 @@ def spread(rows: Float[Tensor, "n_tokens d"]) -> float:
 
     For equal rows, the result is the length of the rows instead. For zeros, it is 1.
     """
-    wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    wide, unit = _near_one(rows.to(torch.promote_types(rows.dtype, torch.float32)))
     for distances in ((wide - wide.mean(0)).norm(dim=-1), wide.norm(dim=-1)):
         for typical in (distances.median(), distances.square().mean().sqrt()):
             # Differences between equal rows are rounding errors.
             if bool(typical.isfinite()) and float(typical) > 1e-6 * float(wide.abs().max()):
-                return float(typical.double()) / rows.shape[-1] ** 0.5
+                return unit * float(typical.double()) / rows.shape[-1] ** 0.5
     return 1.0
+
+
+def _near_one(rows: Tensor) -> tuple[Tensor, float]:
+    """Returns rows divided by the power of two below their largest magnitude, whose squares exist, and this power."""
+    largest = float(rows.abs().max()) if rows.numel() else 0.0
+    if not 0 < largest < float("inf"):
+        return rows, 1.0
+    unit = 2.0 ** (math.frexp(largest)[1] - 1)
+    return rows / unit, unit
 
 
 @torch.no_grad()

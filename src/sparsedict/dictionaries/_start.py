@@ -103,12 +103,15 @@ def _start_block_(
     needs_random = is_shared | ~rows.any(dim=-1)
     block.decoder.copy_(functional.normalize(rows + random * needs_random[:, None], dim=-1))
     block.constrain_(dictionary.decoder_norm)
-    encoded_centred = (encoded - encoded.mean(0)).float()
+    wide = torch.promote_types(encoded.dtype, torch.float32)
+    encoded_centred = (encoded - encoded.mean(0)).to(wide)
     encoded_size = encoded_centred.square().mean().sqrt()
-    encoder = functional.normalize(_whitened(_over(encoded_centred, encoded_size))[tokens], dim=-1)
+    # Activations in float64 may have squares that overflow in float32.
+    encoder = functional.normalize(_whitened(_over(encoded_centred, encoded_size).float())[tokens], dim=-1)
     encoder *= INITIAL_NORM * _over(size, encoded_size)
     block.encoder.copy_(encoder)
-    dictionary.encoder_bias[block.latents] = (-(encoder @ encoded.mean(0).float())).to(dictionary.encoder_bias)
+    bias = -(encoder.to(wide) @ encoded.mean(0).to(wide))
+    dictionary.encoder_bias[block.latents] = bias.to(dictionary.encoder_bias)
 
 
 def _over(values: Tensor, size: Tensor) -> Tensor:

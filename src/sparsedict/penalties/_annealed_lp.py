@@ -28,11 +28,13 @@ class AnnealedLp(Penalty):
     over the batch, so that the size of the penalty doesn't jump. It requires non-negative latents.
 
     Args:
-        coefficient: Weight of the penalty while the power is 1.
+        coefficient: Weight of the penalty while the power is 1. It is absolute, in units of the data, like that of
+            `L1`: for data multiplied by ``s``, the same balance with the squared error needs ``s`` times the
+            coefficient.
         end: The final power.
         begin: Fraction of the steps of the run with the power 1.
         n_updates: Number of steps of the power.
-        eps: Bounds the slope at zero.
+        eps: Bounds the slope at zero. It has the units of the data.
 
     Source: Karvonen et al., "Measuring Progress in Dictionary Learning for Language Model Interpretability with Board
     Game Models", 2024, arXiv 2408.00113. The source averages the ratio over the last 10 batches.

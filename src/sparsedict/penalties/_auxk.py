@@ -41,7 +41,8 @@ class AuxK(Penalty):
         k: Number of dead latents per token. ``None`` is half the width of the output, and at most twice the number of
             active latents of `TopK`, `BatchTopK` and `AbsTopK`.
         dead_after: Number of tokens without firing after which a latent is dead.
-        coefficient: Weight of the penalty, :math:`c`.
+        coefficient: Weight of the penalty, :math:`c`. It doesn't depend on the scale of the data, since the penalty is
+            a squared error.
         slope: Factor of the gradient where ReLU is zero; 0 in the source. It has no effect with `AbsTopK`.
         idle_tokens: The former name of ``dead_after``.
 

@@ -44,7 +44,9 @@ class L0(Penalty):
     :meth:`Activation.firing`.
 
     Args:
-        coefficient: Cost of one active latent, in units of the squared error.
+        coefficient: Cost of one active latent, in units of the squared error. It is absolute: for data multiplied by
+            ``s``, the same balance needs ``s ** 2`` times the coefficient. `TargetL0` without a coefficient doesn't
+            depend on the scale of the data.
 
     Source: Rajamanoharan et al., "Jumping Ahead", 2024.
     """
@@ -84,7 +86,9 @@ class TargetL0(Penalty):
 
     Args:
         target: Desired average number of latents that fire on a token.
-        coefficient: Weight of the squared difference, in units of the squared error; ``None`` for the controller.
+        coefficient: Weight of the squared difference, in units of the squared error; ``None`` for the controller, which
+            doesn't depend on the scale of the data. It is absolute: for data multiplied by ``s``, the same balance
+            needs ``s ** 2`` times the coefficient.
 
     Source: the count and its gradient are those of Rajamanoharan et al., "Jumping Ahead", 2024. The multiplicative
     update of a multiplier is that of Platt and Barr, "Constrained Differential Optimization", 1987, in logarithms.

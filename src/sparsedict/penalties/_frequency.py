@@ -26,7 +26,8 @@ class Frequency(Penalty):
     ``c * f * (1 + f / s)``.
 
     Args:
-        coefficient: Weight, :math:`c`, in units of the squared error.
+        coefficient: Weight, :math:`c`, in units of the squared error. It is absolute: for data multiplied by ``s``, the
+            same balance needs ``s ** 2`` times the coefficient.
         scale: The frequency :math:`s` at which the penalty equals that of ``L0`` with the same coefficient.
 
     Source: Smith et al., "Negative Results for Sparse Autoencoders on Downstream Tasks", 2025,

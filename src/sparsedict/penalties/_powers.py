@@ -20,7 +20,8 @@ class L1(LatentPenalty):
     its coefficient must be multiplied by B.
 
     Args:
-        coefficient: A number, or one per latent.
+        coefficient: An absolute weight in units of the data: a number, or one per latent. For data multiplied by ``s``,
+            the same balance with the squared error needs ``s`` times the coefficient.
 
     Example:
         >>> import sparsedict as sd
@@ -42,8 +43,9 @@ class Sqrt(LatentPenalty):
     """``coefficient * sum (sqrt(a + eps) - sqrt(eps))``, mean over tokens, for non-negative latents.
 
     Args:
-        coefficient: A number, or one per latent.
-        eps: Bounds the slope at zero, where it is ``1 / (2 sqrt(eps))``.
+        coefficient: An absolute weight in units of the data to the power 1.5: a number, or one per latent. For data
+            multiplied by ``s``, the same balance with the squared error needs ``s ** 1.5`` times the coefficient.
+        eps: Bounds the slope at zero, where it is ``1 / (2 sqrt(eps))``. It has the units of the data.
     """
 
     coefficient: Coefficient
@@ -67,9 +69,11 @@ class Lp(LatentPenalty):
     """``coefficient * sum ((a + eps)^p - eps^p)``, mean over tokens, for non-negative latents.
 
     Args:
-        coefficient: A number, or one per latent.
+        coefficient: An absolute weight in units of the data to the power ``2 - p``: a number, or one per latent. For
+            data multiplied by ``s``, the same balance with the squared error needs ``s ** (2 - p)`` times the
+            coefficient.
         p: The power, in (0, 1].
-        eps: Bounds the slope at zero.
+        eps: Bounds the slope at zero. It has the units of the data.
     """
 
     coefficient: Coefficient

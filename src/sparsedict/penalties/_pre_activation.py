@@ -25,7 +25,8 @@ class PreActivation(Penalty):
     jump of JumpReLU has no gradient.
 
     Args:
-        coefficient: Weight, :math:`c`; 3e-6 in the source.
+        coefficient: Weight, :math:`c`; 3e-6 in the source. It is absolute, in units of the data: for data multiplied
+            by ``s``, the same balance with the squared error needs ``s`` times the coefficient.
         dead_after: The sum is over latents that haven't fired for this number of tokens, and costs only their products.
             ``None`` sums over all latents, as in the source, which costs three dense products in each step.
 

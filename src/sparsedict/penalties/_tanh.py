@@ -19,7 +19,9 @@ class Tanh(LatentPenalty):
     decoder rows: ``NormWeighted(Tanh(c))``.
 
     Args:
-        coefficient: Cost of one large latent: a number, or one per latent.
+        coefficient: Cost of one large latent in units of the squared error: a number, or one per latent. It is
+            absolute: for data multiplied by ``s``, the same balance with the squared error needs ``s ** 2`` times the
+            coefficient, and ``1 / s`` times ``scale``.
         scale: Inverse of the size of latents at which the cost saturates; 4 in the source, for activations with a
             spread of 1.
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from sparsedict.batches import Activations
+from sparsedict.sites._axes import check_axes, is_ambiguous
 from sparsedict.sites._calls import check_called_once
 from sparsedict.sites._context import TokenContext
 from sparsedict.sites._devices import input_device
 from sparsedict.sites._ends import Ends
+from sparsedict.sites._limits import described
 from sparsedict.sites._neurons import Neurons
 from sparsedict.sites._passes import uncompiled
 from sparsedict.sites._points import Point
@@ -37,17 +39,15 @@ def capture(sites: Mapping[str, Ends], hidden: Mapping[str, Point | Neurons], to
     Raises:
         ValueError: If the sites have different positions, or a model has no weights in memory.
     """
-    by_model: dict[int, dict[str, Ends]] = {}
-    for name, ends in sites.items():
-        by_model.setdefault(id(ends.model), {})[name] = ends
     found: dict[str, Activations] = {}
-    for own in by_model.values():
-        found |= _of_one_model(own, hidden, tokens)
+    for owner, model in described({name: ends.model for name, ends in sites.items()}).items():
+        own = {name: ends for name, ends in sites.items() if ends.model is model}
+        found |= _of_one_model(own, hidden, tokens, owner)
     return Activations.from_sites({name: found[name] for name in sites})
 
 
 def _of_one_model(
-    sites: Mapping[str, Ends], hidden: Mapping[str, Point | Neurons], tokens: Tokens
+    sites: Mapping[str, Ends], hidden: Mapping[str, Point | Neurons], tokens: Tokens, owner: str
 ) -> dict[str, Activations]:
     model = next(iter(sites.values())).model
     if getattr(input_device(model), "type", None) == "meta":
@@ -55,7 +55,7 @@ def _of_one_model(
             f"`model` must have its weights in memory, got a {type(model).__name__} on the meta device. Load its "
             "weights, or create it on another device."
         )
-    call = prepare(model, tokens, cache=False)
+    call = prepare(model, tokens, cache=False, owner=owner)
     points: dict[Point, None] = {}
     for name, ends in sites.items():
         inside = hidden.get(name)
@@ -129,6 +129,8 @@ def _activations(
     inputs = values[ends.reads].to(outputs.device)
     shape = outputs.shape[:-1]
     seen.check_order(shape)
+    if is_ambiguous(seen.shape, shape):
+        check_axes(ends.model, ends.points, len(outputs))
     # Some models flatten sequences before the MLP. Users expect the shape of the tokens.
     if seen.shape is not None and seen.shape.numel() == shape.numel():
         shape = seen.shape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -56,8 +56,27 @@ def looks_up_positions(model: nn.Module) -> bool:
     return any(name.endswith(tables) and any(True for _ in part.parameters()) for name, part in model.named_modules())
 
 
+def described(models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Returns the distinct models of some sites, by a description for messages.
+
+    Args:
+        models: The model of each site, by the site's name.
+    """
+    first = {id(model): name for name, model in reversed(list(models.items()))}
+    distinct = {id(model): model for model in models.values()}
+    return {
+        f"the {type(model).__name__}" + (f" at site {first[key]!r}" if len(distinct) > 1 else ""): model
+        for key, model in distinct.items()
+    }
+
+
 def check_ids(
-    tokens: Tensor, n_vocabulary: int | None, numbers: Sequence[int] | None = None, *, name: str = "`tokens`"
+    tokens: Tensor,
+    n_vocabulary: int | None,
+    numbers: Sequence[int] | None = None,
+    *,
+    name: str = "`tokens`",
+    owner: str = "the model",
 ) -> None:
     """Checks the token ids of a batch.
 
@@ -66,6 +85,7 @@ def check_ids(
         n_vocabulary: Size of the vocabulary; with ``None``, only negative ids are errors.
         numbers: Row number of each sequence in the data, counted from 0. By default it is the row of the batch.
         name: Name of the tokens, for messages.
+        owner: The model that has the vocabulary, for messages.
 
     Raises:
         ValueError: If an id is negative or beyond the vocabulary. The error names the first such row.
@@ -79,11 +99,13 @@ def check_ids(
     bad = tokens < 0 if n_vocabulary is None else (tokens < 0) | (tokens >= n_vocabulary)
     index = int(bad.flatten(1).any(1).nonzero()[0])
     number = index if numbers is None else numbers[index]
-    known = "that are not negative" if n_vocabulary is None else f"from 0 to {n_vocabulary - 1}, the model's vocabulary"
+    known = (
+        "that are not negative" if n_vocabulary is None else f"from 0 to {n_vocabulary - 1}, the vocabulary of {owner}"
+    )
     remedy = (
         f"{IGNORED_LABEL} marks labels that a loss ignores. Pass the `input_ids` instead."
         if low == IGNORED_LABEL
-        else "Check that the tokens were made by the model's tokenizer."
+        else f"Check that the tokens were made by the tokenizer of {owner}."
     )
     raise ValueError(
         f"{name} must be ids {known}, got ids from {low} to {high}; the first other id is "
@@ -91,16 +113,17 @@ def check_ids(
     )
 
 
-def check_length(name: str, length: int, longest: int | None, remedy: str) -> None:
-    """Raises `ValueError` if a row exceeds the model's maximum length.
+def check_length(name: str, length: int, longest: int | None, remedy: str, *, owner: str = "the model") -> None:
+    """Raises `ValueError` if a row exceeds the maximum length of a model.
 
     Args:
         name: Name of the row, for messages.
         length: Length of the row.
         longest: See `longest_row`.
         remedy: Sentence at the end of the message.
+        owner: The model, for messages.
     """
     if longest is not None and length > longest:
         raise ValueError(
-            f"{name} must have at most {longest} tokens, the model's maximum length, got {length}. {remedy}"
+            f"{name} must have at most {longest} tokens, the maximum length of {owner}, got {length}. {remedy}"
         )

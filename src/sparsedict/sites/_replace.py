@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedict import checks
+from sparsedict.sites._axes import check_axes, is_ambiguous
 from sparsedict.sites._contribution import Contribution, contribute
 from sparsedict.sites._parts import Part, SitePoints, Target, arrange
 from sparsedict.sites._passes import ModelPass, Passes, all_uncompiled
@@ -38,6 +39,7 @@ def replaced(site_points: SitePoints, arguments: ReplacementArguments) -> Iterat
             stack.enter_context(run.attached())
         yield
     for run in runs:
+        run.check_axes()
         for message in run.unused():
             checks.warn(message, RuntimeWarning)
 
@@ -73,6 +75,7 @@ class _Replacement:
         self._contributions: dict[tuple[int, Point], _Stored] = {}
         self._n_reached: Counter[Point] = Counter()
         self._n_replaced: Counter[Point] = Counter()
+        self._square: dict[Point, int] = {}
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -130,6 +133,8 @@ class _Replacement:
         if not recomputed:
             context = watch.context(point.module)
             this.kept[point] = context.kept(original.shape[:-1], target.exclusion, original.device)
+            if this.kept[point] is not None and is_ambiguous(context.shape, original.shape[:-1]):
+                self._square[point] = len(original)
         kept = this.kept.get(point)
         return new if kept is None else torch.where(kept.unsqueeze(-1), new, original)
 
@@ -197,6 +202,11 @@ class _Replacement:
                 f"Gradient checkpointing must recompute `{source}` together with `{target}`, or gradients between "
                 "the two are lost. Disable checkpointing while the site is replaced."
             )
+
+    def check_axes(self) -> None:
+        """Checks the order of axes where a batch didn't show it. It runs after the hooks were removed."""
+        for point, n in self._square.items():
+            check_axes(self._model, [point], n)
 
     def unused(self) -> Iterator[str]:
         """Yields a message for each point that wasn't replaced."""

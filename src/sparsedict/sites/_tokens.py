@@ -37,25 +37,31 @@ class Call:
         return Call(tuple(map(copy, self.args)), {key: copy(value) for key, value in self.kwargs.items()})
 
 
-def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True) -> Call:
+def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True, owner: str | None = None) -> Call:
     """Returns the arguments of the model for some tokens, on the model's device.
 
     If there is padding on the left and the model takes ``position_ids``, they are computed from the ``attention_mask``
     without padding, so that padding doesn't change the activations.
+
+    Args:
+        model: The model.
+        tokens: The tokens.
+        cache: Whether the model may return a cache.
+        owner: Description of the model for messages; by default its class.
 
     Raises:
         TypeError: If ``tokens`` isn't a tensor or a mapping, or holds activations but the model takes token ids.
         ValueError: If ids are outside of the model's vocabulary, rows exceed its maximum length, or padding on the
             left changes the model's output.
     """
-    device = input_device(model)
+    device, owner = input_device(model), owner or f"the {type(model).__name__}"
     parameters = inspect.signature(model.forward).parameters
     if isinstance(tokens, Tensor):
         args, kwargs = (_checked(model, tokens).to(device),), {}
-        _check_limits(model, {"input_ids": tokens})
+        _check_limits(model, {"input_ids": tokens}, owner)
     elif isinstance(tokens, Mapping):
         _check_types(tokens)
-        _check_limits(model, tokens)
+        _check_limits(model, tokens, owner)
         positions = counted_positions(model, tokens)
         given = tokens if positions is None else {**tokens, "position_ids": positions}
         kwargs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in given.items()}
@@ -86,7 +92,7 @@ def _check_types(tokens: Mapping[str, Any]) -> None:
             )
 
 
-def _check_limits(model: nn.Module, tokens: Mapping[str, Any]) -> None:
+def _check_limits(model: nn.Module, tokens: Mapping[str, Any], owner: str) -> None:
     """Raises `ValueError` for ids and lengths beyond the model's embeddings, which would crash the model."""
     # Multimodal models mark images and sounds by special ids.
     floats = {key for key, value in tokens.items() if isinstance(value, Tensor) and value.is_floating_point()}
@@ -99,10 +105,13 @@ def _check_limits(model: nn.Module, tokens: Mapping[str, Any]) -> None:
             continue
         name = "`tokens`" if key == "input_ids" else f"`{key}`"
         stack = _decoder(model) if key != "input_ids" else model
-        check_ids(ids if ids.ndim > 1 else ids[None], None if stack is None else vocabulary(stack), name=name)
+        check_ids(
+            ids if ids.ndim > 1 else ids[None], None if stack is None else vocabulary(stack), name=name, owner=owner
+        )
         longest = longest_row(model)
         if longest is not None and ids.shape[-1] > longest and not is_cached and looks_up_positions(model):
-            check_length(f"Rows of {name}", ids.shape[-1], longest, "Split them into shorter rows.")
+            remedy = "Split them into shorter rows."
+            check_length(f"Rows of {name}", ids.shape[-1], longest, remedy, owner=owner)
 
 
 def _decoder(model: nn.Module) -> nn.Module | None:

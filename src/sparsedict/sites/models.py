@@ -4,7 +4,7 @@ from sparsedict.sites._arguments import IDS
 from sparsedict.sites._context import TokenContext
 from sparsedict.sites._devices import input_device, loaded
 from sparsedict.sites._embedding import output_embedding, token_embedding
-from sparsedict.sites._limits import IGNORED_LABEL, check_ids, check_length, longest_row, vocabulary
+from sparsedict.sites._limits import IGNORED_LABEL, check_ids, check_length, described, longest_row, vocabulary
 from sparsedict.sites._modes import evaluating, without_parameter_gradients
 from sparsedict.sites._passes import uncompiled
 from sparsedict.sites._points import Removable, find_module
@@ -25,6 +25,7 @@ __all__ = [
     "Unembedding",
     "check_ids",
     "check_length",
+    "described",
     "evaluating",
     "experts_of",
     "find_module",

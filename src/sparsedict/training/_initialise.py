@@ -36,7 +36,8 @@ def initialise_(
         absolute learning rate).
 
     Raises:
-        ValueError: If the widths of data and dictionary differ, or if the first batches aren't finite.
+        ValueError: If the widths of data and dictionary differ, or if the first batches aren't finite or have an
+            extreme scale.
     """
     first = queue.peek(0)
     for name, trainee in trainees.items():
@@ -69,7 +70,8 @@ def initialise_(
     for name, trainee in trainees.items():
         inputs, targets = _rows(trainee, first, parallel)
         _begin_activation_(trainee.dictionary, inputs, targets, is_new=id(trainee) in new)
-        units[name] = measure_units(trainee.dictionary, inputs, targets) if trainee.has_relative_lr else None
+        measured = measure_units(trainee.dictionary, inputs, targets)
+        units[name] = measured if trainee.has_relative_lr else None
         # Processors of different kinds round differently.
         parallel.broadcast_(start_tensors(trainee.dictionary))
     return math.ceil(n_tokens / queue.size(0)), parallel.share(units)

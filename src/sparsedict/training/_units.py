@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.dictionaries import Dictionary
+from sparsedict.dictionaries import Dictionary, Scales
+
+SMALLER, LARGER = 1e6, 1e2
+"""Factors by which single gradients are smaller or larger than a typical one. Adam keeps a thousandth of a square."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,37 @@ class Units:
 
 
 def measure_units(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> Units:
-    """Returns the units of a dictionary, measured on its first tokens."""
+    """Returns the units of a dictionary, measured on its first tokens.
+
+    Raises:
+        ValueError: If the activations are so large or so small that squared gradients overflow or underflow.
+    """
     scales = dictionary.scales(inputs, targets)
-    units = dictionary.parameter_units(scales)
-    return Units({name: units.get(name, 1.0) for name, _ in dictionary.named_parameters()}, scales.targets**2)
+    given = dictionary.parameter_units(scales)
+    units = Units({name: given.get(name, 1.0) for name, _ in dictionary.named_parameters()}, scales.targets**2)
+    for name, parameter in dictionary.named_parameters():
+        if parameter.requires_grad:
+            _check_squares(name, units.loss / units.parameters[name], parameter.dtype, scales)
+    return units
+
+
+def _check_squares(name: str, slope: float, dtype: torch.dtype, scales: Scales) -> None:
+    """Raises ``ValueError`` if Adam can't store the squares of gradients.
+
+    Args:
+        name: Name of the parameter.
+        slope: Typical size of its gradient.
+        dtype: Type of the parameter.
+        scales: The scales of the activations.
+    """
+    limits = torch.finfo(dtype)
+    low, high = limits.tiny**0.5 * SMALLER, limits.max**0.5 / LARGER
+    if low <= slope <= high:
+        return
+    size, factor = ("small", "large") if slope < low else ("large", "small")
+    raise ValueError(
+        f"`data` must have a scale at which squared gradients are numbers of {dtype}, but the gradients of `{name}` "
+        f"are about {slope:.1g}, too {size}: the spread of the inputs is {scales.inputs:.3g} and that of the targets "
+        f"{scales.targets:.3g}. Multiply the activations by a {factor} number, so that their spread is about 1, or "
+        "train a float64 dictionary."
+    )

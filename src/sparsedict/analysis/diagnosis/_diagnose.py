@@ -131,7 +131,7 @@ def _captured(site: Site, tokens: Any, n_tokens: int, batch_size: int) -> Activa
         raise TypeError("`tokens` must be token ids for a Site, got None.")
     parts: list[Activations] = []
     with evaluation_mode(site.model):
-        for batch in token_batches(tokens, batch_size, site.model):
+        for batch in token_batches(tokens, batch_size, site):
             parts.append(site.capture(batch).batch())
             n_tokens -= parts[-1].n_tokens
             if n_tokens <= 0:

@@ -59,7 +59,7 @@ def record(
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
     n_latents = 0
     with evaluation_mode(*(site.models if isinstance(site, Sites) else (site.model,)), dictionary):
-        for batch in token_batches(tokens, batch_size, _model(site)):
+        for batch in token_batches(tokens, batch_size, site):
             captured = site.capture(batch, neurons=adapter.uses("neurons"))
             ids = _ids(captured)
             rows = adapter.fit(adapter.inputs(captured.batch()))
@@ -67,10 +67,6 @@ def record(
             parts.append((ids, captured.kept.cpu(), values, owner, captured.kept.cpu().flatten().nonzero()[row, 0]))
     stored = _joined(parts, n_latents, strings)
     return stored if latents is None else stored.latents(latent_indices(latents, n_latents))
-
-
-def _model(site: Site | Sites) -> torch.nn.Module:
-    return site.models[0] if isinstance(site, Sites) else site.model
 
 
 def _ids(captured: Activations) -> Tensor:
