@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from functools import wraps
+from dataclasses import is_dataclass
+from functools import update_wrapper, wraps
+from inspect import isgeneratorfunction
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import jaxtyping
 
@@ -69,7 +71,7 @@ def check_every_call() -> None:
     _Test.every_call = True
 
 
-def _sampled(plain: Callable[..., Any], make_checked: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+def _sampled(plain: Callable[..., Any], typechecker: Callable[[Any], Any]) -> Callable[..., Any]:
     """Returns a function that makes and calls the checked function for the sample, and calls ``plain`` otherwise."""
     takes_next = _Sample().takes_next
     checked: Callable[..., Any] | None = None
@@ -77,37 +79,72 @@ def _sampled(plain: Callable[..., Any], make_checked: Callable[[], Callable[...,
     @wraps(plain)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal checked
-        if takes_next(FIRST):
-            if checked is None:
-                checked = make_checked()
-            return checked(*args, **kwargs)
-        return plain(*args, **kwargs)
+        if not takes_next(FIRST) or jaxtyping.config.jaxtyping_disable:
+            return plain(*args, **kwargs)
+        if checked is None:
+            checked = _checked(plain, typechecker)
+        return checked(*args, **kwargs)
 
     return call
+
+
+def _checked(plain: Any, typechecker: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Returns the function with checks of its arguments and of its result.
+
+    `jaxtyping.jaxtyped` makes one function that checks the arguments, and one that checks the arguments again with the
+    result. The type checker alone makes one for both. Only annotations with shapes need jaxtyping around it.
+    """
+    hints = {name: _hint(annotation, plain.__globals__) for name, annotation in plain.__annotations__.items()}
+    shaped = any(map(_has_shape, hints.values()))
+    if shaped and isgeneratorfunction(plain):
+        return _jaxtyped(plain, typechecker=typechecker)
+    annotated: Any = FunctionType(
+        plain.__code__, plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__
+    )
+    update_wrapper(annotated, plain)
+    del annotated.__wrapped__
+    annotated.__kwdefaults__ = plain.__kwdefaults__
+    annotated.__annotations__ = hints
+    checked = typechecker(annotated)
+    return _jaxtyped(checked, typechecker=None) if shaped else checked
+
+
+def _hint(annotation: Any, names: dict[str, Any]) -> Any:
+    """Returns the type of an annotation, or ``Any`` if it names a variable of a function, as `jaxtyping.jaxtyped`."""
+    holder = FunctionType(_nothing.__code__, names)
+    holder.__annotations__ = {"value": annotation}
+    try:
+        return get_type_hints(holder, names, include_extras=True)["value"]
+    except Exception:
+        return Any
+
+
+def _nothing() -> None: ...
+
+
+def _has_shape(hint: Any) -> bool:
+    if isinstance(hint, list | tuple):
+        return any(map(_has_shape, hint))
+    is_array = isinstance(hint, type) and not get_args(hint) and issubclass(hint, jaxtyping.AbstractArray)
+    return is_array or _has_shape(get_args(hint))
 
 
 def jaxtyped(target: Any = None, *, typechecker: Any = None) -> Any:
     """Replaces `jaxtyping.jaxtyped`, which the library's import hook applies to every function and class.
 
-    Most functions are made into checked ones at their first call, because this takes seconds for the whole library.
+    Functions are made into checked ones at their first checked call, because this takes seconds for the whole library.
     """
     if target is None:
         return lambda target: jaxtyped(target, typechecker=typechecker)
-    if isinstance(target, FunctionType):
-        if "<locals>" not in target.__qualname__:
-            return _sampled(target, lambda: _jaxtyped(target, typechecker=typechecker))
-        # Annotations of functions in functions may name variables that exist only now, so the checked function is made
-        # now. That takes milliseconds at each definition, so definitions are sampled too.
-        if not _definitions[target.__code__].takes_next(1):
-            return target
-    init = target.__init__ if isinstance(target, type) else None
-    checked = _jaxtyped(target, typechecker=typechecker)
-    if init is not None and checked.__init__ is not init:
-        checked_init = checked.__init__
-        checked.__init__ = _sampled(init, lambda: checked_init)
-    elif isinstance(target, FunctionType):
-        return _sampled(target, lambda: checked)
-    return checked
+    if isinstance(target, type):
+        init = vars(target).get("__init__")
+        if is_dataclass(target) and isinstance(init, FunctionType) and not hasattr(init, "__wrapped__"):
+            target.__init__ = _sampled(init, typechecker)
+        return target
+    # To make a checked function takes milliseconds, so definitions in functions are sampled too.
+    if "<locals>" in target.__qualname__ and not _definitions[target.__code__].takes_next(1):
+        return target
+    return _sampled(target, typechecker)
 
 
 def install() -> None:
