@@ -12,7 +12,8 @@ texts of all latents in a random order, without the names of their dictionaries,
 - ``python -m benchmarks.ratings score RUN`` computes the rule scores of the same latents on held-out text.
 
 Without arguments, the command prints table 1, the agreement of two readers, and rank correlations of grades with rule
-scores and with maxima, with 95 % bootstrap intervals over latents.
+scores and with maxima, with 95 % bootstrap intervals over latents. It also prints the share of tokens that the readers'
+texts marked, and the share that texts mark now.
 """
 
 from __future__ import annotations
@@ -34,15 +35,12 @@ FOLDER = Path(__file__).parent / "results" / "ratings"
 N_TOKENS = 100_000
 """Number of held-out tokens of the rule scores."""
 READERS = ("reader-1", "reader-2")
-HIDDEN = 9
-"""Activations up to this percentage of the latent's maximum aren't marked."""
 INSTRUCTIONS = """\
 # Latents to grade
 
 Each item is a hidden unit of a small language model of Python source code. You see the texts on which it is most
 active, the strongest first. The token on which it is strongest is written as 【token】. Other tokens on which it is
-active are followed by their activation as a percentage of the unit's maximum, such as token⟨35⟩. Activations below
-10 % aren't written. ↵ is a line break, · a space at which a token is not otherwise visible, and
+active aren't marked. ↵ is a line break, · a space at which a token is not otherwise visible, and
 ·\N{MULTIPLICATION SIGN}19 are 19 spaces. The texts are cut at both ends. Tokens are parts of words.
 
 Judge how well ONE rule explains the strongest tokens of an item. A rule may speak of the token, of the tokens before
@@ -73,11 +71,8 @@ def _item(item: RatingItem) -> str:
     return "\n".join([f"## {item.id}", "", *lines])
 
 
-def _example(texts: tuple[str, ...], shares: tuple[int, ...], peak: int) -> str:
-    return "".join(
-        f"【{text}】" if place == peak else f"{text}⟨{share}⟩" if share > HIDDEN else text
-        for place, (text, share) in enumerate(zip(texts, shares, strict=True))
-    )
+def _example(texts: tuple[str, ...], peak: int) -> str:
+    return "".join(f"【{text}】" if place == peak else text for place, text in enumerate(texts))
 
 
 def write_texts(folder: Path) -> None:
@@ -102,13 +97,13 @@ def add(reader: str, answers: Path, date: str) -> None:
 def score(run: Path) -> None:
     """Writes the rule scores of the rated latents."""
     loaded, key = finished_run(run, progress=False), RatingKey.read(FOLDER / "key.json")
-    (name,) = loaded.sites
+    (part,) = loaded.parts
     tokens = loaded.held_out[: N_TOKENS // loaded.held_out.shape[1]]
     found = {}
-    for kind, dictionary in loaded.units(name).items():
+    for kind, dictionary in part.units().items():
         latents = sorted(item.latent for item in key.items if item.dictionary == kind)
         text = scores.record(
-            loaded.sites[name],
+            part.site,
             dictionary,
             tokens,
             strings=loaded.strings,
@@ -140,7 +135,27 @@ def results(folder: Path = FOLDER) -> str:
         lines += [f"  {name}: {ratings.rank_correlation(of.of(name))}" for name in of.dictionaries]
     if len(found.raters) == 2:
         lines += ["", f"agreement of {' and '.join(found.raters)}", str(ratings.agreement(found))]
+    lines += ["", "share of tokens that a latent's texts mark: smallest, mean, largest", *_marked(folder)]
     return "\n".join(lines)
+
+
+def _marked(folder: Path) -> list[str]:
+    """Returns the shares of marked tokens by kind: at least 10 % of the latent's maximum, and the peaks alone."""
+    items = json.loads((folder / "set.json").read_text(encoding="utf-8"))["items"]
+    key = RatingKey.read(folder / "key.json").items
+    kinds = {own.id: f"{own.dictionary}: {own.kind}" if own.kind else own.dictionary for own in key}
+    shares: dict[str, dict[str, list[float]]] = {"readers' texts": {}, "now": {}}
+    for item in items:
+        texts = [(activations, peak) for _, activations, peak in item["examples"]]
+        n = sum(len(activations) for activations, _ in texts)
+        above = sum(share > 9 for activations, _ in texts for share in activations)
+        for rule, count in zip(shares, (above, len(texts)), strict=True):
+            shares[rule].setdefault(kinds[item["id"]], []).append(count / n)
+    return [
+        f"{rule}, {kind}: {min(own):.3f} {sum(own) / len(own):.3f} {max(own):.3f}"
+        for rule, of in shares.items()
+        for kind, own in of.items()
+    ]
 
 
 def _table(title: str, found: Ratings) -> list[str]:

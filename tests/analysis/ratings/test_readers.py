@@ -88,6 +88,8 @@ def test_the_documentation_has_the_printed_numbers(printed: str) -> None:
     text = text.split("### Comparison with readers", 1)[1]
     for written, name in kinds.items():
         (line,) = re.findall(rf"^\| {written} \|.*\d.*$", text, re.M)
+        marks = [row(printed, f"{when}, {name}:", "share of tokens")[1] for when in ("readers' texts", "now")]
+        assert line.endswith(" | ".join(["", *(f"{100 * mark:.1f} %" for mark in marks), ""]).rstrip())
         for title, cell in zip(
             ("mean grades of the readers", "mean grades by rules"), line.split("|")[2:4], strict=True
         ):
@@ -114,6 +116,28 @@ def test_the_texts_of_readers_name_no_dictionary(tmp_path: Path) -> None:
     for text, word in itertools.product(texts, ("distiller", "autoencoder", "simulator", "neurons")):
         head = text.split("\n## ")[0] + "".join(re.findall(r"^## .*$", text, re.M)[1:])
         assert word not in head
+
+
+def test_texts_mark_one_token_of_each_example(tmp_path: Path) -> None:
+    ratings.write_texts(tmp_path)
+    items = {item["id"]: item["examples"] for item in read("set.json")["items"]}
+    for name in ratings.READERS:
+        text = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
+        assert "\N{MATHEMATICAL LEFT ANGLE BRACKET}" not in text
+        for own in text.split("\n## ")[1:]:
+            lines = re.findall(r"^\d+\. .*【", own, re.M)
+            assert len(lines) == own.count("【") == len(items[own[:10]])
+
+
+def test_the_number_of_marks_tells_no_kind(printed: str) -> None:
+    """As many marks for each text. The shares differ only by the lengths of texts, which are cut at document ends."""
+    title = "share of tokens that a latent's texts mark"
+    kinds = ("neurons", "autoencoder", "distiller: sparse latent", "distiller: simulator")
+    before, now = ([row(printed, f"{when}, {kind}:", title) for kind in kinds] for when in ("readers' texts", "now"))
+    assert min(own[0] for own in now) == 0.04
+    assert max(own[1] for own in now) - min(own[1] for own in now) < 0.002
+    assert max(own[2] for own in now) < 0.055
+    assert before[3][0] > before[2][2]  # simulators and sparse latents don't even overlap
 
 
 def test_answers_become_ratings(

@@ -27,13 +27,13 @@ def strings(ids):
     return [HOSTILE[i % len(HOSTILE)] for i in ids]
 
 
-def top(latent: int, n: int, scale: float = 1.0) -> TopExamples:
+def top(latent: int, n: int, scale: float = 1.0, density: float = 0.2) -> TopExamples:
+    """A share of the tokens of its examples has activations of both signs. The largest one is at index 5."""
     examples = []
     for i in range(n):
-        values = torch.zeros(12)
+        values = 0.5 * scale * torch.linspace(-1, 1, 12)
+        values[torch.arange(12) >= round(12 * density)] = 0.0
         values[5] = scale * (n - i)
-        values[6] = -0.5 * scale
-        values[4] = 0.25 * scale
         examples.append(Example((torch.arange(12) + latent) % 12, values, 5, i, 5))
     return TopExamples(latent, tuple(examples), 1000)
 

@@ -111,7 +111,17 @@ def test_tokens_are_shown_as_text_and_run_nothing(page: playwright.Page, server:
     assert "\\u{d800}" in text
     assert page.evaluate("window.broken") is None
     assert page.locator("#examples img, #examples script").count() == 0
-    assert page.locator("#examples mark").first.get_attribute("title") == "100 % of the largest value"
+
+
+def test_each_text_has_one_mark_and_no_other_style(page: playwright.Page, server: RatingServer) -> None:
+    begin(page, server.url)
+    for number, item in enumerate(SET.items, 1):
+        heading(page, number)
+        rows = page.locator("#examples li")
+        assert rows.count() == len(item.examples)
+        assert [rows.nth(i).locator("mark").count() for i in range(rows.count())] == [1] * rows.count()
+        assert page.locator("#examples [style], #examples [title]").count() == 0
+        page.keyboard.press("1")
 
 
 def test_the_address_bar_and_the_document_name_no_dictionary(page: playwright.Page, server: RatingServer) -> None:

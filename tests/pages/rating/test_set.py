@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -39,11 +40,24 @@ def test_the_seed_decides_the_selection_and_the_order() -> None:
     assert order not in (sorted(order), sorted(order, reverse=True))
 
 
-def test_the_scale_and_the_sign_of_activations_are_hidden() -> None:
-    large, small, negative = (rating_set({"x": {0: top(0, 8, scale)}}).items[0].examples for scale in (37.0, 1.0, -2.0))
-    assert large == small == negative
-    assert small[0][1][4:7] == (3, 100, 0)
-    assert small[0][2] == 5
+@pytest.mark.parametrize("density", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("scale", [37.0, 1.0, -2.0])
+def test_scale_sign_and_number_of_active_tokens_are_hidden(scale: float, density: float, tmp_path: Path) -> None:
+    reference = rating_set({"x": {0: top(0, 8)}})
+    shown = rating_set({"x": {0: top(0, 8, scale, density)}})
+    assert shown.items == reference.items
+    page = rating.write_page(tmp_path / "page.html", shown).read_text()
+    assert page == rating.write_page(tmp_path / "page.html", reference).read_text()
+
+
+def test_a_set_of_an_earlier_version_is_read_without_its_activations(tmp_path: Path) -> None:
+    made = made_set()
+    made.write(tmp_path)
+    document = json.loads((tmp_path / "set.json").read_text())
+    for item in document["items"]:
+        item["examples"] = [[texts, [7] * len(texts), peak] for texts, peak in item["examples"]]
+    (tmp_path / "set.json").write_text(json.dumps(document))
+    assert rating.RatingSet.read(tmp_path) == made
 
 
 def test_the_key_keeps_the_maximum() -> None:

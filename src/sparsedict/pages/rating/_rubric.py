@@ -49,7 +49,7 @@ RUBRIC: tuple[RubricGrade, ...] = (
     RubricGrade(
         3,
         "a rule with exceptions",
-        "One rule fits most examples. A few don't follow it, or similar tokens in the texts aren't active.",
+        "One rule fits most examples. A few don't follow it.",
         ("a [red] car", "the [blue] sky", "two [green] apples", "an [empty] box"),
         "Colours before a noun, with one exception.",
     ),

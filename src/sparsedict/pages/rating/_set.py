@@ -30,12 +30,12 @@ class RatingItem:
 
     Attributes:
         id: Identifier of the latent.
-        examples: The examples, the strongest first. An example has for each token its text and its activation as a
-            percentage of the largest magnitude of the latent, and the index of its strongest token.
+        examples: The examples, the strongest first. An example has the text of each token, and the index of its
+            strongest token. Activations aren't part of it: see `rating_set`.
     """
 
     id: str
-    examples: tuple[tuple[tuple[str, ...], tuple[int, ...], int], ...]
+    examples: tuple[tuple[tuple[str, ...], int], ...]
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,13 @@ def _item(value: object, source: str) -> RatingItem:
     reader = Reader(value if isinstance(value, dict) else {}, source)
     examples = []
     for example in reader.rows("examples"):
-        if not isinstance(example, list) or [type(part) for part in example] != [list, list, int]:
-            raise StorageError(f"{source}: an example must have texts, shares and a peak, got {example!r:.80}.")
-        texts, shares, peak = example
-        if len(texts) != len(shares) or not 0 <= peak < len(texts):
-            raise StorageError(f"{source}: an example must have as many shares as texts, got {len(shares)}.")
-        examples.append((tuple(map(str, texts)), tuple(map(int, shares)), peak))
+        # Between texts and peak, sets of earlier versions have activations, which raters must not see.
+        if not isinstance(example, list) or [type(part) for part in example] not in ([list, int], [list, list, int]):
+            raise StorageError(f"{source}: an example must have texts and a peak, got {example!r:.80}.")
+        texts, peak = example[0], example[-1]
+        if not 0 <= peak < len(texts):
+            raise StorageError(f"{source}: the peak of an example must lie in [0, {len(texts)}), got {peak}.")
+        examples.append((tuple(map(str, texts)), peak))
     return RatingItem(reader.text("id"), tuple(examples))
 
 
@@ -135,8 +136,8 @@ def rating_set(
 ) -> RatingSet:
     """Selects latents of several dictionaries at random and removes everything that names their dictionary.
 
-    Activations are shown as percentages of the largest magnitude of the latent, because scales differ between
-    dictionaries. Values of the opposite sign are shown as 0. Latents of all dictionaries are in one random order.
+    An example marks its strongest token and no other, because the number of active tokens differs between kinds of
+    latents, and so do scales and signs. Latents of all dictionaries are in one random order.
 
     Args:
         examples: The records of each dictionary by its name, as `sparsedict.analysis.collect` returns them, or top
@@ -208,7 +209,7 @@ def _kind(name: str, latent: int, kinds: Mapping[str, Sequence[str]]) -> str | N
 
 
 def _anonymous(chosen: list[tuple[str, str, TopExamples]], strings: TokenStrings, n_examples: int) -> RatingSet:
-    shown = [tuple(_shown(e, of, strings) for e in of.examples[:n_examples]) for _, _, of in chosen]
+    shown = [tuple(_shown(e, strings) for e in of.examples[:n_examples]) for _, _, of in chosen]
     named = [[name, kind, of.latent] for name, kind, of in chosen]
     digest = hashlib.sha256(json.dumps([named, shown]).encode()).hexdigest()
     # The identifier of a latent depends on the whole set and on its place, which is random.
@@ -221,11 +222,8 @@ def _anonymous(chosen: list[tuple[str, str, TopExamples]], strings: TokenStrings
     return RatingSet(items, RatingKey(digest[:N_ID], key))
 
 
-def _shown(example: Example, of: TopExamples, strings: TokenStrings) -> tuple[tuple[str, ...], tuple[int, ...], int]:
-    ids, values = example.tokens.tolist(), example.activations.tolist()
+def _shown(example: Example, strings: TokenStrings) -> tuple[tuple[str, ...], int]:
+    ids = example.tokens.tolist()
     inside = [i for i, token in enumerate(ids) if token >= 0]
     texts = tuple(map(visible, strings([ids[i] for i in inside])))
-    largest = max((abs(e.max) for e in of.examples), default=0.0)
-    sign = -1 if example.max < 0 else 1
-    shares = tuple(round(100 * max(0.0, sign * values[i]) / largest) if largest else 0 for i in inside)
-    return texts, shares, inside.index(example.peak)
+    return texts, inside.index(example.peak)

@@ -51,19 +51,12 @@
     return made;
   }
 
-  function example([texts, shares, peak]) {
+  function example([texts, peak]) {
     const row = document.createElement("li");
     row.dir = "auto";
     // Screen readers don't announce marks.
     row.append(element("span", `Strongest token: ${texts[peak]}. Text: `, { class: "visually-hidden" }));
-    texts.forEach((text, index) => {
-      const token = element(index === peak ? "mark" : "span", text);
-      if (shares[index]) {
-        token.style.setProperty("--a", shares[index] / 100);
-        token.title = `${shares[index]} % of the largest value`;
-      }
-      row.append(token);
-    });
+    texts.forEach((text, index) => row.append(element(index === peak ? "mark" : "span", text)));
     return row;
   }
 
