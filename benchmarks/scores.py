@@ -1,9 +1,11 @@
 """Are scores of latents calibrated, and what do they say of dictionaries? ``python -m benchmarks.scores``.
 
-The first table is the calibration, on the text of the embedded model. Planted latents fire on known rules: a token, the
-previous token, or two tokens in a row. Shuffled latents are the planted ones on random tokens. Random directions are
-latents of a TopK dictionary with random weights, which reads the MLP's inputs. A score is calibrated if planted latents
-score high and shuffled ones at chance. The language model of detection and fuzzing is a program that knows the rules.
+The first table is the calibration, on the text of the embedded model. Planted latents fire on one word, or on the token
+after this word. Shuffled latents are the planted ones on random tokens. Random directions are latents of a TopK
+dictionary with random weights, which reads the MLP's inputs. A score is calibrated if planted latents score high and
+shuffled ones at chance. Intruder and example embedding depend on a representation: states of the model, or, in the
+rows with ideal states, a random direction for each token and each previous token. The language model of detection and
+fuzzing is a program that knows the rules.
 
 The second table compares a distiller, an autoencoder and the neurons of one MLP of the embedded model. Stability needs
 SciPy. Values are means over latents with 95 % intervals over latents. One run, one pair of seeds.
@@ -12,6 +14,7 @@ SciPy. Values are means over latents with 95 % intervals over latents. One run, 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import time
@@ -30,8 +33,9 @@ from sparsedict.display import aligned
 RESULTS = Path(__file__).parent / "results" / "scores.json"
 LAYER = 2
 N_PLANTED = 20
-RANKS = range(20, 20 + N_PLANTED)
-"""The planted rules use the tokens of these ranks by frequency."""
+D_IDEAL = 64
+PLANTED = {"planted, the word": slice(0, N_PLANTED), "planted, the token after it": slice(N_PLANTED, 2 * N_PLANTED)}
+"""The rows of planted latents, and their latents."""
 Rows = dict[str, dict[str, LatentScores]]
 
 
@@ -55,15 +59,36 @@ def trained(n_latents: int, k: int, n_tokens: int) -> dict[str, sd.Dictionary]:
 def planted(text: TokenLatents) -> tuple[TokenLatents, list[str]]:
     """Returns latents that fire on known rules on the tokens of a text, and the string that each rule is about."""
     tokens = text.tokens
-    counts = torch.bincount(tokens[text.kept])
-    # A token of letters alone can be found in an excerpt.
-    frequent = [t for t in counts.argsort(descending=True).tolist() if named(text, t).strip().isalpha()]
-    chosen = [frequent[rank] for rank in RANKS]
+    chosen = words(text)
     previous = torch.nn.functional.pad(tokens[:, :-1], (1, 0), value=-1)
     rules = torch.stack([tokens == t for t in chosen] + [previous == t for t in chosen], -1)
     strength = 0.5 + torch.rand(rules.shape, generator=torch.Generator().manual_seed(0))
     latents = TokenLatents.from_dense(rules * strength, tokens, kept=text.kept, strings=text.strings)
     return latents, [named(text, t) for t in chosen]
+
+
+def words(text: TokenLatents) -> list[int]:
+    """Returns the most frequent tokens that a program finds in the text, because they aren't part of other words."""
+    assert text.strings is not None
+    rows = [text.strings(row[row >= 0].tolist()) for row in text.tokens]
+    lines, counts = ["".join(row) for row in rows], Counter(name for row in rows for name in row)
+    by_name = {named(text, t): t for t in text.tokens.unique().tolist() if t >= 0}
+    found = (name for name, _ in counts.most_common() if name[0] == " " and name[1:].isalpha())
+    exact = (name for name in found if sum(len(re.findall(pattern(name), line)) for line in lines) == counts[name])
+    return [by_name[name] for name in itertools.islice(exact, N_PLANTED)]
+
+
+def pattern(name: str) -> str:
+    """Returns the regular expression by which the program finds a word."""
+    return rf"{re.escape(name)}(?![A-Za-z0-9])"
+
+
+def ideal(text: TokenLatents) -> Tensor:
+    """Returns states that know each token and the previous one, and nothing else."""
+    tokens = text.tokens + 1
+    previous = torch.nn.functional.pad(tokens[:, :-1], (1, 0))
+    directions = torch.randn(2, int(tokens.max()) + 1, D_IDEAL, generator=torch.Generator().manual_seed(0))
+    return torch.cat([directions[0][tokens.flatten()], directions[1][previous.flatten()]], 1)
 
 
 def named(text: TokenLatents, token: int) -> str:
@@ -85,8 +110,8 @@ def _numbers(prompt: str) -> str:
     found = re.search(r'^(".*")$', prompt, re.MULTILINE)
     assert found is not None
     token = json.loads(found[1])
-    wanted = f"<<{token}>>" if "marked tokens" in prompt else token
-    return str([number for number, line in enumerate(_lines(prompt), 1) if wanted in line])
+    wanted = re.escape(f"<<{token}>>") if "marked tokens" in prompt else pattern(token)
+    return str([number for number, line in enumerate(_lines(prompt), 1) if re.search(wanted, line)])
 
 
 def _lines(prompt: str) -> list[str]:
@@ -107,18 +132,27 @@ def measured(text: TokenLatents, states: Tensor) -> dict[str, LatentScores]:
     return found
 
 
-def calibration(text: TokenLatents, states: Tensor, n_latents: int, k: int) -> Rows:
-    """Returns the scores of planted latents, shuffled latents and random directions."""
+def known(text: TokenLatents, states: Tensor) -> Rows:
+    """Returns the scores of planted and shuffled latents."""
     latents, _ = planted(text)
+    kinds = {name: latents.latents(torch.arange(2 * N_PLANTED)[own]) for name, own in PLANTED.items()}
+    rows = {}
+    for name, own in {**kinds, "shuffled": latents.shuffled()}.items():
+        rows[name] = measured(own, states)
+        if name in kinds:
+            rows[f"{name}, ideal states"] = measured(own, ideal(text))
+        if name != list(kinds)[1]:  # the program finds words, and not the tokens after them
+            rows[name]["detection"] = scores.DetectionScore(oracle)(own.latents(torch.arange(N_PLANTED)))
+            rows[name]["fuzzing"] = scores.FuzzingScore(oracle)(own.latents(torch.arange(N_PLANTED)))
+    return rows
+
+
+def random_directions(text: TokenLatents, states: Tensor, n_latents: int, k: int) -> Rows:
+    """Returns the scores of latents with random weights."""
     torch.manual_seed(0)
     random = sd.SparseDistiller(128, 128, n_latents, activation=sd.TopK(k), decoder_norm=sd.UnitNorm())
-    rows = {}
-    for name, own in {"planted": latents, "shuffled": latents.shuffled()}.items():
-        rows[name] = measured(own, states)
-        rows[name]["detection"] = scores.DetectionScore(oracle)(own.latents(torch.arange(N_PLANTED)))
-        rows[name]["fuzzing"] = scores.FuzzingScore(oracle)(own.latents(torch.arange(N_PLANTED)))
-    rows["random directions"] = measured(scores.record(site(), random, text.tokens, strings=text.strings), states)
-    return rows
+    latents = scores.record(site(), random, text.tokens, strings=text.strings)
+    return {"random directions": measured(latents, states)}
 
 
 def compared(dictionaries: dict[str, sd.Dictionary], text: TokenLatents, states: Tensor) -> Rows:
@@ -154,24 +188,30 @@ def main() -> None:
     parser.add_argument("--n-train", type=int, default=500_000, help="number of training tokens")
     parser.add_argument("--n-tokens", type=int, default=100_000, help="number of tokens that scores read")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--only-planted", action="store_true", help="measure planted latents, and keep other results")
     given = parser.parse_args()
-    dictionaries = trained(given.n_latents, given.k, given.n_train)
     strings = sd.pages.token_strings(sd.zoo.load_tokenizer())
     tokens = sd.zoo.tokens("evaluation", n_tokens=given.n_tokens)
-    text = scores.record(site(), dictionaries["distiller 0"], tokens, strings=strings)
+    text = scores.record(site(), site().neurons, tokens, strings=strings, latents=[0])
     last = "transformer.h.3:out"
     stream = sd.Site(site().model, reads=last, writes=last)
     states = scores.SiteStates(stream)(text, torch.arange(tokens.numel()))
-    results = {}
-    for name, rows in {
-        "calibration": calibration(text, states, given.n_latents, given.k),
-        "dictionaries": compared(dictionaries, text, states),
-    }.items():
+    results = json.loads(given.out.read_text()) if given.only_planted else {}
+    measured_rows = {"calibration": known(text, states)}
+    if not given.only_planted:
+        settings = {"n_latents": given.n_latents, "k": given.k, "n_train": given.n_train, "n_tokens": tokens.numel()}
+        results["settings"] = settings
+        measured_rows["calibration"] |= random_directions(text, states, given.n_latents, given.k)
+        measured_rows["dictionaries"] = compared(trained(given.n_latents, given.k, given.n_train), text, states)
+    for name, rows in measured_rows.items():
         print(f"\n{name}\n{table(rows)}", flush=True)
-        results[name] = {row: {c: summary(own) for c, own in found.items()} for row, found in rows.items()}
-    settings = {"n_latents": given.n_latents, "k": given.k, "n_train": given.n_train, "n_tokens": tokens.numel()}
+        results[name] = results.get(name, {}) | {row: _summaries(found) for row, found in rows.items()}
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({"settings": settings, **results}, indent=1) + "\n")
+    given.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _summaries(found: dict[str, LatentScores]) -> dict[str, Any]:
+    return {name: summary(own) for name, own in found.items()}
 
 
 def summary(found: LatentScores) -> dict[str, Any]:

@@ -103,9 +103,10 @@ def test_scores_are_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sd.zoo, "tokens", lambda split, *, n_tokens=8192: tokens(split, n_tokens=n_tokens))
     scores.main()
     rows = json.loads(file.read_text())["calibration"]
-    for name in ("rule", "example embedding", "detection", "fuzzing"):
-        planted, shuffled = (rows[row][name] for row in ("planted", "shuffled"))
-        assert planted["mean"]["value"] > 0.8
+    assert rows["planted, the token after it, ideal states"]["intruder"]["mean"]["value"] > 0.97
+    for name in ("rule", "intruder", "example embedding", "detection", "fuzzing"):
+        planted, shuffled = (rows[row][name] for row in ("planted, the word", "shuffled"))
+        assert planted["mean"]["value"] > (0.99 if name in ("rule", "detection", "fuzzing") else 0.85)
         assert abs(shuffled["mean"]["value"] - shuffled["chance"]) < 0.1
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import sparsedict as sd
-from sparsedict.analysis import LatentRecords, _collect, collect, top_examples
+from sparsedict.analysis import Histograms, LatentRecords, _collect, collect, top_examples
 from sparsedict.analysis._activation_histogram import RunningHistogram
 from sparsedict.analysis._cofiring import cofiring
 from sparsedict.analysis._collector import Collector
@@ -312,6 +313,35 @@ def test_records_are_saved_and_loaded(own_site: Site, tmp_path: Path) -> None:
         assert_same(LatentRecords.load(records.save(tmp_path / "a" / "records")), records)
     with pytest.raises(FileExistsError, match="holds something else"):
         records.save(tmp_path)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU(), nn.SiLU()])
+def test_strong_frequency_is_the_share_from_a_tenth_of_the_maximum(activation: nn.Module) -> None:
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.Linear(16, 24), activation, nn.Linear(24, 16))
+    site = Site(nn.Sequential(nn.Embedding(500, 16), mlp, nn.Linear(16, 500)), "1")
+    ids = torch.randint(0, 500, (40, 50))
+    records = collect_one(site, site.neurons, ids)
+    with torch.no_grad():
+        values = site.capture(ids, neurons=True).neurons.flatten(0, 1)
+    largest = values.gather(0, values.abs().argmax(0, keepdim=True))
+    exact = (values / largest >= 0.1).float().mean(0)
+    # Within a bin, at most a thirty-second of the largest magnitude wide, tokens are taken as spread evenly.
+    torch.testing.assert_close(records.strong_frequency, exact, atol=0.015, rtol=0)
+    assert records.rarely_zero is not isinstance(activation, nn.ReLU)
+    assert 0.1 < records.strong_frequency.mean() < 0.9
+
+
+def test_sparse_latents_are_strong_where_they_fire(own_site: Site) -> None:
+    records = collect_one(own_site, distiller(), text())
+    assert not records.rarely_zero
+    assert (records.strong_frequency <= records.frequency + 1e-6).all()
+    assert not records.strong_frequency[records.dead].any()
+    equal = Histograms(torch.tensor([[0, 0, 5, 0]]), torch.tensor([0.25]), 0)
+    assert equal.counts_from(torch.tensor([0.06])).tolist() == [5.0]
+    signed = Histograms(torch.tensor([[3, 2, 5, 4]]), torch.tensor([0.25]), 2)
+    assert signed.counts_from(torch.tensor([0.125])).tolist() == [6.5]
+    assert signed.counts_from(torch.tensor([-0.25])).tolist() == [3.0]
 
 
 def test_dead_latents_have_empty_records(own_site: Site) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from sparsedict.display import Displayed
 from sparsedict.storage import CHECKPOINT, StorageError, discard_folder, read_checkpoint, write_checkpoint
 
 KIND = "latent records"
+STRONG = 0.1
+"""Share of its largest magnitude from which on an activation counts in `LatentRecords.strong_frequency`."""
+RARELY_ZERO = 0.9
+"""Median frequency from which on `LatentRecords.rarely_zero` is true."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,6 +48,18 @@ class Histograms(Displayed):
         """Returns the edges of the bins of a latent, one more than there are bins."""
         n_bins = self.counts.shape[1]
         return (torch.arange(n_bins + 1, device="cpu") - self.n_negative) * self.widths[latent].double()
+
+    def counts_from(self, limits: Float[Tensor, " n_latents"]) -> Float[Tensor, " n_latents"]:
+        """Returns the number of tokens on which each latent is at least as far from 0 as a limit, on the same side.
+
+        The tokens of the bin with the limit are taken as spread evenly.
+        """
+        bins = torch.arange(self.counts.shape[1], device="cpu") - self.n_negative
+        is_negative = (limits < 0).unsqueeze(1)
+        near = torch.where(is_negative, -1 - bins, bins).double()  # the edge of each bin that is nearer to 0, in widths
+        within = limits.double().abs() / torch.where(self.widths > 0, self.widths, 1.0).double()
+        shares = torch.where(near >= 0, (near + 1 - within.unsqueeze(1)).clamp(0, 1), 0.0)
+        return (self.counts * shares).sum(1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -126,6 +143,25 @@ class LatentRecords(Displayed):
     def firing(self) -> FiringFrequencies:
         """The firing counts, as `firing_frequencies` returns them."""
         return FiringFrequencies(self.counts, self.n_tokens)
+
+    @cached_property
+    def strong_frequency(self) -> Float[Tensor, " n_latents"]:
+        """Share of tokens on which each latent has at least a tenth (`STRONG`) of its largest magnitude, and its sign.
+
+        It describes units that are almost never zero, and compares them with others. It comes from the histograms.
+        """
+        largest = torch.where(self.act_min.abs() > self.act_max.abs(), self.act_min, self.act_max)
+        found = self.histograms.counts_from(STRONG * largest)
+        return (found / max(self.n_tokens, 1)).float()
+
+    @cached_property
+    def rarely_zero(self) -> bool:
+        """Whether half of the latents that fire do so on at least nine of ten tokens, as neurons with GELU or SiLU do.
+
+        `frequency` says nothing about such latents. Use `strong_frequency`.
+        """
+        own = self.frequency[~self.dead]
+        return bool(len(own)) and float(own.median()) >= RARELY_ZERO
 
     @property
     def dead(self) -> Bool[Tensor, " n_latents"]:

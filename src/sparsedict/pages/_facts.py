@@ -28,12 +28,16 @@ from sparsedict.display import Displayed
 from sparsedict.pages._layers import nearest_neurons_by_layer, neuron_rows, rows_at
 from sparsedict.sites import Neurons, Site, Sites
 
-COLUMNS = ("latent", "top", "promoted", "type", "layer", "frequency", "max", "neuron", "cosine")
+COLUMNS = ("latent", "top", "promoted", "type", "layer", "frequency", "strong", "max", "neuron", "cosine")
 """Columns of every list of latents."""
-LABELS = ("strongest on", "promotes", "fires on", "maximum")
+LABELS = ("strongest on", "promotes", "fires on", "over 10 %", "maximum")
 """Headings of columns that differ from the names in `COLUMNS`. A search accepts both."""
 Scores = Mapping[str, Mapping[str, Tensor | LatentScores]]
 """Scores by name of the dictionary and name of the score."""
+RARELY_ZERO_NOTE = (
+    "These units are almost never 0, as with GELU or SiLU. Instead of the share of tokens on which a unit fires, the "
+    "list has the share on which it has at least 10 % of its largest magnitude, with the same sign."
+)
 NEVER_FIRED = "never fired"
 """Type of the latents that fire on none of the tokens of the pages."""
 N_OTHERS = 3
@@ -148,7 +152,7 @@ def _facts(
     n_related: int,
     n_effects: int,
 ) -> DictionaryFacts:
-    source, notes = own.adapter.source, []
+    source, notes = own.adapter.source, [RARELY_ZERO_NOTE] if records.rarely_zero else []
     is_neurons = isinstance(source, Neurons)
     at = site if isinstance(site, Site) else site[own.site] if own.site is not None else None
     nearest, effects = None, None

@@ -106,8 +106,13 @@ def _facts(records: LatentRecords, index: int) -> str:
     if not count:
         return f"It never fired on {records.n_tokens:,} tokens."
     low, high = float(records.act_min[index]), float(records.act_max[index])
-    share = count / records.n_tokens
-    return f"Fires on {share:.3%} of {records.n_tokens:,} tokens, with activations from {low:.3g} to {high:.3g}."
+    strong = float(records.strong_frequency[index])
+    where = (
+        f"At least 10 % of its largest magnitude on {strong:.3%}"
+        if records.rarely_zero
+        else f"Fires on {count / records.n_tokens:.3%}"
+    )
+    return f"{where} of {records.n_tokens:,} tokens, with activations from {low:.3g} to {high:.3g}."
 
 
 def _histogram(records: LatentRecords, index: int) -> str:

@@ -75,7 +75,11 @@ def dictionary_entry(name: str, own: DictionaryFacts, facts: Mapping[str, Dictio
         "scores": list(own.scores),
         "points": list(own.points),
         "neurons": linked[0] if linked and own.norms is None else None,
-        "has": {"promoted": own.effects is not None, "neuron": own.neurons is not None},
+        "has": {
+            "promoted": own.effects is not None,
+            "neuron": own.neurons is not None,
+            "rarely_zero": own.records.rarely_zero,
+        },
     }
 
 
@@ -87,6 +91,7 @@ def table(own: DictionaryFacts, numbers: TokenNumbers) -> dict[str, Any]:
         "top": _top_tokens(records.top, numbers),
         "type": list(own.types),
         "frequency": rounded(records.frequency.numpy(), 4).tolist(),
+        "strong": rounded(records.strong_frequency.numpy(), 3).tolist(),
         "max": rounded(largest, 4).tolist(),
     }
     if own.strongest is not None:
@@ -142,6 +147,7 @@ class Shards:
         own, records = self.own, self.own.records
         found: dict[str, Any] = {
             "count": int(records.counts[latent]),
+            "strong": float(rounded(records.strong_frequency[latent].numpy(), 3)),
             "quantiles": rounded(records.quantile_values[latent].numpy(), DIGITS).tolist(),
             "histogram": self._histogram(latent),
             "top": top,

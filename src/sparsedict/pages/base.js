@@ -39,6 +39,8 @@ function el(tag, attributes = {}, ...children) {
   return made;
 }
 
+const STRONG = "10 % of the largest magnitude";
+
 const format = {
   number: (x) => x === null || x === undefined ? "–" : Math.abs(x) >= 1e5 || (x && Math.abs(x) < 1e-3)
     ? x.toExponential(2) : Number(x.toPrecision(4)).toString(),
@@ -58,9 +60,10 @@ function tip(text, target) {
   if (!text) return;
   box.textContent = text;
   const at = target.getBoundingClientRect(), own = box.getBoundingClientRect();
-  const above = at.top - own.height - 6;
-  box.style.left = `${Math.max(6, Math.min(at.left, window.innerWidth - own.width - 6))}px`;
-  box.style.top = `${above > 4 ? above : at.bottom + 6}px`;
+  const above = at.top - own.height - 6, root = document.documentElement;
+  const within = (start, size, room) => `${Math.max(4, Math.min(start, room - size - 4))}px`;
+  box.style.left = within(at.left, own.width, root.clientWidth);
+  box.style.top = within(above > 4 ? above : at.bottom + 6, own.height, window.innerHeight);
 }
 
 for (const [name, shows] of [["pointerover", true], ["focusin", true], ["pointerout", false], ["focusout", false]]) {

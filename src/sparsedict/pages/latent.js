@@ -92,7 +92,8 @@ function related(own, dictionary, state) {
 }
 
 function facts(own, latent, dictionary, table) {
-  const rows = [["fires on", `${format.share(table.frequency[latent])} (${format.integer(own.count)} ${own.count === 1 ? "token" : "tokens"})`]];
+  const rows = dictionary.has.rarely_zero ? [] : [["fires on", `${format.share(table.frequency[latent])} (${format.integer(own.count)} ${own.count === 1 ? "token" : "tokens"})`]];
+  rows.push([`at least ${STRONG} on`, format.share(table.strong[latent])]);
   if (own.count) rows.push(["activations", `${format.number(own.quantiles[0])} to ${format.number(own.quantiles.at(-1))}`]);
   const at = table.layer && layersOf(dictionary)[table.layer[latent]];
   if (at) rows.push(["largest decoder norm", `layer ${at}`]);
@@ -115,6 +116,6 @@ function latentPage(own, state, dictionary, table) {
   return el("article", { class: `latent ${table.type[latent]}`, "aria-labelledby": "latent" },
     el("header", {}, el("h1", { id: "latent", tabindex: -1 }, `${dictionary.unit} ${latent}`), el("span", { class: `kind ${table.type[latent]}` }, table.type[latent])),
     facts(own, latent, dictionary, table), strongest,
-    el("aside", { "aria-label": "Activations and tokens" }, own.count ? [el("h2", {}, "Activations ", el("small", {}, "tokens on which it fires, log scale")), histogram(own, dictionary)] : [],
+    el("aside", { "aria-label": "Activations and tokens" }, own.count ? [el("h2", {}, "Activations ", el("small", {}, dictionary.has.rarely_zero ? "all tokens, log scale" : "tokens on which it fires, log scale")), histogram(own, dictionary)] : [],
       effects(own)), el("aside", { class: "related", "aria-label": "Related" }, related(own, dictionary, state)));
 }

@@ -36,7 +36,8 @@ class List {
       const room = this.element.clientWidth / rem - .8;
       for (const column of byImportance(this.columns)) {
         const space = [...shown, column].reduce((sum, own) => sum + spaceOf(own), -1);
-        const fits = narrow ? !["promoted", "neuron"].includes(column.key) : space <= room;
+        const rare = ["promoted", "neuron", this.dictionary.has.rarely_zero ? "frequency" : "strong"].includes(column.key);
+        const fits = narrow ? !rare : space <= room;
         if (!shown.includes(column) && fits) shown.push(column);
       }
       shown = this.columns.filter((column) => shown.includes(column));
@@ -51,7 +52,7 @@ class List {
     const values = shown.filter((column) => !["latent", "top"].includes(column.key)), width = this.element.clientWidth / rem;
     let lines = 1, used = 0;
     for (const column of values) {
-      const own = column.kind === "words" ? width : .4 * column.label.length + 3.4;
+      const own = column.kind === "words" ? width : .45 * column.label.length + 3.4;
       if (used + own > width) { lines += 1; used = 0; }
       used += own;
     }
@@ -105,7 +106,7 @@ class List {
 
   head() {
     return el("div", { role: "row", "aria-rowindex": 1 }, this.shown.map((column) =>
-      el("span", { role: "columnheader", class: column.key === "latent" ? "first" : isNumeric(column) ? "number" : null, "data-key": column.key },
+      el("span", { role: "columnheader", class: column.key === "latent" ? "first" : isNumeric(column) ? "number" : null, "data-key": column.key, "data-tip": column.hint },
         el("button", { type: "button", tabindex: "0", onclick: () => this.order(column) }, column.label))));
   }
 

@@ -9,7 +9,9 @@ function columnsOf(dictionary) {
     dictionary.has.promoted && { key: "promoted", label: "promotes", kind: "words", width: "minmax(6rem, 1fr)" },
     { key: "type", label: "type", kind: "type", width: "7rem" },
     dictionary.points.length > 1 && { key: "layer", label: "layer", kind: "layer", width: "5rem" },
-    { key: "frequency", label: "fires on", kind: "share", width: "5.2rem" },
+    // Units that are almost never 0 fire on all tokens, which says nothing about them.
+    !dictionary.has.rarely_zero && { key: "frequency", label: "fires on", kind: "share", width: "5.2rem" },
+    { key: "strong", label: "over 10 %", kind: "share", width: "5.2rem", hint: `tokens with at least ${STRONG}` },
     { key: "max", label: "maximum", kind: "number", width: "5.2rem" },
     dictionary.has.neuron && { key: "neuron", label: "neuron", kind: "integer", width: "4.4rem" },
     dictionary.has.neuron && { key: "cosine", label: "cosine", kind: "cosine", width: "4rem" },
@@ -20,7 +22,8 @@ function columnsOf(dictionary) {
 
 // Columns by importance, for windows that are too narrow for all of them.
 function byImportance(columns) {
-  const order = ["latent", "top", "type", "max", "frequency", null, "layer", "cosine", "promoted", "neuron"];
+  const share = columns.some((column) => column.key === "frequency") ? ["frequency", "strong"] : ["strong", "frequency"];
+  const order = ["latent", "top", "type", "max", share[0], null, "layer", "cosine", "promoted", "neuron", share[1]];
   const rank = (column) => order.indexOf(column.kind === "score" ? null : column.key);
   return [...columns].sort((a, b) => rank(a) - rank(b));
 }

@@ -14,6 +14,18 @@ import pytest
 from benchmarks import ratings
 
 DOCS = Path(__file__).parents[3] / "docs" / "scores.md"
+F1, MAXIMUM, READERS = "with the F1 of rules", "grades with the largest activation", "mean grades of the readers"
+QUANTITIES = {
+    "agreement of both readers: kappa with quadratic weights": [("kappa, quadratic weights", "agreement")],
+    "same grade; within one grade": [("same grade", "agreement"), ("within one grade", "agreement")],
+    "rank correlation of the readers' grades and F1, all latents": [("all:", F1)],
+    "the same, distiller; autoencoder; neurons": [("distiller:", F1), ("autoencoder:", F1), ("neurons:", F1)],
+    "sparse latents less simulators, readers": [("sparse latents less simulators:", READERS)],
+    "autoencoder less sparse latents, readers": [("autoencoder less sparse latents:", READERS)],
+    "rank correlation of grade and largest activation, distiller": [("distiller:", MAXIMUM)],
+    "the same, autoencoder; neurons": [("autoencoder:", MAXIMUM), ("neurons:", MAXIMUM)],
+}
+"""The rows of the second table, and the lines and titles of their printed numbers."""
 
 
 def read(name: str) -> Any:
@@ -95,15 +107,26 @@ def test_the_documentation_has_the_printed_numbers(printed: str) -> None:
         ):
             numbers = [float(number) for number in re.findall(r"\d+\.\d+", cell)]
             assert numbers == pytest.approx(row(printed, name, title)[:3], abs=5.1e-3)
-    for written, (start, title) in {
-        "agreement of both readers: kappa with quadratic weights": ("kappa, quadratic weights", "agreement"),
-        "rank correlation of the readers' grades and F1, all latents": ("all:", "with the F1 of rules"),
-        "sparse latents less simulators, readers": ("sparse latents less simulators:", "mean grades of the readers"),
-        "autoencoder less sparse latents, readers": ("autoencoder less sparse latents:", "mean grades of the readers"),
-    }.items():
-        (line,) = re.findall(rf"^\| {re.escape(written)} \|.*$", text, re.M)
-        numbers = [float(number) for number in re.findall(r"-?\d+\.\d+", line)]
-        assert numbers == pytest.approx(row(printed, start, title), abs=5.1e-3)
+    _, _, quantities = text.partition("| quantity | value |")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*\|$", quantities, re.M)
+    ][1:]
+    assert [name for name, _ in rows] == list(QUANTITIES)
+    for name, cell in rows:
+        for value, (start, title) in zip(cell.split("; "), QUANTITIES[name], strict=True):
+            numbers = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", value)]
+            tolerance = 0.0 if value.endswith("%") else 5.1e-3
+            assert numbers == pytest.approx(row(printed, start, title), abs=tolerance), name
+
+
+def test_the_documentation_has_the_number_of_graded_latents(printed: str) -> None:
+    lines = DOCS.read_text(encoding="utf-8").splitlines()
+    (line,) = [own for own in lines if own.startswith("| autoencoder | 3.")]
+    skipped = printed.split("mean grades by rules", 1)[1].split("autoencoder", 1)[1].split()[2:5]
+    assert f"{skipped[-2]} of 10 latents" in line
+    others = [own for own in lines if re.match(r"\| (distiller, s|neurons \| 2)", own)]
+    assert len(others) == 3
+    assert not any("of 10 latents" in own for own in others)
 
 
 def test_the_texts_of_readers_name_no_dictionary(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ SCORES = {
     "rule": Case(lambda seed: RuleScore(seed=seed), 0.99),
     "intruder": Case(lambda seed: IntruderScore(states, seed=seed), 0.95, 0.06),
     "example embedding": Case(lambda seed: ExampleEmbeddingScore(states, n_quantiles=2, seed=seed), 0.99, 0.08),
-    "detection": Case(lambda seed: DetectionScore(oracle, seed=seed), 0.8, 0.1),
+    "detection": Case(lambda seed: DetectionScore(oracle, seed=seed), 0.99, 0.1),
     "fuzzing": Case(lambda seed: FuzzingScore(oracle, seed=seed), 0.99, 0.1),
     "first word": Case(FirstWordShare, 0.99),
 }

@@ -20,7 +20,7 @@ from sparsedict.analysis.scores import (
 )
 from sparsedict.analysis.scores._answers import read_explanation, read_numbers
 
-from ._planted import oracle, planted_text
+from ._planted import oracle, planted, planted_text, strings, words
 
 BOTH = [DetectionScore, FuzzingScore]
 
@@ -147,8 +147,25 @@ def test_excerpts_fit_half_of_the_time(text: TokenLatents) -> None:
             assert (sum(asked.fits), len(asked.fits)) == (5, 10)
     for asked in DetectionScore(oracle, explanations).questions(text, explanations):
         lines = excerpts_of(asked.prompt)
-        assert all("word20" in line for line, fits in zip(lines, asked.fits, strict=True) if fits)
+        assert [" word20 " in f"{line} " for line in lines] == list(asked.fits)
         assert "<<" not in asked.prompt
+
+
+@pytest.mark.parametrize("before", [0, 3, 47])
+def test_excerpts_of_a_frequent_latent_are_judged_by_their_own_tokens(before: int) -> None:
+    """It is active on a third of the tokens, so few windows are free of it, and long ones only where a text begins."""
+    tokens = words()
+    text = planted((tokens % 3 == 0).unsqueeze(-1), tokens)
+    score = DetectionScore(lambda prompts: ["[]"] * len(prompts), ("multiples of three",), before=before, after=0)
+    ids = {name: i for i, name in enumerate(strings(range(48)))}
+    n_fits = []
+    for asked in score.questions(text, ("multiples of three",)):
+        for line, fits in zip(excerpts_of(asked.prompt), asked.fits, strict=True):
+            shown = [ids[f" {word}"] for word in line.split() if f" {word}" in ids]
+            assert fits == any(i % 3 == 0 for i in shown)
+        n_fits.append(sum(asked.fits))
+    assert all(n == 5 if before == 0 else 5 <= n <= 10 for n in n_fits)
+    assert score(text).n_scored == 1
 
 
 def test_braces_in_the_text_are_no_placeholders() -> None:

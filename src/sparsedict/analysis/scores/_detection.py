@@ -39,8 +39,9 @@ _ORDER = int.from_bytes(b"asks", "big")
 class DetectionScore(LanguageModelScore):
     """Balanced accuracy of a language model that tells excerpts with an active latent from others by an explanation.
 
-    Each question shows as many excerpts with the latent active as random excerpts without, all without marks. See
-    `LanguageModelScore` for the attributes.
+    Each question shows as many excerpts with the latent active as random excerpts without, all without marks. If there
+    are too few excerpts without, such as for latents that fire often, others take their place, and count as excerpts
+    with. A latent that is active in all excerpts has no score. See `LanguageModelScore` for the attributes.
 
     Source: Paulo et al., "Automatically interpreting millions of features in large language models", arXiv 2410.13928,
     2024.
@@ -52,7 +53,7 @@ class DetectionScore(LanguageModelScore):
         """Returns the questions about each latent with an explanation."""
         found, random = [], generator(self.seed, _ORDER, 0)
         for latent, active, inactive in self.examples(text, explanations, self.n_excerpts // 2):
-            shown = [(one.plain, True) for one in active] + [(one.plain, False) for one in inactive]
+            shown = [(one.plain, one.has_latent) for one in (*active, *inactive)]
             found.append(question(latent, DETECTION, explanations[latent], shown, random))
         return found
 

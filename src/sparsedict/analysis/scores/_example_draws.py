@@ -41,6 +41,7 @@ def draw_examples(
     n_trials: int,
     n_quantiles: int,
     min_quantiles: int | None = None,
+    context: tuple[int, int] = (0, 0),
     seed: int,
 ) -> Iterator[Draws]:
     """Yields examples of the latents that are active on enough tokens, in blocks of latents.
@@ -55,6 +56,8 @@ def draw_examples(
         n_trials: Number of trials.
         n_quantiles: Number of quantiles.
         min_quantiles: Smallest number of quantiles, for latents with few active tokens. By default ``n_quantiles``.
+        context: Number of tokens before and after an inactive example, within its sequence. Examples without an active
+            token in their context are preferred.
         seed: Random seed.
     """
     text = checked_text(text)
@@ -77,13 +80,23 @@ def draw_examples(
             len(places), (len(latents), n_trials, n_inactive + _SPARE), generator=random, device="cpu"
         )
         tokens = places[drawn]
-        wanted = latents.view(-1, 1, 1) * text.tokens.numel() + tokens
-        index = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-        # Inactive tokens first, in the order in which they were drawn.
-        is_active, order = (keys[index] == wanted).int().sort(dim=2, stable=True)
-        complete = (is_active[:, :, :n_inactive] == 0).all(2).all(1)
+        owner = latents.view(-1, 1, 1) * text.tokens.numel()
+        is_active = _has_key(keys, owner + tokens, owner + tokens)
+        in_row = tokens % text.tokens.shape[1]
+        before = torch.minimum(in_row, torch.tensor(context[0], device="cpu"))
+        after = torch.minimum(text.tokens.shape[1] - 1 - in_row, torch.tensor(context[1], device="cpu"))
+        near = _has_key(keys, owner + tokens - before, owner + tokens + after)
+        # Inactive tokens first, above all those with an inactive context, in the order in which they were drawn.
+        rank, order = (is_active.int() + near.int()).sort(dim=2, stable=True)
+        complete = (rank[:, :, :n_inactive] < 2).all(2).all(1)
         inactive = tokens.gather(2, order)[:, :, :n_inactive]
         yield Draws(latents[complete], active[complete], inactive[complete])
+
+
+def _has_key(keys: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Returns whether a sorted vector has a number from ``first`` to ``last``."""
+    index = torch.searchsorted(keys, first)
+    return (index < len(keys)) & (keys[index.clamp(max=len(keys) - 1)] <= last)
 
 
 def _without_repetition(sizes: Tensor, n: int, random: torch.Generator) -> Tensor:

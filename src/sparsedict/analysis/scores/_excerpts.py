@@ -22,11 +22,13 @@ class Excerpt:
 
     Attributes:
         window: Position and string of each token.
-        active: Positions of the tokens on which the latent is active.
+        active: Positions of the tokens on which the latent is active, at a strength near that of the excerpt's token.
+        has_latent: Whether the latent is active on any token.
     """
 
     window: list[tuple[int, str]]
     active: frozenset[int]
+    has_latent: bool
 
     @property
     def plain(self) -> str:
@@ -62,7 +64,7 @@ def excerpts(text: TokenLatents, latent: int, positions: Int[Tensor, " n"], befo
         inside, strength = places[first:last], values[first:last]
         peak = strength[inside == position]
         least = float(peak[0]) * NEAR_PEAK if len(peak) else torch.inf
-        found.append(Excerpt(window, frozenset(inside[strength >= least].tolist())))
+        found.append(Excerpt(window, frozenset(inside[strength >= least].tolist()), last > first))
     return found
 
 

@@ -105,7 +105,11 @@ class LanguageModelScore(ABC):
     def examples(
         self, text: TokenLatents, explanations: tuple[str | None, ...], n: int
     ) -> Iterator[tuple[int, list[Excerpt], list[Excerpt]]]:
-        """Yields the latent, ``n`` active and ``n`` inactive excerpts for each question, from the held-out half."""
+        """Yields the latent, ``n`` active and ``n`` inactive excerpts for each question, from the held-out half.
+
+        An inactive excerpt of a frequent latent may have active tokens besides the one that was drawn, see
+        `Excerpt.has_latent`.
+        """
         latents = latents_of(explanations, text.n_latents)
         _, second = text.halves(self.seed)
         draws = draw_examples(
@@ -115,6 +119,7 @@ class LanguageModelScore(ABC):
             n_trials=self.n_questions,
             n_quantiles=min(self.n_quantiles, self.n_questions),
             min_quantiles=1,
+            context=(self.before, self.after),
             seed=self.seed,
         )
         for own in draws:

@@ -89,7 +89,8 @@ class LatentPages:
             for sequence, position, peak, numbers, active in found["top"][:N_EXAMPLES]
         ]
         largest = max((abs(value) for value in found["quantiles"]), default=0.0)
-        return {"top": top, "largest": largest, "share": found["count"] / max(own["n_tokens"], 1)}
+        share = found["count"] / max(own["n_tokens"], 1)
+        return _entry(top, largest, share, found.get("strong", share), own["has"].get("rarely_zero", False))
 
 
 def record_entry(
@@ -106,7 +107,13 @@ def record_entry(
         active = [item for place, value in enumerate(values) if value for item in (place, value)]
         top.append([own.sequence, own.position, own.peak, numbers, active])
     largest = max(abs(float(records.act_min[latent])), abs(float(records.act_max[latent])))
-    return {"top": top, "largest": largest, "share": int(records.counts[latent]) / records.n_tokens}
+    share, strong = float(records.frequency[latent]), float(records.strong_frequency[latent])
+    return _entry(top, largest, share, strong, records.rarely_zero)
+
+
+def _entry(top: list[Any], largest: float, share: float, strong: float, rarely_zero: bool) -> dict[str, Any]:
+    """Returns the entry of a latent, with one of its shares of tokens, see `LatentRecords.rarely_zero`."""
+    return {"top": top, "largest": largest, "share": strong if rarely_zero else share, "is_strong": rarely_zero}
 
 
 def read_script(file: Path) -> Any:

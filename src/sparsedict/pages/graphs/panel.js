@@ -44,7 +44,7 @@ async function showExamples(graph, { layer, latent }, place) {
       place.append(el("p", { class: "soft" }, "There are no examples of this latent."));
       return;
     }
-    place.append(el("h2", {}, "Examples ", el("small", {}, `strongest activations; fires on ${format.share(own.share)} of the tokens`)),
+    place.append(el("h2", {}, "Examples ", el("small", {}, `strongest activations; ${own.is_strong ? `at least ${STRONG}` : "fires"} on ${format.share(own.share)} of the tokens`)),
       ...own.top.map((one) => example(one, own.largest, null)));
   } catch (error) {
     place.append(el("p", { role: "alert" }, `${error.message}. Write the page again.`));
