@@ -19,6 +19,7 @@ from types import CodeType, FunctionType
 from typing import Any, get_args, get_type_hints
 
 import jaxtyping
+from beartype.roar import BeartypeCallHintViolation
 
 FIRST = 3
 """Number of calls of each function that each test function checks."""
@@ -83,7 +84,10 @@ def _sampled(plain: Callable[..., Any], typechecker: Callable[[Any], Any]) -> Ca
             return plain(*args, **kwargs)
         if checked is None:
             checked = _checked(plain, typechecker)
-        return checked(*args, **kwargs)
+        try:
+            return checked(*args, **kwargs)
+        except BeartypeCallHintViolation as error:  # no `TypeError`, which users and tests expect
+            raise jaxtyping.TypeCheckError(str(error)) from error
 
     return call
 
