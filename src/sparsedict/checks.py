@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
+from types import UnionType
 from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
@@ -149,10 +150,24 @@ def _is_array(value: object) -> bool:
     return isinstance(value, Tensor | np.ndarray)
 
 
+def instance(name: str, value: object, kind: type | UnionType, what: str) -> None:
+    """Raises ``TypeError`` if ``value`` isn't an instance of ``kind``.
+
+    Args:
+        name: Name of the argument.
+        value: The object.
+        kind: The class, or a union of classes.
+        what: What the argument must be, for the message.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"`{name}` must be {what}, got {type(value).__name__}.")
+
+
 def one_of(name: str, value: str, options: Iterable[str]) -> str:
     """Returns ``value`` if it is one of ``options``."""
     options = tuple(options)
-    if value not in options:
+    # Arrays have no truth value.
+    if not isinstance(value, str) or value not in options:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, options))}, got {value!r}.")
     return value
 

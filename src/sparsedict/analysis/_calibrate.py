@@ -82,6 +82,7 @@ def calibrate_threshold(
         >>> calibration.dictionary.activation, round(calibration.l0, 2)
         (BatchTopK(k=4, momentum=0.99), 4.0)
     """
+    checks.instance("dictionary", dictionary, Dictionary, "a dictionary of this library")
     if not dictionary.activation.non_negative:
         raise ValueError(
             "`dictionary` must have non-negative latents, because a threshold gives positive latents only, got "

@@ -64,6 +64,7 @@ def simulator_correlation(
     Source: figure 8 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
+    checks.instance("match", match, NeuronMatch, "the result of `match_neurons`")
     adapter = Adapter(dictionary, reads)
     if latents is None:
         chosen = match.decoder_neuron.new_ones(match.n_latents).nonzero().squeeze(1)

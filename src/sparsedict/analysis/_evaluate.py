@@ -9,6 +9,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.adapters import Adapter
 from sparsedict.analysis._blocks import evaluation_mode
 from sparsedict.analysis._evaluate_sites import evaluate_sites
@@ -175,6 +176,7 @@ def evaluate(
         >>> abs(round(result.losses.kl, 3)), result.n_tokens
         (0.0, 32)
     """
+    checks.instance("site", site, Site | Mapping, "a site or sites, such as `sd.Site(model, path)`")
     if isinstance(site, Mapping):
         sites = site if isinstance(site, Sites) else Sites(site)
         return evaluate_sites(

@@ -68,6 +68,7 @@ def loss_recovered(
     Source: the score of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
+    checks.instance("site", site, Site, "a site, such as `sd.Site(model, path)`")
     adapter = Adapter(dictionary, reads, writes)
     role = adapter.points[1]
     batches: list[tuple[Tokens, Tensor]] = []

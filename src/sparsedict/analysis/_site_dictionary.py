@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.adapters import Adapter
 from sparsedict.batches import Activations, Points
 from sparsedict.sites import Site, Sites
@@ -46,8 +47,7 @@ def site_dictionaries(
         TypeError: If ``dictionaries`` isn't a mapping, or ``site`` isn't a site.
         ValueError: If there is no dictionary, or the points of one are unknown.
     """
-    if not isinstance(site, Site | Sites):
-        raise TypeError(f"`site` must be a Site or Sites, got {type(site).__name__}.")
+    checks.instance("site", site, Site | Sites, "a site or sites, such as `sd.Site(model, path)`")
     if not isinstance(dictionaries, Mapping):
         raise TypeError(
             f"`dictionaries` must map names to dictionaries, such as {{'transcoder': transcoder}}, got "

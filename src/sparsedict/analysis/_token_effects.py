@@ -70,6 +70,7 @@ def token_effects(site: Site | Sites, dictionary: Any, *, k: int = 10, reads: Po
         >>> token_effects(site, site.neurons, k=3).promoted.shape
         torch.Size([512, 3])
     """
+    checks.instance("site", site, Site | Sites, "a site or sites, such as `sd.Site(model, path)`")
     models = [site.model] if isinstance(site, Site) else list(site.models)
     if len(models) > 1:
         raise NoUnembeddingError("The sites are of several models, whose logits aren't comparable.")

@@ -74,6 +74,7 @@ def top_examples(
     Raises:
         ValueError: If a latent doesn't exist, or the tokens aren't integers.
     """
+    checks.instance("site", site, Site, "a site, such as `sd.Site(model, path)`")
     n_examples = checks.at_least("n_examples", n_examples, 1)
     sides = context if isinstance(context, tuple | list) else (context, context)
     before, after = (checks.at_least("context", side, 0) for side in sides)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from sparsedict import checks
 from sparsedict.sites import Site, Sites
 from sparsedict.sites.models import mlps
 
@@ -54,6 +55,7 @@ def find_sites(model: nn.Module) -> Sites:
     Raises:
         ValueError: If there are no such MLPs.
     """
+    checks.instance("model", model, nn.Module, "a torch.nn.Module")
     forms = mlps(model, "", max_items=1)
     if not forms:
         raise ValueError(

@@ -37,6 +37,7 @@ def firing_frequency(
     Source: figure 4 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
+    checks.instance("firing", firing, FiringFrequencies, "the result of `firing_frequencies`")
     n_bins = checks.at_least("n_bins", n_bins, 1)
     ax = own_axes(ax)
     dead = firing.dead.mask.cpu()

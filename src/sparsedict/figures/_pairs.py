@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.analysis import DictionaryMatch
 from sparsedict.figures._axes import SMALL_SIZE, finish, own_axes
 from sparsedict.figures._null import draw_null
@@ -109,6 +110,7 @@ def shared_latents(match: DictionaryMatch, names: tuple[str, str], *, ax: Axes |
         names: Names of the dictionaries.
         ax: Axes to draw on. A new figure by default.
     """
+    checks.instance("match", match, DictionaryMatch, "the result of `match_dictionaries`")
     found = {f"{name} ({len(c):,})": c for name, c in zip(names, (match.cosine_a, match.cosine_b), strict=True)}
     colours = dict(zip(found, (Palette.DISTILLER, Palette.AUTOENCODER), strict=True))
     label = "decoder cosine with the nearest latent of the other"

@@ -34,6 +34,7 @@ def decoder_shares(
     Source: the figure of relative norms in Lindsey et al., "Sparse Crosscoders for Cross-Layer Features and Model
     Diffing", 2024.
     """
+    checks.instance("shares", shares, DecoderShares, "the result of `analysis.decoder_shares`")
     point = shares.points[-1] if point is None else checks.one_of("point", point, shares.points)
     n_bins = checks.at_least("n_bins", n_bins, 1)
     values = shares.shares[shares.is_counted, shares.points.index(point)].cpu().numpy()

@@ -40,6 +40,7 @@ def decoder_similarity(
         >>> decoder_similarity(match, sd.analysis.latent_types(match)).get_ylabel()
         'latents, stacked'
     """
+    checks.instance("match", match, NeuronMatch, "the result of `match_neurons`")
     ax = _draw(match.decoder_cosine, match.null_decoder, types, ax, n_bins)
     if types is not None:
         ax.axvline(types.threshold, color=Palette.NULL, linewidth=0.6, linestyle=":", label="threshold")
@@ -63,6 +64,7 @@ def encoder_similarity(
     Source: figure 3 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
+    checks.instance("match", match, NeuronMatch, "the result of `match_neurons`")
     if match.encoder_cosine is None or match.null_encoder is None:
         raise ValueError("`match` must contain encoder cosines, got none. Match a dictionary that has an encoder.")
     ax = _draw(match.encoder_cosine, match.null_encoder, types, ax, n_bins)

@@ -40,6 +40,7 @@ def default_lr(dictionary: Dictionary) -> float:
     Source: the decrease with the number of latents follows Gao et al., "Scaling and evaluating sparse autoencoders",
     2024.
     """
+    checks.instance("dictionary", dictionary, Dictionary, "a dictionary of this library")
     encoders = [block.encoder.numel() for block in dictionary.blocks()]
     n_weights = sum(encoders) / len(encoders)
     return min(MAX_LR, 5.12 / math.sqrt(n_weights))

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.analysis._bootstrap import Estimate, bootstrap
 from sparsedict.analysis.ratings._rating import Ratings
 from sparsedict.display import shown, table
@@ -89,6 +90,7 @@ def agreement(ratings: Ratings, *, n_samples: int = 10_000, level: float = 0.95,
         >>> round(agreement(Ratings(tuple(of))).quadratic.value, 3)
         0.957
     """
+    checks.instance("ratings", ratings, Ratings, "`Ratings`, as `ratings.read` returns them")
     if len(ratings.raters) != 2:
         raise ValueError(
             f"`ratings` must have two raters, got {len(ratings.raters)} ({', '.join(ratings.raters)}). Select two of "

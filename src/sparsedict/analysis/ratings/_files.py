@@ -61,6 +61,7 @@ def write(ratings: Ratings, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: If there are ratings of several raters.
     """
+    checks.instance("ratings", ratings, Ratings, "`Ratings`, as `ratings.read` returns them")
     if len(ratings.raters) != 1:
         raise ValueError(
             f"`ratings` must have one rater for each file, got {len(ratings.raters)} raters. "

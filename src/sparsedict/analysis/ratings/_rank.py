@@ -44,6 +44,7 @@ def rank_correlation(
         >>> round(rank_correlation(grades).value, 3)
         0.976
     """
+    checks.instance("ratings", ratings, Ratings, "`Ratings`, as `ratings.read` returns them")
     values = _maxima(ratings) if scores is None else _scores(ratings, scores)
     means = ratings.means()
     pairs = [(grade, values[unit]) for unit, grade in means.items()]

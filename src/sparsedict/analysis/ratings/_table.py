@@ -111,6 +111,7 @@ def table(ratings: Ratings, *, n_samples: int = 10_000, level: float = 0.95, see
         distiller: simulators      0.667  0.000, 1.000      3        0
         distiller: sparse latents  4.000             -      1        0
     """
+    checks.instance("ratings", ratings, Ratings, "`Ratings`, as `ratings.read` returns them")
     if not len(ratings):
         raise ValueError("`ratings` must contain at least one rating, got none.")
     means = ratings.means()

@@ -50,6 +50,7 @@ def record(
     Raises:
         ValueError: If the tokens aren't integers, or a latent is NaN.
     """
+    checks.instance("site", site, Site | Sites, "a site or sites, such as `sd.Site(model, path)`")
     if not isinstance(site, Site | Sites):
         raise TypeError(f"`site` must be a Site or Sites, got {type(site).__name__}.")
     adapter = Adapter(dictionary, reads)

@@ -70,6 +70,7 @@ def write_graph(
         ...     write_graph(folder, graph, strings=sd.pages.token_strings(sd.zoo.load_tokenizer())).name
         'index.html'
     """
+    checks.instance("graph", graph, AttributionGraph, "the result of `circuits.attribute`")
     folder = checks.path("path", path, "a folder").resolve()
     check_graph_folder(folder, force)
     checks.in_range("node", node, 0.0, 1.0, open_low=True)

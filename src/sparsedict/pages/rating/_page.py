@@ -30,6 +30,7 @@ def write_page(path: str | os.PathLike[str], rating_set: RatingSet) -> Path:
         path: The HTML file.
         rating_set: The latents.
     """
+    checks.instance("rating_set", rating_set, RatingSet, "the result of `rating_set`")
     path = checks.path("path", path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = document(rating_set, {"store": "browser"})

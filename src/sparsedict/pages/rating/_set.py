@@ -184,6 +184,7 @@ def kinds_of(types: LatentTypes, simulator: str = "simulator", other: str = "spa
         simulator: Name of the kind of simulators.
         other: Name of the kind of all other latents that fired.
     """
+    checks.instance("types", types, LatentTypes, "the result of `latent_types`")
     masks = zip(types.simulators.tolist(), types.sparse.tolist(), strict=True)
     return [simulator if is_simulator else other if is_sparse else "" for is_simulator, is_sparse in masks]
 

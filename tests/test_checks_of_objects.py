@@ -1,0 +1,84 @@
+"""Public functions name the argument that has an object of another class, also if two arguments are exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from torch import nn
+
+import sparsedict as sd
+from sparsedict.analysis import ratings, scores
+
+TOKENS = torch.zeros(1, 4, dtype=torch.long)
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the tests' own checks of types, as for users."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+CALLS: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "evaluate": ("site", lambda x: sd.evaluate(x, x, TOKENS)),
+    "loss_recovered": ("site", lambda x: sd.analysis.loss_recovered(x, x, TOKENS)),
+    "top_examples": ("site", lambda x: sd.analysis.top_examples(x, x, TOKENS)),
+    "token_effects": ("site", lambda x: sd.analysis.token_effects(x, x)),
+    "collect": ("site", lambda x: sd.analysis.collect(x, {"a": x}, TOKENS)),
+    "record": ("site", lambda x: scores.record(x, x, TOKENS)),
+    "calibrate_threshold": ("dictionary", lambda x: sd.calibrate_threshold(x, TOKENS)),
+    "simulator_correlation": ("match", lambda x: sd.analysis.simulator_correlation(x, x, TOKENS)),
+    "rank_correlation": ("ratings", lambda x: ratings.rank_correlation(x, {})),
+    "table": ("ratings", lambda x: ratings.table(x)),
+    "agreement": ("ratings", lambda x: ratings.agreement(x)),
+    "write": ("ratings", lambda x: ratings.write(x, "ratings.json")),
+    "find_sites": ("model", lambda x: sd.circuits.find_sites(x)),
+    "default_lr": ("dictionary", lambda x: sd.training.default_lr(x)),
+    "write_graph": ("graph", lambda x: sd.pages.write_graph("graph", x)),
+    "write_page": ("rating_set", lambda x: sd.pages.rating.write_page("page.html", x)),
+    "kinds_of": ("types", lambda x: sd.pages.rating.kinds_of(x)),
+    "shared_latents": ("match", lambda x: sd.figures.shared_latents(x, ("a", "b"))),
+    "decoder_shares": ("shares", lambda x: sd.figures.decoder_shares(x)),
+    "firing_frequency": ("firing", lambda x: sd.figures.firing_frequency(x)),
+    "decoder_similarity": ("match", lambda x: sd.figures.decoder_similarity(x)),
+    "encoder_similarity": ("match", lambda x: sd.figures.encoder_similarity(x)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("value", [None, 3, "site", object()], ids=["None", "3", "text", "object"])
+def test_an_object_of_another_class_raises(
+    name: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argument, call = CALLS[name]
+    with pytest.raises(TypeError, match=rf"`{argument}` must be .*, got {type(value).__name__}\."):
+        call(value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dictionary_in_place_of_its_site_raises() -> None:
+    mlp = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+    site = sd.Site(nn.Sequential(nn.Embedding(10, 4), mlp), "1")
+    dictionary = sd.SparseDistiller.from_neurons(site.neurons)
+    for call in (sd.evaluate, sd.analysis.loss_recovered, sd.analysis.top_examples, scores.record):
+        with pytest.raises(
+            TypeError, match=r"`site` must be a site.* `sd\.Site\(model, path\)`, got SparseDistiller\."
+        ):
+            call(dictionary, site, TOKENS)
+
+
+def test_an_array_is_no_name() -> None:
+    array = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"`learns` must be one of 'logarithm', 'threshold', got tensor"):
+        sd.JumpReLU(learns=array)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"`mix` must be one of 'tokens', 'sequences', got tensor"):
+        sd.ActivationStream({}, TOKENS, mix=array)  # pyright: ignore[reportArgumentType]
