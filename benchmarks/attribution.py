@@ -87,6 +87,8 @@ def in_process(**arguments: Any) -> dict[str, Any]:
 
 def plot(rows: list[dict[str, Any]], n_tokens: int, max_latents: int) -> Figure:
     """Draws time and memory by length of the prompt, at one limit of latents, and by number of nodes, at one length."""
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
     from sparsedict.figures import Curve, curves
 
     drawn, panels = figure(4, width=3.3, height=2.4, columns=2)
@@ -102,6 +104,8 @@ def plot(rows: list[dict[str, Any]], n_tokens: int, max_latents: int) -> Figure:
             curve = Curve([row[x] for row in chosen], [row[y] for row in chosen])
             ax = curves({name: curve}, label, unit, ax=panels[2 * line + column])
             ax.set_xlim(left=0)
+            ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             ax.set_ylim(0, 1.1 * max(curve.y))
     return drawn
 
