@@ -597,3 +597,15 @@ def test_stacks_a_level_down_have_their_own_tokens() -> None:
         assert n_ablated(site, run) == [expected]
         seen = site.capture({"src": src, "tgt": tgt, "tgt_key_padding_mask": padding})
         assert torch.equal(seen.tokens, ids)
+
+
+def test_the_order_of_axes_needs_no_pass_of_its_own_after_a_capture() -> None:
+    site = Site(_models.hugging_face("llama"), LLAMA)
+    n_passes: list[int] = []
+    site.model.get_input_embeddings().register_forward_hook(lambda *_: n_passes.append(1))
+    site.capture(torch.ones(6, 6, dtype=torch.long))
+    assert len(n_passes) == 2  # the first capture of a site counts the calls of its modules
+    site.capture(torch.ones(6, 6, dtype=torch.long))
+    with site.replaced(site.neurons):
+        site.model(torch.ones(6, 6, dtype=torch.long), attention_mask=torch.ones(6, 6, dtype=torch.long))
+    assert len(n_passes) == 4

@@ -34,8 +34,9 @@ def three_layers() -> tuple[nn.Module, dict[str, sd.Site]]:
     model = nn.Sequential(nn.Embedding(30, D), *mlps, nn.Linear(D, 30))
     sites = {"first": sd.Site(model, "1"), "second": sd.Site(model, "2")}
     for site in sites.values():
-        # The first capture of a site runs the model once more, to see how often it calls the module.
-        site.capture(torch.zeros((1, 1), dtype=torch.int64))
+        # The first capture of a site runs the model once more, to see how often it calls the module. One of a single
+        # sequence shows that sequences are the first axis, which square batches don't.
+        site.capture(torch.zeros((1, 2), dtype=torch.int64))
     return model, sites
 
 

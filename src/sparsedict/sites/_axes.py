@@ -1,13 +1,13 @@
 """The order of the first two axes of activations: sequences first, or positions first.
 
-The shape of a batch with as many sequences as positions doesn't show the order. Another forward pass, of one sequence,
-then shows it.
+The shape of a batch with as many sequences as positions doesn't show the order. Another forward pass shows it: an
+earlier one, or one of a single sequence.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,8 +19,6 @@ from sparsedict.sites._embedding import token_embedding
 from sparsedict.sites._modes import evaluating
 from sparsedict.sites._passes import uncompiled
 from sparsedict.sites._points import Point, Removable
-
-_N_POSITIONS = 4
 
 _POSITIONS_FIRST: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
 """Whether positions are the first axis, by module and side of a point."""
@@ -34,6 +32,20 @@ def is_ambiguous(tokens: torch.Size | None, shape: torch.Size) -> bool:
         shape: Leading shape of the activations.
     """
     return tokens == shape and len(shape) == 2 and shape[0] == shape[1] > 1
+
+
+def record_axes(point: Point, tokens: Sequence[int] | None, shape: Sequence[int]) -> None:
+    """Records the order of axes that a forward pass shows.
+
+    Args:
+        point: The point.
+        tokens: Shape of the tokens, ``(n_sequences, n_positions)``; None if it is unknown.
+        shape: Leading shape of the activations.
+    """
+    if tokens is None or not len(tokens) == len(shape) == 2 or shape[0] == shape[1]:
+        return
+    if sorted(tokens) == sorted(shape):
+        _POSITIONS_FIRST.setdefault(point.module, {})[point.side] = tuple(shape) != tuple(tokens)
 
 
 def check_axes(model: nn.Module, points: Iterable[Point], n: int) -> None:
@@ -84,5 +96,4 @@ def _measure(model: nn.Module, points: Iterable[Point]) -> None:
         for handle in handles:
             handle.remove()
     for point, shape in shapes.items():
-        if len(shape) == 3 and sorted(shape[:2]) == [1, _N_POSITIONS]:
-            _POSITIONS_FIRST.setdefault(point.module, {})[point.side] = shape[0] != 1
+        record_axes(point, ids.shape, shape[:-1])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsedict.sites._axes import record_axes
 from sparsedict.sites._modes import evaluating
 from sparsedict.sites._points import CalledAgainError, Point
 from sparsedict.sites._tokens import Call
@@ -31,8 +32,9 @@ def check_called_once(model: nn.Module, call: Call, points: Iterable[Point]) -> 
     n_calls: Counter[Point] = Counter()
 
     def watch(point: Point) -> Callable[[Tensor], None]:
-        def callback(_: Tensor) -> None:
+        def callback(value: Tensor) -> None:
             n_calls[point] += 1
+            record_axes(point, shape, value.shape[:-1])
             point.is_call(n_calls[point] - 1, model)
 
         return callback
@@ -40,12 +42,14 @@ def check_called_once(model: nn.Module, call: Call, points: Iterable[Point]) -> 
     values = [*call.args, *call.kwargs.values()]
     if not all(value is None or isinstance(value, Tensor | bool | int | float | str) for value in values):
         return False  # The call would fill a cache, for example.
+    args = [_part(value, values) for value in call.args]
+    kwargs = {name: _part(value, values) for name, value in call.kwargs.items()}
+    tokens = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+    shape = None if tokens is None or tokens.is_floating_point() else tokens.shape
     handles = [point.attach(watch(point)) for point in points]
     try:
         with evaluating(model):
-            model(
-                *(_part(value, values) for value in call.args), **{k: _part(v, values) for k, v in call.kwargs.items()}
-            )
+            model(*args, **kwargs)
     except CalledAgainError:
         raise
     except Exception:  # Modules after the site may need further arguments.

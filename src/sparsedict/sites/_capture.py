@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedict.batches import Activations
-from sparsedict.sites._axes import check_axes, is_ambiguous
+from sparsedict.sites._axes import check_axes, is_ambiguous, record_axes
 from sparsedict.sites._calls import check_called_once
 from sparsedict.sites._context import TokenContext
 from sparsedict.sites._devices import input_device
@@ -128,6 +128,8 @@ def _activations(
     outputs = values[ends.writes]
     inputs = values[ends.reads].to(outputs.device)
     shape = outputs.shape[:-1]
+    record_axes(ends.writes, seen.shape, shape)
+    record_axes(ends.reads, seen.shape, inputs.shape[:-1])
     seen.check_order(shape)
     if is_ambiguous(seen.shape, shape):
         check_axes(ends.model, ends.points, len(outputs))
