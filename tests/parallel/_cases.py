@@ -20,6 +20,8 @@ from sparsedict.parallel import Alone, DataParallel, Parallel, RankError
 
 BATCH, N_STEPS = 30, 8
 N_TOKENS = BATCH * N_STEPS
+N_SAME = 5 * BATCH
+"""Tokens of runs whose steps are alike: two records, a resampling, and a comparison of the ranks' weights."""
 WIDTHS = {
     "cross_layer": {"0": (2, 3), "1": (4, 2)},
     "cross_layer_skip": {"0": (3, 2), "1": (3, 3)},
@@ -78,7 +80,7 @@ class Variant:
     def __call__(self, parallel: Parallel, folder: Path) -> Any:
         dictionary = cases.make(self.kind, self.activation) if self.kind else new(self.of(), parallel.rank)
         kind = self.kind or "distiller"
-        return train(dictionary, data_of(kind, dictionary), parallel, lr=1e-2, **self.parts())
+        return train(dictionary, data_of(kind, dictionary), parallel, n_tokens=N_SAME, lr=1e-2, **self.parts())
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -114,7 +116,7 @@ def _ties(parallel: Parallel, folder: Path) -> Any:
     """Trains on few different rows, whose entries are equal on several tokens of a batch."""
     dictionary = new(sd.BatchTopK(2.5), parallel.rank)
     data = (draw(20, 6, 0).repeat(10, 1), draw(20, 5, 1).repeat(10, 1))
-    return train(dictionary, data, parallel, lr=1e-2)
+    return train(dictionary, data, parallel, n_tokens=N_SAME, lr=1e-2)
 
 
 SAME: dict[str, Callable[[Parallel, Path], Any]] = {

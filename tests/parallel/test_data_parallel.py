@@ -32,6 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ranks(folder: Path) -> Results:
     """The results of all cases on each of two ranks."""
     checkpointed(Alone(), folder / "from_one", 5)
+    # The forked ranks have the modules, and the functions with checks, that this process makes at first use.
+    for name in (*SAME, *DATA):
+        alone(name)
     run_ranks(2, run_rank, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
