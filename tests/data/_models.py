@@ -29,8 +29,9 @@ class Counted(nn.Module):
 def site(model: nn.Module | None = None, path: str = "first", **options: object) -> Site:
     model = Counted() if model is None else model
     made = Site(model, path, **options)  # type: ignore[arg-type]
-    # The first capture of a site runs the model once more, to see how often it calls the module.
-    made.capture(torch.zeros((1, 1), dtype=torch.int64))
+    # The first capture of a site runs the model once more, to see how often it calls the module. One of a single
+    # sequence shows that sequences are the first axis, which square batches don't.
+    made.capture(torch.zeros((1, 2), dtype=torch.int64))
     if isinstance(model, Counted):
         model.n_positions = 0
     return made
