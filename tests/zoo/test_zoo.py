@@ -107,11 +107,11 @@ def test_the_script_builds_a_model_of_the_same_layout(tmp_path, monkeypatch, cap
     for i in range(40):
         (library / f"module_{i}.py").write_text(f"def function_{i}(value):\n    return value + {i}\n" * 40)
     out = tmp_path / "model"
-    arguments = ["build", "--out", str(out), "--stdlib", str(library), "--epochs", "0.5", "--batch-size", "4"]
+    arguments = ["build", "--out", str(out), "--stdlib", str(library), "--epochs", "0.25", "--batch-size", "4"]
     monkeypatch.setattr("sys.argv", [*arguments, "--layers", "2", "--context", "128"])
     build.main()
     facts = json.loads((out / "facts.json").read_text())
-    assert facts["evaluation_loss"] < 8.5
+    assert facts["evaluation_loss"] < 8.1
     assert (facts["layers"], facts["context"]) == (2, 128)
     assert "training tokens" in capsys.readouterr().out
 
