@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -15,16 +14,7 @@ import sparsedict as sd
 from sparsedict.analysis import ratings, scores
 
 TOKENS = torch.zeros(1, 4, dtype=torch.long)
-pytestmark = pytest.mark.usefixtures("unchecked")
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without the tests' own checks of types, as for users."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
+pytestmark = pytest.mark.as_installed
 
 
 CALLS: dict[str, tuple[str, Callable[[Any], object]]] = {

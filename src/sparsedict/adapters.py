@@ -222,14 +222,15 @@ def _resolve(source: Any, name: str, given: Points | None) -> Points | None:
     own = getattr(source, name, None)
     own = own if _is_points(own) and (_are_known(own) or isinstance(source, Adapter) or _selects(source)) else None
     kind = type(source.source if isinstance(source, Adapter) else source).__name__
-    if given is None or given == own:
+    # Arrays have no truth value.
+    if given is None or (_is_points(given) and given == own):
         return own
     if own is not None:
-        raise ValueError(f"`{name}` must be {own!r} for this {kind}, got {given!r}. Leave it out.")
+        raise ValueError(f"`{name}` must be {own!r} for this {kind}, got {given!r:.80}. Leave it out.")
     if not _is_points(given) or not _are_known(given):
         raise ValueError(
             f"`{name}` must be 'inputs', 'outputs' or 'neurons', with the site's name in front if there are several "
-            f"sites ('0.inputs'), or a tuple of such names, got {given!r}."
+            f"sites ('0.inputs'), or a tuple of such names, got {given!r:.80}."
         )
     return given
 

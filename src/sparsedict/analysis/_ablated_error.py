@@ -117,7 +117,7 @@ def ablated_error(
             )
         means = latent_means(dictionary, data, n_tokens=n_tokens, reads=reads)
     changes = {name: Ablation(v, means) if isinstance(v, Tensor) else v for name, v in named.items()}
-    full, errors = RunningError(), {name: RunningError() for name in changes}
+    full, errors = RunningError("data"), {name: RunningError("data") for name in changes}
     with evaluation_mode(dictionary):
         for inputs, batch in blocks(adapter, data, n_tokens, targets=True):
             targets = adapter.targets(batch).to(inputs.device)

@@ -130,7 +130,7 @@ def _chunks(dictionary: Dictionary, *tensors: Tensor) -> Iterator[tuple[Tensor, 
 
 def _measure(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
     """Returns L0 and FVU of a dictionary."""
-    active, error = RunningL0(), RunningError()
+    active, error = RunningL0(), RunningError("data")
     for x, y in _chunks(dictionary, inputs, targets):
         latents = dictionary.encode_sparse(x)
         active.update_(latents)

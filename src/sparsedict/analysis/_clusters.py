@@ -79,8 +79,10 @@ def clusters(
             "Pass the encoder rows as a matrix."
         )
     n_latents = len(rows)
+    if latents is not None:
+        latents = checks.latent_vector("latents", latents, n_latents)
     mask = rows.new_ones(n_latents, dtype=torch.bool) if latents is None else latents.to(rows.device)
-    chosen = checks.latent_vector("latents", mask, n_latents).nonzero().squeeze(1)
+    chosen = mask.nonzero().squeeze(1)
     roots = _components(unit(rows[chosen]), threshold)
     return _grouped(chosen.cpu(), roots, n_latents, threshold)
 

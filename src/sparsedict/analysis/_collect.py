@@ -91,8 +91,8 @@ def collect(
         [4, 4, 4, 4]
     """
     resolved = site_dictionaries(site, dictionaries, reads)
-    sides = context if isinstance(context, tuple | list) else (context, context)
-    before, after = (checks.at_least("context", side, 0) for side in sides)
+    before, after = checks.pair("context", context, 0)
+    progress = checks.boolean("progress", progress)
     amounts = Amounts(
         checks.at_least("n_top", n_top, 1),
         checks.at_least("n_quantiles", n_quantiles, 1),
@@ -105,9 +105,8 @@ def collect(
     folder = None
     if checkpoint is not None:
         settings = {**asdict(amounts), "seed": seed, "batch_size": batch_size, "dictionaries": _fingerprints(resolved)}
-        folder = PassCheckpoint(
-            Path(checkpoint), checks.interval("checkpoint_every", checkpoint_every, "tokens"), settings
-        )
+        every = checks.interval("checkpoint_every", checkpoint_every, "tokens")
+        folder = PassCheckpoint(checks.path("checkpoint", checkpoint, "a folder"), every, settings)
         run.restore_(folder.load(resume), folder.folder)
     # A block ends where a checkpoint is due.
     size = BLOCK_TOKENS if folder is None or isinstance(folder.every, timedelta) else min(BLOCK_TOKENS, folder.every)

@@ -15,7 +15,7 @@ from sparsedict.analysis._blocks import evaluation_mode
 from sparsedict.analysis._evaluate_sites import evaluate_sites
 from sparsedict.analysis._firing import DeadLatents
 from sparsedict.analysis._loss_recovered import captures, conditions
-from sparsedict.analysis._measure_losses import ModelLoss, RunningMean, losses_or_reason, measure_losses
+from sparsedict.analysis._measure_losses import LOSS, ModelLoss, RunningMean, losses_or_reason, measure_losses
 from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._sites_evaluation import SitesEvaluation, loss_numbers
 from sparsedict.analysis._token_batches import Tokens
@@ -177,6 +177,8 @@ def evaluate(
         (0.0, 32)
     """
     checks.instance("site", site, Site | Mapping, "a site or sites, such as `sd.Site(model, path)`")
+    if loss is not None:
+        checks.function("loss", loss, LOSS)
     if isinstance(site, Mapping):
         sites = site if isinstance(site, Sites) else Sites(site)
         return evaluate_sites(
@@ -191,7 +193,7 @@ def evaluate(
             writes=writes,
         )
     adapter = Adapter(dictionary, reads, writes)
-    error, sparsity, mean = RunningError(), RunningL0(), RunningMean()
+    error, sparsity, mean = RunningError("tokens"), RunningL0(), RunningMean()
     fired: Tensor | None = None
     batches: list[tuple[Tokens, Tensor]] = []
     with evaluation_mode(site.model, dictionary):

@@ -78,7 +78,7 @@ class _Measures:
         names = dict.fromkeys(name for own in resolved for name in own.writes)
         # In the order of the sites.
         self.written: list[str] = sorted(names, key=lambda name: list(sites).index(_site(name)))
-        self.errors = {name: RunningError() for name in self.written}
+        self.errors = {name: RunningError("tokens") for name in self.written}
         self.means = {name: RunningMean() for name in self.written}
         self._size = min(own.adapter.n_rows for own in resolved)
         self.n_tokens = 0

@@ -91,6 +91,7 @@ def latent_types(
         1 simulators (33.3%, cosine > 0.8), 1 sparse, 1 never fired
     """
     threshold = checks.in_range("threshold", threshold, -1.0, 1.0)
+    checks.instance("match", match, NeuronMatch | Tensor, "the result of `match_neurons`, or cosines [n_latents]")
     cosines = match.decoder_cosine if isinstance(match, NeuronMatch) else match
     mask = dead.mask if isinstance(dead, DeadLatents) else dead
     if mask is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsedict import checks
 from sparsedict.adapters import Adapter, as_role
 from sparsedict.analysis._blocks import evaluation_mode
-from sparsedict.analysis._measure_losses import Conditions, ModelLoss, RunningMean, measure_losses
+from sparsedict.analysis._measure_losses import LOSS, Conditions, ModelLoss, RunningMean, measure_losses
 from sparsedict.analysis._recovered import LossRecovered
 from sparsedict.analysis._token_batches import Tokens, token_batches
 from sparsedict.batches import Activations
@@ -69,6 +69,8 @@ def loss_recovered(
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
     checks.instance("site", site, Site, "a site, such as `sd.Site(model, path)`")
+    if loss is not None:
+        checks.function("loss", loss, LOSS)
     adapter = Adapter(dictionary, reads, writes)
     role = adapter.points[1]
     batches: list[tuple[Tokens, Tensor]] = []

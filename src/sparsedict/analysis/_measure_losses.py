@@ -20,6 +20,9 @@ from sparsedict.sites import NoLogitsError, ReplacementOrderError, Site
 ModelLoss = Callable[[Tensor, Tokens, Tensor], Tensor]
 """A user-defined loss: a function of model output, tokens and mask of counted positions that returns losses ``[n]``."""
 
+LOSS = "a function of the output of the model, tokens and mask that returns losses"
+"""What a user-defined loss must be, for messages."""
+
 Context = Callable[[], AbstractContextManager[None]]
 """A function that returns a context in which the MLPs of a model are replaced."""
 

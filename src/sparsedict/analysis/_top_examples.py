@@ -76,8 +76,7 @@ def top_examples(
     """
     checks.instance("site", site, Site, "a site, such as `sd.Site(model, path)`")
     n_examples = checks.at_least("n_examples", n_examples, 1)
-    sides = context if isinstance(context, tuple | list) else (context, context)
-    before, after = (checks.at_least("context", side, 0) for side in sides)
+    before, after = checks.pair("context", context, 0)
     blocks = EntryBlocks(site, [SiteDictionary("dictionary", Adapter(dictionary, reads))], tokens, batch_size)
     reservoir: ExampleReservoir | None = None
     chosen, columns, n_tokens = torch.zeros(0, dtype=torch.int64, device="cpu"), np.zeros(0, dtype=np.int32), 0
@@ -100,7 +99,7 @@ def top_examples(
 def _chosen_latents(latents: Sequence[int] | Tensor | None, n_latents: int) -> Tensor:
     if latents is None:
         return torch.arange(n_latents, device="cpu")
-    chosen = torch.as_tensor(latents, device="cpu")
+    chosen = checks.indices("latents", latents, "indices or a mask of at least one latent")
     if chosen.dtype == torch.bool:
         return checks.latent_vector("latents", chosen, n_latents).nonzero().squeeze(1)
     if chosen.ndim != 1 or chosen.is_floating_point() or not len(chosen):

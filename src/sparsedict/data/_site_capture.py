@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from sparsedict import checks
 from sparsedict.batches import Activations, point_name
 from sparsedict.data._tokens import Block
 from sparsedict.sites import Site, capture_sites
@@ -114,6 +115,7 @@ class SiteCapture:
 
 def takes_mask(model: nn.Module) -> bool:
     """Whether a model takes an ``attention_mask``."""
+    checks.instance("model", model, nn.Module, "a torch.nn.Module")
     parameters = inspect.signature(model.forward).parameters.values()
     return any(p.name == "attention_mask" or p.kind is p.VAR_KEYWORD for p in parameters)
 
@@ -144,6 +146,8 @@ def _reads_decoder_tokens(site: Site) -> bool:
 def _chosen(sites: Mapping[str, Site], neurons: bool | Iterable[str]) -> frozenset[str]:
     if isinstance(neurons, bool):
         return frozenset(sites if neurons else ())
+    if not isinstance(neurons, str):
+        neurons = checks.items("neurons", neurons, Hashable, "True, False or names of the sites")
     chosen = frozenset(neurons)
     if not chosen <= sites.keys():
         raise ValueError(

@@ -36,8 +36,7 @@ class ActivationSource(Iterable[Activations], ABC):
     def __init__(self, batch_size: int, seed: int, dtype: torch.dtype | None) -> None:
         self.batch_size: int = checks.at_least("batch_size", batch_size, 1)
         self.seed: int = checks.at_least("seed", seed, 0)
-        if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"`dtype` must be a floating-point type, got {dtype}.")
+        checks.floating_dtype("dtype", dtype)
         self._state: Mapping[str, Any] | None = None
         self._latest: Batches | None = None
 

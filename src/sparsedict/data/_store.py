@@ -78,7 +78,7 @@ class ActivationStore(ActivationSource):
             buffer_size, BUFFER_BYTES // self._description.buffer_bytes_per_token, self.n_tokens
         )
         self._shards = Shards(self.folder, self._description, verify)
-        self._dtype, self._device = dtype, None if device is None else torch.device(device)
+        self._dtype, self._device = dtype, checks.device("device", device)
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -142,6 +142,7 @@ class ActivationStore(ActivationSource):
         Raises:
             StorageError: If content differs from the written content. The error names the shard and the rows.
         """
+        progress = checks.boolean("progress", progress)
         n_blocks = self._shards.n_blocks
         with progress_bar("verify", total=n_blocks, unit="block", shown=progress) as bar:
             for index in range(n_blocks):

@@ -113,7 +113,7 @@ class ActivationStream(ActivationSource):
         super().__init__(batch_size, seed, dtype)
         checks.one_of("mix", mix, ("tokens", "sequences"))
         self._mix: Mix = mix
-        self._capture = SiteCapture.from_sites(sites, neurons, dtype, None if device is None else torch.device(device))
+        self._capture = SiteCapture.from_sites(sites, neurons, dtype, checks.device("device", device))
         model = self._capture.model
         tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
         longest = min((n for own in self._capture.models if (n := longest_row(own)) is not None), default=None)
@@ -205,6 +205,7 @@ class ActivationStream(ActivationSource):
             OSError: If the disk has too little space. Nothing is written then.
         """
         path = checks.path("folder", folder)
+        progress = checks.boolean("progress", progress)
         if self._mix != "tokens":
             raise ValueError(
                 f"`mix` must be 'tokens' for a stream that is saved, got {self._mix!r}. A store returns single tokens "

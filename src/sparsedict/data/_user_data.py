@@ -73,6 +73,7 @@ def as_batches(
         >>> batches.points, batches.n_tokens, batches.next_batch().n_tokens
         (('activations',), 10, 4)
     """
+    checks.instance("parallel", parallel, Parallel, "`sd.DataParallel()` or another Parallel")
     if isinstance(data, Batched):
         _check_omitted(batch_size, "batch_size", data, "the stream")
         _check_omitted(seed, "seed", data, "the stream")

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sparsedict import checks
+
 LARGEST_SEED = 2**63 - 1
 
 
@@ -22,8 +24,9 @@ def drawn_seed(generator: torch.Generator | None) -> int:
 
 def tensor_options(device: torch.device | str | None, dtype: torch.dtype | None) -> dict[str, Any]:
     """Returns the device and dtype of new weights as keyword arguments, with PyTorch's defaults for ``None``."""
+    checks.floating_dtype("dtype", dtype)
     return {
-        "device": torch.get_default_device() if device is None else torch.device(device),
+        "device": checks.device("device", device) or torch.get_default_device(),
         "dtype": torch.get_default_dtype() if dtype is None else dtype,
     }
 

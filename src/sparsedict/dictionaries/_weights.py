@@ -56,6 +56,7 @@ class DictionaryWeights(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        checks.generator("generator", generator)
         d_in, d_out = checks.at_least("d_in", d_in, 1), checks.at_least("d_out", d_out, 1)
         n_latents = checks.at_least("n_latents", n_latents, 1)
         checks.part("activation", activation, Activation, "sd.TopK(k=32)")

@@ -74,6 +74,10 @@ def cosine(reconstruction: Float[Tensor, "*batch d"], target: Float[Tensor, "*ba
 class RunningError:
     """The running version of `fvu`, `fvu_by_dimension`, `squared_error` and `cosine`.
 
+    Args:
+        argument: The name of the caller's parameter from which the targets come, for error messages. By default the
+            caller passes the targets themselves.
+
     Example:
         >>> import torch
         >>> running = RunningError()
@@ -83,7 +87,8 @@ class RunningError:
         (1.0, 3)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, argument: str | None = None) -> None:
+        self._argument = argument
         self._target = Moments()
         self._errors: Tensor | int = 0
         self._cosines: Tensor | int = 0
@@ -112,6 +117,11 @@ class RunningError:
         """
         errors, variances = self._sums()
         error, variance = float(errors.sum()), float(variances.sum())
+        if variance == 0 and self._argument is not None:
+            raise ValueError(
+                f"`{self._argument}` must give targets that differ, because FVU divides by their variance, got "
+                f"{self.n_tokens} equal rows. Use more tokens."
+            )
         if variance == 0:
             raise ValueError(
                 f"`target` must not be constant, because FVU divides by its variance, got {self.n_tokens} equal rows. "

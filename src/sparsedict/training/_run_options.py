@@ -47,8 +47,9 @@ class RunOptions:
     def __post_init__(self) -> None:
         for name in ("n_tokens", "log_every", "dead_after"):
             checks.set_at_least(self, name, 1)
-        if self.autocast not in (None, torch.bfloat16):
-            raise ValueError(f"`autocast` must be torch.bfloat16 or None, got {self.autocast}.")
+        # Arrays have no truth value.
+        if self.autocast is not None and self.autocast is not torch.bfloat16:
+            raise ValueError(f"`autocast` must be torch.bfloat16 or None, got {self.autocast!s:.80}.")
         for name in ("progress", "resume", "deterministic"):
             object.__setattr__(self, name, checks.boolean(name, getattr(self, name)))
         check_checkpoint(self.checkpoint, self.checkpoint_every, self.checkpoint_keep, self.resume)

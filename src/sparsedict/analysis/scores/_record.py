@@ -51,8 +51,6 @@ def record(
         ValueError: If the tokens aren't integers, or a latent is NaN.
     """
     checks.instance("site", site, Site | Sites, "a site or sites, such as `sd.Site(model, path)`")
-    if not isinstance(site, Site | Sites):
-        raise TypeError(f"`site` must be a Site or Sites, got {type(site).__name__}.")
     adapter = Adapter(dictionary, reads)
     if latents is not None and adapter.n_latents is not None:
         latent_indices(latents, adapter.n_latents)

@@ -29,7 +29,7 @@ def latent_indices(latents: Any, n_latents: int) -> Int[Tensor, " n_chosen"]:
         TypeError: If they aren't integers. A mask isn't a list of indices.
         ValueError: If an index is out of range.
     """
-    indices = torch.as_tensor(latents, device="cpu")
+    indices = checks.indices("latents", latents, "a list of indices of latents")
     if indices.dtype == torch.bool:
         raise TypeError("`latents` must be indices of latents, got a mask. Convert it by `mask.nonzero().squeeze(-1)`.")
     if indices.ndim != 1 or (len(indices) and indices.is_floating_point()):
