@@ -45,6 +45,22 @@ def collected(**options: Any) -> Any:
     return sd.analysis.collect(own, {"neurons": own.neurons}, TOKENS, **{"progress": False, **options})
 
 
+def loaded(folder: Path, **options: Any) -> Any:
+    autoencoder().save(folder)
+    return sd.load(folder, **options)
+
+
+def gathered(**options: Any) -> Any:
+    own = site()
+    records = sd.analysis.collect(own, {"neurons": own.neurons}, TOKENS, progress=False)
+    return sd.pages.gather(own, {"neurons": own.neurons}, **{"records": records, **options})
+
+
+def similarity(draw: Callable[..., Any], types: Any) -> Any:
+    own = site().neurons
+    return draw(sd.analysis.match_neurons(own, own), types)
+
+
 CALLS: dict[str, tuple[str, list[Any], Callable[[Any, Path], object]]] = {
     "Adapter": ("reads", [ARRAY, [ARRAY]], lambda x, _: sd.Adapter(autoencoder(), x)),
     "evaluate, reads": ("reads", [ARRAY], lambda x, _: analysed(sd.evaluate, reads=x)),
@@ -92,6 +108,63 @@ def test_an_argument_of_a_wrong_type_raises(name: str, tmp_path: Path) -> None:
     for number, value in enumerate(values):
         with pytest.raises((TypeError, ValueError), match=rf"^`{argument}` must .*, got "):
             call(value, tmp_path / str(number))
+
+
+TABLES: dict[str, tuple[str, list[Any], Callable[[Any, Path], object]]] = {
+    "Adapter, text": ("dictionary", ["folder"], lambda x, _: sd.Adapter(x, "inputs")),
+    "simulator_correlation": (
+        "neurons",
+        [object(), "neurons"],
+        lambda x, _: sd.analysis.simulator_correlation(
+            autoencoder(), sd.analysis.match_neurons(torch.eye(4), torch.eye(4)), torch.zeros(8, 4), neurons=x
+        ),
+    ),
+    "Activations": ("points", [object(), [ARRAY], "a"], lambda x, _: sd.Activations(x)),
+    "PerLayer": ("n_latents", [3, object()], lambda x, _: sd.PerLayer(sd.TopK(2), n_latents=x)),
+    "ActivationStore, verify": ("verify", [NO_ITEMS, "no"], lambda x, path: stored(path, verify=x)),
+    "load, latents": ("latents", [3, object()], lambda x, path: loaded(path, latents=x)),
+    "load, parts": ("parts", [None, 3, [3]], lambda x, path: loaded(path, parts=x)),
+    "load, device": ("device", [NO_ITEMS, "a"], lambda x, path: loaded(path, device=x)),
+    "as_prompt": ("tokens", [{}], lambda x, _: sd.circuits.attribute(sd.Sites(site().model, {"0": "1"}), {}, x)),
+    "gather, records": ("records", [None, [3], {"neurons": 3}], lambda x, _: gathered(records=x)),
+    "gather, scores": ("scores", [3, [3], {"neurons": 3}], lambda x, _: gathered(scores=x)),
+    "gather, threshold": ("threshold", [None, "a", 2.0], lambda x, _: gathered(threshold=x)),
+    "write, site": ("site", [None, "a"], lambda x, path: sd.pages.write(path, x, {}, TOKENS)),
+    "write, title": ("title", [3, object()], lambda x, path: sd.pages.write(path, site(), {}, TOKENS, title=x)),
+    "write, progress": ("progress", [NO_ITEMS], lambda x, path: sd.pages.write(path, site(), {}, TOKENS, progress=x)),
+    "write_pages, facts": ("facts", [None, [], {"a": 3}], lambda x, path: sd.pages.write_pages(path, x)),
+    "write_pages, strings": ("strings", [3, ["a"]], lambda x, path: sd.pages.write_pages(path, {}, strings=x)),
+    "RatingServer": ("rating_set", [None, "a"], lambda x, path: sd.pages.rating.RatingServer(x, path)),
+    "rating_set, examples": ("examples", [None, [], {"a": 3}], lambda x, _: sd.pages.rating.rating_set(x)),
+    "rating_set, kinds": ("kinds", [3, {"a": 3}], lambda x, _: sd.pages.rating.rating_set({}, kinds=x)),
+    "rating_set, strings": ("strings", [3, "a"], lambda x, _: sd.pages.rating.rating_set({}, strings=x)),
+    "ablated_errors": ("errors", [None, {}, {0.1: 3}], lambda x, _: sd.figures.ablated_errors(x)),
+    "type_shares": ("types", [None, {}, {0.1: 3}], lambda x, _: sd.figures.type_shares(x)),
+    "cluster_sizes": ("sizes", [None, {}, {"a": 3}], lambda x, _: sd.figures.cluster_sizes(x)),
+    "cosine_map": ("cosines", [None, ARRAY], lambda x, _: sd.figures.cosine_map(x)),
+    "activation_scatter": ("neuron", [None, ARRAY], lambda x, _: sd.figures.activation_scatter(x, NO_ITEMS)),
+    "training_curves": ("histories", [None, [3], {"a": 3}], lambda x, _: sd.figures.training_curves(x)),
+    "decoder_similarity": ("types", [3, "a"], lambda x, _: similarity(sd.figures.decoder_similarity, x)),
+    "encoder_similarity": ("types", [3, "a"], lambda x, _: similarity(sd.figures.encoder_similarity, x)),
+    "mean_estimate": ("values", [None, [1.0]], lambda x, _: scores.mean_estimate(x)),
+    "Affix": ("n", [NO_ITEMS, 1.5, "a"], lambda x, _: scores.Affix(x)),
+    "TokensAt": ("offsets", [None, 3, (0.5,)], lambda x, _: scores.TokensAt(x)),
+    "Ratings": ("ratings", [None, "a", [3]], lambda x, _: sd.analysis.ratings.Ratings(x)),
+    "parse": ("documents", [None, [3]], lambda x, _: sd.analysis.ratings.parse(x)),
+    "LazyAdam": ("params", [None, 3], lambda x, _: sd.training.LazyAdam(x)),
+    "recipes": ("kinds", [3, [3]], lambda x, _: sd.studies.recipes(kinds=x)),
+    "write_sites": ("found", [None, [3]], lambda x, path: sd.studies.write_sites(x, path)),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_an_argument_that_holds_wrong_objects_raises(name: str, tmp_path: Path) -> None:
+    argument, values, call = TABLES[name]
+    for number, value in enumerate(values):
+        folder = tmp_path / str(number)
+        with pytest.raises((TypeError, ValueError), match=rf"^`{argument}\b.*` must .*, got "):
+            call(value, folder)
+        assert not list(folder.glob("*.html"))
 
 
 def test_constant_targets_name_the_data() -> None:

@@ -74,6 +74,12 @@ class Adapter:
 
     def require(self, *methods: str) -> None:
         """Raises ``TypeError`` if the object lacks a method."""
+        # Text has a method `encode`.
+        if isinstance(self.source, str):
+            raise TypeError(
+                f"`{self.argument}` must be a dictionary, `Neurons` or an object with `encode` and `decode`, got "
+                f"{self.source!r:.80}. Pass `sd.load(path)`."
+            )
         for method in methods:
             if not callable(getattr(self.source, method, None)):
                 raise TypeError(

@@ -70,6 +70,8 @@ def load(
         hint = f" A repository on the hub would be 'hf://{path}'." if _could_be_on_the_hub(str(path)) else ""
         raise FileNotFoundError(f"`path` must be a folder or file of a dictionary, but {path} doesn't exist.{hint}")
     own = checked_formats(formats)
+    checks.device("device", device)
+    checks.instance("parts", parts, Iterable, "a list of classes")
     location = Location.from_path(path)
     found = next((one for one in own if one.recognises(location)), None)
     if found is None and location.file_name is None and location.holds(storage.DESCRIPTION):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -61,6 +61,7 @@ class PerLayer(Activation):
         if not given or len({type(own) for own in given}) > 1:
             raise ValueError(f"`activation` must be of one class in all layers, got {self.activation!r}.")
         if self.n_latents is not None:
+            checks.instance("n_latents", self.n_latents, Iterable, "the numbers of latents of the layers")
             sizes = tuple(checks.at_least("n_latents", size, 0) for size in self.n_latents)
             object.__setattr__(self, "n_latents", sizes)
             if isinstance(self.activation, tuple) and len(self.activation) != len(sizes):

@@ -99,6 +99,7 @@ def bootstrap_mean(
     """
     n_samples = checks.at_least("n_samples", n_samples, 1)
     level = checks.in_range("level", level, 0, 1, open_low=True)
+    checks.instance("values", values, Tensor, "a tensor of values [n]")
     values = values[~values.isnan()].double().cpu()
     if len(values) < 2:
         return Estimate(float(values.mean()), math.nan, math.nan, len(values))

@@ -91,5 +91,5 @@ def _neuron_activations(batch: Activations, neurons: Any) -> Tensor:
             "`data` must contain the activations of the neurons, got none. Capture them with `neurons=True`, or pass "
             "`neurons=site.neurons` to compute them from the inputs."
         )
-    own = Adapter(neurons, "inputs")
+    own = Adapter(neurons, "inputs", argument="neurons")
     return own.encode(own.fit(batch.inputs))

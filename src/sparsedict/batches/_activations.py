@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparsedict.batches._points import Points, aliases, lookup, missing_point, point_name, sites_of
-from sparsedict.batches._tensors import PER_TOKEN, check_point, identity, join_columns, map_distinct, side_by_side
+from sparsedict.batches._tensors import PER_TOKEN, check_points, identity, join_columns, map_distinct, side_by_side
 from sparsedict.display import short, table
 
 
@@ -59,8 +59,7 @@ class Activations(Mapping[str, Tensor]):
     ) -> None:
         if not points:
             raise ValueError("`points` must name at least one point, got an empty mapping.")
-        for name, value in points.items():
-            check_point(name, value)
+        check_points(points)
         self._tensors: dict[str, Tensor] = dict(points)
         self._parts: dict[str, tuple[str, ...]] = {name: (name,) for name in self._tensors}
         self.tokens = tokens

@@ -12,6 +12,17 @@ PER_TOKEN = ("tokens", "positions", "mask", "attention_mask")
 """Names of the tensors with one value per token. No point may have one of these reserved names."""
 
 
+def check_points(points: Mapping[str, Tensor]) -> None:
+    """Raises an error if an object isn't a mapping of names of points to tensors of activations."""
+    try:
+        named = points.items()
+    except AttributeError:  # A check of the type would take time in each step.
+        got = type(points).__name__
+        raise TypeError(f"`points` must be a mapping of names to tensors, got {got}.") from None
+    for name, value in named:
+        check_point(name, value)
+
+
 def check_point(name: object, value: object) -> None:
     if not isinstance(name, str):
         raise TypeError(

@@ -25,17 +25,20 @@ def instance(name: str, value: object, kind: type | UnionType, what: str) -> Non
         raise TypeError(f"`{name}` must be {what}, got {type(value).__name__}.")
 
 
-def mapping(name: str, value: object, kind: type | UnionType, what: str) -> None:
-    """Raises ``TypeError`` if ``value`` isn't a mapping whose values are instances of ``kind``.
+def mapping(name: str, value: object, kind: type | UnionType, what: str, *, empty: bool = True) -> None:
+    """Raises an error if ``value`` isn't a mapping whose values are instances of ``kind``.
 
     Args:
         name: Name of the argument.
         value: The mapping.
         kind: The class of the values, or a union of classes.
         what: What the argument must be, for the message.
+        empty: Whether the mapping may be empty.
     """
-    instance(name, value, Mapping, what)
-    assert isinstance(value, Mapping)
+    if not isinstance(value, Mapping):
+        raise TypeError(f"`{name}` must be {what}, got {type(value).__name__}.")
+    if not (value or empty):
+        raise ValueError(f"`{name}` must be {what}, got none.")
     for key, item in value.items():
         if not isinstance(item, kind):
             raise TypeError(f"`{name}` must be {what}, got {type(item).__name__} for {key!r}.")

@@ -141,6 +141,8 @@ def as_prompt(tokens: Any) -> Tokens:
         ValueError: If there are several sequences, or none.
     """
     if isinstance(tokens, Mapping):
+        if not tokens:
+            raise ValueError("`tokens` must contain `input_ids` [1, n_positions], got an empty mapping.")
         ids = tokens.get("input_ids")
         return tokens if ids is None else {**tokens, "input_ids": as_prompt(ids)}
     if isinstance(tokens, np.ndarray):

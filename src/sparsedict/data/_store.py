@@ -77,7 +77,7 @@ class ActivationStore(ActivationSource):
         self.buffer_size: int = self._checked_buffer(
             buffer_size, BUFFER_BYTES // self._description.buffer_bytes_per_token, self.n_tokens
         )
-        self._shards = Shards(self.folder, self._description, verify)
+        self._shards = Shards(self.folder, self._description, checks.boolean("verify", verify))
         self._dtype, self._device = dtype, checks.device("device", device)
 
     @property

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparsedict import storage
+from sparsedict import checks, storage
 from sparsedict.dictionaries._dictionary import Dictionary
 from sparsedict.dictionaries._maker import KINDS, Maker, own_classes
 from sparsedict.storage import Description, StorageError, StoredTensor
@@ -68,6 +68,7 @@ def chosen_latents(latents: Iterable[int] | Tensor, n_latents: int) -> list[int]
         TypeError: If an index isn't an integer.
         ValueError: If the list is empty, or an index is out of range or occurs twice.
     """
+    checks.instance("latents", latents, Iterable, "a list of indices of latents")
     rows = latents.tolist() if isinstance(latents, Tensor) else list(latents)
     wrong = next((row for row in rows if isinstance(row, bool) or not hasattr(row, "__index__")), None)
     if wrong is not None:

@@ -142,6 +142,7 @@ def ablated_errors(
     Source: figure 5 (top) of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
+    checks.mapping("errors", errors, AblatedError, "a mapping of coefficients to errors", empty=False)
     xs = list(errors)
     drawn = {
         "full": Curve(xs, [e.full.squared_error for e in errors.values()], Palette.DISTILLER),
@@ -164,6 +165,7 @@ def type_shares(types: Mapping[float, LatentTypes], *, ax: Axes | None = None) -
     Source: figure 5 (bottom) of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
+    checks.mapping("types", types, LatentTypes, "a mapping of coefficients to types of latents", empty=False)
     drawn = {"simulators": Curve(list(types), [100 * t.share for t in types.values()], Palette.SIMULATORS)}
     dead = {c: 100 * t.n_dead / t.n_latents for c, t in types.items() if t.n_dead is not None}
     if dead:

@@ -47,6 +47,7 @@ def cosine_map(
     """
     from matplotlib.colors import LinearSegmentedColormap
 
+    checks.instance("cosines", cosines, Tensor, "a tensor of cosines [n_rows, n_columns]")
     ax = own_axes(ax)
     colours = LinearSegmentedColormap.from_list("signed", [Palette.SPARSE, "#ffffff", Palette.SIMULATORS])
     image = ax.imshow(
@@ -79,6 +80,8 @@ def activation_scatter(
     Source: figure 8 of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
+    for name, value in (("neuron", neuron), ("latent", latent)):
+        checks.instance(name, value, Tensor, "a tensor of activations [n_tokens]")
     if neuron.shape != latent.shape:
         raise ValueError(f"`latent` must have the same {len(neuron)} tokens as `neuron`, got {len(latent)}.")
     ax = own_axes(ax)
@@ -171,6 +174,8 @@ def cluster_sizes(sizes: dict[str, dict[int, int]], *, ax: Axes | None = None) -
     Source: figure 11 and appendix B of slavachalnev, "Sparse MLP Distillation", LessWrong, 2024,
     https://www.lesswrong.com/posts/MXabwqMwo3rkGqEW8/sparse-mlp-distillation.
     """
+    what = "a mapping of names of dictionaries to numbers of neurons by number of simulators"
+    checks.mapping("sizes", sizes, Mapping, what, empty=False)
     ax = own_axes(ax)
     largest = max(size for of in sizes.values() for size in of)
     shown = range(min(largest, MAX_SIMULATORS) + 1)

@@ -41,6 +41,7 @@ def decoder_similarity(
         'latents, stacked'
     """
     checks.instance("match", match, NeuronMatch, "the result of `match_neurons`")
+    checks.instance("types", types, LatentTypes | None, "the result of `latent_types`, or None")
     ax = _draw(match.decoder_cosine, match.null_decoder, types, ax, n_bins)
     if types is not None:
         ax.axvline(types.threshold, color=Palette.NULL, linewidth=0.6, linestyle=":", label="threshold")
@@ -67,6 +68,7 @@ def encoder_similarity(
     checks.instance("match", match, NeuronMatch, "the result of `match_neurons`")
     if match.encoder_cosine is None or match.null_encoder is None:
         raise ValueError("`match` must contain encoder cosines, got none. Match a dictionary that has an encoder.")
+    checks.instance("types", types, LatentTypes | None, "the result of `latent_types`, or None")
     ax = _draw(match.encoder_cosine, match.null_encoder, types, ax, n_bins)
     return finish(ax, "encoder cosine with the nearest neuron", STACKED, n_legend_columns=2)
 

@@ -38,6 +38,7 @@ def training_curves(histories: History | Mapping[str, History], column: str = "f
     """
     checks.one_of("column", column, LABELS)
     named = {"": histories} if isinstance(histories, History) else histories
+    checks.mapping("histories", named, History, "the result of `fit` or `fit_many`")
     if not named or not all(len(history) for history in named.values()):
         raise ValueError("`histories` must have at least one record each, got none. Train with a smaller `log_every`.")
     ax = own_axes(ax)

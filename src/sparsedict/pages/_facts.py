@@ -112,12 +112,15 @@ def gather(
         ValueError: If the names of records or scores aren't those of the dictionaries, or lengths differ.
     """
     resolved = {own.name: own for own in site_dictionaries(site, dictionaries, reads)}
+    checks.mapping("records", records, LatentRecords, "a mapping of names to records, as `collect` returns them")
+    threshold = checks.in_range("threshold", threshold, -1.0, 1.0)
+    scores = {} if scores is None else scores
     if set(records) != set(resolved):
         raise ValueError(f"`records` must have the names {list(resolved)}, got {list(records)}.")
-    check_scores(scores or {}, {name: own.n_latents for name, own in records.items()})
+    check_scores(scores, {name: own.n_latents for name, own in records.items()})
     found = {}
     for name, own in resolved.items():
-        given = (scores or {}).get(name, {})
+        given = scores.get(name, {})
         checked = _scores(name, given, records[name].n_latents)
         facts = _facts(site, own, resolved, records[name], checked, threshold, n_related, n_effects)
         words = {own.name: own.words for own in given.values() if isinstance(own, LatentScores) and own.words}
@@ -135,6 +138,7 @@ def check_scores(scores: Scores, n_latents: Mapping[str, int | None]) -> None:
     Raises:
         ValueError: If a name isn't that of a dictionary or is that of a column, or a length differs.
     """
+    checks.mapping("scores", scores, Mapping, "a mapping of names of dictionaries to scores by name")
     for name, own in scores.items():
         if name not in n_latents:
             raise ValueError(f"`scores` must have names of dictionaries, {list(n_latents)}, got {name!r}.")

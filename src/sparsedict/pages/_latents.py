@@ -16,7 +16,7 @@ from sparsedict.pages._earlier import has_earlier
 from sparsedict.pages._facts import DictionaryFacts, Scores, check_scores, gather
 from sparsedict.pages._saved_records import RECORDS, save_records
 from sparsedict.pages._shards import Shards, TokenNumbers, dictionary_entry, sample, script, table
-from sparsedict.pages._strings import TokenStrings, token_strings
+from sparsedict.pages._strings import STRINGS, TokenStrings, token_strings
 from sparsedict.progress import progress_bar
 from sparsedict.sites import Site, Sites
 from sparsedict.storage import replace_folder
@@ -87,6 +87,10 @@ def write(
         'index.html'
     """
     check_folder(checks.path("path", path, "a folder"))
+    checks.instance("site", site, Site | Sites, "a site or sites, such as `sd.Site(model, path)`")
+    if title is not None:
+        checks.instance("title", title, str, "text")
+    keep_records, progress = checks.boolean("keep_records", keep_records), checks.boolean("progress", progress)
     if (tokens is None) == (records is None):
         raise TypeError("Pass either `tokens` or `records`.")
     if records is not None and options:
@@ -97,7 +101,7 @@ def write(
     threshold = checks.in_range("threshold", threshold, -1.0, 1.0)
     if records is None:
         resolved = site_dictionaries(site, dictionaries, reads)
-        check_scores(scores or {}, {own.name: own.adapter.n_latents for own in resolved})
+        check_scores({} if scores is None else scores, {own.name: own.adapter.n_latents for own in resolved})
         records = collect(site, dictionaries, tokens, reads=reads, progress=progress, **options)
     facts = gather(site, dictionaries, records, scores=scores, threshold=threshold, reads=reads)
     if title is None:
@@ -134,6 +138,11 @@ def write_pages(
     """
     folder = checks.path("path", path, "a folder").resolve()
     check_folder(folder)
+    checks.mapping("facts", facts, DictionaryFacts, "a mapping of names to facts, as `gather` returns them")
+    checks.instance("title", title, str, "text")
+    if strings is not None:
+        checks.function("strings", strings, STRINGS)
+    keep_records, progress = checks.boolean("keep_records", keep_records), checks.boolean("progress", progress)
     numbers = TokenNumbers(facts)
     if progress:
         size = sum(map(len, _fixed(facts, numbers, strings, title).values())) + _size_of_shards(facts, numbers)

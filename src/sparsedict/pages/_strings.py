@@ -11,6 +11,8 @@ from typing import Any
 
 TokenStrings = Callable[[Sequence[int]], list[str]]
 """Returns the text of each token id."""
+STRINGS = "a function from token ids to text, as `token_strings` returns it"
+"""What such a function must be, for messages."""
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 MAX_DOTS = 12

@@ -65,6 +65,7 @@ def recipes(
         ValueError: If ``kinds`` is empty or contains an unknown kind or a kind twice, or kinds of one site and of
             several sites together.
     """
+    kinds = checks.items("kinds", kinds, str, "a list of kinds, such as ['distiller']")
     if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
         raise ValueError(
             f"`kinds` must contain one or more of {', '.join(map(repr, KINDS))}, each at most once, got {kinds!r}."

@@ -53,6 +53,8 @@ def write_sites(
         FileExistsError: If the folder contains an earlier result or other files and ``force`` isn't set.
         ImportError: If matplotlib isn't installed.
     """
+    kinds = Mapping | JointDecomposition
+    checks.instance("found", found, kinds, "the result of `decompose_sites` or `decompose_jointly`")
     with staged_result(checks.path("path", path, "a folder"), force=force, also=also) as folder:
         if isinstance(found, JointDecomposition):
             files = write_report(found, folder, strings, progress=progress)

@@ -58,6 +58,7 @@ class LazyAdam(torch.optim.Optimizer):
         betas = (checks.number("betas[0]", betas[0]), checks.number("betas[1]", betas[1]))
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"`betas` must be two numbers in [0, 1), got {betas}.")
+        checks.instance("params", params, Iterable, "parameters, such as `dictionary.parameters()`")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()

@@ -48,6 +48,7 @@ def parse(documents: Mapping[str, Any], *, key: RatingKey | None = None) -> Rati
         StorageError: If a document has another format, needs a key, or belongs to another key.
         ValueError: If two documents have the same rater and latent.
     """
+    checks.instance("documents", documents, Mapping, "a mapping of names to documents")
     return Ratings(tuple(rating for name, value in documents.items() for rating in _ratings(name, value, key)))
 
 

@@ -68,7 +68,7 @@ class Ratings:
     ratings: tuple[Rating, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ratings", tuple(self.ratings))
+        object.__setattr__(self, "ratings", checks.items("ratings", self.ratings, Rating, "a list of `Rating`"))
         seen: set[tuple[str, str, int]] = set()
         for rating in self.ratings:
             if (found := (rating.rater, *rating.unit)) in seen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.analysis.scores._labels import Labelling, Labels
 from sparsedict.analysis.scores._token_classes import token_class
 from sparsedict.analysis.scores._token_latents import TokenLatents
@@ -34,9 +36,11 @@ class TokensAt:
     offsets: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        what = "one to three offsets in ascending order"
+        object.__setattr__(self, "offsets", checks.integers("offsets", self.offsets, -sys.maxsize, what))
         is_sorted = list(self.offsets) == sorted(set(self.offsets))
         if not 1 <= len(self.offsets) <= 3 or not is_sorted:
-            raise ValueError(f"`offsets` must be one to three offsets in ascending order, got {self.offsets!r}.")
+            raise ValueError(f"`offsets` must be {what}, got {self.offsets!r}.")
 
     def __call__(self, text: TokenLatents, /) -> Labels:
         parts = [_shifted(text.tokens, offset) for offset in self.offsets]
@@ -68,6 +72,7 @@ class Affix:
     offset: int = 0
 
     def __post_init__(self) -> None:
+        checks.set_at_least(self, "n", -sys.maxsize)
         if self.n == 0:
             raise ValueError("`n` must be positive for a prefix or negative for a suffix, got 0.")
 

@@ -13,7 +13,7 @@ from sparsedict.analysis import LatentRecords
 from sparsedict.circuits import AttributionGraph
 from sparsedict.pages._earlier import has_earlier
 from sparsedict.pages._shards import script
-from sparsedict.pages._strings import TokenStrings, token_strings
+from sparsedict.pages._strings import STRINGS, TokenStrings, token_strings
 from sparsedict.pages.graphs._content import content
 from sparsedict.pages.graphs._examples import LatentPages, TokenTable, record_entry
 from sparsedict.storage import replace_folder
@@ -75,7 +75,11 @@ def write_graph(
     check_graph_folder(folder, force)
     checks.in_range("node", node, 0.0, 1.0, open_low=True)
     checks.at_least("max_nodes", max_nodes, 1)
-    latents = dict(latents or {})
+    checks.instance("title", title, str, "text")
+    if strings is not None:
+        checks.function("strings", strings, STRINGS)
+    latents = {} if latents is None else latents
+    checks.mapping("latents", latents, LatentRecords | LatentPages, "a mapping of names of layers to records or pages")
     if unknown := [name for name in latents if name not in graph.layers]:
         raise ValueError(f"`latents` must have names of layers, any of {list(graph.layers)}, got {unknown[0]!r}.")
     if graph.checked is None and graph.checker is not None:

@@ -50,6 +50,7 @@ class RatingServer:
     def __init__(
         self, rating_set: RatingSet, folder: str | os.PathLike[str], *, rater: str | None = None, port: int = 0
     ) -> None:
+        checks.instance("rating_set", rating_set, RatingSet, "the result of `rating_set`")
         self.folder: Path = checks.path("folder", folder)
         self.token: str = secrets.token_urlsafe(24)
         self.rating_set: RatingSet = rating_set

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from sparsedict import checks
 from sparsedict.analysis import Example, LatentRecords, LatentTypes, TopExamples
 from sparsedict.analysis.ratings import KeyItem, RatingKey
-from sparsedict.pages._strings import TokenStrings, token_strings, visible
+from sparsedict.pages._strings import STRINGS, TokenStrings, token_strings, visible
 from sparsedict.storage import Reader, StorageError, read_document, write_document
 
 KEY = "key.json"
@@ -156,7 +156,11 @@ def rating_set(
     n_per_kind = checks.at_least("n_per_kind", n_per_kind, 1)
     n_examples = checks.at_least("n_examples", n_examples, 1)
     min_examples = checks.at_least("min_examples", min_examples, 1)
-    kinds = dict(kinds or {})
+    checks.mapping("examples", examples, LatentRecords | Mapping, "a mapping of names to records or examples")
+    kinds = {} if kinds is None else kinds
+    checks.mapping("kinds", kinds, Iterable, "a mapping of names of dictionaries to kinds, one for each latent")
+    if strings is not None:
+        checks.function("strings", strings, STRINGS)
     if unknown := [name for name in kinds if name not in examples]:
         raise ValueError(f"`kinds` must have names of `examples`, got {unknown[0]!r}.")
     chance = random.Random(checks.at_least("seed", seed, 0))
