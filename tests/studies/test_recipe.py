@@ -33,7 +33,13 @@ def test_the_recipes_make_both_kinds_of_a_site() -> None:
 def test_the_defaults_suit_every_activation_and_a_narrow_dictionary(activation: sd.Activation) -> None:
     site = sd.Site(torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4)), "1")
     made = recipes(activation)["distiller"].trainee(site, 3)  # twice the k would be more than all latents
-    assert (made.optimizer is sd.training.LazyAdam) == (not activation.elementwise)
+    if activation.elementwise:
+        assert made.optimizer is None
+    else:
+        assert made.optimizer is not None
+        optimizer = made.optimizer([torch.nn.Parameter(torch.zeros(2))], lr=0.1)
+        assert isinstance(optimizer, sd.training.LazyAdam)
+        assert optimizer.defaults["betas"] == (0.9, 0.98)
     sd.fit_many({"": made}, (torch.randn(256, 4), torch.randn(256, 4)), n_tokens=256, batch_size=64, progress=False)
 
 

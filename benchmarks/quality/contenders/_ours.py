@@ -136,6 +136,7 @@ CONTENDERS: dict[str, Recipe] = {
     "sparsedict train, batches of 512": TRAIN(
         sd.BatchTopK, DEFAULT | {"step_hooks": [*SMALL["step_hooks"], ANNEAL_K]}, batch_size=512
     ),
+    "sparsedict train, beta_2 of 0.999": TRAIN(sd.BatchTopK, DEFAULT | LAZY),
     "sparsedict train, Adam": TRAIN(sd.BatchTopK, DEFAULT | {"optimizer": None}),
     "sparsedict train, not centred": TRAIN(sd.BatchTopK, DEFAULT, transcoder=sd.Transcoder, kinds=ONLY_TRANSCODERS),
     "sparsedict train, constant k": TRAIN(sd.BatchTopK, DEFAULT | HOOKS),

@@ -19,6 +19,9 @@ ACTIVATION = BatchTopK(32)
 DECODER_NORM = UnitNorm()
 RESAMPLE = Resample(every=25, dead_after=50_000, until=0.75, n_inputs=8192)
 BATCH_SIZE = 1024
+OPTIMIZER = partial(LazyAdam, betas=(0.9, 0.98))
+"""With the usual second decay of 0.999, the second moment averages over all steps of a short run. If gradients suddenly
+grow, rows then move by many times the rate, and training diverges where one direction dominates the inputs."""
 RATES = {"distiller": DefaultLR(1.5), "autoencoder": None}
 """Learning rates of TopK and BatchTopK. At a higher rate, long runs of autoencoders have spikes of the error."""
 
@@ -35,7 +38,7 @@ def options_for(kind: Kind, activation: Activation) -> dict[str, Any]:
         "lr": RATES[kind.name],
         "penalties": (AuxK(dead_after=20_000, coefficient=1 / 4, slope=1.0),),
         "step_hooks": (RESAMPLE, AnnealK(until=0.5)),
-        "optimizer": LazyAdam,
+        "optimizer": OPTIMIZER,
         "schedule": Linear(warm_up=0.1, start=0.78),
     }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -115,9 +116,17 @@ def _recipe(trainee: Trainee) -> dict[str, Any]:
         "step_hooks": [repr(part) for part in trainee.step_hooks],
         "lr": dictionary.trained_on["lr"],
         "schedule": repr(trainee.schedule),
-        "optimizer": "Adam" if optimizer is None else getattr(optimizer, "__name__", None) or repr(optimizer),
+        "optimizer": "Adam" if optimizer is None else _code_of(optimizer),
         "clip_norm": trainee.clip_norm,
     }
+
+
+def _code_of(factory: Callable[..., Any]) -> str:
+    """Returns the name of a class or function, with the keyword arguments of a partial."""
+    if isinstance(factory, partial):
+        options = ", ".join(f"{name}={value!r}" for name, value in factory.keywords.items())
+        return f"{_code_of(factory.func)}({options})"
+    return getattr(factory, "__name__", None) or repr(factory)
 
 
 def _shared(recipes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
