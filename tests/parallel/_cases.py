@@ -103,7 +103,10 @@ PARTS: dict[str, Variant] = {
         of=lambda: sd.TopK(1),
         parts=lambda: {
             "penalties": [sd.AuxK(dead_after=60)],
-            "step_hooks": [sd.Resample(every=3, dead_after=60, n_inputs=50)],
+            "step_hooks": [
+                sd.Resample(every=3, dead_after=60, n_inputs=50),
+                sd.Resample(every=2, dead_after=60, n_inputs=50, decoder_rows="errors"),
+            ],
         },
     ),
     "balanced": Variant(parts=lambda: {"loss": sd.BalancedError()}),

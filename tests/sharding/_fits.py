@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -36,9 +37,14 @@ def fits(n_ranks: int) -> Iterator[tuple[str, Case]]:
         yield f"fit {activation} {penalty}", partial(_fits, "autoencoder", activation, {"penalties": [penalty]})
     for options in ({"clip_norm": 0.01}, {"clip_norm": 0.1, "lr": 1e-3}, {"step_hooks": [sd.AnnealK(6, 0.5)]}):
         yield f"fit {options}", partial(_fits, "autoencoder", "top_k", options)
-    hooks = {"step_hooks": [sd.Resample(every=2, dead_after=16, n_inputs=20)]}
-    for kind, activation in (("autoencoder", "top_1"), ("cross_layer", "jump_relu"), ("distiller_bias_skip", "gated")):
-        yield f"fit {kind} {activation} with Resample", partial(_fits, kind, activation, hooks)
+    resample = sd.Resample(every=2, dead_after=16, n_inputs=20)
+    for kind, activation, hook in (
+        ("autoencoder", "top_1", replace(resample, decoder_rows="errors")),
+        ("cross_layer", "jump_relu", resample),
+        ("distiller_bias_skip", "gated", resample),
+        ("distiller_bias_skip", "top_1", replace(resample, decoder_rows="errors")),
+    ):
+        yield f"fit {kind} {activation} with {hook}", partial(_fits, kind, activation, {"step_hooks": [hook]})
     yield "fit stops on NaN", _stops
 
 

@@ -61,6 +61,19 @@ def test_rows_are_those_of_the_source() -> None:
     assert torch.equal(dictionary.decoder_bias, before["decoder_bias"])
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_decoder_rows_from_errors_leave_out_what_is_explained(training: bool) -> None:
+    dictionary, x = coder().train(training), rows()
+    directions = torch.nn.functional.normalize(x - dictionary.decoder_bias.detach(), dim=-1)
+    with torch.no_grad():
+        errors = torch.nn.functional.normalize(x - dictionary(x).reconstruction, dim=-1)
+    resampled(dictionary, x, x, sd.Resample(every=1, dead_after=100, decoder_rows="errors"))
+    drawn = (torch.nn.functional.normalize(dictionary.encoder[DEAD].detach(), dim=-1) @ directions.T).argmax(1)
+    torch.testing.assert_close(dictionary.decoder[DEAD].detach(), errors[drawn])
+    assert float((errors[drawn] * directions[drawn]).sum(1).min()) < 0.99
+    assert dictionary.training is training
+
+
 @pytest.mark.parametrize("input_bias", [False, True])
 def test_inputs_that_the_dictionary_does_not_centre_are_centred(input_bias: bool) -> None:
     """Or a row that points at one of them would fire on all."""

@@ -116,6 +116,7 @@ def _scaled_neurons(data: Data) -> Neurons:
 
 
 RESAMPLE = sd.Resample(every=25, dead_after=50_000, until=0.75, n_inputs=8192)
+"""As published; the recipe of ``sparsedict train`` has decoder rows from errors."""
 AUXK = sd.AuxK(dead_after=50_000)
 STRAIGHT = sd.AuxK(dead_after=50_000, coefficient=1 / 4, slope=1.0)
 LAZY = {"optimizer": LazyAdam}
@@ -123,23 +124,27 @@ HOOKS = {"step_hooks": [RESAMPLE]}
 CENTRED = partial(sd.Transcoder, input_norm=sd.InputCentre())
 OPTIONS = {kind: dict(recipe.options) for kind, recipe in sd.studies.recipes().items()}
 DEFAULT = OPTIONS["autoencoder"]
-TRAIN = partial(Recipe, transcoder=CENTRED, transcoder_options={"lr": OPTIONS["distiller"]["lr"]})
+DIFFERENT = {name: OPTIONS["distiller"][name] for name in ("lr", "optimizer")}
+TRAIN = partial(Recipe, transcoder=CENTRED, transcoder_options=DIFFERENT)
 """A recipe like that of ``sparsedict train``, from its activation and options."""
 ANNEAL_K = DEFAULT["step_hooks"][-1]
 ONLY_TRANSCODERS: tuple[Kind, ...] = ("transcoder",)
 
 SMALL = {"step_hooks": [replace(RESAMPLE, every=50)]}
+SMALL_DEFAULT = [replace(DEFAULT["step_hooks"][0], every=50), ANNEAL_K]
 
 CONTENDERS: dict[str, Recipe] = {
     "sparsedict train": TRAIN(sd.BatchTopK, DEFAULT),
     "sparsedict train, topk": TRAIN(sd.TopK, DEFAULT),
-    "sparsedict train, batches of 512": TRAIN(
-        sd.BatchTopK, DEFAULT | {"step_hooks": [*SMALL["step_hooks"], ANNEAL_K]}, batch_size=512
+    "sparsedict train, batches of 512": TRAIN(sd.BatchTopK, DEFAULT | {"step_hooks": SMALL_DEFAULT}, batch_size=512),
+    "sparsedict train, beta_2 of 0.999, decoder rows from targets": TRAIN(
+        sd.BatchTopK, DEFAULT | {"step_hooks": [RESAMPLE, ANNEAL_K]}, transcoder_options=DIFFERENT | LAZY
     ),
-    "sparsedict train, beta_2 of 0.999": TRAIN(sd.BatchTopK, DEFAULT | LAZY),
-    "sparsedict train, Adam": TRAIN(sd.BatchTopK, DEFAULT | {"optimizer": None}),
+    "sparsedict train, Adam": TRAIN(
+        sd.BatchTopK, DEFAULT | {"optimizer": None}, transcoder_options=DIFFERENT | {"optimizer": None}
+    ),
     "sparsedict train, not centred": TRAIN(sd.BatchTopK, DEFAULT, transcoder=sd.Transcoder, kinds=ONLY_TRANSCODERS),
-    "sparsedict train, constant k": TRAIN(sd.BatchTopK, DEFAULT | HOOKS),
+    "sparsedict train, constant k": TRAIN(sd.BatchTopK, DEFAULT | {"step_hooks": DEFAULT["step_hooks"][:1]}),
     "sparsedict train, no AuxK": TRAIN(sd.BatchTopK, DEFAULT | {"penalties": ()}),
     "sparsedict train, no Resample": TRAIN(sd.BatchTopK, DEFAULT | {"step_hooks": [ANNEAL_K]}),
     "sparsedict train, cosine": TRAIN(

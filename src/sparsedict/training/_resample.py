@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, InitVar, dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from sparsedict.dictionaries import Dictionary, ForwardPass, Rows
 from sparsedict.kernels import StepContext, first_of_equal
 from sparsedict.latents import SparseLatents
 from sparsedict.parallel import WholeBatch
-from sparsedict.training._scale_to_fire import scale_to_fire_
+from sparsedict.training._scale_to_fire import evaluate_rows, scale_to_fire_
 from sparsedict.training._step_hook import StepHook
 
+DecoderRows = Literal["targets", "errors"]
 ENCODER_SHARE = 0.2
 """Norm of a new encoder row, relative to the mean norm of the encoder rows of live latents."""
 
@@ -30,7 +32,7 @@ class Resample(StepHook):
     tokens, the remaining latents stay dead. For each drawn token
 
     - the decoder row becomes the target of the token minus the part of the output that depends on no latent, scaled
-      to norm 1;
+      to norm 1; with ``decoder_rows="errors"``, the target minus the whole reconstruction;
     - the encoder row becomes the input of the token, scaled to 0.2 times the mean norm of the encoder rows of live
       latents;
     - the encoder bias becomes 0;
@@ -47,6 +49,9 @@ class Resample(StepHook):
     parameters of the activation, such as the threshold of JumpReLU, are copied from the latent with this smallest
     pre-activation.
 
+    If one direction dominates the targets, the published decoder rows point in this direction, although other latents
+    already reconstruct it. Many resampled latents then disturb training, and errors as decoder rows don't.
+
     Args:
         every: Number of steps between resamplings. The last step of a run doesn't resample.
         dead_after: A latent is dead after this many tokens without firing.
@@ -55,6 +60,7 @@ class Resample(StepHook):
         seed: Random seed of the draw.
         n_inputs: Number of candidate tokens, rounded up to whole batches; 819,200 in the source. They stay in memory
             until they have been trained on.
+        decoder_rows: Origin of new decoder rows: ``"targets"``, as in the source, or ``"errors"``.
         idle_tokens: Former name of ``dead_after``.
 
     Source: Bricken et al., "Towards Monosemanticity", 2023, appendix on neuron resampling.
@@ -66,6 +72,7 @@ class Resample(StepHook):
     seed: int = 0
     n_inputs: int = 32_768
     _: KW_ONLY
+    decoder_rows: DecoderRows = "targets"
     idle_tokens: InitVar[int | None] = None
 
     def __post_init__(self, idle_tokens: int | None) -> None:
@@ -80,6 +87,7 @@ class Resample(StepHook):
             else:
                 checks.at_least("until", until, 1)
         checks.set_at_least(self, "seed", 0)
+        checks.one_of("decoder_rows", self.decoder_rows, get_args(DecoderRows))
 
     def check(self, dictionary: Dictionary) -> None:
         if not dictionary.has_affine_encoder:
@@ -108,8 +116,7 @@ class Resample(StepHook):
         dead, places = dead[places < len(inputs)], places[places < len(inputs)]
         encoded = dictionary.encoder_inputs(inputs)
         live = out.tokens_since_fired < self.dead_after
-        without = dictionary.reconstruct(SparseLatents.none(len(inputs), dictionary.n_latents, inputs), inputs)
-        missing = dictionary.in_decoder_scale(targets - without)
+        missing = dictionary.in_decoder_scale(targets - self._explained(dictionary, inputs, targets))
         for block in dictionary.blocks():
             scale = ENCODER_SHARE * _mean_norm(dictionary, block.encoder, live[block.latents])
             here, rows = block.rows_of(dead)
@@ -132,6 +139,12 @@ class Resample(StepHook):
         if isinstance(self.until, float):
             return out.progress >= self.until
         return self.until is not None and out.step >= self.until
+
+    def _explained(self, dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Returns the part of the targets that new decoder rows leave out."""
+        if self.decoder_rows == "errors":
+            return evaluate_rows(dictionary, inputs, targets).reconstruction
+        return dictionary.reconstruct(SparseLatents.none(len(inputs), dictionary.n_latents, inputs), inputs)
 
     def _draw(self, out: ForwardPass, n_dead: int) -> tuple[Tensor, Tensor, Tensor] | None:
         """Returns the inputs and targets of up to ``n_dead`` drawn tokens, and the centre of encoder inputs.

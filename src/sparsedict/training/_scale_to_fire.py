@@ -5,11 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsedict.dictionaries import Dictionary
+from sparsedict.dictionaries import Dictionary, ForwardPass
 from sparsedict.latents import Support, fires
 
 MARGIN = 2.0
 """Pre-activation of a new latent on its token, relative to the smallest active one, where latents compete."""
+
+
+def evaluate_rows(dictionary: Dictionary, inputs: Tensor, targets: Tensor) -> ForwardPass:
+    """Returns the forward pass of rows in evaluation mode."""
+    was_training = dictionary.training
+    dictionary.eval()
+    try:
+        return dictionary.forward_pass(inputs, targets)
+    finally:
+        dictionary.train(was_training)
 
 
 def scale_to_fire_(dictionary: Dictionary, latents: Tensor, places: Tensor, inputs: Tensor, targets: Tensor) -> None:
@@ -22,12 +32,7 @@ def scale_to_fire_(dictionary: Dictionary, latents: Tensor, places: Tensor, inpu
         inputs: One row for each new latent of all ranks.
         targets: The targets of these rows.
     """
-    was_training = dictionary.training
-    dictionary.eval()
-    try:
-        out = dictionary.forward_pass(inputs, targets)
-    finally:
-        dictionary.train(was_training)
+    out = evaluate_rows(dictionary, inputs, targets)
     support, fired = out.encoding.stored(), fires(out.values.flatten())
     tokens, active, pre = support.tokens[fired], support.latents[fired], out.pre_activations.flatten()[fired]
     own_row = torch.full((len(inputs),), -1, dtype=latents.dtype, device=latents.device)
