@@ -68,7 +68,10 @@ def test_the_settings_are_recorded(start: list[object], command: Run, tmp_path: 
     lr = {name: sd.load(tmp_path / "run" / name).trained_on["lr"] for name in ("distiller", "autoencoder")}
     assert lr["distiller"] == pytest.approx(1.5 * lr["autoencoder"])
     assert settings["recipe"]["lr"] == lr
-    assert settings["recipe"]["optimizer"] == "LazyAdam(betas=(0.9, 0.98))"
+    assert settings["recipe"]["optimizer"] == {
+        "distiller": "LazyAdam(betas=(0.9, 0.98))",
+        "autoencoder": "LazyAdam",
+    }
     assert settings["recipe"]["batch_size"] == 64
     assert (settings["device"], settings["dtype"], settings["model_dtype"]) == ("cpu", "float32", "float32")
     assert (settings["autocast"], settings["seed"], settings["n_tokens_trained"]) == ("bfloat16", 0, 640)

@@ -68,12 +68,12 @@ def recipes(
         ValueError: If ``kinds`` is empty or contains an unknown kind or a kind twice, or kinds of one site and of
             several sites together.
     """
-    kinds = checks.items("kinds", kinds, str, "a list of kinds, such as ['distiller']")
-    if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
+    names = checks.items("kinds", kinds, str, "a list of kinds, such as ['distiller']")
+    if not names or len(set(names)) < len(names) or not set(names) <= set(KINDS):
         raise ValueError(
             f"`kinds` must contain one or more of {', '.join(map(repr, KINDS))}, each at most once, got {kinds!r}."
         )
-    chosen = [KINDS[name] for name in kinds]
+    chosen = [KINDS[name] for name in names]
     if len({kind.is_joint for kind in chosen}) > 1:
         joint = [repr(kind.name) for kind in chosen if kind.is_joint]
         raise ValueError(
