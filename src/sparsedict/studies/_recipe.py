@@ -90,7 +90,13 @@ def recipes(
 
 RECIPES = recipes()
 """The recipes of ``sparsedict train`` without options."""
-_SMALL_STEPS = recipes(step_hooks=(replace(RESAMPLE, every=50),), penalties=(), lr=None, schedule=Cosine(warm_up=0.2))
+_SMALL_STEPS = recipes(
+    step_hooks=(replace(RESAMPLE, every=50),),
+    penalties=(),
+    lr=None,
+    optimizer=LazyAdam,
+    schedule=Cosine(warm_up=0.2),
+)
 DEMO = {
     "distiller": Recipe(partial(_SMALL_STEPS["distiller"].make, input_norm=None), **_SMALL_STEPS["distiller"].options),
     "autoencoder": _SMALL_STEPS["autoencoder"],
