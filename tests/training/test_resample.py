@@ -74,6 +74,13 @@ def test_decoder_rows_from_errors_leave_out_what_is_explained(training: bool) ->
     assert dictionary.training is training
 
 
+@pytest.mark.as_installed
+def test_decoder_rows_must_be_known() -> None:
+    wrong: Any = "inputs"
+    with pytest.raises(ValueError, match=r"`decoder_rows` must be .*targets.*errors.*got 'inputs'"):
+        sd.Resample(every=1, decoder_rows=wrong)
+
+
 @pytest.mark.parametrize("input_bias", [False, True])
 def test_inputs_that_the_dictionary_does_not_centre_are_centred(input_bias: bool) -> None:
     """Or a row that points at one of them would fire on all."""
