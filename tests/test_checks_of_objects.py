@@ -55,6 +55,31 @@ def test_an_object_of_another_class_raises(
     assert not list(tmp_path.iterdir())
 
 
+WRONG: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "token_class": ("`string` must be the text of a token, got int", lambda _: scores.token_class(3)),
+    "checksum": ("`tensor` must be a tensor, got list", lambda _: sd.parallel.checksum([1.0])),
+    "Terminated": ("`number` must be an integer, got 'SIGTERM'", lambda _: sd.training.Terminated("SIGTERM")),
+    "environment": ("`device` must be a device, .*, got 'nowhere'", lambda _: sd.studies.environment("nowhere")),
+    "options": (
+        "`options` must be a mapping of the options of the run, got int",
+        lambda path: sd.studies.RunFolder(path / "run", 3),
+    ),
+    "values of options": (
+        "`options` must contain values that JSON can store, .*: .*Tensor",
+        lambda path: sd.studies.RunFolder(path / "run", {"x": TOKENS}),
+    ),
+    "records": ("`records` must be the records of a dictionary, .*, got Tensor", lambda _: sd.pages.latent(TOKENS, 3)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_rare_arguments_are_checked(name: str, tmp_path: Path) -> None:
+    message, call = WRONG[name]
+    with pytest.raises((TypeError, ValueError), match=message):
+        call(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_dictionary_in_place_of_its_site_raises() -> None:
     mlp = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
     site = sd.Site(nn.Sequential(nn.Embedding(10, 4), mlp), "1")

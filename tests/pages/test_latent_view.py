@@ -55,7 +55,7 @@ def test_a_latent_that_never_fired_says_so(records: LatentRecords) -> None:  # n
 
 
 def test_a_latent_that_does_not_exist_is_an_error(records: LatentRecords) -> None:  # noqa: F811
-    with pytest.raises(ValueError, match=r"`latent` must lie in \[0, 24\), got 24"):
+    with pytest.raises(ValueError, match=r"`index` must lie in \[0, 24\), got 24"):
         sd.pages.latent(records, 24)
 
 

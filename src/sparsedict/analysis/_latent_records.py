@@ -183,10 +183,10 @@ class LatentRecords(Displayed):
         Raises:
             ValueError: If there is no such latent or quantile.
         """
-        latent = _index("latent", latent, self.n_latents)
+        latent = checks.index("latent", latent, self.n_latents)
         if quantile is None:
             return self.top.group(latent)
-        return self.quantiles.group(latent * self.n_quantiles + _index("quantile", quantile, self.n_quantiles))
+        return self.quantiles.group(latent * self.n_quantiles + checks.index("quantile", quantile, self.n_quantiles))
 
     def top_examples(self, latent: int) -> TopExamples:
         """Returns the top examples of a latent in the form of the function `top_examples`."""
@@ -224,13 +224,6 @@ class LatentRecords(Displayed):
             raise StorageError(f"{path} must hold latent records, got a checkpoint of a run.")
         nested = {"histograms": Histograms, "top": ExampleTable, "quantiles": ExampleTable, "partners": Partners}
         return cls(**{name: nested[name](**value) if name in nested else value for name, value in state.items()})
-
-
-def _index(name: str, value: int, n: int) -> int:
-    index = checks.at_least(name, value, 0)
-    if index >= n:
-        raise ValueError(f"`{name}` must lie in [0, {n}), got {index}.")
-    return index
 
 
 def _n_bytes(state: dict[str, Any]) -> int:

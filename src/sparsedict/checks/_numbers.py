@@ -26,6 +26,14 @@ def at_least(name: str, value: Any, minimum: int) -> int:
     return number
 
 
+def index(name: str, value: Any, n: int) -> int:
+    """Returns ``value`` as an ``int`` if it is an index of one of ``n`` items, counted from 0."""
+    found = at_least(name, value, 0)
+    if found >= n:
+        raise ValueError(f"`{name}` must lie in [0, {n}), got {found}.")
+    return found
+
+
 def interval(name: str, value: Any, unit: str) -> int | timedelta:
     """Returns an interval if it is positive: a number of steps or tokens, or a time.
 

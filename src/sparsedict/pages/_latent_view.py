@@ -84,6 +84,10 @@ def latent(
         >>> view.name, "<script" in view.html
         ('Latent 3', False)
     """
+    checks.instance(
+        "records", records, LatentRecords, "the records of a dictionary, as `analysis.collect` returns them"
+    )
+    index = checks.index("index", index, records.n_latents)
     examples = records.examples(index)[: checks.at_least("n_examples", n_examples, 1)]
     strings = strings or token_strings()
     title = title or f"Latent {index}"

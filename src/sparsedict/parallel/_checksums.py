@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.parallel._channels import Channels
 from sparsedict.parallel._errors import RankError
 
@@ -16,6 +17,7 @@ INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def checksum(tensor: Tensor) -> Tensor:
     """Returns the sum of the bits of all entries, read as integers, with overflow."""
+    checks.instance("tensor", tensor, Tensor, "a tensor")
     bits = tensor.detach().contiguous().view(INTEGERS[tensor.element_size()])
     return bits.sum(dtype=torch.int64)
 

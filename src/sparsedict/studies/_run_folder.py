@@ -68,7 +68,13 @@ class RunFolder:
         self, path: str | os.PathLike[str], options: Mapping[str, Any], *, resume: bool = False, force: bool = False
     ) -> None:
         self.path: Path = checks.path("path", path, "a folder")
-        self.options: dict[str, Any] = json.loads(json.dumps(dict(options)))
+        checks.instance("options", options, Mapping, "a mapping of the options of the run")
+        try:
+            self.options: dict[str, Any] = json.loads(json.dumps(dict(options)))
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"`options` must contain values that JSON can store, such as text or numbers: {error}."
+            ) from error
         self._id = uuid.uuid4().hex[:12]
         self._resume = resume
         self._force = force

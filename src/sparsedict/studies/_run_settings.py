@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.data import ActivationStream
 from sparsedict.sites import Site, Sites
 from sparsedict.storage import installed_version
@@ -85,8 +86,9 @@ def used_settings(
     }
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device | str) -> dict[str, Any]:
     """Returns the package versions and the hardware of a run."""
+    device = checks.device("device", device) or torch.device("cpu")
     found = {"sparsedict": installed_version(), "python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-from sparsedict import signals
+from sparsedict import checks, signals
 
 
 class Terminated(SystemExit):
@@ -20,8 +20,8 @@ class Terminated(SystemExit):
     """
 
     def __init__(self, number: int, message: str = "") -> None:
-        super().__init__(128 + number)
-        self.signal = number
+        self.signal = checks.at_least("number", number, 1)
+        super().__init__(128 + self.signal)
         self.message = message
 
     def __str__(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sparsedict import checks
+
 
 def token_class(string: str) -> str:
     """Returns a class of a token: white space, a number, a word by its case, a kind of punctuation, or mixed.
@@ -11,6 +13,7 @@ def token_class(string: str) -> str:
         ['a lower-case word', 'a capitalised word', 'an upper-case word', 'a name with an underscore', 'a number', \
 'a line break', 'white space', 'a bracket', 'punctuation', 'mixed characters']
     """
+    checks.instance("string", string, str, "the text of a token")
     text = string.strip()
     if not text:
         return "a line break" if "\n" in string or "\r" in string else "white space"

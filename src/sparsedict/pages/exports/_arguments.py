@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, cast
 
-from sparsedict import checks
 from sparsedict.analysis import LatentRecords, TokenEffects
 from sparsedict.pages._strings import TokenStrings, token_strings
 
@@ -107,16 +106,3 @@ def identifier(name: str, value: Any) -> str:
     if not _NAME.fullmatch(value) or value.strip(".") == "":
         raise ValueError(f"`{name}` must be a name without spaces and slashes, got {value!r}.")
     return value
-
-
-def latent_index(records: LatentRecords, latent: Any) -> int:
-    """Returns the index of a latent of the records.
-
-    Raises:
-        TypeError: If it isn't an integer.
-        ValueError: If there is no such latent.
-    """
-    index = checks.at_least("latent", latent, 0)
-    if index >= records.n_latents:
-        raise ValueError(f"`latent` must lie in [0, {records.n_latents}), got {index}.")
-    return index

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sparsedict import checks
 from sparsedict.analysis import Example, LatentRecords, TokenEffects
 from sparsedict.pages._strings import TokenStrings, token_strings
-from sparsedict.pages.exports._arguments import latent_index, records_of
+from sparsedict.pages.exports._arguments import records_of
 
 N_BINS = 50
 
@@ -113,7 +113,8 @@ def histogram(records: LatentRecords, latent: int, n_bins: int = N_BINS) -> tupl
     The counts come from the bins of the records, of which parts are split in proportion. They sum to the number of
     tokens on which the latent fires.
     """
-    latent, n_bins = latent_index(records_of("records", records), latent), checks.at_least("n_bins", n_bins, 1)
+    latent = checks.index("latent", latent, records_of("records", records).n_latents)
+    n_bins = checks.at_least("n_bins", n_bins, 1)
     low, high = float(records.act_min[latent]), float(records.act_max[latent])
     edges = np.linspace(low, high, n_bins + 1)
     counts = np.diff(np.interp(edges, *_cumulative(records, latent))) * int(records.counts[latent])
@@ -124,7 +125,7 @@ def histogram(records: LatentRecords, latent: int, n_bins: int = N_BINS) -> tupl
 
 def percentiles(records: LatentRecords, latent: int) -> list[float]:
     """Returns the percentiles 1 to 100 of the activations on the tokens on which a latent fires."""
-    latent = latent_index(records_of("records", records), latent)
+    latent = checks.index("latent", latent, records_of("records", records).n_latents)
     if not int(records.counts[latent]):
         return []
     values, shares = _cumulative(records, latent)
