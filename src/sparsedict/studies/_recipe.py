@@ -12,18 +12,13 @@ from sparsedict.activations import AbsTopK, Activation, BatchTopK, TopK
 from sparsedict.norms import DecoderNorm, UnitNorm
 from sparsedict.penalties import AuxK
 from sparsedict.studies._kinds import BOTH, KINDS, Kind
-from sparsedict.training import AnnealK, DefaultLR, LazyAdam, Recipe, Resample
+from sparsedict.training import AnnealK, LazyAdam, Recipe, Resample
 from sparsedict.training.schedules import Cosine, Linear
 
 ACTIVATION = BatchTopK(32)
 DECODER_NORM = UnitNorm()
 RESAMPLE = Resample(every=25, dead_after=50_000, until=0.75, n_inputs=8192, decoder_rows="errors")
 BATCH_SIZE = 1024
-RATES = {"distiller": DefaultLR(1.5), "autoencoder": None}
-"""Learning rates of TopK and BatchTopK. At a higher rate, long runs of autoencoders have spikes of the error."""
-OPTIMIZERS = {"distiller": partial(LazyAdam, betas=(0.9, 0.98)), "autoencoder": LazyAdam}
-"""With the usual second decay of 0.999, the second moment averages over all steps of a short run. If gradients suddenly
-grow, rows then move by many times the rate. Autoencoders of two MLPs have a higher error with 0.98."""
 
 
 def options_for(kind: Kind, activation: Activation) -> dict[str, Any]:
@@ -35,11 +30,12 @@ def options_for(kind: Kind, activation: Activation) -> dict[str, Any]:
     if kind.is_joint or not isinstance(activation, TopK | BatchTopK | AbsTopK):
         return {"step_hooks": (replace(RESAMPLE, decoder_rows="targets"),), **kind.options()}
     return {
-        "lr": RATES[kind.name],
         "penalties": (AuxK(dead_after=20_000, coefficient=1 / 4, slope=1.0),),
         "step_hooks": (RESAMPLE, AnnealK(until=0.5)),
-        "optimizer": OPTIMIZERS[kind.name],
+        "optimizer": LazyAdam,
         "schedule": Linear(warm_up=0.1, start=0.78),
+        **kind.options(),
+        **kind.top_k_options(),
     }
 
 
