@@ -125,7 +125,7 @@ sphinx_gallery_conf = {
 html_theme = "furo"
 html_title = f"sparsedict {release}"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["layout.css"]
 html_math_renderer = "mathml"
 
 add_module_names = False
