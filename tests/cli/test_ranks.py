@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import sparsedict as sd
 from ranks import run_ranks
@@ -33,7 +34,9 @@ COMMANDS: dict[str, list[str]] = {
     "finished": ["--resume"],
     "forced": ["--force", "--seed", "1"],
 }
-Results = list[dict[str, tuple[int, str, str]]]
+JOINT = ("cross-layer", "crosscoder")
+JOINT_OPTIONS = ["--site", "model.layers.*.mlp", "--n-latents", "24", "--lr", "0.03"]
+Results = tuple[Path, list[dict[str, tuple[int, str, str]]]]
 
 
 @contextlib.contextmanager
@@ -66,7 +69,7 @@ def called(arguments: list[str]) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, token_file: Path) -> Results:
-    """The status and the output of all commands on each rank."""
+    """The folder of the runs, and the status and the output of all commands on each rank."""
     folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -82,6 +85,9 @@ def results(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, token_
         for name, options in COMMANDS.items():
             with stopping(4 if name == "stopped" else -1):
                 found[name] = called([*start, *options])
+        for kind in JOINT:
+            out = ["--out", str(folder / kind), "--latent-ranks", "2"]
+            found[kind] = called([*start, *JOINT_OPTIONS, "--kind", kind, *out])
         for command in ("pages", "rate", "demo"):
             found[command] = called([command, *(["--out"] if command == "demo" else []), str(folder / "run")])
         found["trace"] = called(["trace", str(folder / "run"), "a", "--out", str(folder / "graph")])
@@ -89,9 +95,11 @@ def results(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, token_
 
     with empty_images():
         run_ranks(2, run, folder)
+        for kind in JOINT:
+            assert main([*start, *JOINT_OPTIONS, "--kind", kind, "--out", str(folder / f"whole {kind}")]) == 0
     assert sd.load(folder / "run" / "autoencoder").n_latents == 48
     assert not (folder / "graph").exists()
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.mark.parametrize(
@@ -105,12 +113,27 @@ def results(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, token_
         ("resumed", 0, "autoencoder"),
         ("finished", 0, "This run is already finished"),
         ("forced", 0, "autoencoder"),
+        *((kind, 0, kind) for kind in JOINT),
         *((name, 2, f"`sparsedict {name}` must run in one process") for name in ("pages", "rate", "trace", "demo")),
     ],
 )
 def test_all_ranks_end_alike_and_rank_0_prints(name: str, status: int, text: str, results: Results) -> None:
-    (first, out, err), (second, *others) = results[0][name], results[1][name]
+    (first, out, err), (second, *others) = (of[name] for of in results[1])
     assert (first, second) == (status, status), err + "".join(others)
     assert (out if status == 0 else err).count(text) >= 1
     assert "sparsedict:" not in "".join(others)
     assert others[0] == ""
+
+
+@pytest.mark.parametrize("kind", JOINT)
+def test_divided_latents_of_several_layers_equal_those_of_one_process(kind: str, results: Results) -> None:
+    folder, ranks = results
+    assert "sharded latents: 2 ranks" in ranks[0][kind][2]
+    divided, whole = (sd.load(folder / name / kind).state_dict() for name in (kind, f"whole {kind}"))
+    assert divided.keys() == whole.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(divided[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    measured = [json.loads((folder / name / "results.json").read_text()) for name in (kind, f"whole {kind}")]
+    counts = [own["results"][kind]["latents"]["firing_counts"] for own in measured]
+    assert counts[0] == counts[1]
+    assert sum(counts[0]) > 0
