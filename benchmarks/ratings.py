@@ -12,8 +12,9 @@ texts of all latents in a random order, without the names of their dictionaries,
 - ``python -m benchmarks.ratings score RUN`` computes the rule scores of the same latents on held-out text.
 
 Without arguments, the command prints table 1, the agreement of two readers, and rank correlations of grades with rule
-scores and with maxima, with 95 % bootstrap intervals over latents. It also prints the share of tokens that the readers'
-texts marked, and the share that texts mark now.
+scores and with maxima, with 95 % bootstrap intervals over latents. Texts mark the strongest token of each example. Two
+earlier readers saw texts that marked all tokens with at least a tenth of the latent's largest activation, whose number
+can reveal the kind of a latent. The command prints their grades as well, and the shares of marked tokens.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from sparsedict.pages.rating import RUBRIC, RatingItem, RatingSet
 FOLDER = Path(__file__).parent / "results" / "ratings"
 N_TOKENS = 100_000
 """Number of held-out tokens of the rule scores."""
-READERS = ("reader-1", "reader-2")
+READERS = ("reader-3", "reader-4")
+EARLIER_READERS = ("reader-1", "reader-2")
+"""Readers of texts with more marks."""
 INSTRUCTIONS = """\
 # Latents to grade
 
@@ -78,7 +81,7 @@ def _example(texts: tuple[str, ...], peak: int) -> str:
 def write_texts(folder: Path) -> None:
     """Writes the texts of two readers."""
     folder.mkdir(parents=True, exist_ok=True)
-    for seed, reader in enumerate(READERS, 1):
+    for seed, reader in enumerate(READERS, 3):
         (folder / f"{reader}.md").write_text(text_of(RatingSet.read(FOLDER), seed), encoding="utf-8")
 
 
@@ -121,10 +124,11 @@ def score(run: Path) -> None:
 
 def results(folder: Path = FOLDER) -> str:
     """Returns all numbers as text."""
-    found = ratings.read(*sorted(folder.glob("ratings-*.json")), key=folder / "key.json")
+    found, earlier = (_grades(folder, names) for names in (READERS, EARLIER_READERS))
     document = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     automatic = _automatic(RatingKey.read(folder / "key.json"), document)
     lines = [*_table("mean grades of the readers", found), "", *_table("mean grades by rules, same latents", automatic)]
+    lines += ["", *_table("mean grades of the earlier readers, who saw more marks", earlier)]
     for column in ("F1", "grade"):
         values = {name: _tensor(_of(document, name, column)) for name in found.dictionaries}
         lines += ["", f"rank correlation of the readers' grades with the {column} of rules"]
@@ -133,10 +137,14 @@ def results(folder: Path = FOLDER) -> str:
     for who, of in (("the readers' grades", found), ("grades by rules", automatic)):
         lines += ["", f"rank correlation of {who} with the largest activation"]
         lines += [f"  {name}: {ratings.rank_correlation(of.of(name))}" for name in of.dictionaries]
-    if len(found.raters) == 2:
-        lines += ["", f"agreement of {' and '.join(found.raters)}", str(ratings.agreement(found))]
+    for own in (found, earlier):
+        lines += ["", f"agreement of {' and '.join(own.raters)}", str(ratings.agreement(own))]
     lines += ["", "share of tokens that a latent's texts mark: smallest, mean, largest", *_marked(folder)]
     return "\n".join(lines)
+
+
+def _grades(folder: Path, readers: tuple[str, ...]) -> Ratings:
+    return ratings.read(*(folder / f"ratings-{name}.json" for name in readers), key=folder / "key.json")
 
 
 def _marked(folder: Path) -> list[str]:
@@ -144,7 +152,7 @@ def _marked(folder: Path) -> list[str]:
     items = json.loads((folder / "set.json").read_text(encoding="utf-8"))["items"]
     key = RatingKey.read(folder / "key.json").items
     kinds = {own.id: f"{own.dictionary}: {own.kind}" if own.kind else own.dictionary for own in key}
-    shares: dict[str, dict[str, list[float]]] = {"readers' texts": {}, "now": {}}
+    shares: dict[str, dict[str, list[float]]] = {"earlier texts": {}, "texts": {}}
     for item in items:
         texts = [(activations, peak) for _, activations, peak in item["examples"]]
         n = sum(len(activations) for activations, _ in texts)
@@ -159,11 +167,12 @@ def _marked(folder: Path) -> list[str]:
 
 
 def _table(title: str, found: Ratings) -> list[str]:
-    table, sparse = ratings.table(found), "distiller: sparse latent"
+    table, sparse, simulator = ratings.table(found), "distiller: sparse latent", "distiller: simulator"
     return [
         title,
         str(table),
-        f"sparse latents less simulators: {table.difference(sparse, 'distiller: simulator')}",
+        f"sparse latents less simulators: {table.difference(sparse, simulator)}",
+        f"neurons less simulators: {table.difference('neurons', simulator)}",
         f"autoencoder less sparse latents: {table.difference('autoencoder', sparse)}",
     ]
 

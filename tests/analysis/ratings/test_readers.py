@@ -15,12 +15,14 @@ from benchmarks import ratings
 
 DOCS = Path(__file__).parents[3] / "docs" / "scores.md"
 F1, MAXIMUM, READERS = "with the F1 of rules", "grades with the largest activation", "mean grades of the readers"
+EARLIER = "mean grades of the earlier readers"
 QUANTITIES = {
     "agreement of both readers: kappa with quadratic weights": [("kappa, quadratic weights", "agreement")],
     "same grade; within one grade": [("same grade", "agreement"), ("within one grade", "agreement")],
     "rank correlation of the readers' grades and F1, all latents": [("all:", F1)],
     "the same, distiller; autoencoder; neurons": [("distiller:", F1), ("autoencoder:", F1), ("neurons:", F1)],
     "sparse latents less simulators, readers": [("sparse latents less simulators:", READERS)],
+    "neurons less simulators, readers": [("neurons less simulators:", READERS)],
     "autoencoder less sparse latents, readers": [("autoencoder less sparse latents:", READERS)],
     "rank correlation of grade and largest activation, distiller": [("distiller:", MAXIMUM)],
     "the same, autoencoder; neurons": [("autoencoder:", MAXIMUM), ("neurons:", MAXIMUM)],
@@ -55,7 +57,7 @@ def test_mean_grades_are_those_of_the_files(printed: str, grades: dict[str, dict
     kinds: dict[str, list[float]] = {}
     for item in read("key.json")["items"]:
         own = item["dictionary"] if not item["kind"] else f"{item['dictionary']}: {item['kind']}"
-        kinds.setdefault(own, []).append(np.mean([of[item["id"]] for of in grades.values()]))
+        kinds.setdefault(own, []).append(float(np.mean([of[item["id"]] for of in grades.values()])))
     assert sorted(map(len, kinds.values())) == [10, 10, 10, 10]
     for kind, values in kinds.items():
         value, low, high = row(printed, kind, "mean grades of the readers")
@@ -100,11 +102,10 @@ def test_the_documentation_has_the_printed_numbers(printed: str) -> None:
     text = text.split("### Comparison with readers", 1)[1]
     for written, name in kinds.items():
         (line,) = re.findall(rf"^\| {written} \|.*\d.*$", text, re.M)
-        marks = [row(printed, f"{when}, {name}:", "share of tokens")[1] for when in ("readers' texts", "now")]
-        assert line.endswith(" | ".join(["", *(f"{100 * mark:.1f} %" for mark in marks), ""]).rstrip())
-        for title, cell in zip(
-            ("mean grades of the readers", "mean grades by rules"), line.split("|")[2:4], strict=True
-        ):
+        of_readers, by_rules, marked, earlier, marked_earlier = (cell.strip() for cell in line.split("|")[2:7])
+        for texts, cell in (("texts", marked), ("earlier texts", marked_earlier)):
+            assert cell == f"{100 * row(printed, f'{texts}, {name}:', 'share of tokens')[1]:.1f} %"
+        for title, cell in ((READERS, of_readers), ("mean grades by rules", by_rules), (EARLIER, earlier)):
             numbers = [float(number) for number in re.findall(r"\d+\.\d+", cell)]
             assert numbers == pytest.approx(row(printed, name, title)[:3], abs=5.1e-3)
     _, _, quantities = text.partition("| quantity | value |")
@@ -156,7 +157,7 @@ def test_the_number_of_marks_tells_no_kind(printed: str) -> None:
     """As many marks for each text. The shares differ only by the lengths of texts, which are cut at document ends."""
     title = "share of tokens that a latent's texts mark"
     kinds = ("neurons", "autoencoder", "distiller: sparse latent", "distiller: simulator")
-    before, now = ([row(printed, f"{when}, {kind}:", title) for kind in kinds] for when in ("readers' texts", "now"))
+    before, now = ([row(printed, f"{texts}, {kind}:", title) for kind in kinds] for texts in ("earlier texts", "texts"))
     assert min(own[0] for own in now) == 0.04
     assert max(own[1] for own in now) - min(own[1] for own in now) < 0.002
     assert max(own[2] for own in now) < 0.055
@@ -169,12 +170,12 @@ def test_answers_become_ratings(
     for file in ratings.FOLDER.iterdir():
         shutil.copy(file, tmp_path)
     monkeypatch.setattr(ratings, "FOLDER", tmp_path)
-    answers = {name: [4 - grade, "a rule"] for name, grade in grades["reader-1"].items()}
+    answers = {name: [4 - grade, "a rule"] for name, grade in grades[ratings.READERS[0]].items()}
     (tmp_path / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
-    ratings.add("reader-1", tmp_path / "answers.json", "2026-01-01T00:00:00Z")
+    ratings.add(ratings.READERS[0], tmp_path / "answers.json", "2026-01-01T00:00:00Z")
     again = ratings.results(tmp_path)
     assert row(again, "kappa, quadratic weights", "agreement")[0] < 0
     answers.popitem()
     (tmp_path / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
     with pytest.raises(ValueError, match="must have the identifiers of the set"):
-        ratings.add("reader-1", tmp_path / "answers.json", "")
+        ratings.add(ratings.READERS[0], tmp_path / "answers.json", "")
