@@ -440,7 +440,9 @@ def test_a_full_disk_at_the_end_loses_no_training(
     [
         (["--site", "model.layers.1.mpl"], "--site must name a module"),
         (["--l1", "3"], "--l1 requires --activation relu, got batchtopk"),
-        (["--activation", "relu"], "--k requires --activation topk or batchtopk, got relu"),
+        (["--activation", "relu"], "--k requires --activation topk or batchtopk or jumprelu, got relu"),
+        (["--activation", "jumprelu", "--l0", "1"], "--k and --l0 can't be used together"),
+        (["--activation", "jumprelu", "--k", "49"], "--k must be at most the number of"),
         (["--skip", "--kind", "autoencoder"], "--skip requires a distiller"),
         (["--skip", "--kind", "crosscoder"], "--skip requires a distiller, got --kind crosscoder"),
         (["--kind", "cross-layer"], "--kind cross-layer requires several sites, got --site model.layers.1.mlp"),
@@ -498,6 +500,7 @@ def test_a_broken_link_as_the_folder_is_named(command: Run, start: list[object],
         (["--k", "5", "--activation", "topk"], sd.TopK(5), [sd.AuxK, sd.Resample, sd.AnnealK]),
         (["--activation", "relu", "--l1", "0.3"], sd.ReLU(), [sd.L1]),
         (["--activation", "jumprelu", "--l0", "0.1"], sd.JumpReLU(), [sd.L0]),
+        (["--activation", "jumprelu"], sd.JumpReLU(), [sd.TargetL0]),
     ],
 )
 def test_recipes(options: list[str], activation: sd.Activation, parts: list[type]) -> None:
@@ -508,6 +511,16 @@ def test_recipes(options: list[str], activation: sd.Activation, parts: list[type
         assert found.make.keywords["activation"] == activation  # pyright: ignore[reportFunctionMemberAccess]
         own = (*found.options.get("penalties", ()), *found.options["step_hooks"])
         assert [type(part) for part in own] == parts
+
+
+@pytest.mark.parametrize(("kind", "target"), [("distiller", 6), ("cross-layer", 18), ("crosscoder", 6)])
+def test_active_latents_of_cross_layer_dictionaries_are_those_of_each_site(kind: str, target: int) -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    options = ["--activation", "jumprelu", "--k", "6", "--kind", kind]
+    args = parser.parse_args(["m", "--site", "s", "--data", "d", "--out", "o", *options])
+    (recipe,) = recipes_of(args, n_sites=3).values()
+    assert list(recipe.options["penalties"]) == [sd.TargetL0(target)]
 
 
 def test_an_interrupted_run_is_resumed(

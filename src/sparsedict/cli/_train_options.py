@@ -17,7 +17,6 @@ EXPANSION = 4
 CONTEXT = 256
 HELD_OUT = 0.05
 L1_COEFFICIENT = 0.2
-L0_COEFFICIENT = 0.01
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -189,7 +188,8 @@ def _add_activation(group: argparse._ArgumentGroup) -> None:
         "--k",
         type=count,
         metavar="N",
-        help=f"active latents per token of topk and batchtopk, in each layer for cross-layer (default: {K})",
+        help="active latents per token of topk, batchtopk (on average) and jumprelu (on average), in each layer for "
+        f"cross-layer (default: {K})",
     )
     group.add_argument(
         "--l1",
@@ -201,7 +201,7 @@ def _add_activation(group: argparse._ArgumentGroup) -> None:
         "--l0",
         type=float,
         metavar="C",
-        help=f"L0 coefficient of jumprelu, in units of squared error (default: {L0_COEFFICIENT})",
+        help="L0 coefficient of jumprelu instead of --k, in units of squared error",
     )
 
 

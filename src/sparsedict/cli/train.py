@@ -32,11 +32,11 @@ from sparsedict.cli._run import (
 )
 from sparsedict.cli._sites import in_model_order, n_neurons, sites_of, warnings_of_sites
 from sparsedict.cli._tokens import Corpus, held_out_rows
-from sparsedict.cli._train_options import CONTEXT, L0_COEFFICIENT, L1_COEFFICIENT, K
+from sparsedict.cli._train_options import CONTEXT, L1_COEFFICIENT, K
 from sparsedict.cli._vocabulary import vocabulary
 from sparsedict.pages import token_strings
 from sparsedict.parallel import Alone, DataParallel, Parallel
-from sparsedict.penalties import L0, L1, Penalty
+from sparsedict.penalties import L0, L1, Penalty, TargetL0
 from sparsedict.sites import Site
 from sparsedict.sites.models import check_ids
 from sparsedict.studies import BOTH, KINDS, Inspection, Kind, RunFolder, decompose_jointly, decompose_sites, recipes
@@ -103,6 +103,8 @@ def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunF
         # The latents of a cross-layer dictionary write to later layers.
         sites = in_model_order(sites) if is_joint(args.kind) else sites
         n_latents = _n_latents(args, sites)
+    if is_joint(args.kind):
+        recipes = recipes_of(args, len(sites))
     options = training_options(args, folder, parallel)
     parallel.on_main(folder.begin)
     how: dict[str, Any] = {"n_tokens": args.n_tokens, "batch_size": args.batch_size, "seed": args.seed, **options}
@@ -113,24 +115,32 @@ def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunF
     write_results(folder, found, token_strings(tokenizer if strings is None else strings), progress=not args.quiet)
 
 
-def recipes_of(args: argparse.Namespace) -> dict[str, Recipe]:
+def recipes_of(args: argparse.Namespace, n_sites: int = 1) -> dict[str, Recipe]:
     """Returns the recipes of the options.
+
+    Args:
+        args: The options.
+        n_sites: Number of sites of each dictionary.
 
     Raises:
         ValueError: If options are incompatible.
     """
-    for option, kinds in (("k", ("topk", "batchtopk")), ("l1", ("relu",)), ("l0", ("jumprelu",))):
+    for option, kinds in (("k", ("topk", "batchtopk", "jumprelu")), ("l1", ("relu",)), ("l0", ("jumprelu",))):
         if getattr(args, option) is not None and args.activation not in kinds:
             raise ValueError(f"--{option} requires --activation {' or '.join(kinds)}, got {args.activation}.")
+    if args.k is not None and args.l0 is not None:
+        raise ValueError("--k and --l0 can't be used together: --k sets the number of active latents, --l0 its cost.")
     kinds = kinds_of(args.kind)
     if args.skip and not any(kind.has_skip for kind in kinds):
         raise ValueError(f"--skip requires a distiller, got --kind {args.kind}.")
+    k = args.k or K
+    total = k * n_sites if any(kind.has_k_per_site for kind in kinds) else k
     with translated_errors(coefficient="--l1" if args.activation == "relu" else "--l0", lr="--lr"):
         parts: dict[str, tuple[Activation, list[Penalty] | None]] = {
-            "topk": (TopK(args.k or K), None),
-            "batchtopk": (BatchTopK(args.k or K), None),
+            "topk": (TopK(k), None),
+            "batchtopk": (BatchTopK(k), None),
             "relu": (ReLU(), [L1(L1_COEFFICIENT if args.l1 is None else args.l1)]),
-            "jumprelu": (JumpReLU(), [L0(L0_COEFFICIENT if args.l0 is None else args.l0)]),
+            "jumprelu": (JumpReLU(), [TargetL0(total) if args.l0 is None else L0(args.l0)]),
         }
         activation, penalties = parts[args.activation]
         own: dict[str, Any] = {} if penalties is None else {"penalties": penalties, "step_hooks": ()}
@@ -219,6 +229,7 @@ def _n_latents(args: argparse.Namespace, sites: Mapping[str, Site], *, is_loaded
     given = "--n-latents" if args.n_latents else "--expansion"
     least = min(n_latents.values(), default=2**63)
     k = args.k or K
-    if args.activation in ("topk", "batchtopk") and k > least:
+    has_k = args.activation in ("topk", "batchtopk") or (args.activation == "jumprelu" and args.l0 is None)
+    if has_k and k > least:
         raise ValueError(f"--k must be at most the number of latents, {least} (see {given}), got {k}.")
     return n_latents

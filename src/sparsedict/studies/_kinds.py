@@ -31,6 +31,7 @@ class Kind:
             of a dictionary. If ``is_joint``, they are all `Sites` and the number of latents of each site by name.
         is_joint: Whether one dictionary reads or writes all sites.
         has_skip: Whether ``make`` takes ``skip``.
+        has_k_per_site: Whether the number of active latents of a recipe is that of each site.
         is_transcoder: Whether the dictionary computes outputs of MLPs from their inputs. Attribution graphs need it.
         n_latents: Function from the latents that each site would have alone to those of the dictionary, by site.
         options: Function that returns arguments of `Trainee` that differ from the defaults of `recipes`.
@@ -41,6 +42,7 @@ class Kind:
     make: Callable[..., Dictionary]
     is_joint: bool = False
     has_skip: bool = False
+    has_k_per_site: bool = False
     is_transcoder: bool = False
     n_latents: Callable[[Mapping[str, int]], dict[str, int]] = dict
     options: Callable[[], dict[str, Any]] = dict
@@ -113,7 +115,15 @@ KINDS: Mapping[str, Kind] = {
     for kind in (
         Kind("distiller", distiller, has_skip=True, is_transcoder=True, top_k_options=_fast_distiller),
         Kind("autoencoder", autoencoder),
-        Kind("cross-layer", cross_layer, is_joint=True, has_skip=True, is_transcoder=True, options=_balanced),
+        Kind(
+            "cross-layer",
+            cross_layer,
+            is_joint=True,
+            has_skip=True,
+            has_k_per_site=True,
+            is_transcoder=True,
+            options=_balanced,
+        ),
         Kind("crosscoder", crosscoder, is_joint=True, n_latents=_shared_by_all, options=_balanced),
     )
 }
