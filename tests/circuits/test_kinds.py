@@ -33,6 +33,14 @@ def model_and_sites(family: str = "gpt2") -> tuple[nn.Module, sd.Sites]:
     return model, all_sites(family, model)
 
 
+def set_thresholds(*dictionaries: sd.Dictionary) -> None:
+    """Sets the thresholds of BatchTopK, which training measures."""
+    for dictionary in dictionaries:
+        for name, value in dictionary.activation_state.state_dict().items():
+            if name.endswith("threshold"):
+                value.fill_(0.2)
+
+
 def checked_graph(sites: sd.Sites, dictionaries: Any, **options: Any) -> sd.circuits.AttributionGraph:
     graph = sd.circuits.attribute(sites, dictionaries, _models.tokens(1), targets=[3, 4], **options)
     assert_complete(graph)
@@ -46,10 +54,7 @@ def checked_graph(sites: sd.Sites, dictionaries: Any, **options: Any) -> sd.circ
 def test_activations(activation: sd.Activation) -> None:
     _, sites = model_and_sites()
     dictionaries = transcoders(sites, DOUBLE, activation=activation)
-    for dictionary in dictionaries.values():
-        for name, value in dictionary.activation_state.state_dict().items():
-            if name == "threshold":
-                value.fill_(0.2)
+    set_thresholds(*dictionaries.values())
     graph = checked_graph(sites, dictionaries)
     captured = sites.capture(_models.tokens(1))
     for node, value in zip(graph.nodes, graph.values, strict=True):
@@ -58,6 +63,16 @@ def test_activations(activation: sd.Activation) -> None:
             name = graph.layers[node.layer]
             latents = dictionaries[name].encode(captured[f"{name}.inputs"][0, node.position])
             torch.testing.assert_close(latents[node.latent], value)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
+def test_activations_in_single_precision(activation: sd.Activation) -> None:
+    sites = all_sites("gpt2", _models.hugging_face("gpt2"))
+    dictionaries = transcoders(sites, torch.float32, activation=activation)
+    set_thresholds(*dictionaries.values())
+    graph = sd.circuits.attribute(sites, dictionaries, _models.tokens(1), targets=[3, 4], check=0)
+    assert len(graph.of_kind("latent"))
+    assert graph.completeness_error < 1e-5  # relative to all effects, which can be hundreds of times the value
 
 
 @pytest.mark.parametrize(
@@ -109,18 +124,20 @@ def test_constants_are_those_of_the_biases() -> None:
     ids=repr,
 )
 def test_cross_layer(layout: sd.DecoderLayout, skip: bool, activation: sd.Activation) -> None:
-    _, sites = model_and_sites("llama")
+    model, sites = model_and_sites("llama")
     dictionary = sd.CrossLayerDistiller(
         sites, 32, activation=activation, decoder_norm=sd.Free(), layout=layout, skip=skip, dtype=DOUBLE
     )
     randomised(dictionary)
     dictionary.input_scale.copy_(torch.tensor([0.5, 2.0, 1.5]))
     dictionary.output_scale.copy_(torch.tensor([1.5, 0.7, 2.0]))
-    for name, value in dictionary.activation_state.state_dict().items():
-        if name.endswith("threshold"):
-            value.fill_(0.2)
+    set_thresholds(dictionary)
     graph = checked_graph(sites, dictionary)
     assert {node.layer for node in graph.nodes if node.kind == "latent"} == {0, 1, 2}
+    model.float()
+    single = sd.circuits.attribute(sites, dictionary.float(), _models.tokens(1), targets=[3, 4], check=0)
+    assert len(single.of_kind("latent"))
+    assert single.completeness_error < 1e-5
 
 
 def test_cross_layer_that_selects_among_all_layers() -> None:

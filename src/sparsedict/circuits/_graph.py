@@ -192,9 +192,9 @@ class AttributionGraph(Displayed):
     def check(self, n: int = N_CHECKED, *, nodes: Sequence[int] | None = None, factor: float = 0.0) -> Check:
         """Intervenes on latents, and compares the changes of the targets with those that the graph predicts.
 
-        Each intervention multiplies the contribution of one latent by ``factor``. The model runs once with attention
-        patterns, norms and the set of active latents held, where the prediction must be exact up to rounding, and once
-        without holding anything.
+        Each intervention multiplies the contribution of one latent by ``factor``. The model runs with everything held,
+        where the prediction must be exact up to rounding, with norms, attention patterns or both held, and without
+        holding anything. `Check` has the changes of each run.
 
         Args:
             n: Number of latents: the most influential ones.
