@@ -57,7 +57,7 @@ function histogram(own, dictionary) {
 
 // A table of things with a number and a bar.
 function pairs(label, rows, largest) {
-  return el("table", { class: "pairs" }, el("caption", { class: "hidden" }, label), el("tbody", {}, rows.map(([what, value, shown, hint]) =>
+  return el("table", { class: "pairs", "aria-label": label }, el("tbody", {}, rows.map(([what, value, shown, hint]) =>
     el("tr", { "data-tip": hint }, el("th", { scope: "row" }, what), el("td", { class: "bar", "aria-hidden": "true" },
       el("i", { class: value < 0 ? "negative" : null, style: { width: `${Math.min(100, 100 * Math.abs(value) / (largest || 1))}%` } })),
     el("td", { class: "number" }, shown)))));

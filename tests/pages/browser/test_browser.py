@@ -97,6 +97,16 @@ def test_keyboard(page: Any) -> None:
     assert not page.is_visible("dialog")
 
 
+def test_names_of_neighbours_have_most_of_the_width(page: Any) -> None:
+    page.locator("[role=gridcell]").first.click()
+    page.wait_for_selector("table.pairs .bar")
+    rows = page.eval_on_selector_all(
+        "tr:has(.bar)",
+        "rows => rows.map((row) => [...row.cells].map((cell) => cell.getBoundingClientRect().width))",
+    )
+    assert all(name > bar and name > number for name, bar, number in rows)
+
+
 def test_a_latent_and_back(page: Any) -> None:
     page.fill("input[type=search]", "max>0.01")
     page.evaluate("window.scrollTo(0, 3000)")

@@ -130,6 +130,20 @@ def test_examples_of_records_and_of_pages(page: Any, layer: int) -> None:
     )
     page.evaluate(f"on.select({index}, true)")
     page.wait_for_selector("#panel .example .peak")
+    heads = page.locator("#panel h2").all_inner_texts()
+    assert [text.split()[0] for text in heads[1:]] == ["Examples", "Inputs", "Outputs"]
+    visible = page.locator("#panel .example:visible").count()
+    page.locator("#panel summary").click()
+    assert visible == 3 < page.locator("#panel .example:visible").count()
+
+
+def test_names_of_effects_have_most_of_the_width(page: Any) -> None:
+    page.locator(f"{NODES}.target").first.click()
+    widths = page.eval_on_selector_all(
+        "#panel tr:first-child > *", "cells => cells.map((cell) => cell.getBoundingClientRect().width)"
+    )
+    assert len(widths) == 3
+    assert widths[0] > widths[1] + widths[2]
 
 
 def test_hover_marks_the_neighbours(page: Any) -> None:

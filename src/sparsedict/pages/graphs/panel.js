@@ -1,7 +1,7 @@
-// The panel of a node: its numbers, the effects on it and of it, and the examples of a latent.
+// The panel of a node: its numbers, the examples of a latent, and the effects on the node and of it.
 "use strict";
 
-const N_EFFECTS = 12;
+const N_EFFECTS = 12, N_EXAMPLES = 3;
 
 function effectList(graph, title, hint, edges, other, on) {
   const sorted = [...edges].sort((a, b) => Math.abs(graph.effect[b]) - Math.abs(graph.effect[a]));
@@ -15,7 +15,7 @@ function effectList(graph, title, hint, edges, other, on) {
   });
   const more = sorted.length > N_EFFECTS ? el("p", { class: "soft" }, `and ${sorted.length - N_EFFECTS} smaller`) : null;
   return el("section", {}, el("h2", {}, title, " ", el("small", {}, hint)),
-    rows.length ? el("table", { class: "pairs" }, el("caption", { class: "hidden" }, title), el("tbody", {}, rows)) : el("p", { class: "soft" }, "None in the pruned graph."), more);
+    rows.length ? el("table", { class: "pairs", "aria-label": title }, el("tbody", {}, rows)) : el("p", { class: "soft" }, "None in the pruned graph."), more);
 }
 
 function nodePanel(graph, pruned, own, pinned, on) {
@@ -28,9 +28,9 @@ function nodePanel(graph, pruned, own, pinned, on) {
     el("h2", { id: "selected", tabindex: -1 }, graph.name(own)),
     el("dl", { class: "facts" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
     el("p", {}, el("button", { type: "button", "aria-pressed": pinned, onclick: () => on.pin(own.index) }, pinned ? "Unpin" : "Pin", " ", el("kbd", {}, "p")), " ",
-      el("button", { type: "button", onclick: () => on.select(null) }, "Close ", el("kbd", {}, "Esc"))),
+      el("button", { type: "button", onclick: () => on.select(null) }, "Close ", el("kbd", {}, "Esc"))), examples,
     ["latent", "target"].includes(own.kind) ? effectList(graph, "Inputs", "direct effects on this node", alive(graph.into[own.index]), graph.source, on) : null,
-    own.kind === "target" ? null : effectList(graph, "Outputs", "direct effects of this node", alive(graph.from[own.index]), graph.target, on), examples);
+    own.kind === "target" ? null : effectList(graph, "Outputs", "direct effects of this node", alive(graph.from[own.index]), graph.target, on));
 }
 
 async function showExamples(graph, { layer, latent }, place) {
@@ -44,8 +44,9 @@ async function showExamples(graph, { layer, latent }, place) {
       place.append(el("p", { class: "soft" }, "There are no examples of this latent."));
       return;
     }
+    const shown = own.top.map((one) => example(one, own.largest, null)), rest = shown.slice(N_EXAMPLES);
     place.append(el("h2", {}, "Examples ", el("small", {}, `strongest activations; ${own.is_strong ? `at least ${STRONG}` : "fires"} on ${format.share(own.share)} of the tokens`)),
-      ...own.top.map((one) => example(one, own.largest, null)));
+      el("div", {}, shown.slice(0, N_EXAMPLES), rest.length ? el("details", {}, el("summary", {}, `${rest.length} more`), rest) : null));
   } catch (error) {
     place.append(el("p", { role: "alert" }, `${error.message}. Write the page again.`));
   }
