@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +283,16 @@ def test_a_damaged_address_and_a_missing_file(browser: Any, graph_folder: Path, 
     page.goto((tmp_path / "copy" / "index.html").as_uri())
     assert "data/graph.js is missing" in page.inner_text("[role=alert]")
     page.close()
+
+
+def test_a_graph_that_was_never_checked_has_no_page(graph: AttributionGraph, tmp_path: Path) -> None:
+    unchecked = replace(graph, checked=None)
+    with pytest.raises(ValueError, match=r"`graph` must have been checked by interventions.*`graph\.with_check\(\)`"):
+        sd.pages.write_graph(tmp_path / "a", pickle.loads(pickle.dumps(unchecked)))
+    assert not (tmp_path / "a").exists()
+    sd.pages.write_graph(tmp_path / "b", unchecked)
+    assert '"check":{"n":' in (tmp_path / "b" / "data" / "graph.js").read_text(encoding="utf-8")
+    sd.pages.write_graph(tmp_path / "c", pickle.loads(pickle.dumps(graph)))
 
 
 def test_a_graph_is_replaced_only_with_force(graph: AttributionGraph, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def write_graph(
 
     Args:
         path: The folder. It must be new or empty, or hold an earlier graph that ``force`` replaces.
-        graph: The graph. It must have been checked by interventions, if its model is there: the page shows the result.
+        graph: The graph. The page shows its interventions, which run now if they haven't yet.
         strings: Function from token ids to text, see `sparsedict.pages.token_strings`. By default the labels of the
             graph.
         latents: Sources of examples by the name of the layer that latents read: the records of its dictionary, or its
@@ -57,7 +57,8 @@ def write_graph(
 
     Raises:
         FileExistsError: If the folder contains a graph and ``force`` is false, or other files.
-        ValueError: If ``latents`` has a layer that the graph doesn't have.
+        ValueError: If ``latents`` has a layer that the graph doesn't have, or the graph was loaded from a file and was
+            never checked.
 
     Example:
         >>> import tempfile
@@ -82,7 +83,12 @@ def write_graph(
     checks.mapping("latents", latents, LatentRecords | LatentPages, "a mapping of names of layers to records or pages")
     if unknown := [name for name in latents if name not in graph.layers]:
         raise ValueError(f"`latents` must have names of layers, any of {list(graph.layers)}, got {unknown[0]!r}.")
-    if graph.checked is None and graph.checker is not None:
+    if graph.checked is None and len(graph.of_kind("latent")):
+        if graph.checker is None:
+            raise ValueError(
+                "`graph` must have been checked by interventions, but it was loaded without its model and never "
+                "checked. Call `graph.with_check()` before you save the graph."
+            )
         graph = graph.with_check()
     found = _files(graph, strings, latents, title, node, max_nodes)
 
