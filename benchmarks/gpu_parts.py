@@ -211,6 +211,29 @@ def resume(device: torch.device, note: Notes) -> None:
         raise SystemExit("The resumed run ended with other weights.")
 
 
+def circuits(device: torch.device, note: Notes) -> None:
+    """Compares an attribution graph with that of the CPU, in float64, and measures its time in float32."""
+    max_latents = 32 if device.type == "cpu" else 512
+    tokens = sd.zoo.load_tokenizer()("class A:\n    def area(", return_tensors="pt").input_ids
+    graphs = []
+    for place, dtype in ((torch.device("cpu"), torch.float64), (device, torch.float64), (device, torch.float32)):
+        sites = sd.circuits.find_sites(sd.zoo.load_model().to(place, dtype))
+        neurons = {name: site.neurons for name, site in sites.items()}
+        start = time.perf_counter()
+        graphs.append(sd.circuits.attribute(sites, neurons, tokens, targets=[5], max_latents=max_latents))
+        _wait(device)
+        seconds = time.perf_counter() - start
+    expected, found, single = graphs
+    note("graph, float32, seconds", seconds)
+    note("completeness error, float64", found.completeness_error)
+    note("completeness error, float32", single.completeness_error)
+    note("error with everything held, float64", found.checked.frozen_error)
+    note("difference of edges from the CPU, float64", float((found.edges - expected.edges).abs().max()))
+    nodes = [[(node.kind, node.layer, node.position, node.latent) for node in graph.nodes] for graph in graphs[:2]]
+    if nodes[0] != nodes[1] or not torch.allclose(found.edges, expected.edges, atol=1e-8):
+        raise SystemExit("The graph differs from that of the CPU.")
+
+
 def _version(name: str) -> str:
     try:
         return version(name)
@@ -218,7 +241,7 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-RUNS = {"check": check, "step": step, "fit": fit, "resume": resume}
+RUNS = {"check": check, "step": step, "fit": fit, "resume": resume, "circuits": circuits}
 
 
 def main() -> None:

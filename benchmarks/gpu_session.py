@@ -59,6 +59,7 @@ PARTS = (
     Part("step", 0.25, (), "a sparse and a dense training step relative to the plain product"),
     Part("fit", 0.25, ("transformers",), "harvest and fit on the embedded model"),
     Part("resume", 0.15, (), "bitwise equality of a resumed and an uninterrupted run with deterministic=True"),
+    Part("circuits", 0.15, ("transformers",), "an attribution graph against that of the CPU"),
     Part("tests", 0.5, ("pytest", "beartype", "hypothesis"), "the tests that use a GPU"),
     Part("kernels", 0.6, (), "benchmarks.gpu: bandwidth of each kernel"),
 )

@@ -270,7 +270,7 @@ def test_a_gpu_session_runs_without_a_gpu_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.as_installed
-@pytest.mark.parametrize("name", ["check", "step", "fit"])
+@pytest.mark.parametrize("name", ["check", "step", "fit", "circuits"])
 def test_a_part_of_a_gpu_session_writes_its_figures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (part,) = (part for part in gpu_session.PARTS if part.name == name)
     options = gpu_session.command(part, tmp_path, "cpu")
@@ -282,8 +282,11 @@ def test_a_part_of_a_gpu_session_writes_its_figures(name: str, tmp_path: Path, m
         assert figures["topk, torch.float32, relative error of gradients"] < 1e-3
     elif name == "step":
         assert any("dense over the product" in figure for figure in figures)
-    else:
+    elif name == "fit":
         assert figures["harvest, tokens per second"] > 0
+    else:
+        assert figures["completeness error, float64"] < 1e-12
+        assert figures["error with everything held, float64"] < 1e-10
 
 
 def test_a_gpu_session_ends_in_time_and_writes_its_results(tmp_path: Path) -> None:
