@@ -10,11 +10,14 @@ site = sd.Site(model, "transformer.h.2.mlp", exclude_tokens=[0])
 data = sd.ActivationStream(site, tokens, batch_size=512)
 
 n_latents = 2 * site.neurons.n
-transcoder = sd.SparseDistiller(site.d_in, site.d_out, n_latents, activation=sd.TopK(k=32), decoder_norm=sd.UnitNorm())
-sae = sd.SparseAutoencoder(site.d_out, n_latents, activation=sd.TopK(k=32), decoder_norm=sd.UnitNorm())
-histories = sd.fit_many(
-    {"transcoder": sd.Trainee(transcoder), "sae": sd.Trainee(sae)}, data, n_tokens=300_000, progress=False
-)
+parts = {"activation": sd.BatchTopK(32), "decoder_norm": sd.UnitNorm()}
+transcoder = sd.SparseDistiller(site.d_in, site.d_out, n_latents, input_norm=sd.InputCentre(), **parts)
+sae = sd.SparseAutoencoder(site.d_out, n_latents, **parts)
+trainees = {
+    name: sd.Trainee(dictionary, **sd.studies.recommended_options(dictionary))
+    for name, dictionary in {"transcoder": transcoder, "sae": sae}.items()
+}
+histories = sd.fit_many(trainees, data, n_tokens=300_000, progress=False)
 evaluations = {}
 for name, dictionary in (("transcoder", transcoder), ("sae", sae)):
     evaluations[name] = sd.evaluate(site, dictionary, held_out)

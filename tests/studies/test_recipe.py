@@ -8,7 +8,7 @@ import torch
 
 import sparsedict as sd
 from sparsedict.data import SyntheticFeatures
-from sparsedict.studies import Inspection, recipes
+from sparsedict.studies import KINDS, Inspection, recipes, recommended_options
 
 
 def test_settings_fit_into_json() -> None:
@@ -41,6 +41,20 @@ def test_the_defaults_suit_every_activation_and_a_narrow_dictionary(activation: 
         assert isinstance(optimizer, sd.training.LazyAdam)
         assert optimizer.defaults["betas"] == (0.9, 0.98)
     sd.fit_many({"": made}, (torch.randn(256, 4), torch.randn(256, 4)), n_tokens=256, batch_size=64, progress=False)
+
+
+@pytest.mark.parametrize("activation", [sd.TopK(2), sd.ReLU()])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_recommended_options_are_those_of_the_recipes(kind: str, activation: sd.Activation) -> None:
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    sites = sd.Sites(model, {"a": "1", "b": "2"})
+    recipe = recipes(activation, kinds=[kind])[kind]
+    own = (sites, {"a": 8, "b": 8}) if KINDS[kind].is_joint else (sites["a"], 8)
+    options = recommended_options(recipe.make(*own))
+    assert recipe.options.keys() == options.keys()
+    for name, value in options.items():
+        assert repr(value) == repr(recipe.options[name])
+    sd.Trainee(recipe.make(*own), **options)
 
 
 def test_options_replace_defaults() -> None:

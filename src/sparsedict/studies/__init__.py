@@ -7,7 +7,7 @@ from sparsedict.studies._folder import CHECKPOINTS, check_folder
 from sparsedict.studies._joint import decompose_jointly
 from sparsedict.studies._joint_decomposition import JointDecomposition, JointResult
 from sparsedict.studies._kinds import BOTH, KINDS, Kind
-from sparsedict.studies._recipe import DEMO, DEMO_BATCH_SIZE, Inspection, recipes
+from sparsedict.studies._recipe import DEMO, DEMO_BATCH_SIZE, Inspection, recipes, recommended_options
 from sparsedict.studies._run_folder import RunFolder
 from sparsedict.studies._run_settings import environment
 from sparsedict.studies._sites_report import write_sites
@@ -28,6 +28,7 @@ __all__ = [
     "check_folder",
     "environment",
     "recipes",
+    "recommended_options",
     "decompose",
     "decompose_jointly",
     "decompose_sites",

@@ -9,6 +9,7 @@ from typing import Any
 
 from sparsedict import checks
 from sparsedict.activations import AbsTopK, Activation, BatchTopK, TopK
+from sparsedict.dictionaries import Dictionary
 from sparsedict.norms import DecoderNorm, UnitNorm
 from sparsedict.penalties import AuxK
 from sparsedict.studies._kinds import BOTH, KINDS, Kind
@@ -19,6 +20,37 @@ ACTIVATION = BatchTopK(32)
 DECODER_NORM = UnitNorm()
 RESAMPLE = Resample(every=25, dead_after=50_000, until=0.75, n_inputs=8192, decoder_rows="errors")
 BATCH_SIZE = 1024
+
+
+def recommended_options(dictionary: Dictionary) -> dict[str, Any]:
+    """Returns the recommended options of `fit` and `Trainee` for a dictionary: those of ``sparsedict train``.
+
+    They depend on the activation, on whether the dictionary computes outputs from inputs, and on whether it has several
+    sites. The options are those of `recipes`, which constructs the dictionary as well. They are meant for batches of
+    512 to 2,048 tokens. Activations without a number of active latents also need a penalty, such as `L1`.
+
+    Args:
+        dictionary: The dictionary to train. A distiller should have ``input_norm=InputCentre()``, as in `recipes`.
+
+    Raises:
+        TypeError: If ``dictionary`` isn't a dictionary.
+
+    Example:
+        >>> import torch, sparsedict as sd
+        >>> parts = {"activation": sd.BatchTopK(2), "decoder_norm": sd.UnitNorm()}
+        >>> sae = sd.SparseAutoencoder(4, 16, **parts)
+        >>> options = recommended_options(sae)
+        >>> sorted(options)
+        ['optimizer', 'penalties', 'schedule', 'step_hooks']
+        >>> x = torch.randn(2_000, 4, generator=torch.Generator().manual_seed(0))
+        >>> sd.fit(sae, x, n_tokens=2_000, batch_size=100, progress=False, **options).n_steps
+        20
+    """
+    checks.instance("dictionary", dictionary, Dictionary, "a dictionary, such as SparseDistiller(...)")
+    is_joint = not isinstance(dictionary.reads, str)
+    is_transcoder = dictionary.reads != dictionary.writes
+    kind = next(kind for kind in KINDS.values() if (kind.is_joint, kind.is_transcoder) == (is_joint, is_transcoder))
+    return options_for(kind, dictionary.activation)
 
 
 def options_for(kind: Kind, activation: Activation) -> dict[str, Any]:
