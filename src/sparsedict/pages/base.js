@@ -44,7 +44,7 @@ const STRONG = "10 % of the largest magnitude";
 const format = {
   number: (x) => x === null || x === undefined ? "–" : Math.abs(x) >= 1e5 || (x && Math.abs(x) < 1e-3)
     ? x.toExponential(2) : Number(x.toPrecision(4)).toString(),
-  share: (x) => x === null ? "–" : x === 0 ? "0 %" : `${Number((100 * x).toPrecision(3))} %`,
+  share: (x) => x === null ? "–" : x === 0 ? "0 %" : `${Number((100 * x).toPrecision(x < 1e-5 ? 1 : 3))} %`,
   cosine: (x) => x === null || x === undefined ? "–" : x.toFixed(2),
   integer: (x) => x === null ? "–" : x.toLocaleString("en"),
 };

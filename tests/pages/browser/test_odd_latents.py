@@ -85,6 +85,14 @@ def test_a_latent_that_never_fires(page: Any) -> None:
     assert page.locator(".histogram").count() == 0
 
 
+@pytest.mark.parametrize(("share", "shown"), [(9.98e-6, "0.001 %"), (1.23e-6, "0.0001 %"), (4.79e-4, "0.0479 %")])
+def test_the_share_of_few_tokens_fits_its_column(page: Any, share: float, shown: str) -> None:
+    assert page.evaluate(f"format.share({share})") == shown
+    cell = page.locator("[role=gridcell].share").first
+    cell.evaluate("(cell, text) => { cell.textContent = text; }", shown)
+    assert cell.evaluate("(cell) => cell.scrollWidth <= cell.clientWidth")
+
+
 def test_a_latent_that_fires_once(page: Any) -> None:
     text = shown(page, ONCE)
     assert "(1 token)" in text
