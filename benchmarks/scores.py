@@ -147,6 +147,28 @@ def known(text: TokenLatents, states: Tensor) -> Rows:
     return rows
 
 
+def nulls(text: TokenLatents, states: Tensor, n: int) -> dict[str, dict[str, float]]:
+    """Returns the mean of each score over several shuffles of the planted latents, its standard error, and chance."""
+    latents, _ = planted(text)
+    found: dict[str, list[LatentScores]] = {}
+    for seed in range(n):
+        own = latents.shuffled(seed=seed)
+        few = own.latents(torch.arange(N_PLANTED))
+        row = {
+            **measured(own, states),
+            "detection": scores.DetectionScore(oracle)(few),
+            "fuzzing": scores.FuzzingScore(oracle)(few),
+        }
+        for name, score in row.items():
+            found.setdefault(name, []).append(score)
+    rows = {}
+    for name, shuffles in found.items():
+        means = torch.tensor([score.mean.value for score in shuffles])
+        chance = sum(score.mean_chance for score in shuffles) / n
+        rows[name] = {"mean": float(means.mean()), "error": float(means.std()) / n**0.5, "chance": chance}
+    return rows
+
+
 def random_directions(text: TokenLatents, states: Tensor, n_latents: int, k: int) -> Rows:
     """Returns the scores of latents with random weights."""
     torch.manual_seed(0)
@@ -187,6 +209,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--n-train", type=int, default=500_000, help="number of training tokens")
     parser.add_argument("--n-tokens", type=int, default=100_000, help="number of tokens that scores read")
+    parser.add_argument("--n-shuffles", type=int, default=40, help="number of shuffles of which the mean is stored")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--only-planted", action="store_true", help="measure planted latents, and keep other results")
     given = parser.parse_args()
@@ -197,6 +220,7 @@ def main() -> None:
     stream = sd.Site(site().model, reads=last, writes=last)
     states = scores.SiteStates(stream)(text, torch.arange(tokens.numel()))
     results = json.loads(given.out.read_text()) if given.only_planted else {}
+    results["nulls"] = {"n_shuffles": given.n_shuffles, "scores": nulls(text, states, given.n_shuffles)}
     measured_rows = {"calibration": known(text, states)}
     if not given.only_planted:
         settings = {"n_latents": given.n_latents, "k": given.k, "n_train": given.n_train, "n_tokens": tokens.numel()}
@@ -206,6 +230,8 @@ def main() -> None:
     for name, rows in measured_rows.items():
         print(f"\n{name}\n{table(rows)}", flush=True)
         results[name] = results.get(name, {}) | {row: _summaries(found) for row, found in rows.items()}
+    for name, row in results["nulls"]["scores"].items():
+        print(f"shuffled, {given.n_shuffles} times, {name}: {row['mean']:.4f} ± {row['error']:.4f}")
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(results, indent=1) + "\n")
 

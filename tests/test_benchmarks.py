@@ -97,6 +97,7 @@ def test_attribution_measures_only_what_is_missing(tmp_path: Path, capsys: pytes
 def test_scores_are_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "scores.json"
     sizes = ["--n-latents", "16", "--k", "2", "--n-train", "2048", "--n-tokens", "20000", "--out", str(file)]
+    sizes += ["--n-shuffles", "2"]
     monkeypatch.setattr(sys, "argv", ["benchmarks.scores", *sizes])
     # Tokenising the whole standard library takes ten seconds.
     tokens = sd.zoo.tokens
@@ -108,6 +109,9 @@ def test_scores_are_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         planted, shuffled = (rows[row][name] for row in ("planted, the word", "shuffled"))
         assert planted["mean"]["value"] > (0.99 if name in ("rule", "detection", "fuzzing") else 0.85)
         assert abs(shuffled["mean"]["value"] - shuffled["chance"]) < 0.1
+        null = json.loads(file.read_text())["nulls"]["scores"][name]
+        assert abs(null["mean"] - null["chance"]) < 0.05
+        assert null["error"] > 0
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ ROWS = {
         "planted, the token after it, ideal states",
     ),
     "shuffled": ("calibration", "shuffled"),
+    "shuffled 40 times": ("nulls", "scores"),
     "random directions": ("calibration", "random directions"),
     "chance": ("calibration", "shuffled"),
     **{name: ("dictionaries", name) for name in ("distiller", "autoencoder", "neurons")},
@@ -52,6 +53,8 @@ def tables() -> list[dict[str, dict[str, str]]]:
 
 def expected(column: str, name: str, row: dict[str, Any]) -> str:
     score = row.get("rule" if column in ("rule, F1", "mean grade") else column)
+    if score is not None and "error" in score:
+        return f"{score['mean']:.4f} ± {score['error']:.4f}"
     if score is None or (column == "rule, F1" and name.endswith(LEFT_OUT)):
         return ""
     if name == "chance":
@@ -73,7 +76,17 @@ def test_every_cell_is_the_stored_number(stored: dict[str, Any]) -> None:
 
 
 def test_every_stored_row_is_on_the_page(stored: dict[str, Any]) -> None:
-    assert set(ROWS.values()) == {(kind, row) for kind in ("calibration", "dictionaries") for row in stored[kind]}
+    tables = {(kind, row) for kind in ("calibration", "dictionaries") for row in stored[kind]}
+    assert set(ROWS.values()) == tables | {("nulls", "scores")}
+    assert f"shuffled {stored['nulls']['n_shuffles']} times" in ROWS
+
+
+def test_shuffled_latents_score_at_chance(stored: dict[str, Any]) -> None:
+    for name, row in stored["nulls"]["scores"].items():
+        if name != "rule":
+            assert abs(row["mean"] - row["chance"]) < 2 * row["error"], name
+    rule = stored["nulls"]["scores"]["rule"]
+    assert rule["mean"] < rule["chance"]  # that of a rule that always holds
 
 
 def test_the_text_states_the_settings(stored: dict[str, Any]) -> None:
