@@ -111,8 +111,8 @@ def test_interventions(graph: AttributionGraph) -> None:
     assert float(zero.unfrozen.abs().max()) < 1e-12
     top = graph.of_kind("latent")[graph.influence[graph.of_kind("latent")].argmax()]
     assert graph.check(1).nodes == (int(top),)
-    with pytest.raises(ValueError, match="`nodes` must be indices of latents"):
-        graph.check(nodes=[0])
+    with pytest.raises(ValueError, match="`nodes` must be indices of latents, tokens or error terms, got"):
+        graph.check(nodes=graph.targets[:1].tolist())
     with pytest.raises(ValueError, match="needs the model of the graph"):
         replace(graph, checker=None).check()
 
@@ -140,6 +140,61 @@ def test_interventions_are_those_of_the_model(held: str) -> None:
                 after = model(TOKENS).logits[0, -1]
             change = after - before
             torch.testing.assert_close(row, torch.stack([change[3] - change.mean(), change[4]]))
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.5])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_tokens_and_error_terms_are_intervened_on(family: str, factor: float) -> None:
+    model = _models.hugging_face(family).double()
+    sites = all_sites(family, model)
+    graph = attribute(sites, transcoders(sites, torch.float64), TOKENS, targets=[3, 4], check=0)
+    both = graph.of_kind("token", "error").tolist()
+    latent = int(graph.of_kind("latent")[0])
+    check = graph.check(nodes=[*both, latent], factor=factor)
+    torch.testing.assert_close(check.predicted, check.frozen, atol=1e-9, rtol=1e-7)
+    assert {graph.nodes[index].layer for index in both} == {None, 0, 1, 2}
+    last = len(graph.tokens) - 1  # the last layer acts on the logits at its own position only
+    acts = torch.tensor(
+        [(graph.nodes[index].layer, graph.nodes[index].position == last) != (2, False) for index in both]
+    )
+    assert torch.equal((check.predicted[: len(both)] != 0).any(1), acts)
+    torch.testing.assert_close(check.unfrozen[-1:], graph.check(nodes=[latent], factor=factor).unfrozen)
+
+
+def test_interventions_on_tokens_and_error_terms_are_those_of_the_model() -> None:
+    model = _models.hugging_face("gpt2").double()
+    sites = all_sites("gpt2", model)
+    dictionaries = transcoders(sites, torch.float64)
+    graph = attribute(sites, dictionaries, TOKENS, targets=[Logit(4, centred=False)], check=0)
+    token, error = (int(graph.of_kind(kind)[3]) for kind in ("token", "error"))
+    check = graph.check(nodes=[token, error])
+    captured = sites.capture(TOKENS)
+
+    def without_token(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        changed = output.clone()
+        changed[:, graph.nodes[token].position] = 0.0
+        return changed
+
+    def without_error(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        node, changed = graph.nodes[error], output.clone()
+        x, y = (captured[f"{node.layer}.{end}"][0, node.position] for end in ("inputs", "outputs"))
+        dictionary = dictionaries[str(node.layer)]
+        changed[:, node.position] -= y - dictionary.reconstruct(dictionary.encode(x[None]), x[None])[0]
+        return changed
+
+    blocks = model.transformer
+    for row, module, hook in zip(
+        check.unfrozen,
+        (blocks.wte, blocks.h[graph.nodes[error].layer or 0].mlp),
+        (without_token, without_error),
+        strict=True,
+    ):
+        with torch.no_grad():
+            before = model(TOKENS).logits[0, -1, 4]
+            handle = module.register_forward_hook(hook)
+            after = model(TOKENS).logits[0, -1, 4]
+            handle.remove()
+        torch.testing.assert_close(row[0], after - before)
 
 
 @pytest.mark.parametrize("without", ["norms", "attention"])

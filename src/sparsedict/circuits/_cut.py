@@ -114,16 +114,17 @@ class CutModel:
             self._recorded = True
         return pass_
 
-    def run_itself(self, write: Write, n_copies: int, kinds: Collection[Held]) -> Pass:
-        """Runs the model itself, with its own token embeddings.
+    def run_itself(self, embed: Embed, write: Write, n_copies: int, kinds: Collection[Held]) -> Pass:
+        """Runs the model itself.
 
         Args:
+            embed: Replaces the token embeddings.
             write: Replaces the outputs of the sites.
             n_copies: Number of copies of the tokens.
             kinds: Which values are held.
         """
         self.held.start(record=False, kinds=kinds)
-        return self._run(None, write, n_copies, None, self.held if kinds else None)
+        return self._run(embed, write, n_copies, None, self.held if kinds else None)
 
     def _run(
         self, embed: Embed | None, write: Write | None, n_copies: int, watch: Watch | None, held: HeldValues | None

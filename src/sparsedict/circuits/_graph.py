@@ -190,19 +190,19 @@ class AttributionGraph(Displayed):
         return found.subgraph(keep)
 
     def check(self, n: int = N_CHECKED, *, nodes: Sequence[int] | None = None, factor: float = 0.0) -> Check:
-        """Intervenes on latents, and compares the changes of the targets with those that the graph predicts.
+        """Intervenes on nodes, and compares the changes of the targets with those that the graph predicts.
 
-        Each intervention multiplies the contribution of one latent by ``factor``. The model runs with everything held,
-        where the prediction must be exact up to rounding, with norms, attention patterns or both held, and without
-        holding anything. `Check` has the changes of each run.
+        Each intervention multiplies the contribution of one latent, token or error term by ``factor``. The model runs
+        with everything held, where the prediction must be exact up to rounding, with norms, attention patterns or both
+        held, and without holding anything. `Check` has the changes of each run.
 
         Args:
             n: Number of latents: the most influential ones.
-            nodes: Indices of the latents, instead of ``n``.
+            nodes: Indices of latents, tokens and error terms, instead of ``n``.
             factor: 0 to ablate; other values to steer.
 
         Raises:
-            ValueError: If the graph has no model, since it was loaded from a file, or a node isn't a latent.
+            ValueError: If the graph has no model, since it was loaded from a file, or a node is a target or a rest.
         """
         if self.checker is None:
             raise ValueError("`check` needs the model of the graph, but the graph was loaded without it.")
@@ -210,10 +210,10 @@ class AttributionGraph(Displayed):
             latents = self.of_kind("latent")
             order = self.influence[latents].argsort(descending=True, stable=True)
             nodes = latents[order[: checks.at_least("n", n, 1)]].tolist()
-        chosen = checks.integers("nodes", nodes, 0, "a list of indices of latents")
+        chosen = checks.integers("nodes", nodes, 0, "a list of indices of nodes")
         for index in chosen:
-            if index >= len(self) or self.nodes[index].kind != "latent":
-                raise ValueError(f"`nodes` must be indices of latents, got {index}.")
+            if index >= len(self) or self.nodes[index].kind not in ("token", "latent", "error"):
+                raise ValueError(f"`nodes` must be indices of latents, tokens or error terms, got {index}.")
         return self.checker.run(self, chosen, checks.in_range("factor", factor, -math.inf))
 
     def neuron_cosines(self) -> Float[Tensor, " n_nodes"]:

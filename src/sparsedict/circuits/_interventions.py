@@ -1,4 +1,4 @@
-"""Interventions on the latents of a graph, in the model with held values and in the model itself."""
+"""Interventions on the nodes of a graph, in the model with held values and in the model itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from sparsedict.circuits._change import Change, changed
 from sparsedict.circuits._cut import Pass
 from sparsedict.circuits._effects import Columns
 from sparsedict.circuits._graph import AttributionGraph
@@ -33,7 +34,7 @@ HELD: dict[str, tuple[Held, ...]] = {
 
 @dataclass(eq=False)
 class Interventions:
-    """Multiplies the contributions of single latents by a factor, and measures the targets.
+    """Multiplies the contributions of single nodes by a factor, and measures the targets.
 
     Attributes:
         prompt: The prompt.
@@ -78,14 +79,15 @@ class Interventions:
             return self._run(graph, nodes, factor)
 
     def _run(self, graph: AttributionGraph, nodes: Sequence[int], factor: float) -> Check:
-        places = torch.tensor([self._place(graph, index) for index in nodes], device="cpu")
+        changes = [self._change(graph, index, factor - 1) for index in nodes]
         before, originally = self._values(self.prompt.first, True), self._values(self.prompt.first, False)
         measured: dict[str, list[Tensor]] = {}
-        for chunk in places.split(self.copies_at_once):
+        for start in range(0, len(changes), self.copies_at_once):
+            chunk = changes[start : start + self.copies_at_once]
             measured.setdefault("frozen", []).append(self._values(_Frozen(self, chunk, factor).run(), True) - before)
             for name, kinds in HELD.items():
-                changed = self._values(self._pass(chunk, factor, kinds), False)
-                measured.setdefault(name, []).append(changed - originally)
+                after = self._values(self._pass(chunk, kinds), False)
+                measured.setdefault(name, []).append(after - originally)
         predicted = predict(graph, nodes, factor)
         return Check(tuple(nodes), factor, predicted, **{name: torch.cat(own).cpu() for name, own in measured.items()})
 
@@ -111,6 +113,22 @@ class Interventions:
         part = unit.contributions(local)[unit.writes.index(site)]
         return part[0] / unit.values[local[0]]
 
+    def _change(self, graph: AttributionGraph, index: int, relative: float) -> Change:
+        """Returns the change that makes the contribution of a node larger by a fraction."""
+        node, prompt, columns = graph.nodes[index], self.prompt, self.columns
+        assert node.position is not None
+        if node.kind == "token":
+            return Change(node.position, embedding=relative * prompt.rows(prompt.first.embedded)[node.position])
+        assert node.layer is not None
+        if node.kind == "error":
+            name = prompt.names[node.layer]
+            return Change(node.position, writes={name: relative * prompt.errors[name][node.position]})
+        place = self._place(graph, index)
+        column = int(self.expanded[place])
+        own, local = prompt.units[int(columns.units[column])], columns.local[column : column + 1]
+        parts = zip(own.writes, own.contributions(local.to(own.latents.device)), strict=True)
+        return Change(node.position, writes={name: relative * part[0] for name, part in parts}, place=place)
+
     def _place(self, graph: AttributionGraph, index: int) -> int:
         node = graph.nodes[index]
         assert node.layer is not None
@@ -132,46 +150,36 @@ class Interventions:
             found.append(own.linear(local, x) if frozen else own.exact(local, x))
         return torch.stack(found, -1).to(self.columns.values.dtype)
 
-    def _pass(self, places: Tensor, factor: float, kinds: Sequence[Held]) -> Pass:
-        """Runs the model itself, with some values held. In copy ``i``, latent ``i`` writes ``factor`` times as much."""
-        prompt, columns = self.prompt, self.columns
-        changes: dict[str, list[tuple[int, int, Tensor]]] = {}
-        for copy, column in enumerate(self.expanded[places].tolist()):
-            unit = int(columns.units[column])
-            own, local = prompt.units[unit], columns.local[column : column + 1]
-            for name, part in zip(own.writes, own.contributions(local.to(own.latents.device)), strict=True):
-                changes.setdefault(name, []).append((copy, int(columns.positions[column]), (factor - 1) * part[0]))
+    def _pass(self, changes: Sequence[Change], kinds: Sequence[Held]) -> Pass:
+        """Runs the model itself, with some values held, and with a change in each copy."""
 
         def write(name: str, original: Tensor, _: Tensor) -> Tensor:
-            rows = prompt.rows(original).clone()
-            for copy, position, change in changes.get(name, ()):
-                rows[copy * prompt.n_positions + position] += change.to(rows)
-            return rows.reshape(original.shape)
+            return changed(original, changes, name)
 
-        return prompt.cut.run_itself(write, len(places), kinds)
+        return self.prompt.cut.run_itself(lambda original: changed(original, changes), write, len(changes), kinds)
 
 
 class _Frozen:
     """A pass of the model with held values, in which active latents respond linearly to their inputs."""
 
-    def __init__(self, interventions: Interventions, places: Tensor, factor: float) -> None:
-        self._all, self._places, self._factor = interventions, places, factor
-        self._changes = interventions.columns.values.new_zeros(len(places), len(interventions.expanded))
+    def __init__(self, interventions: Interventions, changes: Sequence[Change], factor: float) -> None:
+        self._all, self._changes, self._factor = interventions, changes, factor
+        self._relative = interventions.columns.values.new_zeros(len(changes), len(interventions.expanded))
         self._bases = Bases(interventions.prompt, only_dependent=True)
         self._at_prompt = Bases(interventions.prompt, only_dependent=True)
 
     def run(self) -> Pass:
-        prompt = self._all.prompt
+        prompt, n = self._all.prompt, len(self._changes)
         embedded = prompt.first.embedded
         return prompt.cut.run(
-            embed=lambda _: embedded.repeat(len(self._places), *[1] * (embedded.ndim - 1)),
+            embed=lambda _: changed(embedded.repeat(n, *[1] * (embedded.ndim - 1)), self._changes),
             write=self._write,
-            n_copies=len(self._places),
+            n_copies=n,
         )
 
     def _write(self, name: str, original: Tensor, x: Tensor) -> Tensor:
         prompt, columns = self._all.prompt, self._all.columns
-        n = len(self._places)
+        n = len(self._changes)
         rows = prompt.rows(x)
         at_prompt = prompt.rows(prompt.first.inputs[name])
         difference = (rows - at_prompt.repeat(n, 1)).unflatten(0, (n, -1))
@@ -186,10 +194,12 @@ class _Frozen:
             part = parts[own.writes.index(name)]
             here = (self._all.expanded >= start) & (self._all.expanded < start + len(chosen))
             local = self._all.expanded[here] - start
-            changes = self._changes[:, here]
+            relative = self._relative[:, here]
             for position, place in by_position(own, chosen[local].to(own.positions.device), prompt.n_positions):
-                found[:, position] += changes[:, place].to(part) @ part[local[place].to(part.device)]
-        return found.to(original.dtype).reshape(-1, *original.shape[1:])
+                found[:, position] += relative[:, place].to(part) @ part[local[place].to(part.device)]
+        # Latents change by their relative changes above.
+        others = [own if own.place is None else Change(own.position) for own in self._changes]
+        return changed(found, others, name).to(original.dtype).reshape(-1, *original.shape[1:])
 
     def _respond(self, name: str, difference: Tensor) -> None:
         """Computes the relative changes of the latents that read a site."""
@@ -204,16 +214,16 @@ class _Frozen:
                 local = columns.local[expanded[chunk]].to(own.latents.device)
                 rows = own.encoder_rows(local)[:, start : start + difference.shape[-1]]
                 change = torch.einsum("cmd,md->cm", difference[:, own.positions[local]].to(rows), rows)
-                self._changes[:, chunk] = (change / own.values[local]).to(self._changes)
-        copies = torch.arange(len(self._places), device="cpu")
-        of_layer = columns.sites[expanded[self._places]] == layer
-        self._changes[copies[of_layer], self._places[of_layer]] = self._factor - 1
+                self._relative[:, chunk] = (change / own.values[local]).to(self._relative)
+        for copy, given in enumerate(self._changes):
+            if given.place is not None and columns.sites[expanded[given.place]] == layer:
+                self._relative[copy, given.place] = self._factor - 1
 
 
 def predict(graph: AttributionGraph, nodes: Sequence[int], factor: float) -> Tensor:
     """Returns the changes of the targets that a graph predicts, ``[len(nodes), n_targets]``.
 
-    A latent that changes by a fraction changes all of its direct effects by this fraction.
+    A node that changes by a fraction changes all of its direct effects by this fraction.
     """
     n, given = len(graph), torch.tensor(list(nodes), dtype=torch.int64, device="cpu")
     copies = torch.arange(len(given), device="cpu")

@@ -14,14 +14,14 @@ from sparsedict.display import Displayed, listed, shown
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Check(Displayed):
-    """Changes of targets by interventions on single latents: predicted by a graph, and measured in the model.
+    """Changes of targets by interventions on single nodes: predicted by a graph, and measured in the model.
 
     A graph assumes that attention patterns, the denominators of norms, and the slopes of the MLPs' units don't change.
     The interventions are repeated with each of these assumptions, so that the errors say which one fails.
 
     Attributes:
-        nodes: The latents, as nodes of the graph.
-        factor: Factor of the contribution of a latent: 0 for ablation.
+        nodes: Indices of the nodes in the graph.
+        factor: Factor of the contribution of a node: 0 for ablation.
         predicted: Changes that the graph predicts, ``[n_interventions, n_targets]``.
         unfrozen: Changes of the model itself.
         norms_held: Changes with held denominators of norms. Attention patterns and MLPs respond.
