@@ -11,8 +11,11 @@ import pytest
 
 
 def chromium() -> str | None:
-    """Returns the path of a Chromium: that of the environment variable, or an installed one."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    """Returns the path of a Chromium: that of the environment variable, or an installed one.
+
+    The headless shell opens the same pages in a third of the CPU time, because it has no windows of a browser.
+    """
+    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return os.environ.get("SPARSEDICT_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
 
@@ -24,9 +27,10 @@ def browser() -> Iterator[Any]:
         sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
     path = chromium()
     if path is None:
+        text = "no Chromium: install it with `apt-get install chromium-headless-shell`, or set SPARSEDICT_CHROMIUM"
         if os.environ.get("SPARSEDICT_BROWSER_TESTS") == "required":
-            pytest.fail("no Chromium: install it with `apt-get install chromium`, or set SPARSEDICT_CHROMIUM")
-        pytest.skip("no Chromium: install it with `apt-get install chromium`, or set SPARSEDICT_CHROMIUM")
+            pytest.fail(text)
+        pytest.skip(text)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield opened
