@@ -22,6 +22,8 @@ BATCH, N_STEPS = 30, 8
 N_TOKENS = BATCH * N_STEPS
 N_SAME = 5 * BATCH
 """Tokens of runs whose steps are alike: two records, a resampling, and a comparison of the ranks' weights."""
+N_STREAMED = 9 * 2 * BATCH
+"""Tokens of runs on a stream: more than one pass over its sequences, and several fills of its buffer."""
 WIDTHS = {
     "cross_layer": {"0": (2, 3), "1": (4, 2)},
     "cross_layer_skip": {"0": (3, 2), "1": (3, 3)},
@@ -159,14 +161,14 @@ class Counting(torch.nn.Module):
 
 
 def stream_of(model: Counting, **options: Any) -> sd.ActivationStream:
-    tokens = torch.randint(40, (60, 10), generator=torch.Generator().manual_seed(5))
+    tokens = torch.randint(40, (options.pop("n_sequences", 40), 10), generator=torch.Generator().manual_seed(5))
     options = {"batch_size": 2 * BATCH, "buffer_size": 200, "model_batch_size": 3} | options
     return sd.ActivationStream(sd.Site(model, "mlp", exclude_tokens=[0]), options.pop("tokens", tokens), **options)
 
 
 def _stream(parallel: Parallel, folder: Path, **options: Any) -> Any:
     model = Counting()
-    n_tokens = options.pop("n_tokens", 900)
+    n_tokens = options.pop("n_tokens", N_STREAMED)
     found = train(new(rank=parallel.rank), stream_of(model, **options), parallel, n_tokens=n_tokens)
     return {**found, "n_positions": torch.tensor(float(model.n_positions))}
 
@@ -174,13 +176,13 @@ def _stream(parallel: Parallel, folder: Path, **options: Any) -> Any:
 def _documents(parallel: Parallel, folder: Path) -> Any:
     generator = torch.Generator().manual_seed(7)
     rows = [torch.randint(40, (length,), generator=generator).tolist() for length in (9, 3, 12, 30, 5, 7, 11, 2) * 4]
-    return _stream(parallel, folder, tokens=rows, n_tokens=500)
+    return _stream(parallel, folder, tokens=rows, n_tokens=360)
 
 
 def _store(parallel: Parallel, folder: Path) -> Any:
     path = folder / "store"
     if parallel.is_main and not path.exists():
-        stream_of(Counting()).save_to(path, dtype=torch.float32, progress=False)
+        stream_of(Counting(), n_sequences=60).save_to(path, dtype=torch.float32, progress=False)
     parallel.exchange(0)
     store = sd.ActivationStore(path, batch_size=2 * BATCH, buffer_size=300)
     return train(new(rank=parallel.rank), store, parallel, n_tokens=900)

@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import sparsedict as sd
-from parallel._cases import Counting, Signalling, new, stream_of, train
+from parallel._cases import N_STREAMED, Counting, Signalling, new, stream_of, train
 from sparsedict.parallel import Alone, DataParallel, Parallel
 
 Case = Callable[[], None]
@@ -92,7 +92,7 @@ def _common(value: Any) -> Any:
 @cache
 def alone() -> Any:
     """Returns the result of a run on a stream in one process. Ranks that are forked later find it computed."""
-    return train(new(), stream_of(Counting()), Alone(), n_tokens=900)
+    return train(new(), stream_of(Counting()), Alone(), n_tokens=N_STREAMED)
 
 
 def _harvest(n_harvest: int, kind: Callable[[Any], Parallel] = DataParallel) -> None:
@@ -112,7 +112,7 @@ def _harvest(n_harvest: int, kind: Callable[[Any], Parallel] = DataParallel) -> 
         options: dict[str, Any] = {"checkpoint": folder / "run", "checkpoint_every": 4, "resume": True}
         options["loss"] = Signalling(stop if is_last else -1)
         with suppress(sd.training.Terminated):
-            return train(new(), data, parallel, n_tokens=900, **options)
+            return train(new(), data, parallel, n_tokens=N_STREAMED, **options)
         return None
 
     assert ranks.run(stream, partial(run, 7)) is None
