@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,13 +26,35 @@ POINTS = {
         "model.layers.1.mlp.down_proj",
         "model.layers.1.pre_feedforward_layernorm",
         "model.layers.1.post_feedforward_layernorm",
+        "model.layers.1.self_attn:out",
     ],
     "phi": ["model.layers.1", "model.layers.1.mlp.fc1:in", "model.layers.1.mlp.fc2"],
     "phi3": ["model.layers.1", "model.layers.1.mlp.gate_up_proj:in", "model.layers.1.mlp.down_proj"],
     "bert": ["bert.encoder.layer.1.intermediate:out", "bert.encoder.layer.1.output.dense"],
     "opt": ["model.decoder.layers.1", "model.decoder.layers.1.fc2", "model.decoder.layers.1.final_layer_norm:out"],
-    "bloom": ["transformer.h.1", "transformer.h.1.mlp.dense_4h_to_h", "transformer.h.1.mlp:out"],
+    "bloom": [
+        "transformer.h.1",
+        "transformer.h.1.mlp.dense_4h_to_h",
+        "transformer.h.1.mlp:out",
+        "transformer.h.1.self_attention:out",
+    ],
 }
+
+OF_LLAMA = ["model.layers.1", "model.layers.1.self_attn:out", "model.layers.1.mlp.down_proj"]
+OTHERS = {
+    "gemma": OF_LLAMA,
+    "gptj": ["transformer.h.1", "transformer.h.1.attn:out", "transformer.h.1.mlp.fc_out"],
+    "mixtral": ["model.layers.1", "model.layers.1.self_attn:out"],
+    "olmo": OF_LLAMA,
+    "qwen2": OF_LLAMA,
+    "stablelm": OF_LLAMA,
+    "exaone4": [*OF_LLAMA, "model.layers.1.post_feedforward_layernorm"],
+    "granite": OF_LLAMA,
+    "mpt": ["transformer.blocks.1", "transformer.blocks.1.attn:out", "transformer.blocks.1.ffn"],
+    "glm4": OF_LLAMA,
+    "xglm": ["model.layers.1", "model.layers.1.self_attn:out", "model.layers.1.fc2"],
+}
+"""Families whose activations are compared at hooks, without runs of SAELens."""
 
 
 def facts(model: torch.nn.Module, name: str) -> dict[str, str]:
@@ -48,6 +71,8 @@ def hook_values(family: str, folder: Path, hooks: set[str]) -> dict[str, torch.T
 
 
 def roles(mlp: sd.Site) -> tuple[Role, ...]:
+    if type(mlp.model).__name__.startswith("Mixtral"):  # Its experts have no common neurons.
+        return "inputs", "outputs"
     return ("inputs", "outputs", "neurons") if mlp.hidden is not None else ("inputs", "outputs")
 
 
@@ -56,15 +81,18 @@ def points(family: str) -> dict[str, tuple[sd.Site, Role]]:
     mlp = models.mlp(family)
     model = mlp.model
     found: dict[str, tuple[sd.Site, Role]] = {f"{mlp.name} {role}": (mlp, role) for role in roles(mlp)}
-    for point in POINTS[family]:
+    for point in {**POINTS, **OTHERS}[family]:
         for side in [""] if ":" in point else [":in", ":out"]:
             site = sd.Site(model, reads=f"{point}{side}", writes=f"{point}{side}")
             found[f"{point}{side}"] = (site, "outputs")
     return found
 
 
-@pytest.mark.parametrize("family", POINTS)
+@pytest.mark.parametrize("family", {**POINTS, **OTHERS})
 def test_hooks_carry_the_numbers_of_the_point(family: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformer_lens", reason="needs TransformerLens")
+    if family in OTHERS and importlib.metadata.version("transformer-lens") < "4":
+        pytest.skip("These families are compared under TransformerLens 4.")
     sites = points(family)
     names = {}
     for name, (site, role) in sites.items():
@@ -164,16 +192,33 @@ ROLES: list[tuple[str, Role, str | None]] = [
 
 @pytest.mark.parametrize(("site", "role", "hook"), ROLES)
 def test_names_by_role(site: str, role: Role, hook: str | None) -> None:
-    assert hook_names({"site": site}, role, role)[0] == hook
+    assert hook_names({"site": site, "architecture": "llama"}, role, role)[0] == hook
 
 
 @pytest.mark.parametrize(
     "model",
-    [{"architecture": "gemma2"}, {"model": "google/gemma-3-1b-pt"}, {"model_class": "Olmo2ForCausalLM"}],
+    [
+        {"architecture": "gemma2"},
+        {"model": "google/gemma-3-1b-pt"},
+        {"model_class": "Olmo2ForCausalLM"},
+        {"architecture": "a_new_family"},
+        {"model_class": "MyModel", "model": "llama"},
+        {"model_class": "TransformerBridge", "architecture": "llama"},
+        {},
+    ],
 )
-def test_a_norm_after_the_mlp_lies_before_hook_mlp_out(model: dict[str, str]) -> None:
+def test_the_hooks_of_other_families_are_those_of_the_modules(model: dict[str, str]) -> None:
     names = hook_names({"site": "model.layers.3.mlp", **model}, "inputs", "outputs")
     assert names == ("blocks.3.mlp.hook_in", "blocks.3.mlp.hook_out")
+    attention = {"site": "model.layers.3.self_attn:out", **model}
+    assert hook_names(attention, "outputs", "outputs")[1] == "blocks.3.attn.hook_out"
+    assert hook_names({"site": "model.layers.3.post_attention_layernorm", **model}, "outputs", "outputs")[1] is None
+
+
+@pytest.mark.parametrize("model", ["gpt2", "bloom-560m"])
+def test_hooked_transformers_add_the_residual_stream_outside_of_the_mlp(model: str) -> None:
+    known = {"site": "blocks.3.mlp", "model": model, "model_class": "HookedTransformer"}
+    assert hook_names(known, "outputs", "outputs")[1] == "blocks.3.hook_mlp_out"
 
 
 def test_a_hook_within_a_block_takes_its_layer() -> None:

@@ -376,7 +376,7 @@ def test_frequencies_of_an_earlier_dictionary_are_named(tmp_path: Path) -> None:
 
 def test_another_place_replaces_that_of_the_file(tmp_path: Path) -> None:
     dictionary = sd.load(location("sae_lens", "standard"))
-    dictionary.trained_on |= {"model": "gpt2", "site": "transformer.h.3.mlp", "n_tokens": 5}
+    dictionary.trained_on |= {"model": "gpt2", "architecture": "gpt2", "site": "transformer.h.3.mlp", "n_tokens": 5}
     sae_lens.write(dictionary, tmp_path)
     assert metadata(tmp_path)["model_name"] == "gpt2"
     assert metadata(tmp_path)["hook_name"] == "blocks.3.hook_mlp_out"

@@ -14,7 +14,9 @@ import sparsedict as sd
 VOCABULARY, WIDTH, HIDDEN = 50, 16, 40
 _HF = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": HIDDEN, "max_position_embeddings": 32}
 _LAYERS = {"num_hidden_layers": 3, "num_attention_heads": 2}
-_GROUPED = {"num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_HEADS = {"num_key_value_heads": 2}
+_GROUPED = {**_HEADS, "head_dim": 8, **_TOKENS}
 
 FAMILIES: dict[str, tuple[str, str, dict[str, Any], str | tuple[str, str]]] = {
     "gpt2": (
@@ -57,10 +59,60 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any], str | tuple[str, str]]] = {
 }
 """Model class, config class, its arguments, and the path (or the two points) of the second layer's MLP."""
 
+OTHERS: dict[str, tuple[str, str, dict[str, Any], str | tuple[str, str]]] = {
+    "gemma": ("GemmaForCausalLM", "GemmaConfig", {**_HF, **_LAYERS, **_GROUPED}, "model.layers.1.mlp"),
+    "gptj": (
+        "GPTJForCausalLM",
+        "GPTJConfig",
+        {"vocab_size": VOCABULARY, "n_embd": WIDTH, "n_layer": 3, "n_head": 2, "n_positions": 32, "rotary_dim": 4},
+        "transformer.h.1.mlp",
+    ),
+    "mixtral": (
+        "MixtralForCausalLM",
+        "MixtralConfig",
+        {**_HF, **_LAYERS, **_GROUPED, "num_local_experts": 2},
+        "model.layers.1.mlp",
+    ),
+    "olmo": ("OlmoForCausalLM", "OlmoConfig", {**_HF, **_LAYERS, **_TOKENS}, "model.layers.1.mlp"),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", {**_HF, **_LAYERS, **_TOKENS, **_HEADS}, "model.layers.1.mlp"),
+    "stablelm": (
+        "StableLmForCausalLM",
+        "StableLmConfig",
+        {**_HF, **_LAYERS, **_TOKENS, **_HEADS},
+        "model.layers.1.mlp",
+    ),
+    "exaone4": (
+        "Exaone4ForCausalLM",
+        "Exaone4Config",
+        {**_HF, **_LAYERS, **_TOKENS, **_HEADS, "sliding_window": 16},
+        "model.layers.1.mlp",
+    ),
+    "granite": (
+        "GraniteForCausalLM",
+        "GraniteConfig",
+        {**_HF, **_LAYERS, **_TOKENS, "residual_multiplier": 0.22},
+        "model.layers.1.mlp",
+    ),
+    "mpt": (
+        "MptForCausalLM",
+        "MptConfig",
+        {"vocab_size": VOCABULARY, "d_model": WIDTH, "n_layers": 3, "n_heads": 2, "max_seq_len": 32},
+        ("transformer.blocks.1.ffn.up_proj:in", "transformer.blocks.1.ffn.down_proj:out"),
+    ),
+    "glm4": ("Glm4ForCausalLM", "Glm4Config", {**_HF, **_LAYERS, **_GROUPED}, "model.layers.1.mlp"),
+    "xglm": (
+        "XGLMForCausalLM",
+        "XGLMConfig",
+        {"vocab_size": VOCABULARY, "d_model": WIDTH, "ffn_dim": HIDDEN, "num_layers": 3, "attention_heads": 2},
+        ("model.layers.1.fc1:in", "model.layers.1.fc2:out"),
+    ),
+}
+"""More families, for the tests of hooks only."""
+
 
 def hugging_face(family: str, **overrides: Any) -> nn.Module:
     transformers = pytest.importorskip("transformers")
-    model_class, config_class, arguments, _ = FAMILIES[family]
+    model_class, config_class, arguments, _ = (FAMILIES | OTHERS)[family]
     torch.manual_seed(0)
     config = getattr(transformers, config_class)(**{**arguments, **overrides})
     config.architectures = [model_class]
@@ -74,7 +126,7 @@ def hugging_face(family: str, **overrides: Any) -> nn.Module:
 
 def mlp(family: str) -> sd.Site:
     """Returns the MLP of the second layer."""
-    model, path = hugging_face(family), FAMILIES[family][3]
+    model, path = hugging_face(family), (FAMILIES | OTHERS)[family][3]
     return sd.Site(model, path) if isinstance(path, str) else sd.Site(model, reads=path[0], writes=path[1])
 
 

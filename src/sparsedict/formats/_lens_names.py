@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from sparsedict.batches import ROLES, Points
+from sparsedict.formats._lens_family import MLP_MODULE_OUT, MLP_OUT, UNCHANGED, Hooks, hooks_of
 from sparsedict.types import Role
 
 Side = Literal["in", "out"]
@@ -46,16 +47,10 @@ _DECODERS = ("c_proj", "dense_4h_to_h", "fc2", "down_proj", "fc_out")
 _NORMS_BEFORE_MLP = ("ln_2", "ln2", "pre_feedforward_layernorm", "post_attention_layernorm", "final_layer_norm")
 _ATTENTIONS = ("attn", "self_attn", "attention", "self_attention")
 
-MLP_IN, MLP_OUT, HIDDEN, NORM_OUT = "mlp.hook_in", "hook_mlp_out", "mlp.hook_post", "ln2.hook_out"
+MLP_IN, HIDDEN, NORM_OUT = "mlp.hook_in", "mlp.hook_post", "ln2.hook_out"
 FIRST_LAYER_IN = "mlp.in.hook_in"
 """The MLP's input where the block has no module for the MLP, as in BERT and OPT. TransformerLens 3 lists
 ``mlp.hook_in`` there too, but never calls it."""
-
-_NORMALISES_OUTPUTS = re.compile(r"gemma-?[234]|gemma-?3n|olmo-?[23]|glm-?4", re.IGNORECASE)
-"""Models with a norm after the MLP. In TransformerLens, ``hook_mlp_out`` is the output of this norm."""
-
-_ADDS_RESIDUAL = re.compile(r"bloom", re.IGNORECASE)
-"""Models whose MLP module adds the residual stream to its output."""
 
 
 def hook_names(trained_on: Mapping[str, Any], reads: Points, writes: Points) -> tuple[str | None, str | None]:
@@ -75,7 +70,7 @@ def hook_names(trained_on: Mapping[str, Any], reads: Points, writes: Points) -> 
     site = trained_on.get("site")
     if not isinstance(site, str) or not site:
         return None, None
-    model = " ".join(str(trained_on[name]) for name in ("model", "model_class", "architecture") if name in trained_on)
+    hooks = hooks_of(trained_on)
     layer = trained_on.get("layer")
     ends = site.split(" -> ") if " -> " in site else [site, site]
     if len(ends) != 2:
@@ -83,7 +78,7 @@ def hook_names(trained_on: Mapping[str, Any], reads: Points, writes: Points) -> 
     points = dict(zip(("inputs", "outputs"), ends, strict=True)) | {"neurons": ends[1]}
     if reads not in ROLES or writes not in ROLES:
         return None, None
-    found = (_hook(points[role], role, model, layer) for role in (reads, writes))
+    found = (_hook(points[role], role, hooks, layer) for role in (reads, writes))
     return next(found), next(found)
 
 
@@ -156,7 +151,7 @@ def check_model_name(argument: str, value: object) -> None:
         raise ValueError(f"`{argument}` must be the name of a model, such as 'gpt2', got {value!r}.")
 
 
-def _hook(point: str, role: Role, model: str, layer: object) -> str | None:
+def _hook(point: str, role: Role, hooks: Hooks, layer: object) -> str | None:
     path, _, said = point.partition(":")
     path = _WRAPPERS.sub("", path)
     if is_hook_name(path):
@@ -167,58 +162,55 @@ def _hook(point: str, role: Role, model: str, layer: object) -> str | None:
         return None
     stack, number, rest = found[1], found[2], found[3] or ""
     if role == "neurons":
-        # The MLP's output identifies the block, independent of the norms of the model family.
-        hook = HIDDEN if _within(rest, "out", "") in (MLP_OUT, HIDDEN) else None
+        # The MLP's output identifies the block, independent of the model family.
+        hook = HIDDEN if _within(rest, "out", UNCHANGED) in (MLP_OUT, HIDDEN) else None
     else:
         side: Side = "in" if said == "in" or (not said and role == "inputs") else "out"
         # BERT normalises after the residual addition. The versions of TransformerLens differ in the hooks there.
         is_bert = stack.endswith("encoder.layer")
-        hook = None if is_bert and (not rest or rest == "attention") else _within(rest, side, model)
+        hook = None if is_bert and (not rest or rest == "attention") else _within(rest, side, hooks)
     return None if hook is None else f"blocks.{number}.{hook}"
 
 
-def _within(path: str, side: Side, model: str) -> str | None:
+def _within(path: str, side: Side, hooks: Hooks) -> str | None:
     """Returns the hook, within the block, at the input or output of a module."""
     parts = path.split(".") if path else []
     if not parts:
         return "hook_resid_pre" if side == "in" else "hook_resid_post"
     first, last = parts[0], parts[-1]
-    norms_outputs = bool(_NORMALISES_OUTPUTS.search(model))
-    written = "mlp.hook_out" if norms_outputs else MLP_OUT
     if first in _MLPS and len(parts) == 1:
-        adds = bool(_ADDS_RESIDUAL.search(model))
-        return MLP_IN if side == "in" else ("hook_resid_post" if adds else written)
+        return MLP_IN if side == "in" else hooks.mlp
     if first in _MLPS and len(parts) == 2:
-        return _in_mlp(last, side, written)
+        return _in_mlp(last, side, hooks)
     # In OPT the two layers of the MLP are direct children of the block.
     if path in ("fc1", "fc2"):
-        return FIRST_LAYER_IN if path == "fc1" and side == "in" else _in_mlp(last, side, written)
+        return FIRST_LAYER_IN if path == "fc1" and side == "in" else _in_mlp(last, side, hooks)
     if path in ("intermediate", "intermediate.dense") and side == "in":
         return FIRST_LAYER_IN
     if path == "intermediate" or (path == "output.dense" and side == "in"):
         return HIDDEN
     if path == "output.dense":
-        return MLP_OUT
+        return hooks.decoder
     if len(parts) == 1 and first in _NORMS_BEFORE_MLP:
-        return _at_norm(first, side, model)
+        return _at_norm(first, side, hooks)
     if path == "post_feedforward_layernorm":
-        return MLP_OUT if side == "out" else "mlp.hook_out"
-    if side == "out" and first in _ATTENTIONS and len(parts) == 1 and not norms_outputs:
-        return "hook_attn_out"
+        return MLP_OUT if side == "out" else MLP_MODULE_OUT
+    if side == "out" and first in _ATTENTIONS and len(parts) == 1:
+        return hooks.attention
     return None
 
 
-def _in_mlp(name: str, side: Side, written: str) -> str | None:
+def _in_mlp(name: str, side: Side, hooks: Hooks) -> str | None:
     if name in _ENCODERS and side == "in":
         return MLP_IN
     if name in _DECODERS:
-        return HIDDEN if side == "in" else written
+        return HIDDEN if side == "in" else hooks.decoder
     return None
 
 
-def _at_norm(name: str, side: Side, model: str) -> str | None:
+def _at_norm(name: str, side: Side, hooks: Hooks) -> str | None:
     """Returns the hook at the norm whose output the MLP reads, or ``None`` if the norm has another role here."""
-    if name == "post_attention_layernorm" and _NORMALISES_OUTPUTS.search(model):
+    if name == "post_attention_layernorm" and not hooks.knows_norms:
         return None
     if name == "final_layer_norm":
         # The norm of OPT. In OPT 350M it follows the MLP, so this is the norm's own hook.
