@@ -66,6 +66,58 @@ def test_the_weights_of_any_dictionary_make_it_again(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("activation", "names"),
+    [
+        (sd.JumpReLU(), ("log_threshold",)),
+        (sd.JumpReLU(bandwidth=0.5, learns="threshold"), ("threshold",)),
+        (sd.Gated(), ("gate_bias", "log_scale", "magnitude_bias")),
+    ],
+)
+def test_learned_state_is_never_invented(activation: sd.Activation, names: tuple[str, ...]) -> None:
+    weights = {"encoder": drawn(N, D), "decoder": drawn(N, D)}
+    part = dict.fromkeys(names[1:], 0.5)
+    with pytest.raises(
+        ValueError, match=rf"`activation_state` must contain '{names[0]}' for {type(activation).__name__}"
+    ):
+        sd.SparseAutoencoder.from_weights(**weights, activation=activation, activation_state=part, input_offset="none")
+    with pytest.raises(ValueError, match="`activation_state` must contain"):
+        sd.SparseDistiller.from_weights(**weights, activation=activation)
+    made = sd.SparseDistiller.from_weights(
+        **weights, activation=activation, activation_state=dict.fromkeys(names, 0.25)
+    )
+    for name in names:
+        assert bool((made.activation_state.entries()[name] == 0.25).all())
+
+
+@pytest.mark.parametrize("name", cases.ACTIVATIONS)
+def test_an_activation_may_leave_out_only_what_evaluation_requires(name: str) -> None:
+    """Without state, every activation gives the values of its arguments, or raises an error that names the state."""
+    activation, reference = cases.ACTIVATIONS[name].activation, cases.ACTIVATIONS[name].reference
+    state = {key: value.double() for key, value in activation.initial_state(N).items()}
+
+    def latents() -> Tensor:
+        made = sd.SparseDistiller.from_weights(drawn(N, D), drawn(N, D), activation=activation)
+        return made(cases.tokens(9)).latents
+
+    if state and not activation.gives_state:
+        with pytest.raises((ValueError, RuntimeError), match="activation_state"):
+            latents()
+    else:
+        torch.testing.assert_close(latents(), reference(cases.tokens(9) @ drawn(N, D).T, state, False))
+
+
+def test_an_input_norm_requires_its_numbers() -> None:
+    with pytest.raises(ValueError, match=r"`input_norm_state` must contain 'scale' for InputStandardise"):
+        sd.SparseAutoencoder.from_weights(
+            drawn(N, D),
+            drawn(N, D),
+            input_norm=sd.InputStandardise(),
+            input_norm_state={"mean": torch.zeros(D)},
+            **SAE,
+        )
+
+
+@pytest.mark.parametrize(
     ("state", "message"), [({"scale": torch.ones(D)}, "must have names among"), ({"mean": torch.ones(2)}, "of shape")]
 )
 def test_an_input_norm_rejects_other_numbers(state: dict[str, Any], message: str) -> None:

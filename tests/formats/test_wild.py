@@ -84,8 +84,40 @@ def test_a_threshold_and_a_transcoder_are_read(tmp_path: Path) -> None:
     pre = X @ W_ENC.T + B_ENC
     torch.testing.assert_close(made(X).latents, torch.where(pre > B_ENC.abs(), pre, 0.0))
     assert isinstance(made, sd.SparseDistiller)
-    with pytest.raises(StorageError, match="'threshold'"):
+    with pytest.raises(
+        StorageError, match=r"contains 'threshold', but ReLU\(\) has no threshold\. Pass `activation=sd\.J"
+    ):
         state_dict.read(tmp_path / "mine.pt", activation=sd.ReLU(), kind="distiller")
+    with pytest.raises(StorageError, match=r"must be one number for BatchTopK\(k=4.* got shape \(12,\)"):
+        state_dict.read(tmp_path / "mine.pt", activation=sd.BatchTopK(4), kind="distiller")
+    other = state_dict.read(
+        tmp_path / "mine.pt",
+        activation=sd.BatchTopK(4),
+        activation_state={"threshold": torch.tensor(0.5)},
+        kind="distiller",
+    )
+    torch.testing.assert_close(other(X).latents, torch.where(pre > 0.5, pre, 0.0))
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+@pytest.mark.parametrize("name", ["threshold", "log_threshold"])
+@pytest.mark.parametrize("activation", [sd.JumpReLU(), sd.JumpReLU(learns="threshold"), sd.BatchTopK(4)])
+def test_a_common_threshold_is_read(
+    activation: sd.Activation, name: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    tensors = {"W_enc": W_ENC, "b_enc": B_ENC, "W_dec": W_DEC, "b_dec": B_DEC}
+    number = torch.tensor(0.75) if name == "threshold" else torch.tensor(0.75).log()
+    torch.save(tensors | {name: number.reshape(shape)}, tmp_path / "mine.pt")
+    made = state_dict.read(tmp_path / "mine.pt", activation=activation, input_offset="none")
+    pre = X @ W_ENC.T + B_ENC
+    torch.testing.assert_close(made(X).latents, torch.where(pre > 0.75, pre, 0.0))
+
+
+@pytest.mark.parametrize("activation", [sd.JumpReLU(), sd.Gated()])
+def test_state_that_the_file_lacks_is_requested(activation: sd.Activation, tmp_path: Path) -> None:
+    torch.save({"W_enc": W_ENC, "b_enc": B_ENC, "W_dec": W_DEC, "b_dec": B_DEC}, tmp_path / "mine.pt")
+    with pytest.raises(StorageError, match="`activation_state` must contain"):
+        state_dict.read(tmp_path / "mine.pt", activation=activation, input_offset="none")
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,14 @@ class Activation(ABC):
     by_magnitude: ClassVar[bool] = False
     """Whether large pre-activations of either sign fire, as with AbsTopK. AuxK selects dead latents in the same way."""
 
+    @property
+    def gives_state(self) -> bool:
+        """Whether the arguments determine the state, so that `from_weights` doesn't require ``activation_state``.
+
+        By default they don't: without it, given weights would silently get the state of a new dictionary.
+        """
+        return False
+
     @abstractmethod
     def values(self, pre: Float[Tensor, "*entries"], state: State) -> Float[Tensor, "*entries"]:
         """Returns the latents of entries on the support, differentiable.

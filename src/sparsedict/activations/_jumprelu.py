@@ -60,6 +60,10 @@ class JumpReLU(Activation):
                 checks.set_in_range(self, name, 0.0, open_low=True)
 
     @property
+    def gives_state(self) -> bool:
+        return self.threshold is not None
+
+    @property
     def _start(self) -> float:
         return THRESHOLD if self.threshold is None else self.threshold
 

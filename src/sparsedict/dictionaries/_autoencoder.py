@@ -114,17 +114,21 @@ class SparseAutoencoder(NormalisedInput):
             decoder_bias: Zeros by default.
             input_bias: Required with ``input_offset="own"``.
             activation_state: Learned state of the activation by name, such as ``{"log_threshold": threshold.log()}``
-                for JumpReLU or ``{"threshold": 0.5}`` for BatchTopK. A number applies to all latents.
+                for JumpReLU or ``{"threshold": 0.5}`` for BatchTopK. A number applies to all latents. Weights alone
+                don't determine the state, so only values that ``fit`` measures may be omitted, and the threshold of
+                ``JumpReLU(threshold)``.
             decoder_norm: The constraint on decoder rows in further training; ``sd.Free()`` by default.
             reads: The point of a site to reproduce.
             input_norm: Normalisation of the input before the offset.
             input_norm_state: Measured numbers of the input norm by name, such as ``{"mean": mean}`` for InputCentre.
+                Required if the norm has such numbers.
             copy: Whether to copy the weights. If ``False``, the dictionary shares the memory of weights that have the
                 dtype of the encoder.
 
         Raises:
             TypeError: If a weight isn't a floating-point tensor.
-            ValueError: If shapes don't match. The message suggests the transpose where it would match.
+            ValueError: If shapes don't match. The message suggests the transpose where it would match. Also if
+                ``activation_state`` or ``input_norm_state`` lacks a value.
 
         Example:
             >>> import torch, sparsedict as sd

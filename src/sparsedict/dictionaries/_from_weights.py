@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsedict.activations import Activation
 from sparsedict.dictionaries._dictionary import Dictionary
-from sparsedict.dictionaries._state import initial_state
+from sparsedict.dictionaries._state import check_is_given, initial_state
 from sparsedict.norms import DecoderNorm, InputNorm
 
 Kind = TypeVar("Kind", bound=Dictionary)
@@ -33,13 +33,15 @@ def from_weights(
         weights: ``encoder``, ``decoder`` (latent-major) and optional weights by name; ``None`` for an absent weight.
         activation: How pre-activations become latents.
         decoder_norm: The constraint on decoder rows.
-        activation_state: Learned state of the activation by name. Omitted values are those of a new dictionary.
+        activation_state: Learned state of the activation by name. Only values that training measures, such as the
+            threshold of BatchTopK, and values that the arguments of the activation determine, may be omitted.
         copy: Whether to copy the weights.
-        input_norm_state: Measured numbers of the input norm by name. Omitted values are those of a new dictionary.
+        input_norm_state: Measured numbers of the input norm by name.
 
     Raises:
         TypeError: If a weight isn't a floating-point tensor.
-        ValueError: If shapes don't match. The message suggests the transpose where it would match.
+        ValueError: If shapes don't match. The message suggests the transpose where it would match. Also if a learned or
+            measured value is missing.
     """
     given = {name: _checked(name, weight, copy) for name, weight in weights.items() if weight is not None}
     n_latents, d_in, d_out = _widths(given)
@@ -60,6 +62,7 @@ def from_weights(
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         dictionary = make(d_in, d_out, n_latents, activation=activation, decoder_norm=decoder_norm, dtype=encoder.dtype)
     named = {name: value.to(encoder).contiguous() for name, value in given.items()}
+    check_is_given(activation, n_latents, activation_state or {})
     state = initial_state(activation, n_latents, encoder, activation_state or {})
     named |= {f"activation_state.{name}": value for name, value in state.items()}
     norm = getattr(dictionary, "input_norm", None)
@@ -78,7 +81,13 @@ def _norm_state(norm: InputNorm | None, d_in: int, encoder: Tensor, given: Mappi
             raise ValueError(
                 f"`input_norm_state[{name!r}]` must be of shape {list(state[name].shape)}, got {list(value.shape)}."
             )
-    return {f"input_{name}": value.to(encoder, copy=True) for name, value in {**state, **given}.items()}
+    missing = [name for name in state if name not in given]
+    if missing:
+        raise ValueError(
+            f"`input_norm_state` must contain {', '.join(map(repr, missing))} for {norm!r}, because weights don't "
+            "determine its numbers. Pass a tensor of shape [d_in] for each name."
+        )
+    return {f"input_{name}": value.to(encoder, copy=True) for name, value in given.items()}
 
 
 def _checked(name: str, weight: object, copy: bool) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -71,3 +71,22 @@ def initial_state(
             )
         state[name] = tensor.expand(shape).clone()
     return {name: value.to(like.dtype) if value.is_floating_point() else value for name, value in state.items()}
+
+
+def check_is_given(activation: Activation, n_latents: int, given: Container[str]) -> None:
+    """Checks that given weights come with the state of their activation.
+
+    A state of NaN isn't required. It stands for a value that training measures, and that evaluation requires.
+
+    Raises:
+        ValueError: If neither the arguments of the activation nor ``given`` determine a value.
+    """
+    state = {} if activation.gives_state else activation.initial_state(n_latents)
+    missing = [name for name, value in state.items() if name not in given and not bool(value.isnan().all())]
+    if missing:
+        shapes = {str(list(state[name].shape)) for name in missing}
+        raise ValueError(
+            f"`activation_state` must contain {', '.join(map(repr, missing))} for {activation!r}, because weights "
+            f"don't determine {'it' if len(missing) == 1 else 'them'}. Pass `activation_state=` with a tensor of shape "
+            f"{' or '.join(sorted(shapes))}, or one number, for each name."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsedict import checks
-from sparsedict.activations import Activation, JumpReLU
+from sparsedict.activations import Activation, BatchTopK, JumpReLU
 from sparsedict.dictionaries import Dictionary, InputOffset
 from sparsedict.formats import _build as build
 from sparsedict.formats._build import LoadedActivation, Weights
@@ -75,8 +76,8 @@ def read(
         input_offset: For an autoencoder, ``"decoder_bias"`` if it subtracts the decoder bias from its input, or
             ``"none"`` if it doesn't.
         kind: The kind of dictionary to construct.
-        activation_state: State of the activation, by name. For JumpReLU, a ``threshold`` in the file is used by
-            default.
+        activation_state: State of the activation, by name. For JumpReLU and BatchTopK, a ``threshold`` in the file is
+            used by default. Without one, JumpReLU and Gated require it.
         device: Device of the weights. The CPU by default.
         dtype: Type of the weights. The type in the file by default.
 
@@ -190,8 +191,28 @@ def _latent_major(tensors: Tensors, name: str, n_latents: int | None) -> Tensor:
 def _loaded_activation(
     tensors: Tensors, found: Mapping[str, str], activation: Activation, given: Mapping[str, Tensor]
 ) -> LoadedActivation:
-    name = next((name for name in ("threshold", "log_threshold") if name in found), None)
-    if name is None or not isinstance(activation, JumpReLU) or given:
+    name = next((found[role] for role in ("threshold", "log_threshold") if role in found), None)
+    if name is None:
         return LoadedActivation(activation, given)
-    stored = build.jump_relu(tensors.take(found[name], "n_latents"), tensors.file, log=name == "log_threshold")
-    return LoadedActivation(activation, stored.state)
+    if not isinstance(activation, JumpReLU | BatchTopK):
+        raise StorageError(
+            f"{tensors.file} contains {name!r}, but {activation!r} has no threshold. Pass `activation=sd.JumpReLU()`, "
+            f"or `sd.BatchTopK(k)` if all latents have the same threshold. {FROM_WEIGHTS}"
+        )
+    is_single = math.prod(tensors.shapes[name]) == 1
+    stored = tensors.take(name, *(("one",) * len(tensors.shapes[name]) if is_single else ("n_latents",)))
+    if given:
+        return LoadedActivation(activation, given)
+    is_log = name == found.get("log_threshold")
+    if isinstance(activation, JumpReLU):
+        wide = stored.to(torch.promote_types(stored.dtype, torch.float32))
+        logs = (wide if is_log else wide.clamp_min(0).log()).reshape(-1).expand(tensors.sizes["n_latents"])
+        state = {"log_threshold": logs} if activation.learns == "logarithm" else activation.state_of(logs.exp())
+        return LoadedActivation(activation, state)
+    if not is_single:
+        raise StorageError(
+            f"{tensors.file}: `{name}` must be one number for {activation!r}, got shape {tensors.shapes[name]}. Pass "
+            "`activation=sd.JumpReLU()`, which has a threshold for each latent, or "
+            '`activation_state={"threshold": ...}`.'
+        )
+    return LoadedActivation(activation, {"threshold": (stored.exp() if is_log else stored).reshape(())})
