@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import sparsedict as sd
+from sparsedict.pages._latents import check_folder
+from sparsedict.pages.graphs import check_graph_folder
 from sparsedict.storage import replace_folder
 
 
@@ -41,6 +43,26 @@ def test_pages_are_replaced_unless_there_are_other_files(write: Callable[[Path],
         write(path)
     assert sorted(path.rglob("*")) == before
     assert (path / "notes.txt").read_text() == "mine"
+
+
+CHECKS: dict[str, Callable[[Path], object]] = {
+    "latents": check_folder,
+    "graph": lambda folder: check_graph_folder(folder, force=False),
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_folder_that_cannot_be_created_is_an_error_before_the_work(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"`path` must be a folder that can be created, but .*file isn't"):
+        CHECKS[name](tmp_path / "file" / "a" / "pages")
+    # A superuser may write everywhere.
+    monkeypatch.setattr("os.access", lambda place, mode: Path(place) != tmp_path)
+    for folder in (tmp_path / "pages", tmp_path / "a" / "b"):
+        with pytest.raises(PermissionError, match=r"`path` must be in a writable folder, but .* isn't writable\."):
+            CHECKS[name](folder)
 
 
 def test_an_error_keeps_the_earlier_folder(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -20,7 +21,10 @@ def has_earlier(folder: Path, marker: str, ours: Collection[str], name: str) -> 
 
     Raises:
         FileExistsError: If it is a file, or contains other files.
+        NotADirectoryError: If it can't be created because one of its parents is a file.
+        PermissionError: If it isn't writable.
     """
+    _check_writable(folder)
     if not folder.exists() and not folder.is_symlink():
         return False
     found = sorted(item.name for item in folder.iterdir() if item.name not in SYSTEM) if folder.is_dir() else []
@@ -33,3 +37,13 @@ def has_earlier(folder: Path, marker: str, ours: Collection[str], name: str) -> 
     raise FileExistsError(
         f"`path` must be a new or empty folder, or one with an earlier {name} and nothing else, but {folder} {why}."
     )
+
+
+def _check_writable(folder: Path) -> None:
+    """Checks the nearest parent that exists, so that the error doesn't come after the work."""
+    # New pages are written beside the folder, and then renamed.
+    parent = next(place for place in folder.absolute().parents if os.path.lexists(place))
+    if not parent.is_dir():
+        raise NotADirectoryError(f"`path` must be a folder that can be created, but {parent} isn't a folder.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"`path` must be in a writable folder, but {parent} isn't writable.")
