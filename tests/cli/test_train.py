@@ -498,7 +498,7 @@ def test_a_broken_link_as_the_folder_is_named(command: Run, start: list[object],
     [
         ([], sd.BatchTopK(32), [sd.AuxK, sd.Resample, sd.AnnealK]),
         (["--k", "5", "--activation", "topk"], sd.TopK(5), [sd.AuxK, sd.Resample, sd.AnnealK]),
-        (["--activation", "relu", "--l1", "0.3"], sd.ReLU(), [sd.L1]),
+        (["--activation", "relu", "--l1", "0.3"], sd.ReLU(), [sd.Relative]),
         (["--activation", "jumprelu", "--l0", "0.1"], sd.JumpReLU(), [sd.L0]),
         (["--activation", "jumprelu"], sd.JumpReLU(), [sd.TargetL0]),
     ],

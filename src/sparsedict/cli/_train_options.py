@@ -16,7 +16,7 @@ K = 32
 EXPANSION = 4
 CONTEXT = 256
 HELD_OUT = 0.05
-L1_COEFFICIENT = 0.2
+L1_COEFFICIENT = 0.1
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -195,7 +195,7 @@ def _add_activation(group: argparse._ArgumentGroup) -> None:
         "--l1",
         type=float,
         metavar="C",
-        help=f"L1 coefficient of relu, in units of squared error (default: {L1_COEFFICIENT})",
+        help=f"L1 coefficient of relu, relative to the spread of the outputs (default: {L1_COEFFICIENT})",
     )
     group.add_argument(
         "--l0",

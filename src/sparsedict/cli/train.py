@@ -36,7 +36,7 @@ from sparsedict.cli._train_options import CONTEXT, L1_COEFFICIENT, K
 from sparsedict.cli._vocabulary import vocabulary
 from sparsedict.pages import token_strings
 from sparsedict.parallel import Alone, DataParallel, Parallel
-from sparsedict.penalties import L0, L1, Penalty, TargetL0
+from sparsedict.penalties import L0, L1, Penalty, Relative, TargetL0
 from sparsedict.sites import Site
 from sparsedict.sites.models import check_ids
 from sparsedict.studies import BOTH, KINDS, Inspection, Kind, RunFolder, decompose_jointly, decompose_sites, recipes
@@ -139,7 +139,7 @@ def recipes_of(args: argparse.Namespace, n_sites: int = 1) -> dict[str, Recipe]:
         parts: dict[str, tuple[Activation, list[Penalty] | None]] = {
             "topk": (TopK(k), None),
             "batchtopk": (BatchTopK(k), None),
-            "relu": (ReLU(), [L1(L1_COEFFICIENT if args.l1 is None else args.l1)]),
+            "relu": (ReLU(), [Relative(L1(L1_COEFFICIENT if args.l1 is None else args.l1))]),
             "jumprelu": (JumpReLU(), [TargetL0(total) if args.l0 is None else L0(args.l0)]),
         }
         activation, penalties = parts[args.activation]

@@ -8,7 +8,7 @@ from sparsedict.penalties._penalty import LatentPenalty, Penalty
 from sparsedict.penalties._powers import L1, Lp, Sqrt
 from sparsedict.penalties._pre_activation import PreActivation
 from sparsedict.penalties._tanh import Tanh
-from sparsedict.penalties._wrappers import NormWeighted, PointNormWeighted, WarmUp
+from sparsedict.penalties._wrappers import NormWeighted, PointNormWeighted, Relative, WarmUp
 
 __all__ = [
     "AnnealedLp",
@@ -22,6 +22,7 @@ __all__ = [
     "Penalty",
     "PointNormWeighted",
     "PreActivation",
+    "Relative",
     "Sqrt",
     "Tanh",
     "TargetL0",

@@ -14,7 +14,7 @@ from sparsedict import checks
 from sparsedict.activations import Activation
 from sparsedict.dictionaries import Dictionary, ForwardPass
 from sparsedict.latents import fires
-from sparsedict.penalties._penalty import Penalty, set_coefficient
+from sparsedict.penalties._penalty import Penalty, set_coefficient, target_variance
 from sparsedict.penalties._per_dictionary import PerDictionary
 
 START_SHARE = 0.1
@@ -114,8 +114,7 @@ class TargetL0(Penalty):
             if not count.requires_grad:
                 count = _count(out, out.pre_activations)
             return (out.whole.mean(count) / self.target - 1) ** 2 * self.coefficient
-        targets = out.targets.detach()
-        variance = out.whole.mean((targets - out.whole.mean(targets.mean(0))).square().sum() / out.n_tokens)
+        variance = target_variance(out)
         return _count(out, out.pre_activations) * (
             LINEAR_SHARE * self._log_coefficients.get(out).sinh() * variance / self.target
         )

@@ -48,6 +48,13 @@ class Penalty(ABC):
         """Raises ``ValueError`` if the penalty is incompatible with the dictionary. By default it does nothing."""
 
 
+def target_variance(out: ForwardPass) -> Float[Tensor, ""]:
+    """Returns the mean squared distance of the targets from their mean, without gradient. It is positive."""
+    targets = out.targets.detach()
+    variance = out.whole.mean((targets - out.whole.mean(targets.mean(0))).square().sum() / out.n_tokens)
+    return variance.clamp_min(torch.finfo(variance.dtype).tiny)
+
+
 class LatentPenalty(Penalty):
     """A penalty that is the sum of one cost per latent. A subclass implements :meth:`cost`.
 

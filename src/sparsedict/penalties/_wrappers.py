@@ -1,4 +1,4 @@
-"""`NormWeighted`, `PointNormWeighted` and `WarmUp`, which modify another penalty."""
+"""`NormWeighted`, `PointNormWeighted`, `Relative` and `WarmUp`, which modify another penalty."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.dictionaries import Dictionary, ForwardPass
-from sparsedict.penalties._penalty import LatentPenalty, Penalty
+from sparsedict.penalties._penalty import LatentPenalty, Penalty, target_variance
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,11 @@ class _Weighted(Penalty):
         """Returns the factor of each latent, differentiable."""
 
     def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
-        return self.penalty.for_values(out, out.values * out.aligned(self.norms(out)))
+        return self.for_values(out, out.values)
+
+    def for_values(self, out: ForwardPass, values: Float[Tensor, "*entries"]) -> Float[Tensor, ""]:
+        """Returns the penalty for other values than those of the latents."""
+        return self.penalty.for_values(out, values * out.aligned(self.norms(out)))
 
     def check(self, dictionary: Dictionary) -> None:
         self.penalty.check_cost(dictionary)
@@ -74,6 +78,37 @@ class PointNormWeighted(_Weighted):
 
     def norms(self, out: ForwardPass) -> Float[Tensor, " n_latents"]:
         return out.point_norms.sum(dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Relative(Penalty):
+    """A penalty whose effect doesn't depend on the scale of the data: ``v * penalty(latents / sqrt(v))``.
+
+    ``v`` is the mean squared distance of the targets of a batch from their mean. If the data is multiplied by ``s``,
+    latents and ``sqrt(v)`` are multiplied by ``s``, and penalty and squared error by ``s ** 2``. A coefficient thus has
+    the same effect on models with small and with large activations.
+
+    Args:
+        penalty: A penalty on powers of the latents, such as `L1`, also in `NormWeighted` or `PointNormWeighted`.
+
+    Example:
+        >>> import sparsedict as sd
+        >>> sd.Relative(sd.L1(0.01))
+        Relative(penalty=L1(coefficient=0.01))
+    """
+
+    penalty: LatentPenalty | _Weighted
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.penalty, LatentPenalty | _Weighted):
+            raise TypeError(f"`penalty` must be a LatentPenalty such as `sd.L1(0.01)`, got {self.penalty!r}.")
+
+    def __call__(self, out: ForwardPass) -> Float[Tensor, ""]:
+        variance = target_variance(out)
+        return self.penalty.for_values(out, out.values / variance.sqrt()) * variance
+
+    def check(self, dictionary: Dictionary) -> None:
+        self.penalty.check(dictionary)
 
 
 @dataclass(frozen=True, eq=False)
