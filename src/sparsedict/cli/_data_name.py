@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -38,7 +40,7 @@ class DataName:
         """
         if not text.strip():
             raise OptionError(f"{option} must be the name of a file, a folder or a dataset, got {text!r}.")
-        name, *parts = [text] if Path(text).expanduser().exists() or "://" in text else _split(text)
+        name, *parts = _split(text, Path())
         if len(parts) > 2:
             raise OptionError(f"{option} must have the form NAME:CONFIG:SPLIT, got {text!r}.")
         own_config, own_split = (part or None for part in (*parts, "", "")[:2])
@@ -54,10 +56,7 @@ class DataName:
     @property
     def files(self) -> list[Path]:
         """The files that match a pattern such as ``texts/*.txt``."""
-        if self.path.exists() or not re.search(r"[*?[]", self.name):
-            return []
-        root = Path(self.path.anchor) if self.path.is_absolute() else Path()
-        return sorted(file for file in root.glob(str(self.path.relative_to(root))) if file.is_file())
+        return [] if self.path.exists() else _matching(self.path)
 
     def missing(self, suffixes: tuple[str, ...]) -> FileNotFoundError | None:
         """Returns the error for a name that doesn't exist and can't be on the hub, or None.
@@ -93,7 +92,55 @@ class DataName:
         )
 
 
-def _split(text: str) -> list[str]:
+def absolute_name(text: str, folder: Path) -> str | None:
+    """Returns a name of data with the absolute path of its file, folder or pattern, or None if a folder has no such.
+
+    Args:
+        text: The name, see `DataName`.
+        folder: The folder of relative paths.
+    """
+    name, *parts = _split(text, folder)
+    path = Path(name).expanduser()
+    if not name.strip():
+        return None
+    if (folder / path).exists():
+        return ":".join([str(absolute_path(folder / path)), *parts])
+    pattern = _pattern(path, folder)
+    return ":".join([os.path.normpath(pattern), *parts]) if _matching(pattern) else None
+
+
+def absolute_path(path: Path) -> Path:
+    """Returns an existing path as an absolute path, without ``..``. Links are kept, because their names have suffixes.
+
+    A ``..`` after a link is kept too.
+    """
+    found = Path(os.path.abspath(path))
+    return found if found.exists() and found.samefile(path) else path.absolute()
+
+
+def _pattern(path: Path, folder: Path) -> Path:
+    """Returns a pattern of files in a folder, whose own name may have the characters of patterns."""
+    return Path(glob.escape(os.path.abspath(folder))) / path
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """Returns the files that match a pattern."""
+    if not glob.has_magic(str(pattern)):
+        return []
+    root = Path(pattern.anchor) if pattern.is_absolute() else Path()
+    return sorted(file for file in root.glob(str(pattern.relative_to(root))) if file.is_file())
+
+
+def _split(text: str, folder: Path) -> list[str]:
+    """Divides a name at colons, except those in the path of an existing file or folder."""
+    if "://" in text:
+        return [text]
+    parts = text.split(":")
+    for n in range(len(parts), 0, -1):
+        name = ":".join(parts[:n])
+        path = Path(name).expanduser()
+        if name.strip() and ((folder / path).exists() or _matching(_pattern(path, folder))):
+            return [name, *parts[n:]]
     drive = re.match(r"[A-Za-z]:[\\/]", text)
     start = drive.end() if drive else 0
     name, *parts = text[start:].split(":")

@@ -12,13 +12,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparsedict import zoo
-from sparsedict.cli._model import DTYPES, choose_device, load_config, load_model, load_tokenizer, special_tokens
+from sparsedict.cli._model import DTYPES, choose_device, load_config, load_model
+from sparsedict.cli._run_file import places_of_run, run_options
 from sparsedict.cli._sites import in_model_order, sites_of
+from sparsedict.cli._tokenizer import load_tokenizer, special_tokens
 from sparsedict.cli._vocabulary import vocabulary
 from sparsedict.loading import load
 from sparsedict.pages import TokenStrings, token_strings
 from sparsedict.sites import Site, Sites
-from sparsedict.storage import DESCRIPTION, StorageError, read_json
+from sparsedict.storage import DESCRIPTION
 from sparsedict.studies import KINDS
 
 NEURONS = "neurons"
@@ -93,25 +95,6 @@ class FinishedRun:
     strings: TokenStrings
 
 
-def run_options(folder: Path) -> dict[str, Any]:
-    """Returns the options of the command that wrote a folder.
-
-    Raises:
-        FileNotFoundError: If the folder contains no finished run.
-    """
-    try:
-        run = read_json(folder / "run.json")
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(
-            f"RUN must be the folder of a finished run of `sparsedict demo` or `sparsedict train`, but "
-            f"{str(folder)!r} has no run.json."
-        ) from None
-    options = run.get("options") if isinstance(run, dict) else None
-    if not isinstance(options, dict) or options.get("command") not in ("demo", "train"):
-        raise StorageError(f"{folder / 'run.json'} must contain the options of a run.")
-    return options
-
-
 def finished_run(folder: Path, *, device: str | None = None, progress: bool = True) -> FinishedRun:
     """Loads the model, the dictionaries and the held-out tokens of a finished run.
 
@@ -125,8 +108,11 @@ def finished_run(folder: Path, *, device: str | None = None, progress: bool = Tr
     """
     options = run_options(folder)
     where = choose_device(device)
-    loaded = _demo(options) if options["command"] == "demo" else _trained(options, where, progress)
-    sites, held_out, strings = loaded
+    if options["command"] == "demo":
+        sites, held_out, strings = _demo(options)
+    else:
+        with places_of_run(folder):
+            sites, held_out, strings = _trained(options, where, progress)
     for site in sites.values():
         nn.Module.to(site.model, where)
     dictionaries = dictionaries_of(folder, list(sites), where)
@@ -136,6 +122,21 @@ def finished_run(folder: Path, *, device: str | None = None, progress: bool = Tr
         if own
     ]
     return FinishedRun(sites, parts, held_out, strings)
+
+
+def tokenizer_of(folder: Path) -> Any | None:
+    """Returns the tokenizer of the model of a finished run, or None if it has none.
+
+    Raises:
+        FileNotFoundError: If the folder contains no finished run, or its model or data are gone.
+        ValueError: If the tokenizer can't be loaded.
+    """
+    options = run_options(folder)
+    if options["command"] == "demo":
+        return zoo.load_tokenizer()
+    with places_of_run(folder):
+        load_config(options["MODEL"])
+        return load_tokenizer(options["MODEL"])
 
 
 def _subfolder(name: str, sites: Collection[str]) -> str:

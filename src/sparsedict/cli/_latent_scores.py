@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from sparsedict.analysis import scores
-from sparsedict.cli._finished_run import FinishedRun, RunPart, dictionaries_of, run_options
+from sparsedict.cli._finished_run import FinishedRun, RunPart, dictionaries_of
+from sparsedict.cli._run_file import run_options
 from sparsedict.progress import progress_bar
 from sparsedict.sites import Neurons
 
@@ -43,7 +45,7 @@ def check_seeds(run: Path, others: Sequence[Path]) -> None:
     own, seeds = run_options(run), {run_options(run)["--seed"]: run}
     for other in others:
         options = run_options(other)
-        different = sorted(name for name in own.keys() | options.keys() if own.get(name) != options.get(name))
+        different = sorted(name for name in own.keys() | options.keys() if not _same(own.get(name), options.get(name)))
         wrong = [name for name in different if name != "--seed"]
         if wrong:
             raise ValueError(
@@ -56,6 +58,14 @@ def check_seeds(run: Path, others: Sequence[Path]) -> None:
                 f"{seeds[options['--seed']]}, {options['--seed']}. Repeat the command of RUN with another --seed."
             )
         seeds[options["--seed"]] = other
+
+
+def _same(own: Any, other: Any) -> bool:
+    """Returns whether two values of an option are equal, or paths of the same file or folder."""
+    if own == other:
+        return True
+    paths = [value for value in (own, other) if isinstance(value, str) and os.path.isabs(value)]
+    return len(paths) == 2 and os.path.realpath(own) == os.path.realpath(other)
 
 
 def stabilities(

@@ -22,10 +22,10 @@ def load_config(name: str) -> Any:
         FileNotFoundError: If there is no such model. The message suggests similar local folders.
         ImportError: If transformers isn't installed.
     """
-    transformers = _transformers()
+    transformers = needs_transformers()
     _check_local(name)
     try:
-        return transformers.AutoConfig.from_pretrained(name, **_options(name))
+        return transformers.AutoConfig.from_pretrained(name, **loading_options(name))
     # The exception for a broken folder or an unreachable hub depends on the version.
     except Exception as error:
         raise FileNotFoundError(_missing(name, error)) from error
@@ -33,7 +33,7 @@ def load_config(name: str) -> Any:
 
 def meta_model(config: Any) -> nn.Module | None:
     """Returns the model on the meta device, to check sites without loading weights, or ``None`` if this fails."""
-    transformers = _transformers()
+    transformers = needs_transformers()
     try:
         with torch.device("meta"):
             return transformers.AutoModelForCausalLM.from_config(config).eval()
@@ -54,39 +54,17 @@ def load_model(name: str, *, device: torch.device, dtype: torch.dtype, progress:
         FileNotFoundError: If the model is neither in a local folder nor on the hub.
         ImportError: If transformers isn't installed.
     """
-    transformers = _transformers()
+    transformers = needs_transformers()
     if not (progress and is_live()):
         transformers.utils.logging.disable_progress_bar()
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(name, **_options(name), dtype=dtype)
+        model = transformers.AutoModelForCausalLM.from_pretrained(name, **loading_options(name), dtype=dtype)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
         raise FileNotFoundError(_missing(name, error)) from error
     nn.Module.to(model, device)
     return model.eval()
-
-
-def load_tokenizer(name: str) -> Any | None:
-    """Loads the tokenizer of a model, or returns None if it has none."""
-    transformers = _transformers()
-    try:
-        return transformers.AutoTokenizer.from_pretrained(name, **_options(name))
-    # The exception for a missing tokenizer depends on the model family and the version.
-    except Exception:
-        return None
-
-
-def special_tokens(config: Any, tokenizer: Any | None) -> list[int]:
-    """Returns the ids of the BOS and padding tokens of a model, if it has them."""
-    found = {
-        getattr(owner, name, None)
-        for owner in (tokenizer, config)
-        for name in ("bos_token_id", "pad_token_id")
-        if owner is not None
-    }
-    n_vocabulary = getattr(config, "vocab_size", 2**31)
-    return sorted(token for token in found if isinstance(token, int) and 0 <= token < n_vocabulary)
 
 
 def choose_device(device: str | None, *, verbose: bool = True) -> torch.device:
@@ -124,7 +102,12 @@ def _checked(device: str) -> torch.device:
     return where
 
 
-def _transformers() -> Any:
+def needs_transformers() -> Any:
+    """Returns the module of transformers.
+
+    Raises:
+        ImportError: If it isn't installed.
+    """
     try:
         import transformers
     except ImportError as error:
@@ -132,7 +115,8 @@ def _transformers() -> Any:
     return transformers
 
 
-def _options(name: str) -> dict[str, Any]:
+def loading_options(name: str) -> dict[str, Any]:
+    """Returns the arguments of transformers to load a model with this name."""
     return {"local_files_only": True} if Path(name).is_dir() else {}
 
 

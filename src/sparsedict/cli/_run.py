@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sparsedict.cli._run_file import absolute_options
 from sparsedict.display import listed
 from sparsedict.pages import TokenStrings
 from sparsedict.parallel import Alone, Parallel
@@ -34,13 +35,13 @@ UNSAVED_OPTIONS = {
 
 
 def run_folder(args: argparse.Namespace) -> RunFolder:
-    """Returns the folder of the run with these options."""
+    """Returns the folder of the run with these options, which have absolute paths."""
     options: dict[str, Any] = {"command": args.command}
     for name, value in vars(args).items():
         if name not in UNSAVED_OPTIONS:
             option = "MODEL" if name == "model" else f"--{name.replace('_', '-')}"
             options[option] = str(value) if isinstance(value, Path) else value
-    return RunFolder(args.out, options, resume=args.resume, force=args.force)
+    return RunFolder(args.out, absolute_options(options), resume=args.resume, force=args.force)
 
 
 def training_options(args: argparse.Namespace, folder: RunFolder, parallel: Parallel = ALONE) -> dict[str, Any]:

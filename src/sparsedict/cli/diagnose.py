@@ -6,9 +6,10 @@ import argparse
 from typing import Any
 
 from sparsedict.analysis import diagnose
-from sparsedict.cli._model import DTYPES, choose_device, load_config, load_model, load_tokenizer
+from sparsedict.cli._model import DTYPES, choose_device, load_config, load_model
 from sparsedict.cli._options import set_threads
 from sparsedict.cli._sites import sites_of
+from sparsedict.cli._tokenizer import load_tokenizer
 from sparsedict.cli._tokens import Corpus
 from sparsedict.cli._train_options import CONTEXT
 from sparsedict.dictionaries import Dictionary

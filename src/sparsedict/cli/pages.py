@@ -9,9 +9,10 @@ from torch import Tensor
 
 from sparsedict import pages
 from sparsedict.analysis.scores import LatentScores
-from sparsedict.cli._finished_run import FinishedRun, RunPart, finished_run, run_options
+from sparsedict.cli._finished_run import FinishedRun, RunPart, finished_run
 from sparsedict.cli._latent_scores import check_seeds, rule_scores, stabilities
 from sparsedict.cli._options import set_threads
+from sparsedict.cli._run_file import run_options
 
 __all__ = ["run", "stop_message"]
 

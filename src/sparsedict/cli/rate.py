@@ -9,9 +9,10 @@ from typing import Any
 
 from sparsedict.analysis import LatentRecords, collect, latent_types, match_neurons, ratings
 from sparsedict.analysis.ratings import Ratings
-from sparsedict.cli._finished_run import FinishedRun, RunPart, finished_run, run_options
+from sparsedict.cli._finished_run import FinishedRun, RunPart, finished_run
 from sparsedict.cli._options import set_threads
 from sparsedict.cli._rate_options import N_TOKENS
+from sparsedict.cli._run_file import run_options
 from sparsedict.pages import read_records
 from sparsedict.pages.rating import RatingServer, RatingSet, kinds_of, rating_set, read_settings, write_page
 from sparsedict.sites import Site

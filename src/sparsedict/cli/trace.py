@@ -13,8 +13,9 @@ from torch import Tensor
 
 from sparsedict import circuits, pages
 from sparsedict.cli._errors import translated_errors
-from sparsedict.cli._finished_run import NEURONS, FinishedRun, finished_run, run_options
+from sparsedict.cli._finished_run import NEURONS, FinishedRun, finished_run, tokenizer_of
 from sparsedict.cli._options import set_threads
+from sparsedict.cli._run_file import run_options
 from sparsedict.cli._traced_latents import features_of, pages_of
 from sparsedict.pages.exports import write_circuit_tracer_graph
 from sparsedict.pages.graphs import check_graph_folder
@@ -22,18 +23,17 @@ from sparsedict.sites import Site, Sites
 from sparsedict.sites.models import input_device
 from sparsedict.storage import replace_folder
 from sparsedict.studies import KINDS
-from sparsedict.zoo import load_tokenizer as embedded_tokenizer
 
 __all__ = ["run", "stop_message"]
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    options = run_options(args.run)
+    run_options(args.run)
     with translated_errors(path="--out"):
         check_graph_folder(args.out.absolute(), args.force)
     set_threads(args)
-    tokenizer = _tokenizer(options)
+    tokenizer = tokenizer_of(args.run)
     prompt, targets = _prompt(args, tokenizer)
     loaded = finished_run(args.run, device=args.device, progress=not args.quiet)
     sites, dictionaries = parts_of(loaded, others=args.others)
@@ -118,12 +118,6 @@ def all_sites(given: Mapping[str, Site]) -> Sites:
         ends: dict[str, Any] = {"reads": reads, "writes": writes} if two else {"path": reads}
         sites[other.name] = Site(other.model, **ends, exclude_tokens=excluded)
     return Sites({**sites, **{name: given[name] for name in known.values()}})
-
-
-def _tokenizer(options: Mapping[str, Any]) -> Any:
-    from sparsedict.cli._model import load_tokenizer
-
-    return embedded_tokenizer() if options["command"] == "demo" else load_tokenizer(options["MODEL"])
 
 
 def _prompt(args: argparse.Namespace, tokenizer: Any) -> tuple[Tensor, list[int] | None]:

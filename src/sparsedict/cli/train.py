@@ -12,15 +12,7 @@ from torch import Tensor
 from sparsedict.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
 from sparsedict.cli import _ranks
 from sparsedict.cli._errors import translated_errors
-from sparsedict.cli._model import (
-    DTYPES,
-    choose_device,
-    load_config,
-    load_model,
-    load_tokenizer,
-    meta_model,
-    special_tokens,
-)
+from sparsedict.cli._model import DTYPES, choose_device, load_config, load_model, meta_model
 from sparsedict.cli._options import set_threads, share
 from sparsedict.cli._run import (
     check_trackers,
@@ -31,6 +23,7 @@ from sparsedict.cli._run import (
     write_results,
 )
 from sparsedict.cli._sites import in_model_order, n_neurons, sites_of, warnings_of_sites
+from sparsedict.cli._tokenizer import load_tokenizer, special_tokens
 from sparsedict.cli._tokens import Corpus, held_out_rows
 from sparsedict.cli._train_options import CONTEXT, L1_COEFFICIENT, K
 from sparsedict.cli._vocabulary import vocabulary

@@ -31,6 +31,7 @@ from sparsedict.studies._folder import (
     set_aside,
 )
 from sparsedict.studies._joint_decomposition import JointDecomposition
+from sparsedict.studies._run_changes import changes
 from sparsedict.studies._sites_report import RUN, write_sites
 
 _STEP = re.compile(r"step-\d{9,}")
@@ -258,20 +259,14 @@ class RunFolder:
             )
 
     def _run(self) -> dict[str, Any]:
-        return {"made_by": "sparsedict", "id": self.id, "options": self.options}
+        return {"made_by": "sparsedict", "id": self.id, "working_directory": os.getcwd(), "options": self.options}
 
     def _is_ours(self) -> bool:
         """Returns whether the folder contains a started run."""
         return (self.checkpoints / RUN).is_file() or self.was_stopped
 
     def _changes(self, run: Mapping[str, Any]) -> list[str]:
-        before = run.get("options")
-        before = before if isinstance(before, dict) else {}
-        return [
-            f"{name} was {_shown(before.get(name))} and is {_shown(self.options.get(name))}"
-            for name in {**before, **self.options}
-            if not _same(before.get(name), self.options.get(name))
-        ]
+        return changes(run, self.options, self.path)
 
     def _other(self, which: str, changes: list[str]) -> ValueError:
         return ValueError(
@@ -285,17 +280,6 @@ class RunFolder:
         for folder in self._created:
             with suppress(OSError):
                 folder.rmdir()
-
-
-def _same(before: Any, now: Any) -> bool:
-    if before == now:
-        return True
-    both = isinstance(before, str) and isinstance(now, str)
-    return both and Path(before).exists() and Path(before).resolve() == Path(now).resolve()
-
-
-def _shown(value: Any) -> str:
-    return "not given" if value is None else repr(value)
 
 
 def _read(file: Path) -> dict[str, Any]:
