@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sparsedict.cli._data_name import DataName
+from sparsedict.cli._data_name import DataName, overlap
 from sparsedict.cli._tokens import Corpus
 
 from .test_tokens import CORPUS, Characters
@@ -171,7 +173,9 @@ def test_data_without_a_token_is_reported(tmp_path: Path) -> None:
         ('{"story": "a", "id": 1}', "got the fields 'story', 'id'."),
         ('{"text": null}', "got null there."),
         ("{}", "got an empty object."),
-        ("[1, 2]", "got [1, 2]."),
+        ("[1, [2]]", "got [1, [2]]."),
+        ("[1, true]", "got [1, True]."),
+        ("3", "got 3."),
     ],
 )
 def test_a_line_without_the_field_reports_its_fields(row: str, words: str, tmp_path: Path) -> None:
@@ -258,7 +262,106 @@ def test_options_of_packing(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("abcd<|endoftext|>efghi")
     file = str(tmp_path / "a.txt")
     assert corpus(bos="none").read(file).tolist() == [[*map(ord, "abcd")], [*map(ord, "efgh")]]
-    assert corpus(bos="documents", join=False).read(file).tolist() == [[0, *map(ord, "abc")], [0, *map(ord, "efg")]]
+    with pytest.warns(UserWarning, match=r"--no-join leaves out 2 of 4 sequences, with 27\.3% of the tokens, because"):
+        rows = corpus(bos="documents", join=False).read(file)
+    assert rows.tolist() == [[0, *map(ord, "abc")], [0, *map(ord, "efg")]]
+
+
+RAGGED = [[1, 2, 3], [4], [], [5, 6, 7, 8, 9]]
+
+
+@pytest.mark.parametrize("form", ["lists", "objects", "list"])
+def test_rows_of_ids_of_different_lengths(form: str, tmp_path: Path) -> None:
+    file = tmp_path / ("a.json" if form == "list" else "a.jsonl")
+    rows = [{"input_ids": row} if form == "objects" else row for row in RAGGED]
+    file.write_text(json.dumps(rows) if form == "list" else "\n".join(map(json.dumps, rows)))
+    joined = corpus(tokenizer=None, context=2)
+    assert joined.read(str(file)).tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
+    if form == "lists":
+        assert joined.read(str(tmp_path)).tolist() == joined.read(str(file)).tolist()
+    apart = dataclasses.replace(joined, join=False)
+    with pytest.warns(UserWarning, match=r"--no-join leaves out 3 of 6 sequences, with 33\.3% of the tokens, because"):
+        assert apart.read(str(file)).tolist() == [[1, 2], [5, 6], [7, 8]]
+    with pytest.raises(ValueError, match=r"of 6 tokens, got 9 tokens in total\. Lower --context, or omit --no-join\."):
+        dataclasses.replace(apart, context=6).read(str(file))
+
+
+def test_rows_of_one_length_are_cut_apart(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", ROWS)
+    cut = corpus(tokenizer=None, context=3, cut=True, join=False)
+    with pytest.warns(UserWarning, match=r"--no-join leaves out 2 of 4 sequences"):
+        assert cut.read(str(tmp_path / "a.npy")).tolist() == [[0, 1, 2], [5, 6, 7]]
+    # Nothing is left out without --context.
+    assert dataclasses.replace(cut, cut=False).read(str(tmp_path / "a.npy")).tolist() == ROWS.tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("text", {"split": "validation"}, "--split must be omitted for --data .*, which is not a dataset, got 'valid"),
+        ("text", {"config": "en"}, "--config must be omitted for --data .*, which is not a dataset, got 'en'"),
+        ("text", {"column": "story"}, "--column must be omitted for --data .*, which has no columns"),
+        ("ids", {"split": "train"}, "--split must be omitted"),
+        ("ids", {"column": "story"}, "--column must be omitted for --data .*, which has no columns"),
+        ("ids", {"bos": "none"}, "--bos must be omitted for --data .*, which has token ids, not texts"),
+        ("flat", {"join": False}, "--no-join must be omitted for --data .*, which is one sequence of token ids"),
+        ("lists", {"column": "story"}, "--column must be omitted"),
+        ("folder", {"split": "test"}, r"--split must be omitted for --data .*, a folder of \.txt files without splits"),
+        ("saved", {"split": "test"}, "--split must be omitted for --data .*, a folder of save_to_disk without splits"),
+        ("saved", {"config": "en"}, "--config must be omitted for --data .*, a folder of save_to_disk without conf"),
+    ],
+)
+def test_options_without_effect_raise(content: str, options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    place = written_as(content, tmp_path)
+    assert len(CORPUS.read(str(place)))
+    with pytest.raises(ValueError, match=message):
+        corpus(**options).read(str(place))
+    # They may be for the training data, and runs of earlier versions have them.
+    if content not in ("text", "flat"):
+        assert len(corpus(**options).read(str(place), "--held-out"))
+        assert len(corpus(**options, strict=False).read(str(place)))
+
+
+def written_as(content: str, folder: Path) -> Path:
+    """Writes data that has neither configurations nor splits."""
+    if content in ("text", "folder"):
+        written(".txt", folder)
+        return folder if content == "folder" else folder / "a.txt"
+    if content == "saved":
+        pytest.importorskip("datasets").Dataset.from_dict({"text": TEXTS}).save_to_disk(folder / "saved")
+        return folder / "saved"
+    if content == "lists":
+        (folder / "a.jsonl").write_text("[1, 2, 3, 4]\n[5, 6, 7, 8]")
+        return folder / "a.jsonl"
+    np.save(folder / "a.npy", ROWS if content == "ids" else ROWS.ravel())
+    return folder / "a.npy"
+
+
+@pytest.mark.parametrize("option", ["--data", "--held-out"])
+def test_parts_of_a_name_without_effect_raise(option: str, tmp_path: Path) -> None:
+    file = written(".jsonl", tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"{option} must be '.*a\.jsonl' without 'validation', which is not a dataset"
+    ):
+        CORPUS.read(f"{file}:validation", option)
+
+
+def test_overlapping_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "texts").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "texts" / f"{name}.txt").write_text("abc")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "texts" / "a.txt")
+    monkeypatch.chdir(tmp_path)
+    same = ("texts", "./texts/", "texts/a.txt", "link.txt", str(tmp_path / "texts" / "*.txt"))
+    for one, other in itertools.product(same, same):
+        assert overlap(one, other, None, None), (one, other)
+    assert not overlap("texts/a.txt", "texts/b.txt", None, None)
+    assert not overlap("link.txt", "texts/b.txt", None, None)
+    assert not overlap("texts", "texts::test", None, None)
+    assert not overlap("texts", "texts::test", None, "train")
+    assert overlap("texts", "texts::test", None, "test")
+    assert overlap("owner/name:en", "owner/name:en", None, None)
+    assert not overlap("owner/name:en", "owner/other:en", None, None)
 
 
 @pytest.mark.parametrize(

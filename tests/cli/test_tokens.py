@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from sparsedict.cli._tokens import Corpus, held_out_rows
+from sparsedict.cli._train_options import add_options
 from sparsedict.cli._vocabulary import vocabulary
+from sparsedict.cli.train import tokens_of
 
 
 class Characters:
@@ -66,7 +70,7 @@ def test_errors_name_the_missing_data(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must be a file with one of the suffixes \.txt, .*\.safetensors"):
         CORPUS.read(str(tmp_path / "a.docx"))
     with pytest.raises(ValueError, match=r"MODEL has no tokenizer"):
-        Corpus(None, 4, None, "train", 10).read(str(tmp_path / "a.txt"))
+        Corpus(None, 4, None, None, 10).read(str(tmp_path / "a.txt"))
 
 
 def test_hub_errors_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +109,18 @@ def test_the_last_rows_are_held_out() -> None:
     assert len(held_out) == 2
     with pytest.raises(ValueError, match=r"at least 2 sequences"):
         held_out_rows(rows[:1], 0.5)
+
+
+def test_held_out_data_that_is_training_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "a.npy", np.arange(20).reshape(2, 10))
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    args = parser.parse_args(["m", "--site", "mlp", "--data", "a.npy", "--held-out", "./a.npy", "--out", "x"])
+    config = SimpleNamespace(max_position_embeddings=16, vocab_size=20)
+    with pytest.warns(UserWarning, match=r"--held-out './a\.npy' has data of --data 'a\.npy', so the measurements are"):
+        train, held_out = tokens_of(args, config, None)
+    assert torch.equal(train, held_out)
 
 
 def test_vocabularies(tmp_path: Path) -> None:

@@ -99,13 +99,28 @@ def _json_lines(file: Path, column: str | None) -> Iterator[Any]:
                 row = json.loads(line)
             except ValueError as error:
                 raise OptionError(f"--data {str(file)!r}, line {number}, must be JSON, got {line[:40]!r}.") from error
-            found = column or next((name for name in ("input_ids", "text") if name in row), "text")
-            if not isinstance(row, str) and (not isinstance(row, Mapping) or row.get(found) is None):
+            if not _is_item(row, column):
+                field = column or "text"
                 raise OptionError(
-                    f"--data {str(file)!r}, line {number}, must be a JSON object with the field {found!r} "
-                    f"(see --column), got {_held(row, found)}."
+                    f"--data {str(file)!r}, line {number}, must be a JSON object with the field {field!r} (see "
+                    f"--column), a text or a list of token ids, got {_held(row, field)}."
                 )
             yield row
+
+
+def has_bare_rows(file: Path) -> bool:
+    """Returns whether the lines of a file are texts or lists without fields, which the datasets library can't read."""
+    with _open(file) as lines:
+        first = next((line.lstrip() for line in lines if line.strip()), "")
+    return first[:1] in ("[", '"')
+
+
+def _is_item(row: Any, column: str | None) -> bool:
+    """Returns whether a row is a text, a list of token ids, or an object that has one of them."""
+    if isinstance(row, Mapping):
+        found = column or next((name for name in ("input_ids", "text") if name in row), "text")
+        return row.get(found) is not None
+    return isinstance(row, str) or (isinstance(row, list) and all(type(item) is int for item in row))
 
 
 def _held(row: Any, field: str) -> str:

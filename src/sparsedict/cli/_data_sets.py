@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from sparsedict.cli._data_files import PLAIN, SUFFIXES, TOKENS, needs_datasets, read_files, suffix
+from sparsedict.cli._data_files import LINES, PLAIN, SUFFIXES, TOKENS, has_bare_rows, needs_datasets, read_files, suffix
 from sparsedict.cli._data_name import DataName
 from sparsedict.cli._errors import OptionError
 
@@ -15,8 +15,13 @@ SPLIT = "train"
 NOT_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"}
 
 
-def read_folder(data: DataName, column: str | None) -> Any:
+def read_folder(data: DataName, column: str | None, *, strict: bool = True) -> Any:
     """Returns the contents of a folder: a dataset that ``save_to_disk`` wrote, or files of one kind.
+
+    Args:
+        data: Name of the folder.
+        column: Column, field or tensor to read.
+        strict: Whether a configuration or a split that the data doesn't have is an error.
 
     Raises:
         FileNotFoundError: If the folder contains no data.
@@ -24,7 +29,7 @@ def read_folder(data: DataName, column: str | None) -> Any:
     """
     folder = data.path
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        return _saved(data)
+        return _saved(data, strict=strict)
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and _is_data(file, folder)]
     kinds = Counter(suffix(file) for file in files)
     if not files:
@@ -39,6 +44,14 @@ def read_folder(data: DataName, column: str | None) -> Any:
             f"pattern instead, such as '{folder}/*{kinds.most_common(1)[0][0]}'."
         )
     if set(kinds) <= {*PLAIN, *TOKENS, ".arrow"}:
+        if strict:
+            data.check_no_parts(
+                f"a folder of {'/'.join(sorted(kind or 'text' for kind in kinds))} files without splits"
+            )
+        return read_files(files, column)
+    if set(kinds) <= set(LINES) and has_bare_rows(files[0]):
+        if strict:
+            data.check_no_parts("a folder of files without fields and splits")
         return read_files(files, column)
     return _loaded(data, str(folder))
 
@@ -62,16 +75,20 @@ def _is_data(file: Path, folder: Path) -> bool:
     )
 
 
-def _saved(data: DataName) -> Any:
+def _saved(data: DataName, *, strict: bool) -> Any:
     datasets = needs_datasets()
     try:
         found = datasets.load_from_disk(data.name if data.path == Path(data.name) else str(data.path))
     except Exception as error:
         raise OptionError(f"{data.option} {data.name!r} can't be read: {type(error).__name__}: {error}") from error
-    # A folder of `save_to_disk` has no configurations, so the second part of NAME:SPLIT is the split.
+    if strict and not (data.has_parts and data.split is None):
+        data.check_no_parts("a folder of save_to_disk without configurations", split=False)
+    # Since there are no configurations, the second part of NAME:SPLIT is the split.
     split = data.split or data.config
     if not isinstance(found, dict):
         own = None if found.split is None else str(found.split)
+        if strict and own is None:
+            data.check_no_parts("a folder of save_to_disk without splits")
         if split is not None and own is not None and split != own:
             raise OptionError(f"--split must be {own!r}, the only split of {data.name!r}, got {split!r}.")
         return found

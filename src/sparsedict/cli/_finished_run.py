@@ -178,7 +178,8 @@ def _trained(options: Mapping[str, Any], device: Any, progress: bool) -> tuple[d
     )
     config, tokenizer = load_config(args.model), load_tokenizer(args.model)
     excluded = special_tokens(config, tokenizer) if args.exclude_tokens is None else args.exclude_tokens
-    _, held_out = tokens_of(args, config, tokenizer)
+    # Earlier versions ignored options without effect.
+    _, held_out = tokens_of(args, config, tokenizer, strict=False)
     model = load_model(args.model, device=device, dtype=DTYPES[args.dtype], progress=progress)
     strings = tokenizer if args.vocabulary is None else vocabulary(Path(args.vocabulary))
     return in_model_order(sites_of(model, args.site, excluded)), held_out, token_strings(strings)

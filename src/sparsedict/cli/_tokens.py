@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.cli._data_files import SUFFIXES, read_files, suffix
+from sparsedict.cli._data_form import DataForm, form_of
 from sparsedict.cli._data_name import DataName
 from sparsedict.cli._data_sets import read_folder, read_hub
 from sparsedict.cli._errors import OptionError
-from sparsedict.data import BlockSize, Bos, Texts, TokenSource, token_source
+from sparsedict.cli._rows import Rows, divided, read_rows, whole_rows
+from sparsedict.data import Bos, Texts, TokenSource, token_source
 
 READ_FACTOR = 2
 """Largest number of tokens to read, relative to the requested number, because some tokens are held out."""
@@ -36,8 +37,9 @@ class Corpus:
         n_tokens: Approximate number of tokens needed. Up to twice this number are read.
         config: Configuration of a dataset, or ``None`` for the default.
         bos: Positions of BOS tokens in texts, see `sparsedict.data.pack`.
-        join: Whether a sequence may contain tokens of several texts.
-        cut: Whether rows of tokens that all have the same length are joined and split to the length ``context``.
+        join: Whether a sequence may contain tokens of several texts or rows.
+        cut: Whether rows of tokens that all have the same length are split to the length ``context``.
+        strict: Whether options that have no effect on the data are errors.
     """
 
     tokenizer: Any | None
@@ -49,6 +51,7 @@ class Corpus:
     bos: Bos = "both"
     join: bool = True
     cut: bool = False
+    strict: bool = True
 
     def read(self, name: str, option: str = "--data") -> Int[Tensor, "n_sequences context"]:
         """Returns the sequences of a file, a folder, the files of a pattern, or a dataset on the hub.
@@ -61,21 +64,20 @@ class Corpus:
             FileNotFoundError: If there is no such data.
             ValueError: If the data has an unknown form, or is too short for one sequence.
         """
-        own = ":" in name and option != "--data"  # such a name has its own configuration and split
-        data = DataName.parse(name, None if own else self.config, None if own else self.split, option)
+        data = DataName.parse(name, self.config, self.split, option)
         found = self._found(data)
         try:
-            found, column, are_ids = _normalise(found, self.column)
-            long = getattr(found, "ndim", 0) == 1
+            form = form_of(found, self.column)
+            self._check(data, form)
             source = token_source(
-                found,
+                form.data,
                 self.tokenizer or _no_tokenizer(data),
-                None if are_ids and not long else self.context,
-                text_column=column,
+                None if form.are_ids and not form.is_flat else self.context,
+                text_column=form.column,
                 bos=self.bos,
                 join=self.join,
             )
-            return self._rows(source, long=long)
+            return self._rows(source, long=form.is_flat)
         except OptionError:
             raise
         except (TypeError, ValueError) as error:
@@ -83,7 +85,7 @@ class Corpus:
 
     def _found(self, data: DataName) -> Any:
         if data.path.is_dir():
-            return read_folder(data, self.column)
+            return read_folder(data, self.column, strict=self.strict)
         files = [data.path] if data.path.is_file() else data.files
         if files:
             known = {suffix(file) in ("", *SUFFIXES) for file in files}
@@ -91,6 +93,8 @@ class Corpus:
                 raise OptionError(
                     f"{data.option} must be a file with one of the suffixes {', '.join(SUFFIXES)}, got {data.name!r}."
                 )
+            if self.strict:
+                data.check_no_parts("which is not a dataset")
             return read_files(files, self.column)
         missing = data.missing(SUFFIXES)
         if missing is not None:
@@ -98,59 +102,46 @@ class Corpus:
         return read_hub(data)
 
     def _rows(self, source: TokenSource, *, long: bool) -> Tensor:
-        """Returns rows of the same length: those of the data, or the tokens of all rows joined and split again."""
-        rows: list[Tensor] = []
-        n_tokens, wanted = 0, READ_FACTOR * self.n_tokens
-        for block in source.blocks(None, 0, (0, 0), BlockSize(None, min(2**12, wanted), 2**62, pads=True)):
-            if block.attention_mask is None:
-                rows += block.tokens
-            else:
-                rows += [own[its] for own, its in zip(block.tokens, block.attention_mask, strict=True)]
-            n_tokens += block.tokens.numel()
-            if n_tokens >= wanted:
-                break
-        whole, lengths = rows, {len(row) for row in rows}
+        """Returns rows of the same length: those of the data, or the tokens of all rows split again."""
+        rows = read_rows(source, READ_FACTOR * self.n_tokens)
+        n, lengths = sum(map(len, rows)), {len(row) for row in rows}
+        found = Rows(rows, 0, 0)
         if isinstance(source, Texts) or long:
-            whole = [row for row in rows if len(row) == self.context]
-        elif len(lengths) > 1 or (self.cut and rows):
-            whole = [row for row in torch.cat(rows).split(self.context) if len(row) == self.context]
-        if not whole:
-            n = sum(map(len, rows))
+            found = whole_rows(rows, self.context)
+        elif len(lengths) > 1 or self.cut:
+            found = whole_rows(divided(rows, self.context, join=self.join), self.context)
+        if not found.whole:
+            several = "" if self.join else ", or omit --no-join"
             raise ValueError(
                 f"`tokens` must contain at least one sequence of {self.context} tokens, got {n:,} tokens in total. "
-                + ("Lower --context." if n > 1 else "Check that the texts aren't empty.")
+                + (f"Lower --context{several}." if n > 1 else "Check that the texts aren't empty.")
             )
-        return torch.stack(whole)
+        if found.n_short and not self.join:
+            checks.warn(
+                f"--no-join leaves out {found.n_short:,} of {len(found.whole) + found.n_short:,} sequences, with "
+                f"{found.n_short_tokens / n:.1%} of the tokens, because they have fewer than --context {self.context} "
+                "tokens. A smaller --context leaves out fewer tokens."
+            )
+        return torch.stack([*found.whole])
 
+    def _check(self, data: DataName, form: DataForm) -> None:
+        """Checks that the options can be applied to the data.
 
-def _normalise(found: Any, column: str | None) -> tuple[Any, str | None, bool]:
-    """Returns the data with ids named ``input_ids``, the column of its texts, and whether it contains ids."""
-    if isinstance(found, Mapping):
-        name = column or "input_ids"
-        ids = found.get(name)
-        if ids is None or (isinstance(ids, list) and any(isinstance(row, str) for row in ids)):
-            return found, column, False
-        if name != "input_ids":
-            found = {"input_ids": ids, "attention_mask": found.get("attention_mask")}
-        only = found.get("attention_mask") is None and isinstance(ids, Tensor | np.ndarray)
-        return ids if only else found, None, True
-    if isinstance(found, Tensor | np.ndarray):
-        return found, None, True
-    rows = iter(found)
-    first = next(rows, None)
-    if rows is found and first is not None:
-        found = chain([first], rows)
-    if isinstance(first, int):
-        return np.array([*found]), None, True
-    if not isinstance(first, Mapping):
-        return found, None, not isinstance(first, str)
-    held = first.get(column or "input_ids")
-    if not isinstance(held, list | tuple | np.ndarray | Tensor):
-        return found, column, False
-    if column in (None, "input_ids"):
-        return found, None, True
-    rows = ({"input_ids": row.get(column), "attention_mask": row.get("attention_mask")} for row in found)
-    return rows, None, True
+        Raises:
+            ValueError: If an option would have no effect.
+        """
+        # Options of --data needn't apply to other data of --held-out.
+        if not self.strict or data.option != "--data":
+            return
+        reason = None
+        if self.column is not None and not form.has_columns:
+            reason = "--column", "has no columns"
+        elif self.bos != "both" and form.are_ids:
+            reason = "--bos", "has token ids, not texts"
+        elif not self.join and form.is_flat:
+            reason = "--no-join", "is one sequence of token ids, without rows"
+        if reason is not None:
+            raise OptionError(f"{reason[0]} must be omitted for {data.option} {data.name!r}, which {reason[1]}.")
 
 
 def _no_tokenizer(data: DataName) -> Callable[[str], list[int]]:

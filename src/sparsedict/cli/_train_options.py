@@ -120,7 +120,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         help="positions of the tokenizer's BOS token in texts (default: both, at the start of each sequence and text)",
     )
     group.add_argument(
-        "--no-join", dest="join", action="store_false", help="put tokens of different texts into different sequences"
+        "--no-join",
+        dest="join",
+        action="store_false",
+        help="put tokens of different texts or rows into different sequences. The end of each that is shorter than "
+        "--context is left out",
     )
     group.add_argument(
         "--context",

@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from sparsedict import checks
 from sparsedict.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
 from sparsedict.cli import _ranks
+from sparsedict.cli._data_name import overlap
 from sparsedict.cli._errors import translated_errors
 from sparsedict.cli._model import DTYPES, choose_device, load_config, load_model, meta_model
 from sparsedict.cli._options import set_threads, share
@@ -152,18 +154,31 @@ def is_joint(name: str) -> bool:
     return all(kind.is_joint for kind in kinds_of(name))
 
 
-def tokens_of(args: argparse.Namespace, config: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:
-    """Returns the training tokens and the held-out tokens of the options."""
+def tokens_of(args: argparse.Namespace, config: Any, tokenizer: Any, *, strict: bool = True) -> tuple[Tensor, Tensor]:
+    """Returns the training tokens and the held-out tokens of the options.
+
+    Args:
+        args: The options.
+        config: Configuration of the model.
+        tokenizer: Tokenizer of the model, or ``None`` if it has none.
+        strict: Whether options that have no effect on the data are errors.
+    """
     longest = getattr(config, "max_position_embeddings", None) or CONTEXT
     context = args.context or min(CONTEXT, longest)
     if context > longest:
         raise ValueError(f"--context must be at most the model's {longest} positions, got {context}.")
     n_wanted = args.n_tokens + INSPECTION.n_firing_tokens
     how: dict[str, Any] = {"config": args.config, "bos": args.bos, "join": args.join, "cut": args.context is not None}
+    how["strict"] = strict
     corpus = Corpus(tokenizer, context, args.text_column, args.split, n_wanted, **how)
     is_share = _is_share(args.held_out)
     rows = _checked(corpus.read(args.data), "--data", longest, config)
     if not is_share:
+        if strict and overlap(args.data, args.held_out, args.config, args.split):
+            checks.warn(
+                f"--held-out {args.held_out!r} has data of --data {args.data!r}, so the measurements are on training "
+                "data. Omit --held-out to hold out a share of the data."
+            )
         return rows, _checked(corpus.read(args.held_out, "--held-out"), "--held-out", longest, config)
     return held_out_rows(rows, share(args.held_out))
 
