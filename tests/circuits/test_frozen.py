@@ -310,3 +310,60 @@ def test_soft_cap() -> None:
     with torch.no_grad():
         capped_logit = model(tokens).logits[0, -1, 3]
     torch.testing.assert_close(cap * torch.tanh(graph.values[graph.targets] / cap), capped_logit[None])
+
+
+class InPlace(nn.Module):
+    """A model that changes activations in place, or computes the same without."""
+
+    def __init__(self, kind: str | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(_models.VOCABULARY, D)
+        self.position = nn.Parameter(torch.randn(D))
+        self.layers = nn.ModuleList(Layer(self.norm, fused) for _ in range(2))
+        self.head = nn.Linear(D, _models.VOCABULARY)
+        self.kind = kind
+
+    def norm(self, x: Tensor) -> Tensor:
+        size = x.norm(dim=-1, keepdim=True)
+        if self.kind == "norm":
+            size += 0.5
+            return x / size
+        return x / (size + 0.5)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        if self.kind == "embedding":
+            x += self.position
+        else:
+            x = x + self.position
+        for layer in self.layers:
+            given = x if self.kind == "input" else x.clone()
+            y = layer.mlp(given)
+            if self.kind == "output":
+                y += x
+                x = self.norm(y)
+            elif self.kind == "input":
+                x += y
+                x = self.norm(x)
+            else:
+                x = self.norm(x + y)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("kind", ["input", "output", "embedding", "norm"])
+def test_changes_in_place(kind: str) -> None:
+    """The graph of a model that changes activations in place is that of the same model without such changes."""
+    graphs = []
+    for own in (None, kind):
+        sites = sites_of(InPlace(own).double())
+        graph = sd.circuits.attribute(sites, transcoders(sites, torch.float64), TOKENS, targets=[3])
+        assert_complete(graph)
+        assert graph.checked is not None
+        assert graph.checked.frozen_error < 1e-9
+        graphs.append(graph)
+    plain, changed = graphs
+    assert plain.nodes == changed.nodes
+    torch.testing.assert_close(changed.edges, plain.edges)
+    torch.testing.assert_close(changed.constants, plain.constants)
+    torch.testing.assert_close(changed.checked.unfrozen, plain.checked.unfrozen)

@@ -147,4 +147,4 @@ def _store(
     values: dict[tuple[str, int], tuple[Tensor | None, Tensor]], path: str, given: Tensor | None, output: Tensor
 ) -> None:
     index = sum(key[0] == path for key in values)
-    values[path, index] = None if given is None else given.detach(), output.detach()
+    values[path, index] = None if given is None else given.detach().clone(), output.detach().clone()

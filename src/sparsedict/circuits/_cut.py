@@ -154,7 +154,11 @@ class CutModel:
 
 
 class _Run:
-    """The hooks of one forward pass."""
+    """The hooks of one forward pass.
+
+    A model may change activations in place, as in ``x += mlp(x)``. The hooks therefore copy the activations that they
+    store, and the model receives copies of replaced embeddings.
+    """
 
     def __init__(
         self, embed: Embed | None, write: Write | None, held: HeldValues | None, logits_at: tuple[int, ...] | None
@@ -164,6 +168,7 @@ class _Run:
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
         self._head: Tensor | None = None
+        self._head_version = 0
         self._hidden: Tensor | None = None
         self._n_calls: dict[str, int] = {}
 
@@ -174,12 +179,12 @@ class _Run:
                 "Circuits of such models aren't supported."
             )
         new = None if self._embed is None else self._embed(original)
-        self._embedded = original if new is None else new
-        return new
+        self._embedded = original.clone() if new is None else new
+        return None if new is None else new.clone()
 
     def read(self, name: str, site: Site, value: Tensor) -> None:
         if self._selects(f"{name} read", site):
-            self._inputs[name] = value
+            self._inputs[name] = value.clone()
 
     def write(self, name: str, site: Site, original: Tensor) -> Tensor | None:
         if not self._selects(f"{name} write", site):
@@ -187,7 +192,7 @@ class _Run:
         if name not in self._inputs:
             raise ValueError(f"The site {name!r} must read before it writes, but {site.writes} precedes {site.reads}.")
         # With its graph, the output would keep the activations of the MLP.
-        self._outputs[name] = original.detach()
+        self._outputs[name] = original.detach().clone()
         if self._write is None:
             return None
         if self._held is None:
@@ -208,7 +213,7 @@ class _Run:
 
     def keep_head(self, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor):
-            self._head = output
+            self._head, self._head_version = output, output._version
         else:
             self._hidden = None
 
@@ -228,7 +233,10 @@ class _Run:
         for name, site in sites.items():
             if name not in self._outputs:
                 raise ValueError(f"The site {name!r} must be reached by the forward pass, but {site.writes} wasn't.")
-        return Pass(self._embedded, self._inputs, self._outputs, logits, self._head, self._hidden)
+        # A copy of all logits of a long prompt would take gigabytes.
+        unchanged = self._head is not None and self._head._version == self._head_version
+        head = self._head if unchanged else None
+        return Pass(self._embedded, self._inputs, self._outputs, logits, head, self._hidden)
 
 
 def _embedding_of(model: nn.Module) -> Point:

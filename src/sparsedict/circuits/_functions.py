@@ -1,4 +1,7 @@
-"""Functions whose nonlinear factor is held: attention patterns, and the denominators of norms."""
+"""Functions whose nonlinear factor is held: attention patterns, and the denominators of norms.
+
+A model receives copies of held values, since it may change them in place.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ def _whole(function: Callable[..., Any]) -> Handler:
     """Holds the output of a function."""
 
     def handler(hold: Hold, *args: Any, **kwargs: Any) -> Any:
-        return hold(lambda: function(*args, **kwargs), _first(args, kwargs))
+        return hold(lambda: function(*args, **kwargs), _first(args, kwargs)).clone()
 
     return handler
 
@@ -28,7 +31,9 @@ def _root(function: Callable[..., Any]) -> Handler:
 
     def handler(hold: Hold, *args: Any, **kwargs: Any) -> Any:
         given = _first(args, kwargs)
-        return hold(lambda: function(*args, **kwargs), given) if _is_reduced(given) else function(*args, **kwargs)
+        return (
+            hold(lambda: function(*args, **kwargs), given).clone() if _is_reduced(given) else function(*args, **kwargs)
+        )
 
     return handler
 
@@ -40,7 +45,7 @@ def _power(function: Callable[..., Any]) -> Handler:
         is_root = isinstance(exponent, float) and not exponent.is_integer()
         if not (is_root and isinstance(given, Tensor) and _is_reduced(given)):
             return function(*args, **kwargs)
-        return hold(lambda: function(*args, **kwargs), given)
+        return hold(lambda: function(*args, **kwargs), given).clone()
 
     return handler
 
@@ -48,7 +53,7 @@ def _power(function: Callable[..., Any]) -> Handler:
 def _deviation_and_mean(function: Callable[..., Any]) -> Handler:
     def handler(hold: Hold, *args: Any, **kwargs: Any) -> Any:
         deviation, mean = function(*args, **kwargs)
-        return hold(lambda: deviation, _first(args, kwargs)), mean
+        return hold(lambda: deviation, _first(args, kwargs)).clone(), mean
 
     return handler
 
