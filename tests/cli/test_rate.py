@@ -124,10 +124,36 @@ def test_a_folder_without_a_finished_run_is_an_error(command: Run, tmp_path: Pat
     assert [item.name for item in tmp_path.iterdir()] == ["run.json"] * (content is not None)
 
 
-def test_a_bad_name_is_an_error(command: Run, finished: Path, tmp_path: Path) -> None:
-    status, _, err = command("rate", finished, "--ratings", tmp_path / "r", "--rater", "../Anna", *SMALL)
+@pytest.mark.parametrize("mode", [(), ("--out", "page.html"), ("--results",)])
+def test_a_bad_name_is_an_error_before_latents_are_selected(
+    command: Run, finished: Path, tmp_path: Path, mode: tuple[str, ...]
+) -> None:
+    status, _, err = command("rate", finished, "--ratings", tmp_path / "r", "--rater", "../Anna", *mode, *SMALL)
     assert status == 2
     assert "--rater must have 1 to 40 lower-case letters" in err
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_page_has_the_name_of_the_rater(command: Run, finished: Path, tmp_path: Path) -> None:
+    options = ("--out", tmp_path / "a.html", "--ratings", tmp_path / "r", "--rater", "anna", *SMALL)
+    assert command("rate", finished, *options)[0] == 0
+    assert '"rater": "anna"' in (tmp_path / "a.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--results", "--rater", "anna"), "--rater must be omitted with --results, got 'anna'"),
+        (("--results", "--port", "8000"), "--port must be omitted with --results, which starts no server, got 8000"),
+        (("--out", "a.html", "--port", "8000"), "--port must be omitted with --out, which starts no server, got 8000"),
+    ],
+)
+def test_options_without_effect_are_errors(
+    command: Run, finished: Path, options: tuple[str, ...], message: str
+) -> None:
+    status, _, err = command("rate", finished, *options)
+    assert status == 2
+    assert message in err
 
 
 def test_the_examples_are_those_of_the_pages_of_the_run(command: Run, finished: Path, tmp_path: Path) -> None:

@@ -9,12 +9,21 @@ from typing import Any
 
 from sparsedict.analysis import LatentRecords, collect, latent_types, match_neurons, ratings
 from sparsedict.analysis.ratings import Ratings
+from sparsedict.cli._errors import OptionError
 from sparsedict.cli._finished_run import FinishedRun, RunPart, finished_run
 from sparsedict.cli._options import set_threads
 from sparsedict.cli._rate_options import N_TOKENS
 from sparsedict.cli._run_file import run_options
 from sparsedict.pages import read_records
-from sparsedict.pages.rating import RatingServer, RatingSet, kinds_of, rating_set, read_settings, write_page
+from sparsedict.pages.rating import (
+    RatingServer,
+    RatingSet,
+    check_rater,
+    kinds_of,
+    rating_set,
+    read_settings,
+    write_page,
+)
 from sparsedict.sites import Site
 
 __all__ = ["run", "stop_message"]
@@ -26,13 +35,14 @@ SETTINGS = ("n_per_kind", "n_examples", "n_tokens", "seed")
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     run_options(args.run)
+    _check_options(args)
     folder = args.ratings or args.run / "ratings"
     if args.results:
         print(results(folder))
         return
     found = _set(args, folder)
     if args.out is not None:
-        write_page(args.out, found)
+        write_page(args.out, found, rater=args.rater)
         print(f"Open {args.out.resolve()} in a browser. It shows {len(found.items)} latents.")
         print(f"Put the downloaded file into {folder}, then run the command with --results.")
         return
@@ -45,6 +55,21 @@ def run(args: argparse.Namespace) -> None:
         print(f"\nStopped. Run `sparsedict rate {args.run}` again to continue, or with --results.")
     finally:
         server.close()
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Checks options that another option leaves without effect.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if args.rater is not None:
+        check_rater(args.rater)
+        if args.results:
+            raise OptionError(f"--rater must be omitted with --results, got {args.rater!r}.")
+    if args.port and (args.results or args.out is not None):
+        other = "--results" if args.results else "--out"
+        raise OptionError(f"--port must be omitted with {other}, which starts no server, got {args.port}.")
 
 
 def stop_message(args: argparse.Namespace) -> str:

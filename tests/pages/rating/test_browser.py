@@ -174,6 +174,44 @@ def test_the_page_on_disk_stores_answers_and_downloads_them(page: playwright.Pag
     assert [r.latent for r in found] == [item.latent for item in SET.key.items[:3]]
 
 
+@pytest.mark.parametrize("is_served", [False, True])
+def test_two_windows_of_a_rater_keep_the_answers_of_both(
+    page: playwright.Page, server: RatingServer, tmp_path: Path, is_served: bool
+) -> None:
+    address = server.url if is_served else write_page(tmp_path / "page.html", SET).as_uri()
+    other = page.context.new_page()
+    for window in (page, other):
+        begin(window, address, "zoe")
+        heading(window, 1)
+    for number, pressed in enumerate("012343", 1):
+        heading(page, number)
+        page.keyboard.press(pressed)
+    heading(page, 7)
+    if is_served:
+        other.keyboard.press("4")  # this window still shows the first latent
+        heading(other, 7)
+        page.reload()
+        heading(page, 7)
+        assert sorted(grades(server, "zoe")) == [1, 2, 3, 3, 4, 4]
+        return
+    heading(other, 7)
+    other.keyboard.press("4")
+    heading(page, 8)
+    page.reload()
+    heading(page, 8)
+    page.keyboard.press("u")
+    heading(other, 7)
+
+
+def test_the_page_on_disk_knows_the_name_of_its_rater(page: playwright.Page, tmp_path: Path) -> None:
+    page.goto(write_page(tmp_path / "page.html", SET, rater="anna").as_uri())
+    heading(page, 1)
+    page.keyboard.press("3")
+    with page.expect_download() as started:
+        page.get_by_role("button", name="Download answers").click()
+    assert started.value.suggested_filename == "ratings-anna.json"
+
+
 @pytest.mark.parametrize("width", [400, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_the_window(browser: playwright.Browser, tmp_path: Path, width: int, scheme: str) -> None:

@@ -5,7 +5,7 @@ file at once. `write_page` writes one self-contained page that downloads its ans
 evaluates the files.
 """
 
-from sparsedict.pages.rating._answers import AnswerFile
+from sparsedict.pages.rating._answers import AnswerFile, check_rater
 from sparsedict.pages.rating._page import write_page
 from sparsedict.pages.rating._rubric import RUBRIC, RubricGrade
 from sparsedict.pages.rating._server import RatingServer
@@ -18,6 +18,7 @@ __all__ = [
     "RatingServer",
     "RatingSet",
     "RubricGrade",
+    "check_rater",
     "kinds_of",
     "rating_set",
     "read_settings",

@@ -16,6 +16,17 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 NAME_RULE = "1 to 40 lower-case letters, digits, hyphens and underscores"
 
 
+def check_rater(rater: object) -> str:
+    """Returns the name of a rater.
+
+    Raises:
+        ValueError: If the name isn't valid.
+    """
+    if not isinstance(rater, str) or not NAME.fullmatch(rater):
+        raise ValueError(f"`rater` must have {NAME_RULE}, got {rater!r:.80}.")
+    return rater
+
+
 class AnswerFile:
     """The file of the answers of one rater, in which every answer is written at once.
 
@@ -34,10 +45,8 @@ class AnswerFile:
     """
 
     def __init__(self, folder: Path, rater: str, rating_set: RatingSet) -> None:
-        if not isinstance(rater, str) or not NAME.fullmatch(rater):
-            raise ValueError(f"`rater` must have {NAME_RULE}, got {rater!r:.80}.")
+        self.rater: str = check_rater(rater)
         self.path: Path = folder / f"ratings-{rater}.json"
-        self.rater: str = rater
         self.grades: dict[str, dict[str, Any]] = {}
         self._set = rating_set
         if self.path.exists():

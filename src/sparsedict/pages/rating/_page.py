@@ -13,6 +13,7 @@ from typing import Any
 
 from sparsedict import checks
 from sparsedict.pages._html import STYLE, escape
+from sparsedict.pages.rating._answers import check_rater
 from sparsedict.pages.rating._rubric import RUBRIC, RubricGrade
 from sparsedict.pages.rating._set import RatingSet
 from sparsedict.storage import replace_file
@@ -20,7 +21,7 @@ from sparsedict.storage import replace_file
 TITLE = "Rating of latents"
 
 
-def write_page(path: str | os.PathLike[str], rating_set: RatingSet) -> Path:
+def write_page(path: str | os.PathLike[str], rating_set: RatingSet, *, rater: str | None = None) -> Path:
     """Writes one self-contained page that keeps answers in the browser and downloads them as a file.
 
     The page opens from disk without a network. `sparsedict.analysis.ratings.read` reads the downloaded file with the
@@ -29,11 +30,16 @@ def write_page(path: str | os.PathLike[str], rating_set: RatingSet) -> Path:
     Args:
         path: The HTML file.
         rating_set: The latents.
+        rater: Name of the rater: lower-case letters, digits, hyphens and underscores. By default the page asks for it.
+
+    Raises:
+        ValueError: If the name isn't valid.
     """
     checks.instance("rating_set", rating_set, RatingSet, "the result of `rating_set`")
     path = checks.path("path", path)
+    settings = {"store": "browser"} if rater is None else {"store": "browser", "rater": check_rater(rater)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = document(rating_set, {"store": "browser"})
+    text = document(rating_set, settings)
     replace_file(path, lambda file: _write(file, text))
     return path
 

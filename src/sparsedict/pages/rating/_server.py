@@ -94,12 +94,12 @@ class RatingServer:
         with self._lock:
             return list(AnswerFile(self.folder, rater, self.rating_set).grades.values())
 
-    def answer(self, rater: str, identifier: str, grade: Any) -> int:
-        """Writes an answer and returns the number of answers."""
+    def answer(self, rater: str, identifier: str, grade: Any) -> list[dict[str, Any]]:
+        """Writes an answer and returns all answers of the rater in the order in which they were given."""
         with self._lock:
             file = AnswerFile(self.folder, rater, self.rating_set)
             file.answer(identifier, grade)
-            return len(file.grades)
+            return list(file.grades.values())
 
 
 class _Server(ThreadingHTTPServer):
@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not isinstance(body, dict) or set(body) != {"rater", "id", "grade"}:
             _refuse(HTTPStatus.BAD_REQUEST, "The body must be an object with `rater`, `id` and `grade`.")
         self._check_rater(body["rater"])
-        self._send_json({"n_answers": self.server.owner.answer(body["rater"], body["id"], body["grade"])})
+        self._send_json({"ratings": self.server.owner.answer(body["rater"], body["id"], body["grade"])})
 
     def _body(self) -> Any:
         length = self.headers.get("Content-Length", "")

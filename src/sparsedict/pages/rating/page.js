@@ -7,14 +7,18 @@
   let answers = new Map(); // grades by identifier, in the order of the answers
   let isBusy = false;
 
-  /* Answers are kept in the browser, or by the server. Both return after the answer is stored. */
+  /* Answers are kept in the browser, or by the server. Both return all answers after one is stored: the same rater may
+     have the page open twice, and other answers than those of this window mustn't be lost. */
   const browserStore = {
     async load(name) {
       const text = localStorage.getItem(PREFIX + name);
       return text === null ? [] : JSON.parse(text);
     },
-    async save() {
-      localStorage.setItem(PREFIX + rater, JSON.stringify([...answers.values()]));
+    async save(id, grade) {
+      const rows = (await this.load(rater)).filter((row) => row.id !== id);
+      if (grade !== null) rows.push({ id, grade, time: new Date().toISOString().replace(/\.\d+Z$/, "Z") });
+      localStorage.setItem(PREFIX + rater, JSON.stringify(rows));
+      return rows;
     },
   };
   const serverStore = {
@@ -22,7 +26,7 @@
       return (await request(`ratings?rater=${encodeURIComponent(name)}`)).ratings;
     },
     async save(id, grade) {
-      await request("ratings", { rater, id, grade });
+      return (await request("ratings", { rater, id, grade })).ratings;
     },
   };
   const store = data.store === "server" ? serverStore : browserStore;
@@ -42,6 +46,7 @@
     return found;
   }
 
+  const byIdentifier = (rows) => new Map(rows.map((row) => [row.id, row]));
   const current = () => data.items.findIndex((item) => !answers.has(item.id));
 
   function element(tag, text, attributes = {}) {
@@ -89,14 +94,10 @@
   async function change(id, grade, message) {
     if (isBusy) return;
     isBusy = true;
-    const before = new Map(answers);
-    answers.delete(id);
-    if (grade !== null) answers.set(id, { id, grade, time: new Date().toISOString().replace(/\.\d+Z$/, "Z") });
     try {
-      await store.save(id, grade);
+      answers = byIdentifier(await store.save(id, grade));
       show(message);
     } catch (error) {
-      answers = before;
       byId("error").textContent = `The answer was not stored. ${error.message}`;
     } finally {
       isBusy = false;
@@ -127,7 +128,7 @@
     try {
       const rows = await store.load(name);
       rater = name;
-      answers = new Map(rows.map((row) => [row.id, row]));
+      answers = byIdentifier(rows);
       sessionStorage.setItem(PREFIX, name);
       show(answers.size ? "Continuing." : "");
     } catch (error) {
@@ -157,6 +158,13 @@
     else if (event.key === "s") answer("skip");
     else if (event.key === "u") undo();
     else if (event.key === "?") byId("rubric").open = !byId("rubric").open;
+  });
+
+  // Another window with this page stored an answer.
+  window.addEventListener("storage", async (event) => {
+    if (store !== browserStore || !rater || event.key !== PREFIX + rater) return;
+    answers = byIdentifier(await store.load(rater));
+    show("An answer of another window was added.");
   });
 
   const known = data.rater || sessionStorage.getItem(PREFIX);
