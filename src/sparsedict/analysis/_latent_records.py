@@ -101,7 +101,7 @@ class LatentRecords(Displayed):
             ``i``.
         quantiles: Random tokens of each quantile, the strongest first. Group ``i * n_quantiles + q`` is quantile ``q``
             of latent ``i``. Quantile 0 has the smallest activations.
-        partners: Latents that fire on the same tokens.
+        partners: Latents that fire on the same tokens. They mean nothing if the latents are `rarely_zero`.
         seed: Random seed of the examples.
 
     Example:

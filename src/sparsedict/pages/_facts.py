@@ -36,7 +36,8 @@ Scores = Mapping[str, Mapping[str, Tensor | LatentScores]]
 """Scores by name of the dictionary and name of the score."""
 RARELY_ZERO_NOTE = (
     "These units are almost never 0, as with GELU or SiLU. Instead of the share of tokens on which a unit fires, the "
-    "list has the share on which it has at least 10 % of its largest magnitude, with the same sign."
+    "list has the share on which it has at least 10 % of its largest magnitude, with the same sign. Units that fire on "
+    "the same tokens are left out, because all units do."
 )
 NEVER_FIRED = "never fired"
 """Type of the latents that fire on none of the tokens of the pages."""

@@ -182,6 +182,8 @@ class Shards:
         return {"counts": counts[first:last].tolist(), "low": low, "width": width}
 
     def _partners(self, latent: int) -> list[list[float]]:
+        if self.own.records.rarely_zero:
+            return []  # units that fire on almost all tokens fire together whatever they mean
         partners = self.own.records.partners
         n = int((partners.latents[latent] >= 0).sum())
         columns = (partners.latents[latent, :n], partners.jaccard[latent, :n], partners.share[latent, :n])

@@ -102,7 +102,7 @@ async function start() {
   }
   const list = el("dl", {}, KEYS.flatMap(([key, what]) => [el("dt", {}, key.split(" ").map((own) => [el("kbd", {}, own), " "])), el("dd", {}, what)]));
   document.getElementById("help").append(el("h2", {}, "Keys"), list,
-    el("p", { class: "soft" }, "A search takes numbers, tokens and limits such as max>2 or cosine>=0.8. Quotes keep spaces."),
+    el("p", { class: "soft" }, "A search takes numbers, tokens and limits such as max>2 or cosine>=0.8. Quotes around a term keep spaces."),
     el("form", { method: "dialog" }, el("button", {}, "Close")));
   window.addEventListener("hashchange", show);
   document.addEventListener("keydown", onKey);

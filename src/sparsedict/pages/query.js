@@ -95,7 +95,7 @@ function matcher(term, table, columns) {
       "=": (x) => x === limit }[compared[2]];
     return (latent) => values[latent] !== null && test(values[latent]);
   }
-  const text = term.startsWith('"') ? term.replaceAll('"', "") : term;
+  const text = /^".+"$/.test(term) ? term.slice(1, -1) : term;
   const folds = text === text.toLowerCase();
   const found = sparsedict.strings.map((own) => (folds ? own.toLowerCase() : own).includes(text));
   const lists = columns.filter((own) => own.kind === "words").map((own) => table[own.key]);
@@ -115,7 +115,7 @@ function joined(search, columns) {
 
 // The latents of a list in their order.
 function select(state, table, columns) {
-  const terms = joined(state.q, columns).match(/"[^"]*"|\S+/g) ?? [];
+  const terms = joined(state.q, columns).match(/"[^"]+"(?=\s|$)|\S+/g) ?? [];
   const numbers = terms.filter((term) => /^#?\d+$/.test(term)).map((term) => Number(term.replace("#", "")));
   const tests = terms.filter((term) => !/^#?\d+$/.test(term)).map((term) => matcher(term, table, columns));
   if (numbers.length) tests.push((latent) => numbers.includes(latent));

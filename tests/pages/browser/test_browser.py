@@ -44,6 +44,12 @@ def test_search_takes_numbers_tokens_and_scores(page: Any) -> None:
     shown = page.eval_on_selector_all(ROWS, "rows => rows.map(r => r.textContent)")
     assert shown
     assert all("word31" in row for row in shown)
+    for search in ('"', '"""', "\"'`", '""\'`"'):
+        page.fill("input[type=search]", search)
+        assert count(page) != "300 latents"
+        shown = page.eval_on_selector_all(ROWS, "rows => rows.map(r => r.textContent)")
+        assert shown
+        assert all(HOSTILE[3] in row for row in shown)
     page.fill("input[type=search]", "no such token")
     assert "Nothing matches" in page.inner_text(".rows")
 

@@ -132,6 +132,12 @@ def test_units_that_are_almost_never_zero_have_another_share(page: Any) -> None:
     assert "at least 10 % of the largest magnitude on" in shown(page, 3, "neurons").lower()
 
 
+def test_units_that_are_almost_never_zero_have_no_partners(page: Any) -> None:
+    assert "fires with" in shown(page, EQUAL).lower()
+    for neuron in (0, 3):
+        assert "fires with" not in shown(page, neuron, "neurons").lower()
+
+
 def test_tooltips_stay_in_the_window(page: Any) -> None:
     """Those of the first and last token of each text, of a token of 1,200 characters, and of every bar and column."""
     for latent, name in ((ON_LONG, "planted"), (EQUAL, "planted"), (3, "neurons")):
