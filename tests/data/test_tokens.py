@@ -166,6 +166,7 @@ def test_an_iterator_of_tokens_is_read_once() -> None:
         (iter([]), ValueError, "at least one item"),
         (["text"], TypeError, "`tokenizer` must be a tokenizer"),
         ("text", TypeError, "got str. Wrap it in a list"),
+        (__file__, TypeError, "got str. Read the file first"),
         (3, TypeError, "got int"),
         ([torch.rand(3)], TypeError, r"`tokens\[0\]` must contain integer token ids, got an array of torch.float32"),
         ([object()], TypeError, r"`tokens\[0\]` must contain integer token ids, got <object .* of type object"),

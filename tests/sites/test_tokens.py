@@ -219,6 +219,17 @@ def test_padding_on_the_left_changes_no_activation(family: str) -> None:
         torch.testing.assert_close(site.logits(given)[:, 4:], site.logits(ids), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_one_sequence_is_one_row(family: str) -> None:
+    site, ids = site_of(_models.hugging_face(family), _models.FAMILIES[family][3]), _models.tokens()
+    found, expected = site.capture(ids[0]), site.capture(ids[:1])
+    torch.testing.assert_close(found.outputs, expected.outputs, rtol=0, atol=0)
+    torch.testing.assert_close(site.logits(ids[0]), site.logits(ids[:1]), rtol=0, atol=0)
+    for empty in (ids[:0], ids[0, :0]):
+        with pytest.raises(ValueError, match=r"`tokens` must contain at least one token, got a tensor of shape \("):
+            site.capture(empty)
+
+
 @pytest.mark.parametrize("name", ["RobertaForMaskedLM", "RobertaForCausalLM", "XGLMForCausalLM", "BioGptForCausalLM"])
 def test_models_that_begin_at_other_positions(name: str) -> None:
     transformers = pytest.importorskip("transformers")

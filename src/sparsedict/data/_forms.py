@@ -81,7 +81,8 @@ def _recognised(data: Any, name: str, text_column: str | None) -> Any:
     """Returns token ids as an array or a mapping of columns, and other data as a sequence or an iterable."""
     if isinstance(data, str | bytes | os.PathLike) or not (isinstance(data, Iterable) or has_random_access(data)):
         remedy = " Wrap it in a list." if isinstance(data, str | bytes) else ""
-        remedy = " Read the file first." if isinstance(data, os.PathLike) else remedy
+        is_path = isinstance(data, os.PathLike) or (isinstance(data, str) and len(data) < 1024 and os.path.exists(data))
+        remedy = " Read the file first." if is_path else remedy
         raise TypeError(
             f"`{name}` must be token ids [n_sequences, context], one long row of them, a dataset, or an iterable of "
             f"token batches or texts, got {type(data).__name__}.{remedy}"

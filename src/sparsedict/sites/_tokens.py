@@ -57,6 +57,7 @@ def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True, owner: str 
     device, owner = input_device(model), owner or f"the {type(model).__name__}"
     parameters = inspect.signature(model.forward).parameters
     if isinstance(tokens, Tensor):
+        tokens = _rows(model, tokens)
         args, kwargs = (_checked(model, tokens).to(device),), {}
         _check_limits(model, {"input_ids": tokens}, owner)
     elif isinstance(tokens, Mapping):
@@ -80,6 +81,19 @@ def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True, owner: str 
     if not cache and "use_cache" in parameters and "use_cache" not in kwargs and hasattr(model, "config"):
         kwargs["use_cache"] = False
     return Call(args, kwargs)
+
+
+def _rows(model: nn.Module, ids: Tensor) -> Tensor:
+    """Returns token ids as rows. A model with a configuration takes one sequence ``[n_positions]`` as one row.
+
+    Raises:
+        ValueError: If there are no ids.
+    """
+    if ids.is_floating_point():
+        return ids
+    if not ids.numel():
+        raise ValueError(f"`tokens` must contain at least one token, got a tensor of shape {tuple(ids.shape)}.")
+    return ids[None] if ids.ndim == 1 and hasattr(model, "config") else ids
 
 
 def _check_types(tokens: Mapping[str, Any]) -> None:
