@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from torch import nn
 import sparsedict as sd
 from circuits._models import all_sites, assert_complete, transcoders
 from sites import _models
-from sparsedict.circuits import AttributionGraph, Latent, Logit, LogitDifference, TopLogits, attribute
+from sparsedict.circuits import AttributionGraph, Latent, Logit, LogitDifference, NotAffineError, TopLogits, attribute
+from sparsedict.circuits._attribute import require_complete
 from sparsedict.circuits._cut import CutModel, Pass
 
 TOKENS = _models.tokens(1)
@@ -175,8 +177,8 @@ def test_only_the_logits_of_targets_are_computed(sites, dictionaries, monkeypatc
     monkeypatch.setattr(CutModel, "_run", counted)
     assert_same(attribute(sites, dictionaries, TOKENS, **wanted), graph)
     # The recorded pass, those that test whether the model is affine, and the first restricted one.
-    assert widths[:4] == [7, 7, 7, 2]
-    assert set(widths[3:]) == {2}
+    assert widths[:5] == [7, 7, 7, 7, 2]
+    assert set(widths[4:]) == {2}
     monkeypatch.setattr(CutModel, "restrict_logits", lambda _, first, __: first)
     assert_same(attribute(sites, dictionaries, TOKENS, **wanted), graph)
 
@@ -192,6 +194,17 @@ def assert_same(graph: AttributionGraph, other: AttributionGraph) -> None:
 def test_dictionaries_in_single_precision(sites) -> None:
     graph = attribute(sites, transcoders(sites, torch.float32), TOKENS, targets=[3])
     assert graph.completeness_error < 1e-5
+
+
+def test_a_graph_must_be_complete(sites, dictionaries) -> None:
+    graph = attribute(sites, dictionaries, TOKENS, targets=[3], check=0)
+    require_complete(graph)
+    edges = graph.edges.clone()
+    latent = int(graph.of_kind("latent")[-1])
+    edges[latent, 0] += 0.01 * (edges[latent].abs().sum() + graph.constants[latent].abs())
+    for wrong in (edges, edges * torch.nan):
+        with pytest.raises(NotAffineError, match="Values must be the sums of their direct effects and constants"):
+            require_complete(replace(graph, edges=wrong))
 
 
 def test_model_in_training_mode(dictionaries) -> None:

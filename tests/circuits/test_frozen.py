@@ -367,3 +367,39 @@ def test_changes_in_place(kind: str) -> None:
     torch.testing.assert_close(changed.edges, plain.edges)
     torch.testing.assert_close(changed.constants, plain.constants)
     torch.testing.assert_close(changed.checked.unfrozen, plain.checked.unfrozen)
+
+
+class WithoutBiases(nn.Module):
+    """A model of two MLPs whose functions are linear along each ray from the origin."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(_models.VOCABULARY, D)
+        self.mlp = nn.Sequential(nn.Linear(D, 40), nn.GELU(), nn.Linear(40, D))
+        self.other = nn.Linear(D, D, bias=False)
+        self.head = nn.Linear(D, _models.VOCABULARY, bias=False)
+        self._function = function
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        x = x + self.mlp(x)
+        return self.head(x + self._function(self.other(x)))
+
+
+def signed_quotient(x: Tensor) -> Tensor:
+    """Returns an odd function that is linear along each line through the origin."""
+    return x * x.abs() / (x.abs().amax(-1, keepdim=True) + 1e-9)
+
+
+@pytest.mark.parametrize("function", [torch.relu, torch.abs, signed_quotient], ids=lambda f: f.__name__)
+def test_functions_that_are_linear_along_rays_are_not_affine(function: Callable[[Tensor], Tensor]) -> None:
+    site = sd.Site(WithoutBiases(function), "mlp")
+    with pytest.raises(sd.circuits.NotAffineError, match="the logits deviates"):
+        sd.circuits.attribute(site, transcoders({"0": site}, torch.float32), TOKENS, targets=[3])
+
+
+def test_probabilities_are_not_logits() -> None:
+    site = sd.Site(nn.Sequential(WithoutBiases(torch.clone), nn.Softmax(-1)), "0.mlp")
+    with pytest.raises(ValueError, match=r"must return logits .* instead of their softmax"):
+        sd.circuits.attribute(site, transcoders({"0": site}, torch.float32), TOKENS, targets=[3])

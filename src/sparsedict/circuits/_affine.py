@@ -10,10 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sparsedict.circuits._cut import CutModel, Pass
+from sparsedict.circuits._cut import CutModel, Pass, Watch
 
 SCALE = 13.0
-"""Factor of the second probe. Saturating functions, such as a soft cap, are far from affine at large values."""
+"""Factor of the last probe. Saturating functions, such as a soft cap, are far from affine at large values."""
 VALUES_AT_ONCE = 2**22
 """Number of values that are compared at once."""
 
@@ -27,25 +27,47 @@ def tolerance(dtype: torch.dtype) -> float:
     return 1e-4 if dtype in (torch.float32, torch.float64) else 0.1
 
 
-@torch.no_grad()
-def scaled(cut: CutModel, first: Pass, factor: float, **options: object) -> Pass:
-    """Runs the model with all token embeddings and MLP outputs multiplied by a factor."""
-    return cut.run(
-        embed=lambda _: factor * first.embedded,
-        write=lambda name, *_: factor * first.outputs[name],
-        **options,  # pyright: ignore[reportArgumentType]
-    )
+@dataclass(frozen=True)
+class Probe:
+    """Token embeddings and MLP outputs ``a * prompt + b * other``, where ``other`` is drawn at random.
+
+    Values along the direction of the prompt alone don't suffice. ReLU and absolute values of sums without a bias are
+    linear along each ray from the origin.
+    """
+
+    prompt: float
+    other: float
+
+    @torch.no_grad()
+    def run(self, cut: CutModel, first: Pass, watch: Watch | None = None) -> Pass:
+        """Runs the model on these embeddings and outputs."""
+        generator = torch.Generator("cpu").manual_seed(0)
+        # The hooks of the embedding and of the sites run in a fixed order, so each probe draws the same values.
+        return cut.run(
+            embed=lambda _: self._at(first.embedded, generator),
+            write=lambda name, *_: self._at(first.outputs[name], generator),
+            watch=watch,
+        )
+
+    def _at(self, value: Tensor, generator: torch.Generator) -> Tensor:
+        size = value.float().square().mean().sqrt()
+        drawn = torch.randn(value.shape, generator=generator, device="cpu", dtype=torch.float32).to(value.device)
+        return self.prompt * value + self.other * (size * drawn).to(value)
 
 
-def deviation(zero: Tensor, one: Tensor, far: Tensor) -> float:
-    """Returns the relative deviation of values at the factors 0, 1 and `SCALE` from an affine function."""
-    wide = torch.promote_types(one.dtype, torch.float32)
-    error = size = torch.zeros((), dtype=wide, device=one.device)
+PROBES = (Probe(0.0, 0.0), Probe(1.0, 0.0), Probe(0.0, 1.0), Probe(SCALE, -SCALE))
+"""The last probe is a combination of the others. An affine function has the same combination of values."""
+
+
+def deviation(values: Sequence[Tensor]) -> float:
+    """Returns the relative deviation of values at `PROBES` from an affine function."""
+    wide = torch.promote_types(values[0].dtype, torch.float32)
+    error = size = torch.zeros((), dtype=wide, device=values[0].device)
     # Copies of all logits of a long prompt would take gigabytes.
-    for parts in zip(*(value.reshape(-1).split(VALUES_AT_ONCE) for value in (zero, one, far)), strict=True):
-        at_zero, at_one, at_far = (part.to(wide) for part in parts)
-        change = at_far - at_zero
-        error = torch.maximum(error, (change - SCALE * (at_one - at_zero)).abs().max())
+    for parts in zip(*(value.reshape(-1).split(VALUES_AT_ONCE) for value in values), strict=True):
+        zero, one, other, far = (part.to(wide) for part in parts)
+        change = far - zero
+        error = torch.maximum(error, (change - SCALE * (one - zero) + SCALE * (other - zero)).abs().max())
         size = torch.maximum(size, change.abs().max())
     return float(error / size.clamp_min(torch.finfo(wide).tiny))
 
@@ -59,12 +81,14 @@ class Affinity:
         logits: Relative deviation of the logits.
         head: Relative deviation of the output of the unembedding's module; NaN if there is none.
         most: Largest deviation that rounding may cause.
+        is_constant: Whether the logits don't depend on the residual contributions.
     """
 
     inputs: float
     logits: float
     head: float
     most: float
+    is_constant: bool
 
     @property
     def before_cap(self) -> bool:
@@ -87,17 +111,19 @@ def measure_affinity(cut: CutModel, first: Pass) -> Affinity:
     Raises:
         NotAffineError: If the input of a site isn't affine.
     """
-    zero, one, far = scaled(cut, first, 0.0), first, scaled(cut, first, SCALE)
+    passes = [first if own == Probe(1.0, 0.0) else own.run(cut, first) for own in PROBES]
     most = tolerance(first.embedded.dtype)
     worst = 0.0
     for name in cut.sites:
-        value = deviation(zero.inputs[name], one.inputs[name], far.inputs[name])
+        value = deviation([pass_.inputs[name] for pass_ in passes])
         if not value <= most:
             raise not_affine(cut, first, f"the input of the site {name!r}", value)
         worst = max(worst, value)
-    heads = [pass_.head for pass_ in (zero, one, far)]
-    head = math.nan if any(value is None for value in heads) else deviation(*heads)  # pyright: ignore[reportArgumentType]
-    return Affinity(worst, deviation(zero.logits, one.logits, far.logits), head, most)
+    heads = [pass_.head for pass_ in passes if pass_.head is not None]
+    head = deviation(heads) if len(heads) == len(passes) else math.nan
+    logits = [pass_.logits for pass_ in passes]
+    is_constant = bool(torch.equal(logits[0], logits[-1]))
+    return Affinity(worst, deviation(logits), head, most, is_constant)
 
 
 def not_affine(cut: CutModel, first: Pass, what: str, value: float) -> NotAffineError:
@@ -118,9 +144,9 @@ def _culprit(cut: CutModel, first: Pass) -> str | None:
     If the input of the module isn't affine either, the nonlinearity is between the modules inside of its parent.
     """
     probes: list[dict[tuple[str, int], tuple[Tensor | None, Tensor]]] = []
-    for factor in (0.0, 1.0, SCALE):
+    for probe in PROBES:
         values: dict[tuple[str, int], tuple[Tensor | None, Tensor]] = {}
-        scaled(cut, first, factor, watch=partial(_store, values))
+        probe.run(cut, first, partial(_store, values))
         probes.append(values)
     most = tolerance(first.embedded.dtype)
     modules: Mapping[str, nn.Module] = dict(cut.model.named_modules())
@@ -136,11 +162,11 @@ def _culprit(cut: CutModel, first: Pass) -> str | None:
 
 
 def _deviates(values: Sequence[Tensor | None], most: float) -> bool:
-    """Returns whether values at the three factors aren't those of an affine function. Missing values are."""
+    """Returns whether values at `PROBES` aren't those of an affine function. Missing values are."""
     found = [value for value in values if value is not None]
-    if len(found) < 3 or len({value.shape for value in found}) > 1:
+    if len(found) < len(PROBES) or len({value.shape for value in found}) > 1:
         return False
-    return not deviation(*found) <= most
+    return not deviation(found) <= most
 
 
 def _store(

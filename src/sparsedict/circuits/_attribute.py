@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sparsedict import checks
+from sparsedict.circuits._affine import NotAffineError
 from sparsedict.circuits._build import build
 from sparsedict.circuits._effects import Columns, DirectEffects
 from sparsedict.circuits._expand import expand
@@ -26,6 +27,9 @@ from sparsedict.torch_state import in_own_state
 
 CANDIDATES = 16
 """Number of latents that may become nodes, as a multiple of the limit."""
+
+MOST_INCOMPLETE = 1e-3
+"""Largest completeness error that rounding may cause."""
 
 Targets = Target | int | Sequence[Target | int] | Int[Tensor, " n"] | None
 
@@ -69,7 +73,8 @@ def attribute(
         progress: Whether to show a progress bar.
 
     Raises:
-        NotAffineError: If the model has a nonlinearity that isn't held. The message names the module.
+        NotAffineError: If the model has a nonlinearity that isn't held, whose module the message names, or a value
+            isn't the sum of its direct effects and its constant.
         TypeError: If an argument has the wrong type.
         ValueError: If there are several prompts, a target doesn't exist, a dictionary doesn't fit the sites, or the
             model is in half precision.
@@ -115,7 +120,20 @@ def _graph(
     with progress_bar("attributing", total=total, unit="latent", shown=progress) as bar:
         expansion = expand(effects, columns, rows, weights, max_latents, bar)
     interventions = Interventions(prompt, columns, expansion.latents, resolved, memory)
-    return build(prompt, columns, expansion, resolved, (rows, constants, weights), interventions, text, max_latents)
+    found = build(prompt, columns, expansion, resolved, (rows, constants, weights), interventions, text, max_latents)
+    require_complete(found)
+    return found
+
+
+def require_complete(graph: AttributionGraph) -> None:
+    """Raises `NotAffineError` if values aren't the sums of their direct effects and constants."""
+    error = graph.completeness_error
+    if not error <= MOST_INCOMPLETE:
+        raise NotAffineError(
+            "Values must be the sums of their direct effects and constants, but they deviate by "
+            f"{error:.1g} of the sum of magnitudes, where rounding explains at most {MOST_INCOMPLETE:g}. The model or "
+            "the skip of a dictionary isn't affine on this prompt. Add a site for each MLP of the model."
+        )
 
 
 def _of_targets(effects: DirectEffects, columns: Columns, resolved: Sequence[Any]) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -178,7 +178,8 @@ class _Run:
                 "`model` must look up its token embeddings once in a forward pass, but it does so several times. "
                 "Circuits of such models aren't supported."
             )
-        new = None if self._embed is None else self._embed(original)
+        with self._suspended():
+            new = None if self._embed is None else self._embed(original)
         self._embedded = original.clone() if new is None else new
         return None if new is None else new.clone()
 
@@ -195,10 +196,12 @@ class _Run:
         self._outputs[name] = original.detach().clone()
         if self._write is None:
             return None
-        if self._held is None:
+        with self._suspended():
             return self._write(name, original, self._inputs[name])
-        with self._held.suspended():
-            return self._write(name, original, self._inputs[name])
+
+    def _suspended(self) -> AbstractContextManager[None]:
+        """Context in which functions of the library, such as those that replace outputs, aren't held."""
+        return nullcontext() if self._held is None else self._held.suspended()
 
     def _selects(self, event: str, site: Site) -> bool:
         n = self._n_calls.get(event, 0)

@@ -137,7 +137,17 @@ class Prompt:
             self.first = self.cut.restrict_logits(self.first, at)
 
     def require_logits(self) -> None:
-        """Raises `NotAffineError` if the logits aren't affine, neither before nor after a soft cap."""
+        """Checks the logits.
+
+        Raises:
+            NotAffineError: If they aren't affine, neither before nor after a soft cap.
+            ValueError: If they are constant with held attention patterns, as probabilities are.
+        """
+        if self.affinity.is_constant:
+            raise ValueError(
+                "The model must return logits that depend on its token embeddings and MLPs, but they are constant once "
+                "the outputs of softmax are held. Return the logits instead of their softmax."
+            )
         if not self.affinity.has_logits:
             raise not_affine(self.cut, self.first, "the logits", self.affinity.logits)
 
