@@ -74,7 +74,7 @@ def test_the_weights_of_any_dictionary_make_it_again(kind: str) -> None:
     ],
 )
 def test_learned_state_is_never_invented(activation: sd.Activation, names: tuple[str, ...]) -> None:
-    weights = {"encoder": drawn(N, D), "decoder": drawn(N, D)}
+    weights: dict[str, Any] = {"encoder": drawn(N, D), "decoder": drawn(N, D)}
     part = dict.fromkeys(names[1:], 0.5)
     with pytest.raises(
         ValueError, match=rf"`activation_state` must contain '{names[0]}' for {type(activation).__name__}"

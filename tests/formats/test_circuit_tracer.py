@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -153,7 +154,28 @@ def test_layers_are_added_one_by_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.as_installed
-@pytest.mark.parametrize("layers", [{}, {-1: 0}, {"a": 0}])
+@pytest.mark.as_installed
+def test_layers_may_be_integers_of_any_type(tmp_path: Path) -> None:
+    read = circuit_tracer.read_set(SET)
+    hooks: dict[str, Any] = {"model": "gpt2", "input_hook": "mlp.hook_in", "output_hook": "mlp.hook_out"}
+    circuit_tracer.write({np.int64(0): read[0], torch.tensor(1): read[1]}, tmp_path, **hooks)  # pyright: ignore[reportArgumentType]
+    for layer, one in circuit_tracer.read_set(tmp_path).items():
+        torch.testing.assert_close(one.encoder, read[layer].encoder)
+
+
+def test_a_distiller_without_a_known_layer_never_replaces_another(tmp_path: Path) -> None:
+    one = student()
+    hooks: dict[str, Any] = {"model": "gpt2", "input_hook": "mlp.hook_in", "output_hook": "mlp.hook_out"}
+    circuit_tracer.write(one, tmp_path, **hooks)
+    with pytest.raises(ValueError, match=r"`layer` must be given .* contains layers 0\. Pass `layer=1` to add it"):
+        circuit_tracer.write(student(), tmp_path, **hooks)
+    torch.testing.assert_close(circuit_tracer.read(tmp_path).encoder, one.encoder)
+    circuit_tracer.write(student(), tmp_path, layer=1, **hooks)
+    assert circuit_tracer.read_set(tmp_path).keys() == {0, 1}
+
+
+@pytest.mark.as_installed
+@pytest.mark.parametrize("layers", [{}, {-1: 0}, {"a": 0}, {True: 0}, {0: 0, torch.tensor(0): 0}])
 def test_layers_are_numbered(layers: dict, tmp_path: Path) -> None:
     dictionary = circuit_tracer.read(SET, layer=0)
     with pytest.raises(ValueError, match="by layer number, from 0"):

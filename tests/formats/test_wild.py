@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -60,12 +61,16 @@ HAND_WRITTEN: dict[str, dict[str, Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pt", ".ckpt", ".safetensors", ".npz"])
 @pytest.mark.parametrize("names", HAND_WRITTEN)
 def test_hand_written_weights_are_read_either_way_round(names: str, suffix: str, tmp_path: Path) -> None:
     file = tmp_path / f"sae_final{suffix}"
     tensors = {name: tensor.contiguous() for name, tensor in HAND_WRITTEN[names].items()}
-    save_file(tensors, file) if suffix == ".safetensors" else torch.save({"state_dict": tensors}, file)
+    if suffix == ".npz":
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+        np.savez(file, **arrays)
+    else:
+        save_file(tensors, file) if suffix == ".safetensors" else torch.save({"state_dict": tensors, "epoch": 3}, file)
     for offset, x in (("none", X), ("decoder_bias", X - B_DEC)):
         made = state_dict.read(file, activation=sd.ReLU(), input_offset=offset)  # pyright: ignore[reportArgumentType]
         latents = (x @ W_ENC.T + B_ENC).relu()

@@ -138,10 +138,14 @@ def test_a_container_that_is_never_called(gated: bool) -> None:
 
 
 def test_an_mlp_with_its_residual_suggests_the_points_inside() -> None:
-    model = _models.hugging_face("bloom")
-    with pytest.raises(ValueError, match="none of the") as caught:
-        _ = Site(model, "transformer.h.1.mlp").neurons
-    assert_mlps(model, str(caught.value), 1)
+    for family, path in (("bloom", "transformer.h.1.mlp"), ("mpt", "transformer.blocks.1.ffn")):
+        model = _models.hugging_face(family)
+        with pytest.warns(UserWarning, match="residual stream as an argument, so the output of the site inc") as warned:
+            site = Site(model, path)
+        assert_mlps(model, str(warned[0].message), 1)
+        with pytest.raises(ValueError, match="none of the") as caught:
+            _ = site.neurons
+        assert_mlps(model, str(caught.value), 1)
 
 
 class Mixture(nn.Module):

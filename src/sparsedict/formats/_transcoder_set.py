@@ -58,14 +58,22 @@ class Shape:
         return cls(n_latents, d_model, "W_skip" in tensors, activation.k if isinstance(activation, TopK) else None)
 
 
-def by_layer(dictionary: Dictionary | Mapping[int, Dictionary], layer: int | None) -> dict[int, Dictionary]:
+def by_layer(
+    dictionary: Dictionary | Mapping[int, Dictionary], layer: int | None, existing: Collection[int]
+) -> dict[int, Dictionary]:
     """Returns the distillers by layer.
+
+    Args:
+        dictionary: A distiller, or distillers by layer.
+        layer: The layer of a single distiller, or ``None`` to derive it.
+        existing: The layers that are in the folder.
 
     Raises:
         ValueError: If there are no distillers, a layer number is invalid, or a distiller was trained at another layer.
+            Also if the layer of a single distiller is unknown and the folder already has layers.
     """
     if isinstance(dictionary, Dictionary):
-        found = {(layer_of(dictionary.trained_on) or 0) if layer is None else layer: dictionary}
+        found = {_layer_of_single(dictionary, existing) if layer is None else layer: dictionary}
     elif not isinstance(dictionary, Mapping):
         raise TypeError(
             "`dictionary` must be a distiller or a dict of distillers by layer number, got "
@@ -75,11 +83,7 @@ def by_layer(dictionary: Dictionary | Mapping[int, Dictionary], layer: int | Non
         found = dict(dictionary)
         if layer is not None:
             raise ValueError(f"`layer` must be left out if distillers are given by layer, got {layer}.")
-    if not found or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in found):
-        raise ValueError(
-            "`dictionary` must be a distiller or a dict of distillers by layer number, from 0, got layers "
-            f"{sorted(map(str, found))}."
-        )
+    found = _numbered(found)
     for number, one in found.items():
         trained_at = layer_of(one.trained_on) if isinstance(one, Dictionary) else None
         if trained_at not in (None, number):
@@ -87,6 +91,32 @@ def by_layer(dictionary: Dictionary | Mapping[int, Dictionary], layer: int | Non
                 f"`dictionary` must have each distiller at the layer of its training, but the distiller of layer "
                 f"{number} was trained at {one.trained_on.get('site')!r}, layer {trained_at}."
             )
+    return found
+
+
+def _layer_of_single(dictionary: Dictionary, existing: Collection[int]) -> int:
+    """Returns the layer of a single distiller. If it is unknown, the distiller may only start a set."""
+    known = layer_of(dictionary.trained_on)
+    if known is None and existing:
+        raise ValueError(
+            "`layer` must be given for a distiller whose layer isn't known from its training site, because the folder "
+            f"already contains layers {_numbers(existing)}. Pass `layer={max(existing) + 1}` to add it, or "
+            f"`layer={max(existing)}` to replace that layer; or pass a dict of all distillers by layer."
+        )
+    return known or 0
+
+
+def _numbered(given: Mapping[Any, Dictionary]) -> dict[int, Dictionary]:
+    """Returns distillers by layer number, with numbers of any integer type as ``int``."""
+    try:
+        found = {checks.at_least("dictionary", layer, 0): one for layer, one in given.items()}
+    except (TypeError, ValueError):
+        found = {}
+    if not found or len(found) < len(given):
+        raise ValueError(
+            "`dictionary` must be a distiller or a dict of distillers by layer number, from 0, each once, got layers "
+            f"{', '.join(map(repr, given)) or 'none'}."
+        )
     return found
 
 

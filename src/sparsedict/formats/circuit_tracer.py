@@ -125,7 +125,8 @@ def write(
             dict of such distillers by layer; or a `CrossLayerDistiller`.
         path: The folder. Other layers in it are kept and must be compatible. A set that replaces some layers of an
             earlier set must replace all of them.
-        layer: The layer of a single distiller. By default the layer of its site, or 0.
+        layer: The layer of a single distiller. By default the layer of its site. If the site doesn't determine a layer,
+            it is 0 in an empty folder, and required in a folder with layers.
         model: Name of the model, such as ``"gpt2"``. By default the name in ``trained_on``.
         input_hook: The hook that the distillers read, as a TransformerLens hook within a block, such as
             ``"mlp.hook_in"``. By default it is derived from their training site.
@@ -133,9 +134,9 @@ def write(
 
     Raises:
         TypeError: If a dictionary isn't a distiller.
-        ValueError: If circuit-tracer doesn't support an activation, a normalisation or a width; if a layer is missing;
-            if layers differ in width, skip connection, ``k`` or hooks; if layers of an earlier set would remain among
-            the new layers; or if a hook isn't a hook within a block.
+        ValueError: If circuit-tracer doesn't support an activation, a normalisation or a width; if a layer is missing
+            or unknown; if layers differ in width, skip connection, ``k`` or hooks; if layers of an earlier set would
+            remain among the new layers; or if a hook isn't a hook within a block.
     """
     folder = checks.path("path", path, "a folder")
     about.check_arguments(model, input_hook, output_hook)
@@ -144,9 +145,7 @@ def write(
             raise ValueError(f"`layer` must be left out for a CrossLayerDistiller, got {layer}.")
         cross_layer.write(dictionary, folder, model=model, hooks=(input_hook, output_hook))
         return
-    by_layer = about.by_layer(dictionary, layer)
-    tensors = {number: tensors_of(one) for number, one in by_layer.items()}
-    existing = {}
+    existing: dict[int, about.Shape] = {}
     config: dict[str, Any] = {}
     if folder.is_dir():
         location = Location.from_path(folder)
@@ -157,6 +156,8 @@ def write(
                 "transcoder. Write to another folder."
             )
         existing = about.shapes_in(location, config)
+    by_layer = about.by_layer(dictionary, layer, existing.keys())
+    tensors = {number: tensors_of(one) for number, one in by_layer.items()}
     new = {number: about.Shape.from_tensors(tensors[number], by_layer[number].activation) for number in by_layer}
     if not isinstance(dictionary, Dictionary):
         about.check_replaces_all(folder, existing.keys(), new.keys())

@@ -32,11 +32,7 @@ def recognises(location: Location) -> bool:
         return True
     if location.file_name is None:
         return location.holds(*WEIGHTS) or bool(location.subfolders(*WEIGHTS, depth=3))
-    return (
-        location.file_name in WEIGHTS
-        or location.suffix == ".npz"
-        or (location.suffix == ".safetensors" and _has_names(location))
-    )
+    return location.file_name in WEIGHTS or (location.suffix in (".npz", ".safetensors") and _has_names(location))
 
 
 def read(
@@ -160,7 +156,9 @@ def _is_of_several_layers(location: Location) -> bool:
 
 def _has_names(location: Location) -> bool:
     try:
-        names = read_safetensors(location.weights(suffix=".safetensors")).shapes.keys()
+        file = location.weights(suffix=location.suffix)
+        # Only npz files of the first release have names in upper case.
+        names = set(map(str.lower, read_npz(file).shapes)) if file.suffix == ".npz" else read_safetensors(file).shapes
     except (StorageError, FileNotFoundError):
         return False
-    return {"w_enc", "threshold"} <= names <= set(_NAMES)
+    return {"w_enc", "threshold"} <= set(names) <= set(_NAMES)

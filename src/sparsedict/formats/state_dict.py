@@ -20,10 +20,10 @@ from sparsedict.formats._build import LoadedActivation, Weights
 from sparsedict.formats._format import formats
 from sparsedict.formats._location import Location, listed
 from sparsedict.formats._pickles import read_pickle
-from sparsedict.formats._tensors import Tensors, read_safetensors
+from sparsedict.formats._tensors import Tensors, read_npz, read_safetensors
 from sparsedict.storage import DESCRIPTION, StorageError
 
-SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".npz")
 
 _NAMES = {
     "encoder": ("encoder.weight", "W_enc", "enc.weight", "encoder", "W_E"),
@@ -71,7 +71,8 @@ def read(
     activation or the input offset, so both must be passed. A nested state dict, ``{"state_dict": ...}``, is unwrapped.
 
     Args:
-        path: The file, with the suffix ``.pt``, ``.pth``, ``.bin`` or ``.safetensors``.
+        path: The file, with the suffix ``.pt``, ``.pth``, ``.ckpt`` (as written by Lightning), ``.bin``,
+            ``.safetensors`` or ``.npz``.
         activation: The activation, such as ``sd.TopK(32)``.
         input_offset: For an autoencoder, ``"decoder_bias"`` if it subtracts the decoder bias from its input, or
             ``"none"`` if it doesn't.
@@ -105,6 +106,8 @@ def read(
 
 def open_file(file: Path) -> Tensors:
     """Opens a weights file. Code in a pickle is never executed."""
+    if file.suffix == ".npz":
+        return read_npz(file)
     return read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
 
 

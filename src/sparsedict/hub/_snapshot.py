@@ -10,7 +10,7 @@ from typing import Any
 from sparsedict.hub._address import HubAddress, _is_plain
 from sparsedict.hub._client import client, converted_errors, library
 
-_WEIGHTS = (".safetensors", ".npz", ".pt", ".pth", ".bin")
+_WEIGHTS = (".safetensors", ".npz", ".pt", ".pth", ".ckpt", ".bin")
 _DESCRIPTIONS = (".json", ".yaml", ".yml")
 
 

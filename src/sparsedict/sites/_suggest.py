@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Iterator
 
@@ -157,6 +158,19 @@ def check_module(model: nn.Module, path: str) -> None:
         found = mlps(model, path, below=path, max_items=1)
         if found and found[0] != repr(path):
             checks.warn(f"{what} contains more than an MLP. An MLP in it is {found[0]}.")
+    elif _takes_residual(module):
+        found = mlps(model, path, below=path, max_items=1)
+        remedy = f" The MLP alone is {found[0]}." if found else ""
+        checks.warn(
+            f"{what} receives the residual stream as an argument, so the output of the site includes it.{remedy} "
+            "Use `reads=` and `writes=` to exclude it."
+        )
+
+
+def _takes_residual(module: nn.Module) -> bool:
+    """Returns whether a module requires the residual stream, which it adds to its output, as in BLOOM and MPT."""
+    found = inspect.signature(module.forward).parameters.get("residual")
+    return found is not None and found.default is inspect.Parameter.empty
 
 
 def wrapper_hint(model: object) -> str:
