@@ -84,16 +84,8 @@ def prepare(model: nn.Module, tokens: Tokens, *, cache: bool = True, owner: str 
 
 
 def _rows(model: nn.Module, ids: Tensor) -> Tensor:
-    """Returns token ids as rows. A model with a configuration takes one sequence ``[n_positions]`` as one row.
-
-    Raises:
-        ValueError: If there are no ids.
-    """
-    if ids.is_floating_point():
-        return ids
-    if not ids.numel():
-        raise ValueError(f"`tokens` must contain at least one token, got a tensor of shape {tuple(ids.shape)}.")
-    return ids[None] if ids.ndim == 1 and hasattr(model, "config") else ids
+    """Returns token ids as rows. A model with a configuration takes one sequence ``[n_positions]`` as one row."""
+    return ids[None] if ids.ndim == 1 and hasattr(model, "config") and not ids.is_floating_point() else ids
 
 
 def _check_types(tokens: Mapping[str, Any]) -> None:
