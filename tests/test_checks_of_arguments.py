@@ -133,7 +133,7 @@ TABLES: dict[str, tuple[str, list[Any], Callable[[Any, Path], object]]] = {
     "write, title": ("title", [3, object()], lambda x, path: sd.pages.write(path, site(), {}, TOKENS, title=x)),
     "write, progress": ("progress", [NO_ITEMS], lambda x, path: sd.pages.write(path, site(), {}, TOKENS, progress=x)),
     "write_pages, facts": ("facts", [None, [], {"a": 3}], lambda x, path: sd.pages.write_pages(path, x)),
-    "write_pages, strings": ("strings", [3, ["a"]], lambda x, path: sd.pages.write_pages(path, {}, strings=x)),
+    "write_pages, strings": ("strings", [3, [1]], lambda x, path: sd.pages.write_pages(path, {}, strings=x)),
     "RatingServer": ("rating_set", [None, "a"], lambda x, path: sd.pages.rating.RatingServer(x, path)),
     "rating_set, examples": ("examples", [None, [], {"a": 3}], lambda x, _: sd.pages.rating.rating_set(x)),
     "rating_set, kinds": ("kinds", [3, {"a": 3}], lambda x, _: sd.pages.rating.rating_set({}, kinds=x)),

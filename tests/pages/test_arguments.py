@@ -25,7 +25,7 @@ class Unread:
         ({"scores": {"sae": {"clarity": torch.zeros(3)}}}, r"`scores\['sae'\]\['clarity'\]` must .*3"),
         ({"scores": {"sae": {"max": torch.zeros(4)}}}, r"must have other names than the columns .*'max'"),
         ({"scores": {"sae": {"Fires on": torch.zeros(4)}}}, r"must have other names than the columns .*'Fires on'"),
-        ({"tokenizer": 3}, r"`source` must be a tokenizer"),
+        ({"tokenizer": 3}, r"`tokenizer` must be a tokenizer"),
         ({"threshold": 2.0}, r"`threshold` must"),
     ],
     ids=["dictionary", "length", "column", "heading", "tokenizer", "threshold"],

@@ -27,6 +27,7 @@ from sparsedict.checks._tensors import (
     rows,
     same_shape,
 )
+from sparsedict.checks._texts import token_texts
 from sparsedict.checks._warning import INTERNAL, renamed, warn
 
 __all__ = [
@@ -63,5 +64,6 @@ __all__ = [
     "items",
     "mapping",
     "pair",
+    "token_texts",
     "warn",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sparsedict import checks
 from sparsedict.analysis import Example, LatentRecords, TokenEffects
 from sparsedict.pages._html import escape
-from sparsedict.pages._strings import TokenStrings, token_strings, visible
+from sparsedict.pages._strings import TokenStrings, strings_of, visible
 from sparsedict.pages.exports import histogram
 
 STYLE = """
@@ -89,7 +89,7 @@ def latent(
     )
     index = checks.index("index", index, records.n_latents)
     examples = records.examples(index)[: checks.at_least("n_examples", n_examples, 1)]
-    strings = strings or token_strings()
+    strings = strings_of("strings", strings)
     title = title or f"Latent {index}"
     largest = max(abs(float(records.act_min[index])), abs(float(records.act_max[index])))
     parts = [f"<h4>{escape(title)}</h4>", f"<p>{_facts(records, index)}</p>"]

@@ -16,7 +16,7 @@ from sparsedict.pages._earlier import has_earlier
 from sparsedict.pages._facts import DictionaryFacts, Scores, check_scores, gather
 from sparsedict.pages._saved_records import RECORDS, save_records
 from sparsedict.pages._shards import Shards, TokenNumbers, dictionary_entry, sample, script, table
-from sparsedict.pages._strings import STRINGS, TokenStrings, token_strings
+from sparsedict.pages._strings import TokenStrings, strings_of
 from sparsedict.progress import progress_bar
 from sparsedict.sites import Site, Sites
 from sparsedict.storage import replace_folder
@@ -97,7 +97,7 @@ def write(
         raise TypeError(f"`{next(iter(options))}` is an argument of `collect`, which doesn't run with `records`.")
     # Arguments are checked before the pass over the tokens, which may be long.
     model = site.model if isinstance(site, Site) else site.models[0]
-    strings = token_strings(getattr(model, "tokenizer", None) if tokenizer is None else tokenizer)
+    strings = strings_of("tokenizer", getattr(model, "tokenizer", None) if tokenizer is None else tokenizer)
     threshold = checks.in_range("threshold", threshold, -1.0, 1.0)
     if records is None:
         resolved = site_dictionaries(site, dictionaries, reads)
@@ -140,8 +140,7 @@ def write_pages(
     check_folder(folder)
     checks.mapping("facts", facts, DictionaryFacts, "a mapping of names to facts, as `gather` returns them")
     checks.instance("title", title, str, "text")
-    if strings is not None:
-        checks.function("strings", strings, STRINGS)
+    strings = strings_of("strings", strings)
     keep_records, progress = checks.boolean("keep_records", keep_records), checks.boolean("progress", progress)
     numbers = TokenNumbers(facts)
     if progress:
@@ -175,21 +174,21 @@ def check_folder(folder: Path) -> None:
 
 
 def _fixed(
-    facts: Mapping[str, DictionaryFacts], numbers: TokenNumbers, strings: TokenStrings | None, title: str
+    facts: Mapping[str, DictionaryFacts], numbers: TokenNumbers, strings: TokenStrings, title: str
 ) -> dict[str, bytes]:
     """Returns the content of all files except for the shards."""
     package = files("sparsedict.pages")
     found = {name: (package / name).read_bytes() for name in PROGRAM}
     entries = [dictionary_entry(name, own, facts) for name, own in facts.items()]
     found[MANIFEST] = script("manifest", {"title": title, "made_by": "sparsedict", "dictionaries": entries})
-    found["data/tokens.js"] = script("tokens", numbers.content(strings or token_strings()))
+    found["data/tokens.js"] = script("tokens", numbers.content(strings))
     for index, own in enumerate(facts.values()):
         found[f"data/{index}/table.js"] = script(f"{index}/table", table(own, numbers))
     return found
 
 
 def _files(
-    facts: Mapping[str, DictionaryFacts], numbers: TokenNumbers, strings: TokenStrings | None, title: str
+    facts: Mapping[str, DictionaryFacts], numbers: TokenNumbers, strings: TokenStrings, title: str
 ) -> Iterator[tuple[str, bytes]]:
     yield from _fixed(facts, numbers, strings, title).items()
     for index, own in enumerate(facts.values()):

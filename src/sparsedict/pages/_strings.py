@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
+from sparsedict import checks
+
 TokenStrings = Callable[[Sequence[int]], list[str]]
 """Returns the text of each token id."""
-STRINGS = "a function from token ids to text, as `token_strings` returns it"
-"""What such a function must be, for messages."""
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 MAX_DOTS = 12
@@ -23,7 +22,7 @@ def token_strings(source: Any = None) -> TokenStrings:
 
     Args:
         source: A Hugging Face tokenizer, a list of the strings of a vocabulary, such a function, or ``None`` to show
-            tokens as numbers.
+            tokens as numbers. The results of a function are checked at each call.
 
     Raises:
         TypeError: If ``source`` has another type.
@@ -31,6 +30,19 @@ def token_strings(source: Any = None) -> TokenStrings:
     Example:
         >>> token_strings(["a", "<0x0A>"])([1, 0, 7])
         ['\\n', 'a', '[7]']
+    """
+    return strings_of("source", source)
+
+
+def strings_of(name: str, source: Any) -> TokenStrings:
+    """Returns the function of `token_strings`.
+
+    Args:
+        name: Name of the argument, for messages.
+        source: See `token_strings`.
+
+    Raises:
+        TypeError: If ``source`` has another type.
     """
     if source is None:
         return lambda ids: [f"[{token}]" for token in ids]
@@ -41,10 +53,10 @@ def token_strings(source: Any = None) -> TokenStrings:
     if isinstance(source, Sequence) and not isinstance(source, str) and all(isinstance(item, str) for item in source):
         vocabulary = [_from_byte(item) for item in source]
         return lambda ids: [vocabulary[i] if 0 <= i < len(vocabulary) else f"[{i}]" for i in ids]
-    if inspect.isroutine(source):
-        return source
+    if callable(source) and not isinstance(source, type):
+        return checks.token_texts(name, source)
     raise TypeError(
-        f"`source` must be a tokenizer, a list of strings by token id, a function or None, got {type(source).__name__}."
+        f"`{name}` must be a tokenizer, a list of strings by token id, a function or None, got {type(source).__name__}."
     )
 
 

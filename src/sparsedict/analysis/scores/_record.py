@@ -55,6 +55,7 @@ def record(
     if latents is not None and adapter.n_latents is not None:
         latent_indices(latents, adapter.n_latents)
     above = None if above is None else checks.in_range("above", above, 0.0)
+    strings = None if strings is None else checks.token_texts("strings", strings)
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
     n_latents = 0
     with evaluation_mode(*(site.models if isinstance(site, Sites) else (site.model,)), dictionary):

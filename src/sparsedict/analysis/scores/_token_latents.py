@@ -76,11 +76,8 @@ class TokenLatents(Displayed):
             if not isinstance(value, Tensor) or value.dtype not in kinds:
                 got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
                 raise TypeError(f"`{name}` must be a tensor of {' or '.join(map(str, kinds))}, got {got}.")
-        if self.strings is not None and not callable(self.strings):
-            raise TypeError(
-                "`strings` must be a function from token ids to their texts, such as "
-                f"sd.pages.token_strings(tokenizer), got {type(self.strings).__name__}."
-            )
+        if self.strings is not None:
+            object.__setattr__(self, "strings", checks.token_texts("strings", self.strings))
 
     @classmethod
     def from_dense(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from sparsedict.analysis import LatentRecords, TokenEffects
-from sparsedict.pages._strings import TokenStrings, token_strings
 
 _NAME = re.compile(r"[^\s/\\]+")
 
@@ -76,22 +75,6 @@ def effects_of(name: str, effects: Any, records: LatentRecords) -> TokenEffects 
             f"{len(effects.promoted)} latents."
         )
     return effects
-
-
-def strings_of(strings: Any) -> TokenStrings | None:
-    """Returns a function from token ids to text, from any argument of `token_strings`.
-
-    Raises:
-        TypeError: If the argument has another type.
-    """
-    if strings is None:
-        return None
-    if callable(strings) and not hasattr(strings, "convert_ids_to_tokens"):
-        return cast("TokenStrings", strings)
-    try:
-        return token_strings(strings)
-    except TypeError as error:
-        raise TypeError(str(error).replace("`source`", "`strings`")) from error
 
 
 def identifier(name: str, value: Any) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 from sparsedict import checks
 from sparsedict.analysis import LatentRecords, TokenEffects
-from sparsedict.pages._strings import TokenStrings
-from sparsedict.pages.exports._arguments import by_key, effects_of, identifier, records_by_key, strings_of
+from sparsedict.pages._strings import TokenStrings, strings_of
+from sparsedict.pages.exports._arguments import by_key, effects_of, identifier, records_by_key
 from sparsedict.pages.exports._folder import write_folder, write_json
 from sparsedict.pages.exports._latents import (
     ExportedExample,
@@ -65,7 +65,8 @@ def write_circuit_tracer(
         layer: effects_of(f"effects[{layer}]", own, by_layer[layer])
         for layer, own in by_key("effects", effects, by_layer, "layers").items()
     }
-    transcoder_id, texts = identifier("transcoder_id", transcoder_id), strings_of(strings)
+    transcoder_id = identifier("transcoder_id", transcoder_id)
+    texts = None if strings is None else strings_of("strings", strings)
 
     def fill(target: Path) -> None:
         for layer, own in by_layer.items():

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sparsedict.analysis import LatentRecords, TokenEffects
 from sparsedict.circuits import AttributionGraph, Node
-from sparsedict.pages._strings import TokenStrings
-from sparsedict.pages.exports._arguments import by_key, effects_of, records_by_key, strings_of
+from sparsedict.pages._strings import TokenStrings, strings_of
+from sparsedict.pages.exports._arguments import by_key, effects_of, records_by_key
 from sparsedict.pages.exports._circuit_tracer import feature_number, write_features
 from sparsedict.pages.exports._folder import write_folder, write_json
 from sparsedict.pages.exports._latents import chosen_latents, clean
@@ -80,7 +80,7 @@ def write_circuit_tracer_graph(
         layer: effects_of(f"effects[{layer}]", own, by_layer[layer])
         for layer, own in by_key("effects", effects, by_layer, "layers").items()
     }
-    strings = strings_of(strings)
+    strings = None if strings is None else strings_of("strings", strings)
     content = graph_content(graph, slug=slug, strings=strings, prompt=prompt, node=node, edge=edge)
     used = {tuple(map(int, own["node_id"].split("_")[:2])) for own in content["nodes"] if _is_latent(own)}
     numbers = {layer: _numbers(graph, layer, {latent for at, latent in used if at == layer}) for layer in by_layer}
@@ -132,7 +132,7 @@ def graph_content(
         ['2_5_2']
     """
     _check_graph(graph)
-    strings = strings_of(strings)
+    strings = None if strings is None else strings_of("strings", strings)
     influence = dict(zip(map(id, graph.nodes), cumulative(graph.influence).tolist(), strict=True))
     pruned = graph if graph.is_pruned else graph.pruned(node, edge)
     shown = [index for index, own in enumerate(pruned.nodes) if own.kind != "rest"]

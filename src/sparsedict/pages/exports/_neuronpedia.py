@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sparsedict import checks
 from sparsedict.analysis import LatentRecords, TokenEffects
-from sparsedict.pages._strings import TokenStrings
-from sparsedict.pages.exports._arguments import effects_of, identifier, records_of, strings_of
+from sparsedict.pages._strings import TokenStrings, strings_of
+from sparsedict.pages.exports._arguments import effects_of, identifier, records_of
 from sparsedict.pages.exports._folder import write_folder, write_json
 from sparsedict.pages.exports._latents import (
     ExportedExample,
@@ -79,7 +79,8 @@ def write_neuronpedia(
     layer = checks.at_least("layer", layer, 0)
     chosen = chosen_latents(records_of("records", records), latents)
     _check_vectors(vectors, records.n_latents)
-    effects, strings = effects_of("effects", effects, records), strings_of(strings)
+    effects = effects_of("effects", effects, records)
+    strings = None if strings is None else strings_of("strings", strings)
     model_id, sae_set = identifier("model_id", model_id), identifier("sae_set", sae_set)
     sae_id_suffix = None if sae_id_suffix is None else identifier("sae_id_suffix", sae_id_suffix)
     if not isinstance(dataset, str):

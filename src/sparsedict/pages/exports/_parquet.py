@@ -10,8 +10,8 @@ from typing import Any
 
 from sparsedict import checks
 from sparsedict.analysis import LatentRecords, TokenEffects
-from sparsedict.pages._strings import TokenStrings
-from sparsedict.pages.exports._arguments import by_key, effects_of, records_by_key, strings_of
+from sparsedict.pages._strings import TokenStrings, strings_of
+from sparsedict.pages.exports._arguments import by_key, effects_of, records_by_key
 from sparsedict.pages.exports._latents import (
     ExportedExample,
     ExportedLatent,
@@ -66,7 +66,7 @@ def write_parquet(
         name: effects_of(f"effects[{name!r}]", own, by_name[name])
         for name, own in by_key("effects", effects, by_name, "names").items()
     }
-    texts = strings_of(strings)
+    texts = None if strings is None else strings_of("strings", strings)
     schema = _schema(pyarrow)
     path.parent.mkdir(parents=True, exist_ok=True)
 

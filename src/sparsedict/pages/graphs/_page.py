@@ -13,7 +13,7 @@ from sparsedict.analysis import LatentRecords
 from sparsedict.circuits import AttributionGraph
 from sparsedict.pages._earlier import has_earlier
 from sparsedict.pages._shards import script
-from sparsedict.pages._strings import STRINGS, TokenStrings, token_strings
+from sparsedict.pages._strings import TokenStrings, strings_of, token_strings
 from sparsedict.pages.graphs._content import content
 from sparsedict.pages.graphs._examples import LatentPages, TokenTable, record_entry
 from sparsedict.storage import replace_folder
@@ -77,8 +77,7 @@ def write_graph(
     checks.in_range("node", node, 0.0, 1.0, open_low=True)
     checks.at_least("max_nodes", max_nodes, 1)
     checks.instance("title", title, str, "text")
-    if strings is not None:
-        checks.function("strings", strings, STRINGS)
+    strings = None if strings is None else strings_of("strings", strings)
     latents = {} if latents is None else latents
     checks.mapping("latents", latents, LatentRecords | LatentPages, "a mapping of names of layers to records or pages")
     if unknown := [name for name in latents if name not in graph.layers]:

@@ -14,7 +14,7 @@ from typing import Any
 from sparsedict import checks
 from sparsedict.analysis import Example, LatentRecords, LatentTypes, TopExamples
 from sparsedict.analysis.ratings import KeyItem, RatingKey
-from sparsedict.pages._strings import STRINGS, TokenStrings, token_strings, visible
+from sparsedict.pages._strings import TokenStrings, strings_of, visible
 from sparsedict.storage import Reader, StorageError, read_document, write_document
 
 KEY = "key.json"
@@ -159,8 +159,7 @@ def rating_set(
     checks.mapping("examples", examples, LatentRecords | Mapping, "a mapping of names to records or examples")
     kinds = {} if kinds is None else kinds
     checks.mapping("kinds", kinds, Iterable, "a mapping of names of dictionaries to kinds, one for each latent")
-    if strings is not None:
-        checks.function("strings", strings, STRINGS)
+    strings = strings_of("strings", strings)
     if unknown := [name for name in kinds if name not in examples]:
         raise ValueError(f"`kinds` must have names of `examples`, got {unknown[0]!r}.")
     chance = random.Random(checks.at_least("seed", seed, 0))
@@ -177,7 +176,7 @@ def rating_set(
     if not chosen:
         raise ValueError(f"`examples` must have a latent with at least {min_examples} examples, got none.")
     chance.shuffle(chosen)
-    return _anonymous(chosen, strings or token_strings(), n_examples)
+    return _anonymous(chosen, strings, n_examples)
 
 
 def kinds_of(types: LatentTypes, simulator: str = "simulator", other: str = "sparse latent") -> list[str]:
