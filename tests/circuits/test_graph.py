@@ -105,7 +105,8 @@ def test_interventions(graph: AttributionGraph) -> None:
         assert len(check.nodes) == 5
         torch.testing.assert_close(check.predicted, check.frozen, atol=1e-10, rtol=1e-8)
         assert check.predicted.abs().min() > 0
-    zero = graph.check(2, factor=1.0)
+    assert graph.checker is not None
+    zero = graph.checker.run(graph, check.nodes, 1.0)
     assert float(zero.predicted.abs().max()) == 0
     assert float(zero.frozen.abs().max()) < 1e-12
     assert float(zero.unfrozen.abs().max()) < 1e-12
@@ -231,11 +232,27 @@ def test_a_graph_shows_its_check(graph: AttributionGraph) -> None:
     assert f"correlation {graph.checked.correlation:.3f}" in text
     assert f"median relative error {graph.checked.median_relative_error:.1%}" in text
     assert "<table>" in graph._repr_html_()
-    assert f"correlation {graph.checked.correlation:.3f}" in repr(graph.pruned())
     unchecked = replace(graph, checked=None)
     assert "correlation" in repr(unchecked)
     assert unchecked.checked is not None
     assert "not run" in repr(replace(graph, checked=None, checker=None))
+
+
+def test_a_pruned_graph_has_its_own_check(graph: AttributionGraph) -> None:
+    assert graph.subgraph(torch.ones(len(graph), dtype=torch.bool)).checked is graph.checked
+    small = graph.pruned()
+    assert small.checked is None
+    assert "due to removed nodes and edges" in repr(small)
+    assert "due to" not in repr(graph)
+    own = small.checked
+    assert own is not None
+    assert own.is_pruned
+    assert all(small.nodes[i].kind == "latent" for i in own.nodes)
+    # The model is the same, but not the predictions.
+    whole = graph.check(nodes=[graph.nodes.index(small.nodes[i]) for i in own.nodes])
+    torch.testing.assert_close(own.frozen, whole.frozen)
+    torch.testing.assert_close(own.unfrozen, whole.unfrozen)
+    assert own.frozen_error > 1e-4 > whole.frozen_error
 
 
 def test_correlation_and_error() -> None:
@@ -298,7 +315,14 @@ def test_bad_arguments_of_a_graph(graph: AttributionGraph) -> None:
     for nodes in ("a", [], [1.5], [-1], [10**6]):
         with pytest.raises((TypeError, ValueError), match="`nodes"):
             graph.check(nodes=nodes)
-    with pytest.raises(ValueError, match="`factor` must lie in"):
-        graph.check(2, factor=float("nan"))
+    for factor in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(ValueError, match="`factor` must be finite, got"):
+            graph.check(2, factor=factor)
+    with pytest.raises(ValueError, match="`factor` must differ from 1, which changes nothing"):
+        graph.check(2, factor=1)
+    without = graph.subgraph(~graph._mask("latent"))
+    with pytest.raises(ValueError, match=r"`nodes` must be given.* no latents"):
+        without.check()
+    assert "none, since no latent has a node" in repr(without)
     with pytest.raises(ValueError, match="`kinds` must be one of 'token', 'latent'"):
         graph.of_kind("latents")

@@ -95,7 +95,8 @@ def in_range(name: str, value: Any, low: float, high: float = math.inf, *, open_
     if not (inside and math.isfinite(plain)):
         left = f"({low}" if open_low else f"[{low}"
         right = ", inf)" if high == math.inf else f", {high}]"
-        raise ValueError(f"`{name}` must lie in {left}{right}, got {plain}.")
+        where = "be finite" if low == -math.inf and high == math.inf else f"lie in {left}{right}"
+        raise ValueError(f"`{name}` must {where}, got {plain}.")
     return plain
 
 

@@ -146,6 +146,9 @@ class AttributionGraph(Displayed):
     def subgraph(self, keep: Bool[Tensor, " n_nodes"]) -> AttributionGraph:
         """Returns the graph of some of the nodes. Targets are always kept.
 
+        A graph from which nodes were removed has other predictions, so it doesn't keep the interventions in `checked`.
+        They run again when the graph is first printed.
+
         Args:
             keep: A mask, ``[n_nodes]``.
 
@@ -166,6 +169,7 @@ class AttributionGraph(Displayed):
             nodes=tuple(self.nodes[i] for i in index.tolist()),
             edges=self.edges[index][:, index],
             is_pruned=self.is_pruned or len(index) < len(self),
+            checked=self.checked if len(index) == len(self) else None,
             **{name: getattr(self, name)[index] for name in ("values", "constants", "weights")},
         )
 
@@ -186,7 +190,7 @@ class AttributionGraph(Displayed):
         fixed, is_latent = self._mask("token", "target"), self._mask("latent")
         keep = smallest_set(self.influence, node) | fixed
         keep, kept_edges = connected(self.edges, self.weights, keep, fixed, is_latent, edge)
-        found = replace(self, edges=torch.where(kept_edges, self.edges, 0.0), is_pruned=True)
+        found = replace(self, edges=torch.where(kept_edges, self.edges, 0.0), is_pruned=True, checked=None)
         return found.subgraph(keep)
 
     def check(self, n: int = N_CHECKED, *, nodes: Sequence[int] | None = None, factor: float = 0.0) -> Check:
@@ -194,27 +198,32 @@ class AttributionGraph(Displayed):
 
         Each intervention multiplies the contribution of one latent, token or error term by ``factor``. The model runs
         with everything held, where the prediction must be exact up to rounding, with norms, attention patterns or both
-        held, and without holding anything. `Check` has the changes of each run.
+        held, and without holding anything. `Check` has the changes of each run. The predictions of a pruned graph leave
+        out the effects through removed nodes and edges.
 
         Args:
             n: Number of latents: the most influential ones.
             nodes: Indices of latents, tokens and error terms, instead of ``n``.
-            factor: 0 to ablate; other values to steer.
+            factor: 0 to ablate; other values except 1 to steer.
 
         Raises:
-            ValueError: If the graph has no model, since it was loaded from a file, or a node is a target or a rest.
+            ValueError: If the graph has no model or no latents, a node is a target or a rest, or ``factor`` is 1.
         """
         if self.checker is None:
             raise ValueError("`check` needs the model of the graph, but the graph was loaded without it.")
         if nodes is None:
             latents = self.of_kind("latent")
+            if not len(latents):
+                raise ValueError("`nodes` must be given, such as tokens, since the graph has no latents.")
             order = self.influence[latents].argsort(descending=True, stable=True)
             nodes = latents[order[: checks.at_least("n", n, 1)]].tolist()
         chosen = checks.integers("nodes", nodes, 0, "a list of indices of nodes")
         for index in chosen:
             if index >= len(self) or self.nodes[index].kind not in ("token", "latent", "error"):
                 raise ValueError(f"`nodes` must be indices of latents, tokens or error terms, got {index}.")
-        return self.checker.run(self, chosen, checks.in_range("factor", factor, -math.inf))
+        if checks.in_range("factor", factor, -math.inf) == 1:
+            raise ValueError("`factor` must differ from 1, which changes nothing, got 1.0.")
+        return self.checker.run(self, chosen, float(factor))
 
     def neuron_cosines(self) -> Float[Tensor, " n_nodes"]:
         """Returns how similar each latent is to a neuron: the largest cosine of their decoder rows in its layer.
@@ -251,8 +260,11 @@ class AttributionGraph(Displayed):
             ("edges", f"{int((self.edges != 0).sum()):,}"),
             ("replacement score", shown(self.replacement_score, ".3f")),
             ("completeness score", shown(self.completeness_score, ".3f")),
-            *(checked.display_rows() if checked is not None else [("interventions", "not run")]),
+            *(checked.display_rows() if checked is not None else [("interventions", self._not_run())]),
         ]
+
+    def _not_run(self) -> str:
+        return "not run" if len(self.of_kind("latent")) else "none, since no latent has a node"
 
     def __repr__(self) -> str:
         return "AttributionGraph\n" + indent(listed(self.display_rows()), "  ")

@@ -89,7 +89,8 @@ class Interventions:
                 after = self._values(self._pass(chunk, kinds), False)
                 measured.setdefault(name, []).append(after - originally)
         predicted = predict(graph, nodes, factor)
-        return Check(tuple(nodes), factor, predicted, **{name: torch.cat(own).cpu() for name, own in measured.items()})
+        found = {name: torch.cat(own).cpu() for name, own in measured.items()}
+        return Check(tuple(nodes), factor, predicted, **found, is_pruned=graph.is_pruned)
 
     @in_own_state
     @torch.no_grad()

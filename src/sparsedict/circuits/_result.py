@@ -28,6 +28,7 @@ class Check(Displayed):
         attention_held: Changes with held attention patterns. Norms and MLPs respond.
         both_held: Changes with held attention patterns and norms. MLPs respond as they are.
         frozen: Changes with everything held. The active latents respond linearly, as in the graph.
+        is_pruned: Whether the graph is pruned. Its predictions leave out the effects through removed nodes and edges.
     """
 
     nodes: tuple[int, ...]
@@ -38,10 +39,14 @@ class Check(Displayed):
     attention_held: Float[Tensor, "n_interventions n_targets"]
     both_held: Float[Tensor, "n_interventions n_targets"]
     frozen: Float[Tensor, "n_interventions n_targets"]
+    is_pruned: bool = False
 
     @property
     def frozen_error(self) -> float:
-        """Median relative error of the prediction with everything held. It is due to rounding."""
+        """Median relative error of the prediction with everything held.
+
+        It is due to rounding, and in a pruned graph to the removed nodes and edges.
+        """
         return median_error(self.predicted, self.frozen)
 
     @property
@@ -77,7 +82,11 @@ class Check(Displayed):
                 )
                 for held, own, error in self.rows()
             ),
-            ("everything held", f"median relative error {shown(self.frozen_error, '.1e')}"),
+            (
+                "everything held",
+                f"median relative error {shown(self.frozen_error, '.1e')}"
+                + (", due to removed nodes and edges" if self.is_pruned else ""),
+            ),
         ]
 
     def __repr__(self) -> str:

@@ -98,6 +98,7 @@ def _check(check: Check | None) -> dict[str, Any] | None:
         "n": len(check.nodes),
         "factor": check.factor,
         "frozen": number(check.frozen_error),
+        "is_pruned": check.is_pruned,
         "measured": [[held, number(correlation), number(error)] for held, correlation, error in check.rows()],
     }
 

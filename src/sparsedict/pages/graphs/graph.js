@@ -114,7 +114,7 @@ function numbers(graph) {
       rows.push([held === "nothing" ? what : `${held} held`, `correlation ${format.cosine(correlation)}, median error ${format.share(error)}`,
         `correlation and median relative error of the predicted changes ${HELD[held]}`]);
     }
-    rows.push(["everything held", `median error ${check.frozen === null ? "–" : check.frozen.toExponential(1)}`, "median relative error if the active latents respond linearly, as in the graph; due to rounding"]);
+    rows.push(["everything held", `median error ${check.frozen === null ? "–" : check.frozen.toExponential(1)}`, "median relative error if the active latents respond linearly, as in the graph; due to " + (check.is_pruned ? "removed nodes and edges" : "rounding")]);
   } else rows.push(["interventions", "not run", "the graph isn't checked"]);
   return el("dl", { class: "facts" }, rows.map(([name, value, hint]) => el("div", { "data-tip": hint }, el("dt", {}, name), el("dd", {}, value))));
 }
