@@ -146,14 +146,14 @@ def test_labels_of_a_masked_language_model_stand_where_they_are_predicted() -> N
 
 def test_a_mask_token_is_found_in_the_configuration_or_asked_for() -> None:
     site = Site(bert(), **BERT)
-    with pytest.raises(TypeError, match=r"isn't causal: the logits of a BertForMaskedLM.*Pass `mask_token=`"):
+    with pytest.raises(TypeError, match=r"isn't causal: the logits of a BertForMaskedLM.*pass `mask_token=`"):
         loss_recovered(site, student(), ids())
     found = evaluate(site, student(), ids())
     assert found.fvu > 0
     assert found.losses is not None
     assert math.isnan(found.losses.base)
-    assert "Pass `mask_token=`" in str(found)
-    assert "Pass `mask_token=`" in repr(found.losses)
+    assert "pass `mask_token=`" in str(found)
+    assert "pass `mask_token=`" in repr(found.losses)
     assert found.to_dict()["loss_base"] is None
     named = Site(bert(mask_token_id=2), **BERT)
     expected = loss_recovered(site, student(), ids(), mask_token=2)

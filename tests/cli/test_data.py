@@ -81,6 +81,8 @@ def test_files_of_texts(kind: str, tmp_path: Path) -> None:
         {"text": TEXTS},
         {"data": [{"text": text} for text in TEXTS]},
         {"version": 1, "text": TEXTS},
+        {"text": dict(enumerate(TEXTS)), "id": {0: 5, 1: 6, 2: 7}},
+        {n: {"text": text, "id": n} for n, text in enumerate(TEXTS)},
     ],
     ids=str,
 )

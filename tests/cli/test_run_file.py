@@ -183,6 +183,28 @@ def test_a_name_on_the_hub_is_not_that_of_a_folder(run: Path, folders: Path, mon
         finished_run(run, device="cpu", progress=False)
 
 
+def test_an_unfinished_run_is_named(command: Run, run: Path) -> None:
+    earlier = run / "replaced-result"
+    earlier.mkdir()
+    (run / "run.json").rename(earlier / "run.json")
+    status, _, err = command("pages", run)
+    assert status == 2
+    assert f"has an unfinished run. The earlier result is in {str(earlier)!r}." in err
+    (run / "checkpoints" / "step-000000005").mkdir(parents=True)
+    for arguments in (["pages", run], ["rate", run], ["trace", run, "text", "--out", "graph"]):
+        status, _, err = command(*arguments)
+        assert status == 2
+        assert "has an unfinished run. To finish it, repeat its command with --resume. The earlier result" in err
+
+
+def test_a_broken_dictionary_is_not_that_of_out(command: Run, run: Path) -> None:
+    (run / "autoencoder" / "dictionary.json").write_text("{}", encoding="utf-8")
+    status, _, err = command("pages", run, "--device", "cpu", "--quiet")
+    assert status == 2
+    assert "--out" not in err
+    assert str(run / "autoencoder") in err
+
+
 def test_a_broken_tokenizer_is_reported(
     run: Path, folders: Path, command: Run, token_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,8 +67,8 @@ def mask_token_of(model: nn.Module) -> int:
             return value
     raise NotCausalError(
         f"`site.model` isn't causal: the logits of a {type(model).__name__} depend on later tokens, so the next-token "
-        "loss is undefined. Pass `mask_token=`, the id of its mask token (`tokenizer.mask_token_id`), to predict "
-        "masked tokens, or `labels` in `tokens` (-100 for positions without a target), or `loss=`."
+        "loss is undefined. To predict masked tokens, set `mask_token_id` in its configuration, or pass `mask_token=` "
+        "(`tokenizer.mask_token_id`). Or pass `labels` in `tokens` (-100 for positions without a target), or `loss=`."
     )
 
 

@@ -145,9 +145,18 @@ def _json(file: Path, column: str | None) -> Any:
         if name in (column, "text", *ID_COLUMNS):
             break
         found = inner
+    if isinstance(found, Mapping) and found and all(isinstance(value, Mapping) for value in found.values()):
+        found = _table_of(found, column)
     if not isinstance(found, list | Mapping):
         raise OptionError(f"--data {str(file)!r} must be a JSON list, or an object of columns, got {text[:40]!r}.")
     return found
+
+
+def _table_of(found: Mapping[str, Any], column: str | None) -> Any:
+    """Returns the columns or the rows of a table that pandas wrote with its index, as ``to_json()`` does."""
+    if any(name in found for name in (column, "text", "input_ids")):
+        return {name: [*values.values()] for name, values in found.items()}
+    return [*found.values()]
 
 
 def _csv(file: Path, column: str | None) -> Iterator[dict[str, str]]:

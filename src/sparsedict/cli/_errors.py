@@ -28,6 +28,16 @@ ARGUMENTS = {
 }
 """Options by the name of the corresponding argument, if the names differ."""
 
+_FORMS = (
+    (re.compile(r"`Site\(model, '([^']*)'\)`"), r"--site \1"),
+    (re.compile(r"`reads=` and `writes=`"), "--site READS..WRITES"),
+    (re.compile(r"\bPass (its|the) neurons explicitly: "), r"In Python, pass \1 neurons explicitly: "),
+    (re.compile(r"needs the index of the call: "), "needs the index of the call, in Python: "),
+    (re.compile(r"^`neurons` (looked|needs)"), r"The search for neurons \1"),
+    (re.compile(r"`neurons` (looked|needs)"), r"the search for neurons \1"),
+)
+"""Forms of Python in messages about sites, and their forms on the command line."""
+
 _NAME = re.compile(r"`([a-z][a-z0-9_]*)`")
 _PASS = re.compile(r"\b([Pp])ass ((?:resume|force)=True)")
 _TWO_ENDS = re.compile(r"reads='([^']*):in', writes='([^']*):out'")
@@ -55,7 +65,10 @@ def message_of(error: BaseException, args: argparse.Namespace) -> str:
         lower = f"Lower --lr (it was {error.lr:g}), or look" if hasattr(args, "lr") else "Look"
         return f"{_one_line_of(error.found)} {lower} for outliers in the activations."
     own = {name: f"--{name.replace('_', '-')}" for name in vars(args)}
-    return translate(_one_line(error) or type(error).__name__, {**own, **ARGUMENTS})
+    # A command without the option has its own words for the argument, see `translated_errors`.
+    options = {*own.values(), *(["MODEL"] if "model" in own else [])}
+    known = {name: option for name, option in ARGUMENTS.items() if option.partition(" ")[0] in options}
+    return translate(_one_line(error) or type(error).__name__, {**own, **known})
 
 
 def translate(message: str, names: Mapping[str, str]) -> str:
@@ -68,6 +81,8 @@ def translate(message: str, names: Mapping[str, str]) -> str:
     message = _PASS.sub(lambda found: f"{'Add' if found[1] == 'P' else 'add'} {found[2]}", message)
     message = _SWITCH.sub(r"--\1", message)
     message = _TWO_ENDS.sub(r"'\1..\2'", message)
+    for form, words in _FORMS:
+        message = form.sub(words, message)
     return _NAME.sub(lambda found: names.get(found[1], found[0]), message)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparsedict import zoo
+from sparsedict.cli._errors import translate, translated_errors
 from sparsedict.cli._model import DTYPES, choose_device, load_config, load_model
 from sparsedict.cli._run_file import places_of_run, run_options
 from sparsedict.cli._sites import in_model_order, sites_of
@@ -62,7 +63,10 @@ class RunPart:
             try:
                 own = {NEURONS: site.neurons}
             except ValueError as error:
-                print(f"sparsedict: warning: the neurons of {name} are left out: {error}", file=sys.stderr)
+                print(
+                    f"sparsedict: warning: the neurons of {name} are left out: {translate(str(error), {})}",
+                    file=sys.stderr,
+                )
                 continue
             found |= own if isinstance(self.site, Site) else {name: own}
         return found
@@ -144,10 +148,16 @@ def _subfolder(name: str, sites: Collection[str]) -> str:
     return name if len(sites) > 1 else ""
 
 
-def dictionaries_of(folder: Path, sites: Sequence[str], device: Any) -> dict[str, dict[str, Any]]:
+def dictionaries_of(folder: Path, sites: Sequence[str], device: Any, option: str = "RUN") -> dict[str, dict[str, Any]]:
     """Loads the dictionaries of a finished run, for each site by their kind.
 
     The key of dictionaries that have all sites is empty.
+
+    Args:
+        folder: The folder of the run.
+        sites: Names of the sites.
+        device: Device of the dictionaries.
+        option: The option of the folder, for error messages.
 
     Raises:
         FileNotFoundError: If there are none.
@@ -157,9 +167,10 @@ def dictionaries_of(folder: Path, sites: Sequence[str], device: Any) -> dict[str
         place = folder / _subfolder(name, sites)
         kinds = [kind for kind in KINDS.values() if kind.is_joint is not bool(name)]
         files = {kind.name: place / kind.name for kind in kinds}
-        found[name] = {kind: load(at).to(device) for kind, at in files.items() if (at / DESCRIPTION).is_file()}
+        with translated_errors(path=option):
+            found[name] = {kind: load(at).to(device) for kind, at in files.items() if (at / DESCRIPTION).is_file()}
     if not any(found.values()):
-        raise FileNotFoundError(f"RUN must contain dictionaries, but {str(folder)!r} has none.")
+        raise FileNotFoundError(f"{option} must contain dictionaries, but {str(folder)!r} has none.")
     return found
 
 

@@ -72,7 +72,9 @@ def stabilities(
     loaded: FinishedRun, part: RunPart, others: Sequence[Path]
 ) -> dict[str, dict[str, Tensor | scores.LatentScores]]:
     """Returns the share of other runs in which each latent of a part of a run returns."""
-    runs: list[Mapping[str, Any]] = [dictionaries_of(other, list(loaded.sites), "cpu")[part.name] for other in others]
+    runs: list[Mapping[str, Any]] = [
+        dictionaries_of(other, list(loaded.sites), "cpu", "--stability")[part.name] for other in others
+    ]
     return {
         kind: {"stability": scores.stability(own, [run[kind] for run in runs]).value}
         for kind, own in part.dictionaries.items()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sparsedict.cli._errors import translate
 from sparsedict.cli._run_file import absolute_options
 from sparsedict.display import listed
 from sparsedict.pages import TokenStrings
@@ -87,6 +89,8 @@ def write_results(
     progress: bool = True,
 ) -> None:
     """Writes the results, then prints the table and the paths of all files."""
+    if isinstance(found, Mapping):
+        found = {name: replace(own, note=own.note and translate(own.note, {})) for name, own in found.items()}
     files = folder.finish(found, strings, progress=progress)
     print(files["table"].read_text(encoding="utf-8"))
     print(listed([(kind, str(path)) for kind, path in files.items()]))

@@ -11,6 +11,7 @@ from typing import Any
 from sparsedict import checks
 from sparsedict.cli._data_name import absolute_name, absolute_path
 from sparsedict.storage import StorageError, read_json
+from sparsedict.studies import RunFolder
 
 FILE = "run.json"
 DATA = ("--data", "--held-out")
@@ -87,13 +88,24 @@ def _run(folder: Path) -> dict[str, Any]:
         run = read_json(folder / FILE)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
-            f"RUN must be the folder of a finished run of `sparsedict demo` or `sparsedict train`, but "
-            f"{str(folder)!r} has no {FILE}."
+            "RUN must be the folder of a finished run of `sparsedict demo` or `sparsedict train`, but "
+            f"{str(folder)!r} has {_content(folder)}."
         ) from None
     options = run.get("options") if isinstance(run, dict) else None
     if not isinstance(options, dict) or options.get("command") not in ("demo", "train"):
         raise StorageError(f"{folder / FILE} must contain the options of a run.")
     return run
+
+
+def _content(folder: Path) -> str:
+    """Returns the content of a folder without a finished run, and the remedy."""
+    unfinished = RunFolder(folder, {})
+    remedies = []
+    if unfinished.was_started:
+        remedies.append("To finish it, repeat its command with --resume")
+    if (unfinished.earlier / FILE).is_file():
+        remedies.append(f"The earlier result is in {str(unfinished.earlier)!r}")
+    return ". ".join(["an unfinished run", *remedies]) if remedies else f"no {FILE}"
 
 
 def _places(options: Mapping[str, Any]) -> list[tuple[str, str]]:

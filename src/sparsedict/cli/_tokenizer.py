@@ -44,6 +44,13 @@ def load_tokenizer(name: str) -> Any | None:
         return None
 
 
+def set_mask_token(model: Any, tokenizer: Any | None) -> None:
+    """Gives a model the mask token of its tokenizer, which the loss of a masked language model needs."""
+    token = getattr(tokenizer, "mask_token_id", None)
+    if token is not None and getattr(model.config, "mask_token_id", None) is None:
+        model.config.mask_token_id = token
+
+
 def _tokenizer_files(name: str) -> list[str] | None:
     """Returns the files of the tokenizer of a model, or None if these are unknown, as without a network."""
     if Path(name).is_dir():

@@ -157,6 +157,7 @@ def _no_tokenizer(data: DataName) -> Callable[[str], list[int]]:
 def _for_options(message: str, data: DataName) -> str:
     """Replaces arguments in an error message of the library by options."""
     message = re.sub(r"`tokens\[(\d+)\]`", r"row \1", message)
+    message = re.sub(r"`tokens\['([^']*)'\]`", r"the value of '\1'", message)
     for name, option in (
         ("`text_column=`", "--column"),
         ("`text_column`", "--column"),

@@ -6,9 +6,11 @@ import argparse
 from typing import Any
 
 from sparsedict.analysis import diagnose
+from sparsedict.batches import names_of
+from sparsedict.cli._errors import translated_errors
 from sparsedict.cli._model import DTYPES, choose_device, load_config, load_model
 from sparsedict.cli._options import set_threads
-from sparsedict.cli._sites import sites_of
+from sparsedict.cli._sites import sites_of, warnings_of_sites
 from sparsedict.cli._tokenizer import load_tokenizer
 from sparsedict.cli._tokens import Corpus
 from sparsedict.cli._train_options import CONTEXT
@@ -27,7 +29,8 @@ def run(args: argparse.Namespace) -> None:
     rows = tokens_of(args, config, load_tokenizer(args.model))
     dictionary = _dictionary(args, device)
     model = load_model(args.model, device=device, dtype=DTYPES[args.dtype], progress=not args.quiet)
-    sites = sites_of(model, args.site, args.exclude_tokens)
+    with warnings_of_sites(set()):
+        sites = sites_of(model, args.site, args.exclude_tokens)
     if dictionary is not None and len(sites) > 1:
         raise ValueError(f"--site must name one MLP with --dictionary, got {len(sites)}: {', '.join(sites)}.")
     batch_size = max(1, 2048 // rows.shape[1])
@@ -62,7 +65,23 @@ def tokens_of(args: argparse.Namespace, config: Any, tokenizer: Any) -> Any:
 
 
 def _dictionary(args: argparse.Namespace, device: Any) -> Dictionary | None:
-    return None if args.dictionary is None else load(args.dictionary, device=device)
+    """Returns the dictionary of the options.
+
+    Raises:
+        ValueError: If it can't be loaded, or isn't a dictionary of one MLP.
+    """
+    if args.dictionary is None:
+        return None
+    with translated_errors(path="--dictionary"):
+        dictionary = load(args.dictionary, device=device)
+    points = dict.fromkeys((*names_of(dictionary.reads), *names_of(dictionary.writes)))
+    others = [point for point in points if point not in ("inputs", "outputs")]
+    if others:
+        raise ValueError(
+            "--dictionary must be a distiller or an autoencoder of the inputs and outputs of one MLP, got a "
+            f"{type(dictionary).__name__} of {', '.join(map(repr, others))}."
+        )
+    return dictionary
 
 
 def stop_message(args: argparse.Namespace) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsedict import circuits, pages
-from sparsedict.cli._errors import translated_errors
+from sparsedict.cli._errors import translate, translated_errors
 from sparsedict.cli._finished_run import NEURONS, FinishedRun, finished_run, tokenizer_of
 from sparsedict.cli._options import set_threads
 from sparsedict.cli._run_file import run_options
@@ -95,7 +95,7 @@ def parts_of(loaded: FinishedRun, *, others: str) -> tuple[Sites, dict[str, Any]
             try:
                 found[name] = site.neurons
             except ValueError as error:
-                print(f"sparsedict: warning: {name} has error terms only: {error}", file=sys.stderr)
+                print(f"sparsedict: warning: {name} has error terms only: {translate(str(error), {})}", file=sys.stderr)
     return sites, found
 
 

@@ -25,7 +25,7 @@ from sparsedict.cli._run import (
     write_results,
 )
 from sparsedict.cli._sites import in_model_order, n_neurons, sites_of, warnings_of_sites
-from sparsedict.cli._tokenizer import load_tokenizer, special_tokens
+from sparsedict.cli._tokenizer import load_tokenizer, set_mask_token, special_tokens
 from sparsedict.cli._tokens import Corpus, held_out_rows
 from sparsedict.cli._train_options import CONTEXT, L1_COEFFICIENT, K
 from sparsedict.cli._vocabulary import vocabulary
@@ -93,6 +93,7 @@ def _train(args: argparse.Namespace, recipes: Mapping[str, Recipe], folder: RunF
             _n_latents(args, sites_of(bare, args.site, excluded), is_loaded=False)
     train, held_out = tokens_of(args, config, tokenizer)
     model = load_model(args.model, device=device, dtype=DTYPES[args.dtype], progress=not args.quiet)
+    set_mask_token(model, tokenizer)
     with warnings_of_sites(seen):
         sites = sites_of(model, args.site, excluded)
         # The latents of a cross-layer dictionary write to later layers.

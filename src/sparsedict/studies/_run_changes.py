@@ -22,9 +22,12 @@ def changes(run: Mapping[str, Any], options: Mapping[str, Any], folder: Path) ->
     is_known = isinstance(recorded, str)
     # Earlier versions didn't record the folder of relative paths.
     folders = [recorded] if is_known else [os.curdir, str(folder.absolute().parent)]
+    names = list(dict.fromkeys((*before, *options)))
+    if {"command"} <= before.keys() & options.keys() and before["command"] != options["command"]:
+        names = ["command"]  # other commands have other options
     return [
         f"{name} was {_shown(before.get(name))} and is {_shown(options.get(name))}"
-        for name in {**before, **options}
+        for name in names
         if not _same(before.get(name), options.get(name), folders, is_known=is_known)
     ]
 

@@ -115,6 +115,16 @@ class RunFolder:
         folder = self.checkpoints
         return folder.is_dir() and any(_STEP.fullmatch(item.name) for item in folder.iterdir())
 
+    @property
+    def was_started(self) -> bool:
+        """Whether the folder contains a started run without a complete result."""
+        return (self.checkpoints / RUN).is_file() or self.was_stopped
+
+    @property
+    def earlier(self) -> Path:
+        """The folder of an earlier result while a run that replaces it isn't complete."""
+        return self.path / REPLACED
+
     def __enter__(self) -> RunFolder:
         folder = self.path
         for place in (folder, *folder.parents):
@@ -146,7 +156,7 @@ class RunFolder:
     ) -> None:
         if not self.was_stopped and not has_result(self.path):
             # The run had no effect, so the earlier state is restored.
-            if self._is_ours():
+            if self.was_started:
                 self._discard_run()
             restore(self.path)
         if self._lock is not None:
@@ -167,7 +177,7 @@ class RunFolder:
                 return True
             if not self._force and not self.was_stopped:
                 raise self._other(f"the finished run in {self.path}", changes)
-        if (self.was_stopped or (self.path / REPLACED).exists()) and not (self._force and not self._resume):
+        if (self.was_stopped or self.earlier.exists()) and not (self._force and not self._resume):
             if not self._resume:
                 raise FileExistsError(
                     f"`path` must be a new or empty folder, but {self.path} contains an interrupted run. Pass "
@@ -185,7 +195,7 @@ class RunFolder:
         discard_scratch(self.path)
         goes_on = self._resume and self.was_stopped
         if not goes_on:
-            if self._is_ours():
+            if self.was_started:
                 self._discard_run()
             self.checkpoints.mkdir(exist_ok=True)
             content = json.dumps(finite(self._run()), indent=1, allow_nan=False)
@@ -222,7 +232,7 @@ class RunFolder:
 
     def discard_leftovers(self) -> None:
         """Removes the checkpoints of a run with a complete result."""
-        if has_result(self.path) and self._is_ours():
+        if has_result(self.path) and self.was_started:
             self._discard_checkpoints()
 
     def _discard_run(self) -> None:
@@ -239,8 +249,7 @@ class RunFolder:
             self.checkpoints.rmdir()
 
     def _earlier(self) -> str:
-        aside = self.path / REPLACED
-        return f" The earlier result is in {aside}." if aside.exists() else ""
+        return f" The earlier result is in {self.earlier}." if self.earlier.exists() else ""
 
     def _check_contents(self) -> None:
         if self._force:
@@ -250,7 +259,7 @@ class RunFolder:
                 f"`path` must be a new or empty folder, but {self.path} contains a finished result. Choose another "
                 "folder, or pass force=True to replace that result."
             )
-        ours = (CHECKPOINTS, METRICS, TENSORBOARD) if self._is_ours() else ()
+        ours = (CHECKPOINTS, METRICS, TENSORBOARD) if self.was_started else ()
         names = other_things(self.path, (LOCK, REPLACED, *ours))
         if names:
             raise FileExistsError(
@@ -260,10 +269,6 @@ class RunFolder:
 
     def _run(self) -> dict[str, Any]:
         return {"made_by": "sparsedict", "id": self.id, "working_directory": os.getcwd(), "options": self.options}
-
-    def _is_ours(self) -> bool:
-        """Returns whether the folder contains a started run."""
-        return (self.checkpoints / RUN).is_file() or self.was_stopped
 
     def _changes(self, run: Mapping[str, Any]) -> list[str]:
         return changes(run, self.options, self.path)
