@@ -105,7 +105,7 @@ def test_latent_targets_without_a_column_of_their_own(sites, dictionaries) -> No
         (Logit(3, 7), ValueError, "`position` must be from -7 to 6 for this prompt of 7 tokens, got 7"),
         (LogitDifference(3, 60), ValueError, "`other` must be an id from 0 to 49"),
         (Latent("9", 0), ValueError, "`layer` must be a site with a dictionary, any of"),
-        (Latent("0", 47_000), ValueError, "`latent` must be active at position 6"),
+        (Latent("0", 47_000), ValueError, "`latent` must be from 0 to 47 in '0', got 47000"),
     ],
 )
 @pytest.mark.as_installed

@@ -12,6 +12,7 @@ import sparsedict as sd
 from circuits._models import all_sites, assert_complete, randomised, transcoders
 from pairs import pairwise
 from sites import _models
+from sparsedict.pages.exports import graph_content
 
 DOUBLE = torch.float64
 ACTIVATIONS = [
@@ -207,11 +208,42 @@ def test_several_dictionaries_on_some_sites() -> None:
     _, sites = model_and_sites()
     made = transcoders(sites, DOUBLE)
     graph = checked_graph(sites, {"1": [made["1"], made["0"]]})
-    assert {node.layer for node in graph.nodes if node.kind == "latent"} == {1}
+    latents = [node for node in graph.nodes if node.kind == "latent"]
+    assert {node.layer for node in latents} == {1}
+    assert {node.dictionary for node in latents} == {0, 1}
+    assert len({(node.position, node.latent) for node in latents}) < len(latents)  # Both have some latents.
+    assert len({(node.label, node.position) for node in latents}) == len(latents)
+    everywhere = graph.check(nodes=graph.of_kind("latent").tolist())
+    torch.testing.assert_close(everywhere.predicted, everywhere.frozen, atol=1e-9, rtol=1e-7)
+    cosines = graph.neuron_cosines()
+    neurons = torch.nn.functional.normalize(sites["1"].neurons.decoder, dim=-1)
+    for node, cosine in zip(graph.nodes, cosines, strict=True):
+        if node.kind == "latent":
+            row = made[("1", "0")[node.dictionary]].decoder.detach()[node.latent]
+            torch.testing.assert_close(cosine, (neurons @ row).max() / row.norm())
+    for number, message in ((None, "since 2 dictionaries read '1', got None"), (2, "from 0 to 1 in '1', got 2")):
+        target = sd.circuits.Latent("1", latents[0].latent, latents[0].position, dictionary=number)
+        with pytest.raises(ValueError, match=f"`dictionary` must be.*{message}"):
+            sd.circuits.attribute(sites, {"1": [made["1"], made["0"]]}, _models.tokens(1), targets=target)
+    with pytest.raises(ValueError, match="`graph` must have one dictionary in the layer '1'"):
+        graph_content(graph)
     # A site without a dictionary is an error term as a whole.
     written = sites.capture(_models.tokens(1))["2.outputs"][0].norm(dim=-1)
     errors = [i for i, node in enumerate(graph.nodes) if node.kind == "error" and node.layer == 2]
     torch.testing.assert_close(graph.values[errors], written)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_latents_of_several_dictionaries_as_targets(number: int) -> None:
+    _, sites = model_and_sites()
+    made = transcoders(sites, DOUBLE)
+    given = {"1": [made["1"], made["0"]]}
+    latents = made[("1", "0")[number]].encode(sites.capture(_models.tokens(1))["1.inputs"][0, -1])
+    latent = int(latents.argmax())
+    target = sd.circuits.Latent("1", latent, dictionary=number)
+    graph = sd.circuits.attribute(sites, given, _models.tokens(1), targets=target, check=0)
+    assert (graph.nodes[-1].latent, graph.nodes[-1].dictionary) == (latent, number)
+    torch.testing.assert_close(graph.values[-1], latents[latent])
 
 
 def test_excluded_positions() -> None:

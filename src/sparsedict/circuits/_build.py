@@ -117,11 +117,7 @@ def _sources(prompt: Prompt, columns: Columns, expansion: Expansion, labels: lis
     for layer, name in enumerate(prompt.names):
         of_layer = (columns.sites == layer).nonzero().flatten()
         for column in of_layer[own[of_layer]].tolist():
-            latent, position = int(columns.latents[column]), int(columns.positions[column])
-            unit = prompt.units[int(columns.units[column])]
-            label = unit.label(latent, name)
-            whole = unit.dictionary_latent(latent)
-            node = Node("latent", layer, position, latent, label, is_neuron=unit.are_neurons, dictionary_latent=whole)
+            node = prompt.node_of("latent", int(columns.units[column]), int(columns.local[column]))
             found.add(node, torch.tensor([column], device="cpu"))
         begin = columns.errors.start + layer * n
         errors = torch.arange(begin, begin + n, device="cpu")
@@ -162,10 +158,4 @@ def _target_values(prompt: Prompt, targets: Sequence[ResolvedTarget]) -> Tensor:
 def _target(prompt: Prompt, target: ResolvedTarget) -> Node:
     if target.latent is None:
         return Node("target", None, target.position, None, target.label, target.token, target.probability)
-    own = prompt.units[target.latent[0]]
-    latent = int(own.latents[target.latent[1]])
-    layer = prompt.layer_of(own, target.latent[1])
-    whole = own.dictionary_latent(latent)
-    return Node(
-        "target", layer, target.position, latent, target.label, is_neuron=own.are_neurons, dictionary_latent=whole
-    )
+    return prompt.node_of("target", *target.latent, target.label)

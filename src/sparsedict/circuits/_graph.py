@@ -96,12 +96,18 @@ class AttributionGraph(Displayed):
         return torch.tensor([node.kind in kinds for node in self.nodes], dtype=torch.bool, device="cpu")
 
     def dictionary_latents(self, layer: int) -> dict[int, int | None]:
-        """Returns the index of each latent of a layer in its whole dictionary, see `Node.dictionary_latent`."""
-        return {
-            node.latent: node.dictionary_latent
-            for node in self.nodes
-            if node.layer == layer and node.latent is not None
-        }
+        """Returns the index of each latent of a layer in its whole dictionary, see `Node.dictionary_latent`.
+
+        Raises:
+            ValueError: If several dictionaries read the layer, so that an index stands for several latents.
+        """
+        nodes = [node for node in self.nodes if node.layer == layer]
+        if any(node.dictionary for node in nodes):
+            raise ValueError(
+                f"`graph` must have one dictionary in the layer {self.layers[layer]!r}, since latents are identified "
+                "by their layers and indices, but several dictionaries read it. Attribute with one of them."
+            )
+        return {node.latent: node.dictionary_latent for node in nodes if node.latent is not None}
 
     @property
     def targets(self) -> Int[Tensor, " n_targets"]:

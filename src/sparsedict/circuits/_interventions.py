@@ -42,7 +42,7 @@ class Interventions:
         expanded: Columns of the latents that are nodes of the whole graph.
         targets: The targets.
         memory: Number of bytes for the activations of the copies of the prompt in one forward pass.
-        places: Column of a latent's node by its layer, position and index.
+        places: Column of a latent's node by its layer, position, index and number of the dictionary.
     """
 
     prompt: Prompt
@@ -50,14 +50,17 @@ class Interventions:
     expanded: Tensor
     targets: Sequence[ResolvedTarget]
     memory: int
-    places: dict[tuple[int, int, int], int] = field(init=False)
+    places: dict[tuple[int, int, int, int], int] = field(init=False)
 
     def __post_init__(self) -> None:
-        columns = self.columns
+        columns, own = self.columns, self.expanded
+        sites, units = columns.sites[own].tolist(), columns.units[own].tolist()
+        reading = [self.prompt.reading(name) for name in self.prompt.names]
         keys = zip(
-            columns.sites[self.expanded].tolist(),
-            columns.positions[self.expanded].tolist(),
-            columns.latents[self.expanded].tolist(),
+            sites,
+            columns.positions[own].tolist(),
+            columns.latents[own].tolist(),
+            (reading[site].index(unit) for site, unit in zip(sites, units, strict=True)),
             strict=True,
         )
         self.places = dict(zip(keys, range(len(self.expanded)), strict=True))
@@ -135,7 +138,7 @@ class Interventions:
         assert node.layer is not None
         assert node.position is not None
         assert node.latent is not None
-        return self.places[node.layer, node.position, node.latent]
+        return self.places[node.layer, node.position, node.latent, node.dictionary]
 
     def _values(self, pass_: Pass, frozen: bool) -> Tensor:
         """Returns the targets in each copy, ``[n_copies, n_targets]``."""

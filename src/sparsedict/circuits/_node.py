@@ -28,6 +28,8 @@ class Node:
         dictionary_latent: Index of the latent in the dictionary that `attribute` received, as in the records of
             `sparsedict.analysis.collect`. It differs from ``latent`` for dictionaries that read several layers; None
             if it is unknown.
+        dictionary: Number of the latent's dictionary among those that read its layer, in the order in which `attribute`
+            received them; 0 if there is only one.
     """
 
     kind: Kind
@@ -39,3 +41,4 @@ class Node:
     probability: float | None = None
     is_neuron: bool = False
     dictionary_latent: int | None = None
+    dictionary: int = 0

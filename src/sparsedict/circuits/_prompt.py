@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparsedict.adapters import Adapter
 from sparsedict.circuits._affine import Affinity, measure_affinity, not_affine
 from sparsedict.circuits._cut import CutModel, Pass
+from sparsedict.circuits._node import Kind, Node
 from sparsedict.circuits._units import Units
 from sparsedict.dictionaries import Dictionary
 from sparsedict.sites import ResolvedDictionary, Sites
@@ -105,6 +106,38 @@ class Prompt:
                 "Choose an activation that selects within each layer, such as sd.PerLayer(sd.TopK(k))."
             )
         return units
+
+    def reading(self, layer: str) -> list[int]:
+        """Returns the indices of the dictionaries that read a layer."""
+        return [index for index, own in enumerate(self.units) if layer in own.reads]
+
+    def node_of(self, kind: Kind, unit: int, local: int, label: str | None = None) -> Node:
+        """Returns the node of an active latent of a dictionary.
+
+        Args:
+            kind: Kind of the node.
+            unit: Index of the dictionary.
+            local: Index of the latent among the active latents of the dictionary.
+            label: Text of the node. By default the index of the latent, its layer, and its dictionary if several
+                dictionaries read the layer.
+        """
+        own = self.units[unit]
+        latent, position, layer = int(own.latents[local]), int(own.positions[local]), self.layer_of(own, local)
+        whole = own.dictionary_latent(latent)
+        text = self.label(unit, latent, self.names[layer]) if label is None else label
+        number = self.reading(self.names[layer]).index(unit)
+        return Node(
+            *(kind, layer, position, latent, text),
+            is_neuron=own.are_neurons,
+            dictionary_latent=whole,
+            dictionary=number,
+        )
+
+    def label(self, unit: int, latent: int, layer: str) -> str:
+        """Returns the text of a latent that reads a layer."""
+        own, among = self.units[unit], self.reading(layer)
+        text = f"{'neuron' if own.are_neurons else 'latent'} {latent} of {layer}"
+        return text if len(among) == 1 else f"{text}, dictionary {among.index(unit)}"
 
     def layer_of(self, units: Units, local: int) -> int:
         """Returns the index of the layer of an active latent: the site that it reads."""

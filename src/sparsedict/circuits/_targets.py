@@ -136,32 +136,50 @@ class Latent(Target):
 
     Args:
         layer: Name of the site that the latent reads.
-        latent: Index of the latent in its dictionary.
+        latent: Index of the latent among those of its dictionary that read the site, as `Node.latent`.
         position: Position; negative from the end.
+        dictionary: Number of the dictionary among those that read the site, as `Node.dictionary`. It must be given if
+            there are several.
     """
 
     layer: str
     latent: int
     position: int = -1
+    dictionary: int | None = None
 
     def resolve(self, prompt: Prompt, text: Texts) -> Iterator[ResolvedTarget]:
         position = _position(prompt, self.position)
         latent = checks.at_least("latent", self.latent, 0)
-        owners = [(i, own) for i, own in enumerate(prompt.units) if self.layer in own.reads]
+        owners = prompt.reading(self.layer)
         if not owners:
             raise ValueError(
                 f"`layer` must be a site with a dictionary, any of "
                 f"{[name for own in prompt.units for name in own.reads]}, got {self.layer!r}."
             )
-        for index, own in owners:
-            found = ((own.latents == latent) & (own.positions == position)).nonzero().flatten().tolist()
-            if found:
-                yield ResolvedTarget(own.label(latent, self.layer), position, 1.0, latent=(index, found[0]))
+        index = owners[self._number(len(owners))]
+        own, layer = prompt.units[index], prompt.names.index(self.layer)
+        n_latents = own.adapter.n_latents
+        if n_latents is not None and latent >= n_latents:
+            raise ValueError(f"`latent` must be from 0 to {n_latents - 1} in {self.layer!r}, got {latent}.")
+        for place in ((own.latents == latent) & (own.positions == position)).nonzero().flatten().tolist():
+            if prompt.layer_of(own, place) == layer:
+                label = prompt.label(index, latent, self.layer)
+                yield ResolvedTarget(label, position, 1.0, latent=(index, place))
                 return
         raise ValueError(
             f"`latent` must be active at position {position} of the prompt, but latent {latent} of {self.layer!r} is "
             "zero there."
         )
+
+    def _number(self, n: int) -> int:
+        if self.dictionary is None and n > 1:
+            raise ValueError(
+                f"`dictionary` must be from 0 to {n - 1}, since {n} dictionaries read {self.layer!r}, got None."
+            )
+        number = checks.at_least("dictionary", 0 if self.dictionary is None else self.dictionary, 0)
+        if number >= n:
+            raise ValueError(f"`dictionary` must be from 0 to {n - 1} in {self.layer!r}, got {number}.")
+        return number
 
 
 def resolve_targets(prompt: Prompt, targets: Any, text: Texts) -> list[ResolvedTarget]:

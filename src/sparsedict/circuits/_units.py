@@ -67,10 +67,6 @@ class Units:
         """Returns the index of a latent in the dictionary of the key; None if it is unknown."""
         return None if self.first_latent is None else self.first_latent + latent
 
-    def label(self, latent: int, layer: str) -> str:
-        """Returns the text of a latent that reads a layer."""
-        return f"{'neuron' if self.are_neurons else 'latent'} {latent} of {layer}"
-
     def __len__(self) -> int:
         return len(self.values)
 

@@ -66,7 +66,8 @@ def write_circuit_tracer_graph(
     Raises:
         FileExistsError: If the folder isn't empty.
         TypeError: If an argument has the wrong type.
-        ValueError: If ``slug`` isn't such a name, or ``records`` has a layer that the graph doesn't have.
+        ValueError: If ``slug`` isn't such a name, several dictionaries read one layer, or ``records`` has a layer that
+            the graph doesn't have.
     """
     if not isinstance(slug, str) or not _SLUG.fullmatch(slug) or slug == "graph-metadata":
         raise ValueError(
@@ -132,6 +133,8 @@ def graph_content(
         ['2_5_2']
     """
     _check_graph(graph)
+    for layer in range(len(graph.layers)):
+        graph.dictionary_latents(layer)  # The identifiers require one dictionary per layer.
     strings = None if strings is None else strings_of("strings", strings)
     influence = dict(zip(map(id, graph.nodes), cumulative(graph.influence).tolist(), strict=True))
     pruned = graph if graph.is_pruned else graph.pruned(node, edge)

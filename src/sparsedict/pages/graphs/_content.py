@@ -46,6 +46,7 @@ def content(graph: AttributionGraph, strings: TokenStrings | None, title: str, n
     index = {id(one): place for place, one in enumerate(graph.nodes)}
     scores = graph.influence[[index[id(one)] for one in own.nodes]]
     columns = [numbers(own.values), numbers(scores), numbers(own.weights), numbers(before)]
+    several = {one.layer for one in graph.nodes if one.dictionary}
     texts = list(graph.token_texts) if strings is None else strings(graph.tokens.tolist())
     return {
         "title": title,
@@ -56,6 +57,7 @@ def content(graph: AttributionGraph, strings: TokenStrings | None, title: str, n
             [
                 *(one.kind, one.layer, one.position, one.latent, int(one.is_neuron)),
                 *(_label(one, strings), one.probability, *values),
+                one.dictionary if one.layer in several else None,
             ]
             for one, *values in zip(own.nodes, *columns, strict=True)
         ],

@@ -20,8 +20,8 @@ function shortNames(names) {
 class Graph {
   constructor(data) {
     Object.assign(this, data);
-    this.nodes = data.nodes.map(([kind, layer, position, latent, isNeuron, label, probability, value, influence, weight, before], index) =>
-      ({ index, kind, layer, position, latent, unit: isNeuron ? "neuron" : "latent", label, probability, value, influence, weight, before }));
+    this.nodes = data.nodes.map(([kind, layer, position, latent, isNeuron, label, probability, value, influence, weight, before, dictionary], index) =>
+      ({ index, kind, layer, position, latent, unit: isNeuron ? "neuron" : "latent", label, probability, value, influence, weight, before, dictionary }));
     this.shortLayers = shortNames(this.layers);
     this.units = ["latent", "neuron"].filter((unit) => this.nodes.some((own) => own.kind === "latent" && own.unit === unit));
     const n = data.edges.reduce((sum, [, pairs]) => sum + pairs.length / 2, 0);
@@ -100,8 +100,8 @@ class Graph {
   }
 
   short(own) {
-    const { kind, latent, unit, label, position, probability } = own;
-    if (kind === "latent") return `${unit} ${latent}`;
+    const { kind, latent, unit, label, position, probability, dictionary } = own;
+    if (kind === "latent") return `${unit} ${latent}${dictionary === null ? "" : ` of dictionary ${dictionary}`}`;
     if (kind === "error") return "error term";
     if (kind === "token") return position === null ? label : `token “${label}”`;
     if (kind === "rest") return `remaining ${this.units.map((unit) => `${unit}s`).join(", ")} and errors`;
