@@ -97,3 +97,33 @@ def test_an_array_is_no_name() -> None:
         sd.JumpReLU(learns=array)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"`mix` must be one of 'tokens', 'sequences', got tensor"):
         sd.ActivationStream({}, TOKENS, mix=array)  # pyright: ignore[reportArgumentType]
+
+
+def test_resuming_without_a_checkpoint_is_an_error() -> None:
+    site = sd.Site(sd.zoo.load_model(), "transformer.h.0.mlp")
+    x = torch.randn(32, site.d_in)
+    sae = sd.SparseAutoencoder(site.d_in, 8, activation=sd.TopK(2), decoder_norm=sd.UnitNorm())
+    message = "`checkpoint` must be the folder of the run to resume if `resume` is True, got None"
+    with pytest.raises(ValueError, match=message):
+        sd.analysis.collect(site, {"a": site.neurons}, torch.ones(1, 4).long(), resume=True)
+    with pytest.raises(ValueError, match=message):
+        sd.fit(sae, x, n_tokens=32, batch_size=16, resume=True)
+
+
+def test_a_folder_or_a_missing_file_is_named(tmp_path: Path) -> None:
+    found = ratings.Ratings((ratings.Rating("anna", "sae", 0, 3),))
+    for what, write in (
+        ("a JSON file", lambda path: ratings.write(found, path)),
+        ("a Parquet file", lambda path: sd.pages.exports.write_parquet(path, {})),
+    ):
+        with pytest.raises(IsADirectoryError, match=rf"`path` must be {what}, but .* is a folder. Add the name of a"):
+            write(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"`path` must be a folder of records that `save` wrote, but .*nowhere"):
+        sd.analysis.LatentRecords.load(tmp_path / "nowhere")
+
+
+def test_scores_that_ask_no_language_model_have_no_plan() -> None:
+    text = scores.TokenLatents.from_dense(torch.rand(4, 4, 1), torch.ones(4, 4).long())
+    given = scores.LatentScores("mine", torch.ones(1), torch.zeros(1))
+    with pytest.raises(TypeError, match=r"`scores` must be scores by a language model, .*, got LatentScores"):
+        scores.plan(text, given)  # type: ignore[arg-type]

@@ -78,8 +78,8 @@ def collect(
 
     Raises:
         TypeError: If ``dictionaries`` isn't a mapping.
-        ValueError: If the tokens aren't token ids, a dictionary's points are unknown, latents aren't finite, or the
-            checkpoint belongs to other arguments.
+        ValueError: If the tokens aren't token ids, a dictionary's points are unknown, latents aren't finite, the
+            checkpoint belongs to other arguments, or ``resume`` is True without ``checkpoint``.
         FileExistsError: If there is a checkpoint and ``resume`` is False.
 
     Example:
@@ -102,7 +102,7 @@ def collect(
     )
     n_tokens = None if n_tokens is None else checks.at_least("n_tokens", n_tokens, 1)
     run = _Pass(resolved, amounts, checks.at_least("seed", seed, 0), n_tokens)
-    folder = None
+    resume, folder = checks.resumed(resume, checkpoint), None
     if checkpoint is not None:
         settings = {**asdict(amounts), "seed": seed, "batch_size": batch_size, "dictionaries": _fingerprints(resolved)}
         every = checks.interval("checkpoint_every", checkpoint_every, "tokens")

@@ -219,7 +219,10 @@ class LatentRecords(Displayed):
             FileNotFoundError: If there are no records.
             StorageError: If a file is damaged or holds something else.
         """
-        settings, state = read_checkpoint(checks.path("path", path))
+        path = checks.path("path", path)
+        if not (path / CHECKPOINT).exists():
+            raise FileNotFoundError(f"`path` must be a folder of records that `save` wrote, but {path} has none.")
+        settings, state = read_checkpoint(path)
         if settings.get("kind") != KIND:
             raise StorageError(f"{path} must hold latent records, got a checkpoint of a run.")
         nested = {"histograms": Histograms, "top": ExampleTable, "quantiles": ExampleTable, "partners": Partners}

@@ -13,7 +13,19 @@ from sparsedict.checks._numbers import (
     set_boolean,
     set_in_range,
 )
-from sparsedict.checks._objects import function, instance, instance_hint, items, mapping, one_of, part, path, unwrapped
+from sparsedict.checks._objects import (
+    file_path,
+    function,
+    instance,
+    instance_hint,
+    items,
+    mapping,
+    one_of,
+    part,
+    path,
+    resumed,
+    unwrapped,
+)
 from sparsedict.checks._tensors import (
     activations,
     dense,
@@ -36,6 +48,7 @@ __all__ = [
     "at_least",
     "boolean",
     "dense",
+    "file_path",
     "finite",
     "from_numpy",
     "in_range",
@@ -50,6 +63,7 @@ __all__ = [
     "part",
     "path",
     "renamed",
+    "resumed",
     "rows",
     "same_shape",
     "set_at_least",

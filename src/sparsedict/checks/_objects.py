@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedict.checks._numbers import boolean
+
 
 def instance(name: str, value: object, kind: type | UnionType, what: str) -> None:
     """Raises ``TypeError`` if ``value`` isn't an instance of ``kind``.
@@ -88,6 +90,31 @@ def path(name: str, value: str | os.PathLike[str], what: str = "a path") -> Path
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise TypeError(f"`{name}` must be {what}, as text or a pathlib.Path, got {value!r:.80}.")
     return Path(value)
+
+
+def file_path(name: str, value: str | os.PathLike[str], what: str) -> Path:
+    """Returns the path of a file to write.
+
+    Args:
+        name: Name of the argument.
+        value: The path.
+        what: Kind of the file, for the message.
+
+    Raises:
+        IsADirectoryError: If the path is a folder.
+    """
+    found = path(name, value)
+    if found.is_dir():
+        raise IsADirectoryError(f"`{name}` must be {what}, but {found} is a folder. Add the name of a file.")
+    return found
+
+
+def resumed(resume: object, checkpoint: object) -> bool:
+    """Returns ``resume`` if it is a boolean, and there is a folder to resume from where it is True."""
+    found = boolean("resume", resume)
+    if found and checkpoint is None:
+        raise ValueError("`checkpoint` must be the folder of the run to resume if `resume` is True, got None.")
+    return found
 
 
 def part(name: str, value: object, kind: type, example: str) -> None:

@@ -28,6 +28,11 @@ async function show() {
   app.list?.close();
   app.list = null;
   tip("");
+  if (state.problem) {
+    document.title = manifest.title;
+    frame(state, el("p", { role: "alert" }, state.problem));
+    return;
+  }
   try {
     const table = await sparsedict.load(`${number}/table`);
     table.latent ??= Array.from({ length: dictionary.n }, (_, index) => index);
@@ -52,7 +57,6 @@ function showList(state, dictionary, table, before) {
 }
 
 async function showLatent(state, dictionary, table, number) {
-  if (state.latent >= dictionary.n) throw new Error(`${dictionary.name} has no latent ${state.latent}`);
   const shard = Math.floor(state.latent / dictionary.per_shard);
   const found = await sparsedict.load(`${number}/${shard}`);
   if (app.state !== state) return;

@@ -46,6 +46,7 @@ class State {
   constructor(name, latent = null, parameters = new URLSearchParams()) {
     this.name = name;
     this.latent = latent;
+    this.problem = null;
     this.q = parameters.get("q") ?? "";
     this.type = parameters.get("type") ?? "";
     this.layer = parameters.get("layer") ?? "";
@@ -58,11 +59,16 @@ class State {
     }
   }
 
+  // The state of an address. One that names nothing has a problem, and the list of a dictionary.
   static read(hash, dictionaries) {
     const [path, query] = hash.replace(/^#\/?/, "").split("?");
     const [name, latent] = path.split("/").map((part) => { try { return decodeURIComponent(part); } catch { return part; } });
-    const known = dictionaries.some((own) => own.name === name) ? name : dictionaries[0].name;
-    return new State(known, /^\d+$/.test(latent ?? "") ? Number(latent) : null, new URLSearchParams(query ?? ""));
+    const found = dictionaries.find((own) => own.name === name), dictionary = found ?? dictionaries[0];
+    const exists = (found || !name) && /^\d+$/.test(latent ?? "") && Number(latent) < dictionary.n;
+    const state = new State(dictionary.name, exists ? Number(latent) : null, new URLSearchParams(query ?? ""));
+    if (!found && name) state.problem = `There is no dictionary ${name}. Choose one above.`;
+    else if (!exists && latent) state.problem = `There is no ${dictionary.unit} ${latent}. ${dictionary.name} has the ${dictionary.units} 0 to ${dictionary.n - 1}.`;
+    return state;
   }
 
   with(changes) {

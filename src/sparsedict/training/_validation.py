@@ -20,8 +20,7 @@ def check_checkpoint(checkpoint: Any, every: Any, keep: Any, resume: bool) -> No
     if checkpoint is not None:
         checks.path("checkpoint", checkpoint, "the path of a folder")
         return
-    if resume:
-        raise ValueError("`checkpoint` must be the folder of the run to resume if `resume` is True, got None.")
+    checks.resumed(resume, checkpoint)
     for name, value in (("checkpoint_every", every), ("checkpoint_keep", keep)):
         if value is not None:
             raise ValueError(

@@ -116,7 +116,7 @@ def test_damaged_keys_are_errors(tmp_path: Path, change: dict[str, Any], message
 
 
 def test_missing_files_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
+    with pytest.raises(FileNotFoundError, match=r"`paths` must be files of ratings, but .*nowhere\.json"):
         read(tmp_path / "nowhere.json")
     with pytest.raises(ValueError, match="`paths` must name at least one file"):
         read()

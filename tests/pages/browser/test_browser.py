@@ -265,6 +265,26 @@ def test_scores_named_as_other_columns_raise(tmp_path: Path, name: str) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("#/neurons/99999", "There is no neuron 99999. neurons has the neurons 0 to 23."),
+        ("#/neurons/abc", "There is no neuron abc. neurons has the neurons 0 to 23."),
+        ("#/nope", "There is no dictionary nope. Choose one above."),
+        ("#/nope/3", "There is no dictionary nope. Choose one above."),
+    ],
+)
+def test_an_address_of_nothing_says_so(page: Any, address: str, message: str) -> None:
+    page.evaluate(f"location.hash = '{address}'")
+    page.wait_for_selector("[role=alert]")
+    assert page.inner_text("[role=alert]") == message
+    for key in ("j", "/", "Escape"):
+        page.keyboard.press(key)
+    page.keyboard.press("2")
+    page.wait_for_selector(ROWS)
+    assert page.inner_text("[aria-current]").startswith("neurons")
+
+
 def test_a_missing_file_is_said(browser: Any, folder: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -310,3 +310,10 @@ def test_unknown_layers_and_names_are_errors(records: LatentRecords, tmp_path: P
         write_circuit_tracer(tmp_path / "f", {0: records}, transcoder_id="t", latents={1: [0]})
     with pytest.raises(ValueError, match="`effects` must have names of `records`, got 'x'"):
         exports.write_parquet(tmp_path / "f.parquet", {"sae": records}, effects={"x": effects()})
+
+
+@pytest.mark.as_installed
+def test_keys_that_are_no_layers_are_named(records: LatentRecords, tmp_path: Path) -> None:
+    for key in ("2", -1):
+        with pytest.raises((TypeError, ValueError), match=f"must map numbers of layers, .*, got the key {key!r}"):
+            write_circuit_tracer(tmp_path / "f", {key: records}, transcoder_id="t")  # type: ignore[dict-item]

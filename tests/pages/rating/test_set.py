@@ -11,7 +11,7 @@ import torch
 
 import sparsedict as sd
 from sparsedict.pages import rating
-from sparsedict.pages.rating import rating_set
+from sparsedict.pages.rating import rating_set, write_page
 
 from ._made import KINDS, examples, made_set, top
 
@@ -119,3 +119,8 @@ def test_the_rubric_has_an_example_for_every_grade() -> None:
     assert [grade.grade for grade in rating.RUBRIC] == list(range(5))
     assert all(grade.examples and grade.reason for grade in rating.RUBRIC)
     assert all(text.count("[") == text.count("]") == 1 for grade in rating.RUBRIC for text in grade.examples)
+
+
+def test_a_page_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match=r"`path` must be an HTML file, but .* is a folder. Add the name of a"):
+        write_page(tmp_path, made_set())

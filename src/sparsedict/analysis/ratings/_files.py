@@ -31,6 +31,8 @@ def read(*paths: str | os.PathLike[str], key: RatingKey | str | os.PathLike[str]
     if not paths:
         raise ValueError("`paths` must name at least one file of ratings, got none.")
     files = [checks.path("paths", path) for path in paths]
+    if missing := [file for file in files if not file.is_file()]:
+        raise FileNotFoundError(f"`paths` must be files of ratings, but {missing[0]} isn't a file.")
     if key is not None and not isinstance(key, RatingKey):
         key = RatingKey.read(key)
     documents = {str(file): read_json(file, MAX_DOCUMENT) for file in files}
@@ -79,7 +81,9 @@ def write(ratings: Ratings, path: str | os.PathLike[str]) -> None:
         }
         for r in ratings
     ]
-    write_document(checks.path("path", path), FORMAT, {"rater": ratings.raters[0], "set": "", "ratings": rows})
+    write_document(
+        checks.file_path("path", path, "a JSON file"), FORMAT, {"rater": ratings.raters[0], "set": "", "ratings": rows}
+    )
 
 
 def write_blind(path: str | os.PathLike[str], rater: str, key: RatingKey, rows: Sequence[Mapping[str, Any]]) -> None:

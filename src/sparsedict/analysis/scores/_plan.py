@@ -60,10 +60,14 @@ def plan(
             len(tokenizer(text).input_ids)``.
 
     Raises:
+        TypeError: If a score isn't one by a language model.
         ValueError: If there are no scores.
     """
     if not scores:
         raise ValueError("`scores` must be at least one score by a language model, got none.")
+    for score in scores:
+        kind = "scores by a language model, such as `DetectionScore(ask)`"
+        checks.instance("scores", score, Explainer | LanguageModelScore, kind)
     prompts: list[str] = []
     n_answer_tokens = 0
     for score in scores:

@@ -58,7 +58,7 @@ def write_circuit_tracer(
         TypeError: If an argument has the wrong type.
         ValueError: If a latent or a layer doesn't exist, or there are no records.
     """
-    by_layer = records_by_key(records, lambda layer: checks.at_least("records", layer, 0), "layers")
+    by_layer = records_by_key(records, _layer, "layers")
     latents = by_key("latents", latents, by_layer, "layers")
     chosen = {layer: chosen_latents(own, latents.get(layer)) for layer, own in by_layer.items()}
     of_layer = {
@@ -138,3 +138,18 @@ def _escaped(token: str) -> str:
     """Returns single bytes in the form that the frontend joins to characters."""
     byte = _BYTE.fullmatch(token)
     return f"\\x{byte[1].lower()}" if byte else token
+
+
+def _layer(key: Any) -> int:
+    """Returns the number of a layer.
+
+    Raises:
+        TypeError: If the key isn't an integer.
+        ValueError: If it is negative.
+    """
+    try:
+        return checks.at_least("records", key, 0)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"`records` must map numbers of layers, such as 0, to records, got the key {key!r}."
+        ) from error

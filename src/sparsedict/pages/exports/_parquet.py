@@ -56,9 +56,7 @@ def write_parquet(
         import pyarrow.parquet
     except ImportError as error:
         raise ImportError("Parquet files need pyarrow: pip install 'sparsedict[hf]'.") from error
-    path = checks.path("path", path)
-    if path.is_dir():
-        raise IsADirectoryError(f"`path` must be a Parquet file, but {path} is a folder. Add the name of a file.")
+    path = checks.file_path("path", path, "a Parquet file")
     by_name = records_by_key(records, str, "names")
     latents = by_key("latents", latents, by_name, "names")
     chosen = {name: chosen_latents(own, latents.get(name, range(own.n_latents))) for name, own in by_name.items()}

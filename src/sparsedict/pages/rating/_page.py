@@ -33,10 +33,11 @@ def write_page(path: str | os.PathLike[str], rating_set: RatingSet, *, rater: st
         rater: Name of the rater: lower-case letters, digits, hyphens and underscores. By default the page asks for it.
 
     Raises:
+        IsADirectoryError: If the path is a folder.
         ValueError: If the name isn't valid.
     """
     checks.instance("rating_set", rating_set, RatingSet, "the result of `rating_set`")
-    path = checks.path("path", path)
+    path = checks.file_path("path", path, "an HTML file")
     settings = {"store": "browser"} if rater is None else {"store": "browser", "rater": check_rater(rater)}
     path.parent.mkdir(parents=True, exist_ok=True)
     text = document(rating_set, settings)
