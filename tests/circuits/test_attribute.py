@@ -126,6 +126,9 @@ def test_other_errors(model, sites, dictionaries) -> None:
     fails("`tokens` must be the token ids of one prompt", tokens=torch.zeros(1, 3, 16), error=TypeError)
     fails("`tokens` must be the token ids of one prompt", tokens="text", error=TypeError)
     fails("vocabulary", tokens=torch.tensor([[3, 50]]))
+    padded = torch.tensor([[1, 1, 1, 1, 1, 0, 0]])
+    fails("'attention_mask'\\]` must be 1.* Remove the padding", tokens={"input_ids": TOKENS, "attention_mask": padded})
+    fails("'attention_mask'\\]` must be 1", tokens={"input_ids": TOKENS, "attention_mask": [0, 1, 1, 1, 1, 1, 1]})
     fails("`max_latents` must be at least 1", max_latents=0)
     fails("`check` must be at least 0", check=-1)
     fails("'9'", x={"9": dictionaries["0"]})
@@ -256,6 +259,23 @@ def test_sites_are_found(family: str) -> None:
             assert held.deviation < 1e-5
     with pytest.raises(ValueError, match="MLPs of the Linear weren't found"):
         sd.circuits.find_sites(nn.Linear(3, 3))
+
+
+def test_sites_in_nested_and_flat_containers() -> None:
+    def mlp() -> nn.Module:
+        return nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mlp = mlp()
+
+    ends = nn.Embedding(50, 16), nn.Linear(16, 50)
+    nested = nn.Sequential(ends[0], nn.Sequential(Block(), Block(), Block()), ends[1])
+    found = sd.circuits.find_sites(nested)
+    assert {name: site.writes.path for name, site in found.items()} == {str(i): f"1.{i}.mlp" for i in range(3)}
+    flat = sd.circuits.find_sites(nn.Sequential(ends[0], mlp(), mlp(), ends[1]))
+    assert {name: site.writes.path for name, site in flat.items()} == {"1": "1", "2": "2"}
 
 
 def test_memory_limits_the_batch(sites, dictionaries) -> None:

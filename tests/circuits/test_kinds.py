@@ -265,6 +265,20 @@ def test_limits(max_latents: int) -> None:
     assert len(graph.of_kind("token", "error")) <= max_latents
     assert len(graph.of_kind("rest")) > 0
     assert len(whole.of_kind("rest")) == 0
+    # The value of a rest is the norm of the sum of all latents and error terms of its layer without a node.
+    captured, own = sites.capture(_models.tokens(1)), dictionaries["0"]
+    x, written = captured["0.inputs"][0], captured["0.outputs"][0]
+    with torch.no_grad():
+        latents = own.encode(x)
+        error = written - own.reconstruct(latents, x)
+        total = written - own.reconstruct(torch.zeros_like(latents), x)
+    for node, value in zip(graph.nodes, graph.values, strict=True):
+        if node.layer == 0 and node.kind == "latent":
+            total[node.position] -= value * own.decoder.detach()[node.latent]
+        elif node.layer == 0 and node.kind == "error":
+            total[node.position] -= error[node.position]
+    rest = next(i for i, node in enumerate(graph.nodes) if node.kind == "rest" and node.layer == 0)
+    torch.testing.assert_close(graph.values[rest], total.norm())
     # Edges between nodes of both graphs are equal.
     keys = {(node.kind, node.layer, node.position, node.latent, node.token): i for i, node in enumerate(whole.nodes)}
     common = [

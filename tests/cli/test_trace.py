@@ -185,6 +185,7 @@ def test_nothing_is_replaced_without_force(command: Run, runs: dict[int | str, P
         ("", ["--ids"], "PROMPT must have token ids"),
         ("3,99", ["--ids"], "PROMPT"),
         ("3,4", ["--ids", "--target", 99], "--target"),
+        ("3,4", ["--ids", "--target", "5,6"], "--target must be one token id with --ids, got '5,6'"),
         ("3,4", ["--ids", "--target", "x"], "--target must have token ids"),
     ],
 )

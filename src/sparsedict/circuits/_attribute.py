@@ -156,11 +156,16 @@ def as_prompt(tokens: Any) -> Tokens:
 
     Raises:
         TypeError: If they aren't token ids.
-        ValueError: If there are several sequences, or none.
+        ValueError: If there are several sequences, or none, or the sequence has padding.
     """
     if isinstance(tokens, Mapping):
         if not tokens:
             raise ValueError("`tokens` must contain `input_ids` [1, n_positions], got an empty mapping.")
+        mask = tokens.get("attention_mask")
+        if mask is not None and not bool(torch.as_tensor(mask, device="cpu").bool().all()):
+            raise ValueError(
+                "`tokens['attention_mask']` must be 1 at all positions, got 0 at some. Remove the padding."
+            )
         ids = tokens.get("input_ids")
         return tokens if ids is None else {**tokens, "input_ids": as_prompt(ids)}
     if isinstance(tokens, np.ndarray):

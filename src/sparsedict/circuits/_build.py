@@ -134,7 +134,7 @@ def _sources(prompt: Prompt, columns: Columns, expansion: Expansion, labels: lis
 
 
 def _values(prompt: Prompt, columns: Columns, sources: _Sources) -> Tensor:
-    """Returns the norm of the contribution of each token and error term. The values of latents are set elsewhere."""
+    """Returns the norm of the contribution of each token, error term and rest. Those of latents are set elsewhere."""
     embedded = prompt.rows(prompt.first.embedded)
     found = columns.values.new_zeros(len(sources.nodes))
     for index, node in enumerate(sources.nodes):
@@ -142,7 +142,33 @@ def _values(prompt: Prompt, columns: Columns, sources: _Sources) -> Tensor:
             found[index] = embedded[node.position].norm()
         elif node.kind == "error" and node.layer is not None:
             found[index] = prompt.errors[prompt.names[node.layer]][node.position].norm()
+        elif node.kind == "rest":
+            found[index] = _norm_of_sum(prompt, columns, sources.columns[index])
     return found
+
+
+def _norm_of_sum(prompt: Prompt, columns: Columns, chosen: Tensor) -> float:
+    """Returns the norm of the sum of the contributions of some columns, over all positions and sites."""
+    included = torch.zeros(columns.n, dtype=torch.bool, device="cpu")
+    included[chosen] = True
+    embedded = prompt.rows(prompt.first.embedded).detach()
+    parts = [embedded * included[columns.tokens, None].to(embedded)]
+    of_latents = included[: columns.n_latents].split([len(own) for own in columns.chosen])
+    for layer, name in enumerate(prompt.names):
+        begin = columns.errors.start + layer * prompt.n_positions
+        error = prompt.errors[name]
+        total = error * included[begin : begin + prompt.n_positions, None].to(error)
+        if included[columns.left.start + layer]:
+            total = total + columns.rest[name]
+        for own, local, here, parts_of in zip(
+            prompt.units, columns.chosen, of_latents, columns.contributions, strict=True
+        ):
+            if name in own.writes:
+                part = parts_of[own.writes.index(name)]
+                positions = own.positions[local[here].to(own.positions.device)].to(total.device)
+                total = total.index_add(0, positions, part[here.to(part.device)].to(total))
+        parts.append(total)
+    return float(torch.stack([part.detach().double().square().sum().cpu() for part in parts]).sum().sqrt())
 
 
 def _target_values(prompt: Prompt, targets: Sequence[ResolvedTarget]) -> Tensor:

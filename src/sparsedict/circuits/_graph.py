@@ -48,7 +48,7 @@ class AttributionGraph(Displayed):
     Attributes:
         nodes: The nodes.
         values: Value of each node, ``[n_nodes]``: the activation of a latent, the value of a target, and the norm of
-            the contribution of a token, an error term or a rest.
+            the contribution of a token, an error term or a rest, which is summed over latents before the norm is taken.
         edges: Direct effects (target, source), ``[n_nodes, n_nodes]``. Rows of nodes that aren't latents or targets
             are zero.
         constants: Constant of each node, ``[n_nodes]``: the part of a value that is due to biases. Nodes without

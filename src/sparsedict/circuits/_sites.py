@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -64,22 +65,40 @@ def find_sites(model: nn.Module) -> Sites:
         )
     if "=" not in forms[0]:
         paths = _layers(model, ast.literal_eval(forms[0]))
-        return Sites(model, paths)
+        return Sites(model, {name: path for name, (path,) in paths.items()})
     points = dict(re.findall(r"(reads|writes)='([^']*)'", forms[0]))
-    reads, writes = (
-        {name: f"{path}:{side}" for name, path in _layers(model, points[role].rpartition(":")[0]).items()}
-        for role, side in (("reads", "in"), ("writes", "out"))
+    (reads, first), (writes, second) = (points[role].rpartition(":")[::2] for role in ("reads", "writes"))
+    return Sites(
+        {
+            name: Site(model, reads=f"{one}:{first}", writes=f"{other}:{second}")
+            for name, (one, other) in _layers(model, reads, writes).items()
+        }
     )
-    return Sites({name: Site(model, reads=reads[name], writes=writes[name]) for name in reads if name in writes})
 
 
-def _layers(model: nn.Module, path: str) -> dict[str, str]:
-    """Returns the paths that differ from a path only in the number of the layer, by this number."""
-    number = re.search(r"(?:^|(?<=\.))\d+(?=\.|$)", path)
-    if number is None:
-        return {"0": path}
-    before, after = path[: number.start()], path[number.end() :]
-    form = re.compile(re.escape(before) + r"(\d+)" + re.escape(after))
-    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    found = {match.group(1): name for name in names if (match := form.fullmatch(name)) is not None}
+def _layers(model: nn.Module, *given: str) -> dict[str, tuple[str, ...]]:
+    """Returns the tuples of paths that differ from given paths in the number of the layer only, by this number.
+
+    If the paths contain several numbers, that of the layer is the one with the most modules of the same kind. Of
+    several such numbers, it is the first one.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    kinds = [_kind(modules[path]) for path in given]
+    best, found = 0, {"0": given}
+    for match in re.finditer(r"(?:^|(?<=\.))\d+(?=\.|$)", given[0]):
+        begin, end = match.span()
+        before = given[0][:begin]
+        if not all(path[:end] == given[0][:end] for path in given):
+            continue
+        numbers = {own[1] for path in modules if (own := re.match(re.escape(before) + r"(\d+)(?:\.|$)", path))}
+        paths = {number: tuple(f"{before}{number}{path[end:]}" for path in given) for number in numbers}
+        present = {number: own for number, own in paths.items() if all(path in modules for path in own)}
+        alike = {number: own for number, own in present.items() if [_kind(modules[path]) for path in own] == kinds}
+        if len(alike) > best:
+            # A name after the number tells an MLP of another kind, such as one with experts, from other modules.
+            best, found = len(alike), alike if end == len(given[0]) else present
     return dict(sorted(found.items(), key=lambda item: int(item[0])))
+
+
+def _kind(module: nn.Module) -> Any:
+    return type(module), [name for name, _ in module.named_parameters()]

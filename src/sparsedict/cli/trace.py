@@ -123,7 +123,7 @@ def all_sites(given: Mapping[str, Site]) -> Sites:
 def _prompt(args: argparse.Namespace, tokenizer: Any) -> tuple[Tensor, list[int] | None]:
     """Returns the token ids of the prompt and of the targets."""
     if args.ids:
-        targets = None if args.target is None else [_ids(text, "--target")[0] for text in args.target]
+        targets = None if args.target is None else [_target_id(text) for text in args.target]
         return torch.tensor(_ids(args.prompt, "PROMPT"), device="cpu"), targets
     if tokenizer is None:
         raise ValueError("PROMPT must have token ids, such as '0,17,4', with --ids, since the model has no tokenizer.")
@@ -154,6 +154,13 @@ def _ids(text: str, option: str) -> list[int]:
     if not found or min(found) < 0:
         raise ValueError(f"{option} must have token ids, such as '0,17,4', with --ids, got {text!r}.")
     return found
+
+
+def _target_id(text: str) -> int:
+    found = _ids(text, "--target")
+    if len(found) != 1:
+        raise ValueError(f"--target must be one token id with --ids, got {text!r}. Repeat it for several targets.")
+    return found[0]
 
 
 def stop_message(args: argparse.Namespace) -> str:
