@@ -58,3 +58,11 @@ def test_a_terminal_and_a_notebook_get_bars(
     with progress.progress_bar("fit", total=10) as bar:
         bar.update(10)
     assert "10.0/10.0" in capsys.readouterr().err
+
+
+def test_a_task_with_more_units_than_expected_ends_at_its_total(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress_bar("collecting", total=20_000) as bar:
+        bar.update(20_138)
+    said = capsys.readouterr().err
+    assert "20,138 of 20,138 tok (100%)" in said
+    assert ", 00:00 left" in said

@@ -77,10 +77,14 @@ def shown(value: float | None, form: str) -> str:
     Use it for every number that may be unknown. State the reason in a ``note`` or in the documentation.
 
     Example:
-        >>> shown(0.5, ".1%"), shown(float("nan"), ".1%")
-        ('50.0%', '-')
+        >>> shown(0.5, ".1%"), shown(float("nan"), ".1%"), shown(-1e-9, ".3f")
+        ('50.0%', '-', '0.000')
     """
-    return "-" if value is None or math.isnan(value) else format(value, form)
+    if value is None or math.isnan(value):
+        return "-"
+    text = format(value, form)
+    # A number that rounds to 0 has no sign.
+    return text.removeprefix("-") if not text.strip("-0.%") else text
 
 
 def finite(value: Any) -> Any:

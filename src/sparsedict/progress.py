@@ -102,9 +102,11 @@ class Lines:
         self._last = time.monotonic()
         self.shown = self._done
         rate = (self._done - self._initial) / max(self._last - self._start, 1e-9)
-        left = (self._total - self._done) / rate if rate else 0.0
+        # A task ends with a whole unit, such as a sequence, which may exceed the total.
+        total = max(self._total, self._done)
+        left = (total - self._done) / rate if rate else 0.0
         parts = [
-            f"{self._what}: {self._done:,} of {self._total:,} {self._unit} ({self._done / max(self._total, 1):.0%})",
+            f"{self._what}: {self._done:,} of {total:,} {self._unit} ({self._done / max(total, 1):.0%})",
             f"{rate:,.0f} {self._unit}/s",
             tqdm.format_interval(left) + " left",
         ]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsedict.analysis import _bootstrap
-from sparsedict.analysis._bootstrap import bootstrap, bootstrap_mean, row_intervals
+from sparsedict.analysis._bootstrap import Estimate, bootstrap, bootstrap_mean, row_intervals
 
 
 def mean_of(values: torch.Tensor):
@@ -149,3 +149,8 @@ def test_rows_without_information_have_no_interval() -> None:
     low, high = row_intervals(lambda weights: rows @ (weights / weights.sum(0)), 4)
     assert low.isnan().tolist() == high.isnan().tolist() == [True, False, True]
     assert row_intervals(lambda weights: rows[:, :1] @ weights, 1)[0].isnan().all()
+
+
+def test_numbers_that_round_to_zero_have_no_sign() -> None:
+    assert str(Estimate(-1e-9, -1e-9, -0.0, 3)) == "0.000 [0.000, 0.000]"
+    assert str(Estimate(-0.5, -0.6, -0.0004, 3)) == "-0.500 [-0.600, 0.000]"

@@ -48,7 +48,7 @@ class Estimate:
     def __str__(self) -> str:
         if math.isnan(self.low):
             return shown(self.value, ".3f")
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{shown(self.value, '.3f')} [{shown(self.low, '.3f')}, {shown(self.high, '.3f')}]"
 
 
 @in_own_state

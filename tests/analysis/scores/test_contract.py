@@ -161,3 +161,11 @@ def test_stability_is_calibrated() -> None:
     null = stability(rows, torch.randn(40, 16))
     assert null.mean.value == pytest.approx(null.mean_chance, abs=0.1)
     assert torch.equal(null.columns["null cosine"], stability(rows, torch.randn(40, 16)).columns["null cosine"])
+
+
+def test_scores_of_no_latent_say_why() -> None:
+    text = TokenLatents.from_dense(torch.ones(8, 16, 3), torch.ones(8, 16).long())
+    found = IntruderScore(lambda text, tokens: torch.randn(len(tokens), 4))(text)
+    assert found.n_scored == 0
+    for shown in (repr(found), found._repr_html_()):
+        assert "pass above=0.0 to `record`" in shown

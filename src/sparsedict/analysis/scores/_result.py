@@ -16,6 +16,11 @@ from sparsedict.analysis.scores._token_latents import TokenLatents
 from sparsedict.display import Displayed
 
 N_SAMPLES = 1000
+UNSCORED = (
+    "each is active on too few tokens, or inactive on too few. For units that are almost never 0, such as neurons with "
+    "GELU, pass above=0.0 to `record`"
+)
+"""Reason why no latent has a score."""
 
 
 def mean_estimate(values: Float[Tensor, " n"], seed: int = 0, n_samples: int = N_SAMPLES) -> Estimate:
@@ -124,13 +129,15 @@ class LatentScores(Displayed):
 
     def display_rows(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [("mean", str(self.mean)), ("chance", display.shown(self.mean_chance, ".3f"))]
-        rows.append(("scored latents", f"{self.n_scored:,} of {len(self.value):,}"))
+        reason = "" if self.n_scored else f": {UNSCORED}"
+        rows.append(("scored latents", f"{self.n_scored:,} of {len(self.value):,}{reason}"))
         rows += [(name, display.described(column[self.scored])) for name, column in self.columns.items()]
         return rows + [(name, f"{number:g}") for name, number in self.notes.items()]
 
     def __repr__(self) -> str:
         chance, counts = display.shown(self.mean_chance, ".3f"), f"{self.n_scored:,} of {len(self.value):,} latents"
-        return f"LatentScores({self.name!r}: {self.mean}, chance {chance}, {counts})"
+        reason = "" if self.n_scored else f": {UNSCORED}"
+        return f"LatentScores({self.name!r}: {self.mean}, chance {chance}, {counts}{reason})"
 
 
 @runtime_checkable
