@@ -145,7 +145,10 @@ class AttributionGraph(Displayed):
         return float((explained[computed] * importance).sum() / importance.sum().clamp_min(1e-30))
 
     def n_for(self, share: float = 0.8) -> int:
-        """Returns how many of the most influential latents have a share of the influence of all latents."""
+        """Returns how many of the most influential latents have a share of the influence of all latents with a node.
+
+        Latents in `rest` don't count. In a graph with a node of this kind, the number grows with ``max_latents``.
+        """
         scores = self.influence[self.of_kind("latent")]
         return int(smallest_set(scores, checks.in_range("share", share, 0.0, 1.0)).sum())
 
