@@ -20,9 +20,9 @@ class Terminated(SystemExit):
     """
 
     def __init__(self, number: int, message: str = "") -> None:
-        self.signal = checks.at_least("number", number, 1)
+        self.signal: int = checks.at_least("number", number, 1)
         super().__init__(128 + self.signal)
-        self.message = message
+        self.message: str = message
 
     def __str__(self) -> str:
         return self.message
