@@ -119,6 +119,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         default="both",
         help="positions of the tokenizer's BOS token in texts (default: both, at the start of each sequence and text)",
     )
+    _add_sequences(group)
+
+
+def _add_sequences(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--no-join",
         dest="join",

@@ -15,6 +15,7 @@ from sparsedict.formats._export import unsupported, write_tensors, write_text
 from sparsedict.formats._layer_weights import LayerWeights, check_targets, cross_layer, layers_of
 from sparsedict.formats._location import Location, listed
 from sparsedict.formats._tensors import read_safetensors
+from sparsedict.formats._transcoder_config import entries_of, layer_of, valid_entries, yaml_of
 from sparsedict.formats._yaml import read_yaml
 from sparsedict.storage import StorageError, check_finite
 from sparsedict.torch_state import in_own_state
@@ -107,13 +108,13 @@ def write(
     layers = _supported_layers(dictionary)
     trained_on = _by_layer(dictionary)
     _check_folder(folder, len(layers))
-    config = {**about.valid_entries(dictionary), "model_kind": KIND, **about.entries_of(trained_on, model, hooks, {})}
+    config = {**valid_entries(dictionary), "model_kind": KIND, **entries_of(trained_on, model, hooks, {})}
     for index, layer in enumerate(layers):
         named = {"W_enc": layer.encoder, "b_enc": layer.encoder_bias, "b_dec": layer.decoder_bias}
         named |= {} if layer.threshold is None else {"threshold": layer.threshold}
         write_tensors(folder / f"W_enc_{index}.safetensors", {f"{name}_{index}": w for name, w in named.items()})
         write_tensors(folder / f"W_dec_{index}.safetensors", {f"W_dec_{index}": layer.decoder})
-    write_text(folder / about.CONFIG, about.yaml_of(config))
+    write_text(folder / about.CONFIG, yaml_of(config))
 
 
 def _supported_layers(dictionary: CrossLayerDistiller) -> list[LayerWeights]:
@@ -148,7 +149,7 @@ def _by_layer(dictionary: CrossLayerDistiller) -> dict[int, dict[str, Any]]:
         index: {"layer": index, **shared, **{key: value[index] for key, value in several.items()}}
         for index in range(len(names))
     }
-    trained_at = [about.layer_of(metadata) for metadata in found.values()]
+    trained_at = [layer_of(metadata) for metadata in found.values()]
     if None in trained_at and all(name.isdecimal() for name in names):
         trained_at = [int(name) for name in names]
     if any(own not in (None, index) for index, own in enumerate(trained_at)):

@@ -19,6 +19,7 @@ from sparsedict.formats import _gemma_scope_layers
 from sparsedict.formats import _transcoder_set as about
 from sparsedict.formats._export import write_tensors, write_text
 from sparsedict.formats._location import Location
+from sparsedict.formats._transcoder_config import config_of, yaml_of
 from sparsedict.formats._transcoder_layer import address_of, file_of, read_layer, tensors_of
 from sparsedict.formats._transcoder_set import CONFIG, LAYER
 from sparsedict.formats._yaml import read_yaml
@@ -163,10 +164,10 @@ def write(
         about.check_replaces_all(folder, existing.keys(), new.keys())
     about.check_set({**existing, **new})
     is_replaced = existing.keys() <= new.keys()
-    config = about.config_of(by_layer, model, (input_hook, output_hook), {} if is_replaced else config)
+    config = config_of(by_layer, model, (input_hook, output_hook), {} if is_replaced else config)
     for number, weights in tensors.items():
         write_tensors(folder / f"layer_{number}.safetensors", weights)
-    write_text(folder / CONFIG, about.yaml_of(config))
+    write_text(folder / CONFIG, yaml_of(config))
 
 
 def _config(location: Location) -> dict[str, Any]:
